@@ -1,0 +1,10 @@
+"""Keras callbacks, one file each; all work in anybody's `model.fit`."""
+
+from __future__ import annotations
+
+from tfbatch.callbacks.divergence_guard import DivergenceGuard
+from tfbatch.callbacks.stop_after_steps import StopAfterSteps
+from tfbatch.callbacks.stop_on_request import StopOnRequest
+from tfbatch.callbacks.training_clock import TrainingClock
+
+__all__ = ["DivergenceGuard", "StopAfterSteps", "StopOnRequest", "TrainingClock"]

@@ -1,0 +1,71 @@
+"""Ends a training that has diverged, and says so."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from tfbatch.errors import InputError
+
+
+class DivergenceGuard(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stops `fit` when the loss is not finite, or exceeds a multiple of the first batch's loss.
+
+    The loss is Keras's running mean over the epoch, so that one bad batch is no divergence.
+    After `fit`, `diverged` tells whether it happened and `reason` why.
+
+    Example:
+        ```python
+        guard = tfbatch.callbacks.DivergenceGuard()
+        model.fit(data, callbacks=[guard])
+        print(guard.diverged, guard.reason)
+        ```
+
+    Args:
+        factor: Multiple of the first batch's loss that counts as diverged, > 1.
+
+    Raises:
+        InputError: `factor` is not greater than 1.
+    """
+
+    def __init__(self, factor: float = 3.0):
+        super().__init__()
+        if not factor > 1:
+            raise InputError(f"`factor` must be > 1. Received: {factor=}.")
+        self.factor = factor
+        self.diverged = False
+        self.reason = ""
+        self._first: float | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Forgets the last training."""
+        self.diverged = False
+        self.reason = ""
+        self._first = None
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the running loss."""
+        self._check((logs or {}).get("loss"), f"after batch {batch}")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Looks at the validation loss too: it can overflow when the training loss does not."""
+        value = (logs or {}).get("val_loss")
+        if value is not None and not math.isfinite(value):
+            self._stop(f"the validation loss is {value} after epoch {epoch + 1}")
+
+    def _check(self, loss: float | None, when: str) -> None:
+        if loss is None or self.diverged:
+            return
+        if not math.isfinite(loss):
+            self._stop(f"the loss is {loss} {when}")
+        elif self._first is None:
+            self._first = loss
+        elif self._first > 0 and loss > self.factor * self._first:
+            self._stop(f"the loss is {loss:.4g} {when}, over {self.factor:g} x {self._first:.4g}")
+
+    def _stop(self, reason: str) -> None:
+        self.diverged = True
+        self.reason = reason
+        self.model.stop_training = True

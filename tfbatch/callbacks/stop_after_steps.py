@@ -1,0 +1,51 @@
+"""Ends training after an exact number of updates, also inside an epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tfbatch.errors import InputError
+
+
+class StopAfterSteps(keras.callbacks.Callback):  # type: ignore[misc]
+    """Stops `fit` after a number of updates.
+
+    A budget in examples is rarely a whole number of epochs of equal steps. Letting the dataset run
+    out instead makes Keras warn, and adds a phantom iteration to the optimizer.
+
+    Example:
+        ```python
+        model.fit(data, epochs=9, steps_per_epoch=100, callbacks=[StopAfterSteps(850)])
+        ```
+
+    Args:
+        steps: Number of updates, at least 1.
+
+    Raises:
+        InputError: `steps` is less than 1.
+    """
+
+    def __init__(self, steps: int):
+        super().__init__()
+        if steps < 1:
+            raise InputError(f"`steps` must be >= 1. Received: {steps=}.")
+        self.steps = steps
+        self.seen = 0
+        self._steps_before_epoch = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts counting anew, so that the callback can be used again."""
+        self.seen = 0
+        self._steps_before_epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes where the epoch starts."""
+        self._steps_before_epoch = self.seen
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """`batch` is the index of the last update, also with `steps_per_execution` > 1."""
+        self.seen = self._steps_before_epoch + batch + 1
+        if self.seen >= self.steps:
+            self.model.stop_training = True

@@ -1,0 +1,53 @@
+"""Seconds of training alone: no tracing, no validation."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+
+_WARMUP_STEPS = 3
+
+
+class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
+    """Measures the time of training steps.
+
+    The first three steps (tracing, allocation) and everything between epochs (validation,
+    callbacks) are left out; `seconds` extrapolates the rest to all steps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_train_begin()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts anew."""
+        self.steps = 0
+        self._measured_steps = 0
+        self._measured_seconds = 0.0
+        self._all_seconds = 0.0
+        self._last = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Restarts after a validation."""
+        self._last = time.perf_counter()
+        self._before = self.steps
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Adds the time since the last batch."""
+        now = time.perf_counter()
+        steps = self._before + batch + 1 - self.steps
+        self.steps += steps
+        self._all_seconds += now - self._last
+        if self.steps > _WARMUP_STEPS:
+            self._measured_steps += steps
+            self._measured_seconds += now - self._last
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        """Seconds for all steps at the pace of those measured (of all, if there were so few)."""
+        if not self._measured_steps:
+            return self._all_seconds
+        return self._measured_seconds / self._measured_steps * self.steps

@@ -1,0 +1,71 @@
+"""One setting of everything that is searched. Nothing in it is counted in steps or derived."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from tfbatch.schema import Named, Strict, content_hash, validate
+
+
+class Configuration(Strict):
+    """What one trial trains with.
+
+    The learning rate is written as a base at a reference batch size, a rule, and an offset around
+    the rule in octaves, so that it never goes stale when the batch size changes:
+
+        def learning_rate():
+            return scale(base_learning_rate, batch_size / base_batch_size) * 2**octaves
+
+    Attributes:
+        batch_size: Examples in one update.
+        base_learning_rate: Peak learning rate at `base_batch_size`.
+        base_batch_size: The reference batch size.
+        scaling_rule: A file of tfbatch/scaling_rules.
+        learning_rate_octaves: Offset from the rule, in factors of two.
+        warmup_fraction: Share of the training that is warm-up, in [0, 1].
+        schedule: A file of tfbatch/schedules with its parameters.
+        optimizer: A file of tfbatch/optimizers with its parameters.
+    """
+
+    batch_size: int = Field(ge=1)
+    base_learning_rate: float = Field(gt=0)
+    base_batch_size: int = Field(default=32, ge=1)
+    scaling_rule: str = "linear"
+    learning_rate_octaves: float = 0.0
+    warmup_fraction: float = Field(default=0.0, ge=0, le=1)
+    schedule: Named = Named(name="constant")
+    optimizer: Named = Named(name="sgd")
+
+    def identity(self) -> str:
+        """A short hash: equal for equal configurations."""
+        return content_hash(self.model_dump(mode="json"))[:8]
+
+    def flat(self) -> dict[str, Any]:
+        """Flat keys, as in the journal: `schedule` is a name, `schedule_X` its parameter X."""
+        row = self.model_dump(mode="json", exclude={"schedule", "optimizer"})
+        for role in ("schedule", "optimizer"):
+            named: Named = getattr(self, role)
+            row[role] = named.name
+            row.update({f"{role}_{key}": value for key, value in named.arguments.items()})
+        return row
+
+    @classmethod
+    def from_flat(cls, row: dict[str, Any]) -> Configuration:
+        """The inverse of `flat`; other keys of the row are ignored.
+
+        Raises:
+            ConfigurationError: A key is missing or cannot be used.
+        """
+        fields = set(cls.model_fields) - {"schedule", "optimizer"}
+        data = {key: row[key] for key in fields if key in row}
+        for role in ("schedule", "optimizer"):
+            start = f"{role}_"
+            parameters = {
+                key.removeprefix(start): value
+                for key, value in row.items()
+                if key.startswith(start) and value is not None
+            }
+            data[role] = {"name": row.get(role), **parameters}
+        return validate(cls, data, where="journal")

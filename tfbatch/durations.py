@@ -1,0 +1,73 @@
+"""Lengths of training that stay right when the batch size changes.
+
+Nothing in a configuration is counted in steps: a length is a number of epochs or of examples.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, PlainSerializer
+
+from tfbatch.errors import InputError
+from tfbatch.schema import Strict
+
+_PATTERN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*(epochs?|examples?)\s*")
+
+
+class TrainingLength(Strict):
+    """A length of training, e.g. `TrainingLength.parse("5 epochs")`.
+
+    Attributes:
+        amount: Positive number.
+        unit: "epochs" (passes over the training split) or "examples".
+    """
+
+    amount: float
+    unit: Literal["epochs", "examples"]
+
+    @classmethod
+    def parse(cls, text: str) -> TrainingLength:
+        """Reads "5 epochs", "0.5 epochs" or "200_000 examples".
+
+        Raises:
+            InputError: Another form, a count of steps, or an amount that is not positive.
+        """
+        match = _PATTERN.fullmatch(str(text))
+        if not match or float(match[1]) <= 0:
+            hint = (
+                " Steps are not allowed: they change with the batch size."
+                if ("step" in str(text))
+                else ""
+            )
+            raise InputError(
+                "A length of training must be a positive number of epochs or examples, such as "
+                f'"5 epochs" or "200_000 examples".{hint} Received: {text!r}.'
+            )
+        unit: Literal["epochs", "examples"] = "epochs" if match[2][1] == "p" else "examples"
+        return cls(amount=float(match[1].replace("_", "")), unit=unit)
+
+    def examples(self, num_examples: int) -> int:
+        """The length in examples, at least 1, for a training split of `num_examples`."""
+        factor = num_examples if self.unit == "epochs" else 1
+        return max(1, math.ceil(self.amount * factor - 1e-9))
+
+    def __str__(self) -> str:
+        """The form that `parse` reads."""
+        return (
+            f"{self.amount:g} {self.unit}"
+            if self.amount < 1e6
+            else (f"{int(self.amount)} {self.unit}")
+        )
+
+
+def _read(value: object) -> object:
+    return TrainingLength.parse(value) if isinstance(value, str) else value
+
+
+TrainingLengthText = Annotated[
+    TrainingLength, BeforeValidator(_read), PlainSerializer(str, return_type=str)
+]
+"""The pydantic field type: a string in YAML and JSON, a `TrainingLength` in Python."""

@@ -1,0 +1,76 @@
+"""Every error that tfbatch raises on purpose, and the exit code it becomes on the command line.
+
+    TfbatchError            1   anything below
+     +- InputError          2   what was asked for cannot be done; nothing was started (a ValueError)
+     |   +- ConfigurationError  2   the same, in a YAML file: names file and key
+     +- DataError           3   a data set is absent, or differs from its description
+     |   +- RecordError     3   a stored record is damaged: names file and record
+     +- RunFolderError      4   the run folder is in use, full, or belongs to another search
+     +- SearchError         5   no trial of a search could be completed
+
+A message says what was asked, the rule, what was received, and the change that mends it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class TfbatchError(Exception):
+    """Base class: catch this to catch every deliberate error of tfbatch."""
+
+    exit_code = 1
+
+
+class InputError(TfbatchError, ValueError):
+    """An argument, flag or name that cannot be used. Raised before any work starts."""
+
+    exit_code = 2
+
+
+class ConfigurationError(InputError):
+    """A YAML file that cannot be used: the message begins with `file: key:`."""
+
+
+class DataError(TfbatchError):
+    """Data that is absent, cannot be fetched, or does not match its description."""
+
+    exit_code = 3
+
+
+class RecordError(DataError):
+    """A damaged or incomplete record file.
+
+    Attributes:
+        path: The file.
+        record: Index of the first damaged record in the file, or None where the file as a whole
+            does not match its manifest.
+    """
+
+    def __init__(self, path: Path, record: int | None, problem: str):
+        self.path = path
+        self.record = record
+        where = f"{path}" if record is None else f"{path}: record {record}"
+        super().__init__(
+            f"{where}: {problem}. Delete the folder {path.parent} and prepare the data again."
+        )
+
+
+class RunFolderError(TfbatchError):
+    """A run folder that is in use, full, unreadable, or that belongs to another search."""
+
+    exit_code = 4
+
+
+class SearchError(TfbatchError):
+    """A search in which no trial could be completed."""
+
+    exit_code = 5
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns " Did you mean `x`?" for the closest known name, else an empty string."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f" Did you mean `{close[0]}`?" if close else ""

@@ -1,0 +1,1 @@
+"""Pure mathematics on measurements: no TensorFlow, no files."""

@@ -1,0 +1,14 @@
+"""Optimizers a search can use, one file each.
+
+A file holds `BASE_LEARNING_RATE` (lowest, highest: the range searched at the base batch size),
+`SCALING_RULE` (its default rule), `PARAMETERS` (the names that `build` takes, with defaults) and
+`build(learning_rate, **parameters)`, which returns a Keras optimizer.
+"""
+
+from __future__ import annotations
+
+from tfbatch.registry import Registry
+
+OPTIMIZERS = Registry(__name__, kind="optimizer", folder=__path__)
+
+__all__ = ["OPTIMIZERS"]

@@ -1,0 +1,104 @@
+"""What a folder of records holds: written last, so that a folder without it is not a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from tfbatch.errors import DataError, RecordError
+from tfbatch.recipes import Features
+from tfbatch.schema import Strict
+
+FILE_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+class Shard(Strict):
+    """One record file: its name, number of examples, bytes and SHA-256 checksum."""
+
+    name: str
+    num_examples: int
+    num_bytes: int
+    sha256: str
+
+
+class Manifest(Strict):
+    """A whole data set of records.
+
+    Attributes:
+        format_version: Version of this file's form and of the records' encoding.
+        dataset: The recipe's name.
+        records_hash: The recipe's hash with the source's identity.
+        features: Schema of one example.
+        splits: The shards of each split, in order.
+        class_counts: Number of examples of each class in each split.
+    """
+
+    format_version: int = FORMAT_VERSION
+    dataset: str
+    records_hash: str
+    features: Features
+    splits: dict[str, tuple[Shard, ...]]
+    class_counts: dict[str, tuple[int, ...]]
+
+    def num_examples(self, split: str) -> int:
+        """Number of examples in a split."""
+        return sum(shard.num_examples for shard in self.splits[split])
+
+
+def shard_name(dataset: str, split: str, index: int, count: int) -> str:
+    """Such as "cifar10-train.tfrecord-00003-of-00008"."""
+    return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
+
+
+def shard_lengths(num_examples: int, shards: int) -> list[int]:
+    """Even sizes: they differ by at most one and sum to `num_examples`."""
+    bounds = [num_examples * index // shards for index in range(shards + 1)]
+    return [high - low for low, high in zip(bounds, bounds[1:], strict=False)]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads a folder's manifest and checks that every shard is there with its exact size.
+
+    Raises:
+        DataError: There is no manifest, or it cannot be read.
+        RecordError: A shard is absent or its size differs.
+    """
+    path = folder / FILE_NAME
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{folder} holds no records (no {FILE_NAME} in it).") from error
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}. Delete the folder {folder} and prepare the data again."
+        ) from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format version {manifest.format_version}; this tfbatch reads "
+            f"{FORMAT_VERSION}. Delete the folder {folder} and prepare the data again."
+        )
+    for shards in manifest.splits.values():
+        for shard in shards:
+            _check_size(folder / shard.name, shard)
+    return manifest
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_size(path: Path, shard: Shard) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise RecordError(path, None, "the file is absent, the manifest lists it") from error
+    if size != shard.num_bytes:
+        raise RecordError(
+            path, None, f"the file has {size} bytes, the manifest says {shard.num_bytes}"
+        )

@@ -1,0 +1,152 @@
+"""Opens a run folder: makes it, locks it, refuses another run's, keeps its settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+
+from tfbatch.errors import InputError, RunFolderError
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.journal import Journal
+
+_LOCK, _SETTINGS = ".lock", "config.json"
+
+
+class RunFolder:
+    """One run's folder, locked against a second run for as long as it is open.
+
+    Example:
+        ```python
+        with RunFolder(Path("run"), identity={"dataset": "digits"}, budget={"max_trials": 8}) as run:
+            run.journal.append({"trial": "baseline", "score": 0.5})
+        ```
+
+    Args:
+        path: The folder; made where absent.
+        identity: Everything that makes two runs comparable. A folder that was begun with another
+            identity is refused, with the difference.
+        budget: What may change from one run to the next (limits of trials and time).
+        overwrite: Remove what is in the folder and start anew.
+
+    Raises:
+        InputError: The folder cannot be written, holds other files, or was begun with other
+            settings.
+        RunFolderError: Another process has it open, or its files are damaged.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: dict[str, Any],
+        budget: dict[str, Any],
+        overwrite: bool = False,
+    ):
+        self.path = path.expanduser().resolve()
+        self._identity = json.loads(json.dumps(identity))
+        self._budget = json.loads(json.dumps(budget))
+        self._overwrite = overwrite
+        self._lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def weights(self) -> Path:
+        """Folder for weights that later steps of the run need."""
+        return self.path / "weights"
+
+    def __enter__(self) -> RunFolder:
+        """Locks the folder and reads its journal."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            raise RunFolderError(
+                f"Another run has {self.path} open. Wait for it, end it, or choose another folder "
+                "with --run_dir=DIR."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"The run folder {self.path} cannot be written: {error}. "
+                "Choose another one with --run_dir=DIR."
+            ) from error
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Unlocks the folder."""
+        self._lock.release()
+
+    def _open(self) -> None:
+        if self._overwrite:
+            self._clear()
+        settings = self.path / _SETTINGS
+        if settings.exists():
+            self._compare(settings)
+        elif any(p.name != _LOCK for p in self.path.iterdir()):
+            raise InputError(
+                f"{self.path} holds files but no run of tfbatch (no {_SETTINGS}). Choose another "
+                "folder with --run_dir=DIR."
+            )
+        write_whole(
+            settings, json.dumps({"identity": self._identity, "budget": self._budget}, indent=1)
+        )
+        self.weights.mkdir(exist_ok=True)
+        self.journal = Journal(self.path / "trials.jsonl")
+
+    def _clear(self) -> None:
+        if not (self.path / _SETTINGS).exists():
+            return  # nothing of ours: never delete it
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != _LOCK:
+                entry.unlink()
+
+    def _compare(self, settings: Path) -> None:
+        try:
+            before = json.loads(settings.read_text(encoding="utf-8"))["identity"]
+        except (ValueError, KeyError) as error:
+            raise RunFolderError(
+                f"{settings} is damaged: {error}. Start anew with --overwrite."
+            ) from error
+        changes = differences(before, self._identity)
+        if changes:
+            raise InputError(
+                f"{self.path} was begun with other settings:\n"
+                + "\n".join(f"  {change}" for change in changes)
+                + "\nTrials of different settings cannot be compared. Choose another folder with "
+                "--run_dir=DIR, or start anew with --overwrite."
+            )
+
+
+def differences(before: Any, now: Any, key: str = "") -> list[str]:
+    """Lines such as "space.batch_size.max: 512 -> 1024" for everything that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        lines = []
+        for name in [*before, *(n for n in now if n not in before)]:
+            place = f"{key}.{name}" if key else name
+            lines += differences(before.get(name, "(absent)"), now.get(name, "(absent)"), place)
+        return lines
+    return [] if before == now else [f"{key}: {_shown(before)} -> {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

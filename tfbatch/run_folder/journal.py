@@ -1,0 +1,120 @@
+"""trials.jsonl: one line for each finished trial, append-only, on disk before it is announced."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfbatch.errors import RunFolderError
+
+SCHEMA_VERSION = 1
+Row = dict[str, Any]
+"""Flat keys and JSON values; non-finite numbers are written as "nan", "inf", "-inf"."""
+
+
+class Journal:
+    """The journal of one run folder; the folder must be locked.
+
+    Opening it repairs nothing but a torn last line, which a killed process can leave: its trial
+    was never announced, so it is cut off and runs again.
+
+    Args:
+        path: The file; made where absent.
+
+    Raises:
+        RunFolderError: The file cannot be used, or a line other than the last is damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[Row] = []
+        try:
+            path.touch()
+            whole = self._load(path.read_bytes())
+            with path.open("r+b") as file:
+                file.truncate(whole)
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be used: {error}.") from error
+
+    def append(self, row: Row) -> None:
+        """Writes one row and flushes it to disk.
+
+        Raises:
+            RunFolderError: The row cannot be written (a full disk); the file is as it was before.
+            ValueError: The trial is in the journal already.
+        """
+        if self.find(row["trial"]):
+            raise ValueError(f"The trial {row['trial']} is in {self.path} already.")
+        line = json.dumps({"schema_version": SCHEMA_VERSION, **encode_row(row)}, allow_nan=False)
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("ab") as file:
+                file.write(line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with self.path.open("r+b") as file:
+                file.truncate(size)
+            raise RunFolderError(
+                f"{self.path} cannot be written: {error}. Free some space and run the same command "
+                "again: every trial before this one is kept."
+            ) from error
+        self.rows.append(row)
+
+    def find(self, trial: str) -> Row | None:
+        """The row of a trial, or None."""
+        return next((row for row in self.rows if row["trial"] == trial), None)
+
+    def _load(self, data: bytes) -> int:
+        """Reads all whole lines; returns the number of bytes that they take."""
+        whole = data.rfind(b"\n") + 1
+        for number, row in enumerate(parse_lines(data[:whole], str(self.path)), start=1):
+            if self.find(row.get("trial", "")):
+                raise RunFolderError(
+                    f"{self.path}: line {number} repeats the trial {row['trial']}: the file was "
+                    "changed by hand or by two runs. Remove one of the lines."
+                )
+            self.rows.append(row)
+        return whole
+
+
+def parse_lines(data: bytes, where: str) -> Iterator[Row]:
+    """Yields the rows of a journal's whole lines.
+
+    Raises:
+        RunFolderError: A damaged line, or one of a newer schema version.
+    """
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            row = decode_row(json.loads(line))
+        except (ValueError, AttributeError) as error:
+            raise RunFolderError(
+                f"{where}: line {number} is damaged: {error}. Remove the line (its trial runs "
+                "again), or start anew with --overwrite."
+            ) from error
+        if row.pop("schema_version", None) != SCHEMA_VERSION:
+            raise RunFolderError(
+                f"{where}: line {number} has another schema version than {SCHEMA_VERSION}. Use the "
+                "tfbatch that wrote it, or start anew with --overwrite."
+            )
+        yield row
+
+
+def encode_row(row: Row) -> Row:
+    """Replaces non-finite numbers, which JSON does not have, by their names."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+
+
+def decode_row(row: Row) -> Row:
+    """The inverse of `encode_row`."""
+    return {
+        key: float(value) if isinstance(value, str) and value in ("nan", "inf", "-inf") else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,41 @@
+"""Learning-rate schedules over examples, one file each.
+
+A file holds one class `Family`: its fields are the family's parameters, its `factor(progress, ops)`
+the fraction of the peak learning rate at `progress` in [0, 1] (the share of training done after
+the warm-up). `LearningRateInExamples` makes a native Keras schedule of any family.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tfbatch.registry import Registry
+from tfbatch.schedules._family import ScheduleFamily
+
+if TYPE_CHECKING:
+    from tfbatch.schedules._keras import LearningRateInExamples
+
+SCHEDULES = Registry(__name__, kind="schedule", folder=__path__)
+
+
+def make_family(name: str, **parameters: Any) -> ScheduleFamily:
+    """Makes the schedule family `name` with its parameters.
+
+    Raises:
+        InputError: An unknown name, an unknown parameter, or a value out of range.
+    """
+    from tfbatch.schema import validate
+
+    family: type[ScheduleFamily] = SCHEDULES.load(name).Family
+    return validate(family, parameters, where=f"schedule {name}")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LearningRateInExamples":  # needs Keras, which takes seconds to import
+        from tfbatch.schedules._keras import LearningRateInExamples
+
+        return LearningRateInExamples
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["SCHEDULES", "LearningRateInExamples", "ScheduleFamily", "make_family"]

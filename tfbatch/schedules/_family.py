@@ -1,0 +1,71 @@
+"""What every schedule family is: parameters and one pure function."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from tfbatch.schema import Strict
+
+
+class ScheduleFamily(Strict):
+    """The shape of a learning-rate schedule, without its peak, its length and its warm-up.
+
+    A family knows neither TensorFlow nor the batch size: `ops` is the array namespace that
+    computes it, `numpy` in closed-form tests and plots, `keras.ops` inside a training step.
+    """
+
+    @abstractmethod
+    def factor(self, progress: Any, ops: Any) -> Any:
+        """Fraction of the peak learning rate.
+
+        Args:
+            progress: Share of the training after the warm-up that is done, in [0, 1]; a scalar or
+                an array.
+            ops: `numpy` or `keras.ops`.
+
+        Returns:
+            Numbers of the shape of `progress`.
+        """
+
+
+def value(
+    family: ScheduleFamily,
+    examples: Any,
+    *,
+    learning_rate: float,
+    batch_size: int,
+    total_examples: int,
+    warmup_examples: int = 0,
+    warmup_start: float = 0.0,
+    ops: Any,
+) -> Any:
+    """The learning rate for an update before which `examples` examples were seen.
+
+        def value(x):                                        # p peak, W warm-up, X total
+            if x < W:
+                if x == 0 and warmup_start == 0:
+                    return p * min(B, W) / W                 # step 0 is not wasted
+                return p * (warmup_start + (1 - warmup_start) * x / W)
+            return p * factor(min((x - W) / (X - W), 1))
+
+    Args:
+        family: The shape after the warm-up.
+        examples: Number of examples seen before the update; a scalar or an array.
+        learning_rate: The peak p.
+        batch_size: B, used only for the very first update of a warm-up from zero.
+        total_examples: X, the length of the whole training.
+        warmup_examples: W.
+        warmup_start: First factor of the warm-up, in [0, 1].
+        ops: `numpy` or `keras.ops`.
+    """
+    rest = max(total_examples - warmup_examples, 1)
+    progress = ops.clip((examples - warmup_examples) / rest, 0.0, 1.0)
+    decayed = learning_rate * family.factor(progress, ops)
+    if warmup_examples == 0:
+        return decayed
+    factor = warmup_start + (1.0 - warmup_start) * examples / warmup_examples
+    if warmup_start == 0.0:
+        first = min(batch_size, warmup_examples) / warmup_examples
+        factor = ops.where(examples == 0, first, factor)
+    return ops.where(examples < warmup_examples, learning_rate * factor, decayed)

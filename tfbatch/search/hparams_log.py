@@ -1,0 +1,221 @@
+"""Writes a search into TensorBoard's HParams view: one row per trial.
+
+The folder layout is the one TensorBoard expects: the columns in RUN/tensorboard, and one folder
+per trial below it, which may also hold the `train` and `validation` folders of Keras'
+TensorBoard callback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hp
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+# The underscore sorts before letters: the status is the first column, shown as "status".
+STATUS_COLUMN = "_status"
+STATUSES = ("completed", "diverged", "oom", "error")
+
+# TensorBoard ticks this many columns at first; the reader has to tick the others by hand.
+DISPLAYED_COLUMNS = 5
+# From this many choices on, TensorBoard offers a regular expression instead of checkboxes.
+_REGULAR_EXPRESSION_FROM = 10
+_FLOAT32_MAX = float(tf.float32.max)
+_FILE_SUFFIX = ".tfbatch_hparams"
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """All numbers from `low` to `high`, both included.
+
+    Raises:
+        ValueError: If a bound is not finite or `low` is above `high`.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"not an interval of finite numbers: {self.low!r} to {self.high!r}")
+
+
+Choices: TypeAlias = tuple[str, ...] | tuple[int, ...] | tuple[float, ...] | tuple[bool, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One hyperparameter column, searched or derived.
+
+    Attributes:
+        name: Key of the value in `write_trial`. Keep it the same from one search to the next:
+            TensorBoard matches values with columns by it when it shows several searches at once.
+        display_name: Column header; empty to show `name`.
+        description: Markdown text about the column.
+        domain: An `Interval` or a tuple of choices of one type. With None the values are shown
+            but cannot be filtered, and numbers get no numeric axis.
+    """
+
+    name: str
+    display_name: str = ""
+    description: str = ""
+    domain: Interval | Choices | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One metric column.
+
+    Attributes:
+        name: Key of the value in `write_trial` and tag of the scalar summary.
+        direction: Whether a good value is small ("min") or large ("max"); None if neither.
+    """
+
+    name: str
+    direction: Literal["min", "max"] | None = None
+
+
+def write_experiment(
+    log_dir: Path, *, columns: Sequence[Column], metrics: Sequence[Metric]
+) -> None:
+    """Declares the columns of the HParams view, in place of what an earlier call declared.
+
+    TensorBoard shows the status and the first four of `columns` at first, ordered by name; the
+    reader can tick the others, also ordered by name. Columns that every trial has a value for
+    belong first: the parallel coordinates view leaves out trials without a value in a column
+    that is shown, so ticking a column of one schedule family there selects that family.
+
+    Args:
+        log_dir: The search's TensorBoard folder; created if missing.
+        columns: Searched and derived hyperparameters, the ones that matter most first.
+        metrics: Metrics, the ones that matter most first; TensorBoard shows five at first.
+
+    Raises:
+        ValueError: If two columns or two metrics share a name, if a column is called
+            "_status", or if a domain has no choices.
+        TypeError: If the choices of a domain differ in type.
+    """
+    all_columns = [_status_column(), *columns]
+    _require_distinct([column.name for column in all_columns])
+    _require_distinct([metric.name for metric in metrics])
+    summary = hp.hparams_config_pb(
+        hparams=[_hparam(column) for column in all_columns],
+        metrics=[_metric(metric) for metric in metrics],
+    )
+    # TensorBoard sorts columns by "differs", then by name, whatever order they are written in;
+    # the public API cannot set "differs", so it is set in the message it builds.
+    plugin_data = summary.value[0].metadata.plugin_data
+    content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
+    for index, info in enumerate(content.experiment.hparam_infos):
+        info.differs = index < DISPLAYED_COLUMNS
+    plugin_data.content = content.SerializeToString()
+    with _replaced_event_file(log_dir):
+        tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+
+
+def write_trial(
+    log_dir: Path,
+    *,
+    values: Mapping[str, str | int | float | bool | None],
+    metrics: Mapping[str, float],
+    status: str,
+) -> None:
+    """Writes one finished trial as one row, in place of what an earlier call wrote.
+
+    What the trial does not have is left out and its cell stays empty: None and non-finite
+    values, and metrics that are not finite as 32-bit floats. The status says why.
+
+    Args:
+        log_dir: The trial's folder below the folder given to `write_experiment`; created if
+            missing. Its path below TensorBoard's --logdir is the row's trial ID.
+        values: Hyperparameter values by column name.
+        metrics: Measured values by metric name; empty for a trial that ended before measuring.
+        status: One of `STATUSES`.
+
+    Raises:
+        ValueError: If `status` is unknown or `values` has a value called "_status".
+        TypeError: If a value is neither a string, a number nor None.
+    """
+    if status not in STATUSES:
+        raise ValueError(f"unknown status {status!r}, expected one of {', '.join(STATUSES)}")
+    if STATUS_COLUMN in values:
+        raise ValueError(f"{STATUS_COLUMN!r} is written from the status, not from the values")
+    # A placeholder such as "None" for a missing number breaks sorting and filtering by that
+    # column: https://github.com/tensorflow/tensorboard/issues/3597, .../issues/2942
+    present = {name: value for name, value in values.items() if _is_present(value)}
+    with _replaced_event_file(log_dir):
+        # An empty trial ID makes TensorBoard use the folder as ID. Trials of the same ID are
+        # averaged into one row, which would happen to equal trial names in two searches.
+        hp.hparams({**present, STATUS_COLUMN: status}, trial_id="")
+        for name, value in metrics.items():
+            # NaN breaks sorting, infinity flattens the parallel coordinates axis, and scalar
+            # summaries are 32-bit floats. An empty cell sorts last and harms nothing.
+            if abs(value) <= _FLOAT32_MAX:
+                tf.summary.scalar(name, value)
+        # No session status: it knows no more than success and failure, and the status column
+        # can be filtered as well.
+
+
+@contextlib.contextmanager
+def _replaced_event_file(log_dir: Path) -> Iterator[None]:
+    """Collects summaries in a new event file that takes the place of our earlier ones."""
+    # With two declarations in one folder TensorBoard keeps to the first, also when resumed.
+    earlier_files = list(log_dir.glob(f"*{_FILE_SUFFIX}"))
+    writer = tf.summary.create_file_writer(str(log_dir), filename_suffix=_FILE_SUFFIX)
+    try:
+        with writer.as_default(step=0):
+            yield
+    finally:
+        writer.close()
+    for file in earlier_files:
+        file.unlink(missing_ok=True)
+
+
+def _status_column() -> Column:
+    return Column(STATUS_COLUMN, "status", "How the trial ended.", STATUSES)
+
+
+def _hparam(column: Column) -> hp.HParam:
+    return hp.HParam(
+        column.name,
+        domain=_domain(column.domain),
+        display_name=column.display_name,
+        description=column.description,
+    )
+
+
+def _domain(domain: Interval | Choices | None) -> hp.Domain | None:
+    if domain is None:
+        return None
+    if isinstance(domain, Interval):
+        return hp.RealInterval(float(domain.low), float(domain.high))
+    if len(domain) >= _REGULAR_EXPRESSION_FROM and not isinstance(domain[0], str):
+        # The regular expression that TensorBoard offers for long lists fails on numbers.
+        return hp.RealInterval(float(min(domain)), float(max(domain)))
+    return hp.Discrete(domain)
+
+
+def _metric(metric: Metric) -> hp.Metric:
+    # MetricInfo has no field for the direction.
+    better = {"min": "lower is better", "max": "higher is better", None: ""}[metric.direction]
+    return hp.Metric(
+        metric.name,
+        display_name=f"{metric.name} ({better})" if better else metric.name,
+        description=f"{better.capitalize()}." if better else "",
+    )
+
+
+def _is_present(value: str | int | float | bool | None) -> bool:
+    return isinstance(value, str) or (value is not None and math.isfinite(value))
+
+
+def _require_distinct(names: Sequence[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"names used more than once: {', '.join(repeated)}")

@@ -1,0 +1,28 @@
+"""Where examples come from, one file each.
+
+A file holds one class `Source` (a `SourceBase`): its fields are the recipe's arguments. Examples
+come in one fixed order that does not depend on their class, as `(key, {"image", "label"})`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfbatch.registry import Registry
+from tfbatch.schema import validate
+from tfbatch.sources._source import SourceBase
+
+SOURCES = Registry(__name__, kind="source", folder=__path__)
+
+
+def make_source(name: str, **arguments: Any) -> SourceBase:
+    """Makes the source `name`.
+
+    Raises:
+        InputError: An unknown name or argument.
+    """
+    source: type[SourceBase] = SOURCES.load(name).Source
+    return validate(source, arguments, where=f"source {name}")
+
+
+__all__ = ["SOURCES", "SourceBase", "make_source"]

@@ -1,0 +1,1 @@
+"""One trial: a configuration becomes a compiled model, a fit and an outcome."""

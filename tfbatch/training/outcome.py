@@ -1,0 +1,61 @@
+"""What goes into a trial and what comes out: values that can be pickled and written down."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from tfbatch.configuration import Configuration
+
+Status = Literal["completed", "diverged", "oom", "error", "interrupted"]
+Phase = Literal["baseline", "search", "confirmation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialSpec:
+    """One trial to run.
+
+    Attributes:
+        trial: Its name, unique within a run.
+        phase: What it is for.
+        seed: Seed of weights, order and augmentation; positive.
+        configuration: What to train with.
+        total_examples: Length of the training.
+        log_dir: Folder for TensorBoard, or None.
+        weights_file: Where to save the final weights (`.weights.h5`), or None.
+    """
+
+    trial: str
+    phase: Phase
+    seed: int
+    configuration: Configuration
+    total_examples: int
+    log_dir: Path | None = None
+    weights_file: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one trial came to.
+
+    Attributes:
+        status: "completed"; "diverged" (loss not finite, or over three times the first);
+            "oom" (TensorFlow ran out of memory); "error" (an exception); "interrupted" (asked to
+            stop: never written to the journal).
+        metrics: Final value of every metric, validation ones with `val_`; may be non-finite for a
+            diverged trial; empty for "oom" and "error".
+        examples: Examples trained on.
+        steps: Updates made.
+        seconds: Wall-clock seconds of the whole trial, building and tracing included.
+        training_seconds: Seconds of training steps alone.
+        message: Why it diverged, or the traceback.
+    """
+
+    status: Status
+    metrics: dict[str, float]
+    examples: int
+    steps: int
+    seconds: float
+    training_seconds: float
+    message: str = ""

@@ -1,0 +1,177 @@
+"""Data and model of a run: what all its trials have in common."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError, did_you_mean
+from tfbatch.models import MODELS
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.pipeline import PreparedData
+from tfbatch.schedules import LearningRateInExamples
+from tfbatch.training.derived import Derived, derive
+
+BuildModel = Callable[..., Any]
+
+
+class Workload:
+    """A model builder and a prepared data set.
+
+    Args:
+        data: The prepared data.
+        build_model: `build_model(input_shape, num_classes)` returns an uncompiled `keras.Model`
+            with logits, float32 [batch, num_classes]; called anew for every trial.
+    """
+
+    def __init__(self, data: PreparedData, build_model: BuildModel):
+        self.data = data
+        self.build_model = build_model
+
+    def derive(self, configuration: Configuration, total_examples: int) -> Derived:
+        """See tfbatch.training.derived."""
+        return derive(
+            configuration,
+            num_examples=self.data.num_examples("train"),
+            total_examples=total_examples,
+        )
+
+    def compiled(self, configuration: Configuration, *, total_examples: int, seed: int) -> Any:
+        """Builds and compiles a model under a seed.
+
+        Raises:
+            InputError: The builder's result cannot be used, or a plug-in's name or parameter.
+        """
+        keras.utils.set_random_seed(seed)
+        model = self.build_model(self.data.input_shape, self.data.num_classes)
+        self._check_model(model)
+        derived = self.derive(configuration, total_examples)
+        schedule = LearningRateInExamples(
+            configuration.schedule.name,
+            learning_rate=derived.learning_rate,
+            batch_size=configuration.batch_size,
+            total_examples=total_examples,
+            warmup_examples=derived.warmup_examples,
+            parameters=configuration.schedule.arguments,
+        )
+        model.compile(
+            optimizer=make_optimizer(configuration, schedule),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            # XLA would compile every batch size anew, and the short last batch once more.
+            jit_compile=False,
+        )
+        return model
+
+    def _check_model(self, model: Any) -> None:
+        if not isinstance(model, keras.Model):
+            raise InputError(
+                f"The model builder must return a keras.Model. Received: {type(model).__name__}."
+            )
+        if model.compiled:
+            raise InputError(
+                "The model builder must return an uncompiled model: the optimizer and its "
+                "learning rate are what is searched. Remove `compile` from the builder."
+            )
+        expected = (None, self.data.num_classes)
+        if tuple(model.output_shape) != expected:
+            raise InputError(
+                f"The model must return logits of shape {expected} for {self.data.recipe.name}. "
+                f"Received: output shape {model.output_shape}."
+            )
+        activation = getattr(model.layers[-1], "activation", None)
+        if activation is keras.activations.softmax or isinstance(
+            model.layers[-1], keras.layers.Softmax
+        ):
+            raise InputError(
+                "The model must return logits, but its last layer is a softmax. Remove it: the "
+                "loss applies it."
+            )
+
+
+def make_optimizer(configuration: Configuration, learning_rate: Any) -> Any:
+    """Makes a configuration's optimizer with a learning rate or schedule.
+
+    Raises:
+        InputError: An unknown optimizer or parameter.
+    """
+    chosen = configuration.optimizer
+    module = OPTIMIZERS.load(chosen.name)
+    for key in chosen.arguments:
+        if key not in module.PARAMETERS:
+            raise InputError(
+                f"The optimizer {chosen.name} has no parameter `{key}`."
+                f"{did_you_mean(key, module.PARAMETERS)} "
+                f"Available: {', '.join(module.PARAMETERS)}."
+            )
+    return module.build(learning_rate, **chosen.arguments)
+
+
+def check_model_name(name: str) -> None:
+    """Refuses an unknown model name or an ill-formed `module:function`, importing nothing.
+
+    Raises:
+        InputError: As it says.
+    """
+    if ":" not in name:
+        MODELS.check(name)
+        return
+    module, function = name.split(":", 1)
+    if not module or not function.isidentifier():
+        raise InputError(
+            "`--model` must be a model's name or package.module:function. "
+            f"Received: {name!r}. Available names: {', '.join(MODELS.names())}."
+        )
+
+
+def find_model_builder(name: str) -> BuildModel:
+    """The builder of `name`: a file of tfbatch/models, or `package.module:function`.
+
+    Modules are looked up as Python would from the current folder.
+
+    Raises:
+        InputError: There is no such model, module or function, or it cannot be called as
+            `function(input_shape, num_classes)`.
+    """
+    check_model_name(name)
+    if ":" not in name:
+        builder: BuildModel = MODELS.load(name).build
+        return builder
+    module_name, function_name = name.split(":", 1)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"`--model={name}`: cannot import {module_name}: {error}.") from error
+    found = getattr(module, function_name, None)
+    if not callable(found):
+        functions = [key for key, value in vars(module).items() if callable(value)]
+        raise InputError(
+            f"`--model={name}`: {module_name} has no function `{function_name}`."
+            f"{did_you_mean(function_name, functions)}"
+        )
+    check_builder(found)
+    return found
+
+
+def check_builder(builder: BuildModel) -> None:
+    """Refuses a builder that cannot be called as `builder(input_shape, num_classes)`.
+
+    Raises:
+        InputError: As it says.
+    """
+    try:
+        inspect.signature(builder).bind((1, 1, 1), 2)
+    except TypeError as error:
+        raise InputError(
+            "A model builder must take (input_shape, num_classes). Received: "
+            f"{getattr(builder, '__name__', builder)}{inspect.signature(builder)}."
+        ) from error
