@@ -1,0 +1,70 @@
+"""tfbatch: which batch size to train with, and which learning rate and schedule go with it.
+
+`import tfbatch` imports no TensorFlow; whatever needs it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from tfbatch.errors import (
+    ConfigurationError,
+    DataError,
+    InputError,
+    RecordError,
+    RunFolderError,
+    SearchError,
+    TfbatchError,
+)
+
+if TYPE_CHECKING:
+    from tfbatch import callbacks, schedules
+    from tfbatch.finder import find_batch_size
+    from tfbatch.pipeline import PreparedData, load_data
+    from tfbatch.search.result import Result
+
+_LAZY = {
+    "PreparedData": "tfbatch.pipeline",
+    "Result": "tfbatch.search.result",
+    "find_batch_size": "tfbatch.finder",
+    "load_data": "tfbatch.pipeline",
+}
+_SUBMODULES = ("callbacks", "models", "schedules")
+
+__all__ = [
+    "ConfigurationError",
+    "DataError",
+    "InputError",
+    "PreparedData",
+    "RecordError",
+    "Result",
+    "RunFolderError",
+    "SearchError",
+    "TfbatchError",
+    "callbacks",
+    "find_batch_size",
+    "load_data",
+    "schedules",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"tfbatch.{name}")
+    raise AttributeError(f"module 'tfbatch' has no attribute {name!r}")
+
+
+def _register_with_keras(module: Any) -> None:
+    """Registers the serialisable classes, so that `load_model` finds them."""
+    del module
+    importlib.import_module("tfbatch.schedules._keras")
+
+
+# Keras imports nothing by name for packages other than its own: whoever imports Keras after (or
+# before) tfbatch gets the classes, and whoever never imports Keras pays nothing.
+wrapt.when_imported("keras")(_register_with_keras)

@@ -1,7 +1,7 @@
 """Every error that tfbatch raises on purpose, and the exit code it becomes on the command line.
 
     TfbatchError            1   anything below
-     +- InputError          2   what was asked for cannot be done; nothing was started (a ValueError)
+     +- InputError          2   what was asked for cannot be done (a ValueError)
      |   +- ConfigurationError  2   the same, in a YAML file: names file and key
      +- DataError           3   a data set is absent, or differs from its description
      |   +- RecordError     3   a stored record is damaged: names file and record

@@ -47,7 +47,7 @@ def paired_residual_deviation(table: Sequence[Sequence[float]]) -> tuple[float, 
 
 
 def t_half_width(deviation: float, count: float, freedom: int, *, level: float = 0.95) -> float:
-    """Half width of the t interval of a mean: t * deviation / sqrt(count); infinite without data."""
+    """Half width of a mean's t interval: t * deviation / sqrt(count); infinite without data."""
     if freedom < 1:
         return math.inf
     return float(stats.t.ppf(0.5 + level / 2, freedom)) * deviation / math.sqrt(count)

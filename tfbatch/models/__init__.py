@@ -6,8 +6,27 @@ float32 [batch, *input_shape] to logits, float32 [batch, num_classes].
 
 from __future__ import annotations
 
+from tfbatch.errors import InputError
 from tfbatch.registry import Registry
 
 MODELS = Registry(__name__, kind="model", folder=__path__)
 
-__all__ = ["MODELS"]
+
+def check_model_name(name: str) -> None:
+    """Refuses an unknown model name or an ill-formed `module:function`, importing nothing.
+
+    Raises:
+        InputError: As it says.
+    """
+    if ":" not in name:
+        MODELS.check(name)
+        return
+    module, function = name.split(":", 1)
+    if not module or not function.isidentifier():
+        raise InputError(
+            "`--model` must be a model's name or package.module:function. "
+            f"Received: {name!r}. Available names: {', '.join(MODELS.names())}."
+        )
+
+
+__all__ = ["MODELS", "check_model_name"]

@@ -1,6 +1,6 @@
 """Stochastic gradient descent with momentum (Polyak 1964), Keras's SGD.
 
-Keras's velocity contains the learning rate, so a change of learning rate acts on new gradients only.
+Keras's velocity contains the learning rate: a change of it acts on new gradients only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+KERAS_NAME = "SGD"
 BASE_LEARNING_RATE = (1e-3, 0.2)
 SCALING_RULE = "linear"
 PARAMETERS = {"momentum": 0.9, "weight_decay": 0.0}
@@ -16,4 +17,4 @@ PARAMETERS = {"momentum": 0.9, "weight_decay": 0.0}
 
 def build(learning_rate: Any, *, momentum: float = 0.9, weight_decay: float = 0.0) -> Any:
     """Returns `keras.optimizers.SGD`; the weight decay is decoupled, times the learning rate."""
-    return keras.optimizers.SGD(learning_rate, momentum=momentum, weight_decay=weight_decay or None)
+    return keras.optimizers.SGD(learning_rate, momentum=momentum, weight_decay=weight_decay)

@@ -1,4 +1,4 @@
-"""Data that does not fit in memory: read from records, shuffled in a buffer, parsed by the batch."""
+"""Data larger than memory: read from records, shuffled in a buffer, parsed by the batch."""
 
 from __future__ import annotations
 

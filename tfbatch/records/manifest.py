@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 
 from tfbatch.errors import DataError, RecordError
@@ -54,7 +55,7 @@ def shard_name(dataset: str, split: str, index: int, count: int) -> str:
 def shard_lengths(num_examples: int, shards: int) -> list[int]:
     """Even sizes: they differ by at most one and sum to `num_examples`."""
     bounds = [num_examples * index // shards for index in range(shards + 1)]
-    return [high - low for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [high - low for low, high in itertools.pairwise(bounds)]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -71,7 +72,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{folder} holds no records (no {FILE_NAME} in it).") from error
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}. Delete the folder {folder} and prepare the data again."
+            f"{path} cannot be read: {error}. Delete {folder} and prepare the data again."
         ) from error
     if manifest.format_version != FORMAT_VERSION:
         raise DataError(

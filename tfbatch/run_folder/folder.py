@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,9 @@ from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.journal import Journal
 
+LOG = "tensorflow.log"
 _LOCK, _SETTINGS = ".lock", "config.json"
+_KEPT = (_LOCK, LOG)
 
 
 class RunFolder:
@@ -22,7 +25,7 @@ class RunFolder:
 
     Example:
         ```python
-        with RunFolder(Path("run"), identity={"dataset": "digits"}, budget={"max_trials": 8}) as run:
+        with RunFolder(Path("run"), identity={"dataset": "digits"}, budget={}) as run:
             run.journal.append({"trial": "baseline", "score": 0.5})
         ```
 
@@ -100,11 +103,8 @@ class RunFolder:
         settings = self.path / _SETTINGS
         if settings.exists():
             self._compare(settings)
-        elif any(p.name != _LOCK for p in self.path.iterdir()):
-            raise InputError(
-                f"{self.path} holds files but no run of tfbatch (no {_SETTINGS}). Choose another "
-                "folder with --run_dir=DIR."
-            )
+        else:
+            check_run_dir(self.path)
         write_whole(
             settings, json.dumps({"identity": self._identity, "budget": self._budget}, indent=1)
         )
@@ -117,7 +117,7 @@ class RunFolder:
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != _LOCK:
+            elif entry.name not in _KEPT:
                 entry.unlink()
 
     def _compare(self, settings: Path) -> None:
@@ -135,6 +135,36 @@ class RunFolder:
                 + "\nTrials of different settings cannot be compared. Choose another folder with "
                 "--run_dir=DIR, or start anew with --overwrite."
             )
+
+
+def check_run_dir(path: Path) -> Path:
+    """Makes a run folder and refuses one that cannot be used, before any work.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        InputError: It cannot be written, or it holds files that are not a run's.
+    """
+    path = path.expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+        ours = (path / _SETTINGS).exists() or all(
+            p.name.startswith(".") or p.name in _KEPT for p in path.iterdir()
+        )
+    except OSError as error:
+        raise InputError(
+            f"The run folder {path} cannot be written: {error}. "
+            "Choose another one with --run_dir=DIR."
+        ) from error
+    if not ours:
+        raise InputError(
+            f"{path} holds files but no run of tfbatch (no {_SETTINGS}). "
+            "Choose another folder with --run_dir=DIR."
+        )
+    return path
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[str]:

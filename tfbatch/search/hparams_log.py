@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hp
-from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 # The underscore sorts before letters: the status is the first column, shown as "status".
 STATUS_COLUMN = "_status"
@@ -32,18 +32,23 @@ _FILE_SUFFIX = ".tfbatch_hparams"
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """All numbers from `low` to `high`, both included.
+    """All numbers from `low` to `high`, both included; without arguments, all numbers.
 
     Raises:
-        ValueError: If a bound is not finite or `low` is above `high`.
+        ValueError: If `low` is above `high` or a bound is NaN.
     """
 
-    low: float
-    high: float
+    low: float = -math.inf
+    high: float = math.inf
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
-            raise ValueError(f"not an interval of finite numbers: {self.low!r} to {self.high!r}")
+        if not self.low <= self.high:
+            raise ValueError(f"not an interval: {self.low!r} to {self.high!r}")
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether both bounds are finite."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 Choices: TypeAlias = tuple[str, ...] | tuple[int, ...] | tuple[float, ...] | tuple[bool, ...]
@@ -59,7 +64,7 @@ class Column:
         display_name: Column header; empty to show `name`.
         description: Markdown text about the column.
         domain: An `Interval` or a tuple of choices of one type. With None the values are shown
-            but cannot be filtered, and numbers get no numeric axis.
+            but cannot be filtered, and numbers get no numeric axis; `Interval()` gives them one.
     """
 
     name: str
@@ -109,11 +114,14 @@ def write_experiment(
         metrics=[_metric(metric) for metric in metrics],
     )
     # TensorBoard sorts columns by "differs", then by name, whatever order they are written in;
-    # the public API cannot set "differs", so it is set in the message it builds.
+    # the public API cannot set "differs", so it is set in the message it builds. Nor can it
+    # declare numbers without bounds.
     plugin_data = summary.value[0].metadata.plugin_data
     content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
     for index, info in enumerate(content.experiment.hparam_infos):
         info.differs = index < DISPLAYED_COLUMNS
+        if isinstance(all_columns[index].domain, Interval):
+            info.type = api_pb2.DATA_TYPE_FLOAT64
     plugin_data.content = content.SerializeToString()
     with _replaced_event_file(log_dir):
         tf.summary.experimental.write_raw_pb(summary.SerializeToString())
@@ -129,7 +137,8 @@ def write_trial(
     """Writes one finished trial as one row, in place of what an earlier call wrote.
 
     What the trial does not have is left out and its cell stays empty: None and non-finite
-    values, and metrics that are not finite as 32-bit floats. The status says why.
+    values, and metrics that are not finite as 32-bit floats. The status says why. An open
+    TensorBoard shows new trials, but columns and trials that were replaced only when restarted.
 
     Args:
         log_dir: The trial's folder below the folder given to `write_experiment`; created if
@@ -191,7 +200,7 @@ def _hparam(column: Column) -> hp.HParam:
 
 
 def _domain(domain: Interval | Choices | None) -> hp.Domain | None:
-    if domain is None:
+    if domain is None or (isinstance(domain, Interval) and not domain.is_bounded):
         return None
     if isinstance(domain, Interval):
         return hp.RealInterval(float(domain.low), float(domain.high))

@@ -111,7 +111,7 @@ def _builder(dataset: str, version: str | None, data_dir: Path | None) -> Any:
 
 
 def _check_network(homepage: str) -> None:
-    """Raises OSError at once where no host can be found; the downloader itself retries for minutes."""
+    """Raises OSError at once where there is no network; the downloader retries for minutes."""
     host = urllib.parse.urlsplit(homepage).hostname
     if host and not urllib.request.getproxies():
         socket.getaddrinfo(host, 443)

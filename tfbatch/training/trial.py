@@ -84,9 +84,7 @@ def _train(
         spec.configuration, total_examples=spec.total_examples, seed=spec.seed
     )
     guard, stop = DivergenceGuard(), StopOnRequest(stop_requested)
-    history = fit(
-        model, workload, spec, derived, callbacks=[guard, stop, clock], verbose=verbose
-    )
+    history = fit(model, workload, spec, derived, callbacks=[guard, stop, clock], verbose=verbose)
     status: Status = "completed"
     if stop.stopped:
         status = "interrupted"
@@ -144,4 +142,3 @@ def _fresh_session() -> Any:
 
 def _failed(status: Status, message: str, clock: TrainingClock) -> Outcome:
     return Outcome(status, {}, 0, clock.steps, 0.0, clock.seconds, message)
-

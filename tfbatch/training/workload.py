@@ -13,7 +13,7 @@ import keras
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, did_you_mean
-from tfbatch.models import MODELS
+from tfbatch.models import MODELS, check_model_name
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.pipeline import PreparedData
 from tfbatch.schedules import LearningRateInExamples
@@ -114,23 +114,6 @@ def make_optimizer(configuration: Configuration, learning_rate: Any) -> Any:
     return module.build(learning_rate, **chosen.arguments)
 
 
-def check_model_name(name: str) -> None:
-    """Refuses an unknown model name or an ill-formed `module:function`, importing nothing.
-
-    Raises:
-        InputError: As it says.
-    """
-    if ":" not in name:
-        MODELS.check(name)
-        return
-    module, function = name.split(":", 1)
-    if not module or not function.isidentifier():
-        raise InputError(
-            "`--model` must be a model's name or package.module:function. "
-            f"Received: {name!r}. Available names: {', '.join(MODELS.names())}."
-        )
-
-
 def find_model_builder(name: str) -> BuildModel:
     """The builder of `name`: a file of tfbatch/models, or `package.module:function`.
 
@@ -142,8 +125,8 @@ def find_model_builder(name: str) -> BuildModel:
     """
     check_model_name(name)
     if ":" not in name:
-        builder: BuildModel = MODELS.load(name).build
-        return builder
+        by_name: BuildModel = MODELS.load(name).build
+        return by_name
     module_name, function_name = name.split(":", 1)
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -159,7 +142,8 @@ def find_model_builder(name: str) -> BuildModel:
             f"{did_you_mean(function_name, functions)}"
         )
     check_builder(found)
-    return found
+    builder: BuildModel = found
+    return builder
 
 
 def check_builder(builder: BuildModel) -> None:

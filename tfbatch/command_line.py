@@ -1,0 +1,157 @@
+"""What all commands share: flags, exit codes, signals, and a terminal free of library noise.
+
+absl exits with 1 on --help and on every flag error, and refuses `--run-dir` for `run_dir`; here
+--help exits 0, a flag error 2, and dashes are accepted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from absl import flags
+from rich.console import Console
+
+from tfbatch.errors import InputError, TfbatchError
+
+EXIT_CODES = """\
+exit codes:
+  0    done
+  1    an unexpected error (a bug): the traceback is shown
+  2    something asked for cannot be used; nothing was trained
+  3    data is absent, cannot be fetched, or is damaged
+  4    the run folder is in use, full or damaged
+  5    no trial could be completed
+  130  ended by Ctrl-C, 143 by SIGTERM: the best answer so far was printed and saved
+"""
+
+
+def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -> None:
+    """Parses a command's arguments; prints help and exits 0 where it is asked for.
+
+    Args:
+        values: The command's flags.
+        arguments: Without the program's name.
+        usage: The command's docstring.
+
+    Raises:
+        InputError: An unknown flag, a value of the wrong kind, a stray argument.
+    """
+    if any(a in ("--help", "-help", "-h", "--helpfull", "--helpshort") for a in arguments):
+        print(help_text(values, usage))
+        raise SystemExit(0)
+    try:
+        stray = values(["tfbatch", *map(_with_underscores, arguments)])[1:]
+    except flags.Error as error:
+        raise InputError(f"{error} See --help.") from error
+    if stray:
+        raise InputError(f"Unexpected argument `{stray[0]}`: flags begin with --. See --help.")
+
+
+def help_text(values: flags.FlagValues, usage: str) -> str:
+    """The command's docstring, its flags with their defaults, and the exit codes."""
+    lines = [usage.strip(), "", "flags:"]
+    for name in sorted(set(values)):
+        flag = values[name]
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        lines.append(f"  --{name}")
+        lines += textwrap.wrap(
+            f"{flag.help}{default}", 96, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join([*lines, "", EXIT_CODES])
+
+
+def run_command(main: Callable[[list[str]], int]) -> None:
+    """Runs a command's `main(arguments)` and exits with its code; errors become messages."""
+    try:
+        code = main(sys.argv[1:])
+    except TfbatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("Ended by Ctrl-C before there was an answer.", file=sys.stderr)
+        code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # TensorFlow's threads can hang in the interpreter's teardown; everything is on disk.
+    os._exit(code)
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM ask a run to end with the best answer so far; a second one ends it."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> StopSignal:
+        """Installs the handlers."""
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Puts the earlier handlers back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Whether a signal has come."""
+        return self.received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 128 and the signal's number."""
+        return 0 if self.received is None else 128 + self.received
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+@contextlib.contextmanager
+def library_noise_to(path: Path) -> Iterator[tuple[Console, Console]]:
+    """Sends everything that libraries print to a file, also what C++ code writes.
+
+    Yields:
+        Consoles that still reach the real standard output and standard error.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    real = os.dup(1), os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    out = os.fdopen(os.dup(real[0]), "w", encoding="utf-8", errors="replace")
+    err = os.fdopen(os.dup(real[1]), "w", encoding="utf-8", errors="replace")
+    try:
+        width = None if out.isatty() else 140
+        yield Console(file=out, width=width), Console(file=err, width=width)
+    finally:
+        for stream in (sys.stdout, sys.stderr, out, err):
+            stream.flush()
+        os.dup2(real[0], 1)
+        os.dup2(real[1], 2)
+        for descriptor in real:
+            os.close(descriptor)
+        out.close()
+        err.close()
+
+
+def _with_underscores(argument: str) -> str:
+    """`--run-dir=a-b` -> `--run_dir=a-b`."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"

@@ -1,0 +1,71 @@
+"""Writes a data set as sharded TFRecords with a manifest, or verifies them.
+
+usage: python -m tfbatch.prepare --dataset=NAME [--verify]
+
+Nothing is done where the records are there already. `tune` prepares by itself on first use.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from absl import flags
+
+from tfbatch.command_line import library_noise_to, parse_flags, run_command
+from tfbatch.recipes import load_recipe
+from tfbatch.search.progress import LiveProgress, Progress
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "dataset", "digits", "A recipe's name in pipelines/, or a path of one.", flag_values=FLAGS
+)
+flags.DEFINE_string("data_dir", None, "Folder with the source's data.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "records_dir", None, "Folder for TFRecords. Default: user's cache.", flag_values=FLAGS
+)
+flags.DEFINE_boolean(
+    "verify", False, "Re-read every record and compare checksums and counts.", flag_values=FLAGS
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parse_flags(FLAGS, arguments, usage=__doc__ or "")
+    recipe = load_recipe(FLAGS.dataset)
+    log = Path(tempfile.mkstemp(prefix="tfbatch-prepare-", suffix=".log")[1])
+    started = time.monotonic()
+    with library_noise_to(log) as (out, _):
+        from tfbatch.pipeline import prepare_records
+        from tfbatch.records.manifest import read_manifest
+        from tfbatch.records.reader import verify
+
+        progress = LiveProgress(out) if out.is_terminal else Progress(out)
+        try:
+            folder, written = prepare_records(
+                recipe,
+                data_dir=Path(FLAGS.data_dir).expanduser() if FLAGS.data_dir else None,
+                records_dir=Path(FLAGS.records_dir).expanduser() if FLAGS.records_dir else None,
+                progress=progress.preparing,
+            )
+        finally:
+            progress.end()
+        manifest = verify(folder) if FLAGS.verify else read_manifest(folder)
+        done = "written to" if written else "there already, in"
+        progress.say(f"{recipe.name}: records {done} {folder}")
+        for split, shards in manifest.splits.items():
+            size = sum(shard.num_bytes for shard in shards) / 2**20
+            progress.say(
+                f"  {split}: {manifest.num_examples(split):,} examples in {len(shards)} "
+                f"files, {size:.1f} MiB"
+            )
+        if FLAGS.verify:
+            progress.say("  every record was read: checksums and counts agree")
+        progress.say(f"  {time.monotonic() - started:.1f} s")
+    log.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

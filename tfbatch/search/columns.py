@@ -1,0 +1,73 @@
+"""Which columns the HParams view shows for a search: searched and derived, what matters first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfbatch.search.config import Range
+from tfbatch.search.finished import FinishedTrial
+from tfbatch.search.hparams_log import (
+    Choices,
+    Column,
+    Interval,
+    Metric,
+    write_experiment,
+    write_trial,
+)
+from tfbatch.search.objective import Objective
+from tfbatch.search.space import SearchSpace
+
+
+def declare_columns(
+    log_dir: Path, *, space: SearchSpace, objective: Objective, metrics: list[str]
+) -> None:
+    """Writes the columns of a search.
+
+    Args:
+        log_dir: The run's TensorBoard folder.
+        space: The search space.
+        objective: The objective, the first metric column.
+        metrics: Names of the other metrics of the model.
+    """
+    batch_sizes: Choices = tuple(space.batch_sizes)
+    columns = [
+        Column("batch_size", "batch size", "Examples in one update.", batch_sizes),
+        Column("learning_rate", "learning rate", "Peak, at this batch size (derived)."),
+        Column("schedule", "schedule", "Decay schedule.", tuple(space.schedule_names)),
+        _number(space, "warmup_fraction", "warm-up", "Share of the training that is warm-up."),
+        _number(space, "base_learning_rate", "base rate", "Learning rate at the base batch size."),
+        _number(space, "learning_rate_octaves", "octaves", "Offset from the rule, factors of two."),
+        Column("phase", "phase", "What the trial is for.", ("baseline", "search", "confirmation")),
+    ]
+    shown = [Metric(objective.name, objective.direction)]
+    shown += [
+        Metric(name, "max" if "accuracy" in name else "min" if "loss" in name else None)
+        for name in metrics
+        if name.startswith("val_") and name != objective.name
+    ]
+    shown.append(Metric("training_seconds", "min"))
+    write_experiment(log_dir, columns=columns, metrics=shown)
+
+
+def log_to_tensorboard(log_dir: Path, finished: FinishedTrial) -> None:
+    """Writes a finished trial's row of the HParams view."""
+    write_trial(
+        log_dir / finished.trial,
+        values={
+            **finished.configuration.flat(),
+            "learning_rate": finished.learning_rate,
+            "phase": finished.phase,
+            "seed": finished.seed,
+        },
+        metrics={**finished.metrics, "training_seconds": finished.training_seconds},
+        status=finished.status,
+    )
+
+
+def _number(space: SearchSpace, name: str, shown: str, description: str) -> Column:
+    searched = space.range_of(name)
+    if isinstance(searched, Range):
+        return Column(name, shown, description, Interval(searched.min, searched.max))
+    if isinstance(searched, tuple):
+        return Column(name, shown, description, searched)
+    return Column(name, shown, description)

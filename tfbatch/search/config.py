@@ -1,0 +1,156 @@
+"""What a search is, as tuner_configs/NAME.yaml describes it. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.scaling_rules import SCALING_RULES
+from tfbatch.schedules import SCHEDULES, make_family
+from tfbatch.schema import Named, Strict, load
+from tfbatch.yaml_folder import YamlFolder
+
+SEARCHES = YamlFolder("tuner_configs", kind="search", variable="TFBATCH_SEARCH_DIR")
+
+
+class Range(Strict):
+    """A searched interval, e.g. `{min: 1e-3, max: 0.1, sampling: log}`."""
+
+    min: float
+    max: float
+    sampling: Literal["linear", "log"] = "linear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.min < self.max or (self.sampling == "log" and self.min <= 0):
+            rule = "`0 < min < max`" if self.sampling == "log" else "`min < max`"
+            raise ValueError(f"{rule} must hold")
+        return self
+
+
+Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
+Searched = float | Numbers | Range
+"""One value (not searched), a list of values, or a range."""
+
+
+class BatchSizeGrid(Strict):
+    """Powers of two from `min` to `max`, and never over an eighth of the training split."""
+
+    min: int = Field(default=8, ge=1)
+    max: int = Field(default=1024, ge=1)
+
+    def sizes(self, num_examples: int) -> list[int]:
+        """The grid for a training split of `num_examples`.
+
+        Raises:
+            InputError: It is empty.
+        """
+        highest = min(self.max, max(num_examples // 8, 1))
+        sizes = [2**k for k in range(31) if self.min <= 2**k <= highest]
+        if not sizes:
+            raise InputError(
+                f"No power of two lies between `batch_size.min` and min(`batch_size.max`, "
+                f"training examples / 8). Received: min={self.min}, max={self.max}, "
+                f"{num_examples} training examples."
+            )
+        return sizes
+
+
+class Space(Strict):
+    """What is searched; see tfbatch.configuration for the meaning of each.
+
+    `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule.
+    """
+
+    batch_size: BatchSizeGrid | Annotated[tuple[int, ...], Field(min_length=1)] = BatchSizeGrid()
+    base_batch_size: int = Field(default=32, ge=1)
+    base_learning_rate: Searched | None = None
+    scaling_rule: str | None = None
+    learning_rate_octaves: Searched = Range(min=-1, max=1)
+    warmup_fraction: Searched = 0.0
+    schedules: Annotated[tuple[Named, ...], Field(min_length=1)]
+    optimizer: Named = Named(name="sgd")
+
+    @model_validator(mode="after")
+    def _plug_ins(self) -> Space:
+        names = [schedule.name for schedule in self.schedules]
+        if len(set(names)) < len(names):
+            raise ValueError("schedules: each schedule may be listed once")
+        for schedule in self.schedules:
+            SCHEDULES.check(schedule.name)
+            options = {key: as_options(value) for key, value in schedule.arguments.items()}
+            for key, values in options.items():  # every end of every range must be allowed
+                for value in values:
+                    make_family(schedule.name, **{key: value})
+        if self.scaling_rule is not None:
+            SCALING_RULES.check(self.scaling_rule)
+        OPTIMIZERS.check(self.optimizer.name)
+        for value in self.optimizer.arguments.values():
+            as_options(value)
+        if isinstance(self.batch_size, tuple) and min(self.batch_size) < 1:
+            raise ValueError("batch_size: every batch size must be >= 1")
+        return self
+
+
+class OracleChoice(Strict):
+    """Which of KerasTuner's oracles proposes the trials."""
+
+    name: Literal["bayesian", "random"]
+    initial_trials: int = Field(default=8, ge=1)
+
+
+class Confirmation(Strict):
+    """Fresh seeds for the best configurations, paired.
+
+    Attributes:
+        batch_sizes: The best configuration of each of that many batch sizes.
+        seeds: Trainings of each.
+    """
+
+    batch_sizes: int = Field(default=3, ge=1)
+    seeds: int = Field(default=3, ge=0)
+
+
+class SearchConfig(Strict):
+    """One search."""
+
+    description: str
+    oracle: OracleChoice
+    max_trials: int = Field(default=24, ge=1)
+    space: Space
+    confirmation: Confirmation = Confirmation()
+
+
+def load_search(name: str) -> SearchConfig:
+    """Loads tuner_configs/NAME.yaml, or a path that ends in .yaml.
+
+    Raises:
+        ConfigurationError: No such file, or a key in it that cannot be used.
+    """
+    path: Path = SEARCHES.find(name)
+    return load(SearchConfig, path)
+
+
+def as_options(value: Any) -> list[Any]:
+    """The values that a searched parameter can take: one, a list's, or the ends of a range.
+
+    Raises:
+        ConfigurationError: A mapping that is no range, or an empty list.
+    """
+    if isinstance(value, dict):
+        found = as_range(value)
+        return [found.min, found.max]
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ConfigurationError("a list of values must not be empty")
+        return list(value)
+    return [value]
+
+
+def as_range(value: dict[str, Any]) -> Range:
+    """Reads `{min: ..., max: ..., sampling: ...}`. Raises pydantic's error as a ValueError."""
+    return Range.model_validate(value)

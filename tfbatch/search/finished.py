@@ -1,0 +1,98 @@
+"""A finished trial: what the journal keeps, one flat row each."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfbatch.configuration import Configuration
+from tfbatch.training.derived import Derived
+from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class FinishedTrial:
+    """One finished trial.
+
+    Attributes:
+        trial: Its name.
+        phase: What it was for.
+        status: How it ended.
+        seed: Its seed.
+        configuration: What it trained with.
+        learning_rate: The peak learning rate at its batch size (derived).
+        score: The objective's final value; None unless the status is "completed".
+        metrics: Final metrics.
+        examples: Examples trained on.
+        steps: Updates made.
+        seconds: Wall-clock seconds of the whole trial.
+        training_seconds: Seconds of training steps alone.
+        message: Why it diverged, or the traceback.
+        row: The journal's row.
+    """
+
+    trial: str
+    phase: Phase
+    status: Status
+    seed: int
+    configuration: Configuration
+    learning_rate: float
+    score: float | None
+    metrics: dict[str, float]
+    examples: int
+    steps: int
+    seconds: float
+    training_seconds: float
+    message: str
+    row: dict[str, Any]
+
+
+_METRIC = "metric_"
+
+
+def make_row(
+    spec: TrialSpec, derived: Derived, outcome: Outcome, *, score: float | None, finished_at: str
+) -> dict[str, Any]:
+    """The journal's row of a trial; every metric's key begins with `metric_`."""
+    return {
+        "trial": spec.trial,
+        "phase": spec.phase,
+        "status": outcome.status,
+        "score": score,
+        "learning_rate": derived.learning_rate,
+        **spec.configuration.flat(),
+        **{_METRIC + name: value for name, value in outcome.metrics.items()},
+        "seconds": round(outcome.seconds, 3),
+        "training_seconds": round(outcome.training_seconds, 3),
+        "examples": outcome.examples,
+        "total_examples": spec.total_examples,
+        "steps": outcome.steps,
+        "steps_per_epoch": derived.steps_per_epoch,
+        "warmup_examples": derived.warmup_examples,
+        "seed": spec.seed,
+        "finished_at": finished_at,
+        "message": outcome.message,
+    }
+
+
+def read_row(row: dict[str, Any]) -> FinishedTrial:
+    """The finished trial of a journal's row.
+
+    Raises:
+        ConfigurationError: Its configuration cannot be read.
+    """
+    metrics = {
+        key.removeprefix(_METRIC): float(value)
+        for key, value in row.items()
+        if key.startswith(_METRIC)
+    }
+    return FinishedTrial(
+        configuration=Configuration.from_flat(row),
+        metrics=metrics,
+        row=row,
+        **{
+            field.name: row[field.name]
+            for field in dataclasses.fields(FinishedTrial)
+            if field.name not in ("configuration", "metrics", "row")
+        },
+    )

@@ -1,0 +1,151 @@
+"""The search loop: baseline, then ask, run, tell."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import SearchError
+from tfbatch.search.clock import SearchClock
+from tfbatch.search.config import SearchConfig
+from tfbatch.search.finished import FinishedTrial
+from tfbatch.search.objective import Objective
+from tfbatch.search.oracles import AskTell
+from tfbatch.search.outcome_policy import told_score
+from tfbatch.search.progress import Progress
+from tfbatch.search.space import SearchSpace
+from tfbatch.search.trial_book import TrialBook
+from tfbatch.seeds import derive_seed
+
+BASELINE = "baseline"
+HOPELESS_AFTER = 3
+"""A search whose first trials all raise the same way is ended: the model cannot be trained."""
+
+
+class Search:
+    """One search.
+
+    Args:
+        config: The search's YAML.
+        space: Its space for the data set.
+        objective: The objective.
+        book: Runs trials and keeps them.
+        clock: The time limit.
+        seed: The run's seed.
+        untrained: The objective's value before any training.
+        progress: Told of the search's progress.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        *,
+        space: SearchSpace,
+        objective: Objective,
+        book: TrialBook,
+        clock: SearchClock,
+        seed: int,
+        untrained: float,
+        progress: Progress,
+    ):
+        self._config = config
+        self._space = space
+        self._objective = objective
+        self._book = book
+        self._clock = clock
+        self._seed = seed
+        self._untrained = untrained
+        self._progress = progress
+        self._scores: list[float] = []
+
+    def run(self, baseline: Configuration, *, stop_requested: Callable[[], bool]) -> None:
+        """Runs the baseline and the search's trials, as far as budget and time allow.
+
+        Trials of an earlier session are told to the oracle in their order and not run again.
+
+        Raises:
+            InterruptedTrialError: The running trial was asked to stop.
+            SearchError: The first trials all failed with an exception.
+        """
+        self._announce()
+        first = self._book.run(
+            BASELINE,
+            phase="baseline",
+            seed=derive_seed(self._seed, BASELINE),
+            configuration=baseline,
+        )
+        self._scores += [] if first.score is None else [first.score]
+        oracle = AskTell(
+            self._config.oracle,
+            space=self._space,
+            objective=self._objective,
+            seed=derive_seed(self._seed, "oracle"),
+        )
+        for number in range(1, self._config.max_trials + 1):
+            name = f"search-{number:04d}"
+            known = self._book.find(name)
+            if known is None and (stop_requested() or not self._another_fits()):
+                return
+            values = oracle.ask()
+            if values is None:
+                self._progress.say(f"Every configuration of the space was tried ({number - 1}).")
+                return
+            if known is not None and self._space.values(known.configuration) != values:
+                # Another version of a library proposes otherwise: what was measured stands.
+                oracle.replace(self._space.values(known.configuration))
+            trial = known or self._run(name, values)
+            self._tell(oracle, trial)
+            self._end_if_hopeless()
+
+    def confirmation_reserve(self) -> float:
+        """Seconds kept for verification."""
+        c = self._config.confirmation
+        return self._clock.confirmation_reserve(
+            self._book.seconds_of_trials(), (c.batch_sizes + 1) * c.seeds
+        )
+
+    def _run(self, name: str, values: dict[str, object]) -> FinishedTrial:
+        return self._book.run(
+            name,
+            phase="search",
+            seed=derive_seed(self._seed, name),
+            configuration=self._space.configuration(values),
+        )
+
+    def _tell(self, oracle: AskTell, trial: FinishedTrial) -> None:
+        oracle.tell(
+            told_score(
+                trial.score,
+                objective=self._objective,
+                untrained=self._untrained,
+                others=self._scores,
+            )
+        )
+        if trial.score is not None:
+            self._scores.append(trial.score)
+
+    def _another_fits(self) -> bool:
+        seconds = self._book.seconds_of_trials()
+        expected = statistics.median(seconds) if seconds else 0.0
+        return self._clock.fits(expected, reserve=self.confirmation_reserve())
+
+    def _end_if_hopeless(self) -> None:
+        trials = self._book.trials
+        if len(trials) >= HOPELESS_AFTER and all(
+            trial.status in ("error", "oom") for trial in trials
+        ):
+            raise SearchError(
+                f"The first {len(trials)} trials, the baseline among them, all failed; the last "
+                f"one ({trials[-1].status}):\n{trials[-1].message}"
+            )
+
+    def _announce(self) -> None:
+        done = len([t for t in self._book.trials if t.phase == "search"])
+        if self._book.trials:
+            self._progress.say(f"Continuing: {len(self._book.trials)} trials are in the journal.")
+        self._progress.begin(
+            done=done,
+            total=self._config.max_trials,
+            seconds_left=lambda: self._clock.left,
+        )

@@ -1,0 +1,79 @@
+"""The objective: which final metric is compared, and which way is better."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+from tfbatch.errors import InputError, did_you_mean
+
+Direction = Literal["min", "max"]
+_LARGER_IS_BETTER = ("accuracy", "auc", "precision", "recall", "f1", "iou")
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A metric's name as in Keras's logs, and its direction."""
+
+    name: str
+    direction: Direction
+
+    @classmethod
+    def parse(cls, text: str) -> Objective:
+        """Reads "val_loss", "val_accuracy:max", ...
+
+        The direction may be left out where the name says it (loss and error down; accuracy, AUC,
+        precision and recall up).
+
+        Raises:
+            InputError: A direction that is neither min nor max, or that has to be given.
+        """
+        name, _, direction = text.partition(":")
+        if direction in ("min", "max"):
+            return cls(name, "min" if direction == "min" else "max")
+        if direction or not name:
+            raise InputError(
+                f"`--objective` must be NAME, NAME:min or NAME:max. Received: {text!r}."
+            )
+        if any(word in name for word in _LARGER_IS_BETTER):
+            return cls(name, "max")
+        if "loss" in name or "error" in name:
+            return cls(name, "min")
+        raise InputError(
+            f"Whether `{name}` should be large or small cannot be told from its name. "
+            f"Write --objective={name}:min or --objective={name}:max."
+        )
+
+    def check(self, available: Collection[str]) -> None:
+        """Refuses a metric that the model does not have.
+
+        Raises:
+            InputError: With the names that there are.
+        """
+        if self.name not in available:
+            raise InputError(
+                f"The model has no metric `{self.name}`.{did_you_mean(self.name, available)} "
+                f"Available: {', '.join(sorted(available))}."
+            )
+
+    def better(self, first: float, second: float) -> bool:
+        """Whether the first value is better than the second."""
+        return first < second if self.direction == "min" else first > second
+
+    def worst(self, values: Collection[float]) -> float:
+        """The worst of some values."""
+        return max(values) if self.direction == "min" else min(values)
+
+    def of(self, metrics: Mapping[str, float]) -> float:
+        """The objective's value in a trial's final metrics."""
+        return metrics[self.name]
+
+    @property
+    def smallest_margin(self) -> float:
+        """Differences below this do not matter: half a point of accuracy; else nothing is known."""
+        return 0.005 if "accuracy" in self.name else 0.0
+
+    def __str__(self) -> str:
+        """The form that `parse` reads."""
+        return f"{self.name}:{self.direction}"

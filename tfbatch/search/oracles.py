@@ -1,0 +1,82 @@
+"""KerasTuner's oracles, asked and told directly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras_tuner
+import numpy as np
+
+from tfbatch.search.config import OracleChoice
+from tfbatch.search.objective import Objective
+from tfbatch.search.space import SearchSpace
+
+_TUNER_ID = "tfbatch"
+
+
+class _InMemory:
+    """Keeps an oracle from writing files: the run folder's journal is the only truth."""
+
+    def save(self) -> None:
+        """Writes nothing."""
+
+    def _save_trial(self, trial: Any) -> None:
+        """Writes nothing."""
+
+
+class _Random(_InMemory, keras_tuner.oracles.RandomSearchOracle):  # type: ignore[misc]
+    pass
+
+
+class _Bayesian(_InMemory, keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
+    pass
+
+
+class AskTell:
+    """One KerasTuner oracle behind `ask` and `tell`.
+
+    Args:
+        choice: Which oracle.
+        space: The search space.
+        objective: The objective.
+        seed: Positive (KerasTuner takes 0 for "random").
+    """
+
+    def __init__(
+        self, choice: OracleChoice, *, space: SearchSpace, objective: Objective, seed: int
+    ):
+        arguments: dict[str, Any] = {
+            "objective": keras_tuner.Objective(objective.name, objective.direction),
+            "max_trials": None,  # the loop counts: a larger budget must extend a search
+            "hyperparameters": space.hyperparameters(),
+            "allow_new_entries": False,
+            "seed": seed,
+        }
+        if choice.name == "bayesian":
+            arguments["num_initial_points"] = choice.initial_trials
+        self._objective = objective
+        oracles: dict[str, Any] = {"random": _Random, "bayesian": _Bayesian}
+        self._oracle = oracles[choice.name](**arguments)
+        self._oracle.verbose = 0
+        self._trial: Any = None
+
+    def ask(self) -> dict[str, Any] | None:
+        """Values of the active hyperparameters to try next; None when the space is exhausted."""
+        self._trial = self._oracle.create_trial(_TUNER_ID)
+        if self._trial.status == "STOPPED":
+            return None
+        return {
+            name: float(value) if isinstance(value, np.floating) else value
+            for name, value in self._trial.hyperparameters.values.items()
+            if self._trial.hyperparameters.is_active(name)
+        }
+
+    def replace(self, values: dict[str, Any]) -> None:
+        """Says that other values were tried than those that `ask` gave."""
+        self._trial.hyperparameters.values = values
+
+    def tell(self, score: float) -> None:
+        """Tells the finite score of what `ask` gave."""
+        self._oracle.update_trial(self._trial.trial_id, {self._objective.name: score})
+        self._trial.status = "COMPLETED"
+        self._oracle.end_trial(self._trial)

@@ -1,0 +1,204 @@
+"""What a user asks of a search; checked as far as possible without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from tfbatch.configuration import Configuration
+from tfbatch.durations import TrainingLength
+from tfbatch.errors import InputError
+from tfbatch.models import check_model_name
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.recipes import Baseline, Recipe, load_recipe
+from tfbatch.schema import Named, validate
+from tfbatch.search.config import SearchConfig, Space, load_search
+from tfbatch.search.objective import Objective
+from tfbatch.seeds import derive_seed
+
+DEFAULT_RUNS = "tfbatch_runs"
+"""Folder, in the current one, of all run folders that are not named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One search, resolved: every default filled in.
+
+    Attributes:
+        recipe: The data set.
+        model: The model's name or `package.module:function`, for names and messages.
+        search_name: Name of the search's YAML.
+        search: The search with all overrides.
+        objective: What is compared.
+        trial_length: Length of each trial.
+        baseline: The user's own batch size and learning rate.
+        seed: The run's seed.
+        max_minutes: Time limit, or None.
+        data_dir: The source's data folder, or None.
+        records_dir: Folder for records, or None.
+        run_dir: The run folder.
+        overwrite: Start anew.
+    """
+
+    recipe: Recipe
+    model: str
+    search_name: str
+    search: SearchConfig
+    objective: Objective
+    trial_length: TrainingLength
+    baseline: Baseline
+    seed: int
+    max_minutes: float | None
+    data_dir: Path | None
+    records_dir: Path | None
+    run_dir: Path
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        if self.max_minutes is not None and not (
+            self.max_minutes > 0 and math.isfinite(self.max_minutes)
+        ):
+            raise InputError(f"`max_minutes` must be > 0. Received: {self.max_minutes}.")
+        derive_seed(self.seed)
+
+    def baseline_configuration(self, scaling_rule: str) -> Configuration:
+        """The baseline as a configuration: constant learning rate, no warm-up."""
+        fixed = {
+            key: value
+            for key, value in self.search.space.optimizer.arguments.items()
+            if not isinstance(value, list | dict)
+        }
+        return Configuration(
+            batch_size=self.baseline.batch_size,
+            base_learning_rate=self.baseline.learning_rate,
+            base_batch_size=self.baseline.batch_size,
+            scaling_rule=scaling_rule,
+            schedule=Named(name="constant"),
+            optimizer=Named(name=self.search.space.optimizer.name, **fixed),
+        )
+
+    def identity(self, **more: Any) -> dict[str, Any]:
+        """Everything that makes two runs comparable."""
+        return {
+            "dataset": self.recipe.model_dump(mode="json", by_alias=True),
+            "model": self.model,
+            "search": self.search.model_dump(
+                mode="json", exclude={"max_trials", "description", "confirmation"}
+            ),
+            "objective": str(self.objective),
+            "trial_length": str(self.trial_length),
+            "baseline": self.baseline.model_dump(mode="json"),
+            "seed": self.seed,
+            **more,
+        }
+
+    def budget(self) -> dict[str, Any]:
+        """What may change when a run is continued."""
+        return {
+            "max_trials": self.search.max_trials,
+            "max_minutes": self.max_minutes,
+            "confirmation": self.search.confirmation.model_dump(mode="json"),
+        }
+
+
+def resolve_search(
+    search: SearchConfig,
+    *,
+    batch_sizes: list[int] | None = None,
+    optimizer: str | None = None,
+    max_trials: int | None = None,
+) -> SearchConfig:
+    """A search with a user's overrides, checked like a file.
+
+    Args:
+        search: The search of the YAML.
+        batch_sizes: Replaces the grid.
+        optimizer: Replaces the optimizer and its parameters by its defaults; unless the YAML says
+            otherwise, range and scaling rule follow.
+        max_trials: Replaces the number of trials.
+
+    Raises:
+        InputError: A value out of range, an unknown optimizer.
+    """
+    space = search.space.model_dump(mode="json")
+    if batch_sizes is not None:
+        space["batch_size"] = batch_sizes
+    if optimizer is not None and optimizer != search.space.optimizer.name:
+        OPTIMIZERS.check(optimizer)
+        space["optimizer"] = {"name": optimizer}
+    changed = search.model_dump(mode="json")
+    changed["space"] = validate(Space, space, where="--batch_sizes, --optimizer").model_dump(
+        mode="json"
+    )
+    if max_trials is not None:
+        changed["max_trials"] = max_trials
+    return validate(SearchConfig, changed, where="--max_trials")
+
+
+def parse_baseline(text: str, default: Baseline) -> Baseline:
+    """Reads "batch_size=128,learning_rate=0.05"; what is left out keeps its default.
+
+    Raises:
+        InputError: Another form, or a value out of range.
+    """
+    data: dict[str, Any] = default.model_dump()
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or key.strip() not in data:
+            raise InputError(
+                '`--baseline` must be written as "batch_size=128,learning_rate=0.05". '
+                f"Received: {text!r}."
+            )
+        data[key.strip()] = value.strip()
+    return validate(Baseline, data, where="--baseline")
+
+
+def make_request(
+    *,
+    dataset: str | Recipe,
+    model: str,
+    search: str,
+    objective: str | None,
+    trial_length: str | None,
+    baseline: str,
+    batch_sizes: list[int] | None,
+    optimizer: str | None,
+    max_trials: int | None,
+    max_minutes: float | None,
+    seed: int,
+    run_dir: Path | None,
+    data_dir: Path | None,
+    records_dir: Path | None,
+    overwrite: bool,
+    check_model: bool = True,
+) -> Request:
+    """Resolves everything that a user can ask, importing no TensorFlow.
+
+    Raises:
+        InputError: The first thing that cannot be used.
+    """
+    recipe = dataset if isinstance(dataset, Recipe) else load_recipe(dataset)
+    if check_model:
+        check_model_name(model)
+    chosen = load_search(search)
+    resolved = resolve_search(
+        chosen, batch_sizes=batch_sizes, optimizer=optimizer, max_trials=max_trials
+    )
+    name = "-".join((recipe.name, model.split(":")[-1].split(".")[-1], Path(search).stem))
+    return Request(
+        recipe=recipe,
+        model=model,
+        search_name=search,
+        search=resolved,
+        objective=Objective.parse(objective or recipe.objective),
+        trial_length=TrainingLength.parse(trial_length) if trial_length else recipe.trial_length,
+        baseline=parse_baseline(baseline, recipe.baseline),
+        seed=seed,
+        max_minutes=max_minutes,
+        data_dir=data_dir,
+        records_dir=records_dir,
+        run_dir=run_dir or Path(DEFAULT_RUNS) / name,
+        overwrite=overwrite,
+    )

@@ -1,0 +1,124 @@
+"""What `find_batch_size` returns and `python -m tfbatch.tune` prints."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from tfbatch.search.answer import Answer
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The result of a run.
+
+    Attributes:
+        run_dir: The run folder.
+        recommendation: What stands in recommendation.json: batch size, learning rate, schedule,
+            optimizer, metrics on validation and test, the baseline's, number of trials, seconds.
+        table: The table by batch size.
+        snippet: The recommended training as a script in plain Keras.
+        answer: The comparison that the recommendation rests on.
+        rows: The journal's rows.
+        interrupted: Whether somebody ended the run early.
+    """
+
+    run_dir: Path
+    recommendation: dict[str, Any]
+    table: Table
+    snippet: str
+    answer: Answer
+    rows: list[dict[str, Any]]
+    interrupted: bool
+
+    @property
+    def batch_size(self) -> int:
+        """The recommended batch size."""
+        return self.answer.recommended.configuration.batch_size
+
+    @property
+    def learning_rate(self) -> float:
+        """The recommended peak learning rate, at that batch size."""
+        return self.answer.recommended.learning_rate
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """One row for each finished trial, in the order of their end; see trials.jsonl."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    def summary(self) -> str:
+        """The recommendation beside the baseline, in a few lines."""
+        content = self.recommendation
+        lines = [
+            f"Recommended: batch size {self.batch_size}, learning rate {self.learning_rate:.4g}, "
+            f"{_schedule(content['schedule'])}, {_optimizer(content['optimizer'])}",
+            f"  {_figures(content)}",
+        ]
+        if content["baseline"]:
+            base = content["baseline"]
+            lines += [
+                f"Baseline:    batch size {base['batch_size']}, learning rate "
+                f"{base['learning_rate']:.4g}, constant",
+                f"  {_figures(base)}",
+            ]
+        else:
+            lines.append("Baseline:    did not complete")
+        return "\n".join([*lines, self._certainty()])
+
+    def _certainty(self) -> str:
+        choice = self.answer.choice
+        if choice is None:
+            return (
+                "Not verified on fresh seeds (no time or trials for it): the figures are of the "
+                "search itself, whose best result is too good on average."
+            )
+        recommended = next(c for c in choice.comparisons if c.key == choice.recommended)
+        tied = [c for c in choice.comparisons if c.tied]
+        if len(tied) == 1:
+            return "It has the best mean on fresh seeds, and no other one is tied with it."
+        interval = (
+            "" if recommended.half_width == float("inf") else f" ± {recommended.half_width:.4f}"
+        )
+        return (
+            f"{len(tied)} configurations are tied with the best on fresh seeds (behind by at most "
+            f"{choice.margin:.4f}); this is the fastest of them, behind the best mean by "
+            f"{recommended.deficit:.4f}{interval}."
+        )
+
+
+def _schedule(schedule: dict[str, Any]) -> str:
+    shown = {"name", "warmup_fraction", "warmup_examples", "total_examples"}
+    parts = [schedule["name"], *(f"{k} {v}" for k, v in schedule.items() if k not in shown)]
+    if schedule["warmup_fraction"]:
+        parts.append(f"warm-up {schedule['warmup_examples']:,} examples")
+    return f"{', '.join(parts)} over {schedule['total_examples']:,} examples"
+
+
+def _optimizer(optimizer: dict[str, Any]) -> str:
+    return " ".join([optimizer["name"], *(f"{k} {v}" for k, v in optimizer.items() if k != "name")])
+
+
+def _figures(content: dict[str, Any]) -> str:
+    parts = []
+    for split in ("validation", "test"):
+        metrics = content["metrics"][split]
+        if metrics is None:
+            parts.append(f"{split} not read")
+            continue
+        figures = ", ".join(f"{name} {_measured(value)}" for name, value in metrics.items())
+        parts.append(f"{split} {figures}")
+    seconds = content["training_seconds"]["mean"]
+    return "; ".join([*parts, f"{seconds:.1f} s of training"])
+
+
+def _measured(value: dict[str, Any]) -> str:
+    if value["standard_deviation"] is None:
+        return f"{value['mean']:.4f} (n={value['seeds']})"
+    return f"{value['mean']:.4f} ± {value['standard_deviation']:.4f} (n={value['seeds']})"

@@ -1,0 +1,205 @@
+"""Writes an answer down: recommendation.json, best.yaml, the best model; and a table to read."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.schema import write_yaml
+from tfbatch.search.answer import Answer, Contender, Measured
+from tfbatch.search.finished import FinishedTrial
+from tfbatch.search.objective import Objective
+from tfbatch.search.request import Request
+from tfbatch.training.derived import Derived
+
+TestMetrics = dict[str, dict[str, Measured]]
+"""Metrics on the test split, by the contender's key."""
+
+
+def recommendation(
+    answer: Answer,
+    derived: Derived,
+    *,
+    request: Request,
+    test: TestMetrics,
+    trials: int,
+    seconds: float,
+    status: str,
+) -> dict[str, Any]:
+    """The content of recommendation.json.
+
+    Args:
+        answer: The answer.
+        derived: Derived values of the recommended configuration.
+        request: What was asked.
+        test: Test metrics of the recommendation and the baseline; empty if not read.
+        trials: Number of trials in the journal.
+        seconds: Wall-clock seconds of all of them and of this session's other work.
+        status: "complete", or "interrupted" when somebody ended the run early.
+    """
+    c = answer.recommended.configuration
+    return {
+        "status": status,
+        "verified_on_fresh_seeds": answer.verified,
+        "objective": str(request.objective),
+        "batch_size": c.batch_size,
+        "learning_rate": derived.learning_rate,
+        "schedule": {
+            "name": c.schedule.name,
+            **c.schedule.arguments,
+            "warmup_fraction": c.warmup_fraction,
+            "warmup_examples": derived.warmup_examples,
+            "total_examples": derived.total_examples,
+        },
+        "optimizer": {"name": c.optimizer.name, **c.optimizer.arguments},
+        "metrics": _metrics(answer.recommended, test),
+        "training_seconds": _as_json(answer.recommended.training_seconds()),
+        "baseline": None
+        if answer.baseline is None
+        else {
+            "batch_size": answer.baseline.configuration.batch_size,
+            "learning_rate": answer.baseline.learning_rate,
+            "metrics": _metrics(answer.baseline, test),
+            "training_seconds": _as_json(answer.baseline.training_seconds()),
+        },
+        "evidence": sorted(
+            t.trial
+            for contender in (answer.recommended, answer.baseline)
+            if contender
+            for t in contender.trials
+        ),
+        "tied_with_best": []
+        if answer.choice is None
+        else [x.key for x in answer.choice.comparisons if x.tied],
+        "margin": None if answer.choice is None else answer.choice.margin,
+        "trials": trials,
+        "seconds": round(seconds, 1),
+    }
+
+
+def best_yaml(answer: Answer, *, request: Request) -> str:
+    """The content of best.yaml, which `python -m tfbatch.train --config` reads."""
+    reported = answer.recommended.validation()[request.objective.name]
+    content = {
+        "dataset": request.recipe.name,
+        "data_dir": str(request.data_dir) if request.data_dir else None,
+        "model": request.model,
+        "trial_length": str(request.trial_length),
+        "seed": answer.recommended.trials[0].seed,
+        "configuration": answer.recommended.configuration.model_dump(mode="json"),
+        "reported": {
+            "metric": request.objective.name,
+            "mean": reported.mean,
+            "deviation": None if math.isnan(reported.deviation) else reported.deviation,
+            "seeds": reported.seeds,
+        },
+    }
+    return write_yaml(content, comment="The recommended training: python -m tfbatch.train --config")
+
+
+def write_answer(folder: Path, content: dict[str, Any], best: str) -> None:
+    """Writes recommendation.json and best.yaml, each whole or not at all."""
+    write_whole(folder / "best.yaml", best)
+    write_whole(folder / "recommendation.json", json.dumps(content, indent=1) + "\n")
+
+
+def table_by_batch_size(trials: list[FinishedTrial], answer: Answer, objective: Objective) -> Table:
+    """One row for each batch size, and the baseline's."""
+    table = Table(title=f"By batch size ({objective.name}, {_better(objective)})")
+    for column in ("batch size", "trials", "best of search", "learning rate", "schedule"):
+        table.add_column(column, justify="left" if column == "schedule" else "right")
+    table.add_column("fresh seeds", justify="right")
+    table.add_column("train s", justify="right")
+    table.add_column("")
+    first = [t for t in trials if t.phase == "baseline"]
+    searched = [t for t in trials if t.phase == "search"]
+    groups = [("baseline", first)] if first else []
+    sizes = sorted({t.configuration.batch_size for t in searched})
+    groups += [(str(b), [t for t in searched if t.configuration.batch_size == b]) for b in sizes]
+    for name, group in groups:
+        table.add_row(*_row(name, group, answer, objective))
+    return table
+
+
+def _row(name: str, group: list[FinishedTrial], answer: Answer, objective: Objective) -> list[str]:
+    scored = sorted(
+        (t for t in group if t.score is not None),
+        key=lambda t: (t.score or 0.0) * (1 if objective.direction == "min" else -1),
+    )
+    shown = name if name != "baseline" else f"{group[0].configuration.batch_size} (baseline)"
+    if not scored:
+        ends = ", ".join(sorted({t.status for t in group}))
+        return [shown, str(len(group)), f"none ({ends})", "", "", "", "", ""]
+    best = next((t for t in scored if t.trial in answer.contenders), scored[0])
+    contender = answer.contenders.get(best.trial)
+    fresh, seconds = "", f"{best.training_seconds:.1f}"
+    if contender and answer.verified:
+        fresh = shown_as(contender.validation()[objective.name])
+        seconds = f"{contender.training_seconds().mean:.1f}"
+    return [
+        shown,
+        str(len(group)),
+        f"{best.score:.4f}",
+        f"{best.learning_rate:.3g}",
+        describe_schedule(best),
+        fresh,
+        seconds,
+        _mark(best.trial, answer),
+    ]
+
+
+def describe_schedule(trial: FinishedTrial) -> str:
+    """Such as "cosine, final_fraction 0.01, 3 % warm-up"."""
+    c = trial.configuration
+    parts = [c.schedule.name, *(f"{k} {v}" for k, v in c.schedule.arguments.items())]
+    if c.warmup_fraction:
+        parts.append(f"{c.warmup_fraction:.0%} warm-up")
+    return ", ".join(parts)
+
+
+def shown_as(measured: Measured) -> str:
+    """Such as "0.6812 ± 0.0034 (n=3)"."""
+    if measured.seeds == 1:
+        return f"{measured.mean:.4f} (n=1)"
+    return f"{measured.mean:.4f} ± {measured.deviation:.4f} (n={measured.seeds})"
+
+
+def _mark(key: str, answer: Answer) -> str:
+    marks = []
+    if key == answer.recommended.key:
+        marks.append("recommended")
+    if answer.choice:
+        marks += ["best mean"] if key == answer.choice.best else []
+        comparison = next((c for c in answer.choice.comparisons if c.key == key), None)
+        if comparison and comparison.tied and key != answer.choice.best:
+            marks.append("tied with best")
+        elif comparison and not comparison.tied:
+            marks.append(f"behind by {comparison.deficit:.4f}")
+    return ", ".join(marks)
+
+
+def _metrics(contender: Contender, test: TestMetrics) -> dict[str, Any]:
+    validation = {
+        name.removeprefix("val_"): _as_json(value)
+        for name, value in contender.validation().items()
+        if name.startswith("val_")
+    }
+    measured = test.get(contender.key)
+    return {
+        "validation": validation,
+        "test": None if measured is None else {k: _as_json(v) for k, v in measured.items()},
+    }
+
+
+def _as_json(measured: Measured) -> dict[str, Any]:
+    deviation = None if math.isnan(measured.deviation) else measured.deviation
+    return {"mean": measured.mean, "standard_deviation": deviation, "seeds": measured.seeds}
+
+
+def _better(objective: Objective) -> str:
+    return "higher is better" if objective.direction == "max" else "lower is better"

@@ -1,0 +1,74 @@
+"""What a user does next: the commands, and the recommended training in plain Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfbatch.configuration import Configuration
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.training.derived import Derived
+
+
+def keras_snippet(
+    configuration: Configuration,
+    derived: Derived,
+    *,
+    dataset: str,
+    data_dir: str | None,
+    model: str,
+    seed: int,
+) -> str:
+    """A whole script: data, model, schedule, `compile`, `fit`, `evaluate`.
+
+    Args:
+        configuration: The recommended configuration.
+        derived: Its derived values.
+        dataset: Name of the recipe.
+        data_dir: The source's data folder, or None.
+        model: A model's name or `package.module:function`.
+        seed: Seed of weights, order and augmentation.
+    """
+    module, function = model.split(":") if ":" in model else (f"tfbatch.models.{model}", "build")
+    where = f", data_dir={data_dir!r}" if data_dir else ""
+    batch_size = configuration.batch_size
+    return f"""\
+import keras
+import tfbatch
+from {module} import {function}
+
+data = tfbatch.load_data({dataset!r}{where})
+keras.utils.set_random_seed({seed})
+model = {function}(data.input_shape, data.num_classes)
+learning_rate = tfbatch.schedules.LearningRateInExamples(
+    {configuration.schedule.name!r},
+    learning_rate={derived.learning_rate!r},
+    batch_size={batch_size},
+    total_examples={derived.total_examples},
+    warmup_examples={derived.warmup_examples},
+    parameters={configuration.schedule.arguments!r},
+)
+model.compile(
+    optimizer={optimizer_call(configuration)},
+    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    metrics=["accuracy"],
+    jit_compile=False,
+)
+model.fit(
+    data.training(batch_size={batch_size}, seed={seed}, num_examples={derived.total_examples}),
+    epochs={derived.epochs},
+    steps_per_epoch={derived.steps_per_epoch},
+    validation_data=data.evaluation("validation"),
+    callbacks=[tfbatch.callbacks.StopAfterSteps({derived.steps})],
+    shuffle=False,  # the stream is shuffled already
+)
+print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
+"""
+
+
+def optimizer_call(configuration: Configuration) -> str:
+    """Such as "keras.optimizers.SGD(learning_rate, momentum=0.9)"."""
+    chosen = configuration.optimizer
+    module = OPTIMIZERS.load(chosen.name)
+    arguments: dict[str, Any] = {**module.PARAMETERS, **chosen.arguments}
+    written = "".join(f", {name}={value!r}" for name, value in arguments.items())
+    return f"keras.optimizers.{module.KERAS_NAME}(learning_rate{written})"

@@ -1,0 +1,155 @@
+"""The search space: the only place where hyperparameters are declared to KerasTuner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras_tuner
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.schema import Named
+from tfbatch.search.config import BatchSizeGrid, Range, Searched, Space, as_range
+
+
+class SearchSpace:
+    """A space for one data set: declares hyperparameters and turns their values into settings.
+
+    Args:
+        space: The space of the search's YAML.
+        num_examples: Size of the training split.
+
+    Raises:
+        InputError: A batch size that is larger than the training split, or an empty grid.
+    """
+
+    def __init__(self, space: Space, *, num_examples: int):
+        module = OPTIMIZERS.load(space.optimizer.name)
+        low, high = module.BASE_LEARNING_RATE
+        default = Range(min=low, max=high, sampling="log")
+        self.batch_sizes = _batch_sizes(space, num_examples)
+        self.scaling_rule = space.scaling_rule or module.SCALING_RULE
+        self._numbers: dict[str, Searched] = {
+            "base_learning_rate": (
+                default if space.base_learning_rate is None else space.base_learning_rate
+            ),
+            "learning_rate_octaves": space.learning_rate_octaves,
+            "warmup_fraction": space.warmup_fraction,
+        }
+        self._space = space
+        self._optimizer = {
+            f"optimizer_{key}": _searched(value) for key, value in space.optimizer.arguments.items()
+        }
+
+    def hyperparameters(self) -> keras_tuner.HyperParameters:
+        """Declares everything that is searched; a schedule's parameter is active only with it."""
+        hp = keras_tuner.HyperParameters()
+        if len(self.batch_sizes) > 1:
+            hp.Choice("batch_size", self.batch_sizes, ordered=True)
+        for name, value in {**self._numbers, **self._optimizer}.items():
+            _declare(hp, name, value)
+        names = [schedule.name for schedule in self._space.schedules]
+        if len(names) > 1:
+            hp.Choice("schedule", names)
+        for schedule in self._space.schedules:
+            searched = list(self._schedule_parameters(schedule))
+            if len(names) > 1 and searched:
+                with hp.conditional_scope("schedule", [schedule.name]):
+                    for key, value in searched:
+                        _declare(hp, f"schedule_{schedule.name}_{key}", value)
+            else:
+                for key, value in searched:
+                    _declare(hp, f"schedule_{schedule.name}_{key}", value)
+        return hp
+
+    def configuration(self, values: dict[str, Any]) -> Configuration:
+        """The configuration that a set of hyperparameter values means."""
+
+        def value_of(name: str, searched: Any) -> Any:
+            return searched if _is_fixed(searched) else values[name]
+
+        fallback = self._space.schedules[0].name
+        schedule = next(
+            s for s in self._space.schedules if s.name == values.get("schedule", fallback)
+        )
+        parameters = {
+            key: value_of(f"schedule_{schedule.name}_{key}", _searched(value))
+            for key, value in schedule.arguments.items()
+        }
+        optimizer = {
+            name.removeprefix("optimizer_"): value_of(name, searched)
+            for name, searched in self._optimizer.items()
+        }
+        return Configuration(
+            batch_size=int(values.get("batch_size", self.batch_sizes[0])),
+            base_batch_size=self._space.base_batch_size,
+            scaling_rule=self.scaling_rule,
+            schedule=Named(name=schedule.name, **parameters),
+            optimizer=Named(name=self._space.optimizer.name, **optimizer),
+            **{name: value_of(name, searched) for name, searched in self._numbers.items()},
+        )
+
+    def values(self, configuration: Configuration) -> dict[str, Any]:
+        """The inverse of `configuration`: the values of the active hyperparameters."""
+        flat = configuration.flat()
+        values: dict[str, Any] = {}
+        if len(self.batch_sizes) > 1:
+            values["batch_size"] = configuration.batch_size
+        for name, searched in {**self._numbers, **self._optimizer}.items():
+            if not _is_fixed(searched):
+                values[name] = flat[name]
+        if len(self._space.schedules) > 1:
+            values["schedule"] = configuration.schedule.name
+        schedule = next(s for s in self._space.schedules if s.name == configuration.schedule.name)
+        for key, _ in self._schedule_parameters(schedule):
+            values[f"schedule_{schedule.name}_{key}"] = configuration.schedule.arguments[key]
+        return values
+
+    def range_of(self, name: str) -> Searched:
+        """What is searched for one of the numbers, e.g. "base_learning_rate"."""
+        return self._numbers[name]
+
+    @property
+    def schedule_names(self) -> list[str]:
+        """The schedules that are searched."""
+        return [schedule.name for schedule in self._space.schedules]
+
+    @staticmethod
+    def _schedule_parameters(schedule: Named) -> Iterator[tuple[str, Searched]]:
+        for key, value in schedule.arguments.items():
+            searched = _searched(value)
+            if not _is_fixed(searched):
+                yield key, searched
+
+
+def _batch_sizes(space: Space, num_examples: int) -> list[int]:
+    if isinstance(space.batch_size, BatchSizeGrid):
+        return space.batch_size.sizes(num_examples)
+    too_large = [size for size in space.batch_size if size > num_examples]
+    if too_large:
+        raise InputError(
+            f"A batch size must not exceed the {num_examples} training examples. "
+            f"Received: {', '.join(map(str, too_large))}."
+        )
+    return sorted(set(space.batch_size))
+
+
+def _searched(value: Any) -> Any:
+    """A parameter's value as written in YAML, a mapping turned into a Range."""
+    return as_range(value) if isinstance(value, dict) else value
+
+
+def _is_fixed(searched: Any) -> bool:
+    if isinstance(searched, list | tuple):
+        return False
+    return not isinstance(searched, Range)
+
+
+def _declare(hp: keras_tuner.HyperParameters, name: str, searched: Any) -> None:
+    if isinstance(searched, Range):
+        hp.Float(name, searched.min, searched.max, sampling=searched.sampling)
+    elif isinstance(searched, list | tuple):
+        numeric = all(isinstance(value, int | float) for value in searched)
+        hp.Choice(name, list(searched), ordered=numeric)

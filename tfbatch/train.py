@@ -1,0 +1,69 @@
+"""Trains one configuration, also the best.yaml that tune writes.
+
+usage: python -m tfbatch.train --config=RUN/best.yaml [--output=model.keras]
+
+The metrics of the validation split are shown after each epoch, those of the test split at the end.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+from tfbatch.command_line import parse_flags, run_command
+from tfbatch.errors import InputError
+from tfbatch.training_config import TrainingConfig, load_training_config
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("config", None, "The configuration, e.g. RUN/best.yaml.", flag_values=FLAGS)
+flags.DEFINE_string("data_dir", None, "Folder with the source's data.", flag_values=FLAGS)
+flags.DEFINE_string("records_dir", None, "Folder for TFRecords.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "Where to save the model (.keras).", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "Replaces the configuration's seed.", 1, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "batch_size",
+    None,
+    "Replaces the batch size; the learning rate follows by the scaling rule.",
+    1,
+    flag_values=FLAGS,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parse_flags(FLAGS, arguments, usage=__doc__ or "")
+    if not FLAGS.config:
+        raise InputError("`--config` is required, such as --config=RUN/best.yaml.")
+    if FLAGS.output and not FLAGS.output.endswith(".keras"):
+        raise InputError(f"`--output` must end in .keras. Received: {FLAGS.output!r}.")
+    config = _with_flags(load_training_config(Path(FLAGS.config)))
+    from tfbatch.training.single import train_once
+
+    metrics = train_once(
+        config,
+        records_dir=Path(FLAGS.records_dir).expanduser() if FLAGS.records_dir else None,
+        output=Path(FLAGS.output) if FLAGS.output else None,
+    )
+    for split, values in metrics.items():
+        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    if config.reported:
+        print(f"reported by the search: {config.reported}")
+    return 0
+
+
+def _with_flags(config: TrainingConfig) -> TrainingConfig:
+    changes: dict[str, object] = {}
+    if FLAGS.data_dir:
+        changes["data_dir"] = FLAGS.data_dir
+    if FLAGS.seed is not None:
+        changes["seed"] = FLAGS.seed
+    if FLAGS.batch_size is not None:
+        changes["configuration"] = config.configuration.model_copy(
+            update={"batch_size": FLAGS.batch_size}
+        )
+    return config.model_copy(update=changes)
+
+
+if __name__ == "__main__":
+    run_command(main)

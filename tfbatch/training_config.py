@@ -1,0 +1,56 @@
+"""What one training is, as best.yaml describes it. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from tfbatch.configuration import Configuration
+from tfbatch.durations import TrainingLengthText
+from tfbatch.schema import Strict, load
+
+
+class Reported(Strict):
+    """What the search measured: mean and standard deviation over fresh seeds."""
+
+    metric: str
+    mean: float
+    deviation: float | None
+    seeds: int
+
+    def __str__(self) -> str:
+        """Such as "val_accuracy 0.6812 ± 0.0034 (n=3)"."""
+        deviation = "" if self.deviation is None else f" ± {self.deviation:.4f}"
+        return f"{self.metric} {self.mean:.4f}{deviation} (n={self.seeds})"
+
+
+class TrainingConfig(Strict):
+    """One training.
+
+    Attributes:
+        dataset: Name of a recipe, or a path of one.
+        data_dir: The source's data folder, or None.
+        model: A model's name or `package.module:function`.
+        trial_length: Length of the training.
+        seed: Seed of weights, order and augmentation.
+        configuration: What to train with.
+        reported: What to expect.
+    """
+
+    dataset: str
+    data_dir: str | None = None
+    model: str
+    trial_length: TrainingLengthText
+    seed: int = Field(ge=1)
+    configuration: Configuration
+    reported: Reported | None = None
+
+
+def load_training_config(path: Path) -> TrainingConfig:
+    """Loads one training's YAML.
+
+    Raises:
+        ConfigurationError: The file is absent, or a key in it cannot be used.
+    """
+    return load(TrainingConfig, path)

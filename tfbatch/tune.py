@@ -1,0 +1,141 @@
+"""Searches batch size jointly with learning rate and decay schedule, and recommends.
+
+usage: python -m tfbatch.tune [--dataset=cifar10] [--model=small_cnn] [--max_minutes=15] ...
+
+With no flags it runs scikit-learn's embedded digits: no download, minutes on two cores. The same
+command on the same run folder continues it; a larger budget extends it.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from tfbatch.command_line import StopSignal, library_noise_to, parse_flags, run_command
+from tfbatch.errors import InputError
+from tfbatch.finder import run_request
+from tfbatch.run_folder.folder import LOG, check_run_dir
+from tfbatch.search.progress import LiveProgress, Progress
+from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
+
+STARTED = time.monotonic()
+FLAGS = flags.FlagValues()
+
+
+def _text(name: str, default: str | None, text: str) -> None:
+    flags.DEFINE_string(name, default, text, flag_values=FLAGS)
+
+
+_text("dataset", "digits", "A data set: a recipe's name in pipelines/, or a path of one (.yaml).")
+_text("data_dir", None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR.")
+_text("records_dir", None, "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.")
+_text("model", "small_cnn", "A model of tfbatch/models, or package.module:function.")
+_text("search", "joint", "A search of tuner_configs/, or a path of one (.yaml).")
+_text("objective", None, "METRIC, METRIC:min or METRIC:max, by its final value. Default: recipe's.")
+_text(
+    "trial_length", None, 'Length of a trial, e.g. "5 epochs", "200_000 examples". Default: recipe.'
+)
+_text("baseline", "", 'What you train with now, e.g. "batch_size=128,learning_rate=0.05".')
+_text("optimizer", None, "sgd, adam, adamw. Default: the search's.")
+_text("run_dir", None, f"The run folder. Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH.")
+flags.DEFINE_list(
+    "batch_sizes", None, "Batch sizes to search. Default: the search's.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "max_trials", None, "Trials of the search. Default: the search's.", 1, flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "max_minutes", None, "Time limit, verification and the end included.", flag_values=FLAGS
+)
+flags.DEFINE_integer("seed", 1, "Everything random derives from it.", 0, flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
+)
+
+
+def request_from_flags() -> Request:
+    """The request that the parsed flags make; imports no TensorFlow.
+
+    Raises:
+        InputError: A flag that cannot be used.
+    """
+    return make_request(
+        dataset=FLAGS.dataset,
+        model=FLAGS.model,
+        search=FLAGS.search,
+        objective=FLAGS.objective,
+        trial_length=FLAGS.trial_length,
+        baseline=FLAGS.baseline,
+        batch_sizes=None if FLAGS.batch_sizes is None else _integers(FLAGS.batch_sizes),
+        optimizer=FLAGS.optimizer,
+        max_trials=FLAGS.max_trials,
+        max_minutes=FLAGS.max_minutes,
+        seed=FLAGS.seed,
+        run_dir=_path(FLAGS.run_dir),
+        data_dir=_path(FLAGS.data_dir),
+        records_dir=_path(FLAGS.records_dir),
+        overwrite=FLAGS.overwrite,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parse_flags(FLAGS, arguments, usage=__doc__ or "")
+    request = request_from_flags()
+    run_dir = check_run_dir(request.run_dir)
+    with StopSignal() as stop, library_noise_to(run_dir / LOG) as (out, _):
+        out.print(f"Run folder: {run_dir}", soft_wrap=True, highlight=False)
+        progress = LiveProgress(out) if out.is_terminal else Progress(out)
+        try:
+            result = run_request(
+                request, None, progress=progress, stop_requested=stop, started=STARTED
+            )
+        finally:
+            progress.end()
+        out.print(result.table)
+        _say(out, result.summary())
+        _say(out, f"\nIn plain Keras:\n\n{result.snippet}")
+        _say(out, _next_steps(result.run_dir, arguments))
+        return stop.exit_code
+
+
+def _next_steps(run_dir: Path, arguments: list[str]) -> str:
+    kept = [a for a in arguments if not a.replace("-", "_").startswith("__max_trials")]
+    again = " ".join(["python -m tfbatch.tune", *kept])
+    return (
+        "Next:\n"
+        f"  python -m tfbatch.train --config={run_dir / 'best.yaml'}\n"
+        f"  tensorboard --logdir={run_dir / 'tensorboard'}    (HPARAMS shows every trial)\n"
+        f"  {again} --max_trials=N    (a larger N searches further)\n"
+        f"Written: {', '.join(_written(run_dir))} in {run_dir}"
+    )
+
+
+def _written(run_dir: Path) -> list[str]:
+    names = ("recommendation.json", "best.yaml", "best.keras", "trials.jsonl", "config.json", LOG)
+    return [name for name in names if (run_dir / name).exists()]
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _integers(texts: list[str]) -> list[int]:
+    try:
+        return [int(text) for text in texts]
+    except ValueError as error:
+        raise InputError(
+            f'`--batch_sizes` must be whole numbers, such as "32,64,128". '
+            f"Received: {','.join(texts)!r}."
+        ) from error
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+if __name__ == "__main__":
+    run_command(main)
