@@ -32,7 +32,7 @@ def declare_columns(
     batch_sizes: Choices = tuple(space.batch_sizes)
     columns = [
         Column("batch_size", "batch size", "Examples in one update.", batch_sizes),
-        Column("learning_rate", "learning rate", "Peak, at this batch size (derived)."),
+        Column("learning_rate", "learning rate", "Peak, at this batch size (derived).", Interval()),
         Column("schedule", "schedule", "Decay schedule.", tuple(space.schedule_names)),
         _number(space, "warmup_fraction", "warm-up", "Share of the training that is warm-up."),
         _number(space, "base_learning_rate", "base rate", "Learning rate at the base batch size."),
@@ -70,4 +70,4 @@ def _number(space: SearchSpace, name: str, shown: str, description: str) -> Colu
         return Column(name, shown, description, Interval(searched.min, searched.max))
     if isinstance(searched, tuple):
         return Column(name, shown, description, searched)
-    return Column(name, shown, description)
+    return Column(name, shown, description, Interval())
