@@ -83,7 +83,7 @@ def find_batch_size(
         )
     request = make_request(
         dataset=data,
-        model=str(build_model) if named else getattr(build_model, "__qualname__", "model"),
+        model=str(build_model) if named else _reference(build_model),
         search=search,
         objective=objective,
         trial_length=trial_length,
@@ -132,3 +132,9 @@ def run_request(
     return run_search(
         request, build_model, progress=progress, stop_requested=stop_requested, started=started
     )
+
+
+def _reference(build_model: Any) -> str:
+    """`package.module:function` of a function, as `--model` takes it."""
+    name = getattr(build_model, "__qualname__", type(build_model).__qualname__)
+    return f"{getattr(build_model, '__module__', '__main__')}:{name}"

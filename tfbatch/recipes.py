@@ -105,10 +105,15 @@ class Normalization(Strict):
 
 
 class Baseline(Strict):
-    """What an untuned project would use; the first trial of every search."""
+    """What an untuned project would use; the first trial of every search.
+
+    Attributes:
+        batch_size: Keras's default.
+        learning_rate: None for the Keras default of the optimizer.
+    """
 
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=0.01, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
 
 
 class Recipe(Strict):

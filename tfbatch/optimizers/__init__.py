@@ -1,7 +1,7 @@
 """Optimizers a search can use, one file each.
 
 A file holds `KERAS_NAME` (the class in keras.optimizers), `BASE_LEARNING_RATE` (lowest and
-highest: the range searched at the base batch size),
+highest: the range searched at the base batch size), `DEFAULT_LEARNING_RATE` (Keras's own),
 `SCALING_RULE` (its default rule), `PARAMETERS` (the names that `build` takes, with defaults) and
 `build(learning_rate, **parameters)`, which returns a Keras optimizer.
 """

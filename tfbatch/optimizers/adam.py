@@ -8,6 +8,7 @@ import keras
 
 KERAS_NAME = "Adam"
 BASE_LEARNING_RATE = (1e-4, 1e-2)
+DEFAULT_LEARNING_RATE = 0.001
 SCALING_RULE = "square_root"
 PARAMETERS = {"beta_1": 0.9, "beta_2": 0.999}
 

@@ -39,6 +39,10 @@ def declare_columns(
         _number(space, "learning_rate_octaves", "octaves", "Offset from the rule, factors of two."),
         Column("phase", "phase", "What the trial is for.", ("baseline", "search", "confirmation")),
     ]
+    columns += [
+        Column(name, name.replace("_", " "), "Only with some schedules.", Interval())
+        for name in space.parameter_names()
+    ]
     shown = [Metric(objective.name, objective.direction)]
     shown += [
         Metric(name, "max" if "accuracy" in name else "min" if "loss" in name else None)

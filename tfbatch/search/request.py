@@ -28,7 +28,8 @@ class Request:
 
     Attributes:
         recipe: The data set.
-        model: The model's name or `package.module:function`, for names and messages.
+        dataset: Its name, or the path of its recipe.
+        model: The model's name, or `package.module:function`.
         search_name: Name of the search's YAML.
         search: The search with all overrides.
         objective: What is compared.
@@ -43,6 +44,7 @@ class Request:
     """
 
     recipe: Recipe
+    dataset: str
     model: str
     search_name: str
     search: SearchConfig
@@ -65,6 +67,7 @@ class Request:
 
     def baseline_configuration(self, scaling_rule: str) -> Configuration:
         """The baseline as a configuration: constant learning rate, no warm-up."""
+        module = OPTIMIZERS.load(self.search.space.optimizer.name)
         fixed = {
             key: value
             for key, value in self.search.space.optimizer.arguments.items()
@@ -72,7 +75,7 @@ class Request:
         }
         return Configuration(
             batch_size=self.baseline.batch_size,
-            base_learning_rate=self.baseline.learning_rate,
+            base_learning_rate=self.baseline.learning_rate or module.DEFAULT_LEARNING_RATE,
             base_batch_size=self.baseline.batch_size,
             scaling_rule=scaling_rule,
             schedule=Named(name="constant"),
@@ -115,8 +118,7 @@ def resolve_search(
     Args:
         search: The search of the YAML.
         batch_sizes: Replaces the grid.
-        optimizer: Replaces the optimizer and its parameters by its defaults; unless the YAML says
-            otherwise, range and scaling rule follow.
+        optimizer: Replaces the optimizer, its parameters, range and scaling rule by its defaults.
         max_trials: Replaces the number of trials.
 
     Raises:
@@ -128,6 +130,7 @@ def resolve_search(
     if optimizer is not None and optimizer != search.space.optimizer.name:
         OPTIMIZERS.check(optimizer)
         space["optimizer"] = {"name": optimizer}
+        space["base_learning_rate"] = space["scaling_rule"] = None  # meant for the other one
     changed = search.model_dump(mode="json")
     changed["space"] = validate(Space, space, where="--batch_sizes, --optimizer").model_dump(
         mode="json"
@@ -189,6 +192,7 @@ def make_request(
     name = "-".join((recipe.name, model.split(":")[-1].split(".")[-1], Path(search).stem))
     return Request(
         recipe=recipe,
+        dataset=_dataset_text(dataset),
         model=model,
         search_name=search,
         search=resolved,
@@ -202,3 +206,10 @@ def make_request(
         run_dir=run_dir or Path(DEFAULT_RUNS) / name,
         overwrite=overwrite,
     )
+
+
+def _dataset_text(dataset: str | Recipe) -> str:
+    """What finds the recipe again, from any folder."""
+    if isinstance(dataset, Recipe):
+        return dataset.name
+    return str(Path(dataset).resolve()) if dataset.endswith((".yaml", ".yml")) else dataset

@@ -17,6 +17,7 @@ from tfbatch.search.objective import Objective
 from tfbatch.search.request import Request
 from tfbatch.training.derived import Derived
 
+RECOMMENDATION = "recommendation.json"
 TestMetrics = dict[str, dict[str, Measured]]
 """Metrics on the test split, by the contender's key."""
 
@@ -86,7 +87,7 @@ def best_yaml(answer: Answer, *, request: Request) -> str:
     """The content of best.yaml, which `python -m tfbatch.train --config` reads."""
     reported = answer.recommended.validation()[request.objective.name]
     content = {
-        "dataset": request.recipe.name,
+        "dataset": request.dataset,
         "data_dir": str(request.data_dir) if request.data_dir else None,
         "model": request.model,
         "trial_length": str(request.trial_length),
@@ -105,7 +106,7 @@ def best_yaml(answer: Answer, *, request: Request) -> str:
 def write_answer(folder: Path, content: dict[str, Any], best: str) -> None:
     """Writes recommendation.json and best.yaml, each whole or not at all."""
     write_whole(folder / "best.yaml", best)
-    write_whole(folder / "recommendation.json", json.dumps(content, indent=1) + "\n")
+    write_whole(folder / RECOMMENDATION, json.dumps(content, indent=1) + "\n")
 
 
 def table_by_batch_size(trials: list[FinishedTrial], answer: Answer, objective: Objective) -> Table:

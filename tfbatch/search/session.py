@@ -26,6 +26,7 @@ from tfbatch.search.loop import Search
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
 from tfbatch.search.result import Result
+from tfbatch.search.results import RECOMMENDATION
 from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
@@ -99,7 +100,7 @@ class _Run:
         self.progress = progress
         self.stop_requested = stop_requested
         self.total_examples = request.trial_length.examples(workload.data.num_examples("train"))
-        spent = sum(row["seconds"] for row in folder.journal.rows)
+        spent = self._spent_seconds()
         self.clock = SearchClock(
             request.max_minutes, spent_seconds=spent + time.monotonic() - started
         )
@@ -135,6 +136,13 @@ class _Run:
         answer = find_answer(self._candidates(), book=self.book, objective=self.request.objective)
         test = {} if interrupted else self._test_metrics(answer)
         return self._finish(answer, test, interrupted=interrupted)
+
+    def _spent_seconds(self) -> float:
+        """What earlier sessions used: their trials, and if one came to an end, all its work."""
+        trials = sum(row["seconds"] for row in self.folder.journal.rows)
+        path = self.folder.path / RECOMMENDATION
+        recorded = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
+        return float(max(trials, recorded))
 
     def derive(self, configuration: Configuration) -> Derived:
         """Derived values of a configuration, for this run's length of trials."""
@@ -188,7 +196,7 @@ class _Run:
 
     def _known_answer(self, answer: Answer) -> results.TestMetrics | None:
         """The test metrics of an earlier session, if its answer rests on the same trials."""
-        path = self.folder.path / "recommendation.json"
+        path = self.folder.path / RECOMMENDATION
         if not path.exists() or not (self.folder.path / "best.keras").exists():
             return None
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -231,7 +239,7 @@ class _Run:
             snippet=keras_snippet(
                 first.configuration,
                 derived,
-                dataset=self.request.recipe.name,
+                dataset=self.request.dataset,
                 data_dir=str(self.request.data_dir) if self.request.data_dir else None,
                 model=self.request.model,
                 seed=first.seed,

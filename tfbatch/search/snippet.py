@@ -28,13 +28,13 @@ def keras_snippet(
         model: A model's name or `package.module:function`.
         seed: Seed of weights, order and augmentation.
     """
-    module, function = model.split(":") if ":" in model else (f"tfbatch.models.{model}", "build")
+    imported, function = _model_import(model)
     where = f", data_dir={data_dir!r}" if data_dir else ""
     batch_size = configuration.batch_size
     return f"""\
 import keras
 import tfbatch
-from {module} import {function}
+{imported}
 
 data = tfbatch.load_data({dataset!r}{where})
 keras.utils.set_random_seed({seed})
@@ -63,6 +63,16 @@ model.fit(
 )
 print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
 """
+
+
+def _model_import(model: str) -> tuple[str, str]:
+    """The line that imports a builder, and the builder's name in the script."""
+    if ":" not in model:
+        return f"from tfbatch.models.{model} import build", "build"
+    module, function = model.split(":")
+    if module == "__main__" or not function.isidentifier():
+        return f"# build_model is your own {function}", "build_model"
+    return f"from {module} import {function}", function
 
 
 def optimizer_call(configuration: Configuration) -> str:

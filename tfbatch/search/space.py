@@ -111,6 +111,17 @@ class SearchSpace:
         """What is searched for one of the numbers, e.g. "base_learning_rate"."""
         return self._numbers[name]
 
+    def parameter_names(self) -> list[str]:
+        """Flat names of the searched numbers of schedules and optimizer."""
+        names = [
+            f"schedule_{key}"
+            for schedule in self._space.schedules
+            for key, value in self._schedule_parameters(schedule)
+            if isinstance(value, Range) or not isinstance(value[0], str)  # type: ignore[index]
+        ]
+        searched = (name for name, value in self._optimizer.items() if not _is_fixed(value))
+        return list(dict.fromkeys([*names, *searched]))
+
     @property
     def schedule_names(self) -> list[str]:
         """The schedules that are searched."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError, TfbatchError
 from tfbatch.training.workload import Workload
 
 
@@ -15,8 +17,15 @@ def untrained_metrics(workload: Workload, configuration: Configuration) -> dict[
     Raises:
         InputError: The model cannot be used.
     """
-    model = workload.compiled(configuration, total_examples=1, seed=1)
-    return evaluate(model, workload, "validation")
+    try:
+        model = workload.compiled(configuration, total_examples=1, seed=1)
+        return evaluate(model, workload, "validation")
+    except TfbatchError:
+        raise
+    except Exception as error:  # of the user's own code: shown whole, before any trial
+        raise InputError(
+            f"The model cannot be built and evaluated:\n{traceback.format_exc()}"
+        ) from error
 
 
 def evaluate_weights(
