@@ -8,6 +8,7 @@ command on the same run folder continues it; a larger budget extends it.
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -95,19 +96,20 @@ def main(arguments: list[str]) -> int:
             )
         finally:
             progress.end()
+        # The answer comes last: it is what the terminal shows when the run is over.
+        _say(out, f"\nThe recommendation in plain Keras:\n\n{result.snippet}")
         out.print(result.table)
         _say(out, result.summary())
-        _say(out, f"\nIn plain Keras:\n\n{result.snippet}")
         _say(out, _next_steps(result.run_dir, arguments))
         return stop.exit_code
 
 
 def _next_steps(run_dir: Path, arguments: list[str]) -> str:
     kept = [a for a in arguments if not a.replace("-", "_").startswith("__max_trials")]
-    again = " ".join(["python -m tfbatch.tune", *kept])
+    again = f"python -m tfbatch.tune {shlex.join(kept)}".rstrip()
     return (
-        "Next:\n"
-        f"  python -m tfbatch.train --config={run_dir / 'best.yaml'}\n"
+        "\nNext:\n"
+        f"  python -m tfbatch.train --config={shlex.quote(str(run_dir / 'best.yaml'))}\n"
         f"  tensorboard --logdir={run_dir / 'tensorboard'}    (HPARAMS shows every trial)\n"
         f"  {again} --max_trials=N    (a larger N searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"

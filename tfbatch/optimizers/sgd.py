@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 KERAS_NAME = "SGD"
-BASE_LEARNING_RATE = (1.5e-3, 0.1)
+BASE_LEARNING_RATE = (1e-3, 0.05)
 DEFAULT_LEARNING_RATE = 0.01
 SCALING_RULE = "linear"
 PARAMETERS = {"momentum": 0.9, "weight_decay": 0.0}

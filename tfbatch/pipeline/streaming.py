@@ -9,6 +9,7 @@ import tensorflow as tf
 from tfbatch.pipeline.batches import PARALLEL_CALLS
 from tfbatch.records.codec import decode_batch
 from tfbatch.records.manifest import Manifest
+from tfbatch.seeds import derive_seed
 
 SHUFFLE_BUFFER = 10_000
 _CYCLE_LENGTH = 16
@@ -35,19 +36,10 @@ class StreamingSplit:
         order of the records depends on the seed alone, not on the batch size.
         """
         steps = -(-(stop - start) // batch_size)
-        files = tf.data.Dataset.from_tensor_slices(self._files)
+        epochs = tf.data.Dataset.range(start // self.num_examples, -(-stop // self.num_examples))
         records = (
-            files.shuffle(len(self._files), seed=seed, reshuffle_each_iteration=True)
-            .interleave(
-                tf.data.TFRecordDataset,
-                cycle_length=min(_CYCLE_LENGTH, len(self._files)),
-                block_length=16,
-                num_parallel_calls=PARALLEL_CALLS,
-                deterministic=True,
-            )
-            .shuffle(min(SHUFFLE_BUFFER, self.num_examples), seed=seed + 1)
-            .repeat()
-            .skip(start)
+            epochs.flat_map(lambda epoch: self._epoch(epoch, seed))
+            .skip(start % self.num_examples)
             .take(stop - start)
         )
 
@@ -58,6 +50,24 @@ class StreamingSplit:
         dataset = records.batch(batch_size).enumerate()
         parsed = dataset.map(parse, num_parallel_calls=PARALLEL_CALLS)
         return parsed.apply(tf.data.experimental.assert_cardinality(steps))
+
+    def _epoch(self, epoch: tf.Tensor, seed: int) -> tf.data.Dataset:
+        """The records of one epoch, in an order that depends on `seed` and `epoch` alone."""
+        # Of this function's graph only: tf.data mixes the program's global seed in otherwise.
+        tf.compat.v1.set_random_seed(derive_seed(seed, "records"))
+        cycle_length = min(_CYCLE_LENGTH, len(self._files))
+        files = tf.data.Dataset.from_tensor_slices(self._files)
+        return (
+            files.shuffle(len(self._files), seed=2 * epoch)
+            .interleave(
+                tf.data.TFRecordDataset,
+                cycle_length=cycle_length,
+                block_length=16,
+                num_parallel_calls=min(PARALLEL_CALLS, cycle_length),
+                deterministic=True,
+            )
+            .shuffle(min(SHUFFLE_BUFFER, self.num_examples), seed=2 * epoch + 1)
+        )
 
     def in_order(self, *, batch_size: int) -> tf.data.Dataset:
         """Yields (images, labels) of the whole split once, in the order of the records."""

@@ -73,7 +73,7 @@ class Journal:
         """Reads all whole lines; returns the number of bytes that they take."""
         whole = data.rfind(b"\n") + 1
         for number, row in enumerate(parse_lines(data[:whole], str(self.path)), start=1):
-            if self.find(row.get("trial", "")):
+            if self.find(row["trial"]):
                 raise RunFolderError(
                     f"{self.path}: line {number} repeats the trial {row['trial']}: the file was "
                     "changed by hand or by two runs. Remove one of the lines."
@@ -100,6 +100,11 @@ def parse_lines(data: bytes, where: str) -> Iterator[Row]:
             raise RunFolderError(
                 f"{where}: line {number} has another schema version than {SCHEMA_VERSION}. Use the "
                 "tfbatch that wrote it, or start anew with --overwrite."
+            )
+        if not isinstance(row.get("trial"), str):
+            raise RunFolderError(
+                f"{where}: line {number} is damaged: it names no trial. Remove the line (its trial "
+                "runs again), or start anew with --overwrite."
             )
         yield row
 

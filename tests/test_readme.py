@@ -1,0 +1,72 @@
+"""README's code blocks are run, its YAML is loaded, its commands are parsed."""
+
+import re
+import shlex
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tfbatch.prepare
+import tfbatch.train
+import tfbatch.tune
+from tfbatch.command_line import parse_flags
+from tfbatch.recipes import load_recipe
+from tfbatch.schedules import SCHEDULES, ScheduleFamily
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def blocks(language):
+    return [text for name, text in BLOCKS if name == language]
+
+
+def ids(texts):
+    return [next(line for line in text.splitlines() if line.strip())[:40] for text in texts]
+
+
+SCRIPTS = [text for text in blocks("python") if "class Family" not in text]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for text in blocks("sh")
+    for line in text.splitlines()
+    if line.startswith("python -m tfbatch.")
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=ids(SCRIPTS))
+def test_python_block_runs(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFBATCH_RECORDS_DIR", str(tmp_path / "records"))
+    exec(compile(script, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_schedule_of_the_readme_is_a_schedule_family():
+    (text,) = (text for text in blocks("python") if "class Family" in text)
+    module = types.ModuleType("readme_schedule")
+    exec(compile(text, "README.md", "exec"), module.__dict__)
+    family = module.Family(final_fraction=0.01)
+    assert isinstance(family, ScheduleFamily)
+    np.testing.assert_allclose(family.factor(np.array([0.0, 0.5, 1.0]), np), [1.0, 0.1, 0.01])
+
+
+def test_the_recipe_of_the_readme_is_a_recipe(tmp_path):
+    (text,) = (text for text in blocks("yaml") if "source:" in text)
+    (tmp_path / "fashion_mnist.yaml").write_text(text, encoding="utf-8")
+    recipe = load_recipe("fashion_mnist", recipe_dir=tmp_path)
+    assert recipe.features.image.shape == (28, 28, 1)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_the_readme_has_known_flags(command):
+    _, _, module, *arguments = shlex.split(command)
+    parse_flags(vars(tfbatch)[module.removeprefix("tfbatch.")].FLAGS, arguments, usage="")
+
+
+def test_every_schedule_that_the_readme_names_exists():
+    (named,) = re.findall(r"With it go schedule \((.*?)\)", README)
+    assert sorted(re.findall(r"`(\w+)`", named)) == [
+        name for name in SCHEDULES.names() if name != "_family"
+    ]
