@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from tfbatch.errors import InputError
 from tfbatch.schema import Strict
 
-_PATTERN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*(epochs?|examples?)\s*")
+_PATTERN = re.compile(r"\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?)\s*(epochs?|examples?)\s*")
 
 
 class TrainingLength(Strict):
@@ -25,7 +26,7 @@ class TrainingLength(Strict):
         unit: "epochs" (passes over the training split) or "examples".
     """
 
-    amount: float
+    amount: float = Field(gt=0)
     unit: Literal["epochs", "examples"]
 
     @classmethod
@@ -36,7 +37,7 @@ class TrainingLength(Strict):
             InputError: Another form, a count of steps, or an amount that is not positive.
         """
         match = _PATTERN.fullmatch(str(text))
-        if not match or float(match[1]) <= 0:
+        if not match or not 0 < float(match[1]) < math.inf:
             hint = (
                 " Steps are not allowed: they change with the batch size."
                 if ("step" in str(text))
@@ -56,15 +57,11 @@ class TrainingLength(Strict):
 
     def __str__(self) -> str:
         """The form that `parse` reads."""
-        return (
-            f"{self.amount:g} {self.unit}"
-            if self.amount < 1e6
-            else (f"{int(self.amount)} {self.unit}")
-        )
+        return f"{Decimal(repr(self.amount)).normalize():f} {self.unit}"
 
 
 def _read(value: object) -> object:
-    return TrainingLength.parse(value) if isinstance(value, str) else value
+    return value if isinstance(value, (TrainingLength, dict)) else TrainingLength.parse(str(value))
 
 
 TrainingLengthText = Annotated[

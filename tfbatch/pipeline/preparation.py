@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
+import tensorflow as tf
 
+from tfbatch.errors import DataError
 from tfbatch.pipeline.batches import make_augment
 from tfbatch.recipes import Example, Recipe
 from tfbatch.records.manifest import FILE_NAME
 from tfbatch.records.splitting import StratifiedAssignment
 from tfbatch.records.writer import write_records
-from tfbatch.sources import make_source
+from tfbatch.sources import SourceBase, make_source
 
 Progress = Callable[[str, int, int], None]
 """Called with (split of the source, examples done, examples in all)."""
@@ -71,7 +73,15 @@ def _assigned(
         total = source.num_examples(origin, data_dir)
         carved = recipe.splits.carved if split == "train" else {}
         assignment = StratifiedAssignment(carved, rest=split)
-        for done, (key, example) in enumerate(source.examples(origin, data_dir), start=1):
+        for done, (key, example) in enumerate(_read(source, origin, data_dir), start=1):
             yield assignment.assign(example["label"]), key, example
             if progress and (done % 1000 == 0 or done == total):
                 progress(origin, done, total)
+
+
+def _read(source: SourceBase, split: str, data_dir: Path | None) -> Iterator[tuple[str, Example]]:
+    """A source's examples; what goes wrong in reading them is not the records folder's fault."""
+    try:
+        yield from source.examples(split, data_dir)
+    except (OSError, tf.errors.OpError) as error:
+        raise DataError(f"The source's split `{split}` cannot be read: {error}") from error

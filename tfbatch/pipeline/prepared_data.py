@@ -15,6 +15,7 @@ from tfbatch.pipeline.streaming import StreamingSplit
 from tfbatch.recipes import Recipe, load_recipe
 from tfbatch.records.manifest import Manifest, read_manifest
 from tfbatch.records.reader import find_damage, read_split
+from tfbatch.seeds import LARGEST_SEED
 
 RESIDENT_SHARE = 0.25
 """Decoded data up to this share of the machine's memory is kept resident."""
@@ -67,7 +68,7 @@ class PreparedData:
 
         Args:
             batch_size: Examples in a batch, 1 to the number of training examples.
-            seed: Non-negative.
+            seed: From 0 to 2**31 - 1.
             num_examples: Length of the whole stream, in examples.
             start: Examples to leave out at the beginning, to continue a stream.
 
@@ -76,7 +77,7 @@ class PreparedData:
             int32 [batch]).
 
         Raises:
-            InputError: A batch size or a length out of range.
+            InputError: A batch size, a seed or a length out of range.
         """
         available = self.num_examples("train")
         if not 1 <= batch_size <= available:
@@ -88,6 +89,8 @@ class PreparedData:
             raise InputError(
                 f"`0 <= start < num_examples` must hold. Received: {start=}, {num_examples=}."
             )
+        if not 0 <= seed <= LARGEST_SEED:
+            raise InputError(f"`seed` must be from 0 to {LARGEST_SEED}. Received: {seed}.")
         augment = make_augment(self.recipe, seed=seed)
         stream = self._split("train").training(
             batch_size=batch_size, seed=seed, start=start, stop=num_examples

@@ -92,6 +92,8 @@ def _batches(
             if done > shard.num_examples:
                 break
             yield images, labels
+    except tf.errors.NotFoundError as error:
+        raise RecordError(path, None, "the file is absent, the manifest lists it") from error
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         raise _first_damage(path, manifest, error) from error
     if done != shard.num_examples:

@@ -9,10 +9,10 @@ from fractions import Fraction
 class StratifiedAssignment:
     """Assigns each example of a stream to a split, so that each class is divided alike.
 
-    Of every class with n examples, a split with fraction f gets floor(n * f), spread evenly over
-    the stream. The stream's order does not depend on what an example shows (a contract of
-    sources), so the choice is a random one, it is the same each time, and it needs neither a
-    second pass nor memory that grows with the data.
+    Of every class with n examples, the first split with its fraction f gets floor(n * f) and each
+    further one floor(n * f) or one more, spread evenly over the stream. The stream's order does
+    not depend on what an example shows (a contract of sources), so the choice is a random one, it
+    is the same each time, and it needs neither a second pass nor memory that grows with the data.
 
     Args:
         fractions: Share of each carved split, e.g. {"test": 0.2, "validation": 0.2}.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -132,19 +132,20 @@ def _deal(spool: _Spool, recipe: Recipe, split: str) -> tuple[Shard, ...]:
 @contextlib.contextmanager
 def _partial_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder`, whose lock lives exactly as long as this process."""
-    partial = Path(tempfile.mkdtemp(prefix=f".partial-{folder.name}-", dir=folder.parent))
+    partial = folder.parent / f".partial-{folder.name}-{secrets.token_hex(4)}"
     lock = filelock.FileLock(f"{partial}.lock")
-    with lock:
+    with lock:  # before there is a folder: one without a held lock is a leftover
         try:
+            partial.mkdir()
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    Path(lock.lock_file).unlink(missing_ok=True)
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _remove_leftovers(folder: Path) -> None:
     """Removes the temporary folders of killed runs: those whose lock nobody holds."""
-    for partial in folder.parent.glob(".partial-*[!k]"):
+    for partial in folder.parent.glob(".partial-*"):
         if not partial.is_dir():
             continue
         lock = filelock.FileLock(f"{partial}.lock", timeout=0)

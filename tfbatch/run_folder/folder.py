@@ -16,7 +16,7 @@ from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.journal import Journal
 
 LOG = "tensorflow.log"
-_LOCK, _SETTINGS = ".lock", "config.json"
+_LOCK, _SETTINGS, _JOURNAL = ".lock", "config.json", "trials.jsonl"
 _KEPT = (_LOCK, LOG)
 
 
@@ -98,24 +98,22 @@ class RunFolder:
         self._lock.release()
 
     def _open(self) -> None:
+        check_run_dir(self.path)
         if self._overwrite:
             self._clear()
         settings = self.path / _SETTINGS
         if settings.exists():
             self._compare(settings)
-        else:
-            check_run_dir(self.path)
         write_whole(
             settings, json.dumps({"identity": self._identity, "budget": self._budget}, indent=1)
         )
         self.weights.mkdir(exist_ok=True)
-        self.journal = Journal(self.path / "trials.jsonl")
+        self.journal = Journal(self.path / _JOURNAL)
 
     def _clear(self) -> None:
-        if not (self.path / _SETTINGS).exists():
-            return  # nothing of ours: never delete it
-        for entry in self.path.iterdir():
-            if entry.is_dir():
+        # The settings go last: a run that is killed here must still know the folder as its own.
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == _SETTINGS):
+            if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             elif entry.name not in _KEPT:
                 entry.unlink()
@@ -123,7 +121,7 @@ class RunFolder:
     def _compare(self, settings: Path) -> None:
         try:
             before = json.loads(settings.read_text(encoding="utf-8"))["identity"]
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             raise RunFolderError(
                 f"{settings} is damaged: {error}. Start anew with --overwrite."
             ) from error
@@ -151,7 +149,7 @@ def check_run_dir(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-        ours = (path / _SETTINGS).exists() or all(
+        ours = _is_run(path) or all(
             p.name.startswith(".") or p.name in _KEPT for p in path.iterdir()
         )
     except OSError as error:
@@ -161,10 +159,22 @@ def check_run_dir(path: Path) -> Path:
         ) from error
     if not ours:
         raise InputError(
-            f"{path} holds files but no run of tfbatch (no {_SETTINGS}). "
+            f"{path} holds files but no run of tfbatch (no {_SETTINGS} of its own). "
             "Choose another folder with --run_dir=DIR."
         )
     return path
+
+
+def _is_run(path: Path) -> bool:
+    """Whether tfbatch began the folder: `config.json` alone is a name that anybody uses."""
+    settings = path / _SETTINGS
+    if not settings.exists():
+        return False
+    try:
+        content = json.loads(settings.read_text(encoding="utf-8"))
+    except ValueError:  # damaged
+        return (path / _JOURNAL).exists()
+    return isinstance(content, dict) and content.keys() >= {"identity", "budget"}
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[str]:

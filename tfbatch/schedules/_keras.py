@@ -60,7 +60,9 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
     ):
         _require(learning_rate > 0, "`learning_rate` must be > 0", learning_rate=learning_rate)
         _require(batch_size >= 1, "`batch_size` must be >= 1", batch_size=batch_size)
-        _require(total_examples >= 1, "`total_examples` must be >= 1", total=total_examples)
+        _require(
+            total_examples >= 1, "`total_examples` must be >= 1", total_examples=total_examples
+        )
         _require(
             0 <= warmup_examples <= total_examples,
             "`0 <= warmup_examples <= total_examples` must hold",

@@ -6,8 +6,10 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+import threadpoolctl
 
 from tfbatch.search.config import OracleChoice
+from tfbatch.search.initial_design import spread_points
 from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
 
@@ -59,12 +61,26 @@ class AskTell:
         self._oracle = oracles[choice.name](**arguments)
         self._oracle.verbose = 0
         self._trial: Any = None
+        # A Gaussian process knows nothing before its first points: they are spread, not drawn.
+        self._first = (
+            spread_points(space.hyperparameters(), count=choice.initial_trials, seed=seed)
+            if choice.name == "bayesian"
+            else []
+        )
 
     def ask(self) -> dict[str, Any] | None:
-        """Values of the active hyperparameters to try next; None when the space is exhausted."""
-        self._trial = self._oracle.create_trial(_TUNER_ID)
+        """Values of the active hyperparameters to try next; None when the space is exhausted.
+
+        The Bayesian oracle's first points are spread over the space (see initial_design).
+        """
+        # One thread: for so few points more threads only wait for one another (three times slower
+        # beside a busy core), and the proposal would depend on their number.
+        with threadpoolctl.threadpool_limits(1):
+            self._trial = self._oracle.create_trial(_TUNER_ID)
         if self._trial.status == "STOPPED":
             return None
+        if self._first:
+            self.replace(self._first.pop(0))
         return {
             name: float(value) if isinstance(value, np.floating) else value
             for name, value in self._trial.hyperparameters.values.items()

@@ -11,7 +11,8 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.schema import Named
-from tfbatch.search.config import BatchSizeGrid, Range, Searched, Space, as_range
+from tfbatch.search.config import BatchSizeGrid, Range, Searched, Space, as_options, as_range
+from tfbatch.training.workload import make_optimizer
 
 
 class SearchSpace:
@@ -22,7 +23,8 @@ class SearchSpace:
         num_examples: Size of the training split.
 
     Raises:
-        InputError: A batch size that is larger than the training split, or an empty grid.
+        InputError: A batch size that is larger than the training split, an empty grid, or what the
+            optimizer does not take.
     """
 
     def __init__(self, space: Space, *, num_examples: int):
@@ -39,6 +41,7 @@ class SearchSpace:
             "warmup_fraction": space.warmup_fraction,
         }
         self._space = space
+        _check_optimizer(space.optimizer)
         self._optimizer = {
             f"optimizer_{key}": _searched(value) for key, value in space.optimizer.arguments.items()
         }
@@ -147,9 +150,25 @@ def _batch_sizes(space: Space, num_examples: int) -> list[int]:
     return sorted(set(space.batch_size))
 
 
+def _check_optimizer(optimizer: Named) -> None:
+    """Tries every end of every range: a typing error must not wait for the trials."""
+    for key, value in optimizer.arguments.items():
+        for option in as_options(value):
+            named = Named(name=optimizer.name, **{key: option})
+            make_optimizer(Configuration(batch_size=1, base_learning_rate=1, optimizer=named), 1.0)
+
+
 def _searched(value: Any) -> Any:
-    """A parameter's value as written in YAML, a mapping turned into a Range."""
-    return as_range(value) if isinstance(value, dict) else value
+    """A parameter's value as written in YAML: a mapping is a Range, whole numbers become floats.
+
+    (KerasTuner refuses a choice between 0 and 0.1, of two types.)
+    """
+    if isinstance(value, dict):
+        return as_range(value)
+    if isinstance(value, list | tuple):
+        return [_searched(option) for option in value]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole else value
 
 
 def _is_fixed(searched: Any) -> bool:

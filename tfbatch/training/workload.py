@@ -100,7 +100,7 @@ def make_optimizer(configuration: Configuration, learning_rate: Any) -> Any:
     """Makes a configuration's optimizer with a learning rate or schedule.
 
     Raises:
-        InputError: An unknown optimizer or parameter.
+        InputError: An unknown optimizer or parameter, or a value that it refuses.
     """
     chosen = configuration.optimizer
     module = OPTIMIZERS.load(chosen.name)
@@ -111,7 +111,16 @@ def make_optimizer(configuration: Configuration, learning_rate: Any) -> Any:
                 f"{did_you_mean(key, module.PARAMETERS)} "
                 f"Available: {', '.join(module.PARAMETERS)}."
             )
-    return module.build(learning_rate, **chosen.arguments)
+    # Keras refuses a momentum of 0 that is not 0.0.
+    numbers = {k: float(v) if isinstance(v, int) else v for k, v in chosen.arguments.items()}
+    for key, value in numbers.items():
+        if not isinstance(value, float):
+            raise InputError(f"`{key}` of {chosen.name} must be a number. Received: {value!r}.")
+    try:
+        return module.build(learning_rate, **numbers)
+    except ValueError as error:
+        shown = ", ".join(f"{key}={value!r}" for key, value in numbers.items())
+        raise InputError(f"{chosen.name} refuses {shown}: {error}") from error
 
 
 def find_model_builder(name: str) -> BuildModel:

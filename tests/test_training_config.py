@@ -1,0 +1,102 @@
+"""What `python -m tfbatch.train --config` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfbatch.configuration import Configuration
+from tfbatch.durations import TrainingLength
+from tfbatch.errors import ConfigurationError
+from tfbatch.schema import Named, write_yaml
+from tfbatch.training_config import Reported, TrainingConfig, load_training_config
+
+WRITTEN: dict[str, Any] = {
+    "dataset": "digits",
+    "data_dir": None,
+    "model": "small_cnn",
+    "trial_length": "2.5 epochs",
+    "seed": 2031897783,
+    "configuration": {
+        "batch_size": 64,
+        "base_learning_rate": 0.043469928537507245,
+        "scaling_rule": "linear",
+        "learning_rate_octaves": -0.5,
+        "schedule": {"name": "wsd", "cooldown": 0.1},
+        "optimizer": {"name": "sgd", "momentum": 0.9},
+    },
+    "reported": {"metric": "val_loss", "mean": 1.798, "deviation": 0.1587, "seeds": 3},
+}
+
+
+def load(folder: Path, data: dict[str, Any]) -> TrainingConfig:
+    path = folder / "best.yaml"
+    path.write_text(write_yaml(data, comment="a comment"))
+    return load_training_config(path)
+
+
+def test_a_written_training_is_read_exactly(tmp_path: Path) -> None:
+    config = load(tmp_path, WRITTEN)
+
+    assert config == TrainingConfig(
+        dataset="digits",
+        model="small_cnn",
+        trial_length=TrainingLength(amount=2.5, unit="epochs"),
+        seed=2031897783,
+        configuration=Configuration(
+            batch_size=64,
+            base_learning_rate=0.043469928537507245,
+            learning_rate_octaves=-0.5,
+            schedule=Named(name="wsd", cooldown=0.1),
+            optimizer=Named(name="sgd", momentum=0.9),
+        ),
+        reported=Reported(metric="val_loss", mean=1.798, deviation=0.1587, seeds=3),
+    )
+    assert load(tmp_path, config.model_dump(mode="json")) == config
+
+
+def test_what_is_optional_may_be_left_out(tmp_path: Path) -> None:
+    needed = {k: v for k, v in WRITTEN.items() if k not in ("data_dir", "reported")}
+    config = load(tmp_path, needed)
+
+    assert (config.data_dir, config.reported) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sead": 1}, r"sead: is not a known key\. Did you mean `seed`\?"),
+        ({"seed": 0}, r"seed: .*greater than or equal to 1\. Received: 0"),
+        ({"trial_length": "100 steps"}, r"trial_length: .*Steps are not allowed"),
+        ({"trial_length": "0 epochs"}, r"trial_length: .*positive number"),
+        ({"model": None}, r"model: .*string"),
+        ({"configuration": {"batch_size": 64}}, r"configuration\.base_learning_rate: is required"),
+        (
+            {"configuration": {**WRITTEN["configuration"], "batchsize": 1}},
+            r"configuration\.batchsize: is not a known key\. Did you mean `batch_size`\?",
+        ),
+        ({"reported": {"metric": "val_loss"}}, r"reported\.mean: is required"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_wrong_key_is_named_with_its_file(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=rf"best\.yaml: {message}"):
+        load(tmp_path, WRITTEN | change)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.yaml: cannot be read: No such file"):
+        load_training_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("deviation", "shown"),
+    [(0.00341, "val_loss 0.6812 ± 0.0034 (n=3)"), (None, "val_loss 0.6812 (n=3)")],
+    ids=["seeds", "one seed"],
+)
+def test_what_was_reported_is_shown_with_its_spread(deviation: float | None, shown: str) -> None:
+    assert str(Reported(metric="val_loss", mean=0.68123, deviation=deviation, seeds=3)) == shown
