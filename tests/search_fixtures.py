@@ -8,8 +8,7 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.schema import Named
-from tfbatch.search.config import OracleChoice, SearchConfig, Space
+from tfbatch.search.config import SearchConfig
 from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.derived import Derived, derive
@@ -22,7 +21,8 @@ ACCURACY = Objective("val_accuracy", "max")
 BASELINE = Configuration(batch_size=32, base_learning_rate=0.01)
 
 
-def make_space(**changes: Any) -> SearchSpace:
+def make_config(*, oracle: str = "random", max_trials: int = 8, **space: Any) -> SearchConfig:
+    """A search of at most 3 * 2 * 4 combinations for each learning rate."""
     written: dict[str, Any] = {
         "batch_size": [16, 32, 64],
         "base_learning_rate": {"min": 0.001, "max": 1.0, "sampling": "log"},
@@ -31,16 +31,18 @@ def make_space(**changes: Any) -> SearchSpace:
         "schedules": [{"name": "linear"}, {"name": "wsd", "cooldown": [0.1, 0.2, 0.3]}],
         "optimizer": {"name": "sgd", "momentum": 0.9},
     }
-    return SearchSpace(Space.model_validate(written | changes), num_examples=NUM_EXAMPLES)
-
-
-def make_config(space: SearchSpace, *, oracle: str = "random", max_trials: int = 8) -> SearchConfig:
-    return SearchConfig(
-        description="for tests",
-        oracle=OracleChoice.model_validate({"name": oracle, "initial_trials": 3}),
-        max_trials=max_trials,
-        space=space.space,
+    return SearchConfig.model_validate(
+        {
+            "description": "for tests",
+            "oracle": {"name": oracle, "initial_trials": 3},
+            "max_trials": max_trials,
+            "space": written | space,
+        }
     )
+
+
+def make_space(**changes: Any) -> SearchSpace:
+    return SearchSpace(make_config(**changes).space, num_examples=NUM_EXAMPLES)
 
 
 def small_derive(configuration: Configuration) -> Derived:
@@ -68,7 +70,3 @@ def completed(spec: TrialSpec, loss: float, *, seconds: float = 2.0) -> Outcome:
 
 def open_folder(path: Path) -> RunFolder:
     return RunFolder(path, identity={}, budget={})
-
-
-def named(text: str, **arguments: Any) -> Named:
-    return Named(name=text, **arguments)

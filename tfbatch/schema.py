@@ -38,6 +38,8 @@ class Named(pydantic.BaseModel):
 
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
+_LONGEST_RECEIVED = 120
+"""Characters of what was received that a message shows; a whole file would hide the message."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -118,7 +120,9 @@ def _explain(model: type[pydantic.BaseModel], item: Any, where: str) -> str:
     if item["type"] == "missing":
         return f"{where}: {key}: is required."
     message = item["msg"].removeprefix("Value error, ").rstrip(".")
-    received = "" if "Received" in message else f" Received: {item['input']!r}."
+    received = f" Received: {item['input']!r}."
+    if "Received" in message or len(received) > _LONGEST_RECEIVED:
+        received = ""
     return f"{where}: {key + ': ' if key else ''}{message}.{received}"
 
 

@@ -13,7 +13,9 @@ class StopAfterSteps(keras.callbacks.Callback):  # type: ignore[misc]
     """Stops `fit` after a number of updates.
 
     A budget in examples is rarely a whole number of epochs of equal steps. Letting the dataset run
-    out instead makes Keras warn, and adds a phantom iteration to the optimizer.
+    out instead makes Keras warn, and adds a phantom iteration to the optimizer. A model compiled
+    with `steps_per_execution=k` can only be stopped between executions: at the first multiple of k
+    that is not less than `steps`.
 
     Example:
         ```python

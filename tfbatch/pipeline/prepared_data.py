@@ -32,6 +32,7 @@ class PreparedData:
         resident_share: Share of the machine's memory that decoded data may take.
 
     Raises:
+        InputError: An augmentation that is unknown, or parameters that it does not take.
         DataError: The records are absent or damaged.
     """
 
@@ -42,6 +43,7 @@ class PreparedData:
         self.resident = self._decoded_bytes() <= resident_share * psutil.virtual_memory().total
         self._splits: dict[str, ResidentSplit | StreamingSplit] = {}
         self._normalize = make_normalize(recipe)
+        make_augment(recipe, seed=0)  # a misspelt augmentation is refused now, not in each trial
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

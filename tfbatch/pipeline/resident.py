@@ -63,7 +63,7 @@ class ResidentSplit:
         )
 
     def _permutation(self, epoch: tf.Tensor, seed: int) -> tf.Tensor:
-        # Not tf.random.experimental.stateless_shuffle: with neighbouring seeds its permutations
+        # Not tf.random.experimental.index_shuffle: with neighbouring seeds its permutations
         # are far from uniform (tests/test_traps.py). Sorting 64 random bits is.
         bits = tf.random.stateless_uniform(
             [self.num_examples],

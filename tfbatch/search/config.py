@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.scaling_rules import SCALING_RULES
 from tfbatch.schedules import SCHEDULES, make_family
-from tfbatch.schema import Named, Strict, load
+from tfbatch.schema import Named, Strict, load, validate
 from tfbatch.yaml_folder import YamlFolder
 
 SEARCHES = YamlFolder("tuner_configs", kind="search", variable="TFBATCH_SEARCH_DIR")
@@ -32,8 +32,18 @@ class Range(Strict):
         return self
 
 
+def _form(value: object) -> str:
+    """Which form is meant: without it, an error would list what is wrong with every other one."""
+    if isinstance(value, dict | Range):
+        return "range"
+    return "list" if isinstance(value, list | tuple) else "value"
+
+
 Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
-Searched = float | Numbers | Range
+Searched = Annotated[
+    Annotated[float, Tag("value")] | Annotated[Numbers, Tag("list")] | Annotated[Range, Tag("range")],
+    Discriminator(_form),
+]
 """One value (not searched), a list of values, or a range."""
 
 
@@ -60,13 +70,24 @@ class BatchSizeGrid(Strict):
         return sizes
 
 
+def _batch_size_form(value: object) -> str:
+    return "range" if isinstance(value, dict | BatchSizeGrid) else "list"
+
+
+BatchSizes = Annotated[
+    Annotated[BatchSizeGrid, Tag("range")]
+    | Annotated[tuple[int, ...], Field(min_length=1), Tag("list")],
+    Discriminator(_batch_size_form),
+]
+
+
 class Space(Strict):
     """What is searched; see tfbatch.configuration for the meaning of each.
 
     `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule.
     """
 
-    batch_size: BatchSizeGrid | Annotated[tuple[int, ...], Field(min_length=1)] = BatchSizeGrid()
+    batch_size: BatchSizes = BatchSizeGrid()
     base_batch_size: int = Field(default=32, ge=1)
     base_learning_rate: Searched | None = None
     scaling_rule: str | None = None
@@ -82,17 +103,31 @@ class Space(Strict):
             raise ValueError("schedules: each schedule may be listed once")
         for schedule in self.schedules:
             SCHEDULES.check(schedule.name)
-            options = {key: as_options(value) for key, value in schedule.arguments.items()}
-            for key, values in options.items():  # every end of every range must be allowed
-                for value in values:
-                    make_family(schedule.name, **{key: value})
+            for key, value in schedule.arguments.items():
+                where = f"schedule {schedule.name}: {key}"
+                for option in as_options(value, where=where):
+                    make_family(schedule.name, **{key: option})
         if self.scaling_rule is not None:
             SCALING_RULES.check(self.scaling_rule)
         OPTIMIZERS.check(self.optimizer.name)
-        for value in self.optimizer.arguments.values():
-            as_options(value)
+        for key, value in self.optimizer.arguments.items():
+            as_options(value, where=f"optimizer {self.optimizer.name}: {key}")
+        return self
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Space:
         if isinstance(self.batch_size, tuple) and min(self.batch_size) < 1:
-            raise ValueError("batch_size: every batch size must be >= 1")
+            raise ValueError(
+                f"batch_size: every batch size must be >= 1. Received: {min(self.batch_size)}"
+            )
+        for value in _ends(self.base_learning_rate):
+            if value <= 0:
+                raise ValueError(f"base_learning_rate: every value must be > 0. Received: {value}")
+        for value in _ends(self.warmup_fraction):
+            if not 0 <= value <= 1:
+                raise ValueError(
+                    f"warmup_fraction: every value must be in [0, 1]. Received: {value}"
+                )
         return self
 
 
@@ -135,22 +170,38 @@ def load_search(name: str) -> SearchConfig:
     return load(SearchConfig, path)
 
 
-def as_options(value: Any) -> list[Any]:
+def as_options(value: Any, *, where: str) -> list[Any]:
     """The values that a searched parameter can take: one, a list's, or the ends of a range.
+
+    Args:
+        value: As written in YAML.
+        where: The parameter's name, for messages.
 
     Raises:
         ConfigurationError: A mapping that is no range, or an empty list.
     """
     if isinstance(value, dict):
-        found = as_range(value)
+        found = as_range(value, where=where)
         return [found.min, found.max]
     if isinstance(value, list | tuple):
         if not value:
-            raise ConfigurationError("a list of values must not be empty")
+            raise ConfigurationError(f"{where}: a list of values must not be empty")
         return list(value)
     return [value]
 
 
-def as_range(value: dict[str, Any]) -> Range:
-    """Reads `{min: ..., max: ..., sampling: ...}`. Raises pydantic's error as a ValueError."""
-    return Range.model_validate(value)
+def as_range(value: dict[str, Any], *, where: str = "range") -> Range:
+    """Reads `{min: ..., max: ..., sampling: ...}`.
+
+    Raises:
+        ConfigurationError: It is none; the message begins with `where`.
+    """
+    return validate(Range, value, where=where)
+
+
+def _ends(searched: Searched | None) -> tuple[float, ...]:
+    if isinstance(searched, Range):
+        return searched.min, searched.max
+    if isinstance(searched, tuple):
+        return searched
+    return () if searched is None else (searched,)

@@ -23,7 +23,7 @@ def spread_points(
         seed: Seed of the scrambling.
 
     Returns:
-        Values of the active hyperparameters, one dictionary for each point.
+        Values of the active hyperparameters, one dictionary for each point, all different.
     """
     space = hyperparameters.space
     if not space:
@@ -36,5 +36,6 @@ def spread_points(
         for hyperparameter, place in zip(space, row, strict=True):
             if all(c.is_active(values) for c in hyperparameter.conditions):
                 values[hyperparameter.name] = hyperparameter.prob_to_value(place)
-        points.append(values)
+        if values not in points:  # a space of a few choices has fewer
+            points.append(values)
     return points

@@ -29,13 +29,13 @@ class Objective:
         Raises:
             InputError: A direction that is neither min nor max, or that has to be given.
         """
-        name, _, direction = text.partition(":")
-        if direction in ("min", "max"):
-            return cls(name, "min" if direction == "min" else "max")
-        if direction or not name:
+        name, colon, direction = text.partition(":")
+        if not name or (colon and direction not in ("min", "max")):
             raise InputError(
                 f"`--objective` must be NAME, NAME:min or NAME:max. Received: {text!r}."
             )
+        if colon:
+            return cls(name, "min" if direction == "min" else "max")
         if any(word in name for word in _LARGER_IS_BETTER):
             return cls(name, "max")
         if "loss" in name or "error" in name:

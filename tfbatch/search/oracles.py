@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras_tuner
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 import threadpoolctl
 
 from tfbatch.search.config import OracleChoice
@@ -31,7 +33,17 @@ class _Random(_InMemory, keras_tuner.oracles.RandomSearchOracle):  # type: ignor
 
 
 class _Bayesian(_InMemory, keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
-    pass
+    def populate_space(self, trial_id: str) -> Any:
+        """Never the same twice: without a continuous parameter KerasTuner repeats its favourite."""
+        if not self.hyperparameters.space:  # one configuration, nothing to model
+            return self._random_populate_space()
+        with warnings.catch_warnings():
+            # A flat objective has no length scale: expected, and nobody can act on it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            proposal = super().populate_space(trial_id)
+        if proposal["values"] is not None and self._duplicate(proposal["values"]):
+            return self._random_populate_space()
+        return proposal
 
 
 class AskTell:

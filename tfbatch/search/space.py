@@ -153,7 +153,7 @@ def _batch_sizes(space: Space, num_examples: int) -> list[int]:
 def _check_optimizer(optimizer: Named) -> None:
     """Tries every end of every range: a typing error must not wait for the trials."""
     for key, value in optimizer.arguments.items():
-        for option in as_options(value):
+        for option in as_options(value, where=f"optimizer {optimizer.name}: {key}"):
             named = Named(name=optimizer.name, **{key: option})
             make_optimizer(Configuration(batch_size=1, base_learning_rate=1, optimizer=named), 1.0)
 

@@ -1,0 +1,77 @@
+"""Data that many tests share. Nothing here needs a network, and nothing writes outside tmp."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+import numpy as np
+import pytest
+
+from tfbatch.recipes import Recipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def records_dir(tmp_path_factory):
+    """The records folder of the whole session, never the user's cache."""
+    folder = tmp_path_factory.mktemp("records")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFBATCH_RECORDS_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def digits(records_dir):
+    """The embedded digits, prepared once."""
+    from tfbatch.pipeline import load_data
+
+    return load_data("digits", records_dir=records_dir)
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir():
+    """The folder of TensorFlow Datasets that holds cifar10/."""
+    asked = os.environ.get("TFDS_DATA_DIR")
+    if not asked or not (Path(asked).expanduser() / "cifar10").is_dir():
+        pytest.skip("set TFDS_DATA_DIR to a TensorFlow Datasets folder that holds cifar10/")
+    return Path(asked).expanduser()
+
+
+@pytest.fixture(scope="session")
+def make_recipe():
+    """Makes the recipe of the data set tiny: 3 classes, images of 4 x 6 x 3, stored raw."""
+
+    def make(**changes):
+        written = {
+            "name": "tiny",
+            "description": "numbered images",
+            "source": {"name": "digits"},
+            "splits": {"train": "train", "validation": "held_out", "test": "test"},
+            "features": {
+                "image": {"kind": "image", "shape": [4, 6, 3], "stored": "raw"},
+                "label": {"kind": "label", "num_classes": 3},
+            },
+            "shards": 3,
+            "normalization": {"mean": [0, 0, 0], "standard_deviation": [1, 1, 1]},
+            "trial_length": "1 epoch",
+        }
+        return Recipe.model_validate({**written, **changes})
+
+    return make
+
+
+def tiny_stream(train=8, validation=4, test=4):
+    """Examples whose first pixel is their number and whose class is their number modulo 3."""
+    for split, count in (("train", train), ("validation", validation), ("test", test)):
+        for number in range(count):
+            image = np.random.default_rng(number).integers(0, 256, (4, 6, 3), np.uint8)
+            image[0, 0] = number
+            yield split, f"{split}-{number}", {"image": image, "label": number % 3}
+
+
+@pytest.fixture(scope="session")
+def tiny_examples():
+    """See tiny_stream."""
+    return tiny_stream

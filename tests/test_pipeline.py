@@ -1,0 +1,401 @@
+"""The training stream: its order, its length, its augmentation; evaluation; damage on the way.
+
+The tiny data's first pixel is the example's number, so that the order of EXAMPLES is seen.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbatch.errors import InputError, RecordError
+from tfbatch.pipeline import PreparedData, default_records_root, load_data
+from tfbatch.records.writer import write_records
+
+SIZE = 37  # prime: no batch size divides it
+CHAIN = [
+    {"name": "horizontal_flip"},
+    {"name": "random_crop", "padding": 1},
+    {"name": "cutout", "size": 2},
+]
+BOTH = pytest.mark.parametrize("mode", ["resident", "streaming"])
+BATCH_SIZES = (1, 7, 32, SIZE)
+
+
+@pytest.fixture(scope="module")
+def prepared(make_recipe, tiny_examples, tmp_path_factory):
+    """PreparedData of 37 training examples, each kind made once."""
+    root, made = tmp_path_factory.mktemp("pipeline"), {}
+
+    def make(mode="resident", **changes):
+        key = (mode, json.dumps(changes))
+        if key not in made:
+            made[key] = new(mode, **changes)
+        return made[key]
+
+    def new(mode, **changes):
+        recipe = make_recipe(**changes)
+        folder = root / f"shards-{recipe.shards}"
+        write_records(folder, recipe=recipe, examples=lambda: tiny_examples(train=SIZE))
+        data = PreparedData(recipe, folder, resident_share=0.25 if mode == "resident" else 0)
+        assert data.resident == (mode == "resident")
+        return data
+
+    return make
+
+
+def stream_of(data, *, batch_size=7, seed=5, num_examples=SIZE, start=0):
+    """Images and labels of a stream, batches joined."""
+    batches = list(
+        data.training(
+            batch_size=batch_size, seed=seed, num_examples=num_examples, start=start
+        ).as_numpy_iterator()
+    )
+    return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
+
+
+def order_of(data, **arguments):
+    """The examples' numbers, in the order of the stream."""
+    images, labels = stream_of(data, **arguments)
+    numbers = np.rint(images[:, 0, 0, 0] * 255).astype(int)
+    assert (labels == numbers % 3).all()  # image and label stay together
+    return numbers.tolist()
+
+
+@BOTH
+def test_the_same_seed_gives_the_same_order_for_every_batch_size(prepared, mode):
+    data = prepared(mode)
+
+    orders = [order_of(data, batch_size=b, num_examples=3 * SIZE + 5) for b in BATCH_SIZES]
+
+    assert len(orders[0]) == 3 * SIZE + 5
+    assert all(order == orders[0] for order in orders)
+
+
+@BOTH
+def test_another_seed_gives_another_order(prepared, mode):
+    data = prepared(mode)
+
+    orders = [tuple(order_of(data, seed=seed)) for seed in (0, 1, 2**31 - 1)]
+
+    assert len(set(orders)) == 3
+
+
+@BOTH
+def test_each_epoch_is_a_new_permutation_of_all_examples(prepared, mode):
+    order = order_of(prepared(mode), batch_size=10, num_examples=4 * SIZE)
+
+    epochs = [tuple(order[i : i + SIZE]) for i in range(0, 4 * SIZE, SIZE)]
+    assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
+    assert len(set(epochs)) == 4
+
+
+@BOTH
+def test_an_epoch_is_shuffled_throughout(prepared, mode):
+    """No correlation between place and number, within five standard errors of 30 epochs."""
+    order = np.array(order_of(prepared(mode), batch_size=SIZE, num_examples=30 * SIZE))
+
+    places = np.tile(np.arange(SIZE), 30)
+    assert abs(np.corrcoef(places, order)[0, 1]) < 5 / (30 * SIZE) ** 0.5
+    first = set(order[::SIZE].tolist())
+    assert len(first) > 12  # 20.7 different ones are expected of 37 in 30
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [1, 7, SIZE])
+@pytest.mark.parametrize("num_examples", [1, SIZE, 3 * SIZE + 5])
+def test_the_stream_is_continuous_and_only_its_last_batch_is_short(
+    prepared, mode, batch_size, num_examples
+):
+    stream = prepared(mode).training(batch_size=batch_size, seed=1, num_examples=num_examples)
+
+    sizes = [len(labels) for _, labels in stream]
+
+    full, rest = divmod(num_examples, batch_size)
+    assert sizes == [batch_size] * full + [rest] * (rest > 0)
+    assert int(stream.cardinality()) == len(sizes)
+    images, labels = stream.element_spec
+    assert (images.shape, images.dtype) == ((None, 4, 6, 3), tf.float32)
+    assert (labels.shape, labels.dtype) == ((None,), tf.int32)
+
+
+@BOTH
+@pytest.mark.parametrize("start", [1, SIZE, 2 * SIZE + 3, 3 * SIZE + 4])
+def test_a_stream_continues_exactly_where_it_was_left(prepared, mode, start):
+    data = prepared(mode, augmentation=CHAIN)
+    whole = stream_of(data, batch_size=8, num_examples=3 * SIZE + 5)
+
+    rest = stream_of(data, batch_size=5, num_examples=3 * SIZE + 5, start=start)
+
+    for whole_part, rest_part in zip(whole, rest, strict=True):
+        np.testing.assert_array_equal(rest_part, whole_part[start:])
+
+
+@BOTH
+def test_augmentation_is_the_same_for_every_batch_size(prepared, mode):
+    data = prepared(mode, augmentation=CHAIN)
+
+    streams = [stream_of(data, batch_size=b, num_examples=2 * SIZE)[0] for b in BATCH_SIZES]
+
+    for other in streams[1:]:
+        np.testing.assert_array_equal(other, streams[0])
+    plain = stream_of(prepared(mode), num_examples=2 * SIZE)[0]
+    assert (streams[0] != plain).any(axis=(1, 2, 3)).mean() > 0.9
+
+
+def test_augmentation_differs_between_seeds_epochs_and_places_in_the_chain(prepared):
+    twice = prepared(augmentation=[{"name": "horizontal_flip"}] * 2)
+    once = prepared(augmentation=[{"name": "horizontal_flip"}])
+    plain = prepared()
+
+    def flips(data, **arguments):
+        """Which examples come out mirrored, by number, for two epochs."""
+        arguments = {"batch_size": SIZE, "num_examples": 2 * SIZE, "seed": 5, **arguments}
+        before, after = stream_of(plain, **arguments)[0], stream_of(data, **arguments)[0]
+        mirrored = (before != after).any(axis=(1, 2, 3))
+        np.testing.assert_array_equal(after[mirrored], before[mirrored, :, ::-1])
+        numbers = np.array(order_of(plain, **arguments))
+        return [mirrored[e][np.argsort(numbers[e])] for e in (slice(SIZE), slice(SIZE, None))]
+
+    first, second = flips(once)
+    assert 5 < first.sum() < SIZE - 5
+    assert (first != second).any()
+    assert (first != flips(once, seed=6)[0]).any()
+    # Two flips in a chain draw from streams of their own: together they are not the identity.
+    assert 5 < flips(twice)[0].sum() < SIZE - 5
+
+
+@BOTH
+def test_a_stream_can_be_read_twice(prepared, mode):
+    stream = prepared(mode).training(batch_size=7, seed=5, num_examples=2 * SIZE)
+
+    first, second = ([y.tolist() for _, y in stream.as_numpy_iterator()] for _ in range(2))
+
+    assert first == second
+
+
+@BOTH
+def test_the_order_does_not_depend_on_the_seed_of_the_program(prepared, mode):
+    data, orders = prepared(mode), []
+    for program_seed in (1, 2):
+        tf.random.set_seed(program_seed)
+        orders.append(order_of(data, num_examples=2 * SIZE))
+
+    assert orders[0] == orders[1]
+
+
+@BOTH
+def test_a_stream_does_not_change_the_random_numbers_of_the_program(prepared, mode):
+    data, numbers = prepared(mode), []
+    for read in (False, True):
+        tf.random.set_seed(3)
+        if read:
+            order_of(data)
+        numbers.append(float(tf.random.uniform([])))
+
+    assert numbers[0] == numbers[1]
+
+
+@BOTH
+@pytest.mark.parametrize("shards", [1, 20])
+def test_any_number_of_shards_can_be_read(prepared, mode, shards):
+    data = prepared(mode, shards=shards)
+
+    assert sorted(order_of(data)) == list(range(SIZE))
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_autotuning_is_off(prepared, mode, kind):
+    data = prepared(mode)
+    dataset = (
+        data.evaluation("test")
+        if kind == "evaluation"
+        else data.training(batch_size=7, seed=1, num_examples=SIZE)
+    )
+
+    assert dataset.options().autotune.enabled is False
+    assert dataset.options().deterministic is True
+
+
+@BOTH
+def test_pixels_are_normalised_channel_by_channel(prepared, tiny_examples, mode):
+    mean, deviation = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
+    data = prepared(mode, normalization={"mean": mean, "standard_deviation": deviation})
+    ((images, labels),) = data.evaluation("test").as_numpy_iterator()
+
+    raw = [e["image"] for split, _, e in tiny_examples() if split == "test"]
+    want = (np.stack(raw).astype(np.float64) / 255 - mean) / deviation
+    np.testing.assert_allclose(images, want, rtol=1e-5, atol=1e-6)
+    assert images.dtype == np.float32
+    assert labels.tolist() == [0, 1, 2, 0]
+    order = order_of(prepared(mode), batch_size=SIZE)
+    trained, _ = stream_of(data, batch_size=SIZE)
+    got = np.rint((trained[:, 0, 0, 1] * deviation[1] + mean[1]) * 255)
+    np.testing.assert_array_equal(got, order)
+
+
+@BOTH
+@pytest.mark.parametrize("batch_size", [5, 512])
+def test_evaluation_gives_every_example_once_in_order_and_not_augmented(
+    prepared, tiny_examples, mode, batch_size
+):
+    data = prepared(mode, augmentation=CHAIN)
+    for split, count in (("train", SIZE), ("validation", 4), ("test", 4)):
+        dataset = data.evaluation(split, batch_size=batch_size)
+        batches = list(dataset.as_numpy_iterator())
+        images = np.concatenate([x for x, _ in batches])
+
+        assert int(dataset.cardinality()) == len(batches) == -(-count // batch_size)
+        numbers = np.rint(images[:, 0, 0, 0] * 255)
+        assert numbers.tolist() == list(range(count)) == list(range(data.num_examples(split)))
+        assert np.concatenate([y for _, y in batches]).tolist() == [i % 3 for i in range(count)]
+        raw = [e["image"] for s, _, e in tiny_examples(train=SIZE) if s == split]
+        np.testing.assert_array_equal(np.rint(images * 255), np.stack(raw))
+
+
+def test_evaluation_has_a_batch_size_of_its_own(prepared):
+    ((images, _),) = prepared().evaluation("train").as_numpy_iterator()
+
+    assert len(images) == SIZE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"batch_size": SIZE + 1},
+            "`batch_size` must be from 1 to the 37 training examples of tiny. Received: 38.",
+        ),
+        ({"batch_size": 0}, "`batch_size` must be from 1 to the 37 training examples of tiny."),
+        ({"num_examples": 0}, "`0 <= start < num_examples` must hold. Received: start=0, num_exa"),
+        ({"start": SIZE}, "`0 <= start < num_examples` must hold. Received: start=37, num_exam"),
+        ({"start": -1}, "`0 <= start < num_examples` must hold. Received: start=-1, num_exampl"),
+        ({"seed": -1}, "`seed` must be from 0 to 2147483647. Received: -1."),
+        ({"seed": 2**31}, "`seed` must be from 0 to 2147483647. Received: 2147483648."),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_an_argument_out_of_range_is_refused(prepared, change, message):
+    good = {"batch_size": 7, "seed": 1, "num_examples": SIZE}
+
+    with pytest.raises(InputError) as caught:
+        prepared().training(**{**good, **change})
+
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "message"),
+    [
+        ({"name": "cutot"}, "Unknown augmentation `cutot`. Did you mean `cutout`? Available: "),
+        (
+            {"name": "cutout", "sise": 4},
+            "data set tiny: augmentation cutout: sise: is not a known key. Did you mean `size`?",
+        ),
+    ],
+    ids=["name", "parameter"],
+)
+def test_an_unusable_augmentation_is_refused_before_any_training(prepared, augmentation, message):
+    with pytest.raises(InputError) as caught:
+        prepared(augmentation=[augmentation])
+
+    assert str(caught.value).startswith(message)
+
+
+def damaged(prepared, make_recipe, tiny_examples, tmp_path, *, mode):
+    """Data whose second training shard is damaged after it was opened, and that shard."""
+    write_records(
+        tmp_path / "abc", recipe=make_recipe(), examples=lambda: tiny_examples(train=SIZE)
+    )
+    share = 0.25 if mode == "resident" else 0
+    data = PreparedData(make_recipe(), tmp_path / "abc", resident_share=share)
+    path = tmp_path / "abc" / "tiny-train.tfrecord-00001-of-00003"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 12 * 3 + 50] ^= 1  # twelve records of equal size: within number 3
+    path.write_bytes(content)
+    return data, path
+
+
+def test_a_damaged_record_ends_a_stream_and_is_found(
+    prepared, make_recipe, tiny_examples, tmp_path
+):
+    data, path = damaged(prepared, make_recipe, tiny_examples, tmp_path, mode="streaming")
+
+    with pytest.raises(tf.errors.DataLossError):
+        order_of(data)
+    with pytest.raises(RecordError) as caught:
+        data.raise_damage("train")
+
+    assert (caught.value.path, caught.value.record) == (path, 3)
+    data.raise_damage("validation")  # is whole
+
+
+def test_a_damaged_record_is_named_when_data_is_read_into_memory(
+    prepared, make_recipe, tiny_examples, tmp_path
+):
+    data, path = damaged(prepared, make_recipe, tiny_examples, tmp_path, mode="resident")
+
+    with pytest.raises(RecordError) as caught:
+        order_of(data)
+
+    assert (caught.value.path, caught.value.record) == (path, 3)
+
+
+@BOTH
+def test_whole_records_have_no_damage(prepared, mode):
+    data = prepared(mode)
+
+    assert [data.raise_damage(split) for split in ("train", "validation", "test")] == [None] * 3
+
+
+def test_data_larger_than_its_share_of_memory_is_streamed(prepared, make_recipe):
+    data = prepared()
+    folder, decoded = data.folder, 4 * 6 * 3 * (SIZE + 4 + 4)
+    import psutil
+
+    total = psutil.virtual_memory().total
+    for share, resident in ((decoded / total, True), ((decoded - 1) / total, False), (0, False)):
+        assert PreparedData(make_recipe(), folder, resident_share=share).resident == resident
+
+
+def test_digits_are_loaded_by_name_and_described(digits):
+    assert digits.input_shape == (8, 8, 1)
+    assert digits.num_classes == 10
+    assert digits.resident
+    assert [digits.num_examples(s) for s in ("train", "validation", "test")] == [1085, 357, 355]
+    images, labels = next(digits.evaluation("train").as_numpy_iterator())
+    assert images.shape == (512, 8, 8, 1)
+    assert set(labels.tolist()) == set(range(10))
+
+
+def test_the_numbers_of_the_recipe_normalise_its_training_split(digits):
+    images = np.concatenate([x for x, _ in digits.evaluation("train").as_numpy_iterator()])
+
+    assert abs(images.mean()) < 0.02
+    assert abs(images.std() - 1) < 0.02
+
+
+def test_digits_can_be_streamed_from_their_single_shard(digits):
+    streamed = PreparedData(digits.recipe, digits.folder, resident_share=0)
+
+    labels = stream_of(streamed, batch_size=100, num_examples=1085)[1]
+
+    resident = stream_of(digits, batch_size=100, num_examples=1085)[1]
+    assert np.bincount(labels).tolist() == np.bincount(resident).tolist()
+
+
+def test_an_unknown_data_set_is_refused():
+    with pytest.raises(InputError, match=r"Unknown data set `digit`\. Did you mean `digits`\?"):
+        load_data("digit")
+
+
+def test_records_go_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFBATCH_RECORDS_DIR", str(tmp_path))
+    assert default_records_root() == tmp_path
+
+    monkeypatch.delenv("TFBATCH_RECORDS_DIR")
+    assert default_records_root().parts[-2:] == ("tfbatch", "records")

@@ -1,0 +1,356 @@
+"""The search space: what is declared to KerasTuner, what its values mean, what is refused."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import keras_tuner
+import pytest
+from search_fixtures import make_space
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.schema import Named, read_yaml, write_yaml
+from tfbatch.search.config import SEARCHES, Range, as_options, load_search
+from tfbatch.search.space import SearchSpace
+
+
+def sampled(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+    """Values of the active hyperparameters, drawn at random, both ends of each among them."""
+    rng = random.Random(3)
+    draws = []
+    for number in range(count):
+        hp = space.hyperparameters()
+        for parameter in hp.space:
+            share = number if number < 2 else rng.random()
+            hp.values[parameter.name] = parameter.prob_to_value(min(share, 1 - 1e-9))
+        active = {p.name: hp.values[p.name] for p in hp.space if hp.is_active(p)}
+        draws.append(active)
+    return draws
+
+
+@pytest.mark.parametrize("num_examples", [1085, 45_000])
+@pytest.mark.parametrize("name", SEARCHES.names())
+def test_values_and_configurations_are_inverse(name: str, num_examples: int) -> None:
+    space = SearchSpace(load_search(name).space, num_examples=num_examples)
+
+    for values in sampled(space, 60):
+        configuration = space.configuration(values)
+        assert space.values(configuration) == values
+        assert space.configuration(space.values(configuration)) == configuration
+        assert Configuration.from_flat(configuration.flat()) == configuration
+
+
+@pytest.mark.parametrize("name", SEARCHES.names())
+def test_shipped_searches_describe_themselves_and_stay_within_their_space(name: str) -> None:
+    search = load_search(name)
+    space = SearchSpace(search.space, num_examples=1085)
+    schedules = {schedule.name for schedule in search.space.schedules}
+
+    assert search.description
+    for values in sampled(space, 40):
+        configuration = space.configuration(values)
+        assert configuration.batch_size in space.batch_sizes
+        assert configuration.schedule.name in schedules
+        assert configuration.base_batch_size == search.space.base_batch_size
+        assert configuration.scaling_rule == space.scaling_rule
+        assert configuration.optimizer.name == search.space.optimizer.name
+
+
+def test_values_mean_what_the_yaml_says() -> None:
+    space = make_space(
+        learning_rate_octaves={"min": -1, "max": 1},
+        base_batch_size=128,
+        scaling_rule="square_root",
+        schedules=[{"name": "linear"}, {"name": "wsd", "cooldown": [0.1, 0.2], "shape": "linear"}],
+        optimizer={"name": "sgd", "momentum": {"min": 0.5, "max": 0.9}, "weight_decay": 1e-4},
+    )
+    values = {
+        "batch_size": 64,
+        "base_learning_rate": 0.3,
+        "learning_rate_octaves": -0.25,
+        "warmup_fraction": 0.1,
+        "schedule": "wsd",
+        "schedule_wsd_cooldown": 0.2,
+        "optimizer_momentum": 0.6,
+    }
+
+    assert space.configuration(values) == Configuration(
+        batch_size=64,
+        base_learning_rate=0.3,
+        base_batch_size=128,
+        scaling_rule="square_root",
+        learning_rate_octaves=-0.25,
+        warmup_fraction=0.1,
+        schedule=Named(name="wsd", cooldown=0.2, shape="linear"),
+        optimizer=Named(name="sgd", momentum=0.6, weight_decay=1e-4),
+    )
+
+
+def test_a_schedules_parameter_is_active_only_with_its_schedule() -> None:
+    space = make_space(
+        schedules=[
+            {"name": "linear"},
+            {"name": "wsd", "cooldown": [0.1, 0.2, 0.3]},
+            {"name": "cosine", "final_fraction": {"min": 0.0, "max": 0.1}},
+        ]
+    )
+    own = {
+        "linear": set(),
+        "wsd": {"schedule_wsd_cooldown"},
+        "cosine": {"schedule_cosine_final_fraction"},
+    }
+    seen = set()
+    for values in sampled(space, 60):
+        chosen = values["schedule"]
+        seen.add(chosen)
+        assert {name for name in values if name.startswith("schedule_")} == own[chosen]
+        assert space.configuration(values).schedule.arguments.keys() == {
+            name.removeprefix(f"schedule_{chosen}_") for name in own[chosen]
+        }
+    assert seen == own.keys()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+def test_the_learning_rates_range_and_rule_are_the_optimizers_unless_the_yaml_has_its_own(
+    optimizer: str,
+) -> None:
+    module = OPTIMIZERS.load(optimizer)
+    space = make_space(base_learning_rate=None, optimizer={"name": optimizer})
+    rate = next(p for p in space.hyperparameters().space if p.name == "base_learning_rate")
+
+    assert (rate.min_value, rate.max_value) == module.BASE_LEARNING_RATE
+    assert rate.sampling == "log"
+    assert space.scaling_rule == module.SCALING_RULE
+    assert space.range_of("base_learning_rate") == Range(
+        min=rate.min_value, max=rate.max_value, sampling="log"
+    )
+
+    own = make_space(base_learning_rate=0.3, scaling_rule="none", optimizer={"name": optimizer})
+    assert (own.range_of("base_learning_rate"), own.scaling_rule) == (0.3, "none")
+
+
+def test_what_has_one_value_is_not_searched() -> None:
+    space = make_space(
+        batch_size=[32],
+        base_learning_rate=0.1,
+        warmup_fraction=0.03,
+        schedules=[{"name": "cosine", "final_fraction": 0.01}],
+    )
+
+    assert space.hyperparameters().space == []
+    configuration = space.configuration({})
+    assert configuration.batch_size == 32
+    assert configuration.base_learning_rate == 0.1
+    assert configuration.schedule == Named(name="cosine", final_fraction=0.01)
+    assert space.values(configuration) == {}
+
+
+def test_one_schedule_may_still_have_a_searched_parameter() -> None:
+    space = make_space(schedules=[{"name": "wsd", "cooldown": [0.1, 0.2]}])
+
+    for values in sampled(space, 10):
+        assert "schedule" not in values
+        assert space.configuration(values).schedule == Named(
+            name="wsd", cooldown=values["schedule_wsd_cooldown"]
+        )
+
+
+def test_whole_numbers_and_fractions_may_be_mixed() -> None:
+    space = make_space(
+        schedules=[{"name": "cosine", "final_fraction": [0, 0.01]}],
+        optimizer={"name": "sgd", "momentum": [0, 0.9], "weight_decay": 0},
+    )
+    configuration = space.configuration(sampled(space, 1)[0])
+
+    assert configuration.schedule == Named(name="cosine", final_fraction=0.0)
+    assert configuration.optimizer == Named(name="sgd", momentum=0.0, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "sizes"),
+    [
+        (45_000, [8, 16, 32, 64, 128, 256, 512, 1024]),
+        (1085, [8, 16, 32, 64, 128]),
+        (1024, [8, 16, 32, 64, 128]),
+        (1023, [8, 16, 32, 64]),
+        (64, [8]),
+    ],
+)
+def test_the_grid_ends_at_an_eighth_of_the_training_split(
+    num_examples: int, sizes: list[int]
+) -> None:
+    space = SearchSpace(load_search("joint").space, num_examples=num_examples)
+
+    assert space.batch_sizes == sizes
+
+
+def test_an_empty_grid_is_refused_with_its_numbers() -> None:
+    with pytest.raises(InputError, match=r"min=8, max=1024, 63 training examples"):
+        SearchSpace(load_search("joint").space, num_examples=63)
+
+
+def test_listed_batch_sizes_may_be_any_up_to_the_whole_split() -> None:
+    assert make_space(batch_size=[1000, 7, 96, 7]).batch_sizes == [7, 96, 1000]
+    with pytest.raises(InputError, match=r"must not exceed the 1000 training .* Received: 1001, 2"):
+        make_space(batch_size=[7, 1001, 2000])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        ({"momentun": 0.9}, r"sgd has no parameter `momentun`\. Did you mean `momentum`\?"),
+        ({"momentun": [0.8, 0.9]}, r"sgd has no parameter `momentun`"),
+        ({"momentum": 1.5}, r"sgd refuses momentum=1\.5: .*must be a float between"),
+        ({"momentum": [0.9, 1.5]}, r"sgd refuses momentum=1\.5"),
+        ({"momentum": {"min": 0.5, "max": 1.5}}, r"sgd refuses momentum=1\.5"),
+        ({"momentum": "high"}, r"`momentum` of sgd must be a number\. Received: 'high'"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_an_optimizer_does_not_take_is_refused_before_any_trial(
+    optimizer: dict[str, Any], message: str
+) -> None:
+    """KerasTuner would fail on it in every single trial."""
+    with pytest.raises(InputError, match=message):
+        make_space(optimizer={"name": "sgd", **optimizer})
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"max_trails": 3}, r"max_trails: is not a known key\. .*`max_trials`"),
+    "no space": ({"space": None}, "space: "),
+    "no description": ({"description": None}, "description: "),
+    "no trials": ({"max_trials": 0}, r"max_trials: .*Received: 0"),
+    "unknown oracle": (
+        {"oracle": {"name": "hyperband"}},
+        r"oracle\.name: .*'bayesian' or 'random'",
+    ),
+    "no seeds": ({"confirmation": {"seeds": -1}}, r"confirmation\.seeds: .*Received: -1"),
+    "unknown key in space": (
+        {"space": {"batchsize": [32]}},
+        r"space\.batchsize: is not a known key\. Did you mean `batch_size`\?",
+    ),
+    "batch size 0": ({"space": {"batch_size": [0, 32]}}, r"space: batch_size: .*>= 1"),
+    "no batch sizes": ({"space": {"batch_size": []}}, r"space\.batch_size\.list: .*at least 1"),
+    "fractional batch size": (
+        {"space": {"batch_size": [1.5]}},
+        r"space\.batch_size\.list\.0: .*Received: 1\.5",
+    ),
+    "range upside down": (
+        {"space": {"base_learning_rate": {"min": 0.1, "max": 0.01, "sampling": "log"}}},
+        r"space\.base_learning_rate\.range: `0 < min < max` must hold",
+    ),
+    "logarithm of zero": (
+        {"space": {"base_learning_rate": {"min": 0.0, "max": 0.1, "sampling": "log"}}},
+        r"space\.base_learning_rate\.range: `0 < min < max` must hold",
+    ),
+    "learning rate 0": (
+        {"space": {"base_learning_rate": [0.1, 0.0]}},
+        r"space: base_learning_rate: every value must be > 0\. Received: 0\.0",
+    ),
+    "negative learning rate": (
+        {"space": {"base_learning_rate": {"min": -0.1, "max": 0.1}}},
+        r"space: base_learning_rate: every value must be > 0\. Received: -0\.1",
+    ),
+    "warm-up over all": (
+        {"space": {"warmup_fraction": [0.0, 1.5]}},
+        r"space: warmup_fraction: every value must be in \[0, 1\]\. Received: 1\.5",
+    ),
+    "no schedules": ({"space": {"schedules": []}}, r"space\.schedules: .*at least 1"),
+    "unknown schedule": (
+        {"space": {"schedules": [{"name": "cosin"}]}},
+        r"space: Unknown schedule `cosin`\. Did you mean `cosine`\?",
+    ),
+    "schedule twice": (
+        {"space": {"schedules": [{"name": "linear"}, {"name": "linear"}]}},
+        r"space: schedules: each schedule may be listed once",
+    ),
+    "unknown parameter of a schedule": (
+        {"space": {"schedules": [{"name": "wsd", "cooldwn": 0.1}]}},
+        r"space: schedule wsd: cooldwn: is not a known key\. Did you mean `cooldown`\?",
+    ),
+    "parameter of a schedule out of range": (
+        {"space": {"schedules": [{"name": "wsd", "cooldown": [0.1, 1.5]}]}},
+        r"space: schedule wsd: cooldown: .*Received: 1\.5",
+    ),
+    "range of a schedule out of range": (
+        {"space": {"schedules": [{"name": "wsd", "cooldown": {"min": 0.5, "max": 1.5}}]}},
+        r"space: schedule wsd: cooldown: .*Received: 1\.5",
+    ),
+    "a mapping that is no range": (
+        {"space": {"schedules": [{"name": "wsd", "cooldown": {"low": 0.1, "high": 0.2}}]}},
+        r"space: schedule wsd: cooldown: min: is required",
+    ),
+    "unknown optimizer": (
+        {"space": {"optimizer": {"name": "adan"}}},
+        r"space: Unknown optimizer `adan`\. Did you mean `adam`\?",
+    ),
+    "no values of an optimizer": (
+        {"space": {"optimizer": {"name": "sgd", "momentum": []}}},
+        r"space: .*must not be empty",
+    ),
+    "unknown rule": (
+        {"space": {"scaling_rule": "square"}},
+        r"space: Unknown scaling rule `square`\. Did you mean `square_root`\?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
+def test_a_search_that_cannot_be_used_is_refused_with_file_and_key(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    written = read_yaml(SEARCHES.find("quick"))
+    change = {k: {**written[k], **v} if isinstance(v, dict) else v for k, v in change.items()}
+    path = tmp_path / "mine.yaml"
+    path.write_text(write_yaml(written | change))
+
+    with pytest.raises(ConfigurationError, match=rf"^{path}: {message}") as raised:
+        load_search(str(path))
+    assert max(map(len, str(raised.value).replace(str(path), "").splitlines())) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("space: [1, 2\noracle: x\n", r"line \d+, column \d+: "),
+        ("max_trials: 3\nmax_trials: 4\n", r"line 2, column 1: .*duplicate key"),
+        ("\tspace: 1\n", r"line 1, column 1: "),
+        ("just text\n", "must hold a mapping of keys to values. Received: str"),
+        ("", "must hold a mapping of keys to values. Received: NoneType"),
+    ],
+    ids=["open bracket", "key twice", "tab", "no mapping", "empty"],
+)
+def test_malformed_yaml_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+
+    with pytest.raises(ConfigurationError, match=rf"^{path}: {message}"):
+        load_search(str(path))
+
+
+def test_an_unknown_search_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match=r"Unknown search `joit`\. Did you mean `joint`\?"):
+        load_search("joit")
+
+
+def test_the_ends_of_a_range_are_its_options() -> None:
+    assert as_options({"min": 0.1, "max": 0.2}, where="x") == [0.1, 0.2]
+    assert as_options([3, 1], where="x") == [3, 1]
+    assert as_options("linear", where="x") == ["linear"]
+
+
+@pytest.mark.parametrize("ends", [(1, 1), (2, 1)])
+def test_a_range_needs_two_ends_in_order(ends: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="`min < max` must hold"):
+        Range(min=ends[0], max=ends[1])
+
+
+def test_batch_sizes_are_declared_in_order() -> None:
+    declared = make_space().hyperparameters().space[0]
+
+    assert isinstance(declared, keras_tuner.engine.hyperparameters.Choice)
+    assert (declared.name, declared.values, declared.ordered) == ("batch_size", [16, 32, 64], True)
