@@ -9,10 +9,13 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.config import SearchConfig
+from tfbatch.search.finished import FinishedTrial, make_row, read_row
 from tfbatch.search.objective import Objective
+from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.trial_book import RunTrial, TrialBook
 from tfbatch.training.derived import Derived, derive
-from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
 
 NUM_EXAMPLES = 1000
 TOTAL_EXAMPLES = 2500
@@ -57,14 +60,79 @@ def loss_of(configuration: Configuration, seed: int = 0) -> float:
     return 1.0 + far + 1e-3 * math.sin(seed)
 
 
-def completed(spec: TrialSpec, loss: float, *, seconds: float = 2.0) -> Outcome:
+def outcome(
+    spec: TrialSpec, *, loss: float = 1.0, seconds: float = 2.0, status: Status = "completed"
+) -> Outcome:
+    """What a trial of `spec` could have come to."""
     return Outcome(
-        status="completed",
+        status=status,
         metrics={"loss": loss / 2, "val_loss": loss, "val_accuracy": 1 / (1 + loss)},
         examples=spec.total_examples,
         steps=small_derive(spec.configuration).steps,
         seconds=seconds,
         training_seconds=seconds * 16 / spec.configuration.batch_size,
+        message="" if status == "completed" else f"the {status} of {spec.trial}",
+    )
+
+
+def finished(
+    trial: str,
+    configuration: Configuration,
+    *,
+    loss: float = 1.0,
+    seed: int = 1,
+    phase: Phase = "search",
+    status: Status = "completed",
+) -> FinishedTrial:
+    """A trial as it is read from the journal; its score is the loss."""
+    spec = TrialSpec(trial, phase, seed, configuration, TOTAL_EXAMPLES)
+    row = make_row(
+        spec,
+        small_derive(configuration),
+        outcome(spec, loss=loss, status=status),
+        score=loss if status == "completed" else None,
+        finished_at="2026-01-01T00:00:00+00:00",
+    )
+    return read_row(row)
+
+
+class Trainer:
+    """Stands in for training: the loss has a closed form, and nothing takes any time.
+
+    Attributes:
+        ran: Every trial that was begun.
+        ends: How trials of some names end, other than by completing.
+    """
+
+    def __init__(self, ends: dict[str, Status] | None = None):
+        self.ran: list[TrialSpec] = []
+        self.ends = ends or {}
+        self.interrupt_at: str | None = None
+
+    def __call__(self, spec: TrialSpec) -> Outcome:
+        self.ran.append(spec)
+        assert spec.log_dir
+        assert spec.weights_file
+        spec.log_dir.mkdir(parents=True)
+        (spec.log_dir / "curve").touch()
+        if spec.trial == self.interrupt_at:
+            return outcome(spec, status="interrupted")
+        if spec.trial in self.ends:
+            status = self.ends[spec.trial]
+            loss = math.nan if status == "diverged" else 1.0
+            return outcome(spec, loss=loss, status=status)
+        spec.weights_file.write_text(spec.trial)
+        return outcome(spec, loss=loss_of(spec.configuration, spec.seed))
+
+
+def make_book(folder: RunFolder, trainer: RunTrial) -> TrialBook:
+    return TrialBook(
+        folder,
+        run_trial=trainer,
+        derive=small_derive,
+        objective=LOSS,
+        total_examples=TOTAL_EXAMPLES,
+        progress=Progress(None),
     )
 
 

@@ -28,7 +28,7 @@ def test_without_a_limit_there_is_always_time() -> None:
     assert clock.elapsed == 1e9
     assert not clock.expired()
     assert clock.fits(1e12)
-    assert clock.confirmation_reserve([10.0, 20.0], 12) == 0.0
+    assert clock.confirmation_reserve(1000.0) == 0.0
 
 
 def test_time_runs_down_from_the_limit() -> None:
@@ -66,17 +66,20 @@ def test_only_what_ends_before_the_reserve_and_the_finish_fits() -> None:
     assert not clock.fits(free - 20, reserve=20.001)
 
 
+def test_a_long_finish_keeps_more_time() -> None:
+    hands = Hands()
+    clock = SearchClock(1.0, finishing_seconds=20.0, now=hands)
+
+    assert clock.fits(40.0)
+    assert not clock.fits(40.001)
+    hands.time += 40.001
+    assert clock.expired()
+
+
 @pytest.mark.parametrize(
-    ("seconds", "trials", "reserve"),
-    [
-        ([], 12, 0.0),
-        ([10.0], 12, 120.0),
-        ([1.0, 10.0, 1000.0], 12, 120.0),
-        ([100.0], 12, CONFIRMATION_SHARE * 600),
-    ],
-    ids=["no trial yet", "one trial", "the median", "at most a share"],
+    ("seconds", "reserve"),
+    [(0.0, 0.0), (120.0, 120.0), (1e6, CONFIRMATION_SHARE * 600)],
+    ids=["nothing to verify", "what it takes", "at most a share"],
 )
-def test_verification_keeps_the_time_that_it_will_take(
-    seconds: list[float], trials: int, reserve: float
-) -> None:
-    assert SearchClock(10.0, now=Hands()).confirmation_reserve(seconds, trials) == reserve
+def test_verification_keeps_the_time_that_it_will_take(seconds: float, reserve: float) -> None:
+    assert SearchClock(10.0, now=Hands()).confirmation_reserve(seconds) == reserve

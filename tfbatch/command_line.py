@@ -7,6 +7,7 @@ absl exits with 1 on --help and on every flag error, and refuses `--run-dir` for
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from absl import flags
 from rich.console import Console
@@ -73,7 +75,7 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     try:
         code = main(sys.argv[1:])
     except TfbatchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr or sys.stdout)
         code = error.exit_code
     except KeyboardInterrupt:
         print("Ended by Ctrl-C before there was an answer.", file=sys.stderr)
@@ -81,17 +83,28 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     except Exception:
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush(sys.stdout, sys.stderr)
     # TensorFlow's threads can hang in the interpreter's teardown; everything is on disk.
     os._exit(code)
 
 
-class StopSignal:
-    """Ctrl-C and SIGTERM ask a run to end with the best answer so far; a second one ends it."""
+def _flush(*streams: IO[str] | None) -> None:
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError):  # closed, a full disk, a broken pipe
+            if stream is not None:  # closed before Python began
+                stream.flush()
 
-    def __init__(self) -> None:
+
+class StopSignal:
+    """Ctrl-C and SIGTERM ask a run to end with the best answer so far; a second one ends it.
+
+    Args:
+        announce: Called at the first one, inside the signal handler.
+    """
+
+    def __init__(self, announce: Callable[[], None]) -> None:
         self.received: int | None = None
+        self._announce = announce
 
     def __enter__(self) -> StopSignal:
         """Installs the handlers."""
@@ -117,6 +130,7 @@ class StopSignal:
         if self.received is not None:
             raise KeyboardInterrupt
         self.received = number
+        self._announce()
 
 
 @contextlib.contextmanager
@@ -126,27 +140,36 @@ def library_noise_to(path: Path) -> Iterator[tuple[Console, Console]]:
     Yields:
         Consoles that still reach the real standard output and standard error.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    real = os.dup(1), os.dup(2)
+    _flush(sys.stdout, sys.stderr)
+    real = _duplicate(1), _duplicate(2)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
     out = os.fdopen(os.dup(real[0]), "w", encoding="utf-8", errors="replace")
     err = os.fdopen(os.dup(real[1]), "w", encoding="utf-8", errors="replace")
+    faulthandler.enable(file=err)  # a crash in C++ code is not silent
+    width = None if out.isatty() else 140
     try:
-        width = None if out.isatty() else 140
         yield Console(file=out, width=width), Console(file=err, width=width)
     finally:
-        for stream in (sys.stdout, sys.stderr, out, err):
-            stream.flush()
+        faulthandler.disable()
+        _flush(sys.stdout, sys.stderr, out, err)
         os.dup2(real[0], 1)
         os.dup2(real[1], 2)
         for descriptor in real:
             os.close(descriptor)
-        out.close()
-        err.close()
+        for stream in (out, err):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _duplicate(descriptor: int) -> int:
+    """A copy of a standard stream; of nothing where it is closed."""
+    try:
+        return os.dup(descriptor)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _with_underscores(argument: str) -> str:

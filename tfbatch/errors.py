@@ -7,6 +7,7 @@
      |   +- RecordError     3   a stored record is damaged: names file and record
      +- RunFolderError      4   the run folder is in use, full, or belongs to another search
      +- SearchError         5   no trial of a search could be completed
+     +- StoppedError      130   ended by a signal before there was an answer
 
 A message says what was asked, the rule, what was received, and the change that mends it.
 """
@@ -68,6 +69,12 @@ class SearchError(TfbatchError):
     """A search in which no trial could be completed."""
 
     exit_code = 5
+
+
+class StoppedError(TfbatchError):
+    """A run that was asked to stop before its first trial had ended."""
+
+    exit_code = 130
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

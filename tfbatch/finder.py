@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def find_batch_size(
     build_model: Callable[..., Any] | str,
-    data: str | Recipe,
+    data: str | Path | Recipe,
     *,
     search: str = "joint",
     objective: str | None = None,
@@ -82,7 +82,7 @@ def find_batch_size(
             f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
         )
     request = make_request(
-        dataset=data,
+        dataset=str(data) if isinstance(data, Path) else data,
         model=str(build_model) if named else _reference(build_model),
         search=search,
         objective=objective,

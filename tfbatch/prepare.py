@@ -34,12 +34,13 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
     recipe = load_recipe(FLAGS.dataset)
-    log = Path(tempfile.mkstemp(prefix="tfbatch-prepare-", suffix=".log")[1])
     started = time.monotonic()
-    with library_noise_to(log) as (out, _):
+    with (
+        tempfile.NamedTemporaryFile(prefix="tfbatch-", suffix=".log") as log,
+        library_noise_to(Path(log.name)) as (out, _),
+    ):
         from tfbatch.pipeline import prepare_records
-        from tfbatch.records.manifest import read_manifest
-        from tfbatch.records.reader import verify
+        from tfbatch.records.reader import open_records, verify
 
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
         try:
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
             )
         finally:
             progress.end()
-        manifest = verify(folder) if FLAGS.verify else read_manifest(folder)
+        manifest = verify(folder) if FLAGS.verify else open_records(folder)
         done = "written to" if written else "there already, in"
         progress.say(f"{recipe.name}: records {done} {folder}")
         for split, shards in manifest.splits.items():
@@ -63,7 +64,6 @@ def main(arguments: list[str]) -> int:
         if FLAGS.verify:
             progress.say("  every record was read: checksums and counts agree")
         progress.say(f"  {time.monotonic() - started:.1f} s")
-    log.unlink()
     return 0
 
 

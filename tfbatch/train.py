@@ -7,6 +7,7 @@ The metrics of the validation split are shown after each epoch, those of the tes
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from absl import flags
@@ -37,13 +38,16 @@ def main(arguments: list[str]) -> int:
         raise InputError("`--config` is required, such as --config=RUN/best.yaml.")
     if FLAGS.output and not FLAGS.output.endswith(".keras"):
         raise InputError(f"`--output` must end in .keras. Received: {FLAGS.output!r}.")
+    output = Path(FLAGS.output).expanduser().resolve() if FLAGS.output else None
+    if output and not os.access(output.parent, os.W_OK):
+        raise InputError(f"`--output`: the folder {output.parent} is absent or not writable.")
     config = _with_flags(load_training_config(Path(FLAGS.config)))
     from tfbatch.training.single import train_once
 
     metrics = train_once(
         config,
         records_dir=Path(FLAGS.records_dir).expanduser() if FLAGS.records_dir else None,
-        output=Path(FLAGS.output) if FLAGS.output else None,
+        output=output,
     )
     for split, values in metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))

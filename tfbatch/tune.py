@@ -8,15 +8,17 @@ command on the same run folder continues it; a larger budget extends it.
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 from rich.console import Console
 
 from tfbatch.command_line import StopSignal, library_noise_to, parse_flags, run_command
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.run_folder.folder import LOG, check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
@@ -24,6 +26,7 @@ from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
 
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
+_BUDGET = ("max_trials", "max_minutes")
 
 
 def _text(name: str, default: str | None, text: str) -> None:
@@ -87,33 +90,54 @@ def main(arguments: list[str]) -> int:
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
     request = request_from_flags()
     run_dir = check_run_dir(request.run_dir)
-    with StopSignal() as stop, library_noise_to(run_dir / LOG) as (out, _):
-        out.print(f"Run folder: {run_dir}", soft_wrap=True, highlight=False)
+    with library_noise_to(run_dir / LOG) as (out, err), StopSignal(_announcer(err)) as stop:
+        _say(out, f"Run folder: {run_dir} (what the libraries print goes to {LOG} in it)")
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
         try:
             result = run_request(
                 request, None, progress=progress, stop_requested=stop, started=STARTED
             )
+        except StoppedError as error:
+            _say(err, str(error))
+            return stop.exit_code
         finally:
             progress.end()
         # The answer comes last: it is what the terminal shows when the run is over.
         _say(out, f"\nThe recommendation in plain Keras:\n\n{result.snippet}")
         out.print(result.table)
         _say(out, result.summary())
-        _say(out, _next_steps(result.run_dir, arguments))
+        _say(out, _next_steps(result.run_dir, request))
         return stop.exit_code
 
 
-def _next_steps(run_dir: Path, arguments: list[str]) -> str:
-    kept = [a for a in arguments if not a.replace("-", "_").startswith("__max_trials")]
-    again = f"python -m tfbatch.tune {shlex.join(kept)}".rstrip()
+def _announcer(console: Console) -> Callable[[], None]:
+    """Says at once that a signal was heard; a signal handler must not wait for rich's lock."""
+    text = b"\nStopping after this batch, with the best answer so far. Again to quit at once.\n"
+
+    def announce() -> None:
+        os.write(console.file.fileno(), text)
+
+    return announce
+
+
+def _next_steps(run_dir: Path, request: Request) -> str:
+    given = [f for f in FLAGS if FLAGS[f].present and f not in ("overwrite", *_BUDGET)]
+    again = [f"--{name}={_as_given(name)}" for name in given]
+    again.append(f"--max_trials={2 * request.search.max_trials}")
+    if request.max_minutes is not None:
+        again.append(f"--max_minutes={2 * request.max_minutes:g}")
     return (
         "\nNext:\n"
-        f"  python -m tfbatch.train --config={shlex.quote(str(run_dir / 'best.yaml'))}\n"
-        f"  tensorboard --logdir={run_dir / 'tensorboard'}    (HPARAMS shows every trial)\n"
-        f"  {again} --max_trials=N    (a larger N searches further)\n"
+        f"  {shlex.join(['python', '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}\n"
+        f"  {shlex.join(['tensorboard', f'--logdir={run_dir}'])}    (HPARAMS: every trial)\n"
+        f"  {shlex.join(['python', '-m', 'tfbatch.tune', *again])}    (searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"
     )
+
+
+def _as_given(name: str) -> str:
+    value = FLAGS[name].value
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def _written(run_dir: Path) -> list[str]:

@@ -13,8 +13,8 @@ from tfbatch.pipeline.preparation import Progress, prepare_records
 from tfbatch.pipeline.resident import ResidentSplit
 from tfbatch.pipeline.streaming import StreamingSplit
 from tfbatch.recipes import Recipe, load_recipe
-from tfbatch.records.manifest import Manifest, read_manifest
-from tfbatch.records.reader import find_damage, read_split
+from tfbatch.records.manifest import Manifest
+from tfbatch.records.reader import find_damage, open_records, read_split
 from tfbatch.seeds import LARGEST_SEED
 
 RESIDENT_SHARE = 0.25
@@ -39,7 +39,7 @@ class PreparedData:
     def __init__(self, recipe: Recipe, folder: Path, *, resident_share: float = RESIDENT_SHARE):
         self.recipe = recipe
         self.folder = folder
-        self.manifest: Manifest = read_manifest(folder)
+        self.manifest: Manifest = open_records(folder)
         self.resident = self._decoded_bytes() <= resident_share * psutil.virtual_memory().total
         self._splits: dict[str, ResidentSplit | StreamingSplit] = {}
         self._normalize = make_normalize(recipe)

@@ -67,7 +67,7 @@ class ResidentSplit:
         # are far from uniform (tests/test_traps.py). Sorting 64 random bits is.
         bits = tf.random.stateless_uniform(
             [self.num_examples],
-            seed=tf.stack([tf.constant(seed, tf.int64), epoch]),
+            seed=tf.stack([tf.convert_to_tensor(seed, tf.int64), epoch]),
             minval=None,
             maxval=None,
             dtype=tf.int64,

@@ -65,6 +65,19 @@ def read_manifest(folder: Path) -> Manifest:
         DataError: There is no manifest, or it cannot be read.
         RecordError: A shard is absent or its size differs.
     """
+    manifest = load_manifest(folder)
+    for shards in manifest.splits.values():
+        for shard in shards:
+            _check_size(folder / shard.name, shard)
+    return manifest
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Reads a folder's manifest alone.
+
+    Raises:
+        DataError: There is no manifest, or it cannot be read.
+    """
     path = folder / FILE_NAME
     try:
         manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
@@ -79,9 +92,6 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path} has format version {manifest.format_version}; this tfbatch reads "
             f"{FORMAT_VERSION}. Delete the folder {folder} and prepare the data again."
         )
-    for shards in manifest.splits.values():
-        for shard in shards:
-            _check_size(folder / shard.name, shard)
     return manifest
 
 

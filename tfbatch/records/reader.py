@@ -11,9 +11,24 @@ import tensorflow as tf
 
 from tfbatch.errors import RecordError
 from tfbatch.records.codec import decode_batch
-from tfbatch.records.manifest import Manifest, Shard, read_manifest, sha256
+from tfbatch.records.manifest import Manifest, Shard, load_manifest, read_manifest, sha256
 
 _READ_BATCH = 512
+
+
+def open_records(folder: Path) -> Manifest:
+    """Reads a folder's manifest and compares every file's size; opens nothing that fits.
+
+    Raises:
+        DataError: There is no manifest, or it cannot be read.
+        RecordError: A file is absent or has another size; names the first record that it damages.
+    """
+    try:
+        return read_manifest(folder)
+    except RecordError as error:
+        if not error.path.exists():
+            raise
+        raise _first_damage(error.path, load_manifest(folder), error) from error
 
 
 def verify(folder: Path) -> Manifest:
@@ -23,7 +38,7 @@ def verify(folder: Path) -> Manifest:
         DataError: There is no manifest, or it cannot be read.
         RecordError: The first file that differs, and its first damaged record.
     """
-    manifest = read_manifest(folder)
+    manifest = open_records(folder)
     for split, shards in manifest.splits.items():
         counts = np.zeros(manifest.features.label.num_classes, np.int64)
         for shard in shards:
@@ -66,7 +81,7 @@ def read_split(
 def find_damage(folder: Path, manifest: Manifest, split: str) -> RecordError | None:
     """The first damage in a split, or None: asked when a stream of records has failed."""
     try:
-        read_manifest(folder)
+        open_records(folder)
         for shard in manifest.splits[split]:
             for _ in _batches(folder / shard.name, shard, manifest):
                 pass

@@ -19,6 +19,7 @@ from tfbatch.records.manifest import (
     FILE_NAME,
     Manifest,
     Shard,
+    load_manifest,
     read_manifest,
     sha256,
     shard_lengths,
@@ -42,11 +43,11 @@ def write_records(
 
     Raises:
         InputError: An empty split, a label outside the classes, a wrong image shape.
-        RecordError: The records are there already but damaged.
+        DataError: The records are there already, with a manifest that cannot be read.
         RunFolderError: The folder cannot be written.
     """
     if (folder / FILE_NAME).exists():
-        read_manifest(folder)
+        load_manifest(folder)
         return
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +161,10 @@ def _rename_into_place(partial: Path, folder: Path) -> None:
     except OSError:
         if (folder / FILE_NAME).exists():  # another run was first, with the same bytes
             raise FileExistsError(folder) from None
+        if folder.exists():
+            raise RunFolderError(
+                f"{folder} is in the way: it holds no {FILE_NAME}, so it is not ours. Delete it."
+            ) from None
         raise
     _flush_to_disk(folder.parent)
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 from tfbatch.errors import RunFolderError
+
+FREE_SPACE = "Free some space and run the same command again: every finished trial is kept."
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, also one of TensorFlow's, says that nothing more can be written."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(text in str(error) for text in ("No space left on device", "Disk quota exceeded"))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -22,4 +32,4 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error}.") from error
+        raise RunFolderError(f"{path} cannot be written: {error}. {FREE_SPACE}") from error

@@ -35,6 +35,6 @@ class Family(ScheduleFamily):
 
     def factor(self, progress: Any, ops: Any) -> Any:
         """See ScheduleFamily."""
-        done = ops.clip((progress - 1.0 + self.cooldown) / self.cooldown, 0.0, 1.0)
+        done = ops.clip((progress - (1.0 - self.cooldown)) / self.cooldown, 0.0, 1.0)
         fallen = done if self.shape == "linear" else ops.sqrt(done)
         return 1.0 - (1.0 - self.final_fraction) * fallen

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
 from tfbatch.estimators.recommendation import Choice, choose
-from tfbatch.search.confirmation import Candidate, as_verified, verified_by_rounds
-from tfbatch.search.finished import FinishedTrial
-from tfbatch.search.loop import BASELINE
+from tfbatch.search.confirmation import as_verified, verified_groups
+from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
 from tfbatch.search.trial_book import TrialBook
 from tfbatch.statistics import mean_and_deviation
@@ -41,13 +41,24 @@ class Contender:
     learning_rate: float
     trials: tuple[FinishedTrial, ...]
 
+    @property
+    def completed(self) -> tuple[FinishedTrial, ...]:
+        """Its trials with a score."""
+        return tuple(t for t in self.trials if t.score is not None)
+
+    @property
+    def failures(self) -> str:
+        """Such as "diverged on 1 of 3 fresh seeds"; empty if every trial completed."""
+        ends = Counter(t.status for t in self.trials if t.score is None)
+        return ", ".join(f"{s} on {n} of {len(self.trials)} fresh seeds" for s, n in ends.items())
+
     def validation(self) -> dict[str, Measured]:
-        """Every metric of its trials."""
-        return summarise([t.metrics for t in self.trials])
+        """Every metric of its completed trials."""
+        return summarise([t.metrics for t in self.completed])
 
     def training_seconds(self) -> Measured:
         """Seconds of training steps."""
-        times = [t.training_seconds for t in self.trials]
+        times = [t.training_seconds for t in self.completed or self.trials]
         return Measured(*mean_and_deviation(times), len(times))
 
 
@@ -57,8 +68,8 @@ class Answer:
 
     Attributes:
         recommended: The recommended configuration.
-        baseline: The baseline, or None if it did not complete.
-        choice: The comparison on fresh seeds, or None where there was no time for any: then the
+        baseline: The baseline, or None if it never completed.
+        choice: The comparison on fresh seeds, or None where there was none: then the
             recommendation is the best of the search, chosen and measured on the same seed.
         contenders: All configurations that were compared, by key.
     """
@@ -73,6 +84,11 @@ class Answer:
         """Whether the figures come from fresh seeds."""
         return self.choice is not None
 
+    @property
+    def keeps_baseline(self) -> bool:
+        """Whether the recommendation is the baseline itself."""
+        return self.baseline is not None and self.recommended.key == self.baseline.key
+
 
 def summarise(metrics: Sequence[dict[str, float]]) -> dict[str, Measured]:
     """Mean and deviation of each metric over several trainings."""
@@ -83,40 +99,43 @@ def summarise(metrics: Sequence[dict[str, float]]) -> dict[str, Measured]:
     }
 
 
-def find_answer(
-    candidates: Sequence[Candidate], *, book: TrialBook, objective: Objective
-) -> Answer:
+def find_answer(book: TrialBook, *, objective: Objective, batch_sizes: int) -> Answer:
     """Decides among what was measured.
+
+    Args:
+        book: All trials.
+        objective: The objective.
+        batch_sizes: How many batch sizes are verified.
 
     Raises:
         SearchError: No trial has completed.
     """
-    best = book.best()
-    if best is None:
+    if book.best() is None:
         raise SearchError(_nothing_completed(book))
-    verified = verified_by_rounds(candidates, book)
-    if not verified:
-        first = book.find(BASELINE)
-        baseline = _contender(BASELINE, [first]) if first and first.score is not None else None
-        recommended = _contender(best.trial, [best])
-        return Answer(recommended, baseline, None, {best.trial: recommended})
-    choice = choose(
-        as_verified(verified),
-        direction=objective.direction,
-        smallest_margin=objective.smallest_margin,
-    )
-    contenders = {key: _contender(key, trials) for key, trials in verified.items()}
-    of_baseline = next((c for c in contenders.values() if _is_baseline(c, book)), None)
-    return Answer(contenders[choice.recommended], of_baseline, choice, contenders)
+    groups = verified_groups(book, objective=objective, batch_sizes=batch_sizes)
+    contenders = {key: _contender(key, trials) for key, trials in groups.items()}
+    first = book.find(BASELINE)
+    if first is not None and first.score is not None and BASELINE not in contenders:
+        contenders[BASELINE] = _contender(BASELINE, [first])
+    baseline = contenders.get(BASELINE)
+    verified = as_verified(groups)
+    if verified:
+        choice = choose(
+            verified,
+            direction=objective.direction,
+            smallest_margin=objective.smallest_margin,
+            incumbent=BASELINE,
+        )
+        return Answer(contenders[choice.recommended], baseline, choice, contenders)
+    best = book.best(without=groups)  # what failed on fresh seeds is not recommended
+    if best is None:
+        raise SearchError("Every configuration that was verified failed on a fresh seed.")
+    contenders[best.trial] = _contender(best.trial, [best])
+    return Answer(contenders[best.trial], baseline, None, contenders)
 
 
 def _contender(key: str, trials: Sequence[FinishedTrial]) -> Contender:
     return Contender(key, trials[0].configuration, trials[0].learning_rate, tuple(trials))
-
-
-def _is_baseline(contender: Contender, book: TrialBook) -> bool:
-    first = book.find(BASELINE)
-    return first is not None and contender.configuration == first.configuration
 
 
 def _nothing_completed(book: TrialBook) -> str:

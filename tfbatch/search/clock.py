@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 CONFIRMATION_SHARE = 0.4
 """At most this share of the time is kept for verification on fresh seeds."""
-FINISHING_SECONDS = 15.0
-"""Kept for the test split and for saving."""
+FINISHING_SECONDS = 5.0
+"""Kept for saving, beside what the test split is expected to take."""
 
 
 class SearchClock:
@@ -18,6 +17,7 @@ class SearchClock:
     Args:
         max_minutes: The limit, or None.
         spent_seconds: What earlier sessions on the same run folder have used of it.
+        finishing_seconds: Kept for the test split and for saving.
         now: A monotonic clock, in seconds.
     """
 
@@ -26,9 +26,11 @@ class SearchClock:
         max_minutes: float | None,
         *,
         spent_seconds: float = 0.0,
+        finishing_seconds: float = FINISHING_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ):
         self._limit = None if max_minutes is None else max_minutes * 60
+        self._finishing = finishing_seconds
         self._now = now
         self._start = now() - spent_seconds
 
@@ -44,14 +46,12 @@ class SearchClock:
 
     def expired(self) -> bool:
         """Whether only the time for finishing is left: a running trial must stop."""
-        return self.left < FINISHING_SECONDS
+        return self.left < self._finishing
 
     def fits(self, seconds: float, *, reserve: float = 0.0) -> bool:
         """Whether something that takes so long fits before the reserve and the finish."""
-        return self.left - FINISHING_SECONDS - reserve >= seconds
+        return self.left - self._finishing - reserve >= seconds
 
-    def confirmation_reserve(self, trial_seconds: Sequence[float], trials: int) -> float:
-        """Seconds to keep for verification: what `trials` would take, up to the stated share."""
-        if self._limit is None or not trial_seconds:
-            return 0.0
-        return min(trials * statistics.median(trial_seconds), CONFIRMATION_SHARE * self._limit)
+    def confirmation_reserve(self, seconds: float) -> float:
+        """Seconds to keep for a verification that takes `seconds`: up to the stated share."""
+        return 0.0 if self._limit is None else min(seconds, CONFIRMATION_SHARE * self._limit)

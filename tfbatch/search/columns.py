@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tfbatch.configuration import Configuration
 from tfbatch.search.config import Range
 from tfbatch.search.finished import FinishedTrial
 from tfbatch.search.hparams_log import (
@@ -16,10 +17,16 @@ from tfbatch.search.hparams_log import (
 )
 from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
+from tfbatch.training.derived import Derived
 
 
 def declare_columns(
-    log_dir: Path, *, space: SearchSpace, objective: Objective, metrics: list[str]
+    log_dir: Path,
+    *,
+    space: SearchSpace,
+    objective: Objective,
+    metrics: list[str],
+    baseline: Configuration,
 ) -> None:
     """Writes the columns of a search.
 
@@ -27,17 +34,24 @@ def declare_columns(
         log_dir: The run's TensorBoard folder.
         space: The search space.
         objective: The objective, the first metric column.
-        metrics: Names of the other metrics of the model.
+        metrics: Names of the validation metrics of the model.
+        baseline: Its values belong to the domains too: a filter must be able to show its row.
     """
-    batch_sizes: Choices = tuple(space.batch_sizes)
+    batch_sizes: Choices = tuple(sorted({*space.batch_sizes, baseline.batch_size}))
+    schedules = tuple(dict.fromkeys([*space.schedule_names, baseline.schedule.name]))
     columns = [
         Column("batch_size", "batch size", "Examples in one update.", batch_sizes),
         Column("learning_rate", "learning rate", "Peak, at this batch size (derived).", Interval()),
-        Column("schedule", "schedule", "Decay schedule.", tuple(space.schedule_names)),
+        Column("schedule", "schedule", "Decay schedule.", schedules),
         _number(space, "warmup_fraction", "warm-up", "Share of the training that is warm-up."),
         _number(space, "base_learning_rate", "base rate", "Learning rate at the base batch size."),
         _number(space, "learning_rate_octaves", "octaves", "Offset from the rule, factors of two."),
         Column("phase", "phase", "What the trial is for.", ("baseline", "search", "confirmation")),
+    ]
+    columns += [
+        Column("steps", "steps", "Updates (derived).", Interval()),
+        Column("steps_per_epoch", "steps per epoch", "Updates (derived).", Interval()),
+        Column("warmup_steps", "warm-up steps", "Updates (derived).", Interval()),
     ]
     columns += [
         Column(name, name.replace("_", " "), "Only with some schedules.", Interval())
@@ -47,19 +61,19 @@ def declare_columns(
     shown += [
         Metric(name, "max" if "accuracy" in name else "min" if "loss" in name else None)
         for name in metrics
-        if name.startswith("val_") and name != objective.name
+        if name != objective.name
     ]
     shown.append(Metric("training_seconds", "min"))
     write_experiment(log_dir, columns=columns, metrics=shown)
 
 
-def log_to_tensorboard(log_dir: Path, finished: FinishedTrial) -> None:
+def log_to_tensorboard(log_dir: Path, finished: FinishedTrial, *, derived: Derived) -> None:
     """Writes a finished trial's row of the HParams view."""
     write_trial(
         log_dir / finished.trial,
         values={
             **finished.configuration.flat(),
-            "learning_rate": finished.learning_rate,
+            **derived.model_dump(),
             "phase": finished.phase,
             "seed": finished.seed,
         },

@@ -41,7 +41,9 @@ def _form(value: object) -> str:
 
 Numbers = Annotated[tuple[float, ...], Field(min_length=1)]
 Searched = Annotated[
-    Annotated[float, Tag("value")] | Annotated[Numbers, Tag("list")] | Annotated[Range, Tag("range")],
+    Annotated[float, Tag("value")]
+    | Annotated[Numbers, Tag("list")]
+    | Annotated[Range, Tag("range")],
     Discriminator(_form),
 ]
 """One value (not searched), a list of values, or a range."""

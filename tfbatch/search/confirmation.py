@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Callable, Sequence
 
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.recommendation import Verified
 from tfbatch.search.clock import SearchClock
-from tfbatch.search.config import Confirmation
-from tfbatch.search.finished import FinishedTrial
-from tfbatch.search.loop import BASELINE
+from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
 from tfbatch.search.trial_book import TrialBook
 from tfbatch.seeds import derive_seed
@@ -19,10 +16,17 @@ from tfbatch.seeds import derive_seed
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A configuration to verify: the trial of the search that it comes from."""
+    """A configuration to verify.
+
+    Attributes:
+        key: The trial of the search (or the baseline) that it comes from.
+        configuration: The configuration.
+        seconds: What that trial took.
+    """
 
     key: str
     configuration: Configuration
+    seconds: float
 
 
 def choose_candidates(
@@ -31,11 +35,11 @@ def choose_candidates(
     """The best trial of each of the best batch sizes, and the baseline.
 
     Args:
-        trials: Baseline and search trials; those without a score are left out.
+        trials: Finished trials; those of the verification and those without a score are left out.
         objective: The objective.
         batch_sizes: How many batch sizes.
     """
-    scored = [t for t in trials if t.score is not None]
+    scored = [t for t in trials if t.score is not None and t.phase != "confirmation"]
     sign = 1.0 if objective.direction == "min" else -1.0
     scored.sort(key=lambda t: sign * (t.score or 0.0))
     best: dict[int, FinishedTrial] = {}
@@ -43,13 +47,13 @@ def choose_candidates(
         best.setdefault(trial.configuration.batch_size, trial)
     chosen = list(best.values())[:batch_sizes]
     chosen += [t for t in scored if t.trial == BASELINE and t not in chosen]
-    return [Candidate(t.trial, t.configuration) for t in chosen]
+    return [Candidate(t.trial, t.configuration, t.seconds) for t in chosen]
 
 
 def run_rounds(
     candidates: Sequence[Candidate],
     *,
-    confirmation: Confirmation,
+    rounds: int,
     book: TrialBook,
     clock: SearchClock,
     seed: int,
@@ -63,62 +67,88 @@ def run_rounds(
     Raises:
         InterruptedTrialError: The running trial was asked to stop.
     """
-    for round_number in range(1, confirmation.seeds + 1):
-        missing = [c for c in candidates if book.find(trial_name(c, round_number)) is None]
-        seconds = book.seconds_of_trials()
-        expected = len(missing) * statistics.median(seconds) if seconds else 0.0
+    for number in range(1, rounds + 1):
+        missing = [c for c in candidates if book.find(trial_name(c.configuration, number)) is None]
+        expected = sum(c.seconds for c in missing)
         if missing and (stop_requested() or not clock.fits(expected)):
             return
-        first = round_number % max(len(candidates), 1)
+        first = number % max(len(candidates), 1)
         for candidate in [*candidates[first:], *candidates[:first]]:
             book.run(
-                trial_name(candidate, round_number),
+                trial_name(candidate.configuration, number),
                 phase="confirmation",
-                seed=confirmation_seed(seed, round_number),
+                seed=confirmation_seed(seed, number),
                 configuration=candidate.configuration,
             )
 
 
-def verified_by_rounds(
-    candidates: Sequence[Candidate], book: TrialBook
+def verified_groups(
+    book: TrialBook, *, objective: Objective, batch_sizes: int
 ) -> dict[str, list[FinishedTrial]]:
-    """The trials of each candidate in the rounds that are whole.
+    """The verification trials of every configuration that was in whole rounds, by its key.
 
-    Only whole rounds count, so that all candidates have the same seeds; a candidate with a trial
-    that did not complete is left out.
+    A round is whole when every candidate of its time has been trained; what was verified in an
+    earlier session stays verified when new candidates were not. Every configuration with the same
+    rounds is in, also one with a trial that did not complete. Empty if no round is whole.
     """
-    rounds: list[list[FinishedTrial]] = []
-    while candidates:
-        found = [book.find(trial_name(c, len(rounds) + 1)) for c in candidates]
-        whole = [t for t in found if t is not None]
-        if len(whole) < len(candidates):
-            break
-        rounds.append(whole)
-    by_candidate = {c.key: [r[i] for r in rounds] for i, c in enumerate(candidates)}
-    return {
-        key: trials
-        for key, trials in by_candidate.items()
-        if trials and all(t.score is not None for t in trials)
-    }
+    for candidates in _candidate_sets(book.trials, objective, batch_sizes):
+        rounds = 0
+        while candidates and all(
+            book.find(trial_name(c.configuration, rounds + 1)) for c in candidates
+        ):
+            rounds += 1
+        if rounds:
+            return _with_rounds(book, rounds)
+    return {}
 
 
-def as_verified(trials: dict[str, list[FinishedTrial]]) -> list[Verified]:
-    """What the recommendation needs to know of verified candidates."""
+def as_verified(groups: dict[str, list[FinishedTrial]]) -> list[Verified]:
+    """What the recommendation needs to know; configurations with a failed trial are left out."""
     return [
         Verified(
             key=key,
-            scores={n: t.score for n, t in enumerate(found) if t.score is not None},
-            seconds={n: t.training_seconds for n, t in enumerate(found)},
+            scores={n: t.score for n, t in enumerate(trials) if t.score is not None},
+            seconds={n: t.training_seconds for n, t in enumerate(trials)},
         )
-        for key, found in trials.items()
+        for key, trials in groups.items()
+        if all(t.score is not None for t in trials)
     ]
 
 
-def trial_name(candidate: Candidate, round_number: int) -> str:
+def trial_name(configuration: Configuration, number: int) -> str:
     """Depends on the configuration, so that an extended search finds what was verified before."""
-    return f"confirm-{candidate.configuration.identity()}-{round_number}"
+    return f"confirm-{configuration.identity()}-{number}"
 
 
-def confirmation_seed(seed: int, round_number: int) -> int:
+def confirmation_seed(seed: int, number: int) -> int:
     """The same for every candidate of a round."""
-    return derive_seed(seed, "confirmation", round_number)
+    return derive_seed(seed, "confirmation", number)
+
+
+def _candidate_sets(
+    trials: Sequence[FinishedTrial], objective: Objective, batch_sizes: int
+) -> list[list[Candidate]]:
+    """The candidates now, then those of each earlier verification, newest first."""
+    sets = [choose_candidates(trials, objective=objective, batch_sizes=batch_sizes)]
+    for index in reversed(range(len(trials))):
+        starts = trials[index].phase == "confirmation" and trials[index - 1].phase != "confirmation"
+        if starts:
+            before = trials[:index]
+            sets.append(choose_candidates(before, objective=objective, batch_sizes=batch_sizes))
+    return sets
+
+
+def _with_rounds(book: TrialBook, rounds: int) -> dict[str, list[FinishedTrial]]:
+    """Every configuration that has all of the first `rounds` rounds."""
+    groups: dict[str, list[FinishedTrial]] = {}
+    identities: set[str] = set()
+    for trial in book.trials:
+        identity = trial.configuration.identity()
+        if trial.phase == "confirmation" or identity in identities:
+            continue
+        identities.add(identity)
+        found = [book.find(trial_name(trial.configuration, n + 1)) for n in range(rounds)]
+        whole = [t for t in found if t is not None]
+        if len(whole) == rounds:
+            groups[trial.trial] = whole
+    return groups

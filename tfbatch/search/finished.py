@@ -9,6 +9,9 @@ from tfbatch.configuration import Configuration
 from tfbatch.training.derived import Derived
 from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
 
+BASELINE = "baseline"
+"""Name of the baseline's trial."""
+
 
 @dataclasses.dataclass(frozen=True)
 class FinishedTrial:

@@ -9,16 +9,16 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.config import SearchConfig
-from tfbatch.search.finished import FinishedTrial
+from tfbatch.search.confirmation import choose_candidates
+from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.outcome_policy import told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import TrialBook
+from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
 from tfbatch.seeds import derive_seed
 
-BASELINE = "baseline"
 HOPELESS_AFTER = 3
 """A search whose first trials all raise the same way is ended: the model cannot be trained."""
 
@@ -68,6 +68,8 @@ class Search:
             InterruptedTrialError: The running trial was asked to stop.
             SearchError: The first trials all failed with an exception.
         """
+        if stop_requested() and not self._book.trials:
+            raise InterruptedTrialError(BASELINE)
         self._announce()
         first = self._book.run(
             BASELINE,
@@ -89,7 +91,9 @@ class Search:
                 return
             values = oracle.ask()
             if values is None:
-                self._progress.say(f"Every configuration of the space was tried ({number - 1}).")
+                self._progress.say(
+                    f"The oracle finds no untried configuration after {number - 1} trials."
+                )
                 return
             if known is not None and self._space.values(known.configuration) != values:
                 # Another version of a library proposes otherwise: what was measured stands.
@@ -101,9 +105,10 @@ class Search:
     def confirmation_reserve(self) -> float:
         """Seconds kept for verification."""
         c = self._config.confirmation
-        return self._clock.confirmation_reserve(
-            self._book.seconds_of_trials(), (c.batch_sizes + 1) * c.seeds
+        candidates = choose_candidates(
+            self._book.trials, objective=self._objective, batch_sizes=c.batch_sizes
         )
+        return self._clock.confirmation_reserve(c.seeds * sum(x.seconds for x in candidates))
 
     def _run(self, name: str, values: dict[str, object]) -> FinishedTrial:
         return self._book.run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Literal
 
 from tfbatch.errors import InputError, did_you_mean
@@ -64,10 +64,6 @@ class Objective:
     def worst(self, values: Collection[float]) -> float:
         """The worst of some values."""
         return max(values) if self.direction == "min" else min(values)
-
-    def of(self, metrics: Mapping[str, float]) -> float:
-        """The objective's value in a trial's final metrics."""
-        return metrics[self.name]
 
     @property
     def smallest_margin(self) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 import threadpoolctl
+from sklearn.exceptions import ConvergenceWarning
 
 from tfbatch.search.config import OracleChoice
 from tfbatch.search.initial_design import spread_points

@@ -95,6 +95,9 @@ class LiveProgress(Progress):
             TextColumn("[dim]{task.fields[running]}"),
             console=console,
             transient=True,
+            # library noise goes to the log of the run, not to the terminal
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = self._bar.add_task("", total=None, stage="", left="", best="", running="")
         self._preparing = self._bar.add_task("", total=None, stage="", left="", best="", running="")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ class Request:
         recipe: The data set.
         dataset: Its name, or the path of its recipe.
         model: The model's name, or `package.module:function`.
-        search_name: Name of the search's YAML.
         search: The search with all overrides.
         objective: What is compared.
         trial_length: Length of each trial.
@@ -46,7 +46,6 @@ class Request:
     recipe: Recipe
     dataset: str
     model: str
-    search_name: str
     search: SearchConfig
     objective: Objective
     trial_length: TrainingLength
@@ -182,6 +181,11 @@ def make_request(
     Raises:
         InputError: The first thing that cannot be used.
     """
+    if not isinstance(dataset, Recipe | str):
+        raise InputError(
+            "The data must be a recipe's name, the path of one, or a Recipe. "
+            f"Received: {type(dataset).__name__}. For data of your own, write a recipe: see README."
+        )
     recipe = dataset if isinstance(dataset, Recipe) else load_recipe(dataset)
     if check_model:
         check_model_name(model)
@@ -194,18 +198,31 @@ def make_request(
         recipe=recipe,
         dataset=_dataset_text(dataset),
         model=model,
-        search_name=search,
         search=resolved,
         objective=Objective.parse(objective or recipe.objective),
         trial_length=TrainingLength.parse(trial_length) if trial_length else recipe.trial_length,
         baseline=parse_baseline(baseline, recipe.baseline),
         seed=seed,
         max_minutes=max_minutes,
-        data_dir=data_dir,
-        records_dir=records_dir,
+        data_dir=data_dir.expanduser().resolve() if data_dir else None,
+        records_dir=_writable(records_dir) if records_dir else None,
         run_dir=run_dir or Path(DEFAULT_RUNS) / name,
         overwrite=overwrite,
     )
+
+
+def _writable(folder: Path) -> Path:
+    """Makes a folder for records, and refuses it before any work if that fails."""
+    folder = folder.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(
+            f"The records folder {folder} cannot be written: {error}. "
+            "Choose another one with --records_dir=DIR or TFBATCH_RECORDS_DIR."
+        ) from error
 
 
 def _dataset_text(dataset: str | Recipe) -> str:

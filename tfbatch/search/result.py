@@ -56,40 +56,45 @@ class Result:
     def summary(self) -> str:
         """The recommendation beside the baseline, in a few lines."""
         content = self.recommendation
-        lines = [
-            f"Recommended: batch size {self.batch_size}, learning rate {self.learning_rate:.4g}, "
-            f"{_schedule(content['schedule'])}, {_optimizer(content['optimizer'])}",
-            f"  {_figures(content)}",
-        ]
-        if content["baseline"]:
-            base = content["baseline"]
-            lines += [
-                f"Baseline:    batch size {base['batch_size']}, learning rate "
-                f"{base['learning_rate']:.4g}, constant",
-                f"  {_figures(base)}",
-            ]
+        what = (
+            f"batch size {self.batch_size}, learning rate {self.learning_rate:.4g}, "
+            f"{_schedule(content['schedule'])}, {_optimizer(content['optimizer'])}"
+        )
+        if self.answer.keeps_baseline:
+            lines = [f"Keep your baseline: {what}", f"  {_figures(content)}"]
         else:
-            lines.append("Baseline:    did not complete")
+            lines = [f"Recommended: {what}", f"  {_figures(content)}", *self._baseline_lines()]
         return "\n".join([*lines, self._certainty()])
+
+    def _baseline_lines(self) -> list[str]:
+        base = self.recommendation["baseline"]
+        if not base:
+            return ["Baseline:    did not complete"]
+        lines = [
+            f"Baseline:    batch size {base['batch_size']}, learning rate "
+            f"{base['learning_rate']:.4g}, constant",
+            f"  {_figures(base)}",
+        ]
+        return [*lines, f"  {base['failures']}"] if base["failures"] else lines
 
     def _certainty(self) -> str:
         choice = self.answer.choice
         if choice is None:
             return (
-                "Not verified on fresh seeds (no time or trials for it): the figures are of the "
-                "search itself, whose best result is too good on average."
+                "Not verified on fresh seeds: the figures are of the search itself, whose best "
+                "result is too good on average. More time or trials verify it."
             )
         recommended = next(c for c in choice.comparisons if c.key == choice.recommended)
         tied = [c for c in choice.comparisons if c.tied]
         if len(tied) == 1:
-            return "It has the best mean on fresh seeds, and no other one is tied with it."
+            return "It is the best on fresh seeds, and no other one is tied with it."
         interval = (
             "" if recommended.half_width == float("inf") else f" ± {recommended.half_width:.4f}"
         )
         return (
-            f"{len(tied)} configurations are tied with the best on fresh seeds (behind by at most "
-            f"{choice.margin:.4f}); this is the fastest of them, behind the best mean by "
-            f"{recommended.deficit:.4f}{interval}."
+            f"{len(tied)} configurations are tied with the best on fresh seeds (not shown to be "
+            f"worse, and behind by at most {choice.margin:.4f}); this is the fastest of them, "
+            f"behind the best mean by {recommended.deficit:.4f}{interval}."
         )
 
 
@@ -109,13 +114,13 @@ def _figures(content: dict[str, Any]) -> str:
     parts = []
     for split in ("validation", "test"):
         metrics = content["metrics"][split]
-        if metrics is None:
-            parts.append(f"{split} not read")
+        if not metrics:
+            parts.append(f"{split} not measured")
             continue
         figures = ", ".join(f"{name} {_measured(value)}" for name, value in metrics.items())
         parts.append(f"{split} {figures}")
     seconds = content["training_seconds"]["mean"]
-    return "; ".join([*parts, f"{seconds:.1f} s of training"])
+    return "; ".join([*parts, f"{seconds:.3g} s of training"])
 
 
 def _measured(value: dict[str, Any]) -> str:

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, RecordError, StoppedError
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.fingerprint import hardware, software
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.schema import content_hash
-from tfbatch.search import results
+from tfbatch.search import answer_files
 from tfbatch.search.answer import Answer, Contender, Measured, find_answer, summarise
-from tfbatch.search.clock import SearchClock
+from tfbatch.search.answer_files import RECOMMENDATION, TestMetrics
+from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.confirmation import choose_candidates, run_rounds
 from tfbatch.search.loop import Search
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
 from tfbatch.search.result import Result
-from tfbatch.search.results import RECOMMENDATION
 from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
 from tfbatch.training.derived import Derived
-from tfbatch.training.evaluation import evaluate_weights, save_model, untrained_metrics
+from tfbatch.training.evaluation import (
+    Untrained,
+    evaluate_weights,
+    measure_untrained,
+    save_model,
+)
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import BuildModel, Workload
 
@@ -60,24 +66,28 @@ def run_search(
         SearchError: No trial completed.
     """
     started = time.monotonic() if started is None else started
-    workload = Workload(_load(request, progress), build_model)
-    space = SearchSpace(request.search.space, num_examples=workload.data.num_examples("train"))
-    _check_baseline(request, workload.data.num_examples("train"))
-    untrained = untrained_metrics(workload, request.baseline_configuration(space.scaling_rule))
-    request.objective.check([*untrained, *(f"val_{name}" for name in untrained)])
+    _stop_if(stop_requested)
+    workload = Workload(_load(request, progress, stop_requested), build_model)
+    num_examples = workload.data.num_examples("train")
+    space = SearchSpace(request.search.space, num_examples=num_examples)
+    _check_batch_sizes(request, space, num_examples)
+    _stop_if(stop_requested)
+    untrained = measure_untrained(workload, request.baseline_configuration(space.scaling_rule))
+    request.objective.check([*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)])
     folder = RunFolder(
         request.run_dir,
         identity=request.identity(
             records=workload.data.folder.name,
             model_source=_source_hash(build_model),
-            trial_examples=request.trial_length.examples(workload.data.num_examples("train")),
+            model_built=untrained.model_hash,
+            trial_examples=request.trial_length.examples(num_examples),
         ),
         budget=request.budget(),
         overwrite=request.overwrite,
     )
     with folder:
-        run = _Run(request, workload, space, folder, progress, stop_requested, started)
-        return run.complete(untrained)
+        run = _Run(request, workload, space, folder, progress, stop_requested, started, untrained)
+        return run.complete()
 
 
 class _Run:
@@ -92,6 +102,7 @@ class _Run:
         progress: Progress,
         stop_requested: Callable[[], bool],
         started: float,
+        untrained: Untrained,
     ):
         self.request = request
         self.workload = workload
@@ -99,10 +110,13 @@ class _Run:
         self.folder = folder
         self.progress = progress
         self.stop_requested = stop_requested
+        self.untrained = untrained
         self.total_examples = request.trial_length.examples(workload.data.num_examples("train"))
         spent = self._spent_seconds()
         self.clock = SearchClock(
-            request.max_minutes, spent_seconds=spent + time.monotonic() - started
+            request.max_minutes,
+            spent_seconds=spent + time.monotonic() - started,
+            finishing_seconds=FINISHING_SECONDS + self._expected_test_seconds(),
         )
         self.book = TrialBook(
             folder,
@@ -113,9 +127,9 @@ class _Run:
             progress=progress,
         )
 
-    def complete(self, untrained: dict[str, float]) -> Result:
+    def complete(self) -> Result:
         """Search, verification, answer."""
-        self._write_settings(untrained)
+        self._write_settings()
         search = Search(
             self.request.search,
             space=self.space,
@@ -123,7 +137,7 @@ class _Run:
             book=self.book,
             clock=self.clock,
             seed=self.request.seed,
-            untrained=untrained[self.request.objective.name.removeprefix("val_")],
+            untrained=self.untrained.metrics[self.request.objective.name.removeprefix("val_")],
             progress=self.progress,
         )
         baseline = self.request.baseline_configuration(self.space.scaling_rule)
@@ -132,10 +146,21 @@ class _Run:
             self._verify()
         except InterruptedTrialError as trial:
             self.progress.say(f"{trial} was stopped before its end; it is not counted.")
-        interrupted = self.stop_requested()
-        answer = find_answer(self._candidates(), book=self.book, objective=self.request.objective)
-        test = {} if interrupted else self._test_metrics(answer)
-        return self._finish(answer, test, interrupted=interrupted)
+        if self.book.best() is None:
+            _stop_if(self.stop_requested)
+        answer = find_answer(
+            self.book,
+            objective=self.request.objective,
+            batch_sizes=self.request.search.confirmation.batch_sizes,
+        )
+        return self._finish(answer)
+
+    def _expected_test_seconds(self) -> float:
+        """What evaluating recommendation and baseline on test will take, from the untrained one."""
+        data = self.workload.data
+        share = data.num_examples("test") / data.num_examples("validation")
+        models = 2 * max(self.request.search.confirmation.seeds, 1)
+        return models * self.untrained.seconds * share
 
     def _spent_seconds(self) -> float:
         """What earlier sessions used: their trials, and if one came to an end, all its work."""
@@ -151,16 +176,13 @@ class _Run:
     def _must_stop(self) -> bool:
         return self.stop_requested() or self.clock.expired()
 
-    def _candidates(self) -> list[Any]:
-        return choose_candidates(
-            [t for t in self.book.trials if t.phase != "confirmation"],
-            objective=self.request.objective,
-            batch_sizes=self.request.search.confirmation.batch_sizes,
-        )
-
     def _verify(self) -> None:
-        candidates = self._candidates()
         confirmation = self.request.search.confirmation
+        candidates = choose_candidates(
+            self.book.trials,
+            objective=self.request.objective,
+            batch_sizes=confirmation.batch_sizes,
+        )
         if self.stop_requested() or not candidates or not confirmation.seeds:
             return
         self.progress.say(
@@ -169,39 +191,35 @@ class _Run:
         )
         run_rounds(
             candidates,
-            confirmation=confirmation,
+            rounds=confirmation.seeds,
             book=self.book,
             clock=self.clock,
             seed=self.request.seed,
             stop_requested=self.stop_requested,
         )
 
-    def _test_metrics(self, answer: Answer) -> results.TestMetrics:
+    def _test_metrics(self, answer: Answer) -> TestMetrics:
         """Reads the test split, once for each answer: here and nowhere else."""
-        known = self._known_answer(answer)
-        if known is not None:
-            return known
         self.progress.say("Evaluating the recommendation and the baseline on the test split.")
-        test: results.TestMetrics = {}
-        for contender in filter(None, (answer.recommended, answer.baseline)):
-            files = [(t, self.book.weights_file(t.trial)) for t in contender.trials]
+        test: TestMetrics = {}
+        for contender in _distinct(answer):
+            kept = [(t, self.book.weights_file(t.trial)) for t in contender.completed]
             measured = [
                 evaluate_weights(self.workload, t.configuration, file, split="test", seed=t.seed)
-                for t, file in files
+                for t, file in kept
                 if file.exists()
             ]
             if measured:
                 test[contender.key] = summarise(measured)
         return test
 
-    def _known_answer(self, answer: Answer) -> results.TestMetrics | None:
+    def _known_answer(self, answer: Answer) -> TestMetrics | None:
         """The test metrics of an earlier session, if its answer rests on the same trials."""
         path = self.folder.path / RECOMMENDATION
         if not path.exists() or not (self.folder.path / "best.keras").exists():
             return None
         before = json.loads(path.read_text(encoding="utf-8"))
-        contenders = [c for c in (answer.recommended, answer.baseline) if c]
-        evidence = sorted(t.trial for c in contenders for t in c.trials)
+        evidence = sorted(t.trial for c in _distinct(answer) for t in c.trials)
         if before["evidence"] != evidence or before["metrics"]["test"] is None:
             return None
         same = (
@@ -216,29 +234,26 @@ class _Run:
             parts[answer.baseline.key] = before["baseline"]["metrics"]["test"]
         return {key: _as_measured(part) for key, part in parts.items() if part}
 
-    def _finish(self, answer: Answer, test: results.TestMetrics, *, interrupted: bool) -> Result:
-        derived = self.derive(answer.recommended.configuration)
-        content = results.recommendation(
-            answer,
-            derived,
-            request=self.request,
-            test=test,
-            trials=len(self.book.trials),
-            seconds=self.clock.elapsed,
-            status="interrupted" if interrupted else "complete",
-        )
+    def _finish(self, answer: Answer) -> Result:
+        """Writes the answer, then reads test and saves the model: their failure loses nothing."""
+        interrupted = self.stop_requested()
+        known = self._known_answer(answer)
+        content = self._write(answer, known or {}, interrupted=interrupted)
+        if known is None and not interrupted:
+            with self._told("The test split could not be evaluated"):
+                content = self._write(answer, self._test_metrics(answer), interrupted=False)
+        with self._told("best.keras could not be written"):
+            self._save_best(answer.recommended)
         first = answer.recommended.trials[0]
-        self._save_best(answer.recommended)
-        results.write_answer(
-            self.folder.path, content, results.best_yaml(answer, request=self.request)
-        )
         return Result(
             run_dir=self.folder.path,
             recommendation=content,
-            table=results.table_by_batch_size(self.book.trials, answer, self.request.objective),
+            table=answer_files.table_by_batch_size(
+                self.book.trials, answer, self.request.objective
+            ),
             snippet=keras_snippet(
                 first.configuration,
-                derived,
+                self.derive(first.configuration),
                 dataset=self.request.dataset,
                 data_dir=str(self.request.data_dir) if self.request.data_dir else None,
                 model=self.request.model,
@@ -248,6 +263,30 @@ class _Run:
             rows=self.folder.journal.rows,
             interrupted=interrupted,
         )
+
+    def _write(self, answer: Answer, test: TestMetrics, *, interrupted: bool) -> dict[str, Any]:
+        content = answer_files.recommendation(
+            answer,
+            self.derive(answer.recommended.configuration),
+            objective=str(self.request.objective),
+            test=test,
+            trials=len(self.book.trials),
+            seconds=self.clock.elapsed,
+            status="interrupted" if interrupted else "complete",
+        )
+        best = answer_files.best_yaml(answer, request=self.request)
+        answer_files.write_answer(self.folder.path, content, best)
+        return content
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """The answer stands whatever fails after it: the failure is told, and the run goes on."""
+        try:
+            yield
+        except RecordError:
+            raise
+        except Exception as error:  # of the user's own layers, or a lack of memory
+            self.progress.say(f"{what}: {type(error).__name__}: {error}")
 
     def _save_best(self, contender: Contender) -> None:
         """Saves the model of the first verification seed: not the luckiest one."""
@@ -263,7 +302,7 @@ class _Run:
                 path=self.folder.path / "best.keras",
             )
 
-    def _write_settings(self, untrained: dict[str, float]) -> None:
+    def _write_settings(self) -> None:
         devices = [d.name for d in tf.config.list_physical_devices() if d.device_type != "CPU"]
         fingerprint = {"software": software(), "hardware": hardware(devices)}
         write_whole(self.folder.path / "fingerprint.json", json.dumps(fingerprint, indent=1))
@@ -271,16 +310,21 @@ class _Run:
             self.folder.tensorboard,
             space=self.space,
             objective=self.request.objective,
-            metrics=[*untrained, *(f"val_{name}" for name in untrained)],
+            metrics=[f"val_{name}" for name in self.untrained.metrics],
+            baseline=self.request.baseline_configuration(self.space.scaling_rule),
         )
 
 
-def _load(request: Request, progress: Progress) -> PreparedData:
+def _load(request: Request, progress: Progress, stop_requested: Callable[[], bool]) -> PreparedData:
+    def preparing(split: str, done: int, total: int) -> None:
+        _stop_if(stop_requested)
+        progress.preparing(split, done, total)
+
     folder, written = prepare_records(
         request.recipe,
         data_dir=request.data_dir,
         records_dir=request.records_dir,
-        progress=progress.preparing,
+        progress=preparing,
     )
     data = PreparedData(request.recipe, folder)
     counts = ", ".join(f"{data.num_examples(s):,} {s}" for s in ("train", "validation", "test"))
@@ -292,13 +336,34 @@ def _load(request: Request, progress: Progress) -> PreparedData:
     return data
 
 
-def _check_baseline(request: Request, num_examples: int) -> None:
+def _stop_if(stop_requested: Callable[[], bool]) -> None:
+    if stop_requested():
+        raise StoppedError(
+            "Stopped before the first trial ended: there is no answer yet. The same command "
+            "begins again where it stopped."
+        )
+
+
+def _check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -> None:
     if request.baseline.batch_size > num_examples:
         raise InputError(
             f"The baseline's batch size must not exceed the {num_examples} training examples of "
             f"{request.recipe.name}. Received: {request.baseline.batch_size}. "
             "Give another one with --baseline=batch_size=N."
         )
+    length = request.trial_length.examples(num_examples)
+    largest = max(*space.batch_sizes, request.baseline.batch_size)
+    if largest > length:
+        raise InputError(
+            f"A trial of {request.trial_length} has {length} examples: fewer than one batch of "
+            f"{largest}. Lengthen it with --trial_length, or give smaller --batch_sizes."
+        )
+
+
+def _distinct(answer: Answer) -> list[Contender]:
+    """Recommendation and baseline, once each."""
+    both = [answer.recommended, *([answer.baseline] if answer.baseline else [])]
+    return list({contender.key: contender for contender in both}.values())
 
 
 def _source_hash(build_model: BuildModel) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import RunFolderError
+from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.columns import log_to_tensorboard
 from tfbatch.search.finished import FinishedTrial, make_row, read_row
@@ -55,7 +57,7 @@ class TrialBook:
         self._progress = progress
         self.trials = [read_row(row) for row in folder.journal.rows]
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
-            log_to_tensorboard(folder.tensorboard, trial)
+            self._log(trial)
 
     def find(self, trial: str) -> FinishedTrial | None:
         """A finished trial by its name, or None."""
@@ -65,10 +67,12 @@ class TrialBook:
         """The completed trials of some phases, in the order of their end."""
         return [t for t in self.trials if t.phase in phases and t.score is not None]
 
-    def best(self) -> FinishedTrial | None:
-        """The best completed trial of baseline and search."""
+    def best(self, *, without: Collection[str] = ()) -> FinishedTrial | None:
+        """The best completed trial of baseline and search, some left out by name."""
         best = None
         for trial in self.completed("baseline", "search"):
+            if trial.trial in without:
+                continue
             if best is None or self._better(trial, best):
                 best = trial
         return best
@@ -131,8 +135,19 @@ class TrialBook:
         self._folder.journal.append(row)
         finished = read_row(row)
         self.trials.append(finished)
-        log_to_tensorboard(self._folder.tensorboard, finished)
+        self._log(finished)
         return finished
+
+    def _log(self, finished: FinishedTrial) -> None:
+        """Writes the HParams row, which can be written again from the journal at any time."""
+        try:
+            log_to_tensorboard(
+                self._folder.tensorboard, finished, derived=self._derive(finished.configuration)
+            )
+        except Exception as error:
+            if not is_disk_full(error):
+                raise
+            raise RunFolderError(f"The disk is full: {error}. {FREE_SPACE}") from error
 
     def _keep_best_weights(self, finished: FinishedTrial) -> None:
         best = self.best()

@@ -113,5 +113,9 @@ def _builder(dataset: str, version: str | None, data_dir: Path | None) -> Any:
 def _check_network(homepage: str) -> None:
     """Raises OSError at once where there is no network; the downloader retries for minutes."""
     host = urllib.parse.urlsplit(homepage).hostname
-    if host and not urllib.request.getproxies():
+    if urllib.request.getproxies() or not host:
+        return
+    try:
         socket.getaddrinfo(host, 443)
+    except OSError:  # the homepage alone may be gone
+        socket.getaddrinfo("tensorflow.org", 443)

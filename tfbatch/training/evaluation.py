@@ -2,30 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, TfbatchError
+from tfbatch.schema import content_hash
 from tfbatch.training.workload import Workload
 
 
-def untrained_metrics(workload: Workload, configuration: Configuration) -> dict[str, float]:
-    """Metrics on the validation split before any training: the names that there are, and a floor.
+@dataclasses.dataclass(frozen=True)
+class Untrained:
+    """An untrained model, measured before a search.
+
+    Attributes:
+        metrics: Every metric on the validation split: the names that there are, and a floor.
+        seconds: What building and evaluating took.
+        model_hash: Changes when the model that is built changes.
+    """
+
+    metrics: dict[str, float]
+    seconds: float
+    model_hash: str
+
+
+def measure_untrained(workload: Workload, configuration: Configuration) -> Untrained:
+    """Builds the model once and evaluates it on the validation split.
 
     Raises:
         InputError: The model cannot be used.
+        RecordError: The validation records are damaged.
     """
+    workload.data.evaluation("validation")  # reading the split is not the model's time
+    start = time.perf_counter()
     try:
         model = workload.compiled(configuration, total_examples=1, seed=1)
-        return evaluate(model, workload, "validation")
+        metrics = evaluate(model, workload, "validation")
     except TfbatchError:
         raise
     except Exception as error:  # of the user's own code: shown whole, before any trial
         raise InputError(
             f"The model cannot be built and evaluated:\n{traceback.format_exc()}"
         ) from error
+    return Untrained(metrics, time.perf_counter() - start, _model_hash(model))
+
+
+def _model_hash(model: Any) -> str:
+    """Layers, their plain settings and the weights' shapes; not names, which Keras counts up."""
+    layers = []
+    for layer in model.layers:
+        settings: dict[str, Any] = {}
+        with contextlib.suppress(NotImplementedError):  # a layer without get_config
+            settings = {k: v for k, v in layer.get_config().items() if k != "name"}
+        plain = {k: v for k, v in settings.items() if isinstance(v, int | float | str | tuple)}
+        layers.append([type(layer).__name__, plain])
+    return content_hash([layers, [list(w.shape) for w in model.weights]])
 
 
 def evaluate_weights(
@@ -55,8 +92,16 @@ def save_model(
 
 
 def evaluate(model: Any, workload: Workload, split: str) -> dict[str, float]:
-    """Every metric of a compiled model on a whole split."""
-    measured = model.evaluate(workload.data.evaluation(split), verbose=0, return_dict=True)
+    """Every metric of a compiled model on a whole split.
+
+    Raises:
+        RecordError: The split's records are damaged.
+    """
+    try:
+        measured = model.evaluate(workload.data.evaluation(split), verbose=0, return_dict=True)
+    except tf.errors.OpError:
+        workload.data.raise_damage(split)
+        raise
     return {name: float(value) for name, value in measured.items()}
 
 

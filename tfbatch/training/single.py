@@ -7,7 +7,6 @@ from pathlib import Path
 from tfbatch.callbacks import DivergenceGuard
 from tfbatch.pipeline import load_data
 from tfbatch.training.evaluation import evaluate
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.trial import fit
 from tfbatch.training.workload import Workload, find_model_builder
 from tfbatch.training_config import TrainingConfig
@@ -33,11 +32,18 @@ def train_once(
     data = load_data(config.dataset, data_dir=config.data_dir, records_dir=records_dir)
     workload = Workload(data, find_model_builder(config.model))
     total_examples = config.trial_length.examples(data.num_examples("train"))
-    spec = TrialSpec("train", "search", config.seed, config.configuration, total_examples)
     model = workload.compiled(config.configuration, total_examples=total_examples, seed=config.seed)
     guard = DivergenceGuard()
     derived = workload.derive(config.configuration, total_examples)
-    fit(model, workload, spec, derived, callbacks=[guard], verbose=2)
+    fit(
+        model,
+        workload,
+        derived,
+        batch_size=config.configuration.batch_size,
+        seed=config.seed,
+        callbacks=[guard],
+        verbose=2,
+    )
     if guard.diverged:
         print(f"The training diverged: {guard.reason}.")
     if output:

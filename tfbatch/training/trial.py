@@ -8,13 +8,15 @@ import gc
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, TrainingClock
-from tfbatch.errors import RecordError
+from tfbatch.errors import RecordError, RunFolderError
+from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.training.derived import Derived
 from tfbatch.training.outcome import Outcome, Status, TrialSpec
 from tfbatch.training.workload import Workload
@@ -45,31 +47,46 @@ def run_trial(
 
     Raises:
         RecordError: The records are damaged.
+        RunFolderError: The disk is full.
     """
     started = time.perf_counter()
     clock = TrainingClock()
+    model: Any = None
     try:
         with _fresh_session():
             model, result = _train(workload, spec, clock, stop_requested, verbose)
-            if result.status == "completed" and spec.weights_file:
-                save_weights(model, spec.weights_file)
-    except tf.errors.ResourceExhaustedError as error:
-        result = _failed("oom", f"TensorFlow is out of memory: {error.message}", clock)
     except RecordError:
         raise
     except Exception as error:
-        # Streams end in DataLossError when a record is damaged: say which one.
+        if is_disk_full(error):  # TensorFlow calls it out of memory when it writes curves
+            raise RunFolderError(f"The disk is full: {error}. {FREE_SPACE}") from error
         if isinstance(error, tf.errors.OpError):
+            # A stream ends so when a record is damaged: say which one.
             workload.data.raise_damage("train")
-        result = _failed("error", traceback.format_exc(), clock)
+            workload.data.raise_damage("validation")
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            result = _failed("oom", f"TensorFlow is out of memory: {error.message}", clock)
+        else:
+            result = _failed("error", traceback.format_exc(), clock)
+    if result.status == "completed" and spec.weights_file:
+        save_weights(model, spec.weights_file)
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
 
-def save_weights(model: Any, path: Any) -> None:
-    """Saves a model's weights: whole or not at all."""
+def save_weights(model: Any, path: Path) -> None:
+    """Saves a model's weights: whole or not at all.
+
+    Raises:
+        RunFolderError: They cannot be written; nothing is left of them.
+    """
     partial = path.with_name(f"partial-{path.name}")
-    model.save_weights(partial)
-    partial.replace(path)
+    try:
+        model.save_weights(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written: {error}. {FREE_SPACE}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _train(
@@ -84,7 +101,16 @@ def _train(
         spec.configuration, total_examples=spec.total_examples, seed=spec.seed
     )
     guard, stop = DivergenceGuard(), StopOnRequest(stop_requested)
-    history = fit(model, workload, spec, derived, callbacks=[guard, stop, clock], verbose=verbose)
+    history = fit(
+        model,
+        workload,
+        derived,
+        batch_size=spec.configuration.batch_size,
+        seed=spec.seed,
+        callbacks=[guard, stop, clock],
+        log_dir=spec.log_dir,
+        verbose=verbose,
+    )
     status: Status = "completed"
     if stop.stopped:
         status = "interrupted"
@@ -104,23 +130,20 @@ def _train(
 def fit(
     model: Any,
     workload: Workload,
-    spec: TrialSpec,
     derived: Derived,
     *,
+    batch_size: int,
+    seed: int,
     callbacks: list[Any],
-    verbose: int,
+    log_dir: Path | None = None,
+    verbose: int = 0,
 ) -> Any:
-    """Plain `Model.fit` over a trial's stream; returns Keras's History."""
-    stream = workload.data.training(
-        batch_size=spec.configuration.batch_size,
-        seed=spec.seed,
-        num_examples=spec.total_examples,
-    )
-    logs = []
-    if spec.log_dir:
-        logs = [keras.callbacks.TensorBoard(str(spec.log_dir), write_graph=False)]
+    """Plain `Model.fit` over a training's stream; returns Keras's History."""
+    logs = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if log_dir else []
     return model.fit(
-        stream,
+        workload.data.training(
+            batch_size=batch_size, seed=seed, num_examples=derived.total_examples
+        ),
         epochs=derived.epochs,
         steps_per_epoch=derived.steps_per_epoch,
         validation_data=workload.data.evaluation("validation"),

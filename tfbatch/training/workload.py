@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,12 @@ def find_model_builder(name: str) -> BuildModel:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise InputError(f"`--model={name}`: cannot import {module_name}: {error}.") from error
+    except Exception as error:  # whatever the user's own module raises
+        place = traceback.format_exc(limit=-1).splitlines()[1].strip()
+        raise InputError(
+            f"`--model={name}`: cannot import {module_name}: {type(error).__name__}: {error} "
+            f"({place})."
+        ) from error
     found = getattr(module, function_name, None)
     if not callable(found):
         functions = [key for key, value in vars(module).items() if callable(value)]
@@ -163,6 +170,8 @@ def check_builder(builder: BuildModel) -> None:
     """
     try:
         inspect.signature(builder).bind((1, 1, 1), 2)
+    except ValueError:  # some built-in callables do not tell
+        return
     except TypeError as error:
         raise InputError(
             "A model builder must take (input_shape, num_classes). Received: "

@@ -26,7 +26,7 @@ def recommendation(
     answer: Answer,
     derived: Derived,
     *,
-    request: Request,
+    objective: str,
     test: TestMetrics,
     trials: int,
     seconds: float,
@@ -37,7 +37,7 @@ def recommendation(
     Args:
         answer: The answer.
         derived: Derived values of the recommended configuration.
-        request: What was asked.
+        objective: What was compared.
         test: Test metrics of the recommendation and the baseline; empty if not read.
         trials: Number of trials in the journal.
         seconds: Wall-clock seconds of all of them and of this session's other work.
@@ -47,9 +47,10 @@ def recommendation(
     return {
         "status": status,
         "verified_on_fresh_seeds": answer.verified,
-        "objective": str(request.objective),
+        "objective": objective,
         "batch_size": c.batch_size,
         "learning_rate": derived.learning_rate,
+        "keeps_baseline": answer.keeps_baseline,
         "schedule": {
             "name": c.schedule.name,
             **c.schedule.arguments,
@@ -67,6 +68,7 @@ def recommendation(
             "learning_rate": answer.baseline.learning_rate,
             "metrics": _metrics(answer.baseline, test),
             "training_seconds": _as_json(answer.baseline.training_seconds()),
+            "failures": answer.baseline.failures,
         },
         "evidence": sorted(
             t.trial
@@ -138,10 +140,11 @@ def _row(name: str, group: list[FinishedTrial], answer: Answer, objective: Objec
         return [shown, str(len(group)), f"none ({ends})", "", "", "", "", ""]
     best = next((t for t in scored if t.trial in answer.contenders), scored[0])
     contender = answer.contenders.get(best.trial)
-    fresh, seconds = "", f"{best.training_seconds:.1f}"
-    if contender and answer.verified:
-        fresh = shown_as(contender.validation()[objective.name])
-        seconds = f"{contender.training_seconds().mean:.1f}"
+    fresh, seconds = "", f"{best.training_seconds:.3g}"
+    if contender and _on_fresh_seeds(contender):
+        measured = contender.validation()
+        fresh = contender.failures or shown_as(measured[objective.name])
+        seconds = f"{contender.training_seconds().mean:.3g}"
     return [
         shown,
         str(len(group)),
@@ -168,6 +171,10 @@ def shown_as(measured: Measured) -> str:
     if measured.seeds == 1:
         return f"{measured.mean:.4f} (n=1)"
     return f"{measured.mean:.4f} ± {measured.deviation:.4f} (n={measured.seeds})"
+
+
+def _on_fresh_seeds(contender: Contender) -> bool:
+    return contender.trials[0].phase == "confirmation"
 
 
 def _mark(key: str, answer: Answer) -> str:

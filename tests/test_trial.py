@@ -1,0 +1,412 @@
+"""One real trial: what goes in decides what comes out, and whatever happens is an outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError, RecordError, RunFolderError
+from tfbatch.pipeline import PreparedData
+from tfbatch.schema import Named
+from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
+from tfbatch.training.outcome import TrialSpec
+from tfbatch.training.trial import fit, run_trial
+from tfbatch.training.workload import Workload, find_model_builder, make_optimizer
+
+SPEC = TrialSpec(
+    trial="search-0001",
+    phase="search",
+    seed=11,
+    configuration=Configuration(
+        batch_size=32,
+        base_learning_rate=0.05,
+        warmup_fraction=0.1,
+        schedule=Named(name="cosine", final_fraction=0.1),
+        optimizer=Named(name="sgd", momentum=0.9),
+    ),
+    total_examples=542,
+)
+
+
+def build(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+    inputs = keras.Input(input_shape)
+    hidden = keras.layers.Dense(24, activation="relu")(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
+
+
+@pytest.fixture(scope="module")
+def workload(digits: PreparedData) -> Workload:
+    return Workload(digits, build)
+
+
+def change(spec: TrialSpec, **configuration: Any) -> TrialSpec:
+    changed = spec.configuration.model_copy(update=configuration)
+    return dataclasses.replace(spec, configuration=changed)
+
+
+def test_a_trial_says_everything_that_it_measured(workload: Workload) -> None:
+    result = run_trial(workload, SPEC)
+
+    assert result.status == "completed"
+    assert result.message == ""
+    assert result.metrics.keys() == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert (result.examples, result.steps) == (542, 17)
+    assert 0 < result.training_seconds < result.seconds
+
+
+def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(
+    workload: Workload,
+) -> None:
+    first = run_trial(workload, SPEC)
+    other = run_trial(workload, change(SPEC, batch_size=100))
+    again = run_trial(workload, SPEC)
+
+    assert again.metrics == first.metrics
+    assert other.metrics != first.metrics
+
+
+def test_each_part_of_a_specification_matters(workload: Workload) -> None:
+    specs = [
+        SPEC,
+        dataclasses.replace(SPEC, seed=12),
+        dataclasses.replace(SPEC, total_examples=540),
+        change(SPEC, batch_size=31),
+        change(SPEC, base_learning_rate=0.051),
+        change(SPEC, learning_rate_octaves=0.1),
+        change(SPEC, warmup_fraction=0.2),
+        change(SPEC, schedule=Named(name="cosine", final_fraction=0.2)),
+        change(SPEC, optimizer=Named(name="sgd", momentum=0.8)),
+    ]
+    losses = [run_trial(workload, spec).metrics["val_loss"] for spec in specs]
+
+    assert len(set(losses)) == len(losses)
+
+
+def test_seeds_are_paired_across_batch_sizes(workload: Workload) -> None:
+    """With a learning rate of almost nothing the weights stay where the seed put them."""
+
+    def val_loss(seed: int, batch_size: int) -> float:
+        still = change(SPEC, batch_size=batch_size, base_learning_rate=1e-30)
+        return run_trial(workload, dataclasses.replace(still, seed=seed)).metrics["val_loss"]
+
+    assert val_loss(11, 16) == val_loss(11, 128)
+    assert val_loss(12, 16) != val_loss(11, 16)
+
+
+def test_validation_is_of_the_final_weights_on_the_whole_split(
+    workload: Workload, tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
+    result = run_trial(workload, spec)
+    model = workload.compiled(spec.configuration, total_examples=1, seed=1)
+    model.load_weights(spec.weights_file, skip_mismatch=False)
+
+    split = list(workload.data.evaluation("validation").as_numpy_iterator())
+    x, y = (np.concatenate(parts) for parts in zip(*split, strict=True))
+    logits = np.asarray(model(x), np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+
+    assert len(y) == workload.data.num_examples("validation") == 357
+    assert result.metrics["val_loss"] == pytest.approx(losses.mean(), rel=1e-5)
+    assert result.metrics["val_accuracy"] == pytest.approx((logits.argmax(axis=1) == y).mean())
+
+
+def test_the_metrics_are_those_after_the_last_update_not_the_best(workload: Workload) -> None:
+    """Three epochs with a learning rate that spoils what the first one learned."""
+    spec = dataclasses.replace(change(SPEC, base_learning_rate=0.8), total_examples=3 * 1085)
+    seen: list[dict[str, float]] = []
+
+    class Noted(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            seen.append(dict(logs))
+
+    derived = workload.derive(spec.configuration, spec.total_examples)
+    model = workload.compiled(spec.configuration, total_examples=spec.total_examples, seed=11)
+    fit(model, workload, derived, batch_size=32, seed=11, callbacks=[Noted()])
+    result = run_trial(workload, spec)
+
+    assert len(seen) == 3
+    assert len({logs["val_loss"] for logs in seen}) == 3
+    assert result.metrics["val_loss"] == seen[-1]["val_loss"]
+
+
+def test_weights_are_saved_whole(workload: Workload, tmp_path: Path) -> None:
+    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "search-0001.weights.h5")
+    assert spec.weights_file
+    result = run_trial(workload, spec)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["search-0001.weights.h5"]
+    again = evaluate_weights(
+        workload, spec.configuration, spec.weights_file, split="validation", seed=99
+    )
+    assert again["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-6)
+    assert again["accuracy"] == result.metrics["val_accuracy"]
+
+
+def test_a_saved_model_continues_where_its_training_ended(
+    workload: Workload, tmp_path: Path
+) -> None:
+    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "search-0001.weights.h5")
+    assert spec.weights_file
+    result = run_trial(workload, spec)
+    save_model(
+        workload,
+        spec.configuration,
+        spec.weights_file,
+        seed=spec.seed,
+        total_examples=spec.total_examples,
+        path=tmp_path / "best.keras",
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.keras", "search-0001.weights.h5"]
+    loaded = keras.models.load_model(tmp_path / "best.keras")
+    measured = loaded.evaluate(workload.data.evaluation("validation"), verbose=0, return_dict=True)
+
+    assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-6)
+    assert int(loaded.optimizer.iterations) == 17
+    assert float(loaded.optimizer.learning_rate) == pytest.approx(0.05 * 0.1, rel=0.2)
+    momenta = [v for v in loaded.optimizer.variables if "momentum" in v.path]
+    assert momenta
+    assert all(np.abs(np.asarray(v)).max() > 0 for v in momenta)
+
+
+def test_curves_are_written_for_tensorboard(workload: Workload, tmp_path: Path) -> None:
+    run_trial(workload, dataclasses.replace(SPEC, log_dir=tmp_path / "tensorboard" / "search-0001"))
+
+    files = sorted(p.parent.name for p in tmp_path.rglob("events.out.tfevents.*"))
+    assert files == ["train", "validation"]
+
+
+def test_a_learning_rate_far_too_large_ends_early_as_diverged(
+    workload: Workload, tmp_path: Path
+) -> None:
+    wild = change(SPEC, base_learning_rate=1e4, warmup_fraction=0.0)
+    spec = dataclasses.replace(
+        wild, total_examples=20 * 1085, weights_file=tmp_path / "a.weights.h5"
+    )
+    result = run_trial(workload, spec)
+
+    assert result.status == "diverged"
+    assert result.message.startswith("the loss is ")
+    assert result.steps < 20
+    assert result.examples == result.steps * 32
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_of_the_builder_is_an_outcome_with_its_traceback(
+    digits: PreparedData,
+) -> None:
+    def broken(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+        raise RuntimeError(f"no layers for {num_classes} classes")
+
+    result = run_trial(Workload(digits, broken), SPEC)
+
+    assert result.status == "error"
+    assert result.message.startswith("Traceback (most recent call last)")
+    assert result.message.endswith("RuntimeError: no layers for 10 classes\n")
+    assert "test_trial.py" in result.message
+    assert (result.metrics, result.steps) == ({}, 0)
+
+
+def test_running_out_of_memory_is_an_outcome(digits: PreparedData) -> None:
+    def greedy(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    result = run_trial(Workload(digits, greedy), SPEC)
+
+    assert result.status == "oom"
+    assert result.message == "TensorFlow is out of memory: OOM when allocating tensor"
+
+
+def test_damaged_records_are_no_outcome(digits: PreparedData, tmp_path: Path) -> None:
+    """Every trial after it would read the same wrong data."""
+    folder = tmp_path / digits.folder.name
+    shutil.copytree(digits.folder, folder)
+    shard = next(folder.glob("*-train.tfrecord-*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+
+    with pytest.raises(RecordError, match=rf"{shard.name}: record \d+"):
+        run_trial(Workload(PreparedData(digits.recipe, folder), build), SPEC)
+
+
+@pytest.mark.parametrize("batches", [1, 5])
+def test_a_stop_interrupts_after_the_running_batch(
+    workload: Workload, tmp_path: Path, batches: int
+) -> None:
+    asked = []
+
+    def stop_requested() -> bool:
+        asked.append(True)
+        return len(asked) >= batches
+
+    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
+    result = run_trial(workload, spec, stop_requested=stop_requested)
+
+    assert (result.status, result.steps) == ("interrupted", batches)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_trial_runs_again_as_if_it_never_had(workload: Workload) -> None:
+    before = run_trial(workload, SPEC)
+    run_trial(workload, SPEC, stop_requested=lambda: True)
+
+    assert run_trial(workload, SPEC).metrics == before.metrics
+
+
+def test_the_untrained_model_guesses(workload: Workload) -> None:
+    untrained = measure_untrained(workload, SPEC.configuration)
+
+    assert untrained.metrics.keys() == {"loss", "accuracy"}
+    assert 1.5 < untrained.metrics["loss"] < 6.0
+    assert untrained.metrics["accuracy"] < 0.4
+    assert untrained.seconds > 0
+
+
+def test_the_models_hash_changes_with_the_model_and_with_nothing_else(
+    digits: PreparedData, workload: Workload
+) -> None:
+    def wider(input_shape: Any, num_classes: int) -> Any:
+        inputs = keras.Input(input_shape)
+        hidden = keras.layers.Dense(25, activation="relu")(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
+
+    def other_activation(input_shape: Any, num_classes: int) -> Any:
+        inputs = keras.Input(input_shape)
+        hidden = keras.layers.Dense(24, activation="tanh")(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
+
+    first = measure_untrained(workload, SPEC.configuration).model_hash
+    again = measure_untrained(workload, change(SPEC, batch_size=64).configuration).model_hash
+    others = [
+        measure_untrained(Workload(digits, builder), SPEC.configuration).model_hash
+        for builder in (wider, other_activation)
+    ]
+
+    assert again == first
+    assert len({first, *others}) == 3
+
+
+def test_a_builder_that_raises_is_shown_whole_before_any_trial(digits: PreparedData) -> None:
+    def broken(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+        raise RuntimeError(f"no layers for {num_classes} classes")
+
+    with pytest.raises(InputError, match=r"(?s)cannot be built.*Traceback.*no layers for 10"):
+        measure_untrained(Workload(digits, broken), SPEC.configuration)
+
+
+def test_a_disk_that_is_full_ends_the_run_and_leaves_no_half_weights(
+    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing about the configuration, so that it is no outcome."""
+    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
+
+    def full(model: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save_weights", full)
+    with pytest.raises(RunFolderError, match=r"a\.weights\.h5 cannot be written: .*No space"):
+        run_trial(workload, spec)
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_model(input_shape: Any, num_classes: int) -> Any:
+    return "a model"
+
+
+def with_compile(input_shape: Any, num_classes: int) -> Any:
+    model = build(input_shape, num_classes)
+    model.compile("sgd", "mse")
+    return model
+
+
+def too_wide(input_shape: Any, num_classes: int) -> Any:
+    return build(input_shape, num_classes + 1)
+
+
+def with_softmax(input_shape: Any, num_classes: int) -> Any:
+    inputs = keras.Input(input_shape)
+    flat = keras.layers.Flatten()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(num_classes, activation="softmax")(flat))
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        (no_model, r"must return a keras\.Model\. Received: str"),
+        (with_compile, r"must return an uncompiled model"),
+        (too_wide, r"logits of shape \(None, 10\) for digits\. Received: .*\(None, 11\)"),
+        (with_softmax, r"must return logits, but its last layer is a softmax"),
+    ],
+    ids=["no model", "compiled", "wrong shape", "softmax"],
+)
+def test_a_model_that_cannot_be_used_is_refused(
+    digits: PreparedData, builder: Callable[..., Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        measure_untrained(Workload(digits, builder), SPEC.configuration)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("smal_cnn", r"Unknown model `smal_cnn`\. Did you mean `small_cnn`\?"),
+        ("nowhere:build", r"`--model=nowhere:build`: cannot import nowhere: No module named"),
+        ("mine:biuld", r"`--model=mine:biuld`: mine has no function `biuld`\. Did you .*`build`"),
+        ("mine:needs_more", r"must take \(input_shape, num_classes\)\. Received: needs_more\("),
+        ("mine:SIZE", r"mine has no function `SIZE`"),
+        ("unparsable:build", r"cannot import unparsable: SyntaxError: .*unparsable\.py, line 1"),
+        ("raising:build", r"cannot import raising: ZeroDivisionError: division by zero"),
+        ("mine:not valid", r"`--model` must be a model's name or package\.module:function"),
+    ],
+)
+def test_a_builder_that_cannot_be_found_or_called_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for module in ("mine", "unparsable", "raising"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    (tmp_path / "mine.py").write_text(
+        "SIZE = 3\ndef build(input_shape, num_classes): pass\n"
+        "def needs_more(input_shape, num_classes, width): pass\n"
+    )
+    (tmp_path / "unparsable.py").write_text("def build(:\n")
+    (tmp_path / "raising.py").write_text("1 / 0\n")
+
+    with pytest.raises(InputError, match=message):
+        find_model_builder(name)
+
+
+def test_a_builder_beside_the_user_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mine_too", raising=False)
+    (tmp_path / "mine_too.py").write_text("def build(input_shape, num_classes): return 'here'\n")
+
+    assert find_model_builder("mine_too:build")((8, 8, 1), 10) == "here"
+    assert find_model_builder("small_cnn").__module__ == "tfbatch.models.small_cnn"
+
+
+def test_whole_numbers_are_taken_for_an_optimizers_parameters() -> None:
+    configuration = SPEC.configuration.model_copy(
+        update={"optimizer": Named(name="sgd", momentum=0)}
+    )
+
+    assert make_optimizer(configuration, 0.1).momentum == 0.0
