@@ -66,7 +66,6 @@ def test_better_and_worst_follow_the_direction() -> None:
     assert not high.better(1.0, 1.0)
     assert low.worst([1.0, 3.0, 2.0]) == 3.0
     assert high.worst([1.0, 3.0, 2.0]) == 1.0
-    assert low.of({"loss": 1.0, "val_loss": 2.0}) == 2.0
 
 
 def test_half_a_point_of_accuracy_does_not_matter() -> None:

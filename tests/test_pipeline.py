@@ -105,8 +105,9 @@ def test_an_epoch_is_shuffled_throughout(prepared, mode):
 
 
 @BOTH
-@pytest.mark.parametrize("batch_size", [1, 7, SIZE])
-@pytest.mark.parametrize("num_examples", [1, SIZE, 3 * SIZE + 5])
+@pytest.mark.parametrize(
+    ("batch_size", "num_examples"), [(1, SIZE), (7, 1), (7, 3 * SIZE + 5), (SIZE, 2 * SIZE)]
+)
 def test_the_stream_is_continuous_and_only_its_last_batch_is_short(
     prepared, mode, batch_size, num_examples
 ):
@@ -123,7 +124,7 @@ def test_the_stream_is_continuous_and_only_its_last_batch_is_short(
 
 
 @BOTH
-@pytest.mark.parametrize("start", [1, SIZE, 2 * SIZE + 3, 3 * SIZE + 4])
+@pytest.mark.parametrize("start", [SIZE, 2 * SIZE + 3])
 def test_a_stream_continues_exactly_where_it_was_left(prepared, mode, start):
     data = prepared(mode, augmentation=CHAIN)
     whole = stream_of(data, batch_size=8, num_examples=3 * SIZE + 5)
@@ -200,7 +201,7 @@ def test_a_stream_does_not_change_the_random_numbers_of_the_program(prepared, mo
 
 
 @BOTH
-@pytest.mark.parametrize("shards", [1, 20])
+@pytest.mark.parametrize("shards", [1, 5])
 def test_any_number_of_shards_can_be_read(prepared, mode, shards):
     data = prepared(mode, shards=shards)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from tfbatch.errors import InputError
@@ -55,17 +56,50 @@ def test_the_direction_decides_which_is_best(direction, best):
     assert [c.deficit for c in choice.comparisons] == pytest.approx([0, 0.8])
 
 
-def test_noise_margin_and_interval_are_the_paired_ones():
-    """Residuals of a quarter: noise 1/2, one degree of freedom, two seeds."""
+def test_margin_is_the_typical_deviation_and_the_interval_that_of_the_differences():
+    """Deviations sqrt(1/2) and sqrt(2): the lower one; differences 2 and 3: deviation sqrt(1/2)."""
     choice = choose(
         [verified("a", [1, 2], 9), verified("b", [3, 5], 1)], direction="min", smallest_margin=0.1
     )
 
-    assert choice.noise == pytest.approx(0.5)
-    assert choice.margin == pytest.approx(0.5)
+    assert choice.noise == choice.margin == pytest.approx(math.sqrt(0.5))
     assert choice.comparisons[1].half_width == pytest.approx(12.706205 * 0.5)
     assert choice.comparisons[1].deficit == pytest.approx(2.5)
     assert choice.recommended == "a"  # within the interval of two seeds, but beyond the margin
+
+
+def test_an_unstable_baseline_does_not_make_a_worse_configuration_a_tie():
+    """The fast one is 7 deviations behind, shown by its own differences; baseline: sd 0.05."""
+    random = np.random.default_rng(4)
+    wrong = 0
+    for _ in range(300):
+        seeds = random.normal(0, 0.002, 3)
+        choice = choose(
+            [
+                verified("best", 0.700 + seeds + random.normal(0, 0.001, 3), 10),
+                verified("fast", 0.685 + seeds + random.normal(0, 0.001, 3), 1),
+                verified("baseline", 0.690 + random.normal(0, 0.05, 3), 5),
+            ],
+            direction="max",
+            smallest_margin=0.005,
+            incumbent="baseline",
+        )
+        wrong += choice.recommended == "fast" and choice.best == "best"
+
+    assert wrong == 0
+
+
+def test_at_the_same_speed_the_incumbent_is_kept_and_else_the_better_mean():
+    three = [
+        verified("best", [0.70, 0.71], 1.02),
+        verified("other", [0.70, 0.70], 1.00),
+        verified("baseline", [0.69, 0.71], 1.04),
+    ]
+
+    kept = choose(three, direction="max", smallest_margin=0.05, incumbent="baseline")
+    free = choose(three, direction="max", smallest_margin=0.05)
+
+    assert (kept.recommended, free.recommended) == ("baseline", "best")
 
 
 def test_a_difference_that_is_shown_is_no_tie_even_within_the_margin():
@@ -102,7 +136,7 @@ def test_a_single_seed_has_no_noise_and_ties_by_the_margin_alone():
 
     assert math.isnan(choice.noise)
     assert choice.margin == 0.01
-    assert all(c.half_width == math.inf for c in choice.comparisons)
+    assert [c.half_width for c in choice.comparisons] == [0, math.inf, math.inf]
     assert choice.recommended == "near"
 
 
@@ -141,4 +175,5 @@ def test_seeds_are_paired_by_number_and_not_by_order():
     one = Verified("one", {1: 0.1, 2: 0.9}, {1: 1, 2: 1})
     other = Verified("other", {2: 0.9, 1: 0.1}, {1: 1, 2: 1})
 
-    assert choose([one, other], direction="max", smallest_margin=0.0).noise == 0
+    second = choose([one, other], direction="max", smallest_margin=0.0).comparisons[1]
+    assert (second.deficit, second.half_width) == (0, 0)

@@ -20,7 +20,7 @@ from tfbatch.errors import InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
-from tfbatch.training.outcome import TrialSpec
+from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.trial import fit, run_trial
 from tfbatch.training.workload import Workload, find_model_builder, make_optimizer
 
@@ -55,9 +55,21 @@ def change(spec: TrialSpec, **configuration: Any) -> TrialSpec:
     return dataclasses.replace(spec, configuration=changed)
 
 
-def test_a_trial_says_everything_that_it_measured(workload: Workload) -> None:
-    result = run_trial(workload, SPEC)
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> TrialSpec:
+    """The trial that keeps its weights and curves."""
+    folder = tmp_path_factory.mktemp("trial")
+    return dataclasses.replace(
+        SPEC, log_dir=folder / "curves", weights_file=folder / "search-0001.weights.h5"
+    )
 
+
+@pytest.fixture(scope="module")
+def result(workload: Workload, kept: TrialSpec) -> Outcome:
+    return run_trial(workload, kept)
+
+
+def test_a_trial_says_everything_that_it_measured(result: Outcome) -> None:
     assert result.status == "completed"
     assert result.message == ""
     assert result.metrics.keys() == {"loss", "accuracy", "val_loss", "val_accuracy"}
@@ -66,30 +78,44 @@ def test_a_trial_says_everything_that_it_measured(workload: Workload) -> None:
     assert 0 < result.training_seconds < result.seconds
 
 
+def test_a_trial_leaves_whole_weights_and_curves(result: Outcome, kept: TrialSpec) -> None:
+    assert result.status == "completed"
+    assert kept.weights_file
+    folder = kept.weights_file.parent
+    assert sorted(p.name for p in folder.iterdir()) == ["curves", "search-0001.weights.h5"]
+    curves = sorted(p.parent.name for p in folder.rglob("events.out.tfevents.*"))
+    assert curves == ["train", "validation"]
+
+
 def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(
-    workload: Workload,
+    workload: Workload, result: Outcome
 ) -> None:
-    first = run_trial(workload, SPEC)
+    """The trials between them are another one, and the same one interrupted after 5 batches."""
+    asked = []
+
+    def stop_requested() -> bool:
+        asked.append(True)
+        return len(asked) >= 5
+
     other = run_trial(workload, change(SPEC, batch_size=100))
-    again = run_trial(workload, SPEC)
+    stopped = run_trial(workload, SPEC, stop_requested=stop_requested)
 
-    assert again.metrics == first.metrics
-    assert other.metrics != first.metrics
+    assert run_trial(workload, SPEC).metrics == result.metrics
+    assert other.metrics != result.metrics
+    assert (stopped.status, stopped.steps) == ("interrupted", 5)
 
 
-def test_each_part_of_a_specification_matters(workload: Workload) -> None:
+def test_each_part_of_a_specification_matters(workload: Workload, result: Outcome) -> None:
+    short = dataclasses.replace(SPEC, total_examples=160)
     specs = [
-        SPEC,
-        dataclasses.replace(SPEC, seed=12),
-        dataclasses.replace(SPEC, total_examples=540),
-        change(SPEC, batch_size=31),
-        change(SPEC, base_learning_rate=0.051),
-        change(SPEC, learning_rate_octaves=0.1),
-        change(SPEC, warmup_fraction=0.2),
-        change(SPEC, schedule=Named(name="cosine", final_fraction=0.2)),
-        change(SPEC, optimizer=Named(name="sgd", momentum=0.8)),
+        short,
+        dataclasses.replace(short, seed=12),
+        change(short, learning_rate_octaves=0.1),
+        change(short, schedule=Named(name="cosine", final_fraction=0.2)),
+        change(short, optimizer=Named(name="sgd", momentum=0.8)),
     ]
-    losses = [run_trial(workload, spec).metrics["val_loss"] for spec in specs]
+    losses = [result.metrics["val_loss"]]
+    losses += [run_trial(workload, spec).metrics["val_loss"] for spec in specs]
 
     assert len(set(losses)) == len(losses)
 
@@ -99,19 +125,18 @@ def test_seeds_are_paired_across_batch_sizes(workload: Workload) -> None:
 
     def val_loss(seed: int, batch_size: int) -> float:
         still = change(SPEC, batch_size=batch_size, base_learning_rate=1e-30)
-        return run_trial(workload, dataclasses.replace(still, seed=seed)).metrics["val_loss"]
+        spec = dataclasses.replace(still, seed=seed, total_examples=160)
+        return run_trial(workload, spec).metrics["val_loss"]
 
     assert val_loss(11, 16) == val_loss(11, 128)
     assert val_loss(12, 16) != val_loss(11, 16)
 
 
 def test_validation_is_of_the_final_weights_on_the_whole_split(
-    workload: Workload, tmp_path: Path
+    workload: Workload, result: Outcome, kept: TrialSpec
 ) -> None:
-    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
-    result = run_trial(workload, spec)
-    model = workload.compiled(spec.configuration, total_examples=1, seed=1)
-    model.load_weights(spec.weights_file, skip_mismatch=False)
+    model = build((8, 8, 1), 10)
+    model.load_weights(kept.weights_file)
 
     split = list(workload.data.evaluation("validation").as_numpy_iterator())
     x, y = (np.concatenate(parts) for parts in zip(*split, strict=True))
@@ -125,8 +150,9 @@ def test_validation_is_of_the_final_weights_on_the_whole_split(
 
 
 def test_the_metrics_are_those_after_the_last_update_not_the_best(workload: Workload) -> None:
-    """Three epochs with a learning rate that spoils what the first one learned."""
-    spec = dataclasses.replace(change(SPEC, base_learning_rate=0.8), total_examples=3 * 1085)
+    """Two epochs with a learning rate that rises until it spoils what the first one learned."""
+    rising = change(SPEC, base_learning_rate=0.8, warmup_fraction=1.0)
+    spec = dataclasses.replace(rising, total_examples=2 * 1085)
     seen: list[dict[str, float]] = []
 
     class Noted(keras.callbacks.Callback):
@@ -138,39 +164,36 @@ def test_the_metrics_are_those_after_the_last_update_not_the_best(workload: Work
     fit(model, workload, derived, batch_size=32, seed=11, callbacks=[Noted()])
     result = run_trial(workload, spec)
 
-    assert len(seen) == 3
-    assert len({logs["val_loss"] for logs in seen}) == 3
+    assert len(seen) == 2
+    assert seen[0]["val_loss"] < 0.9 * seen[1]["val_loss"]
     assert result.metrics["val_loss"] == seen[-1]["val_loss"]
 
 
-def test_weights_are_saved_whole(workload: Workload, tmp_path: Path) -> None:
-    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "search-0001.weights.h5")
-    assert spec.weights_file
-    result = run_trial(workload, spec)
-
-    assert [path.name for path in tmp_path.iterdir()] == ["search-0001.weights.h5"]
+def test_kept_weights_can_be_evaluated_again(
+    workload: Workload, result: Outcome, kept: TrialSpec
+) -> None:
+    assert kept.weights_file
     again = evaluate_weights(
-        workload, spec.configuration, spec.weights_file, split="validation", seed=99
+        workload, kept.configuration, kept.weights_file, split="validation", seed=99
     )
+
     assert again["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-6)
     assert again["accuracy"] == result.metrics["val_accuracy"]
 
 
 def test_a_saved_model_continues_where_its_training_ended(
-    workload: Workload, tmp_path: Path
+    workload: Workload, result: Outcome, kept: TrialSpec, tmp_path: Path
 ) -> None:
-    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "search-0001.weights.h5")
-    assert spec.weights_file
-    result = run_trial(workload, spec)
+    assert kept.weights_file
     save_model(
         workload,
-        spec.configuration,
-        spec.weights_file,
-        seed=spec.seed,
-        total_examples=spec.total_examples,
+        kept.configuration,
+        kept.weights_file,
+        seed=kept.seed,
+        total_examples=kept.total_examples,
         path=tmp_path / "best.keras",
     )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.keras", "search-0001.weights.h5"]
+    assert [p.name for p in tmp_path.iterdir()] == ["best.keras"]
     loaded = keras.models.load_model(tmp_path / "best.keras")
     measured = loaded.evaluate(workload.data.evaluation("validation"), verbose=0, return_dict=True)
 
@@ -180,13 +203,6 @@ def test_a_saved_model_continues_where_its_training_ended(
     momenta = [v for v in loaded.optimizer.variables if "momentum" in v.path]
     assert momenta
     assert all(np.abs(np.asarray(v)).max() > 0 for v in momenta)
-
-
-def test_curves_are_written_for_tensorboard(workload: Workload, tmp_path: Path) -> None:
-    run_trial(workload, dataclasses.replace(SPEC, log_dir=tmp_path / "tensorboard" / "search-0001"))
-
-    files = sorted(p.parent.name for p in tmp_path.rglob("events.out.tfevents.*"))
-    assert files == ["train", "validation"]
 
 
 def test_a_learning_rate_far_too_large_ends_early_as_diverged(
@@ -243,28 +259,12 @@ def test_damaged_records_are_no_outcome(digits: PreparedData, tmp_path: Path) ->
         run_trial(Workload(PreparedData(digits.recipe, folder), build), SPEC)
 
 
-@pytest.mark.parametrize("batches", [1, 5])
-def test_a_stop_interrupts_after_the_running_batch(
-    workload: Workload, tmp_path: Path, batches: int
-) -> None:
-    asked = []
-
-    def stop_requested() -> bool:
-        asked.append(True)
-        return len(asked) >= batches
-
+def test_an_interrupted_trial_keeps_no_weights(workload: Workload, tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
-    result = run_trial(workload, spec, stop_requested=stop_requested)
+    stopped = run_trial(workload, spec, stop_requested=lambda: True)
 
-    assert (result.status, result.steps) == ("interrupted", batches)
+    assert (stopped.status, stopped.steps) == ("interrupted", 1)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupted_trial_runs_again_as_if_it_never_had(workload: Workload) -> None:
-    before = run_trial(workload, SPEC)
-    run_trial(workload, SPEC, stop_requested=lambda: True)
-
-    assert run_trial(workload, SPEC).metrics == before.metrics
 
 
 def test_the_untrained_model_guesses(workload: Workload) -> None:

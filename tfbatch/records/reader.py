@@ -28,7 +28,10 @@ def open_records(folder: Path) -> Manifest:
     except RecordError as error:
         if not error.path.exists():
             raise
-        raise _first_damage(error.path, load_manifest(folder), error) from error
+        damage = _first_damage(error.path, load_manifest(folder), error)
+        if damage.record is None:  # cut between two records: the sizes say it better
+            raise
+        raise damage from error
 
 
 def verify(folder: Path) -> Manifest:
