@@ -16,7 +16,7 @@ from tfbatch.errors import DataError, InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.recipes import load_recipe
 from tfbatch.records.manifest import load_manifest, read_manifest, shard_lengths
-from tfbatch.records.reader import find_damage, open_records, read_split, verify
+from tfbatch.records.reader import find_damage, read_split, verify
 from tfbatch.records.writer import write_records
 
 FILES = [
@@ -96,7 +96,7 @@ def example(image, label=0):
 
 
 def read_whole(folder):
-    return read_split(folder, open_records(folder), "train")
+    return read_split(folder, load_manifest(folder), "train")
 
 
 def look_for_damage(folder):
@@ -209,13 +209,26 @@ def test_records_that_are_there_are_not_written_again(write):
 
 
 def test_a_truncated_shard_is_refused_with_its_first_damaged_record(write, make_recipe):
-    folder = write()
-    path = folder / SHARD
+    path = write() / SHARD
+    size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-5])
 
+    with pytest.raises(RecordError) as caught:
+        read_manifest(path.parent)
+    assert f"{path}: the file has {size - 5} bytes, the manifest says {size}." in str(caught.value)
     assert_refused(path, 2, "its checksum differs: the file was cut or changed.")
     with pytest.raises(RecordError, match="record 2: its checksum differs"):
-        PreparedData(make_recipe(), folder)
+        PreparedData(make_recipe(), path.parent)
+
+
+def test_a_shard_cut_between_two_records_is_noticed_by_its_size(write):
+    path = write() / SHARD
+    one, two, three = records_of(path)
+    path.write_bytes(one + two)
+
+    problem = f"the file has {len(one + two)} bytes, the manifest says {len(one + two + three)}."
+    assert_refused(path, None, problem, readers=[verify, look_for_damage])
+    assert_refused(path, 2, "the file holds fewer than the 3", readers=[read_whole])
 
 
 def test_a_missing_shard_is_noticed(write):
@@ -244,21 +257,28 @@ def test_a_record_is_counted_within_its_own_file(write):
     assert_refused(path, 1, "its checksum differs: the file was cut or changed.")
 
 
-@pytest.mark.parametrize("cut", [1, FOOTER, FOOTER + 20, 105], ids=str)
-def test_a_shard_cut_within_its_last_record_names_that_record(write, cut):
+@pytest.mark.parametrize(
+    ("cut", "problem"),
+    [
+        (1, "its checksum differs: the file was cut or changed."),
+        (FOOTER + 20, "its checksum differs: the file was cut or changed."),
+        # Less than a header: TensorFlow takes it for the end of the file, the count does not.
+        (121 - HEADER + 1, "the file holds fewer than the 8 records of the manifest."),
+        (120, "the file holds fewer than the 8 records of the manifest."),
+    ],
+)
+def test_a_shard_cut_within_its_last_record_names_that_record(write, cut, problem):
     path = write(shards=1) / ALONE
     replace_unnoticed(path, path.read_bytes()[:-cut])
 
-    assert_refused(path, 7, "its checksum differs: the file was cut or changed.")
+    assert_refused(path, 7, problem)
 
 
 @pytest.mark.parametrize(
     "place",
     [
         pytest.param(0, id="length"),
-        pytest.param(7, id="length's top byte"),
         pytest.param(8, id="length's checksum"),
-        pytest.param(HEADER, id="first byte"),
         pytest.param(HEADER + 60, id="middle"),
         pytest.param(-FOOTER - 1, id="last byte"),
         pytest.param(-1, id="checksum"),
@@ -435,6 +455,17 @@ def test_a_place_that_cannot_be_written_is_refused_with_the_remedy(write, tmp_pa
 
     with pytest.raises(RunFolderError, match="--records_dir=DIR or TFBATCH_RECORDS_DIR"):
         write()
+
+
+def test_a_folder_in_the_way_is_refused_and_left_alone(write, tmp_path):
+    (tmp_path / "records" / "abc").mkdir(parents=True)
+    (tmp_path / "records" / "abc" / "letter.txt").write_text("mine")
+
+    with pytest.raises(RunFolderError, match=r"abc is in the way: it holds no manifest\.json"):
+        write()
+
+    assert (tmp_path / "records" / "abc" / "letter.txt").read_text() == "mine"
+    assert names(tmp_path / "records") == ["abc"]
 
 
 def test_a_source_that_cannot_be_read_is_not_blamed_on_the_records_folder(tmp_path, monkeypatch):
