@@ -40,6 +40,7 @@ def make_config(*, oracle: str = "random", max_trials: int = 8, **space: Any) ->
             "oracle": {"name": oracle, "initial_trials": 3},
             "max_trials": max_trials,
             "space": written | space,
+            "confirmation": {"batch_sizes": 2, "seeds": 2},
         }
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -18,40 +17,22 @@ from search_fixtures import (
 )
 
 from tfbatch.configuration import Configuration
-from tfbatch.search.clock import SearchClock
-from tfbatch.search.config import Confirmation
+from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.confirmation import (
-    Candidate,
     as_verified,
     choose_candidates,
     confirmation_seed,
     run_rounds,
     trial_name,
-    verified_by_rounds,
+    verified_groups,
 )
 from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
 from tfbatch.seeds import derive_seed
 from tfbatch.training.outcome import Outcome, TrialSpec
 
-CANDIDATES = [
-    Candidate(f"search-{number:04d}", BASELINE.model_copy(update={"batch_size": 8 << number}))
-    for number in (1, 2, 3)
-]
-
 
 def configuration(batch_size: int, rate: float = 0.1) -> Configuration:
     return Configuration(batch_size=batch_size, base_learning_rate=rate)
-
-
-def verify(book: TrialBook, *, seeds: int = 3, stop: bool = False, **clock: float) -> None:
-    run_rounds(
-        CANDIDATES,
-        confirmation=Confirmation(seeds=seeds),
-        book=book,
-        clock=SearchClock(clock.get("minutes"), now=lambda: 0.0),
-        seed=7,
-        stop_requested=lambda: stop,
-    )
 
 
 SEARCHED = [
@@ -65,17 +46,49 @@ SEARCHED = [
 ]
 
 
+def search(book: TrialBook, *sizes: int) -> None:
+    """The baseline, and one trial of the search for each batch size."""
+    book.run("baseline", phase="baseline", seed=1, configuration=BASELINE)
+    for number, size in enumerate(sizes, start=1):
+        name = f"search-{number:04d}"
+        book.run(name, phase="search", seed=number, configuration=configuration(size))
+
+
+def verify(
+    book: TrialBook, *, rounds: int = 3, stop: bool = False, seconds: float | None = None
+) -> None:
+    run_rounds(
+        choose_candidates(book.trials, objective=LOSS, batch_sizes=3),
+        rounds=rounds,
+        book=book,
+        clock=SearchClock(None if seconds is None else seconds / 60, now=lambda: 0.0),
+        seed=7,
+        stop_requested=lambda: stop,
+    )
+
+
+def groups(book: TrialBook) -> dict[str, int]:
+    """Number of verification trials by the key of the configuration."""
+    found = verified_groups(book, objective=LOSS, batch_sizes=3)
+    return {key: len(trials) for key, trials in found.items()}
+
+
+def verifications(trainer: Trainer) -> list[TrialSpec]:
+    return [spec for spec in trainer.ran if spec.phase == "confirmation"]
+
+
 def test_the_best_of_each_of_the_best_batch_sizes_and_the_baseline_are_verified() -> None:
     chosen = choose_candidates(SEARCHED, objective=LOSS, batch_sizes=3)
 
     assert [c.key for c in chosen] == ["search-0003", "search-0002", "search-0004", "baseline"]
     assert [c.configuration.batch_size for c in chosen] == [64, 16, 128, 32]
+    assert {c.seconds for c in chosen} == {2.0}
 
 
 def test_larger_is_better_where_the_objective_says_so() -> None:
-    chosen = choose_candidates(SEARCHED, objective=ACCURACY, batch_sizes=1)
+    chosen = choose_candidates(SEARCHED, objective=ACCURACY, batch_sizes=2)
 
-    assert [c.key for c in chosen] == ["baseline"]
+    assert [c.key for c in chosen] == ["baseline", "search-0004"]
 
 
 def test_the_baseline_is_verified_once_also_when_it_is_among_the_best() -> None:
@@ -93,120 +106,187 @@ def test_a_baseline_without_a_score_is_not_verified() -> None:
     assert choose_candidates([failed], objective=LOSS, batch_sizes=3) == []
 
 
+def test_what_was_verified_does_not_change_who_is_verified() -> None:
+    lucky = finished("confirm-x-1", configuration(128), loss=0.01, phase="confirmation")
+
+    assert choose_candidates([*SEARCHED, lucky], objective=LOSS, batch_sizes=3) == (
+        choose_candidates(SEARCHED, objective=LOSS, batch_sizes=3)
+    )
+
+
 def test_all_candidates_of_a_round_have_the_same_fresh_seed(tmp_path: Path) -> None:
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        verify(make_book(folder, trainer))
+        book = make_book(folder, trainer)
+        search(book, 16, 64)
+        verify(book)
 
-    rounds = [trainer.ran[i : i + 3] for i in (0, 3, 6)]
-    seeds = [{spec.seed for spec in specs} for specs in rounds]
-    assert [len(s) for s in seeds] == [1, 1, 1]
-    assert len(set.union(*seeds)) == 3
+    ran = verifications(trainer)
+    seeds = [{spec.seed for spec in ran[i : i + 3]} for i in (0, 3, 6)]
     assert seeds == [{confirmation_seed(7, n)} for n in (1, 2, 3)]
+    assert len(set.union(*seeds)) == 3
     searched = {derive_seed(7, f"search-{n:04d}") for n in range(1, 999)}
     assert not set.union(*seeds) & (searched | {derive_seed(7, "baseline"), 7})
-    assert {spec.phase for spec in trainer.ran} == {"confirmation"}
 
 
 def test_no_candidate_is_always_first(tmp_path: Path) -> None:
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        verify(make_book(folder, trainer))
+        book = make_book(folder, trainer)
+        search(book, 16, 64)
+        verify(book)
 
-    sizes = [spec.configuration.batch_size for spec in trainer.ran]
+    sizes = [spec.configuration.batch_size for spec in verifications(trainer)]
     assert [sorted(sizes[i : i + 3]) for i in (0, 3, 6)] == [[16, 32, 64]] * 3
     assert len({sizes[0], sizes[3], sizes[6]}) == 3
 
 
 def test_a_name_depends_on_configuration_and_round_only() -> None:
-    first, second, _ = CANDIDATES
-    other_key = Candidate("search-0099", first.configuration)
+    names = {
+        trial_name(configuration(16), 1),
+        trial_name(configuration(16), 1),
+        trial_name(configuration(16), 2),
+        trial_name(configuration(32), 1),
+    }
 
-    assert trial_name(first, 1) == trial_name(other_key, 1)
-    assert len({trial_name(first, 1), trial_name(first, 2), trial_name(second, 1)}) == 3
+    assert len(names) == 3
 
 
 def test_an_interrupted_verification_is_continued_and_nothing_is_run_twice(tmp_path: Path) -> None:
     uninterrupted = Trainer()
     with open_folder(tmp_path / "a") as folder:
-        verify(make_book(folder, uninterrupted))
+        book = make_book(folder, uninterrupted)
+        search(book, 16, 64)
+        verify(book)
+    names = [spec.trial for spec in uninterrupted.ran]
 
     trainer = Trainer()
-    trainer.interrupt_at = uninterrupted.ran[4].trial
-    with open_folder(tmp_path / "b") as folder, pytest.raises(InterruptedTrialError):
-        verify(make_book(folder, trainer))
+    trainer.interrupt_at = names[7]
+    with open_folder(tmp_path / "b") as folder:
+        book = make_book(folder, trainer)
+        search(book, 16, 64)
+        with pytest.raises(InterruptedTrialError):
+            verify(book)
     trainer.interrupt_at = None
     with open_folder(tmp_path / "b") as folder:
         verify(make_book(folder, trainer))
 
-    names = [spec.trial for spec in uninterrupted.ran]
-    assert [spec.trial for spec in trainer.ran] == [*names[:5], *names[4:]]
+    assert [spec.trial for spec in trainer.ran] == [*names[:8], *names[7:]]
 
 
 def test_more_seeds_add_rounds(tmp_path: Path) -> None:
     trainer = Trainer()
-    for seeds, count in ((1, 3), (1, 3), (3, 9)):
+    for rounds, count in ((1, 2), (1, 2), (3, 6)):
         with open_folder(tmp_path) as folder:
-            verify(make_book(folder, trainer), seeds=seeds)
-        assert len(trainer.ran) == count
+            book = make_book(folder, trainer)
+            search(book, 16)
+            verify(book, rounds=rounds)
+        assert len(verifications(trainer)) == count
 
 
 def test_a_round_is_begun_only_if_it_fits_as_a_whole(tmp_path: Path) -> None:
-    """Each trial took 2 seconds and three of them make a round; 15 seconds are kept."""
+    """Each of the three candidates took 2 seconds."""
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
-        book.run("baseline", phase="baseline", seed=1, configuration=BASELINE)
-        verify(book, minutes=20.9 / 60)
-        assert len(trainer.ran) == 1
-        verify(book, minutes=21.1 / 60)
-        assert len(trainer.ran) == 1 + 9
+        search(book, 16, 64)
+        verify(book, seconds=FINISHING_SECONDS + 5.9)
+        assert verifications(trainer) == []
+        verify(book, seconds=FINISHING_SECONDS + 6.1)
+        assert len(verifications(trainer)) == 9
+
+
+def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path: Path) -> None:
+    trainer = Trainer()
+    with open_folder(tmp_path) as folder:
+        book = make_book(folder, trainer)
+        search(book, 16, 64)
+        verify(book, rounds=1)
+        trainer.interrupt_at = trial_name(configuration(16), 2)
+        with pytest.raises(InterruptedTrialError):
+            verify(book, rounds=2)
+        left = 3 - (len(book.trials) - 6)
+        trainer.interrupt_at = None
+        before = len(book.trials)
+        verify(book, rounds=2, seconds=FINISHING_SECONDS + 2.0 * left + 0.1)
+        assert len(book.trials) - before == left
 
 
 def test_no_round_is_begun_when_a_stop_is_asked_for(tmp_path: Path) -> None:
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        verify(make_book(folder, trainer), stop=True)
-    assert trainer.ran == []
+        book = make_book(folder, trainer)
+        search(book, 16)
+        verify(book, stop=True)
+    assert verifications(trainer) == []
 
 
 def test_only_whole_rounds_count(tmp_path: Path) -> None:
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
-        verify(book, seeds=2)
-        book.run(
-            trial_name(CANDIDATES[0], 3), phase="confirmation", seed=1, configuration=BASELINE
-        )
-        verified = verified_by_rounds(CANDIDATES, book)
+        search(book, 16, 64)
+        assert groups(book) == {}
+        trainer.interrupt_at = trial_name(configuration(16), 1)
+        with pytest.raises(InterruptedTrialError):
+            verify(book)
+        assert groups(book) == {}
+        trainer.interrupt_at = trial_name(configuration(16), 3)
+        with pytest.raises(InterruptedTrialError):
+            verify(book)
+        assert groups(book) == {"baseline": 2, "search-0001": 2, "search-0002": 2}
 
-    assert list(verified) == [c.key for c in CANDIDATES]
-    assert {len(trials) for trials in verified.values()} == {2}
-    assert verified_by_rounds([], book) == {}
 
-
-def test_a_candidate_that_failed_on_any_seed_is_left_out(tmp_path: Path) -> None:
-    trainer = Trainer(ends={trial_name(CANDIDATES[1], 2): "diverged"})
+def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path: Path) -> None:
+    trainer = Trainer(ends={trial_name(configuration(16), 2): "diverged"})
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
+        search(book, 16, 64)
         verify(book)
-        verified = verified_by_rounds(CANDIDATES, book)
+        found = verified_groups(book, objective=LOSS, batch_sizes=3)
 
-    assert list(verified) == ["search-0001", "search-0003"]
-    assert {len(trials) for trials in verified.values()} == {3}
+    assert {key: [t.status for t in trials] for key, trials in found.items()} == {
+        "baseline": ["completed"] * 3,
+        "search-0001": ["completed", "diverged", "completed"],
+        "search-0002": ["completed"] * 3,
+    }
+    assert [v.key for v in as_verified(found)] == ["baseline", "search-0002"]
+
+
+def test_what_was_verified_stays_so_while_a_longer_search_has_better_candidates(
+    tmp_path: Path,
+) -> None:
+    trainer = Trainer()
+    with open_folder(tmp_path) as folder:
+        book = make_book(folder, trainer)
+        search(book, 256, 512)
+        verify(book)
+        before = groups(book)
+        search(book, 256, 512, 64, 48)
+        assert groups(book) == before == {"baseline": 3, "search-0001": 3, "search-0002": 3}
+
+        verify(book, rounds=1)
+        assert groups(book).keys() == {
+            "baseline",
+            "search-0001",
+            "search-0002",
+            "search-0003",
+            "search-0004",
+        }
+        assert set(groups(book).values()) == {1}, "the same seeds for all that are compared"
 
 
 def test_scores_and_training_seconds_are_paired_by_round(tmp_path: Path) -> None:
     def numbered(spec: TrialSpec) -> Outcome:
-        number = int(spec.trial[-1])
+        number = int(spec.trial[-1]) if spec.phase == "confirmation" else 1
         return outcome(spec, loss=number / spec.configuration.batch_size, seconds=number)
 
     with open_folder(tmp_path) as folder:
         book = make_book(folder, numbered)
+        search(book, 16, 64)
         verify(book)
-        verified = as_verified(verified_by_rounds(CANDIDATES, book))
+        verified = as_verified(verified_groups(book, objective=LOSS, batch_sizes=3))
 
-    assert [v.key for v in verified] == ["search-0001", "search-0002", "search-0003"]
-    assert verified[1].scores == {0: 1 / 32, 1: 2 / 32, 2: 3 / 32}
-    assert verified[1].seconds == {0: 0.5, 1: 1.0, 2: 1.5}
-    assert not any(math.isnan(score) for v in verified for score in v.scores.values())
+    assert [v.key for v in verified] == ["baseline", "search-0001", "search-0002"]
+    assert verified[0].scores == {0: 1 / 32, 1: 2 / 32, 2: 3 / 32}
+    assert verified[0].seconds == {0: 0.5, 1: 1.0, 2: 1.5}

@@ -139,7 +139,7 @@ def test_a_stream_continues_exactly_where_it_was_left(prepared, mode, start):
 def test_augmentation_is_the_same_for_every_batch_size(prepared, mode):
     data = prepared(mode, augmentation=CHAIN)
 
-    streams = [stream_of(data, batch_size=b, num_examples=2 * SIZE)[0] for b in BATCH_SIZES]
+    streams = [stream_of(data, batch_size=b, num_examples=2 * SIZE)[0] for b in (1, 7, SIZE)]
 
     for other in streams[1:]:
         np.testing.assert_array_equal(other, streams[0])
@@ -346,9 +346,8 @@ def test_a_damaged_record_is_named_when_data_is_read_into_memory(
     assert (caught.value.path, caught.value.record) == (path, 3)
 
 
-@BOTH
-def test_whole_records_have_no_damage(prepared, mode):
-    data = prepared(mode)
+def test_whole_records_have_no_damage(prepared):
+    data = prepared("streaming")
 
     assert [data.raise_damage(split) for split in ("train", "validation", "test")] == [None] * 3
 

@@ -34,7 +34,7 @@ class NumberedImages(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(7), "test": self._generate_examples(2)}
+        return {"train": self._generate_examples(9), "test": self._generate_examples(4)}
 
     def _generate_examples(self, count):
         for number in range(count):
@@ -49,7 +49,8 @@ def numbered():
 @pytest.fixture(scope="module")
 def numbered_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
-    NumberedImages(data_dir=folder).download_and_prepare()
+    several_files = tfds.download.DownloadConfig(num_shards=3)
+    NumberedImages(data_dir=folder).download_and_prepare(download_config=several_files)
     return folder
 
 
@@ -123,8 +124,8 @@ def test_tensorflow_datasets_are_read_in_a_fixed_order_with_their_encoded_bytes(
 ):
     examples = list(numbered.examples("train", numbered_dir))
 
-    assert [key for key, _ in examples] == [f"train-{i:08d}" for i in range(7)]
-    assert numbered.num_examples("train", numbered_dir) == 7
+    assert [key for key, _ in examples] == [f"train-{i:08d}" for i in range(9)]
+    assert numbered.num_examples("train", numbered_dir) == 9
     numbers = []
     for _, example in examples:
         assert example["image"].startswith(b"\x89PNG")
@@ -132,16 +133,17 @@ def test_tensorflow_datasets_are_read_in_a_fixed_order_with_their_encoded_bytes(
         assert example["label"] == number % 3
         assert type(example["label"]) is int
         numbers.append(number)
-    assert sorted(numbers) == list(range(7))
-    again = [e["image"] for _, e in numbered.examples("train", numbered_dir)]
-    assert again == [e["image"] for _, e in examples]
+    assert sorted(numbers) == list(range(9))
+    for _ in range(3):
+        again = [e["image"] for _, e in numbered.examples("train", numbered_dir)]
+        assert again == [e["image"] for _, e in examples]
 
 
 def test_the_identity_of_a_data_set_names_its_version_and_sizes(numbered, numbered_dir):
     identity = numbered.identity(numbered_dir)
 
     assert identity["full_name"] == "numbered_images/1.0.0"
-    assert identity["shard_lengths"] == {"train": [7], "test": [2]}
+    assert identity["shard_lengths"] == {"train": [3, 3, 3], "test": [1, 2, 1]}
     assert identity["bytes"]["train"] > identity["bytes"]["test"] > 0
 
 
@@ -149,7 +151,7 @@ def test_a_data_set_is_made_where_it_is_absent(numbered, tmp_path, monkeypatch):
     """This one needs no network to be made, whatever its home page."""
     monkeypatch.setattr("tfbatch.sources.tfds._check_network", lambda homepage: None)
 
-    assert numbered.num_examples("test", tmp_path) == 2
+    assert numbered.num_examples("test", tmp_path) == 4
     assert (tmp_path / "numbered_images" / "1.0.0" / "dataset_info.json").is_file()
 
 

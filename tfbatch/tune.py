@@ -129,7 +129,7 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     return (
         "\nNext:\n"
         f"  {shlex.join(['python', '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}\n"
-        f"  {shlex.join(['tensorboard', f'--logdir={run_dir}'])}    (HPARAMS: every trial)\n"
+        f"  {shlex.join(['tensorboard', f'--logdir={run_dir}/tensorboard'])}    (HPARAMS: every trial)\n"
         f"  {shlex.join(['python', '-m', 'tfbatch.tune', *again])}    (searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"
     )

@@ -1,0 +1,447 @@
+"""The search loop with a closed-form objective in place of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_fixtures import (
+    BASELINE,
+    LOSS,
+    NUM_EXAMPLES,
+    TOTAL_EXAMPLES,
+    Trainer,
+    make_book,
+    make_config,
+    open_folder,
+    outcome,
+    small_derive,
+)
+
+from tfbatch.errors import RunFolderError, SearchError, StoppedError
+from tfbatch.run_folder.journal import Journal
+from tfbatch.search import loop
+from tfbatch.search.answer import find_answer
+from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
+from tfbatch.search.config import SearchConfig
+from tfbatch.search.confirmation import choose_candidates, run_rounds
+from tfbatch.search.finished import FinishedTrial
+from tfbatch.search.loop import Search
+from tfbatch.search.oracles import AskTell
+from tfbatch.search.progress import Progress
+from tfbatch.search.space import SearchSpace
+from tfbatch.search.trial_book import InterruptedTrialError, RunTrial
+from tfbatch.seeds import derive_seed
+from tfbatch.training.outcome import Outcome, TrialSpec
+
+UNTRAINED = 2.3
+SMALL: dict[str, Any] = {"schedules": [{"name": "constant"}], "warmup_fraction": 0.0}
+"""A space of two dimensions, where the Bayesian oracle is quick."""
+
+
+def run(
+    path: Path,
+    trainer: RunTrial,
+    config: SearchConfig,
+    *,
+    seed: int = 7,
+    clock: SearchClock | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> list[FinishedTrial]:
+    """One session as tfbatch.search.session runs it; returns what is in the journal after it."""
+    clock = clock or SearchClock(None)
+    with open_folder(path) as folder:
+        book = make_book(folder, trainer)
+        search = Search(
+            config,
+            space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
+            objective=LOSS,
+            book=book,
+            clock=clock,
+            seed=seed,
+            untrained=UNTRAINED,
+            progress=Progress(None),
+        )
+        try:
+            search.run(BASELINE, stop_requested=stop_requested)
+            run_rounds(
+                choose_candidates(
+                    book.trials, objective=LOSS, batch_sizes=config.confirmation.batch_sizes
+                ),
+                rounds=config.confirmation.seeds,
+                book=book,
+                clock=clock,
+                seed=seed,
+                stop_requested=stop_requested,
+            )
+        except InterruptedTrialError:
+            pass
+    with open_folder(path) as folder:
+        return make_book(folder, trainer).trials
+
+
+def content(trials: list[FinishedTrial]) -> list[dict[str, Any]]:
+    """The rows of the journal without the time of day."""
+    return [{k: v for k, v in t.row.items() if k != "finished_at"} for t in trials]
+
+
+def names(trials: list[FinishedTrial]) -> list[str]:
+    return [t.trial for t in trials]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Every score that the oracle hears."""
+    scores: list[float] = []
+
+    class Listening(AskTell):
+        def tell(self, score: float) -> None:
+            scores.append(score)
+            super().tell(score)
+
+    monkeypatch.setattr(loop, "AskTell", Listening)
+    return scores
+
+
+def test_a_search_is_baseline_then_trials_then_verification(tmp_path: Path) -> None:
+    trainer = Trainer()
+    trials = run(tmp_path, trainer, make_config(max_trials=4))
+
+    assert names(trials)[:5] == ["baseline", *(f"search-{n:04d}" for n in range(1, 5))]
+    assert [t.phase for t in trials] == ["baseline"] + ["search"] * 4 + ["confirmation"] * 6
+    assert [spec.trial for spec in trainer.ran] == names(trials)
+    assert trials[0].configuration == BASELINE
+    assert [t.seed for t in trials[:3]] == [
+        derive_seed(7, name) for name in ("baseline", "search-0001", "search-0002")
+    ]
+    assert {spec.total_examples for spec in trainer.ran} == {TOTAL_EXAMPLES}
+
+
+def test_a_row_says_everything_about_its_trial(tmp_path: Path) -> None:
+    trainer = Trainer()
+    trial = run(tmp_path, trainer, make_config(max_trials=1))[1]
+    derived = small_derive(trial.configuration)
+    measured = outcome(trainer.ran[1], loss=trial.metrics["val_loss"])
+
+    assert trial.row == {
+        **trial.configuration.flat(),
+        "trial": "search-0001",
+        "phase": "search",
+        "status": "completed",
+        "score": measured.metrics["val_loss"],
+        "metric_loss": measured.metrics["loss"],
+        "metric_val_loss": measured.metrics["val_loss"],
+        "metric_val_accuracy": measured.metrics["val_accuracy"],
+        "learning_rate": derived.learning_rate,
+        "steps": derived.steps,
+        "steps_per_epoch": derived.steps_per_epoch,
+        "warmup_examples": derived.warmup_examples,
+        "examples": TOTAL_EXAMPLES,
+        "total_examples": TOTAL_EXAMPLES,
+        "seconds": 2.0,
+        "training_seconds": measured.training_seconds,
+        "seed": derive_seed(7, "search-0001"),
+        "finished_at": trial.row["finished_at"],
+        "message": "",
+    }
+
+
+@pytest.mark.parametrize("oracle", ["random", "bayesian"])
+def test_the_same_seed_gives_the_same_trials_and_another_one_others(
+    tmp_path: Path, oracle: str
+) -> None:
+    config = make_config(oracle=oracle, max_trials=5, **SMALL)
+    first = content(run(tmp_path / "a", Trainer(), config))
+
+    assert content(run(tmp_path / "b", Trainer(), config)) == first
+    other = content(run(tmp_path / "c", Trainer(), config, seed=8))
+    assert other != first
+    assert {row["seed"] for row in other}.isdisjoint(row["seed"] for row in first)
+
+
+@pytest.mark.parametrize("oracle", ["random", "bayesian"])
+def test_a_search_stopped_anywhere_continues_as_if_it_had_not_been(
+    tmp_path: Path, oracle: str
+) -> None:
+    """Stopped twice: between two trials, and in the middle of one."""
+    config = make_config(oracle=oracle, max_trials=6, **SMALL)
+    uninterrupted = run(tmp_path / "whole", Trainer(), config)
+    places = range(1, len(uninterrupted), 2) if oracle == "random" else (2, 5)
+
+    for place in places:
+        folder, trainer = tmp_path / f"stopped-{place}", Trainer()
+        begun = trainer.ran
+        first = run(folder, trainer, config, stop_requested=lambda n=place, b=begun: len(b) >= n)
+        assert names(first) == names(uninterrupted)[: len(first)]
+        assert place <= len(first) <= place + 2, "a round of verification is not broken off"
+        trainer.interrupt_at = names(uninterrupted)[min(place + 3, len(uninterrupted) - 1)]
+        second = run(folder, trainer, config)
+        interrupted = trainer.interrupt_at not in names(second)
+        assert interrupted or trainer.interrupt_at in names(first)
+        trainer.interrupt_at = None
+
+        assert content(run(folder, trainer, config)) == content(uninterrupted)
+        ran = [spec.trial for spec in trainer.ran]
+        assert sorted(set(ran)) == sorted(names(uninterrupted))
+        assert len(ran) == len(uninterrupted) + interrupted, "only that trial is run again"
+
+
+def test_an_interrupted_trial_leaves_nothing_behind(tmp_path: Path) -> None:
+    trainer = Trainer()
+    trainer.interrupt_at = "search-0002"
+    trials = run(tmp_path, trainer, make_config(max_trials=4))
+
+    assert names(trials) == ["baseline", "search-0001"]
+    assert names(trials) == [row["trial"] for row in Journal(tmp_path / "trials.jsonl").rows]
+    assert not (tmp_path / "tensorboard" / "search-0002").exists()
+    assert not (tmp_path / "weights" / "search-0002.weights.h5").exists()
+
+
+def test_curves_of_a_killed_trial_are_removed_before_it_runs_again(tmp_path: Path) -> None:
+    with open_folder(tmp_path / "run") as folder:
+        half = folder.tensorboard / "baseline" / "half a curve"
+        half.parent.mkdir(parents=True)
+        half.touch()
+    run(tmp_path / "run", Trainer(), make_config(max_trials=1))
+
+    assert not half.exists()
+    assert (half.parent / "curve").exists()
+
+
+def test_a_finished_search_does_nothing_when_it_is_run_again(tmp_path: Path) -> None:
+    trainer = Trainer()
+    config = make_config(max_trials=3)
+    first = run(tmp_path, trainer, config)
+    ran = len(trainer.ran)
+
+    assert content(run(tmp_path, trainer, config)) == content(first)
+    assert len(trainer.ran) == ran
+
+
+@pytest.mark.parametrize("oracle", ["random", "bayesian"])
+def test_more_trials_extend_a_search(tmp_path: Path, oracle: str) -> None:
+    trainer = Trainer()
+    for max_trials in (3, 5):
+        trials = run(
+            tmp_path / "a", trainer, make_config(oracle=oracle, max_trials=max_trials, **SMALL)
+        )
+    whole = run(tmp_path / "b", Trainer(), make_config(oracle=oracle, max_trials=5, **SMALL))
+
+    def searched(trials: list[FinishedTrial]) -> list[dict[str, Any]]:
+        return content([t for t in trials if t.phase != "confirmation"])
+
+    assert searched(trials) == searched(whole)
+    assert len({spec.trial for spec in trainer.ran}) == len(trainer.ran)
+
+
+def test_fewer_trials_than_there_are_change_nothing(tmp_path: Path) -> None:
+    trainer = Trainer()
+    first = run(tmp_path, trainer, make_config(max_trials=4))
+    again = run(tmp_path, trainer, make_config(max_trials=2))
+
+    assert content(again) == content(first)
+
+
+@pytest.mark.parametrize("status", ["error", "oom", "diverged"])
+def test_a_trial_that_fails_is_a_result_and_not_the_end(
+    tmp_path: Path, told: list[float], status: Any
+) -> None:
+    ends = {f"search-{number:04d}": status for number in (1, 2, 3, 5)}
+    trials = run(tmp_path, Trainer(ends), make_config(max_trials=6))
+
+    assert [t.status for t in trials[:7]] == [
+        "completed",
+        status,
+        status,
+        status,
+        "completed",
+        status,
+        "completed",
+    ]
+    assert [t.score is None for t in trials[:7]] == [t.status != "completed" for t in trials[:7]]
+    assert trials[1].message
+    scores = [t.score for t in trials[:7]]
+    worst = [UNTRAINED, scores[0] or 0.0]
+    assert told == [
+        max(worst),
+        max(worst),
+        max(worst),
+        scores[4],
+        max([*worst, scores[4] or 0.0]),
+        scores[6],
+    ]
+    assert all(math.isfinite(score) for score in told)
+
+
+def test_a_loss_that_is_no_number_is_a_divergence(tmp_path: Path, told: list[float]) -> None:
+    def train(spec: TrialSpec) -> Outcome:
+        return outcome(spec, loss=math.nan if spec.trial == "search-0001" else 3.0)
+
+    trials = run(tmp_path, train, make_config(max_trials=2))
+
+    assert (trials[1].status, trials[1].score) == ("diverged", None)
+    assert math.isnan(trials[1].metrics["val_loss"])
+    assert told == [3.0, 3.0]
+
+
+def test_a_failed_baseline_does_not_end_a_search(tmp_path: Path) -> None:
+    trials = run(tmp_path, Trainer({"baseline": "oom"}), make_config(max_trials=3))
+
+    assert names(trials)[:4] == ["baseline", "search-0001", "search-0002", "search-0003"]
+    chosen = choose_candidates(trials, objective=LOSS, batch_sizes=2)
+    assert "baseline" not in [candidate.key for candidate in chosen]
+
+
+@pytest.mark.parametrize("status", ["error", "oom"])
+def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(
+    tmp_path: Path, status: Any
+) -> None:
+    ends = {name: status for name in ("baseline", *(f"search-{n:04d}" for n in range(1, 9)))}
+    trainer = Trainer(ends)
+
+    message = rf"first 3 trials, .* all failed.*\({status}\):\nthe {status} of search-0002"
+    with pytest.raises(SearchError, match=message):
+        run(tmp_path, trainer, make_config(max_trials=8))
+    assert [spec.trial for spec in trainer.ran] == ["baseline", "search-0001", "search-0002"]
+
+
+def test_a_search_that_only_diverges_is_not_given_up(tmp_path: Path) -> None:
+    ends = {name: "diverged" for name in ("baseline", *(f"search-{n:04d}" for n in range(1, 5)))}
+    trials = run(tmp_path, Trainer(ends), make_config(max_trials=5))  # type: ignore[arg-type]
+
+    assert [t.status for t in trials[:6]] == ["diverged"] * 5 + ["completed"]
+
+
+def test_without_any_score_there_is_no_answer(tmp_path: Path) -> None:
+    ends = {name: "diverged" for name in ("baseline", "search-0001")}
+    trainer = Trainer(ends)  # type: ignore[arg-type]
+    run(tmp_path, trainer, make_config(max_trials=1))
+
+    with (
+        open_folder(tmp_path) as folder,
+        pytest.raises(SearchError, match=r"None of 2 trials completed.*search-0001.*diverged"),
+    ):
+        find_answer(make_book(folder, trainer), objective=LOSS, batch_sizes=2)
+
+
+def test_an_exhausted_space_ends_a_search(tmp_path: Path) -> None:
+    config = make_config(max_trials=9, batch_size=[16, 32], base_learning_rate=0.1, **SMALL)
+    trials = run(tmp_path, Trainer(), config)
+
+    searched = [t.configuration.batch_size for t in trials if t.phase == "search"]
+    assert sorted(searched) == [16, 32]
+    assert [t.phase for t in trials].count("confirmation") > 0
+
+
+class Hands:
+    """A clock that training turns: 10 seconds a trial."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def timed(hands: Hands) -> RunTrial:
+    def train(spec: TrialSpec) -> Outcome:
+        hands.time += 10
+        assert spec.log_dir
+        return outcome(spec, loss=Trainer()(spec).metrics["val_loss"], seconds=10)
+
+    return train
+
+
+@pytest.mark.parametrize("minutes", [1.5, 2.0, 3.0, 4.0])
+def test_a_time_limit_is_kept_and_leaves_time_to_verify(tmp_path: Path, minutes: float) -> None:
+    hands = Hands()
+    clock = SearchClock(minutes, now=hands)
+    trials = run(tmp_path, timed(hands), make_config(max_trials=99), clock=clock)
+
+    phases = [t.phase for t in trials]
+    assert hands.time <= 60 * minutes - FINISHING_SECONDS
+    assert hands.time > 60 * minutes - FINISHING_SECONDS - 40, "time was left unused"
+    assert phases.count("search") >= 3
+    assert phases.count("confirmation") >= 2
+
+
+def test_a_limit_that_was_used_up_is_extended_by_a_larger_one(tmp_path: Path) -> None:
+    trials = []
+    for minutes, spent in ((1.5, 0.0), (1.5, 80.0), (3.0, 80.0)):
+        hands = Hands()
+        clock = SearchClock(minutes, spent_seconds=spent, now=hands)
+        trials.append(len(run(tmp_path, timed(hands), make_config(max_trials=99), clock=clock)))
+
+    assert trials[0] == trials[1] < trials[2]
+
+
+def test_the_first_trial_is_not_begun_after_a_stop(tmp_path: Path) -> None:
+    trainer = Trainer()
+    trials = run(tmp_path, trainer, make_config(), stop_requested=lambda: True)
+
+    assert trials == []
+    assert trainer.ran == []
+
+
+def test_what_was_measured_stands_when_a_library_proposes_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is the truth: a new version of KerasTuner may draw other numbers."""
+    trainer = Trainer()
+    config = make_config(max_trials=5)
+    first = run(tmp_path, trainer, make_config(max_trials=3))
+    replaced = []
+
+    class Other(AskTell):
+        def __init__(self, *arguments: Any, seed: int, **more: Any):
+            super().__init__(*arguments, seed=seed + 1000, **more)
+
+        def replace(self, values: dict[str, Any]) -> None:
+            replaced.append(values)
+            super().replace(values)
+
+    monkeypatch.setattr(loop, "AskTell", Other)
+    trials = run(tmp_path, trainer, config)
+
+    assert content(trials[:4]) == content(first[:4])
+    space = SearchSpace(config.space, num_examples=NUM_EXAMPLES)
+    assert replaced == [space.values(t.configuration) for t in first[1:4]]
+    assert {"search-0004", "search-0005"} <= set(names(trials))
+
+
+def test_only_the_best_weights_of_the_search_are_kept_and_all_of_the_verification(
+    tmp_path: Path,
+) -> None:
+    trials = run(tmp_path, Trainer(), make_config(max_trials=6))
+    searched = [t for t in trials if t.phase != "confirmation"]
+    best = min(searched, key=lambda t: t.score or math.inf)
+    kept = {p.name.removesuffix(".weights.h5") for p in (tmp_path / "weights").iterdir()}
+
+    assert kept == {best.trial, *(t.trial for t in trials if t.phase == "confirmation")}
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run_and_keeps_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Journal.append
+
+    def full(journal: Journal, row: dict[str, Any]) -> None:
+        if row["trial"] == "search-0002":
+            raise RunFolderError("the disk is full")
+        append(journal, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "append", full)
+        with pytest.raises(RunFolderError, match="the disk is full"):
+            run(tmp_path, Trainer(), make_config(max_trials=3))
+    whole = run(tmp_path / "whole", Trainer(), make_config(max_trials=3))
+
+    assert content(run(tmp_path, Trainer(), make_config(max_trials=3))) == content(whole)
+
+
+def test_a_stop_before_any_answer_has_an_exit_code_of_its_own() -> None:
+    assert StoppedError.exit_code == 130
+    assert SearchError.exit_code == 5
