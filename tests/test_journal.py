@@ -250,7 +250,7 @@ def test_on_a_full_disk_every_trial_before_is_kept(small_disk: Path) -> None:
     journal = Journal(path)
     content = b""
 
-    with pytest.raises(RunFolderError, match="No space left on device"):
+    with pytest.raises(RunFolderError, match="No space left on device"):  # noqa: PT012
         for number in range(20):
             journal.append({"trial": f"search-{number:04d}", "message": "traceback" * 300})
             content = path.read_bytes()

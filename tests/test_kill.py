@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
-
-import pytest
-
-from tfbatch.run_folder.journal import Journal
 
 APPENDERS = """
 import json, os, random, signal, sys, time, types

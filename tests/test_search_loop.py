@@ -249,31 +249,20 @@ def test_fewer_trials_than_there_are_change_nothing(tmp_path: Path) -> None:
 def test_a_trial_that_fails_is_a_result_and_not_the_end(
     tmp_path: Path, told: list[float], status: Any
 ) -> None:
-    ends = {f"search-{number:04d}": status for number in (1, 2, 3, 5)}
-    trials = run(tmp_path, Trainer(ends), make_config(max_trials=6))
+    losses = {"baseline": 1.5, "search-0004": 4.0, "search-0006": 3.0}
 
-    assert [t.status for t in trials[:7]] == [
-        "completed",
-        status,
-        status,
-        status,
-        "completed",
-        status,
-        "completed",
-    ]
-    assert [t.score is None for t in trials[:7]] == [t.status != "completed" for t in trials[:7]]
-    assert trials[1].message
-    scores = [t.score for t in trials[:7]]
-    worst = [UNTRAINED, scores[0] or 0.0]
-    assert told == [
-        max(worst),
-        max(worst),
-        max(worst),
-        scores[4],
-        max([*worst, scores[4] or 0.0]),
-        scores[6],
-    ]
-    assert all(math.isfinite(score) for score in told)
+    def train(spec: TrialSpec) -> Outcome:
+        if spec.trial in losses or spec.phase == "confirmation":
+            return outcome(spec, loss=losses.get(spec.trial, 1.0))
+        return outcome(spec, loss=math.nan, status=status)
+
+    trials = run(tmp_path, train, make_config(max_trials=6))[:7]
+
+    done = "completed"
+    assert [t.status for t in trials] == [done, status, status, status, done, status, done]
+    assert [t.score for t in trials] == [1.5, None, None, None, 4.0, None, 3.0]
+    assert trials[1].message == f"the {status} of search-0001"
+    assert told == [UNTRAINED, UNTRAINED, UNTRAINED, 4.0, 4.0, 3.0]
 
 
 def test_a_loss_that_is_no_number_is_a_divergence(tmp_path: Path, told: list[float]) -> None:
@@ -299,7 +288,7 @@ def test_a_failed_baseline_does_not_end_a_search(tmp_path: Path) -> None:
 def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(
     tmp_path: Path, status: Any
 ) -> None:
-    ends = {name: status for name in ("baseline", *(f"search-{n:04d}" for n in range(1, 9)))}
+    ends = dict.fromkeys(("baseline", *(f"search-{n:04d}" for n in range(1, 9))), status)
     trainer = Trainer(ends)
 
     message = rf"first 3 trials, .* all failed.*\({status}\):\nthe {status} of search-0002"
@@ -309,14 +298,14 @@ def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(
 
 
 def test_a_search_that_only_diverges_is_not_given_up(tmp_path: Path) -> None:
-    ends = {name: "diverged" for name in ("baseline", *(f"search-{n:04d}" for n in range(1, 5)))}
+    ends = dict.fromkeys(("baseline", *(f"search-{n:04d}" for n in range(1, 5))), "diverged")
     trials = run(tmp_path, Trainer(ends), make_config(max_trials=5))  # type: ignore[arg-type]
 
     assert [t.status for t in trials[:6]] == ["diverged"] * 5 + ["completed"]
 
 
 def test_without_any_score_there_is_no_answer(tmp_path: Path) -> None:
-    ends = {name: "diverged" for name in ("baseline", "search-0001")}
+    ends = dict.fromkeys(("baseline", "search-0001"), "diverged")
     trainer = Trainer(ends)  # type: ignore[arg-type]
     run(tmp_path, trainer, make_config(max_trials=1))
 

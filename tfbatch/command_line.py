@@ -49,6 +49,8 @@ def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -
     if any(a in ("--help", "-help", "-h", "--helpfull", "--helpshort") for a in arguments):
         print(help_text(values, usage))
         raise SystemExit(0)
+    for name in values:  # a second call in one process begins with the defaults
+        values[name].unparse()
     try:
         stray = values(["tfbatch", *map(_with_underscores, arguments)])[1:]
     except flags.Error as error:

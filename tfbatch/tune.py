@@ -126,10 +126,11 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     again.append(f"--max_trials={2 * request.search.max_trials}")
     if request.max_minutes is not None:
         again.append(f"--max_minutes={2 * request.max_minutes:g}")
+    tensorboard = shlex.join(["tensorboard", f"--logdir={run_dir}/tensorboard"])
     return (
         "\nNext:\n"
         f"  {shlex.join(['python', '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}\n"
-        f"  {shlex.join(['tensorboard', f'--logdir={run_dir}/tensorboard'])}    (HPARAMS: every trial)\n"
+        f"  {tensorboard}    (HPARAMS shows every trial)\n"
         f"  {shlex.join(['python', '-m', 'tfbatch.tune', *again])}    (searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"
     )

@@ -1,0 +1,107 @@
+"""Bad input is refused before any work: one message that says what mends it, and exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+import tfbatch.train
+import tfbatch.tune
+from tfbatch.command_line import EXIT_CODES
+from tfbatch.errors import ConfigurationError, InputError
+
+FLAGS_AND_MESSAGES = {
+    "unknown data set": (["--dataset=cifar1"], "Did you mean `cifar10`"),
+    "unknown model": (["--model=resnt"], "Did you mean `resnet`"),
+    "ill-formed model": (["--model=a:b:c"], "package.module:function"),
+    "unknown search": (["--search=jiont"], "Did you mean `joint`"),
+    "unknown optimizer": (["--optimizer=adm"], "Did you mean `adam`"),
+    "unknown flag": (["--max_trails=3"], "max_trials"),
+    "flag with a wrong kind": (["--max_trials=many"], "max_trials"),
+    "no trials": (["--max_trials=0"], "max_trials"),
+    "no time": (["--max_minutes=0"], "`max_minutes` must be > 0"),
+    "negative seed": (["--seed=-1"], "seed"),
+    "steps as a length": (["--trial_length=100 steps"], "Steps are not allowed"),
+    "no direction": (["--objective=val_thing"], "--objective=val_thing:min"),
+    "wrong direction": (["--objective=val_loss:up"], "NAME:min or NAME:max"),
+    "batch size zero": (["--batch_sizes=0,32"], "every batch size must be >= 1"),
+    "batch size in words": (["--batch_sizes=small"], "whole numbers"),
+    "baseline in another form": (["--baseline=32"], "batch_size=128,learning_rate=0.05"),
+    "negative baseline": (["--baseline=learning_rate=-1"], "learning_rate"),
+    "stray argument": (["digits"], "flags begin with --"),
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), FLAGS_AND_MESSAGES.values(), ids=FLAGS_AND_MESSAGES.keys()
+)
+def test_a_flag_that_cannot_be_used_is_refused(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refused:
+        tfbatch.tune.main(arguments)
+    assert message in str(refused.value)
+    assert refused.value.exit_code == 2
+    assert not list(tmp_path.iterdir())  # no work was begun
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("description: [", "line 1"),
+        ("description: a\ndescription: b", "duplicate key"),
+        ("description: a\nsauce: {name: digits}", "Did you mean `source`"),
+        ("- a list", "must hold a mapping"),
+    ],
+    ids=["syntax", "repeated key", "misspelt key", "no mapping"],
+)
+def test_a_malformed_recipe_names_file_and_key(text, message, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError) as refused:
+        tfbatch.tune.main([f"--dataset={recipe}", f"--run_dir={tmp_path / 'run'}"])
+    assert str(refused.value).startswith(str(recipe))
+    assert message in str(refused.value)
+
+
+def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="--run_dir=DIR"):
+        tfbatch.tune.main([f"--run_dir={tmp_path / 'file' / 'run'}"])
+
+
+def test_train_needs_a_configuration():
+    with pytest.raises(InputError, match="--config=RUN/best.yaml"):
+        tfbatch.train.main([])
+
+
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+sys.argv = ["tune", *sys.argv[1:]]
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "keras", "keras_tuner"):
+            raise SystemExit(f"{name} was imported")
+sys.meta_path.insert(0, Refuse())
+runpy.run_module("tfbatch.tune", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "stream", "message"),
+    [
+        (["--help"], 0, "stdout", "--max_minutes"),
+        (["--max-trials=x"], 2, "stderr", "max_trials"),
+        (["--run-dir=/proc/none"], 2, "stderr", "cannot be written"),
+        (["--dataset=digit"], 2, "stderr", "Did you mean `digits`?"),
+    ],
+    ids=["help", "flag error", "folder", "name"],
+)
+def test_help_and_bad_input_need_no_tensorflow(arguments, code, stream, message):
+    """Dashes are accepted, errors are one message on stderr, and exit codes are as documented."""
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert message in getattr(done, stream)
+    assert "Traceback" not in done.stderr
+    if code == 0:
+        assert EXIT_CODES in done.stdout

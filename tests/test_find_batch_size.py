@@ -1,0 +1,396 @@
+"""The whole way on real digits, with a tiny budget: what it returns, writes, reads and repeats."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import tfbatch
+from tfbatch.errors import InputError
+from tfbatch.pipeline import PreparedData, prepared_data
+from tfbatch.recipes import load_recipe
+from tfbatch.run_folder.journal import Journal
+from tfbatch.search import session
+from tfbatch.search.result import Result
+from tfbatch.training.evaluation import evaluate_weights
+from tfbatch.training.workload import Workload, find_model_builder
+from tfbatch.training_config import load_training_config
+
+BUDGET: dict[str, Any] = {
+    "search": "quick",
+    "max_trials": 3,
+    "trial_length": "1 epochs",
+    "batch_sizes": [32, 64],
+    "seed": 3,
+    "verbose": 0,
+}
+FILES = ("best.keras", "best.yaml", "config.json", "fingerprint.json", "recommendation.json")
+
+
+def flat(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+    """A model that is built in no time."""
+    inputs = keras.Input(input_shape)
+    hidden = keras.layers.Flatten()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
+
+
+class Reader:
+    """Notes which splits are read, and how many trials are in the journal by then."""
+
+    def __init__(self, run_dir: Path, patch: pytest.MonkeyPatch):
+        self.read: list[tuple[str, int]] = []
+        real = prepared_data.read_split
+
+        def read_split(folder: Path, manifest: Any, split: str) -> Any:
+            journal = run_dir / "trials.jsonl"
+            lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
+            self.read.append((split, lines))
+            return real(folder, manifest, split)
+
+        patch.setattr(prepared_data, "read_split", read_split)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "digits"
+
+
+@pytest.fixture(scope="module")
+def reader(run_dir: Path) -> Iterator[Reader]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield Reader(run_dir, patch)
+
+
+@pytest.fixture(scope="module")
+def result(run_dir: Path, reader: Reader) -> Result:
+    return tfbatch.find_batch_size("small_cnn", "digits", run_dir=run_dir, **BUDGET)
+
+
+@pytest.fixture(scope="module")
+def content(result: Result) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads((result.run_dir / "recommendation.json").read_text())
+    return written
+
+
+def rows_of(result: Result, key: str) -> list[dict[str, Any]]:
+    trials = {t.trial for t in result.answer.contenders[key].trials}
+    return [row for row in result.rows if row["trial"] in trials]
+
+
+def test_a_run_is_baseline_search_and_verification(result: Result) -> None:
+    phases = [row["phase"] for row in result.rows]
+
+    assert phases[:4] == ["baseline", "search", "search", "search"]
+    assert set(phases[4:]) == {"confirmation"}
+    assert len(phases) - 4 == 2 * len(result.answer.contenders) >= 4
+    assert {row["status"] for row in result.rows} == {"completed"}
+    assert {row["batch_size"] for row in result.rows} <= {32, 64}
+    assert {row["total_examples"] for row in result.rows} == {1085}
+
+
+def test_the_test_split_is_read_once_and_at_the_very_end(result: Result, reader: Reader) -> None:
+    splits = [split for split, _ in reader.read]
+
+    assert splits.count("test") == 1
+    assert reader.read[-1] == ("test", len(result.rows))
+    assert set(splits) == {"train", "validation", "test"}
+
+
+def test_the_run_folder_holds_everything(result: Result, run_dir: Path) -> None:
+    assert result.run_dir == run_dir
+    for name in FILES:
+        assert (run_dir / name).stat().st_size > 0
+    assert not [p.name for p in run_dir.rglob("*partial*")]
+    assert Journal(run_dir / "trials.jsonl").rows == result.rows
+    for row in result.rows:
+        assert list((run_dir / "tensorboard" / row["trial"]).glob("events.out.tfevents.*"))
+    settings = json.loads((run_dir / "config.json").read_text())
+    assert settings["budget"]["max_trials"] == 3
+    assert settings["identity"]["seed"] == 3
+    assert settings["identity"]["search"]["space"]["batch_size"] == [32, 64]
+
+
+def test_the_recommendation_says_what_the_result_says(
+    result: Result, content: dict[str, Any]
+) -> None:
+    recommended = result.answer.recommended
+
+    assert content == result.recommendation
+    assert content["status"] == "complete"
+    assert content["verified_on_fresh_seeds"] is True
+    assert content["objective"] == "val_loss:min"
+    assert content["batch_size"] == result.batch_size == recommended.configuration.batch_size
+    assert content["learning_rate"] == result.learning_rate == recommended.learning_rate
+    assert content["trials"] == len(result.rows)
+    assert content["seconds"] > sum(row["seconds"] for row in result.rows) * 0.99
+    assert content["schedule"]["name"] == recommended.configuration.schedule.name
+    assert content["schedule"]["total_examples"] == 1085
+    assert content["optimizer"] == {"name": "sgd", "momentum": 0.9}
+    assert set(content["evidence"]) <= {row["trial"] for row in result.rows}
+    assert len(set(content["evidence"])) == len(content["evidence"])
+    assert json.dumps(content, allow_nan=False)
+
+
+def test_validation_figures_are_those_of_the_journal(
+    result: Result, content: dict[str, Any]
+) -> None:
+    shown = {result.answer.recommended.key: content, "baseline": content["baseline"]}
+    for key, part in shown.items():
+        rows = rows_of(result, key)
+        assert len(rows) == 2
+        for name in ("loss", "accuracy"):
+            values = [row[f"metric_val_{name}"] for row in rows]
+            measured = part["metrics"]["validation"][name]
+            assert measured["mean"] == pytest.approx(statistics.fmean(values))
+            assert measured["standard_deviation"] == pytest.approx(statistics.stdev(values))
+            assert measured["seeds"] == 2
+        times = [row["training_seconds"] for row in rows]
+        assert part["training_seconds"]["mean"] == pytest.approx(statistics.fmean(times))
+
+
+def test_test_figures_are_those_of_the_kept_weights(
+    result: Result, content: dict[str, Any], digits: PreparedData
+) -> None:
+    workload = Workload(digits, find_model_builder("small_cnn"))
+    contender = result.answer.recommended
+    measured = [
+        evaluate_weights(
+            workload,
+            contender.configuration,
+            result.run_dir / "weights" / f"{trial.trial}.weights.h5",
+            split="test",
+            seed=1,
+        )
+        for trial in contender.trials
+    ]
+
+    for name in ("loss", "accuracy"):
+        shown = content["metrics"]["test"][name]
+        assert shown["mean"] == pytest.approx(statistics.fmean(m[name] for m in measured))
+        assert shown["seeds"] == 2
+        assert content["baseline"]["metrics"]["test"][name]["seeds"] == 2
+
+
+def test_contenders_share_their_fresh_seeds(result: Result) -> None:
+    seeds = [[row["seed"] for row in rows_of(result, key)] for key in result.answer.contenders]
+
+    assert all(sorted(found) == sorted(seeds[0]) for found in seeds)
+    searched = {row["seed"] for row in result.rows if row["phase"] != "confirmation"}
+    assert not searched & set(seeds[0])
+
+
+def test_the_best_model_is_of_the_first_fresh_seed(result: Result, digits: PreparedData) -> None:
+    model = keras.models.load_model(result.run_dir / "best.keras")
+    first = rows_of(result, result.answer.recommended.key)[0]
+    measured = model.evaluate(digits.evaluation("validation"), verbose=0, return_dict=True)
+
+    assert measured["loss"] == pytest.approx(first["metric_val_loss"], rel=1e-6)
+    assert int(model.optimizer.iterations) == first["steps"]
+
+
+def test_a_frame_has_a_row_for_each_trial(result: Result) -> None:
+    frame = result.to_dataframe()
+
+    assert list(frame["trial"]) == [row["trial"] for row in result.rows]
+    assert {"batch_size", "learning_rate", "score", "metric_val_accuracy", "seconds"} <= set(frame)
+    assert np.isfinite(frame["score"]).all()
+    assert frame["learning_rate"].to_list() == [row["learning_rate"] for row in result.rows]
+
+
+def test_the_summary_names_recommendation_and_baseline(result: Result) -> None:
+    summary = result.summary()
+
+    assert f"batch size {result.batch_size}, learning rate {result.learning_rate:.4g}" in summary
+    assert "aseline" in summary
+    assert "(n=2)" in summary
+
+
+def test_running_it_again_trains_nothing_and_leaves_the_test_split_alone(
+    result: Result, content: dict[str, Any], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*arguments: Any, **more: Any) -> Any:
+        raise AssertionError("nothing is left to be trained")
+
+    journal = (run_dir / "trials.jsonl").read_bytes()
+    reader = Reader(run_dir, monkeypatch)
+    monkeypatch.setattr(session, "run_trial", forbidden)
+    again = tfbatch.find_batch_size("small_cnn", "digits", run_dir=run_dir, **BUDGET)
+
+    assert (run_dir / "trials.jsonl").read_bytes() == journal
+    assert "test" not in [split for split, _ in reader.read]
+    assert again.recommendation | {"seconds": 0} == content | {"seconds": 0}
+    assert again.snippet == result.snippet
+    assert again.summary() == result.summary()
+
+
+def test_a_larger_budget_searches_further(result: Result, run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_dir, tmp_path / "copy")
+    more = tfbatch.find_batch_size(
+        "small_cnn", "digits", run_dir=copy, **BUDGET | {"max_trials": 4}
+    )
+
+    assert more.rows[: len(result.rows)] == result.rows
+    assert "search-0004" in [row["trial"] for row in more.rows]
+    assert more.recommendation["status"] == "complete"
+
+
+def test_other_settings_on_the_same_folder_are_refused(result: Result, run_dir: Path) -> None:
+    with pytest.raises(InputError, match=r"objective: val_loss:min -> val_accuracy:max"):
+        tfbatch.find_batch_size(
+            "small_cnn", "digits", run_dir=run_dir, **BUDGET, objective="val_accuracy"
+        )
+
+
+def test_another_model_on_the_same_folder_is_refused(result: Result, run_dir: Path) -> None:
+    with pytest.raises(InputError, match=r"model: small_cnn -> "):
+        tfbatch.find_batch_size(flat, "digits", run_dir=run_dir, **BUDGET)
+
+
+def test_the_snippet_is_a_script_with_the_reported_figures(result: Result, tmp_path: Path) -> None:
+    (tmp_path / "recommended.py").write_text(result.snippet)
+    done = subprocess.run(
+        [sys.executable, "recommended.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first = rows_of(result, result.answer.recommended.key)[0]
+    model = keras.models.load_model(result.run_dir / "best.keras")
+    data = tfbatch.load_data("digits")
+    expected = model.evaluate(data.evaluation("test"), verbose=0, return_dict=True)
+    printed = ast.literal_eval(done.stdout.splitlines()[-1].removeprefix("test: "))
+
+    assert printed["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert printed["accuracy"] == pytest.approx(expected["accuracy"])
+    assert f"val_loss: {first['metric_val_loss']:.4f}" in done.stdout
+    assert f"val_accuracy: {first['metric_val_accuracy']:.4f}" in done.stdout
+
+
+def test_training_from_best_yaml_gives_the_reported_figures(result: Result) -> None:
+    path = result.run_dir / "best.yaml"
+    config = load_training_config(path)
+    first = rows_of(result, result.answer.recommended.key)[0]
+    assert config.configuration == result.answer.recommended.configuration
+    assert (config.seed, str(config.trial_length)) == (first["seed"], "1 epochs")
+    assert config.reported
+    shown = result.recommendation["metrics"]["validation"]["loss"]
+    assert (config.reported.mean, config.reported.seeds) == (shown["mean"], 2)
+
+    command = [sys.executable, "-m", "tfbatch.train", f"--config={path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+
+    assert f"loss {first['metric_val_loss']:.4f}" in lines["validation"]
+    assert f"accuracy {first['metric_val_accuracy']:.4f}" in lines["validation"]
+    assert lines["reported by the search"] == str(config.reported)
+
+
+def test_a_kept_baseline_is_not_measured_on_test_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With learning rates of nothing the search cannot beat the baseline."""
+    (tmp_path / "hopeless.yaml").write_text(
+        "description: learns nothing\n"
+        "oracle: {name: random}\n"
+        "space: {batch_size: [64], base_learning_rate: {min: 1e-9, max: 1e-8},"
+        " learning_rate_octaves: 0, schedules: [{name: linear}]}\n"
+        "confirmation: {batch_sizes: 1, seeds: 1}\n"
+    )
+    arguments: dict[str, Any] = {
+        "search": str(tmp_path / "hopeless.yaml"),
+        "max_trials": 1,
+        "trial_length": "0.5 epochs",
+        "baseline": "batch_size=32,learning_rate=0.05",
+        "run_dir": tmp_path / "run",
+        "verbose": 0,
+    }
+    first = tfbatch.find_batch_size(flat, load_recipe("digits"), **arguments)
+    reader = Reader(tmp_path / "run", monkeypatch)
+    again = tfbatch.find_batch_size(flat, load_recipe("digits"), **arguments)
+
+    assert first.recommendation["keeps_baseline"] is True
+    assert first.recommendation["metrics"]["test"]
+    assert "Keep your baseline" in first.summary()
+    assert "test" not in [split for split, _ in reader.read]
+    assert again.recommendation["metrics"] == first.recommendation["metrics"]
+    assert "from test_find_batch_size import flat" in first.snippet
+
+
+def test_a_stopped_run_has_the_best_answer_so_far_and_leaves_test_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tfbatch.finder import run_request
+    from tfbatch.search.progress import Progress
+    from tfbatch.search.request import make_request
+
+    run_dir = tmp_path / "run"
+    arguments: dict[str, Any] = BUDGET | {"max_trials": 2, "trial_length": "0.5 epochs"}
+    del arguments["verbose"]
+    request = make_request(
+        dataset="digits",
+        model="small_cnn",
+        objective=None,
+        baseline="",
+        optimizer=None,
+        max_minutes=None,
+        data_dir=None,
+        records_dir=None,
+        overwrite=False,
+        run_dir=run_dir,
+        **arguments,
+    )
+    reader = Reader(run_dir, monkeypatch)
+
+    def two_are_done() -> bool:
+        journal = run_dir / "trials.jsonl"
+        return journal.exists() and journal.read_bytes().count(b"\n") >= 2
+
+    stopped = run_request(
+        request, flat, progress=Progress(None), stop_requested=two_are_done, started=0.0
+    )
+
+    assert stopped.interrupted
+    assert stopped.recommendation["status"] == "interrupted"
+    assert stopped.recommendation["verified_on_fresh_seeds"] is False
+    assert stopped.recommendation["metrics"]["test"] is None
+    assert [row["trial"] for row in stopped.rows] == ["baseline", "search-0001"]
+    assert "Not verified on fresh seeds" in stopped.summary()
+    assert "test" not in [split for split, _ in reader.read]
+    assert (run_dir / "best.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "val_acuracy:max"}, r"no metric `val_acuracy`\. Did you mean `val_accurac"),
+        ({"batch_sizes": [32, 2000]}, r"must not exceed the 1085 training .*Received: 2000"),
+        ({"baseline": "batch_size=1086"}, r"baseline's batch size must not exceed the 1085"),
+        ({"optimizer": "adan"}, r"Unknown optimizer `adan`\. Did you mean `adam`\?"),
+        ({"build_model": 3}, r"`build_model` must be a function or a name\. Received: int"),
+        ({"build_model": lambda shape: None}, r"must take \(input_shape, num_classes\)"),
+        ({"data": "digts"}, r"Unknown data set `digts`\. Did you mean `digits`\?"),
+        ({"seed": -1}, r"`seed` must be from 0 to"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_used_is_refused_before_any_training(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    arguments = {"build_model": flat, "data": "digits", "run_dir": tmp_path / "run"} | BUDGET
+
+    with pytest.raises(InputError, match=message):
+        tfbatch.find_batch_size(**arguments | changes)
+    assert not (tmp_path / "run" / "trials.jsonl").exists()
+    assert not (tmp_path / "run" / "config.json").exists()

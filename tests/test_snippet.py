@@ -1,0 +1,133 @@
+"""The recommended training as a script in plain Keras: it must be the same training."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+from tfbatch.configuration import Configuration
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.pipeline import PreparedData
+from tfbatch.schema import Named
+from tfbatch.search.snippet import keras_snippet, optimizer_call
+from tfbatch.training.derived import derive
+from tfbatch.training.outcome import TrialSpec
+from tfbatch.training.trial import run_trial
+from tfbatch.training.workload import Workload, find_model_builder, make_optimizer
+
+CONFIGURATIONS = {
+    "a whole epoch and a part": (
+        Configuration(
+            batch_size=48,
+            base_learning_rate=0.03,
+            scaling_rule="square_root",
+            learning_rate_octaves=0.5,
+            warmup_fraction=0.03,
+            schedule=Named(name="wsd", cooldown=0.3, shape="linear"),
+            optimizer=Named(name="sgd", momentum=0.8),
+        ),
+        1500,
+    ),
+    "less than an epoch": (
+        Configuration(
+            batch_size=100,
+            base_learning_rate=1e-3,
+            schedule=Named(name="cosine", final_fraction=0.01),
+            optimizer=Named(name="adamw", weight_decay=0.1),
+        ),
+        542,
+    ),
+}
+
+
+def script(
+    configuration: Configuration, *, total_examples: int = 542, **changes: Any
+) -> tuple[str, ast.Module]:
+    derived = derive(configuration, num_examples=1085, total_examples=total_examples)
+    given: dict[str, Any] = {"dataset": "digits", "data_dir": None, "model": "small_cnn", "seed": 5}
+    text = keras_snippet(configuration, derived, **given | changes)
+    return text, ast.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "total_examples"), CONFIGURATIONS.values(), ids=CONFIGURATIONS
+)
+def test_the_script_trains_to_the_same_metrics_as_the_trial(
+    digits: PreparedData, configuration: Configuration, total_examples: int
+) -> None:
+    text, _ = script(configuration, total_examples=total_examples)
+    namespace: dict[str, Any] = {}
+    keras.utils.set_random_seed(999)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(text, "snippet", "exec"), namespace)
+    model, data = namespace["model"], namespace["data"]
+    measured = model.evaluate(data.evaluation("validation"), verbose=0, return_dict=True)
+
+    workload = Workload(digits, find_model_builder("small_cnn"))
+    spec = TrialSpec("trial", "confirmation", 5, configuration, total_examples)
+    result = run_trial(workload, spec)
+
+    assert int(model.optimizer.iterations) == result.steps
+    assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-6)
+    assert measured["accuracy"] == result.metrics["val_accuracy"]
+    assert printed.getvalue().splitlines()[-1].startswith("test: {'accuracy': ")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_the_written_optimizer_is_the_one_that_was_tried(name: str) -> None:
+    defaults = OPTIMIZERS.load(name).PARAMETERS
+    for parameters in ({}, {key: value / 2 for key, value in defaults.items()}):
+        configuration = Configuration(
+            batch_size=8, base_learning_rate=0.1, optimizer=Named(name=name, **parameters)
+        )
+        written = eval(optimizer_call(configuration), {"keras": keras, "learning_rate": 0.1})
+        tried = make_optimizer(configuration, 0.1)
+        assert type(written) is type(tried)
+        assert written.get_config() == tried.get_config() | {"name": written.name}
+
+
+def test_numbers_are_written_exactly() -> None:
+    configuration = Configuration(
+        batch_size=8, base_learning_rate=0.1 + 0.2, base_batch_size=8, schedule=Named(name="linear")
+    )
+    text, _ = script(configuration)
+
+    assert "learning_rate=0.30000000000000004," in text
+
+
+@pytest.mark.parametrize(
+    ("model", "imported"),
+    [
+        ("resnet", "from tfbatch.models.resnet import build"),
+        ("my.package:make_model", "from my.package import make_model"),
+    ],
+)
+def test_the_script_imports_the_model_that_was_tried(model: str, imported: str) -> None:
+    text, tree = script(CONFIGURATIONS["less than an epoch"][0], model=model)
+
+    assert imported in text.splitlines()
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert imported.split()[-1] in called
+
+
+@pytest.mark.parametrize("model", ["__main__:build", "script:main.<locals>.build", "x:<lambda>"])
+def test_a_function_that_cannot_be_imported_is_left_to_the_reader(model: str) -> None:
+    text, tree = script(CONFIGURATIONS["less than an epoch"][0], model=model)
+
+    assert "# build_model is your own" in text
+    assert "model = build_model(data.input_shape, data.num_classes)" in text
+    assert "__main__" not in ast.unparse(tree)
+
+
+def test_the_script_reads_the_same_data(tmp_path: Path) -> None:
+    configuration = CONFIGURATIONS["less than an epoch"][0]
+    text, _ = script(configuration, dataset="/a/my.yaml", data_dir=str(tmp_path))
+
+    assert f"data = tfbatch.load_data('/a/my.yaml', data_dir='{tmp_path}')" in text
+    assert "data = tfbatch.load_data('digits')\n" in script(configuration)[0]
