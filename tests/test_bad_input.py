@@ -65,7 +65,7 @@ def test_a_malformed_recipe_names_file_and_key(text, message, tmp_path):
 
 def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match="--run_dir=DIR"):
+    with pytest.raises(InputError, match=r"--run_dir=DIR"):
         tfbatch.tune.main([f"--run_dir={tmp_path / 'file' / 'run'}"])
 
 
