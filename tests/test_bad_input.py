@@ -70,7 +70,7 @@ def test_a_run_folder_that_is_a_file_is_refused(tmp_path):
 
 
 def test_train_needs_a_configuration():
-    with pytest.raises(InputError, match="--config=RUN/best.yaml"):
+    with pytest.raises(InputError, match=r"--config=RUN/best\.yaml"):
         tfbatch.train.main([])
 
 
