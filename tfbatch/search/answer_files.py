@@ -71,10 +71,12 @@ def recommendation(
             "failures": answer.baseline.failures,
         },
         "evidence": sorted(
-            t.trial
-            for contender in (answer.recommended, answer.baseline)
-            if contender
-            for t in contender.trials
+            {  # once each, also where the baseline is what is recommended
+                t.trial
+                for contender in (answer.recommended, answer.baseline)
+                if contender
+                for t in contender.trials
+            }
         ),
         "tied_with_best": []
         if answer.choice is None

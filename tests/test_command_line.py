@@ -1,0 +1,287 @@
+"""The commands as a shell sees them: streams, exit codes, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tfbatch.run_folder.journal import Journal
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = sorted(
+    path.stem
+    for path in (ROOT / "tfbatch").glob("*.py")
+    if path.stem != "command_line" and "run_command(main)" in path.read_text(encoding="utf-8")
+)
+HEAVY = ("tensorflow", "keras", "keras_tuner", "sklearn", "pandas", "tensorflow_datasets")
+BLOCKER = f"""
+import importlib.abc, sys
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise SystemExit(f"imported {{name}}")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which importing TensorFlow ends the process with code 1."""
+    folder = tmp_path_factory.mktemp("blocker")
+    (folder / "sitecustomize.py").write_text(BLOCKER)
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def command(
+    name: str, *arguments: str, cwd: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"tfbatch.{name}", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
+    """Checks that a command ended with one message and nothing else; returns it."""
+    assert done.returncode == code, done.stderr or done.stdout
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    return done.stderr
+
+
+def test_the_blocker_blocks(light: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import tensorflow"], env=light, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.strip()) == (1, "imported tensorflow")
+
+
+def test_every_command_is_known_here() -> None:
+    assert {"prepare", "train", "tune"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_shown_without_tensorflow(name: str, light: dict[str, str], tmp_path: Path) -> None:
+    done = command(name, "--help", cwd=tmp_path, environment=light)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"usage: python -m tfbatch.{name}" in done.stdout
+    assert "flags:" in done.stdout
+    assert "exit codes:" in done.stdout
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_flag_is_refused_with_the_closest_one(
+    name: str, light: dict[str, str], tmp_path: Path
+) -> None:
+    done = command(name, "--records-dirr=x", cwd=tmp_path, environment=light)
+
+    assert "Did you mean: records_dir" in refused(done)
+    assert done.stdout == ""
+
+
+SEARCH = "description: x\noracle: {name: random}\nspace: {schedules: [{name: cosin}]}\n"
+RECIPE = (ROOT / "pipelines" / "digits.yaml").read_text(encoding="utf-8")
+CONFIG = (
+    "dataset: digits\nmodel: small_cnn\ntrial_length: 1 epochs\nseed: 1\n"
+    "configuration: {batch_size: 8, base_learning_rate: 0.1, schedule: {name: linear}}\n"
+)
+REFUSED = {
+    "data set": ("tune", ["--dataset=digts"], r"Unknown data set `digts`. Did you mean `digits`?"),
+    "recipe file": ("tune", ["--dataset=none.yaml"], "No data set file `none.yaml`."),
+    "malformed recipe": ("tune", ["--dataset=bad.yaml"], "bad.yaml: line 1, column "),
+    "wrong recipe": ("tune", ["--dataset=wrong.yaml"], "wrong.yaml: shards: Input should be"),
+    "model": ("tune", ["--model=smal_cnn"], "Unknown model `smal_cnn`. Did you mean `small_cnn`?"),
+    "model reference": ("tune", ["--model=a:b c"], "`--model` must be a model's name or package."),
+    "search": ("tune", ["--search=joit"], "Unknown search `joit`. Did you mean `joint`?"),
+    "search file": ("tune", ["--search=search.yaml"], "search.yaml: space: Unknown schedule `cosi"),
+    "optimizer": ("tune", ["--optimizer=adan"], "Unknown optimizer `adan`. Did you mean `adam`?"),
+    "objective": ("tune", ["--objective=val_loss:low"], "must be NAME, NAME:min or NAME:max."),
+    "objective without name": ("tune", ["--objective=:max"], "must be NAME, NAME:min or NAME:max."),
+    "no direction": ("tune", ["--objective=val_f"], "Write --objective=val_f:min or --objective"),
+    "steps": ("tune", ["--trial_length=100 steps"], "Steps are not allowed"),
+    "no length": ("tune", ["--trial_length=0 epochs"], "must be a positive number of epochs"),
+    "no trials": ("tune", ["--max_trials=0"], "flag --max_trials=0"),
+    "half a trial": ("tune", ["--max_trials=1.5"], "flag --max_trials=1.5"),
+    "no time": ("tune", ["--max_minutes=0"], "`max_minutes` must be > 0. Received: 0.0."),
+    "no number": ("tune", ["--max_minutes=nan"], "`max_minutes` must be > 0. Received: nan."),
+    "negative seed": ("tune", ["--seed=-1"], "flag --seed=-1"),
+    "large seed": ("tune", ["--seed=3000000000"], "`seed` must be from 0 to 2147483647."),
+    "batch size 0": ("tune", ["--batch_sizes=0,32"], "every batch size must be >= 1. Received: 0"),
+    "half a batch": ("tune", ["--batch_sizes=32,4.5"], "must be whole numbers, such as "),
+    "no batch sizes": ("tune", ["--batch_sizes="], "--batch_sizes"),
+    "baseline": ("tune", ["--baseline=batch=3"], '"batch_size=128,learning_rate=0.05"'),
+    "baseline of 0": ("tune", ["--baseline=batch_size=0"], "--baseline: batch_size: Input should"),
+    "stray": ("tune", ["cifar10"], "Unexpected argument `cifar10`: flags begin with --."),
+    "run folder": ("tune", ["--run_dir=file/run"], "file/run cannot be written: "),
+    "foreign folder": ("tune", ["--run_dir=foreign"], "foreign holds files but no run of tfbatch"),
+    "no config": ("train", [], "`--config` is required"),
+    "absent config": ("train", ["--config=none.yaml"], "none.yaml: cannot be read: No such file"),
+    "wrong config": ("train", ["--config=search.yaml"], "search.yaml: dataset: is required."),
+    "output": ("train", ["--config=c.yaml", "--output=model.h5"], "`--output` must end in .keras."),
+    "output folder": ("train", ["--config=c.yaml", "--output=no/x.keras"], "no is absent or not"),
+    "batch size": ("train", ["--config=c.yaml", "--batch_size=0"], "flag --batch_size=0"),
+    "prepare": ("prepare", ["--dataset=digts"], "Unknown data set `digts`. Did you mean `digits`?"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "file").touch()
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "thesis.tex").touch()
+    (folder / "bad.yaml").write_text("shards: [1, 2\n")
+    (folder / "wrong.yaml").write_text(RECIPE.replace("shards: 1", "shards: 0"))
+    (folder / "search.yaml").write_text(SEARCH)
+    (folder / "c.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_used_is_one_message_without_tensorflow(
+    name: str, arguments: list[str], message: str, place: Path, light: dict[str, str]
+) -> None:
+    before = sorted(place.rglob("*"))
+    done = command(name, *arguments, cwd=place, environment=light)
+
+    assert message in refused(done)
+    assert done.stdout == ""
+    assert sorted(place.rglob("*")) == before
+
+
+def test_what_only_the_data_can_tell_is_one_message_too(tmp_path: Path) -> None:
+    """The batch size is known to be too large when the records have been read."""
+    done = command("tune", "--batch-sizes=32,2000", "--run-dir", "run", cwd=tmp_path)
+
+    message = "must not exceed the 1085 training examples. Received: 2000."
+    assert message in refused(done)
+    assert not (tmp_path / "run" / "trials.jsonl").exists()
+
+
+def test_a_run_folder_in_use_is_refused_with_a_code_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, where TensorFlow is there already; the lock is of another one."""
+    from tfbatch import command_line, tune
+
+    holder = (
+        "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire();"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    (tmp_path / "run").mkdir()
+    codes: list[int] = []
+    monkeypatch.setattr(command_line.os, "_exit", codes.append)
+    monkeypatch.setattr(sys, "argv", ["tune", f"--run_dir={tmp_path / 'run'}", "--max_trials=1"])
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "run" / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        with capsys.disabled():
+            pass
+        command_line.run_command(tune.main)
+        process.kill()
+
+    assert codes == [4]
+    assert f"Another run has {tmp_path / 'run'} open" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def long_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of no depth and a search that would take hours."""
+    folder = tmp_path_factory.mktemp("long")
+    (folder / "flat.py").write_text(
+        "import keras\n\n\ndef build(input_shape, num_classes):\n"
+        "    inputs = keras.Input(input_shape)\n"
+        "    flat = keras.layers.Flatten()(inputs)\n"
+        "    return keras.Model(inputs, keras.layers.Dense(num_classes)(flat))\n"
+    )
+    return folder
+
+
+def start(folder: Path, run_dir: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-u", "-m", "tfbatch.tune", "--model=flat:build", "--search=quick"),
+            *("--trial-length=1 epochs", "--max-trials=999", f"--run-dir={run_dir}", *more),
+        ],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not true():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_signal_ends_a_run_with_the_best_answer_so_far(
+    long_search: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    run_dir = tmp_path / "run"
+    journal = run_dir / "trials.jsonl"
+    process = start(long_search, run_dir)
+    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3, process)
+    time.sleep(0.3)  # into the next trial
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == code, err
+    assert "Stopping after this batch" in err
+    assert "Traceback" not in out + err
+    rows = Journal(journal).rows
+    assert [row["trial"] for row in rows][:3] == ["baseline", "search-0001", "search-0002"]
+    assert len(rows) < 8
+    content = json.loads((run_dir / "recommendation.json").read_text())
+    best = min(rows, key=lambda row: row["score"])
+    assert content["status"] == "interrupted"
+    assert content["batch_size"] == best["batch_size"]
+    assert content["learning_rate"] == best["learning_rate"]
+    assert f"batch size {best['batch_size']}, learning rate {best['learning_rate']:.4g}" in out
+    assert (run_dir / "best.yaml").exists()
+    assert "python -m tfbatch.train --config=" in out
+
+
+def test_a_signal_before_the_first_trial_ends_says_that_there_is_no_answer(
+    long_search: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    process = start(long_search, run_dir, "--trial-length=1000 epochs")
+    wait_for(lambda: (run_dir / "config.json").exists(), process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 143, err
+    assert "there is no answer yet" in err
+    assert "Traceback" not in out + err
+    assert Journal(run_dir / "trials.jsonl").rows == []
