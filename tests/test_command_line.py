@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tfbatch import command_line, errors
 from tfbatch.run_folder.journal import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +108,7 @@ CONFIG = (
 REFUSED = {
     "data set": ("tune", ["--dataset=digts"], r"Unknown data set `digts`. Did you mean `digits`?"),
     "recipe file": ("tune", ["--dataset=none.yaml"], "No data set file `none.yaml`."),
-    "malformed recipe": ("tune", ["--dataset=bad.yaml"], "bad.yaml: line 1, column "),
+    "malformed recipe": ("tune", ["--dataset=bad.yaml"], "bad.yaml: line 2, column 1: "),
     "wrong recipe": ("tune", ["--dataset=wrong.yaml"], "wrong.yaml: shards: Input should be"),
     "model": ("tune", ["--model=smal_cnn"], "Unknown model `smal_cnn`. Did you mean `small_cnn`?"),
     "model reference": ("tune", ["--model=a:b c"], "`--model` must be a model's name or package."),
@@ -177,35 +178,45 @@ def test_what_only_the_data_can_tell_is_one_message_too(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "trials.jsonl").exists()
 
 
-def test_a_run_folder_in_use_is_refused_with_a_code_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.TfbatchError("why"), 1),
+        (errors.InputError("why"), 2),
+        (errors.ConfigurationError("why"), 2),
+        (errors.DataError("why"), 3),
+        (errors.RunFolderError("why"), 4),
+        (errors.SearchError("why"), 5),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_an_error_becomes_its_message_and_its_code(
+    error: Exception,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """In this process, where TensorFlow is there already; the lock is of another one."""
-    from tfbatch import command_line, tune
+    def main(arguments: list[str]) -> int:
+        raise error
 
-    holder = (
-        "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire();"
-        "print('locked', flush=True); sys.stdin.read()"
-    )
-    (tmp_path / "run").mkdir()
     codes: list[int] = []
     monkeypatch.setattr(command_line.os, "_exit", codes.append)
-    monkeypatch.setattr(sys, "argv", ["tune", f"--run_dir={tmp_path / 'run'}", "--max_trials=1"])
-    with subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path / "run" / ".lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout
-        process.stdout.readline()
-        with capsys.disabled():
-            pass
-        command_line.run_command(tune.main)
-        process.kill()
+    command_line.run_command(main)
 
-    assert codes == [4]
-    assert f"Another run has {tmp_path / 'run'} open" in capsys.readouterr().err
+    assert codes == [code]
+    assert capsys.readouterr().err == "error: why\n"
+    assert f"  {code}    " in command_line.EXIT_CODES
+
+
+def test_a_bug_shows_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(command_line.os, "_exit", codes.append)
+    command_line.run_command(lambda arguments: 1 // 0)
+
+    assert codes == [1]
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

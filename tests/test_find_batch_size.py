@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import keras
 import numpy as np
 import pytest
 import tiny_model
 
 import tfbatch
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, RunFolderError
 from tfbatch.pipeline import PreparedData, prepared_data
 from tfbatch.recipes import load_recipe
 from tfbatch.run_folder.journal import Journal
@@ -245,6 +246,14 @@ def test_other_settings_on_the_same_folder_are_refused(result: Result, run_dir: 
         tfbatch.find_batch_size(
             tiny_model.build, "digits", run_dir=run_dir, **BUDGET, objective="val_accuracy"
         )
+
+
+def test_a_run_folder_in_use_is_refused(result: Result, run_dir: Path) -> None:
+    with (
+        filelock.FileLock(run_dir / ".lock"),
+        pytest.raises(RunFolderError, match=rf"Another run has {run_dir} open"),
+    ):
+        tfbatch.find_batch_size(tiny_model.build, "digits", run_dir=run_dir, **BUDGET)
 
 
 def test_another_model_on_the_same_folder_is_refused(result: Result, run_dir: Path) -> None:

@@ -66,6 +66,8 @@ def _with_flags(config: TrainingConfig) -> TrainingConfig:
         changes["configuration"] = config.configuration.model_copy(
             update={"batch_size": FLAGS.batch_size}
         )
+        if FLAGS.batch_size != config.configuration.batch_size:
+            changes["reported"] = None  # that was another batch size
     return config.model_copy(update=changes)
 
 

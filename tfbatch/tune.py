@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,12 +127,13 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     again.append(f"--max_trials={2 * request.search.max_trials}")
     if request.max_minutes is not None:
         again.append(f"--max_minutes={2 * request.max_minutes:g}")
-    tensorboard = shlex.join(["tensorboard", f"--logdir={run_dir}/tensorboard"])
+    python = sys.executable  # the environment need not be activated
+    tensorboard = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir}/tensorboard"])
     return (
         "\nNext:\n"
-        f"  {shlex.join(['python', '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}\n"
+        f"  {shlex.join([python, '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}\n"
         f"  {tensorboard}    (HPARAMS shows every trial)\n"
-        f"  {shlex.join(['python', '-m', 'tfbatch.tune', *again])}    (searches further)\n"
+        f"  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"
     )
 

@@ -149,6 +149,14 @@ class Search:
         done = len([t for t in self._book.trials if t.phase == "search"])
         if self._book.trials:
             self._progress.say(f"Continuing: {len(self._book.trials)} trials are in the journal.")
+        else:
+            sizes = ", ".join(map(str, self._space.batch_sizes))
+            better = "higher" if self._objective.direction == "max" else "lower"
+            self._progress.say(
+                f"Up to {self._config.max_trials} trials after the baseline, over batch sizes "
+                f"{sizes}, by the final {self._objective.name} ({better} is better). Ctrl-C ends "
+                "with the best answer so far; the same command continues."
+            )
         self._progress.begin(
             done=done,
             total=self._config.max_trials,

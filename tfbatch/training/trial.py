@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -81,7 +83,10 @@ def save_weights(model: Any, path: Path) -> None:
     """
     partial = path.with_name(f"partial-{path.name}")
     try:
-        model.save_weights(partial)
+        # HDF5 crashes the process on a full disk: it writes elsewhere, and Python copies.
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_weights(Path(folder) / path.name)
+            shutil.copyfile(Path(folder) / path.name, partial)
         partial.replace(path)
     except OSError as error:
         raise RunFolderError(f"{path} cannot be written: {error}. {FREE_SPACE}") from error
