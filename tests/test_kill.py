@@ -175,9 +175,10 @@ def test_a_run_that_is_killed_twenty_times_comes_to_the_same_trials(tmp_path: Pa
         alive += killed.kill(moment, rng.uniform(0, longest))
     output = killed.finish()
 
+    print(f"{alive} of {KILLS} kills came before the end")
     assert alive >= KILLS // 2, "the run was over before it was killed"
     assert killed.outcomes() == whole.outcomes()
-    assert len(whole.outcomes()) == 1 + 10 + 2 * 3 or len(whole.outcomes()) == 1 + 10 + 2 * 2
+    assert len(whole.outcomes()) >= 1 + 10 + 2 * 2
     assert "The recommendation in plain Keras" in output
     content = json.loads((tmp_path / "killed" / "recommendation.json").read_text())
     assert content["status"] == "complete"
