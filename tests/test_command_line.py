@@ -262,7 +262,7 @@ def test_a_signal_ends_a_run_with_the_best_answer_so_far(
     run_dir = tmp_path / "run"
     journal = run_dir / "trials.jsonl"
     process = start(long_search, run_dir)
-    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3, process)
+    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, process)
     time.sleep(0.3)  # into the next trial
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -271,7 +271,7 @@ def test_a_signal_ends_a_run_with_the_best_answer_so_far(
     assert "Stopping after this batch" in err
     assert "Traceback" not in out + err
     rows = Journal(journal).rows
-    assert [row["trial"] for row in rows][:3] == ["baseline", "search-0001", "search-0002"]
+    assert [row["trial"] for row in rows][:2] == ["baseline", "search-0001"]
     assert len(rows) < 8
     content = json.loads((run_dir / "recommendation.json").read_text())
     best = min(rows, key=lambda row: row["score"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import pytest
+import tiny_model
 
 from tfbatch.configuration import Configuration
 from tfbatch.optimizers import OPTIMIZERS
@@ -19,8 +20,9 @@ from tfbatch.search.snippet import keras_snippet, optimizer_call
 from tfbatch.training.derived import derive
 from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.trial import run_trial
-from tfbatch.training.workload import Workload, find_model_builder, make_optimizer
+from tfbatch.training.workload import Workload, make_optimizer
 
+MODEL = "tiny_model:build"
 CONFIGURATIONS = {
     "a whole epoch and a part": (
         Configuration(
@@ -50,7 +52,7 @@ def script(
     configuration: Configuration, *, total_examples: int = 542, **changes: Any
 ) -> tuple[str, ast.Module]:
     derived = derive(configuration, num_examples=1085, total_examples=total_examples)
-    given: dict[str, Any] = {"dataset": "digits", "data_dir": None, "model": "small_cnn", "seed": 5}
+    given: dict[str, Any] = {"dataset": "digits", "data_dir": None, "model": MODEL, "seed": 5}
     text = keras_snippet(configuration, derived, **given | changes)
     return text, ast.parse(text)
 
@@ -69,7 +71,7 @@ def test_the_script_trains_to_the_same_metrics_as_the_trial(
     model, data = namespace["model"], namespace["data"]
     measured = model.evaluate(data.evaluation("validation"), verbose=0, return_dict=True)
 
-    workload = Workload(digits, find_model_builder("small_cnn"))
+    workload = Workload(digits, tiny_model.build)
     spec = TrialSpec("trial", "confirmation", 5, configuration, total_examples)
     result = run_trial(workload, spec)
 
