@@ -133,6 +133,9 @@ REFUSED = {
     "baseline of 0": ("tune", ["--baseline=batch_size=0"], "--baseline: batch_size: Input should"),
     "stray": ("tune", ["cifar10"], "Unexpected argument `cifar10`: flags begin with --."),
     "run folder": ("tune", ["--run_dir=file/run"], "file/run cannot be written: "),
+    "nobody's home": ("tune", ["--run_dir=~nobody0/run"], "home directory. Received: '~nobody0/r"),
+    "nobody's records": ("prepare", ["--records_dir=~nobody0"], "home directory. Received: '~no"),
+    "long name": ("tune", [f"--dataset={'x' * 300}"], "Unknown data set `xxx"),
     "foreign folder": ("tune", ["--run_dir=foreign"], "foreign holds files but no run of tfbatch"),
     "no config": ("train", [], "`--config` is required"),
     "absent config": ("train", ["--config=none.yaml"], "none.yaml: cannot be read: No such file"),
@@ -142,6 +145,32 @@ REFUSED = {
     "batch size": ("train", ["--config=c.yaml", "--batch_size=0"], "flag --batch_size=0"),
     "prepare": ("prepare", ["--dataset=digts"], "Unknown data set `digts`. Did you mean `digits`?"),
 }
+
+
+FORKING = """
+import json, os, runpy, sys, tempfile, traceback
+import tfbatch.finder, tfbatch.search.progress, tfbatch.training_config  # what all commands need
+
+ends = {}
+for case, (name, *arguments) in json.load(sys.stdin).items():
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv = [name, *arguments]
+            try:
+                runpy.run_module(f"tfbatch.{name}", run_name="__main__")
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+            os._exit(99)  # a command ends its process itself
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        for stream in (out, err):
+            stream.seek(0)
+        ends[case] = code, out.read(), err.read()
+print(json.dumps(ends))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -157,16 +186,33 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "arguments", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_used_is_one_message_without_tensorflow(
-    name: str, arguments: list[str], message: str, place: Path, light: dict[str, str]
-) -> None:
+@pytest.fixture(scope="module")
+def ends(place: Path, light: dict[str, str]) -> dict[str, subprocess.CompletedProcess[str]]:
+    """How each command of REFUSED ends: processes of their own, forked from one to save imports."""
+    commands = {case: [name, *arguments] for case, (name, arguments, _) in REFUSED.items()}
     before = sorted(place.rglob("*"))
-    done = command(name, *arguments, cwd=place, environment=light)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        input=json.dumps(commands),
+        cwd=place,
+        env=light,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(place.rglob("*")) == before, "a refused command left something behind"
+    return {
+        case: subprocess.CompletedProcess(commands[case], code, out, err)
+        for case, (code, out, err) in json.loads(done.stdout).items()
+    }
 
-    assert message in refused(done)
-    assert done.stdout == ""
-    assert sorted(place.rglob("*")) == before
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_used_is_one_message_without_tensorflow(
+    case: str, ends: dict[str, subprocess.CompletedProcess[str]]
+) -> None:
+    assert REFUSED[case][2] in refused(ends[case])
+    assert ends[case].stdout == ""
 
 
 def test_what_only_the_data_can_tell_is_one_message_too(tmp_path: Path) -> None:
@@ -276,6 +322,9 @@ def test_a_signal_ends_a_run_with_the_best_answer_so_far(
     content = json.loads((run_dir / "recommendation.json").read_text())
     best = min(rows, key=lambda row: row["score"])
     assert content["status"] == "interrupted"
+    assert content["verified_on_fresh_seeds"] is False
+    assert content["metrics"]["test"] is None, "test is for the final answer"
+    assert "Not verified on fresh seeds" in out
     assert content["batch_size"] == best["batch_size"]
     assert content["learning_rate"] == best["learning_rate"]
     assert f"batch size {best['batch_size']}, learning rate {best['learning_rate']:.4g}" in out

@@ -338,49 +338,6 @@ def test_a_kept_baseline_is_not_measured_on_test_again(
     assert again.recommendation["metrics"] == first.recommendation["metrics"]
 
 
-def test_a_stopped_run_has_the_best_answer_so_far_and_leaves_test_unread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tfbatch.finder import run_request
-    from tfbatch.search.progress import Progress
-    from tfbatch.search.request import make_request
-
-    run_dir = tmp_path / "run"
-    arguments: dict[str, Any] = BUDGET | {"max_trials": 2, "trial_length": "0.5 epochs"}
-    del arguments["verbose"]
-    request = make_request(
-        dataset="digits",
-        model="small_cnn",
-        objective=None,
-        baseline="",
-        optimizer=None,
-        max_minutes=None,
-        data_dir=None,
-        records_dir=None,
-        overwrite=False,
-        run_dir=run_dir,
-        **arguments,
-    )
-    reader = Reader(run_dir, monkeypatch)
-
-    def two_are_done() -> bool:
-        journal = run_dir / "trials.jsonl"
-        return journal.exists() and journal.read_bytes().count(b"\n") >= 2
-
-    stopped = run_request(
-        request, tiny_model.build, progress=Progress(None), stop_requested=two_are_done, started=0.0
-    )
-
-    assert stopped.interrupted
-    assert stopped.recommendation["status"] == "interrupted"
-    assert stopped.recommendation["verified_on_fresh_seeds"] is False
-    assert stopped.recommendation["metrics"]["test"] is None
-    assert [row["trial"] for row in stopped.rows] == ["baseline", "search-0001"]
-    assert "Not verified on fresh seeds" in stopped.summary()
-    assert "test" not in [split for split, _ in reader.read]
-    assert (run_dir / "best.yaml").exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -14,6 +14,7 @@ from search_fixtures import (
     NUM_EXAMPLES,
     TOTAL_EXAMPLES,
     Trainer,
+    finished,
     make_book,
     make_config,
     open_folder,
@@ -28,7 +29,7 @@ from tfbatch.search.answer import find_answer
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.config import SearchConfig
 from tfbatch.search.confirmation import choose_candidates, run_rounds
-from tfbatch.search.finished import FinishedTrial
+from tfbatch.search.finished import FinishedTrial, read_row
 from tfbatch.search.loop import Search
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.progress import Progress
@@ -429,6 +430,14 @@ def test_a_journal_that_cannot_be_written_ends_the_run_and_keeps_what_is_in_it(
     whole = run(tmp_path / "whole", Trainer(), make_config(max_trials=3))
 
     assert content(run(tmp_path, Trainer(), make_config(max_trials=3))) == content(whole)
+
+
+@pytest.mark.parametrize("key", ["phase", "score", "seconds", "message"])
+def test_a_row_that_was_changed_by_hand_is_refused_by_what_it_lacks(key: str) -> None:
+    row = {k: v for k, v in finished("search-0001", BASELINE).row.items() if k != key}
+
+    with pytest.raises(RunFolderError, match=f"trial search-0001 in the journal has no `{key}`"):
+        read_row(row)
 
 
 def test_a_stop_before_any_answer_has_an_exit_code_of_its_own() -> None:

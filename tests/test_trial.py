@@ -109,7 +109,6 @@ def test_each_part_of_a_specification_matters(workload: Workload, result: Outcom
     short = dataclasses.replace(SPEC, total_examples=160)
     specs = [
         short,
-        dataclasses.replace(short, seed=12),
         change(short, learning_rate_octaves=0.1),
         change(short, schedule=Named(name="cosine", final_fraction=0.2)),
         change(short, optimizer=Named(name="sgd", momentum=0.8)),

@@ -59,6 +59,20 @@ def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -
         raise InputError(f"Unexpected argument `{stray[0]}`: flags begin with --. See --help.")
 
 
+def path_of(text: str | None) -> Path | None:
+    """A flag's path with `~` expanded, which a shell leaves alone after `=`; None for an empty one.
+
+    Raises:
+        InputError: The home directory of an unknown user.
+    """
+    if not text:
+        return None
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{error} Received: {text!r}.") from error
+
+
 def help_text(values: flags.FlagValues, usage: str) -> str:
     """The command's docstring, its flags with their defaults, and the exit codes."""
     lines = [usage.strip(), "", "flags:"]

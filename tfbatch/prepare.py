@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfbatch.command_line import library_noise_to, parse_flags, run_command
+from tfbatch.command_line import library_noise_to, parse_flags, path_of, run_command
 from tfbatch.recipes import load_recipe
 from tfbatch.search.progress import LiveProgress, Progress
 
@@ -33,6 +33,7 @@ flags.DEFINE_boolean(
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
+    data_dir, records_dir = path_of(FLAGS.data_dir), path_of(FLAGS.records_dir)
     recipe = load_recipe(FLAGS.dataset)
     started = time.monotonic()
     with (
@@ -46,8 +47,8 @@ def main(arguments: list[str]) -> int:
         try:
             folder, written = prepare_records(
                 recipe,
-                data_dir=Path(FLAGS.data_dir).expanduser() if FLAGS.data_dir else None,
-                records_dir=Path(FLAGS.records_dir).expanduser() if FLAGS.records_dir else None,
+                data_dir=data_dir,
+                records_dir=records_dir,
                 progress=progress.preparing,
             )
         finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfbatch.command_line import parse_flags, run_command
+from tfbatch.command_line import parse_flags, path_of, run_command
 from tfbatch.errors import InputError
 from tfbatch.training_config import TrainingConfig, load_training_config
 
@@ -38,17 +38,14 @@ def main(arguments: list[str]) -> int:
         raise InputError("`--config` is required, such as --config=RUN/best.yaml.")
     if FLAGS.output and not FLAGS.output.endswith(".keras"):
         raise InputError(f"`--output` must end in .keras. Received: {FLAGS.output!r}.")
-    output = Path(FLAGS.output).expanduser().resolve() if FLAGS.output else None
+    output, records_dir = path_of(FLAGS.output), path_of(FLAGS.records_dir)
+    output = output.resolve() if output else None
     if output and not os.access(output.parent, os.W_OK):
         raise InputError(f"`--output`: the folder {output.parent} is absent or not writable.")
-    config = _with_flags(load_training_config(Path(FLAGS.config)))
+    config = _with_flags(load_training_config(path_of(FLAGS.config) or Path()))
     from tfbatch.training.single import train_once
 
-    metrics = train_once(
-        config,
-        records_dir=Path(FLAGS.records_dir).expanduser() if FLAGS.records_dir else None,
-        output=output,
-    )
+    metrics = train_once(config, records_dir=records_dir, output=output)
     for split, values in metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     if config.reported:

@@ -18,7 +18,7 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from tfbatch.command_line import StopSignal, library_noise_to, parse_flags, run_command
+from tfbatch.command_line import StopSignal, library_noise_to, parse_flags, path_of, run_command
 from tfbatch.errors import InputError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.run_folder.folder import LOG, check_run_dir
@@ -79,9 +79,9 @@ def request_from_flags() -> Request:
         max_trials=FLAGS.max_trials,
         max_minutes=FLAGS.max_minutes,
         seed=FLAGS.seed,
-        run_dir=_path(FLAGS.run_dir),
-        data_dir=_path(FLAGS.data_dir),
-        records_dir=_path(FLAGS.records_dir),
+        run_dir=path_of(FLAGS.run_dir),
+        data_dir=path_of(FLAGS.data_dir),
+        records_dir=path_of(FLAGS.records_dir),
         overwrite=FLAGS.overwrite,
     )
 
@@ -160,10 +160,6 @@ def _integers(texts: list[str]) -> list[int]:
             f'`--batch_sizes` must be whole numbers, such as "32,64,128". '
             f"Received: {','.join(texts)!r}."
         ) from error
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
 
 
 if __name__ == "__main__":

@@ -50,11 +50,11 @@ class YamlFolder:
             ConfigurationError: There is no such file; lists the names and the folders searched.
         """
         if name.endswith((".yaml", ".yml")):
-            if not Path(name).is_file():
+            if not _is_file(Path(name)):
                 raise ConfigurationError(f"No {self.kind} file `{name}`.")
             return Path(name)
         for folder in self.folders(extra):
-            if (folder / f"{name}.yaml").is_file():
+            if _is_file(folder / f"{name}.yaml"):
                 return folder / f"{name}.yaml"
         names = self.names(extra)
         raise ConfigurationError(
@@ -63,3 +63,10 @@ class YamlFolder:
             f"Searched: {', '.join(map(str, self.folders(extra)))}. "
             f"Add {name}.yaml to one of them, or set {self.variable} to a folder of your own."
         )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import RunFolderError
 from tfbatch.training.derived import Derived
 from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
 
@@ -83,7 +84,18 @@ def read_row(row: dict[str, Any]) -> FinishedTrial:
 
     Raises:
         ConfigurationError: Its configuration cannot be read.
+        RunFolderError: It lacks a key.
     """
+    absent = [
+        field.name
+        for field in dataclasses.fields(FinishedTrial)
+        if field.name not in (*row, "configuration", "metrics", "row")
+    ]
+    if absent:
+        raise RunFolderError(
+            f"The trial {row['trial']} in the journal has no `{absent[0]}`: the file was changed "
+            "by hand. Remove its line (the trial runs again), or start anew with --overwrite."
+        )
     metrics = {
         key.removeprefix(_METRIC): float(value)
         for key, value in row.items()
