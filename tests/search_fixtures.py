@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.config import SearchConfig
+from tfbatch.search.engine import SerialEngine
 from tfbatch.search.finished import FinishedTrial, make_row, read_row
 from tfbatch.search.objective import Objective
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import RunTrial, TrialBook
+from tfbatch.search.trial_book import TrialBook
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
 
@@ -73,6 +75,7 @@ def outcome(
         seconds=seconds,
         training_seconds=seconds * 16 / spec.configuration.batch_size,
         message="" if status == "completed" else f"the {status} of {spec.trial}",
+        device="CPU",
     )
 
 
@@ -126,10 +129,10 @@ class Trainer:
         return outcome(spec, loss=loss_of(spec.configuration, spec.seed))
 
 
-def make_book(folder: RunFolder, trainer: RunTrial) -> TrialBook:
+def make_book(folder: RunFolder, trainer: Callable[[TrialSpec], Outcome]) -> TrialBook:
     return TrialBook(
         folder,
-        run_trial=trainer,
+        engine=SerialEngine(trainer),
         derive=small_derive,
         objective=LOSS,
         total_examples=TOTAL_EXAMPLES,

@@ -26,7 +26,7 @@ from tfbatch.search.confirmation import (
     trial_name,
     verified_groups,
 )
-from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
+from tfbatch.search.trial_book import InterruptedTrialError, Planned, TrialBook
 from tfbatch.seeds import derive_seed
 from tfbatch.training.outcome import Outcome, TrialSpec
 
@@ -48,10 +48,10 @@ SEARCHED = [
 
 def search(book: TrialBook, *sizes: int) -> None:
     """The baseline, and one trial of the search for each batch size."""
-    book.run("baseline", phase="baseline", seed=1, configuration=BASELINE)
+    book.run(Planned("baseline", "baseline", 1, BASELINE))
     for number, size in enumerate(sizes, start=1):
         name = f"search-{number:04d}"
-        book.run(name, phase="search", seed=number, configuration=configuration(size))
+        book.run(Planned(name, "search", number, configuration(size)))
 
 
 def verify(

@@ -24,9 +24,10 @@ from tfbatch.errors import InputError, RunFolderError
 from tfbatch.pipeline import PreparedData, prepared_data
 from tfbatch.recipes import load_recipe
 from tfbatch.run_folder.journal import Journal
-from tfbatch.search import session
 from tfbatch.search.result import Result
+from tfbatch.training import runner
 from tfbatch.training.evaluation import evaluate_weights
+from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 from tfbatch.training_config import load_training_config
 
@@ -36,6 +37,7 @@ BUDGET: dict[str, Any] = {
     "trial_length": "1 epochs",
     "batch_sizes": [32, 64],
     "seed": 3,
+    "workers": 0,
     "verbose": 0,
 }
 FILES = ("best.keras", "best.yaml", "config.json", "fingerprint.json", "recommendation.json")
@@ -162,7 +164,7 @@ def test_test_figures_are_those_of_the_kept_weights(
     contender = result.answer.recommended
     measured = [
         evaluate_weights(
-            workload,
+            ProgramCache(workload),
             contender.configuration,
             result.run_dir / "weights" / f"{trial.trial}.weights.h5",
             split="test",
@@ -220,7 +222,7 @@ def test_running_it_again_trains_nothing_and_leaves_the_test_split_alone(
 
     journal = (run_dir / "trials.jsonl").read_bytes()
     reader = Reader(run_dir, monkeypatch)
-    monkeypatch.setattr(session, "run_trial", forbidden)
+    monkeypatch.setattr(runner, "run_trial", forbidden)
     again = tfbatch.find_batch_size(tiny_model.build, "digits", run_dir=run_dir, **BUDGET)
 
     assert (run_dir / "trials.jsonl").read_bytes() == journal

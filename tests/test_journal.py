@@ -89,14 +89,14 @@ def test_a_last_line_torn_at_any_byte_is_cut_off_and_can_be_written_again(path: 
 
 
 DAMAGE = {
-    "cut": b'{"schema_version": 1, "trial": "se\n',
+    "cut": b'{"schema_version": 2, "trial": "se\n',
     "empty": b"\n",
     "a list": b'["trial"]\n',
     "null": b"null\n",
     "a number": b"7\n",
-    "bytes that are no text": b'{"schema_version": 1, "trial": "\xff\xfe"}\n',
+    "bytes that are no text": b'{"schema_version": 2, "trial": "\xff\xfe"}\n',
     "zeros": b"\0" * 40 + b"\n",
-    "no trial": b'{"schema_version": 1, "score": 1.0}\n',
+    "no trial": b'{"schema_version": 2, "score": 1.0}\n',
 }
 
 
@@ -131,13 +131,13 @@ def test_a_repeated_trial_is_refused_with_its_line(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [b'{"schema_version": 2, "trial": "b"}\n', b'{"trial": "b"}\n'],
+    [b'{"schema_version": 3, "trial": "b"}\n', b'{"trial": "b"}\n'],
     ids=["newer", "none"],
 )
 def test_another_schema_version_is_refused(path: Path, other: bytes) -> None:
     path.write_bytes(line(trial="a") + other)
 
-    with pytest.raises(RunFolderError, match=r"line 2 has another schema version than 1\. Use the"):
+    with pytest.raises(RunFolderError, match=r"line 2 has another schema version than 2\. Use the"):
         Journal(path)
 
 

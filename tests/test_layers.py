@@ -17,7 +17,7 @@ FLOORS = {
     0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config run_folder estimators",
     1: "schedules scaling_rules optimizers layers models sources records augmentations",
-    2: "pipeline callbacks",
+    2: "pipeline callbacks workers",
     3: "training",
     5: "search",
     6: "finder",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +36,7 @@ from tfbatch.search.loop import Search
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import InterruptedTrialError, RunTrial
+from tfbatch.search.trial_book import InterruptedTrialError
 from tfbatch.seeds import derive_seed
 from tfbatch.training.outcome import Outcome, TrialSpec
 
@@ -45,7 +47,7 @@ SMALL: dict[str, Any] = {"schedules": [{"name": "constant"}], "warmup_fraction":
 
 def run(
     path: Path,
-    trainer: RunTrial,
+    trainer: Callable[[TrialSpec], Outcome],
     config: SearchConfig,
     *,
     seed: int = 7,
@@ -99,9 +101,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     scores: list[float] = []
 
     class Listening(AskTell):
-        def tell(self, score: float) -> None:
+        def tell(self, score: float, trial: str = "") -> None:
             scores.append(score)
-            super().tell(score)
+            super().tell(score, trial)
 
     monkeypatch.setattr(loop, "AskTell", Listening)
     return scores
@@ -129,6 +131,7 @@ def test_a_row_says_everything_about_its_trial(tmp_path: Path) -> None:
 
     assert trial.row == {
         **trial.configuration.flat(),
+        "device": "CPU",
         "trial": "search-0001",
         "phase": "search",
         "status": "completed",
@@ -246,7 +249,7 @@ def test_fewer_trials_than_there_are_change_nothing(tmp_path: Path) -> None:
     assert content(again) == content(first)
 
 
-@pytest.mark.parametrize("status", ["error", "oom", "diverged"])
+@pytest.mark.parametrize("status", ["error", "timeout", "diverged"])
 def test_a_trial_that_fails_is_a_result_and_not_the_end(
     tmp_path: Path, told: list[float], status: Any
 ) -> None:
@@ -277,6 +280,65 @@ def test_a_loss_that_is_no_number_is_a_divergence(tmp_path: Path, told: list[flo
     assert told == [3.0, 3.0]
 
 
+def oom_from(wall: int) -> Callable[[TrialSpec], Outcome]:
+    """Memory is used up at batch sizes from `wall` on."""
+
+    def train(spec: TrialSpec) -> Outcome:
+        fits = spec.configuration.batch_size < wall
+        return outcome(spec, loss=3.0 if fits else math.nan, status="completed" if fits else "oom")
+
+    return train
+
+
+@pytest.mark.parametrize("oracle", ["random", "bayesian"])
+@pytest.mark.parametrize("wall", [32, 64])
+def test_after_running_out_of_memory_no_batch_size_as_large_is_tried(
+    tmp_path: Path, wall: int, oracle: str
+) -> None:
+    trials = run(tmp_path, oom_from(wall), make_config(oracle=oracle, max_trials=12))
+    failed = [t for t in trials if t.status == "oom"]
+
+    assert failed
+    for earlier, later in itertools.pairwise(failed):
+        assert later.configuration.batch_size < earlier.configuration.batch_size
+    assert len([t for t in trials if t.phase == "search"]) == 12
+    fitting = {t.configuration.batch_size for t in trials if t.status == "completed"}
+    assert fitting == {size for size in (16, 32, 64) if size < wall}
+
+
+def test_a_search_with_no_batch_size_that_fits_ends(tmp_path: Path) -> None:
+    trials = run(tmp_path, oom_from(16), make_config(max_trials=8))
+
+    assert {t.status for t in trials} == {"oom"}
+    assert min(t.configuration.batch_size for t in trials) == 16
+    assert len(trials) <= 4
+
+
+def test_the_wall_of_another_kind_of_device_does_not_count(tmp_path: Path) -> None:
+    trainer = oom_from(32)
+
+    def elsewhere(spec: TrialSpec) -> Outcome:
+        return dataclasses.replace(trainer(spec), device="NVIDIA H100")
+
+    run(tmp_path, elsewhere, make_config(max_trials=4))
+    trials = run(tmp_path, Trainer(), make_config(max_trials=12))
+
+    assert 64 in [t.configuration.batch_size for t in trials[5:] if t.phase == "search"]
+
+
+def test_a_killed_trial_teaches_the_oracle_nothing_and_is_not_run_again(
+    tmp_path: Path, told: list[float]
+) -> None:
+    ends: dict[str, Any] = {f"search-{n:04d}": "killed" for n in range(2, 7)}
+    trials = run(tmp_path, Trainer(ends), make_config(max_trials=8))
+    searched = [t for t in trials if t.phase == "search"]
+
+    assert [t.status for t in searched] == ["completed"] + ["killed"] * 5 + ["completed"] * 2
+    assert told == [t.score for t in searched if t.score is not None]
+    run(tmp_path, trainer := Trainer(), make_config(max_trials=8))
+    assert trainer.ran == []
+
+
 def test_a_failed_baseline_does_not_end_a_search(tmp_path: Path) -> None:
     trials = run(tmp_path, Trainer({"baseline": "oom"}), make_config(max_trials=3))
 
@@ -285,7 +347,7 @@ def test_a_failed_baseline_does_not_end_a_search(tmp_path: Path) -> None:
     assert "baseline" not in [candidate.key for candidate in chosen]
 
 
-@pytest.mark.parametrize("status", ["error", "oom"])
+@pytest.mark.parametrize("status", ["error", "killed", "timeout"])
 def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(
     tmp_path: Path, status: Any
 ) -> None:
@@ -336,7 +398,7 @@ class Hands:
         return self.time
 
 
-def timed(hands: Hands) -> RunTrial:
+def timed(hands: Hands) -> Callable[[TrialSpec], Outcome]:
     def train(spec: TrialSpec) -> Outcome:
         hands.time += 10
         assert spec.log_dir
@@ -389,9 +451,9 @@ def test_what_was_measured_stands_when_a_library_proposes_otherwise(
         def __init__(self, *arguments: Any, seed: int, **more: Any):
             super().__init__(*arguments, seed=seed + 1000, **more)
 
-        def replace(self, values: dict[str, Any]) -> None:
+        def replace(self, values: dict[str, Any], trial: str = "") -> None:
             replaced.append(values)
-            super().replace(values)
+            super().replace(values, trial)
 
     monkeypatch.setattr(loop, "AskTell", Other)
     trials = run(tmp_path, trainer, config)

@@ -19,6 +19,7 @@ from tfbatch.schema import Named
 from tfbatch.search.snippet import keras_snippet, optimizer_call
 from tfbatch.training.derived import derive
 from tfbatch.training.outcome import TrialSpec
+from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload, make_optimizer
 
@@ -73,7 +74,7 @@ def test_the_script_trains_to_the_same_metrics_as_the_trial(
 
     workload = Workload(digits, tiny_model.build)
     spec = TrialSpec("trial", "confirmation", 5, configuration, total_examples)
-    result = run_trial(workload, spec)
+    result = run_trial(ProgramCache(workload), spec)
 
     assert int(model.optimizer.iterations) == result.steps
     assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-6)

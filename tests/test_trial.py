@@ -21,6 +21,7 @@ from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
 from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import fit, run_trial
 from tfbatch.training.workload import Workload, find_model_builder, make_optimizer
 
@@ -66,7 +67,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> TrialSpec:
 
 @pytest.fixture(scope="module")
 def result(workload: Workload, kept: TrialSpec) -> Outcome:
-    return run_trial(workload, kept)
+    return run_trial(ProgramCache(workload), kept)
 
 
 def test_a_trial_says_everything_that_it_measured(result: Outcome) -> None:
@@ -97,12 +98,13 @@ def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(
         asked.append(True)
         return len(asked) >= 5
 
-    other = run_trial(workload, change(SPEC, batch_size=100))
-    stopped = run_trial(workload, SPEC, stop_requested=stop_requested)
+    other = run_trial(ProgramCache(workload), change(SPEC, batch_size=100))
+    long = dataclasses.replace(SPEC, total_examples=10 * 1085)
+    stopped = run_trial(ProgramCache(workload), long, stop_requested=stop_requested)
 
-    assert run_trial(workload, SPEC).metrics == result.metrics
+    assert run_trial(ProgramCache(workload), SPEC).metrics == result.metrics
     assert other.metrics != result.metrics
-    assert (stopped.status, stopped.steps) == ("interrupted", 5)
+    assert (stopped.status, stopped.steps) == ("interrupted", 5 * 17)
 
 
 def test_each_part_of_a_specification_matters(workload: Workload, result: Outcome) -> None:
@@ -114,7 +116,7 @@ def test_each_part_of_a_specification_matters(workload: Workload, result: Outcom
         change(short, optimizer=Named(name="sgd", momentum=0.8)),
     ]
     losses = [result.metrics["val_loss"]]
-    losses += [run_trial(workload, spec).metrics["val_loss"] for spec in specs]
+    losses += [run_trial(ProgramCache(workload), spec).metrics["val_loss"] for spec in specs]
 
     assert len(set(losses)) == len(losses)
 
@@ -125,7 +127,7 @@ def test_seeds_are_paired_across_batch_sizes(workload: Workload) -> None:
     def val_loss(seed: int, batch_size: int) -> float:
         still = change(SPEC, batch_size=batch_size, base_learning_rate=1e-30)
         spec = dataclasses.replace(still, seed=seed, total_examples=160)
-        return run_trial(workload, spec).metrics["val_loss"]
+        return run_trial(ProgramCache(workload), spec).metrics["val_loss"]
 
     assert val_loss(11, 16) == val_loss(11, 128)
     assert val_loss(12, 16) != val_loss(11, 16)
@@ -161,7 +163,7 @@ def test_the_metrics_are_those_after_the_last_update_not_the_best(workload: Work
     derived = workload.derive(spec.configuration, spec.total_examples)
     model = workload.compiled(spec.configuration, total_examples=spec.total_examples, seed=11)
     fit(model, workload, derived, batch_size=32, seed=11, callbacks=[Noted()])
-    result = run_trial(workload, spec)
+    result = run_trial(ProgramCache(workload), spec)
 
     assert len(seen) == 2
     assert seen[0]["val_loss"] < 0.9 * seen[1]["val_loss"]
@@ -173,7 +175,7 @@ def test_kept_weights_can_be_evaluated_again(
 ) -> None:
     assert kept.weights_file
     again = evaluate_weights(
-        workload, kept.configuration, kept.weights_file, split="validation", seed=99
+        ProgramCache(workload), kept.configuration, kept.weights_file, split="validation", seed=99
     )
 
     assert again["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-6)
@@ -209,9 +211,12 @@ def test_a_learning_rate_far_too_large_ends_early_as_diverged(
 ) -> None:
     wild = change(SPEC, base_learning_rate=1e4, warmup_fraction=0.0)
     spec = dataclasses.replace(
-        wild, total_examples=20 * 1085, weights_file=tmp_path / "a.weights.h5"
+        wild,
+        total_examples=20 * 1085,
+        weights_file=tmp_path / "a.weights.h5",
+        untrained_loss=2.3,
     )
-    result = run_trial(workload, spec)
+    result = run_trial(ProgramCache(workload), spec)
 
     assert result.status == "diverged"
     assert result.message.startswith("the loss is ")
@@ -226,7 +231,7 @@ def test_an_exception_of_the_builder_is_an_outcome_with_its_traceback(
     def broken(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
         raise RuntimeError(f"no layers for {num_classes} classes")
 
-    result = run_trial(Workload(digits, broken), SPEC)
+    result = run_trial(ProgramCache(Workload(digits, broken)), SPEC)
 
     assert result.status == "error"
     assert result.message.startswith("Traceback (most recent call last)")
@@ -239,7 +244,7 @@ def test_running_out_of_memory_is_an_outcome(digits: PreparedData) -> None:
     def greedy(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    result = run_trial(Workload(digits, greedy), SPEC)
+    result = run_trial(ProgramCache(Workload(digits, greedy)), SPEC)
 
     assert result.status == "oom"
     assert result.message == "TensorFlow is out of memory: OOM when allocating tensor"
@@ -255,14 +260,14 @@ def test_damaged_records_are_no_outcome(digits: PreparedData, tmp_path: Path) ->
     shard.write_bytes(content)
 
     with pytest.raises(RecordError, match=rf"{shard.name}: record \d+"):
-        run_trial(Workload(PreparedData(digits.recipe, folder), build), SPEC)
+        run_trial(ProgramCache(Workload(PreparedData(digits.recipe, folder), build)), SPEC)
 
 
 def test_an_interrupted_trial_keeps_no_weights(workload: Workload, tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
-    stopped = run_trial(workload, spec, stop_requested=lambda: True)
+    stopped = run_trial(ProgramCache(workload), spec, stop_requested=lambda: True)
 
-    assert (stopped.status, stopped.steps) == ("interrupted", 1)
+    assert (stopped.status, stopped.steps) == ("interrupted", 17)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -319,7 +324,7 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_no_half_weights(
 
     monkeypatch.setattr(keras.Model, "save_weights", full)
     with pytest.raises(RunFolderError, match=r"a\.weights\.h5 cannot be written: .*No space"):
-        run_trial(workload, spec)
+        run_trial(ProgramCache(workload), spec)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -53,10 +53,15 @@ class RecordError(DataError):
     def __init__(self, path: Path, record: int | None, problem: str):
         self.path = path
         self.record = record
+        self.problem = problem
         where = f"{path}" if record is None else f"{path}: record {record}"
         super().__init__(
             f"{where}: {problem}. Delete the folder {path.parent} and prepare the data again."
         )
+
+    def __reduce__(self) -> tuple[type[RecordError], tuple[Path, int | None, str]]:
+        """Comes whole out of a worker process."""
+        return type(self), (self.path, self.record, self.problem)
 
 
 class RunFolderError(TfbatchError):
@@ -75,6 +80,12 @@ class StoppedError(TfbatchError):
     """A run that was asked to stop before its first trial had ended."""
 
     exit_code = 130
+
+
+STOPPED_EARLY = (
+    "Stopped before the first trial ended: there is no answer yet. The same command begins again "
+    "where it stopped."
+)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

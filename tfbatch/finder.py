@@ -11,7 +11,7 @@ from tfbatch.errors import InputError
 from tfbatch.recipes import Recipe
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request, make_request
+from tfbatch.search.request import Execution, Request, make_request
 
 if TYPE_CHECKING:
     from tfbatch.search.result import Result  # imports TensorFlow
@@ -34,6 +34,12 @@ def find_batch_size(
     data_dir: str | Path | None = None,
     records_dir: str | Path | None = None,
     overwrite: bool = False,
+    workers: int | None = None,
+    precision: str = "float32",
+    jit_compile: bool = False,
+    callbacks: Callable[[], list[Any]] | None = None,
+    stall_minutes: float = 10.0,
+    checkpoint_seconds: float = 60.0,
     verbose: int = 1,
 ) -> Result:
     """Searches batch size jointly with learning rate and decay schedule, and verifies the best.
@@ -67,6 +73,15 @@ def find_batch_size(
         data_dir: The source's data folder; for TensorFlow Datasets also TFDS_DATA_DIR.
         records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
         overwrite: Remove what is in the run folder and start anew.
+        workers: Worker processes. Default: one per GPU, or on a CPU one per core up to eight. 0
+            runs everything in this process. With one worker (or a random search) a run is
+            repeated exactly by the same seed.
+        precision: Keras's dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
+        jit_compile: Whether XLA compiles the model.
+        callbacks: A function without arguments that makes a list of your Keras callbacks; called
+            for every trial.
+        stall_minutes: A trial that gives no sign of life for so long is ended as "timeout".
+        checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
 
     Raises:
@@ -98,12 +113,25 @@ def find_batch_size(
         records_dir=Path(records_dir) if records_dir else None,
         overwrite=overwrite,
         check_model=named,
+        execution=Execution(
+            workers=workers,
+            precision=precision,
+            jit_compile=jit_compile,
+            stall_minutes=stall_minutes,
+            checkpoint_seconds=checkpoint_seconds,
+        ),
     )
     check_run_dir(request.run_dir)
     from rich.console import Console  # a command has its own console
 
     progress = Progress(Console() if verbose else None)
-    return run_request(request, None if named else build_model, progress=progress, started=started)
+    return run_request(
+        request,
+        None if named else build_model,
+        progress=progress,
+        callbacks=callbacks,
+        started=started,
+    )
 
 
 def run_request(
@@ -112,6 +140,7 @@ def run_request(
     *,
     progress: Progress,
     stop_requested: Callable[[], bool] = lambda: False,
+    callbacks: Callable[[], list[Any]] | None = None,
     started: float,
 ) -> Result:
     """Runs a checked request: here TensorFlow is imported.
@@ -121,6 +150,7 @@ def run_request(
         build_model: The builder, or None to find it by `request.model`.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
+        callbacks: Makes a user's Keras callbacks, or None.
         started: `time.monotonic()` from which the time limit counts.
     """
     from tfbatch.search.session import run_search
@@ -130,7 +160,12 @@ def run_request(
         build_model = find_model_builder(request.model)
     check_builder(build_model)
     return run_search(
-        request, build_model, progress=progress, stop_requested=stop_requested, started=started
+        request,
+        build_model,
+        progress=progress,
+        stop_requested=stop_requested,
+        callbacks=callbacks,
+        started=started,
     )
 
 

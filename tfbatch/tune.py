@@ -23,7 +23,7 @@ from tfbatch.errors import InputError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.run_folder.folder import LOG, check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
+from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, make_request
 
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
@@ -56,6 +56,25 @@ flags.DEFINE_float(
     "max_minutes", None, "Time limit, verification and the end included.", flag_values=FLAGS
 )
 flags.DEFINE_integer("seed", 1, "Everything random derives from it.", 0, flag_values=FLAGS)
+flags.DEFINE_integer(
+    "workers",
+    None,
+    "Worker processes; 0 runs everything in this process. Default: one per GPU, or on a CPU one "
+    "per core up to 8.",
+    0,
+    flag_values=FLAGS,
+)
+_text("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
+flags.DEFINE_boolean("jit_compile", False, "Whether XLA compiles the model.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "stall_minutes",
+    10.0,
+    "A trial without a sign of life for so long is ended.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "checkpoint_seconds", 60.0, "Least time between two checkpoints of a trial.", flag_values=FLAGS
+)
 flags.DEFINE_boolean(
     "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
 )
@@ -83,6 +102,13 @@ def request_from_flags() -> Request:
         data_dir=path_of(FLAGS.data_dir),
         records_dir=path_of(FLAGS.records_dir),
         overwrite=FLAGS.overwrite,
+        execution=Execution(
+            workers=FLAGS.workers,
+            precision=FLAGS.precision,
+            jit_compile=FLAGS.jit_compile,
+            stall_minutes=FLAGS.stall_minutes,
+            checkpoint_seconds=FLAGS.checkpoint_seconds,
+        ),
     )
 
 

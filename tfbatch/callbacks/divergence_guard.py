@@ -25,25 +25,27 @@ class DivergenceGuard(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         factor: Multiple of the first batch's loss that counts as diverged, > 1.
+        first_loss: The first batch's loss, of a training that is continued; None for a new one.
 
     Raises:
         InputError: `factor` is not greater than 1.
     """
 
-    def __init__(self, factor: float = 3.0):
+    def __init__(self, factor: float = 3.0, first_loss: float | None = None):
         super().__init__()
         if not factor > 1:
             raise InputError(f"`factor` must be > 1. Received: {factor=}.")
         self.factor = factor
         self.diverged = False
         self.reason = ""
-        self._first: float | None = None
+        self.first_loss = first_loss
+        self._given = first_loss
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forgets the last training."""
         self.diverged = False
         self.reason = ""
-        self._first = None
+        self.first_loss = self._given
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Looks at the running loss."""
@@ -60,10 +62,12 @@ class DivergenceGuard(keras.callbacks.Callback):  # type: ignore[misc]
             return
         if not math.isfinite(loss):
             self._stop(f"the loss is {loss} {when}")
-        elif self._first is None:
-            self._first = loss
-        elif self._first > 0 and loss > self.factor * self._first:
-            self._stop(f"the loss is {loss:.4g} {when}, over {self.factor:g} x {self._first:.4g}")
+        elif self.first_loss is None:
+            self.first_loss = loss
+        elif self.first_loss > 0 and loss > self.factor * self.first_loss:
+            self._stop(
+                f"the loss is {loss:.4g} {when}, over {self.factor:g} x {self.first_loss:.4g}"
+            )
 
     def _stop(self, reason: str) -> None:
         self.diverged = True

@@ -7,23 +7,26 @@ from typing import Any
 
 import keras
 
-_WARMUP_STEPS = 3
-
 
 class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
     """Measures the time of training steps.
 
-    The first three steps (tracing, allocation) and everything between epochs (validation,
+    The first executions (tracing, allocation) and everything between epochs (validation,
     callbacks) are left out; `seconds` extrapolates the rest to all steps.
+
+    Args:
+        warmup_executions: Calls of the compiled program that are left out at the beginning.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warmup_executions: int = 3) -> None:
         super().__init__()
+        self._warmup_executions = warmup_executions
         self.on_train_begin()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
         self.steps = 0
+        self._executions = 0
         self._measured_steps = 0
         self._measured_seconds = 0.0
         self._all_seconds = 0.0
@@ -40,7 +43,8 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
         steps = self._before + batch + 1 - self.steps
         self.steps += steps
         self._all_seconds += now - self._last
-        if self.steps > _WARMUP_STEPS:
+        self._executions += 1
+        if self._executions > self._warmup_executions:
             self._measured_steps += steps
             self._measured_seconds += now - self._last
         self._last = now

@@ -13,11 +13,73 @@ import filelock
 
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.file_lock import wait_until_released
 from tfbatch.run_folder.journal import Journal
 
 LOG = "tensorflow.log"
+WORKER_SECONDS = 15.0
+"""Workers end within a second of their parent; so long they are waited for."""
 _LOCK, _SETTINGS, _JOURNAL = ".lock", "config.json", "trials.jsonl"
-_KEPT = (_LOCK, LOG)
+_WORKERS = ".workers"
+_WORKER_LOGS = "logs"
+_KEPT = (_LOCK, _WORKERS, LOG, _WORKER_LOGS)
+
+
+class RunLock:
+    """A run folder's lock, held by one process at a time; entering it again is counted.
+
+    It passes on only when the worker processes of the run before have ended too.
+
+    Args:
+        path: The folder; made where absent.
+
+    Raises:
+        InputError: The folder cannot be written.
+        RunFolderError: Another process holds it, or workers of an ended run live on.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path.expanduser().resolve()
+        self._lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+
+    @property
+    def workers_file(self) -> Path:
+        """The file that every worker process of the run keeps locked while it lives."""
+        return self.path / _WORKERS
+
+    @property
+    def logs(self) -> Path:
+        """Folder for what worker processes print."""
+        return self.path / _WORKER_LOGS
+
+    def __enter__(self) -> RunLock:
+        """Locks the folder."""
+        first = not self._lock.is_locked
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            ended = not first or wait_until_released(self.workers_file, seconds=WORKER_SECONDS)
+        except filelock.Timeout as error:
+            raise RunFolderError(
+                f"Another run has {self.path} open. Wait for it, end it, or choose another folder "
+                "with --run_dir=DIR."
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"The run folder {self.path} cannot be written: {error}. "
+                "Choose another one with --run_dir=DIR."
+            ) from error
+        if not ended:
+            self._lock.release()
+            raise RunFolderError(
+                f"Worker processes of an ended run still use {self.path} after "
+                f"{WORKER_SECONDS:.0f} s. End them, or choose another folder with --run_dir=DIR."
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Unlocks the folder."""
+        self._lock.release()
 
 
 class RunFolder:
@@ -35,6 +97,7 @@ class RunFolder:
             identity is refused, with the difference.
         budget: What may change from one run to the next (limits of trials and time).
         overwrite: Remove what is in the folder and start anew.
+        lock: The folder's lock, where it is held already.
 
     Raises:
         InputError: The folder cannot be written, holds other files, or was begun with other
@@ -49,12 +112,13 @@ class RunFolder:
         identity: dict[str, Any],
         budget: dict[str, Any],
         overwrite: bool = False,
+        lock: RunLock | None = None,
     ):
         self.path = path.expanduser().resolve()
         self._identity = json.loads(json.dumps(identity))
         self._budget = json.loads(json.dumps(budget))
         self._overwrite = overwrite
-        self._lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+        self._lock = lock or RunLock(path)
 
     @property
     def tensorboard(self) -> Path:
@@ -66,25 +130,18 @@ class RunFolder:
         """Folder for weights that later steps of the run need."""
         return self.path / "weights"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder for the checkpoints of running trials."""
+        return self.path / "checkpoints"
+
     def __enter__(self) -> RunFolder:
         """Locks the folder and reads its journal."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            raise RunFolderError(
-                f"Another run has {self.path} open. Wait for it, end it, or choose another folder "
-                "with --run_dir=DIR."
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"The run folder {self.path} cannot be written: {error}. "
-                "Choose another one with --run_dir=DIR."
-            ) from error
+        self._lock.__enter__()
         try:
             self._open()
         except BaseException:
-            self._lock.release()
+            self._lock.__exit__()
             raise
         return self
 
@@ -95,7 +152,7 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         """Unlocks the folder."""
-        self._lock.release()
+        self._lock.__exit__()
 
     def _open(self) -> None:
         check_run_dir(self.path)
@@ -113,9 +170,11 @@ class RunFolder:
     def _clear(self) -> None:
         # The settings go last: a run that is killed here must still know the folder as its own.
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == _SETTINGS):
+            if entry.name in _KEPT:
+                continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name not in _KEPT:
+            else:
                 entry.unlink()
 
     def _compare(self, settings: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tfbatch.errors import RunFolderError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Row = dict[str, Any]
 """Flat keys and JSON values; non-finite numbers are written as "nan", "inf", "-inf"."""
 

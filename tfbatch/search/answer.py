@@ -12,8 +12,11 @@ from tfbatch.estimators.recommendation import Choice, choose
 from tfbatch.search.confirmation import as_verified, verified_groups
 from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
+from tfbatch.search.step_seconds import StepSeconds
 from tfbatch.search.trial_book import TrialBook
 from tfbatch.statistics import mean_and_deviation
+
+_NOT_MEASURED = StepSeconds()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +37,15 @@ class Contender:
         configuration: The configuration.
         learning_rate: Peak learning rate at its batch size.
         trials: Its verification trials, or, if there are none, its trial of the search.
+        alone: Seconds of all its training steps, alone on the device: one for each round in which
+            they were measured; empty where they were not.
     """
 
     key: str
     configuration: Configuration
     learning_rate: float
     trials: tuple[FinishedTrial, ...]
+    alone: tuple[float, ...] = ()
 
     @property
     def completed(self) -> tuple[FinishedTrial, ...]:
@@ -57,7 +63,9 @@ class Contender:
         return summarise([t.metrics for t in self.completed])
 
     def training_seconds(self) -> Measured:
-        """Seconds of training steps."""
+        """Seconds of training steps: alone on the device, or else as they were in the trials."""
+        if self.alone:
+            return Measured(*mean_and_deviation(list(self.alone)), len(self.alone))
         times = [t.training_seconds for t in self.completed or self.trials]
         return Measured(*mean_and_deviation(times), len(times))
 
@@ -99,13 +107,20 @@ def summarise(metrics: Sequence[dict[str, float]]) -> dict[str, Measured]:
     }
 
 
-def find_answer(book: TrialBook, *, objective: Objective, batch_sizes: int) -> Answer:
+def find_answer(
+    book: TrialBook,
+    *,
+    objective: Objective,
+    batch_sizes: int,
+    step_seconds: StepSeconds = _NOT_MEASURED,
+) -> Answer:
     """Decides among what was measured.
 
     Args:
         book: All trials.
         objective: The objective.
         batch_sizes: How many batch sizes are verified.
+        step_seconds: Step times, each batch size alone.
 
     Raises:
         SearchError: No trial has completed.
@@ -113,12 +128,12 @@ def find_answer(book: TrialBook, *, objective: Objective, batch_sizes: int) -> A
     if book.best() is None:
         raise SearchError(_nothing_completed(book))
     groups = verified_groups(book, objective=objective, batch_sizes=batch_sizes)
-    contenders = {key: _contender(key, trials) for key, trials in groups.items()}
+    contenders = {key: _contender(key, trials, step_seconds) for key, trials in groups.items()}
     first = book.find(BASELINE)
     if first is not None and first.score is not None and BASELINE not in contenders:
-        contenders[BASELINE] = _contender(BASELINE, [first])
+        contenders[BASELINE] = _contender(BASELINE, [first], step_seconds)
     baseline = contenders.get(BASELINE)
-    verified = as_verified(groups)
+    verified = as_verified(groups, step_seconds)
     if verified:
         choice = choose(
             verified,
@@ -130,12 +145,14 @@ def find_answer(book: TrialBook, *, objective: Objective, batch_sizes: int) -> A
     best = book.best(without=groups)  # what failed on fresh seeds is not recommended
     if best is None:
         raise SearchError("Every configuration that was verified failed on a fresh seed.")
-    contenders[best.trial] = _contender(best.trial, [best])
+    contenders[best.trial] = _contender(best.trial, [best], step_seconds)
     return Answer(contenders[best.trial], baseline, None, contenders)
 
 
-def _contender(key: str, trials: Sequence[FinishedTrial]) -> Contender:
-    return Contender(key, trials[0].configuration, trials[0].learning_rate, tuple(trials))
+def _contender(key: str, trials: Sequence[FinishedTrial], step_seconds: StepSeconds) -> Contender:
+    first = trials[0]
+    alone = tuple(step_seconds.of(first))
+    return Contender(key, first.configuration, first.learning_rate, tuple(trials), alone)
 
 
 def _nothing_completed(book: TrialBook) -> str:

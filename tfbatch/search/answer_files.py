@@ -31,6 +31,7 @@ def recommendation(
     trials: int,
     seconds: float,
     status: str,
+    memory: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of recommendation.json.
 
@@ -42,6 +43,7 @@ def recommendation(
         trials: Number of trials in the journal.
         seconds: Wall-clock seconds of all of them and of this session's other work.
         status: "complete", or "interrupted" when somebody ended the run early.
+        memory: Where memory was used up, or None if it never was.
     """
     c = answer.recommended.configuration
     return {
@@ -60,14 +62,14 @@ def recommendation(
         },
         "optimizer": {"name": c.optimizer.name, **c.optimizer.arguments},
         "metrics": _metrics(answer.recommended, test),
-        "training_seconds": _as_json(answer.recommended.training_seconds()),
+        "training_seconds": _seconds(answer.recommended),
         "baseline": None
         if answer.baseline is None
         else {
             "batch_size": answer.baseline.configuration.batch_size,
             "learning_rate": answer.baseline.learning_rate,
             "metrics": _metrics(answer.baseline, test),
-            "training_seconds": _as_json(answer.baseline.training_seconds()),
+            "training_seconds": _seconds(answer.baseline),
             "failures": answer.baseline.failures,
         },
         "evidence": sorted(
@@ -82,6 +84,7 @@ def recommendation(
         if answer.choice is None
         else [x.key for x in answer.choice.comparisons if x.tied],
         "margin": None if answer.choice is None else answer.choice.margin,
+        "memory_used_up": memory,
         "trials": trials,
         "seconds": round(seconds, 1),
     }
@@ -203,6 +206,16 @@ def _metrics(contender: Contender, test: TestMetrics) -> dict[str, Any]:
     return {
         "validation": validation,
         "test": None if measured is None else {k: _as_json(v) for k, v in measured.items()},
+    }
+
+
+def _seconds(contender: Contender) -> dict[str, Any]:
+    measured = contender.training_seconds()
+    return {
+        "mean": measured.mean,
+        "standard_deviation": None if math.isnan(measured.deviation) else measured.deviation,
+        "measurements": measured.seeds,
+        "alone_on_the_device": bool(contender.alone),
     }
 
 

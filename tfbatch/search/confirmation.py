@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.recommendation import Verified
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
-from tfbatch.search.trial_book import TrialBook
+from tfbatch.search.step_seconds import StepSeconds
+from tfbatch.search.trial_book import Planned, TrialBook
 from tfbatch.seeds import derive_seed
+
+_NOT_MEASURED = StepSeconds()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +69,31 @@ def run_rounds(
     round, so that a drift of the machine does not fall on one candidate.
 
     Raises:
-        InterruptedTrialError: The running trial was asked to stop.
+        InterruptedTrialError: Running trials were asked to stop.
     """
+    plan = _rounds(
+        candidates, rounds=rounds, book=book, clock=clock, seed=seed, stop_requested=stop_requested
+    )
+    book.run_all(lambda: next(plan, None))
+
+
+def _rounds(
+    candidates: Sequence[Candidate],
+    *,
+    rounds: int,
+    book: TrialBook,
+    clock: SearchClock,
+    seed: int,
+    stop_requested: Callable[[], bool],
+) -> Iterator[Planned]:
     for number in range(1, rounds + 1):
         missing = [c for c in candidates if book.find(trial_name(c.configuration, number)) is None]
-        expected = sum(c.seconds for c in missing)
+        expected = sum(c.seconds for c in missing) / book.at_once
         if missing and (stop_requested() or not clock.fits(expected)):
             return
         first = number % max(len(candidates), 1)
         for candidate in [*candidates[first:], *candidates[:first]]:
-            book.run(
+            yield Planned(
                 trial_name(candidate.configuration, number),
                 phase="confirmation",
                 seed=confirmation_seed(seed, number),
@@ -102,13 +121,20 @@ def verified_groups(
     return {}
 
 
-def as_verified(groups: dict[str, list[FinishedTrial]]) -> list[Verified]:
+def as_verified(
+    groups: dict[str, list[FinishedTrial]], step_seconds: StepSeconds = _NOT_MEASURED
+) -> list[Verified]:
     """What the recommendation needs to know; configurations with a failed trial are left out."""
+    # Seconds of different kinds cannot be compared: all alone, or all as they were.
+    alone = all(step_seconds.of(trials[0]) for trials in groups.values())
     return [
         Verified(
             key=key,
             scores={n: t.score for n, t in enumerate(trials) if t.score is not None},
-            seconds={n: t.training_seconds for n, t in enumerate(trials)},
+            seconds={
+                n: statistics.median(step_seconds.of(t)) if alone else t.training_seconds
+                for n, t in enumerate(trials)
+            },
         )
         for key, trials in groups.items()
         if all(t.score is not None for t in trials)

@@ -32,6 +32,7 @@ class FinishedTrial:
         seconds: Wall-clock seconds of the whole trial.
         training_seconds: Seconds of training steps alone.
         message: Why it diverged, or the traceback.
+        device: Kind of device that trained.
         row: The journal's row.
     """
 
@@ -48,6 +49,7 @@ class FinishedTrial:
     seconds: float
     training_seconds: float
     message: str
+    device: str
     row: dict[str, Any]
 
 
@@ -74,6 +76,7 @@ def make_row(
         "steps_per_epoch": derived.steps_per_epoch,
         "warmup_examples": derived.warmup_examples,
         "seed": spec.seed,
+        "device": outcome.device,
         "finished_at": finished_at,
         "message": outcome.message,
     }

@@ -7,26 +7,30 @@ TensorBoard callback.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import tensorflow as tf
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api as hp
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 # The underscore sorts before letters: the status is the first column, shown as "status".
 STATUS_COLUMN = "_status"
-STATUSES = ("completed", "diverged", "oom", "error")
+STATUSES = ("completed", "diverged", "oom", "error", "killed", "timeout")
 
 # TensorBoard ticks this many columns at first; the reader has to tick the others by hand.
 DISPLAYED_COLUMNS = 5
 # From this many choices on, TensorBoard offers a regular expression instead of checkboxes.
 _REGULAR_EXPRESSION_FROM = 10
-_FLOAT32_MAX = float(tf.float32.max)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _FILE_SUFFIX = ".tfbatch_hparams"
 
 
@@ -123,8 +127,7 @@ def write_experiment(
         if isinstance(all_columns[index].domain, Interval):
             info.type = api_pb2.DATA_TYPE_FLOAT64
     plugin_data.content = content.SerializeToString()
-    with _replaced_event_file(log_dir):
-        tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+    _replace_event_file(log_dir, summary)
 
 
 def write_trial(
@@ -158,28 +161,29 @@ def write_trial(
     # A placeholder such as "None" for a missing number breaks sorting and filtering by that
     # column: https://github.com/tensorflow/tensorboard/issues/3597, .../issues/2942
     present = {name: value for name, value in values.items() if _is_present(value)}
-    with _replaced_event_file(log_dir):
-        # An empty trial ID makes TensorBoard use the folder as ID. Trials of the same ID are
-        # averaged into one row, which would happen to equal trial names in two searches.
-        hp.hparams({**present, STATUS_COLUMN: status}, trial_id="")
-        for name, value in metrics.items():
-            # NaN breaks sorting, infinity flattens the parallel coordinates axis, and scalar
-            # summaries are 32-bit floats. An empty cell sorts last and harms nothing.
-            if abs(value) <= _FLOAT32_MAX:
-                tf.summary.scalar(name, value)
-        # No session status: it knows no more than success and failure, and the status column
-        # can be filtered as well.
+    # An empty trial ID makes TensorBoard use the folder as ID. Trials of the same ID are
+    # averaged into one row, which would happen to equal trial names in two searches.
+    summary = hp.hparams_pb({**present, STATUS_COLUMN: status}, trial_id="")
+    for name, value in metrics.items():
+        # NaN breaks sorting, infinity flattens the parallel coordinates axis, and scalar
+        # summaries are 32-bit floats. An empty cell sorts last and harms nothing.
+        if abs(value) <= _FLOAT32_MAX:
+            summary.MergeFrom(scalar_pb(name, value))
+    # No session status: it knows no more than success and failure, and the status column
+    # can be filtered as well.
+    _replace_event_file(log_dir, summary)
 
 
-@contextlib.contextmanager
-def _replaced_event_file(log_dir: Path) -> Iterator[None]:
-    """Collects summaries in a new event file that takes the place of our earlier ones."""
+def _replace_event_file(log_dir: Path, summary: Summary) -> None:
+    """Writes a summary as a new event file that takes the place of our earlier ones.
+
+    With TensorBoard's own writer: TensorFlow's would open the GPU in a process that must not.
+    """
     # With two declarations in one folder TensorBoard keeps to the first, also when resumed.
     earlier_files = list(log_dir.glob(f"*{_FILE_SUFFIX}"))
-    writer = tf.summary.create_file_writer(str(log_dir), filename_suffix=_FILE_SUFFIX)
+    writer = EventFileWriter(str(log_dir), filename_suffix=_FILE_SUFFIX)
     try:
-        with writer.as_default(step=0):
-            yield
+        writer.add_event(Event(wall_time=time.time(), step=0, summary=summary))
     finally:
         writer.close()
     for file in earlier_files:

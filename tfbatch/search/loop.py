@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
@@ -13,14 +14,14 @@ from tfbatch.search.confirmation import choose_candidates
 from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
 from tfbatch.search.oracles import AskTell
-from tfbatch.search.outcome_policy import told_score
+from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
+from tfbatch.search.trial_book import InterruptedTrialError, Planned, TrialBook
 from tfbatch.seeds import derive_seed
 
 HOPELESS_AFTER = 3
-"""A search whose first trials all raise the same way is ended: the model cannot be trained."""
+"""A search whose first trials all fail is ended: the model cannot be trained."""
 
 
 class Search:
@@ -58,6 +59,10 @@ class Search:
         self._untrained = untrained
         self._progress = progress
         self._scores: list[float] = []
+        self._replaced = 0
+        self._oracle = AskTell(
+            config.oracle, space=space, objective=objective, seed=derive_seed(seed, "oracle")
+        )
 
     def run(self, baseline: Configuration, *, stop_requested: Callable[[], bool]) -> None:
         """Runs the baseline and the search's trials, as far as budget and time allow.
@@ -65,42 +70,53 @@ class Search:
         Trials of an earlier session are told to the oracle in their order and not run again.
 
         Raises:
-            InterruptedTrialError: The running trial was asked to stop.
-            SearchError: The first trials all failed with an exception.
+            InterruptedTrialError: Running trials were asked to stop.
+            SearchError: The first trials all failed.
         """
         if stop_requested() and not self._book.trials:
             raise InterruptedTrialError(BASELINE)
         self._announce()
-        first = self._book.run(
-            BASELINE,
-            phase="baseline",
-            seed=derive_seed(self._seed, BASELINE),
-            configuration=baseline,
-        )
-        self._scores += [] if first.score is None else [first.score]
-        oracle = AskTell(
-            self._config.oracle,
-            space=self._space,
-            objective=self._objective,
-            seed=derive_seed(self._seed, "oracle"),
-        )
+        plan = self._plan(baseline, stop_requested)
+        self._book.run_all(lambda: next(plan, None), self._finished)
+
+    def _plan(
+        self, baseline: Configuration, stop_requested: Callable[[], bool]
+    ) -> Iterator[Planned]:
+        """Yields trial after trial, each when a place for it is free."""
+        yield Planned(BASELINE, "baseline", derive_seed(self._seed, BASELINE), baseline)
         for number in range(1, self._config.max_trials + 1):
             name = f"search-{number:04d}"
             known = self._book.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 return
-            values = oracle.ask()
+            values = self._oracle.ask(name)
             if values is None:
                 self._progress.say(
                     f"The oracle finds no untried configuration after {number - 1} trials."
                 )
                 return
-            if known is not None and self._space.values(known.configuration) != values:
-                # Another version of a library proposes otherwise: what was measured stands.
-                oracle.replace(self._space.values(known.configuration))
-            trial = known or self._run(name, values)
-            self._tell(oracle, trial)
-            self._end_if_hopeless()
+            tried = self._space.values(known.configuration) if known else self._fitting(values)
+            if tried is None:
+                self._progress.say("No batch size of the search fits in memory: it ends here.")
+                return
+            if tried != values:
+                # Another version of a library proposes otherwise, or it does not fit.
+                self._oracle.replace(tried, name)
+            configuration = self._space.configuration(tried)
+            yield Planned(name, "search", derive_seed(self._seed, name), configuration)
+
+    def _fitting(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        """A proposal, with another batch size if memory was used up at its own or a smaller one."""
+        wall = self._book.memory_wall()
+        sizes = [size for size in self._space.batch_sizes if wall is None or size < wall]
+        if not sizes:
+            return None
+        proposed = self._space.configuration(values).batch_size
+        if proposed in sizes:
+            return values
+        # Spread evenly over those that fit: the largest alone would get every such trial.
+        self._replaced += 1
+        return {**values, "batch_size": sizes[-1 - (self._replaced - 1) % len(sizes)]}
 
     def confirmation_reserve(self) -> float:
         """Seconds kept for verification."""
@@ -110,25 +126,24 @@ class Search:
         )
         return self._clock.confirmation_reserve(c.seeds * sum(x.seconds for x in candidates))
 
-    def _run(self, name: str, values: dict[str, object]) -> FinishedTrial:
-        return self._book.run(
-            name,
-            phase="search",
-            seed=derive_seed(self._seed, name),
-            configuration=self._space.configuration(values),
-        )
-
-    def _tell(self, oracle: AskTell, trial: FinishedTrial) -> None:
-        oracle.tell(
-            told_score(
-                trial.score,
-                objective=self._objective,
-                untrained=self._untrained,
-                others=self._scores,
-            )
-        )
+    def _finished(self, trial: FinishedTrial) -> None:
+        if trial.trial != BASELINE:
+            self._tell(trial)
         if trial.score is not None:
             self._scores.append(trial.score)
+        self._end_if_hopeless()
+
+    def _tell(self, trial: FinishedTrial) -> None:
+        if trial.status in TEACHES_NOTHING:
+            self._oracle.forget(trial.trial)
+            return
+        score = told_score(
+            trial.score,
+            objective=self._objective,
+            untrained=self._untrained,
+            others=self._scores,
+        )
+        self._oracle.tell(score, trial.trial)
 
     def _another_fits(self) -> bool:
         seconds = self._book.seconds_of_trials()
@@ -138,7 +153,7 @@ class Search:
     def _end_if_hopeless(self) -> None:
         trials = self._book.trials
         if len(trials) >= HOPELESS_AFTER and all(
-            trial.status in ("error", "oom") for trial in trials
+            trial.status not in ("completed", "diverged") for trial in trials
         ):
             raise SearchError(
                 f"The first {len(trials)} trials, the baseline among them, all failed; the last "

@@ -15,7 +15,7 @@ from tfbatch.search.initial_design import spread_points
 from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
 
-_TUNER_ID = "tfbatch"
+_ONE = "trial"
 
 
 class _InMemory:
@@ -65,6 +65,8 @@ class AskTell:
             "hyperparameters": space.hyperparameters(),
             "allow_new_entries": False,
             "seed": seed,
+            # Three killed workers must not end a search.
+            "max_consecutive_failed_trials": 2**31,
         }
         if choice.name == "bayesian":
             arguments["num_initial_points"] = choice.initial_trials
@@ -72,7 +74,7 @@ class AskTell:
         oracles: dict[str, Any] = {"random": _Random, "bayesian": _Bayesian}
         self._oracle = oracles[choice.name](**arguments)
         self._oracle.verbose = 0
-        self._trial: Any = None
+        self._open: dict[str, Any] = {}
         # A Gaussian process knows nothing before its first points: they are spread, not drawn.
         self._first = (
             spread_points(space.hyperparameters(), count=choice.initial_trials, seed=seed)
@@ -80,31 +82,43 @@ class AskTell:
             else []
         )
 
-    def ask(self) -> dict[str, Any] | None:
+    def ask(self, trial: str = _ONE) -> dict[str, Any] | None:
         """Values of the active hyperparameters to try next; None when the space is exhausted.
 
         The Bayesian oracle's first points are spread over the space (see initial_design).
+
+        Args:
+            trial: A name for what is asked; several can be open. (KerasTuner gives the same
+                trial twice to one that asks twice under one name.)
         """
         # One thread: for so few points more threads only wait for one another (three times slower
         # beside a busy core), and the proposal would depend on their number.
         with threadpoolctl.threadpool_limits(1):
-            self._trial = self._oracle.create_trial(_TUNER_ID)
-        if self._trial.status == "STOPPED":
+            asked = self._oracle.create_trial(trial)
+        if asked.status == "STOPPED":
             return None
+        self._open[trial] = asked
         if self._first:
-            self.replace(self._first.pop(0))
+            self.replace(self._first.pop(0), trial)
         return {
             name: float(value) if isinstance(value, np.floating) else value
-            for name, value in self._trial.hyperparameters.values.items()
-            if self._trial.hyperparameters.is_active(name)
+            for name, value in asked.hyperparameters.values.items()
+            if asked.hyperparameters.is_active(name)
         }
 
-    def replace(self, values: dict[str, Any]) -> None:
-        """Says that other values were tried than those that `ask` gave."""
-        self._trial.hyperparameters.values = values
+    def replace(self, values: dict[str, Any], trial: str = _ONE) -> None:
+        """Says that other values are tried than those that `ask` gave."""
+        self._open[trial].hyperparameters.values = values
 
-    def tell(self, score: float) -> None:
+    def tell(self, score: float, trial: str = _ONE) -> None:
         """Tells the finite score of what `ask` gave."""
-        self._oracle.update_trial(self._trial.trial_id, {self._objective.name: score})
-        self._trial.status = "COMPLETED"
-        self._oracle.end_trial(self._trial)
+        asked = self._open.pop(trial)
+        self._oracle.update_trial(asked.trial_id, {self._objective.name: score})
+        asked.status = "COMPLETED"
+        self._oracle.end_trial(asked)
+
+    def forget(self, trial: str = _ONE) -> None:
+        """Says that what `ask` gave ended in a way that teaches nothing."""
+        asked = self._open.pop(trial)
+        asked.status = "INVALID"
+        self._oracle.end_trial(asked)

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from tfbatch.search.objective import Objective
 from tfbatch.training.outcome import Outcome
 
+TEACHES_NOTHING = ("killed",)
+"""A process that ended for an unknown reason says nothing of its configuration."""
+
 
 def score_of(outcome_status: str, value: float | None) -> float | None:
     """The objective's value of a completed trial, None for every other one."""
@@ -22,7 +25,7 @@ def told_score(
 ) -> float:
     """What the oracle hears for a trial.
 
-    A diverged trial, one out of memory and one that raised are results: they teach the oracle to
+    A diverged trial, one out of memory, one that hung and one that raised are results: they teach the oracle to
     stay away. They count as no better than the untrained model and any trial so far. (KerasTuner
     accepts an infinite score, and its Gaussian process then fails.)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, did_you_mean
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.recipes import Baseline, Recipe, load_recipe
@@ -21,6 +21,47 @@ from tfbatch.seeds import derive_seed
 
 DEFAULT_RUNS = "tfbatch_runs"
 """Folder, in the current one, of all run folders that are not named."""
+
+
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How trials are run.
+
+    Attributes:
+        workers: Worker processes; None for one per GPU or, on a CPU, one per core up to eight;
+            0 for none: everything in this process.
+        precision: Keras's dtype policy.
+        jit_compile: Whether XLA compiles the model.
+        stall_minutes: A trial without a sign of life for so long is ended.
+        checkpoint_seconds: The least time between two checkpoints of a trial.
+    """
+
+    workers: int | None = None
+    precision: str = "float32"
+    jit_compile: bool = False
+    stall_minutes: float = 10.0
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
+            raise InputError(
+                f"`workers` must be from 0 (run in this process) to {_MOST_WORKERS}. "
+                f"Received: {self.workers}."
+            )
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"`precision` must be one of {', '.join(PRECISIONS)}."
+                f"{did_you_mean(self.precision, PRECISIONS)} Received: {self.precision!r}."
+            )
+        for name in ("stall_minutes", "checkpoint_seconds"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"`{name}` must be > 0. Received: {getattr(self, name)}.")
+
+
+_MOST_WORKERS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +82,7 @@ class Request:
         records_dir: Folder for records, or None.
         run_dir: The run folder.
         overwrite: Start anew.
+        execution: How trials are run.
     """
 
     recipe: Recipe
@@ -56,6 +98,7 @@ class Request:
     records_dir: Path | None
     run_dir: Path
     overwrite: bool
+    execution: Execution = Execution()
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not (
@@ -93,6 +136,8 @@ class Request:
             "trial_length": str(self.trial_length),
             "baseline": self.baseline.model_dump(mode="json"),
             "seed": self.seed,
+            "precision": self.execution.precision,
+            "jit_compile": self.execution.jit_compile,
             **more,
         }
 
@@ -175,6 +220,7 @@ def make_request(
     records_dir: Path | None,
     overwrite: bool,
     check_model: bool = True,
+    execution: Execution | None = None,
 ) -> Request:
     """Resolves everything that a user can ask, importing no TensorFlow.
 
@@ -208,6 +254,7 @@ def make_request(
         records_dir=_writable(records_dir) if records_dir else None,
         run_dir=run_dir or Path(DEFAULT_RUNS) / name,
         overwrite=overwrite,
+        execution=execution or Execution(),
     )
 
 

@@ -64,7 +64,18 @@ class Result:
             lines = [f"Keep your baseline: {what}", f"  {_figures(content)}"]
         else:
             lines = [f"Recommended: {what}", f"  {_figures(content)}", *self._baseline_lines()]
-        return "\n".join([*lines, self._certainty()])
+        return "\n".join([*lines, self._certainty(), *self._memory_lines()])
+
+    def _memory_lines(self) -> list[str]:
+        memory = self.recommendation["memory_used_up"]
+        if not memory:
+            return []
+        fits = memory["largest_that_fits"]
+        return [
+            f"Memory ({memory['device']}): used up at batch size "
+            f"{memory['smallest_that_failed']}; the largest that was trained is "
+            f"{'none' if fits is None else fits}."
+        ]
 
     def _baseline_lines(self) -> list[str]:
         base = self.recommendation["baseline"]
@@ -121,8 +132,9 @@ def _figures(content: dict[str, Any]) -> str:
             continue
         figures = ", ".join(f"{name} {_measured(value)}" for name, value in metrics.items())
         parts.append(f"{split} {figures}")
-    seconds = content["training_seconds"]["mean"]
-    return "; ".join([*parts, f"{seconds:.3g} s of training"])
+    seconds = content["training_seconds"]
+    alone = " alone on the device" if seconds["alone_on_the_device"] else " beside other trials"
+    return "; ".join([*parts, f"{seconds['mean']:.3g} s of training{alone}"])
 
 
 def _measured(value: dict[str, Any]) -> str:

@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tensorflow as tf
-
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, RecordError, StoppedError
-from tfbatch.pipeline import PreparedData, prepare_records
+from tfbatch.errors import RecordError
+from tfbatch.pipeline import PreparedData
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.fingerprint import hardware, software
-from tfbatch.run_folder.folder import RunFolder
+from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.schema import content_hash
 from tfbatch.search import answer_files
 from tfbatch.search.answer import Answer, Contender, Measured, find_answer, summarise
@@ -25,21 +23,31 @@ from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.confirmation import choose_candidates, run_rounds
 from tfbatch.search.loop import Search
+from tfbatch.search.opening import (
+    AnyEngine,
+    Callbacks,
+    check_batch_sizes,
+    load_records,
+    open_engine,
+    stop_if,
+)
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
 from tfbatch.search.result import Result
 from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
-from tfbatch.training.derived import Derived
-from tfbatch.training.evaluation import (
-    Untrained,
-    evaluate_weights,
-    measure_untrained,
-    save_model,
+from tfbatch.search.step_seconds import (
+    SECONDS_EACH,
+    STARTING_SECONDS,
+    by_batch_size,
+    device_name,
+    read_step_seconds,
+    write_step_seconds,
 )
-from tfbatch.training.trial import run_trial
-from tfbatch.training.workload import BuildModel, Workload
+from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
+from tfbatch.training.derived import Derived, derive
+from tfbatch.training.evaluation import Untrained
+from tfbatch.training.workload import BuildModel
 
 
 def run_search(
@@ -48,6 +56,7 @@ def run_search(
     *,
     progress: Progress,
     stop_requested: Callable[[], bool],
+    callbacks: Callbacks | None = None,
     started: float | None = None,
 ) -> Result:
     """Runs or continues a search.
@@ -57,6 +66,7 @@ def run_search(
         build_model: The model's builder.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
+        callbacks: Makes a user's Keras callbacks, new ones for each trial; or None.
         started: `time.monotonic()` of the command's start, from which the time limit counts.
 
     Raises:
@@ -66,28 +76,40 @@ def run_search(
         SearchError: No trial completed.
     """
     started = time.monotonic() if started is None else started
-    _stop_if(stop_requested)
-    workload = Workload(_load(request, progress, stop_requested), build_model)
-    num_examples = workload.data.num_examples("train")
-    space = SearchSpace(request.search.space, num_examples=num_examples)
-    _check_batch_sizes(request, space, num_examples)
-    _stop_if(stop_requested)
-    untrained = measure_untrained(workload, request.baseline_configuration(space.scaling_rule))
-    request.objective.check([*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)])
-    folder = RunFolder(
-        request.run_dir,
-        identity=request.identity(
-            records=workload.data.folder.name,
-            model_source=_source_hash(build_model),
-            model_built=untrained.model_hash,
-            trial_examples=request.trial_length.examples(num_examples),
-        ),
-        budget=request.budget(),
-        overwrite=request.overwrite,
-    )
-    with folder:
-        run = _Run(request, workload, space, folder, progress, stop_requested, started, untrained)
-        return run.complete()
+    stop_if(stop_requested)
+    with (
+        RunLock(request.run_dir) as lock,
+        open_engine(
+            request, build_model, callbacks, lock=lock, stop_requested=stop_requested
+        ) as engine,
+    ):
+        data = load_records(request, engine, progress)
+        num_examples = data.num_examples("train")
+        space = SearchSpace(request.search.space, num_examples=num_examples)
+        check_batch_sizes(request, space, num_examples)
+        engine.call("check_optimizers", space.optimizer_options())
+        stop_if(stop_requested)
+        baseline = request.baseline_configuration(space.scaling_rule)
+        untrained: Untrained = engine.call("measure_untrained", baseline)
+        names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
+        request.objective.check(names)
+        folder = RunFolder(
+            request.run_dir,
+            identity=request.identity(
+                records=data.folder.name,
+                model_source=_source_hash(build_model),
+                model_built=untrained.model_hash,
+                trial_examples=request.trial_length.examples(num_examples),
+            ),
+            budget=request.budget(),
+            overwrite=request.overwrite,
+            lock=lock,
+        )
+        with folder:
+            run = _Run(
+                request, data, engine, space, folder, progress, stop_requested, started, untrained
+            )
+            return run.complete()
 
 
 class _Run:
@@ -96,7 +118,8 @@ class _Run:
     def __init__(
         self,
         request: Request,
-        workload: Workload,
+        data: PreparedData,
+        engine: AnyEngine,
         space: SearchSpace,
         folder: RunFolder,
         progress: Progress,
@@ -105,26 +128,32 @@ class _Run:
         untrained: Untrained,
     ):
         self.request = request
-        self.workload = workload
+        self.data = data
+        self.engine = engine
         self.space = space
         self.folder = folder
         self.progress = progress
         self.stop_requested = stop_requested
         self.untrained = untrained
-        self.total_examples = request.trial_length.examples(workload.data.num_examples("train"))
+        self.step_seconds = read_step_seconds(folder.path)
+        self.num_examples = data.num_examples("train")
+        self.total_examples = request.trial_length.examples(self.num_examples)
         spent = self._spent_seconds()
         self.clock = SearchClock(
             request.max_minutes,
             spent_seconds=spent + time.monotonic() - started,
             finishing_seconds=FINISHING_SECONDS + self._expected_test_seconds(),
         )
+        # A trial that runs into the end of the time is stopped like one that is asked to.
+        engine.stop_requested = lambda: stop_requested() or self.clock.expired()
         self.book = TrialBook(
             folder,
-            run_trial=lambda spec: run_trial(workload, spec, stop_requested=self._must_stop),
+            engine=engine,
             derive=self.derive,
             objective=request.objective,
             total_examples=self.total_examples,
             progress=progress,
+            untrained_loss=untrained.metrics.get("loss"),
         )
 
     def complete(self) -> Result:
@@ -144,20 +173,22 @@ class _Run:
         try:
             search.run(baseline, stop_requested=self.stop_requested)
             self._verify()
+            self._measure_step_times()
         except InterruptedTrialError as trial:
             self.progress.say(f"{trial} was stopped before its end; it is not counted.")
         if self.book.best() is None:
-            _stop_if(self.stop_requested)
+            stop_if(self.stop_requested)
         answer = find_answer(
             self.book,
             objective=self.request.objective,
             batch_sizes=self.request.search.confirmation.batch_sizes,
+            step_seconds=self.step_seconds,
         )
         return self._finish(answer)
 
     def _expected_test_seconds(self) -> float:
         """What evaluating recommendation and baseline on test will take, from the untrained one."""
-        data = self.workload.data
+        data = self.data
         share = data.num_examples("test") / data.num_examples("validation")
         models = 2 * max(self.request.search.confirmation.seeds, 1)
         return models * self.untrained.seconds * share
@@ -171,10 +202,9 @@ class _Run:
 
     def derive(self, configuration: Configuration) -> Derived:
         """Derived values of a configuration, for this run's length of trials."""
-        return self.workload.derive(configuration, self.total_examples)
-
-    def _must_stop(self) -> bool:
-        return self.stop_requested() or self.clock.expired()
+        return derive(
+            configuration, num_examples=self.num_examples, total_examples=self.total_examples
+        )
 
     def _verify(self) -> None:
         confirmation = self.request.search.confirmation
@@ -198,6 +228,25 @@ class _Run:
             stop_requested=self.stop_requested,
         )
 
+    def _measure_step_times(self) -> None:
+        """Each candidate's batch size alone on the device, while no trial runs."""
+        candidates = choose_candidates(
+            self.book.trials,
+            objective=self.request.objective,
+            batch_sizes=self.request.search.confirmation.batch_sizes,
+        )
+        configurations = by_batch_size(c.configuration for c in candidates)
+        known = self.step_seconds.device == device_name(self.engine.devices) and all(
+            self.step_seconds.median(c.batch_size) for c in configurations
+        )
+        expected = STARTING_SECONDS + SECONDS_EACH * len(configurations)
+        if known or self.stop_requested() or not self.clock.fits(expected):
+            return
+        sizes = ", ".join(str(c.batch_size) for c in configurations)
+        self.progress.say(f"Measuring the step times of batch sizes {sizes}, each alone.")
+        measured = self.engine.call_alone("step_times", configurations)
+        self.step_seconds = write_step_seconds(self.folder.path, measured, self.engine.devices)
+
     def _test_metrics(self, answer: Answer) -> TestMetrics:
         """Reads the test split, once for each answer: here and nowhere else."""
         self.progress.say("Evaluating the recommendation and the baseline on the test split.")
@@ -205,7 +254,7 @@ class _Run:
         for contender in _distinct(answer):
             kept = [(t, self.book.weights_file(t.trial)) for t in contender.completed]
             measured = [
-                evaluate_weights(self.workload, t.configuration, file, split="test", seed=t.seed)
+                self.engine.call("evaluate_weights", t.configuration, file, "test", t.seed)
                 for t, file in kept
                 if file.exists()
             ]
@@ -273,6 +322,7 @@ class _Run:
             trials=len(self.book.trials),
             seconds=self.clock.elapsed,
             status="interrupted" if interrupted else "complete",
+            memory=self.book.memory_used_up(),
         )
         best = answer_files.best_yaml(answer, request=self.request)
         answer_files.write_answer(self.folder.path, content, best)
@@ -293,18 +343,18 @@ class _Run:
         first = contender.trials[0]
         weights = self.book.weights_file(first.trial)
         if weights.exists():
-            save_model(
-                self.workload,
+            self.engine.call(
+                "save_model",
                 first.configuration,
                 weights,
-                seed=first.seed,
-                total_examples=first.row["total_examples"],
-                path=self.folder.path / "best.keras",
+                first.seed,
+                first.row["total_examples"],
+                self.folder.path / "best.keras",
             )
 
     def _write_settings(self) -> None:
-        devices = [d.name for d in tf.config.list_physical_devices() if d.device_type != "CPU"]
-        fingerprint = {"software": software(), "hardware": hardware(devices)}
+        accelerators = list(self.engine.devices.accelerators)
+        fingerprint = {"software": software(), "hardware": hardware(accelerators)}
         write_whole(self.folder.path / "fingerprint.json", json.dumps(fingerprint, indent=1))
         declare_columns(
             self.folder.tensorboard,
@@ -312,51 +362,6 @@ class _Run:
             objective=self.request.objective,
             metrics=[f"val_{name}" for name in self.untrained.metrics],
             baseline=self.request.baseline_configuration(self.space.scaling_rule),
-        )
-
-
-def _load(request: Request, progress: Progress, stop_requested: Callable[[], bool]) -> PreparedData:
-    def preparing(split: str, done: int, total: int) -> None:
-        _stop_if(stop_requested)
-        progress.preparing(split, done, total)
-
-    folder, written = prepare_records(
-        request.recipe,
-        data_dir=request.data_dir,
-        records_dir=request.records_dir,
-        progress=preparing,
-    )
-    data = PreparedData(request.recipe, folder)
-    counts = ", ".join(f"{data.num_examples(s):,} {s}" for s in ("train", "validation", "test"))
-    progress.say(
-        f"{request.recipe.name}: {counts} examples; records "
-        f"{'written to' if written else 'in'} {folder}; "
-        f"{'resident in memory' if data.resident else 'streamed from disk'}."
-    )
-    return data
-
-
-def _stop_if(stop_requested: Callable[[], bool]) -> None:
-    if stop_requested():
-        raise StoppedError(
-            "Stopped before the first trial ended: there is no answer yet. The same command "
-            "begins again where it stopped."
-        )
-
-
-def _check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -> None:
-    if request.baseline.batch_size > num_examples:
-        raise InputError(
-            f"The baseline's batch size must not exceed the {num_examples} training examples of "
-            f"{request.recipe.name}. Received: {request.baseline.batch_size}. "
-            "Give another one with --baseline=batch_size=N."
-        )
-    length = request.trial_length.examples(num_examples)
-    largest = max(*space.batch_sizes, request.baseline.batch_size)
-    if largest > length:
-        raise InputError(
-            f"A trial of {request.trial_length} has {length} examples: fewer than one batch of "
-            f"{largest}. Lengthen it with --trial_length, or give smaller --batch_sizes."
         )
 
 

@@ -12,7 +12,6 @@ from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.schema import Named
 from tfbatch.search.config import BatchSizeGrid, Range, Searched, Space, as_options, as_range
-from tfbatch.training.workload import make_optimizer
 
 
 class SearchSpace:
@@ -41,7 +40,6 @@ class SearchSpace:
             "warmup_fraction": space.warmup_fraction,
         }
         self._space = space
-        _check_optimizer(space.optimizer)
         self._optimizer = {
             f"optimizer_{key}": _searched(value) for key, value in space.optimizer.arguments.items()
         }
@@ -125,6 +123,22 @@ class SearchSpace:
         searched = (name for name, value in self._optimizer.items() if not _is_fixed(value))
         return list(dict.fromkeys([*names, *searched]))
 
+    def optimizer_options(self) -> list[Configuration]:
+        """Every end of every range of the optimizer's parameters, to be made before any trial.
+
+        Not made here: an optimizer has variables, and this process touches no device.
+        """
+        optimizer = self._space.optimizer
+        return [
+            Configuration(
+                batch_size=1,
+                base_learning_rate=1,
+                optimizer=Named(name=optimizer.name, **{key: option}),
+            )
+            for key, value in optimizer.arguments.items()
+            for option in as_options(value, where=f"optimizer {optimizer.name}: {key}")
+        ]
+
     @property
     def schedule_names(self) -> list[str]:
         """The schedules that are searched."""
@@ -148,14 +162,6 @@ def _batch_sizes(space: Space, num_examples: int) -> list[int]:
             f"Received: {', '.join(map(str, too_large))}."
         )
     return sorted(set(space.batch_size))
-
-
-def _check_optimizer(optimizer: Named) -> None:
-    """Tries every end of every range: a typing error must not wait for the trials."""
-    for key, value in optimizer.arguments.items():
-        for option in as_options(value, where=f"optimizer {optimizer.name}: {key}"):
-            named = Named(name=optimizer.name, **{key: option})
-            make_optimizer(Configuration(batch_size=1, base_learning_rate=1, optimizer=named), 1.0)
 
 
 def _searched(value: Any) -> Any:

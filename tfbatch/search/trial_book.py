@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.columns import log_to_tensorboard
+from tfbatch.search.engine import Engine
 from tfbatch.search.finished import FinishedTrial, make_row, read_row
 from tfbatch.search.objective import Objective
 from tfbatch.search.outcome_policy import final_status, score_of
@@ -19,12 +22,26 @@ from tfbatch.search.progress import Progress
 from tfbatch.training.derived import Derived
 from tfbatch.training.outcome import Outcome, Phase, TrialSpec
 
-RunTrial = Callable[[TrialSpec], Outcome]
-"""The one seam between the search and whatever trains."""
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A trial to run.
+
+    Attributes:
+        trial: Its name.
+        phase: What it is for.
+        seed: Its seed.
+        configuration: What to train with.
+    """
+
+    trial: str
+    phase: Phase
+    seed: int
+    configuration: Configuration
 
 
 class InterruptedTrialError(Exception):
-    """The running trial was asked to stop; it is not in the journal."""
+    """The running trials were asked to stop; they are not in the journal."""
 
 
 class TrialBook:
@@ -32,10 +49,11 @@ class TrialBook:
 
     Args:
         folder: The open run folder.
-        run_trial: Trains one specification.
+        engine: Runs the trials.
         derive: Derived values of a configuration.
         objective: The objective.
         total_examples: Length of every trial.
+        untrained_loss: The loss before any training.
         progress: Told of every trial.
     """
 
@@ -43,21 +61,30 @@ class TrialBook:
         self,
         folder: RunFolder,
         *,
-        run_trial: RunTrial,
+        engine: Engine,
         derive: Callable[[Configuration], Derived],
         objective: Objective,
         total_examples: int,
         progress: Progress,
+        untrained_loss: float | None = None,
     ):
         self._folder = folder
-        self._run_trial = run_trial
+        self._engine = engine
+        self._interrupted: list[str] = []
+        self._running = 0
         self._derive = derive
         self._objective = objective
         self._total_examples = total_examples
         self._progress = progress
+        self._untrained_loss = untrained_loss
         self.trials = [read_row(row) for row in folder.journal.rows]
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
             self._log(trial)
+
+    @property
+    def at_once(self) -> int:
+        """Trials that run at a time."""
+        return self._engine.devices.workers
 
     def find(self, trial: str) -> FinishedTrial | None:
         """A finished trial by its name, or None."""
@@ -77,6 +104,32 @@ class TrialBook:
                 best = trial
         return best
 
+    def memory_wall(self) -> int | None:
+        """The smallest batch size at which memory was used up on this kind of device, or None."""
+        kind = self._engine.devices.kind
+        sizes = [
+            t.configuration.batch_size
+            for t in self.trials
+            if t.status == "oom" and t.device == kind
+        ]
+        return min(sizes, default=None)
+
+    def memory_used_up(self) -> dict[str, Any] | None:
+        """Where memory was used up on this kind of device, beside what fits; None if it never was.
+
+        Returns:
+            `device`, `smallest_that_failed` and `largest_that_fits` (None if none did).
+        """
+        wall = self.memory_wall()
+        if wall is None:
+            return None
+        fitting = [t.configuration.batch_size for t in self.trials if t.score is not None]
+        return {
+            "device": self._engine.devices.kind,
+            "smallest_that_failed": wall,
+            "largest_that_fits": max(fitting, default=None),
+        }
+
     def seconds_of_trials(self) -> list[float]:
         """Wall-clock seconds of the completed trials."""
         return [t.seconds for t in self.trials if t.status == "completed"]
@@ -85,40 +138,87 @@ class TrialBook:
         """Where a trial's final weights are kept."""
         return self._folder.weights / f"{trial}.weights.h5"
 
-    def run(
-        self, trial: str, *, phase: Phase, seed: int, configuration: Configuration
-    ) -> FinishedTrial:
-        """Runs a trial, or returns it if it has finished before.
+    def run_all(
+        self,
+        propose: Callable[[], Planned | None],
+        finished: Callable[[FinishedTrial], None] = lambda trial: None,
+    ) -> None:
+        """Keeps the engine busy with what `propose` gives, until it gives None and all have ended.
 
-        The weights are on disk before the journal says that the trial is finished, and the journal
-        is on disk before anybody is told.
+        A trial that has finished before is not run again. The weights are on disk before the
+        journal says that a trial is finished, and the journal is on disk before anybody is told.
+
+        Args:
+            propose: The next trial, asked for when the engine is free; None ends the series.
+            finished: Told of every trial, in the order of their ends.
 
         Raises:
-            InterruptedTrialError: The trial was asked to stop.
+            InterruptedTrialError: Trials were asked to stop; what ended before is kept.
             RunFolderError: The journal cannot be written.
         """
-        found = self.find(trial)
-        if found:
-            return found
-        derived = self._derive(configuration)
+        more = True
+        while True:
+            while more and self._engine.free:
+                planned = propose()
+                more = planned is not None and not self._interrupted
+                if planned is None:
+                    break
+                found = self.find(planned.trial)
+                if found:
+                    finished(found)
+                elif more:
+                    self._start(planned)
+            if not self._running:
+                break
+            for spec, outcome in self._engine.wait():
+                self._running -= 1
+                if outcome.status == "interrupted":
+                    self._drop(spec)
+                else:
+                    finished(self._finish(spec, outcome))
+        if self._interrupted:
+            names, self._interrupted = ", ".join(self._interrupted), []
+            raise InterruptedTrialError(names)
+
+    def run(self, planned: Planned) -> FinishedTrial:
+        """Runs one trial, or returns it if it has finished before; see `run_all`."""
+        plan = iter([planned])
+        ended: list[FinishedTrial] = []
+        self.run_all(lambda: next(plan, None), ended.append)
+        return ended[0]
+
+    def _start(self, planned: Planned) -> None:
+        derived = self._derive(planned.configuration)
         spec = TrialSpec(
-            trial=trial,
-            phase=phase,
-            seed=seed,
-            configuration=configuration,
+            trial=planned.trial,
+            phase=planned.phase,
+            seed=planned.seed,
+            configuration=planned.configuration,
             total_examples=self._total_examples,
-            log_dir=self._folder.tensorboard / trial,
-            weights_file=self.weights_file(trial),
+            log_dir=self._folder.tensorboard / planned.trial,
+            weights_file=self.weights_file(planned.trial),
+            checkpoint_file=self._folder.checkpoints / f"{planned.trial}.npz",
+            untrained_loss=self._untrained_loss,
         )
-        # A killed trial can have left half of its curves.
-        shutil.rmtree(self._folder.tensorboard / trial, ignore_errors=True)
+        if spec.checkpoint_file and not spec.checkpoint_file.exists():
+            # A killed trial that begins anew can have left half of its curves.
+            shutil.rmtree(self._folder.tensorboard / planned.trial, ignore_errors=True)
         self._progress.trial_started(spec, derived)
-        outcome = final_status(self._run_trial(spec), self._objective)
-        if outcome.status == "interrupted":
-            shutil.rmtree(self._folder.tensorboard / trial, ignore_errors=True)
-            raise InterruptedTrialError(trial)
-        finished = self._write(spec, derived, outcome)
-        if phase != "confirmation":
+        self._engine.start(spec)
+        self._running += 1
+
+    def _drop(self, spec: TrialSpec) -> None:
+        """An interrupted trial: without a checkpoint nothing of it is kept."""
+        self._interrupted.append(spec.trial)
+        if spec.checkpoint_file and not spec.checkpoint_file.exists():
+            shutil.rmtree(self._folder.tensorboard / spec.trial, ignore_errors=True)
+
+    def _finish(self, spec: TrialSpec, outcome: Outcome) -> FinishedTrial:
+        if spec.checkpoint_file:
+            spec.checkpoint_file.unlink(missing_ok=True)  # of a process that was killed
+        outcome = final_status(outcome, self._objective)
+        finished = self._write(spec, self._derive(spec.configuration), outcome)
+        if spec.phase != "confirmation":
             self._keep_best_weights(finished)
         self._progress.trial_finished(finished, self.best())
         return finished

@@ -6,6 +6,10 @@ from tfbatch.configuration import Configuration
 from tfbatch.scaling_rules import scaled
 from tfbatch.schema import Strict
 
+_MOST_STEPS = 32
+_MOST_EXAMPLES = 2048
+_LONGER = 1.02
+
 
 class Derived(Strict):
     """Values that change with the batch size, for one length of training.
@@ -14,7 +18,10 @@ class Derived(Strict):
         learning_rate: Peak learning rate at this batch size.
         total_examples: Length of the training.
         steps: Number of updates; only the last one may have fewer examples.
-        steps_per_epoch: Updates between two evaluations.
+        steps_per_epoch: Updates between two evaluations: a pass over the training split, rounded up
+            to a multiple of `steps_per_execution`.
+        steps_per_execution: Updates in one call of the compiled program, between two calls of the
+            callbacks: small batches would drown in Python otherwise.
         epochs: Number of evaluations.
         warmup_examples: Length of the warm-up.
         warmup_steps: The same in updates, rounded up.
@@ -24,6 +31,7 @@ class Derived(Strict):
     total_examples: int
     steps: int
     steps_per_epoch: int
+    steps_per_execution: int
     epochs: int
     warmup_examples: int
     warmup_steps: int
@@ -43,6 +51,8 @@ def derive(configuration: Configuration, *, num_examples: int, total_examples: i
     batch_size = configuration.batch_size
     steps = -(-total_examples // batch_size)
     steps_per_epoch = min(steps, -(-num_examples // batch_size))
+    steps_per_execution = _steps_per_execution(steps_per_epoch, batch_size)
+    steps_per_epoch = -(-steps_per_epoch // steps_per_execution) * steps_per_execution
     warmup_examples = round(configuration.warmup_fraction * total_examples)
     at_rule = scaled(
         configuration.scaling_rule,
@@ -55,7 +65,24 @@ def derive(configuration: Configuration, *, num_examples: int, total_examples: i
         total_examples=total_examples,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
+        steps_per_execution=steps_per_execution,
         epochs=-(-steps // steps_per_epoch),
         warmup_examples=warmup_examples,
         warmup_steps=-(-warmup_examples // batch_size),
     )
+
+
+def _steps_per_execution(steps_per_epoch: int, batch_size: int) -> int:
+    """At most 32 steps and 2,048 examples, so that a stop or a divergence is noticed soon.
+
+    Only whole executions make an epoch whole: the largest divisor of its steps is taken if it is
+    at least half of what is allowed, else the largest number that lengthens it by at most 2 %.
+    """
+    most = max(min(_MOST_STEPS, _MOST_EXAMPLES // batch_size), 1)
+    divisor = next(k for k in range(most, 0, -1) if steps_per_epoch % k == 0)
+    if 2 * divisor >= most:
+        return divisor
+    fitting = (
+        k for k in range(most, 0, -1) if -(-steps_per_epoch // k) * k <= _LONGER * steps_per_epoch
+    )
+    return next(fitting)

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, TfbatchError
 from tfbatch.schema import content_hash
+from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
 
@@ -66,12 +67,12 @@ def _model_hash(model: Any) -> str:
 
 
 def evaluate_weights(
-    workload: Workload, configuration: Configuration, weights: Path, *, split: str, seed: int
+    programs: ProgramCache, configuration: Configuration, weights: Path, *, split: str, seed: int
 ) -> dict[str, float]:
     """Metrics of kept weights on a split."""
-    model = workload.compiled(configuration, total_examples=1, seed=seed)
+    model = programs.begin(configuration, total_examples=1, seed=seed)
     _load_weights(model, weights)
-    return evaluate(model, workload, split)
+    return evaluate(model, programs.workload, split)
 
 
 def save_model(

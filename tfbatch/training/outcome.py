@@ -8,7 +8,7 @@ from typing import Literal
 
 from tfbatch.configuration import Configuration
 
-Status = Literal["completed", "diverged", "oom", "error", "interrupted"]
+Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
 Phase = Literal["baseline", "search", "confirmation"]
 
 
@@ -22,8 +22,10 @@ class TrialSpec:
         seed: Seed of weights, order and augmentation; positive.
         configuration: What to train with.
         total_examples: Length of the training.
+        untrained_loss: The loss before any training, if it is known: what divergence is told by.
         log_dir: Folder for TensorBoard, or None.
         weights_file: Where to save the final weights (`.weights.h5`), or None.
+        checkpoint_file: Where a long training keeps its last epoch (`.npz`), or None.
     """
 
     trial: str
@@ -33,6 +35,12 @@ class TrialSpec:
     total_examples: int
     log_dir: Path | None = None
     weights_file: Path | None = None
+    checkpoint_file: Path | None = None
+    untrained_loss: float | None = None
+
+    def identity(self) -> str:
+        """Equal for trainings that are the same from beginning to end."""
+        return f"{self.configuration.identity()}-{self.seed}-{self.total_examples}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +49,10 @@ class Outcome:
 
     Attributes:
         status: "completed"; "diverged" (loss not finite, or over three times the first);
-            "oom" (TensorFlow ran out of memory); "error" (an exception); "interrupted" (asked to
-            stop: never written to the journal).
+            "oom" (out of memory, shown by an error, an allocator's last words or the kernel);
+            "error" (an exception); "killed" (its process ended for an unknown reason); "timeout"
+            (no sign of life for too long); "interrupted" (asked to stop: never written to the
+            journal).
         metrics: Final value of every metric, validation ones with `val_`; may be non-finite for a
             diverged trial; empty for "oom" and "error".
         examples: Examples trained on.
@@ -50,6 +60,7 @@ class Outcome:
         seconds: Wall-clock seconds of the whole trial, building and tracing included.
         training_seconds: Seconds of training steps alone.
         message: Why it diverged, or the traceback.
+        device: Kind of device that trained, such as "CPU".
     """
 
     status: Status
@@ -59,3 +70,4 @@ class Outcome:
     seconds: float
     training_seconds: float
     message: str = ""
+    device: str = ""

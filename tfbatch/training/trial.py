@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import gc
 import shutil
 import tempfile
 import time
@@ -19,8 +17,16 @@ import tensorflow as tf
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, TrainingClock
 from tfbatch.errors import RecordError, RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
+from tfbatch.training.checkpoint import (
+    CHECKPOINT_SECONDS,
+    CheckpointFile,
+    Position,
+    WriteCheckpoint,
+)
 from tfbatch.training.derived import Derived
+from tfbatch.training.devices import device_kind
 from tfbatch.training.outcome import Outcome, Status, TrialSpec
+from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
 
@@ -30,10 +36,12 @@ def never() -> bool:
 
 
 def run_trial(
-    workload: Workload,
+    programs: ProgramCache,
     spec: TrialSpec,
     *,
     stop_requested: Callable[[], bool] = never,
+    user_callbacks: Callable[[], list[Any]] = list,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     verbose: int = 0,
 ) -> Outcome:
     """Trains one configuration and evaluates it on the validation split after each epoch.
@@ -42,9 +50,11 @@ def run_trial(
     not, since every trial after them would be wrong too.
 
     Args:
-        workload: Model builder and data.
-        spec: The trial.
-        stop_requested: Asked after every batch; when true the trial ends as "interrupted".
+        programs: Data, model builder and the programs traced so far.
+        spec: The trial. One that was killed continues from its checkpoint.
+        stop_requested: Asked between executions; when true the trial ends as "interrupted".
+        user_callbacks: Makes a user's Keras callbacks, new ones for each trial.
+        checkpoint_seconds: The least time between two checkpoints.
         verbose: Keras's `verbose`.
 
     Raises:
@@ -52,27 +62,19 @@ def run_trial(
         RunFolderError: The disk is full.
     """
     started = time.perf_counter()
-    clock = TrainingClock()
-    model: Any = None
+    trial = _Trial(programs, spec, stop_requested, user_callbacks, checkpoint_seconds)
     try:
-        with _fresh_session():
-            model, result = _train(workload, spec, clock, stop_requested, verbose)
-    except RecordError:
+        result = trial.run(verbose)
+    except (RecordError, RunFolderError):
         raise
     except Exception as error:
-        if is_disk_full(error):  # TensorFlow calls it out of memory when it writes curves
-            raise RunFolderError(f"The disk is full: {error}. {FREE_SPACE}") from error
-        if isinstance(error, tf.errors.OpError):
-            # A stream ends so when a record is damaged: say which one.
-            workload.data.raise_damage("train")
-            workload.data.raise_damage("validation")
-        if isinstance(error, tf.errors.ResourceExhaustedError):
-            result = _failed("oom", f"TensorFlow is out of memory: {error.message}", clock)
-        else:
-            result = _failed("error", traceback.format_exc(), clock)
+        result = _failed(trial, error)
     if result.status == "completed" and spec.weights_file:
-        save_weights(model, spec.weights_file)
-    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+        save_weights(trial.model, spec.weights_file)
+    if result.status != "interrupted" and trial.checkpoint:
+        trial.checkpoint.remove()
+    seconds = trial.before.seconds + time.perf_counter() - started
+    return dataclasses.replace(result, seconds=seconds, device=device_kind())
 
 
 def save_weights(model: Any, path: Path) -> None:
@@ -94,42 +96,124 @@ def save_weights(model: Any, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _train(
-    workload: Workload,
-    spec: TrialSpec,
-    clock: TrainingClock,
-    stop_requested: Callable[[], bool],
-    verbose: int,
-) -> tuple[Any, Outcome]:
-    derived = workload.derive(spec.configuration, spec.total_examples)
-    model = workload.compiled(
-        spec.configuration, total_examples=spec.total_examples, seed=spec.seed
-    )
-    guard, stop = DivergenceGuard(), StopOnRequest(stop_requested)
-    history = fit(
-        model,
-        workload,
-        derived,
-        batch_size=spec.configuration.batch_size,
-        seed=spec.seed,
-        callbacks=[guard, stop, clock],
-        log_dir=spec.log_dir,
-        verbose=verbose,
-    )
-    status: Status = "completed"
-    if stop.stopped:
-        status = "interrupted"
-    elif guard.diverged:
-        status = "diverged"
-    return model, Outcome(
-        status=status,
-        metrics={name: float(values[-1]) for name, values in history.history.items()},
-        examples=min(clock.steps * spec.configuration.batch_size, spec.total_examples),
-        steps=clock.steps,
-        seconds=0.0,
-        training_seconds=clock.seconds,
-        message=guard.reason,
-    )
+class _Trial:
+    """One trial with what is known of it when something goes wrong."""
+
+    def __init__(
+        self,
+        programs: ProgramCache,
+        spec: TrialSpec,
+        stop_requested: Callable[[], bool],
+        user_callbacks: Callable[[], list[Any]],
+        checkpoint_seconds: float,
+    ):
+        self.programs = programs
+        self.spec = spec
+        self.clock = TrainingClock()
+        self.model: Any = None
+        self.before = Position()
+        self.checkpoint = (
+            CheckpointFile(spec.checkpoint_file, identity=spec.identity())
+            if spec.checkpoint_file
+            else None
+        )
+        self._stop = StopOnRequest(stop_requested)
+        self._user_callbacks = user_callbacks
+        self._checkpoint_seconds = checkpoint_seconds
+
+    def run(self, verbose: int) -> Outcome:
+        spec, workload = self.spec, self.programs.workload
+        derived = workload.derive(spec.configuration, spec.total_examples)
+        if self.checkpoint:
+            self.before = self.checkpoint.read_position()
+        self.model = self.programs.begin(
+            spec.configuration,
+            total_examples=spec.total_examples,
+            seed=spec.seed,
+            first_step=self.before.steps,
+        )
+        if self.checkpoint and self.before.steps:
+            self.checkpoint.restore(self.model)
+        guard = DivergenceGuard(first_loss=self.before.first_loss or spec.untrained_loss)
+        history = fit(
+            self.model,
+            workload,
+            derived,
+            batch_size=spec.configuration.batch_size,
+            seed=spec.seed,
+            before=self.before,
+            callbacks=[
+                *self._user_callbacks(),
+                guard,
+                self._stop,
+                self.clock,
+                *self._checkpoints(guard, derived.epochs),
+            ],
+            log_dir=spec.log_dir,
+            verbose=verbose,
+        )
+        status: Status = "completed"
+        if self._stop.stopped:
+            status = "interrupted"
+        elif guard.diverged:
+            status = "diverged"
+        return self.outcome(
+            status,
+            metrics={name: float(values[-1]) for name, values in history.history.items()},
+            message=guard.reason,
+        )
+
+    def outcome(self, status: Status, *, metrics: dict[str, float], message: str) -> Outcome:
+        """What it came to, `seconds` and `device` left open."""
+        spec = self.spec
+        steps = self.before.steps + self.clock.steps
+        steps = min(steps, -(-spec.total_examples // spec.configuration.batch_size))
+        return Outcome(
+            status=status,
+            metrics=metrics,
+            examples=min(steps * spec.configuration.batch_size, spec.total_examples),
+            steps=steps,
+            seconds=0.0,
+            training_seconds=self.before.training_seconds + self.clock.seconds,
+            message=message,
+        )
+
+    def _checkpoints(self, guard: DivergenceGuard, epochs: int) -> list[WriteCheckpoint]:
+        if self.checkpoint is None:
+            return []
+        return [
+            WriteCheckpoint(
+                self.checkpoint,
+                self.before,
+                clock=self.clock,
+                guard=guard,
+                epochs=epochs,
+                every_seconds=self._checkpoint_seconds,
+            )
+        ]
+
+
+def _failed(trial: _Trial, error: Exception) -> Outcome:
+    """The outcome of an exception in a trial.
+
+    Raises:
+        RecordError: The records are damaged.
+        RunFolderError: The disk is full.
+    """
+    if is_disk_full(error):  # TensorFlow calls it out of memory when it writes curves
+        raise RunFolderError(f"The disk is full: {error}. {FREE_SPACE}") from error
+    if isinstance(error, tf.errors.OpError):
+        # A stream ends so when a record is damaged: say which one.
+        trial.programs.workload.data.raise_damage("train")
+        trial.programs.workload.data.raise_damage("validation")
+    status: Status = "error"
+    message = "".join(traceback.format_exception(error))
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        status, message = "oom", f"TensorFlow is out of memory: {error.message}"
+    elif isinstance(error, MemoryError):
+        status, message = "oom", f"Python is out of memory: {error}"
+    trial.programs.clear()  # what an exception leaves of a program is not trusted
+    return trial.outcome(status, metrics={}, message=message)
 
 
 def fit(
@@ -140,33 +224,25 @@ def fit(
     batch_size: int,
     seed: int,
     callbacks: list[Any],
+    before: Position = Position(),  # noqa: B008 - frozen
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> Any:
-    """Plain `Model.fit` over a training's stream; returns Keras's History."""
+    """Plain `Model.fit` over a training's stream, or over the rest of it; returns its History."""
     logs = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if log_dir else []
     return model.fit(
         workload.data.training(
-            batch_size=batch_size, seed=seed, num_examples=derived.total_examples
+            batch_size=batch_size,
+            seed=seed,
+            num_examples=derived.total_examples,
+            start=before.steps * batch_size,
         ),
         epochs=derived.epochs,
+        initial_epoch=before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
         validation_data=workload.data.evaluation("validation"),
-        callbacks=[*callbacks, *logs, StopAfterSteps(derived.steps)],
+        # The curves are on disk before a checkpoint says that their epoch is over.
+        callbacks=[*logs, *callbacks, StopAfterSteps(derived.steps - before.steps)],
         shuffle=False,  # the stream is shuffled; Keras warns that it cannot do it again
         verbose=verbose,
     )
-
-
-@contextlib.contextmanager
-def _fresh_session() -> Any:
-    """Frees the graph and the variables of the trial before: else memory grows with each trial."""
-    keras.backend.clear_session()
-    try:
-        yield
-    finally:
-        gc.collect()
-
-
-def _failed(status: Status, message: str, clock: TrainingClock) -> Outcome:
-    return Outcome(status, {}, 0, clock.steps, 0.0, clock.seconds, message)

@@ -29,12 +29,23 @@ class Workload:
     Args:
         data: The prepared data.
         build_model: `build_model(input_shape, num_classes)` returns an uncompiled `keras.Model`
-            with logits, float32 [batch, num_classes]; called anew for every trial.
+            with logits [batch, num_classes]; called anew for every trial.
+        precision: Keras's dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
+        jit_compile: Whether XLA compiles the model.
     """
 
-    def __init__(self, data: PreparedData, build_model: BuildModel):
+    def __init__(
+        self,
+        data: PreparedData,
+        build_model: BuildModel,
+        *,
+        precision: str = "float32",
+        jit_compile: bool = False,
+    ):
         self.data = data
         self.build_model = build_model
+        self.precision = precision
+        self.jit_compile = jit_compile
 
     def derive(self, configuration: Configuration, total_examples: int) -> Derived:
         """See tfbatch.training.derived."""
@@ -44,15 +55,26 @@ class Workload:
             total_examples=total_examples,
         )
 
-    def compiled(self, configuration: Configuration, *, total_examples: int, seed: int) -> Any:
-        """Builds and compiles a model under a seed.
+    def build(self, seed: int) -> Any:
+        """Builds an uncompiled model under a seed.
 
         Raises:
-            InputError: The builder's result cannot be used, or a plug-in's name or parameter.
+            InputError: The builder's result cannot be used.
         """
+        # Names begin anew, so that two builds have equal configurations.
+        keras.utils.clear_session(free_memory=False)
+        keras.config.set_dtype_policy(self.precision)
         keras.utils.set_random_seed(seed)
         model = self.build_model(self.data.input_shape, self.data.num_classes)
         self._check_model(model)
+        return model
+
+    def optimizer(self, configuration: Configuration, total_examples: int) -> Any:
+        """Makes a configuration's optimizer with its schedule.
+
+        Raises:
+            InputError: A plug-in's name or parameter.
+        """
         derived = self.derive(configuration, total_examples)
         schedule = LearningRateInExamples(
             configuration.schedule.name,
@@ -62,12 +84,29 @@ class Workload:
             warmup_examples=derived.warmup_examples,
             parameters=configuration.schedule.arguments,
         )
+        return make_optimizer(configuration, schedule)
+
+    def compile_arguments(self) -> dict[str, Any]:
+        """What `Model.compile` gets beside the optimizer; losses and metrics are new objects."""
+        return {
+            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "metrics": ["accuracy"],
+            # Off by default: XLA compiles every batch size anew, and the short last batch too.
+            "jit_compile": self.jit_compile,
+        }
+
+    def compiled(self, configuration: Configuration, *, total_examples: int, seed: int) -> Any:
+        """Builds and compiles a model as plain Keras, sharing nothing with any other.
+
+        Raises:
+            InputError: The builder's result cannot be used, or a plug-in's name or parameter.
+        """
+        model = self.build(seed)
+        derived = self.derive(configuration, total_examples)
         model.compile(
-            optimizer=make_optimizer(configuration, schedule),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            # XLA would compile every batch size anew, and the short last batch once more.
-            jit_compile=False,
+            optimizer=self.optimizer(configuration, total_examples),
+            steps_per_execution=derived.steps_per_execution,
+            **self.compile_arguments(),
         )
         return model
 

@@ -1,0 +1,295 @@
+"""Slots: one process each, whose end costs one task, whatever ended it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import wait
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tfbatch.run_folder.file_lock import wait_until_released
+from tfbatch.workers import ProcessEndedError, Slot, ending
+from tfbatch.workers.slot import Start, worker_mailbox
+
+
+def nothing() -> None:
+    """What a worker does first here."""
+
+
+@pytest.fixture
+def make_slot(tmp_path: Path):
+    slots = []
+
+    def make(function=nothing, *arguments, lock=None, **options) -> Slot:
+        slot = Slot(Start(tmp_path / "worker.log", lock, function, arguments), **options)
+        slots.append(slot)
+        return slot
+
+    yield make
+    for slot in slots:
+        slot.close()
+
+
+def run(slot: Slot, task, *arguments):
+    slot.submit(task, *arguments)
+    return slot.result()
+
+
+def end_of(slot: Slot, task, *arguments) -> ProcessEndedError:
+    with pytest.raises(ProcessEndedError) as caught:
+        run(slot, task, *arguments)
+    return caught.value
+
+
+def test_tasks_run_in_one_process_that_stays(make_slot):
+    slot = make_slot()
+    first, second = run(slot, os.getpid), run(slot, os.getpid)
+    assert first == second != os.getpid()
+    assert slot.started == 1
+
+
+def test_an_exception_of_a_task_is_raised_and_the_process_stays(make_slot):
+    slot = make_slot()
+    before = run(slot, os.getpid)
+    with pytest.raises(ZeroDivisionError):
+        run(slot, divmod, 1, 0)
+    assert run(slot, os.getpid) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_killed_process_costs_its_task_and_is_replaced(make_slot, number):
+    slot = make_slot()
+    found = end_of(slot, _die_of, number)
+    assert found.ending == "killed"
+    assert number.name in found.message
+    assert run(slot, os.getpid) > 0
+    assert slot.started == 2
+
+
+def _die_of(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def test_trap_one_slots_death_leaves_the_other_slot_alone(make_slot):
+    doomed, innocent = make_slot(), make_slot()
+    before = run(innocent, os.getpid)
+    innocent.submit(_sleep_and_return, 1.0)
+    assert end_of(doomed, _die_of, signal.SIGKILL).ending == "killed"
+    assert innocent.result() == "woken"
+    assert run(innocent, os.getpid) == before
+
+
+def _sleep_and_return(seconds: float) -> str:
+    time.sleep(seconds)
+    return "woken"
+
+
+def test_a_process_at_its_memory_limit_is_told_from_its_last_words(make_slot):
+    found = end_of(make_slot(), _abort_like_an_allocator)
+    assert found.ending == "oom"
+    assert "std::bad_alloc" in found.message
+
+
+def _abort_like_an_allocator() -> None:
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+    os.abort()
+
+
+def test_the_last_words_of_an_earlier_process_do_not_count(make_slot):
+    slot = make_slot()
+    assert end_of(slot, _abort_like_an_allocator).ending == "oom"
+    assert end_of(slot, os.abort).ending == "killed"
+
+
+def test_an_unexplained_sigkill_is_not_called_out_of_memory(make_slot, tmp_path):
+    (tmp_path / "worker.log").write_text("std::bad_alloc\n")
+    found = end_of(make_slot(), _die_of, signal.SIGKILL)
+    assert found.ending == "killed"
+
+
+def test_memory_error_of_a_real_limit_is_an_exception_of_the_task(make_slot):
+    slot = make_slot()
+    with pytest.raises(MemoryError):
+        run(slot, _allocate_over_a_limit)
+    assert slot.started == 1
+
+
+def _allocate_over_a_limit() -> int:
+    limit = psutil.Process().memory_info().vms + 2**28
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return len(bytearray(2**30))
+
+
+def test_the_kernels_own_kill_is_out_of_memory(make_slot, memory_cgroup):
+    slot = make_slot(_join, memory_cgroup)
+    assert run(slot, os.getpid) > 0
+    found = end_of(slot, _touch, 2**28)
+    assert found.ending == "oom"
+    assert "kernel" in found.message
+
+
+@pytest.fixture
+def memory_cgroup():
+    """A control group of 128 MiB, where this machine lets one be made."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = next((line.split(":", 2)[2] for line in lines if ":memory:" in line), None)
+    group = Path(f"/sys/fs/cgroup/memory{own}") / f"tfbatch-{os.getpid()}"
+    try:
+        if own is None:
+            raise OSError("no memory controller of version 1")
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(2**27))
+    except OSError as error:
+        pytest.skip(f"control groups cannot be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+def _join(group: Path) -> None:
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def _touch(size: int) -> int:
+    return sum(bytearray(size)[::4096])
+
+
+def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
+    slot = make_slot(stall_seconds=1.0)
+    run(slot, os.getpid)  # starting up is not silence
+    future = slot.submit(_show_life_for, 2.0)
+    while not wait([future], timeout=0.05).done:
+        slot.watch()
+    assert slot.result() == "alive"
+    future = slot.submit(time.sleep, 60)
+    while not wait([future], timeout=0.05).done:
+        slot.watch()
+    with pytest.raises(ProcessEndedError) as caught:
+        slot.result()
+    assert caught.value.ending == "timeout"
+
+
+def _show_life_for(seconds: float) -> str:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        worker_mailbox().report(1, 2)
+        time.sleep(0.05)
+    return "alive"
+
+
+def test_a_request_to_stop_reaches_a_running_task(make_slot):
+    slot = make_slot()
+    slot.submit(_until_asked)
+    time.sleep(0.2)
+    slot.mailbox.request_stop()
+    assert slot.result() == "asked"
+    slot.submit(_is_asked)
+    assert slot.result() is False
+
+
+def _until_asked() -> str:
+    while not worker_mailbox().stop_requested():
+        time.sleep(0.01)
+    return "asked"
+
+
+def _is_asked() -> bool:
+    return worker_mailbox().stop_requested()
+
+
+def test_a_process_that_has_grown_past_its_bound_is_replaced(make_slot):
+    slot = make_slot(most_bytes=2**28)
+    first = run(slot, _grow, 1)
+    assert run(slot, os.getpid) == first
+    assert run(slot, _grow, 2**29) == first
+    assert run(slot, os.getpid) != first
+
+
+_KEPT = []
+
+
+def _grow(size: int) -> int:
+    _KEPT.append(bytearray(size))
+    _KEPT[-1][::4096] = b"x" * len(range(0, size, 4096))
+    return os.getpid()
+
+
+PARENT = """
+    import os, sys, time
+    from pathlib import Path
+    from tfbatch.workers.slot import Slot, Start
+    folder = Path(sys.argv[1])
+    def busy():                      # of __main__, in a script without a guard
+        import ctypes, os
+        (folder / "pid").write_text(str(os.getpid()))
+        ctypes.PyDLL(None).sleep(60)     # holds the interpreter's lock: no thread can run
+    slot = Slot(Start(folder / "log", folder / "lock", os.getpid))
+    slot.submit(busy)
+    print("started", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_their_killed_parent_also_in_the_middle_of_a_step(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(textwrap.dedent(PARENT))
+    parent = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE)
+    assert parent.stdout.readline() == b"started\n"
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    worker = psutil.Process(int((tmp_path / "pid").read_text()))
+    time.sleep(0.3)
+    assert not wait_until_released(tmp_path / "lock", seconds=0)
+    parent.kill()
+    parent.wait()
+    assert wait_until_released(tmp_path / "lock", seconds=10)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    parent.stdout.close()
+
+
+def test_a_worker_whose_parent_is_gone_before_it_asks_the_kernel_ends_too():
+    code = (
+        "import time; from tfbatch.workers.lifeline import follow_parent;"
+        "follow_parent(1 + 2**20); time.sleep(30)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=20, check=False).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "words", "kills", "silent", "expected"),
+    [
+        (-9, "", 0, None, "killed"),
+        (-9, "", 1, None, "oom"),
+        (-6, "what():  std::bad_alloc", 0, None, "oom"),
+        (-6, "assertion failed", 0, None, "killed"),
+        (-11, "", 1, None, "killed"),
+        (-9, "", 1, 61.0, "timeout"),
+        (None, "std::bad_alloc", 0, None, "killed"),
+    ],
+)
+def test_endings(exit_code, words, kills, silent, expected):
+    found = ending.describe_end(exit_code, last_words=words, kernel_kills=kills, silent_for=silent)
+    assert found.ending == expected
+    assert words in found.message
+
+
+def test_kernel_kills_are_counted_in_either_version_of_control_groups(tmp_path):
+    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    (proc / "self").mkdir(parents=True)
+    (proc / "vmstat").write_text("pgfault 1\noom_kill 7\n")
+    assert ending.kernel_kills(proc, groups) == 7
+    (proc / "self" / "cgroup").write_text("4:cpu,memory:/a\n0::/b\n")
+    (groups / "b").mkdir(parents=True)
+    (groups / "b" / "memory.events").write_text("oom 9\noom_kill 3\n")
+    assert ending.kernel_kills(proc, groups) == 10
+    (groups / "memory" / "a").mkdir(parents=True)
+    (groups / "memory" / "a" / "memory.oom_control").write_text("under_oom 0\noom_kill 2\n")
+    assert ending.kernel_kills(proc, groups) == 12

@@ -1,0 +1,276 @@
+"""What runs a search's trials: worker processes, or this process itself."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from tfbatch.errors import SearchError
+from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
+from tfbatch.training.devices import Devices, Place
+from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.training.runner import Job, Runner, begin_worker, describe_devices, perform
+from tfbatch.workers import ProcessEndedError, Slot
+from tfbatch.workers.memory import worker_bytes
+from tfbatch.workers.slot import Start
+
+Finished = tuple[TrialSpec, Outcome]
+Progress = Callable[[int, int], None]
+_POLL_SECONDS = 0.1
+STALL_MINUTES = 10.0
+"""A trial without a sign of life for so long is ended."""
+
+
+class Engine(Protocol):
+    """Runs trials, several at a time, and single tasks while no trial runs."""
+
+    @property
+    def devices(self) -> Devices:
+        """What it runs on."""
+
+    @property
+    def free(self) -> bool:
+        """Whether another trial can be started now."""
+
+    def start(self, spec: TrialSpec) -> None:
+        """Starts a trial."""
+
+    def wait(self) -> list[Finished]:
+        """Waits until trials end; returns them."""
+
+
+class SerialEngine:
+    """One trial at a time, by a function of this process: for debugging and tests.
+
+    Args:
+        run_trial: Trains one specification.
+        devices: What it runs on.
+    """
+
+    def __init__(
+        self,
+        run_trial: Callable[[TrialSpec], Outcome],
+        devices: Devices = Devices("CPU", (), 1, 1),  # noqa: B008 - frozen
+    ):
+        self._run_trial = run_trial
+        self.devices = devices
+        self._waiting: collections.deque[TrialSpec] = collections.deque()
+
+    @property
+    def free(self) -> bool:
+        """Whether no trial waits."""
+        return not self._waiting
+
+    def start(self, spec: TrialSpec) -> None:
+        """See Engine."""
+        self._waiting.append(spec)
+
+    def wait(self) -> list[Finished]:
+        """See Engine."""
+        spec = self._waiting.popleft()
+        return [(spec, self._run_trial(spec))]
+
+
+class InProcessEngine(SerialEngine):
+    """`--workers=0`: everything in this process, where a debugger and a profiler see it.
+
+    Args:
+        job: What all tasks have in common.
+        stop_requested: When true, the running task ends.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        stop_requested: Callable[[], bool],
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ):
+        self.stop_requested = stop_requested
+        self.on_progress: Progress | None = None
+        self._runner = Runner(job, self)
+        super().__init__(lambda spec: self._runner.run_trial(spec, checkpoint_seconds))
+
+    def report(self, done: int, total: int) -> None:
+        """See tfbatch.training.runner.Signs."""
+        if self.on_progress:
+            self.on_progress(done, total)
+
+    def open(self, folder: Path) -> None:
+        """Says where the records are."""
+        self._runner.open(folder)
+
+    def call(self, task: str, *arguments: Any) -> Any:
+        """Runs one of the Runner's tasks by name."""
+        return getattr(self._runner, task)(*arguments)
+
+    def call_alone(self, task: str, *arguments: Any) -> Any:
+        """The same: nothing else runs."""
+        return self.call(task, *arguments)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class WorkerEngine:
+    """Warm worker processes; this one holds the oracle and the journal and touches no device.
+
+    Args:
+        job: What all tasks have in common.
+        workers: Number of workers; None for one per GPU, or the default of a CPU.
+        folder: The run folder, for the workers' output.
+        lock: File that every worker keeps locked while it lives, or None.
+        stop_requested: When true, running tasks end.
+        stall_minutes: A task without a sign of life for so long is ended.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        workers: int | None,
+        folder: Path,
+        lock: Path | None,
+        stop_requested: Callable[[], bool],
+        stall_minutes: float = STALL_MINUTES,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ):
+        self._job, self._workers, self._folder, self._lock = job, workers, folder, lock
+        self.stop_requested = stop_requested
+        self.on_progress: Progress | None = None
+        self._stall_seconds = stall_minutes * 60
+        self._checkpoint_seconds = checkpoint_seconds
+        self._records: Path | None = None
+        self._running: dict[int, tuple[TrialSpec, float]] = {}
+        self._slots = [self._slot(0)]
+        self._slots[0].submit(describe_devices)  # TensorFlow's import goes on beside this process
+        self._devices: Devices | None = None
+
+    @property
+    def devices(self) -> Devices:
+        """What the first worker has found; the others are started then, and warm up beside it."""
+        if self._devices is None:
+            self._devices = self._first(self._slots[0])
+            self._slots += [self._slot(n) for n in range(1, self._devices.workers)]
+            for slot in self._slots[1:]:
+                slot.submit(describe_devices)
+        return self._devices
+
+    @property
+    def free(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return len(self._running) < self.devices.workers
+
+    def open(self, folder: Path) -> None:
+        """Says where the records are."""
+        self._records = folder
+
+    def start(self, spec: TrialSpec) -> None:
+        """See Engine."""
+        number = next(n for n in range(self.devices.workers) if n not in self._running)
+        slot = self._slots[number]
+        if slot.future is not None:  # it was only starting up
+            self._first(slot)
+        slot.submit(perform, "run_trial", self._records, spec, self._checkpoint_seconds)
+        self._running[number] = (spec, time.perf_counter())
+
+    def wait(self) -> list[Finished]:
+        """See Engine."""
+        while True:
+            ended = [n for n in self._running if self._look_after(self._slots[n])]
+            if ended:
+                return [self._finished(n) for n in ended]
+            running = [f for n in self._running if (f := self._slots[n].future)]
+            concurrent.futures.wait(
+                running, timeout=_POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+
+    def call(self, task: str, *arguments: Any) -> Any:
+        """Runs one of the Runner's tasks in the first worker, while no trial runs.
+
+        Raises:
+            SearchError: Its process ended.
+        """
+        self.devices  # noqa: B018 - the first worker has started up
+        return self._call(self._slots[0], task, *arguments)
+
+    def call_alone(self, task: str, *arguments: Any) -> Any:
+        """Runs a task with the whole machine: one worker's share would show other times."""
+        if self.devices.workers == 1:
+            return self.call(task, *arguments)
+        slot = self._slot(0, whole=True)
+        try:
+            return self._call(slot, task, *arguments)
+        finally:
+            slot.close()
+
+    def close(self) -> None:
+        """Ends every worker at once."""
+        for slot in self._slots:
+            slot.close()
+
+    def progress(self) -> list[tuple[TrialSpec, int, int]]:
+        """(trial, epochs done, epochs in all) of every running trial."""
+        return [
+            (spec, *self._slots[number].mailbox.progress())
+            for number, (spec, _) in self._running.items()
+        ]
+
+    def _slot(self, number: int, *, whole: bool = False) -> Slot:
+        place = Place(
+            number, self._workers, self._job.place.logical_cpus, whole or self._workers == 1
+        )
+        job = dataclasses.replace(self._job, place=place)
+        log = self._folder / f"worker-{'alone' if whole else number}.log"
+        return Slot(
+            Start(log, self._lock, begin_worker, (job,)),
+            stall_seconds=self._stall_seconds,
+            most_bytes=worker_bytes(self._workers or os.cpu_count() or 1),
+        )
+
+    def _look_after(self, slot: Slot) -> bool:
+        """Passes on a request to stop, and ends what is silent; whether its task is over."""
+        if self.stop_requested():
+            slot.mailbox.request_stop()
+        slot.watch()
+        return slot.future is None or slot.future.done()
+
+    def _call(self, slot: Slot, task: str, *arguments: Any) -> Any:
+        slot.submit(perform, task, self._records, *arguments)
+        before = slot.mailbox.progress()
+        while not self._look_after(slot):
+            concurrent.futures.wait([slot.future], timeout=_POLL_SECONDS)  # type: ignore[list-item]
+            now = slot.mailbox.progress()
+            if self.on_progress and now != before:
+                self.on_progress(*now)
+            before = now
+        try:
+            return slot.result()
+        except ProcessEndedError as error:
+            raise SearchError(
+                f"A worker process ended in `{task}`: {error.message}\n"
+                "`--workers=0` runs everything in one process, where a debugger can look."
+            ) from error
+
+    def _first(self, slot: Slot) -> Devices:
+        try:
+            found: Devices = slot.result()
+        except ProcessEndedError as error:
+            raise SearchError(f"A worker process cannot start: {error.message}") from error
+        return found
+
+    def _finished(self, number: int) -> Finished:
+        spec, started = self._running.pop(number)
+        try:
+            return spec, self._slots[number].result()
+        except ProcessEndedError as error:
+            message = f"{spec.trial}: {error.message}"
+            seconds = time.perf_counter() - started
+            kind = self.devices.kind
+            return spec, Outcome(error.ending, {}, 0, 0, seconds, 0.0, message, kind)

@@ -1,0 +1,122 @@
+"""How a run begins: its engine, its records, and every check before the first trial."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError
+from tfbatch.pipeline import PreparedData
+from tfbatch.run_folder.folder import RunLock
+from tfbatch.search.engine import InProcessEngine, WorkerEngine
+from tfbatch.search.progress import Progress
+from tfbatch.search.request import Request
+from tfbatch.search.space import SearchSpace
+from tfbatch.training.runner import Job, dump_code
+from tfbatch.training.workload import BuildModel
+
+Callbacks = Callable[[], list[Any]]
+AnyEngine = InProcessEngine | WorkerEngine
+
+
+@contextlib.contextmanager
+def open_engine(
+    request: Request,
+    build_model: BuildModel,
+    callbacks: Callbacks | None,
+    *,
+    lock: RunLock,
+    stop_requested: Callable[[], bool],
+) -> Iterator[AnyEngine]:
+    """Starts what runs the trials; ends it however the run ends.
+
+    Raises:
+        InputError: The model's builder or the callbacks cannot be sent to another process.
+    """
+    execution = request.execution
+    job = Job(
+        request.recipe,
+        _sendable(build_model, callbacks),
+        precision=execution.precision,
+        jit_compile=execution.jit_compile,
+    )
+    engine: AnyEngine
+    if execution.workers == 0:
+        engine = InProcessEngine(
+            job,
+            stop_requested=stop_requested,
+            checkpoint_seconds=execution.checkpoint_seconds,
+        )
+    else:
+        lock.logs.mkdir(exist_ok=True)
+        engine = WorkerEngine(
+            job,
+            workers=execution.workers,
+            folder=lock.logs,
+            lock=lock.workers_file,
+            stop_requested=stop_requested,
+            stall_minutes=execution.stall_minutes,
+            checkpoint_seconds=execution.checkpoint_seconds,
+        )
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def load_records(request: Request, engine: AnyEngine, progress: Progress) -> PreparedData:
+    """Prepares the records where they are absent, by the engine, and says what there is."""
+    engine.on_progress = lambda done, total: progress.preparing("records", done, total)
+    folder, written = engine.call("prepare", request.data_dir, request.records_dir)
+    engine.on_progress = None
+    engine.open(folder)
+    data = PreparedData(request.recipe, folder)
+    counts = ", ".join(f"{data.num_examples(s):,} {s}" for s in ("train", "validation", "test"))
+    progress.say(
+        f"{request.recipe.name}: {counts} examples; records "
+        f"{'written to' if written else 'in'} {folder}; "
+        f"{'resident in memory' if data.resident else 'streamed from disk'}."
+    )
+    return data
+
+
+def stop_if(stop_requested: Callable[[], bool]) -> None:
+    """Ends a run that has no answer yet.
+
+    Raises:
+        StoppedError: It is to stop.
+    """
+    if stop_requested():
+        raise StoppedError(STOPPED_EARLY)
+
+
+def check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -> None:
+    """Refuses batch sizes larger than the data or than a trial.
+
+    Raises:
+        InputError: As it says.
+    """
+    if request.baseline.batch_size > num_examples:
+        raise InputError(
+            f"The baseline's batch size must not exceed the {num_examples} training examples of "
+            f"{request.recipe.name}. Received: {request.baseline.batch_size}. "
+            "Give another one with --baseline=batch_size=N."
+        )
+    length = request.trial_length.examples(num_examples)
+    largest = max(*space.batch_sizes, request.baseline.batch_size)
+    if largest > length:
+        raise InputError(
+            f"A trial of {request.trial_length} has {length} examples: fewer than one batch of "
+            f"{largest}. Lengthen it with --trial_length, or give smaller --batch_sizes."
+        )
+
+
+def _sendable(build_model: BuildModel, callbacks: Callbacks | None) -> bytes:
+    try:
+        return dump_code(build_model, callbacks)
+    except Exception as error:  # whatever an object's own pickling raises
+        raise InputError(
+            f"The model's builder or the callbacks cannot be sent to a worker process: {error}. "
+            "Make what they refer to inside the function, or run in this process with workers=0."
+        ) from error

@@ -1,0 +1,152 @@
+"""A long training's last epoch on disk: weights, optimizer, random generators, position."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfbatch.callbacks import DivergenceGuard, TrainingClock
+from tfbatch.errors import RunFolderError
+from tfbatch.run_folder.durable import FREE_SPACE
+
+CHECKPOINT_SECONDS = 60.0
+"""A training is written down at the first end of an epoch after so many seconds, and again."""
+_SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """How far a training is.
+
+    Attributes:
+        epochs: Whole epochs that were trained and evaluated.
+        steps: Updates made in them.
+        seconds: Wall-clock seconds that they took.
+        training_seconds: Seconds of training steps alone.
+        first_loss: The first batch's loss.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    first_loss: float | None = None
+
+
+class CheckpointFile:
+    """One training's checkpoint: one file, replaced as a whole.
+
+    Its size is that of the weights and the optimizer's slots; while it is replaced there are two.
+
+    Args:
+        path: The file (.npz).
+        identity: What the training is; a checkpoint of another one is left alone and not used.
+    """
+
+    def __init__(self, path: Path, *, identity: str):
+        self.path = path
+        self._identity = identity
+
+    def read_position(self) -> Position:
+        """How far the kept training is; the beginning where there is none."""
+        try:
+            with np.load(self.path) as archive:
+                kept = json.loads(str(archive["position"]))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
+            return Position()
+        if (kept.pop("schema", None), kept.pop("identity", None)) != (_SCHEMA, self._identity):
+            return Position()
+        return Position(**kept)
+
+    def restore(self, model: Any) -> None:
+        """Gives a compiled model the kept values."""
+        model.optimizer.build(model.trainable_variables)
+        with np.load(self.path) as archive:
+            for number, variable in enumerate(state(model)):
+                variable.assign(archive[f"variable_{number}"])
+
+    def write(self, model: Any, position: Position) -> None:
+        """Writes a model's values: whole or not at all.
+
+        Raises:
+            RunFolderError: They cannot be written; the earlier checkpoint is still there.
+        """
+        kept = {"schema": _SCHEMA, "identity": self._identity, **dataclasses.asdict(position)}
+        arrays = {f"variable_{n}": v.numpy() for n, v in enumerate(state(model))}
+        partial = self.path.with_name(f"partial-{self.path.name}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, position=np.array(json.dumps(kept)), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self.path)
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error}. {FREE_SPACE}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """The training has come to its end."""
+        self.path.unlink(missing_ok=True)
+
+
+class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes a checkpoint at the ends of epochs, the last one left out.
+
+    Args:
+        file: Where.
+        before: How far the training was when `fit` began.
+        clock: Counts updates.
+        guard: Knows the first batch's loss.
+        epochs: Number of epochs of the whole training.
+        every_seconds: The least time between two.
+    """
+
+    def __init__(
+        self,
+        file: CheckpointFile,
+        before: Position,
+        *,
+        clock: TrainingClock,
+        guard: DivergenceGuard,
+        epochs: int,
+        every_seconds: float,
+    ):
+        super().__init__()
+        self._file, self._before = file, before
+        self._clock, self._guard = clock, guard
+        self._epochs, self._every_seconds = epochs, every_seconds
+        self._started = self._last = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes, if it is time and the training goes on."""
+        now = time.perf_counter()
+        if epoch + 1 == self._epochs or self.model.stop_training:
+            return
+        if now - self._last < self._every_seconds:
+            return
+        position = Position(
+            epochs=epoch + 1,
+            steps=self._before.steps + self._clock.steps,
+            seconds=self._before.seconds + now - self._started,
+            training_seconds=self._before.training_seconds + self._clock.seconds,
+            first_loss=self._guard.first_loss,
+        )
+        self._file.write(self.model, position)
+        self._last = time.perf_counter()
+
+
+def state(model: Any) -> list[Any]:
+    """Every variable that a training changes: weights, random generators, optimizer."""
+    metrics = {id(variable) for variable in model.metrics_variables}
+    own = [v for v in model.variables if id(v) not in metrics]
+    return [*own, *model.optimizer.variables]

@@ -1,0 +1,84 @@
+"""Which device and how many threads a worker has: settled before TensorFlow opens anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a worker runs among its siblings.
+
+    Attributes:
+        slot: Its number, from 0.
+        workers: How many there are; None for one per GPU, or the default of a CPU.
+        logical_cpus: Split the CPU into so many logical devices, to try a strategy without GPUs.
+        whole: Whether it gets every core and every GPU: it works alone.
+    """
+
+    slot: int = 0
+    workers: int | None = None
+    logical_cpus: int = 0
+    whole: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a worker has found.
+
+    Attributes:
+        kind: Kind of device that trains, such as "CPU" or "NVIDIA A100-SXM4-40GB".
+        accelerators: Names of all the machine's GPUs and TPUs.
+        workers: Number of workers that were asked for, or the default here.
+        threads: Threads of one operation.
+        cores: Cores that the process may use.
+    """
+
+    kind: str
+    accelerators: tuple[str, ...]
+    workers: int
+    threads: int
+    cores: int = 1
+
+
+MOST_WORKERS = 8
+"""The default on a CPU is one worker a core, with one thread each, and at most so many."""
+
+
+def claim_devices(place: Place) -> Devices:
+    """Takes a worker's share of the machine. Must be called before TensorFlow runs anything.
+
+    Several workers take the GPUs in turn, each with memory growth. On a CPU the cores are divided:
+    two trials of one thread each are faster than one after the other with two.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    workers = place.workers or (len(gpus) if gpus else min(cores, MOST_WORKERS))
+    if gpus:
+        mine = gpus if place.whole else [gpus[place.slot % len(gpus)]]
+        tf.config.set_visible_devices(mine, "GPU")
+        for gpu in mine:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if place.logical_cpus:
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * place.logical_cpus,
+        )
+    threads = cores if place.whole else max(cores // workers, 1)
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    accelerators = [*gpus, *tf.config.list_physical_devices("TPU")]
+    return Devices(device_kind(), tuple(d.name for d in accelerators), workers, threads, cores)
+
+
+def device_kind() -> str:
+    """The kind of device that trains, such as "CPU" or "NVIDIA A100-SXM4-40GB"."""
+    accelerators = tf.config.get_visible_devices("GPU") or tf.config.get_visible_devices("TPU")
+    if not accelerators:
+        return "CPU"
+    details = tf.config.experimental.get_device_details(accelerators[0])
+    return str(details.get("device_name", accelerators[0].device_type))

@@ -1,0 +1,95 @@
+"""Numbers that a traced program reads from variables, so that a trial changes them untraced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_ONE_BY_ONE = 100_000
+
+
+class InGraphNumber:
+    """A number of an optimizer, such as its momentum, held in a variable.
+
+    Keras's optimizers do two things with such a number: they convert it to a tensor, and they
+    subtract it from 1. The difference is kept as a second variable: computed in float32 inside the
+    graph it would differ from Keras's own, which is computed in float64, in the last bits.
+
+    Args:
+        value: The first value.
+    """
+
+    def __init__(self, value: float):
+        self._value = tf.Variable(value, trainable=False, dtype=tf.float32)
+        self._complement = tf.Variable(1.0 - value, trainable=False, dtype=tf.float32)
+
+    def assign(self, value: float) -> None:
+        """Gives it another value."""
+        self._value.assign(value)
+        self._complement.assign(1.0 - value)
+
+    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
+        """TensorFlow's protocol: what `tf.convert_to_tensor` returns for it."""
+        return tf.convert_to_tensor(self._value, dtype=dtype, name=name)
+
+    def __rsub__(self, other: float) -> tf.Tensor:
+        """`1 - number`."""
+        if other != 1:
+            return other - tf.convert_to_tensor(self._value)
+        return tf.convert_to_tensor(self._complement)
+
+    def __float__(self) -> float:
+        """The value now."""
+        return float(self._value.numpy())
+
+
+class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """A learning rate for every step, read in-graph from a variable of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._table = tf.Variable(
+            tf.zeros([1]), trainable=False, shape=tf.TensorShape([None]), dtype=tf.float32
+        )
+
+    def assign(self, learning_rates: tf.Tensor) -> None:
+        """Replaces the table by float32 [steps]."""
+        self._table.assign(learning_rates)
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """The learning rate of a step; past the end of the table, its last one."""
+        table = tf.convert_to_tensor(self._table)
+        last = tf.shape(table, tf.int64)[0] - 1
+        return tf.gather(table, tf.minimum(tf.cast(step, tf.int64), last))
+
+    def get_config(self) -> dict[str, Any]:
+        """Nothing: a program's optimizer reports the trial's own schedule instead."""
+        return {}
+
+
+def tabulate(schedule: Any, steps: int) -> tf.Tensor:
+    """The learning rate of every step, float32 [steps], by calling the schedule itself.
+
+    Called step by step inside a graph the values are bit for bit those that an optimizer would
+    compute in its own graph; called on all steps at once, cosines differ in the last bit. That is
+    accepted only for very long trainings.
+
+    Args:
+        schedule: A Keras LearningRateSchedule that works element by element.
+        steps: Number of steps.
+    """
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def table(numbers: tf.Tensor) -> tf.Tensor:
+        if steps > _ONE_BY_ONE:
+            return tf.cast(schedule(numbers), tf.float32)
+        return tf.map_fn(
+            lambda step: tf.cast(schedule(step), tf.float32),
+            numbers,
+            fn_output_signature=tf.float32,
+        )
+
+    with tf.device("CPU:0"):
+        return table(tf.range(steps, dtype=tf.int64))

@@ -1,0 +1,110 @@
+"""A compiled model whose traced functions serve every trial of the same structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfbatch.training.in_graph import InGraphNumber, LearningRateTable, tabulate
+
+
+class Program:
+    """One compiled `keras.Model`, reused: tracing is most of what a short trial costs.
+
+    Everything that differs between two trials of one program is a variable of its graph: weights,
+    optimizer slots, metrics, random generators, the learning rate (a table over steps), and the
+    optimizer's numbers. The batch dimension is free. `fit` and `evaluate` are Keras's own; only
+    the function that runs several steps at once takes their number as an argument, so that
+    another `steps_per_execution` is not another trace.
+
+    Args:
+        model: A built, uncompiled model; it becomes the program's.
+        optimizer: An optimizer like those of all its trials but for its numbers.
+        numbers: Names of the optimizer's attributes that may differ between trials.
+        compile_arguments: Other arguments of `Model.compile`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        *,
+        numbers: Sequence[str],
+        compile_arguments: dict[str, Any],
+    ):
+        self.model = model
+        self.uses = 0
+        self._numbers = {
+            name: InGraphNumber(getattr(optimizer, name))
+            for name in numbers
+            if getattr(optimizer, name)  # zero and None are part of the graph
+        }
+        self._variables = list(model.variables)
+        self._table = LearningRateTable()
+        model.compile(optimizer=optimizer, **compile_arguments)
+        # A loss-scaling optimizer wraps the one that has the numbers.
+        self._optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        for name, number in self._numbers.items():
+            setattr(self._optimizer, name, number)
+        self._optimizer._learning_rate = self._table  # its setter refuses a change of kind
+        model.optimizer.build(model.trainable_variables)
+        self._slots = [(v, v.numpy()) for v in model.optimizer.variables]
+        self._steps: tf.Variable | None = None
+        if not tf.distribute.has_strategy():
+            model.train_function = self._make_train_function()
+
+    def begin(
+        self,
+        fresh: Any,
+        optimizer: Any,
+        *,
+        steps: int,
+        steps_per_execution: int,
+        first_step: int = 0,
+    ) -> Any:
+        """Makes the program's model what a fresh build would be, and returns it.
+
+        Args:
+            fresh: The trial's own build, of the same structure; only its values are used.
+            optimizer: The trial's own optimizer; only its numbers and schedule are used.
+            steps: Number of updates of the trial.
+            steps_per_execution: Updates between two calls of the callbacks.
+            first_step: Updates that were made before, of a training that is continued.
+        """
+        if fresh is not self.model:
+            for own, value in zip(self._variables, fresh.variables, strict=True):
+                own.assign(value)
+        for variable, value in self._slots:
+            variable.assign(value)
+        for name, number in self._numbers.items():
+            number.assign(getattr(optimizer, name))
+        self._table.assign(tabulate(optimizer._learning_rate, steps))
+        self._optimizer.get_config = optimizer.get_config  # a user's callback may save the model
+        self.model.reset_metrics()
+        self.model.steps_per_execution = steps_per_execution
+        self.model.stop_training = False
+        self._left = steps - first_step
+        self.uses += 1
+        return self.model
+
+    def _make_train_function(self) -> Any:
+        model = self.model
+        one_step = tf.function(
+            model.train_step, reduce_retracing=True, jit_compile=model.jit_compile, autograph=False
+        )
+
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def several_steps(iterator: Any, count: tf.Tensor) -> Any:
+            logs = one_step(next(iterator))
+            for _ in tf.range(count - 1):
+                logs = one_step(next(iterator))
+            return logs
+
+        def train_function(iterator: Any) -> Any:
+            count = min(model.steps_per_execution, self._left)
+            self._left -= count
+            return several_steps(iterator, tf.constant(count))
+
+        return train_function

@@ -1,0 +1,103 @@
+"""The traced programs of one process: which trial may use which, and how many are kept."""
+
+from __future__ import annotations
+
+import collections
+import json
+from typing import Any
+
+from tfbatch.configuration import Configuration
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.training.program import Program
+from tfbatch.training.structure import structure_key
+from tfbatch.training.workload import Workload
+
+MOST_PROGRAMS = 4
+"""Traced programs kept; the one used least recently is dropped."""
+
+
+class ProgramCache:
+    """Programs by what they were traced for.
+
+    Args:
+        workload: Data and model.
+        reuse: When false, every trial is traced anew.
+    """
+
+    def __init__(self, workload: Workload, *, reuse: bool = True):
+        self.workload = workload
+        self._reuse = reuse
+        self._programs: collections.OrderedDict[str, Program] = collections.OrderedDict()
+        self.traced = 0
+
+    def begin(
+        self,
+        configuration: Configuration,
+        *,
+        total_examples: int,
+        seed: int,
+        first_step: int = 0,
+        steps_per_execution: int | None = None,
+    ) -> Any:
+        """Builds a trial's model under its seed and gives it a traced program where there is one.
+
+        Args:
+            configuration: What to train with.
+            total_examples: Length of the training.
+            seed: Seed of the build.
+            first_step: Steps that the stream leaves out, of a training that is continued.
+            steps_per_execution: Default: what follows from the configuration.
+
+        Returns:
+            A compiled model, as a fresh build would be, ready for `fit`.
+
+        Raises:
+            InputError: The builder's result cannot be used, or a plug-in's name or parameter.
+        """
+        fresh = self.workload.build(seed)
+        optimizer = self.workload.optimizer(configuration, total_examples)
+        derived = self.workload.derive(configuration, total_examples)
+        key = self._key(fresh, optimizer, configuration)
+        program = self._programs.pop(key, None) if key else None
+        if program is None:
+            program = Program(
+                fresh,
+                self.workload.optimizer(configuration, total_examples),
+                numbers=_numbers(configuration),
+                compile_arguments=self.workload.compile_arguments(),
+            )
+            self.traced += 1
+        if key:
+            self._programs[key] = program
+            while len(self._programs) > MOST_PROGRAMS:
+                self._programs.popitem(last=False)
+        return program.begin(
+            fresh,
+            optimizer,
+            steps=derived.steps,
+            first_step=first_step,
+            steps_per_execution=steps_per_execution or derived.steps_per_execution,
+        )
+
+    def clear(self) -> None:
+        """Drops every program, and with them the memory that their variables take."""
+        self._programs.clear()
+
+    def _key(self, fresh: Any, optimizer: Any, configuration: Configuration) -> str | None:
+        structure = structure_key(fresh, self.workload.build_model) if self._reuse else None
+        if structure is None:
+            return None
+        config = {k: v for k, v in optimizer.get_config().items() if k != "learning_rate"}
+        for name in _numbers(configuration):
+            # A momentum of zero has no slots: whether it is zero is part of the graph.
+            config[name] = _kind(config[name])
+        compiled = [self.workload.precision, self.workload.jit_compile]
+        return json.dumps([structure, type(optimizer).__name__, config, compiled], default=repr)
+
+
+def _numbers(configuration: Configuration) -> tuple[str, ...]:
+    return tuple(OPTIMIZERS.load(configuration.optimizer.name).PARAMETERS)
+
+
+def _kind(value: Any) -> str:
+    return "number" if isinstance(value, float) and value != 0 else repr(value)

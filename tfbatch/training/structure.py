@@ -1,0 +1,136 @@
+"""Which models can share one traced program: a key for everything that is not a variable."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+T = TypeVar("T", bound=type)
+
+_TRUSTED = (
+    *("keras", "tfbatch", "tensorflow", "numpy", "ml_dtypes"),
+    *("builtins", "collections", "functools", "threading", "_thread", "inspect"),
+)
+_HARMLESS = (bool, int, float, complex, str, bytes)
+_REPLACEABLE = ("call", "train_step", "test_step", "compute_loss", "compute_metrics")
+
+
+def reusable(cls: T) -> T:
+    """Declares a `keras.Model` or layer class of your own fit for sharing a traced program.
+
+    Its behaviour must follow from `get_config()`, from its weights, and from attributes that are
+    plain values or arrays. tfbatch then traces it once for all trials with an equal configuration;
+    without the declaration it is traced anew in each trial.
+
+    Example:
+        ```python
+        @tfbatch.reusable
+        class Residual(keras.layers.Layer): ...
+        ```
+    """
+    cls._tfbatch_reusable = True  # type: ignore[attr-defined]
+    return cls
+
+
+def structure_key(model: Any, build_model: Any) -> str | None:
+    """A hash that is equal for two builds only if one traced program serves both.
+
+    It covers the builder's source and plain closure, every layer's class, configuration and plain
+    attributes (arrays by content: an adapted Normalization holds its mean as a constant), and the
+    shape, dtype and trainability of every variable. Values of variables are not in it.
+
+    Args:
+        model: A built model, before `compile`, whose names were counted from the beginning.
+        build_model: Its builder.
+
+    Returns:
+        The key, or None for a model that must be traced anew in each trial: with a class, a
+        function or a method of the user's own that is not declared `reusable`.
+    """
+    layers = list(model._flatten_layers(include_self=True, recursive=True))
+    if any(_is_foreign(layer) or _differs_by_instance(layer) for layer in layers):
+        return None
+    if any(_is_foreign(value) for layer in layers for value in _parts(vars(layer))):
+        return None
+    try:
+        config = keras.saving.serialize_keras_object(model)
+    except (TypeError, ValueError, NotImplementedError):  # a layer that cannot be serialised
+        return None
+    variables = [[str(v.dtype), list(v.shape), bool(v.trainable)] for v in model.variables]
+    attributes = [_plain(vars(layer)) for layer in layers]
+    return _digest([_builder(build_model), config, variables, attributes])
+
+
+def _differs_by_instance(layer: Any) -> bool:
+    """A method replaced on one object, or a Lambda: what they compute is in no configuration."""
+    return type(layer).__name__ == "Lambda" or any(name in vars(layer) for name in _REPLACEABLE)
+
+
+def _is_foreign(value: Any) -> bool:
+    """A function, or an object of a class, of the user's own that is not declared reusable."""
+    if value is None or isinstance(value, _HARMLESS):
+        return False
+    owner = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
+    if vars(owner).get("_tfbatch_reusable", False) if isinstance(owner, type) else False:
+        return False
+    module = getattr(inspect.unwrap(owner), "__module__", None) or "builtins"
+    return module.split(".")[0] not in _TRUSTED
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """The values in a mapping or a sequence, at any depth."""
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from _parts(part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _parts(part)
+    elif isinstance(value, functools.partial):
+        yield from _parts([value.func, value.args, value.keywords])
+    else:
+        yield value
+
+
+def _builder(build_model: Any) -> list[Any]:
+    """Source and closure, as far as they can be read."""
+    try:
+        source = inspect.getsource(build_model)
+        closure = inspect.getclosurevars(build_model)
+    except (OSError, TypeError, ValueError):  # sent to a worker by value, or no function
+        return [getattr(build_model, "__qualname__", type(build_model).__qualname__)]
+    return [source, _plain(dict(closure.nonlocals)), _plain(dict(closure.globals))]
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """What can be compared by value; arrays and tensors by their content."""
+    return {key: part for key, value in values.items() if (part := _value(value)) is not None}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, tf.Variable | keras.Variable):
+        return None
+    if isinstance(value, np.ndarray) or (tf.is_tensor(value) and hasattr(value, "numpy")):
+        array = np.asarray(value)
+        content = repr(array.tolist()) if array.dtype == object else array.tobytes()
+        data = content.encode() if isinstance(content, str) else content
+        return [str(array.dtype), list(array.shape), hashlib.sha256(data).hexdigest()]
+    if isinstance(value, list | tuple):
+        return [_value(part) for part in value]
+    if isinstance(value, dict):
+        return {str(key): _value(part) for key, part in value.items()}
+    return None
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,12 @@
+"""Worker processes that stay warm, one a slot: process handling only, no TensorFlow.
+
+What a process does is the caller's business; here it is started, watched, stopped and replaced,
+and its end is told from its exit code, its last words and the kernel's own count of kills.
+"""
+
+from __future__ import annotations
+
+from tfbatch.workers.ending import ProcessEndedError
+from tfbatch.workers.slot import Slot
+
+__all__ = ["ProcessEndedError", "Slot"]

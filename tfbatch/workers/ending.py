@@ -1,0 +1,111 @@
+"""How a worker process ended, and what that says."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Literal
+
+Ending = Literal["oom", "killed", "timeout"]
+
+_ALLOCATORS = re.compile(r"std::bad_alloc|out of memory|cannot allocate memory", re.IGNORECASE)
+_TAIL_BYTES = 4096
+
+
+class ProcessEndedError(Exception):
+    """A worker process ended before what it was doing.
+
+    Attributes:
+        ending: "oom" if the kernel or the process's own last words say so; "timeout" if it was
+            ended for its silence; else "killed".
+        message: What is known, with the last lines that the process printed.
+    """
+
+    def __init__(self, ending: Ending, message: str):
+        super().__init__(message)
+        self.ending: Ending = ending
+        self.message = message
+
+
+def describe_end(
+    exit_code: int | None, *, last_words: str, kernel_kills: int, silent_for: float | None
+) -> ProcessEndedError:
+    """Tells from the traces of a process why it ended.
+
+    Args:
+        exit_code: As Python gives it: minus the signal's number for a signal; None if unknown.
+        last_words: The end of what it printed.
+        kernel_kills: Processes that the kernel killed for lack of memory in the meantime.
+        silent_for: Seconds of silence for which it was ended by its parent, or None.
+    """
+    words = f"\nIts last words:\n{last_words.strip()}" if last_words.strip() else ""
+    if silent_for is not None:
+        return ProcessEndedError(
+            "timeout", f"It gave no sign of life for {silent_for:.0f} s and was ended.{words}"
+        )
+    if exit_code == -signal.SIGKILL and kernel_kills > 0:
+        return ProcessEndedError(
+            "oom", f"The kernel killed its process because memory was used up.{words}"
+        )
+    how = _signal_name(exit_code)
+    if exit_code not in (None, 0, -signal.SIGKILL) and _ALLOCATORS.search(last_words):
+        return ProcessEndedError("oom", f"An allocator gave up: its process ended by {how}.{words}")
+    return ProcessEndedError("killed", f"Its process ended by {how}.{words}")
+
+
+def tail(path: Path, *, start: int) -> str:
+    """The last lines that were written to a file since it had `start` bytes."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(start, end - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def kernel_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """A count that grows whenever the kernel kills a process for lack of memory.
+
+    The sum of the control group's own count and the machine's: a worker can be in a group of its
+    own, and in a container the machine's count may be hidden.
+
+    Args:
+        proc: Where the kernel's files are.
+        cgroups: Where the control groups are.
+    """
+    count = 0
+    for file in (*_cgroup_files(proc, cgroups), proc / "vmstat"):
+        try:
+            found = re.search(r"^oom_kill (\d+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+        except OSError:
+            continue
+        count += int(found[1]) if found else 0
+    return count
+
+
+def _cgroup_files(proc: Path, cgroups: Path) -> list[Path]:
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return []
+    files = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            files.append(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
+        elif not controllers:
+            files.append(cgroups / path.lstrip("/") / "memory.events")
+    return files
+
+
+def _signal_name(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "an unknown cause"
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"

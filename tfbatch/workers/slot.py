@@ -1,0 +1,188 @@
+"""One worker process at a time: started when needed, watched, replaced when it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import loky
+import psutil
+from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+
+from tfbatch.run_folder.file_lock import hold
+from tfbatch.workers import lifeline
+from tfbatch.workers.ending import ProcessEndedError, describe_end, kernel_kills, tail
+from tfbatch.workers.mailbox import Mailbox
+
+# Loky ends a worker that has grown by 300 MB, which a warm program does at once.
+_ENVIRONMENT = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a worker process does first.
+
+    Attributes:
+        log: File for everything that it prints.
+        lock: A file that it keeps locked while it lives, or None.
+        function: Called before any task.
+        arguments: Its arguments.
+    """
+
+    log: Path
+    lock: Path | None
+    function: Callable[..., None]
+    arguments: tuple[Any, ...] = ()
+
+
+class Slot:
+    """A place for one worker process, in an executor of its own: killing it harms no other.
+
+    Args:
+        start: What each of its processes does first.
+        stall_seconds: After so long without a sign of life from a task its process is ended.
+        most_bytes: A process whose resident set is larger after a task is replaced.
+    """
+
+    def __init__(
+        self, start: Start, *, stall_seconds: float = float("inf"), most_bytes: float = float("inf")
+    ):
+        self._start = start
+        self._stall_seconds = stall_seconds
+        self._most_bytes = most_bytes
+        self._folder = tempfile.TemporaryDirectory(prefix="tfbatch-worker-")
+        self.mailbox = Mailbox(Path(self._folder.name) / "mailbox")
+        self._executor: Any = None
+        self._future: Future[Any] | None = None
+        self._silent_for: float | None = None
+        self.started = 0
+
+    @property
+    def future(self) -> Future[Any] | None:
+        """That of the task whose result has not been taken, or None."""
+        return self._future
+
+    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Begins a task in the slot's process, which is started if there is none."""
+        if self._executor is None:
+            self._open()
+        self.mailbox.clear()
+        self._silent_for = None
+        self._kills = kernel_kills()
+        self._log_size = self._start.log.stat().st_size if self._start.log.exists() else 0
+        future: Future[Any] = self._executor.submit(_run, task, arguments)
+        self._future = future
+        return future
+
+    def watch(self) -> None:
+        """Ends the process if its task has been silent for too long."""
+        silence = self.mailbox.silence()
+        if self._future and self._silent_for is None and silence > self._stall_seconds:
+            self._silent_for = silence
+            self.kill()
+
+    def result(self) -> Any:
+        """Waits for the task and returns its result, or raises its exception.
+
+        Raises:
+            ProcessEndedError: The process ended before its task.
+        """
+        future, self._future = self._future, None
+        if future is None:
+            raise RuntimeError("no task was submitted")
+        try:
+            value, resident = future.result()
+        except BrokenProcessPool as error:
+            self._shut_down(kill=True)
+            raise self._end(error) from error
+        if resident > self._most_bytes:
+            self.recycle()
+        return value
+
+    def kill(self) -> None:
+        """Ends the slot's process at once."""
+        process = self.mailbox.process()
+        if self._executor is not None and process:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def recycle(self) -> None:
+        """Ends the process in good order; the next task begins in a new one."""
+        self._shut_down(kill=False)
+
+    def close(self) -> None:
+        """Ends the process at once and removes what the slot has made."""
+        self._shut_down(kill=True)
+        self.mailbox.close()
+        self._folder.cleanup()
+
+    def _open(self) -> None:
+        self.mailbox.begin(0)
+        self._executor = ProcessPoolExecutor(
+            max_workers=1,
+            context=loky.backend.get_context("loky"),
+            initializer=_begin,
+            # In one piece: unpickling it imports TensorFlow, whose words belong in the log.
+            initargs=(
+                os.getpid(),
+                self._start.log,
+                self._start.lock,
+                self.mailbox.path,
+                cloudpickle.dumps((self._start.function, self._start.arguments)),
+            ),
+            env=_ENVIRONMENT,
+        )
+        self.started += 1
+
+    def _shut_down(self, *, kill: bool) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True, kill_workers=kill)
+
+    def _end(self, error: BaseException) -> ProcessEndedError:
+        codes = re.findall(r"\((-?\d+)\)", str(error))
+        return describe_end(
+            int(codes[0]) if codes else None,
+            last_words=tail(self._start.log, start=self._log_size),
+            kernel_kills=kernel_kills() - self._kills,
+            silent_for=self._silent_for,
+        )
+
+
+_MAILBOX: Mailbox | None = None
+
+
+def worker_mailbox() -> Mailbox:
+    """Inside a worker: what it shares with its parent."""
+    if _MAILBOX is None:
+        raise RuntimeError("this process is no worker")
+    return _MAILBOX
+
+
+def _begin(parent: int, log: Path, lock: Path | None, mailbox: Path, first: bytes) -> None:
+    """A worker's first steps."""
+    global _MAILBOX
+    lifeline.follow_parent(parent)
+    lifeline.ignore_terminal_signals()
+    lifeline.write_output_to(log)
+    if lock is not None:
+        hold(lock)
+    _MAILBOX = Mailbox(mailbox)
+    _MAILBOX.begin(os.getpid())
+    function, arguments = cloudpickle.loads(first)
+    function(*arguments)
+
+
+def _run(task: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, int]:
+    """A task's result, and the process's resident set after it."""
+    value = task(*arguments)
+    return value, psutil.Process().memory_info().rss
