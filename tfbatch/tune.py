@@ -28,6 +28,7 @@ from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, make_reques
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
 _BUDGET = ("max_trials", "max_minutes")
+_JOINING = ("join", "data_dir", "records_dir", "workers")
 
 
 def _text(name: str, default: str | None, text: str) -> None:
@@ -65,6 +66,8 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _text("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
+_text("chief", None, "HOST:PORT: other machines may join this search there.")
+_text("join", None, "HOST:PORT of a search to run trials for; with --data_dir, --workers alone.")
 flags.DEFINE_boolean("jit_compile", False, "Whether XLA compiles the model.", flag_values=FLAGS)
 flags.DEFINE_float(
     "stall_minutes",
@@ -108,6 +111,7 @@ def request_from_flags() -> Request:
             jit_compile=FLAGS.jit_compile,
             stall_minutes=FLAGS.stall_minutes,
             checkpoint_seconds=FLAGS.checkpoint_seconds,
+            chief=FLAGS.chief,
         ),
     )
 
@@ -115,6 +119,8 @@ def request_from_flags() -> Request:
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
+    if FLAGS.join:
+        return _join()
     request = request_from_flags()
     run_dir = check_run_dir(request.run_dir)
     with library_noise_to(run_dir / LOG) as (out, err), StopSignal(_announcer(err)) as stop:
@@ -134,6 +140,29 @@ def main(arguments: list[str]) -> int:
         out.print(result.table)
         _say(out, result.summary())
         _say(out, _next_steps(result.run_dir, request))
+        return stop.exit_code
+
+
+def _join() -> int:
+    """Runs trials for another machine's search."""
+    other = [f for f in FLAGS if FLAGS[f].present and f not in _JOINING]
+    if other:
+        raise InputError(
+            f"`--join` takes everything but --data_dir, --records_dir and --workers from the "
+            f"chief. Received: --{other[0]}. Leave it out."
+        )
+    with library_noise_to(Path(os.devnull)) as (out, err), StopSignal(_announcer(err)) as stop:
+        from tfbatch.search.joined import join_search
+
+        count = join_search(
+            FLAGS.join,
+            workers=FLAGS.workers,
+            data_dir=path_of(FLAGS.data_dir),
+            records_dir=path_of(FLAGS.records_dir),
+            progress=Progress(out),
+            stop_requested=stop,
+        )
+        _say(out, f"Ran {count} trials; the chief has the results.")
         return stop.exit_code
 
 

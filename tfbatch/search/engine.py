@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tfbatch.errors import SearchError
+from tfbatch.search.chief import Board
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.devices import Devices, Place
-from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.training.outcome import Outcome, Phase, TrialSpec
 from tfbatch.training.runner import Job, Runner, begin_worker, describe_devices, perform
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.memory import worker_bytes
@@ -36,7 +37,10 @@ class Engine(Protocol):
 
     @property
     def free(self) -> bool:
-        """Whether another trial can be started now."""
+        """Whether another trial could be started now."""
+
+    def can_start(self, phase: Phase) -> bool:
+        """Whether a trial of a phase can be started now."""
 
     def start(self, spec: TrialSpec) -> None:
         """Starts a trial."""
@@ -66,6 +70,11 @@ class SerialEngine:
     def free(self) -> bool:
         """Whether no trial waits."""
         return not self._waiting
+
+    def can_start(self, phase: Phase) -> bool:
+        """See Engine."""
+        del phase
+        return self.free
 
     def start(self, spec: TrialSpec) -> None:
         """See Engine."""
@@ -148,6 +157,7 @@ class WorkerEngine:
         self._checkpoint_seconds = checkpoint_seconds
         self._records: Path | None = None
         self._running: dict[int, tuple[TrialSpec, float]] = {}
+        self.board: Board | None = None
         self._slots = [self._slot(0)]
         self._slots[0].submit(describe_devices)  # TensorFlow's import goes on beside this process
         self._devices: Devices | None = None
@@ -165,7 +175,15 @@ class WorkerEngine:
     @property
     def free(self) -> bool:
         """Whether a worker has nothing to do."""
-        return len(self._running) < self.devices.workers
+        return len(self._running) < self.devices.workers or bool(self.board and self.board.free())
+
+    def can_start(self, phase: Phase) -> bool:
+        """Whether a trial of a phase can be started now.
+
+        Joined machines run trials of the search alone: verification's weights are kept here.
+        """
+        local = len(self._running) < self.devices.workers
+        return local or (phase == "search" and self.free)
 
     def open(self, folder: Path) -> None:
         """Says where the records are."""
@@ -173,23 +191,48 @@ class WorkerEngine:
 
     def start(self, spec: TrialSpec) -> None:
         """See Engine."""
-        number = next(n for n in range(self.devices.workers) if n not in self._running)
+        idle = [n for n in range(self.devices.workers) if n not in self._running]
+        if not idle and self.board:
+            self.board.post(self.board.free()[0], spec)
+            return
+        number = idle[0]
         slot = self._slots[number]
         if slot.future is not None:  # it was only starting up
             self._first(slot)
         slot.submit(perform, "run_trial", self._records, spec, self._checkpoint_seconds)
         self._running[number] = (spec, time.perf_counter())
 
-    def wait(self) -> list[Finished]:
-        """See Engine."""
+    def wait(self, seconds: float = float("inf")) -> list[Finished]:
+        """See Engine; returns nothing if that takes longer than `seconds`."""
+        deadline = time.monotonic() + seconds
         while True:
             ended = [n for n in self._running if self._look_after(self._slots[n])]
-            if ended:
-                return [self._finished(n) for n in ended]
+            found = [self._finished(n) for n in ended] + self._joined()
+            if found or time.monotonic() > deadline:
+                return found
+            if not self._running:
+                time.sleep(_POLL_SECONDS)
+                continue
             running = [f for n in self._running if (f := self._slots[n].future)]
             concurrent.futures.wait(
                 running, timeout=_POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
             )
+
+    def _joined(self) -> list[Finished]:
+        """Trials that joined machines have ended; all that still run, if they are to stop."""
+        if self.board is None:
+            return []
+        found = self.board.ended()
+        if self.stop_requested():
+            stopped = Outcome("interrupted", {}, 0, 0, 0.0, 0.0)
+            found += [(spec, stopped) for spec in self.board.abandon()]
+        return found
+
+    def stop_trial(self, trial: str) -> None:
+        """Asks one running trial to end."""
+        for number, (spec, _) in self._running.items():
+            if spec.trial == trial:
+                self._slots[number].mailbox.request_stop()
 
     def call(self, task: str, *arguments: Any) -> Any:
         """Runs one of the Runner's tasks in the first worker, while no trial runs.
@@ -211,7 +254,9 @@ class WorkerEngine:
             slot.close()
 
     def close(self) -> None:
-        """Ends every worker at once."""
+        """Ends every worker at once, and tells those of other machines that it is over."""
+        if self.board:
+            self.board.close()
         for slot in self._slots:
             slot.close()
 

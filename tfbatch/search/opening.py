@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError
 from tfbatch.pipeline import PreparedData
 from tfbatch.run_folder.folder import RunLock
+from tfbatch.search.chief import Board, Chief
 from tfbatch.search.engine import InProcessEngine, WorkerEngine
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
@@ -63,6 +65,36 @@ def open_engine(
         yield engine
     finally:
         engine.close()
+
+
+def open_to_others(
+    request: Request, engine: AnyEngine, *, records: str, model_built: str, baseline: Configuration
+) -> None:
+    """Lets other machines join the search, if that is asked for.
+
+    Raises:
+        InputError: The address cannot be listened on, or the model cannot be imported elsewhere.
+    """
+    address = request.execution.chief
+    if address is None or isinstance(engine, InProcessEngine):
+        return
+    if request.model.startswith("__main__:") or "<" in request.model:
+        raise InputError(
+            f"Machines that join must import the model, and cannot import `{request.model}`. Put "
+            "its builder into a module, and give it as package.module:function."
+        )
+    engine.board = Board(
+        {
+            "recipe": request.recipe.model_dump(mode="json", by_alias=True),
+            "model": request.model,
+            "precision": request.execution.precision,
+            "jit_compile": request.execution.jit_compile,
+            "records": records,
+            "model_built": model_built,
+            "baseline": baseline.model_dump(mode="json"),
+        }
+    )
+    Chief(address, engine.board)
 
 
 def load_records(request: Request, engine: AnyEngine, progress: Progress) -> PreparedData:

@@ -25,9 +25,9 @@ def told_score(
 ) -> float:
     """What the oracle hears for a trial.
 
-    A diverged trial, one out of memory, one that hung and one that raised are results: they teach the oracle to
-    stay away. They count as no better than the untrained model and any trial so far. (KerasTuner
-    accepts an infinite score, and its Gaussian process then fails.)
+    A diverged trial, one out of memory, one that hung and one that raised are results: they teach
+    the oracle to stay away. They count as no better than the untrained model and any trial so far.
+    (KerasTuner accepts an infinite score, and its Gaussian process then fails.)
 
     Args:
         score: The trial's score, or None.

@@ -37,6 +37,7 @@ class Execution:
         jit_compile: Whether XLA compiles the model.
         stall_minutes: A trial without a sign of life for so long is ended.
         checkpoint_seconds: The least time between two checkpoints of a trial.
+        chief: "HOST:PORT" where other machines may join the search, or None.
     """
 
     workers: int | None = None
@@ -44,6 +45,7 @@ class Execution:
     jit_compile: bool = False
     stall_minutes: float = 10.0
     checkpoint_seconds: float = 60.0
+    chief: str | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
@@ -55,6 +57,11 @@ class Execution:
             raise InputError(
                 f"`precision` must be one of {', '.join(PRECISIONS)}."
                 f"{did_you_mean(self.precision, PRECISIONS)} Received: {self.precision!r}."
+            )
+        if self.chief is not None and self.workers == 0:
+            raise InputError(
+                "`chief` needs worker processes: this one answers the machines that join. "
+                "Received: workers=0. Leave `workers` out."
             )
         for name in ("stall_minutes", "checkpoint_seconds"):
             if not getattr(self, name) > 0:

@@ -29,6 +29,7 @@ from tfbatch.search.opening import (
     check_batch_sizes,
     load_records,
     open_engine,
+    open_to_others,
     stop_if,
 )
 from tfbatch.search.progress import Progress
@@ -106,6 +107,13 @@ def run_search(
             lock=lock,
         )
         with folder:
+            open_to_others(
+                request,
+                engine,
+                records=data.folder.name,
+                model_built=untrained.model_hash,
+                baseline=baseline,
+            )
             run = _Run(
                 request, data, engine, space, folder, progress, stop_requested, started, untrained
             )

@@ -156,18 +156,21 @@ class TrialBook:
             InterruptedTrialError: Trials were asked to stop; what ended before is kept.
             RunFolderError: The journal cannot be written.
         """
-        more = True
+        more, held = True, None
         while True:
             while more and self._engine.free:
-                planned = propose()
-                more = planned is not None and not self._interrupted
-                if planned is None:
+                held = held or propose()
+                if held is None or self._interrupted:
+                    more = False
                     break
-                found = self.find(planned.trial)
+                found = self.find(held.trial)
                 if found:
                     finished(found)
-                elif more:
-                    self._start(planned)
+                elif self._engine.can_start(held.phase):
+                    self._start(held)
+                else:
+                    break
+                held = None
             if not self._running:
                 break
             for spec, outcome in self._engine.wait():

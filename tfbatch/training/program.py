@@ -16,8 +16,8 @@ class Program:
     Everything that differs between two trials of one program is a variable of its graph: weights,
     optimizer slots, metrics, random generators, the learning rate (a table over steps), and the
     optimizer's numbers. The batch dimension is free. `fit` and `evaluate` are Keras's own; only
-    the function that runs several steps at once takes their number as an argument, so that
-    another `steps_per_execution` is not another trace.
+    the functions that run several steps at once take their number as an argument: Keras's own keep
+    the `steps_per_execution` that they were traced with, and would evaluate a part of a split.
 
     Args:
         model: A built, uncompiled model; it becomes the program's.
@@ -51,9 +51,10 @@ class Program:
         self._optimizer._learning_rate = self._table  # its setter refuses a change of kind
         model.optimizer.build(model.trainable_variables)
         self._slots = [(v, v.numpy()) for v in model.optimizer.variables]
-        self._steps: tf.Variable | None = None
-        if not tf.distribute.has_strategy():
+        self._own_functions = not tf.distribute.has_strategy()
+        if self._own_functions:
             model.train_function = self._make_train_function()
+            model.test_function = self._make_test_function()
 
     def begin(
         self,
@@ -83,6 +84,9 @@ class Program:
         self._table.assign(tabulate(optimizer._learning_rate, steps))
         self._optimizer.get_config = optimizer.get_config  # a user's callback may save the model
         self.model.reset_metrics()
+        self.model.predict_function = None  # the number of steps at once is part of Keras's own
+        if not self._own_functions and self.model.steps_per_execution != steps_per_execution:
+            self.model.train_function = self.model.test_function = None
         self.model.steps_per_execution = steps_per_execution
         self.model.stop_training = False
         self._left = steps - first_step
@@ -108,3 +112,26 @@ class Program:
             return several_steps(iterator, tf.constant(count))
 
         return train_function
+
+    def _make_test_function(self) -> Any:
+        model = self.model
+        one_step = tf.function(
+            model.test_step, reduce_retracing=True, jit_compile=model.jit_compile, autograph=False
+        )
+
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def several_steps(iterator: Any, count: tf.Tensor) -> Any:
+            logs = one_step(next(iterator))
+            for _ in tf.range(count - 1):
+                batch = iterator.get_next_as_optional()
+                if batch.has_value():  # a split is rarely a whole number of executions
+                    logs = one_step(batch.get_value())
+            return logs
+
+        def test_function(iterator: Any) -> Any:
+            try:
+                return several_steps(iterator, tf.constant(model.steps_per_execution))
+            except tf.errors.OutOfRangeError as error:  # a data set that does not say its length
+                raise StopIteration from error
+
+        return test_function
