@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from tfbatch.errors import InputError, RecordError
-from tfbatch.pipeline import PreparedData, default_records_root, load_data
+from tfbatch.pipeline import PreparedData, batches, default_records_root, load_data
+from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.records.writer import write_records
 
 SIZE = 37  # prime: no batch size divides it
@@ -125,12 +126,13 @@ def test_the_stream_is_continuous_and_only_its_last_batch_is_short(
 
 
 @BOTH
-@pytest.mark.parametrize("start", [SIZE, 2 * SIZE + 3])
-def test_a_stream_continues_exactly_where_it_was_left(prepared, mode, start):
+@pytest.mark.parametrize("batch_size", [1, 5, 8, SIZE])
+@pytest.mark.parametrize("start", [1, 8, SIZE - 1, SIZE, 2 * SIZE + 3, 3 * SIZE + 4])
+def test_a_stream_continues_exactly_where_it_was_left(prepared, mode, start, batch_size):
     data = prepared(mode, augmentation=CHAIN)
     whole = stream_of(data, batch_size=8, num_examples=3 * SIZE + 5)
 
-    rest = stream_of(data, batch_size=5, num_examples=3 * SIZE + 5, start=start)
+    rest = stream_of(data, batch_size=batch_size, num_examples=3 * SIZE + 5, start=start)
 
     for whole_part, rest_part in zip(whole, rest, strict=True):
         np.testing.assert_array_equal(rest_part, whole_part[start:])
@@ -146,6 +148,43 @@ def test_augmentation_is_the_same_for_every_batch_size(prepared, mode):
         np.testing.assert_array_equal(other, streams[0])
     plain = stream_of(prepared(mode), num_examples=2 * SIZE)[0]
     assert (streams[0] != plain).any(axis=(1, 2, 3)).mean() > 0.9
+
+
+@BOTH
+def test_how_many_batches_are_made_at_once_changes_nothing(prepared, mode, monkeypatch):
+    data = prepared(mode, augmentation=CHAIN)
+    arguments = {"batch_size": 3, "num_examples": 2 * SIZE + 5, "start": 4}
+    wanted = stream_of(data, **arguments)
+
+    for examples in (1, 6, 10, SIZE):
+        monkeypatch.setattr(batches, "_CHUNK_EXAMPLES", examples)
+        for got, want in zip(stream_of(data, **arguments), wanted, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "pixels", "count"),
+    [(32, 3072, 8), (128, 3072, 2), (255, 3072, 1), (1024, 3072, 1), (1, 64, 4096), (3, 10**7, 1)],
+)
+def test_small_batches_are_made_several_at_once(batch_size, pixels, count):
+    assert batches.batches_in_chunk(batch_size, pixels=pixels) == count
+
+
+@BOTH
+def test_a_further_stream_traces_nothing(prepared, mode, monkeypatch):
+    """A trial of a search makes one: sizes and seeds are arguments of a program that is there."""
+    data, traced = prepared(mode, augmentation=CHAIN), []
+    stream_of(data)
+    real = data._augment
+    monkeypatch.setattr(data, "_augment", lambda *a: traced.append(1) or real(*a))
+
+    for batch_size in (1, 4, SIZE):
+        stream_of(data, batch_size=batch_size, seed=batch_size, num_examples=90, start=batch_size)
+
+    assert not traced
+    assert data._stream.experimental_get_tracing_count() == 1
+    assert data.evaluation("test") is data.evaluation("test")
+    assert data.evaluation("test", batch_size=3) is not data.evaluation("test")
 
 
 def test_augmentation_differs_between_seeds_epochs_and_places_in_the_chain(prepared):
@@ -222,6 +261,8 @@ def test_autotuning_is_off(prepared, mode, kind):
 
     assert dataset.options().autotune.enabled is False
     assert dataset.options().deterministic is True
+    # It copies what a stream captures: tests/test_pipeline_decoded.py.
+    assert dataset.options().experimental_optimization.apply_default_optimizations is False
 
 
 @BOTH
@@ -239,6 +280,19 @@ def test_pixels_are_normalised_channel_by_channel(prepared, tiny_examples, mode)
     trained, _ = stream_of(data, batch_size=SIZE)
     got = np.rint((trained[:, 0, 0, 1] * deviation[1] + mean[1]) * 255)
     np.testing.assert_array_equal(got, order)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (0.3, 0.25), (-2.0, 3.0)])
+def test_pixels_are_normalised_with_one_number_for_all_channels(make_recipe, mean, deviation):
+    written = {"mean": [mean] * 3, "standard_deviation": [deviation] * 3}
+    images = np.random.default_rng(1).integers(0, 256, (7, 4, 6, 3)).astype(np.uint8)
+    images[0, 0, 0], images[0, 0, 1] = 0, 255
+
+    got = make_normalize(make_recipe(normalization=written))(tf.constant(images))
+
+    want = (images.astype(np.float64) / 255 - mean) / deviation
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert (got.dtype, got.shape) == (tf.float32, images.shape)
 
 
 @BOTH
@@ -352,16 +406,6 @@ def test_whole_records_have_no_damage(prepared):
     data = prepared("streaming")
 
     assert [data.raise_damage(split) for split in ("train", "validation", "test")] == [None] * 3
-
-
-def test_data_larger_than_its_share_of_memory_is_streamed(prepared, make_recipe):
-    data = prepared()
-    folder, decoded = data.folder, 4 * 6 * 3 * (SIZE + 4 + 4)
-    import psutil
-
-    total = psutil.virtual_memory().total
-    for share, resident in ((decoded / total, True), ((decoded - 1) / total, False), (0, False)):
-        assert PreparedData(make_recipe(), folder, resident_share=share).resident == resident
 
 
 def test_digits_are_loaded_by_name_and_described(digits):

@@ -15,8 +15,10 @@ import tensorflow as tf
 from tfbatch.errors import DataError, InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.recipes import load_recipe
+from tfbatch.records import reader
+from tfbatch.records.decoded import decode_split as read_split
 from tfbatch.records.manifest import load_manifest, read_manifest, shard_lengths
-from tfbatch.records.reader import find_damage, read_split, verify
+from tfbatch.records.reader import find_damage, verify
 from tfbatch.records.writer import write_records
 
 FILES = [
@@ -318,6 +320,33 @@ def test_a_record_that_cannot_be_decoded_is_named(write, tmp_path, payload):
     replace_unnoticed(path, b"".join(records))
 
     assert_refused(path, 2, "cannot be decoded: ")
+
+
+def test_a_record_in_the_wrong_file_is_noticed_though_the_sum_is_right(write):
+    folder = write()
+    first, second = (folder / f"tiny-train.tfrecord-0000{i}-of-00003" for i in (0, 1))
+    one, two, three = records_of(second)
+    replace_unnoticed(first, first.read_bytes() + one)
+    replace_unnoticed(second, two + three)
+
+    assert_refused(first, 2, "the file holds more than the 2 records of the manifest.")
+
+    replace_unnoticed(first, b"".join(records_of(first)[:1]))
+    replace_unnoticed(second, one + one + two + three)
+
+    assert_refused(first, 1, "the file holds fewer than the 2 records of the manifest.")
+
+
+def test_hundreds_of_files_are_read_by_one_pipeline(write, monkeypatch):
+    """A pipeline and a trace for each file would take seconds."""
+    real, traced = reader.decode_batch, []
+    monkeypatch.setattr(reader, "decode_batch", lambda *a: traced.append(1) or real(*a))
+    folder = write(shards=300)
+
+    images, labels = read_whole(folder)
+
+    assert (images[:, 0, 0, 0].tolist(), len(labels)) == (list(range(8)), 8)
+    assert len(traced) == 1
 
 
 def test_valid_records_in_another_order_are_noticed_by_the_checksum_of_the_file(write):

@@ -38,6 +38,7 @@ def find_batch_size(
     precision: str = "float32",
     jit_compile: bool = False,
     callbacks: Callable[[], list[Any]] | None = None,
+    strategy: str | None = None,
     stall_minutes: float = 10.0,
     checkpoint_seconds: float = 60.0,
     verbose: int = 1,
@@ -80,6 +81,8 @@ def find_batch_size(
         jit_compile: Whether XLA compiles the model.
         callbacks: A function without arguments that makes a list of your Keras callbacks; called
             for every trial.
+        strategy: "mirrored" to train each trial on all GPUs of the machine; batch sizes are then
+            global ones, shared equally by the replicas.
         stall_minutes: A trial that gives no sign of life for so long is ended as "timeout".
         checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
@@ -119,6 +122,7 @@ def find_batch_size(
             jit_compile=jit_compile,
             stall_minutes=stall_minutes,
             checkpoint_seconds=checkpoint_seconds,
+            strategy=strategy,
         ),
     )
     check_run_dir(request.run_dir)

@@ -21,6 +21,16 @@ flags.DEFINE_string("config", None, "The configuration, e.g. RUN/best.yaml.", fl
 flags.DEFINE_string("data_dir", None, "Folder with the source's data.", flag_values=FLAGS)
 flags.DEFINE_string("records_dir", None, "Folder for TFRecords.", flag_values=FLAGS)
 flags.DEFINE_string("output", None, "Where to save the model (.keras).", flag_values=FLAGS)
+flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "File (.npz) for the last epoch of a running training; the same command continues from it. "
+    "Default: beside the configuration.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "checkpoint_seconds", 60.0, "Least time between two checkpoints.", 0.0, flag_values=FLAGS
+)
 flags.DEFINE_integer("seed", None, "Replaces the configuration's seed.", 1, flag_values=FLAGS)
 flags.DEFINE_integer(
     "batch_size",
@@ -42,10 +52,22 @@ def main(arguments: list[str]) -> int:
     output = output.resolve() if output else None
     if output and not os.access(output.parent, os.W_OK):
         raise InputError(f"`--output`: the folder {output.parent} is absent or not writable.")
-    config = _with_flags(load_training_config(path_of(FLAGS.config) or Path()))
+    source = path_of(FLAGS.config) or Path()
+    config = _with_flags(load_training_config(source))
+    checkpoint = path_of(FLAGS.checkpoint) or source.with_name(f"{source.stem}-checkpoint.npz")
+    if not os.access(checkpoint.parent, os.W_OK):
+        raise InputError(
+            f"`--checkpoint`: the folder {checkpoint.parent} is absent or not writable."
+        )
     from tfbatch.training.single import train_once
 
-    metrics = train_once(config, records_dir=records_dir, output=output)
+    metrics = train_once(
+        config,
+        records_dir=records_dir,
+        output=output,
+        checkpoint=checkpoint,
+        checkpoint_seconds=FLAGS.checkpoint_seconds,
+    )
     for split, values in metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     if config.reported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -34,6 +35,9 @@ class TrainingConfig(Strict):
         model: A model's name or `package.module:function`.
         trial_length: Length of the training.
         seed: Seed of weights, order and augmentation.
+        precision: Keras's dtype policy.
+        jit_compile: Whether XLA compiles the model.
+        strategy: "mirrored" to train on all GPUs of the machine, or None.
         configuration: What to train with.
         reported: What to expect.
     """
@@ -43,6 +47,9 @@ class TrainingConfig(Strict):
     model: str
     trial_length: TrainingLengthText
     seed: int = Field(ge=1)
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    jit_compile: bool = False
+    strategy: Literal["mirrored"] | None = None
     configuration: Configuration
     reported: Reported | None = None
 

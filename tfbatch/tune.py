@@ -66,6 +66,10 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _text("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
+_text("strategy", None, "mirrored: each trial on all GPUs; batch sizes are global ones.")
+flags.DEFINE_integer(
+    "logical_cpus", 0, "Split the CPU, to try --strategy without GPUs.", 0, flag_values=FLAGS
+)
 _text("chief", None, "HOST:PORT: other machines may join this search there.")
 _text("join", None, "HOST:PORT of a search to run trials for; with --data_dir, --workers alone.")
 flags.DEFINE_boolean("jit_compile", False, "Whether XLA compiles the model.", flag_values=FLAGS)
@@ -112,6 +116,8 @@ def request_from_flags() -> Request:
             stall_minutes=FLAGS.stall_minutes,
             checkpoint_seconds=FLAGS.checkpoint_seconds,
             chief=FLAGS.chief,
+            strategy=FLAGS.strategy,
+            logical_cpus=FLAGS.logical_cpus,
         ),
     )
 

@@ -7,6 +7,12 @@ streams from records. Either way the training stream is continuous, seeded, and 
 from __future__ import annotations
 
 from tfbatch.pipeline.preparation import default_records_root, prepare_records
-from tfbatch.pipeline.prepared_data import PreparedData, load_data
+from tfbatch.pipeline.prepared_data import EVALUATION_BATCH_SIZE, PreparedData, load_data
 
-__all__ = ["PreparedData", "default_records_root", "load_data", "prepare_records"]
+__all__ = [
+    "EVALUATION_BATCH_SIZE",
+    "PreparedData",
+    "default_records_root",
+    "load_data",
+    "prepare_records",
+]

@@ -53,7 +53,7 @@ def prepare_records(
         RecordError: The records are there already but damaged.
         RunFolderError: The folder cannot be written.
     """
-    make_augment(recipe, seed=1)  # a wrong name or parameter is refused before any work
+    make_augment(recipe)  # a wrong name or parameter is refused before any work
     source = make_source(recipe.source.name, **recipe.source.arguments)
     root = (records_dir or default_records_root()).expanduser().resolve()
     folder = root / recipe.name / recipe.records_hash(source.identity(data_dir))

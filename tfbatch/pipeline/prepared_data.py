@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
-import psutil
+import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.pipeline.batches import PARALLEL_CALLS, make_augment, make_normalize, prefetched
+from tfbatch.pipeline.batches import (
+    augmentation_keys,
+    batches_in_chunk,
+    make_augment,
+    parallel_calls,
+    prefetched,
+)
+from tfbatch.pipeline.memory import usable_memory
+from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.pipeline.preparation import Progress, prepare_records
 from tfbatch.pipeline.resident import ResidentSplit
 from tfbatch.pipeline.streaming import StreamingSplit
 from tfbatch.recipes import Recipe, load_recipe
+from tfbatch.records.decoded import read_split
 from tfbatch.records.manifest import Manifest
-from tfbatch.records.reader import find_damage, open_records, read_split
+from tfbatch.records.reader import find_damage, open_records
 from tfbatch.seeds import LARGEST_SEED
 
 RESIDENT_SHARE = 0.25
-"""Decoded data up to this share of the machine's memory is kept resident."""
+"""Decoded data up to this share of the usable memory is kept resident."""
 EVALUATION_BATCH_SIZE = 512
 """Fixed, and independent of the batch size that is trained with."""
 
@@ -29,7 +40,7 @@ class PreparedData:
     Args:
         recipe: The data set's recipe.
         folder: Folder of its records.
-        resident_share: Share of the machine's memory that decoded data may take.
+        resident_share: Share of the usable memory that decoded data may take.
 
     Raises:
         InputError: An augmentation that is unknown, or parameters that it does not take.
@@ -39,11 +50,23 @@ class PreparedData:
     def __init__(self, recipe: Recipe, folder: Path, *, resident_share: float = RESIDENT_SHARE):
         self.recipe = recipe
         self.folder = folder
+        self._resident_share = resident_share
         self.manifest: Manifest = open_records(folder)
-        self.resident = self._decoded_bytes() <= resident_share * psutil.virtual_memory().total
+        self.resident = self._decoded_bytes() <= resident_share * usable_memory()
         self._splits: dict[str, ResidentSplit | StreamingSplit] = {}
+        self._evaluations: dict[tuple[str, int], tf.data.Dataset] = {}
         self._normalize = make_normalize(recipe)
-        make_augment(recipe, seed=0)  # a misspelt augmentation is refused now, not in each trial
+        self._augment = make_augment(recipe)  # a misspelt one is refused now, not in each trial
+        # Traced once: every size and seed is an argument, so a further stream costs milliseconds.
+        self._stream = tf.function(
+            self._make_stream,
+            input_signature=[tf.TensorSpec([5], tf.int64), tf.TensorSpec([None], tf.uint64)],
+            autograph=False,
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets recipe, folder and share, and maps the same decoded files."""
+        return _reopen, (self.recipe, self.folder, self._resident_share)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -66,7 +89,8 @@ class PreparedData:
 
         The stream is continuous: batches reach over the ends of epochs, and only the very last one
         can be short. The same seed gives the same order and the same augmentation for every batch
-        size (resident data), or the same order of records (streaming).
+        size. A stream with a `start` gives exactly the tail of the whole stream. The first call
+        traces; a further one takes milliseconds.
 
         Args:
             batch_size: Examples in a batch, 1 to the number of training examples.
@@ -93,28 +117,45 @@ class PreparedData:
             )
         if not 0 <= seed <= LARGEST_SEED:
             raise InputError(f"`seed` must be from 0 to {LARGEST_SEED}. Received: {seed}.")
-        augment = make_augment(self.recipe, seed=seed)
-        stream = self._split("train").training(
-            batch_size=batch_size, seed=seed, start=start, stop=num_examples
-        )
-
-        def finish(x: tf.Tensor, y: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return self._normalize(augment(x, position)), y
-
-        return prefetched(stream.map(finish, num_parallel_calls=PARALLEL_CALLS))
+        self._split("train")  # read now: not while the stream's graph is traced
+        chunk = batches_in_chunk(batch_size, pixels=math.prod(self.input_shape))
+        sizes = np.array([batch_size, chunk, seed, start, num_examples], np.int64)
+        with tf.device("CPU:0"):
+            stream = self._stream(sizes, augmentation_keys(self.recipe, seed))
+        return self._prefetched(stream, batch_size)
 
     def evaluation(self, split: str, *, batch_size: int = EVALUATION_BATCH_SIZE) -> tf.data.Dataset:
         """Every example of a split once, in the order of the records, not augmented."""
-        dataset = self._split(split).in_order(batch_size=batch_size)
-        steps = -(-self.num_examples(split) // batch_size)
-        dataset = dataset.map(lambda x, y: (self._normalize(x), y))
-        return prefetched(dataset.apply(tf.data.experimental.assert_cardinality(steps)))
+        if (split, batch_size) not in self._evaluations:
+            steps = -(-self.num_examples(split) // batch_size)
+            dataset = self._split(split).in_order(batch_size=batch_size)
+            dataset = dataset.map(lambda x, y: (self._normalize(x), y), parallel_calls())
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
+            self._evaluations[split, batch_size] = self._prefetched(dataset, batch_size)
+        return self._evaluations[split, batch_size]
 
     def raise_damage(self, split: str) -> None:
         """Raises the RecordError behind a failed stream, if the records are damaged."""
         damage = find_damage(self.folder, self.manifest, split)
         if damage:
             raise damage
+
+    def _make_stream(self, sizes: tf.Tensor, keys: tf.Tensor) -> tf.data.Dataset:
+        """The training stream but for its prefetch; see `training` for the sizes."""
+        batch_size, chunk, seed, start, stop = tf.unstack(sizes)
+
+        def finish(x: tf.Tensor, y: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return self._normalize(self._augment(x, position, keys)), y
+
+        chunks = self._split("train").training(
+            batch_size=batch_size * chunk, seed=seed, start=start, stop=stop, finish=finish
+        )
+        batches = chunks.rebatch(batch_size)
+        steps = -((start - stop) // batch_size)
+        return batches.apply(tf.data.experimental.assert_cardinality(steps))
+
+    def _prefetched(self, dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        return prefetched(dataset, batch_bytes=4 * math.prod(self.input_shape) * batch_size)
 
     def _split(self, name: str) -> ResidentSplit | StreamingSplit:
         if name not in self._splits:
@@ -131,6 +172,10 @@ class PreparedData:
         return height * width * channels * examples
 
 
+def _reopen(recipe: Recipe, folder: Path, resident_share: float) -> PreparedData:
+    return PreparedData(recipe, folder, resident_share=resident_share)
+
+
 def load_data(
     dataset: str | Recipe,
     *,
@@ -145,7 +190,7 @@ def load_data(
         dataset: A recipe, its name, or a path that ends in .yaml.
         data_dir: Folder with the source's data; for TensorFlow Datasets also TFDS_DATA_DIR.
         records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
-        resident_share: Share of the machine's memory that decoded data may take, in [0, 1].
+        resident_share: Share of the usable memory that decoded data may take, in [0, 1].
         progress: Told how far the preparation is.
 
     Raises:

@@ -6,63 +6,69 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfbatch.pipeline.batches import PARALLEL_CALLS
+from tfbatch.pipeline.batches import Finish, parallel_calls, unfinished
+from tfbatch.pipeline.memory import as_tensor
 
 
 class ResidentSplit:
     """One split in memory.
 
     Args:
-        images: uint8 [examples, height, width, channels].
+        images: uint8 [examples, height, width, channels]; used where it is, see `as_tensor`.
         labels: int32 [examples].
     """
 
     def __init__(self, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]):
-        with tf.device("CPU:0"):
-            self._images = tf.constant(images)
-            self._labels = tf.constant(labels)
+        self._shape = images.shape[1:]
+        # As rows: a gather then copies one stretch of memory for each example.
+        self._rows = as_tensor(images.reshape(len(images), -1))
+        self._labels = as_tensor(labels)
         self.num_examples = len(labels)
 
-    def training(self, *, batch_size: int, seed: int, start: int, stop: int) -> tf.data.Dataset:
-        """Yields (images, labels, position) for the stream's examples from `start` to `stop`.
+    def training(
+        self,
+        *,
+        batch_size: tf.Tensor,
+        seed: tf.Tensor,
+        start: tf.Tensor,
+        stop: tf.Tensor,
+        finish: Finish = unfinished,
+    ) -> tf.data.Dataset:
+        """Yields `finish(images, labels, position)` of the stream from `start` to `stop`.
 
         The stream is one permutation of the split after the other, a new one for each epoch. It
-        depends on the seed alone: batches are cut from the same order whatever their size.
+        depends on the seed alone: batches are cut from the same order whatever their size. The
+        numbers are integers, or int64 scalars of a graph.
         """
-        epochs = range(start // self.num_examples, -(-stop // self.num_examples))
-        indices = tf.data.Dataset.range(epochs.start, epochs.stop).map(
-            lambda epoch: self._permutation(epoch, seed)
+        batch_size, seed, start, stop = (
+            tf.convert_to_tensor(x, tf.int64) for x in (batch_size, seed, start, stop)
         )
-        if start % self.num_examples:  # continuing inside an epoch
-            indices = indices.unbatch().skip(start % self.num_examples)
-            indices = indices.batch(batch_size)
-        else:
-            indices = indices.rebatch(batch_size)
-        steps = -(-(stop - start) // batch_size)
+
+        def order(epoch: tf.Tensor) -> tf.Tensor:
+            before = epoch * self.num_examples
+            return self._permutation(epoch, seed)[tf.maximum(start - before, 0) : stop - before]
 
         def gather(step: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            position = start + step * batch_size
-            chosen = chosen[: tf.maximum(stop - position, 0)]
-            return (
-                tf.gather(self._images, chosen),
-                tf.gather(self._labels, chosen),
-                position,
-            )
+            images = tf.reshape(tf.gather(self._rows, chosen), [-1, *self._shape])
+            return finish(images, tf.gather(self._labels, chosen), start + step * batch_size)
 
-        dataset = indices.take(steps).enumerate().map(gather, num_parallel_calls=PARALLEL_CALLS)
+        epochs = tf.data.Dataset.range(start // self.num_examples, -(-stop // self.num_examples))
+        # The next epoch's order is made while this one is in use.
+        indices = epochs.map(order).prefetch(1).rebatch(batch_size)
+        dataset = indices.enumerate().map(gather, num_parallel_calls=parallel_calls())
+        steps = -((start - stop) // batch_size)
         return dataset.apply(tf.data.experimental.assert_cardinality(steps))
 
     def in_order(self, *, batch_size: int) -> tf.data.Dataset:
         """Yields (images, labels) of the whole split once, in the order of the records."""
-        ends = tf.data.Dataset.range(0, self.num_examples, batch_size)
-        return ends.map(
-            lambda low: (
-                self._images[low : low + batch_size],
-                self._labels[low : low + batch_size],
-            )
-        )
 
-    def _permutation(self, epoch: tf.Tensor, seed: int) -> tf.Tensor:
+        def cut(low: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            rows = self._rows[low : low + batch_size]
+            return tf.reshape(rows, [-1, *self._shape]), self._labels[low : low + batch_size]
+
+        return tf.data.Dataset.range(0, self.num_examples, batch_size).map(cut)
+
+    def _permutation(self, epoch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         # Not tf.random.experimental.index_shuffle: with neighbouring seeds its permutations
         # are far from uniform (tests/test_traps.py). Sorting 64 random bits is.
         bits = tf.random.stateless_uniform(
@@ -72,4 +78,5 @@ class ResidentSplit:
             maxval=None,
             dtype=tf.int64,
         )
-        return tf.argsort(bits)
+        # tf.argsort of the same, in fewer operations: each costs time when a stream starts.
+        return tf.math.top_k(tf.bitwise.invert(bits), self.num_examples).indices

@@ -99,6 +99,9 @@ def best_yaml(answer: Answer, *, request: Request) -> str:
         "model": request.model,
         "trial_length": str(request.trial_length),
         "seed": answer.recommended.trials[0].seed,
+        "precision": request.execution.precision,
+        "jit_compile": request.execution.jit_compile,
+        "strategy": request.execution.strategy,
         "configuration": answer.recommended.configuration.model_dump(mode="json"),
         "reported": {
             "metric": request.objective.name,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tfbatch.errors import SearchError
 from tfbatch.search.chief import Board
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
-from tfbatch.training.devices import Devices, Place
+from tfbatch.training.devices import Devices
 from tfbatch.training.outcome import Outcome, Phase, TrialSpec
 from tfbatch.training.runner import Job, Runner, begin_worker, describe_devices, perform
 from tfbatch.workers import ProcessEndedError, Slot
@@ -268,8 +268,11 @@ class WorkerEngine:
         ]
 
     def _slot(self, number: int, *, whole: bool = False) -> Slot:
-        place = Place(
-            number, self._workers, self._job.place.logical_cpus, whole or self._workers == 1
+        place = dataclasses.replace(
+            self._job.place,
+            slot=number,
+            workers=self._workers,
+            whole=whole or self._workers == 1,
         )
         job = dataclasses.replace(self._job, place=place)
         log = self._folder / f"worker-{'alone' if whole else number}.log"

@@ -15,6 +15,7 @@ from tfbatch.search.engine import InProcessEngine, WorkerEngine
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
 from tfbatch.search.space import SearchSpace
+from tfbatch.training.devices import Place
 from tfbatch.training.runner import Job, dump_code
 from tfbatch.training.workload import BuildModel
 
@@ -42,6 +43,7 @@ def open_engine(
         _sendable(build_model, callbacks),
         precision=execution.precision,
         jit_compile=execution.jit_compile,
+        place=Place(strategy=execution.strategy, logical_cpus=execution.logical_cpus),
     )
     engine: AnyEngine
     if execution.workers == 0:
@@ -54,7 +56,7 @@ def open_engine(
         lock.logs.mkdir(exist_ok=True)
         engine = WorkerEngine(
             job,
-            workers=execution.workers,
+            workers=1 if execution.strategy else execution.workers,
             folder=lock.logs,
             lock=lock.workers_file,
             stop_requested=stop_requested,
@@ -141,6 +143,21 @@ def check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -
         raise InputError(
             f"A trial of {request.trial_length} has {length} examples: fewer than one batch of "
             f"{largest}. Lengthen it with --trial_length, or give smaller --batch_sizes."
+        )
+
+
+def check_replicas(request: Request, space: SearchSpace, replicas: int) -> None:
+    """Refuses global batch sizes that the replicas cannot share equally.
+
+    Raises:
+        InputError: As it says.
+    """
+    wrong = [b for b in (*space.batch_sizes, request.baseline.batch_size) if b % replicas]
+    if wrong:
+        raise InputError(
+            f"A batch is shared equally by the {replicas} replicas, so every batch size must be a "
+            f"multiple of {replicas}. Received: {', '.join(map(str, wrong))}. Give others with "
+            "--batch_sizes and --baseline."
         )
 
 

@@ -38,6 +38,8 @@ class Execution:
         stall_minutes: A trial without a sign of life for so long is ended.
         checkpoint_seconds: The least time between two checkpoints of a trial.
         chief: "HOST:PORT" where other machines may join the search, or None.
+        strategy: "mirrored" to train each trial on all devices of the machine, or None.
+        logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
     """
 
     workers: int | None = None
@@ -46,6 +48,8 @@ class Execution:
     stall_minutes: float = 10.0
     checkpoint_seconds: float = 60.0
     chief: str | None = None
+    strategy: str | None = None
+    logical_cpus: int = 0
 
     def __post_init__(self) -> None:
         if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
@@ -63,6 +67,15 @@ class Execution:
                 "`chief` needs worker processes: this one answers the machines that join. "
                 "Received: workers=0. Leave `workers` out."
             )
+        if self.strategy not in (None, "mirrored"):
+            raise InputError(f"`strategy` must be mirrored. Received: {self.strategy!r}.")
+        if self.strategy and self.workers not in (None, 1):
+            raise InputError(
+                "With `strategy` every trial takes all devices: there is one worker. "
+                f"Received: workers={self.workers}. Leave `workers` out."
+            )
+        if self.logical_cpus < 0:
+            raise InputError(f"`logical_cpus` must be >= 0. Received: {self.logical_cpus}.")
         for name in ("stall_minutes", "checkpoint_seconds"):
             if not getattr(self, name) > 0:
                 raise InputError(f"`{name}` must be > 0. Received: {getattr(self, name)}.")
@@ -145,6 +158,7 @@ class Request:
             "seed": self.seed,
             "precision": self.execution.precision,
             "jit_compile": self.execution.jit_compile,
+            "strategy": self.execution.strategy,
             **more,
         }
 

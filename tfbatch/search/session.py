@@ -27,6 +27,7 @@ from tfbatch.search.opening import (
     AnyEngine,
     Callbacks,
     check_batch_sizes,
+    check_replicas,
     load_records,
     open_engine,
     open_to_others,
@@ -88,6 +89,8 @@ def run_search(
         num_examples = data.num_examples("train")
         space = SearchSpace(request.search.space, num_examples=num_examples)
         check_batch_sizes(request, space, num_examples)
+        check_replicas(request, space, engine.devices.replicas)
+        _say_replicas(engine, space, progress)
         engine.call("check_optimizers", space.optimizer_options())
         stop_if(stop_requested)
         baseline = request.baseline_configuration(space.scaling_rule)
@@ -118,6 +121,16 @@ def run_search(
                 request, data, engine, space, folder, progress, stop_requested, started, untrained
             )
             return run.complete()
+
+
+def _say_replicas(engine: AnyEngine, space: SearchSpace, progress: Progress) -> None:
+    replicas = engine.devices.replicas
+    if replicas > 1:
+        sizes = ", ".join(f"{b} = {replicas} x {b // replicas}" for b in space.batch_sizes)
+        progress.say(
+            f"{replicas} replicas share every batch. Global batch sizes, of which learning-rate "
+            f"rules and schedules speak = replicas x batch size of each: {sizes}."
+        )
 
 
 class _Run:
@@ -211,7 +224,10 @@ class _Run:
     def derive(self, configuration: Configuration) -> Derived:
         """Derived values of a configuration, for this run's length of trials."""
         return derive(
-            configuration, num_examples=self.num_examples, total_examples=self.total_examples
+            configuration,
+            num_examples=self.num_examples,
+            total_examples=self.total_examples,
+            replicas=self.engine.devices.replicas,
         )
 
     def _verify(self) -> None:
@@ -315,6 +331,7 @@ class _Run:
                 data_dir=str(self.request.data_dir) if self.request.data_dir else None,
                 model=self.request.model,
                 seed=first.seed,
+                execution=self.request.execution,
             ),
             answer=answer,
             rows=self.folder.journal.rows,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.search.request import Execution
 from tfbatch.training.derived import Derived
 
 
@@ -17,6 +19,7 @@ def keras_snippet(
     data_dir: str | None,
     model: str,
     seed: int,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
 ) -> str:
     """A whole script: data, model, schedule, `compile`, `fit`, `evaluate`.
 
@@ -27,17 +30,12 @@ def keras_snippet(
         data_dir: The source's data folder, or None.
         model: A model's name or `package.module:function`.
         seed: Seed of weights, order and augmentation.
+        execution: Precision, XLA and strategy.
     """
     imported, function = _model_import(model)
     where = f", data_dir={data_dir!r}" if data_dir else ""
     batch_size = configuration.batch_size
-    return f"""\
-import keras
-import tfbatch
-{imported}
-
-data = tfbatch.load_data({dataset!r}{where})
-keras.utils.set_random_seed({seed})
+    made = f"""\
 model = {function}(data.input_shape, data.num_classes)
 learning_rate = tfbatch.schedules.LearningRateInExamples(
     {configuration.schedule.name!r},
@@ -51,9 +49,24 @@ model.compile(
     optimizer={optimizer_call(configuration)},
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     metrics=["accuracy"],
-    jit_compile=False,
+    steps_per_execution={derived.steps_per_execution},
+    jit_compile={execution.jit_compile},
 )
-model.fit(
+"""
+    if execution.strategy:  # batches of the global size, shared by all devices
+        made = "with tf.distribute.MirroredStrategy().scope():\n" + textwrap.indent(made, "    ")
+        imported = f"import tensorflow as tf\n{imported}"
+    policy = ""
+    if execution.precision != "float32":
+        policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
+    return f"""\
+import keras
+import tfbatch
+{imported}
+
+data = tfbatch.load_data({dataset!r}{where})
+{policy}keras.utils.set_random_seed({seed})
+{made}model.fit(
     data.training(batch_size={batch_size}, seed={seed}, num_examples={derived.total_examples}),
     epochs={derived.epochs},
     steps_per_epoch={derived.steps_per_epoch},

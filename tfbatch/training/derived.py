@@ -37,21 +37,28 @@ class Derived(Strict):
     warmup_steps: int
 
 
-def derive(configuration: Configuration, *, num_examples: int, total_examples: int) -> Derived:
+def derive(
+    configuration: Configuration, *, num_examples: int, total_examples: int, replicas: int = 1
+) -> Derived:
     """Derives everything from a configuration.
 
     Args:
         configuration: The configuration.
         num_examples: Size of the training split.
         total_examples: Length of the training.
+        replicas: Devices that share every batch. With several, a short last batch is left out: a
+            device without an example would make the loss no number.
 
     Raises:
         InputError: An unknown scaling rule.
     """
     batch_size = configuration.batch_size
+    if replicas > 1:
+        total_examples = max(total_examples - total_examples % batch_size, batch_size)
     steps = -(-total_examples // batch_size)
     steps_per_epoch = min(steps, -(-num_examples // batch_size))
-    steps_per_execution = _steps_per_execution(steps_per_epoch, batch_size)
+    # Keras's loop over several steps fails in a mirrored graph (tests/test_strategy.py).
+    steps_per_execution = 1 if replicas > 1 else _steps_per_execution(steps_per_epoch, batch_size)
     steps_per_epoch = -(-steps_per_epoch // steps_per_execution) * steps_per_execution
     warmup_examples = round(configuration.warmup_fraction * total_examples)
     at_rule = scaled(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,12 +17,14 @@ class Place:
         slot: Its number, from 0.
         workers: How many there are; None for one per GPU, or the default of a CPU.
         logical_cpus: Split the CPU into so many logical devices, to try a strategy without GPUs.
+        strategy: "mirrored" to train every trial on all devices at once, or None.
         whole: Whether it gets every core and every GPU: it works alone.
     """
 
     slot: int = 0
     workers: int | None = None
     logical_cpus: int = 0
+    strategy: str | None = None
     whole: bool = False
 
 
@@ -35,6 +38,7 @@ class Devices:
         workers: Number of workers that were asked for, or the default here.
         threads: Threads of one operation.
         cores: Cores that the process may use.
+        replicas: Devices that share every batch.
     """
 
     kind: str
@@ -42,6 +46,7 @@ class Devices:
     workers: int
     threads: int
     cores: int = 1
+    replicas: int = 1
 
 
 MOST_WORKERS = 8
@@ -57,9 +62,10 @@ def claim_devices(place: Place) -> Devices:
     gpus = tf.config.list_physical_devices("GPU")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
-    workers = place.workers or (len(gpus) if gpus else min(cores, MOST_WORKERS))
+    alone = 1 if place.strategy else None
+    workers = alone or place.workers or (len(gpus) if gpus else min(cores, MOST_WORKERS))
     if gpus:
-        mine = gpus if place.whole else [gpus[place.slot % len(gpus)]]
+        mine = gpus if place.whole or place.strategy else [gpus[place.slot % len(gpus)]]
         tf.config.set_visible_devices(mine, "GPU")
         for gpu in mine:
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -71,8 +77,21 @@ def claim_devices(place: Place) -> Devices:
     threads = cores if place.whole else max(cores // workers, 1)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
+    replicas = 1
+    if place.strategy:
+        replicas = len(gpus) or max(place.logical_cpus, 1)
     accelerators = [*gpus, *tf.config.list_physical_devices("TPU")]
-    return Devices(device_kind(), tuple(d.name for d in accelerators), workers, threads, cores)
+    return Devices(
+        device_kind(), tuple(d.name for d in accelerators), workers, threads, cores, replicas
+    )
+
+
+def make_strategy(name: str | None) -> Any:
+    """The tf.distribute.Strategy of a name, over every device that the process sees; or None."""
+    if name is None:
+        return None
+    kind = "GPU" if tf.config.get_visible_devices("GPU") else "CPU"
+    return tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices(kind)])
 
 
 def device_kind() -> str:

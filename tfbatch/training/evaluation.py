@@ -40,7 +40,7 @@ def measure_untrained(workload: Workload, configuration: Configuration) -> Untra
         InputError: The model cannot be used.
         RecordError: The validation records are damaged.
     """
-    workload.data.evaluation("validation")  # reading the split is not the model's time
+    workload.evaluation("validation")  # reading the split is not the model's time
     start = time.perf_counter()
     try:
         model = workload.compiled(configuration, total_examples=1, seed=1)
@@ -71,7 +71,8 @@ def evaluate_weights(
 ) -> dict[str, float]:
     """Metrics of kept weights on a split."""
     model = programs.begin(configuration, total_examples=1, seed=seed)
-    _load_weights(model, weights)
+    with programs.workload.scope():
+        _load_weights(model, weights)
     return evaluate(model, programs.workload, split)
 
 
@@ -86,7 +87,8 @@ def save_model(
 ) -> None:
     """Writes a compiled model with kept weights as a `.keras` file, whole or not at all."""
     model = workload.compiled(configuration, total_examples=total_examples, seed=seed)
-    _load_weights(model, weights)
+    with workload.scope():
+        _load_weights(model, weights)
     partial = path.with_name(f".partial-{path.name}")
     model.save(partial)
     partial.replace(path)
@@ -99,7 +101,7 @@ def evaluate(model: Any, workload: Workload, split: str) -> dict[str, float]:
         RecordError: The split's records are damaged.
     """
     try:
-        measured = model.evaluate(workload.data.evaluation(split), verbose=0, return_dict=True)
+        measured = model.evaluate(workload.evaluation(split), verbose=0, return_dict=True)
     except tf.errors.OpError:
         workload.data.raise_damage(split)
         raise

@@ -14,7 +14,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, StoppedError
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.recipes import Recipe
-from tfbatch.training.devices import Devices, Place, claim_devices
+from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
 from tfbatch.training.evaluation import Untrained, evaluate_weights, measure_untrained, save_model
 from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
@@ -154,6 +154,7 @@ class Runner:
                 self._build_model,
                 precision=self._job.precision,
                 jit_compile=self._job.jit_compile,
+                strategy=make_strategy(self._job.place.strategy),
             )
             self._loaded = ProgramCache(workload)
         return self._loaded

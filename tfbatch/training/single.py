@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from tfbatch.callbacks import DivergenceGuard
+import keras
+
+from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.pipeline import load_data
+from tfbatch.schema import content_hash
+from tfbatch.training.checkpoint import (
+    CHECKPOINT_SECONDS,
+    CheckpointFile,
+    Position,
+    WriteCheckpoint,
+)
+from tfbatch.training.devices import make_strategy
 from tfbatch.training.evaluation import evaluate
 from tfbatch.training.trial import fit
 from tfbatch.training.workload import Workload, find_model_builder
@@ -13,14 +24,26 @@ from tfbatch.training_config import TrainingConfig
 
 
 def train_once(
-    config: TrainingConfig, *, records_dir: Path | None = None, output: Path | None = None
+    config: TrainingConfig,
+    *,
+    records_dir: Path | None = None,
+    output: Path | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    say: Callable[[str], None] = print,
 ) -> dict[str, dict[str, float]]:
     """Trains and evaluates on the validation and the test split.
+
+    A training that was killed continues from its checkpoint after the last whole epoch, and ends
+    as it would have ended.
 
     Args:
         config: The training.
         records_dir: Folder for records, or None.
         output: Where to save the model, or None.
+        checkpoint: File for the last epoch of a running training, removed at its end; or None.
+        checkpoint_seconds: The least time between two checkpoints.
+        say: Told what happens.
 
     Returns:
         Metrics by split.
@@ -28,24 +51,59 @@ def train_once(
     Raises:
         InputError: Something in the configuration cannot be used.
         DataError: Data absent or damaged.
+        RunFolderError: The checkpoint cannot be written.
     """
     data = load_data(config.dataset, data_dir=config.data_dir, records_dir=records_dir)
-    workload = Workload(data, find_model_builder(config.model))
+    workload = Workload(
+        data,
+        find_model_builder(config.model),
+        precision=config.precision,
+        jit_compile=config.jit_compile,
+        strategy=make_strategy(config.strategy),
+    )
     total_examples = config.trial_length.examples(data.num_examples("train"))
     model = workload.compiled(config.configuration, total_examples=total_examples, seed=config.seed)
-    guard = DivergenceGuard()
     derived = workload.derive(config.configuration, total_examples)
+    callbacks: list[keras.callbacks.Callback] = []
+    before, file = Position(), None
+    if checkpoint:
+        file = CheckpointFile(checkpoint, identity=_identity(config, data.folder.name))
+        before = file.read_position()
+    guard, clock = DivergenceGuard(first_loss=before.first_loss), TrainingClock()
+    if file:
+        if before.steps:
+            file.restore(model)
+            say(f"Continuing after epoch {before.epochs} of {derived.epochs} from {file.path}.")
+        callbacks.append(
+            WriteCheckpoint(
+                file,
+                before,
+                clock=clock,
+                guard=guard,
+                epochs=derived.epochs,
+                every_seconds=checkpoint_seconds,
+            )
+        )
     fit(
         model,
         workload,
         derived,
         batch_size=config.configuration.batch_size,
         seed=config.seed,
-        callbacks=[guard],
+        before=before,
+        callbacks=[guard, clock, *callbacks],
         verbose=2,
     )
     if guard.diverged:
-        print(f"The training diverged: {guard.reason}.")
+        say(f"The training diverged: {guard.reason}.")
     if output:
         model.save(output)
-    return {split: evaluate(model, workload, split) for split in ("validation", "test")}
+    metrics = {split: evaluate(model, workload, split) for split in ("validation", "test")}
+    if file:
+        file.remove()
+    return metrics
+
+
+def _identity(config: TrainingConfig, records: str) -> str:
+    """Equal for trainings that are the same from beginning to end."""
+    return content_hash([config.model_dump(mode="json", exclude={"reported", "data_dir"}), records])

@@ -167,7 +167,8 @@ class _Trial:
         """What it came to, `seconds` and `device` left open."""
         spec = self.spec
         steps = self.before.steps + self.clock.steps
-        steps = min(steps, -(-spec.total_examples // spec.configuration.batch_size))
+        derived = self.programs.workload.derive(spec.configuration, spec.total_examples)
+        steps = min(steps, derived.steps)
         return Outcome(
             status=status,
             metrics=metrics,
@@ -240,7 +241,7 @@ def fit(
         epochs=derived.epochs,
         initial_epoch=before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
-        validation_data=workload.data.evaluation("validation"),
+        validation_data=workload.evaluation("validation"),
         # The curves are on disk before a checkpoint says that their epoch is over.
         callbacks=[*logs, *callbacks, StopAfterSteps(derived.steps - before.steps)],
         shuffle=False,  # the stream is shuffled; Keras warns that it cannot do it again

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.models import MODELS, check_model_name
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.pipeline import PreparedData
+from tfbatch.pipeline import EVALUATION_BATCH_SIZE, PreparedData
 from tfbatch.schedules import LearningRateInExamples
 from tfbatch.training.derived import Derived, derive
 
@@ -32,6 +35,8 @@ class Workload:
             with logits [batch, num_classes]; called anew for every trial.
         precision: Keras's dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
         jit_compile: Whether XLA compiles the model.
+        strategy: A tf.distribute.Strategy that every model is built under, or None. The batch size
+            is the global one: that of all replicas together.
     """
 
     def __init__(
@@ -41,11 +46,20 @@ class Workload:
         *,
         precision: str = "float32",
         jit_compile: bool = False,
+        strategy: Any = None,
     ):
         self.data = data
         self.build_model = build_model
         self.precision = precision
         self.jit_compile = jit_compile
+        self.strategy = strategy
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Where variables must be made: the strategy's scope, if there is one."""
+        scope: AbstractContextManager[Any] = (
+            self.strategy.scope() if self.strategy else contextlib.nullcontext()
+        )
+        return scope
 
     def derive(self, configuration: Configuration, total_examples: int) -> Derived:
         """See tfbatch.training.derived."""
@@ -53,7 +67,26 @@ class Workload:
             configuration,
             num_examples=self.data.num_examples("train"),
             total_examples=total_examples,
+            replicas=self.replicas,
         )
+
+    @property
+    def replicas(self) -> int:
+        """Devices that share every batch."""
+        return int(self.strategy.num_replicas_in_sync) if self.strategy else 1
+
+    def evaluation(self, split: str) -> tf.data.Dataset:
+        """Every example of a split once, in batches that the replicas can share.
+
+        Keras adds up the replicas' parts of the first batch, which must be of equal size, and a
+        replica without an example in the last one would make the loss no number.
+        """
+        if self.replicas == 1:
+            return self.data.evaluation(split)
+        examples, share = self.data.num_examples(split), self.replicas
+        sizes = range(EVALUATION_BATCH_SIZE // share * share, 0, -share)
+        fitting = (b for b in sizes if b <= examples and examples % b not in range(1, share))
+        return self.data.evaluation(split, batch_size=next(fitting))
 
     def build(self, seed: int) -> Any:
         """Builds an uncompiled model under a seed.
@@ -65,7 +98,8 @@ class Workload:
         keras.utils.clear_session(free_memory=False)
         keras.config.set_dtype_policy(self.precision)
         keras.utils.set_random_seed(seed)
-        model = self.build_model(self.data.input_shape, self.data.num_classes)
+        with self.scope():
+            model = self.build_model(self.data.input_shape, self.data.num_classes)
         self._check_model(model)
         return model
 
@@ -80,11 +114,12 @@ class Workload:
             configuration.schedule.name,
             learning_rate=derived.learning_rate,
             batch_size=configuration.batch_size,
-            total_examples=total_examples,
+            total_examples=derived.total_examples,
             warmup_examples=derived.warmup_examples,
             parameters=configuration.schedule.arguments,
         )
-        return make_optimizer(configuration, schedule)
+        with self.scope():
+            return make_optimizer(configuration, schedule)
 
     def compile_arguments(self) -> dict[str, Any]:
         """What `Model.compile` gets beside the optimizer; losses and metrics are new objects."""
@@ -103,11 +138,12 @@ class Workload:
         """
         model = self.build(seed)
         derived = self.derive(configuration, total_examples)
-        model.compile(
-            optimizer=self.optimizer(configuration, total_examples),
-            steps_per_execution=derived.steps_per_execution,
-            **self.compile_arguments(),
-        )
+        with self.scope():
+            model.compile(
+                optimizer=self.optimizer(configuration, total_examples),
+                steps_per_execution=derived.steps_per_execution,
+                **self.compile_arguments(),
+            )
         return model
 
     def _check_model(self, model: Any) -> None:
