@@ -53,7 +53,7 @@ def test_the_declared_parameters_are_those_that_build_takes(name):
 def test_every_parameter_and_the_learning_rate_reach_keras(name):
     module = OPTIMIZERS.load(name)
     for key, default in module.PARAMETERS.items():
-        for value in (default, 0.5 * default + 0.01):
+        for value in (default, 0.5 * (default or 0.0) + 0.01):
             config = module.build(0.25, **{key: value}).get_config()
             assert config[key] == value
             assert config["learning_rate"] == 0.25

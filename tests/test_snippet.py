@@ -85,7 +85,7 @@ def test_the_script_trains_to_the_same_metrics_as_the_trial(
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_the_written_optimizer_is_the_one_that_was_tried(name: str) -> None:
     defaults = OPTIMIZERS.load(name).PARAMETERS
-    for parameters in ({}, {key: value / 2 for key, value in defaults.items()}):
+    for parameters in ({}, {key: (value or 0.1) / 2 for key, value in defaults.items()}):
         configuration = Configuration(
             batch_size=8, base_learning_rate=0.1, optimizer=Named(name=name, **parameters)
         )

@@ -24,6 +24,7 @@ ENGINES = {
     "optuna": "with_optuna:with_guide_data",
     "optuna_resident": "with_optuna:with_resident_data",
     "tfbatch": "with_tfbatch:run",
+    "tfbatch_one_worker": "with_tfbatch:run_in_one_worker",
 }
 """Module and function of each engine."""
 

@@ -17,8 +17,6 @@ from typing import Any
 
 import tfbatch
 
-# For the sake of the clock: what the call imports is start-up, as with the other engines.
-import tfbatch.search.session
 from trial_cost import images, plan
 from trial_cost.network import build
 from trial_cost.plan import Job, Pair, Trained
@@ -61,20 +59,33 @@ confirmation: {{seeds: 0}}
 
 
 def run(job: Job) -> list[Trained]:
-    """Runs the search.
+    """Runs the search with the default number of workers: the whole machine.
 
     Raises:
         RuntimeError: The trials are not the listed ones, or one did not complete.
     """
+    return _run(job, workers=None)
+
+
+def run_in_one_worker(job: Job) -> list[Trained]:
+    """Runs the search in one worker, with all threads.
+
+    Raises:
+        RuntimeError: The trials are not the listed ones, or one did not complete.
+    """
+    return _run(job, workers=1)
+
+
+def _run(job: Job, *, workers: int | None) -> list[Trained]:
     (job.folder / "part.yaml").write_text(RECIPE, encoding="utf-8")
     (job.folder / "pairs.yaml").write_text(SEARCH, encoding="utf-8")
-    search(job)
+    search(job, workers=workers)
     rows = read_rows(job.folder / "run")
     _check(rows, job.pairs)
     return [Trained(r["batch_size"], r["schedule"], r["metric_val_accuracy"]) for r in rows]
 
 
-def search(job: Job) -> None:
+def search(job: Job, *, workers: int | None) -> None:
     """The one call that is measured; its run folder is `job.folder / "run"`."""
     tfbatch.find_batch_size(
         build,
@@ -87,6 +98,7 @@ def search(job: Job) -> None:
         run_dir=job.folder / "run",
         data_dir=job.data_dir,
         records_dir=job.folder / "records",
+        workers=workers,
         verbose=0,
     )
 

@@ -260,11 +260,12 @@ class _Run:
             batch_sizes=self.request.search.confirmation.batch_sizes,
         )
         configurations = by_batch_size(c.configuration for c in candidates)
+        verified = self.book.completed("confirmation")
         known = self.step_seconds.device == device_name(self.engine.devices) and all(
             self.step_seconds.median(c.batch_size) for c in configurations
         )
         expected = STARTING_SECONDS + SECONDS_EACH * len(configurations)
-        if known or self.stop_requested() or not self.clock.fits(expected):
+        if known or not verified or self.stop_requested() or not self.clock.fits(expected):
             return
         sizes = ", ".join(str(c.batch_size) for c in configurations)
         self.progress.say(f"Measuring the step times of batch sizes {sizes}, each alone.")

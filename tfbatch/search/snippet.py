@@ -93,5 +93,7 @@ def optimizer_call(configuration: Configuration) -> str:
     chosen = configuration.optimizer
     module = OPTIMIZERS.load(chosen.name)
     arguments: dict[str, Any] = {**module.PARAMETERS, **chosen.arguments}
-    written = "".join(f", {name}={float(value)!r}" for name, value in arguments.items())
+    written = "".join(
+        f", {name}={float(value)!r}" for name, value in arguments.items() if value is not None
+    )
     return f"keras.optimizers.{module.KERAS_NAME}(learning_rate{written})"
