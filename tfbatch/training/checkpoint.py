@@ -58,20 +58,30 @@ class CheckpointFile:
     def read_position(self) -> Position:
         """How far the kept training is; the beginning where there is none."""
         try:
+            with zipfile.ZipFile(self.path) as whole:
+                # A training must not start from a damaged weight: every checksum is compared.
+                if whole.testzip():
+                    return Position()
             with np.load(self.path) as archive:
                 kept = json.loads(str(archive["position"]))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, EOFError):
+                if kept.pop("variables") != len(archive.files) - 1:
+                    return Position()
+            if (kept.pop("schema"), kept.pop("identity")) != (_SCHEMA, self._identity):
+                return Position()
+            return Position(**kept)
+        except Exception:  # what is raised depends on where the file is damaged
             return Position()
-        if (kept.pop("schema", None), kept.pop("identity", None)) != (_SCHEMA, self._identity):
-            return Position()
-        return Position(**kept)
 
     def restore(self, model: Any) -> None:
         """Gives a compiled model the kept values."""
-        model.optimizer.build(model.trainable_variables)
+        if not model.optimizer.built:  # one that scales the loss would make new variables
+            model.optimizer.build(model.trainable_variables)
         with np.load(self.path) as archive:
             for number, variable in enumerate(state(model)):
-                variable.assign(archive[f"variable_{number}"])
+                value = archive[f"variable_{number}"]
+                if value.dtype.kind == "V":  # bfloat16 is not among the types of NumPy's files
+                    value = value.view(variable.numpy().dtype)
+                variable.assign(value)
 
     def write(self, model: Any, position: Position) -> None:
         """Writes a model's values: whole or not at all.
@@ -79,9 +89,14 @@ class CheckpointFile:
         Raises:
             RunFolderError: They cannot be written; the earlier checkpoint is still there.
         """
-        kept = {"schema": _SCHEMA, "identity": self._identity, **dataclasses.asdict(position)}
         arrays = {f"variable_{n}": v.numpy() for n, v in enumerate(state(model))}
-        partial = self.path.with_name(f"partial-{self.path.name}")
+        kept = {
+            "schema": _SCHEMA,
+            "identity": self._identity,
+            "variables": len(arrays),
+            **dataclasses.asdict(position),
+        }
+        partial = self._partial()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
@@ -97,6 +112,10 @@ class CheckpointFile:
     def remove(self) -> None:
         """The training has come to its end."""
         self.path.unlink(missing_ok=True)
+        self._partial().unlink(missing_ok=True)  # of a process that was killed
+
+    def _partial(self) -> Path:
+        return self.path.with_name(f"partial-{self.path.name}")
 
 
 class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]

@@ -50,6 +50,9 @@ class Program:
             setattr(self._optimizer, name, number)
         self._optimizer._learning_rate = self._table  # its setter refuses a change of kind
         model.optimizer.build(model.trainable_variables)
+        # One that scales the loss makes new variables when it is built again, as is done before
+        # weights are loaded; the traced functions know the first ones.
+        model.optimizer.build = _already_built
         self._slots = [(v, v.numpy()) for v in model.optimizer.variables]
         self._own_functions = not tf.distribute.has_strategy()
         if self._own_functions:
@@ -135,3 +138,7 @@ class Program:
                 raise StopIteration from error
 
         return test_function
+
+
+def _already_built(variables: Any) -> None:
+    del variables

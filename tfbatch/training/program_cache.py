@@ -57,15 +57,17 @@ class ProgramCache:
         fresh = self.workload.build(seed)
         optimizer = self.workload.optimizer(configuration, total_examples)
         derived = self.workload.derive(configuration, total_examples)
+        at_once = steps_per_execution or derived.steps_per_execution
         key = self._key(fresh, optimizer, configuration)
         program = self._programs.pop(key, None) if key else None
         if program is None:
-            program = Program(
-                fresh,
-                self.workload.optimizer(configuration, total_examples),
-                numbers=_numbers(configuration),
-                compile_arguments=self.workload.compile_arguments(),
-            )
+            with self.workload.scope():
+                program = Program(
+                    fresh,
+                    self.workload.optimizer(configuration, total_examples),
+                    numbers=_numbers(configuration),
+                    compile_arguments=self.workload.compile_arguments(),
+                )
             self.traced += 1
         if key:
             self._programs[key] = program
@@ -76,7 +78,7 @@ class ProgramCache:
             optimizer,
             steps=derived.steps,
             first_step=first_step,
-            steps_per_execution=steps_per_execution or derived.steps_per_execution,
+            steps_per_execution=at_once,
         )
 
     def clear(self) -> None:

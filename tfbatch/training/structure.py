@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -15,12 +16,12 @@ import tensorflow as tf
 
 T = TypeVar("T", bound=type)
 
+# Not tfbatch itself: a model's file there may hold classes of its own.
 _TRUSTED = (
-    *("keras", "tfbatch", "tensorflow", "numpy", "ml_dtypes"),
+    *("keras", "tensorflow", "numpy", "ml_dtypes"),
     *("builtins", "collections", "functools", "threading", "_thread", "inspect"),
 )
 _HARMLESS = (bool, int, float, complex, str, bytes)
-_REPLACEABLE = ("call", "train_step", "test_step", "compute_loss", "compute_metrics")
 
 
 def reusable(cls: T) -> T:
@@ -58,20 +59,51 @@ def structure_key(model: Any, build_model: Any) -> str | None:
     layers = list(model._flatten_layers(include_self=True, recursive=True))
     if any(_is_foreign(layer) or _differs_by_instance(layer) for layer in layers):
         return None
-    if any(_is_foreign(value) for layer in layers for value in _parts(vars(layer))):
+    parts = [_attributes(layer) for layer in layers] + list(_operations(layers))
+    if any(_is_foreign(value) for value in _parts(parts)):
         return None
     try:
         config = keras.saving.serialize_keras_object(model)
     except (TypeError, ValueError, NotImplementedError):  # a layer that cannot be serialised
         return None
     variables = [[str(v.dtype), list(v.shape), bool(v.trainable)] for v in model.variables]
-    attributes = [_plain(vars(layer)) for layer in layers]
+    attributes = [_plain(_attributes(layer)) for layer in layers]
     return _digest([_builder(build_model), config, variables, attributes])
+
+
+def _attributes(layer: Any) -> dict[str, Any]:
+    """A layer's own attributes.
+
+    Without the methods that Keras itself wraps on every object, and its set of nodes, which it
+    names by the addresses of objects.
+    """
+    own = type(layer)
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if name != "_nodes"
+        and getattr(getattr(value, "__wrapped__", None), "__func__", None)
+        is not getattr(own, name, value)
+    }
+
+
+def _operations(layers: list[Any]) -> Iterator[Any]:
+    """Operations between layers, and the arguments of all calls: none of them is a layer."""
+    for model in layers:
+        for operation in getattr(model, "operations", ()):
+            if not isinstance(operation, keras.layers.Layer):
+                yield [operation, vars(operation)]
+            for node in operation._inbound_nodes:
+                yield [node.arguments.args, node.arguments.kwargs]
 
 
 def _differs_by_instance(layer: Any) -> bool:
     """A method replaced on one object, or a Lambda: what they compute is in no configuration."""
-    return type(layer).__name__ == "Lambda" or any(name in vars(layer) for name in _REPLACEABLE)
+    own = type(layer)
+    return own.__name__ == "Lambda" or any(
+        callable(value) and inspect.isroutine(getattr(own, name, None))
+        for name, value in _attributes(layer).items()
+    )
 
 
 def _is_foreign(value: Any) -> bool:
@@ -79,10 +111,19 @@ def _is_foreign(value: Any) -> bool:
     if value is None or isinstance(value, _HARMLESS):
         return False
     owner = value if isinstance(value, type) or inspect.isroutine(value) else type(value)
-    if vars(owner).get("_tfbatch_reusable", False) if isinstance(owner, type) else False:
+    if isinstance(owner, type) and vars(owner).get("_tfbatch_reusable", False):
         return False
-    module = getattr(inspect.unwrap(owner), "__module__", None) or "builtins"
-    return module.split(".")[0] not in _TRUSTED
+    if _module(owner).split(".")[0] not in _TRUSTED:
+        return True
+    return _is_foreign(getattr(value, "__wrapped__", None))
+
+
+def _module(owner: Any) -> str:
+    """Where a class or a function was written; `functools.wraps` copies another's `__module__`."""
+    scope = getattr(owner, "__globals__", None)
+    if scope is not None:
+        return str(scope.get("__name__"))
+    return getattr(owner, "__module__", None) or "builtins"
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -115,20 +156,39 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    if isinstance(value, bool | int | float | str):
-        return repr(value)
     if isinstance(value, tf.Variable | keras.Variable):
         return None
-    if isinstance(value, np.ndarray) or (tf.is_tensor(value) and hasattr(value, "numpy")):
+    if isinstance(value, np.ndarray | np.generic) or (
+        tf.is_tensor(value) and hasattr(value, "numpy")
+    ):
         array = np.asarray(value)
         content = repr(array.tolist()) if array.dtype == object else array.tobytes()
         data = content.encode() if isinstance(content, str) else content
         return [str(array.dtype), list(array.shape), hashlib.sha256(data).hexdigest()]
+    if isinstance(value, (*_HARMLESS, np.dtype)):
+        return repr(value)
     if isinstance(value, list | tuple):
-        return [_value(part) for part in value]
+        return [type(value).__name__, *map(_value, value)]
+    if isinstance(value, set | frozenset):
+        return sorted(json.dumps(_value(part)) for part in value)
     if isinstance(value, dict):
-        return {str(key): _value(part) for key, part in value.items()}
-    return None
+        return {repr(key): _value(part) for key, part in value.items()}
+    return _described(value)
+
+
+def _described(value: Any) -> Any:
+    """A function or class by its name, an object by its class and configuration."""
+    if value is None:
+        return None
+    if isinstance(value, type) or inspect.isroutine(value):
+        return f"{_module(value)}.{getattr(value, '__qualname__', '')}"
+    if isinstance(value, functools.partial):
+        return _value([value.func, value.args, value.keywords])
+    config = None
+    if hasattr(value, "get_config") and not isinstance(value, keras.Operation):
+        with contextlib.suppress(TypeError, ValueError, NotImplementedError):
+            config = keras.saving.serialize_keras_object(value)
+    return [_described(type(value)), config]
 
 
 def _digest(value: Any) -> str:

@@ -1,0 +1,539 @@
+"""A training that was ended goes on from its last epoch, to the same last bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from tfbatch.callbacks import DivergenceGuard, TrainingClock
+from tfbatch.configuration import Configuration
+from tfbatch.errors import RunFolderError
+from tfbatch.models import resnet
+from tfbatch.pipeline import PreparedData
+from tfbatch.schema import Named
+from tfbatch.training.checkpoint import CheckpointFile, Position, WriteCheckpoint, state
+from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.trial import run_trial
+from tfbatch.training.workload import Workload
+
+SPEC = TrialSpec(
+    trial="search-0001",
+    phase="search",
+    seed=11,
+    configuration=Configuration(
+        batch_size=72,  # divides neither an epoch nor the training
+        base_learning_rate=0.02,
+        warmup_fraction=0.4,
+        schedule=Named(name="cosine"),
+        optimizer=Named(name="sgd", momentum=0.9),
+    ),
+    total_examples=4000,
+)
+EPOCHS = 4  # of 1,085 examples each, the last one shorter
+
+
+def with_dropout(input_shape: Any, num_classes: int) -> keras.Model:
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Dense(12, activation="relu")(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Dropout(0.3)(x)))
+
+
+def in_bfloat16(input_shape: Any, num_classes: int) -> keras.Model:
+    """Weights of a kind that NumPy's files do not know."""
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Dense(12, activation="relu", dtype="bfloat16")(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+
+
+def tiny_resnet(input_shape: Any, num_classes: int) -> keras.Model:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet, "_BLOCKS", 1)
+        patch.setattr(resnet, "_WIDTHS", (4, 6))
+        return resnet.build(input_shape, num_classes)
+
+
+@pytest.fixture(scope="module")
+def programs(digits: PreparedData) -> ProgramCache:
+    return ProgramCache(Workload(digits, with_dropout))
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> TrialSpec:
+    return kept_in(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def float32() -> Iterator[None]:
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def kept_in(folder: Path, spec: TrialSpec = SPEC) -> TrialSpec:
+    return dataclasses.replace(
+        spec,
+        checkpoint_file=folder / "search-0001.npz",
+        weights_file=folder / "search-0001.weights.h5",
+    )
+
+
+def change(spec: TrialSpec, **configuration: Any) -> TrialSpec:
+    changed = spec.configuration.model_copy(update=configuration)
+    return dataclasses.replace(spec, configuration=changed)
+
+
+class Steps(keras.callbacks.Callback):
+    """Counts the updates that are really made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._before = int(self.model.optimizer.iterations)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.made += int(self.model.optimizer.iterations) - self._before
+
+
+@dataclasses.dataclass
+class Ran:
+    """One run of a trial, with the model as it was left."""
+
+    outcome: Outcome
+    steps: int
+    variables: list[np.ndarray]
+
+
+def run(programs: ProgramCache, spec: TrialSpec, *, seconds: float = 0, **options: Any) -> Ran:
+    steps = Steps()
+    models: list[Any] = []
+
+    class Keep(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            models.append(self.model)
+
+    outcome = run_trial(
+        programs,
+        spec,
+        checkpoint_seconds=seconds,
+        user_callbacks=lambda: [steps, Keep()],
+        **options,
+    )
+    assert outcome.status in ("completed", "interrupted"), outcome.message
+    return Ran(outcome, steps.made, [v.numpy() for v in state(models[-1])])
+
+
+def after(executions: int) -> Callable[[], bool]:
+    """A request to stop that comes after so many executions."""
+    asked: list[bool] = []
+
+    def stop_requested() -> bool:
+        asked.append(True)
+        return len(asked) > executions
+
+    return stop_requested
+
+
+def interrupt(programs: ProgramCache, spec: TrialSpec, *, epochs: float = 2.5) -> Position:
+    """Ends a trial in the middle of an epoch; how far its checkpoint is."""
+    assert spec.checkpoint_file
+    derived = programs.workload.derive(spec.configuration, spec.total_examples)
+    executions = derived.steps_per_epoch // derived.steps_per_execution
+    stopped = run(programs, spec, stop_requested=after(int(epochs * executions)))
+    assert stopped.outcome.status == "interrupted"
+    return CheckpointFile(spec.checkpoint_file, identity=spec.identity()).read_position()
+
+
+def assert_same(got: Ran, expected: Ran) -> None:
+    assert got.outcome.status == expected.outcome.status == "completed"
+    assert got.outcome.metrics == expected.outcome.metrics
+    assert got.outcome.steps == expected.outcome.steps
+    assert got.outcome.examples == expected.outcome.examples
+    for one, other in zip(got.variables, expected.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+QUICK = [("sgd", True), ("adam", False), ("bfloat16 weights", False), ("loss scale", True)]
+ADAM = {"optimizer": Named(name="adam"), "base_learning_rate": 0.003}
+CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "sgd": (with_dropout, {}, {}),
+    "adam": (with_dropout, ADAM, {}),
+    "small batches": (with_dropout, {"batch_size": 10}, {}),
+    "weight decay": (
+        with_dropout,
+        {"optimizer": Named(name="adamw", weight_decay=0.1), "base_learning_rate": 0.003},
+        {},
+    ),
+    "bfloat16 weights": (in_bfloat16, {}, {}),
+    "loss scale": (with_dropout, {}, {"precision": "mixed_float16"}),
+    "resnet": (tiny_resnet, {"batch_size": 150}, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "same_process"),
+    [
+        pytest.param(case, same, marks=[] if (case, same) in QUICK else [pytest.mark.slow])
+        for case in CASES
+        for same in (True, False)
+    ],
+)
+def test_an_interrupted_training_ends_as_an_undisturbed_one(
+    digits: PreparedData, spec: TrialSpec, case: str, same_process: bool
+) -> None:
+    """A new process has traced nothing yet."""
+    build, changes, options = CASES[case]
+    spec = change(spec, **changes)
+    workload = Workload(digits, build, **options)
+    programs = ProgramCache(workload)
+    undisturbed = run(programs, dataclasses.replace(spec, checkpoint_file=None))
+    position = interrupt(programs, spec)
+    if same_process:
+        run(programs, change(dataclasses.replace(SPEC, total_examples=300), **changes))
+    continued = run(programs if same_process else ProgramCache(workload), spec)
+
+    derived = workload.derive(spec.configuration, spec.total_examples)
+    assert (position.epochs, position.steps) == (2, 2 * derived.steps_per_epoch)
+    assert_same(continued, undisturbed)
+    assert undisturbed.steps == derived.steps
+    assert continued.steps == derived.steps - position.steps
+    assert spec.checkpoint_file
+    assert [path.name for path in spec.checkpoint_file.parent.iterdir()] == [
+        "search-0001.weights.h5"
+    ]
+
+
+def test_it_can_be_interrupted_again_and_again(programs: ProgramCache, spec: TrialSpec) -> None:
+    undisturbed = run(programs, dataclasses.replace(spec, checkpoint_file=None))
+    positions = [interrupt(programs, spec, epochs=1.5) for _ in range(3)]
+    continued = run(programs, spec)
+
+    assert [position.epochs for position in positions] == [1, 2, 3]
+    assert_same(continued, undisturbed)
+    assert continued.outcome.training_seconds > positions[-1].training_seconds
+    assert continued.outcome.seconds > positions[-1].seconds > positions[0].seconds
+
+
+KILLED = """
+import pickle, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[3])
+import keras
+import test_checkpoint
+from tfbatch.pipeline import load_data
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.trial import run_trial
+from tfbatch.training.workload import Workload
+
+class Say(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        print(int(self.model.optimizer.iterations), flush=True)
+        if sys.argv[4] == "slowly":
+            import time
+            time.sleep(0.2)
+
+data = load_data("digits", records_dir=Path(sys.argv[2]))
+spec = test_checkpoint.kept_in(Path(sys.argv[1]))
+outcome = run_trial(
+    ProgramCache(Workload(data, test_checkpoint.with_dropout)),
+    spec, checkpoint_seconds=0, user_callbacks=lambda: [Say()],
+)
+print(outcome.metrics)
+"""
+
+
+def test_a_killed_training_ends_as_an_undisturbed_one(
+    programs: ProgramCache, tmp_path: Path, records_dir: Path
+) -> None:
+    """SIGKILL in the middle of the third epoch, and a new process."""
+    spec = kept_in(tmp_path)
+    steps = programs.workload.derive(spec.configuration, spec.total_examples).steps_per_epoch
+    child = subprocess.Popen(
+        [
+            *(sys.executable, "-c", KILLED),
+            *(str(tmp_path), str(records_dir), str(Path(__file__).parent), "slowly"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert child.stdout
+    for line in child.stdout:
+        if line.strip().isdigit() and int(line) > 2 * steps:
+            child.send_signal(signal.SIGKILL)
+            break
+    child.communicate()
+
+    assert child.returncode == -signal.SIGKILL
+    assert spec.checkpoint_file
+    kept = CheckpointFile(spec.checkpoint_file, identity=spec.identity())
+    assert kept.read_position().epochs == 2
+    undisturbed = run(programs, dataclasses.replace(SPEC, checkpoint_file=None))
+    continued = run(programs, spec)
+    assert_same(continued, undisturbed)
+    assert continued.steps == undisturbed.steps - 2 * steps
+
+
+def test_a_short_training_writes_nothing(programs: ProgramCache, spec: TrialSpec) -> None:
+    """Before a minute is over, and at its end."""
+    assert spec.checkpoint_file
+    run(programs, spec, seconds=60, stop_requested=after(40))
+    assert not spec.checkpoint_file.exists()
+    one_epoch = dataclasses.replace(spec, total_examples=1085)
+    seen: list[bool] = []
+    run(programs, one_epoch, stop_requested=lambda: seen.append(spec.checkpoint_file.exists()))
+    assert seen
+    assert not any(seen)
+
+
+OTHERS: dict[str, Callable[[TrialSpec], TrialSpec]] = {
+    "seed": lambda s: dataclasses.replace(s, seed=12),
+    "configuration": lambda s: change(s, base_learning_rate=0.03),
+    "length": lambda s: dataclasses.replace(s, total_examples=3900),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_trainings_checkpoint_is_not_used(
+    programs: ProgramCache, spec: TrialSpec, what: str
+) -> None:
+    other = OTHERS[what](spec)
+    assert interrupt(programs, other).epochs == 2
+    fresh = run(programs, dataclasses.replace(SPEC, checkpoint_file=None))
+
+    assert_same(run(programs, spec), fresh)
+
+
+def small_checkpoint(path: Path) -> tuple[CheckpointFile, Any]:
+    """A checkpoint of a model of a few numbers."""
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)
+    file = CheckpointFile(path, identity="abc-1-2")
+    file.write(model, Position(epochs=2, steps=30, seconds=1.5, first_loss=2.5))
+    return file, model
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    file, model = small_checkpoint(tmp_path / "a" / "b.npz")
+    expected = [v.numpy() for v in state(model)]
+    for variable in state(model):
+        variable.assign(variable * 0 + 1)
+    file.restore(model)
+
+    assert file.read_position() == Position(2, 30, 1.5, 0.0, 2.5)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.npz"]
+    assert len(expected) == 2 + 1 + 2 + 2  # weights, Dropout's generator, optimizer, slots
+    for variable, value in zip(state(model), expected, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_a_checkpoint_with_any_damage_is_used_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Every byte is damaged once: most damages are in a variable, a few in the ZIP's own fields."""
+    file, model = small_checkpoint(tmp_path / "a.npz")
+    whole = file.path.read_bytes()
+    position = file.read_position()
+    expected = [v.numpy() for v in state(model)]
+    used = 0
+    for index in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[index] ^= 1 << index % 8
+        file.path.write_bytes(damaged)
+        found = file.read_position()
+        if found == Position():
+            continue
+        used += 1
+        assert found == position, index
+        file.restore(model)
+        for variable, value in zip(state(model), expected, strict=True):
+            np.testing.assert_array_equal(variable, value)
+
+    assert used < len(whole) / 3  # times, versions and paddings of the ZIP
+    for length in range(0, len(whole), 7):
+        file.path.write_bytes(whole[:length])
+        assert file.read_position() == Position()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
+def test_a_file_that_is_no_checkpoint_is_not_used(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.npz"
+    path.write_bytes(content)
+
+    assert CheckpointFile(path, identity="a").read_position() == Position()
+    assert CheckpointFile(tmp_path, identity="a").read_position() == Position()
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 99}, {"identity": "other"}, {"unknown": 1}, {"schema": None}, None]
+)
+def test_a_checkpoint_of_another_version_is_not_used(tmp_path: Path, change: Any) -> None:
+    file, _ = small_checkpoint(tmp_path / "a.npz")
+    with np.load(file.path) as archive:
+        arrays = dict(archive)
+    kept = json.loads(str(arrays["position"]))
+    written = kept | change if change else [kept]
+    arrays["position"] = np.array(json.dumps(written))
+    np.savez(file.path, **arrays)
+
+    assert file.read_position() == Position()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut"])
+def test_a_training_with_a_damaged_checkpoint_begins_anew(
+    programs: ProgramCache, spec: TrialSpec, damage: str
+) -> None:
+    assert spec.checkpoint_file
+    interrupt(programs, spec)
+    content = bytearray(spec.checkpoint_file.read_bytes())
+    content[len(content) // 2] ^= 0x10  # in a variable, not in the position
+    spec.checkpoint_file.write_bytes(content if damage == "flipped" else content[:-9])
+    again = run(programs, spec)
+
+    fresh = run(programs, dataclasses.replace(SPEC, checkpoint_file=None))
+    assert_same(again, fresh)
+    assert again.steps == fresh.steps
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[Callable[[int], None]]:
+    """Sets what a file may grow to; Python ignores the signal and gets an OSError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_full_disk_leaves_the_earlier_checkpoint(
+    tmp_path: Path, file_size_limit: Callable[[int], None], share: float
+) -> None:
+    file, model = small_checkpoint(tmp_path / "a.npz")
+    whole = file.path.read_bytes()
+    file_size_limit(int(share * len(whole)))
+    with pytest.raises(RunFolderError, match=r"a\.npz cannot be written: .*Free some space"):
+        file.write(model, Position(epochs=3, steps=45))
+
+    assert file.read_position().epochs == 2
+    assert file.path.read_bytes() == whole
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_disk_that_fills_during_a_training_ends_the_run_and_nothing_is_lost(
+    programs: ProgramCache, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third checkpoint finds no room; with room the training goes on from the second."""
+    write, written = np.savez, []
+
+    def full(file: Any, **arrays: Any) -> None:
+        written.append(file)
+        if len(written) == 3:
+            file.write(b"half of it")
+            raise OSError(28, "No space left on device")
+        write(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(RunFolderError, match="No space left"):
+        run(programs, spec)
+    monkeypatch.undo()
+    continued = run(programs, spec)
+
+    fresh = run(programs, dataclasses.replace(SPEC, checkpoint_file=None))
+    assert_same(continued, fresh)
+    steps = programs.workload.derive(spec.configuration, spec.total_examples).steps_per_epoch
+    assert continued.steps == fresh.steps - 2 * steps
+
+
+def test_disk_use_is_two_files_of_the_states_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, model = small_checkpoint(tmp_path / "a.npz")
+    used: list[list[int]] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        used.append([p.stat().st_size for p in tmp_path.iterdir()])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    for epoch in range(3):
+        file.write(model, Position(epochs=epoch))
+    state_size = sum(v.numpy().nbytes for v in state(model))
+    headers = 600 * (len(state(model)) + 1)
+
+    assert [len(sizes) for sizes in used] == [2, 2, 2]
+    assert all(size < state_size + headers for sizes in used for size in sizes)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_removed_with_it(
+    programs: ProgramCache, spec: TrialSpec
+) -> None:
+    assert spec.checkpoint_file
+    interrupt(programs, spec)
+    partial = spec.checkpoint_file.with_name(f"partial-{spec.checkpoint_file.name}")
+    partial.write_bytes(b"half of it")
+    run(programs, spec, seconds=60)
+
+    assert [p.name for p in partial.parent.iterdir()] == ["search-0001.weights.h5"]
+
+
+def test_divergence_is_still_told_by_the_first_loss(
+    programs: ProgramCache, spec: TrialSpec
+) -> None:
+    """It is the first batch's loss of the whole training, not of its rest."""
+    position = interrupt(programs, spec)
+    assert position.first_loss is not None
+    assert position.first_loss > 2
+
+    guards: list[DivergenceGuard] = []
+    with pytest.MonkeyPatch.context() as patch:
+
+        class Noted(DivergenceGuard):
+            def on_train_begin(self, logs: Any = None) -> None:
+                super().on_train_begin(logs)
+                guards.append(self)
+
+        patch.setattr("tfbatch.training.trial.DivergenceGuard", Noted)
+        run(programs, spec)
+    assert guards[0].first_loss == position.first_loss
+
+
+def test_a_checkpoint_waits_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from the last one's end, so that a slow disk is not always written to."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    file, model = small_checkpoint(tmp_path / "a.npz")
+    guard, clock = DivergenceGuard(), TrainingClock()
+    callback = WriteCheckpoint(
+        file, Position(seconds=7.0), clock=clock, guard=guard, epochs=9, every_seconds=10
+    )
+    callback.set_model(model)
+    model.stop_training = False
+    file.remove()
+    epochs = []
+    for epoch, seconds in enumerate(
+        [109.0, 110.0, 119.0, 121.0, 130.0, 131.0, 150.0, 170.0, 190.0]
+    ):
+        now[0] = seconds
+        model.stop_training = epoch == 6  # an epoch that was ended early
+        callback.on_epoch_end(epoch)
+        epochs.append(file.read_position().epochs)
+
+    assert epochs == [0, 2, 2, 4, 4, 6, 6, 8, 8]
+    assert file.read_position().seconds == 7.0 + 70.0

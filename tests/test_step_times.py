@@ -1,0 +1,131 @@
+"""Seconds of one step: every batch size in turn, and nothing left behind."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import keras
+import pytest
+import tiny_model
+
+from tfbatch.configuration import Configuration
+from tfbatch.pipeline import PreparedData
+from tfbatch.schema import Named
+from tfbatch.training import step_times
+from tfbatch.training.outcome import TrialSpec
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.step_times import StepTime, measure_step_times
+from tfbatch.training.trial import run_trial
+from tfbatch.training.workload import Workload
+
+CONFIGURATIONS = [
+    Configuration(
+        batch_size=batch_size,
+        base_learning_rate=0.02,
+        warmup_fraction=0.1,
+        schedule=Named(name="cosine"),
+        optimizer=Named(name="sgd", momentum=momentum),
+    )
+    for batch_size, momentum in ((16, 0.9), (300, 0.8), (64, 0.5))
+]
+
+
+@pytest.fixture(scope="module")
+def workload(digits: PreparedData) -> Workload:
+    return Workload(digits, tiny_model.build)
+
+
+class Begun(ProgramCache):
+    """Notes which batch size begins."""
+
+    def __init__(self, workload: Workload):
+        super().__init__(workload)
+        self.sizes: list[int] = []
+
+    def begin(self, configuration: Configuration, **options: Any) -> Any:
+        self.sizes.append(configuration.batch_size)
+        return super().begin(configuration, **options)
+
+
+@pytest.fixture(scope="module")
+def measured(workload: Workload) -> tuple[Begun, list[StepTime], list[int]]:
+    programs = Begun(workload)
+    signs: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_times, "_ROUND_SECONDS", 0.02)
+        times = measure_step_times(
+            programs,
+            CONFIGURATIONS,
+            sign_of_life=lambda: signs.append(len(programs.sizes)),
+            rounds=3,
+        )
+    return programs, times, signs
+
+
+def test_each_configuration_is_measured_in_every_round(
+    measured: tuple[Begun, list[StepTime], list[int]],
+) -> None:
+    _, times, _ = measured
+
+    assert [time.batch_size for time in times] == [16, 300, 64]
+    for time in times:
+        assert len(time.rounds) == 3
+        assert min(time.rounds) > 0
+        assert time.seconds == statistics.median(time.rounds)
+
+
+def test_rounds_are_interleaved_with_signs_of_life(
+    measured: tuple[Begun, list[StepTime], list[int]],
+) -> None:
+    programs, _, signs = measured
+
+    assert programs.sizes == [16, 300, 64] * 4  # once to trace and to see how long it takes
+    assert signs == list(range(3, 12))
+    assert programs.traced == 1
+
+
+def test_a_trial_after_it_is_as_without_it(
+    workload: Workload, measured: tuple[Begun, list[StepTime], list[int]]
+) -> None:
+    spec = TrialSpec("search-0001", "search", 11, CONFIGURATIONS[0], 1500)
+    after = run_trial(measured[0], spec)
+
+    assert after.status == "completed"
+    assert after.metrics == run_trial(ProgramCache(workload), spec).metrics
+
+
+def test_measuring_does_not_depend_on_the_clock_being_fine(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Very slow steps are still executed twice in a round, very quick ones at most 200 times."""
+    executed: list[int] = []
+
+    def seconds(programs: Any, configuration: Any, *, executions: int) -> float:
+        executed.append(executions)
+        return {16: 1e-9, 300: 100.0}[configuration.batch_size]
+
+    monkeypatch.setattr(step_times, "_seconds_per_step", seconds)
+    measure_step_times(
+        ProgramCache(workload), CONFIGURATIONS[:2], sign_of_life=lambda: None, rounds=1
+    )
+
+    assert executed == [2, 2, 200, 2]
+
+
+def test_only_measured_steps_count(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly the steps that were asked for, warm-up included, are executed."""
+    seen: list[int] = []
+    fit = keras.Model.fit
+
+    def noted(model: Any, *arguments: Any, **options: Any) -> Any:
+        history = fit(model, *arguments, **options)
+        seen.append(int(model.optimizer.iterations))
+        return history
+
+    monkeypatch.setattr(keras.Model, "fit", noted)
+    step_times._seconds_per_step(ProgramCache(workload), CONFIGURATIONS[2], executions=3)
+
+    at_once = workload.derive(CONFIGURATIONS[2], 1085).steps_per_execution
+    assert at_once > 1
+    assert seen == [7 * at_once]
