@@ -34,10 +34,13 @@ confirmation: {batch_sizes: 1, seeds: 1}
 """
 
 
+ONCE = SEARCH.replace("[0.01, 0.05]", "0.01")
+
+
 @pytest.fixture
 def search(tmp_path: Path) -> str:
     path = tmp_path / "search.yaml"
-    path.write_text(SEARCH)
+    path.write_text(ONCE)
     return str(path)
 
 
@@ -79,7 +82,8 @@ def test_every_fault_costs_its_own_trial_and_is_told_apart(tmp_path: Path, searc
         run_dir=tmp_path / "run",
         workers=2,
         callbacks=faults,
-        stall_minutes=0.15,
+        stall_minutes=0.25,  # TensorFlow tries for 10 s to allocate before it gives up
+        max_trials=5,
         verbose=0,
     )
     rows = result.rows
@@ -92,21 +96,18 @@ def test_every_fault_costs_its_own_trial_and_is_told_apart(tmp_path: Path, searc
     assert ended[32] == {"error"}
     assert ended[64] == {"killed"}
     assert ended[128] == {"timeout"}
-    assert ended.get(256, {"oom"}) == {"oom"}
-    assert sum(row["status"] == "oom" for row in rows) <= 2, "at once in both workers, at most"
+    assert ended[256] == {"oom"}
     names = [row["trial"] for row in rows]
     assert len(names) == len(set(names))
     assert sorted(n for n in names if n.startswith("search")) == [
-        f"search-{n:04d}" for n in range(1, 11)
+        f"search-{n:04d}" for n in range(1, 6)
     ]
     messages = {row["status"]: row["message"] for row in rows}
     assert "the user's own mistake" in messages["error"]
     assert "SIGKILL" in messages["killed"]
     assert "no sign of life" in messages["timeout"]
     assert result.batch_size == 16
-    if "oom" in messages:
-        assert "256" in result.summary()
-        assert result.recommendation["memory_used_up"]["smallest_that_failed"] == 256
+    assert "used up at batch size 256; the largest that was trained is 16" in result.summary()
 
 
 SCRIPT = """

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import tfbatch
-
 from trial_cost import images, plan
 from trial_cost.network import build
 from trial_cost.plan import Job, Pair, Trained
