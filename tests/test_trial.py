@@ -254,6 +254,7 @@ def test_damaged_records_are_no_outcome(digits: PreparedData, tmp_path: Path) ->
     """Every trial after it would read the same wrong data."""
     folder = tmp_path / digits.folder.name
     shutil.copytree(digits.folder, folder)
+    shutil.rmtree(folder / "decoded-train", ignore_errors=True)  # made before the damage
     shard = next(folder.glob("*-train.tfrecord-*"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -272,7 +273,7 @@ def test_an_interrupted_trial_keeps_no_weights(workload: Workload, tmp_path: Pat
 
 
 def test_the_untrained_model_guesses(workload: Workload) -> None:
-    untrained = measure_untrained(workload, SPEC.configuration)
+    untrained = measure_untrained(ProgramCache(workload), SPEC.configuration)
 
     assert untrained.metrics.keys() == {"loss", "accuracy"}
     assert 1.5 < untrained.metrics["loss"] < 6.0
@@ -293,10 +294,12 @@ def test_the_models_hash_changes_with_the_model_and_with_nothing_else(
         hidden = keras.layers.Dense(24, activation="tanh")(keras.layers.Flatten()(inputs))
         return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
 
-    first = measure_untrained(workload, SPEC.configuration).model_hash
-    again = measure_untrained(workload, change(SPEC, batch_size=64).configuration).model_hash
+    first = measure_untrained(ProgramCache(workload), SPEC.configuration).model_hash
+    again = measure_untrained(
+        ProgramCache(workload), change(SPEC, batch_size=64).configuration
+    ).model_hash
     others = [
-        measure_untrained(Workload(digits, builder), SPEC.configuration).model_hash
+        measure_untrained(ProgramCache(Workload(digits, builder)), SPEC.configuration).model_hash
         for builder in (wider, other_activation)
     ]
 
@@ -309,7 +312,7 @@ def test_a_builder_that_raises_is_shown_whole_before_any_trial(digits: PreparedD
         raise RuntimeError(f"no layers for {num_classes} classes")
 
     with pytest.raises(InputError, match=r"(?s)cannot be built.*Traceback.*no layers for 10"):
-        measure_untrained(Workload(digits, broken), SPEC.configuration)
+        measure_untrained(ProgramCache(Workload(digits, broken)), SPEC.configuration)
 
 
 def test_a_disk_that_is_full_ends_the_run_and_leaves_no_half_weights(
@@ -362,7 +365,7 @@ def test_a_model_that_cannot_be_used_is_refused(
     digits: PreparedData, builder: Callable[..., Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        measure_untrained(Workload(digits, builder), SPEC.configuration)
+        measure_untrained(ProgramCache(Workload(digits, builder)), SPEC.configuration)
 
 
 @pytest.mark.parametrize(

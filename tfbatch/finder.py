@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError
 from tfbatch.recipes import Recipe
-from tfbatch.run_folder.folder import check_run_dir
+from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Execution, Request, make_request
+from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
     from tfbatch.search.result import Result  # imports TensorFlow
@@ -157,20 +158,32 @@ def run_request(
         callbacks: Makes a user's Keras callbacks, or None.
         started: `time.monotonic()` from which the time limit counts.
     """
-    from tfbatch.search.session import run_search
-    from tfbatch.training.workload import check_builder, find_model_builder
+    with RunLock(request.run_dir) as lock:
+        warm = None
+        if request.execution.workers != 0:  # it imports TensorFlow beside this process
+            lock.logs.mkdir(exist_ok=True)
+            log = lock.logs / "worker-0.log"
+            warm = warm_slot(log, lock.workers_file, "tfbatch.training.runner")
+        try:
+            from tfbatch.search.session import run_search
+            from tfbatch.training.workload import check_builder, find_model_builder
 
-    if build_model is None:
-        build_model = find_model_builder(request.model)
-    check_builder(build_model)
-    return run_search(
-        request,
-        build_model,
-        progress=progress,
-        stop_requested=stop_requested,
-        callbacks=callbacks,
-        started=started,
-    )
+            if build_model is None:
+                build_model = find_model_builder(request.model)
+            check_builder(build_model)
+            return run_search(
+                request,
+                build_model,
+                progress=progress,
+                stop_requested=stop_requested,
+                lock=lock,
+                warm=warm,
+                callbacks=callbacks,
+                started=started,
+            )
+        finally:
+            if warm:
+                warm.close()
 
 
 def _reference(build_model: Any) -> str:

@@ -16,9 +16,7 @@ SCALING_RULE = "linear"
 PARAMETERS = {"momentum": 0.9, "weight_decay": None}
 
 
-def build(
-    learning_rate: Any, *, momentum: float = 0.9, weight_decay: float | None = None
-) -> Any:
+def build(learning_rate: Any, *, momentum: float = 0.9, weight_decay: float | None = None) -> Any:
     """Returns `keras.optimizers.SGD`; the weight decay is decoupled, times the learning rate."""
     # With 0.0 Keras multiplies every weight by 1 in each step, a fifth of a small model's time.
     return keras.optimizers.SGD(learning_rate, momentum=momentum, weight_decay=weight_decay or None)

@@ -137,6 +137,8 @@ class WorkerEngine:
         lock: File that every worker keeps locked while it lives, or None.
         stop_requested: When true, running tasks end.
         stall_minutes: A task without a sign of life for so long is ended.
+        checkpoint_seconds: The least time between two checkpoints of a trial.
+        warm: A slot whose process has imported tfbatch.training.runner, to be the first.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class WorkerEngine:
         stop_requested: Callable[[], bool],
         stall_minutes: float = STALL_MINUTES,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        warm: Slot | None = None,
     ):
         self._job, self._workers, self._folder, self._lock = job, workers, folder, lock
         self.stop_requested = stop_requested
@@ -158,8 +161,8 @@ class WorkerEngine:
         self._records: Path | None = None
         self._running: dict[int, tuple[TrialSpec, float]] = {}
         self.board: Board | None = None
-        self._slots = [self._slot(0)]
-        self._slots[0].submit(describe_devices)  # TensorFlow's import goes on beside this process
+        self._slots = [self._slot(0) if warm is None else self._adopted(warm)]
+        self._slots[0].submit(describe_devices)
         self._devices: Devices | None = None
 
     @property
@@ -268,6 +271,19 @@ class WorkerEngine:
         ]
 
     def _slot(self, number: int, *, whole: bool = False) -> Slot:
+        return Slot(self._begin(number, whole=whole), **self._limits())
+
+    def _adopted(self, warm: Slot) -> Slot:
+        try:
+            warm.result()
+            warm.limit(**self._limits())
+            warm.adopt(self._begin(0, whole=False))
+            warm.result()
+        except ProcessEndedError as error:
+            raise SearchError(f"A worker process cannot start: {error.message}") from error
+        return warm
+
+    def _begin(self, number: int, *, whole: bool) -> Start:
         place = dataclasses.replace(
             self._job.place,
             slot=number,
@@ -276,11 +292,13 @@ class WorkerEngine:
         )
         job = dataclasses.replace(self._job, place=place)
         log = self._folder / f"worker-{'alone' if whole else number}.log"
-        return Slot(
-            Start(log, self._lock, begin_worker, (job,)),
-            stall_seconds=self._stall_seconds,
-            most_bytes=worker_bytes(self._workers or os.cpu_count() or 1),
-        )
+        return Start(log, self._lock, begin_worker, (job,))
+
+    def _limits(self) -> dict[str, float]:
+        return {
+            "stall_seconds": self._stall_seconds,
+            "most_bytes": worker_bytes(self._workers or os.cpu_count() or 1),
+        }
 
     def _look_after(self, slot: Slot) -> bool:
         """Passes on a request to stop, and ends what is silent; whether its task is over."""

@@ -18,6 +18,7 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Place
 from tfbatch.training.runner import Job, dump_code
 from tfbatch.training.workload import BuildModel
+from tfbatch.workers import Slot
 
 Callbacks = Callable[[], list[Any]]
 AnyEngine = InProcessEngine | WorkerEngine
@@ -30,6 +31,7 @@ def open_engine(
     callbacks: Callbacks | None,
     *,
     lock: RunLock,
+    warm: Slot | None,
     stop_requested: Callable[[], bool],
 ) -> Iterator[AnyEngine]:
     """Starts what runs the trials; ends it however the run ends.
@@ -62,6 +64,7 @@ def open_engine(
             stop_requested=stop_requested,
             stall_minutes=execution.stall_minutes,
             checkpoint_seconds=execution.checkpoint_seconds,
+            warm=warm,
         )
     try:
         yield engine

@@ -50,6 +50,7 @@ from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.evaluation import Untrained
 from tfbatch.training.workload import BuildModel
+from tfbatch.workers import Slot
 
 
 def run_search(
@@ -58,6 +59,8 @@ def run_search(
     *,
     progress: Progress,
     stop_requested: Callable[[], bool],
+    lock: RunLock,
+    warm: Slot | None = None,
     callbacks: Callbacks | None = None,
     started: float | None = None,
 ) -> Result:
@@ -68,6 +71,8 @@ def run_search(
         build_model: The model's builder.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
+        lock: The run folder's lock.
+        warm: A slot whose process has imported tfbatch.training.runner, or None.
         callbacks: Makes a user's Keras callbacks, new ones for each trial; or None.
         started: `time.monotonic()` of the command's start, from which the time limit counts.
 
@@ -80,9 +85,9 @@ def run_search(
     started = time.monotonic() if started is None else started
     stop_if(stop_requested)
     with (
-        RunLock(request.run_dir) as lock,
+        lock,
         open_engine(
-            request, build_model, callbacks, lock=lock, stop_requested=stop_requested
+            request, build_model, callbacks, lock=lock, warm=warm, stop_requested=stop_requested
         ) as engine,
     ):
         data = load_records(request, engine, progress)

@@ -20,7 +20,7 @@ from tfbatch.search.objective import Objective
 from tfbatch.search.outcome_policy import final_status, score_of
 from tfbatch.search.progress import Progress
 from tfbatch.training.derived import Derived
-from tfbatch.training.outcome import Outcome, Phase, TrialSpec
+from tfbatch.training.outcome import BetterThan, Outcome, Phase, TrialSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +202,7 @@ class TrialBook:
             weights_file=self.weights_file(planned.trial),
             checkpoint_file=self._folder.checkpoints / f"{planned.trial}.npz",
             untrained_loss=self._untrained_loss,
+            keep_if=None if planned.phase == "confirmation" else self._better_than_best(),
         )
         if spec.checkpoint_file and not spec.checkpoint_file.exists():
             # A killed trial that begins anew can have left half of its curves.
@@ -209,6 +210,12 @@ class TrialBook:
         self._progress.trial_started(spec, derived)
         self._engine.start(spec)
         self._running += 1
+
+    def _better_than_best(self) -> BetterThan | None:
+        best = self.best()
+        if best is None or best.score is None:
+            return None
+        return BetterThan(self._objective.name, self._objective.direction, best.score)
 
     def _drop(self, spec: TrialSpec) -> None:
         """An interrupted trial: without a checkpoint nothing of it is kept."""

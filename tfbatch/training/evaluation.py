@@ -33,17 +33,19 @@ class Untrained:
     model_hash: str
 
 
-def measure_untrained(workload: Workload, configuration: Configuration) -> Untrained:
+def measure_untrained(programs: ProgramCache, configuration: Configuration) -> Untrained:
     """Builds the model once and evaluates it on the validation split.
 
     Raises:
         InputError: The model cannot be used.
         RecordError: The validation records are damaged.
     """
+    workload = programs.workload
     workload.evaluation("validation")  # reading the split is not the model's time
     start = time.perf_counter()
     try:
-        model = workload.compiled(configuration, total_examples=1, seed=1)
+        # Traced for the trials too.
+        model = programs.begin(configuration, total_examples=1, seed=1)
         metrics = evaluate(model, workload, "validation")
     except TfbatchError:
         raise

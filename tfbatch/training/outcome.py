@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,26 @@ from tfbatch.configuration import Configuration
 
 Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
 Phase = Literal["baseline", "search", "confirmation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BetterThan:
+    """A metric that must be better than a value.
+
+    Attributes:
+        metric: Its name.
+        direction: "min" or "max".
+        value: What to be better than.
+    """
+
+    metric: str
+    direction: Literal["min", "max"]
+    value: float
+
+    def holds(self, metrics: dict[str, float]) -> bool:
+        """Whether the metric is better; equal is not."""
+        found = metrics.get(self.metric, math.nan)
+        return found > self.value if self.direction == "max" else found < self.value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +43,7 @@ class TrialSpec:
         seed: Seed of weights, order and augmentation; positive.
         configuration: What to train with.
         total_examples: Length of the training.
+        keep_if: Weights are kept only if this holds; None: they always are.
         untrained_loss: The loss before any training, if it is known: what divergence is told by.
         log_dir: Folder for TensorBoard, or None.
         weights_file: Where to save the final weights (`.weights.h5`), or None.
@@ -37,6 +59,7 @@ class TrialSpec:
     weights_file: Path | None = None
     checkpoint_file: Path | None = None
     untrained_loss: float | None = None
+    keep_if: BetterThan | None = None
 
     def identity(self) -> str:
         """Equal for trainings that are the same from beginning to end."""

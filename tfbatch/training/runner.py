@@ -103,7 +103,7 @@ class Runner:
 
     def measure_untrained(self, configuration: Configuration) -> Untrained:
         """See tfbatch.training.evaluation."""
-        return measure_untrained(self._programs().workload, configuration)
+        return measure_untrained(self._programs(), configuration)
 
     def run_trial(self, spec: TrialSpec, checkpoint_seconds: float) -> Outcome:
         """See tfbatch.training.trial."""

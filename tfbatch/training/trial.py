@@ -69,7 +69,8 @@ def run_trial(
         raise
     except Exception as error:
         result = _failed(trial, error)
-    if result.status == "completed" and spec.weights_file:
+    wanted = spec.keep_if is None or spec.keep_if.holds(result.metrics)
+    if result.status == "completed" and spec.weights_file and wanted:
         save_weights(trial.model, spec.weights_file)
     if result.status != "interrupted" and trial.checkpoint:
         trial.checkpoint.remove()

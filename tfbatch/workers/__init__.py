@@ -7,6 +7,6 @@ and its end is told from its exit code, its last words and the kernel's own coun
 from __future__ import annotations
 
 from tfbatch.workers.ending import ProcessEndedError
-from tfbatch.workers.slot import Slot
+from tfbatch.workers.slot import Slot, warm_slot
 
-__all__ = ["ProcessEndedError", "Slot"]
+__all__ = ["ProcessEndedError", "Slot", "warm_slot"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import re
 import signal
@@ -40,7 +41,7 @@ class Start:
 
     log: Path
     lock: Path | None
-    function: Callable[..., None]
+    function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
 
 
@@ -70,6 +71,15 @@ class Slot:
     def future(self) -> Future[Any] | None:
         """That of the task whose result has not been taken, or None."""
         return self._future
+
+    def adopt(self, start: Start) -> Future[Any]:
+        """Gives a slot that was only warmed up its work: its processes now begin like this."""
+        self._start = start
+        return self.submit(start.function, *start.arguments)
+
+    def limit(self, *, stall_seconds: float, most_bytes: float) -> None:
+        """Sets when its processes are ended."""
+        self._stall_seconds, self._most_bytes = stall_seconds, most_bytes
 
     def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Begins a task in the slot's process, which is started if there is none."""
@@ -123,7 +133,7 @@ class Slot:
         """Ends the process at once and removes what the slot has made."""
         self._shut_down(kill=True)
         self.mailbox.close()
-        self._folder.cleanup()
+        self._folder.cleanup()  # both may be done twice
 
     def _open(self) -> None:
         self.mailbox.begin(0)
@@ -156,6 +166,13 @@ class Slot:
             kernel_kills=kernel_kills() - self._kills,
             silent_for=self._silent_for,
         )
+
+
+def warm_slot(log: Path, lock: Path | None, module: str) -> Slot:
+    """A slot whose process imports a module while its parent does something else."""
+    slot = Slot(Start(log, lock, importlib.import_module, (module,)))
+    slot.submit(os.getpid)
+    return slot
 
 
 _MAILBOX: Mailbox | None = None
