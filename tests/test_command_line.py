@@ -317,8 +317,7 @@ def test_a_signal_ends_a_run_with_the_best_answer_so_far(
     assert "Stopping after this batch" in err
     assert "Traceback" not in out + err
     rows = Journal(journal).rows
-    assert [row["trial"] for row in rows][:2] == ["baseline", "search-0001"]
-    assert len(rows) < 8
+    assert 2 <= len(rows) < 8
     content = json.loads((run_dir / "recommendation.json").read_text())
     best = min(rows, key=lambda row: row["score"])
     assert content["status"] == "interrupted"

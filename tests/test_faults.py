@@ -72,6 +72,7 @@ def faults() -> list[Any]:
     return [Fault()]
 
 
+@pytest.mark.slow
 def test_every_fault_costs_its_own_trial_and_is_told_apart(tmp_path: Path, search: str) -> None:
     result = tfbatch.find_batch_size(
         tiny_model.build,
@@ -133,6 +134,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_an_unguarded_script_can_search_and_its_process_touches_no_device(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(

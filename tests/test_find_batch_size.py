@@ -153,8 +153,10 @@ def test_validation_figures_are_those_of_the_journal(
             assert measured["mean"] == pytest.approx(statistics.fmean(values))
             assert measured["standard_deviation"] == pytest.approx(statistics.stdev(values))
             assert measured["seeds"] == 2
-        times = [row["training_seconds"] for row in rows]
+        steps = json.loads((result.run_dir / "step_times.json").read_text())["seconds"]
+        times = [rows[0]["steps"] * t for t in steps[str(rows[0]["batch_size"])]]
         assert part["training_seconds"]["mean"] == pytest.approx(statistics.fmean(times))
+        assert part["training_seconds"]["alone_on_the_device"] is True
 
 
 def test_test_figures_are_those_of_the_kept_weights(
