@@ -167,7 +167,7 @@ def assert_same(got: Ran, expected: Ran) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-QUICK = [("sgd", True), ("adam", False), ("bfloat16 weights", False), ("loss scale", True)]
+QUICK = [("sgd", True), ("adam", False)]
 ADAM = {"optimizer": Named(name="adam"), "base_learning_rate": 0.003}
 CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "sgd": (with_dropout, {}, {}),
@@ -217,6 +217,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
     ]
 
 
+@pytest.mark.slow
 def test_it_can_be_interrupted_again_and_again(programs: ProgramCache, spec: TrialSpec) -> None:
     undisturbed = run(programs, dataclasses.replace(spec, checkpoint_file=None))
     positions = [interrupt(programs, spec, epochs=1.5) for _ in range(3)]
@@ -257,6 +258,7 @@ print(outcome.metrics)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_as_an_undisturbed_one(
     programs: ProgramCache, tmp_path: Path, records_dir: Path
 ) -> None:

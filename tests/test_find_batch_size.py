@@ -329,6 +329,7 @@ def test_a_kept_baseline_is_not_measured_on_test_again(
         "trial_length": "0.5 epochs",
         "baseline": "batch_size=32,learning_rate=0.05",
         "run_dir": tmp_path / "run",
+        "workers": 0,
         "verbose": 0,
     }
     first = tfbatch.find_batch_size(tiny_model.build, load_recipe("digits"), **arguments)

@@ -84,7 +84,12 @@ def test_every_file_that_is_no_module_is_declared(settings: configparser.ConfigP
 
 
 def test_every_library_that_is_imported_is_required(settings: configparser.ConfigParser) -> None:
-    names = {"absl": "absl-py", "ruamel": "ruamel.yaml", "sklearn": "scikit-learn", "grpc": "grpcio"}
+    names = {
+        "absl": "absl-py",
+        "ruamel": "ruamel.yaml",
+        "sklearn": "scikit-learn",
+        "grpc": "grpcio",
+    }
     imported = set()
     for path in (ROOT / "tfbatch").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

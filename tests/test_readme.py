@@ -1,5 +1,6 @@
 """README's code blocks are run, its YAML is loaded, its commands are parsed."""
 
+import functools
 import re
 import shlex
 import types
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tfbatch
 import tfbatch.prepare
 import tfbatch.train
 import tfbatch.tune
@@ -40,6 +42,9 @@ COMMANDS = [
 def test_python_block_runs(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFBATCH_RECORDS_DIR", str(tmp_path / "records"))
+    # In this process: worker processes are tried elsewhere, and take seconds to start.
+    in_process = functools.partial(tfbatch.find_batch_size, workers=0)
+    monkeypatch.setattr(tfbatch, "find_batch_size", in_process, raising=False)
     exec(compile(script, "README.md", "exec"), {"__name__": "readme"})
 
 

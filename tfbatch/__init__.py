@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from tfbatch.finder import find_batch_size
     from tfbatch.pipeline import PreparedData, load_data
     from tfbatch.search.result import Result
+    from tfbatch.training.structure import reusable
 
 _LAZY = {
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
     "find_batch_size": "tfbatch.finder",
     "load_data": "tfbatch.pipeline",
+    "reusable": "tfbatch.training.structure",
 }
 _SUBMODULES = ("callbacks", "models", "schedules")
 
@@ -47,6 +49,7 @@ __all__ = [
     "callbacks",
     "find_batch_size",
     "load_data",
+    "reusable",
     "schedules",
 ]
 
