@@ -6,6 +6,8 @@ import collections
 import json
 from typing import Any
 
+import numpy as np
+
 from tfbatch.configuration import Configuration
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.training.program import Program
@@ -29,6 +31,7 @@ class ProgramCache:
         self._reuse = reuse
         self._programs: collections.OrderedDict[str, Program] = collections.OrderedDict()
         self.traced = 0
+        self._light: bool | None = None
 
     def begin(
         self,
@@ -54,7 +57,7 @@ class ProgramCache:
         Raises:
             InputError: The builder's result cannot be used, or a plug-in's name or parameter.
         """
-        fresh = self.workload.build(seed)
+        fresh = self._build(seed)
         optimizer = self.workload.optimizer(configuration, total_examples)
         derived = self.workload.derive(configuration, total_examples)
         at_once = steps_per_execution or derived.steps_per_execution
@@ -80,6 +83,29 @@ class ProgramCache:
             first_step=first_step,
             steps_per_execution=at_once,
         )
+
+    def _build(self, seed: int) -> Any:
+        """A trial's build, TensorFlow's global generator left alone where nothing depends on it.
+
+        Whether something does is tried once: the same seed twice, with that generator in another
+        state, gives other weights. What is traced anew in each trial may use it while it trains.
+        """
+        if self._light:
+            return self.workload.build(seed, seed_tensorflow=False)
+        fresh = self.workload.build(seed)
+        if self._light is None:
+            again = self.workload.build(seed, seed_tensorflow=False)
+            self._light = (
+                self._reuse
+                and structure_key(fresh, self.workload.build_model) is not None
+                and len(fresh.variables) == len(again.variables)
+                and all(
+                    np.array_equal(a.numpy(), b.numpy())
+                    for a, b in zip(fresh.variables, again.variables, strict=True)
+                )
+            )
+            fresh = self.workload.build(seed)
+        return fresh
 
     def clear(self) -> None:
         """Drops every program, and with them the memory that their variables take."""
