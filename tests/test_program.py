@@ -604,3 +604,30 @@ def test_a_number_in_a_graph_is_kerass_own(value: float) -> None:
     for got, expected in zip(read(x), own(x), strict=True):
         np.testing.assert_array_equal(got, expected)
     assert float(number) == pytest.approx(value)
+
+
+def draws_from_tensorflow(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+    """Its weights come from TensorFlow's global generator."""
+    inputs = keras.Input(input_shape)
+    dense = keras.layers.Dense(num_classes)
+    model = keras.Model(inputs, dense(keras.layers.Flatten()(inputs)))
+    dense.kernel.assign(tf.random.normal(dense.kernel.shape, stddev=0.1))
+    return model
+
+
+def test_trap_seeding_tensorflow_forgets_kernels_and_is_left_out_only_where_nothing_needs_it(
+    data: PreparedData,
+) -> None:
+    seeded: list[int] = []
+    real = keras.utils.set_random_seed
+    for build, expected in ((small_cnn.build, False), (draws_from_tensorflow, True)):
+        programs = ProgramCache(Workload(data, build))
+        programs.begin(SPEC.configuration, total_examples=542, seed=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keras.utils, "set_random_seed", lambda s: (seeded.append(s), real(s)))
+            seeded.clear()
+            first = programs.begin(SPEC.configuration, total_examples=542, seed=7).get_weights()
+            programs.begin(SPEC.configuration, total_examples=542, seed=8)
+            again = programs.begin(SPEC.configuration, total_examples=542, seed=7).get_weights()
+        assert bool(seeded) is expected
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
