@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -413,22 +414,28 @@ def test_a_training_with_a_damaged_checkpoint_begins_anew(
     assert again.steps == fresh.steps
 
 
-@pytest.fixture
-def file_size_limit() -> Iterator[Callable[[int], None]]:
-    """Sets what a file may grow to; Python ignores the signal and gets an OSError."""
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """What a file may grow to; Python ignores the signal and gets an OSError.
+
+    Not a fixture: the test run itself writes its progress to a file, before a fixture ends.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_full_disk_leaves_the_earlier_checkpoint(
-    tmp_path: Path, file_size_limit: Callable[[int], None], share: float
-) -> None:
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, share: float) -> None:
     file, model = small_checkpoint(tmp_path / "a.npz")
     whole = file.path.read_bytes()
-    file_size_limit(int(share * len(whole)))
-    with pytest.raises(RunFolderError, match=r"a\.npz cannot be written: .*Free some space"):
+    with (
+        pytest.raises(RunFolderError, match=r"a\.npz cannot be written: .*Free some space"),
+        file_size_limit(int(share * len(whole))),
+    ):
         file.write(model, Position(epochs=3, steps=45))
 
     assert file.read_position().epochs == 2
