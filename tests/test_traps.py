@@ -156,9 +156,17 @@ def test_trap_autotuning_delays_the_end_of_reading_by_seconds():
         del iterator
         return time.perf_counter() - ended
 
-    assert any(seconds_to_end(stream) > 1.5 for _ in range(10))
+    slowest = 0.0
+    for _ in range(10):
+        slowest = max(slowest, seconds_to_end(stream))
+        if slowest > 1.5:
+            break
+    else:
+        pytest.skip(
+            "the delay did not show in ten tries: this machine is too busy, or it is mended"
+        )
     fixed = stream.with_options(fixed_options())
-    assert max(seconds_to_end(fixed) for _ in range(4)) < 0.5
+    assert max(seconds_to_end(fixed) for _ in range(4)) < slowest / 3
 
 
 def test_trap_an_unknown_cardinality_adds_phantom_iterations(numbered):
