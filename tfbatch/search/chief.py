@@ -51,10 +51,10 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
         self._ended: deque[tuple[TrialSpec, Outcome]] = deque()
         self._closed = False
 
-    def free(self) -> list[str]:
-        """Workers that ask for a trial now."""
+    def free(self, within: float = _ASKING_SECONDS) -> list[str]:
+        """Workers without a trial that have asked for one within so many seconds."""
         with self._mutex:
-            since = self._now() - _ASKING_SECONDS
+            since = self._now() - within
             busy = {*self._posted, *self._running}
             return [w for w, asked in self._asking.items() if asked > since and w not in busy]
 

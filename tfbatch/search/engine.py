@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tfbatch.errors import SearchError
-from tfbatch.search.chief import Board
+from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
-from tfbatch.training.devices import Devices
+from tfbatch.training.devices import MOST_WORKERS, Devices
 from tfbatch.training.outcome import Outcome, Phase, TrialSpec
 from tfbatch.training.runner import Job, Runner, begin_worker, describe_devices, perform
 from tfbatch.workers import ProcessEndedError, Slot
@@ -196,7 +196,8 @@ class WorkerEngine:
         """See Engine."""
         idle = [n for n in range(self.devices.workers) if n not in self._running]
         if not idle and self.board:
-            self.board.post(self.board.free()[0], spec)
+            # One that has just ceased to ask may still take it; if not, that is noticed.
+            self.board.post(self.board.free(SILENT_SECONDS)[0], spec)
             return
         number = idle[0]
         slot = self._slots[number]
@@ -263,13 +264,6 @@ class WorkerEngine:
         for slot in self._slots:
             slot.close()
 
-    def progress(self) -> list[tuple[TrialSpec, int, int]]:
-        """(trial, epochs done, epochs in all) of every running trial."""
-        return [
-            (spec, *self._slots[number].mailbox.progress())
-            for number, (spec, _) in self._running.items()
-        ]
-
     def _slot(self, number: int, *, whole: bool = False) -> Slot:
         return Slot(self._begin(number, whole=whole), **self._limits())
 
@@ -297,7 +291,7 @@ class WorkerEngine:
     def _limits(self) -> dict[str, float]:
         return {
             "stall_seconds": self._stall_seconds,
-            "most_bytes": worker_bytes(self._workers or os.cpu_count() or 1),
+            "most_bytes": worker_bytes(self._workers or min(os.cpu_count() or 1, MOST_WORKERS)),
         }
 
     def _look_after(self, slot: Slot) -> bool:

@@ -35,7 +35,6 @@ class Program:
         compile_arguments: dict[str, Any],
     ):
         self.model = model
-        self.uses = 0
         self._numbers = {
             name: InGraphNumber(getattr(optimizer, name))
             for name in numbers
@@ -93,7 +92,6 @@ class Program:
         self.model.steps_per_execution = steps_per_execution
         self.model.stop_training = False
         self._left = steps - first_step
-        self.uses += 1
         return self.model
 
     def _make_train_function(self) -> Any:
