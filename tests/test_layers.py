@@ -15,7 +15,7 @@ import tfbatch
 PACKAGE = Path(tfbatch.__file__).parent
 FLOORS = {
     0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
-    "training_config run_folder estimators",
+    "training_config own_data backend references run_folder estimators",
     1: "schedules scaling_rules optimizers layers models sources records augmentations",
     2: "pipeline callbacks workers",
     3: "training",

@@ -23,7 +23,8 @@ from tfbatch.training.evaluation import evaluate_weights, measure_untrained, sav
 from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import fit, run_trial
-from tfbatch.training.workload import Workload, find_model_builder, make_optimizer
+from tfbatch.training.model_builder import find_model_builder
+from tfbatch.training.workload import Workload, make_optimizer
 
 SPEC = TrialSpec(
     trial="search-0001",

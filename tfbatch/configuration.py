@@ -27,6 +27,7 @@ class Configuration(Strict):
         warmup_fraction: Share of the training that is warm-up, in [0, 1].
         schedule: A file of tfbatch/schedules with its parameters.
         optimizer: A file of tfbatch/optimizers with its parameters.
+        model: Arguments of the model's builder, by name.
     """
 
     batch_size: int = Field(ge=1)
@@ -37,6 +38,7 @@ class Configuration(Strict):
     warmup_fraction: float = Field(default=0.0, ge=0, le=1)
     schedule: Named = Named(name="constant")
     optimizer: Named = Named(name="sgd")
+    model: dict[str, bool | int | float | str] = {}
 
     def identity(self) -> str:
         """A short hash: equal for equal configurations."""
@@ -49,6 +51,7 @@ class Configuration(Strict):
             named: Named = getattr(self, role)
             row[role] = named.name
             row.update({f"{role}_{key}": value for key, value in named.arguments.items()})
+        row.update({f"model_{key}": value for key, value in row.pop("model").items()})
         return row
 
     @classmethod
@@ -59,7 +62,7 @@ class Configuration(Strict):
             ConfigurationError: A key is missing or cannot be used.
         """
         fields = set(cls.model_fields) - {"schedule", "optimizer"}
-        data = {key: row[key] for key in fields if key in row}
+        data: dict[str, Any] = {key: row[key] for key in fields if key in row}
         for role in ("schedule", "optimizer"):
             start = f"{role}_"
             parameters = {
@@ -68,4 +71,9 @@ class Configuration(Strict):
                 if key.startswith(start) and value is not None
             }
             data[role] = {"name": row.get(role), **parameters}
+        data["model"] = {
+            key.removeprefix("model_"): value
+            for key, value in row.items()
+            if key.startswith("model_") and value is not None
+        }
         return validate(cls, data, where="journal")

@@ -6,7 +6,12 @@ float32 [batch, *input_shape] to logits, float32 [batch, num_classes].
 
 from __future__ import annotations
 
-from tfbatch.errors import InputError
+import functools
+import importlib.util
+import re
+from pathlib import Path
+
+from tfbatch.errors import InputError, did_you_mean
 from tfbatch.registry import Registry
 
 MODELS = Registry(__name__, kind="model", folder=__path__)
@@ -18,8 +23,16 @@ def check_model_name(name: str) -> None:
     Raises:
         InputError: As it says.
     """
+    if is_keras_application(name):
+        return
     if ":" not in name:
-        MODELS.check(name)
+        known = [*MODELS.names(), *keras_applications()]
+        if name not in MODELS.names():
+            raise InputError(
+                f"Unknown model `{name}`.{did_you_mean(name, known)} "
+                f"Available: {', '.join(MODELS.names())}; any model of keras.applications, such as "
+                "MobileNetV2; or package.module:function."
+            )
         return
     module, function = name.split(":", 1)
     if not module or not function.isidentifier():
@@ -29,4 +42,19 @@ def check_model_name(name: str) -> None:
         )
 
 
-__all__ = ["MODELS", "check_model_name"]
+def is_keras_application(name: str) -> bool:
+    """Whether a name is that of a model in keras.applications, such as "MobileNetV2"."""
+    return name in keras_applications()
+
+
+@functools.cache
+def keras_applications() -> tuple[str, ...]:
+    """Names of the models in keras.applications, read from its text: importing takes seconds."""
+    found = importlib.util.find_spec("keras")
+    if found is None or not found.origin:
+        return ()
+    text = (Path(found.origin).parent / "applications" / "__init__.py").read_text(encoding="utf-8")
+    return tuple(sorted(re.findall(r"import ([A-Z]\w+) as", text)))
+
+
+__all__ = ["MODELS", "check_model_name", "is_keras_application", "keras_applications"]

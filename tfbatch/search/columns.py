@@ -57,6 +57,10 @@ def declare_columns(
         Column(name, name.replace("_", " "), "Only with some schedules.", Interval())
         for name in space.parameter_names()
     ]
+    columns += [
+        Column(name, name.replace("_", " "), "Argument of the model's builder.", choices)
+        for name, choices in space.model_choices().items()
+    ]
     shown = [Metric(objective.name, objective.direction)]
     shown += [
         Metric(name, "max" if "accuracy" in name else "min" if "loss" in name else None)

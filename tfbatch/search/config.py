@@ -86,7 +86,8 @@ BatchSizes = Annotated[
 class Space(Strict):
     """What is searched; see tfbatch.configuration for the meaning of each.
 
-    `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule.
+    `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule. `model`
+    holds arguments of the model's builder, each a value, a list of values or a range.
     """
 
     batch_size: BatchSizes = BatchSizeGrid()
@@ -97,6 +98,7 @@ class Space(Strict):
     warmup_fraction: Searched = 0.0
     schedules: Annotated[tuple[Named, ...], Field(min_length=1)]
     optimizer: Named = Named(name="sgd")
+    model: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _plug_ins(self) -> Space:
@@ -112,6 +114,8 @@ class Space(Strict):
         if self.scaling_rule is not None:
             SCALING_RULES.check(self.scaling_rule)
         OPTIMIZERS.check(self.optimizer.name)
+        for key, value in self.model.items():
+            as_options(value, where=f"model: {key}")
         for key, value in self.optimizer.arguments.items():
             as_options(value, where=f"optimizer {self.optimizer.name}: {key}")
         return self

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras_tuner
@@ -13,6 +14,8 @@ from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.schema import Named
 from tfbatch.search.config import BatchSizeGrid, Range, Searched, Space, as_options, as_range
 
+_MODEL = "model_"
+
 
 class SearchSpace:
     """A space for one data set: declares hyperparameters and turns their values into settings.
@@ -20,13 +23,22 @@ class SearchSpace:
     Args:
         space: The space of the search's YAML.
         num_examples: Size of the training split.
+        model_arguments: Arguments of the model's builder, the same for all trials.
+        model_hyperparameters: What the builder asks of `hp`, as KerasTuner's own configurations.
 
     Raises:
         InputError: A batch size that is larger than the training split, an empty grid, or what the
             optimizer does not take.
     """
 
-    def __init__(self, space: Space, *, num_examples: int):
+    def __init__(
+        self,
+        space: Space,
+        *,
+        num_examples: int,
+        model_arguments: Mapping[str, Any] | None = None,
+        model_hyperparameters: Sequence[Mapping[str, Any]] = (),
+    ):
         module = OPTIMIZERS.load(space.optimizer.name)
         low, high = module.BASE_LEARNING_RATE
         default = Range(min=low, max=high, sampling="log")
@@ -40,6 +52,11 @@ class SearchSpace:
             "warmup_fraction": space.warmup_fraction,
         }
         self._space = space
+        given = {**{k: _as_given(v) for k, v in space.model.items()}, **(model_arguments or {})}
+        self._model_arguments = {k: v for k, v in given.items() if _is_fixed(v)}
+        self._model = _of_the_model(model_hyperparameters)
+        for name, searched in given.items():
+            _declare(self._model, _MODEL + name, searched)
         self._optimizer = {
             f"optimizer_{key}": _searched(value) for key, value in space.optimizer.arguments.items()
         }
@@ -63,6 +80,7 @@ class SearchSpace:
             else:
                 for key, value in searched:
                     _declare(hp, f"schedule_{schedule.name}_{key}", value)
+        hp.merge(self._model)
         return hp
 
     def configuration(self, values: dict[str, Any]) -> Configuration:
@@ -89,6 +107,12 @@ class SearchSpace:
             scaling_rule=self.scaling_rule,
             schedule=Named(name=schedule.name, **parameters),
             optimizer=Named(name=self._space.optimizer.name, **optimizer),
+            model=self._model_arguments
+            | {
+                name.removeprefix(_MODEL): value
+                for name, value in values.items()
+                if name.startswith(_MODEL) and name in self._model_names
+            },
             **{name: value_of(name, searched) for name, searched in self._numbers.items()},
         )
 
@@ -106,7 +130,14 @@ class SearchSpace:
         schedule = next(s for s in self._space.schedules if s.name == configuration.schedule.name)
         for key, _ in self._schedule_parameters(schedule):
             values[f"schedule_{schedule.name}_{key}"] = configuration.schedule.arguments[key]
+        for name in self._model_names:
+            if name.removeprefix(_MODEL) in configuration.model:
+                values[name] = configuration.model[name.removeprefix(_MODEL)]
         return values
+
+    @property
+    def _model_names(self) -> list[str]:
+        return list(dict.fromkeys(hyperparameter.name for hyperparameter in self._model.space))
 
     def range_of(self, name: str) -> Searched:
         """What is searched for one of the numbers, e.g. "base_learning_rate"."""
@@ -121,7 +152,20 @@ class SearchSpace:
             if isinstance(value, Range) or not isinstance(value[0], str)  # type: ignore[index]
         ]
         searched = (name for name, value in self._optimizer.items() if not _is_fixed(value))
-        return list(dict.fromkeys([*names, *searched]))
+        numbers = [
+            hyperparameter.name
+            for hyperparameter in self._model.space
+            if not isinstance(hyperparameter.default, str | bool)
+        ]
+        return list(dict.fromkeys([*names, *searched, *numbers]))
+
+    def model_choices(self) -> dict[str, tuple[str, ...]]:
+        """Searched arguments of the model's builder that are no numbers, with their values."""
+        return {
+            hyperparameter.name: tuple(map(str, hyperparameter.values))
+            for hyperparameter in self._model.space
+            if isinstance(hyperparameter.default, str | bool)
+        }
 
     def optimizer_options(self) -> list[Configuration]:
         """Every end of every range of the optimizer's parameters, to be made before any trial.
@@ -152,6 +196,17 @@ class SearchSpace:
                 yield key, searched
 
 
+def _of_the_model(found: Sequence[Mapping[str, Any]]) -> keras_tuner.HyperParameters:
+    """The builder's own hyperparameters, each under a name that none of ours has."""
+    renamed = []
+    for entry in copy.deepcopy(list(found)):
+        entry["config"]["name"] = _MODEL + entry["config"]["name"]
+        for condition in entry["config"]["conditions"]:
+            condition["config"]["name"] = _MODEL + condition["config"]["name"]
+        renamed.append(entry)
+    return keras_tuner.HyperParameters.from_config({"space": renamed, "values": {}})
+
+
 def _batch_sizes(space: Space, num_examples: int) -> list[int]:
     if isinstance(space.batch_size, BatchSizeGrid):
         return space.batch_size.sizes(num_examples)
@@ -175,6 +230,11 @@ def _searched(value: Any) -> Any:
         return [_searched(option) for option in value]
     whole = isinstance(value, int) and not isinstance(value, bool)
     return float(value) if whole else value
+
+
+def _as_given(value: Any) -> Any:
+    """An argument of the model's builder: a whole number stays one."""
+    return as_range(value) if isinstance(value, dict) else value
 
 
 def _is_fixed(searched: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -23,7 +23,7 @@ class Program:
         model: A built, uncompiled model; it becomes the program's.
         optimizer: An optimizer like those of all its trials but for its numbers.
         numbers: Names of the optimizer's attributes that may differ between trials.
-        compile_arguments: Other arguments of `Model.compile`.
+        compile_model: `compile_model(model, optimizer)`.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Program:
         optimizer: Any,
         *,
         numbers: Sequence[str],
-        compile_arguments: dict[str, Any],
+        compile_model: Callable[[Any, Any], None],
     ):
         self.model = model
         self._numbers = {
@@ -40,9 +40,9 @@ class Program:
             for name in numbers
             if getattr(optimizer, name)  # zero and None are part of the graph
         }
-        self._variables = list(model.variables)
+        self._variables = weights_of(model)
         self._table = LearningRateTable()
-        model.compile(optimizer=optimizer, **compile_arguments)
+        compile_model(model, optimizer)
         # A loss-scaling optimizer wraps the one that has the numbers.
         self._optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         for name, number in self._numbers.items():
@@ -53,7 +53,7 @@ class Program:
         # weights are loaded; the traced functions know the first ones.
         model.optimizer.build = _already_built
         self._slots = [(v, v.numpy()) for v in model.optimizer.variables]
-        self._own_functions = not tf.distribute.has_strategy()
+        self._own_functions = not tf.distribute.has_strategy() and not model.run_eagerly
         if self._own_functions:
             model.train_function = self._make_train_function()
             model.test_function = self._make_test_function()
@@ -77,7 +77,7 @@ class Program:
             first_step: Updates that were made before, of a training that is continued.
         """
         if fresh is not self.model:
-            for own, value in zip(self._variables, fresh.variables, strict=True):
+            for own, value in zip(self._variables, weights_of(fresh), strict=True):
                 own.assign(value)
         for variable, value in self._slots:
             variable.assign(value)
@@ -136,6 +136,12 @@ class Program:
                 raise StopIteration from error
 
         return test_function
+
+
+def weights_of(model: Any) -> list[Any]:
+    """Every variable of a model but those of its metrics, which a compiled build has already."""
+    metrics = {id(variable) for variable in model.metrics_variables} if model.compiled else set()
+    return [variable for variable in model.variables if id(variable) not in metrics]
 
 
 def _already_built(variables: Any) -> None:
