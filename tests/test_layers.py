@@ -16,12 +16,12 @@ PACKAGE = Path(tfbatch.__file__).parent
 FLOORS = {
     0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config run_folder estimators",
-    1: "schedules scaling_rules optimizers layers models sources records augmentations",
+    1: "schedules scaling_rules optimizers layers models sources records augmentations exporters",
     2: "pipeline callbacks workers",
     3: "training",
     5: "search",
     6: "finder",
-    7: "prepare tune train command_line",
+    7: "prepare tune train export command_line",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
