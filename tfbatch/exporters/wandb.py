@@ -155,7 +155,7 @@ class _Writer:
         offline.summary.update(summary)
         made = Path(offline.dir).parent
         for file in files or []:
-            shutil.copy(file, offline.dir)
-            offline.save(file.name, base_path=offline.dir, policy="now")
+            copy = shutil.copy(file, offline.dir)
+            offline.save(copy, base_path=offline.dir, policy="now")
         offline.finish(exit_code=exit_code)
         made.rename(self.target / made.name)
