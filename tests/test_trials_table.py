@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from search_fixtures import BASELINE, Trainer, finished, make_book, open_folder
 
-from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError, SearchError
 from tfbatch.run_folder import table
 from tfbatch.run_folder.journal import Journal, read_rows
@@ -110,7 +109,8 @@ def test_a_frame_has_types_that_do_not_depend_on_what_is_missing() -> None:
     assert {types[c] for c in ("score", "metric_val_loss", "seconds")} == {"float64"}
     assert types["schedule_cooldown"] == "float64"
     assert types["schedule_holds"] == "Int64"
-    assert types["finished_at"].startswith("datetime64") and types["finished_at"].endswith("UTC]")
+    assert types["finished_at"].startswith("datetime64")
+    assert types["finished_at"].endswith(", UTC]")
     assert frame["finished_at"][0] == pd.Timestamp("2026-01-01", tz="UTC")
     assert frame["metric_loss"].to_list()[2] == math.inf
     assert frame["score"].isna().to_list() == [False, False, True, True]
@@ -151,16 +151,22 @@ def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(
     tmp_path: Path, ending: BaseException | None
 ) -> None:
     trainer = Trainer(ends={"search-0001": "diverged"})
-    try:
+
+    def run() -> None:
         with open_folder(tmp_path / "run") as folder, csv_at_the_end(folder, Progress(None)):
             book = make_book(folder, trainer)
             book.run(Planned("baseline", "baseline", 1, BASELINE))
-            book.run(Planned("search-0001", "search", 1, Configuration(**WSD.model_dump())))
+            book.run(Planned("search-0001", "search", 1, WSD))
             assert not (folder.path / TRIALS_CSV).exists()
             if ending:
                 raise ending
-    except (SearchError, KeyboardInterrupt) as error:
-        assert error is ending
+
+    if ending:
+        with pytest.raises(type(ending)) as caught:
+            run()
+        assert caught.value is ending
+    else:
+        run()
 
     rows = read_rows(tmp_path / "run" / "trials.jsonl")
     assert (tmp_path / "run" / TRIALS_CSV).read_bytes().decode() == csv_text(rows)
