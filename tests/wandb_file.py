@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -53,12 +52,4 @@ def read_offline_run(folder: Path) -> dict[str, Any]:
 
 
 def items(updates: Any) -> dict[str, Any]:
-    return {
-        item.key or "/".join(item.nested_key): number(json.loads(item.value_json))
-        for item in updates
-    }
-
-
-def number(value: Any) -> Any:
-    names = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-    return names.get(value, value) if isinstance(value, str) else value
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}

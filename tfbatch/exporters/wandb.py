@@ -152,7 +152,8 @@ class _Writer:
         for point in curves:
             values = {f"epoch/{metric}": value for metric, value in point.values.items()}
             offline.log(values, step=point.epoch)
-        offline.summary.update(summary)
+        # By a row of the history, which becomes the summary: written there itself, NaN is null.
+        offline.log(summary, step=curves[-1].epoch + 1 if curves else 0)
         made = Path(offline.dir).parent
         for file in files or []:
             copy = shutil.copy(file, offline.dir)
