@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -81,10 +82,13 @@ def export(run_dir: Path, to: str, destination: str | None = None) -> Exported:
 
 
 @pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     """Made once: MLflow makes the tables of a new SQLite file step by step, for seconds."""
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    if not importlib.util.find_spec("mlflow"):
+        return None
+    import mlflow
+
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path.parent)
         mlflow.MlflowClient(tracking_uri=f"sqlite:///{path}").get_experiment_by_name("tfbatch")
@@ -92,8 +96,10 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def uri(empty_store: Path, tmp_path: Path) -> str:
+def uri(empty_store: Path | None, tmp_path: Path) -> str:
     """An MLflow store of the test's own."""
+    if empty_store is None:
+        pytest.skip("mlflow is not installed")
     return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
 
 
@@ -107,8 +113,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", EXPORTERS.names())
 def test_an_exporter_writes_every_trial_and_leaves_the_run_folder_as_it_was(
-    name: str, run_dir: Path
+    name: str, run_dir: Path, empty_store: Path | None
 ) -> None:
+    if empty_store:
+        shutil.copy(empty_store, Path.cwd())  # MLflow's default
     before = contents(run_dir)
     with RunFolder(run_dir, identity=IDENTITY, budget={"max_trials": 3}):  # a run in progress
         first = export(run_dir, name)
@@ -123,8 +131,10 @@ def test_an_exporter_writes_every_trial_and_leaves_the_run_folder_as_it_was(
 
 @pytest.mark.parametrize("name", EXPORTERS.names())
 def test_an_exporter_takes_a_run_without_an_answer_and_with_a_torn_line(
-    name: str, run_dir: Path
+    name: str, run_dir: Path, empty_store: Path | None
 ) -> None:
+    if empty_store:
+        shutil.copy(empty_store, Path.cwd())  # MLflow's default
     (run_dir / "recommendation.json").unlink()
     (run_dir / "fingerprint.json").unlink()
     journal = run_dir / "trials.jsonl"
