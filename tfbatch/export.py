@@ -3,8 +3,8 @@
 usage: python -m tfbatch.export --run_dir=RUN --to=mlflow [--destination=sqlite:///mlflow.db]
 
 The run folder is only read (but for its trials.csv, where --to=csv has no --destination); a run in
-progress is written as far as it has come. The same command again adds what is new, nothing twice. Nothing goes over the network unless --destination or
-MLFLOW_TRACKING_URI names a server.
+progress is written as far as it has come. The same command again adds what is new, nothing twice.
+Nothing goes over the network unless --destination or MLFLOW_TRACKING_URI names a server.
 """
 
 from __future__ import annotations
