@@ -258,7 +258,11 @@ def test_a_functions_stream_is_continuous_and_exact(tmp_path, function):
     data = opened(function, tmp_path)
 
     assert [data.num_examples(split) for split in data.splits] == [20, 6, 5]
-    assert (data.input_shape, data.num_classes, data.describe().class_counts) == ((2,), 3, (7, 7, 6))
+    assert (data.input_shape, data.num_classes, data.describe().class_counts) == (
+        (2,),
+        3,
+        (7, 7, 6),
+    )
     batches = numbers_of(data.training(batch_size=8, seed=3, num_examples=50))
     assert [len(batch) for batch in batches] == [8, 8, 8, 8, 8, 8, 2]
     assert sorted(flat(batches)[:20]) == sorted(flat(batches)[20:40]) == list(range(20))
@@ -337,7 +341,9 @@ def test_batches_are_told_from_examples():
 def test_names_of_own_data(tmp_path):
     assert own_data_of("digits") is None
     found = own_data_of("package.module:make_dataset")
-    assert found == OwnData(name="make_dataset", kind="function", where="package.module:make_dataset")
+    assert found == OwnData(
+        name="make_dataset", kind="function", where="package.module:make_dataset"
+    )
     folder = store_data(tmp_path / "run" / "data", in_splits(numbered))
     assert own_data_of(str(folder)).model_dump(include={"name", "kind"}) == {
         "name": "run",

@@ -244,7 +244,8 @@ def _as_given(name: str) -> str:
 
 
 def _written(run_dir: Path) -> list[str]:
-    names = ("recommendation.json", "best.yaml", "best.keras", "trials.jsonl", "config.json", LOG)
+    results = ("recommendation.json", "best.yaml", "best.keras", "trials.jsonl", "trials.csv")
+    names = (*results, "config.json", LOG)
     return [name for name in names if (run_dir / name).exists()]
 
 

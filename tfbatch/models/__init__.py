@@ -44,7 +44,8 @@ def check_model_name(name: str) -> None:
 
 def is_keras_application(name: str) -> bool:
     """Whether a name is that of a model in keras.applications, such as "MobileNetV2"."""
-    return name in keras_applications()
+    mine = name in MODELS.names() or ":" in name
+    return not mine and name in keras_applications()
 
 
 @functools.cache

@@ -47,6 +47,7 @@ from tfbatch.search.step_seconds import (
     write_step_seconds,
 )
 from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
+from tfbatch.search.trials_csv import csv_at_the_end
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.description import ModelDescription
 from tfbatch.training.evaluation import Untrained
@@ -120,7 +121,7 @@ def run_search(
             overwrite=request.overwrite,
             lock=lock,
         )
-        with folder:
+        with folder, csv_at_the_end(folder, progress):
             open_to_others(
                 request,
                 engine,
