@@ -207,7 +207,7 @@ def test_images_of_unequal_size_are_refused_with_the_remedy(tmp_path):
         yield np.zeros((4, 6, 3), np.uint8), 1
 
     spec = (tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.int64))
-    with pytest.raises(InputError, match="only their first dimension may differ. Resize images"):
+    with pytest.raises(InputError, match=r"only their first dimension may differ\. Resize images"):
         store_data(tmp_path, tf.data.Dataset.from_generator(examples, output_signature=spec))
 
 
@@ -349,6 +349,6 @@ def test_names_of_own_data(tmp_path):
         "name": "run",
         "kind": "stored",
     }
-    with pytest.raises(InputError, match="must be given as package.module:function"):
+    with pytest.raises(InputError, match=r"must be given as package\.module:function"):
         own_data_of("package.module:")
     assert json.loads((folder / "stored.json").read_text())["splits"] == SPLITS

@@ -125,12 +125,12 @@ def test_arguments_of_a_builder_come_from_the_configuration(regression):
     assert last_model(programs).layers[0].units == 7
     assert Configuration.from_flat(configuration.flat()) == configuration
     assert configuration.flat()["model_width"] == 7
-    with pytest.raises(InputError, match="no argument `widht`. Did you mean `width`"):
+    with pytest.raises(InputError, match=r"no argument `widht`\. Did you mean `width`"):
         check_arguments(build_with_options, {"widht": 1})
 
 
 def test_a_builder_that_asks_for_what_there_is_not_is_refused():
-    with pytest.raises(InputError, match="It also asks for: units. Received: <lambda>"):
+    with pytest.raises(InputError, match=r"It also asks for: units\. Received: <lambda>"):
         check_builder(lambda input_shape, units: None)
 
 
@@ -286,8 +286,17 @@ def test_a_compiled_optimizer_is_told_by_its_plug_in(optimizer, name, numbers):
 
 def request(**changes: Any):
     arguments: dict[str, Any] = dict.fromkeys(
-        "objective trial_length batch_sizes optimizer max_trials max_minutes run_dir data_dir "
-        "records_dir".split()
+        [
+            "objective",
+            "trial_length",
+            "batch_sizes",
+            "optimizer",
+            "max_trials",
+            "max_minutes",
+            "run_dir",
+            "data_dir",
+            "records_dir",
+        ]
     )
     return make_request(
         **{
@@ -494,5 +503,5 @@ def test_another_backend_of_keras_is_refused_before_anything_else(tmp_path, monk
     else:
         monkeypatch.setenv("KERAS_HOME", str(tmp_path))
         (tmp_path / "keras.json").write_text('{"backend": "jax"}')
-    with pytest.raises(InputError, match="needs Keras on TensorFlow.*backend 'jax' in"):
+    with pytest.raises(InputError, match=r"needs Keras on TensorFlow.*backend 'jax' in"):
         tfbatch.find_batch_size("small_cnn", "digits", run_dir=tmp_path / "run")

@@ -20,10 +20,10 @@ from tfbatch.errors import InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
+from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import fit, run_trial
-from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.workload import Workload, make_optimizer
 
 SPEC = TrialSpec(
