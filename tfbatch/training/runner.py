@@ -14,6 +14,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, StoppedError
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.recipes import Recipe
+from tfbatch.training.derived import derive
 from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
 from tfbatch.training.evaluation import Untrained, evaluate_weights, measure_untrained, save_model
 from tfbatch.training.outcome import Outcome, TrialSpec
@@ -99,7 +100,9 @@ class Runner:
             InputError: An optimizer refuses a value.
         """
         for configuration in configurations:
-            make_optimizer(configuration, 1.0)
+            length = 1000 * configuration.batch_size  # any: Keras judges numbers, not their sizes
+            derived = derive(configuration, num_examples=length, total_examples=length)
+            make_optimizer(configuration, 1.0, derived)
 
     def measure_untrained(self, configuration: Configuration) -> Untrained:
         """See tfbatch.training.evaluation."""
