@@ -5,13 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from tfbatch.errors import ConfigurationError, InputError
-from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.scaling_rules import SCALING_RULES
+from tfbatch.errors import ConfigurationError, InputError, did_you_mean
+from tfbatch.optimizers import OPTIMIZERS, roles_of
+from tfbatch.scaling_rules import check_rule, parameters_of, scaled
 from tfbatch.schedules import SCHEDULES, make_family
-from tfbatch.schema import Named, Strict, load, validate
+from tfbatch.schema import Named, Strict, as_named, as_written, load, validate
+from tfbatch.training.optimizer_numbers import options_of
 from tfbatch.yaml_folder import YamlFolder
 
 SEARCHES = YamlFolder("tuner_configs", kind="search", variable="TFBATCH_SEARCH_DIR")
@@ -86,19 +94,35 @@ BatchSizes = Annotated[
 class Space(Strict):
     """What is searched; see tfbatch.configuration for the meaning of each.
 
-    `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule. `model`
-    holds arguments of the model's builder, each a value, a list of values or a range.
+    `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule. What a
+    rule and an optimizer take is searched like a schedule's parameters; the keys that an optimizer
+    has beside Keras's own are in tfbatch.training.optimizer_numbers. `model` holds arguments of the
+    model's builder, each a value, a list of values or a range.
     """
 
     batch_size: BatchSizes = BatchSizeGrid()
     base_batch_size: int = Field(default=32, ge=1)
     base_learning_rate: Searched | None = None
-    scaling_rule: str | None = None
+    scaling_rule: Named | None = None
     learning_rate_octaves: Searched = Range(min=-1, max=1)
     warmup_fraction: Searched = 0.0
     schedules: Annotated[tuple[Named, ...], Field(min_length=1)]
     optimizer: Named = Named(name="sgd")
     model: dict[str, Any] = {}
+
+    @field_validator("scaling_rule", mode="before")
+    @classmethod
+    def _named_rule(cls, value: Any) -> Any:
+        return as_named(value)
+
+    @field_serializer("scaling_rule")
+    def _written_rule(self, rule: Named | None) -> str | dict[str, Any] | None:
+        return None if rule is None else as_written(rule)
+
+    @property
+    def rule(self) -> Named:
+        """The scaling rule: the optimizer's own where the search has none."""
+        return self.scaling_rule or Named(name=OPTIMIZERS.load(self.optimizer.name).SCALING_RULE)
 
     @model_validator(mode="after")
     def _plug_ins(self) -> Space:
@@ -111,13 +135,36 @@ class Space(Strict):
                 where = f"schedule {schedule.name}: {key}"
                 for option in as_options(value, where=where):
                     make_family(schedule.name, **{key: option})
-        if self.scaling_rule is not None:
-            SCALING_RULES.check(self.scaling_rule)
-        OPTIMIZERS.check(self.optimizer.name)
+        return self
+
+    @model_validator(mode="after")
+    def _rule_and_optimizer(self) -> Space:
         for key, value in self.model.items():
             as_options(value, where=f"model: {key}")
-        for key, value in self.optimizer.arguments.items():
-            as_options(value, where=f"optimizer {self.optimizer.name}: {key}")
+        optimizer, rule = self.optimizer, self.rule
+        known = options_of(optimizer.name)
+        for key, value in optimizer.arguments.items():
+            if key not in known:
+                raise InputError(
+                    f"The optimizer {optimizer.name} has no parameter `{key}`."
+                    f"{did_you_mean(key, known)} Available: {', '.join(known)}."
+                )
+            as_options(value, where=f"optimizer {optimizer.name}: {key}")
+        check_rule(rule.name, roles=roles_of(optimizer.name), optimizer=optimizer.name)
+        given = {
+            key: as_options(value, where=f"scaling_rule {rule.name}: {key}")
+            for key, value in rule.arguments.items()
+        }
+        for key in given or parameters_of(rule.name):
+            for option in given.get(key, [None]):
+                first = {name: options[0] for name, options in given.items()}
+                scaled(
+                    rule.name,
+                    1.0,
+                    batch_size=1,
+                    base_batch_size=1,
+                    parameters={**first, key: option},
+                )
         return self
 
     @model_validator(mode="after")
@@ -138,10 +185,17 @@ class Space(Strict):
 
 
 class OracleChoice(Strict):
-    """Which of KerasTuner's oracles proposes the trials."""
+    """What proposes the trials.
 
-    name: Literal["bayesian", "random"]
+    Attributes:
+        name: `bayesian`, `random`, or `grid`: every combination, each once.
+        initial_trials: Of `bayesian`: trials before its first model of the space.
+        values_of_range: Of `grid`: how many values of a range are tried, both ends among them.
+    """
+
+    name: Literal["bayesian", "random", "grid"]
     initial_trials: int = Field(default=8, ge=1)
+    values_of_range: int = Field(default=5, ge=2)
 
 
 class Confirmation(Strict):

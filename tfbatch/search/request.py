@@ -159,7 +159,7 @@ class Request:
             raise InputError(f"`max_minutes` must be > 0. Received: {self.max_minutes}.")
         derive_seed(self.seed)
 
-    def baseline_configuration(self, scaling_rule: str) -> Configuration:
+    def baseline_configuration(self, scaling_rule: Named) -> Configuration:
         """The baseline as a configuration: constant learning rate, no warm-up."""
         module = OPTIMIZERS.load(self.search.space.optimizer.name)
         fixed = {

@@ -11,6 +11,7 @@ from rich.table import Table
 from tfbatch.exporters import Exported, export_run
 from tfbatch.run_folder.table import to_frame
 from tfbatch.search.answer import Answer
+from tfbatch.search.edges import Edges
 
 if TYPE_CHECKING:
     import pandas
@@ -96,7 +97,9 @@ class Result:
             lines = [f"Keep your baseline: {what}", f"  {_figures(content)}"]
         else:
             lines = [f"Recommended: {what}", f"  {_figures(content)}", *self._baseline_lines()]
-        return "\n".join([*lines, self._certainty(), *self._memory_lines()])
+        edges = Edges(**content["best_learning_rate_at_edge"])
+        lines += [self._certainty(), *self._memory_lines(), *edges.lines()]
+        return "\n".join(lines)
 
     def _memory_lines(self) -> list[str]:
         memory = self.recommendation["memory_used_up"]

@@ -23,6 +23,7 @@ from tfbatch.search.answer_files import RECOMMENDATION, TestMetrics
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.confirmation import choose_candidates, run_rounds
+from tfbatch.search.edges import edges_of
 from tfbatch.search.loop import Search
 from tfbatch.search.opening import (
     AnyEngine,
@@ -365,6 +366,7 @@ class _Run:
             seconds=self.clock.elapsed,
             status="interrupted" if interrupted else "complete",
             memory=self.book.memory_used_up(),
+            edges=edges_of(self.book.trials, space=self.space, objective=self.request.objective),
         )
         best = answer_files.best_yaml(answer, request=self.request)
         answer_files.write_answer(self.folder.path, content, best)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
 from tfbatch.configuration import Configuration
-from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.optimizers import OPTIMIZERS, keras_arguments
 from tfbatch.search.request import Execution
 from tfbatch.training.derived import Derived
 
@@ -46,7 +45,7 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     parameters={configuration.schedule.arguments!r},
 )
 model.compile(
-    optimizer={optimizer_call(configuration)},
+    optimizer={optimizer_call(configuration, derived)},
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     metrics=["accuracy"],
     steps_per_execution={derived.steps_per_execution},
@@ -56,6 +55,8 @@ model.compile(
     if execution.strategy:  # batches of the global size, shared by all devices
         made = "with tf.distribute.MirroredStrategy().scope():\n" + textwrap.indent(made, "    ")
         imported = f"import tensorflow as tf\n{imported}"
+    # As in the trials, the average of the weights is what is evaluated.
+    average = "keras.callbacks.SwapEMAWeights(), " if derived.optimizer.get("ema_momentum") else ""
     policy = ""
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
@@ -71,7 +72,7 @@ data = tfbatch.load_data({dataset!r}{where})
     epochs={derived.epochs},
     steps_per_epoch={derived.steps_per_epoch},
     validation_data=data.evaluation("validation"),
-    callbacks=[tfbatch.callbacks.StopAfterSteps({derived.steps})],
+    callbacks=[{average}tfbatch.callbacks.StopAfterSteps({derived.steps})],
     shuffle=False,  # the stream is shuffled already
 )
 print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
@@ -88,12 +89,9 @@ def _model_import(model: str) -> tuple[str, str]:
     return f"from {module} import {function}", function
 
 
-def optimizer_call(configuration: Configuration) -> str:
-    """Such as "keras.optimizers.SGD(learning_rate, momentum=0.9)"."""
-    chosen = configuration.optimizer
-    module = OPTIMIZERS.load(chosen.name)
-    arguments: dict[str, Any] = {**module.PARAMETERS, **chosen.arguments}
-    written = "".join(
-        f", {name}={float(value)!r}" for name, value in arguments.items() if value is not None
-    )
-    return f"keras.optimizers.{module.KERAS_NAME}(learning_rate{written})"
+def optimizer_call(configuration: Configuration, derived: Derived) -> str:
+    """Such as "keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=False)"."""
+    name = configuration.optimizer.name
+    arguments = keras_arguments(name, derived.optimizer)
+    written = "".join(f", {k}={v!r}" for k, v in arguments.items() if v is not None)
+    return f"keras.optimizers.{OPTIMIZERS.load(name).KERAS_NAME}(learning_rate{written})"

@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
+from tfbatch.optimizers import OWN
 from tfbatch.schema import Named
-from tfbatch.training.own_optimizer import OWN, learning_rate_of, named_like, unwrapped
+from tfbatch.training.own_optimizer import learning_rate_of, named_like, unwrapped
 from tfbatch.training.workload import Workload
 
 _REPLACED = ("batch_size", "learning_rate", "lr")

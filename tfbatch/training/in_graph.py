@@ -13,12 +13,14 @@ _ONE_BY_ONE = 100_000
 class InGraphNumber:
     """A number of an optimizer, such as its momentum, held in a variable.
 
-    Keras's optimizers do two things with such a number: they convert it to a tensor, and they
-    subtract it from 1. The difference is kept as a second variable: computed in float32 inside the
-    graph it would differ from Keras's own, which is computed in float64, in the last bits.
+    It does what the update steps of Keras's optimizers do with one: conversion to a tensor, a
+    difference from 1, a product, a quotient, and the question whether it is above zero. The
+    difference is kept as a second variable: computed in float32 inside the graph it would differ
+    from Keras's own, which is computed in float64, in the last bits.
 
     Args:
-        value: The first value.
+        value: The first value, > 0, as all later ones: whether there is a momentum, a weight decay
+            or a bound on the gradient is part of the graph; see `can_vary`.
     """
 
     def __init__(self, value: float):
@@ -40,9 +42,37 @@ class InGraphNumber:
             return other - tf.convert_to_tensor(self._value)
         return tf.convert_to_tensor(self._complement)
 
+    def __sub__(self, other: float) -> tf.Tensor:
+        """`number - 1`."""
+        return -self.__rsub__(other)
+
+    def __mul__(self, other: Any) -> tf.Tensor:
+        """`number * tensor`."""
+        return tf.convert_to_tensor(self._value) * other
+
+    __rmul__ = __mul__
+
+    def __rtruediv__(self, other: float) -> tf.Tensor:
+        """`1 / number`."""
+        return other / tf.convert_to_tensor(self._value)
+
+    def __gt__(self, other: float) -> bool:
+        """`number > 0`: it is, as long as the program lives."""
+        if other != 0:
+            raise NotImplementedError(f"a graph cannot depend on whether a number is above {other}")
+        return True
+
     def __float__(self) -> float:
         """The value now."""
         return float(self._value.numpy())
+
+
+def can_vary(value: Any) -> bool:
+    """Whether a number may be a variable of a graph; what is zero, None or a choice is part of it.
+
+    (A momentum of zero has no slots.)
+    """
+    return isinstance(value, float) and value > 0
 
 
 class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]

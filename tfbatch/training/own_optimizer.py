@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
 from tfbatch.errors import InputError
-from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.optimizers import OPTIMIZERS, OWN
 from tfbatch.schema import Named
-
-OWN = "own"
-"""The name of an optimizer that is none of tfbatch/optimizers."""
 
 
 def named_like(optimizer: Any) -> Named:
@@ -25,10 +22,15 @@ def named_like(optimizer: Any) -> Named:
     config = inner.get_config()
     for name in OPTIMIZERS.names():
         module = OPTIMIZERS.load(name)
-        if name != OWN and type(inner) is getattr(keras.optimizers, module.KERAS_NAME):
-            numbers = {key: config[key] for key in module.PARAMETERS if config.get(key) is not None}
-            return Named(name=name, **numbers)
-    return Named(name=OWN)
+        if type(inner) is getattr(keras.optimizers, module.KERAS_NAME):
+            return Named(name=name, **_numbers(config, module.PARAMETERS))
+    return Named(name=OWN, **_numbers(config, ()))
+
+
+def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    found = {key: config.get(key) for key in (*names, "global_clipnorm")}
+    found["ema_momentum"] = config.get("ema_momentum") if config.get("use_ema") else None
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def learning_rate_of(optimizer: Any) -> float | None:
@@ -43,14 +45,15 @@ def optimizer_like(compiled: Any, numbers: Mapping[str, Any], learning_rate: Any
 
     Args:
         compiled: The compiled optimizer; it is not changed.
-        numbers: What differs, by name.
+        numbers: What differs, by name; None leaves a setting as it is.
         learning_rate: A number or a schedule.
 
     Raises:
         InputError: The class refuses the numbers, or cannot be made from its own configuration.
     """
     inner = unwrapped(compiled)
-    config = {**inner.get_config(), **numbers, "learning_rate": learning_rate}
+    given = {key: value for key, value in numbers.items() if value is not None}
+    config = {**inner.get_config(), **given, "learning_rate": learning_rate}
     try:
         return type(inner).from_config(config)
     except (TypeError, ValueError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfbatch.training.in_graph import InGraphNumber, LearningRateTable, tabulate
+from tfbatch.training.in_graph import InGraphNumber, LearningRateTable, can_vary, tabulate
 
 
 class Program:
@@ -38,7 +38,7 @@ class Program:
         self._numbers = {
             name: InGraphNumber(getattr(optimizer, name))
             for name in numbers
-            if getattr(optimizer, name)  # zero and None are part of the graph
+            if can_vary(getattr(optimizer, name))
         }
         self._variables = weights_of(model)
         self._table = LearningRateTable()

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tfbatch.configuration import Configuration
-from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.optimizers import parameters_of
+from tfbatch.training.in_graph import can_vary
 from tfbatch.training.program import Program
 from tfbatch.training.structure import structure_key
 from tfbatch.training.workload import Workload
@@ -118,15 +119,10 @@ class ProgramCache:
             return None
         config = {k: v for k, v in optimizer.get_config().items() if k != "learning_rate"}
         for name in _numbers(configuration):
-            # A momentum of zero has no slots: whether it is zero is part of the graph.
-            config[name] = _kind(config[name])
+            config[name] = "number" if can_vary(config[name]) else repr(config[name])
         compiled = [self.workload.precision, self.workload.jit_compile]
         return json.dumps([structure, type(optimizer).__name__, config, compiled], default=repr)
 
 
 def _numbers(configuration: Configuration) -> tuple[str, ...]:
-    return tuple(OPTIMIZERS.load(configuration.optimizer.name).PARAMETERS)
-
-
-def _kind(value: Any) -> str:
-    return "number" if isinstance(value, float) and value != 0 else repr(value)
+    return tuple(parameters_of(configuration.optimizer.name))

@@ -17,6 +17,7 @@ from tfbatch.pipeline.kinds import open_prepared, prepare_folder
 from tfbatch.recipes import Recipe
 from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import Compilation
+from tfbatch.training.derived import derive
 from tfbatch.training.description import ModelDescription, describe_model
 from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
 from tfbatch.training.evaluation import Untrained, evaluate_weights, measure_untrained, save_model
@@ -143,7 +144,9 @@ class Runner:
             InputError: An optimizer refuses a value.
         """
         for configuration in configurations:
-            make_optimizer(configuration, 1.0)
+            length = 1000 * configuration.batch_size  # any: Keras judges numbers, not their sizes
+            derived = derive(configuration, num_examples=length, total_examples=length)
+            make_optimizer(configuration, 1.0, derived)
 
     def measure_untrained(self, configuration: Configuration) -> Untrained:
         """See tfbatch.training.evaluation."""

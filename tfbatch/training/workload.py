@@ -14,8 +14,8 @@ import tensorflow as tf
 from keras.src.utils.naming import reset_uids  # no public name does this alone
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, did_you_mean
-from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.errors import InputError
+from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
 from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schedules import LearningRateInExamples
@@ -169,9 +169,9 @@ class Workload:
         )
         with self.scope():
             if model.compiled:
-                numbers = configuration.optimizer.arguments
+                numbers = keras_arguments(configuration.optimizer.name, derived.optimizer)
                 return optimizer_like(model.optimizer, numbers, schedule)
-            return make_optimizer(configuration, schedule)
+            return make_optimizer(configuration, schedule, derived)
 
     def compile(self, model: Any, optimizer: Any, *, steps_per_execution: int = 1) -> None:
         """Compiles a build with a trial's optimizer; see tfbatch.training.compilation."""
@@ -198,28 +198,16 @@ class Workload:
         return model
 
 
-def make_optimizer(configuration: Configuration, learning_rate: Any) -> Any:
+def make_optimizer(configuration: Configuration, learning_rate: Any, derived: Derived) -> Any:
     """Makes a configuration's optimizer with a learning rate or schedule.
 
     Raises:
-        InputError: An unknown optimizer or parameter, or a value that it refuses.
+        InputError: An unknown optimizer, or a value that it refuses.
     """
-    chosen = configuration.optimizer
-    module = OPTIMIZERS.load(chosen.name)
-    for key in chosen.arguments:
-        if key not in module.PARAMETERS:
-            raise InputError(
-                f"The optimizer {chosen.name} has no parameter `{key}`."
-                f"{did_you_mean(key, module.PARAMETERS)} "
-                f"Available: {', '.join(module.PARAMETERS)}."
-            )
-    # Keras refuses a momentum of 0 that is not 0.0.
-    numbers = {k: float(v) if isinstance(v, int) else v for k, v in chosen.arguments.items()}
-    for key, value in numbers.items():
-        if not isinstance(value, float):
-            raise InputError(f"`{key}` of {chosen.name} must be a number. Received: {value!r}.")
+    name = configuration.optimizer.name
     try:
-        return module.build(learning_rate, **numbers)
+        return build_optimizer(name, learning_rate, **derived.optimizer)
     except ValueError as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in numbers.items())
-        raise InputError(f"{chosen.name} refuses {shown}: {error}") from error
+        defaults = parameters_of(name)
+        shown = ", ".join(f"{k}={v!r}" for k, v in derived.optimizer.items() if v != defaults[k])
+        raise InputError(f"{name} refuses {shown}: {error}") from error
