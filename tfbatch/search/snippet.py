@@ -7,6 +7,7 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.schedules import make_family
 from tfbatch.search.request import Execution
 from tfbatch.training.derived import Derived
 
@@ -33,6 +34,9 @@ def keras_snippet(
         execution: Precision, XLA and strategy.
     """
     imported, function = _model_import(model)
+    callbacks = f"tfbatch.callbacks.StopAfterSteps({derived.steps})"
+    if make_family(configuration.schedule.name, **configuration.schedule.arguments).sets_momentum():
+        callbacks = f"tfbatch.callbacks.ScheduledMomentum(), {callbacks}"
     where = f", data_dir={data_dir!r}" if data_dir else ""
     batch_size = configuration.batch_size
     made = f"""\
@@ -71,7 +75,7 @@ data = tfbatch.load_data({dataset!r}{where})
     epochs={derived.epochs},
     steps_per_epoch={derived.steps_per_epoch},
     validation_data=data.evaluation("validation"),
-    callbacks=[tfbatch.callbacks.StopAfterSteps({derived.steps})],
+    callbacks=[{callbacks}],
     shuffle=False,  # the stream is shuffled already
 )
 print("test:", model.evaluate(data.evaluation("test"), return_dict=True))

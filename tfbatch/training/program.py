@@ -7,17 +7,24 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfbatch.training.in_graph import InGraphNumber, LearningRateTable, tabulate
+from tfbatch.schedules import MomentumInExamples, momentum_attribute
+from tfbatch.training.in_graph import (
+    InGraphMomentum,
+    InGraphNumber,
+    LearningRateTable,
+    tabulate,
+)
 
 
 class Program:
     """One compiled `keras.Model`, reused: tracing is most of what a short trial costs.
 
     Everything that differs between two trials of one program is a variable of its graph: weights,
-    optimizer slots, metrics, random generators, the learning rate (a table over steps), and the
-    optimizer's numbers. The batch dimension is free. `fit` and `evaluate` are Keras's own; only
-    the functions that run several steps at once take their number as an argument: Keras's own keep
-    the `steps_per_execution` that they were traced with, and would evaluate a part of a split.
+    optimizer slots, metrics, random generators, the learning rate (a table over steps), the
+    momentum (a table too where the schedule sets it), and the optimizer's other numbers. The batch
+    dimension is free. `fit` and `evaluate` are Keras's own; only the functions that run several
+    steps at once take their number as an argument: Keras's own keep the `steps_per_execution` that
+    they were traced with, and would evaluate a part of a split.
 
     Args:
         model: A built, uncompiled model; it becomes the program's.
@@ -35,10 +42,11 @@ class Program:
         compile_arguments: dict[str, Any],
     ):
         self.model = model
+        momentum = momentum_attribute(optimizer)
         self._numbers = {
-            name: InGraphNumber(getattr(optimizer, name))
-            for name in numbers
-            if getattr(optimizer, name)  # zero and None are part of the graph
+            name: self._number(float(value), is_momentum=name == momentum)
+            for name in dict.fromkeys([*numbers, *([momentum] if momentum else [])])
+            if (value := getattr(optimizer, name))  # zero and None are part of the graph
         }
         self._variables = list(model.variables)
         self._table = LearningRateTable()
@@ -82,7 +90,11 @@ class Program:
         for variable, value in self._slots:
             variable.assign(value)
         for name, number in self._numbers.items():
-            number.assign(getattr(optimizer, name))
+            value = getattr(optimizer, name)
+            if isinstance(number, InGraphMomentum) and isinstance(value, MomentumInExamples):
+                number.assign_table(tabulate(value.at, steps))
+            else:
+                number.assign(value)
         self._table.assign(tabulate(optimizer._learning_rate, steps))
         self._optimizer.get_config = optimizer.get_config  # a user's callback may save the model
         self.model.reset_metrics()
@@ -93,6 +105,11 @@ class Program:
         self.model.stop_training = False
         self._left = steps - first_step
         return self.model
+
+    def _number(self, value: float, *, is_momentum: bool) -> InGraphNumber | InGraphMomentum:
+        if is_momentum:
+            return InGraphMomentum(value, step=lambda: self._optimizer._iterations)
+        return InGraphNumber(value)
 
     def _make_train_function(self) -> Any:
         model = self.model

@@ -23,7 +23,7 @@ from tfbatch.errors import InputError, did_you_mean
 from tfbatch.models import MODELS, check_model_name
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.pipeline import EVALUATION_BATCH_SIZE, PreparedData
-from tfbatch.schedules import LearningRateInExamples
+from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.derived import Derived, derive
 
 BuildModel = Callable[..., Any]
@@ -132,7 +132,9 @@ class Workload:
             parameters=configuration.schedule.arguments,
         )
         with self.scope():
-            return make_optimizer(configuration, schedule)
+            optimizer = make_optimizer(configuration, schedule)
+        follow_momentum(optimizer)
+        return optimizer
 
     def compile_arguments(self) -> dict[str, Any]:
         """What `Model.compile` gets beside the optimizer; losses and metrics are new objects."""
