@@ -37,6 +37,15 @@ CONFIGURATIONS = {
         ),
         1500,
     ),
+    "a momentum that follows the schedule": (
+        Configuration(
+            batch_size=40,
+            base_learning_rate=0.02,
+            schedule=Named(name="one_cycle", momentum_at_peak=0.6),
+            optimizer=Named(name="sgd", momentum=0.9),
+        ),
+        700,
+    ),
     "less than an epoch": (
         Configuration(
             batch_size=100,
@@ -93,6 +102,18 @@ def test_the_written_optimizer_is_the_one_that_was_tried(name: str) -> None:
         tried = make_optimizer(configuration, 0.1)
         assert type(written) is type(tried)
         assert written.get_config() == tried.get_config() | {"name": written.name}
+
+
+def test_only_a_schedule_that_sets_the_momentum_gets_its_callback() -> None:
+    needs = "callbacks=[tfbatch.callbacks.ScheduledMomentum(), tfbatch.callbacks.StopAfterSteps("
+    for schedule, needed in (
+        (Named(name="one_cycle"), True),
+        (Named(name="one_cycle", cycle_momentum=False), False),
+        (Named(name="linear"), False),
+    ):
+        configuration = Configuration(batch_size=8, base_learning_rate=0.1, schedule=schedule)
+        text, _ = script(configuration)
+        assert (needs in text, "ScheduledMomentum" in text) == (needed, needed)
 
 
 def test_numbers_are_written_exactly() -> None:

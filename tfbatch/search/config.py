@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,6 +88,8 @@ class Space(Strict):
     """What is searched; see tfbatch.configuration for the meaning of each.
 
     `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule.
+    Schedules with a warm-up of their own, such as one_cycle, are tried with a `warmup_fraction`
+    of 0.
     """
 
     batch_size: BatchSizes = BatchSizeGrid()
@@ -104,11 +107,8 @@ class Space(Strict):
         if len(set(names)) < len(names):
             raise ValueError("schedules: each schedule may be listed once")
         for schedule in self.schedules:
-            SCHEDULES.check(schedule.name)
-            for key, value in schedule.arguments.items():
-                where = f"schedule {schedule.name}: {key}"
-                for option in as_options(value, where=where):
-                    make_family(schedule.name, **{key: option})
+            for parameters in parameter_options(schedule):
+                make_family(schedule.name, **parameters)
         if self.scaling_rule is not None:
             SCALING_RULES.check(self.scaling_rule)
         OPTIMIZERS.check(self.optimizer.name)
@@ -129,6 +129,11 @@ class Space(Strict):
             if not 0 <= value <= 1:
                 raise ValueError(
                     f"warmup_fraction: every value must be in [0, 1]. Received: {value}"
+                )
+            if value and all(has_own_warmup(schedule.name) for schedule in self.schedules):
+                raise ValueError(
+                    f"warmup_fraction: must be 0, since {self.schedules[0].name} begins with a "
+                    f"warm-up of its own. Received: {value}"
                 )
         return self
 
@@ -190,6 +195,28 @@ def as_options(value: Any, *, where: str) -> list[Any]:
             raise ConfigurationError(f"{where}: a list of values must not be empty")
         return list(value)
     return [value]
+
+
+def parameter_options(schedule: Named) -> list[dict[str, Any]]:
+    """All combinations of the values that a schedule's parameters can take; see `as_options`.
+
+    Raises:
+        InputError: There is no such schedule.
+        ConfigurationError: A value that `as_options` refuses.
+    """
+    SCHEDULES.check(schedule.name)
+    options = {
+        key: as_options(value, where=f"schedule {schedule.name}: {key}")
+        for key, value in schedule.arguments.items()
+    }
+    return [
+        dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
+    ]
+
+
+def has_own_warmup(schedule: str) -> bool:
+    """Whether a schedule begins below its peak, and so takes no warm-up in front of it."""
+    return bool(SCHEDULES.load(schedule).Family.own_warmup)
 
 
 def as_range(value: dict[str, Any], *, where: str = "range") -> Range:

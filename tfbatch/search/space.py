@@ -10,8 +10,18 @@ import keras_tuner
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.schedules import make_family
 from tfbatch.schema import Named
-from tfbatch.search.config import BatchSizeGrid, Range, Searched, Space, as_options, as_range
+from tfbatch.search.config import (
+    BatchSizeGrid,
+    Range,
+    Searched,
+    Space,
+    as_options,
+    as_range,
+    has_own_warmup,
+    parameter_options,
+)
 
 
 class SearchSpace:
@@ -40,6 +50,7 @@ class SearchSpace:
             "warmup_fraction": space.warmup_fraction,
         }
         self._space = space
+        self._with_warmup = [s.name for s in space.schedules if not has_own_warmup(s.name)]
         self._optimizer = {
             f"optimizer_{key}": _searched(value) for key, value in space.optimizer.arguments.items()
         }
@@ -49,11 +60,16 @@ class SearchSpace:
         hp = keras_tuner.HyperParameters()
         if len(self.batch_sizes) > 1:
             hp.Choice("batch_size", self.batch_sizes, ordered=True)
-        for name, value in {**self._numbers, **self._optimizer}.items():
-            _declare(hp, name, value)
         names = [schedule.name for schedule in self._space.schedules]
+        warmup_for_all = self._with_warmup == names
+        for name, value in {**self._numbers, **self._optimizer}.items():
+            if name != "warmup_fraction" or warmup_for_all:
+                _declare(hp, name, value)
         if len(names) > 1:
             hp.Choice("schedule", names)
+        if self._with_warmup and not warmup_for_all:
+            with hp.conditional_scope("schedule", self._with_warmup):
+                _declare(hp, "warmup_fraction", self._numbers["warmup_fraction"])
         for schedule in self._space.schedules:
             searched = list(self._schedule_parameters(schedule))
             if len(names) > 1 and searched:
@@ -89,7 +105,10 @@ class SearchSpace:
             scaling_rule=self.scaling_rule,
             schedule=Named(name=schedule.name, **parameters),
             optimizer=Named(name=self._space.optimizer.name, **optimizer),
-            **{name: value_of(name, searched) for name, searched in self._numbers.items()},
+            **{
+                name: value_of(name, searched)
+                for name, searched in self._numbers_for(schedule.name).items()
+            },
         )
 
     def values(self, configuration: Configuration) -> dict[str, Any]:
@@ -98,7 +117,8 @@ class SearchSpace:
         values: dict[str, Any] = {}
         if len(self.batch_sizes) > 1:
             values["batch_size"] = configuration.batch_size
-        for name, searched in {**self._numbers, **self._optimizer}.items():
+        numbers = self._numbers_for(configuration.schedule.name)
+        for name, searched in {**numbers, **self._optimizer}.items():
             if not _is_fixed(searched):
                 values[name] = flat[name]
         if len(self._space.schedules) > 1:
@@ -107,6 +127,11 @@ class SearchSpace:
         for key, _ in self._schedule_parameters(schedule):
             values[f"schedule_{schedule.name}_{key}"] = configuration.schedule.arguments[key]
         return values
+
+    def _numbers_for(self, schedule: str) -> dict[str, Searched]:
+        """The numbers with a schedule: one with a warm-up of its own gets no other."""
+        own = {} if schedule in self._with_warmup else {"warmup_fraction": 0.0}
+        return {**self._numbers, **own}
 
     def range_of(self, name: str) -> Searched:
         """What is searched for one of the numbers, e.g. "base_learning_rate"."""
@@ -126,17 +151,30 @@ class SearchSpace:
     def optimizer_options(self) -> list[Configuration]:
         """Every end of every range of the optimizer's parameters, to be made before any trial.
 
-        Not made here: an optimizer has variables, and this process touches no device.
+        Each with a schedule that sets the momentum, where one is searched. Not made here: an
+        optimizer has variables, and this process touches no device.
         """
         optimizer = self._space.optimizer
+        options = [
+            {key: option}
+            for key, value in optimizer.arguments.items()
+            for option in as_options(value, where=f"optimizer {optimizer.name}: {key}")
+        ]
+        schedules = [
+            Named(name=schedule.name, **parameters)
+            for schedule in self._space.schedules
+            for parameters in parameter_options(schedule)
+            if make_family(schedule.name, **parameters).sets_momentum()
+        ]
         return [
             Configuration(
                 batch_size=1,
                 base_learning_rate=1,
-                optimizer=Named(name=optimizer.name, **{key: option}),
+                schedule=schedule,
+                optimizer=Named(name=optimizer.name, **parameters),
             )
-            for key, value in optimizer.arguments.items()
-            for option in as_options(value, where=f"optimizer {optimizer.name}: {key}")
+            for schedule in schedules[:1] or [Named(name="constant")]
+            for parameters in (options or [{}] if schedules else options)
         ]
 
     @property

@@ -14,6 +14,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, StoppedError
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.recipes import Recipe
+from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
 from tfbatch.training.evaluation import Untrained, evaluate_weights, measure_untrained, save_model
 from tfbatch.training.outcome import Outcome, TrialSpec
@@ -96,10 +97,22 @@ class Runner:
         """Makes each optimizer: a typing error must not wait for the trials.
 
         Raises:
-            InputError: An optimizer refuses a value.
+            InputError: An optimizer refuses a value, or has no momentum for a schedule to set.
         """
         for configuration in configurations:
-            make_optimizer(configuration, 1.0)
+            schedule = configuration.schedule
+            follow_momentum(
+                make_optimizer(
+                    configuration,
+                    LearningRateInExamples(
+                        schedule.name,
+                        learning_rate=1.0,
+                        batch_size=1,
+                        total_examples=1,
+                        parameters=schedule.arguments,
+                    ),
+                )
+            )
 
     def measure_untrained(self, configuration: Configuration) -> Untrained:
         """See tfbatch.training.evaluation."""
