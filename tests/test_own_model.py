@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from search_fixtures import make_request_of
 
 import tfbatch
 from tfbatch.configuration import Configuration
@@ -17,7 +18,6 @@ from tfbatch.pipeline.stored_data import StoredData
 from tfbatch.pipeline.storing import store_data
 from tfbatch.schema import Named
 from tfbatch.search.adaptation import adapt
-from tfbatch.search.request import make_request
 from tfbatch.training.callbacks import as_factory, check_callbacks
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.description import describe_model
@@ -284,37 +284,9 @@ def test_a_compiled_optimizer_is_told_by_its_plug_in(optimizer, name, numbers):
     assert numbers.items() <= found.arguments.items()
 
 
-def request(**changes: Any):
-    arguments: dict[str, Any] = dict.fromkeys(
-        [
-            "objective",
-            "trial_length",
-            "batch_sizes",
-            "optimizer",
-            "max_trials",
-            "max_minutes",
-            "run_dir",
-            "data_dir",
-            "records_dir",
-        ]
-    )
-    return make_request(
-        **{
-            **arguments,
-            "dataset": "digits",
-            "model": "small_cnn",
-            "search": "joint",
-            "baseline": "",
-            "seed": 1,
-            "overwrite": False,
-            **changes,
-        }
-    )
-
-
 def test_a_search_takes_a_compiled_models_optimizer(regression):
     described = describe_model(Workload(regression, compiled_adam))
-    adapted = adapt(request(), described)
+    adapted = adapt(make_request_of(), described)
 
     space = adapted.search.space
     assert (space.optimizer.name, space.optimizer.arguments["beta_2"]) == ("adam", 0.9)
@@ -323,7 +295,7 @@ def test_a_search_takes_a_compiled_models_optimizer(regression):
     baseline = adapted.baseline_configuration("none")
     assert (baseline.base_learning_rate, baseline.optimizer.name) == (0.003, "adam")
     with pytest.raises(InputError, match="compiled with the optimizer adam, which it keeps"):
-        adapt(request(optimizer="sgd"), described)
+        adapt(make_request_of(optimizer="sgd"), described)
 
 
 def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression):
@@ -334,8 +306,8 @@ def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression
 
     described = describe_model(Workload(regression, build))
 
-    assert adapt(request(), described).search.space.optimizer.arguments["momentum"] == 0.7
-    searched = adapt(request(search="bayesian"), described).search.space.optimizer
+    assert adapt(make_request_of(), described).search.space.optimizer.arguments["momentum"] == 0.7
+    searched = adapt(make_request_of(search="bayesian"), described).search.space.optimizer
     assert searched.arguments["momentum"] == [0.8, 0.9, 0.95]
 
 

@@ -46,6 +46,7 @@ class DataDescription:
         where: One clause for people, such as "resident in memory".
         num_classes: Number of classes, or None where the targets are no classes.
         class_counts: Training examples of each class; empty where there are none.
+        soft_labels: Whether targets are a probability for each class, not a class index.
         notes: What a user should know, a sentence each.
     """
 
@@ -54,6 +55,7 @@ class DataDescription:
     where: str
     num_classes: int | None = None
     class_counts: tuple[int, ...] = ()
+    soft_labels: bool = False
     notes: tuple[str, ...] = ()
 
 

@@ -91,6 +91,7 @@ class PreparedData:
             where=f"records in {self.folder}; {reading}",
             num_classes=self.num_classes,
             class_counts=self.manifest.class_counts["train"],
+            soft_labels=self.soft_labels,
         )
 
     @property

@@ -107,6 +107,7 @@ def best_yaml(answer: Answer, *, request: Request) -> str:
         "precision": request.execution.precision,
         "jit_compile": request.execution.jit_compile,
         "strategy": request.execution.strategy,
+        **{key: _plain(value) for key, value in request.task.identity().items()},
         "configuration": answer.recommended.configuration.model_dump(mode="json"),
         "reported": {
             "metric": request.objective.name,
@@ -116,6 +117,10 @@ def best_yaml(answer: Answer, *, request: Request) -> str:
         },
     }
     return write_yaml(content, comment="The recommended training: python -m tfbatch.train --config")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def write_answer(folder: Path, content: dict[str, Any], best: str) -> None:

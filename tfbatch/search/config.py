@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,8 +97,9 @@ class Space(Strict):
 
     `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule. What a
     rule and an optimizer take is searched like a schedule's parameters; the keys that an optimizer
-    has beside Keras's own are in tfbatch.training.optimizer_numbers. `model` holds arguments of the
-    model's builder, each a value, a list of values or a range.
+    has beside Keras's own are in tfbatch.training.optimizer_numbers. Schedules with a warm-up of
+    their own, such as one_cycle, are tried with a `warmup_fraction` of 0. `model` holds arguments
+    of the model's builder, each a value, a list of values or a range.
     """
 
     batch_size: BatchSizes = BatchSizeGrid()
@@ -131,10 +133,8 @@ class Space(Strict):
             raise ValueError("schedules: each schedule may be listed once")
         for schedule in self.schedules:
             SCHEDULES.check(schedule.name)
-            for key, value in schedule.arguments.items():
-                where = f"schedule {schedule.name}: {key}"
-                for option in as_options(value, where=where):
-                    make_family(schedule.name, **{key: option})
+            for parameters in parameter_options(schedule):
+                make_family(schedule.name, **parameters)
         return self
 
     @model_validator(mode="after")
@@ -180,6 +180,11 @@ class Space(Strict):
             if not 0 <= value <= 1:
                 raise ValueError(
                     f"warmup_fraction: every value must be in [0, 1]. Received: {value}"
+                )
+            if value and all(has_own_warmup(schedule.name) for schedule in self.schedules):
+                raise ValueError(
+                    f"warmup_fraction: must be 0, since {self.schedules[0].name} begins with a "
+                    f"warm-up of its own. Received: {value}"
                 )
         return self
 
@@ -248,6 +253,28 @@ def as_options(value: Any, *, where: str) -> list[Any]:
             raise ConfigurationError(f"{where}: a list of values must not be empty")
         return list(value)
     return [value]
+
+
+def parameter_options(schedule: Named) -> list[dict[str, Any]]:
+    """All combinations of the values that a schedule's parameters can take; see `as_options`.
+
+    Raises:
+        InputError: There is no such schedule.
+        ConfigurationError: A value that `as_options` refuses.
+    """
+    SCHEDULES.check(schedule.name)
+    options = {
+        key: as_options(value, where=f"schedule {schedule.name}: {key}")
+        for key, value in schedule.arguments.items()
+    }
+    return [
+        dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
+    ]
+
+
+def has_own_warmup(schedule: str) -> bool:
+    """Whether a schedule begins below its peak, and so takes no warm-up in front of it."""
+    return bool(SCHEDULES.load(schedule).Family.own_warmup)
 
 
 def as_range(value: dict[str, Any], *, where: str = "range") -> Range:

@@ -131,7 +131,17 @@ def run_search(
                 baseline=baseline,
             )
             run = _Run(
-                request, data, engine, space, folder, progress, stop_requested, started, untrained
+                request,
+                data,
+                engine,
+                space,
+                folder,
+                progress,
+                stop_requested,
+                started,
+                untrained,
+                build_model=code.build_model,
+                compiled=model.optimizer is not None,
             )
             return run.complete()
 
@@ -160,7 +170,11 @@ class _Run:
         stop_requested: Callable[[], bool],
         started: float,
         untrained: Untrained,
+        *,
+        build_model: Callable[..., Any],
+        compiled: bool,
     ):
+        self._build_model, self._compiled = build_model, compiled
         self.request = request
         self.data = data
         self.engine = engine
@@ -345,11 +359,11 @@ class _Run:
             snippet=keras_snippet(
                 first.configuration,
                 self.derive(first.configuration),
-                dataset=self.request.dataset,
-                data_dir=str(self.request.data_dir) if self.request.data_dir else None,
-                model=self.request.model,
+                request=self.request,
+                data=self.data,
+                build_model=self._build_model,
+                compiled=self._compiled,
                 seed=first.seed,
-                execution=self.request.execution,
             ),
             answer=answer,
             rows=self.folder.journal.rows,

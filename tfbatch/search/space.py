@@ -11,8 +11,18 @@ import keras_tuner
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.schedules import make_family
 from tfbatch.schema import Named
-from tfbatch.search.config import BatchSizeGrid, Range, Searched, Space, as_options, as_range
+from tfbatch.search.config import (
+    BatchSizeGrid,
+    Range,
+    Searched,
+    Space,
+    as_options,
+    as_range,
+    has_own_warmup,
+    parameter_options,
+)
 from tfbatch.training.derived import Derived, derive
 
 _MODEL = "model_"
@@ -57,6 +67,7 @@ class SearchSpace:
             "warmup_fraction": space.warmup_fraction,
         }
         self._space = space
+        self._with_warmup = [s.name for s in space.schedules if not has_own_warmup(s.name)]
         given = {**{k: _as_given(v) for k, v in space.model.items()}, **(model_arguments or {})}
         self._model_arguments = {k: v for k, v in given.items() if _is_fixed(v)}
         self._model = _of_the_model(model_hyperparameters)
@@ -75,11 +86,16 @@ class SearchSpace:
         hp = keras_tuner.HyperParameters()
         if len(self.batch_sizes) > 1:
             hp.Choice("batch_size", self.batch_sizes, ordered=True)
-        for name, value in {**self._numbers, **self._plug_ins}.items():
-            _declare(hp, name, value)
         names = self.schedule_names
+        warmup_for_all = self._with_warmup == names
+        for name, value in {**self._numbers, **self._plug_ins}.items():
+            if name != "warmup_fraction" or warmup_for_all:
+                _declare(hp, name, value)
         if len(names) > 1:
             hp.Choice("schedule", names)
+        if self._with_warmup and not warmup_for_all:
+            with hp.conditional_scope("schedule", self._with_warmup):
+                _declare(hp, "warmup_fraction", self._numbers["warmup_fraction"])
         for schedule in self._space.schedules:
             searched = list(self._schedule_parameters(schedule))
             if len(names) > 1 and searched:
@@ -124,7 +140,10 @@ class SearchSpace:
                 for name, value in values.items()
                 if name.startswith(_MODEL) and name in self._model_names
             },
-            **{name: value_of(name, searched) for name, searched in self._numbers.items()},
+            **{
+                name: value_of(name, searched)
+                for name, searched in self._numbers_for(schedule.name).items()
+            },
         )
 
     def values(self, configuration: Configuration) -> dict[str, Any]:
@@ -133,7 +152,8 @@ class SearchSpace:
         values: dict[str, Any] = {}
         if len(self.batch_sizes) > 1:
             values["batch_size"] = configuration.batch_size
-        for name, searched in {**self._numbers, **self._plug_ins}.items():
+        numbers = self._numbers_for(configuration.schedule.name)
+        for name, searched in {**numbers, **self._plug_ins}.items():
             if not _is_fixed(searched):
                 values[name] = flat[name]
         if len(self._space.schedules) > 1:
@@ -145,6 +165,11 @@ class SearchSpace:
             if name.removeprefix(_MODEL) in configuration.model:
                 values[name] = configuration.model[name.removeprefix(_MODEL)]
         return values
+
+    def _numbers_for(self, schedule: str) -> dict[str, Searched]:
+        """The numbers with a schedule: one with a warm-up of its own gets no other."""
+        own = {} if schedule in self._with_warmup else {"warmup_fraction": 0.0}
+        return {**self._numbers, **own}
 
     @property
     def _model_names(self) -> list[str]:
@@ -203,7 +228,8 @@ class SearchSpace:
 
         They are made before any trial.
 
-        Not made here: an optimizer has variables, and this process touches no device.
+        Each with a schedule that sets the momentum, where one is searched. Not made here: an
+        optimizer has variables, and this process touches no device.
         """
         sizes = sorted({min(self.batch_sizes), max(self.batch_sizes)})
         return [configuration for size in sizes for configuration in self._options(size)]
@@ -214,6 +240,7 @@ class SearchSpace:
             base_learning_rate=1.0,
             base_batch_size=self._space.base_batch_size,
             scaling_rule=_first(self._space.rule),
+            schedule=self._setting_the_momentum(),
             optimizer=_first(self._space.optimizer),
         )
         yield first
@@ -227,6 +254,14 @@ class SearchSpace:
                     other = Named(name=named.name, **{**given.arguments, key: option})
                     if other != given:
                         yield first.model_copy(update={role: other})
+
+    def _setting_the_momentum(self) -> Named:
+        """A schedule that sets the momentum, where one is searched: an optimizer must have it."""
+        for schedule in self._space.schedules:
+            for parameters in parameter_options(schedule):
+                if make_family(schedule.name, **parameters).sets_momentum():
+                    return Named(name=schedule.name, **parameters)
+        return Named(name="constant")
 
     def _derive(self, configuration: Configuration) -> Derived:
         examples = self._num_examples

@@ -12,9 +12,11 @@ import keras
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, StoppedError
+from tfbatch.optimizers import OWN
 from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.pipeline.kinds import open_prepared, prepare_folder
 from tfbatch.recipes import Recipe
+from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.derived import derive
@@ -141,12 +143,21 @@ class Runner:
         """Makes each optimizer: a typing error must not wait for the trials.
 
         Raises:
-            InputError: An optimizer refuses a value.
+            InputError: An optimizer refuses a value, or has no momentum for a schedule to set.
         """
         for configuration in configurations:
+            if configuration.optimizer.name == OWN:  # made with every build
+                continue
             length = 1000 * configuration.batch_size  # any: Keras judges numbers, not their sizes
             derived = derive(configuration, num_examples=length, total_examples=length)
-            make_optimizer(configuration, 1.0, derived)
+            schedule = LearningRateInExamples(
+                configuration.schedule.name,
+                learning_rate=1.0,
+                batch_size=1,
+                total_examples=1,
+                parameters=configuration.schedule.arguments,
+            )
+            follow_momentum(make_optimizer(configuration, schedule, derived))
 
     def measure_untrained(self, configuration: Configuration) -> Untrained:
         """See tfbatch.training.evaluation."""

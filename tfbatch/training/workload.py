@@ -18,7 +18,7 @@ from tfbatch.errors import InputError
 from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
 from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
-from tfbatch.schedules import LearningRateInExamples
+from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.compilation import Compilation, check_model, compile_with
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.model_builder import BuildModel, call_builder
@@ -170,8 +170,11 @@ class Workload:
         with self.scope():
             if model.compiled:
                 numbers = keras_arguments(configuration.optimizer.name, derived.optimizer)
-                return optimizer_like(model.optimizer, numbers, schedule)
-            return make_optimizer(configuration, schedule, derived)
+                optimizer = optimizer_like(model.optimizer, numbers, schedule)
+            else:
+                optimizer = make_optimizer(configuration, schedule, derived)
+        follow_momentum(optimizer)
+        return optimizer
 
     def compile(self, model: Any, optimizer: Any, *, steps_per_execution: int = 1) -> None:
         """Compiles a build with a trial's optimizer; see tfbatch.training.compilation."""
