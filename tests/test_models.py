@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import math
@@ -39,19 +38,14 @@ def build(name, shape, num_classes=10, seed=1, **options):
     return MODELS.load(name).build(shape, num_classes, **options)
 
 
-@contextlib.contextmanager
-def without_values():
-    """Variables have shapes only: a network of 138 million parameters costs nothing."""
-    with keras.StatelessScope(initialize_variables=False):
-        yield
-    keras.utils.clear_session()  # forgets them, else the next scope would give them values
-
-
 @functools.cache
 def outline(name, shape, num_classes=10, **options):
-    """To look at, not to compute with."""
-    with without_values():
-        return build(name, shape, num_classes, **options)
+    """A model to look at: its variables have no values, so that 138 million cost nothing."""
+    with keras.StatelessScope(initialize_variables=False):
+        model = build(name, shape, num_classes, **options)
+    # Keras forgets the variables, which the next such scope would otherwise give values to.
+    keras.utils.clear_session(free_memory=False)
+    return model
 
 
 def entropy(labels, logits):
@@ -144,9 +138,31 @@ def test_the_loss_of_an_untrained_model_is_near_the_logarithm_of_the_number_of_c
     assert abs(one_step(name, shape).loss_before - math.log(10)) < 0.6
 
 
+@functools.cache
+def trials(name):
+    """The models of three trials, two of them with the same seed, and the keys of their structure.
+
+    To look at and to predict with.
+    """
+    models, keys = [], []
+    for seed in (5, 5, 6):
+        keras.utils.clear_session(free_memory=False)
+        models.append(build(name, DIGITS, seed=seed))
+        keys.append(structure_key(models[-1], MODELS.load(name).build))
+    return models, keys
+
+
+@EACH
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name):
+    first, same, other = (model.get_weights() for model in trials(name)[0])
+
+    assert all((a == b).all() for a, b in zip(first, same, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+
+
 @EACH
 def test_a_saved_model_predicts_the_same(name, tmp_path):
-    model = build(name, DIGITS)
+    model = trials(name)[0][0]
     model.save(tmp_path / "model.keras")
 
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -155,28 +171,9 @@ def test_a_saved_model_predicts_the_same(name, tmp_path):
     np.testing.assert_array_equal(loaded(x, training=False), model(x, training=False))
 
 
-@functools.cache
-def trials(name):
-    """Weights and structure of three trials, two of them with the same seed."""
-    found = []
-    for seed in (5, 5, 6):
-        keras.utils.clear_session()
-        model = build(name, DIGITS, seed=seed)
-        found.append((model.get_weights(), structure_key(model, MODELS.load(name).build)))
-    return tuple(zip(*found, strict=True))
-
-
-@EACH
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name):
-    (first, same, other), _ = trials(name)
-
-    assert all((a == b).all() for a, b in zip(first, same, strict=True))
-    assert any((a != b).any() for a, b in zip(first, other, strict=True))
-
-
 @EACH
 def test_a_prediction_does_not_depend_on_the_other_images_of_the_batch(name):
-    model, x = build(name, DIGITS), images(DIGITS, count=3)
+    model, x = trials(name)[0][0], images(DIGITS, count=3)
 
     alone = np.concatenate([model(x[i : i + 1], training=False) for i in range(3)])
 
@@ -410,7 +407,7 @@ def test_a_model_name_that_can_be_used_passes(name):
         (
             "resent",
             "Unknown model `resent`. Did you mean `resnet`? "
-            f"Available: {', '.join(MODELS.names())}.",
+            f"Available: {', '.join(MODELS.names())}",
         ),
         (":build", "`--model` must be a model's name or package.module:function. Received: "),
         ("module:", "`--model` must be a model's name or package.module:function. Received: "),
