@@ -1,7 +1,9 @@
 """Model builders, one file each.
 
-A file holds `build(input_shape, num_classes)`, which returns an uncompiled `keras.Model` from
-float32 [batch, *input_shape] to logits, float32 [batch, num_classes].
+A file holds `build(input_shape, num_classes, *, normalization=...)`, which returns an uncompiled
+`keras.Model` from float32 [batch, *input_shape] to logits, float32 [batch, num_classes]. The
+normalisation is "none", "batch", "group" or "layer", by default that of the paper the model is
+named after. In a network with convolutions they are what is normalised.
 """
 
 from __future__ import annotations
