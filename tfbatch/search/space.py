@@ -179,10 +179,9 @@ class SearchSpace:
         ):
             given: Named = getattr(first, role)
             for key, value in named.arguments.items():
-                for option in as_options(value, where=f"{role} {named.name}: {key}"):
+                for option in as_options(value, where=f"{role} {named.name}: {key}")[1:]:
                     other = Named(name=named.name, **{**given.arguments, key: option})
-                    if other != given:
-                        yield first.model_copy(update={role: other})
+                    yield first.model_copy(update={role: other})
 
     def _derive(self, configuration: Configuration) -> Derived:
         examples = self._num_examples
