@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.models import MODELS
-from tfbatch.pipeline.batches import draw_words, fixed_options
+from tfbatch.pipeline.augmentation import draw_words
+from tfbatch.pipeline.batches import fixed_options
 from tfbatch.pipeline.resident import ResidentSplit
 from tfbatch.schedules import LearningRateInExamples
 from tfbatch.seeds import derive_seed
