@@ -6,6 +6,8 @@ In a recipe:
       - {name: horizontal_flip}
       - {name: mixup, alpha: 0.2}
 
+The rule:
+
     def mixup(image, label, partner_image, partner_label):
         weight = beta(alpha, alpha)
         mix = lambda one, other: weight * one + (1 - weight) * other
