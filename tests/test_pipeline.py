@@ -6,15 +6,20 @@ The tiny data's first pixel is the example's number, so that the order of EXAMPL
 from __future__ import annotations
 
 import json
+import pickle
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from augmentation_snippets import snippet
 
+from tfbatch.augmentations import AUGMENTATIONS
 from tfbatch.errors import InputError, RecordError
 from tfbatch.pipeline import PreparedData, batches, default_records_root, load_data
 from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.records.writer import write_records
+from tfbatch.seeds import derive_seed
 
 SIZE = 37  # prime: no batch size divides it
 CHAIN = [
@@ -22,6 +27,13 @@ CHAIN = [
     {"name": "random_crop", "padding": 1},
     {"name": "cutout", "size": 2},
 ]
+MIXED = [*CHAIN, {"name": "mixup", "alpha": 1.0}]
+CHAINS = {
+    "none mixes": CHAIN,
+    "one mixes": MIXED,
+    **{f"{name} as documented": snippet(name) for name in AUGMENTATIONS.names()},
+}
+EACH_CHAIN = pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 BOTH = pytest.mark.parametrize("mode", ["resident", "streaming"])
 BATCH_SIZES = (1, 7, 32, SIZE)
 
@@ -56,6 +68,11 @@ def stream_of(data, *, batch_size=7, seed=5, num_examples=SIZE, start=0):
         ).as_numpy_iterator()
     )
     return np.concatenate([x for x, _ in batches]), np.concatenate([y for _, y in batches])
+
+
+def assert_equal(got, want):
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def order_of(data, **arguments):
@@ -134,32 +151,35 @@ def test_a_stream_continues_exactly_where_it_was_left(prepared, mode, start, bat
 
     rest = stream_of(data, batch_size=batch_size, num_examples=3 * SIZE + 5, start=start)
 
-    for whole_part, rest_part in zip(whole, rest, strict=True):
-        np.testing.assert_array_equal(rest_part, whole_part[start:])
+    assert_equal(rest, [x[start:] for x in whole])
 
 
 @BOTH
-def test_augmentation_is_the_same_for_every_batch_size(prepared, mode):
-    data = prepared(mode, augmentation=CHAIN)
+@EACH_CHAIN
+def test_augmentation_is_the_same_for_every_batch_size_and_start(prepared, mode, chain):
+    data = prepared(mode, augmentation=chain)
 
-    streams = [stream_of(data, batch_size=b, num_examples=2 * SIZE)[0] for b in (1, 7, SIZE)]
+    whole, *others = (stream_of(data, batch_size=b, num_examples=2 * SIZE) for b in (1, 7, SIZE))
 
-    for other in streams[1:]:
-        np.testing.assert_array_equal(other, streams[0])
+    for other in others:
+        assert_equal(other, whole)
+    for start in (SIZE - 2, SIZE + 9):
+        rest = stream_of(data, batch_size=5, num_examples=2 * SIZE, start=start)
+        assert_equal(rest, [x[start:] for x in whole])
     plain = stream_of(prepared(mode), num_examples=2 * SIZE)[0]
-    assert (streams[0] != plain).any(axis=(1, 2, 3)).mean() > 0.9
+    changed = (whole[0] != plain).any(axis=(1, 2, 3)).mean()
+    assert changed > (0.9 if len(chain) > 2 else 0.2)
 
 
 @BOTH
 def test_how_many_batches_are_made_at_once_changes_nothing(prepared, mode, monkeypatch):
-    data = prepared(mode, augmentation=CHAIN)
+    data = prepared(mode, augmentation=MIXED)
     arguments = {"batch_size": 3, "num_examples": 2 * SIZE + 5, "start": 4}
     wanted = stream_of(data, **arguments)
 
     for examples in (1, 6, 10, SIZE):
         monkeypatch.setattr(batches, "_CHUNK_EXAMPLES", examples)
-        for got, want in zip(stream_of(data, **arguments), wanted, strict=True):
-            np.testing.assert_array_equal(got, want)
+        assert_equal(stream_of(data, **arguments), wanted)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +191,10 @@ def test_small_batches_are_made_several_at_once(batch_size, pixels, count):
 
 
 @BOTH
-def test_a_further_stream_traces_nothing(prepared, mode, monkeypatch):
+@pytest.mark.parametrize("chain", [CHAIN, MIXED], ids=["none mixes", "one mixes"])
+def test_a_further_stream_traces_nothing(prepared, mode, chain, monkeypatch):
     """A trial of a search makes one: sizes and seeds are arguments of a program that is there."""
-    data, traced = prepared(mode, augmentation=CHAIN), []
+    data, traced = prepared(mode, augmentation=chain), []
     stream_of(data)
     real = data._augment
     monkeypatch.setattr(data, "_augment", lambda *a: traced.append(1) or real(*a))
@@ -208,6 +229,95 @@ def test_augmentation_differs_between_seeds_epochs_and_places_in_the_chain(prepa
     assert (first != second).any()
     # Two flips in a chain draw from streams of their own: together they are not the identity.
     assert 20 < flips(twice, 5)[0].sum() < 2 * SIZE - 20
+
+
+@BOTH
+def test_a_mixed_example_is_made_of_two_streams_of_the_same_data(prepared, mode):
+    """The first pixel is the example's number: it gives the weight, which all else must have."""
+    data = prepared(mode, augmentation=[{"name": "mixup", "alpha": 1.0}])
+    arguments = {"batch_size": 7, "num_examples": 3 * SIZE}
+
+    images, labels = stream_of(data, **arguments, seed=5)
+
+    one, other = (
+        stream_of(prepared(mode), **arguments, seed=seed) for seed in (5, derive_seed(5, "partner"))
+    )
+    first, partner = (x[:, 0, 0, 0].astype(np.float64) for x, _ in (one, other))
+    apart = np.abs(first - partner) * 255 > 4  # else the weight is not to be seen
+    weight = ((images[:, 0, 0, 0] - partner) / np.where(apart, first - partner, 1))[apart]
+    assert apart.mean() > 0.7
+    assert (weight > -1e-5).all()
+    assert (weight < 1 + 1e-5).all()
+    assert abs(weight.mean() - 0.5) < 5 / (12 * len(weight)) ** 0.5
+    classes = np.eye(3)
+    for got, a, b in ((images, one[0], other[0]), (labels, classes[one[1]], classes[other[1]])):
+        share = weight.reshape(-1, *[1] * (got.ndim - 1))
+        np.testing.assert_allclose(got[apart], share * a[apart] + (1 - share) * b[apart], atol=1e-4)
+
+
+@BOTH
+def test_partners_are_augmented_and_differ_from_the_examples_and_between_seeds(prepared, mode):
+    whole = {"name": "cutout", "size": 50}  # covers every image: what is mixed is black
+    data = prepared(mode, augmentation=[whole, {"name": "mixup", "alpha": 1.0}])
+
+    images, labels = stream_of(data, num_examples=2 * SIZE)
+
+    assert not images.any()
+    mixed = ((labels > 0.01) & (labels < 0.99)).any(1)
+    assert 0.4 < mixed.mean() < 0.9  # two thirds of partners are of another class
+    assert (labels != stream_of(data, num_examples=2 * SIZE, seed=6)[1]).any()
+    assert (labels[:SIZE] != labels[SIZE:]).any()
+
+
+@BOTH
+def test_with_a_recipe_that_mixes_the_labels_of_all_splits_are_soft(prepared, mode):
+    soft, hard = prepared(mode, augmentation=MIXED), prepared(mode, augmentation=CHAIN)
+
+    assert (soft.soft_labels, hard.soft_labels) == (True, False)
+    stream = soft.training(batch_size=7, seed=1, num_examples=2 * SIZE)
+    images, labels = stream.element_spec
+    assert (images.shape, images.dtype) == ((None, 4, 6, 3), tf.float32)
+    assert (labels.shape, labels.dtype) == ((None, 3), tf.float32)
+    sums = np.concatenate([y.sum(1) for _, y in stream.as_numpy_iterator()])
+    np.testing.assert_allclose(sums, 1, atol=1e-6)
+    assert int(stream.cardinality()) == len(list(stream)) == 11
+    for split in ("train", "validation", "test"):
+        parts = zip(soft.evaluation(split), hard.evaluation(split), strict=True)
+        for (x, y), (wanted, number) in parts:
+            np.testing.assert_array_equal(x, wanted)
+            np.testing.assert_array_equal(y, np.eye(3, dtype=np.float32)[number])
+            assert y.dtype == tf.float32
+
+
+def test_mixed_data_goes_to_another_process(prepared):
+    data = prepared(augmentation=MIXED)
+
+    other = pickle.loads(pickle.dumps(data))
+
+    assert_equal(stream_of(other), stream_of(data))
+
+
+def test_soft_labels_train_as_keras_expects(prepared):
+    """One batch: the loss is the cross-entropy with both labels, weighted."""
+    data = prepared(augmentation=[{"name": "mixup", "alpha": 1.0}])
+    model = keras.Sequential(
+        [keras.Input((4, 6, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"])
+    stream = data.training(batch_size=SIZE, seed=1, num_examples=SIZE)
+    ((images, labels),) = stream.as_numpy_iterator()
+
+    logits = model(images).numpy().astype(np.float64)
+    history = model.fit(stream, verbose=0, shuffle=False).history
+
+    chances = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert history["loss"] == pytest.approx([-(labels * chances).sum(1).mean()], rel=1e-4)
+    assert history["accuracy"] == pytest.approx([(logits.argmax(1) == labels.argmax(1)).mean()])
+    assert model.evaluate(data.evaluation("test"), return_dict=True, verbose=0).keys() == {
+        "loss",
+        "accuracy",
+    }
 
 
 @BOTH
@@ -353,8 +463,12 @@ def test_an_argument_out_of_range_is_refused(prepared, change, message):
             {"name": "cutout", "sise": 4},
             "data set tiny: augmentation cutout: sise: is not a known key. Did you mean `size`?",
         ),
+        (
+            {"name": "mixup", "alpha": -1},
+            "data set tiny: augmentation mixup: alpha: Input should be greater than or equal to",
+        ),
     ],
-    ids=["name", "parameter"],
+    ids=["name", "parameter", "range"],
 )
 def test_an_unusable_augmentation_is_refused_before_any_training(prepared, augmentation, message):
     with pytest.raises(InputError) as caught:

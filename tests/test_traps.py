@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfbatch.augmentations._draws import look_up, quantiles, uniform
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.models import MODELS
-from tfbatch.pipeline.batches import draw_words, fixed_options
+from tfbatch.pipeline.augmentation import draw_words
+from tfbatch.pipeline.batches import fixed_options
+from tfbatch.pipeline.order import permutation
 from tfbatch.pipeline.resident import ResidentSplit
 from tfbatch.schedules import LearningRateInExamples
 from tfbatch.seeds import derive_seed
@@ -71,12 +74,14 @@ def test_trap_index_shuffle_is_far_from_uniform_with_neighbouring_seeds():
     between_epochs = first_two(seed=0, epochs=DRAWS)
     assert chi_square(between_epochs) < 89 + 5 * 13.4
 
-    split, epoch = numbered_split(), tf.zeros([], tf.int64)
+    epoch = tf.zeros([], tf.int64)
 
     @tf.function
     def first_two_of(seeds):
         return tf.map_fn(
-            lambda seed: split._permutation(epoch, seed)[:2], seeds, fn_output_signature=tf.int32
+            lambda seed: permutation(SIZE, epoch=epoch, seed=seed)[:2],
+            seeds,
+            fn_output_signature=tf.int32,
         )
 
     between_seeds = first_two_of(tf.range(DRAWS, dtype=tf.int64))
@@ -116,6 +121,21 @@ def test_trap_a_new_release_could_draw_other_augmentations():
     for position in (0, 1, 2**32 - 1):
         words = draw_words(2, tf.constant(position, tf.int64), seed=9, stream=1).numpy()
         assert words.tolist() == [philox(int(key), position), philox(int(key), position + 1)]
+
+
+def test_trap_the_last_bits_of_a_cosine_depend_on_its_place_in_the_batch():
+    """A kernel ends a batch with other code: an example would change with the batch size."""
+    words = draw_words(251, tf.constant(0, tf.int64), seed=3, stream=0)
+    alone = [words[i : i + 1] for i in range(251)]
+
+    def differ(function):
+        whole = function(words).numpy()
+        return (whole != np.concatenate([function(word).numpy() for word in alone])).any()
+
+    table = np.cos(2 * np.pi * quantiles()).astype(np.float32)
+    assert differ(lambda words: tf.cos(2 * np.pi * uniform(words)))
+    assert not differ(uniform)
+    assert not differ(lambda words: look_up(table, words))
 
 
 def test_draws_are_uniform_and_differ_between_seeds_and_streams():

@@ -1,10 +1,17 @@
-"""Sets one random square of each image to zero (DeVries & Taylor 2017, arXiv 1708.04552)."""
+"""Sets one random square of each image to zero (DeVries & Taylor 2017, arXiv 1708.04552).
+
+In a recipe:
+
+    augmentation:
+      - {name: cutout, size: 8}
+"""
 
 from __future__ import annotations
 
 import tensorflow as tf
 from pydantic import Field
 
+from tfbatch.augmentations._rectangle import Span, fill_rectangle
 from tfbatch.schema import Strict
 
 
@@ -20,15 +27,12 @@ class Parameters(Strict):
 
 def augment(images: tf.Tensor, draws: tf.Tensor, parameters: Parameters) -> tf.Tensor:
     """See tfbatch.augmentations; the first two words choose the square's centre."""
-    rows = _inside(draws[:, 0], images.shape[1], parameters.size)
-    columns = _inside(draws[:, 1], images.shape[2], parameters.size)
-    square = rows[:, :, None, None] & columns[:, None, :, None]
-    return tf.where(square, tf.zeros([], images.dtype), images)
+    size = parameters.size
+    rows, columns = (
+        Span(_centre(draws[:, axis], images.shape[1 + axis]) - size // 2, size) for axis in (0, 1)
+    )
+    return fill_rectangle(images, rows, columns, tf.zeros([], images.dtype))
 
 
-def _inside(words: tf.Tensor, length: int, size: int) -> tf.Tensor:
-    """Bool [batch, length]: which rows (or columns) the square covers."""
-    centre = tf.cast(words % tf.constant(length, tf.uint32), tf.int32)
-    first = centre[:, None] - size // 2
-    place = tf.range(length)[None, :]
-    return (place >= first) & (place < first + size)
+def _centre(words: tf.Tensor, length: int) -> tf.Tensor:
+    return tf.cast(words % tf.constant(length, tf.uint32), tf.int32)

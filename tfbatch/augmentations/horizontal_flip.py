@@ -1,4 +1,10 @@
-"""Mirrors each image left to right with probability one half."""
+"""Mirrors each image left to right with probability one half.
+
+In a recipe:
+
+    augmentation:
+      - {name: horizontal_flip}
+"""
 
 from __future__ import annotations
 

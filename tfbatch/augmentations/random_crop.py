@@ -1,4 +1,10 @@
-"""Pads each image with zeros and crops it back at a random place."""
+"""Pads each image with zeros and crops it back at a random place.
+
+In a recipe:
+
+    augmentation:
+      - {name: random_crop, padding: 4}
+"""
 
 from __future__ import annotations
 

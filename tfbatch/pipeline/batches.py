@@ -1,19 +1,12 @@
-"""What all streams have in common: augmentation, parallelism, sizes of what flows, options."""
+"""What all streams have in common: parallelism, sizes of what flows, options."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from tfbatch.augmentations import AUGMENTATIONS
-from tfbatch.recipes import Recipe
-from tfbatch.schema import validate
-
-Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 Finish = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
 """(images, labels, position) of a batch to what the stream yields. It runs where the batch is
 read or gathered: each further stage of a pipeline adds milliseconds to its start.
@@ -62,61 +55,6 @@ def batches_in_chunk(batch_size: int, *, pixels: int) -> int:
     """
     examples = min(_CHUNK_BYTES // (4 * pixels), _CHUNK_EXAMPLES)
     return max(1, examples // batch_size)
-
-
-def make_augment(recipe: Recipe) -> Augment:
-    """Returns `(images, position, keys) -> images` with the recipe's augmentations.
-
-    `position` is the number of examples that the stream gave before this batch, int64 scalar;
-    `keys` is `augmentation_keys(recipe, seed)`. Each augmentation draws four 32-bit words for each
-    example from a counter-based generator (Philox, Salmon et al. 2011) whose counter is the
-    example's position, so the same example is changed in the same way whatever the batch size.
-
-    Raises:
-        InputError: An unknown augmentation, or parameters that it does not take.
-    """
-    chain = []
-    for named in recipe.augmentation:
-        module = AUGMENTATIONS.load(named.name)
-        where = f"data set {recipe.name}: augmentation {named.name}"
-        parameters = validate(module.Parameters, named.arguments, where=where)
-        chain.append((module.augment, parameters))
-
-    def augment(images: tf.Tensor, position: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        shape = images.shape
-        for index, (apply, parameters) in enumerate(chain):
-            draws = _draw_words(tf.shape(images)[0], position, keys[index, None])
-            images = tf.ensure_shape(apply(images, draws, parameters), shape)
-        return images
-
-    return augment
-
-
-def augmentation_keys(recipe: Recipe, seed: int) -> npt.NDArray[np.uint64]:
-    """One key for each augmentation of the recipe, uint64 [augmentations]."""
-    keys = [_key(seed, stream) for stream in range(len(recipe.augmentation))]
-    return np.array(keys, np.uint64)
-
-
-def draw_words(count: tf.Tensor, position: tf.Tensor, *, seed: int, stream: int) -> tf.Tensor:
-    """Four uniform uint32 words for each of `count` examples from `position` on: [count, 4].
-
-    One Philox block gives four words, so drawing n and then m examples gives the same words as
-    drawing n + m.
-    """
-    return _draw_words(count, position, tf.constant([_key(seed, stream)], tf.uint64))
-
-
-def _key(seed: int, stream: int) -> int:
-    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
-
-
-def _draw_words(count: tf.Tensor, position: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    counter = tf.stack([tf.cast(position, tf.uint64), tf.zeros([], tf.uint64)])
-    words: tf.Tensor = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=tf.stack([count, 4]), key=key, counter=counter, alg=1, dtype=tf.uint32
-    )
-    return words
 
 
 def prefetched(dataset: tf.data.Dataset, *, batch_bytes: int) -> tf.data.Dataset:

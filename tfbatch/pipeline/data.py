@@ -15,11 +15,13 @@ class Data(Protocol):
 
     Attributes:
         name: What it is called in messages.
-        soft_labels: Whether targets are a probability for each class, not a class index.
     """
 
     name: str
-    soft_labels: bool
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether targets are a probability for each class, not a class index."""
 
     @property
     def input_shape(self) -> Any:

@@ -10,7 +10,7 @@ import platformdirs
 import tensorflow as tf
 
 from tfbatch.errors import DataError
-from tfbatch.pipeline.batches import make_augment
+from tfbatch.pipeline.augmentation import make_augment
 from tfbatch.recipes import Example, Recipe
 from tfbatch.records.manifest import FILE_NAME
 from tfbatch.records.splitting import StratifiedAssignment

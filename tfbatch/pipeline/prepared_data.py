@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfbatch.errors import InputError
 from tfbatch.own_data import DataDescription
-from tfbatch.pipeline.batches import (
-    augmentation_keys,
-    batches_in_chunk,
-    make_augment,
-    parallel_calls,
-    prefetched,
-)
+from tfbatch.pipeline.augmentation import augmentation_keys, make_augment, make_mix
+from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetched
+from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.pipeline.memory import usable_memory
 from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.pipeline.preparation import Progress, prepare_records
@@ -27,12 +22,10 @@ from tfbatch.recipes import SPLITS, Recipe, load_recipe
 from tfbatch.records.decoded import read_split
 from tfbatch.records.manifest import Manifest
 from tfbatch.records.reader import find_damage, open_records
-from tfbatch.seeds import LARGEST_SEED
+from tfbatch.seeds import derive_seed
 
 RESIDENT_SHARE = 0.25
 """Decoded data up to this share of the usable memory is kept resident."""
-EVALUATION_BATCH_SIZE = 512
-"""Fixed, and independent of the batch size that is trained with."""
 
 
 class PreparedData:
@@ -48,8 +41,6 @@ class PreparedData:
         DataError: The records are absent or damaged.
     """
 
-    soft_labels = False
-
     def __init__(self, recipe: Recipe, folder: Path, *, resident_share: float = RESIDENT_SHARE):
         self.recipe = recipe
         self.name = recipe.name
@@ -61,10 +52,16 @@ class PreparedData:
         self._evaluations: dict[tuple[str, int], tf.data.Dataset] = {}
         self._normalize = make_normalize(recipe)
         self._augment = make_augment(recipe)  # a misspelt one is refused now, not in each trial
+        self._mix = make_mix(recipe)
+        streams = 2 if self._mix else 1
         # Traced once: every size and seed is an argument, so a further stream costs milliseconds.
         self._stream = tf.function(
             self._make_stream,
-            input_signature=[tf.TensorSpec([5], tf.int64), tf.TensorSpec([None], tf.uint64)],
+            input_signature=[
+                tf.TensorSpec([4], tf.int64),
+                tf.TensorSpec([streams], tf.int64),
+                tf.TensorSpec([streams, len(recipe.augmentation)], tf.uint64),
+            ],
             autograph=False,
         )
 
@@ -99,6 +96,14 @@ class PreparedData:
         """Number of classes."""
         return self.recipe.features.label.num_classes
 
+    @property
+    def soft_labels(self) -> bool:
+        """Whether labels are float32 [batch, num_classes] that sum to 1, and not int32 [batch].
+
+        They are, in all splits, if the recipe mixes examples: for CategoricalCrossentropy.
+        """
+        return self._mix is not None
+
     def num_examples(self, split: str = "train") -> int:
         """Number of examples in a split."""
         return self.manifest.num_examples(split)
@@ -121,28 +126,19 @@ class PreparedData:
 
         Returns:
             A Dataset of known cardinality with (float32 [batch, height, width, channels],
-            int32 [batch]).
+            int32 [batch]); see `soft_labels` for labels that are mixed.
 
         Raises:
             InputError: A batch size, a seed or a length out of range.
         """
-        available = self.num_examples("train")
-        if not 1 <= batch_size <= available:
-            raise InputError(
-                f"`batch_size` must be from 1 to the {available} training examples of "
-                f"{self.recipe.name}. Received: {batch_size}."
-            )
-        if not 0 <= start < num_examples:
-            raise InputError(
-                f"`0 <= start < num_examples` must hold. Received: {start=}, {num_examples=}."
-            )
-        if not 0 <= seed <= LARGEST_SEED:
-            raise InputError(f"`seed` must be from 0 to {LARGEST_SEED}. Received: {seed}.")
+        check_stream(self, batch_size=batch_size, seed=seed, num_examples=num_examples, start=start)
         self._split("train")  # read now: not while the stream's graph is traced
         chunk = batches_in_chunk(batch_size, pixels=math.prod(self.input_shape))
-        sizes = np.array([batch_size, chunk, seed, start, num_examples], np.int64)
+        sizes = np.array([batch_size, chunk, start, num_examples], np.int64)
+        seeds = [seed, derive_seed(seed, "partner")] if self._mix else [seed]
+        keys = np.stack([augmentation_keys(self.recipe, each) for each in seeds])
         with tf.device("CPU:0"):
-            stream = self._stream(sizes, augmentation_keys(self.recipe, seed))
+            stream = self._stream(sizes, np.array(seeds, np.int64), keys)
         return self._prefetched(stream, batch_size)
 
     def evaluation(self, split: str, *, batch_size: int = EVALUATION_BATCH_SIZE) -> tf.data.Dataset:
@@ -150,7 +146,9 @@ class PreparedData:
         if (split, batch_size) not in self._evaluations:
             steps = -(-self.num_examples(split) // batch_size)
             dataset = self._split(split).in_order(batch_size=batch_size)
-            dataset = dataset.map(lambda x, y: (self._normalize(x), y), parallel_calls())
+            dataset = dataset.map(
+                lambda x, y: (self._normalize(x), self._encode(y)), parallel_calls()
+            )
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
             self._evaluations[split, batch_size] = self._prefetched(dataset, batch_size)
         return self._evaluations[split, batch_size]
@@ -161,19 +159,36 @@ class PreparedData:
         if damage:
             raise damage
 
-    def _make_stream(self, sizes: tf.Tensor, keys: tf.Tensor) -> tf.data.Dataset:
+    def _make_stream(self, sizes: tf.Tensor, seeds: tf.Tensor, keys: tf.Tensor) -> tf.data.Dataset:
         """The training stream but for its prefetch; see `training` for the sizes."""
-        batch_size, chunk, seed, start, stop = tf.unstack(sizes)
+        batch_size, chunk, start, stop = tf.unstack(sizes)
 
-        def finish(x: tf.Tensor, y: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            return self._normalize(self._augment(x, position, keys)), y
+        mix = self._mix
 
-        chunks = self._split("train").training(
-            batch_size=batch_size * chunk, seed=seed, start=start, stop=stop, finish=finish
-        )
+        def chunks_of(stream: int) -> tf.data.Dataset:
+            def finish(x: tf.Tensor, y: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, ...]:
+                x = self._normalize(self._augment(x, position, keys[stream]))
+                return (x, self._encode(y), position) if mix else (x, y)
+
+            return self._split("train").training(
+                batch_size=batch_size * chunk,
+                seed=seeds[stream],
+                start=start,
+                stop=stop,
+                finish=finish,
+            )
+
+        chunks = chunks_of(0)
+        if mix:
+            chunks = tf.data.Dataset.zip(chunks, chunks_of(1)).map(
+                lambda one, other: mix(one[:2], other[:2], one[2], keys[0]), parallel_calls()
+            )
         batches = chunks.rebatch(batch_size)
         steps = -((start - stop) // batch_size)
         return batches.apply(tf.data.experimental.assert_cardinality(steps))
+
+    def _encode(self, labels: tf.Tensor) -> tf.Tensor:
+        return tf.one_hot(labels, self.num_classes) if self.soft_labels else labels
 
     def _prefetched(self, dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         return prefetched(dataset, batch_bytes=4 * math.prod(self.input_shape) * batch_size)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfbatch.pipeline.batches import Finish, parallel_calls, unfinished
 from tfbatch.pipeline.memory import as_tensor
+from tfbatch.pipeline.order import shuffled_indices
 
 
 class ResidentSplit:
@@ -44,17 +45,13 @@ class ResidentSplit:
             tf.convert_to_tensor(x, tf.int64) for x in (batch_size, seed, start, stop)
         )
 
-        def order(epoch: tf.Tensor) -> tf.Tensor:
-            before = epoch * self.num_examples
-            return self._permutation(epoch, seed)[tf.maximum(start - before, 0) : stop - before]
-
         def gather(step: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
             images = tf.reshape(tf.gather(self._rows, chosen), [-1, *self._shape])
             return finish(images, tf.gather(self._labels, chosen), start + step * batch_size)
 
-        epochs = tf.data.Dataset.range(start // self.num_examples, -(-stop // self.num_examples))
-        # The next epoch's order is made while this one is in use.
-        indices = epochs.map(order).prefetch(1).rebatch(batch_size)
+        indices = shuffled_indices(
+            self.num_examples, batch_size=batch_size, seed=seed, start=start, stop=stop
+        )
         dataset = indices.enumerate().map(gather, num_parallel_calls=parallel_calls())
         steps = -((start - stop) // batch_size)
         return dataset.apply(tf.data.experimental.assert_cardinality(steps))
@@ -67,16 +64,3 @@ class ResidentSplit:
             return tf.reshape(rows, [-1, *self._shape]), self._labels[low : low + batch_size]
 
         return tf.data.Dataset.range(0, self.num_examples, batch_size).map(cut)
-
-    def _permutation(self, epoch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        # Not tf.random.experimental.index_shuffle: with neighbouring seeds its permutations
-        # are far from uniform (tests/test_traps.py). Sorting 64 random bits is.
-        bits = tf.random.stateless_uniform(
-            [self.num_examples],
-            seed=tf.stack([tf.convert_to_tensor(seed, tf.int64), epoch]),
-            minval=None,
-            maxval=None,
-            dtype=tf.int64,
-        )
-        # tf.argsort of the same, in fewer operations: each costs time when a stream starts.
-        return tf.math.top_k(tf.bitwise.invert(bits), self.num_examples).indices
