@@ -678,7 +678,7 @@ ONE_CYCLE = Named(name="one_cycle", momentum_at_peak=0.5)
 def test_a_schedules_momentum_is_the_trials_own_in_a_reused_program(
     workload: Workload, optimizer: Named
 ) -> None:
-    """In turn with trials whose momentum is a number; all equal a fresh program and plain Keras."""
+    """In turn with trials whose momentum is a number; it equals a fresh program and plain Keras."""
     programs = ProgramCache(workload)
     rate = {"optimizer": optimizer, "base_learning_rate": 0.005, "warmup_fraction": 0.0}
     cycle = change(schedule=ONE_CYCLE, **rate)
@@ -687,10 +687,9 @@ def test_a_schedules_momentum_is_the_trials_own_in_a_reused_program(
     trained = [train_with(programs, spec) for spec in (other, longer, cycle, other)]
 
     assert programs.traced == 1
-    for got, spec in zip(trained[1:], (longer, cycle, other), strict=True):
-        assert_same(got, train_with(ProgramCache(workload), spec))
-        assert_close(got, train_plainly(workload, spec), rtol=1e-4)
-    assert_same(trained[0], trained[3])
+    assert_same(trained[2], train_with(ProgramCache(workload), cycle))
+    assert_close(trained[2], train_plainly(workload, cycle), rtol=1e-4)
+    assert_same(trained[3], trained[0])
     assert trained[2].history["loss"] != pytest.approx(trained[3].history["loss"], rel=1e-3)
 
 

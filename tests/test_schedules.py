@@ -16,6 +16,7 @@ import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from schedule_parameters import numeric_parameters
 
 from tfbatch.errors import ConfigurationError, InputError
@@ -504,6 +505,24 @@ def test_a_joint_is_reached_at_its_own_update_for_every_batch_size(batch_size, s
     if 2 * at <= steps:
         assert float(restart(at)) == pytest.approx(1.0)
         assert at < 2 or float(restart(at - 1)) < 0.6
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 48])
+def test_trap_a_division_becomes_a_product_in_a_graph_and_a_joint_would_come_late(batch_size):
+    """TensorFlow multiplies by the reciprocal: in float32 3 * (1 / 61) is less than 3 / 61."""
+    steps, at = 61, [3, 5, 6, 9, 10, 12, 15, 18, 20]
+    schedule = LearningRateInExamples(
+        "step",
+        learning_rate=1.0,
+        batch_size=batch_size,
+        total_examples=steps * batch_size,
+        parameters={"boundaries": [b / steps for b in at], "gamma": 0.5},
+    )
+    rates = tf.function(lambda t: tf.map_fn(schedule, t, fn_output_signature=tf.float32))(
+        tf.range(steps)
+    )
+
+    assert list(np.flatnonzero(np.diff(rates.numpy())) + 1) == at
 
 
 def test_vaswanis_inverse_square_root_is_a_timescale_of_the_warmup():

@@ -56,9 +56,12 @@ TWO_AND_ONE = """
         "two": Workload(data, tiny_model.build, strategy=strategy),
     }.items():
         programs = ProgramCache(workload)
-        for trial, size in enumerate((64, 32, 64)):
+        # one_cycle sets the momentum too
+        for trial, (size, schedule) in enumerate(
+            ((64, "cosine"), (32, "one_cycle"), (64, "cosine"))
+        ):
             configuration = Configuration(
-                batch_size=size, base_learning_rate=0.01, schedule=Named(name="cosine")
+                batch_size=size, base_learning_rate=0.01, schedule=Named(name=schedule)
             )
             # a whole number of batches: a short last one is left out where replicas share it
             outcome = run_trial(
