@@ -16,7 +16,8 @@ RATES = np.geomspace(1e-5, 10, 121)  # 20 steps to a factor of ten
 def curve(*, falls_at=0.01, blows_up_at=0.5, floor=0.5, first=2.3):
     """Falls fastest (over the logarithm) at one rate, and blows up exponentially at another."""
     descent = 1 / (1 + (RATES / falls_at) ** 2)
-    return floor + (first - floor) * descent + np.expm1((RATES / blows_up_at) ** 2).clip(0, 1e6)
+    blow_up = np.expm1(np.minimum(RATES / blows_up_at, 3) ** 2)
+    return floor + (first - floor) * descent + blow_up
 
 
 def noisy(seeds=5, noise=0.02, **options):
@@ -35,8 +36,8 @@ def test_every_rule_lies_where_it_should_on_a_known_curve():
     lowest = RATES[curve().argmin()]
     assert rate_of("steepest", found) == pytest.approx(0.01, rel=0.15)
     assert rate_of("tenth of minimum", found) == pytest.approx(lowest / 10, rel=0.15)
-    assert rate_of("valley", found) < lowest
-    assert 0.01 < rate_of("slide", found) < 0.5
+    assert 0.002 < rate_of("valley", found) < lowest
+    assert 0.002 < rate_of("slide", found) < 0.5
     assert found.doubts == ()
     assert 0.2 * 0.01 < found.learning_rate < lowest
 

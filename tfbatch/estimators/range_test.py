@@ -24,8 +24,9 @@ SEEDS_DISAGREE = 4.0
 SMALLEST_DESCENT = 0.05
 """Less descent than this share of the first loss, or than three times the noise, is none."""
 _SMOOTHING = 0.05
+_VALLEY_FALL = 0.05
 _SLIDE_LAG = 0.15
-_SLIDE_FLAT = 0.005
+_SLIDE_FLAT = 0.01
 
 Rule = Literal["steepest", "tenth of minimum", "valley", "slide"]
 
@@ -36,10 +37,10 @@ class Suggestion:
 
     Attributes:
         rule: "steepest": where the loss falls fastest over the LOGARITHM of the rate. "tenth of
-            minimum": a tenth of the rate with the lowest loss. "valley": in the middle of the
-            longest descent (fastai). "slide": where the slope begins to turn into the blow-up,
-            coming from the right (fastai; Novotny 2019). None where the rule finds nothing.
-        learning_rate: From the mean curve of the seeds.
+            minimum": a tenth of the rate with the lowest loss. "valley": half way
+            down the longest descent (after fastai). "slide": where, coming from the right, the
+            blow-up ends (after fastai).
+        learning_rate: From the mean curve of the seeds; None where the rule finds nothing.
         by_seed: From each seed's own curve; NaN where the rule finds nothing.
     """
 
@@ -153,16 +154,19 @@ def _suggest(rates: Array, losses: Array) -> dict[Rule, float | None]:
 
 
 def _valley(rates: Array, losses: Array) -> float | None:
-    """Half way through the middle third of the longest decreasing subsequence."""
-    length = np.ones(len(losses), dtype=int)
+    """Half way down the longest decreasing subsequence.
+
+    A fall counts from a share of the whole descent on: a plateau that sinks by nothing is none.
+    """
+    least = _VALLEY_FALL * float(losses[0] - losses.min())
+    length, begins = np.ones(len(losses), dtype=int), np.arange(len(losses))
     for i in range(1, len(losses)):
-        length[i] = 1 + length[:i][losses[:i] > losses[i]].max(initial=0)
+        higher = np.flatnonzero(losses[:i] > losses[i] + least)
+        if len(higher):
+            before = higher[length[higher] == length[higher].max()][-1]
+            length[i], begins[i] = length[before] + 1, begins[before]
     end = int(length.argmax())
-    if length[end] < 3:
-        return None
-    third = (length[end]) / 3
-    start = max(0, end - int(length[end]))
-    return float(rates[start + int(third) + int(third / 2)])
+    return float(rates[(int(begins[end]) + end) // 2]) if length[end] >= 3 else None
 
 
 def _slide(rates: Array, losses: Array) -> float | None:
@@ -197,10 +201,8 @@ def _doubts(
             f"the rules lie between {min(found):.2g} and {max(found):.2g}, more than "
             f"{RULES_DISAGREE:g} times apart"
         )
-    middles = [
-        _median([r for r in seed if r > 0])
-        for seed in zip(*(s.by_seed for s in suggestions), strict=True)
-    ]
+    by_seed = zip(*(s.by_seed for s in suggestions), strict=True)
+    middles = [_median([rate for rate in seed if rate > 0]) for seed in by_seed]
     known = [middle for middle in middles if middle]
     if len(known) < len(middles) or (known and max(known) > SEEDS_DISAGREE * min(known)):
         doubts.append(f"the seeds disagree by more than {SEEDS_DISAGREE:g} times")
