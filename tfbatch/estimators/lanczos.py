@@ -98,39 +98,26 @@ def extreme_eigenvalues(
             "`dimension` and `most_products` must be >= 1 and `tolerance` >= 0. Received: "
             f"{dimension=}, {most_products=}, {tolerance=}."
         )
-    vector = np.random.default_rng(seed).normal(size=dimension)
-    vector /= np.linalg.norm(vector)
+    rest: Array = np.random.default_rng(seed).normal(size=dimension)
     basis = np.empty((min(most_products, dimension), dimension))
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     asymmetry = beta = 0.0
-    while True:
-        count = len(diagonal)
-        basis[count] = vector
-        image = _checked(product(vector), dimension)
-        size = float(np.linalg.norm(image))
-        overlaps = basis[: count + 1] @ image
+    for count in range(len(basis)):
+        if count:
+            off_diagonal.append(beta)
+        basis[count] = rest / np.linalg.norm(rest)
+        image = _checked(product(basis[count].copy()), dimension)
+        overlaps, rest = _orthogonalised(basis[: count + 1], image)
+        asymmetry = max(asymmetry, _asymmetry(overlaps, beta, image))
         diagonal.append(float(overlaps[count]))
-        if size > 0 and count > 0:  # H v has no part in earlier vectors but the last: beta
-            unexpected = overlaps[:count] - beta * (np.arange(count) == count - 1)
-            asymmetry = max(asymmetry, float(np.abs(unexpected).max()) / size)
-        if asymmetry > _ASYMMETRIC:
-            raise InputError(
-                "The matrix must be symmetric and the same at every product. Received products "
-                f"that are not, by {asymmetry:.2g} of their size: fix the examples and switch "
-                "dropout and batch statistics off."
-            )
-        rest = image - overlaps @ basis[: count + 1]
-        rest -= (basis[: count + 1] @ rest) @ basis[: count + 1]  # twice is enough
         beta = float(np.linalg.norm(rest))
         ends = _ends(diagonal, off_diagonal, beta)
-        scale = max(abs(ends[0].value), abs(ends[1].value))
-        exhausted = beta <= _BREAKDOWN * max(scale, size) or count + 1 == dimension
+        scale = max(abs(end.value) for end in ends)
+        exhausted = beta <= _BREAKDOWN * scale or count + 1 == dimension
         converged = exhausted or max(e.error_bound for e in ends) <= tolerance * scale
-        if converged or count + 1 == len(basis):
+        if converged:
             break
-        off_diagonal.append(beta)
-        vector = rest / beta
     smallest, largest = ends
     return ExtremeEigenvalues(
         largest=largest,
@@ -140,6 +127,35 @@ def extreme_eigenvalues(
         converged=converged,
         asymmetry=asymmetry,
     )
+
+
+def _orthogonalised(basis: Array, image: Array) -> tuple[Array, Array]:
+    """Parts of the image in the basis, and what is left; twice is enough (Kahan, Parlett)."""
+    overlaps = basis @ image
+    rest = image - overlaps @ basis
+    rest = rest - (basis @ rest) @ basis
+    return overlaps, rest
+
+
+def _asymmetry(overlaps: Array, beta: float, image: Array) -> float:
+    """H v has no part in earlier vectors but the last, there beta; else H is not symmetric.
+
+    Raises:
+        InputError: It is not, by more than rounding explains.
+    """
+    size = float(np.linalg.norm(image))
+    if len(overlaps) < 2 or size == 0:
+        return 0.0
+    unexpected = overlaps[:-1].copy()
+    unexpected[-1] -= beta
+    share = float(np.abs(unexpected).max()) / size
+    if share > _ASYMMETRIC:
+        raise InputError(
+            "The matrix must be symmetric and the same at every product. Received products that "
+            f"are not, by {share:.2g} of their size: fix the examples and switch dropout and "
+            "batch statistics off."
+        )
+    return share
 
 
 def _ends(
