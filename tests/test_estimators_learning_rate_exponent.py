@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.learning_rate_exponent import LearningRateCurve, fit_learning_rate_exponent
@@ -30,6 +31,18 @@ def test_an_exact_power_is_found_and_named(exponent, rule):
     power = next(curve for curve in found.curves if curve.form == "power")
     assert power.learning_rate(64) == pytest.approx(0.003 * 64**exponent)
     assert rule is None or rule in SCALING_RULES.names()
+
+
+def test_the_interval_is_that_of_a_linear_regression():
+    rates = noisy(np.random.default_rng(2), SIZES**0.8)
+
+    found = fit_learning_rate_exponent(SIZES, rates)
+
+    known = stats.linregress(np.log(SIZES), np.log(rates))
+    half = stats.t.ppf(0.975, 2) * known.stderr
+    assert found.exponent == pytest.approx(known.slope, rel=1e-10)
+    assert found.interval.low == pytest.approx(known.slope - half, rel=1e-10)
+    assert found.interval.high == pytest.approx(known.slope + half, rel=1e-10)
 
 
 @pytest.mark.parametrize("form", ["saturating", "surge"])

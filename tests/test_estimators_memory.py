@@ -66,7 +66,11 @@ def test_a_bend_is_seen(power, curved):
 
 @pytest.mark.parametrize("sizes", [[16, 64], [16, 32, 64], [8, 64, 256, 512]])
 def test_the_prediction_interval_covers_the_true_limit(sizes):
-    """Peaks known to 3 %, the true limit at 1,000; nominal 95 %, 1,000 repeats."""
+    """Peaks known to 3 %, the true limit at 1,000; nominal 95 %, 1,000 repeats.
+
+    Two peaks have no residuals, and the noise is given: 95 %. More have a larger deviation by
+    chance, and then t's quantile: above that.
+    """
     random = np.random.default_rng(0)
     clean = 1e8 + 3e6 * np.array(sizes)
     covered = 0
@@ -75,7 +79,8 @@ def test_the_prediction_interval_covers_the_true_limit(sizes):
         found = predict_largest_batch_size(sizes, peaks, budget_bytes=31e8, margin=0)
         covered += 1000 in found.interval
 
-    assert covered / 1000 > 0.95 - 5 * math.sqrt(0.95 * 0.05 / 1000)
+    spread = 5 * math.sqrt(0.95 * 0.05 / 1000)
+    assert 0.95 - spread < covered / 1000 < (0.95 + spread / 2 if len(sizes) == 2 else 1)
 
 
 @pytest.mark.parametrize(

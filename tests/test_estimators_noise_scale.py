@@ -179,8 +179,8 @@ def test_fiellers_interval_in_a_case_worked_by_hand():
 
 @pytest.mark.parametrize(
     ("numerator", "denominator", "low_is_zero"),
-    [(10, 1, False), (10, -1, False), (10, -9, True), (1, 1, True), (10, 0, False)],
-    ids=["near 0", "below 0", "far below 0", "both near 0", "exactly 0"],
+    [(10, 1, False), (10, -1, False), (10, -9, True), (1, 1, True), (10, 0, False), (2, -2, True)],
+    ids=["near 0", "below 0", "far below 0", "both near 0", "exactly 0", "a gap above 0"],
 )
 def test_a_denominator_near_zero_leaves_the_interval_open(numerator, denominator, low_is_zero):
     interval = interval_of_positive_ratio(moments(numerator, denominator))

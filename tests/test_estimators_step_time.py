@@ -34,6 +34,14 @@ def test_a_saturating_step_time_is_found_exactly():
     assert "max(10 ms, 0.2 ms * batch size)" in str(fit)
 
 
+def test_the_floor_and_the_line_are_each_fitted_by_relative_least_squares():
+    """The number nearest to 1.0 and 1.1 in relative squares is (1 + 1/1.1) / (1 + 1/1.21)."""
+    fit = fit_step_time([1, 2, 400, 800], [1.0, 1.1, 40.0, 88.0], form="saturating")
+
+    assert fit.fixed_seconds == pytest.approx((1 + 1 / 1.1) / (1 + 1 / 1.21), rel=1e-12)
+    assert fit.seconds_per_example == pytest.approx(fit.fixed_seconds / 10, rel=1e-12)
+
+
 @pytest.mark.parametrize("form", ["affine", "saturating"])
 def test_the_order_of_the_sizes_does_not_matter(form):
     times = 0.004 + 0.0002 * SIZES
@@ -157,6 +165,13 @@ def test_a_slow_round_moves_nothing_as_it_slows_all_sizes():
     knee = find_knee(SIZES, times)
 
     assert knee.agreement == 1
+
+
+def test_a_single_slow_measurement_moves_nothing():
+    times = np.tile(np.maximum(0.01, 0.0002 * SIZES), (5, 1))
+    times[2, 3] *= 10
+
+    assert find_knee(SIZES, times).batch_size == 64
 
 
 def test_the_interval_of_the_knee_covers_it():

@@ -31,7 +31,6 @@ _RETREATS = (0.905, 0.75)  # after one and two failures where the line saw room
 _TRUSTED_ERROR, _CLOSE_BY_LINE = 0.06, 0.93
 
 Outcome = Literal["ok", "oom", "killed", "timeout", "error"]
-TOO_LARGE: frozenset[Outcome] = frozenset({"oom", "killed", "timeout"})
 
 
 @dataclasses.dataclass(frozen=True)
