@@ -27,6 +27,17 @@ def test_a_line_is_extended_to_the_budget_less_its_margin():
     assert not found.curved
 
 
+def test_the_ends_of_the_interval_are_where_the_line_misses_the_budget_significantly():
+    """Two peaks of 200 and 800 MB, each known to 3 %: the line at x is a weighted sum of them."""
+    found = predict_largest_batch_size([16, 64], [2e8, 8e8], budget_bytes=31e8, margin=0)
+
+    for end in (found.interval.low, found.interval.high):
+        weight = (end - 16) / (64 - 16)
+        line = 2e8 * (1 - weight) + 8e8 * weight
+        error = 0.03 * math.hypot(2e8 * (1 - weight), 8e8 * weight)
+        assert abs(line - 31e8) == pytest.approx(1.959964 * error, rel=1e-5)
+
+
 def test_trap_29_a_line_that_misses_by_nine_percent_says_that_it_may():
     """16, 32 and 64 foretell 512 by 9 % too much: it must lie within the interval."""
     sizes = np.array([16.0, 32, 64])

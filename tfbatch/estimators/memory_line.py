@@ -120,9 +120,9 @@ def _interval(
     """Fieller's set for the crossing: sizes at which the line is not shown to miss the budget."""
     t = quantile_of_t(freedom, level=level)
     gap = usable - fixed
-    a = slope**2 - t * t * covariance[1, 1]
-    b = gap * slope + t * t * covariance[0, 1]
-    c = gap**2 - t * t * covariance[0, 0]
+    a = slope**2 - t * t * float(covariance[1, 1])
+    b = gap * slope + t * t * float(covariance[0, 1])
+    c = gap**2 - t * t * float(covariance[0, 0])
     discriminant = b * b - a * c
     if slope <= 0 or a <= 0 or discriminant < 0:
         return Interval(0.0, math.inf, level)
