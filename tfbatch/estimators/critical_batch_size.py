@@ -37,8 +37,9 @@ class Hyperbola:
 
     Attributes:
         min_steps: Steps that no batch size goes below.
-        critical_batch_size: Where twice as many are needed; 0 if the steps do not fall with the
-            batch size, infinite if they fall in proportion as far as was measured.
+        critical_batch_size: Where twice as many are needed. A fit looks between a hundredth of the
+            smallest and a hundred times the largest measured size: at these ends it stands for
+            "the steps do not fall" and "they do not level off".
     """
 
     min_steps: float
