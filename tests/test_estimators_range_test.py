@@ -1,0 +1,157 @@
+"""Curves whose slope, minimum and blow-up are known, and every reason for doubt."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tfbatch.errors import InputError
+from tfbatch.estimators.range_test import read_range_test
+
+RATES = np.geomspace(1e-5, 10, 121)  # 20 steps to a factor of ten
+
+
+def curve(*, falls_at=0.01, blows_up_at=0.5, floor=0.5, first=2.3):
+    """Falls fastest (over the logarithm) at one rate, and blows up exponentially at another."""
+    descent = 1 / (1 + (RATES / falls_at) ** 2)
+    blow_up = np.expm1(np.minimum(RATES / blows_up_at, 3) ** 2)
+    return floor + (first - floor) * descent + blow_up
+
+
+def noisy(seeds=5, noise=0.02, **options):
+    random = np.random.default_rng(0)
+    return curve(**options) * (1 + random.normal(0, noise, (seeds, len(RATES))))
+
+
+def rate_of(rule, found):
+    return next(s.learning_rate for s in found.suggestions if s.rule == rule)
+
+
+def test_every_rule_lies_where_it_should_on_a_known_curve():
+    """Steepest at 0.01; the minimum between it and the blow-up at 0.5."""
+    found = read_range_test(RATES, curve()[None].repeat(3, axis=0))
+
+    lowest = RATES[curve().argmin()]
+    assert rate_of("steepest", found) == pytest.approx(0.01, rel=0.15)
+    assert rate_of("tenth of minimum", found) == pytest.approx(lowest / 10, rel=0.15)
+    assert 0.002 < rate_of("valley", found) < lowest
+    assert 0.002 < rate_of("slide", found) < 0.5
+    assert found.doubts == ()
+    assert 0.2 * 0.01 < found.learning_rate < lowest
+
+
+def test_the_steepest_slope_is_taken_over_the_logarithm():
+    """Over the rate itself the slope of 1 / (1 + (r / 0.01)^2) is steepest at 0.0058."""
+    found = read_range_test(RATES, curve(blows_up_at=5)[None])
+
+    assert rate_of("steepest", found) == pytest.approx(0.01, rel=0.1)
+
+
+def test_rates_ten_times_as_large_give_suggestions_ten_times_as_large():
+    once, tenfold = (read_range_test(s * RATES, curve()[None]) for s in (1, 10))
+
+    for a, b in zip(once.suggestions, tenfold.suggestions, strict=True):
+        assert b.learning_rate == pytest.approx(10 * a.learning_rate)
+
+
+def test_a_loss_ten_times_as_large_gives_the_same_suggestions():
+    """fastai's slide has a bar in units of the loss; this one has not."""
+    once, tenfold = (read_range_test(RATES, s * curve()[None]) for s in (1, 10))
+
+    assert once.suggestions == tenfold.suggestions
+
+
+def test_noise_is_smoothed_away_without_a_lag():
+    found = read_range_test(RATES, noisy())
+
+    assert 0.25 < rate_of("steepest", found) / 0.01 < 4
+    assert found.doubts == ()
+    assert len(found.suggestions[0].by_seed) == 5
+
+
+@pytest.mark.parametrize("blow_up", [math.nan, math.inf], ids=str)
+def test_what_is_not_finite_ends_the_curve(blow_up):
+    losses = curve(blows_up_at=1e9)[None].repeat(2, axis=0)
+    losses[1, 90:] = blow_up
+
+    found = read_range_test(RATES, losses)
+
+    assert found.diverges_at == RATES[90]
+    assert len(found.smoothed) == 90
+    assert rate_of("slide", found) is None, "no blow-up is left to come from"
+    assert all(s.learning_rate < RATES[90] for s in found.suggestions if s.rule != "slide")
+
+
+def test_a_loss_three_times_the_first_has_diverged_and_a_single_bad_batch_has_not():
+    losses = curve()
+    diverged = RATES[np.argmax(losses > 3 * 2.3)]
+    losses[40] = 50.0
+
+    found = read_range_test(RATES, losses[None])
+
+    assert found.diverges_at == pytest.approx(diverged, rel=0.2)
+
+
+def test_a_curve_that_never_diverges_has_no_such_rate():
+    assert read_range_test(RATES, curve(blows_up_at=1e9)[None]).diverges_at is None
+
+
+# When not to believe it.
+
+
+def test_a_flat_loss_gives_no_suggestion():
+    found = read_range_test(RATES, noisy(first=2.3, floor=2.29, blows_up_at=1.0))
+
+    assert found.learning_rate is None
+    assert "the loss hardly falls" in str(found)
+    assert str(found).startswith("no suggestion")
+
+
+def test_a_descent_within_the_noise_is_none():
+    found = read_range_test(RATES, noisy(seeds=1, noise=0.4, floor=1.9, blows_up_at=1e9))
+
+    assert found.learning_rate is None
+
+
+def test_a_loss_that_still_falls_at_the_end_asks_for_larger_rates():
+    found = read_range_test(RATES, noisy(falls_at=5.0, blows_up_at=1e9, noise=1e-4))
+
+    assert "go further up" in str(found)
+
+
+def test_rules_far_apart_are_not_to_be_trusted():
+    """A long plateau between the fall at 1e-4 and the blow-up at 5."""
+    sloping = curve(falls_at=1e-4, blows_up_at=5.0) - 0.01 * np.log(RATES)
+
+    found = read_range_test(RATES, sloping[None].repeat(2, axis=0))
+
+    assert "the rules lie between" in str(found)
+
+
+def test_seeds_far_apart_are_not_to_be_trusted():
+    losses = np.stack([curve(falls_at=1e-4, blows_up_at=5e-3), curve()])
+
+    assert "the seeds disagree" in str(read_range_test(RATES, losses))
+
+
+def test_one_seed_is_a_doubt_by_itself():
+    assert read_range_test(RATES, curve()[None]).doubts == ("one seed only",)
+
+
+@pytest.mark.parametrize(
+    ("rates", "losses", "message"),
+    [
+        (RATES[:10], curve()[None, :10], "length >= 20"),
+        (RATES, curve(), "seeds, steps"),
+        (RATES, curve()[None, :-1], "seeds, steps"),
+        (RATES[::-1], curve()[None], "must ascend"),
+        (RATES - 1e-5, curve()[None], "`learning_rates` must be > 0"),
+        (RATES, np.full((1, 121), math.nan), "smaller learning rate"),
+    ],
+    ids=["few", "one dimension", "short", "descending", "zero", "diverged at once"],
+)
+def test_what_is_no_range_test_is_refused(rates, losses, message):
+    with pytest.raises(InputError, match=message):
+        read_range_test(rates, losses)
