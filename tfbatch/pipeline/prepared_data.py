@@ -55,7 +55,7 @@ class PreparedData:
         self.resident = self._decoded_bytes() <= resident_share * usable_memory()
         self._splits: dict[str, ResidentSplit | StreamingSplit] = {}
         self._evaluations: dict[tuple[str, int], tf.data.Dataset] = {}
-        self._normalize = make_normalize(recipe)
+        self._normalize = make_normalize(recipe, self.manifest.normalization)
         self._augment = make_augment(recipe)  # a misspelt one is refused now, not in each trial
         # Traced once: every size and seed is an argument, so a further stream costs milliseconds.
         self._stream = tf.function(

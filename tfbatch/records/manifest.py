@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 
 from tfbatch.errors import DataError, RecordError
-from tfbatch.recipes import Features
+from tfbatch.recipes import Features, Normalization
 from tfbatch.schema import Strict
 
 FILE_NAME = "manifest.json"
@@ -33,6 +33,7 @@ class Manifest(Strict):
         features: Schema of one example.
         splits: The shards of each split, in order.
         class_counts: Number of examples of each class in each split.
+        normalization: Measured on the training split where the recipe gives none, else None.
     """
 
     format_version: int = FORMAT_VERSION
@@ -41,6 +42,7 @@ class Manifest(Strict):
     features: Features
     splits: dict[str, tuple[Shard, ...]]
     class_counts: dict[str, tuple[int, ...]]
+    normalization: Normalization | None = None
 
     def num_examples(self, split: str) -> int:
         """Number of examples in a split."""

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.recipes import SPLITS, Example, Recipe
-from tfbatch.records.codec import encode
 from tfbatch.records.manifest import (
     FILE_NAME,
     Manifest,
@@ -25,6 +24,8 @@ from tfbatch.records.manifest import (
     shard_lengths,
     shard_name,
 )
+from tfbatch.records.measured import measure_normalization
+from tfbatch.records.parallel import encode_all
 
 
 def write_records(
@@ -70,23 +71,27 @@ def _write_all(
 ) -> Manifest:
     classes = recipe.features.label.num_classes
     spools: dict[str, _Spool] = {}
-    for split, key, example in examples:
+    for split, label, record in encode_all(examples, recipe.features):
         if split not in spools:
             spools[split] = _Spool(partial / f"{split}.spool", classes)
-        label = example["label"]
-        spools[split].write(encode(key, example["image"], label, recipe.features), label)
+        spools[split].write(record, label)
     for split in SPLITS:
         if split not in spools:
             raise InputError(
                 f"The split `{split}` of {recipe.name} is empty: the source has too few examples "
                 "of each class for the recipe's `splits`. Enlarge its fraction."
             )
+    measured = None
+    if recipe.normalization is None:
+        spools["train"].close()
+        measured = measure_normalization(spools["train"].path, recipe.features)
     return Manifest(
         dataset=recipe.name,
         records_hash=name,
         features=recipe.features,
         splits={s: _deal(spool, recipe, s) for s, spool in sorted(spools.items())},
         class_counts={s: tuple(spool.class_counts) for s, spool in sorted(spools.items())},
+        normalization=measured,
     )
 
 
