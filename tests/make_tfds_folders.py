@@ -24,7 +24,9 @@ PATTERN_CLASSES = 50
 
 def sign_counts(scale: int = 1) -> list[int]:
     """Examples of each class, the largest with 25 times as many as the smallest."""
-    return [scale * int(round(50 * 25 ** (-label / (SIGN_CLASSES - 1)))) for label in range(43)]
+    return [
+        scale * round(50 * 25 ** (-label / (SIGN_CLASSES - 1))) for label in range(SIGN_CLASSES)
+    ]
 
 
 def make_unequal_signs(data_dir: Path, *, scale: int = 1) -> Path:

@@ -210,17 +210,19 @@ def _features_by_kind(text: str, info: Any) -> tuple[str, str]:
 
     features = info.features if isinstance(info.features, tfds.features.FeaturesDict) else {}
     images, labels = (
-        [name for name in features if type(features[name]) is kind]
+        [name for name in sorted(features) if type(features[name]) is kind]
         for kind in (tfds.features.Image, tfds.features.ClassLabel)
     )
     supervised = info.supervised_keys
     if supervised and supervised[0] in images and supervised[1] in labels:
         return str(supervised[0]), str(supervised[1])
-    for kind, names in (("Image", images), ("ClassLabel", labels)):
+    for wanted, names in (("Image", images), ("ClassLabel", labels)):
         if len(names) != 1:
-            held = ", ".join(f"{name} ({type(features[name]).__name__})" for name in features)
+            held = ", ".join(
+                f"{name} ({type(features[name]).__name__})" for name in sorted(features)
+            )
             raise InputError(
-                f"{text} must have exactly one feature of the kind {kind}. Received: "
+                f"{text} must have exactly one feature of the kind {wanted}. Received: "
                 f"{', '.join(names) or 'none'}. All features: {held}. Write a recipe "
                 f"(pipelines/NAME.yaml) with `source: {{name: tfds, dataset: {info.name}, "
                 "image: FEATURE, label: FEATURE}`."
