@@ -14,6 +14,7 @@ from tfbatch.search.engine import SerialEngine
 from tfbatch.search.finished import FinishedTrial, make_row, read_row
 from tfbatch.search.objective import Objective
 from tfbatch.search.progress import Progress
+from tfbatch.search.request import Request, make_request
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_book import TrialBook
 from tfbatch.training.derived import Derived, derive
@@ -127,6 +128,14 @@ class Trainer:
             return outcome(spec, loss=loss, status=status)
         spec.weights_file.write_text(spec.trial)
         return outcome(spec, loss=loss_of(spec.configuration, spec.seed))
+
+
+def make_request_of(**changes: Any) -> Request:
+    """A request as `tune` makes it without flags, but for the changes."""
+    absent = ("objective", "trial_length", "batch_sizes", "optimizer", "max_trials", "max_minutes")
+    written: dict[str, Any] = dict.fromkeys((*absent, "run_dir", "data_dir", "records_dir"))
+    written |= {"dataset": "digits", "model": "small_cnn", "search": "joint", "baseline": ""}
+    return make_request(**{**written, "seed": 1, "overwrite": False, **changes})
 
 
 def make_book(folder: RunFolder, trainer: Callable[[TrialSpec], Outcome]) -> TrialBook:

@@ -93,9 +93,10 @@ def test_help_is_shown_without_tensorflow(name: str, light: dict[str, str], tmp_
 def test_an_unknown_flag_is_refused_with_the_closest_one(
     name: str, light: dict[str, str], tmp_path: Path
 ) -> None:
-    done = command(name, "--records-dirr=x", cwd=tmp_path, environment=light)
+    flag = "run-dir" if name == "export" else "records-dir"
+    done = command(name, f"--{flag}r=x", cwd=tmp_path, environment=light)
 
-    assert "Did you mean: records_dir" in refused(done)
+    assert f"Did you mean: {flag.replace('-', '_')}" in refused(done)
     assert done.stdout == ""
 
 

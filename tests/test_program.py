@@ -15,13 +15,20 @@ import pytest
 import tensorflow as tf
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
 from tfbatch.models import resnet, small_cnn
 from tfbatch.pipeline import PreparedData
-from tfbatch.schedules import SCHEDULES, LearningRateInExamples
+from tfbatch.schedules import SCHEDULES, LearningRateInExamples, follow_momentum
 from tfbatch.schema import Named
+from tfbatch.search.config import has_own_warmup
 from tfbatch.training.checkpoint import state
 from tfbatch.training.evaluation import evaluate, evaluate_weights
-from tfbatch.training.in_graph import InGraphNumber, LearningRateTable, tabulate
+from tfbatch.training.in_graph import (
+    InGraphMomentum,
+    InGraphNumber,
+    LearningRateTable,
+    tabulate,
+)
 from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import MOST_PROGRAMS, ProgramCache
 from tfbatch.training.structure import reusable
@@ -310,6 +317,7 @@ def test_one_trace_serves_all_batch_sizes_schedules_and_rates(data: PreparedData
             batch_size=(1, 7, 64, 512)[number % 4],
             base_learning_rate=0.001 * (number + 1),
             schedule=Named(name=family),
+            warmup_fraction=0.0 if has_own_warmup(family) else 0.1,
             total_examples=(20, 300, 1200, 1100)[number % 4],
         )
         assert traces_of(programs, spec) == []
@@ -543,8 +551,10 @@ def test_xla_goes_the_same_way(data: PreparedData) -> None:
     assert_close(got, train_with(ProgramCache(Workload(data, dense)), change(batch_size=100)))
 
 
-@pytest.mark.parametrize("warmup", [0, 130])
-@pytest.mark.parametrize("family", SCHEDULES.names())
+@pytest.mark.parametrize(
+    ("family", "warmup"),
+    [(name, w) for name in SCHEDULES.names() for w in (0, 130) if not (w and has_own_warmup(name))],
+)
 def test_the_table_holds_what_the_schedule_gives_in_a_graph(family: str, warmup: int) -> None:
     total, batch_size = 2000, 7
     schedule = LearningRateInExamples(
@@ -572,6 +582,72 @@ def test_the_table_holds_what_the_schedule_gives_in_a_graph(family: str, warmup:
     assert both()[1].numpy() == tabulate(schedule, steps)[-1].numpy()
 
 
+def test_a_momentum_in_a_program_is_bit_for_bit_the_native_one_and_so_is_one_minus_it() -> None:
+    total, batch_size = 2000, 7
+    schedule = LearningRateInExamples(
+        "one_cycle", learning_rate=0.37, batch_size=batch_size, total_examples=total
+    )
+    optimizer = keras.optimizers.Adam(schedule, beta_1=0.9)
+    native = follow_momentum(optimizer)
+    steps = -(-total // batch_size)
+    held = InGraphMomentum(0.9, step=lambda: optimizer.iterations)
+
+    @tf.function(autograph=False)
+    def both() -> tuple[tf.Tensor, ...]:
+        return (
+            keras.ops.cast(native, "float32"),
+            1 - native,
+            keras.ops.cast(held, "float32"),
+            1 - held,
+        )
+
+    both()
+    held.assign_table(tabulate(native.at, steps))  # after the trace
+    for number in range(steps):
+        optimizer.iterations.assign(number)
+        called, called_complement, read, complement = (float(x) for x in both())
+        assert (read, complement) == (called, called_complement)
+    assert called != pytest.approx(0.9)
+    held.assign(0.95)  # one for all steps again, its complement in float64 as Keras's own
+    read, complement = (float(x) for x in both()[2:])
+    assert (read, complement) == (np.float32(0.95), np.float32(1.0 - 0.95))
+
+
+ONE_CYCLE = Named(name="one_cycle", momentum_at_peak=0.5)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [Named(name="sgd", momentum=0.9), pytest.param(Named(name="adam"), marks=pytest.mark.slow)],
+    ids=["sgd", "adam"],
+)
+def test_a_schedules_momentum_is_the_trials_own_in_a_reused_program(
+    workload: Workload, optimizer: Named
+) -> None:
+    """In turn with trials whose momentum is a number; all equal a fresh program and plain Keras."""
+    programs = ProgramCache(workload)
+    rate = {"optimizer": optimizer, "base_learning_rate": 0.005, "warmup_fraction": 0.0}
+    cycle = change(schedule=ONE_CYCLE, **rate)
+    other = change(schedule=Named(name="one_cycle", cycle_momentum=False), **rate)
+    longer = change(schedule=ONE_CYCLE, **rate, batch_size=16, total_examples=700)
+    trained = [train_with(programs, spec) for spec in (other, longer, cycle, other)]
+
+    assert programs.traced == 1
+    for got, spec in zip(trained[1:], (longer, cycle, other), strict=True):
+        assert_same(got, train_with(ProgramCache(workload), spec))
+        assert_close(got, train_plainly(workload, spec), rtol=1e-4)
+    assert_same(trained[0], trained[3])
+    assert trained[2].history["loss"] != pytest.approx(trained[3].history["loss"], rel=1e-3)
+
+
+def test_a_schedules_momentum_needs_an_optimizer_that_has_one(workload: Workload) -> None:
+    spec = change(
+        schedule=ONE_CYCLE, optimizer=Named(name="sgd", momentum=0.0), warmup_fraction=0.0
+    )
+    with pytest.raises(InputError, match="The schedule one_cycle sets the momentum"):
+        ProgramCache(workload).begin(spec.configuration, total_examples=542, seed=1)
+
+
 def test_a_table_of_a_very_long_training_is_quick_and_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -592,11 +668,13 @@ def test_a_number_in_a_graph_is_kerass_own(value: float) -> None:
 
     @tf.function(autograph=False)
     def read(x: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return x * (1 - number), keras.ops.cast(number, "float32"), 2.0 - number
+        cast = keras.ops.cast(number, "float32")
+        return x * (1 - number), cast, 2.0 - number, x * (number - 1), x * number, number * x
 
     @tf.function(autograph=False)
     def own(x: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return x * (1 - value), keras.ops.cast(value, "float32"), 2.0 - tf.constant(value)
+        cast = keras.ops.cast(value, "float32")
+        return x * (1 - value), cast, 2.0 - cast, x * (value - 1), x * value, value * x
 
     x = tf.constant(np.random.default_rng(1).normal(size=99).astype(np.float32))
     read(x)
@@ -604,6 +682,7 @@ def test_a_number_in_a_graph_is_kerass_own(value: float) -> None:
     for got, expected in zip(read(x), own(x), strict=True):
         np.testing.assert_array_equal(got, expected)
     assert float(number) == pytest.approx(value)
+    assert number > 0
 
 
 def draws_from_tensorflow(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tfbatch
+import tfbatch.export
 import tfbatch.prepare
 import tfbatch.train
 import tfbatch.tune

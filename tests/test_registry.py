@@ -8,6 +8,7 @@ import pytest
 
 from tfbatch.augmentations import AUGMENTATIONS
 from tfbatch.errors import InputError
+from tfbatch.exporters import EXPORTERS
 from tfbatch.models import MODELS
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.registry import Registry
@@ -17,6 +18,7 @@ from tfbatch.sources import SOURCES
 
 EVERY = {
     "augmentations": AUGMENTATIONS,
+    "exporters": EXPORTERS,
     "models": MODELS,
     "optimizers": OPTIMIZERS,
     "scaling rules": SCALING_RULES,

@@ -11,9 +11,11 @@ from typing import Any
 import keras
 import pytest
 import tiny_model
+from search_fixtures import make_request_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.own_data import DataDescription
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.search.snippet import keras_snippet, optimizer_call
@@ -37,6 +39,15 @@ CONFIGURATIONS = {
         ),
         1500,
     ),
+    "a momentum that follows the schedule": (
+        Configuration(
+            batch_size=40,
+            base_learning_rate=0.02,
+            schedule=Named(name="one_cycle", momentum_at_peak=0.6),
+            optimizer=Named(name="sgd", momentum=0.9),
+        ),
+        700,
+    ),
     "less than an epoch": (
         Configuration(
             batch_size=100,
@@ -49,12 +60,23 @@ CONFIGURATIONS = {
 }
 
 
+DIGITS = DataDescription("digits", {"train": 1085, "validation": 357, "test": 355}, "")
+
+
 def script(
     configuration: Configuration, *, total_examples: int = 542, **changes: Any
 ) -> tuple[str, ast.Module]:
     derived = derive(configuration, num_examples=1085, total_examples=total_examples)
-    given: dict[str, Any] = {"dataset": "digits", "data_dir": None, "model": MODEL, "seed": 5}
-    text = keras_snippet(configuration, derived, **given | changes)
+    build_model = changes.pop("build_model", tiny_model.build)
+    text = keras_snippet(
+        configuration,
+        derived,
+        request=make_request_of(**{"model": MODEL, **changes}),
+        data=changes.pop("data", DIGITS),
+        build_model=build_model,
+        compiled=changes.pop("compiled", False),
+        seed=5,
+    )
     return text, ast.parse(text)
 
 
@@ -89,10 +111,25 @@ def test_the_written_optimizer_is_the_one_that_was_tried(name: str) -> None:
         configuration = Configuration(
             batch_size=8, base_learning_rate=0.1, optimizer=Named(name=name, **parameters)
         )
-        written = eval(optimizer_call(configuration), {"keras": keras, "learning_rate": 0.1})
-        tried = make_optimizer(configuration, 0.1)
+        derived = derive(configuration, num_examples=1000, total_examples=1000)
+        written = eval(
+            optimizer_call(configuration, derived), {"keras": keras, "learning_rate": 0.1}
+        )
+        tried = make_optimizer(configuration, 0.1, derived)
         assert type(written) is type(tried)
         assert written.get_config() == tried.get_config() | {"name": written.name}
+
+
+def test_only_a_schedule_that_sets_the_momentum_gets_its_callback() -> None:
+    needs = "callbacks=[tfbatch.callbacks.ScheduledMomentum(), tfbatch.callbacks.StopAfterSteps("
+    for schedule, needed in (
+        (Named(name="one_cycle"), True),
+        (Named(name="one_cycle", cycle_momentum=False), False),
+        (Named(name="linear"), False),
+    ):
+        configuration = Configuration(batch_size=8, base_learning_rate=0.1, schedule=schedule)
+        text, _ = script(configuration)
+        assert (needs in text, "ScheduledMomentum" in text) == (needed, needed)
 
 
 def test_numbers_are_written_exactly() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import keras_tuner
 import pytest
+from schedule_parameters import numeric_parameters
 from search_fixtures import make_space
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, read_yaml, write_yaml
 from tfbatch.search.config import SEARCHES, Range, as_options, load_search
 from tfbatch.search.space import SearchSpace
@@ -132,6 +134,89 @@ def test_the_learning_rates_range_and_rule_are_the_optimizers_unless_the_yaml_ha
 
     own = make_space(base_learning_rate=0.3, scaling_rule="none", optimizer={"name": optimizer})
     assert (own.range_of("base_learning_rate"), own.scaling_rule) == (0.3, "none")
+
+
+def alternatives(schedule: str) -> dict[str, list[float]]:
+    """Two values of each numeric parameter of a schedule, its default among them."""
+    found = {}
+    for parameter in numeric_parameters(schedule):
+        low, high = parameter.span
+        middle = (low + 2 * min(high, max(parameter.default, low + 1))) / 3
+        values = [parameter.default, int(middle) if parameter.whole else middle]
+        found[parameter.name] = sorted(set(values))
+    return found
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.names())
+def test_a_yaml_can_search_every_number_of_every_schedule(schedule: str, tmp_path: Path) -> None:
+    """Alone with its defaults, and beside another one with each number as a list."""
+    numbers = alternatives(schedule)
+    written = read_yaml(SEARCHES.find("quick"))
+    written["space"]["warmup_fraction"] = 0.0
+    other = {"name": "constant" if schedule != "constant" else "linear"}
+    for schedules in ([{"name": schedule}], [other, {"name": schedule, **numbers}]):
+        written["space"]["schedules"] = schedules
+        path = tmp_path / "mine.yaml"
+        path.write_text(write_yaml(written))
+        space = SearchSpace(load_search(str(path)).space, num_examples=1085)
+        seen: dict[str, set[float]] = {name: set() for name in numbers}
+        for values in sampled(space, 60):
+            configuration = space.configuration(values)
+            assert space.values(configuration) == values
+            chosen = configuration.schedule
+            make_family(chosen.name, **chosen.arguments)
+            if chosen.name == schedule and len(schedules) > 1:
+                assert chosen.arguments.keys() == numbers.keys()
+                for name, value in chosen.arguments.items():
+                    seen[name].add(value)
+            else:
+                assert not chosen.arguments
+        if len(schedules) > 1:
+            assert {name: sorted(values) for name, values in seen.items()} == numbers
+
+
+def test_boundaries_of_steps_are_alternatives_as_text() -> None:
+    """A list of numbers would be a search over single drops, and hardly meant so."""
+    space = make_space(schedules=[{"name": "step", "boundaries": ["0.5", "0.5/0.75"]}])
+    chosen = [space.configuration(values).schedule.arguments for values in sampled(space, 30)]
+
+    assert {arguments["boundaries"] for arguments in chosen} == {"0.5", "0.5/0.75"}
+    with pytest.raises(ValueError, match='boundaries: must be fractions with "/"'):
+        make_space(schedules=[{"name": "step", "boundaries": [0.5, 0.75]}])
+
+
+def test_a_warmup_is_searched_only_for_schedules_without_one_of_their_own() -> None:
+    space = make_space(
+        warmup_fraction=[0.03, 0.1],
+        schedules=[{"name": "linear"}, {"name": "one_cycle", "peak_at": [0.2, 0.3]}],
+    )
+    for values in sampled(space, 60):
+        configuration = space.configuration(values)
+        cycle = configuration.schedule.name == "one_cycle"
+        assert ("warmup_fraction" in values) is not cycle
+        assert (configuration.warmup_fraction == 0) is cycle
+        assert space.values(configuration) == values
+
+    fixed = make_space(warmup_fraction=0.1, schedules=[{"name": "linear"}, {"name": "one_cycle"}])
+    got = {
+        (c.schedule.name, c.warmup_fraction) for c in map(fixed.configuration, sampled(fixed, 60))
+    }
+    assert got == {("linear", 0.1), ("one_cycle", 0.0)}
+
+
+def test_what_an_optimizer_must_take_covers_the_momentum_of_a_schedule() -> None:
+    """A worker makes each before any trial; tests/test_program.py sees the refusal itself."""
+    cycle = {"name": "one_cycle", "cycle_momentum": [False, True]}
+    searched = {"schedules": [cycle], "warmup_fraction": 0.0}
+    options = make_space(**searched, optimizer={"name": "sgd"}).optimizer_options()
+    assert [(o.schedule, o.optimizer) for o in options] == [
+        (Named(name="one_cycle", cycle_momentum=True), Named(name="sgd"))
+    ]
+    momenta = {"name": "sgd", "momentum": [0.0, 0.9]}
+    options = make_space(**searched, optimizer=momenta).optimizer_options()
+    assert [o.schedule.name for o in options] == ["one_cycle", "one_cycle"]
+    plain = make_space(schedules=[{"name": "linear"}], optimizer=momenta).optimizer_options()
+    assert [o.schedule.name for o in plain] == ["constant", "constant"]
 
 
 def test_what_has_one_value_is_not_searched() -> None:
@@ -285,6 +370,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "range of a schedule out of range": (
         {"space": {"schedules": [{"name": "wsd", "cooldown": {"min": 0.5, "max": 1.5}}]}},
         r"space: schedule wsd: cooldown: .*Received: 1\.5",
+    ),
+    "numbers of a schedule that do not go together": (
+        {"space": {"schedules": [{"name": "restarts", "cycles": [2, 6], "length_factor": [1, 5]}]}},
+        r"space: schedule restarts: the first cycle must be at least 0\.001 .*cycles=6",
+    ),
+    "warm-up before a schedule that has its own": (
+        {"space": {"warmup_fraction": [0.0, 0.1], "schedules": [{"name": "one_cycle"}]}},
+        r"space: warmup_fraction: must be 0, since one_cycle .* Received: 0\.1",
     ),
     "a mapping that is no range": (
         {"space": {"schedules": [{"name": "wsd", "cooldown": {"low": 0.1, "high": 0.2}}]}},

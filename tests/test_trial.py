@@ -20,10 +20,11 @@ from tfbatch.errors import InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
+from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import fit, run_trial
-from tfbatch.training.workload import Workload, find_model_builder, make_optimizer
+from tfbatch.training.workload import Workload, make_optimizer
 
 SPEC = TrialSpec(
     trial="search-0001",
@@ -335,12 +336,6 @@ def no_model(input_shape: Any, num_classes: int) -> Any:
     return "a model"
 
 
-def with_compile(input_shape: Any, num_classes: int) -> Any:
-    model = build(input_shape, num_classes)
-    model.compile("sgd", "mse")
-    return model
-
-
 def too_wide(input_shape: Any, num_classes: int) -> Any:
     return build(input_shape, num_classes + 1)
 
@@ -355,11 +350,10 @@ def with_softmax(input_shape: Any, num_classes: int) -> Any:
     ("builder", "message"),
     [
         (no_model, r"must return a keras\.Model\. Received: str"),
-        (with_compile, r"must return an uncompiled model"),
         (too_wide, r"logits of shape \(None, 10\) for digits\. Received: .*\(None, 11\)"),
         (with_softmax, r"must return logits, but its last layer is a softmax"),
     ],
-    ids=["no model", "compiled", "wrong shape", "softmax"],
+    ids=["no model", "wrong shape", "softmax"],
 )
 def test_a_model_that_cannot_be_used_is_refused(
     digits: PreparedData, builder: Callable[..., Any], message: str
@@ -374,7 +368,7 @@ def test_a_model_that_cannot_be_used_is_refused(
         ("smal_cnn", r"Unknown model `smal_cnn`\. Did you mean `small_cnn`\?"),
         ("nowhere:build", r"`--model=nowhere:build`: cannot import nowhere: No module named"),
         ("mine:biuld", r"`--model=mine:biuld`: mine has no function `biuld`\. Did you .*`build`"),
-        ("mine:needs_more", r"must take \(input_shape, num_classes\)\. Received: needs_more\("),
+        ("mine:needs_more", r"It also asks for: width\. Received: needs_more\("),
         ("mine:SIZE", r"mine has no function `SIZE`"),
         ("unparsable:build", r"cannot import unparsable: SyntaxError: .*unparsable\.py, line 1"),
         ("raising:build", r"cannot import raising: ZeroDivisionError: division by zero"),

@@ -23,7 +23,8 @@ from tfbatch.errors import (
 if TYPE_CHECKING:
     from tfbatch import callbacks, schedules
     from tfbatch.finder import find_batch_size
-    from tfbatch.pipeline import PreparedData, load_data
+    from tfbatch.pipeline import PreparedData
+    from tfbatch.pipeline.datasets import load_data
     from tfbatch.search.result import Result
     from tfbatch.training.structure import reusable
 
@@ -31,7 +32,7 @@ _LAZY = {
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
     "find_batch_size": "tfbatch.finder",
-    "load_data": "tfbatch.pipeline",
+    "load_data": "tfbatch.pipeline.datasets",
     "reusable": "tfbatch.training.structure",
 }
 _SUBMODULES = ("callbacks", "models", "schedules")

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 from absl import flags
 from rich.console import Console
@@ -71,6 +71,30 @@ def path_of(text: str | None) -> Path | None:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise InputError(f"{error} Received: {text!r}.") from error
+
+
+def parse_arguments(text: str, *, flag: str) -> dict[str, Any]:
+    """Reads "name=value,name=value"; a value is a number, true, false, or else text.
+
+    Raises:
+        InputError: Another form.
+    """
+    found: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not key:
+            raise InputError(f"`{flag}` must be written as NAME=VALUE,... Received: {text!r}.")
+        found[key] = _value(value)
+    return found
+
+
+def _value(text: str) -> bool | int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def help_text(values: flags.FlagValues, usage: str) -> str:

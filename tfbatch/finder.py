@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError
+from tfbatch.own_data import OwnData
 from tfbatch.recipes import Recipe
+from tfbatch.references import find_function
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Execution, Request, make_request
+from tfbatch.search.request import IN_PYTHON, Execution, Request, Task, make_request
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
     from tfbatch.search.result import Result  # imports TensorFlow
+    from tfbatch.training.runner import UserCode
 
 
 def find_batch_size(
     build_model: Callable[..., Any] | str,
-    data: str | Path | Recipe,
+    data: Any,
     *,
     search: str = "joint",
     objective: str | None = None,
@@ -38,7 +42,11 @@ def find_batch_size(
     workers: int | None = None,
     precision: str = "float32",
     jit_compile: bool = False,
-    callbacks: Callable[[], list[Any]] | None = None,
+    loss: Any = None,
+    metrics: Sequence[Any] | None = None,
+    class_weight: dict[int, float] | None = None,
+    model_arguments: dict[str, Any] | None = None,
+    callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None,
     strategy: str | None = None,
     stall_minutes: float = 10.0,
     checkpoint_seconds: float = 60.0,
@@ -57,9 +65,17 @@ def find_batch_size(
         ```
 
     Args:
-        build_model: `build_model(input_shape, num_classes)` that returns an uncompiled
-            `keras.Model` with logits; or a model's name; or "package.module:function".
-        data: Name of a recipe in pipelines/, a path of one, or a `Recipe`.
+        build_model: A function that returns a `keras.Model`; a model's name; or
+            "package.module:function". It gets `input_shape`, `num_classes` and `hp` (KerasTuner's
+            hyperparameters, which are then searched too) if it has parameters of these names. A
+            compiled model keeps its optimizer's class, loss, metrics and `train_step`; one that is
+            not gives logits, or `loss` is given.
+        data: Name of a recipe in pipelines/, a path of one, or a `Recipe`; a function
+            `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None for a test
+            split that there is not); arrays `(inputs, targets)` or `(inputs, targets,
+            sample_weight)`, inputs perhaps a dict or a tuple; a tf.data.Dataset; or a dict of
+            "train", "validation" and "test" to such. Arrays and Datasets are stored in the run
+            folder once, and mapped by every worker.
         search: Name of a search in tuner_configs/, or a path of one.
         objective: "METRIC", "METRIC:min" or "METRIC:max"; the final value of any metric of the
             model. Default: the recipe's.
@@ -80,8 +96,14 @@ def find_batch_size(
             repeated exactly by the same seed.
         precision: Keras's dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
         jit_compile: Whether XLA compiles the model.
-        callbacks: A function without arguments that makes a list of your Keras callbacks; called
-            for every trial.
+        loss: Keras loss, its name, or a function, for a model that is not compiled. Default:
+            cross-entropy of logits.
+        metrics: Keras metrics, their names, or functions, for the same. Default with the default
+            loss: accuracy.
+        class_weight: Weight of each class in the training loss, as `Model.fit` takes it.
+        model_arguments: Further arguments of `build_model`, the same for all trials.
+        callbacks: Your Keras callbacks, copied for each trial; or a function without arguments
+            that makes a list of them.
         strategy: "mirrored" to train each trial on all GPUs of the machine; batch sizes are then
             global ones, shared equally by the replicas.
         stall_minutes: A trial that gives no sign of life for so long is ended as "timeout".
@@ -100,8 +122,9 @@ def find_batch_size(
         raise InputError(
             f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
         )
+    dataset, make_dataset, payload = _as_dataset(data)
     request = make_request(
-        dataset=str(data) if isinstance(data, Path) else data,
+        dataset=dataset,
         model=str(build_model) if named else _reference(build_model),
         search=search,
         objective=objective,
@@ -117,6 +140,12 @@ def find_batch_size(
         records_dir=Path(records_dir) if records_dir else None,
         overwrite=overwrite,
         check_model=named,
+        model_arguments=model_arguments,
+        task=Task(
+            _named(loss),
+            None if metrics is None else tuple(str(_named(m)) for m in metrics),
+            class_weight,
+        ),
         execution=Execution(
             workers=workers,
             precision=precision,
@@ -130,32 +159,53 @@ def find_batch_size(
     from rich.console import Console  # a command has its own console
 
     progress = Progress(Console() if verbose else None)
-    return run_request(
-        request,
-        None if named else build_model,
-        progress=progress,
+    given = Given(
+        build_model=None if named else build_model,
+        make_dataset=make_dataset,
+        payload=payload,
         callbacks=callbacks,
-        started=started,
+        loss=loss,
+        metrics=metrics,
     )
+    return run_request(request, given, progress=progress, started=started)
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a user gives in Python; what is None is found by the request's names.
+
+    Attributes:
+        build_model: The model's builder.
+        make_dataset: The data's function.
+        payload: Arrays or Datasets, to be stored in the run folder.
+        callbacks: Keras callbacks, or a function that makes them.
+        loss: The loss of a model that is not compiled.
+        metrics: Its metrics.
+    """
+
+    build_model: Any = None
+    make_dataset: Callable[..., Any] | None = None
+    payload: Any = None
+    callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None
+    loss: Any = None
+    metrics: Sequence[Any] | None = None
 
 
 def run_request(
     request: Request,
-    build_model: Any,
+    given: Given = Given(),
     *,
     progress: Progress,
     stop_requested: Callable[[], bool] = lambda: False,
-    callbacks: Callable[[], list[Any]] | None = None,
     started: float,
 ) -> Result:
     """Runs a checked request: here TensorFlow is imported.
 
     Args:
         request: What is asked.
-        build_model: The builder, or None to find it by `request.model`.
+        given: What a user gives in Python.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
-        callbacks: Makes a user's Keras callbacks, or None.
         started: `time.monotonic()` from which the time limit counts.
     """
     with RunLock(request.run_dir) as lock:
@@ -166,19 +216,16 @@ def run_request(
             warm = warm_slot(log, lock.workers_file, "tfbatch.training.runner")
         try:
             from tfbatch.search.session import run_search
-            from tfbatch.training.workload import check_builder, find_model_builder
 
-            if build_model is None:
-                build_model = find_model_builder(request.model)
-            check_builder(build_model)
+            if given.payload is not None:
+                request = _stored(request, given.payload, lock)
             return run_search(
                 request,
-                build_model,
+                _user_code(request, given),
                 progress=progress,
                 stop_requested=stop_requested,
                 lock=lock,
                 warm=warm,
-                callbacks=callbacks,
                 started=started,
             )
         finally:
@@ -186,7 +233,57 @@ def run_request(
                 warm.close()
 
 
-def _reference(build_model: Any) -> str:
-    """`package.module:function` of a function, as `--model` takes it."""
-    name = getattr(build_model, "__qualname__", type(build_model).__qualname__)
-    return f"{getattr(build_model, '__module__', '__main__')}:{name}"
+def _user_code(request: Request, given: Given) -> UserCode:
+    from tfbatch.training.callbacks import as_factory
+    from tfbatch.training.compilation import Compilation
+    from tfbatch.training.model_builder import check_builder, find_model_builder
+    from tfbatch.training.runner import UserCode
+
+    build_model = given.build_model or find_model_builder(request.model)
+    check_builder(build_model)
+    make_dataset = given.make_dataset
+    if isinstance(request.data, OwnData) and request.data.kind == "function" and not make_dataset:
+        make_dataset = find_function(request.data.where, flag="--data")
+    callbacks = given.callbacks
+    task = request.task
+    return UserCode(
+        build_model,
+        as_factory(callbacks),
+        make_dataset,
+        Compilation(
+            task.loss if given.loss is None else given.loss,
+            task.metrics if given.metrics is None else tuple(given.metrics),
+            task.class_weight,
+        ),
+    )
+
+
+def _stored(request: Request, payload: Any, lock: RunLock) -> Request:
+    """The request for arrays or Datasets, once they are in the run folder."""
+    from tfbatch.pipeline.storing import store_data
+
+    folder = store_data(lock.data, payload)
+    data = request.data.model_copy(update={"where": str(folder)})
+    return dataclasses.replace(request, data=data, dataset=str(folder))
+
+
+def _as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | None, Any]:
+    """What the request calls the data, the user's function, and what is to be stored."""
+    if isinstance(data, str | Path | Recipe):
+        return str(data) if isinstance(data, Path) else data, None, None
+    if callable(data):
+        where = _reference(data)
+        name = where.split(":")[-1].split(".")[-1].strip("<>")
+        return OwnData(name=name, kind="function", where=where), data, None
+    return OwnData(name="data", kind="stored", where=""), None, data
+
+
+def _named(part: Any) -> str | None:
+    """A loss or a metric as files name it."""
+    return part if part is None or isinstance(part, str) else IN_PYTHON
+
+
+def _reference(function: Any) -> str:
+    """`package.module:function` of a function, as `--model` and `--data` take it."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '__main__')}:{name}"

@@ -37,6 +37,16 @@ class Named(pydantic.BaseModel):
         return dict(self.model_extra or {})
 
 
+def as_named(value: Any) -> Any:
+    """What stands for a plug-in without arguments may be its name alone."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def as_written(named: Named) -> str | dict[str, Any]:
+    """The inverse of `as_named`."""
+    return {"name": named.name, **named.arguments} if named.arguments else named.name
+
+
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 _LONGEST_RECEIVED = 120
 """Characters of what was received that a message shows; a whole file would hide the message."""

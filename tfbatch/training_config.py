@@ -30,7 +30,7 @@ class TrainingConfig(Strict):
     """One training.
 
     Attributes:
-        dataset: Name of a recipe, or a path of one.
+        dataset: What `--dataset` or `--data` takes.
         data_dir: The source's data folder, or None.
         model: A model's name or `package.module:function`.
         trial_length: Length of the training.
@@ -38,6 +38,9 @@ class TrainingConfig(Strict):
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model.
         strategy: "mirrored" to train on all GPUs of the machine, or None.
+        loss: Name of a Keras loss, for a model that its builder does not compile; or None.
+        metrics: Names of Keras metrics, for the same; or None.
+        class_weight: Weight of each class in the training loss, or None.
         configuration: What to train with.
         reported: What to expect.
     """
@@ -50,6 +53,9 @@ class TrainingConfig(Strict):
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
     strategy: Literal["mirrored"] | None = None
+    loss: str | None = None
+    metrics: tuple[str, ...] | None = None
+    class_weight: dict[int, float] | None = None
     configuration: Configuration
     reported: Reported | None = None
 

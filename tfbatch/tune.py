@@ -14,16 +14,25 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from rich.console import Console
 
-from tfbatch.command_line import StopSignal, library_noise_to, parse_flags, path_of, run_command
+from tfbatch.command_line import (
+    StopSignal,
+    library_noise_to,
+    parse_arguments,
+    parse_flags,
+    path_of,
+    run_command,
+)
 from tfbatch.errors import InputError, StoppedError
-from tfbatch.finder import run_request
+from tfbatch.finder import Given, run_request
+from tfbatch.references import check_reference, find_function
 from tfbatch.run_folder.folder import LOG, check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, make_request
+from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, Task, make_request
 
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
@@ -36,16 +45,33 @@ def _text(name: str, default: str | None, text: str) -> None:
 
 
 _text("dataset", "digits", "A data set: a recipe's name in pipelines/, or a path of one (.yaml).")
+_text(
+    "data",
+    None,
+    "package.module:function of yours, `make_dataset(split, batch_size, seed)`, or a function "
+    "without arguments that gives arrays or a Dataset. Instead of --dataset.",
+)
 _text("data_dir", None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR.")
 _text("records_dir", None, "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.")
-_text("model", "small_cnn", "A model of tfbatch/models, or package.module:function.")
+_text(
+    "model",
+    "small_cnn",
+    "A model of tfbatch/models or keras.applications, or package.module:function.",
+)
+_text("model_arguments", "", 'Arguments of the builder, e.g. "normalization=group".')
+_text("loss", None, "Keras loss of a model that is not compiled. Default: classification.")
+flags.DEFINE_list("metrics", None, "Keras metrics, for the same.", flag_values=FLAGS)
+_text("class_weight", "", 'Weights of classes in the training loss, e.g. "0=1,1=5".')
+_text("callbacks", None, "package.module:function that makes a list of Keras callbacks.")
 _text("search", "joint", "A search of tuner_configs/, or a path of one (.yaml).")
 _text("objective", None, "METRIC, METRIC:min or METRIC:max, by its final value. Default: recipe's.")
 _text(
     "trial_length", None, 'Length of a trial, e.g. "5 epochs", "200_000 examples". Default: recipe.'
 )
 _text("baseline", "", 'What you train with now, e.g. "batch_size=128,learning_rate=0.05".')
-_text("optimizer", None, "sgd, adam, adamw. Default: the search's.")
+_text(
+    "optimizer", None, "sgd, adamw, lion, ...: a file of tfbatch/optimizers. Default: the search's."
+)
 _text("run_dir", None, f"The run folder. Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH.")
 flags.DEFINE_list(
     "batch_sizes", None, "Batch sizes to search. Default: the search's.", flag_values=FLAGS
@@ -93,8 +119,13 @@ def request_from_flags() -> Request:
     Raises:
         InputError: A flag that cannot be used.
     """
+    if FLAGS.data and FLAGS["dataset"].present:
+        raise InputError(
+            "`--dataset` names a data set and `--data` a function of yours: give one of them. "
+            f"Received: --dataset={FLAGS.dataset} --data={FLAGS.data}."
+        )
     return make_request(
-        dataset=FLAGS.dataset,
+        dataset=FLAGS.data or FLAGS.dataset,
         model=FLAGS.model,
         search=FLAGS.search,
         objective=FLAGS.objective,
@@ -109,6 +140,12 @@ def request_from_flags() -> Request:
         data_dir=path_of(FLAGS.data_dir),
         records_dir=path_of(FLAGS.records_dir),
         overwrite=FLAGS.overwrite,
+        model_arguments=parse_arguments(FLAGS.model_arguments, flag="--model_arguments"),
+        task=Task(
+            FLAGS.loss,
+            None if FLAGS.metrics is None else tuple(FLAGS.metrics),
+            _class_weight(FLAGS.class_weight),
+        ),
         execution=Execution(
             workers=FLAGS.workers,
             precision=FLAGS.precision,
@@ -134,7 +171,11 @@ def main(arguments: list[str]) -> int:
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
         try:
             result = run_request(
-                request, None, progress=progress, stop_requested=stop, started=STARTED
+                request,
+                Given(callbacks=_callbacks()),
+                progress=progress,
+                stop_requested=stop,
+                started=STARTED,
             )
         except StoppedError as error:
             _say(err, str(error))
@@ -205,12 +246,30 @@ def _as_given(name: str) -> str:
 
 
 def _written(run_dir: Path) -> list[str]:
-    names = ("recommendation.json", "best.yaml", "best.keras", "trials.jsonl", "config.json", LOG)
+    results = ("recommendation.json", "best.yaml", "best.keras", "trials.jsonl", "trials.csv")
+    names = (*results, "config.json", LOG)
     return [name for name in names if (run_dir / name).exists()]
 
 
 def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _callbacks() -> Callable[[], list[Any]] | None:
+    if not FLAGS.callbacks:
+        return None
+    check_reference(FLAGS.callbacks, flag="--callbacks")
+    return find_function(FLAGS.callbacks, flag="--callbacks")
+
+
+def _class_weight(text: str) -> dict[int, float] | None:
+    found = parse_arguments(text, flag="--class_weight")
+    try:
+        return {int(key): float(value) for key, value in found.items()} or None
+    except ValueError as error:
+        raise InputError(
+            f'`--class_weight` must be written as "0=1,1=5". Received: {text!r}.'
+        ) from error
 
 
 def _integers(texts: list[str]) -> list[int]:

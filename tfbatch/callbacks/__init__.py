@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from tfbatch.callbacks.divergence_guard import DivergenceGuard
+from tfbatch.callbacks.scheduled_momentum import ScheduledMomentum
 from tfbatch.callbacks.stop_after_steps import StopAfterSteps
 from tfbatch.callbacks.stop_on_request import StopOnRequest
 from tfbatch.callbacks.training_clock import TrainingClock
 
-__all__ = ["DivergenceGuard", "StopAfterSteps", "StopOnRequest", "TrainingClock"]
+__all__ = [
+    "DivergenceGuard",
+    "ScheduledMomentum",
+    "StopAfterSteps",
+    "StopOnRequest",
+    "TrainingClock",
+]

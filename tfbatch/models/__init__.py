@@ -1,12 +1,19 @@
 """Model builders, one file each.
 
-A file holds `build(input_shape, num_classes)`, which returns an uncompiled `keras.Model` from
-float32 [batch, *input_shape] to logits, float32 [batch, num_classes].
+A file holds `build(input_shape, num_classes, *, normalization=...)`, which returns an uncompiled
+`keras.Model` from float32 [batch, *input_shape] to logits, float32 [batch, num_classes]. The
+normalisation is "none", "batch", "group" or "layer", by default that of the paper the model is
+named after. In a network with convolutions they are what is normalised.
 """
 
 from __future__ import annotations
 
-from tfbatch.errors import InputError
+import functools
+import importlib.util
+import re
+from pathlib import Path
+
+from tfbatch.errors import InputError, did_you_mean
 from tfbatch.registry import Registry
 
 MODELS = Registry(__name__, kind="model", folder=__path__)
@@ -18,8 +25,16 @@ def check_model_name(name: str) -> None:
     Raises:
         InputError: As it says.
     """
+    if is_keras_application(name):
+        return
     if ":" not in name:
-        MODELS.check(name)
+        known = [*MODELS.names(), *keras_applications()]
+        if name not in MODELS.names():
+            raise InputError(
+                f"Unknown model `{name}`.{did_you_mean(name, known)} "
+                f"Available: {', '.join(MODELS.names())}; any model of keras.applications, such as "
+                "MobileNetV2; or package.module:function."
+            )
         return
     module, function = name.split(":", 1)
     if not module or not function.isidentifier():
@@ -29,4 +44,20 @@ def check_model_name(name: str) -> None:
         )
 
 
-__all__ = ["MODELS", "check_model_name"]
+def is_keras_application(name: str) -> bool:
+    """Whether a name is that of a model in keras.applications, such as "MobileNetV2"."""
+    mine = name in MODELS.names() or ":" in name
+    return not mine and name in keras_applications()
+
+
+@functools.cache
+def keras_applications() -> tuple[str, ...]:
+    """Names of the models in keras.applications, read from its text: importing takes seconds."""
+    found = importlib.util.find_spec("keras")
+    if found is None or not found.origin:
+        return ()
+    text = (Path(found.origin).parent / "applications" / "__init__.py").read_text(encoding="utf-8")
+    return tuple(sorted(re.findall(r"import ([A-Z]\w+) as", text)))
+
+
+__all__ = ["MODELS", "check_model_name", "is_keras_application", "keras_applications"]

@@ -9,20 +9,32 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from tfbatch.models._blocks import convolution
+from tfbatch.models._normalization import check_normalization
+
 _WIDTHS = (16, 32, 32)
 
 
-def build(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+def build(
+    input_shape: tuple[int, int, int], num_classes: int, *, normalization: str = "none"
+) -> keras.Model:
     """Convolution and pooling until the image is 4 x 4 or smaller, at most three times.
 
     Args:
         input_shape: (height, width, channels).
         num_classes: Number of logits.
+        normalization: "none", "batch", "group" or "layer", after each convolution.
+
+    Raises:
+        InputError: An unknown normalisation.
     """
+    check_normalization(normalization)
     inputs = keras.Input(input_shape)
     hidden = inputs
     for width in _WIDTHS:
-        hidden = layers.Conv2D(width, 3, padding="same", activation="relu")(hidden)
+        hidden = convolution(
+            hidden, width, 3, normalization=normalization, kernel_initializer="glorot_uniform"
+        )
         if min(hidden.shape[1:3]) <= 2:
             break
         hidden = layers.MaxPooling2D()(hidden)

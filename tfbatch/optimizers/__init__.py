@@ -1,15 +1,133 @@
 """Optimizers a search can use, one file each.
 
-A file holds `KERAS_NAME` (the class in keras.optimizers), `BASE_LEARNING_RATE` (lowest and
-highest: the range searched at the base batch size), `DEFAULT_LEARNING_RATE` (Keras's own),
-`SCALING_RULE` (its default rule), `PARAMETERS` (the names that `build` takes, with defaults) and
-`build(learning_rate, **parameters)`, which returns a Keras optimizer.
+A file declares a class of keras.optimizers:
+
+- `KERAS_NAME`, the class;
+- `BASE_LEARNING_RATE`, lowest and highest: the range searched at the base batch size;
+- `DEFAULT_LEARNING_RATE`, Keras's own;
+- `SCALING_RULE`, its default rule;
+- `PARAMETERS`, the arguments of the class that a search can set, with their defaults;
+- `ROLES`, what those numbers are that a rule or a timescale can act on (see `ROLE_NAMES`).
+
+Every optimizer has `SHARED_PARAMETERS` too. What a configuration may write for one instead of a
+number that goes stale with the batch size, such as `beta_2_half_life`, is in
+tfbatch.training.optimizer_numbers.
 """
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from tfbatch.errors import InputError
 from tfbatch.registry import Registry
 
-OPTIMIZERS = Registry(__name__, kind="optimizer", folder=__path__)
+OWN = "own"
+"""Stands for the optimizer of a compiled model, of a class that no file here names."""
 
-__all__ = ["OPTIMIZERS"]
+
+class _Optimizers(Registry):
+    """The files of this folder, and `own`, which nobody can choose and only a model can bring."""
+
+    def check(self, name: str) -> str:
+        """See Registry."""
+        return name if name == OWN else super().check(name)
+
+    def load(self, name: str) -> ModuleType:
+        """See Registry."""
+        module = f"{__name__}._own"
+        return importlib.import_module(module) if name == OWN else super().load(name)
+
+
+OPTIMIZERS = _Optimizers(__name__, kind="optimizer", folder=__path__)
+
+ROLE_NAMES = {
+    "momentum": "Decay of a sum of gradients in each step.",
+    "first_moment": "Decay of an average of gradients in each step.",
+    "second_moment": "Decay of an average of squared gradients in each step.",
+    "epsilon": "Added to the root of the second moment.",
+    "squared_epsilon": "Added to the second moment under its root.",
+    "weight_decay": "Share of a weight that is subtracted, times the learning rate, in each step.",
+    "weight_average": "Decay of an average of the weights in each step.",
+}
+
+SHARED_PARAMETERS: dict[str, Any] = {"global_clipnorm": None, "ema_momentum": None}
+"""Of every optimizer; `global_clipnorm` 0 is off, as None is."""
+
+_SHARED_ROLES = {"ema_momentum": "weight_average"}
+
+
+def parameters_of(name: str) -> dict[str, Any]:
+    """The arguments that an optimizer's class takes from a configuration, with their defaults.
+
+    Raises:
+        InputError: An unknown optimizer.
+    """
+    return {**OPTIMIZERS.load(name).PARAMETERS, **SHARED_PARAMETERS}
+
+
+def roles_of(name: str) -> dict[str, str]:
+    """What an optimizer's numbers are, by parameter.
+
+    Raises:
+        InputError: An unknown optimizer.
+    """
+    return {**OPTIMIZERS.load(name).ROLES, **_SHARED_ROLES}
+
+
+def keras_arguments(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """What the class of keras.optimizers gets beside the learning rate, for all its numbers.
+
+    Raises:
+        InputError: An unknown optimizer.
+    """
+    arguments = {**parameters_of(name), **numbers}
+    average = arguments.pop("ema_momentum")
+    if average:
+        arguments |= {"use_ema": True, "ema_momentum": average}
+    if not arguments["global_clipnorm"]:
+        del arguments["global_clipnorm"]
+    if OPTIMIZERS.load(name).PARAMETERS.get("weight_decay", 0.0) is None:
+        # With 0.0 Keras multiplies every weight by 1 in each step, a fifth of a small model's time.
+        arguments["weight_decay"] = arguments["weight_decay"] or None
+    return arguments
+
+
+def build_optimizer(name: str, learning_rate: Any, **numbers: Any) -> Any:
+    """Makes a Keras optimizer.
+
+    Args:
+        name: A file of tfbatch/optimizers.
+        learning_rate: A float or a Keras schedule.
+        **numbers: Of its parameters; the others have their defaults.
+
+    Returns:
+        A `keras.optimizers.Optimizer`.
+
+    Raises:
+        InputError: An unknown optimizer, or `own`.
+        ValueError: Keras refuses a number.
+    """
+    import keras
+
+    if name == OWN:
+        raise InputError(
+            "The optimizer `own` is that of a compiled model. Compile the model in its builder, or "
+            f"choose another optimizer: {', '.join(OPTIMIZERS.names())}."
+        )
+    made = getattr(keras.optimizers, OPTIMIZERS.load(name).KERAS_NAME)
+    return made(learning_rate, **keras_arguments(name, numbers))
+
+
+__all__ = [
+    "OPTIMIZERS",
+    "OWN",
+    "ROLE_NAMES",
+    "SHARED_PARAMETERS",
+    "build_optimizer",
+    "keras_arguments",
+    "parameters_of",
+    "roles_of",
+]

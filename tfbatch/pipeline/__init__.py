@@ -1,13 +1,34 @@
-"""Recipe, split and batch size -> tf.data.Dataset.
+"""A data set, a split and a batch size -> tf.data.Dataset.
 
-Data that fits in a share of memory stays resident as uint8 and is batched by index; larger data
-streams from records. Either way the training stream is continuous, seeded, and counted in examples.
+A recipe's data that fits in a share of memory stays resident as uint8 and is batched by index;
+larger data streams from records. A user's own arrays are mapped from files, what their function
+makes is made in each process. Every training stream is continuous, seeded, and counted in examples.
 """
 
 from __future__ import annotations
 
-from tfbatch.pipeline.preparation import default_records_root, prepare_records
-from tfbatch.pipeline.prepared_data import EVALUATION_BATCH_SIZE, PreparedData, load_data
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+    from tfbatch.pipeline.preparation import default_records_root, prepare_records
+    from tfbatch.pipeline.prepared_data import PreparedData, load_data
+
+_LAZY = {
+    "EVALUATION_BATCH_SIZE": "limits",
+    "PreparedData": "prepared_data",
+    "default_records_root": "preparation",
+    "load_data": "prepared_data",
+    "prepare_records": "preparation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:  # needs TensorFlow, which takes seconds to import
+        return getattr(importlib.import_module(f"tfbatch.pipeline.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "EVALUATION_BATCH_SIZE",

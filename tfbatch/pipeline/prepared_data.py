@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
+from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.batches import (
     augmentation_keys,
     batches_in_chunk,
@@ -22,7 +23,7 @@ from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.pipeline.preparation import Progress, prepare_records
 from tfbatch.pipeline.resident import ResidentSplit
 from tfbatch.pipeline.streaming import StreamingSplit
-from tfbatch.recipes import Recipe, load_recipe
+from tfbatch.recipes import SPLITS, Recipe, load_recipe
 from tfbatch.records.decoded import read_split
 from tfbatch.records.manifest import Manifest
 from tfbatch.records.reader import find_damage, open_records
@@ -47,8 +48,11 @@ class PreparedData:
         DataError: The records are absent or damaged.
     """
 
+    soft_labels = False
+
     def __init__(self, recipe: Recipe, folder: Path, *, resident_share: float = RESIDENT_SHARE):
         self.recipe = recipe
+        self.name = recipe.name
         self.folder = folder
         self._resident_share = resident_share
         self.manifest: Manifest = open_records(folder)
@@ -72,6 +76,23 @@ class PreparedData:
     def input_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return self.recipe.features.image.shape
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that there are."""
+        return tuple(self.manifest.splits)
+
+    def describe(self) -> DataDescription:
+        """What a process without the data must know."""
+        reading = "resident in memory" if self.resident else "streamed from disk"
+        return DataDescription(
+            identity=self.folder.name,
+            splits={split: self.num_examples(split) for split in SPLITS},
+            where=f"records in {self.folder}; {reading}",
+            num_classes=self.num_classes,
+            class_counts=self.manifest.class_counts["train"],
+            soft_labels=self.soft_labels,
+        )
 
     @property
     def num_classes(self) -> int:

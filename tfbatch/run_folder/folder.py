@@ -22,7 +22,8 @@ WORKER_SECONDS = 15.0
 _LOCK, _SETTINGS, _JOURNAL = ".lock", "config.json", "trials.jsonl"
 _WORKERS = ".workers"
 _WORKER_LOGS = "logs"
-_KEPT = (_LOCK, _WORKERS, LOG, _WORKER_LOGS)
+_DATA = "data"
+_KEPT = (_LOCK, _WORKERS, LOG, _WORKER_LOGS, _DATA)
 
 
 class RunLock:
@@ -51,6 +52,11 @@ class RunLock:
     def logs(self) -> Path:
         """Folder for what worker processes print."""
         return self.path / _WORKER_LOGS
+
+    @property
+    def data(self) -> Path:
+        """Folder for a user's own data, each in a folder named by what it holds."""
+        return self.path / _DATA
 
     def __enter__(self) -> RunLock:
         """Locks the folder."""

@@ -72,22 +72,32 @@ class Journal:
     def _load(self, data: bytes) -> int:
         """Reads all whole lines; returns the number of bytes that they take."""
         whole = data.rfind(b"\n") + 1
-        for number, row in enumerate(parse_lines(data[:whole], str(self.path)), start=1):
-            if self.find(row["trial"]):
-                raise RunFolderError(
-                    f"{self.path}: line {number} repeats the trial {row['trial']}: the file was "
-                    "changed by hand or by two runs. Remove one of the lines."
-                )
-            self.rows.append(row)
+        self.rows.extend(parse_lines(data[:whole], str(self.path)))
         return whole
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads a journal without locking or changing it, also while a run appends to it.
+
+    A last line without its end is left out: its trial is being written, or was never announced.
+
+    Raises:
+        RunFolderError: The file cannot be read, or a line is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error}.") from error
+    return list(parse_lines(data[: data.rfind(b"\n") + 1], str(path)))
 
 
 def parse_lines(data: bytes, where: str) -> Iterator[Row]:
     """Yields the rows of a journal's whole lines.
 
     Raises:
-        RunFolderError: A damaged line, or one of a newer schema version.
+        RunFolderError: A damaged line, one of a newer schema version, or a repeated trial.
     """
+    seen = set()
     for number, line in enumerate(data.splitlines(), start=1):
         try:
             row = decode_row(json.loads(line))
@@ -106,6 +116,12 @@ def parse_lines(data: bytes, where: str) -> Iterator[Row]:
                 f"{where}: line {number} is damaged: it names no trial. Remove the line (its trial "
                 "runs again), or start anew with --overwrite."
             )
+        if row["trial"] in seen:
+            raise RunFolderError(
+                f"{where}: line {number} repeats the trial {row['trial']}: the file was changed by "
+                "hand or by two runs. Remove one of the lines."
+            )
+        seen.add(row["trial"])
         yield row
 
 

@@ -2,11 +2,13 @@
 
 A file holds one class `Family`: its fields are the family's parameters, its `factor(progress, ops)`
 the fraction of the peak learning rate at `progress` in [0, 1] (the share of training done after
-the warm-up). `LearningRateInExamples` makes a native Keras schedule of any family.
+the warm-up). One that sets the momentum too has `momentum(progress, ops)`; one that rises by itself
+says so. `LearningRateInExamples` makes a native Keras schedule of any family.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.registry import Registry
@@ -14,7 +16,19 @@ from tfbatch.schedules._family import ScheduleFamily
 
 if TYPE_CHECKING:
     from tfbatch.schedules._keras import LearningRateInExamples
+    from tfbatch.schedules._momentum import (
+        MomentumInExamples,
+        follow_momentum,
+        momentum_attribute,
+    )
 
+# They need Keras, which takes seconds to import.
+_LAZY = {
+    "LearningRateInExamples": "tfbatch.schedules._keras",
+    "MomentumInExamples": "tfbatch.schedules._momentum",
+    "follow_momentum": "tfbatch.schedules._momentum",
+    "momentum_attribute": "tfbatch.schedules._momentum",
+}
 SCHEDULES = Registry(__name__, kind="schedule", folder=__path__)
 
 
@@ -31,11 +45,17 @@ def make_family(name: str, **parameters: Any) -> ScheduleFamily:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "LearningRateInExamples":  # needs Keras, which takes seconds to import
-        from tfbatch.schedules._keras import LearningRateInExamples
-
-        return LearningRateInExamples
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["SCHEDULES", "LearningRateInExamples", "ScheduleFamily", "make_family"]
+__all__ = [
+    "SCHEDULES",
+    "LearningRateInExamples",
+    "MomentumInExamples",
+    "ScheduleFamily",
+    "follow_momentum",
+    "make_family",
+    "momentum_attribute",
+]

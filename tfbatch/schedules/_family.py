@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from tfbatch.schema import Strict
+
+ROUNDING = 1e-6
+"""How far before a joint of a schedule `progress` counts as having reached it.
+
+Progress is computed in float32: at the very update that a joint falls on, it may come out a
+rounding too small, and a drop or a restart would be one update late for some batch sizes only.
+"""
 
 
 class ScheduleFamily(Strict):
@@ -13,7 +22,15 @@ class ScheduleFamily(Strict):
 
     A family knows neither TensorFlow nor the batch size: `ops` is the array namespace that
     computes it, `numpy` in closed-form tests and plots, `keras.ops` inside a training step.
+
+    Attributes:
+        rises: Whether the factor rises anywhere.
+        own_warmup: Whether it begins below the peak. Such a family refuses a warm-up in front of
+            it, which would climb to the peak, fall, and climb again.
     """
+
+    rises: ClassVar[bool] = False
+    own_warmup: ClassVar[bool] = False
 
     @abstractmethod
     def factor(self, progress: Any, ops: Any) -> Any:
@@ -27,6 +44,22 @@ class ScheduleFamily(Strict):
         Returns:
             Numbers of the shape of `progress`.
         """
+
+    def momentum(self, progress: Any, ops: Any) -> Any:
+        """Momentum (Adam's beta_1) that goes with the learning rate; None leaves the optimizer's.
+
+        Args:
+            progress: As for `factor`; 0 during a warm-up.
+            ops: `numpy` or `keras.ops`.
+
+        Returns:
+            Numbers in (0, 1) of the shape of `progress`, or None for every progress alike.
+        """
+        del progress, ops
+
+    def sets_momentum(self) -> bool:
+        """Whether `momentum` gives one."""
+        return self.momentum(np.zeros(()), np) is not None
 
 
 def value(
@@ -59,8 +92,9 @@ def value(
         warmup_start: First factor of the warm-up, in [0, 1].
         ops: `numpy` or `keras.ops`.
     """
-    rest = max(total_examples - warmup_examples, 1)
-    progress = ops.clip((examples - warmup_examples) / rest, 0.0, 1.0)
+    progress = progress_at(
+        examples, total_examples=total_examples, warmup_examples=warmup_examples, ops=ops
+    )
     decayed = learning_rate * family.factor(progress, ops)
     if warmup_examples == 0:
         return decayed
@@ -69,3 +103,9 @@ def value(
         first = min(batch_size, warmup_examples) / warmup_examples
         factor = ops.where(examples == 0, first, factor)
     return ops.where(examples < warmup_examples, learning_rate * factor, decayed)
+
+
+def progress_at(examples: Any, *, total_examples: int, warmup_examples: int = 0, ops: Any) -> Any:
+    """Share of the training after the warm-up that is done, in [0, 1]; see `value`."""
+    rest = max(total_examples - warmup_examples, 1)
+    return ops.clip((examples - warmup_examples) / rest, 0.0, 1.0)

@@ -8,7 +8,7 @@ import keras
 
 from tfbatch.errors import InputError
 from tfbatch.schedules import make_family
-from tfbatch.schedules._family import value
+from tfbatch.schedules._family import progress_at, value
 
 
 @keras.saving.register_keras_serializable(package="tfbatch")
@@ -36,7 +36,8 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         learning_rate: The peak, after any scaling by the batch size. Positive.
         batch_size: Examples in one update (over all replicas). Positive integer.
         total_examples: Length of the whole training. Positive integer.
-        warmup_examples: Length of the linear warm-up, in [0, total_examples].
+        warmup_examples: Length of the linear warm-up, in [0, total_examples]; 0 for a family that
+            has its own ("one_cycle").
         warmup_start: The warm-up's first factor in [0, 1]; with 0 the first update uses
             `min(batch_size, warmup_examples) / warmup_examples`, so that it is not wasted.
         parameters: The family's parameters.
@@ -82,14 +83,18 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         self.parameters = dict(parameters or {})
         self.name = name
         self._shape = make_family(family, **self.parameters)
+        _require(
+            self.warmup_examples == 0 or not self._shape.own_warmup,
+            f"The schedule {family} begins with a warm-up of its own: `warmup_examples` must be 0",
+            warmup_examples=warmup_examples,
+        )
 
     def __call__(self, step: Any) -> Any:
         """The learning rate (float32 scalar) of the update number `step`, counted from 0."""
         with keras.name_scope(self.name):
-            examples = keras.ops.cast(step, "float32") * self.batch_size
             return value(
                 self._shape,
-                examples,
+                self._examples(step),
                 learning_rate=self.learning_rate,
                 batch_size=self.batch_size,
                 total_examples=self.total_examples,
@@ -97,6 +102,29 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
                 warmup_start=self.warmup_start,
                 ops=keras.ops,
             )
+
+    @property
+    def sets_momentum(self) -> bool:
+        """Whether the family has a momentum of its own."""
+        return self._shape.sets_momentum()
+
+    def momentum(self, step: Any) -> Any:
+        """The momentum (float32 scalar) of the update number `step`, or None.
+
+        None for a family that leaves the momentum to the optimizer. No optimizer of Keras asks for
+        it: see `tfbatch.callbacks.ScheduledMomentum`.
+        """
+        with keras.name_scope(self.name):
+            progress = progress_at(
+                self._examples(step),
+                total_examples=self.total_examples,
+                warmup_examples=self.warmup_examples,
+                ops=keras.ops,
+            )
+            return self._shape.momentum(progress, keras.ops)
+
+    def _examples(self, step: Any) -> Any:
+        return keras.ops.cast(step, "float32") * self.batch_size
 
     def get_config(self) -> dict[str, Any]:
         """Exactly the constructor's arguments."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.schema import write_yaml
 from tfbatch.search.answer import Answer, Contender, Measured
+from tfbatch.search.edges import Edges
 from tfbatch.search.finished import FinishedTrial
 from tfbatch.search.objective import Objective
 from tfbatch.search.request import Request
@@ -32,6 +34,7 @@ def recommendation(
     seconds: float,
     status: str,
     memory: dict[str, Any] | None = None,
+    edges: Edges = Edges(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """The content of recommendation.json.
 
@@ -44,6 +47,7 @@ def recommendation(
         seconds: Wall-clock seconds of all of them and of this session's other work.
         status: "complete", or "interrupted" when somebody ended the run early.
         memory: Where memory was used up, or None if it never was.
+        edges: Batch sizes whose best learning rate lies at an edge of the searched range.
     """
     c = answer.recommended.configuration
     return {
@@ -60,7 +64,7 @@ def recommendation(
             "warmup_examples": derived.warmup_examples,
             "total_examples": derived.total_examples,
         },
-        "optimizer": {"name": c.optimizer.name, **c.optimizer.arguments},
+        "optimizer": {"name": c.optimizer.name, **c.optimizer.arguments, **derived.numbers()},
         "metrics": _metrics(answer.recommended, test),
         "training_seconds": _seconds(answer.recommended),
         "baseline": None
@@ -85,6 +89,7 @@ def recommendation(
         else [x.key for x in answer.choice.comparisons if x.tied],
         "margin": None if answer.choice is None else answer.choice.margin,
         "memory_used_up": memory,
+        "best_learning_rate_at_edge": dataclasses.asdict(edges),
         "trials": trials,
         "seconds": round(seconds, 1),
     }
@@ -102,6 +107,7 @@ def best_yaml(answer: Answer, *, request: Request) -> str:
         "precision": request.execution.precision,
         "jit_compile": request.execution.jit_compile,
         "strategy": request.execution.strategy,
+        **{key: _plain(value) for key, value in request.task.identity().items()},
         "configuration": answer.recommended.configuration.model_dump(mode="json"),
         "reported": {
             "metric": request.objective.name,
@@ -111,6 +117,10 @@ def best_yaml(answer: Answer, *, request: Request) -> str:
         },
     }
     return write_yaml(content, comment="The recommended training: python -m tfbatch.train --config")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def write_answer(folder: Path, content: dict[str, Any], best: str) -> None:

@@ -57,6 +57,16 @@ def declare_columns(
         Column(name, name.replace("_", " "), "Only with some schedules.", Interval())
         for name in space.parameter_names()
     ]
+    columns += [
+        Column(name, name.replace("_", " "), "Argument of the model's builder.", choices)
+        for name, choices in space.model_choices().items()
+    ]
+    columns += [
+        Column(
+            f"derived_{name}", name.replace("_", " "), "At this batch size (derived).", Interval()
+        )
+        for name in space.derived_numbers()
+    ]
     shown = [Metric(objective.name, objective.direction)]
     shown += [
         Metric(name, "max" if "accuracy" in name else "min" if "loss" in name else None)
@@ -73,7 +83,7 @@ def log_to_tensorboard(log_dir: Path, finished: FinishedTrial, *, derived: Deriv
         log_dir / finished.trial,
         values={
             **finished.configuration.flat(),
-            **derived.model_dump(),
+            **derived.flat(),
             "phase": finished.phase,
             "seed": finished.seed,
         },

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    Tag,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from tfbatch.errors import ConfigurationError, InputError
-from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.scaling_rules import SCALING_RULES
+from tfbatch.errors import ConfigurationError, InputError, did_you_mean
+from tfbatch.optimizers import OPTIMIZERS, roles_of
+from tfbatch.scaling_rules import check_rule, parameters_of, scaled
 from tfbatch.schedules import SCHEDULES, make_family
-from tfbatch.schema import Named, Strict, load, validate
+from tfbatch.schema import Named, Strict, as_named, as_written, load, validate
+from tfbatch.training.optimizer_numbers import options_of
 from tfbatch.yaml_folder import YamlFolder
 
 SEARCHES = YamlFolder("tuner_configs", kind="search", variable="TFBATCH_SEARCH_DIR")
@@ -86,17 +95,36 @@ BatchSizes = Annotated[
 class Space(Strict):
     """What is searched; see tfbatch.configuration for the meaning of each.
 
-    `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule.
+    `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule. What a
+    rule and an optimizer take is searched like a schedule's parameters; the keys that an optimizer
+    has beside Keras's own are in tfbatch.training.optimizer_numbers. Schedules with a warm-up of
+    their own, such as one_cycle, are tried with a `warmup_fraction` of 0. `model` holds arguments
+    of the model's builder, each a value, a list of values or a range.
     """
 
     batch_size: BatchSizes = BatchSizeGrid()
     base_batch_size: int = Field(default=32, ge=1)
     base_learning_rate: Searched | None = None
-    scaling_rule: str | None = None
+    scaling_rule: Named | None = None
     learning_rate_octaves: Searched = Range(min=-1, max=1)
     warmup_fraction: Searched = 0.0
     schedules: Annotated[tuple[Named, ...], Field(min_length=1)]
     optimizer: Named = Named(name="sgd")
+    model: dict[str, Any] = {}
+
+    @field_validator("scaling_rule", mode="before")
+    @classmethod
+    def _named_rule(cls, value: Any) -> Any:
+        return as_named(value)
+
+    @field_serializer("scaling_rule")
+    def _written_rule(self, rule: Named | None) -> str | dict[str, Any] | None:
+        return None if rule is None else as_written(rule)
+
+    @property
+    def rule(self) -> Named:
+        """The scaling rule: the optimizer's own where the search has none."""
+        return self.scaling_rule or Named(name=OPTIMIZERS.load(self.optimizer.name).SCALING_RULE)
 
     @model_validator(mode="after")
     def _plug_ins(self) -> Space:
@@ -105,15 +133,38 @@ class Space(Strict):
             raise ValueError("schedules: each schedule may be listed once")
         for schedule in self.schedules:
             SCHEDULES.check(schedule.name)
-            for key, value in schedule.arguments.items():
-                where = f"schedule {schedule.name}: {key}"
-                for option in as_options(value, where=where):
-                    make_family(schedule.name, **{key: option})
-        if self.scaling_rule is not None:
-            SCALING_RULES.check(self.scaling_rule)
-        OPTIMIZERS.check(self.optimizer.name)
-        for key, value in self.optimizer.arguments.items():
-            as_options(value, where=f"optimizer {self.optimizer.name}: {key}")
+            for parameters in parameter_options(schedule):
+                make_family(schedule.name, **parameters)
+        return self
+
+    @model_validator(mode="after")
+    def _rule_and_optimizer(self) -> Space:
+        for key, value in self.model.items():
+            as_options(value, where=f"model: {key}")
+        optimizer, rule = self.optimizer, self.rule
+        known = options_of(optimizer.name)
+        for key, value in optimizer.arguments.items():
+            if key not in known:
+                raise InputError(
+                    f"The optimizer {optimizer.name} has no parameter `{key}`."
+                    f"{did_you_mean(key, known)} Available: {', '.join(known)}."
+                )
+            as_options(value, where=f"optimizer {optimizer.name}: {key}")
+        check_rule(rule.name, roles=roles_of(optimizer.name), optimizer=optimizer.name)
+        given = {
+            key: as_options(value, where=f"scaling_rule {rule.name}: {key}")
+            for key, value in rule.arguments.items()
+        }
+        for key in given or parameters_of(rule.name):
+            for option in given.get(key, [None]):
+                first = {name: options[0] for name, options in given.items()}
+                scaled(
+                    rule.name,
+                    1.0,
+                    batch_size=1,
+                    base_batch_size=1,
+                    parameters={**first, key: option},
+                )
         return self
 
     @model_validator(mode="after")
@@ -130,14 +181,26 @@ class Space(Strict):
                 raise ValueError(
                     f"warmup_fraction: every value must be in [0, 1]. Received: {value}"
                 )
+            if value and all(has_own_warmup(schedule.name) for schedule in self.schedules):
+                raise ValueError(
+                    f"warmup_fraction: must be 0, since {self.schedules[0].name} begins with a "
+                    f"warm-up of its own. Received: {value}"
+                )
         return self
 
 
 class OracleChoice(Strict):
-    """Which of KerasTuner's oracles proposes the trials."""
+    """What proposes the trials.
 
-    name: Literal["bayesian", "random"]
+    Attributes:
+        name: `bayesian`, `random`, or `grid`: every combination, each once.
+        initial_trials: Of `bayesian`: trials before its first model of the space.
+        values_of_range: Of `grid`: how many values of a range are tried, both ends among them.
+    """
+
+    name: Literal["bayesian", "random", "grid"]
     initial_trials: int = Field(default=8, ge=1)
+    values_of_range: int = Field(default=5, ge=2)
 
 
 class Confirmation(Strict):
@@ -190,6 +253,28 @@ def as_options(value: Any, *, where: str) -> list[Any]:
             raise ConfigurationError(f"{where}: a list of values must not be empty")
         return list(value)
     return [value]
+
+
+def parameter_options(schedule: Named) -> list[dict[str, Any]]:
+    """All combinations of the values that a schedule's parameters can take; see `as_options`.
+
+    Raises:
+        InputError: There is no such schedule.
+        ConfigurationError: A value that `as_options` refuses.
+    """
+    SCHEDULES.check(schedule.name)
+    options = {
+        key: as_options(value, where=f"schedule {schedule.name}: {key}")
+        for key, value in schedule.arguments.items()
+    }
+    return [
+        dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())
+    ]
+
+
+def has_own_warmup(schedule: str) -> bool:
+    """Whether a schedule begins below its peak, and so takes no warm-up in front of it."""
+    return bool(SCHEDULES.load(schedule).Family.own_warmup)
 
 
 def as_range(value: dict[str, Any], *, where: str = "range") -> Range:

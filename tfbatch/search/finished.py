@@ -75,6 +75,7 @@ def make_row(
         "steps": outcome.steps,
         "steps_per_epoch": derived.steps_per_epoch,
         "warmup_examples": derived.warmup_examples,
+        **derived.numbers(),
         "seed": spec.seed,
         "device": outcome.device,
         "finished_at": finished_at,

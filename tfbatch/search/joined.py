@@ -19,6 +19,7 @@ from keras_tuner.engine.trial import Trial
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
+from tfbatch.own_data import OwnData
 from tfbatch.recipes import Recipe
 from tfbatch.schema import validate
 from tfbatch.search.chief import (
@@ -32,9 +33,9 @@ from tfbatch.search.chief import (
 )
 from tfbatch.search.engine import WorkerEngine
 from tfbatch.search.progress import Progress
+from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.outcome import TrialSpec
-from tfbatch.training.runner import Job, dump_code
-from tfbatch.training.workload import find_model_builder
+from tfbatch.training.runner import Job, UserCode, dump_code
 
 _WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.5
@@ -76,10 +77,11 @@ def join_search(
         # With a chief in the environment, its oracle becomes a client of the chief's.
         client = BaseTuner(oracle=oracle, directory=folder, overwrite=True).oracle
         asked = json.loads(client.get_space().values[JOB])
-        recipe = validate(Recipe, asked["recipe"], where="the chief's recipe")
-        code = dump_code(find_model_builder(asked["model"]), None)
+        kind: type[Recipe] | type[OwnData] = OwnData if "kind" in asked["data"] else Recipe
+        data = validate(kind, asked["data"], where="the chief's data")
+        code = dump_code(UserCode(find_model_builder(asked["model"])))
         engine = WorkerEngine(
-            Job(recipe, code, precision=asked["precision"], jit_compile=asked["jit_compile"]),
+            Job(data, code, precision=asked["precision"], jit_compile=asked["jit_compile"]),
             workers=workers,
             folder=Path(folder),
             lock=None,
@@ -176,12 +178,13 @@ def _check_same(
     engine: WorkerEngine, asked: dict[str, Any], data_dir: Path | None, records_dir: Path | None
 ) -> None:
     """Refuses records or a model that differ from the chief's: results could not be compared."""
-    folder, _ = engine.call("prepare", data_dir, records_dir)
+    folder, _ = engine.call("prepare", data_dir, records_dir, None)
     engine.open(folder)
-    if folder.name != asked["records"]:
+    identity = engine.call("describe_data").identity
+    if identity != asked["records"]:
         raise InputError(
-            f"The records made here differ from the chief's ({folder.name} and "
-            f"{asked['records']}): the data behind `{asked['recipe']['name']}` is not the same. "
+            f"The data made here differs from the chief's ({identity} and "
+            f"{asked['records']}): what is behind `{asked['data']['name']}` is not the same. "
             "Point --data_dir to a copy of the chief's data."
         )
     baseline = Configuration.model_validate(asked["baseline"])

@@ -172,6 +172,16 @@ class Search:
                 f"{sizes}, by the final {self._objective.name} ({better} is better). Ctrl-C ends "
                 "with the best answer so far; the same command continues."
             )
+        size = self._oracle.size
+        if size is not None and size > self._config.max_trials:
+            self._progress.say(
+                f"The grid has {size} configurations; with --max_trials={size} all of them run."
+            )
+        for name, held in self._space.held_numbers().items():
+            self._progress.say(
+                f"At batch size {', '.join(map(str, held))} the optimizer's {name} would leave its "
+                "range and is held at the end of it."
+            )
         self._progress.begin(
             done=done,
             total=self._config.max_trials,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError
-from tfbatch.pipeline import PreparedData
+from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
 from tfbatch.search.engine import InProcessEngine, WorkerEngine
@@ -16,19 +16,16 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Place
-from tfbatch.training.runner import Job, dump_code
-from tfbatch.training.workload import BuildModel
+from tfbatch.training.runner import Job, UserCode, dump_code
 from tfbatch.workers import Slot
 
-Callbacks = Callable[[], list[Any]]
 AnyEngine = InProcessEngine | WorkerEngine
 
 
 @contextlib.contextmanager
 def open_engine(
     request: Request,
-    build_model: BuildModel,
-    callbacks: Callbacks | None,
+    code: UserCode,
     *,
     lock: RunLock,
     warm: Slot | None,
@@ -37,12 +34,12 @@ def open_engine(
     """Starts what runs the trials; ends it however the run ends.
 
     Raises:
-        InputError: The model's builder or the callbacks cannot be sent to another process.
+        InputError: The user's code cannot be sent to another process.
     """
     execution = request.execution
     job = Job(
-        request.recipe,
-        _sendable(build_model, callbacks),
+        request.data,
+        _sendable(code),
         precision=execution.precision,
         jit_compile=execution.jit_compile,
         place=Place(strategy=execution.strategy, logical_cpus=execution.logical_cpus),
@@ -83,6 +80,12 @@ def open_to_others(
     address = request.execution.chief
     if address is None or isinstance(engine, InProcessEngine):
         return
+    if isinstance(request.data, OwnData) and not _is_importable(request.data):
+        raise InputError(
+            "Machines that join must make the data themselves, and cannot make what was given in "
+            "Python. Put a function `make_dataset(split, batch_size, seed)` into a module, and "
+            "give it as --data=package.module:function."
+        )
     if request.model.startswith("__main__:") or "<" in request.model:
         raise InputError(
             f"Machines that join must import the model, and cannot import `{request.model}`. Put "
@@ -90,7 +93,7 @@ def open_to_others(
         )
     engine.board = Board(
         {
-            "recipe": request.recipe.model_dump(mode="json", by_alias=True),
+            "data": request.data.model_dump(mode="json", by_alias=True),
             "model": request.model,
             "precision": request.execution.precision,
             "jit_compile": request.execution.jit_compile,
@@ -102,19 +105,19 @@ def open_to_others(
     Chief(address, engine.board)
 
 
-def load_records(request: Request, engine: AnyEngine, progress: Progress) -> PreparedData:
-    """Prepares the records where they are absent, by the engine, and says what there is."""
+def load_records(
+    request: Request, engine: AnyEngine, progress: Progress, *, own_dir: Path
+) -> DataDescription:
+    """Prepares the data where that is needed, by the engine, and says what there is."""
     engine.on_progress = lambda done, total: progress.preparing("records", done, total)
-    folder, written = engine.call("prepare", request.data_dir, request.records_dir)
+    folder, _ = engine.call("prepare", request.data_dir, request.records_dir, own_dir)
     engine.on_progress = None
     engine.open(folder)
-    data = PreparedData(request.recipe, folder)
-    counts = ", ".join(f"{data.num_examples(s):,} {s}" for s in ("train", "validation", "test"))
-    progress.say(
-        f"{request.recipe.name}: {counts} examples; records "
-        f"{'written to' if written else 'in'} {folder}; "
-        f"{'resident in memory' if data.resident else 'streamed from disk'}."
-    )
+    data: DataDescription = engine.call("describe_data")
+    counts = ", ".join(f"{count:,} {split}" for split, count in data.splits.items())
+    progress.say(f"{request.data.name}: {counts} examples; {data.where}.")
+    for note in data.notes:
+        progress.say(note)
     return data
 
 
@@ -137,7 +140,7 @@ def check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -
     if request.baseline.batch_size > num_examples:
         raise InputError(
             f"The baseline's batch size must not exceed the {num_examples} training examples of "
-            f"{request.recipe.name}. Received: {request.baseline.batch_size}. "
+            f"{request.data.name}. Received: {request.baseline.batch_size}. "
             "Give another one with --baseline=batch_size=N."
         )
     length = request.trial_length.examples(num_examples)
@@ -164,11 +167,17 @@ def check_replicas(request: Request, space: SearchSpace, replicas: int) -> None:
         )
 
 
-def _sendable(build_model: BuildModel, callbacks: Callbacks | None) -> bytes:
+def _is_importable(data: OwnData) -> bool:
+    """Whether another machine can make the data from its name."""
+    return data.kind == "function" and not data.where.startswith("__main__:")
+
+
+def _sendable(code: UserCode) -> bytes:
     try:
-        return dump_code(build_model, callbacks)
+        return dump_code(code)
     except Exception as error:  # whatever an object's own pickling raises
         raise InputError(
-            f"The model's builder or the callbacks cannot be sent to a worker process: {error}. "
+            "The model's builder, the data's function, the loss, the metrics or the callbacks "
+            f"cannot be sent to a worker process: {error}. "
             "Make what they refer to inside the function, or run in this process with workers=0."
         ) from error

@@ -1,4 +1,4 @@
-"""KerasTuner's oracles, asked and told directly."""
+"""KerasTuner's oracles, and a grid of our own, asked and told directly."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import threadpoolctl
 from sklearn.exceptions import ConvergenceWarning
 
 from tfbatch.search.config import OracleChoice
+from tfbatch.search.grid import grid_points
 from tfbatch.search.initial_design import spread_points
 from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
@@ -46,6 +47,29 @@ class _Bayesian(_InMemory, keras_tuner.oracles.BayesianOptimizationOracle):  # t
         return proposal
 
 
+class _Grid(_InMemory, keras_tuner.Oracle):  # type: ignore[misc]
+    """Every point in a fixed order: asked again from the journal, it goes on where it was.
+
+    KerasTuner's own grid keeps its place nowhere (keras-team/keras-tuner issue 1055), and asks for
+    a continuous range ten times.
+    """
+
+    def __init__(self, *, values_of_range: int, **arguments: Any):
+        super().__init__(**arguments)
+        self.points = grid_points(
+            self.hyperparameters, values_of_range=values_of_range, seed=self.seed
+        )
+        self._asked = 0
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """The next point, whatever the others came to."""
+        del trial_id
+        if self._asked == len(self.points):
+            return {"status": "STOPPED", "values": None}
+        self._asked += 1
+        return {"status": "RUNNING", "values": self.points[self._asked - 1]}
+
+
 class AskTell:
     """One KerasTuner oracle behind `ask` and `tell`.
 
@@ -70,8 +94,10 @@ class AskTell:
         }
         if choice.name == "bayesian":
             arguments["num_initial_points"] = choice.initial_trials
+        if choice.name == "grid":
+            arguments["values_of_range"] = choice.values_of_range
         self._objective = objective
-        oracles: dict[str, Any] = {"random": _Random, "bayesian": _Bayesian}
+        oracles: dict[str, Any] = {"random": _Random, "bayesian": _Bayesian, "grid": _Grid}
         self._oracle = oracles[choice.name](**arguments)
         self._oracle.verbose = 0
         self._open: dict[str, Any] = {}
@@ -81,6 +107,11 @@ class AskTell:
             if choice.name == "bayesian"
             else []
         )
+
+    @property
+    def size(self) -> int | None:
+        """Number of all that can be asked, where it is known."""
+        return len(self._oracle.points) if isinstance(self._oracle, _Grid) else None
 
     def ask(self, trial: str = _ONE) -> dict[str, Any] | None:
         """Values of the active hyperparameters to try next; None when the space is exhausted.

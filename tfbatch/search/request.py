@@ -8,12 +8,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tfbatch.backend import check_backend
 from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.recipes import Baseline, Recipe, load_recipe
+from tfbatch.own_data import OwnData
+from tfbatch.pipeline.datasets import find_dataset
+from tfbatch.recipes import Baseline, Recipe
 from tfbatch.schema import Named, validate
 from tfbatch.search.config import SearchConfig, Space, load_search
 from tfbatch.search.objective import Objective
@@ -84,13 +87,36 @@ class Execution:
 _MOST_WORKERS = 256
 
 
+IN_PYTHON = "(given in Python)"
+"""Stands for a loss or a metric that has no name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained for, where the model's builder does not compile it.
+
+    Attributes:
+        loss: Name of a Keras loss; "(given in Python)" for an object or a function; None.
+        metrics: Names of Keras metrics, in the same way; None for the loss's default.
+        class_weight: Weight of each class in the training loss, or None.
+    """
+
+    loss: str | None = None
+    metrics: tuple[str, ...] | None = None
+    class_weight: dict[int, float] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What of it is given."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """One search, resolved: every default filled in.
 
     Attributes:
-        recipe: The data set.
-        dataset: Its name, or the path of its recipe.
+        data: The data set.
+        dataset: What finds it again: a name, the path of a recipe or of a folder, or a function.
         model: The model's name, or `package.module:function`.
         search: The search with all overrides.
         objective: What is compared.
@@ -102,10 +128,13 @@ class Request:
         records_dir: Folder for records, or None.
         run_dir: The run folder.
         overwrite: Start anew.
+        optimizer: The optimizer, if it was asked for by name.
+        model_arguments: Arguments of the model's builder, the same for all trials.
+        task: Loss, metrics and class weights, for people and for files.
         execution: How trials are run.
     """
 
-    recipe: Recipe
+    data: Recipe | OwnData
     dataset: str
     model: str
     search: SearchConfig
@@ -118,6 +147,9 @@ class Request:
     records_dir: Path | None
     run_dir: Path
     overwrite: bool
+    optimizer: str | None = None
+    model_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    task: Task = Task()
     execution: Execution = Execution()
 
     def __post_init__(self) -> None:
@@ -127,7 +159,7 @@ class Request:
             raise InputError(f"`max_minutes` must be > 0. Received: {self.max_minutes}.")
         derive_seed(self.seed)
 
-    def baseline_configuration(self, scaling_rule: str) -> Configuration:
+    def baseline_configuration(self, scaling_rule: Named) -> Configuration:
         """The baseline as a configuration: constant learning rate, no warm-up."""
         module = OPTIMIZERS.load(self.search.space.optimizer.name)
         fixed = {
@@ -142,12 +174,13 @@ class Request:
             scaling_rule=scaling_rule,
             schedule=Named(name="constant"),
             optimizer=Named(name=self.search.space.optimizer.name, **fixed),
+            model=self.model_arguments,
         )
 
     def identity(self, **more: Any) -> dict[str, Any]:
         """Everything that makes two runs comparable."""
         return {
-            "dataset": self.recipe.model_dump(mode="json", by_alias=True),
+            "dataset": self.data.model_dump(mode="json", by_alias=True),
             "model": self.model,
             "search": self.search.model_dump(
                 mode="json", exclude={"max_trials", "description", "confirmation"}
@@ -156,6 +189,8 @@ class Request:
             "trial_length": str(self.trial_length),
             "baseline": self.baseline.model_dump(mode="json"),
             "seed": self.seed,
+            **({"model_arguments": self.model_arguments} if self.model_arguments else {}),
+            **self.task.identity(),
             "precision": self.execution.precision,
             "jit_compile": self.execution.jit_compile,
             "strategy": self.execution.strategy,
@@ -225,7 +260,7 @@ def parse_baseline(text: str, default: Baseline) -> Baseline:
 
 def make_request(
     *,
-    dataset: str | Recipe,
+    dataset: str | Recipe | OwnData,
     model: str,
     search: str,
     objective: str | None,
@@ -241,6 +276,8 @@ def make_request(
     records_dir: Path | None,
     overwrite: bool,
     check_model: bool = True,
+    model_arguments: dict[str, Any] | None = None,
+    task: Task = Task(),
     execution: Execution | None = None,
 ) -> Request:
     """Resolves everything that a user can ask, importing no TensorFlow.
@@ -248,33 +285,33 @@ def make_request(
     Raises:
         InputError: The first thing that cannot be used.
     """
-    if not isinstance(dataset, Recipe | str):
-        raise InputError(
-            "The data must be a recipe's name, the path of one, or a Recipe. "
-            f"Received: {type(dataset).__name__}. For data of your own, write a recipe: see README."
-        )
-    recipe = dataset if isinstance(dataset, Recipe) else load_recipe(dataset)
+    check_backend()
+    folder = data_dir.expanduser().resolve() if data_dir else None
+    data = find_dataset(dataset, data_dir=folder) if isinstance(dataset, str) else dataset
     if check_model:
         check_model_name(model)
     chosen = load_search(search)
     resolved = resolve_search(
         chosen, batch_sizes=batch_sizes, optimizer=optimizer, max_trials=max_trials
     )
-    name = "-".join((recipe.name, model.split(":")[-1].split(".")[-1], Path(search).stem))
+    name = "-".join((data.name, model.split(":")[-1].split(".")[-1], Path(search).stem))
     return Request(
-        recipe=recipe,
+        data=data,
         dataset=_dataset_text(dataset),
         model=model,
         search=resolved,
-        objective=Objective.parse(objective or recipe.objective),
-        trial_length=TrainingLength.parse(trial_length) if trial_length else recipe.trial_length,
-        baseline=parse_baseline(baseline, recipe.baseline),
+        objective=Objective.parse(objective or data.objective),
+        trial_length=TrainingLength.parse(trial_length) if trial_length else data.trial_length,
+        baseline=parse_baseline(baseline, data.baseline),
         seed=seed,
         max_minutes=max_minutes,
-        data_dir=data_dir.expanduser().resolve() if data_dir else None,
+        data_dir=folder,
         records_dir=_writable(records_dir) if records_dir else None,
         run_dir=run_dir or Path(DEFAULT_RUNS) / name,
         overwrite=overwrite,
+        optimizer=optimizer,
+        model_arguments=model_arguments or {},
+        task=task,
         execution=execution or Execution(),
     )
 
@@ -293,8 +330,10 @@ def _writable(folder: Path) -> Path:
         ) from error
 
 
-def _dataset_text(dataset: str | Recipe) -> str:
-    """What finds the recipe again, from any folder."""
+def _dataset_text(dataset: str | Recipe | OwnData) -> str:
+    """What finds the data again, from any folder."""
+    if isinstance(dataset, OwnData):
+        return dataset.where
     if isinstance(dataset, Recipe):
         return dataset.name
     return str(Path(dataset).resolve()) if dataset.endswith((".yaml", ".yml")) else dataset

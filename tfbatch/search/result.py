@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from tfbatch.exporters import Exported, export_run
+from tfbatch.run_folder.table import to_frame
 from tfbatch.search.answer import Answer
+from tfbatch.search.edges import Edges
 
 if TYPE_CHECKING:
     import pandas
@@ -48,10 +51,40 @@ class Result:
         return self.answer.recommended.learning_rate
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """One row for each finished trial, in the order of their end; see trials.jsonl."""
-        import pandas as pd
+        """One row for each finished trial, in the order of their end.
 
-        return pd.DataFrame(self.rows)
+        Returns:
+            The columns of trials.csv, in its order: `trial`, `phase`, `status`, `score` (the
+            objective's final value) and `learning_rate` (the peak), the configuration, `metric_X`
+            for every metric X, then what was measured. `score`, `metric_X`, `seconds` and
+            `training_seconds` are float64, counts int64, `finished_at` is datetime64 in UTC.
+            What a trial does not have (a parameter of another schedule, a metric of a trial that
+            ran out of memory) is missing. A diverged trial's metrics can be NaN or infinite, and
+            NaN counts as missing in pandas: `status` tells the two apart.
+        """
+        return to_frame(self.rows)
+
+    def export(self, to: str, *, destination: str | Path | None = None) -> Exported:
+        """Writes the run out to another tool; a second time adds only what is new.
+
+        Example:
+            ```python
+            result.export("mlflow", destination="sqlite:///mlflow.db")
+            ```
+
+        Args:
+            to: A file of tfbatch/exporters: "csv", "mlflow" or "wandb".
+            destination: Where to; what it means and its default are the exporter's own.
+
+        Returns:
+            Where it went and how many trials were written.
+
+        Raises:
+            InputError: An unknown exporter, a package that is not installed, or a destination that
+                cannot be used.
+            RunFolderError: The run folder is damaged.
+        """
+        return export_run(self.run_dir, to=to, destination=destination)
 
     def summary(self) -> str:
         """The recommendation beside the baseline, in a few lines."""
@@ -64,7 +97,9 @@ class Result:
             lines = [f"Keep your baseline: {what}", f"  {_figures(content)}"]
         else:
             lines = [f"Recommended: {what}", f"  {_figures(content)}", *self._baseline_lines()]
-        return "\n".join([*lines, self._certainty(), *self._memory_lines()])
+        edges = Edges(**content["best_learning_rate_at_edge"])
+        lines += [self._certainty(), *self._memory_lines(), *edges.lines()]
+        return "\n".join(lines)
 
     def _memory_lines(self) -> list[str]:
         memory = self.recommendation["memory_used_up"]

@@ -11,21 +11,22 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RecordError
-from tfbatch.pipeline import PreparedData
+from tfbatch.own_data import DataDescription
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.fingerprint import hardware, software
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.schema import content_hash
 from tfbatch.search import answer_files
+from tfbatch.search.adaptation import adapt
 from tfbatch.search.answer import Answer, Contender, Measured, find_answer, summarise
 from tfbatch.search.answer_files import RECOMMENDATION, TestMetrics
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.confirmation import choose_candidates, run_rounds
+from tfbatch.search.edges import edges_of
 from tfbatch.search.loop import Search
 from tfbatch.search.opening import (
     AnyEngine,
-    Callbacks,
     check_batch_sizes,
     check_replicas,
     load_records,
@@ -47,33 +48,33 @@ from tfbatch.search.step_seconds import (
     write_step_seconds,
 )
 from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
+from tfbatch.search.trials_csv import csv_at_the_end
 from tfbatch.training.derived import Derived, derive
+from tfbatch.training.description import ModelDescription
 from tfbatch.training.evaluation import Untrained
-from tfbatch.training.workload import BuildModel
+from tfbatch.training.runner import UserCode
 from tfbatch.workers import Slot
 
 
 def run_search(
     request: Request,
-    build_model: BuildModel,
+    code: UserCode,
     *,
     progress: Progress,
     stop_requested: Callable[[], bool],
     lock: RunLock,
     warm: Slot | None = None,
-    callbacks: Callbacks | None = None,
     started: float | None = None,
 ) -> Result:
     """Runs or continues a search.
 
     Args:
         request: What is asked.
-        build_model: The model's builder.
+        code: The model's builder, and what else a user gives as code.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
         lock: The run folder's lock.
         warm: A slot whose process has imported tfbatch.training.runner, or None.
-        callbacks: Makes a user's Keras callbacks, new ones for each trial; or None.
         started: `time.monotonic()` of the command's start, from which the time limit counts.
 
     Raises:
@@ -86,13 +87,20 @@ def run_search(
     stop_if(stop_requested)
     with (
         lock,
-        open_engine(
-            request, build_model, callbacks, lock=lock, warm=warm, stop_requested=stop_requested
-        ) as engine,
+        open_engine(request, code, lock=lock, warm=warm, stop_requested=stop_requested) as engine,
     ):
-        data = load_records(request, engine, progress)
-        num_examples = data.num_examples("train")
-        space = SearchSpace(request.search.space, num_examples=num_examples)
+        data = load_records(request, engine, progress, own_dir=lock.data)
+        num_examples = data.splits["train"]
+        model: ModelDescription = engine.call("describe_model", list(request.model_arguments))
+        for note in model.notes:
+            progress.say(note)
+        request = adapt(request, model)
+        space = SearchSpace(
+            request.search.space,
+            num_examples=num_examples,
+            model_arguments=request.model_arguments,
+            model_hyperparameters=model.hyperparameters,
+        )
         check_batch_sizes(request, space, num_examples)
         check_replicas(request, space, engine.devices.replicas)
         _say_replicas(engine, space, progress)
@@ -105,8 +113,8 @@ def run_search(
         folder = RunFolder(
             request.run_dir,
             identity=request.identity(
-                records=data.folder.name,
-                model_source=_source_hash(build_model),
+                records=data.identity,
+                model_source=_source_hash(code.build_model),
                 model_built=untrained.model_hash,
                 trial_examples=request.trial_length.examples(num_examples),
             ),
@@ -114,16 +122,26 @@ def run_search(
             overwrite=request.overwrite,
             lock=lock,
         )
-        with folder:
+        with folder, csv_at_the_end(folder, progress):
             open_to_others(
                 request,
                 engine,
-                records=data.folder.name,
+                records=data.identity,
                 model_built=untrained.model_hash,
                 baseline=baseline,
             )
             run = _Run(
-                request, data, engine, space, folder, progress, stop_requested, started, untrained
+                request,
+                data,
+                engine,
+                space,
+                folder,
+                progress,
+                stop_requested,
+                started,
+                untrained,
+                build_model=code.build_model,
+                compiled=model.optimizer is not None,
             )
             return run.complete()
 
@@ -144,7 +162,7 @@ class _Run:
     def __init__(
         self,
         request: Request,
-        data: PreparedData,
+        data: DataDescription,
         engine: AnyEngine,
         space: SearchSpace,
         folder: RunFolder,
@@ -152,7 +170,11 @@ class _Run:
         stop_requested: Callable[[], bool],
         started: float,
         untrained: Untrained,
+        *,
+        build_model: Callable[..., Any],
+        compiled: bool,
     ):
+        self._build_model, self._compiled = build_model, compiled
         self.request = request
         self.data = data
         self.engine = engine
@@ -162,7 +184,7 @@ class _Run:
         self.stop_requested = stop_requested
         self.untrained = untrained
         self.step_seconds = read_step_seconds(folder.path)
-        self.num_examples = data.num_examples("train")
+        self.num_examples = data.splits["train"]
         self.total_examples = request.trial_length.examples(self.num_examples)
         spent = self._spent_seconds()
         self.clock = SearchClock(
@@ -214,8 +236,8 @@ class _Run:
 
     def _expected_test_seconds(self) -> float:
         """What evaluating recommendation and baseline on test will take, from the untrained one."""
-        data = self.data
-        share = data.num_examples("test") / data.num_examples("validation")
+        splits = self.data.splits
+        share = splits.get("test", 0) / splits["validation"]
         models = 2 * max(self.request.search.confirmation.seeds, 1)
         return models * self.untrained.seconds * share
 
@@ -279,6 +301,9 @@ class _Run:
 
     def _test_metrics(self, answer: Answer) -> TestMetrics:
         """Reads the test split, once for each answer: here and nowhere else."""
+        if "test" not in self.data.splits:
+            self.progress.say("There is no test split: the answer rests on validation alone.")
+            return {}
         self.progress.say("Evaluating the recommendation and the baseline on the test split.")
         test: TestMetrics = {}
         for contender in _distinct(answer):
@@ -299,7 +324,8 @@ class _Run:
             return None
         before = json.loads(path.read_text(encoding="utf-8"))
         evidence = sorted(t.trial for c in _distinct(answer) for t in c.trials)
-        if before["evidence"] != evidence or before["metrics"]["test"] is None:
+        untested = before["metrics"]["test"] is None and "test" in self.data.splits
+        if before["evidence"] != evidence or untested:
             return None
         same = (
             before["batch_size"] == answer.recommended.configuration.batch_size
@@ -333,11 +359,11 @@ class _Run:
             snippet=keras_snippet(
                 first.configuration,
                 self.derive(first.configuration),
-                dataset=self.request.dataset,
-                data_dir=str(self.request.data_dir) if self.request.data_dir else None,
-                model=self.request.model,
+                request=self.request,
+                data=self.data,
+                build_model=self._build_model,
+                compiled=self._compiled,
                 seed=first.seed,
-                execution=self.request.execution,
             ),
             answer=answer,
             rows=self.folder.journal.rows,
@@ -354,6 +380,7 @@ class _Run:
             seconds=self.clock.elapsed,
             status="interrupted" if interrupted else "complete",
             memory=self.book.memory_used_up(),
+            edges=edges_of(self.book.trials, space=self.space, objective=self.request.objective),
         )
         best = answer_files.best_yaml(answer, request=self.request)
         answer_files.write_answer(self.folder.path, content, best)
@@ -402,7 +429,7 @@ def _distinct(answer: Answer) -> list[Contender]:
     return list({contender.key: contender for contender in both}.values())
 
 
-def _source_hash(build_model: BuildModel) -> str:
+def _source_hash(build_model: Callable[..., Any]) -> str:
     """Changes when the builder's text changes: its old trials are another model's."""
     try:
         return content_hash(inspect.getsource(build_model))

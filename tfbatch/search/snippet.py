@@ -1,13 +1,18 @@
-"""What a user does next: the commands, and the recommended training in plain Keras."""
+"""What a user does next: the recommended training as a script in plain Keras."""
 
 from __future__ import annotations
 
+import inspect
 import textwrap
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfbatch.configuration import Configuration
-from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.search.request import Execution
+from tfbatch.models import is_keras_application
+from tfbatch.optimizers import OPTIMIZERS, keras_arguments
+from tfbatch.own_data import DataDescription
+from tfbatch.schedules import make_family
+from tfbatch.search.request import IN_PYTHON, Request
 from tfbatch.training.derived import Derived
 
 
@@ -15,28 +20,28 @@ def keras_snippet(
     configuration: Configuration,
     derived: Derived,
     *,
-    dataset: str,
-    data_dir: str | None,
-    model: str,
+    request: Request,
+    data: DataDescription,
+    build_model: Callable[..., Any],
+    compiled: bool,
     seed: int,
-    execution: Execution = Execution(),  # noqa: B008 - frozen
 ) -> str:
     """A whole script: data, model, schedule, `compile`, `fit`, `evaluate`.
 
     Args:
         configuration: The recommended configuration.
         derived: Its derived values.
-        dataset: Name of the recipe.
-        data_dir: The source's data folder, or None.
-        model: A model's name or `package.module:function`.
+        request: What was asked: data, model, precision, XLA and strategy.
+        data: What the data holds.
+        build_model: The model's builder, for the arguments that it asks for.
+        compiled: Whether the builder compiles the model.
         seed: Seed of weights, order and augmentation.
-        execution: Precision, XLA and strategy.
     """
-    imported, function = _model_import(model)
-    where = f", data_dir={data_dir!r}" if data_dir else ""
-    batch_size = configuration.batch_size
+    execution, batch_size = request.execution, configuration.batch_size
+    imports, model = _model(request.model, build_model, configuration.model)
+    where = f", data_dir={str(request.data_dir)!r}" if request.data_dir else ""
     made = f"""\
-model = {function}(data.input_shape, data.num_classes)
+{model}
 learning_rate = tfbatch.schedules.LearningRateInExamples(
     {configuration.schedule.name!r},
     learning_rate={derived.learning_rate!r},
@@ -45,55 +50,124 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     warmup_examples={derived.warmup_examples},
     parameters={configuration.schedule.arguments!r},
 )
-model.compile(
-    optimizer={optimizer_call(configuration)},
-    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    metrics=["accuracy"],
-    steps_per_execution={derived.steps_per_execution},
-    jit_compile={execution.jit_compile},
-)
 """
+    if compiled:
+        made += _replace_optimizer(configuration, derived, request)
+    else:
+        made += _compile(configuration, derived, request, data)
     if execution.strategy:  # batches of the global size, shared by all devices
         made = "with tf.distribute.MirroredStrategy().scope():\n" + textwrap.indent(made, "    ")
-        imported = f"import tensorflow as tf\n{imported}"
+        imports.append("import tensorflow as tf")
     policy = ""
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
+    weights = request.task.class_weight
+    test = """\
+print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
+"""
     return f"""\
 import keras
 import tfbatch
-{imported}
+{chr(10).join(imports)}
 
-data = tfbatch.load_data({dataset!r}{where})
+data = tfbatch.load_data({request.dataset!r}{where})
 {policy}keras.utils.set_random_seed({seed})
 {made}model.fit(
     data.training(batch_size={batch_size}, seed={seed}, num_examples={derived.total_examples}),
     epochs={derived.epochs},
     steps_per_epoch={derived.steps_per_epoch},
     validation_data=data.evaluation("validation"),
-    callbacks=[tfbatch.callbacks.StopAfterSteps({derived.steps})],
+    callbacks=[{", ".join(_callbacks(configuration, derived))}],
+{f"    class_weight={weights!r},{chr(10)}" if weights else ""}\
     shuffle=False,  # the stream is shuffled already
 )
-print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
+{test if "test" in data.splits else ""}"""
+
+
+def _model(
+    model: str, build_model: Callable[..., Any], arguments: Mapping[str, Any]
+) -> tuple[list[str], str]:
+    """The lines that import a builder, and the lines that call it."""
+    extra = [f"{name}={value!r}" for name, value in arguments.items()]
+    if is_keras_application(model):
+        call = ["weights=None", "input_shape=data.input_shape", "classes=data.num_classes"]
+        call.append("classifier_activation=None")
+        return [], f"model = keras.applications.{model}({', '.join(call)})"
+    if ":" not in model:
+        both = ["data.input_shape", "data.num_classes"]
+        imported = f"from tfbatch.models.{model} import build"
+        return [imported], f"model = build({', '.join([*both, *extra])})"
+    module, function = model.split(":")
+    imported = f"from {module} import {function}"
+    if module == "__main__" or not function.isidentifier():
+        imported, function = f"# build_model is your own {function}", "build_model"
+    asked = list(inspect.signature(build_model).parameters)
+    if "hp" in asked:
+        lines = f"hp = keras_tuner.HyperParameters()\nhp.values.update({dict(arguments)!r})\n"
+        given = [f"{name}=data.{name}" for name in asked if name in _OF_THE_DATA]
+        lines += f"model = {function}({', '.join([*given, 'hp=hp'])})"
+        return ["import keras_tuner", imported], lines
+    given = [f"{name}=data.{name}" for name in asked if name in _OF_THE_DATA]
+    if not given and len(asked) - len(extra) == 2:  # (shape, classes) under other names
+        given = [f"data.{name}" for name in _OF_THE_DATA]
+    return [imported], f"model = {function}({', '.join([*given, *extra])})"
+
+
+_OF_THE_DATA = ("input_shape", "num_classes")
+
+
+def _compile(
+    configuration: Configuration, derived: Derived, request: Request, data: DataDescription
+) -> str:
+    task = request.task
+    kind = "CategoricalCrossentropy" if data.soft_labels else "SparseCategoricalCrossentropy"
+    loss = f"keras.losses.{kind}(from_logits=True)"
+    metrics = '["accuracy"]' if task.metrics is None else repr(list(task.metrics))
+    if task.loss is not None:
+        loss, metrics = repr(task.loss), repr(list(task.metrics or ()))
+    if IN_PYTHON in (task.loss, *(task.metrics or ())):
+        loss, metrics = "loss", "metrics"  # yours
+    return f"""\
+model.compile(
+    optimizer={optimizer_call(configuration, derived)},
+    loss={loss},
+    metrics={metrics},
+    steps_per_execution={derived.steps_per_execution},
+    jit_compile={request.execution.jit_compile},
+)
 """
 
 
-def _model_import(model: str) -> tuple[str, str]:
-    """The line that imports a builder, and the builder's name in the script."""
-    if ":" not in model:
-        return f"from tfbatch.models.{model} import build", "build"
-    module, function = model.split(":")
-    if module == "__main__" or not function.isidentifier():
-        return f"# build_model is your own {function}", "build_model"
-    return f"from {module} import {function}", function
+def _replace_optimizer(configuration: Configuration, derived: Derived, request: Request) -> str:
+    """A compiled model keeps everything but its optimizer's learning rate and numbers."""
+    numbers = keras_arguments(configuration.optimizer.name, derived.optimizer)
+    changes = "".join(f", {k!r}: {v!r}" for k, v in numbers.items() if v is not None)
+    scaled = request.execution.precision == "mixed_float16"
+    old = "model.optimizer.inner_optimizer" if scaled else "model.optimizer"
+    new = "type(optimizer).from_config(settings)"
+    return f"""\
+optimizer = {old}
+settings = optimizer.get_config() | {{"learning_rate": learning_rate{changes}}}
+model.optimizer = {f"keras.optimizers.LossScaleOptimizer({new})" if scaled else new}
+model.steps_per_execution = {derived.steps_per_execution}
+model.jit_compile = {request.execution.jit_compile}
+"""
 
 
-def optimizer_call(configuration: Configuration) -> str:
-    """Such as "keras.optimizers.SGD(learning_rate, momentum=0.9)"."""
-    chosen = configuration.optimizer
-    module = OPTIMIZERS.load(chosen.name)
-    arguments: dict[str, Any] = {**module.PARAMETERS, **chosen.arguments}
-    written = "".join(
-        f", {name}={float(value)!r}" for name, value in arguments.items() if value is not None
-    )
-    return f"keras.optimizers.{module.KERAS_NAME}(learning_rate{written})"
+def _callbacks(configuration: Configuration, derived: Derived) -> list[str]:
+    schedule = configuration.schedule
+    callbacks = []
+    if derived.optimizer.get("ema_momentum"):
+        # As in the trials, the average of the weights is what is evaluated.
+        callbacks.append("keras.callbacks.SwapEMAWeights()")
+    if make_family(schedule.name, **schedule.arguments).sets_momentum():
+        callbacks.append("tfbatch.callbacks.ScheduledMomentum()")
+    return [*callbacks, f"tfbatch.callbacks.StopAfterSteps({derived.steps})"]
+
+
+def optimizer_call(configuration: Configuration, derived: Derived) -> str:
+    """Such as "keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=False)"."""
+    name = configuration.optimizer.name
+    arguments = keras_arguments(name, derived.optimizer)
+    written = "".join(f", {k}={v!r}" for k, v in arguments.items() if v is not None)
+    return f"keras.optimizers.{OPTIMIZERS.load(name).KERAS_NAME}(learning_rate{written})"

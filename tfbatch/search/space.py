@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras_tuner
@@ -10,8 +11,21 @@ import keras_tuner
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.schedules import make_family
 from tfbatch.schema import Named
-from tfbatch.search.config import BatchSizeGrid, Range, Searched, Space, as_options, as_range
+from tfbatch.search.config import (
+    BatchSizeGrid,
+    Range,
+    Searched,
+    Space,
+    as_options,
+    as_range,
+    has_own_warmup,
+    parameter_options,
+)
+from tfbatch.training.derived import Derived, derive
+
+_MODEL = "model_"
 
 
 class SearchSpace:
@@ -20,18 +34,31 @@ class SearchSpace:
     Args:
         space: The space of the search's YAML.
         num_examples: Size of the training split.
+        model_arguments: Arguments of the model's builder, the same for all trials.
+        model_hyperparameters: What the builder asks of `hp`, as KerasTuner's own configurations.
 
     Raises:
-        InputError: A batch size that is larger than the training split, an empty grid, or what the
-            optimizer does not take.
+        InputError: A batch size that is larger than the training split, an empty grid, or a number
+            of the optimizer that has no meaning for one of the batch sizes.
+
+    Attributes:
+        batch_sizes: The batch sizes that are searched.
+        scaling_rule: The rule, with the first of each of its parameters' values.
     """
 
-    def __init__(self, space: Space, *, num_examples: int):
+    def __init__(
+        self,
+        space: Space,
+        *,
+        num_examples: int,
+        model_arguments: Mapping[str, Any] | None = None,
+        model_hyperparameters: Sequence[Mapping[str, Any]] = (),
+    ):
         module = OPTIMIZERS.load(space.optimizer.name)
         low, high = module.BASE_LEARNING_RATE
         default = Range(min=low, max=high, sampling="log")
         self.batch_sizes = _batch_sizes(space, num_examples)
-        self.scaling_rule = space.scaling_rule or module.SCALING_RULE
+        self.scaling_rule = _first(space.rule)
         self._numbers: dict[str, Searched] = {
             "base_learning_rate": (
                 default if space.base_learning_rate is None else space.base_learning_rate
@@ -40,20 +67,35 @@ class SearchSpace:
             "warmup_fraction": space.warmup_fraction,
         }
         self._space = space
-        self._optimizer = {
-            f"optimizer_{key}": _searched(value) for key, value in space.optimizer.arguments.items()
+        self._with_warmup = [s.name for s in space.schedules if not has_own_warmup(s.name)]
+        given = {**{k: _as_given(v) for k, v in space.model.items()}, **(model_arguments or {})}
+        self._model_arguments = {k: v for k, v in given.items() if _is_fixed(v)}
+        self._model = _of_the_model(model_hyperparameters)
+        for name, searched in given.items():
+            _declare(self._model, _MODEL + name, searched)
+        self._num_examples = num_examples
+        self._plug_ins = {
+            f"{role}_{key}": _searched(value)
+            for role, named in (("scaling_rule", space.rule), ("optimizer", space.optimizer))
+            for key, value in named.arguments.items()
         }
+        self._ends = [self._derive(configuration) for configuration in self.optimizer_options()]
 
     def hyperparameters(self) -> keras_tuner.HyperParameters:
         """Declares everything that is searched; a schedule's parameter is active only with it."""
         hp = keras_tuner.HyperParameters()
         if len(self.batch_sizes) > 1:
             hp.Choice("batch_size", self.batch_sizes, ordered=True)
-        for name, value in {**self._numbers, **self._optimizer}.items():
-            _declare(hp, name, value)
-        names = [schedule.name for schedule in self._space.schedules]
+        names = self.schedule_names
+        warmup_for_all = self._with_warmup == names
+        for name, value in {**self._numbers, **self._plug_ins}.items():
+            if name != "warmup_fraction" or warmup_for_all:
+                _declare(hp, name, value)
         if len(names) > 1:
             hp.Choice("schedule", names)
+        if self._with_warmup and not warmup_for_all:
+            with hp.conditional_scope("schedule", self._with_warmup):
+                _declare(hp, "warmup_fraction", self._numbers["warmup_fraction"])
         for schedule in self._space.schedules:
             searched = list(self._schedule_parameters(schedule))
             if len(names) > 1 and searched:
@@ -63,6 +105,7 @@ class SearchSpace:
             else:
                 for key, value in searched:
                     _declare(hp, f"schedule_{schedule.name}_{key}", value)
+        hp.merge(self._model)
         return hp
 
     def configuration(self, values: dict[str, Any]) -> Configuration:
@@ -79,17 +122,28 @@ class SearchSpace:
             key: value_of(f"schedule_{schedule.name}_{key}", _searched(value))
             for key, value in schedule.arguments.items()
         }
-        optimizer = {
-            name.removeprefix("optimizer_"): value_of(name, searched)
-            for name, searched in self._optimizer.items()
-        }
+
+        def plug_in(role: str, named: Named) -> Named:
+            names = {key: f"{role}_{key}" for key in named.arguments}
+            given = {key: value_of(name, self._plug_ins[name]) for key, name in names.items()}
+            return Named(name=named.name, **given)
+
         return Configuration(
             batch_size=int(values.get("batch_size", self.batch_sizes[0])),
             base_batch_size=self._space.base_batch_size,
-            scaling_rule=self.scaling_rule,
+            scaling_rule=plug_in("scaling_rule", self._space.rule),
             schedule=Named(name=schedule.name, **parameters),
-            optimizer=Named(name=self._space.optimizer.name, **optimizer),
-            **{name: value_of(name, searched) for name, searched in self._numbers.items()},
+            optimizer=plug_in("optimizer", self._space.optimizer),
+            model=self._model_arguments
+            | {
+                name.removeprefix(_MODEL): value
+                for name, value in values.items()
+                if name.startswith(_MODEL) and name in self._model_names
+            },
+            **{
+                name: value_of(name, searched)
+                for name, searched in self._numbers_for(schedule.name).items()
+            },
         )
 
     def values(self, configuration: Configuration) -> dict[str, Any]:
@@ -98,7 +152,8 @@ class SearchSpace:
         values: dict[str, Any] = {}
         if len(self.batch_sizes) > 1:
             values["batch_size"] = configuration.batch_size
-        for name, searched in {**self._numbers, **self._optimizer}.items():
+        numbers = self._numbers_for(configuration.schedule.name)
+        for name, searched in {**numbers, **self._plug_ins}.items():
             if not _is_fixed(searched):
                 values[name] = flat[name]
         if len(self._space.schedules) > 1:
@@ -106,38 +161,111 @@ class SearchSpace:
         schedule = next(s for s in self._space.schedules if s.name == configuration.schedule.name)
         for key, _ in self._schedule_parameters(schedule):
             values[f"schedule_{schedule.name}_{key}"] = configuration.schedule.arguments[key]
+        for name in self._model_names:
+            if name.removeprefix(_MODEL) in configuration.model:
+                values[name] = configuration.model[name.removeprefix(_MODEL)]
         return values
+
+    def _numbers_for(self, schedule: str) -> dict[str, Searched]:
+        """The numbers with a schedule: one with a warm-up of its own gets no other."""
+        own = {} if schedule in self._with_warmup else {"warmup_fraction": 0.0}
+        return {**self._numbers, **own}
+
+    @property
+    def _model_names(self) -> list[str]:
+        return list(dict.fromkeys(hyperparameter.name for hyperparameter in self._model.space))
 
     def range_of(self, name: str) -> Searched:
         """What is searched for one of the numbers, e.g. "base_learning_rate"."""
         return self._numbers[name]
 
     def parameter_names(self) -> list[str]:
-        """Flat names of the searched numbers of schedules and optimizer."""
+        """Flat names of the searched numbers of schedules, rule and optimizer."""
         names = [
             f"schedule_{key}"
             for schedule in self._space.schedules
             for key, value in self._schedule_parameters(schedule)
-            if isinstance(value, Range) or not isinstance(value[0], str)  # type: ignore[index]
+            if _is_number(value)
         ]
-        searched = (name for name, value in self._optimizer.items() if not _is_fixed(value))
-        return list(dict.fromkeys([*names, *searched]))
+        searched = (name for name, value in self._plug_ins.items() if _is_number(value))
+        numbers = [
+            hyperparameter.name
+            for hyperparameter in self._model.space
+            if not isinstance(hyperparameter.default, str | bool)
+        ]
+        return list(dict.fromkeys([*names, *searched, *numbers]))
+
+    def model_choices(self) -> dict[str, tuple[str, ...]]:
+        """Searched arguments of the model's builder that are no numbers, with their values."""
+        return {
+            hyperparameter.name: tuple(map(str, hyperparameter.values))
+            for hyperparameter in self._model.space
+            if isinstance(hyperparameter.default, str | bool)
+        }
+
+    def learning_rate_range(self) -> tuple[float, float]:
+        """Lowest and highest base learning rate, the offset around the rule included."""
+        rates, octaves = (
+            _ends(self._numbers[name]) for name in ("base_learning_rate", "learning_rate_octaves")
+        )
+        return min(rates) * 2.0 ** min(octaves), max(rates) * 2.0 ** max(octaves)
+
+    def derived_numbers(self) -> list[str]:
+        """The optimizer's numbers that are derived for a batch size, rather than configured."""
+        return sorted({name for derived in self._ends for name in derived.derived_numbers})
+
+    def held_numbers(self) -> dict[str, list[int]]:
+        """Batch sizes at which a number is held at the end of its range, by the number's name."""
+        held: dict[str, list[int]] = {}
+        for size in self.batch_sizes:
+            options = (self._derive(c) for c in self._options(size))
+            for name in sorted({name for derived in options for name in derived.held_numbers}):
+                held.setdefault(name, []).append(size)
+        return held
 
     def optimizer_options(self) -> list[Configuration]:
-        """Every end of every range of the optimizer's parameters, to be made before any trial.
+        """Every end of the optimizer's and the rule's ranges, for smallest and largest batch size.
 
-        Not made here: an optimizer has variables, and this process touches no device.
+        They are made before any trial.
+
+        Each with a schedule that sets the momentum, where one is searched. Not made here: an
+        optimizer has variables, and this process touches no device.
         """
-        optimizer = self._space.optimizer
-        return [
-            Configuration(
-                batch_size=1,
-                base_learning_rate=1,
-                optimizer=Named(name=optimizer.name, **{key: option}),
-            )
-            for key, value in optimizer.arguments.items()
-            for option in as_options(value, where=f"optimizer {optimizer.name}: {key}")
-        ]
+        sizes = sorted({min(self.batch_sizes), max(self.batch_sizes)})
+        return [configuration for size in sizes for configuration in self._options(size)]
+
+    def _options(self, batch_size: int) -> Iterator[Configuration]:
+        first = Configuration(
+            batch_size=batch_size,
+            base_learning_rate=1.0,
+            base_batch_size=self._space.base_batch_size,
+            scaling_rule=_first(self._space.rule),
+            schedule=self._setting_the_momentum(),
+            optimizer=_first(self._space.optimizer),
+        )
+        yield first
+        for role, named in (
+            ("scaling_rule", self._space.rule),
+            ("optimizer", self._space.optimizer),
+        ):
+            given: Named = getattr(first, role)
+            for key, value in named.arguments.items():
+                for option in as_options(value, where=f"{role} {named.name}: {key}"):
+                    other = Named(name=named.name, **{**given.arguments, key: option})
+                    if other != given:
+                        yield first.model_copy(update={role: other})
+
+    def _setting_the_momentum(self) -> Named:
+        """A schedule that sets the momentum, where one is searched: an optimizer must have it."""
+        for schedule in self._space.schedules:
+            for parameters in parameter_options(schedule):
+                if make_family(schedule.name, **parameters).sets_momentum():
+                    return Named(name=schedule.name, **parameters)
+        return Named(name="constant")
+
+    def _derive(self, configuration: Configuration) -> Derived:
+        examples = self._num_examples
+        return derive(configuration, num_examples=examples, total_examples=examples)
 
     @property
     def schedule_names(self) -> list[str]:
@@ -150,6 +278,17 @@ class SearchSpace:
             searched = _searched(value)
             if not _is_fixed(searched):
                 yield key, searched
+
+
+def _of_the_model(found: Sequence[Mapping[str, Any]]) -> keras_tuner.HyperParameters:
+    """The builder's own hyperparameters, each under a name that none of ours has."""
+    renamed = []
+    for entry in copy.deepcopy(list(found)):
+        entry["config"]["name"] = _MODEL + entry["config"]["name"]
+        for condition in entry["config"]["conditions"]:
+            condition["config"]["name"] = _MODEL + condition["config"]["name"]
+        renamed.append(entry)
+    return keras_tuner.HyperParameters.from_config({"space": renamed, "values": {}})
 
 
 def _batch_sizes(space: Space, num_examples: int) -> list[int]:
@@ -177,6 +316,30 @@ def _searched(value: Any) -> Any:
     return float(value) if whole else value
 
 
+def _as_given(value: Any) -> Any:
+    """An argument of the model's builder: a whole number stays one."""
+    return as_range(value) if isinstance(value, dict) else value
+
+
+def _first(named: Named) -> Named:
+    """A plug-in with the first value of each of its parameters."""
+    arguments = named.arguments.items()
+    return Named(name=named.name, **{k: as_options(v, where=k)[0] for k, v in arguments})
+
+
+def _ends(searched: Searched) -> tuple[float, ...]:
+    if isinstance(searched, Range):
+        return searched.min, searched.max
+    return tuple(searched) if isinstance(searched, list | tuple) else (searched,)
+
+
+def _is_number(searched: Any) -> bool:
+    """Whether numbers are searched, and not words or switches."""
+    if isinstance(searched, list | tuple):
+        return not isinstance(searched[0], str | bool)
+    return isinstance(searched, Range)
+
+
 def _is_fixed(searched: Any) -> bool:
     if isinstance(searched, list | tuple):
         return False
@@ -187,5 +350,5 @@ def _declare(hp: keras_tuner.HyperParameters, name: str, searched: Any) -> None:
     if isinstance(searched, Range):
         hp.Float(name, searched.min, searched.max, sampling=searched.sampling)
     elif isinstance(searched, list | tuple):
-        numeric = all(isinstance(value, int | float) for value in searched)
+        numeric = not isinstance(searched[0], str | bool)
         hp.Choice(name, list(searched), ordered=numeric)

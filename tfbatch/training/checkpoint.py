@@ -16,6 +16,7 @@ import numpy as np
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE
+from tfbatch.training.program import weights_of
 
 CHECKPOINT_SECONDS = 60.0
 """A training is written down at the first end of an epoch after so many seconds, and again."""
@@ -166,6 +167,4 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 def state(model: Any) -> list[Any]:
     """Every variable that a training changes: weights, random generators, optimizer."""
-    metrics = {id(variable) for variable in model.metrics_variables}
-    own = [v for v in model.variables if id(v) not in metrics]
-    return [*own, *model.optimizer.variables]
+    return [*weights_of(model), *model.optimizer.variables]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tfbatch.configuration import Configuration
 from tfbatch.scaling_rules import scaled
 from tfbatch.schema import Strict
+from tfbatch.training.optimizer_numbers import numbers_at
 
 _MOST_STEPS = 32
 _MOST_EXAMPLES = 2048
@@ -25,6 +28,10 @@ class Derived(Strict):
         epochs: Number of evaluations.
         warmup_examples: Length of the warm-up.
         warmup_steps: The same in updates, rounded up.
+        optimizer: Every number of the optimizer at this batch size, by Keras's name.
+        derived_numbers: Those that the configuration does not have as they are.
+        held_numbers: Those that a rule or a half-life would have taken out of their range; see
+            tfbatch.training.optimizer_numbers.
     """
 
     learning_rate: float
@@ -35,6 +42,19 @@ class Derived(Strict):
     epochs: int
     warmup_examples: int
     warmup_steps: int
+    optimizer: dict[str, float | bool | None] = {}
+    derived_numbers: tuple[str, ...] = ()
+    held_numbers: tuple[str, ...] = ()
+
+    def numbers(self) -> dict[str, Any]:
+        """The optimizer's derived numbers as `derived_NAME`; `held_numbers` if any are held."""
+        row: dict[str, Any] = {f"derived_{k}": self.optimizer[k] for k in self.derived_numbers}
+        return {**row, "held_numbers": " ".join(self.held_numbers)} if self.held_numbers else row
+
+    def flat(self) -> dict[str, Any]:
+        """Everything under flat keys, for a row of a table."""
+        whole = {"optimizer", "derived_numbers", "held_numbers"}
+        return {**self.model_dump(exclude=whole), **self.numbers()}
 
 
 def derive(
@@ -50,7 +70,7 @@ def derive(
             device without an example would make the loss no number.
 
     Raises:
-        InputError: An unknown scaling rule.
+        InputError: An unknown scaling rule, or what tfbatch.training.optimizer_numbers refuses.
     """
     batch_size = configuration.batch_size
     if replicas > 1:
@@ -62,13 +82,21 @@ def derive(
     steps_per_epoch = -(-steps_per_epoch // steps_per_execution) * steps_per_execution
     warmup_examples = round(configuration.warmup_fraction * total_examples)
     at_rule = scaled(
-        configuration.scaling_rule,
+        configuration.scaling_rule.name,
         configuration.base_learning_rate,
         batch_size=batch_size,
         base_batch_size=configuration.base_batch_size,
+        parameters=configuration.scaling_rule.arguments,
+    )
+    learning_rate = at_rule * 2.0**configuration.learning_rate_octaves
+    numbers = numbers_at(
+        configuration,
+        learning_rate=learning_rate,
+        num_examples=num_examples,
+        total_examples=total_examples,
     )
     return Derived(
-        learning_rate=at_rule * 2.0**configuration.learning_rate_octaves,
+        learning_rate=learning_rate,
         total_examples=total_examples,
         steps=steps,
         steps_per_epoch=steps_per_epoch,
@@ -76,6 +104,9 @@ def derive(
         epochs=-(-steps // steps_per_epoch),
         warmup_examples=warmup_examples,
         warmup_steps=-(-warmup_examples // batch_size),
+        optimizer=numbers.values,
+        derived_numbers=numbers.derived,
+        held_numbers=numbers.held,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,14 +12,16 @@ _ONE_BY_ONE = 100_000
 
 
 class InGraphNumber:
-    """A number of an optimizer, such as its momentum, held in a variable.
+    """A number of an optimizer, such as its beta_2, held in a variable.
 
-    Keras's optimizers do two things with such a number: they convert it to a tensor, and they
-    subtract it from 1. The difference is kept as a second variable: computed in float32 inside the
-    graph it would differ from Keras's own, which is computed in float64, in the last bits.
+    It does what the update steps of Keras's optimizers do with one: conversion to a tensor, a
+    difference from 1, a product, a quotient, and the question whether it is above zero. The
+    difference is kept as a second variable: computed in float32 inside the graph it would differ
+    from Keras's own, which is computed in float64, in the last bits.
 
     Args:
-        value: The first value.
+        value: The first value, > 0, as all later ones: whether there is a momentum, a weight decay
+            or a bound on the gradient is part of the graph; see `can_vary`.
     """
 
     def __init__(self, value: float):
@@ -30,19 +33,77 @@ class InGraphNumber:
         self._value.assign(value)
         self._complement.assign(1.0 - value)
 
+    def _read(self, variable: tf.Variable) -> tf.Tensor:
+        return tf.convert_to_tensor(variable)
+
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
         """TensorFlow's protocol: what `tf.convert_to_tensor` returns for it."""
-        return tf.convert_to_tensor(self._value, dtype=dtype, name=name)
+        return tf.convert_to_tensor(self._read(self._value), dtype=dtype, name=name)
 
     def __rsub__(self, other: float) -> tf.Tensor:
         """`1 - number`."""
         if other != 1:
-            return other - tf.convert_to_tensor(self._value)
-        return tf.convert_to_tensor(self._complement)
+            return other - self._read(self._value)
+        return self._read(self._complement)
+
+    def __sub__(self, other: float) -> tf.Tensor:
+        """`number - 1`."""
+        return -self.__rsub__(other)
+
+    def __mul__(self, other: Any) -> tf.Tensor:
+        """`number * x`."""
+        return self._read(self._value) * other
+
+    __rmul__ = __mul__
+
+    def __rtruediv__(self, other: float) -> tf.Tensor:
+        """`1 / number`."""
+        return other / self._read(self._value)
+
+    def __gt__(self, other: float) -> bool:
+        """`number > 0`: it is, as long as the program lives."""
+        if other != 0:
+            raise NotImplementedError(f"a graph cannot depend on whether a number is above {other}")
+        return True
 
     def __float__(self) -> float:
         """The value now."""
-        return float(self._value.numpy())
+        return float(self._read(self._value).numpy())
+
+
+class InGraphMomentum(InGraphNumber):
+    """A momentum in variables: one number, or one for every step.
+
+    Args:
+        value: The first value.
+        step: Gives the number of the update that is computed.
+    """
+
+    def __init__(self, value: float, *, step: Callable[[], Any]):
+        self._step = step
+        self._value = _variable_table(value)
+        self._complement = _variable_table(1.0 - value)
+
+    def assign(self, value: float) -> None:
+        """Gives it another value for all steps."""
+        self._value.assign([value])
+        self._complement.assign([1.0 - value])
+
+    def assign_table(self, values: tf.Tensor) -> None:
+        """Gives it a value for each step, float32 [steps]."""
+        self._value.assign(values)
+        self._complement.assign(1.0 - values)  # in float32, as a momentum in a graph does
+
+    def _read(self, variable: tf.Variable) -> tf.Tensor:
+        return _at(variable, self._step())
+
+
+def can_vary(value: Any) -> bool:
+    """Whether a number may be a variable of a graph; what is zero, None or a choice is part of it.
+
+    (A momentum of zero has no slots.)
+    """
+    return isinstance(value, float) and value > 0
 
 
 class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
@@ -50,9 +111,7 @@ class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # typ
 
     def __init__(self) -> None:
         super().__init__()
-        self._table = tf.Variable(
-            tf.zeros([1]), trainable=False, shape=tf.TensorShape([None]), dtype=tf.float32
-        )
+        self._table = _variable_table(0.0)
 
     def assign(self, learning_rates: tf.Tensor) -> None:
         """Replaces the table by float32 [steps]."""
@@ -60,24 +119,36 @@ class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # typ
 
     def __call__(self, step: Any) -> tf.Tensor:
         """The learning rate of a step; past the end of the table, its last one."""
-        table = tf.convert_to_tensor(self._table)
-        last = tf.shape(table, tf.int64)[0] - 1
-        return tf.gather(table, tf.minimum(tf.cast(step, tf.int64), last))
+        return _at(self._table, step)
 
     def get_config(self) -> dict[str, Any]:
         """Nothing: a program's optimizer reports the trial's own schedule instead."""
         return {}
 
 
+def _variable_table(value: float) -> tf.Variable:
+    """A table that may get any length."""
+    shape = tf.TensorShape([None])
+    return tf.Variable([value], trainable=False, shape=shape, dtype=tf.float32)
+
+
+def _at(table: tf.Variable, step: Any) -> tf.Tensor:
+    """The entry of a step; past the end, the last one."""
+    values = tf.convert_to_tensor(table)
+    last = tf.shape(values, tf.int64)[0] - 1
+    return tf.gather(values, tf.minimum(tf.cast(step, tf.int64), last))
+
+
 def tabulate(schedule: Any, steps: int) -> tf.Tensor:
-    """The learning rate of every step, float32 [steps], by calling the schedule itself.
+    """The learning rate or momentum of every step, float32 [steps], by calling the schedule.
 
     Called step by step inside a graph the values are bit for bit those that an optimizer would
     compute in its own graph; called on all steps at once, cosines differ in the last bit. That is
     accepted only for very long trainings.
 
     Args:
-        schedule: A Keras LearningRateSchedule that works element by element.
+        schedule: A Keras LearningRateSchedule, or a function of the step like it, that works
+            element by element.
         steps: Number of steps.
     """
 

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from tfbatch.training.in_graph import InGraphNumber, LearningRateTable, tabulate
+from tfbatch.schedules import MomentumInExamples, momentum_attribute
+from tfbatch.training.in_graph import (
+    InGraphMomentum,
+    InGraphNumber,
+    LearningRateTable,
+    can_vary,
+    tabulate,
+)
 
 
 class Program:
     """One compiled `keras.Model`, reused: tracing is most of what a short trial costs.
 
     Everything that differs between two trials of one program is a variable of its graph: weights,
-    optimizer slots, metrics, random generators, the learning rate (a table over steps), and the
-    optimizer's numbers. The batch dimension is free. `fit` and `evaluate` are Keras's own; only
-    the functions that run several steps at once take their number as an argument: Keras's own keep
-    the `steps_per_execution` that they were traced with, and would evaluate a part of a split.
+    optimizer slots, metrics, random generators, the learning rate (a table over steps), the
+    momentum (a table too where the schedule sets it), and the optimizer's other numbers. The batch
+    dimension is free. `fit` and `evaluate` are Keras's own; only the functions that run several
+    steps at once take their number as an argument: Keras's own keep the `steps_per_execution` that
+    they were traced with, and would evaluate a part of a split.
 
     Args:
         model: A built, uncompiled model; it becomes the program's.
         optimizer: An optimizer like those of all its trials but for its numbers.
         numbers: Names of the optimizer's attributes that may differ between trials.
-        compile_arguments: Other arguments of `Model.compile`.
+        compile_model: `compile_model(model, optimizer)`.
     """
 
     def __init__(
@@ -32,17 +40,18 @@ class Program:
         optimizer: Any,
         *,
         numbers: Sequence[str],
-        compile_arguments: dict[str, Any],
+        compile_model: Callable[[Any, Any], None],
     ):
         self.model = model
+        momentum = momentum_attribute(optimizer)
         self._numbers = {
-            name: InGraphNumber(getattr(optimizer, name))
-            for name in numbers
-            if getattr(optimizer, name)  # zero and None are part of the graph
+            name: self._number(value, is_momentum=name == momentum)
+            for name in dict.fromkeys([*numbers, *([momentum] if momentum else [])])
+            if can_vary(value := _number_of(optimizer, name))
         }
-        self._variables = list(model.variables)
+        self._variables = weights_of(model)
         self._table = LearningRateTable()
-        model.compile(optimizer=optimizer, **compile_arguments)
+        compile_model(model, optimizer)
         # A loss-scaling optimizer wraps the one that has the numbers.
         self._optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         for name, number in self._numbers.items():
@@ -53,7 +62,7 @@ class Program:
         # weights are loaded; the traced functions know the first ones.
         model.optimizer.build = _already_built
         self._slots = [(v, v.numpy()) for v in model.optimizer.variables]
-        self._own_functions = not tf.distribute.has_strategy()
+        self._own_functions = not tf.distribute.has_strategy() and not model.run_eagerly
         if self._own_functions:
             model.train_function = self._make_train_function()
             model.test_function = self._make_test_function()
@@ -77,12 +86,16 @@ class Program:
             first_step: Updates that were made before, of a training that is continued.
         """
         if fresh is not self.model:
-            for own, value in zip(self._variables, fresh.variables, strict=True):
+            for own, value in zip(self._variables, weights_of(fresh), strict=True):
                 own.assign(value)
         for variable, value in self._slots:
             variable.assign(value)
         for name, number in self._numbers.items():
-            number.assign(getattr(optimizer, name))
+            value = getattr(optimizer, name)
+            if isinstance(number, InGraphMomentum) and isinstance(value, MomentumInExamples):
+                number.assign_table(tabulate(value.at, steps))
+            else:
+                number.assign(value)
         self._table.assign(tabulate(optimizer._learning_rate, steps))
         self._optimizer.get_config = optimizer.get_config  # a user's callback may save the model
         self.model.reset_metrics()
@@ -93,6 +106,11 @@ class Program:
         self.model.stop_training = False
         self._left = steps - first_step
         return self.model
+
+    def _number(self, value: float, *, is_momentum: bool) -> InGraphNumber | InGraphMomentum:
+        if is_momentum:
+            return InGraphMomentum(value, step=lambda: self._optimizer._iterations)
+        return InGraphNumber(value)
 
     def _make_train_function(self) -> Any:
         model = self.model
@@ -136,6 +154,18 @@ class Program:
                 raise StopIteration from error
 
         return test_function
+
+
+def weights_of(model: Any) -> list[Any]:
+    """Every variable of a model but those of its metrics, which a compiled build has already."""
+    metrics = {id(variable) for variable in model.metrics_variables} if model.compiled else set()
+    return [variable for variable in model.variables if id(variable) not in metrics]
+
+
+def _number_of(optimizer: Any, name: str) -> Any:
+    """An optimizer's number; the first one of a momentum that a schedule sets."""
+    value = getattr(optimizer, name)
+    return float(value) if isinstance(value, MomentumInExamples) else value
 
 
 def _already_built(variables: Any) -> None:

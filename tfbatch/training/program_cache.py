@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tfbatch.configuration import Configuration
-from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.optimizers import parameters_of
+from tfbatch.training.in_graph import can_vary
 from tfbatch.training.program import Program
 from tfbatch.training.structure import structure_key
 from tfbatch.training.workload import Workload
@@ -57,8 +59,8 @@ class ProgramCache:
         Raises:
             InputError: The builder's result cannot be used, or a plug-in's name or parameter.
         """
-        fresh = self._build(seed)
-        optimizer = self.workload.optimizer(configuration, total_examples)
+        fresh = self._build(seed, configuration.model)
+        optimizer = self.workload.optimizer(configuration, total_examples, fresh)
         derived = self.workload.derive(configuration, total_examples)
         at_once = steps_per_execution or derived.steps_per_execution
         key = self._key(fresh, optimizer, configuration)
@@ -67,9 +69,9 @@ class ProgramCache:
             with self.workload.scope():
                 program = Program(
                     fresh,
-                    self.workload.optimizer(configuration, total_examples),
+                    self.workload.optimizer(configuration, total_examples, fresh),
                     numbers=_numbers(configuration),
-                    compile_arguments=self.workload.compile_arguments(),
+                    compile_model=self.workload.compile,
                 )
             self.traced += 1
         if key:
@@ -84,17 +86,17 @@ class ProgramCache:
             steps_per_execution=at_once,
         )
 
-    def _build(self, seed: int) -> Any:
+    def _build(self, seed: int, arguments: Mapping[str, Any]) -> Any:
         """A trial's build, TensorFlow's global generator left alone where nothing depends on it.
 
         Whether something does is tried once: the same seed twice, with that generator in another
         state, gives other weights. What is traced anew in each trial may use it while it trains.
         """
         if self._light:
-            return self.workload.build(seed, seed_tensorflow=False)
-        fresh = self.workload.build(seed)
+            return self.workload.build(seed, arguments=arguments, seed_tensorflow=False)
+        fresh = self.workload.build(seed, arguments=arguments)
         if self._light is None:
-            again = self.workload.build(seed, seed_tensorflow=False)
+            again = self.workload.build(seed, arguments=arguments, seed_tensorflow=False)
             self._light = (
                 self._reuse
                 and structure_key(fresh, self.workload.build_model) is not None
@@ -104,7 +106,7 @@ class ProgramCache:
                     for a, b in zip(fresh.variables, again.variables, strict=True)
                 )
             )
-            fresh = self.workload.build(seed)
+            fresh = self.workload.build(seed, arguments=arguments)
         return fresh
 
     def clear(self) -> None:
@@ -117,15 +119,10 @@ class ProgramCache:
             return None
         config = {k: v for k, v in optimizer.get_config().items() if k != "learning_rate"}
         for name in _numbers(configuration):
-            # A momentum of zero has no slots: whether it is zero is part of the graph.
-            config[name] = _kind(config[name])
+            config[name] = "number" if can_vary(config[name]) else repr(config[name])
         compiled = [self.workload.precision, self.workload.jit_compile]
         return json.dumps([structure, type(optimizer).__name__, config, compiled], default=repr)
 
 
 def _numbers(configuration: Configuration) -> tuple[str, ...]:
-    return tuple(OPTIMIZERS.load(configuration.optimizer.name).PARAMETERS)
-
-
-def _kind(value: Any) -> str:
-    return "number" if isinstance(value, float) and value != 0 else repr(value)
+    return tuple(parameters_of(configuration.optimizer.name))

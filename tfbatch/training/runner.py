@@ -12,10 +12,18 @@ import keras
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, StoppedError
-from tfbatch.pipeline import PreparedData, prepare_records
+from tfbatch.optimizers import OWN
+from tfbatch.own_data import DataDescription, OwnData
+from tfbatch.pipeline.kinds import open_prepared, prepare_folder
 from tfbatch.recipes import Recipe
+from tfbatch.schedules import LearningRateInExamples, follow_momentum
+from tfbatch.training.callbacks import check_callbacks
+from tfbatch.training.compilation import Compilation
+from tfbatch.training.derived import derive
+from tfbatch.training.description import ModelDescription, describe_model
 from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
 from tfbatch.training.evaluation import Untrained, evaluate_weights, measure_untrained, save_model
+from tfbatch.training.model_builder import BuildModel, check_arguments
 from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import StepTime, measure_step_times
@@ -39,23 +47,40 @@ class Job:
     """What all tasks of a run have in common; it travels to every worker.
 
     Attributes:
-        recipe: The data set.
-        code: `dump_code(build_model, user_callbacks)`.
+        data: The data set.
+        code: `dump_code(UserCode(...))`.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model.
         place: Which share of the machine is used.
     """
 
-    recipe: Recipe
+    data: Recipe | OwnData
     code: bytes
     precision: str = "float32"
     jit_compile: bool = False
     place: Place = dataclasses.field(default_factory=Place)
 
 
-def dump_code(build_model: Any, user_callbacks: Any) -> bytes:
-    """A user's functions for another process: by value where they are defined in a notebook."""
-    data: bytes = cloudpickle.dumps((build_model, user_callbacks))
+@dataclasses.dataclass(frozen=True)
+class UserCode:
+    """What a user gives as code.
+
+    Attributes:
+        build_model: The model's builder.
+        callbacks: Makes Keras callbacks, new ones for each trial; or None.
+        make_dataset: Gives the data; None where it is named or stored.
+        compilation: Loss and metrics of a model that is not compiled.
+    """
+
+    build_model: BuildModel
+    callbacks: Callable[[], list[Any]] | None = None
+    make_dataset: Callable[..., Any] | None = None
+    compilation: Compilation = dataclasses.field(default_factory=Compilation)
+
+
+def dump_code(code: UserCode) -> bytes:
+    """A user's code for another process: by value where it is defined in a notebook."""
+    data: bytes = cloudpickle.dumps(code)
     return data
 
 
@@ -70,12 +95,14 @@ class Runner:
     def __init__(self, job: Job, signs: Signs):
         self._job = job
         self._signs = signs
-        self._build_model, self._user_callbacks = cloudpickle.loads(job.code)
+        self._code: UserCode = cloudpickle.loads(job.code)
         self._folder: Path | None = None
         self._loaded: ProgramCache | None = None
 
-    def prepare(self, data_dir: Path | None, records_dir: Path | None) -> tuple[Path, bool]:
-        """Writes the records where they are absent; see tfbatch.pipeline.prepare_records."""
+    def prepare(
+        self, data_dir: Path | None, records_dir: Path | None, own_dir: Path | None
+    ) -> tuple[Path, bool]:
+        """Makes the data ready for all processes; see tfbatch.pipeline.kinds."""
 
         def progress(split: str, done: int, total: int) -> None:
             del split
@@ -83,23 +110,54 @@ class Runner:
             if self._signs.stop_requested():
                 raise StoppedError(STOPPED_EARLY)
 
-        return prepare_records(
-            self._job.recipe, data_dir=data_dir, records_dir=records_dir, progress=progress
+        return prepare_folder(
+            self._job.data,
+            self._code.make_dataset,
+            data_dir=data_dir,
+            records_dir=records_dir,
+            own_dir=own_dir,
+            progress=progress,
         )
 
     def open(self, folder: Path) -> None:
-        """Says where the records are."""
+        """Says where the data is."""
         if folder != self._folder:
             self._folder, self._loaded = folder, None
+
+    def describe_data(self) -> DataDescription:
+        """What the data holds."""
+        return self._programs().workload.data.describe()
+
+    def describe_model(self, arguments: Sequence[str]) -> ModelDescription:
+        """What the model is; refuses arguments that its builder does not take.
+
+        Raises:
+            InputError: The model, an argument or a callback cannot be used.
+        """
+        check_arguments(self._code.build_model, dict.fromkeys(arguments))
+        notes = check_callbacks((self._code.callbacks or list)())
+        found = describe_model(self._programs().workload)
+        return dataclasses.replace(found, notes=(*found.notes, *notes))
 
     def check_optimizers(self, configurations: Sequence[Configuration]) -> None:
         """Makes each optimizer: a typing error must not wait for the trials.
 
         Raises:
-            InputError: An optimizer refuses a value.
+            InputError: An optimizer refuses a value, or has no momentum for a schedule to set.
         """
         for configuration in configurations:
-            make_optimizer(configuration, 1.0)
+            if configuration.optimizer.name == OWN:  # made with every build
+                continue
+            length = 1000 * configuration.batch_size  # any: Keras judges numbers, not their sizes
+            derived = derive(configuration, num_examples=length, total_examples=length)
+            schedule = LearningRateInExamples(
+                configuration.schedule.name,
+                learning_rate=1.0,
+                batch_size=1,
+                total_examples=1,
+                parameters=configuration.schedule.arguments,
+            )
+            follow_momentum(make_optimizer(configuration, schedule, derived))
 
     def measure_untrained(self, configuration: Configuration) -> Untrained:
         """See tfbatch.training.evaluation."""
@@ -150,8 +208,9 @@ class Runner:
             if self._folder is None:
                 raise RuntimeError("`open` must be called first")
             workload = Workload(
-                PreparedData(self._job.recipe, self._folder),
-                self._build_model,
+                open_prepared(self._job.data, self._folder, self._code.make_dataset),
+                self._code.build_model,
+                compilation=self._code.compilation,
                 precision=self._job.precision,
                 jit_compile=self._job.jit_compile,
                 strategy=make_strategy(self._job.place.strategy),
@@ -160,7 +219,7 @@ class Runner:
         return self._loaded
 
     def _callbacks(self) -> list[Any]:
-        return [*(self._user_callbacks or list)(), SignOfLife(self._signs.report)]
+        return [*(self._code.callbacks or list)(), SignOfLife(self._signs.report)]
 
 
 class SignOfLife(keras.callbacks.Callback):  # type: ignore[misc]

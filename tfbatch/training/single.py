@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
-from tfbatch.pipeline import load_data
+from tfbatch.pipeline.datasets import load_data
 from tfbatch.schema import content_hash
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
@@ -16,10 +16,12 @@ from tfbatch.training.checkpoint import (
     Position,
     WriteCheckpoint,
 )
+from tfbatch.training.compilation import Compilation
 from tfbatch.training.devices import make_strategy
 from tfbatch.training.evaluation import evaluate
+from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.trial import fit
-from tfbatch.training.workload import Workload, find_model_builder
+from tfbatch.training.workload import Workload
 from tfbatch.training_config import TrainingConfig
 
 
@@ -57,6 +59,7 @@ def train_once(
     workload = Workload(
         data,
         find_model_builder(config.model),
+        compilation=Compilation(config.loss, config.metrics, config.class_weight),
         precision=config.precision,
         jit_compile=config.jit_compile,
         strategy=make_strategy(config.strategy),
@@ -67,7 +70,7 @@ def train_once(
     callbacks: list[keras.callbacks.Callback] = []
     before, file = Position(), None
     if checkpoint:
-        file = CheckpointFile(checkpoint, identity=_identity(config, data.folder.name))
+        file = CheckpointFile(checkpoint, identity=_identity(config, data.describe().identity))
         before = file.read_position()
     guard, clock = DivergenceGuard(first_loss=before.first_loss), TrainingClock()
     if file:
@@ -98,7 +101,8 @@ def train_once(
         say(f"The training diverged: {guard.reason}.")
     if output:
         model.save(output)
-    metrics = {split: evaluate(model, workload, split) for split in ("validation", "test")}
+    splits = [split for split in data.splits if split != "train"]
+    metrics = {split: evaluate(model, workload, split) for split in splits}
     if file:
         file.remove()
     return metrics

@@ -232,6 +232,8 @@ def fit(
 ) -> Any:
     """Plain `Model.fit` over a training's stream, or over the rest of it; returns its History."""
     logs = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if log_dir else []
+    # Keras leaves the average of the weights in the model at the end: it is what is scored too.
+    swap = [keras.callbacks.SwapEMAWeights()] if derived.optimizer.get("ema_momentum") else []
     return model.fit(
         workload.data.training(
             batch_size=batch_size,
@@ -240,11 +242,12 @@ def fit(
             start=before.steps * batch_size,
         ),
         epochs=derived.epochs,
+        class_weight=workload.compilation.class_weight,
         initial_epoch=before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
         validation_data=workload.evaluation("validation"),
         # The curves are on disk before a checkpoint says that their epoch is over.
-        callbacks=[*logs, *callbacks, StopAfterSteps(derived.steps - before.steps)],
+        callbacks=[*swap, *logs, *callbacks, StopAfterSteps(derived.steps - before.steps)],
         shuffle=False,  # the stream is shuffled; Keras warns that it cannot do it again
         verbose=verbose,
     )

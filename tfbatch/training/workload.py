@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
 import random
-import sys
-import traceback
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,23 +14,25 @@ import tensorflow as tf
 from keras.src.utils.naming import reset_uids  # no public name does this alone
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, did_you_mean
-from tfbatch.models import MODELS, check_model_name
-from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.pipeline import EVALUATION_BATCH_SIZE, PreparedData
-from tfbatch.schedules import LearningRateInExamples
+from tfbatch.errors import InputError
+from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
+from tfbatch.pipeline.data import Data
+from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.schedules import LearningRateInExamples, follow_momentum
+from tfbatch.training.compilation import Compilation, check_model, compile_with
 from tfbatch.training.derived import Derived, derive
-
-BuildModel = Callable[..., Any]
+from tfbatch.training.model_builder import BuildModel, call_builder
+from tfbatch.training.own_optimizer import optimizer_like
 
 
 class Workload:
     """A model builder and a prepared data set.
 
     Args:
-        data: The prepared data.
-        build_model: `build_model(input_shape, num_classes)` returns an uncompiled `keras.Model`
-            with logits [batch, num_classes]; called anew for every trial.
+        data: The data.
+        build_model: Returns a `keras.Model`: uncompiled, or compiled with its own loss; called
+            anew for every trial. It gets `input_shape`, `num_classes` or `hp` if it asks for them.
+        compilation: Loss and metrics of a model that is not compiled; class weights.
         precision: Keras's dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
         jit_compile: Whether XLA compiles the model.
         strategy: A tf.distribute.Strategy that every model is built under, or None. The batch size
@@ -44,15 +41,19 @@ class Workload:
 
     def __init__(
         self,
-        data: PreparedData,
+        data: Data,
         build_model: BuildModel,
         *,
+        compilation: Compilation = Compilation(),  # noqa: B008 - frozen
         precision: str = "float32",
         jit_compile: bool = False,
         strategy: Any = None,
     ):
         self.data = data
         self.build_model = build_model
+        self.compilation = compilation
+        self.last_hyperparameters: Any = None
+        self._inputs: Any = None
         self.precision = precision
         self.jit_compile = jit_compile
         self.strategy = strategy
@@ -91,11 +92,18 @@ class Workload:
         fitting = (b for b in sizes if b <= examples and examples % b not in range(1, share))
         return self.data.evaluation(split, batch_size=next(fitting))
 
-    def build(self, seed: int, *, seed_tensorflow: bool = True) -> Any:
-        """Builds an uncompiled model under a seed.
+    def build(
+        self,
+        seed: int,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        seed_tensorflow: bool = True,
+    ) -> Any:
+        """Builds a model under a seed.
 
         Args:
             seed: The seed.
+            arguments: What a configuration gives the builder beside shape and classes.
             seed_tensorflow: Whether TensorFlow's own global generator gets the seed too. That
                 forgets every compiled kernel, 0.3 s of each trial; Keras's layers do not need it.
 
@@ -112,12 +120,40 @@ class Workload:
             random.seed(seed)
             np.random.seed(seed)
         with self.scope():
-            model = self.build_model(self.data.input_shape, self.data.num_classes)
-        self._check_model(model)
+            model = call_builder(
+                self.build_model,
+                input_shape=self.data.input_shape,
+                num_classes=self.data.num_classes,
+                arguments=arguments or {},
+                hp=lambda: self._hyperparameters(arguments or {}),
+            )
+            check_model(model, self.data, self.compilation)
+            if not all(layer.built for layer in model._flatten_layers()):
+                model(self._sample())  # a subclass or a Sequential that has not seen a shape yet
         return model
 
-    def optimizer(self, configuration: Configuration, total_examples: int) -> Any:
+    def _sample(self) -> Any:
+        """The inputs of a few validation examples."""
+        if self._inputs is None:
+            dataset = self.data.evaluation("validation", batch_size=2)
+            self._inputs = next(iter(dataset))[0]
+        return self._inputs
+
+    def _hyperparameters(self, values: Mapping[str, Any]) -> Any:
+        """KerasTuner's hyperparameters with a trial's values; what is asked of them is kept."""
+        import keras_tuner  # only where a builder asks for them: importing takes a second
+
+        self.last_hyperparameters = keras_tuner.HyperParameters()
+        self.last_hyperparameters.values.update(values)
+        return self.last_hyperparameters
+
+    def optimizer(self, configuration: Configuration, total_examples: int, model: Any) -> Any:
         """Makes a configuration's optimizer with its schedule.
+
+        Args:
+            configuration: The configuration.
+            total_examples: Length of the training.
+            model: The trial's build: a compiled one's optimizer keeps its class and settings.
 
         Raises:
             InputError: A plug-in's name or parameter.
@@ -132,16 +168,25 @@ class Workload:
             parameters=configuration.schedule.arguments,
         )
         with self.scope():
-            return make_optimizer(configuration, schedule)
+            if model.compiled:
+                numbers = keras_arguments(configuration.optimizer.name, derived.optimizer)
+                optimizer = optimizer_like(model.optimizer, numbers, schedule)
+            else:
+                optimizer = make_optimizer(configuration, schedule, derived)
+        follow_momentum(optimizer)
+        return optimizer
 
-    def compile_arguments(self) -> dict[str, Any]:
-        """What `Model.compile` gets beside the optimizer; losses and metrics are new objects."""
-        return {
-            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            "metrics": ["accuracy"],
-            # Off by default: XLA compiles every batch size anew, and the short last batch too.
-            "jit_compile": self.jit_compile,
-        }
+    def compile(self, model: Any, optimizer: Any, *, steps_per_execution: int = 1) -> None:
+        """Compiles a build with a trial's optimizer; see tfbatch.training.compilation."""
+        with self.scope():
+            compile_with(
+                model,
+                optimizer,
+                arguments={} if model.compiled else self.compilation.arguments(self.data),
+                # Off by default: XLA compiles every batch size anew, and the short last one too.
+                jit_compile=self.jit_compile,
+                steps_per_execution=steps_per_execution,
+            )
 
     def compiled(self, configuration: Configuration, *, total_examples: int, seed: int) -> Any:
         """Builds and compiles a model as plain Keras, sharing nothing with any other.
@@ -149,119 +194,23 @@ class Workload:
         Raises:
             InputError: The builder's result cannot be used, or a plug-in's name or parameter.
         """
-        model = self.build(seed)
+        model = self.build(seed, arguments=configuration.model)
         derived = self.derive(configuration, total_examples)
-        with self.scope():
-            model.compile(
-                optimizer=self.optimizer(configuration, total_examples),
-                steps_per_execution=derived.steps_per_execution,
-                **self.compile_arguments(),
-            )
+        optimizer = self.optimizer(configuration, total_examples, model)
+        self.compile(model, optimizer, steps_per_execution=derived.steps_per_execution)
         return model
 
-    def _check_model(self, model: Any) -> None:
-        if not isinstance(model, keras.Model):
-            raise InputError(
-                f"The model builder must return a keras.Model. Received: {type(model).__name__}."
-            )
-        if model.compiled:
-            raise InputError(
-                "The model builder must return an uncompiled model: the optimizer and its "
-                "learning rate are what is searched. Remove `compile` from the builder."
-            )
-        expected = (None, self.data.num_classes)
-        if tuple(model.output_shape) != expected:
-            raise InputError(
-                f"The model must return logits of shape {expected} for {self.data.recipe.name}. "
-                f"Received: output shape {model.output_shape}."
-            )
-        activation = getattr(model.layers[-1], "activation", None)
-        if activation is keras.activations.softmax or isinstance(
-            model.layers[-1], keras.layers.Softmax
-        ):
-            raise InputError(
-                "The model must return logits, but its last layer is a softmax. Remove it: the "
-                "loss applies it."
-            )
 
-
-def make_optimizer(configuration: Configuration, learning_rate: Any) -> Any:
+def make_optimizer(configuration: Configuration, learning_rate: Any, derived: Derived) -> Any:
     """Makes a configuration's optimizer with a learning rate or schedule.
 
     Raises:
-        InputError: An unknown optimizer or parameter, or a value that it refuses.
+        InputError: An unknown optimizer, or a value that it refuses.
     """
-    chosen = configuration.optimizer
-    module = OPTIMIZERS.load(chosen.name)
-    for key in chosen.arguments:
-        if key not in module.PARAMETERS:
-            raise InputError(
-                f"The optimizer {chosen.name} has no parameter `{key}`."
-                f"{did_you_mean(key, module.PARAMETERS)} "
-                f"Available: {', '.join(module.PARAMETERS)}."
-            )
-    # Keras refuses a momentum of 0 that is not 0.0.
-    numbers = {k: float(v) if isinstance(v, int) else v for k, v in chosen.arguments.items()}
-    for key, value in numbers.items():
-        if not isinstance(value, float):
-            raise InputError(f"`{key}` of {chosen.name} must be a number. Received: {value!r}.")
+    name = configuration.optimizer.name
     try:
-        return module.build(learning_rate, **numbers)
+        return build_optimizer(name, learning_rate, **derived.optimizer)
     except ValueError as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in numbers.items())
-        raise InputError(f"{chosen.name} refuses {shown}: {error}") from error
-
-
-def find_model_builder(name: str) -> BuildModel:
-    """The builder of `name`: a file of tfbatch/models, or `package.module:function`.
-
-    Modules are looked up as Python would from the current folder.
-
-    Raises:
-        InputError: There is no such model, module or function, or it cannot be called as
-            `function(input_shape, num_classes)`.
-    """
-    check_model_name(name)
-    if ":" not in name:
-        by_name: BuildModel = MODELS.load(name).build
-        return by_name
-    module_name, function_name = name.split(":", 1)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"`--model={name}`: cannot import {module_name}: {error}.") from error
-    except Exception as error:  # whatever the user's own module raises
-        place = traceback.format_exc(limit=-1).splitlines()[1].strip()
-        raise InputError(
-            f"`--model={name}`: cannot import {module_name}: {type(error).__name__}: {error} "
-            f"({place})."
-        ) from error
-    found = getattr(module, function_name, None)
-    if not callable(found):
-        functions = [key for key, value in vars(module).items() if callable(value)]
-        raise InputError(
-            f"`--model={name}`: {module_name} has no function `{function_name}`."
-            f"{did_you_mean(function_name, functions)}"
-        )
-    check_builder(found)
-    builder: BuildModel = found
-    return builder
-
-
-def check_builder(builder: BuildModel) -> None:
-    """Refuses a builder that cannot be called as `builder(input_shape, num_classes)`.
-
-    Raises:
-        InputError: As it says.
-    """
-    try:
-        inspect.signature(builder).bind((1, 1, 1), 2)
-    except ValueError:  # some built-in callables do not tell
-        return
-    except TypeError as error:
-        raise InputError(
-            "A model builder must take (input_shape, num_classes). Received: "
-            f"{getattr(builder, '__name__', builder)}{inspect.signature(builder)}."
-        ) from error
+        defaults = parameters_of(name)
+        shown = ", ".join(f"{k}={v!r}" for k, v in derived.optimizer.items() if v != defaults[k])
+        raise InputError(f"{name} refuses {shown}: {error}") from error

@@ -1,0 +1,479 @@
+"""A user's own model: what its builder may ask for, what a compiled one keeps, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from search_fixtures import make_request_of
+
+import tfbatch
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.models import keras_applications
+from tfbatch.pipeline.stored_data import StoredData
+from tfbatch.pipeline.storing import store_data
+from tfbatch.schema import Named
+from tfbatch.search.adaptation import adapt
+from tfbatch.training.callbacks import as_factory, check_callbacks
+from tfbatch.training.compilation import Compilation
+from tfbatch.training.description import describe_model
+from tfbatch.training.model_builder import (
+    check_arguments,
+    check_builder,
+    find_model_builder,
+)
+from tfbatch.training.outcome import TrialSpec
+from tfbatch.training.own_optimizer import named_like, optimizer_like
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.trial import run_trial
+from tfbatch.training.workload import Workload
+
+ADAM = Configuration(
+    batch_size=16,
+    base_learning_rate=0.01,
+    base_batch_size=16,
+    schedule=Named(name="linear"),
+    optimizer=Named(name="adam"),
+)
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory) -> StoredData:
+    """A linear target of four inputs."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(96, 4)).astype(np.float32)
+    y = x @ np.array([[1.0], [-2.0], [0.5], [0.0]], np.float32)
+    folder = tmp_path_factory.mktemp("own")
+    return StoredData(store_data(folder, {"train": (x, y), "validation": (x, y)}), name="lines")
+
+
+def layers(**arguments: Any) -> keras.Model:
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, **arguments)])
+
+
+def compiled_adam() -> keras.Model:
+    model = layers()
+    model.compile(
+        optimizer=keras.optimizers.Adam(0.003, beta_2=0.9, clipnorm=0.5),
+        loss="mse",
+        metrics=["mae"],
+    )
+    return model
+
+
+def train(data: StoredData, build_model: Any, configuration: Configuration = ADAM, **more: Any):
+    """The outcome of one trial, the trial's model, and how many programs were traced."""
+    callbacks = more.pop("callbacks", list)
+    programs = ProgramCache(Workload(data, build_model, **more))
+    spec = TrialSpec("trial", "search", 3, configuration, total_examples=120)
+    outcome = run_trial(programs, spec, user_callbacks=callbacks)
+    return outcome, programs
+
+
+def plain_keras(data: StoredData, optimizer: Any) -> list[np.ndarray]:
+    """What plain Keras makes of the same training."""
+    keras.utils.set_random_seed(3)
+    model = layers()
+    model.compile(optimizer=optimizer, loss="mse")
+    model.fit(
+        data.training(batch_size=16, seed=3, num_examples=120), epochs=1, shuffle=False, verbose=0
+    )
+    return model.get_weights()
+
+
+def last_model(programs: ProgramCache) -> Any:
+    return next(iter(programs._programs.values())).model
+
+
+# What a builder may ask for
+
+
+def build_with_shape(input_shape):
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Dense(1)])
+
+
+def build_positional(shape, classes):
+    assert (shape, classes) == ((4,), None)
+    return layers()
+
+
+def build_with_options(input_shape, width=3):
+    return keras.Sequential(
+        [keras.Input(input_shape), keras.layers.Dense(width), keras.layers.Dense(1)]
+    )
+
+
+@pytest.mark.parametrize("build", [layers, build_with_shape, build_positional, build_with_options])
+def test_a_builder_gets_what_it_asks_for(regression, build):
+    check_builder(build)
+    outcome, _ = train(regression, build, compilation=Compilation("mse"))
+
+    assert outcome.status == "completed", outcome.message
+    assert set(outcome.metrics) == {"loss", "val_loss"}
+
+
+def test_arguments_of_a_builder_come_from_the_configuration(regression):
+    configuration = ADAM.model_copy(update={"model": {"width": 7}})
+    _, programs = train(
+        regression, build_with_options, configuration, compilation=Compilation("mse")
+    )
+
+    assert last_model(programs).layers[0].units == 7
+    assert Configuration.from_flat(configuration.flat()) == configuration
+    assert configuration.flat()["model_width"] == 7
+    with pytest.raises(InputError, match=r"no argument `widht`\. Did you mean `width`"):
+        check_arguments(build_with_options, {"widht": 1})
+
+
+def test_a_builder_that_asks_for_what_there_is_not_is_refused():
+    with pytest.raises(InputError, match=r"It also asks for: units\. Received: <lambda>"):
+        check_builder(lambda input_shape, units: None)
+
+
+def test_a_builder_that_asks_for_classes_where_there_are_none_is_told(regression):
+    with pytest.raises(InputError, match="asks for `num_classes`, but the targets are no class"):
+        Workload(regression, lambda input_shape, num_classes: layers()).build(1)
+
+
+def build_with_hp(hp):
+    if hp.Boolean("deep"):
+        with hp.conditional_scope("deep", [True]):
+            hidden = [keras.layers.Dense(hp.Int("units", 2, 8, step=2))]
+    else:
+        hidden = []
+    model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(1)])
+    rate = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")
+    model.compile(optimizer=keras.optimizers.SGD(rate), loss="mse")
+    return model
+
+
+def test_the_builders_own_hyperparameters_are_described_and_used(regression):
+    workload = Workload(regression, build_with_hp)
+    described = describe_model(workload)
+
+    assert [h["config"]["name"] for h in described.hyperparameters] == ["deep"]
+    assert "`learning_rate` stays at its default" in " ".join(described.notes)
+    deep = workload.build(1, arguments={"deep": True, "units": 6})
+    assert [layer.units for layer in deep.layers] == [6, 1]
+    assert [layer.units for layer in workload.build(1).layers] == [1]
+
+
+def test_models_of_keras_applications_are_found_by_name():
+    assert {"MobileNetV2", "ResNet50", "EfficientNetB0"} <= set(keras_applications())
+    assert all(hasattr(keras.applications, name) for name in keras_applications())
+    model = find_model_builder("MobileNetV2")(input_shape=(32, 32, 3), num_classes=7)
+    assert model.output_shape == (None, 7)
+    with pytest.raises(InputError, match="Did you mean `MobileNetV2`"):
+        find_model_builder("MobileNetv2")
+
+
+# What a compiled model keeps
+
+
+def test_a_compiled_model_keeps_loss_metrics_and_the_settings_of_its_optimizer(regression):
+    outcome, programs = train(regression, compiled_adam)
+
+    assert set(outcome.metrics) == {"loss", "mae", "val_loss", "val_mae"}
+    optimizer = last_model(programs).optimizer
+    assert type(optimizer) is keras.optimizers.Adam
+    assert (optimizer.clipnorm, float(optimizer.beta_2)) == (0.5, pytest.approx(0.9))
+    schedule = Workload(regression, compiled_adam).optimizer(ADAM, 120, compiled_adam())
+    reference = plain_keras(
+        regression,
+        keras.optimizers.Adam(schedule._learning_rate, beta_2=0.9, clipnorm=0.5),
+    )
+    for got, wanted in zip(last_model(programs).get_weights(), reference, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_a_compiled_models_program_is_reused_exactly(regression):
+    programs = ProgramCache(Workload(regression, compiled_adam))
+    spec = TrialSpec("trial", "search", 3, ADAM, total_examples=120)
+    first = run_trial(programs, spec).metrics
+    other = ADAM.model_copy(update={"batch_size": 8, "base_learning_rate": 0.1})
+    run_trial(programs, TrialSpec("other", "search", 4, other, total_examples=120))
+
+    assert run_trial(programs, spec).metrics == first
+    assert programs.traced == 1
+    fresh = ProgramCache(Workload(regression, compiled_adam), reuse=False)
+    assert run_trial(fresh, spec).metrics == first
+
+
+class HalfStep(keras.Model):
+    """A train_step of its own: half of the gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=x, y=y, y_pred=self(x, training=True))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(
+            [g / 2 for g in gradients],  # type: ignore[union-attr]
+            self.trainable_variables,
+        )
+        return {"loss": loss}
+
+
+def half_step() -> keras.Model:
+    model = HalfStep()
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+    return model
+
+
+def test_a_train_step_of_ones_own_is_what_trains(regression):
+    rate = Configuration(batch_size=16, base_learning_rate=0.1, base_batch_size=16)
+    momentum_free = rate.model_copy(update={"optimizer": Named(name="sgd", momentum=0.0)})
+    keras.utils.set_random_seed(3)
+    model = half_step()
+    model(np.zeros((1, 4), np.float32))
+    model.optimizer.learning_rate = 0.05
+    full = layers()
+    full.set_weights(model.get_weights())
+    full.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse")
+    data = regression.training(batch_size=16, seed=3, num_examples=120)
+    full.fit(data, epochs=1, shuffle=False, verbose=0)
+
+    expected = full.evaluate(regression.evaluation("validation"), verbose=0)
+    outcome, _ = train(regression, half_step, momentum_free)
+    assert outcome.status == "completed", outcome.message
+    assert outcome.metrics["val_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+class Frobenius(keras.optimizers.SGD):
+    """An optimizer that tfbatch does not know."""
+
+
+def test_an_optimizer_of_another_class_is_kept_with_its_learning_rate_alone(regression):
+    def build():
+        model = layers()
+        model.compile(optimizer=Frobenius(0.02, momentum=0.5), loss="mse")
+        return model
+
+    described = describe_model(Workload(regression, build))
+
+    assert (described.optimizer, described.learning_rate) == (Named(name="own"), 0.02)
+    assert "Frobenius" in described.notes[0]
+    made = optimizer_like(build().optimizer, {}, 0.5)
+    assert (type(made), made.momentum, float(made.learning_rate)) == (Frobenius, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "numbers"),
+    [
+        (keras.optimizers.SGD(0.1, momentum=0.8), "sgd", {"momentum": 0.8}),
+        (keras.optimizers.Adam(0.1, beta_1=0.7), "adam", {"beta_1": 0.7}),
+        (keras.optimizers.AdamW(0.1), "adamw", {"weight_decay": 0.004}),
+    ],
+    ids=["sgd", "adam", "adamw"],
+)
+def test_a_compiled_optimizer_is_told_by_its_plug_in(optimizer, name, numbers):
+    found = named_like(optimizer)
+
+    assert found.name == name
+    assert numbers.items() <= found.arguments.items()
+
+
+def test_a_search_takes_a_compiled_models_optimizer(regression):
+    described = describe_model(Workload(regression, compiled_adam))
+    adapted = adapt(make_request_of(), described)
+
+    space = adapted.search.space
+    assert (space.optimizer.name, space.optimizer.arguments["beta_2"]) == ("adam", 0.9)
+    assert space.base_learning_rate.min <= 0.0003
+    assert space.base_learning_rate.max >= 0.03
+    baseline = adapted.baseline_configuration("none")
+    assert (baseline.base_learning_rate, baseline.optimizer.name) == (0.003, "adam")
+    with pytest.raises(InputError, match="compiled with the optimizer adam, which it keeps"):
+        adapt(make_request_of(optimizer="sgd"), described)
+
+
+def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression):
+    def build():
+        model = layers()
+        model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.7), loss="mse")
+        return model
+
+    described = describe_model(Workload(regression, build))
+
+    assert adapt(make_request_of(), described).search.space.optimizer.arguments["momentum"] == 0.7
+    searched = adapt(make_request_of(search="bayesian"), described).search.space.optimizer
+    assert searched.arguments["momentum"] == [0.8, 0.9, 0.95]
+
+
+# What is refused, and what is named
+
+
+class TwoOptimizers(keras.Model):
+    def compile(self, first, second, **arguments):
+        super().compile(loss="mse", **arguments)
+        self.first, self.second = first, second
+
+
+def two_optimizers():
+    model = TwoOptimizers(*_io())
+    model.compile(keras.optimizers.Adam(), keras.optimizers.SGD())
+    return model
+
+
+def _io():
+    inputs = keras.Input((4,))
+    return inputs, keras.layers.Dense(1)(inputs)
+
+
+REFUSED = {
+    "several optimizers": (two_optimizers, {}, "several optimizers has several learning rates"),
+    "no loss": (layers, {}, "no class indices, so the loss must be given"),
+    "loss twice": (compiled_adam, {"loss": "mae"}, "compiled in its builder, so `loss` cannot"),
+    "metrics twice": (compiled_adam, {"metrics": ("mae",)}, "so `metrics` cannot"),
+    "no model": (lambda: 3, {}, "must return a keras.Model. Received: int"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_cannot_be_trained_is_refused_in_one_sentence(regression, name):
+    build, given, message = REFUSED[name]
+    with pytest.raises(InputError, match=message):
+        Workload(regression, build, compilation=Compilation(**given)).build(1)
+
+
+def test_what_is_replaced_is_named_once(regression):
+    def build():
+        model = keras.Sequential(
+            [keras.Input((4,)), keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+        )
+        decay = keras.optimizers.schedules.CosineDecay(0.1, 100)
+        model.compile(
+            optimizer=keras.optimizers.SGD(decay, gradient_accumulation_steps=4),
+            loss="mse",
+            run_eagerly=True,
+        )
+        return model
+
+    notes = describe_model(Workload(regression, build)).notes
+
+    for part in (
+        "momentum 0.99 counts updates",
+        "learning rate and schedule are replaced",
+        "cannot be the baseline",
+        "accumulates 4 gradients",
+        "runs eagerly",
+    ):
+        assert sum(part in note for note in notes) == 1, part
+
+
+def test_a_model_that_runs_eagerly_does(regression):
+    seen = []
+
+    def build():
+        class Eager(keras.layers.Layer):
+            def call(self, inputs):
+                seen.append(tf.executing_eagerly())
+                return inputs
+
+        model = keras.Sequential([keras.Input((4,)), Eager(), keras.layers.Dense(1)])
+        model.compile(optimizer="sgd", loss="mse", run_eagerly=True)
+        return model
+
+    sgd = Configuration(batch_size=32, base_learning_rate=0.01)
+    assert train(regression, build, sgd)[0].status == "completed"
+    assert seen.count(True) >= 4
+
+
+# Weights and callbacks
+
+
+def test_class_and_sample_weights_are_what_keras_makes_of_them(tmp_path):
+    x = np.ones((32, 1), np.float32)
+    y = np.array([0, 1] * 16)
+    weight = np.linspace(0.1, 2.0, 32)
+
+    def build():
+        return keras.Sequential(
+            [keras.Input((1,)), keras.layers.Dense(2, kernel_initializer="zeros")]
+        )
+
+    sgd = Configuration(
+        batch_size=32, base_learning_rate=1.0, optimizer=Named(name="sgd", momentum=0.0)
+    )
+
+    def bias(data, **given):
+        stored = StoredData(store_data(tmp_path, {"train": data, "validation": data}), name="w")
+        workload = Workload(stored, build, compilation=Compilation(**given))
+        programs = ProgramCache(workload)
+        run_trial(programs, TrialSpec("t", "search", 1, sgd, total_examples=32))
+        return last_model(programs).get_weights()[1]
+
+    np.testing.assert_allclose(bias((x, y)), [0, 0], atol=1e-7)
+    # The gradient of the second bias is mean(w * (1/2 - y)), the step is its negative.
+    expected = -np.mean(weight * (0.5 - y))
+    np.testing.assert_allclose(bias((x, y, weight)), [-expected, expected], rtol=1e-5)
+    expected = -np.mean(np.where(y == 1, 3.0, 1.0) * (0.5 - y))
+    np.testing.assert_allclose(
+        bias((x, y), class_weight={0: 1.0, 1: 3.0}), [-expected, expected], rtol=1e-5
+    )
+
+
+def test_early_stopping_ends_a_trial_at_its_own_end(regression):
+    class StopAtOnce(keras.callbacks.EarlyStopping):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    outcome, _ = train(
+        regression,
+        lambda: layers(),
+        compilation=Compilation("mse"),
+        callbacks=as_factory([StopAtOnce()]),
+    )
+
+    assert outcome.status == "completed"
+    assert (outcome.examples, outcome.steps) == (96, 6)  # one epoch of 120 examples asked for
+    assert np.isfinite(outcome.metrics["val_loss"])
+
+
+def test_callbacks_that_contradict_a_search_are_refused_with_the_reason():
+    for callback, message in (
+        (keras.callbacks.ReduceLROnPlateau(), "ReduceLROnPlateau cannot be used: the learning"),
+        (keras.callbacks.LearningRateScheduler(lambda epoch: 0.1), "LearningRateScheduler cannot"),
+        (keras.callbacks.EarlyStopping(restore_best_weights=True), "by its best epoch"),
+        ("early", "must be Keras callbacks"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_callbacks([callback])
+    (note,) = check_callbacks([keras.callbacks.EarlyStopping(), keras.callbacks.TerminateOnNaN()])
+    assert "unequal numbers of examples" in note
+    with pytest.raises(InputError, match="must be a list of Keras callbacks, or a function"):
+        as_factory(keras.callbacks.EarlyStopping())
+
+
+def test_callbacks_given_by_value_are_new_in_each_trial():
+    stopping = keras.callbacks.EarlyStopping()
+    make = as_factory([stopping])
+    (first,), (second,) = make(), make()
+
+    first.wait = 5
+    assert first is not second
+    assert not hasattr(second, "wait") or second.wait != 5
+    assert stopping is not first
+
+
+@pytest.mark.parametrize("where", ["variable", "file"])
+def test_another_backend_of_keras_is_refused_before_anything_else(tmp_path, monkeypatch, where):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if where == "variable":
+        monkeypatch.setenv("KERAS_BACKEND", "jax")
+    else:
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    with pytest.raises(InputError, match=r"needs Keras on TensorFlow.*backend 'jax' in"):
+        tfbatch.find_batch_size("small_cnn", "digits", run_dir=tmp_path / "run")

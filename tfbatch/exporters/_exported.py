@@ -1,0 +1,53 @@
+"""What an exporter returns, and how it asks for its package."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+
+from tfbatch.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What was written, and where.
+
+    Attributes:
+        destination: A path or a URI.
+        written: Number of trials that were written now.
+        present: Number of trials that were there already.
+        next_step: A command that shows or uploads it; empty if there is none.
+    """
+
+    destination: str
+    written: int
+    present: int
+    next_step: str = ""
+
+    def __str__(self) -> str:
+        """One sentence, and the next step."""
+        trials = "1 trial" if self.written == 1 else f"{self.written} trials"
+        there = f" ({self.present} were there already)" if self.present else ""
+        following = f"\nNext:\n  {self.next_step}" if self.next_step else ""
+        return f"{trials} written to {self.destination}{there}.{following}"
+
+
+@contextlib.contextmanager
+def needs(*packages: str) -> Iterator[None]:
+    """Turns a module that is not installed into the command that installs it.
+
+    Args:
+        packages: What pip has to install for the block.
+
+    Raises:
+        InputError: A module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"This export needs the module `{error.name}`, which is not installed. Install it: "
+            f"{sys.executable} -m pip install {' '.join(packages)}"
+        ) from error

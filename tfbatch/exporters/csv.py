@@ -1,0 +1,30 @@
+"""One CSV file (RFC 4180) with a row for each trial, the same as trials.csv of a run's end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfbatch.errors import InputError
+from tfbatch.exporters._exported import Exported
+from tfbatch.run_folder.recorded import RecordedRun
+from tfbatch.run_folder.table import TRIALS_CSV, write_csv
+
+
+def export(run: RecordedRun, *, destination: str | None) -> Exported:
+    """Writes the file, in place of one that is there.
+
+    Args:
+        run: The run.
+        destination: The file. Default: trials.csv in the run folder.
+
+    Raises:
+        InputError: The folder of the file does not exist.
+        RunFolderError: The file cannot be written.
+    """
+    path = Path(destination).expanduser().resolve() if destination else run.path / TRIALS_CSV
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(
+            f"`destination` must be a file in a folder that exists. Received: {destination}."
+        )
+    write_csv(path, run.rows)
+    return Exported(str(path), written=len(run.rows), present=0)

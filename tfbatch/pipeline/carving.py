@@ -1,0 +1,88 @@
+"""Takes a validation split out of stored training data, where a user gives none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfbatch.errors import InputError
+from tfbatch.pipeline.stored_format import (
+    MOST_CLASSES,
+    Leaf,
+    Stored,
+    integer_targets,
+    leaf_files,
+    read_leaf,
+)
+
+VALIDATION_FRACTION = 0.2
+_SPLIT_SEED = 20181206
+
+
+def carve_validation(folder: Path, stored: Stored) -> Stored:
+    """Takes a fifth of the training split, class by class where there are classes."""
+    count = stored.splits["train"]
+    targets = integer_targets(folder, stored, "train")
+    chosen = _choose(count, targets)
+    if not 0 < len(chosen) < count:
+        raise InputError(
+            f"A validation split cannot be taken from {count} training examples. Give one: "
+            '{"train": ..., "validation": ...}.'
+        )
+    inside = np.zeros(count, bool)
+    inside[chosen] = True
+    for number, leaf in enumerate(stored.leaves):
+        _divide(folder, number, leaf, inside)
+    note = (
+        f"No validation split was given: {VALIDATION_FRACTION:.0%} of the training examples were "
+        f"taken at random{'' if targets is None else ', class by class'}. Where neighbours are "
+        "alike (time series, frames of a film, several images of one person) give one yourself."
+    )
+    return stored.model_copy(
+        update={
+            "splits": {
+                **stored.splits,
+                "train": count - len(chosen),
+                "validation": len(chosen),
+            },
+            "notes": (*stored.notes, note),
+        }
+    )
+
+
+def _choose(count: int, targets: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    generator = np.random.default_rng(_SPLIT_SEED)
+    groups = [np.arange(count)]
+    if targets is not None and targets.max() <= MOST_CLASSES:
+        order = np.argsort(targets, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(targets[order])) + 1)
+    chosen = [
+        generator.permutation(group)[: round(VALIDATION_FRACTION * len(group))] for group in groups
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _divide(folder: Path, number: int, leaf: Leaf, inside: npt.NDArray[np.bool_]) -> None:
+    """Rewrites one leaf's training file as two."""
+    whole = read_leaf(folder, "train", number, leaf, len(inside))
+    new = {}
+    for split, mask in (("train", ~inside), ("validation", inside)):
+        values, lengths = leaf_files(folder, split, number)
+        new[split] = values.with_suffix(".new"), values
+        if isinstance(whole, tuple):
+            ends = np.cumsum(whole[1])
+            with new[split][0].open("wb") as file:
+                for index in np.flatnonzero(mask):
+                    file.write(whole[0][ends[index] - whole[1][index] : ends[index]].data)
+            new[f"{split}-lengths"] = lengths.with_suffix(".new"), lengths
+            new[f"{split}-lengths"][0].write_bytes(whole[1][mask].tobytes())
+        else:
+            with new[split][0].open("wb") as file:
+                for part in np.array_split(np.flatnonzero(mask), max(1, len(mask) // 4096)):
+                    file.write(np.ascontiguousarray(whole[part]).data)
+    del whole
+    for written, final in new.values():
+        written.replace(final)

@@ -1,0 +1,51 @@
+"""What training asks of a data set, whether a recipe describes it or it is a user's own."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from tfbatch.own_data import DataDescription
+from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+
+
+class Data(Protocol):
+    """A data set in this process.
+
+    Attributes:
+        name: What it is called in messages.
+        soft_labels: Whether targets are a probability for each class, not a class index.
+    """
+
+    name: str
+    soft_labels: bool
+
+    @property
+    def input_shape(self) -> Any:
+        """Shape of one input; for several inputs, the same structure of shapes."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, or None where the targets are no class indices."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that there are: "train" and "validation" at least."""
+
+    def describe(self) -> DataDescription:
+        """What a process without the data must know."""
+
+    def num_examples(self, split: str = "train") -> int:
+        """Number of examples in a split."""
+
+    def training(
+        self, *, batch_size: int, seed: int, num_examples: int, start: int = 0
+    ) -> tf.data.Dataset:
+        """The training stream from `start` to `num_examples`; only its last batch can be short."""
+
+    def evaluation(self, split: str, *, batch_size: int = EVALUATION_BATCH_SIZE) -> tf.data.Dataset:
+        """Every example of a split once."""
+
+    def raise_damage(self, split: str) -> None:
+        """Raises the DataError behind a failed stream, if the data is damaged."""

@@ -1,0 +1,64 @@
+"""Finds the data set that a text means: a recipe, a source without one, or a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfbatch.own_data import OwnData, own_data_of
+from tfbatch.recipes import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from tfbatch.pipeline.data import Data
+
+Progress = Callable[[str, int, int], None]
+
+
+def find_dataset(text: str, *, data_dir: Path | None = None) -> Recipe | OwnData:
+    """The data set of a name.
+
+    Args:
+        text: A recipe's name, a path of one (.yaml), `package.module:function`, or a folder of
+            stored arrays.
+        data_dir: The source's data folder.
+
+    Raises:
+        InputError: There is no such data set.
+    """
+    del data_dir
+    if text.endswith((".yaml", ".yml")):
+        return load_recipe(text)
+    return own_data_of(text) or load_recipe(text)
+
+
+def load_data(
+    dataset: str | Recipe,
+    *,
+    data_dir: str | Path | None = None,
+    records_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Data:
+    """Loads a data set, and prepares it on first use.
+
+    Args:
+        dataset: A recipe, or anything that `--dataset` or `--data` takes: a recipe's name, a path
+            that ends in .yaml, `package.module:function`, or a folder of stored arrays.
+        data_dir: Folder with the source's data; for TensorFlow Datasets also TFDS_DATA_DIR.
+        records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
+        progress: Told how far the preparation is: (split, examples done, examples in all).
+
+    Raises:
+        InputError: An unknown data set, or one that cannot be used.
+        DataError: Data that is absent and cannot be fetched, or that is damaged.
+    """
+    from tfbatch.pipeline.kinds import prepare_data
+
+    where = Path(data_dir) if data_dir else None
+    spec = dataset if isinstance(dataset, Recipe) else find_dataset(dataset, data_dir=where)
+    return prepare_data(
+        spec,
+        data_dir=where,
+        records_dir=Path(records_dir) if records_dir else None,
+        progress=progress,
+    )

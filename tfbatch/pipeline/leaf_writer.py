@@ -1,0 +1,105 @@
+"""Appends chunks of examples to the files of a folder of stored arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfbatch.errors import InputError
+from tfbatch.pipeline.stored_format import Leaf, leaf_files
+
+
+def append_all(
+    folder: Path,
+    split: str,
+    chunks: Iterator[list[Any]],
+    sign_of_life: Callable[[int], None],
+) -> tuple[tuple[Leaf, ...], int]:
+    """Writes every chunk; returns what the leaves are and how many examples there were."""
+    writers: list[_LeafWriter] = []
+    count = 0
+    with contextlib.ExitStack() as stack:
+        for chunk in chunks:
+            if not writers:
+                writers = [
+                    stack.enter_context(_LeafWriter(folder, split, number))
+                    for number in range(len(chunk))
+                ]
+            for writer, rows in zip(writers, chunk, strict=True):
+                writer.append(rows)
+            count += len(chunk[0])
+            sign_of_life(count)
+        leaves = tuple(writer.leaf() for writer in writers)
+    return leaves, count
+
+
+class _LeafWriter:
+    """Appends the rows of one leaf of one split; only at the end is it known if lengths differ."""
+
+    def __init__(self, folder: Path, split: str, number: int):
+        values, lengths = leaf_files(folder, split, number)
+        self._where = f"Part {number} of your `{split}` data"
+        self._values, self._lengths = values.open("wb"), lengths.open("wb")
+        self._lengths_file = lengths
+        self._dtype: str | None = None
+        self._shapes: set[tuple[int, ...]] = set()
+        self._variable = False
+
+    def __enter__(self) -> _LeafWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._values.close()
+        self._lengths.close()
+        if self._dtype != "string" and not self._variable:
+            self._lengths_file.unlink()
+
+    def append(self, rows: Any) -> None:
+        whole = isinstance(rows, np.ndarray)
+        for array in [rows] if whole else rows:
+            self._append(np.asarray(array), whole=whole)
+        scalar = all(shape == () for shape in self._shapes)
+        self._variable |= not scalar and (not whole or len(self._shapes) > 1)
+
+    def _append(self, array: npt.NDArray[Any], *, whole: bool) -> None:
+        shape = array.shape[1:] if whole else array.shape
+        if array.dtype.kind in "OSU":
+            self._check("string", shape)
+            if shape:
+                raise InputError(f"{self._where}: text must be one string for each example.")
+            texts = [t.encode() if isinstance(t, str) else bytes(t) for t in np.atleast_1d(array)]
+            self._values.write(b"".join(texts))
+            self._write_lengths([len(text) for text in texts])
+            return
+        if array.dtype == np.float64:  # as Keras's own `fit` does with arrays
+            array = array.astype(np.float32)
+        self._check(array.dtype.name, shape)
+        self._values.write(np.ascontiguousarray(array).data)
+        length = shape[0] if shape else 0
+        self._write_lengths([length] * (len(array) if whole else 1))
+
+    def _check(self, dtype: str, shape: tuple[int, ...]) -> None:
+        if self._dtype not in (None, dtype):
+            raise InputError(f"{self._where} changes its type from {self._dtype} to {dtype}.")
+        self._dtype = dtype
+        self._shapes.add(shape)
+        if len({s[1:] for s in self._shapes}) > 1 or len({len(s) for s in self._shapes}) > 1:
+            shown = " and ".join(map(str, sorted(self._shapes)[:2]))
+            raise InputError(
+                f"{self._where} has examples of shapes {shown}: only their first dimension may "
+                "differ. Resize images in a `map`, or describe them by a recipe, which resizes."
+            )
+
+    def _write_lengths(self, lengths: Sequence[int]) -> None:
+        self._lengths.write(np.asarray(lengths, np.int64).data)
+
+    def leaf(self) -> Leaf:
+        shape = next(iter(self._shapes))
+        if self._variable:
+            shape = shape[1:]
+        return Leaf(dtype=self._dtype or "", shape=shape, variable=self._variable)

@@ -1,0 +1,96 @@
+"""A run folder as it is read by others: nothing in it is locked or changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from tfbatch.errors import InputError, RunFolderError
+from tfbatch.run_folder.journal import Row, encode_row, read_rows
+from tfbatch.schema import content_hash
+
+_FILES = ("recommendation.json", "best.yaml", "config.json", "fingerprint.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedRun:
+    """What a run folder holds, of a run that has ended or that still goes on.
+
+    Attributes:
+        path: The folder, absolute.
+        settings: What makes two runs comparable: the `identity` of config.json.
+        rows: The journal's rows; at least one.
+        fingerprint: Hardware and software; empty if the run has not written it.
+        recommendation: The content of recommendation.json, or None if there is no answer yet.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    rows: list[Row]
+    fingerprint: dict[str, Any]
+    recommendation: dict[str, Any] | None
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that stay with a run when its folder is moved or continued.
+
+        They follow from the settings and the first finished trial, which never change: a second
+        run with equal settings has another key, for its first trial ended at another time.
+        """
+        return content_hash([self.settings, encode_row(self.rows[0])])
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder with the curves of trial NAME in `NAME/train` and `NAME/validation`."""
+        return self.path / "tensorboard"
+
+    def files(self) -> list[Path]:
+        """The files beside the journal that say what was asked and what came out."""
+        return [self.path / name for name in _FILES if (self.path / name).exists()]
+
+
+def read_run(path: Path) -> RecordedRun:
+    """Reads a run folder, also one in which a run goes on.
+
+    Raises:
+        InputError: It is no run folder, or no trial has ended in it.
+        RunFolderError: A file in it is damaged.
+    """
+    path = path.expanduser().resolve()
+    journal = path / "trials.jsonl"
+    settings = _read(path / "config.json")
+    if not journal.exists() or settings is None:
+        absent = "config.json" if journal.exists() else "trials.jsonl"
+        raise InputError(
+            f"`run_dir` must be a run folder of tfbatch. Received: {path} (no {absent} in it)."
+        )
+    rows = read_rows(journal)
+    if not rows:
+        raise InputError(
+            f"No trial has ended in {path} yet: there is nothing to export. Run the same command "
+            "again when one has."
+        )
+    if "identity" not in settings:
+        raise RunFolderError(f"{path / 'config.json'} is damaged: it has no `identity`.")
+    return RecordedRun(
+        path=path,
+        settings=settings["identity"],
+        rows=rows,
+        fingerprint=_read(path / "fingerprint.json") or {},
+        recommendation=_read(path / "recommendation.json"),
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no such file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path} is damaged: it must hold a JSON object.")
+    return content

@@ -1,0 +1,135 @@
+"""How a model is compiled: the loss and metrics of its task, or what its builder compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from tfbatch.errors import InputError
+from tfbatch.pipeline.data import Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """What a user gives beside a model that is not compiled.
+
+    Attributes:
+        loss: A Keras loss, its name, or a function; None for classification by logits.
+        metrics: Keras metrics, their names, or functions; None for accuracy with the default loss.
+        class_weight: Weight of each class in the training loss, as `Model.fit` takes it.
+    """
+
+    loss: Any = None
+    metrics: tuple[Any, ...] | None = None
+    class_weight: dict[int, float] | None = None
+
+    def arguments(self, data: Data) -> dict[str, Any]:
+        """Loss and metrics as `Model.compile` takes them; new objects at every call."""
+        if self.loss is not None:
+            return {"loss": _copied(self.loss), "metrics": [_copied(m) for m in self.metrics or ()]}
+        loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if data.soft_labels:
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        metrics = ["accuracy"] if self.metrics is None else [_copied(m) for m in self.metrics]
+        return {"loss": loss, "metrics": metrics}
+
+
+def _copied(part: Any) -> Any:
+    """A metric has variables, which two models must not share."""
+    if isinstance(part, keras.metrics.Metric | keras.losses.Loss):
+        return type(part).from_config(part.get_config())
+    return part
+
+
+def compile_with(
+    model: Any,
+    optimizer: Any,
+    *,
+    arguments: dict[str, Any],
+    jit_compile: bool,
+    steps_per_execution: int = 1,
+) -> None:
+    """Compiles a model; one that its builder compiled keeps all but the optimizer.
+
+    Args:
+        model: A built model.
+        optimizer: The trial's optimizer.
+        arguments: `Compilation.arguments`, for a model that is not compiled.
+        jit_compile: Whether XLA compiles it.
+        steps_per_execution: Updates in one call of the compiled function.
+    """
+    if not model.compiled:
+        model.compile(
+            optimizer=optimizer,
+            jit_compile=jit_compile,
+            steps_per_execution=steps_per_execution,
+            **arguments,
+        )
+        return
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    model.optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer
+    model.jit_compile = jit_compile
+    model.steps_per_execution = steps_per_execution
+    kept = getattr(model, "_compile_config", None)
+    if kept is not None:  # what `save` writes
+        kept.config["optimizer"] = optimizer
+
+
+def check_model(model: Any, data: Data, compilation: Compilation) -> None:
+    """Refuses a model that cannot be trained as it is.
+
+    Raises:
+        InputError: It is no Keras model, has several optimizers, or does not fit data and loss.
+    """
+    if not isinstance(model, keras.Model):
+        raise InputError(
+            f"The model builder must return a keras.Model. Received: {type(model).__name__}."
+        )
+    optimizers = {
+        id(value): type(value).__name__
+        for value in vars(model).values()
+        if isinstance(value, keras.optimizers.Optimizer)
+    }
+    if len(optimizers) > 1:
+        raise InputError(
+            "A model with several optimizers has several learning rates, and tfbatch searches one: "
+            f"train it with one optimizer. Received: {', '.join(sorted(optimizers.values()))}."
+        )
+    if model.compiled:
+        _refuse_given(compilation)
+        return
+    if compilation.loss is None:
+        _check_classifier(model, data)
+
+
+def _refuse_given(compilation: Compilation) -> None:
+    given = [name for name in ("loss", "metrics") if getattr(compilation, name) is not None]
+    if given:
+        raise InputError(
+            f"The model is compiled in its builder, so `{given[0]}` cannot be given too. Leave it "
+            "out, or remove `compile` from the builder."
+        )
+
+
+def _check_classifier(model: Any, data: Data) -> None:
+    if data.num_classes is None:
+        raise InputError(
+            f"The targets of {data.name} are no class indices, so the loss must be given: compile "
+            'the model in its builder, or give loss= (--loss), such as "mse".'
+        )
+    expected = (None, data.num_classes)
+    if getattr(model, "output_shape", expected) != expected:
+        raise InputError(
+            f"The model must return logits of shape {expected} for {data.name}. "
+            f"Received: output shape {model.output_shape}. For another task compile the model in "
+            'its builder, or give loss= (--loss), such as "mse".'
+        )
+    last = model.layers[-1] if model.layers else None
+    activation = getattr(last, "activation", None)
+    if activation is keras.activations.softmax or isinstance(last, keras.layers.Softmax):
+        raise InputError(
+            "The model must return logits, but its last layer is a softmax. Remove it: the "
+            "loss applies it. (Or compile the model in its builder, with a loss of your own.)"
+        )

@@ -1,0 +1,124 @@
+"""What a model builder makes, told to the process that directs a search and builds nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfbatch.optimizers import OWN
+from tfbatch.schema import Named
+from tfbatch.training.own_optimizer import learning_rate_of, named_like, unwrapped
+from tfbatch.training.workload import Workload
+
+_REPLACED = ("batch_size", "learning_rate", "lr")
+"""Hyperparameters of a user's builder that stand for what tfbatch itself searches."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDescription:
+    """What is known of a model before any trial.
+
+    Attributes:
+        optimizer: The optimizer that it is compiled with, or None if it is not compiled.
+        learning_rate: Its constant learning rate, or None.
+        hyperparameters: What the builder asks of `hp`, each as KerasTuner's own configuration.
+        notes: What a user should know, a sentence each.
+    """
+
+    optimizer: Named | None = None
+    learning_rate: float | None = None
+    hyperparameters: tuple[dict[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def describe_model(workload: Workload) -> ModelDescription:
+    """Builds the model once, with the defaults of its hyperparameters, and describes it.
+
+    Raises:
+        InputError: The model cannot be used.
+    """
+    model = workload.build(seed=1, arguments={})
+    hyperparameters, notes = _hyperparameters(workload)
+    notes += list(_normalization_notes(model))
+    if not model.compiled:
+        return ModelDescription(hyperparameters=hyperparameters, notes=tuple(notes))
+    notes += list(_compiled_notes(model, workload))
+    return ModelDescription(
+        named_like(model.optimizer),
+        learning_rate_of(model.optimizer),
+        hyperparameters,
+        tuple(notes),
+    )
+
+
+def _hyperparameters(workload: Workload) -> tuple[tuple[dict[str, Any], ...], list[str]]:
+    asked = workload.last_hyperparameters
+    if asked is None:
+        return (), []
+    found, replaced = [], []
+    for entry in asked.get_config()["space"]:
+        if entry["config"]["name"] in _REPLACED:
+            replaced.append(entry["config"]["name"])
+        else:
+            found.append(entry)
+    notes = [
+        f"The builder's own hyperparameter `{name}` stays at its default: tfbatch searches the "
+        "batch size and the learning rate itself."
+        for name in dict.fromkeys(replaced)
+    ]
+    return tuple(found), notes
+
+
+def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:
+    inner = unwrapped(model.optimizer)
+    kind = type(inner).__name__
+    named = named_like(model.optimizer)
+    tuned = "" if named.name == OWN else f" (tfbatch: {named.name})"
+    yield (
+        f"The model is compiled: its {kind}{tuned}, loss, metrics and train_step are kept; its "
+        "learning rate and schedule are replaced by what is searched."
+    )
+    if learning_rate_of(model.optimizer) is None:
+        yield (
+            "Its learning rate is a schedule, which cannot be the baseline: the baseline trains "
+            "with a constant one. Give it with --baseline=learning_rate=X."
+        )
+    if getattr(inner, "gradient_accumulation_steps", None):
+        yield (
+            f"Its optimizer accumulates {inner.gradient_accumulation_steps} gradients, and Keras "
+            "evaluates a schedule at each of them, not at each update: remove "
+            "`gradient_accumulation_steps` and let the batch size be searched."
+        )
+    if model.jit_compile and not workload.jit_compile:
+        yield "It is compiled with jit_compile=True; here --jit_compile says that, and it is off."
+    if model.run_eagerly:
+        yield "It runs eagerly: every trial pays for it. Remove `run_eagerly` when it is debugged."
+
+
+def _normalization_notes(model: Any) -> Iterator[str]:
+    momenta = {
+        float(layer.momentum)
+        for layer in model._flatten_layers(include_self=False, recursive=True)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    }
+    slow = sorted(m for m in momenta if m > _SLOW_MOMENTUM)
+    if slow:
+        updates = _updates_until_forgotten(slow[-1])
+        yield (
+            f"BatchNormalization with momentum {slow[-1]:g} counts updates: its moving statistics "
+            f"still hold a tenth of their initial values after {updates} updates, so a large batch "
+            "with fewer updates looks worse in validation than it is. Use momentum=0.9."
+        )
+
+
+_SLOW_MOMENTUM = 0.95
+
+
+def _updates_until_forgotten(momentum: float) -> int:
+    updates, left = 0, 1.0
+    while left > 0.1:
+        updates, left = updates + 1, left * momentum
+    return updates

@@ -1,0 +1,136 @@
+"""Finds a user's model builder, and calls it with what it asks for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfbatch.errors import InputError, did_you_mean
+from tfbatch.models import MODELS, check_model_name, is_keras_application
+from tfbatch.references import find_function
+
+BuildModel = Callable[..., Any]
+_OFFERED = ("input_shape", "num_classes", "hp")
+
+
+def find_model_builder(name: str) -> BuildModel:
+    """The builder of a name.
+
+    Args:
+        name: A file of tfbatch/models, a model of keras.applications, or
+            `package.module:function`.
+
+    Raises:
+        InputError: There is no such model, module or function, or it asks for what there is not.
+    """
+    check_model_name(name)
+    if is_keras_application(name):
+        return _application(name)
+    if ":" not in name:
+        by_name: BuildModel = MODELS.load(name).build
+        return by_name
+    builder = find_function(name, flag="--model")
+    check_builder(builder)
+    return builder
+
+
+def check_builder(builder: BuildModel) -> None:
+    """Refuses a builder that asks for what there is not.
+
+    Raises:
+        InputError: It has a required parameter other than `input_shape`, `num_classes` and `hp`.
+    """
+    parameters = _parameters(builder)
+    required = [
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    unknown = [name for name in required if name not in _OFFERED]
+    if unknown and not (len(required) == len(unknown) == 2):  # (shape, classes), in this order
+        raise InputError(
+            "A model builder gets what it asks for by name: `input_shape`, `num_classes`, or `hp` "
+            f"(KerasTuner's hyperparameters). It also asks for: {', '.join(unknown)}. "
+            f"Received: {getattr(builder, '__name__', builder)}{inspect.signature(builder)}."
+        )
+
+
+def call_builder(
+    builder: BuildModel,
+    *,
+    input_shape: Any,
+    num_classes: int | None,
+    arguments: Mapping[str, Any],
+    hp: Callable[[], Any],
+) -> Any:
+    """Calls a builder with what it asks for.
+
+    Args:
+        builder: A builder that `check_builder` accepts.
+        input_shape: Shape of one input.
+        num_classes: Number of classes, or None.
+        arguments: Further arguments by name, for those parameters that it has.
+        hp: Makes KerasTuner hyperparameters with the arguments as values; called if it asks.
+
+    Raises:
+        InputError: It asks for the number of classes where there is none, or does not take an
+            argument that was given.
+    """
+    parameters = _parameters(builder)
+    if "num_classes" in parameters and num_classes is None:
+        raise InputError(
+            "The model builder asks for `num_classes`, but the targets are no class indices. Let "
+            "the builder know the size of its output."
+        )
+    offered = {"input_shape": input_shape, "num_classes": num_classes}
+    if not parameters or not any(name in parameters for name in _OFFERED):
+        positional = [p for p in parameters.values() if p.default is p.empty]
+        values = list(offered.values()) if len(positional) == 2 else []
+        return builder(*values, **arguments)
+    given = {name: value for name, value in offered.items() if name in parameters}
+    if "hp" in parameters:
+        return builder(**given, hp=hp())
+    return builder(**given, **arguments)
+
+
+def check_arguments(builder: BuildModel, arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that a builder does not take.
+
+    Raises:
+        InputError: As it says.
+    """
+    parameters = _parameters(builder)
+    if "hp" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    free = [name for name in parameters if name not in _OFFERED]
+    for name in arguments:
+        if name not in free:
+            raise InputError(
+                f"The model builder takes no argument `{name}`.{did_you_mean(name, free)} "
+                f"It takes: {', '.join(free) or 'none'}."
+            )
+
+
+def _parameters(builder: BuildModel) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(builder).parameters
+    except ValueError:  # some built-in callables do not tell
+        return {}
+
+
+def _application(name: str) -> BuildModel:
+    """A model of keras.applications, untrained, with logits."""
+
+    def build(input_shape: Any, num_classes: int) -> Any:
+        import keras
+
+        return getattr(keras.applications, name)(
+            weights=None,
+            input_shape=input_shape,
+            classes=num_classes,
+            classifier_activation=None,
+        )
+
+    build.__name__ = build.__qualname__ = name
+    return build

@@ -1,0 +1,68 @@
+"""The optimizer that a user's builder compiled: which plug-in it is, and others like it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from tfbatch.errors import InputError
+from tfbatch.optimizers import OPTIMIZERS, OWN
+from tfbatch.schema import Named
+
+
+def named_like(optimizer: Any) -> Named:
+    """A compiled optimizer as a configuration names it: its plug-in, and the plug-in's numbers.
+
+    The plug-in is the one of the same Keras class; an optimizer of another class is `own`, whose
+    only tunable number is the learning rate.
+    """
+    inner = unwrapped(optimizer)
+    config = inner.get_config()
+    for name in OPTIMIZERS.names():
+        module = OPTIMIZERS.load(name)
+        if type(inner) is getattr(keras.optimizers, module.KERAS_NAME):
+            return Named(name=name, **_numbers(config, module.PARAMETERS))
+    return Named(name=OWN, **_numbers(config, ()))
+
+
+def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    found = {key: config.get(key) for key in (*names, "global_clipnorm")}
+    found["ema_momentum"] = config.get("ema_momentum") if config.get("use_ema") else None
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def learning_rate_of(optimizer: Any) -> float | None:
+    """The constant learning rate that an optimizer was made with, or None for a schedule."""
+    found = unwrapped(optimizer).get_config().get("learning_rate")
+    # It was a float32 variable in between: 0.003, not 0.003000000026.
+    return float(f"{found:.7g}") if isinstance(found, int | float) else None
+
+
+def optimizer_like(compiled: Any, numbers: Mapping[str, Any], learning_rate: Any) -> Any:
+    """An optimizer of the compiled one's class and settings, with other numbers.
+
+    Args:
+        compiled: The compiled optimizer; it is not changed.
+        numbers: What differs, by name; None leaves a setting as it is.
+        learning_rate: A number or a schedule.
+
+    Raises:
+        InputError: The class refuses the numbers, or cannot be made from its own configuration.
+    """
+    inner = unwrapped(compiled)
+    given = {key: value for key, value in numbers.items() if value is not None}
+    config = {**inner.get_config(), **given, "learning_rate": learning_rate}
+    try:
+        return type(inner).from_config(config)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{type(inner).__name__} cannot be made from its own `get_config()` with another "
+            f"learning rate: {error}"
+        ) from error
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer inside one that scales the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
