@@ -13,7 +13,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import filelock
@@ -49,12 +49,9 @@ def partial_folder(folder: Path, *, progress: Callable[[Path], int]) -> Iterator
                 _remove(partial)
 
 
-def remove_leftovers(parent: Path) -> None:
-    """Removes what killed runs have left in `parent`: the folders whose lock nobody holds."""
-    for partial in parent.glob(f"{_PREFIX}*"):
-        with contextlib.ExitStack() as held:
-            if _lock(partial, held):
-                _remove(partial)
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed runs of `folder` have left: those whose lock nobody holds."""
+    _remove_unlocked(folder.parent.glob(f"{_PREFIX}{folder.name}-*"))
 
 
 def check_place(folder: Path, *, proof: str) -> None:
@@ -114,8 +111,15 @@ def _take_over(
     mine = folder.parent.glob(f"{_PREFIX}{folder.name}-*")
     leftovers = sorted((p for p in mine if p.is_dir()), key=progress, reverse=True)
     taken = next((p for p in leftovers if progress(p) and _lock(p, held)), None)
-    remove_leftovers(folder.parent)  # the one that was taken is locked
+    _remove_unlocked(folder.parent.glob(f"{_PREFIX}*"))  # the one that was taken is locked
     return taken
+
+
+def _remove_unlocked(partials: Iterable[Path]) -> None:
+    for partial in partials:
+        with contextlib.ExitStack() as held:
+            if _lock(partial, held):
+                _remove(partial)
 
 
 def _lock(partial: Path, held: contextlib.ExitStack) -> bool:

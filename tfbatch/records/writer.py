@@ -78,11 +78,11 @@ def write_records(
     if (folder / FILE_NAME).exists():
         load_manifest(folder)
         with contextlib.suppress(OSError):  # of a run that was killed after another had finished
-            remove_leftovers(folder.parent)
+            remove_leftovers(folder)
         return
-    check_place(folder, proof=FILE_NAME)
     stream = examples if isinstance(examples, ExampleStream) else _stream_of(examples)
     try:
+        check_place(folder, proof=FILE_NAME)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with partial_folder(folder, progress=lambda p: _progress(p, folder.name)) as partial:
             built = partial / "records"
