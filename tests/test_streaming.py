@@ -40,14 +40,14 @@ def manifest_of(make_recipe, *, examples, record_bytes, shards):
 @pytest.mark.parametrize(
     ("examples", "record_bytes", "shards", "usable", "buffer", "cycle", "block"),
     [
-        pytest.param(45_000, 3_100, 8, PLENTY, 10_000, 8, 16, id="CIFAR-10"),
+        pytest.param(45_000, 3_100, 8, PLENTY, 10_000, 2, 16, id="CIFAR-10"),
         pytest.param(1_281_167, 110_000, 1024, PLENTY, 2_440, 16, 6, id="ImageNet, JPEG"),
         pytest.param(1_281_167, 150_600, 1024, PLENTY, 1_782, 16, 4, id="ImageNet, raw"),
         pytest.param(1_281_167, 150_600, 1024, 4 * GB, 1_782, 16, 4, id="4 GB are plenty"),
         pytest.param(1_281_167, 150_600, 1024, 1 * GB, 445, 16, 4, id="1 GB"),
         pytest.param(10_000, 4 << 20, 64, PLENTY, 64, 2, 1, id="4 MB a record"),
         pytest.param(100, 1 << 30, 4, PLENTY, 1, 1, 1, id="1 GB a record"),
-        pytest.param(8, 100, 3, PLENTY, 8, 3, 16, id="tiny"),
+        pytest.param(8, 100, 3, PLENTY, 8, 1, 16, id="tiny"),
     ],
 )
 def test_the_sizes_of_a_shuffle_are_bounded_in_bytes(
@@ -102,8 +102,8 @@ def test_a_small_buffer_still_gives_permutations_that_mix_far_beyond_it(
     assert (np.sort(epochs) == np.arange(200)).all()
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == 60
     places = np.argsort(epochs)  # [epoch, example]
-    # Standard error of a mean place over 60 epochs: 200 / 12 ** 0.5 / 60 ** 0.5 = 7.5.
-    assert abs(places.mean(axis=0) - 99.5).max() < 5 * 7.5
+    # Of all files at once, the last examples of a file would have the mean place 170.
+    assert abs(places.mean(axis=0) - 99.5).max() < 50
     assert np.median(places.std(axis=0)) > 45  # 57.7 if shuffled as a whole, 6 by the buffer alone
 
 

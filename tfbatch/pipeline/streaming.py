@@ -48,7 +48,7 @@ class ShuffleSizes:
         return (
             f"Training examples are streamed and drawn from {self.buffer:,} at a time "
             f"({self.buffer_bytes / 2**20:,.0f} MiB) of {self.num_examples:,}, from "
-            f"{self.cycle_length} files at once: neighbours in the records meet in a batch more "
+            f"{self.cycle_length} file(s) at once: neighbours in the records meet in a batch more "
             "often than by chance. Their order does not depend on the class. More memory, or "
             "smaller records, mix further."
         )
@@ -58,8 +58,11 @@ def shuffle_sizes(manifest: Manifest, split: str, *, usable_bytes: int) -> Shuff
     """The sizes for a split, so that their memory is bounded whatever a record's size.
 
         buffer = min(num_examples, 10_000, min(256 MiB, usable_bytes / 16) / record_bytes)
+        cycle_length = min(16, shards / 4)
 
     A parallel interleave of tf.data holds up to two blocks of three files for each of its cycle.
+    Of all files at once, what lies at their ends would come last in every epoch: so at most a
+    quarter of them is read in turn, and the order of the files decides when.
 
     Args:
         manifest: The records.
@@ -72,12 +75,12 @@ def shuffle_sizes(manifest: Manifest, split: str, *, usable_bytes: int) -> Shuff
     most_bytes = min(SHUFFLE_BYTES, int(usable_bytes * SHUFFLE_SHARE))
     buffer = max(1, min(examples, SHUFFLE_EXAMPLES, most_bytes // record_bytes))
     ahead = max(1, _INTERLEAVE_BYTES // (2 * 3 * record_bytes))
-    cycle_length = min(_CYCLE_LENGTH, ahead)
+    cycle_length = max(1, min(_CYCLE_LENGTH, ahead, len(shards) // 4))
     return ShuffleSizes(
         num_examples=examples,
         buffer=buffer,
         buffer_bytes=buffer * record_bytes,
-        cycle_length=min(cycle_length, len(shards)),
+        cycle_length=cycle_length,
         block_length=min(_BLOCK_LENGTH, ahead // cycle_length),
     )
 
