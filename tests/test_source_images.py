@@ -160,9 +160,7 @@ def test_what_is_no_file_is_left_out(folder):
 
 def test_a_file_that_is_gone_while_it_is_read_is_an_error_of_the_data(folder):
     root = folder(**many())
-    recipe = derive_recipe(f"images:{root}", data_dir=None)
-
-    examples = preparation._read(source(root), recipe.splits.train, None)
+    examples = preparation._read(source(root).examples("train", None), "train")
     next(examples)
     for path in root.rglob("*.png"):
         path.unlink()

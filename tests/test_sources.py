@@ -168,6 +168,21 @@ def test_a_source_gives_the_same_examples_each_time_as_many_as_it_says(sorted_da
 
 
 @EACH
+def test_classes_alone_and_a_late_start_are_the_same_stream(sorted_data, name):
+    source, root = sorted_data(name)
+    examples = list(source.examples("train", root))
+
+    assert list(source.labels("train", root)) == [e["label"] for _, e in examples]
+    assert all(type(label) is int for label in source.labels("train", root))
+    for start in (0, 1, 150, len(examples) - 1):
+        late = list(source.examples_from(start, "train", root))
+        assert [key for key, _ in late] == [key for key, _ in examples[start:]]
+        for (_, one), (_, other) in zip(late, examples[start:], strict=True):
+            assert one["label"] == other["label"]
+            assert np.array_equal(one["image"], other["image"])
+
+
+@EACH
 def test_the_order_of_a_source_does_not_follow_the_class(sorted_data, name):
     """Neighbours have the same class as often as by chance, within five standard errors."""
     source, root = sorted_data(name)

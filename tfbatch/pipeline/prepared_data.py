@@ -22,7 +22,7 @@ from tfbatch.pipeline.memory import usable_memory
 from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.pipeline.preparation import Progress, prepare_records
 from tfbatch.pipeline.resident import ResidentSplit
-from tfbatch.pipeline.streaming import StreamingSplit
+from tfbatch.pipeline.streaming import StreamingSplit, shuffle_sizes
 from tfbatch.recipes import SPLITS, Recipe, load_recipe
 from tfbatch.records.decoded import read_split
 from tfbatch.records.manifest import Manifest
@@ -102,6 +102,14 @@ class PreparedData:
     def num_examples(self, split: str = "train") -> int:
         """Number of examples in a split."""
         return self.manifest.num_examples(split)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of results should know of how this data is read; often nothing."""
+        if self.resident:
+            return ()
+        sizes = shuffle_sizes(self.manifest, "train", usable_bytes=usable_memory())
+        return (sizes.note,) if sizes.note else ()
 
     def training(
         self, *, batch_size: int, seed: int, num_examples: int, start: int = 0

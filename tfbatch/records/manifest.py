@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from pathlib import Path
 
 from tfbatch.errors import DataError, RecordError
@@ -52,12 +51,6 @@ class Manifest(Strict):
 def shard_name(dataset: str, split: str, index: int, count: int) -> str:
     """Such as "cifar10-train.tfrecord-00003-of-00008"."""
     return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
-
-
-def shard_lengths(num_examples: int, shards: int) -> list[int]:
-    """Even sizes: they differ by at most one and sum to `num_examples`."""
-    bounds = [num_examples * index // shards for index in range(shards + 1)]
-    return [high - low for low, high in itertools.pairwise(bounds)]
 
 
 def read_manifest(folder: Path) -> Manifest:

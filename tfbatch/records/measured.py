@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,14 @@ from tfbatch.records.codec import decode_batch
 _BATCH_BYTES = 4 << 20
 
 
-def measure_normalization(records: Path, features: Features) -> Normalization:
-    """Measures the pixels of a file of records, divided by 255.
+def measure_normalization(records: Sequence[Path], features: Features) -> Normalization:
+    """Measures the pixels of all records of some files, divided by 255.
 
     The sums are of integers, so the result is exact and does not depend on the order. A channel
     whose pixels are all alike gets a deviation of 1: it becomes 0, whatever it is divided by.
 
     Args:
-        records: A TFRecord file with at least one example.
+        records: TFRecord files with at least one example in all.
         features: The recipe's features.
 
     Returns:
@@ -30,7 +31,7 @@ def measure_normalization(records: Path, features: Features) -> Normalization:
     values = np.arange(256, dtype=np.float64) / 255
     counts = np.zeros((channels, 256), np.int64)
     batch = max(1, min(256, _BATCH_BYTES // int(np.prod(features.image.shape))))
-    stored = tf.data.TFRecordDataset(str(records)).batch(batch)
+    stored = tf.data.TFRecordDataset([str(path) for path in records]).batch(batch)
     decoded = stored.map(lambda serialized: decode_batch(serialized, features)[0]).prefetch(1)
     for images in decoded.as_numpy_iterator():
         for channel in range(channels):

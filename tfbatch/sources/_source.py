@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,3 +80,20 @@ class SourceBase(Strict):
             InputError: What is image and what is class cannot be told.
             DataError: The data is absent, or cannot be used.
         """
+
+    def labels(self, split: str, data_dir: Path | None) -> Iterator[int]:
+        """Yields the class index of each example, in the order of `examples`.
+
+        Override it where classes can be read without the images.
+        """
+        for _, example in self.examples(split, data_dir):
+            yield example["label"]
+
+    def examples_from(
+        self, start: int, split: str, data_dir: Path | None
+    ) -> Iterator[tuple[str, Example]]:
+        """Yields what `examples` yields after its first `start`: a preparation is continued.
+
+        Override it where leaving out is cheaper than reading.
+        """
+        return itertools.islice(self.examples(split, data_dir), start, None)

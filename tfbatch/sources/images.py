@@ -72,10 +72,21 @@ class Source(SourceBase):
 
     def examples(self, split: str, data_dir: Path | None) -> Iterator[tuple[str, Example]]:
         """See SourceBase. The key of an example is the path of its file."""
+        return self.examples_from(0, split, data_dir)
+
+    def examples_from(
+        self, start: int, split: str, data_dir: Path | None
+    ) -> Iterator[tuple[str, Example]]:
+        """See SourceBase. Files before `start` are not read."""
         files = self._files(split, data_dir)
-        for index in random_order(split, len(files)):
+        for index in random_order(split, len(files))[start:]:
             path, label = files[index]
             yield str(path), {"image": path.read_bytes(), "label": label}
+
+    def labels(self, split: str, data_dir: Path | None) -> Iterator[int]:
+        """See SourceBase. No file is read."""
+        files = self._files(split, data_dir)
+        return (files[index][1] for index in random_order(split, len(files)))
 
     def _files(self, split: str, data_dir: Path | None) -> Files:
         splits = self._splits(data_dir)

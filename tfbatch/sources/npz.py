@@ -95,6 +95,14 @@ class Source(SourceBase):
         for index in random_order(split, count):
             yield f"{names[0]}[{index}]", {"image": images[index], "label": int(labels[index])}
 
+    def labels(self, split: str, data_dir: Path | None) -> Iterator[int]:
+        """See SourceBase. The images are not read."""
+        path = _resolve(self.path, data_dir)
+        names = self._arrays(split, path)
+        count = _image_shape(path, names[0])[0]
+        labels = _labels(path, names[1], count)
+        return (int(labels[index]) for index in random_order(split, count))
+
     def _arrays(self, split: str, path: Path) -> tuple[str, str]:
         splits = _splits(path)
         check_split(str(path), split, splits)

@@ -110,18 +110,28 @@ class Source(SourceBase):
 
     def examples(self, split: str, data_dir: Path | None) -> Iterator[tuple[str, Example]]:
         """See SourceBase. Of each class there are equally many, or one more, before the noise."""
-        count = self.num_examples(split, data_dir)
+        shown, labels = self._shown_and_labels(split, self.num_examples(split, data_dir))
         patterns = self._patterns()
-        generator = np.random.default_rng([self.seed, 1, SPLITS.index(split)])
-        shown = generator.permutation(np.arange(count) % self.classes)
-        wrong = generator.random(count) < self.label_noise
-        labels = np.where(
-            wrong, (shown + generator.integers(1, self.classes, count)) % self.classes, shown
-        )
-        for index in range(count):
+        generator = np.random.default_rng([self.seed, 2, SPLITS.index(split)])
+        for index in range(len(labels)):
             noise = generator.normal(0.0, self.pixel_noise, patterns.shape[1:])
             pixels = np.clip(np.rint(patterns[shown[index]] + noise), 0, 255).astype(np.uint8)
             yield f"{split}-{index:08d}", {"image": pixels, "label": int(labels[index])}
+
+    def labels(self, split: str, data_dir: Path | None) -> Iterator[int]:
+        """See SourceBase. No image is made."""
+        _, labels = self._shown_and_labels(split, self.num_examples(split, data_dir))
+        return iter(labels.tolist())
+
+    def _shown_and_labels(
+        self, split: str, count: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The class whose pattern each example shows, and the one that it is given."""
+        generator = np.random.default_rng([self.seed, 1, SPLITS.index(split)])
+        shown = generator.permutation(np.arange(count) % self.classes)
+        wrong = generator.random(count) < self.label_noise
+        others = (shown + generator.integers(1, self.classes, count)) % self.classes
+        return shown, np.where(wrong, others, shown)
 
     def _patterns(self) -> npt.NDArray[np.float64]:
         """float64 [classes, size, size, channels] in 0 to 255."""

@@ -94,16 +94,54 @@ class Source(SourceBase):
 
     def examples(self, split: str, data_dir: Path | None) -> Iterator[tuple[str, Example]]:
         """See SourceBase. Images keep the encoded bytes that TensorFlow Datasets stores."""
-        for index, (image, label) in enumerate(self._stored(split, data_dir)):
-            yield f"{split}-{index:08d}", {"image": image, "label": int(label)}
+        return self.examples_from(0, split, data_dir)
 
-    def _named(self, split: str, data_dir: Path | None) -> Iterator[tuple[str, bytes]]:
+    def examples_from(
+        self, start: int, split: str, data_dir: Path | None
+    ) -> Iterator[tuple[str, Example]]:
+        """See SourceBase. Whole files before `start` are not opened."""
+        import tensorflow_datasets as tfds
+
+        decoders = {self.image: tfds.decode.SkipDecoding()}
+        stored = self._stored(split, data_dir, start=start, decoders=decoders)
+        # Crossing into Python once for 256 examples, not for each, halves the time.
+        pairs = stored.map(lambda e: (e[self.image], e[self.label])).batch(256).prefetch(2)
+        index = start
+        for images, labels in self._read(pairs, split, data_dir):
+            for image, label in zip(images, labels, strict=True):
+                yield f"{split}-{index:08d}", {"image": image, "label": int(label)}
+                index += 1
+
+    def labels(self, split: str, data_dir: Path | None) -> Iterator[int]:
+        """See SourceBase. Files are read, but no image is taken out of them."""
+        import tensorflow_datasets as tfds
+
+        decoders = tfds.decode.PartialDecoding({self.label: True})
+        stored = self._stored(split, data_dir, start=0, decoders=decoders)
+        batches = stored.map(lambda e: e[self.label]).batch(4096).prefetch(2)
+        for labels in self._read(batches, split, data_dir):
+            yield from labels.tolist()
+
+    def _named(self, split: str, data_dir: Path | None) -> Iterator[tuple[str, Any]]:
         """Encoded images with names for messages."""
-        for index, (image, _) in enumerate(self._stored(split, data_dir)):
-            yield f"{self.dataset}: example {index} of {split}", image
+        for key, example in self.examples(split, data_dir):
+            yield f"{self.dataset}: example {key}", example["image"]
 
-    def _stored(self, split: str, data_dir: Path | None) -> Iterator[tuple[bytes, Any]]:
+    def _read(self, dataset: Any, split: str, data_dir: Path | None) -> Iterator[Any]:
+        """What a dataset holds; a damaged file is an error of the data, with its folder."""
         import tensorflow as tf
+
+        try:
+            yield from dataset.as_numpy_iterator()
+        except (OSError, tf.errors.OpError) as error:
+            folder = _builder(self.dataset, self.version, data_dir).data_dir
+            raise DataError(
+                f"The split `{split}` of {self.dataset} in {folder} cannot be read: {error}. "
+                "Delete that folder, and fetch or make the data set again."
+            ) from error
+
+    def _stored(self, split: str, data_dir: Path | None, *, start: int, decoders: Any) -> Any:
+        """The examples as TensorFlow Datasets stores them, in the order of its files."""
         import tensorflow_datasets as tfds
 
         self.num_examples(split, data_dir)
@@ -115,22 +153,12 @@ class Source(SourceBase):
                     f"{self.dataset} has no feature `{role}`.{did_you_mean(role, features)} "
                     f"Available: {', '.join(features)}."
                 )
-        stored = builder.as_dataset(
-            split=split,
+        return builder.as_dataset(
+            split=tfds.core.ReadInstruction(split, from_=start, unit="abs"),
             shuffle_files=False,
-            decoders={self.image: tfds.decode.SkipDecoding()},
+            decoders=decoders,
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
-        # Crossing into Python once for 256 examples, not for each, halves the time.
-        pairs = stored.map(lambda e: (e[self.image], e[self.label])).batch(256).prefetch(2)
-        try:
-            for images, labels in pairs.as_numpy_iterator():
-                yield from zip(images, labels, strict=True)
-        except (OSError, tf.errors.OpError) as error:
-            raise DataError(
-                f"The split `{split}` of {self.dataset} in {builder.data_dir} cannot be read: "
-                f"{error}. Delete that folder and fetch or make the data set again."
-            ) from error
 
 
 @functools.lru_cache(maxsize=8)
