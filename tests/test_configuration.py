@@ -25,6 +25,12 @@ CONFIGURATIONS = {
         schedule=Named(name="wsd", cooldown=0.3, shape="linear", final_fraction=0.0),
         optimizer=Named(name="adamw", weight_decay=1e-4, beta_1=0.8),
     ),
+    "a rule with a parameter": Configuration(
+        batch_size=8,
+        base_learning_rate=0.1,
+        scaling_rule=Named(name="power", alpha=0.7),
+        optimizer=Named(name="sgd", nesterov=True, momentum_half_life=500.0),
+    ),
     "names within names": Configuration(
         batch_size=32,
         base_learning_rate=0.1,
@@ -76,7 +82,9 @@ def test_equal_configurations_and_no_others_have_the_same_identity() -> None:
         {"batch_size": 256},
         {"base_learning_rate": 0.3},
         {"base_batch_size": 32},
-        {"scaling_rule": "linear"},
+        {"scaling_rule": Named(name="linear")},
+        {"scaling_rule": Named(name="power", alpha=0.5)},
+        {"scaling_rule": Named(name="power", alpha=0.6)},
         {"learning_rate_octaves": 0.5},
         {"warmup_fraction": 0.0},
         {"schedule": Named(name="wsd", cooldown=0.2)},
@@ -115,6 +123,24 @@ def test_a_value_out_of_range_is_refused(change: dict[str, Any]) -> None:
 
     with pytest.raises(pydantic.ValidationError, match=next(iter(change))):
         Configuration.model_validate(data)
+
+
+def test_a_rule_without_parameters_is_its_name_alone() -> None:
+    """As it was before rules had any: old rows and files are read, and keep their identity."""
+    short = Configuration(batch_size=1, base_learning_rate=0.1, scaling_rule="square_root")
+
+    assert short.scaling_rule == Named(name="square_root")
+    assert short.model_dump(mode="json")["scaling_rule"] == "square_root"
+    written = CONFIGURATIONS["a rule with a parameter"]
+    assert written.model_dump(mode="json")["scaling_rule"] == {"name": "power", "alpha": 0.7}
+    assert written.flat()["scaling_rule_alpha"] == 0.7
+
+
+def test_a_row_of_before_there_were_rules_has_the_default() -> None:
+    row = CONFIGURATIONS["defaults"].flat()
+    del row["scaling_rule"]
+
+    assert Configuration.from_flat(row) == CONFIGURATIONS["defaults"]
 
 
 @pytest.mark.parametrize("key", ["batch_size", "base_learning_rate", "schedule", "optimizer"])

@@ -351,7 +351,7 @@ def test_a_kept_baseline_is_not_measured_on_test_again(
         ({"baseline": "batch_size=1086"}, r"baseline's batch size must not exceed the 1085"),
         ({"optimizer": "adan"}, r"Unknown optimizer `adan`\. Did you mean `adam`\?"),
         ({"build_model": 3}, r"`build_model` must be a function or a name\. Received: int"),
-        ({"build_model": lambda shape: None}, r"must take \(input_shape, num_classes\)"),
+        ({"build_model": lambda shape: None}, r"It also asks for: shape"),
         ({"data": "digts"}, r"Unknown data set `digts`\. Did you mean `digits`\?"),
         ({"seed": -1}, r"`seed` must be from 0 to"),
     ],

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from search_fixtures import ACCURACY, LOSS, loss_of, make_space
 
+from tfbatch.errors import InputError
 from tfbatch.search.config import OracleChoice
 from tfbatch.search.objective import Objective
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.space import SearchSpace
 
-EACH = pytest.mark.parametrize("name", ["random", "bayesian"])
+EACH = pytest.mark.parametrize("name", ["random", "bayesian", "grid"])
 ONE_NUMBER: dict[str, Any] = {
     "batch_size": [32],
     "warmup_fraction": 0.0,
@@ -25,7 +26,7 @@ ONE_NUMBER: dict[str, Any] = {
 def oracle(
     name: str, space: SearchSpace, *, seed: int = 5, objective: Objective = LOSS, initial: int = 4
 ) -> AskTell:
-    choice = OracleChoice.model_validate({"name": name, "initial_trials": initial})
+    choice = OracleChoice(name=name, initial_trials=initial, values_of_range=12)  # type: ignore[arg-type]
     return AskTell(choice, space=space, objective=objective, seed=seed)
 
 
@@ -130,6 +131,63 @@ def test_the_bayesian_oracle_moves_towards_the_better_scores(objective: Objectiv
         asked.tell(sign * distance)
 
     assert sum(distance < 0.15 for distance in distances[6:]) >= 2
+
+
+def grid(*, seed: int = 5, **space: Any) -> list[dict[str, Any]]:
+    """Everything that a grid of four values of a range asks for."""
+    made = make_space(**space)
+    choice = OracleChoice(name="grid", values_of_range=4)
+    asked = AskTell(choice, space=made, objective=LOSS, seed=seed)
+    found = proposals(asked, made, asked.size or 0)
+    assert asked.ask() is None
+    return found
+
+
+def test_a_grid_is_every_combination_once() -> None:
+    """3 batch sizes, 4 rates, 2 warm-ups, and linear or one of three wsd."""
+    found = grid()
+    rates = sorted({values["base_learning_rate"] for values in found})
+
+    assert len(found) == len({str(sorted(v.items())) for v in found}) == 3 * 4 * 2 * (1 + 3)
+    assert rates == pytest.approx([0.001, 0.01, 0.1, 1.0])
+    assert (rates[0], rates[-1]) == (0.001, 1.0), "both ends, exactly"
+    assert all(("schedule_wsd_cooldown" in v) == (v["schedule"] == "wsd") for v in found)
+
+
+def test_every_beginning_of_a_grid_has_all_batch_sizes_alike() -> None:
+    found = grid()
+    for end in range(0, len(found), 3):
+        assert sorted(v["batch_size"] for v in found[end : end + 3]) == [16, 32, 64]
+        rest = [{k: v for k, v in p.items() if k != "batch_size"} for p in found[end : end + 3]]
+        assert rest[0] == rest[1] == rest[2]
+    rates = [v["base_learning_rate"] for v in found[::3]]
+    assert rates != sorted(rates), "the rest is drawn"
+
+
+def test_a_grid_does_not_depend_on_what_its_trials_came_to() -> None:
+    """Asked again from the journal it continues: KerasTuner's own begins anew (issue 1055)."""
+    space = make_space()
+    choice = OracleChoice(name="grid", values_of_range=4)
+    first = AskTell(choice, space=space, objective=LOSS, seed=5)
+    whole = [first.ask(f"trial-{n}") for n in range(8)]  # none of them ended
+
+    again = AskTell(choice, space=space, objective=LOSS, seed=5)
+    continued = []
+    for number in range(8):
+        continued.append(again.ask())
+        again.tell(float(number)) if number % 2 else again.forget()
+    assert continued == whole
+
+
+def test_a_grid_that_nobody_would_wait_for_is_refused() -> None:
+    rates = {"base_learning_rate": [0.001 * n for n in range(1, 2002)]}
+    with pytest.raises(InputError, match=r"at most 10,000 configurations\. .*values_of_range"):
+        grid(**ONE_NUMBER | rates | {"batch_size": [8, 16, 32, 64, 128]})
+
+
+def test_only_a_grid_knows_its_size() -> None:
+    space = make_space()
+    assert [oracle(name, space).size for name in ("random", "bayesian")] == [None, None]
 
 
 def test_the_bayesian_oracle_stays_away_from_what_diverged() -> None:

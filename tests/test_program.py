@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfbatch import optimizers
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.models import resnet, small_cnn
@@ -236,6 +237,59 @@ def test_a_reused_program_trains_each_model_as_a_fresh_one(data: PreparedData, n
     assert_same(got, train_with(ProgramCache(workload), SPEC))
     # Batch normalisation of a few examples magnifies the last bits.
     assert_close(got, train_plainly(workload, SPEC), rtol=1e-3 if name == "resnet" else 1e-5)
+
+
+def written(name: str, share: float, **shared: float) -> Named:
+    """Every number of an optimizer, and what all optimizers share, changed by a share."""
+    defaults = optimizers.OPTIMIZERS.load(name).PARAMETERS
+    numbers = {k: v * share for k, v in defaults.items() if isinstance(v, float)}
+    if "weight_decay" in defaults:
+        numbers["weight_decay"] = 0.1 * share
+    return Named(name=name, **numbers, **shared)
+
+
+def switches() -> Iterator[Any]:
+    """Each optimizer with nothing but its defaults, and with each of its switches turned."""
+    for name in optimizers.OPTIMIZERS.names():
+        parameters = optimizers.OPTIMIZERS.load(name).PARAMETERS
+        yield pytest.param(Named(name=name), id=name, marks=pytest.mark.slow)
+        for key, default in parameters.items():
+            if isinstance(default, bool):
+                turned = Named(name=name, **{key: not default})
+                yield pytest.param(turned, id=f"{name} {key}", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", some_slow(optimizers.OPTIMIZERS.names(), quick=("muon",)))
+def test_every_number_of_every_optimizer_is_a_variable_of_the_graph(
+    workload: Workload, name: str
+) -> None:
+    rate = optimizers.OPTIMIZERS.load(name).BASE_LEARNING_RATE[0] * 3
+    spec = change(
+        optimizer=written(name, 0.9, global_clipnorm=0.5, ema_half_life_fraction=0.1),
+        base_learning_rate=rate,
+    )
+    programs = ProgramCache(workload)
+    for other in others(written(name, 0.7, global_clipnorm=2.0, ema_half_life_fraction=0.05)):
+        train_with(programs, other)
+    got = train_with(programs, spec)
+
+    assert programs.traced == 1
+    assert_same(got, train_with(ProgramCache(workload), spec))
+    assert_close(got, train_plainly(workload, spec), rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", list(switches()))
+def test_a_switch_of_an_optimizer_is_part_of_the_graph(
+    workload: Workload, optimizer: Named
+) -> None:
+    programs = ProgramCache(workload)
+    for other in others(Named(name=optimizer.name)):
+        train_with(programs, other)
+    spec = change(optimizer=optimizer, base_learning_rate=0.003)
+    got = train_with(programs, spec)
+
+    assert programs.traced == 1 + bool(optimizer.arguments)
+    assert_same(got, train_with(ProgramCache(workload), spec))
 
 
 SGDS = [{"momentum": 0.9}, {"momentum": 0.0}, {"momentum": 0.5, "weight_decay": 0.01}, {}]

@@ -48,6 +48,20 @@ CONFIGURATIONS = {
         ),
         700,
     ),
+    "an average of the weights": (
+        Configuration(
+            batch_size=64,
+            base_learning_rate=0.03,
+            optimizer=Named(
+                name="sgd",
+                nesterov=True,
+                weight_decay_epochs=20.0,
+                global_clipnorm=1.0,
+                ema_half_life_fraction=0.1,
+            ),
+        ),
+        1500,
+    ),
     "less than an epoch": (
         Configuration(
             batch_size=100,
@@ -107,14 +121,18 @@ def test_the_script_trains_to_the_same_metrics_as_the_trial(
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_the_written_optimizer_is_the_one_that_was_tried(name: str) -> None:
     defaults = OPTIMIZERS.load(name).PARAMETERS
-    for parameters in ({}, {key: (value or 0.1) / 2 for key, value in defaults.items()}):
+    halved = {
+        key: not value if isinstance(value, bool) else (value or 0.1) / 2
+        for key, value in defaults.items()
+    }
+    shared = {"global_clipnorm": 1.0, "ema_half_life_fraction": 0.1}
+    for parameters in ({}, halved, {**halved, **shared}):
         configuration = Configuration(
             batch_size=8, base_learning_rate=0.1, optimizer=Named(name=name, **parameters)
         )
         derived = derive(configuration, num_examples=1000, total_examples=1000)
-        written = eval(
-            optimizer_call(configuration, derived), {"keras": keras, "learning_rate": 0.1}
-        )
+        call = optimizer_call(configuration, derived)
+        written = eval(call, {"keras": keras, "learning_rate": 0.1})
         tried = make_optimizer(configuration, 0.1, derived)
         assert type(written) is type(tried)
         assert written.get_config() == tried.get_config() | {"name": written.name}

@@ -9,15 +9,16 @@ from typing import Any
 import keras_tuner
 import pytest
 from schedule_parameters import numeric_parameters
-from search_fixtures import make_space
+from search_fixtures import make_space, small_derive
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import ConfigurationError, InputError
-from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.optimizers import OPTIMIZERS, parameters_of
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, read_yaml, write_yaml
 from tfbatch.search.config import SEARCHES, Range, as_options, load_search
 from tfbatch.search.space import SearchSpace
+from tfbatch.training.derived import derive
 from tfbatch.training.workload import make_optimizer
 
 
@@ -59,7 +60,7 @@ def test_shipped_searches_describe_themselves_and_stay_within_their_space(name: 
         assert configuration.batch_size in space.batch_sizes
         assert configuration.schedule.name in schedules
         assert configuration.base_batch_size == search.space.base_batch_size
-        assert configuration.scaling_rule == space.scaling_rule
+        assert configuration.scaling_rule.name == space.scaling_rule.name
         assert configuration.optimizer.name == search.space.optimizer.name
 
 
@@ -127,13 +128,14 @@ def test_the_learning_rates_range_and_rule_are_the_optimizers_unless_the_yaml_ha
 
     assert (rate.min_value, rate.max_value) == module.BASE_LEARNING_RATE
     assert rate.sampling == "log"
-    assert space.scaling_rule == module.SCALING_RULE
+    assert space.scaling_rule == Named(name=module.SCALING_RULE)
     assert space.range_of("base_learning_rate") == Range(
         min=rate.min_value, max=rate.max_value, sampling="log"
     )
 
     own = make_space(base_learning_rate=0.3, scaling_rule="none", optimizer={"name": optimizer})
-    assert (own.range_of("base_learning_rate"), own.scaling_rule) == (0.3, "none")
+    assert own.range_of("base_learning_rate") == 0.3
+    assert own.scaling_rule == Named(name="none")
 
 
 def alternatives(schedule: str) -> dict[str, list[float]]:
@@ -301,13 +303,110 @@ def test_what_an_optimizer_does_not_take_is_refused_before_any_trial(
     optimizer: dict[str, Any], message: str
 ) -> None:
     """KerasTuner would fail on it in every single trial."""
-    space = make_space(optimizer={"name": "sgd", **optimizer})
-    with pytest.raises(InputError, match=message):
-        make_all_optimizers(space)
+    with pytest.raises(ValueError, match=message):  # from a file it is a ConfigurationError
+        make_all_optimizers(make_space(optimizer={"name": "sgd", **optimizer}))
 
 
 def make_all_optimizers(space: SearchSpace) -> list[Any]:
-    return [make_optimizer(configuration, 1.0) for configuration in space.optimizer_options()]
+    return [make_optimizer(c, 1.0, small_derive(c)) for c in space.optimizer_options()]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"optimizer": {"name": "sgd", "weight_decay_epochs": [0.05, 1]}},
+            r"must be > batch size /",
+        ),
+        (
+            {"optimizer": {"name": "sgd", "momentum_half_life": [10, 0]}},
+            r"must be > 0\. Received: 0",
+        ),
+        ({"optimizer": {"name": "sgd", "nesterov": [True, 1]}}, r"true or false\. Received: 1"),
+        (
+            {"optimizer": {"name": "sgd", "momentum": 0.9, "one_minus_momentum": [0.1, 0.2]}},
+            r"must have its momentum once",
+        ),
+    ],
+    ids=str,
+)
+def test_a_number_without_meaning_at_one_of_the_batch_sizes_is_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make_space(**change)
+
+
+def test_a_rule_and_an_optimizer_are_searched_like_a_schedule() -> None:
+    space = make_space(
+        batch_size=[16],
+        base_learning_rate=0.1,
+        warmup_fraction=0.0,
+        scaling_rule={"name": "power", "alpha": {"min": 0.4, "max": 1.0}},
+        schedules=[{"name": "linear"}],
+        optimizer={
+            "name": "sgd",
+            "nesterov": [False, True],
+            "one_minus_momentum": {"min": 0.005, "max": 0.3, "sampling": "log"},
+            "global_clipnorm": [0, 1],
+        },
+    )
+    names = [p.name for p in space.hyperparameters().space]
+
+    assert names == [
+        "scaling_rule_alpha",
+        "optimizer_nesterov",
+        "optimizer_one_minus_momentum",
+        "optimizer_global_clipnorm",
+    ]
+    assert space.parameter_names() == [n for n in names if n != "optimizer_nesterov"]
+    assert space.scaling_rule == Named(name="power", alpha=0.4)
+    assert space.derived_numbers() == ["momentum"]
+    assert len(make_all_optimizers(space)) == 1 + 1 + 1 + 1 + 1
+    for values in sampled(space, 20):
+        configuration = space.configuration(values)
+        assert configuration.scaling_rule.arguments == {"alpha": values["scaling_rule_alpha"]}
+        assert space.values(configuration) == values
+
+
+def test_the_space_says_where_a_number_is_held() -> None:
+    adam = make_space(
+        batch_size=[32, 256, 512],
+        base_learning_rate=None,
+        scaling_rule="adam_sde",
+        optimizer={"name": "adam"},
+    )
+
+    assert adam.held_numbers() == {"beta_1": [512]}
+    assert adam.derived_numbers() == ["beta_1", "beta_2", "epsilon"]
+    assert make_space().held_numbers() == {}
+
+
+@pytest.mark.parametrize("num_examples", [1437, 45_000])
+@pytest.mark.parametrize("name", SEARCHES.names())
+def test_what_a_shipped_search_proposes_can_be_derived(name: str, num_examples: int) -> None:
+    search = load_search(name)
+    space = SearchSpace(search.space, num_examples=num_examples)
+    for values in sampled(space, 20):
+        derived = derive(
+            space.configuration(values), num_examples=num_examples, total_examples=10_000
+        )
+        assert 0 < derived.learning_rate < 1e3
+        assert derived.optimizer.keys() == parameters_of(search.space.optimizer.name).keys()
+        assert set(derived.derived_numbers) <= set(space.derived_numbers())
+    for configuration in space.optimizer_options():
+        make_optimizer(
+            configuration,
+            1.0,
+            derive(configuration, num_examples=num_examples, total_examples=10_000),
+        )
+
+
+@pytest.mark.parametrize("name", SEARCHES.names())
+def test_a_search_written_out_and_read_again_is_the_same(name: str) -> None:
+    search = load_search(name)
+
+    assert type(search).model_validate(search.model_dump(mode="json")) == search
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -317,7 +416,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no trials": ({"max_trials": 0}, r"max_trials: .*Received: 0"),
     "unknown oracle": (
         {"oracle": {"name": "hyperband"}},
-        r"oracle\.name: .*'bayesian' or 'random'",
+        r"oracle\.name: .*'bayesian', 'random' or 'grid'",
     ),
     "no seeds": ({"confirmation": {"seeds": -1}}, r"confirmation\.seeds: .*Received: -1"),
     "unknown key in space": (
@@ -386,6 +485,26 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown optimizer": (
         {"space": {"optimizer": {"name": "adan"}}},
         r"space: Unknown optimizer `adan`\. Did you mean `adam`\?",
+    ),
+    "unknown parameter of an optimizer": (
+        {"space": {"optimizer": {"name": "sgd", "momentun": 0.9}}},
+        r"space: The optimizer sgd has no parameter `momentun`\. Did you mean `momentum`\?",
+    ),
+    "a rule for other optimizers": (
+        {"space": {"scaling_rule": "adam_sde"}},
+        r"space: The scaling rule adam_sde is for optimizers with a second moment",
+    ),
+    "a rule that lacks its parameter": (
+        {"space": {"scaling_rule": "power"}},
+        r"space: `alpha` of the scaling rule power must be a number >= 0\. Received: None",
+    ),
+    "a rule with a bad value": (
+        {"space": {"scaling_rule": {"name": "power", "alpha": [0.5, -1]}}},
+        r"space: `alpha` of the scaling rule power must be a number >= 0\. Received: -1",
+    ),
+    "a grid of one value": (
+        {"oracle": {"name": "grid", "values_of_range": 1}},
+        r"oracle\.values_of_range: .*Received: 1",
     ),
     "no values of an optimizer": (
         {"space": {"optimizer": {"name": "sgd", "momentum": []}}},

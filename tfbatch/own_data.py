@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -69,7 +70,7 @@ def own_data_of(text: str) -> OwnData | None:
         InputError: A colon, but neither a module nor a function beside it.
     """
     folder = Path(text).expanduser()
-    if (folder / STORED).is_file():
+    if os.path.isfile(folder / STORED):  # noqa: PTH113 - Path's own raises for a name too long
         return OwnData(name=folder.resolve().parent.parent.name, kind="stored", where=text)
     if ":" not in text:
         return None

@@ -69,9 +69,7 @@ _text(
     "trial_length", None, 'Length of a trial, e.g. "5 epochs", "200_000 examples". Default: recipe.'
 )
 _text("baseline", "", 'What you train with now, e.g. "batch_size=128,learning_rate=0.05".')
-_text(
-    "optimizer", None, "sgd, adamw, lion, ...: a file of tfbatch/optimizers. Default: the search's."
-)
+_text("optimizer", None, "A file of tfbatch/optimizers: sgd, adamw, .... Default: the search's.")
 _text("run_dir", None, f"The run folder. Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH.")
 flags.DEFINE_list(
     "batch_sizes", None, "Batch sizes to search. Default: the search's.", flag_values=FLAGS

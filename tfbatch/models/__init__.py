@@ -9,7 +9,7 @@ named after. In a network with convolutions they are what is normalised.
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib.machinery
 import re
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def check_model_name(name: str) -> None:
     if is_keras_application(name):
         return
     if ":" not in name:
-        known = [*MODELS.names(), *keras_applications()]
         if name not in MODELS.names():
+            known = [*MODELS.names(), *keras_applications()]
             raise InputError(
                 f"Unknown model `{name}`.{did_you_mean(name, known)} "
                 f"Available: {', '.join(MODELS.names())}; any model of keras.applications, such as "
@@ -53,7 +53,7 @@ def is_keras_application(name: str) -> bool:
 @functools.cache
 def keras_applications() -> tuple[str, ...]:
     """Names of the models in keras.applications, read from its text: importing takes seconds."""
-    found = importlib.util.find_spec("keras")
+    found = importlib.machinery.PathFinder.find_spec("keras")
     if found is None or not found.origin:
         return ()
     text = (Path(found.origin).parent / "applications" / "__init__.py").read_text(encoding="utf-8")

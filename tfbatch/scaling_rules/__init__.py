@@ -109,8 +109,8 @@ def check_rule(rule: str, *, roles: Mapping[str, str], optimizer: str) -> None:
     if required and required not in roles.values():
         raise InputError(
             f"The scaling rule {rule} is for optimizers with a {required.replace('_', ' ')}, "
-            f"which {optimizer} has not. Received: scaling_rule={rule!r}, optimizer={optimizer!r}. "
-            "Choose another rule, such as `linear` or `square_root`."
+            f"which {optimizer} has not. Choose another rule, such as `linear` or `square_root`. "
+            f"Received: {rule!r}."
         )
 
 

@@ -15,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-from tfbatch.errors import ConfigurationError, InputError, did_you_mean
+from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.optimizers import OPTIMIZERS, roles_of
 from tfbatch.scaling_rules import check_rule, parameters_of, scaled
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, Strict, as_named, as_written, load, validate
-from tfbatch.training.optimizer_numbers import options_of
+from tfbatch.training.optimizer_numbers import find_option
 from tfbatch.yaml_folder import YamlFolder
 
 SEARCHES = YamlFolder("tuner_configs", kind="search", variable="TFBATCH_SEARCH_DIR")
@@ -142,13 +142,8 @@ class Space(Strict):
         for key, value in self.model.items():
             as_options(value, where=f"model: {key}")
         optimizer, rule = self.optimizer, self.rule
-        known = options_of(optimizer.name)
         for key, value in optimizer.arguments.items():
-            if key not in known:
-                raise InputError(
-                    f"The optimizer {optimizer.name} has no parameter `{key}`."
-                    f"{did_you_mean(key, known)} Available: {', '.join(known)}."
-                )
+            find_option(optimizer.name, key)
             as_options(value, where=f"optimizer {optimizer.name}: {key}")
         check_rule(rule.name, roles=roles_of(optimizer.name), optimizer=optimizer.name)
         given = {

@@ -250,10 +250,9 @@ class SearchSpace:
         ):
             given: Named = getattr(first, role)
             for key, value in named.arguments.items():
-                for option in as_options(value, where=f"{role} {named.name}: {key}"):
+                for option in as_options(value, where=f"{role} {named.name}: {key}")[1:]:
                     other = Named(name=named.name, **{**given.arguments, key: option})
-                    if other != given:
-                        yield first.model_copy(update={role: other})
+                    yield first.model_copy(update={role: other})
 
     def _setting_the_momentum(self) -> Named:
         """A schedule that sets the momentum, where one is searched: an optimizer must have it."""

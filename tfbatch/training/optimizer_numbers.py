@@ -82,6 +82,22 @@ def options_of(optimizer: str) -> dict[str, Option]:
     return options
 
 
+def find_option(optimizer: str, key: str) -> Option:
+    """What a key of a configuration means for an optimizer.
+
+    Raises:
+        InputError: An unknown optimizer or key.
+    """
+    options = options_of(optimizer)
+    if key not in options:
+        own = [name for name, option in options.items() if option.form == "number"]
+        raise InputError(
+            f"The optimizer {optimizer} has no parameter `{key}`.{did_you_mean(key, options)} "
+            f"Available: {', '.join([*own, _EMA_FRACTION])}, and timescales."
+        )
+    return options[key]
+
+
 def numbers_at(
     configuration: Configuration, *, learning_rate: float, num_examples: int, total_examples: int
 ) -> Numbers:
@@ -177,15 +193,9 @@ def _limited(role: str, value: float | None, *, given: float | None) -> float | 
 def _written(configuration: Configuration) -> dict[str, tuple[str, Option]]:
     """What a configuration has for each parameter of its optimizer: the key, and what it means."""
     optimizer = configuration.optimizer
-    options = options_of(optimizer.name)
     written: dict[str, tuple[str, Option]] = {}
     for key in optimizer.arguments:
-        if key not in options:
-            raise InputError(
-                f"The optimizer {optimizer.name} has no parameter `{key}`."
-                f"{did_you_mean(key, options)} Available: {', '.join(options)}."
-            )
-        option = options[key]
+        option = find_option(optimizer.name, key)
         if option.parameter in written:
             raise InputError(
                 f"The optimizer {optimizer.name} must have its {option.parameter} once. Received: "
