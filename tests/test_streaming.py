@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -131,7 +132,10 @@ def test_what_lies_before_the_start_is_not_decoded(make_recipe, tmp_path):
             for number in range(count):
                 image = tf.io.encode_png(np.full((4, 6, 3), number, np.uint8)).numpy()
                 if split == "train" and number in broken:
-                    image = header[:30] + bytes([number]) + bytes(len(image) - 31)
+                    # Whole by its checksums, so it is stored; its compressed pixels are noise.
+                    noise = b"IDAT" + bytes([number]) * 20
+                    checksum = zlib.crc32(noise).to_bytes(4, "big")
+                    image = header[:33] + b"\0\0\0\x14" + noise + checksum + header[-12:]
                 yield split, f"{split}-{number}", {"image": image, "label": number % 3}
 
     write_records(tmp_path / "whole", recipe=recipe, examples=examples)
