@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from tfbatch.errors import DataError, InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData, prepare_records
-from tfbatch.recipes import load_recipe
+from tfbatch.recipes import ImageFeature, load_recipe
 from tfbatch.records import reader
 from tfbatch.records.decoded import decode_split as read_split
-from tfbatch.records.manifest import load_manifest, read_manifest
+from tfbatch.records.manifest import load_manifest, read_manifest, recommended_shards
 from tfbatch.records.plan import shard_bounds
 from tfbatch.records.reader import find_damage, verify
 from tfbatch.records.sealing import read_seals
@@ -189,6 +189,22 @@ def test_sizes_of_shards_differ_by_at_most_one(count, shards):
 
     assert (len(lengths), sum(lengths)) == (shards, count)
     assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "stored", "shards"),
+    [
+        pytest.param(1_437, [8, 8, 1], "raw", 4, id="digits"),
+        pytest.param(45_000, [32, 32, 3], "raw", 4, id="CIFAR-10"),
+        pytest.param(1_281_167, [224, 224, 3], "raw", 1437, id="ImageNet, raw"),
+        pytest.param(1_281_167, [224, 224, 3], "encoded", 180, id="ImageNet, JPEG"),
+        pytest.param(10**9, [224, 224, 3], "raw", 9999, id="a billion"),
+    ],
+)
+def test_a_shard_of_a_large_data_set_has_about_128_mib(count, shape, stored, shards):
+    image = ImageFeature(kind="image", shape=shape, stored=stored)
+
+    assert recommended_shards(count, image) == shards
 
 
 def test_more_shards_than_records_leave_some_empty_and_are_read(write, make_recipe):
@@ -865,7 +881,7 @@ print(json.dumps({"killed": killed, "sealed": sealed}))
 def test_a_preparation_that_is_killed_again_and_again_ends_with_the_same_bytes(
     write, make_recipe, tmp_path, count, kills, workers
 ):
-    recipe = make_recipe(shards=20)
+    recipe = make_recipe(shards=100)
     run = subprocess.run(
         [
             *(sys.executable, "-c", KILLED, recipe.model_dump_json(by_alias=True)),
@@ -884,7 +900,7 @@ def test_a_preparation_that_is_killed_again_and_again_ends_with_the_same_bytes(
     assert told["sealed"], "none of the kills came after a finished shard"
     for name, at in told["sealed"].items():
         assert written_at(folder / name) == tuple(at), f"{name} was written twice"
-    assert bytes_of(folder) == bytes_of(write("whole", examples=count_off(count), shards=20))
+    assert bytes_of(folder) == bytes_of(write("whole", examples=count_off(count), shards=100))
     assert names(folder.parent) == ["abc"]
 
 

@@ -340,3 +340,30 @@ def test_cifar10_has_the_images_that_its_recipe_says(cifar10_dir):
     for key, example in examples:
         assert encode(key, example["image"], example["label"], recipe.features)
     assert len({e["label"] for _, e in examples[:100]}) == 10
+
+
+def same(got, wanted):
+    return [
+        (key, e["label"], e["image"] if isinstance(e["image"], bytes) else e["image"].tobytes())
+        for key, e in got
+    ] == [
+        (key, e["label"], e["image"] if isinstance(e["image"], bytes) else e["image"].tobytes())
+        for key, e in wanted
+    ]
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 8])
+def test_a_source_can_be_read_from_any_example_on(numbered, numbered_dir, start):
+    """Nine examples in three files."""
+    digits = make_source("digits")
+    wanted = list(digits.examples("train", None))[start:]
+    assert same(digits.examples_from(start, "train", None), wanted)
+
+    wanted = list(numbered.examples("train", numbered_dir))[start:]
+    assert same(numbered.examples_from(start, "train", numbered_dir), wanted)
+
+
+def test_labels_come_in_the_order_of_the_examples(numbered, numbered_dir):
+    for source, folder in ((make_source("digits"), None), (numbered, numbered_dir)):
+        wanted = [example["label"] for _, example in source.examples("train", folder)]
+        assert list(source.labels("train", folder)) == wanted

@@ -182,7 +182,8 @@ write_records(pathlib.Path(sys.argv[2]), recipe=recipe, examples=stream)
 """
 
 TRAIN = """
-import json, pathlib, resource, sys
+import json, os, pathlib, resource, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # each thread reserves a stack
 import keras
 import tensorflow as tf
 from tfbatch.pipeline import PreparedData
@@ -220,7 +221,11 @@ print(json.dumps({"resident": data.resident, "examples": count, "begun": begun, 
 
 @pytest.mark.slow
 def test_data_of_four_times_the_memory_trains_in_flat_memory(make_recipe, tmp_path):
-    """1.2 GB of records; more than 300 MiB beyond the start would be refused by the kernel."""
+    """1.2 GB of records and 300 MiB of memory beyond the start, the child's own peak.
+
+    The kernel refuses it 550 MiB of private memory, which counts stacks and arenas that are
+    reserved and never touched.
+    """
     features = make_recipe().features.model_dump(mode="json")
     features["image"]["shape"] = [128, 128, 3]
     recipe = make_recipe(features=features, shards=16)
@@ -240,7 +245,7 @@ def test_data_of_four_times_the_memory_trains_in_flat_memory(make_recipe, tmp_pa
         return done.stdout
 
     run(MAKE, count)
-    told = json.loads(run(TRAIN, 300))
+    told = json.loads(run(TRAIN, 550))
 
     stored = sum(s.num_bytes for s in load_manifest(tmp_path / "abc").splits["train"])
     assert stored > 1_200_000_000

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from tfbatch.errors import InputError
-from tfbatch.recipes import RECIPES, Recipe
+from tfbatch.recipes import RECIPES, ImageFeature, Recipe
+from tfbatch.records.manifest import recommended_shards
 from tfbatch.schema import validate
 from tfbatch.sources import SOURCES, Description
 
@@ -22,7 +23,6 @@ _VALIDATION = ("validation", "valid", "val", "dev")
 _SIZE = re.compile(r"@(\d{1,5})(?:x(\d{1,5}))?$")
 _RAW_VALUES = 64 * 64 * 3
 """Larger images stay encoded: their pixels would be many times the bytes of a JPEG."""
-_SHARD_BYTES = 128 << 20
 _FEW_VALIDATION_EXAMPLES = 1000
 
 
@@ -68,6 +68,12 @@ def derive_recipe(text: str, *, data_dir: Path | None, image_size: int | None = 
     height, width = size or found.size or (DEFAULT_SIZE, DEFAULT_SIZE)
     values = height * width * found.channels
     raw = not found.encoded or not uniform or values <= _RAW_VALUES
+    image = ImageFeature(
+        kind="image",
+        shape=(height, width, found.channels),
+        stored="raw" if raw else "encoded",
+        resize=not fixed,
+    )
     absent = (validation is None) + (test is None)
     left = int(found.splits[train] * (1 - absent * CARVED_FRACTION))
     held = found.splits[validation] if validation else int(found.splits[train] * CARVED_FRACTION)
@@ -80,15 +86,10 @@ def derive_recipe(text: str, *, data_dir: Path | None, image_size: int | None = 
             "source": {"name": name, **source.model_dump(mode="json")},
             "splits": {"train": train, "validation": validation or carved, "test": test or carved},
             "features": {
-                "image": {
-                    "kind": "image",
-                    "shape": [height, width, found.channels],
-                    "stored": "raw" if raw else "encoded",
-                    "resize": not fixed,
-                },
+                "image": image.model_dump(mode="json"),
                 "label": {"kind": "label", "num_classes": found.num_classes},
             },
-            "shards": min(1024, max(4, left * values // _SHARD_BYTES)),
+            "shards": recommended_shards(left, image),
             "trial_length": f"{min(20, max(4, -(-100_000 // max(1, left))))} epochs",
             # A few hundred images cannot tell accuracies apart.
             "objective": "val_loss:min" if held < _FEW_VALIDATION_EXAMPLES else "val_accuracy:max",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 from tfbatch.errors import DataError, RecordError
-from tfbatch.recipes import Features, Normalization
+from tfbatch.recipes import Features, ImageFeature, Normalization
 from tfbatch.schema import Strict
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
+_SHARD_BYTES = 128 << 20
 
 
 class Shard(Strict):
@@ -51,6 +53,22 @@ class Manifest(Strict):
 def shard_name(dataset: str, split: str, index: int, count: int) -> str:
     """Such as "cifar10-train.tfrecord-00003-of-00008"."""
     return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
+
+
+def recommended_shards(num_examples: int, image: ImageFeature) -> int:
+    """Number of shards for a recipe that is made for a data set: about 128 MiB each, 4 or more.
+
+        shards = ceil(num_examples * record_bytes / 128 MiB), from 4 to 9,999
+
+    So large files are read in turn, and a preparation that is killed loses little.
+
+    Args:
+        num_examples: Number of examples in the largest split.
+        image: The recipe's image. Encoded ones are taken to have an eighth of their pixels' bytes,
+            a photograph's usual JPEG.
+    """
+    record_bytes = math.prod(image.shape) // (8 if image.stored == "encoded" else 1)
+    return min(9999, max(4, -(-num_examples * record_bytes // _SHARD_BYTES)))
 
 
 def read_manifest(folder: Path) -> Manifest:
