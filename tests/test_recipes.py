@@ -264,6 +264,7 @@ def test_a_hash_changes_with_everything_that_changes_the_records_and_with_nothin
         ("test: held_out", "test: other"),
         ("num_classes: 10", "num_classes: 11"),
         ("stored: raw", "stored: encoded"),
+        ("stored: raw", "stored: raw, resize: true"),
         ("shards: 1", "shards: 2"),
     ]:
         assert hashed(old, new) != first, new

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -14,12 +16,14 @@ import tensorflow as tf
 
 from tfbatch.errors import DataError, InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData, prepare_records
-from tfbatch.recipes import load_recipe
+from tfbatch.recipes import ImageFeature, load_recipe
 from tfbatch.records import reader
 from tfbatch.records.decoded import decode_split as read_split
-from tfbatch.records.manifest import load_manifest, read_manifest, shard_lengths
+from tfbatch.records.manifest import load_manifest, read_manifest, recommended_shards
+from tfbatch.records.plan import shard_bounds
 from tfbatch.records.reader import find_damage, verify
-from tfbatch.records.writer import write_records
+from tfbatch.records.sealing import read_seals
+from tfbatch.records.writer import ExampleStream, write_records
 
 FILES = [
     "manifest.json",
@@ -46,9 +50,10 @@ ENCODED = {
 def write(make_recipe, tiny_examples, tmp_path):
     """Writes the tiny records into tmp_path/PARENT/abc; returns that folder."""
 
-    def write_into(parent="records", *, examples=tiny_examples, **changes):
+    def write_into(parent="records", *, examples=tiny_examples, workers=1, **changes):
         folder = tmp_path / parent / "abc"
-        write_records(folder, recipe=make_recipe(**changes), examples=examples)
+        recipe = make_recipe(**changes)
+        write_records(folder, recipe=recipe, examples=examples, workers=workers)
         return folder
 
     return write_into
@@ -179,10 +184,27 @@ def test_what_is_read_is_what_was_written_in_the_same_order(write, tiny_examples
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 1797, 50_000])
 @pytest.mark.parametrize("shards", [1, 3, 8, 100])
 def test_sizes_of_shards_differ_by_at_most_one(count, shards):
-    lengths = shard_lengths(count, shards)
+    bounds = shard_bounds(count, shards)
+    lengths = [high - low for low, high in itertools.pairwise(bounds)]
 
     assert (len(lengths), sum(lengths)) == (shards, count)
     assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    ("count", "shape", "stored", "shards"),
+    [
+        pytest.param(1_437, [8, 8, 1], "raw", 4, id="digits"),
+        pytest.param(45_000, [32, 32, 3], "raw", 4, id="CIFAR-10"),
+        pytest.param(1_281_167, [224, 224, 3], "raw", 1437, id="ImageNet, raw"),
+        pytest.param(1_281_167, [224, 224, 3], "encoded", 180, id="ImageNet, JPEG"),
+        pytest.param(10**9, [224, 224, 3], "raw", 9999, id="a billion"),
+    ],
+)
+def test_a_shard_of_a_large_data_set_has_about_128_mib(count, shape, stored, shards):
+    image = ImageFeature(kind="image", shape=shape, stored=stored)
+
+    assert recommended_shards(count, image) == shards
 
 
 def test_more_shards_than_records_leave_some_empty_and_are_read(write, make_recipe):
@@ -518,7 +540,10 @@ def test_preparing_tells_how_far_it_is_and_whether_it_wrote(tmp_path):
     again, again_written = prepare_records(recipe, records_dir=tmp_path, progress=progress)
 
     assert (again, written, again_written) == (folder, True, False)
-    assert told == [("train", 1000, 1797), ("train", 1797, 1797)]
+    assert told == [
+        *[("classes of train", 1000, 1797), ("classes of train", 1797, 1797)],
+        *[("train", 1000, 1797), ("train", 1797, 1797)],
+    ]
     assert folder.parent == (tmp_path / "digits").resolve()
     assert (
         sum(read_manifest(folder).num_examples(s) for s in ("train", "validation", "test")) == 1797
@@ -543,9 +568,13 @@ from conftest import tiny_stream
 from tfbatch.recipes import Recipe
 from tfbatch.records.writer import write_records
 
+times_read = 0
+
 def examples():
+    global times_read
+    times_read += 1
     for split, key, example in tiny_stream():
-        if key == "validation-1":
+        if times_read == 2 and key == "validation-1":
             print("in the middle", flush=True)
             sys.stdin.readline()
         yield split, key, example
@@ -614,3 +643,313 @@ def test_cifar10_is_prepared_and_verified(cifar10_dir, tmp_path):
         *(45_000, 5_000, 10_000)
     ]
     assert manifest.class_counts["validation"] == (500,) * 10
+
+
+def count_off(count):
+    """A stream of numbered examples that can be read from any of them on."""
+
+    def splits():
+        for number in range(count):
+            yield ("train", "train", "validation", "test")[number % 4]
+
+    def examples(start):
+        for number in range(start, count):
+            image = np.full((4, 6, 3), number % 251, np.uint8)
+            yield f"{number}", {"image": image, "label": number % 3}
+
+    return ExampleStream(splits=splits, examples=examples)
+
+
+def interrupted(stream, *, at):
+    """The same stream, until an example is asked for that the user no longer waits for."""
+
+    def examples(start):
+        for key, example in stream.examples(start):
+            if key == str(at):
+                raise KeyboardInterrupt
+            yield key, example
+
+    return ExampleStream(splits=stream.splits, examples=examples)
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def written_at(path):
+    """Changes with every new writing of a file."""
+    return path.stat().st_ino, path.stat().st_mtime_ns
+
+
+@pytest.fixture
+def whole(write):
+    """The bytes of 1,000 numbered examples in 15 shards, written undisturbed."""
+    return bytes_of(write("whole", examples=count_off(1000), shards=5))
+
+
+@pytest.fixture
+def half_done(write, whole, tmp_path):
+    """What a preparation has left that was interrupted in the middle; its finished shards."""
+    del whole
+    with pytest.raises(KeyboardInterrupt):
+        write(examples=interrupted(count_off(1000), at=700), shards=5)
+    (partial,) = (tmp_path / "records").glob(".partial-abc-????????")
+    sealed = [seal.shard.name for seal in read_seals(partial)]
+    assert len(sealed) == 6  # two chunks of 256: two of the five shards of each split
+    return partial / "records", sealed
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_the_bytes_do_not_depend_on_the_number_of_workers(write, make_recipe, whole, workers):
+    folder = write("many", examples=count_off(1000), shards=5, workers=workers)
+
+    assert bytes_of(folder) == whole
+
+
+def test_an_interrupted_preparation_is_continued_without_writing_a_finished_shard_again(
+    write, whole, half_done, tmp_path
+):
+    built, sealed = half_done
+    before = {name: written_at(built / name) for name in sealed}
+    stream, starts = count_off(1000), []
+    told = ExampleStream(
+        splits=lambda: pytest.fail("the plan is there"),
+        examples=lambda start: starts.append(start) or stream.examples(start),
+    )
+
+    folder = write(examples=told, shards=5)
+
+    assert starts == [400]
+    assert {name: written_at(folder / name) for name in sealed} == before
+    assert bytes_of(folder) == whole
+    assert names(tmp_path / "records") == ["abc"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-5]),
+        lambda path: path.write_bytes(flipped(path.read_bytes(), 70)),
+        lambda path: path.unlink(),
+    ],
+    ids=["truncated", "flipped", "missing"],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_finished_shard_that_is_damaged_is_written_again_when_continued(
+    write, whole, half_done, damage, workers
+):
+    built, sealed = half_done
+    victim = "tiny-train.tfrecord-00001-of-00005"
+    kept = {name: written_at(built / name) for name in sealed if name != victim}
+    damage(built / victim)
+
+    folder = write(examples=count_off(1000), shards=5, workers=workers)
+
+    assert bytes_of(folder) == whole
+    assert {name: written_at(folder / name) for name in kept} == kept
+
+
+def test_a_torn_note_of_a_finished_shard_costs_that_shard_alone(write, whole, half_done):
+    built, sealed = half_done
+    notes = built.parent / "sealed.jsonl"
+    notes.write_bytes(notes.read_bytes()[:-20])
+    kept = {name: written_at(built / name) for name in sealed[:-1]}
+
+    folder = write(examples=count_off(1000), shards=5)
+
+    assert bytes_of(folder) == whole
+    assert {name: written_at(folder / name) for name in kept} == kept
+
+
+@pytest.mark.parametrize("name", ["plan.bin", "plan.json"])
+def test_a_damaged_plan_is_not_continued(write, whole, half_done, name):
+    built, sealed = half_done
+    path = built.parent / name
+    path.write_bytes(flipped(path.read_bytes(), 5))
+    before = {shard: written_at(built / shard) for shard in sealed}
+
+    folder = write(examples=count_off(1000), shards=5)
+
+    assert bytes_of(folder) == whole
+    assert all(written_at(folder / shard) != at for shard, at in before.items())
+
+
+def test_what_another_recipe_has_left_is_removed_and_never_continued(
+    write, half_done, tmp_path, make_recipe
+):
+    other = tmp_path / "records" / "def"
+
+    write_records(other, recipe=make_recipe(shards=2), examples=count_off(40))
+
+    assert names(tmp_path / "records") == ["def"]
+    assert verify(other).num_examples("train") == 20
+
+
+def test_a_folder_in_the_way_is_refused_before_any_work(write, tmp_path):
+    (tmp_path / "records" / "abc").mkdir(parents=True)
+    (tmp_path / "records" / "abc" / "letter.txt").write_text("mine")
+
+    with pytest.raises(RunFolderError, match="is in the way"):
+        write(examples=lambda: pytest.fail("the examples were asked for"))
+
+
+@pytest.mark.parametrize(("second", "word"), [(999, "fewer"), (1001, "more")])
+def test_a_source_that_gives_another_number_when_read_again_is_refused(write, second, word):
+    stream = ExampleStream(splits=count_off(1000).splits, examples=count_off(second).examples)
+
+    with pytest.raises(DataError, match=f"it gave 1000 first, then {word}. Prepare the data when"):
+        write(examples=stream)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_workers_below_one_are_refused(write, workers):
+    with pytest.raises(InputError, match=rf"`workers` must be >= 1\. Received: {workers}\."):
+        write(workers=workers)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_full_disk_is_an_error_of_the_folder_and_the_rest_is_continued(
+    write, whole, tmp_path, workers
+):
+    """A file may not become larger than its shard but by a little: the first longer one fails."""
+    size = len(whole["tiny-train.tfrecord-00000-of-00005"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        with pytest.raises(RunFolderError, match="same command continues where it stopped"):
+            write(examples=count_off(1000), shards=5, workers=workers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert not (tmp_path / "records" / "abc").exists()
+    assert bytes_of(write(examples=count_off(1000), shards=5, workers=workers)) == whole
+    assert names(tmp_path / "records") == ["abc"]
+
+
+KILLED = """
+import json, os, pathlib, random, signal, sys
+from test_records import count_off
+from tfbatch.recipes import Recipe
+from tfbatch.records.sealing import read_seals
+from tfbatch.records.writer import ExampleStream, write_records
+
+recipe = Recipe.model_validate_json(sys.argv[1])
+folder, count, kills, workers = pathlib.Path(sys.argv[2]), *map(int, sys.argv[3:6])
+draw = random.Random(count)
+sealed, killed = {}, 0
+
+def prepare(tell):
+    stream = count_off(count)
+    def examples(start):
+        for item in stream.examples(start):
+            os.write(tell, b".")
+            yield item
+    told = ExampleStream(splits=stream.splits, examples=examples)
+    write_records(folder, recipe=recipe, examples=told, workers=workers)
+
+while not folder.exists():
+    reading, telling = os.pipe()
+    child = os.fork()  # before any operation of TensorFlow: it has no threads yet
+    if not child:
+        os.close(reading)
+        prepare(telling)
+        os._exit(0)
+    os.close(telling)
+    left = draw.randrange(count // kills // 2, count // kills) if killed < kills else count + 1
+    while left > 0 and (heard := os.read(reading, 4096)):
+        left -= len(heard)
+    if left <= 0:
+        os.kill(child, signal.SIGKILL)
+    os.close(reading)
+    killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    for partial in folder.parent.glob(".partial-abc-????????"):
+        for seal in read_seals(partial):
+            found = (partial / "records" / seal.shard.name).stat()
+            sealed.setdefault(seal.shard.name, (found.st_ino, found.st_mtime_ns))
+print(json.dumps({"killed": killed, "sealed": sealed}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "kills", "workers"),
+    [
+        pytest.param(6_000, 2, 2, id="2 kills"),
+        pytest.param(30_000, 10, 1, id="10 kills, 1 worker", marks=pytest.mark.slow),
+        pytest.param(30_000, 12, 3, id="12 kills, 3 workers", marks=pytest.mark.slow),
+    ],
+)
+def test_a_preparation_that_is_killed_again_and_again_ends_with_the_same_bytes(
+    write, make_recipe, tmp_path, count, kills, workers
+):
+    recipe = make_recipe(shards=100)
+    run = subprocess.run(
+        [
+            *(sys.executable, "-c", KILLED, recipe.model_dump_json(by_alias=True)),
+            *(str(tmp_path / "killed" / "abc"), str(count), str(kills), str(workers)),
+        ],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    told = json.loads(run.stdout)
+    folder = tmp_path / "killed" / "abc"
+
+    assert told["killed"] == kills
+    assert told["sealed"], "none of the kills came after a finished shard"
+    for name, at in told["sealed"].items():
+        assert written_at(folder / name) == tuple(at), f"{name} was written twice"
+    assert bytes_of(folder) == bytes_of(write("whole", examples=count_off(count), shards=100))
+    assert names(folder.parent) == ["abc"]
+
+
+LARGE = """
+import json, pathlib, sys
+import numpy as np
+from tfbatch.recipes import Recipe
+from tfbatch.records.writer import ExampleStream, write_records
+
+recipe, count, peaks = Recipe.model_validate_json(sys.argv[1]), int(sys.argv[3]), {}
+
+def peak():
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+def examples(start):
+    draw = np.random.default_rng(0)
+    for number in range(start, count):
+        if number in (count // 10, count - 1):
+            peaks[number] = peak()
+        image = draw.integers(0, 256, recipe.features.image.shape, np.uint8)
+        yield f"{number}", {"image": image, "label": number % 3}
+
+def splits():
+    return (("train", "validation", "test")[max(0, n + 3 - count)] for n in range(count))
+
+stream = ExampleStream(splits=splits, examples=examples)
+write_records(pathlib.Path(sys.argv[2]), recipe=recipe, examples=stream, workers=2)
+print(json.dumps([*peaks.values(), peak()]))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_what_is_written(make_recipe, tmp_path):
+    """1.2 GB, of which a tenth is written when the first peak is read; the peak is the child's."""
+    features = make_recipe().features.model_dump(mode="json")
+    features["image"]["shape"] = [128, 128, 3]
+    recipe = make_recipe(features=features, shards=8)
+    run = subprocess.run(
+        [
+            *(sys.executable, "-c", LARGE, recipe.model_dump_json(by_alias=True)),
+            *(str(tmp_path / "records" / "abc"), str(1_200_000_000 // (128 * 128 * 3))),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+    tenth, last, end = json.loads(run.stdout)
+
+    assert end < tenth + 40, (tenth, last, end)  # MiB

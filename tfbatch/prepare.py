@@ -2,7 +2,8 @@
 
 usage: python -m tfbatch.prepare --dataset=NAME [--verify]
 
-Nothing is done where the records are there already. `tune` prepares by itself on first use.
+Nothing is done where the records are there already; what a killed run had finished is kept. `tune`
+prepares by itself on first use.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ flags.DEFINE_string(
 flags.DEFINE_string("data_dir", None, "Folder with the source's data.", flag_values=FLAGS)
 flags.DEFINE_string(
     "records_dir", None, "Folder for TFRecords. Default: user's cache.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "workers",
+    None,
+    "Threads that encode. Default: one for each core. The files are the same.",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 flags.DEFINE_boolean(
     "verify", False, "Re-read every record and compare checksums and counts.", flag_values=FLAGS
@@ -50,6 +58,7 @@ def main(arguments: list[str]) -> int:
                 data_dir=data_dir,
                 records_dir=records_dir,
                 progress=progress.preparing,
+                workers=FLAGS.workers,
             )
         finally:
             progress.end()

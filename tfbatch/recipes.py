@@ -73,14 +73,20 @@ class ImageFeature(Strict):
     """An image.
 
     Attributes:
-        shape: (height, width, channels) of the decoded uint8 image.
+        shape: (height, width, channels) of the decoded uint8 image. Of encoded images, grey ones
+            become colour ones where there are three channels, and the other way round.
         stored: "encoded" keeps JPEG or PNG bytes as the source has them; "raw" stores the pixels,
             for small images whose decoding would cost more than their reading.
+        resize: Whether images of other sizes are brought to `shape` when the records are written:
+            the largest centred part with the shape's aspect ratio is cut out and resized
+            (bilinear, antialiased). Images that have the shape stay as they are. With
+            "encoded", what was resized is stored as PNG.
     """
 
     kind: Literal["image"]
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Literal[1, 3, 4]]
     stored: Literal["encoded", "raw"] = "encoded"
+    resize: bool = False
 
 
 class LabelFeature(Strict):
@@ -126,7 +132,8 @@ class Recipe(Strict):
         splits: Where train, validation and test come from.
         features: Image and label.
         shards: Number of record files for each split.
-        normalization: Applied to every batch.
+        normalization: Applied to every batch. None to measure it on the training split when the
+            records are written; the manifest keeps it.
         augmentation: Files of tfbatch/augmentations with their arguments, in order; train only.
         trial_length: Default length of a trial.
         objective: Default objective, `METRIC:min` or `METRIC:max`.
@@ -139,7 +146,7 @@ class Recipe(Strict):
     splits: Splits
     features: Features
     shards: int = Field(default=4, ge=1, le=9999)
-    normalization: Normalization
+    normalization: Normalization | None = None
     augmentation: tuple[Named, ...] = ()
     trial_length: TrainingLengthText
     objective: str = "val_accuracy:max"
@@ -147,6 +154,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _channels(self) -> Recipe:
+        if self.normalization is None:
+            return self
         channels = self.features.image.shape[2]
         for key in ("mean", "standard_deviation"):
             if len(getattr(self.normalization, key)) != channels:
@@ -158,6 +167,8 @@ class Recipe(Strict):
     def records_hash(self, source_identity: dict[str, Any]) -> str:
         """Identifies the record files: changes with everything that changes their bytes."""
         parts = self.model_dump(mode="json", include={"source", "splits", "features", "shards"})
+        if self.normalization is None:
+            parts["normalization"] = "measured"  # the manifest has one more entry
         return content_hash({**parts, "source_identity": source_identity})
 
 

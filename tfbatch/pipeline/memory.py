@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,23 @@ _ALIGNMENT = 64
 
 
 def usable_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may use: the machine's, or less where its control group says so.
+    """Bytes that this process may use: the machine's, or less where something limits it.
+
+    That is its control group, or a limit of its own (`ulimit -v`, `ulimit -d`).
 
     Args:
         root: Where /proc and /sys are.
     """
     machine: int = psutil.virtual_memory().total
-    return min([machine, *_group_limits(root)])
+    return min([machine, *_own_limits(), *_group_limits(root)])
+
+
+def _own_limits() -> Iterator[int]:
+    """This process's limits of address space and of private memory."""
+    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            yield soft
 
 
 def _group_limits(root: Path) -> Iterator[int]:

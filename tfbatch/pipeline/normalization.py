@@ -7,14 +7,31 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tfbatch.recipes import Recipe
+from tfbatch.errors import DataError
+from tfbatch.recipes import Normalization, Recipe
 
 
-def make_normalize(recipe: Recipe) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns uint8 [batch, h, w, c] -> float32 [batch, h, w, c], a whole batch at a time."""
-    deviation = np.asarray(recipe.normalization.standard_deviation)
+def make_normalize(
+    recipe: Recipe, measured: Normalization | None = None
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns uint8 [batch, h, w, c] -> float32 [batch, h, w, c], a whole batch at a time.
+
+    Args:
+        recipe: The data set.
+        measured: What the records' manifest holds; used where the recipe gives no normalisation.
+
+    Raises:
+        DataError: Neither gives one.
+    """
+    normalization = recipe.normalization or measured
+    if normalization is None:
+        raise DataError(
+            f"The records of {recipe.name} hold no measured normalisation and its recipe gives "
+            "none. Prepare the data again, or add `normalization` to the recipe."
+        )
+    deviation = np.asarray(normalization.standard_deviation)
     scale = 1.0 / (255.0 * deviation)
-    shift = np.asarray(recipe.normalization.mean) / deviation
+    shift = np.asarray(normalization.mean) / deviation
     if len(set(scale)) == len(set(shift)) == 1:
         return _alike(float(scale[0]), float(shift[0]))
     return _by_channel(scale, shift, recipe.features.image.shape)

@@ -17,7 +17,7 @@ from tfbatch.pipeline.memory import usable_memory
 from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.pipeline.preparation import Progress, prepare_records
 from tfbatch.pipeline.resident import ResidentSplit
-from tfbatch.pipeline.streaming import StreamingSplit
+from tfbatch.pipeline.streaming import StreamingSplit, shuffle_sizes
 from tfbatch.recipes import SPLITS, Recipe, load_recipe
 from tfbatch.records.decoded import read_split
 from tfbatch.records.manifest import Manifest
@@ -50,7 +50,7 @@ class PreparedData:
         self.resident = self._decoded_bytes() <= resident_share * usable_memory()
         self._splits: dict[str, ResidentSplit | StreamingSplit] = {}
         self._evaluations: dict[tuple[str, int], tf.data.Dataset] = {}
-        self._normalize = make_normalize(recipe)
+        self._normalize = make_normalize(recipe, self.manifest.normalization)
         self._augment = make_augment(recipe)  # a misspelt one is refused now, not in each trial
         self._mix = make_mix(recipe)
         streams = 2 if self._mix else 1
@@ -107,6 +107,14 @@ class PreparedData:
     def num_examples(self, split: str = "train") -> int:
         """Number of examples in a split."""
         return self.manifest.num_examples(split)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of results should know of how this data is read; often nothing."""
+        if self.resident:
+            return ()
+        sizes = shuffle_sizes(self.manifest, "train", usable_bytes=usable_memory())
+        return (sizes.note,) if sizes.note else ()
 
     def training(
         self, *, batch_size: int, seed: int, num_examples: int, start: int = 0

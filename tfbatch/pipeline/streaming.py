@@ -2,16 +2,87 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
 
 from tfbatch.pipeline.batches import Finish, parallel_calls, unfinished
+from tfbatch.pipeline.memory import usable_memory
 from tfbatch.records.codec import decode_batch
 from tfbatch.records.manifest import Manifest
 
-SHUFFLE_BUFFER = 10_000
-_CYCLE_LENGTH = 16
+SHUFFLE_EXAMPLES = 10_000
+SHUFFLE_BYTES = 256 << 20
+SHUFFLE_SHARE = 1 / 16
+"""A shuffle buffer has at most so many records, bytes, and so large a share of usable memory. The
+bytes alone decide where there are 4 GB or more: so the order is the same on such machines.
+"""
+_INTERLEAVE_BYTES = 64 << 20
+_CYCLE_LENGTH = _BLOCK_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class ShuffleSizes:
+    """How far records are moved when they are shuffled; they are counted as they are stored.
+
+    Attributes:
+        num_examples: Number of examples in the split.
+        buffer: Number of records from which the next one is drawn.
+        buffer_bytes: Bytes that they take, on average.
+        cycle_length: Number of files that are read in turn.
+        block_length: Number of records that are taken from a file at once.
+    """
+
+    num_examples: int
+    buffer: int
+    buffer_bytes: int
+    cycle_length: int
+    block_length: int
+
+    @property
+    def note(self) -> str | None:
+        """What a buffer smaller than the split costs, in a sentence; None if it holds all."""
+        if self.buffer >= self.num_examples:
+            return None
+        return (
+            f"Training examples are streamed and drawn from {self.buffer:,} at a time "
+            f"({self.buffer_bytes / 2**20:,.0f} MiB) of {self.num_examples:,}, from "
+            f"{self.cycle_length} file(s) at once: neighbours in the records meet in a batch more "
+            "often than by chance. Their order does not depend on the class. More memory, or "
+            "smaller records, mix further."
+        )
+
+
+def shuffle_sizes(manifest: Manifest, split: str, *, usable_bytes: int) -> ShuffleSizes:
+    """The sizes for a split, so that their memory is bounded whatever a record's size.
+
+        buffer = min(num_examples, 10_000, min(256 MiB, usable_bytes / 16) / record_bytes)
+        cycle_length = min(16, shards / 4)
+
+    A parallel interleave of tf.data holds up to two blocks of three files for each of its cycle.
+    Of all files at once, what lies at their ends would come last in every epoch: so at most a
+    quarter of them is read in turn, and the order of the files decides when.
+
+    Args:
+        manifest: The records.
+        split: Name of the split.
+        usable_bytes: Memory that this process may use.
+    """
+    shards = manifest.splits[split]
+    examples = manifest.num_examples(split)
+    record_bytes = max(1, -(-sum(shard.num_bytes for shard in shards) // max(1, examples)))
+    most_bytes = min(SHUFFLE_BYTES, int(usable_bytes * SHUFFLE_SHARE))
+    buffer = max(1, min(examples, SHUFFLE_EXAMPLES, most_bytes // record_bytes))
+    ahead = max(1, _INTERLEAVE_BYTES // (2 * 3 * record_bytes))
+    cycle_length = max(1, min(_CYCLE_LENGTH, ahead, len(shards) // 4))
+    return ShuffleSizes(
+        num_examples=examples,
+        buffer=buffer,
+        buffer_bytes=buffer * record_bytes,
+        cycle_length=cycle_length,
+        block_length=min(_BLOCK_LENGTH, ahead // cycle_length),
+    )
 
 
 class StreamingSplit:
@@ -26,7 +97,8 @@ class StreamingSplit:
     def __init__(self, folder: Path, manifest: Manifest, split: str):
         self._files = [str(folder / shard.name) for shard in manifest.splits[split]]
         self._features = manifest.features
-        self.num_examples = manifest.num_examples(split)
+        self.sizes = shuffle_sizes(manifest, split, usable_bytes=usable_memory())
+        self.num_examples = self.sizes.num_examples
 
     def training(
         self,
@@ -40,8 +112,8 @@ class StreamingSplit:
         """Yields `finish(images, labels, position)` of the stream from `start` to `stop`.
 
         Files in a new order for each epoch, interleaved, then a shuffle buffer, then batches: the
-        order of the records depends on the seed alone, not on the batch size. The numbers are
-        int64 scalars of a graph.
+        order of the records depends on the seed alone, not on the batch size. What lies before
+        `start` in its epoch is read but not decoded. The numbers are int64 scalars of a graph.
         """
         epochs = tf.data.Dataset.range(start // self.num_examples, -(-stop // self.num_examples))
         records = (
@@ -66,14 +138,13 @@ class StreamingSplit:
             [count + 1], seed=tf.stack([seed, epoch]), minval=None, maxval=None, dtype=tf.int64
         )
         files = tf.data.Dataset.from_tensor_slices(tf.gather(self._files, tf.argsort(bits[:-1])))
-        cycle_length = min(_CYCLE_LENGTH, count)
         return files.interleave(
             tf.data.TFRecordDataset,
-            cycle_length=cycle_length,
-            block_length=16,
-            num_parallel_calls=min(parallel_calls(), cycle_length),
+            cycle_length=self.sizes.cycle_length,
+            block_length=self.sizes.block_length,
+            num_parallel_calls=min(parallel_calls(), self.sizes.cycle_length),
             deterministic=True,
-        ).shuffle(min(SHUFFLE_BUFFER, self.num_examples), seed=bits[-1])
+        ).shuffle(self.sizes.buffer, seed=bits[-1])
 
     def in_order(self, *, batch_size: int) -> tf.data.Dataset:
         """Yields (images, labels) of the whole split once, in the order of the records."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import math
 from pathlib import Path
 
 from tfbatch.errors import DataError, RecordError
-from tfbatch.recipes import Features
+from tfbatch.recipes import Features, ImageFeature, Normalization
 from tfbatch.schema import Strict
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 1
+_SHARD_BYTES = 128 << 20
 
 
 class Shard(Strict):
@@ -33,6 +34,7 @@ class Manifest(Strict):
         features: Schema of one example.
         splits: The shards of each split, in order.
         class_counts: Number of examples of each class in each split.
+        normalization: Measured on the training split where the recipe gives none, else None.
     """
 
     format_version: int = FORMAT_VERSION
@@ -41,6 +43,7 @@ class Manifest(Strict):
     features: Features
     splits: dict[str, tuple[Shard, ...]]
     class_counts: dict[str, tuple[int, ...]]
+    normalization: Normalization | None = None
 
     def num_examples(self, split: str) -> int:
         """Number of examples in a split."""
@@ -52,10 +55,20 @@ def shard_name(dataset: str, split: str, index: int, count: int) -> str:
     return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
 
 
-def shard_lengths(num_examples: int, shards: int) -> list[int]:
-    """Even sizes: they differ by at most one and sum to `num_examples`."""
-    bounds = [num_examples * index // shards for index in range(shards + 1)]
-    return [high - low for low, high in itertools.pairwise(bounds)]
+def recommended_shards(num_examples: int, image: ImageFeature) -> int:
+    """Number of shards for a recipe that is made for a data set: about 128 MiB each, 4 or more.
+
+        shards = ceil(num_examples * record_bytes / 128 MiB), from 4 to 9,999
+
+    So large files are read in turn, and a preparation that is killed loses little.
+
+    Args:
+        num_examples: Number of examples in the largest split.
+        image: The recipe's image. Encoded ones are taken to have an eighth of their pixels' bytes,
+            a photograph's usual JPEG.
+    """
+    record_bytes = math.prod(image.shape) // (8 if image.stored == "encoded" else 1)
+    return min(9999, max(4, -(-num_examples * record_bytes // _SHARD_BYTES)))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -1,182 +1,165 @@
-"""Writes a data set's records: into a folder of its own, renamed into place when it is whole."""
+"""Writes a data set's records: several threads encode, and a killed run is continued.
+
+    .partial-HASH-TOKEN/plan.bin, plan.json     which example goes where (`plan`)
+    .partial-HASH-TOKEN/sealed.jsonl            the shards that are finished (`sealing`)
+    .partial-HASH-TOKEN/records/                the shards, at last the manifest: then renamed
+
+Records are written in the order of the stream, whatever the number of threads, so the bytes are the
+same too.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import tensorflow as tf
 
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.recipes import SPLITS, Example, Recipe
-from tfbatch.records.codec import encode
-from tfbatch.records.manifest import (
-    FILE_NAME,
-    Manifest,
-    Shard,
-    load_manifest,
-    read_manifest,
-    sha256,
-    shard_lengths,
-    shard_name,
+from tfbatch.records.manifest import FILE_NAME, Manifest, load_manifest, read_manifest
+from tfbatch.records.measured import measure_normalization
+from tfbatch.records.partial_folder import (
+    check_place,
+    flush_to_disk,
+    partial_folder,
+    remove_leftovers,
+    rename_into_place,
 )
+from tfbatch.records.plan import Place, is_planned, make_plan, read_plan
+from tfbatch.records.sealing import Seal, append_seal, cut_torn_line, read_seals
+from tfbatch.records.shard_files import write_shards
+
+Assigned = Callable[[], Iterable[tuple[str, str, Example]]]
+"""Yields (split, key, example) in the order of the records, the same at each call."""
+
+
+@dataclass(frozen=True)
+class ExampleStream:
+    """The examples of a data set in the order of its records, readable from any of them on.
+
+    Attributes:
+        splits: Yields the split of each example.
+        examples: Called with a number; yields (key, example) without that many first ones.
+    """
+
+    splits: Callable[[], Iterable[str]]
+    examples: Callable[[int], Iterable[tuple[str, Example]]]
 
 
 def write_records(
-    folder: Path, *, recipe: Recipe, examples: Callable[[], Iterable[tuple[str, str, Example]]]
+    folder: Path, *, recipe: Recipe, examples: ExampleStream | Assigned, workers: int = 1
 ) -> None:
     """Writes the records of a recipe, unless they are there already.
 
     The files are written into a temporary folder beside the final one, which is renamed into place
     when everything in it is on disk: a killed run leaves nothing that looks whole, and of two runs
-    at once the first to finish wins, with the same bytes.
+    at once the first to finish wins, with the same bytes. The shards that a killed run had finished
+    are kept by the next one if their checksums agree; nothing of them is encoded again.
+
+    Memory does not grow with the data, but for one byte of an example on disk.
 
     Args:
         folder: The final folder; its name is the records' hash.
         recipe: The data set.
-        examples: Called once; yields `(split, key, example)` in the order of the records.
+        examples: The examples; read twice where it is a function, first for their splits.
+        workers: Threads that encode and take checksums. With 1 the calling thread does all.
 
     Raises:
-        InputError: An empty split, a label outside the classes, a wrong image shape.
-        DataError: The records are there already, with a manifest that cannot be read.
+        InputError: An empty split, a label outside the classes, a wrong image shape, or `workers`.
+        DataError: The records are there already, with a manifest that cannot be read; or the
+            stream has another length when it is read again.
         RunFolderError: The folder cannot be written.
     """
+    if workers < 1:
+        raise InputError(f"`workers` must be >= 1. Received: {workers}.")
     if (folder / FILE_NAME).exists():
         load_manifest(folder)
+        with contextlib.suppress(OSError):  # of a run that was killed after another had finished
+            remove_leftovers(folder)
         return
+    stream = examples if isinstance(examples, ExampleStream) else _stream_of(examples)
     try:
+        check_place(folder, proof=FILE_NAME)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        with _partial_folder(folder) as partial:
-            manifest = _write_all(recipe, partial, folder.name, examples())
-            _write_durably(partial / FILE_NAME, manifest.model_dump_json(indent=1, by_alias=True))
-            with contextlib.suppress(FileExistsError):
-                _rename_into_place(partial, folder)
+        with partial_folder(folder, progress=lambda p: _progress(p, folder.name)) as partial:
+            built = partial / "records"
+            _write_all(recipe, partial, built, folder.name, stream, workers)
+            rename_into_place(built, folder, proof=FILE_NAME)
     except (OSError, tf.errors.OpError) as error:
         raise RunFolderError(
-            f"The records folder {folder.parent} cannot be written: {error}. "
-            "Choose another one with --records_dir=DIR or TFBATCH_RECORDS_DIR."
+            f"The records folder {folder.parent} cannot be written: {error}. The same command "
+            "continues where it stopped; or choose another folder with --records_dir=DIR or "
+            f"TFBATCH_RECORDS_DIR, and delete {folder.parent}/.partial-*."
         ) from error
     read_manifest(folder)
 
 
-def _write_all(
-    recipe: Recipe, partial: Path, name: str, examples: Iterable[tuple[str, str, Example]]
-) -> Manifest:
-    classes = recipe.features.label.num_classes
-    spools: dict[str, _Spool] = {}
-    for split, key, example in examples:
-        if split not in spools:
-            spools[split] = _Spool(partial / f"{split}.spool", classes)
-        label = example["label"]
-        spools[split].write(encode(key, example["image"], label, recipe.features), label)
-    for split in SPLITS:
-        if split not in spools:
-            raise InputError(
-                f"The split `{split}` of {recipe.name} is empty: the source has too few examples "
-                "of each class for the recipe's `splits`. Enlarge its fraction."
-            )
-    return Manifest(
-        dataset=recipe.name,
-        records_hash=name,
-        features=recipe.features,
-        splits={s: _deal(spool, recipe, s) for s, spool in sorted(spools.items())},
-        class_counts={s: tuple(spool.class_counts) for s, spool in sorted(spools.items())},
+def _stream_of(assigned: Assigned) -> ExampleStream:
+    return ExampleStream(
+        splits=lambda: (split for split, _, _ in assigned()),
+        examples=lambda start: (
+            (key, example) for _, key, example in itertools.islice(assigned(), start, None)
+        ),
     )
 
 
-class _Spool:
-    """One split in one file, before its length and so its shards are known."""
-
-    def __init__(self, path: Path, num_classes: int):
-        self.path = path
-        self.class_counts = [0] * num_classes
-        self._writer = tf.io.TFRecordWriter(str(path))
-
-    def write(self, record: bytes, label: int) -> None:
-        self._writer.write(record)
-        self.class_counts[label] += 1
-
-    def close(self) -> None:
-        self._writer.close()
+def _progress(partial: Path, records_hash: str) -> int:
+    """How much of a partial folder can be continued: its plan, and each finished shard."""
+    if not is_planned(partial, records_hash=records_hash):
+        return 0
+    return 1 + len(read_seals(partial))
 
 
-def _deal(spool: _Spool, recipe: Recipe, split: str) -> tuple[Shard, ...]:
-    """Deals a spool out into shards of even size."""
-    spool.close()
-    lengths = shard_lengths(sum(spool.class_counts), recipe.shards)
-    records = iter(tf.data.TFRecordDataset(str(spool.path)).as_numpy_iterator())
-    shards = []
-    for index, length in enumerate(lengths):
-        path = spool.path.parent / shard_name(recipe.name, split, index, recipe.shards)
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for _ in range(length):
-                writer.write(next(records))
-        _flush_to_disk(path)
-        shards.append(
-            Shard(
-                name=path.name,
-                num_examples=length,
-                num_bytes=path.stat().st_size,
-                sha256=sha256(path),
-            )
-        )
-    spool.path.unlink()
-    return tuple(shards)
+def _write_all(
+    recipe: Recipe,
+    partial: Path,
+    built: Path,
+    records_hash: str,
+    stream: ExampleStream,
+    workers: int,
+) -> None:
+    """Writes what is not finished, then the manifest."""
+    built.mkdir(exist_ok=True)
+    cut_torn_line(partial)
+    plan = read_plan(partial, recipe=recipe, records_hash=records_hash) or make_plan(
+        partial, recipe=recipe, records_hash=records_hash, splits=stream.splits()
+    )
+    seals = write_shards(
+        built,
+        recipe=recipe,
+        plan=plan,
+        examples=stream.examples,
+        sealed=read_seals(partial),
+        announce=lambda seal: append_seal(partial, seal),
+        workers=workers,
+    )
+    manifest = _manifest(recipe, records_hash, seals, built)
+    path = built / FILE_NAME
+    path.write_text(manifest.model_dump_json(indent=1, by_alias=True), encoding="utf-8")
+    flush_to_disk(path)
+    flush_to_disk(built)
 
 
-@contextlib.contextmanager
-def _partial_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, whose lock lives exactly as long as this process."""
-    partial = folder.parent / f".partial-{folder.name}-{secrets.token_hex(4)}"
-    lock = filelock.FileLock(f"{partial}.lock")
-    with lock:  # before there is a folder: one without a held lock is a leftover
-        try:
-            partial.mkdir()
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes the temporary folders of killed runs: those whose lock nobody holds."""
-    for partial in folder.parent.glob(".partial-*"):
-        if not partial.is_dir():
-            continue
-        lock = filelock.FileLock(f"{partial}.lock", timeout=0)
-        with contextlib.suppress(filelock.Timeout), lock:
-            shutil.rmtree(partial, ignore_errors=True)
-            Path(lock.lock_file).unlink(missing_ok=True)
-
-
-def _rename_into_place(partial: Path, folder: Path) -> None:
-    try:
-        partial.rename(folder)
-    except OSError:
-        if (folder / FILE_NAME).exists():  # another run was first, with the same bytes
-            raise FileExistsError(folder) from None
-        if folder.exists():
-            raise RunFolderError(
-                f"{folder} is in the way: it holds no {FILE_NAME}, so it is not ours. Delete it."
-            ) from None
-        raise
-    _flush_to_disk(folder.parent)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _flush_to_disk(path)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _manifest(
+    recipe: Recipe, records_hash: str, seals: dict[Place, Seal], folder: Path
+) -> Manifest:
+    of = {s: [seals[Place(s, i)] for i in range(recipe.shards)] for s in sorted(SPLITS)}
+    measured = None
+    if recipe.normalization is None:
+        files = [folder / seal.shard.name for seal in of["train"]]
+        measured = measure_normalization(files, recipe.features)
+    return Manifest(
+        dataset=recipe.name,
+        records_hash=records_hash,
+        features=recipe.features,
+        splits={split: tuple(seal.shard for seal in found) for split, found in of.items()},
+        class_counts={
+            split: tuple(map(sum, zip(*(seal.class_counts for seal in found), strict=True)))
+            for split, found in of.items()
+        },
+        normalization=measured,
+    )

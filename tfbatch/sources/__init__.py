@@ -1,7 +1,8 @@
 """Where examples come from, one file each.
 
 A file holds one class `Source` (a `SourceBase`): its fields are the recipe's arguments. Examples
-come in one fixed order that does not depend on their class, as `(key, {"image", "label"})`.
+come in one fixed order that does not depend on their class, as `(key, {"image", "label"})`. A
+source also makes itself of a text, and describes its data, for data sets that have no recipe.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from tfbatch.registry import Registry
 from tfbatch.schema import validate
-from tfbatch.sources._source import SourceBase
+from tfbatch.sources._source import Description, SourceBase
 
 SOURCES = Registry(__name__, kind="source", folder=__path__)
 
@@ -25,4 +26,4 @@ def make_source(name: str, **arguments: Any) -> SourceBase:
     return validate(source, arguments, where=f"source {name}")
 
 
-__all__ = ["SOURCES", "SourceBase", "make_source"]
+__all__ = ["SOURCES", "Description", "SourceBase", "make_source"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tfbatch.errors import InputError
 from tfbatch.recipes import Example
-from tfbatch.sources._source import SourceBase
+from tfbatch.sources._source import Description, SourceBase
 
 _ORDER_SEED = 20181206  # the original order follows the writers
 
@@ -22,6 +22,13 @@ class Source(SourceBase):
         """See SourceBase."""
         del data_dir
         return {"dataset": "sklearn digits", "order_seed": _ORDER_SEED}
+
+    def describe(self, data_dir: Path | None) -> Description:
+        """See SourceBase."""
+        count = self.num_examples("train", data_dir)
+        return Description(
+            num_classes=10, splits={"train": count}, size=(8, 8), channels=1, encoded=False
+        )
 
     def num_examples(self, split: str, data_dir: Path | None) -> int:
         """See SourceBase."""

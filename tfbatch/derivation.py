@@ -1,0 +1,137 @@
+"""A recipe for a data set that has none: `tfds:NAME`, `npz:PATH`, `images:DIR`, `synthetic`.
+
+Importing this module imports no TensorFlow; deriving a recipe may, to look at the data.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tfbatch.errors import InputError
+from tfbatch.recipes import RECIPES, ImageFeature, Recipe
+from tfbatch.records.manifest import recommended_shards
+from tfbatch.schema import validate
+from tfbatch.sources import SOURCES, Description
+
+DEFAULT_SIZE = 64
+"""Height and width of the images of a data set whose images differ in size."""
+CARVED_FRACTION = 0.1
+"""Share of the training split that becomes a validation or test split which is absent."""
+
+_VALIDATION = ("validation", "valid", "val", "dev")
+_SIZE = re.compile(r"@(\d{1,5})(?:x(\d{1,5}))?$")
+_RAW_VALUES = 64 * 64 * 3
+"""Larger images stay encoded: their pixels would be many times the bytes of a JPEG."""
+_FEW_VALIDATION_EXAMPLES = 1000
+
+
+def is_derived(text: str) -> bool:
+    """Whether a data set's name is `SOURCE:...`, or a source's name alone that no recipe has."""
+    source, colon, _ = _SIZE.sub("", text).partition(":")
+    if source not in SOURCES.names() or text.endswith((".yaml", ".yml")):
+        return False
+    return bool(colon) or source not in RECIPES.names()
+
+
+def derive_recipe(text: str, *, data_dir: Path | None, image_size: int | None = None) -> Recipe:
+    """Makes the recipe of a data set from the data itself.
+
+        tfds:NAME[/CONFIG][:VERSION]     TensorFlow Datasets, known to it or only in DATA_DIR
+        npz:PATH                         arrays x_train, y_train, x_test, ... of one file
+        images:DIR                       DIR/CLASS/*.png or DIR/SPLIT/CLASS/*.png
+        synthetic[:classes=10,size=16]   made
+
+    Images of one size keep it. Others are resized to 64 x 64; `@96` or `@96x128` (height x width)
+    at the end of the text, or `image_size`, gives another size to any data set. The splits are the
+    source's own; a validation or a test split that is absent is a tenth of the training split.
+    Pixels are normalised with the measured mean and deviation of the training split. There is no
+    augmentation: whether a mirrored image is of the same class cannot be told from the data.
+
+    Args:
+        text: The data set.
+        data_dir: The source's data folder, or None for its default.
+        image_size: Height and width of the images, in pixels.
+
+    Raises:
+        InputError: An unknown source, features or splits that cannot be told apart, a wrong size.
+        DataError: Data that is absent, or that cannot be used.
+    """
+    asked, size = _split_size(text, image_size)
+    name, _, rest = asked.partition(":")
+    source = SOURCES.load(name).Source.from_text(rest, data_dir=data_dir)
+    found: Description = source.describe(data_dir)
+    train, validation, test = _choose_splits(asked, found)
+    carved = {"from": "train", "fraction": CARVED_FRACTION}
+    uniform = found.size is not None and size in (None, found.size)
+    fixed = uniform and found.same_size
+    height, width = size or found.size or (DEFAULT_SIZE, DEFAULT_SIZE)
+    values = height * width * found.channels
+    raw = not found.encoded or not uniform or values <= _RAW_VALUES
+    image = ImageFeature(
+        kind="image",
+        shape=(height, width, found.channels),
+        stored="raw" if raw else "encoded",
+        resize=not fixed,
+    )
+    absent = (validation is None) + (test is None)
+    left = int(found.splits[train] * (1 - absent * CARVED_FRACTION))
+    held = found.splits[validation] if validation else int(found.splits[train] * CARVED_FRACTION)
+    return validate(
+        Recipe,
+        {
+            "name": _file_name(asked, size),
+            "description": f"{asked}: {found.num_classes} classes, {height} x {width} pixels; "
+            "recipe derived from the data",
+            "source": {"name": name, **source.model_dump(mode="json")},
+            "splits": {"train": train, "validation": validation or carved, "test": test or carved},
+            "features": {
+                "image": image.model_dump(mode="json"),
+                "label": {"kind": "label", "num_classes": found.num_classes},
+            },
+            "shards": recommended_shards(left, image),
+            "trial_length": f"{min(20, max(4, -(-100_000 // max(1, left))))} epochs",
+            # A few hundred images cannot tell accuracies apart.
+            "objective": "val_loss:min" if held < _FEW_VALIDATION_EXAMPLES else "val_accuracy:max",
+        },
+        where=text,
+    )
+
+
+def _split_size(text: str, image_size: int | None) -> tuple[str, tuple[int, int] | None]:
+    """The text without its `@SIZE`, and (height, width) where one is asked for."""
+    match = _SIZE.search(text)
+    size = (int(match[1]), int(match[2] or match[1])) if match else None
+    if image_size is not None:
+        if size and size != (image_size, image_size):
+            raise InputError(
+                f"The size of the images is given twice: `{match and match[0]}` and `image_size`. "
+                f"Received: {text}, image_size={image_size}. Leave one of them out."
+            )
+        size = (image_size, image_size)
+    if size and min(size) < 1:
+        raise InputError(f"The size of the images must be 1 or more pixels. Received: {text}.")
+    return _SIZE.sub("", text), size
+
+
+def _choose_splits(text: str, found: Description) -> tuple[str, str | None, str | None]:
+    """The source's splits for train, validation and test; None for one to be carved."""
+    held = list(found.splits)
+    train = "train" if "train" in held else held[0]
+    if train != "train" and len(held) > 1:
+        raise InputError(
+            f"{text} must have a split `train`, or one split only. Received: {', '.join(held)}. "
+            "Write a recipe (pipelines/NAME.yaml) that says in `splits` which one to train on."
+        )
+    validation = next((name for name in _VALIDATION if name in held and name != train), None)
+    return train, validation, "test" if "test" in held and train != "test" else None
+
+
+def _file_name(text: str, size: tuple[int, int] | None) -> str:
+    """Such as tfds-gtsrb-32x32: a name for files, that no recipe of the user's has by chance."""
+    source, _, rest = text.partition(":")
+    if source in ("npz", "images"):
+        path = Path(rest)
+        rest = (path.resolve().stem if source == "npz" else path.resolve().name) or source
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{source}-{rest}").strip("-")[:64]
+    return f"{name}-{size[0]}x{size[1]}" if size else name

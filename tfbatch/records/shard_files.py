@@ -1,0 +1,250 @@
+"""Encodes a stream of examples into the shards of a plan: in several threads, in one order.
+
+The calling thread reads the source and writes the files; the others encode chunks of examples and
+take the checksums of finished files. Threads are enough: decoding, resizing and checksums release
+the GIL, and a further process would have to import TensorFlow first.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfbatch.errors import DataError
+from tfbatch.recipes import Example, Features, Recipe
+from tfbatch.records.codec import encode
+from tfbatch.records.manifest import shard_name
+from tfbatch.records.plan import Place, Plan
+from tfbatch.records.sealing import Seal, is_whole, seal_shard
+
+_CHUNK_EXAMPLES = 256
+_CHUNK_BYTES = 4 << 20
+"""A thread encodes a chunk of at most so much at once, or one larger example."""
+
+
+class _Assigned(NamedTuple):
+    """An example and the shard that it belongs to."""
+
+    place: Place
+    key: str
+    example: Example
+
+
+class _Encoded(NamedTuple):
+    """A record and the shard that it belongs to."""
+
+    place: Place
+    record: bytes
+    label: int
+
+
+def write_shards(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    plan: Plan,
+    examples: Callable[[int], Iterable[tuple[str, Example]]],
+    sealed: Collection[Seal],
+    announce: Callable[[Seal], None],
+    workers: int,
+) -> dict[Place, Seal]:
+    """Writes all shards of a plan that are not finished.
+
+    Args:
+        folder: Folder of the shards.
+        recipe: The data set.
+        plan: Which example goes where.
+        examples: Called with a number; yields (key, example) without that many first ones.
+        sealed: The shards that an earlier run had finished; those that are damaged are written
+            again.
+        announce: Told of each shard that is finished and on disk.
+        workers: Threads that encode; with 1 the calling thread does.
+
+    Returns:
+        All shards of the plan.
+
+    Raises:
+        InputError: An example that does not fit the recipe.
+        DataError: The stream has another length than the plan.
+        OSError, tf.errors.OpError: The folder cannot be written.
+    """
+    with _Threads(workers) as threads:
+        checks = [
+            (seal, threads.submit(is_whole, folder / seal.shard.name, seal)) for seal in sealed
+        ]
+        kept = {seal.place: seal for seal, whole in checks if whole.result()}
+        files = _Files(folder, recipe, plan, kept, announce, threads)
+        try:
+            start = plan.first_example_outside(kept.keys())
+            chunks = _chunks(plan, kept, start, examples(start), name=recipe.name)
+            for chunk in _mapped(_encode, chunks, recipe.features, threads=threads):
+                files.write(chunk)
+            return files.seals()
+        finally:
+            files.close()
+
+
+class _Threads:
+    """Threads that work ahead; with one worker the caller's own thread, at once."""
+
+    def __init__(self, workers: int):
+        self._pool = ThreadPoolExecutor(workers, "tfbatch-records") if workers > 1 else None
+        self.ahead = 2 * workers if workers > 1 else 0
+
+    def __enter__(self) -> _Threads:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
+        """Calls the function, now or later."""
+        if self._pool:
+            return self._pool.submit(function, *arguments, **named)
+        done: Future[Any] = Future()
+        done.set_result(function(*arguments, **named))
+        return done
+
+
+class _Files:
+    """The files that are being written, one for each split, and the finished ones."""
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        plan: Plan,
+        kept: dict[Place, Seal],
+        announce: Callable[[Seal], None],
+        threads: _Threads,
+    ):
+        self._folder = folder
+        self._recipe = recipe
+        self._plan = plan
+        self._seals = dict(kept)
+        self._announce = announce
+        self._threads = threads
+        self._open: dict[Place, _File] = {}
+        self._sealing: collections.deque[Future[Seal]] = collections.deque()
+
+    def write(self, chunk: list[_Encoded]) -> None:
+        """Writes records; a file that has all of its records is sealed."""
+        for place, record, label in chunk:
+            if place not in self._open:
+                self._open[place] = self._begin(place)
+            file = self._open[place]
+            file.write(record, label)
+            if file.num_examples == self._plan.lengths[place]:
+                self._finish(place, self._open.pop(place))
+        while self._sealing and self._sealing[0].done():
+            self._note(self._sealing.popleft())
+
+    def seals(self) -> dict[Place, Seal]:
+        """All shards, when the last example is written; waits for their checksums."""
+        for place, length in self._plan.lengths.items():
+            if length == 0 and place not in self._seals:
+                self._finish(place, self._begin(place))
+        while self._sealing:
+            self._note(self._sealing.popleft())
+        return self._seals
+
+    def close(self) -> None:
+        """Closes the files that were left open by an error."""
+        for file in self._open.values():
+            file.close()
+
+    def _begin(self, place: Place) -> _File:
+        name = shard_name(self._recipe.name, place.split, place.shard, self._recipe.shards)
+        return _File(self._folder / name, self._recipe.features.label.num_classes)
+
+    def _finish(self, place: Place, file: _File) -> None:
+        file.close()
+        counts = tuple(file.class_counts)
+        self._sealing.append(
+            self._threads.submit(seal_shard, file.path, place=place, class_counts=counts)
+        )
+
+    def _note(self, sealing: Future[Seal]) -> None:
+        seal = sealing.result()
+        self._announce(seal)
+        self._seals[seal.place] = seal
+
+
+class _File:
+    """A shard that is being written."""
+
+    def __init__(self, path: Path, num_classes: int):
+        self.path = path
+        self.num_examples = 0
+        self.class_counts = [0] * num_classes
+        self._writer = tf.io.TFRecordWriter(str(path))
+
+    def write(self, record: bytes, label: int) -> None:
+        self._writer.write(record)
+        self.num_examples += 1
+        self.class_counts[label] += 1
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _chunks(
+    plan: Plan,
+    kept: dict[Place, Seal],
+    start: int,
+    examples: Iterable[tuple[str, Example]],
+    *,
+    name: str,
+) -> Iterator[list[_Assigned]]:
+    """The examples of the unfinished shards, some at a time.
+
+    Raises:
+        DataError: There are more or fewer examples than the plan says.
+    """
+    chunk: list[_Assigned] = []
+    size = 0
+    for place, found in itertools.zip_longest(plan.places(start), examples):
+        if place is None or found is None:
+            raise DataError(
+                f"The source of {name} must give the same examples each time it is read; it gave "
+                f"{plan.num_examples} first, then {'more' if place is None else 'fewer'}. Prepare "
+                "the data when nothing changes it."
+            )
+        if place in kept:
+            continue
+        key, example = found
+        chunk.append(_Assigned(place, key, example))
+        image = example["image"]
+        size += len(image) if isinstance(image, bytes) else image.nbytes
+        if len(chunk) == _CHUNK_EXAMPLES or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _encode(chunk: list[_Assigned], features: Features) -> list[_Encoded]:
+    return [
+        _Encoded(place, encode(key, example["image"], example["label"], features), example["label"])
+        for place, key, example in chunk
+    ]
+
+
+def _mapped(
+    function: Callable[..., Any], items: Iterable[Any], *arguments: Any, threads: _Threads
+) -> Iterator[Any]:
+    """The function's result for each item, in order; a few are computed ahead."""
+    ahead: collections.deque[Future[Any]] = collections.deque()
+    for item in items:
+        ahead.append(threads.submit(function, item, *arguments))
+        if len(ahead) > threads.ahead:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
