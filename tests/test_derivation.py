@@ -14,10 +14,10 @@ import tensorflow_datasets as tfds
 from make_tfds_folders import make_fifty_patterns, make_unequal_signs, sign_counts
 
 from tfbatch.class_balance import balance_warnings
-from tfbatch.derivation import derive_recipe, is_derived
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data
+from tfbatch.pipeline.derivation import derive_recipe, is_derived
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_derived_data_set_is_told_by_its_source(text, derived):
 
 def test_asking_whether_a_name_is_derived_imports_no_tensorflow():
     program = (
-        "import sys; from tfbatch.derivation import is_derived; is_derived('tfds:x');"
+        "import sys; from tfbatch.pipeline.derivation import is_derived; is_derived('tfds:x');"
         "print([m for m in ('tensorflow', 'tensorflow_datasets', 'keras') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -352,7 +352,7 @@ def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
 def test_a_fresh_process_reads_both_data_sets_without_their_builders(folders, tmp_path):
     program = f"""
 import json, pathlib
-from tfbatch.derivation import derive_recipe
+from tfbatch.pipeline.derivation import derive_recipe
 from tfbatch.pipeline import load_data
 root = pathlib.Path({str(folders)!r})
 found = {{}}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbatch.derivation import derive_recipe
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data, preparation, prepare_records
+from tfbatch.pipeline.derivation import derive_recipe
 from tfbatch.sources import make_source
 
 TENTH = {"from": "train", "fraction": 0.1}

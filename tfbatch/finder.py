@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError
-from tfbatch.own_data import OwnData
-from tfbatch.recipes import Recipe
-from tfbatch.references import find_function
+from tfbatch.given import Given, as_dataset, reference, stored, task_of, user_code
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import IN_PYTHON, Execution, Request, Task, make_request
+from tfbatch.search.request import Execution, Request, make_request
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
     from tfbatch.search.result import Result  # imports TensorFlow
-    from tfbatch.training.runner import UserCode
 
 
 def find_batch_size(
@@ -37,6 +33,7 @@ def find_batch_size(
     seed: int = 1,
     run_dir: str | Path | None = None,
     data_dir: str | Path | None = None,
+    image_size: int | None = None,
     records_dir: str | Path | None = None,
     overwrite: bool = False,
     workers: int | None = None,
@@ -70,7 +67,8 @@ def find_batch_size(
             hyperparameters, which are then searched too) if it has parameters of these names. A
             compiled model keeps its optimizer's class, loss, metrics and `train_step`; one that is
             not gives logits, or `loss` is given.
-        data: Name of a recipe in pipelines/, a path of one, or a `Recipe`; a function
+        data: Name of a recipe in pipelines/, a path of one, or a `Recipe`; a data set without one:
+            "tfds:NAME", "images:FOLDER", "npz:PATH", "synthetic"; a function
             `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None for a test
             split that there is not); arrays `(inputs, targets)` or `(inputs, targets,
             sample_weight)`, inputs perhaps a dict or a tuple; a tf.data.Dataset; or a dict of
@@ -89,6 +87,7 @@ def find_batch_size(
         seed: Everything random derives from it, 0 to 2**31 - 1.
         run_dir: The run folder. Default: tfbatch_runs/DATA-MODEL-SEARCH.
         data_dir: The source's data folder; for TensorFlow Datasets also TFDS_DATA_DIR.
+        image_size: Height and width of the images of a data set without a recipe, in pixels.
         records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
         overwrite: Remove what is in the run folder and start anew.
         workers: Worker processes. Default: one per GPU, or on a CPU one per core up to eight. 0
@@ -122,10 +121,11 @@ def find_batch_size(
         raise InputError(
             f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
         )
-    dataset, make_dataset, payload = _as_dataset(data)
+    dataset, make_dataset, payload = as_dataset(data)
     request = make_request(
         dataset=dataset,
-        model=str(build_model) if named else _reference(build_model),
+        image_size=image_size,
+        model=str(build_model) if named else reference(build_model),
         search=search,
         objective=objective,
         trial_length=trial_length,
@@ -141,11 +141,7 @@ def find_batch_size(
         overwrite=overwrite,
         check_model=named,
         model_arguments=model_arguments,
-        task=Task(
-            _named(loss),
-            None if metrics is None else tuple(str(_named(m)) for m in metrics),
-            class_weight,
-        ),
+        task=task_of(loss, metrics, class_weight),
         execution=Execution(
             workers=workers,
             precision=precision,
@@ -170,30 +166,9 @@ def find_batch_size(
     return run_request(request, given, progress=progress, started=started)
 
 
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """What a user gives in Python; what is None is found by the request's names.
-
-    Attributes:
-        build_model: The model's builder.
-        make_dataset: The data's function.
-        payload: Arrays or Datasets, to be stored in the run folder.
-        callbacks: Keras callbacks, or a function that makes them.
-        loss: The loss of a model that is not compiled.
-        metrics: Its metrics.
-    """
-
-    build_model: Any = None
-    make_dataset: Callable[..., Any] | None = None
-    payload: Any = None
-    callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None
-    loss: Any = None
-    metrics: Sequence[Any] | None = None
-
-
 def run_request(
     request: Request,
-    given: Given = Given(),
+    given: Given = Given(),  # noqa: B008 - frozen
     *,
     progress: Progress,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -218,10 +193,10 @@ def run_request(
             from tfbatch.search.session import run_search
 
             if given.payload is not None:
-                request = _stored(request, given.payload, lock)
+                request = stored(request, given.payload, lock)
             return run_search(
                 request,
-                _user_code(request, given),
+                user_code(request, given),
                 progress=progress,
                 stop_requested=stop_requested,
                 lock=lock,
@@ -231,59 +206,3 @@ def run_request(
         finally:
             if warm:
                 warm.close()
-
-
-def _user_code(request: Request, given: Given) -> UserCode:
-    from tfbatch.training.callbacks import as_factory
-    from tfbatch.training.compilation import Compilation
-    from tfbatch.training.model_builder import check_builder, find_model_builder
-    from tfbatch.training.runner import UserCode
-
-    build_model = given.build_model or find_model_builder(request.model)
-    check_builder(build_model)
-    make_dataset = given.make_dataset
-    if isinstance(request.data, OwnData) and request.data.kind == "function" and not make_dataset:
-        make_dataset = find_function(request.data.where, flag="--data")
-    callbacks = given.callbacks
-    task = request.task
-    return UserCode(
-        build_model,
-        as_factory(callbacks),
-        make_dataset,
-        Compilation(
-            task.loss if given.loss is None else given.loss,
-            task.metrics if given.metrics is None else tuple(given.metrics),
-            task.class_weight,
-        ),
-    )
-
-
-def _stored(request: Request, payload: Any, lock: RunLock) -> Request:
-    """The request for arrays or Datasets, once they are in the run folder."""
-    from tfbatch.pipeline.storing import store_data
-
-    folder = store_data(lock.data, payload)
-    data = request.data.model_copy(update={"where": str(folder)})
-    return dataclasses.replace(request, data=data, dataset=str(folder))
-
-
-def _as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | None, Any]:
-    """What the request calls the data, the user's function, and what is to be stored."""
-    if isinstance(data, str | Path | Recipe):
-        return str(data) if isinstance(data, Path) else data, None, None
-    if callable(data):
-        where = _reference(data)
-        name = where.split(":")[-1].split(".")[-1].strip("<>")
-        return OwnData(name=name, kind="function", where=where), data, None
-    return OwnData(name="data", kind="stored", where=""), None, data
-
-
-def _named(part: Any) -> str | None:
-    """A loss or a metric as files name it."""
-    return part if part is None or isinstance(part, str) else IN_PYTHON
-
-
-def _reference(function: Any) -> str:
-    """`package.module:function` of a function, as `--model` and `--data` take it."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{getattr(function, '__module__', '__main__')}:{name}"

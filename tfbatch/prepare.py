@@ -15,12 +15,25 @@ from pathlib import Path
 from absl import flags
 
 from tfbatch.command_line import library_noise_to, parse_flags, path_of, run_command
-from tfbatch.recipes import load_recipe
+from tfbatch.errors import InputError
+from tfbatch.pipeline.datasets import find_dataset
+from tfbatch.recipes import Recipe
 from tfbatch.search.progress import LiveProgress, Progress
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
-    "dataset", "digits", "A recipe's name in pipelines/, or a path of one.", flag_values=FLAGS
+    "dataset",
+    "digits",
+    "A recipe's name in pipelines/, a path of one, or one without a recipe: tfds:NAME, "
+    "images:FOLDER, npz:PATH, synthetic.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+    "image_size",
+    None,
+    "Height and width of the images of a data set without a recipe.",
+    1,
+    flag_values=FLAGS,
 )
 flags.DEFINE_string("data_dir", None, "Folder with the source's data.", flag_values=FLAGS)
 flags.DEFINE_string(
@@ -42,7 +55,12 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
     data_dir, records_dir = path_of(FLAGS.data_dir), path_of(FLAGS.records_dir)
-    recipe = load_recipe(FLAGS.dataset)
+    recipe = find_dataset(FLAGS.dataset, data_dir=data_dir, image_size=FLAGS.image_size)
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            "`prepare` writes the records of a recipe; data of your own needs none. "
+            f"Received: {FLAGS.dataset!r}."
+        )
     started = time.monotonic()
     with (
         tempfile.NamedTemporaryFile(prefix="tfbatch-", suffix=".log") as log,

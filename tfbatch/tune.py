@@ -28,7 +28,8 @@ from tfbatch.command_line import (
     run_command,
 )
 from tfbatch.errors import InputError, StoppedError
-from tfbatch.finder import Given, run_request
+from tfbatch.finder import run_request
+from tfbatch.given import Given
 from tfbatch.references import check_reference, find_function
 from tfbatch.run_folder.folder import LOG, check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
@@ -44,7 +45,12 @@ def _text(name: str, default: str | None, text: str) -> None:
     flags.DEFINE_string(name, default, text, flag_values=FLAGS)
 
 
-_text("dataset", "digits", "A data set: a recipe's name in pipelines/, or a path of one (.yaml).")
+_text(
+    "dataset",
+    "digits",
+    "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a recipe: "
+    "tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
+)
 _text(
     "data",
     None,
@@ -52,6 +58,13 @@ _text(
     "without arguments that gives arrays or a Dataset. Instead of --dataset.",
 )
 _text("data_dir", None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR.")
+flags.DEFINE_integer(
+    "image_size",
+    None,
+    "Height and width of the images of a data set without a recipe.",
+    1,
+    flag_values=FLAGS,
+)
 _text("records_dir", None, "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.")
 _text(
     "model",
@@ -124,6 +137,7 @@ def request_from_flags() -> Request:
         )
     return make_request(
         dataset=FLAGS.data or FLAGS.dataset,
+        image_size=FLAGS.image_size,
         model=FLAGS.model,
         search=FLAGS.search,
         objective=FLAGS.objective,

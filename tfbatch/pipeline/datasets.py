@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tfbatch.errors import InputError
 from tfbatch.own_data import OwnData, own_data_of
+from tfbatch.pipeline.derivation import derive_recipe, is_derived
 from tfbatch.recipes import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -15,18 +17,29 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 
-def find_dataset(text: str, *, data_dir: Path | None = None) -> Recipe | OwnData:
+def find_dataset(
+    text: str, *, data_dir: Path | None = None, image_size: int | None = None
+) -> Recipe | OwnData:
     """The data set of a name.
 
     Args:
-        text: A recipe's name, a path of one (.yaml), `package.module:function`, or a folder of
-            stored arrays.
+        text: A recipe's name, a path of one (.yaml), a source with a data set that has none
+            (`tfds:NAME`, `images:FOLDER`, ...), `package.module:function`, or a folder of stored
+            arrays.
         data_dir: The source's data folder.
+        image_size: Height and width of the images of a data set without a recipe.
 
     Raises:
-        InputError: There is no such data set.
+        InputError: There is no such data set, or its images' size is not to be chosen.
+        DataError: Data without a recipe that is absent or cannot be used.
     """
-    del data_dir
+    if is_derived(text):
+        return derive_recipe(text, data_dir=data_dir, image_size=image_size)
+    if image_size is not None:
+        raise InputError(
+            "`image_size` is for a data set without a recipe, such as tfds:NAME: a recipe has "
+            f"`features.image.shape`. Received: {image_size} for {text!r}."
+        )
     if text.endswith((".yaml", ".yml")):
         return load_recipe(text)
     return own_data_of(text) or load_recipe(text)

@@ -261,6 +261,7 @@ def parse_baseline(text: str, default: Baseline) -> Baseline:
 def make_request(
     *,
     dataset: str | Recipe | OwnData,
+    image_size: int | None = None,
     model: str,
     search: str,
     objective: str | None,
@@ -287,7 +288,11 @@ def make_request(
     """
     check_backend()
     folder = data_dir.expanduser().resolve() if data_dir else None
-    data = find_dataset(dataset, data_dir=folder) if isinstance(dataset, str) else dataset
+    data = (
+        find_dataset(dataset, data_dir=folder, image_size=image_size)
+        if isinstance(dataset, str)
+        else dataset
+    )
     if check_model:
         check_model_name(model)
     chosen = load_search(search)
@@ -297,7 +302,7 @@ def make_request(
     name = "-".join((data.name, model.split(":")[-1].split(".")[-1], Path(search).stem))
     return Request(
         data=data,
-        dataset=_dataset_text(dataset),
+        dataset=_dataset_text(dataset, image_size),
         model=model,
         search=resolved,
         objective=Objective.parse(objective or data.objective),
@@ -330,10 +335,12 @@ def _writable(folder: Path) -> Path:
         ) from error
 
 
-def _dataset_text(dataset: str | Recipe | OwnData) -> str:
+def _dataset_text(dataset: str | Recipe | OwnData, image_size: int | None) -> str:
     """What finds the data again, from any folder."""
     if isinstance(dataset, OwnData):
         return dataset.where
     if isinstance(dataset, Recipe):
         return dataset.name
+    if image_size is not None:
+        return f"{dataset}@{image_size}"
     return str(Path(dataset).resolve()) if dataset.endswith((".yaml", ".yml")) else dataset

@@ -1,0 +1,109 @@
+"""What a user gives in Python: builder, data, loss, callbacks; by value or by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfbatch.own_data import OwnData
+from tfbatch.recipes import Recipe
+from tfbatch.references import find_function
+from tfbatch.run_folder.folder import RunLock
+from tfbatch.search.request import IN_PYTHON, Request, Task
+
+if TYPE_CHECKING:
+    from tfbatch.training.runner import UserCode  # imports TensorFlow
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a user gives in Python; what is None is found by the request's names.
+
+    Attributes:
+        build_model: The model's builder.
+        make_dataset: The data's function.
+        payload: Arrays or Datasets, to be stored in the run folder.
+        callbacks: Keras callbacks, or a function that makes them.
+        loss: The loss of a model that is not compiled.
+        metrics: Its metrics.
+    """
+
+    build_model: Any = None
+    make_dataset: Callable[..., Any] | None = None
+    payload: Any = None
+    callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None
+    loss: Any = None
+    metrics: Sequence[Any] | None = None
+
+
+def user_code(request: Request, given: Given) -> UserCode:
+    """The code that travels to the workers: what is given, and what the request names.
+
+    Raises:
+        InputError: A name that cannot be found, a builder or callbacks that cannot be used.
+    """
+    from tfbatch.training.callbacks import as_factory
+    from tfbatch.training.compilation import Compilation
+    from tfbatch.training.model_builder import check_builder, find_model_builder
+    from tfbatch.training.runner import UserCode
+
+    build_model = given.build_model or find_model_builder(request.model)
+    check_builder(build_model)
+    make_dataset = given.make_dataset
+    if isinstance(request.data, OwnData) and request.data.kind == "function" and not make_dataset:
+        make_dataset = find_function(request.data.where, flag="--data")
+    callbacks = given.callbacks
+    task = request.task
+    return UserCode(
+        build_model,
+        as_factory(callbacks),
+        make_dataset,
+        Compilation(
+            task.loss if given.loss is None else given.loss,
+            task.metrics if given.metrics is None else tuple(given.metrics),
+            task.class_weight,
+        ),
+    )
+
+
+def stored(request: Request, payload: Any, lock: RunLock) -> Request:
+    """The request for arrays or Datasets, once they are in the run folder."""
+    from tfbatch.pipeline.storing import store_data
+
+    folder = store_data(lock.data, payload)
+    data = request.data.model_copy(update={"where": str(folder)})
+    return dataclasses.replace(request, data=data, dataset=str(folder))
+
+
+def as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | None, Any]:
+    """What the request calls the data, the user's function, and what is to be stored."""
+    if isinstance(data, str | Path | Recipe):
+        return str(data) if isinstance(data, Path) else data, None, None
+    if callable(data):
+        where = reference(data)
+        name = where.split(":")[-1].split(".")[-1].strip("<>")
+        return OwnData(name=name, kind="function", where=where), data, None
+    return OwnData(name="data", kind="stored", where=""), None, data
+
+
+def task_of(
+    loss: Any, metrics: Sequence[Any] | None, class_weight: dict[int, float] | None
+) -> Task:
+    """The task as files name it: a loss or a metric that has no name is "given in Python"."""
+
+    def name(part: Any) -> str:
+        return part if isinstance(part, str) else IN_PYTHON
+
+    return Task(
+        None if loss is None else name(loss),
+        None if metrics is None else tuple(map(name, metrics)),
+        class_weight,
+    )
+
+
+def reference(function: Any) -> str:
+    """`package.module:function` of a function, as `--model` and `--data` take it."""
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '__main__')}:{name}"
