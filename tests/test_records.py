@@ -877,9 +877,9 @@ print(json.dumps({"killed": killed, "sealed": sealed}))
 @pytest.mark.parametrize(
     ("count", "kills", "workers"),
     [
-        pytest.param(6_000, 2, 2, id="2 kills"),
+        pytest.param(12_000, 2, 2, id="2 kills"),
         pytest.param(30_000, 10, 1, id="10 kills, 1 worker", marks=pytest.mark.slow),
-        pytest.param(30_000, 12, 3, id="12 kills, 3 workers", marks=pytest.mark.slow),
+        pytest.param(90_000, 12, 3, id="12 kills, 3 workers", marks=pytest.mark.slow),
     ],
 )
 def test_a_preparation_that_is_killed_again_and_again_ends_with_the_same_bytes(
