@@ -18,28 +18,31 @@ from pathlib import Path
 
 import filelock
 
-from tfbatch.errors import InputError, RunFolderError
+from tfbatch.errors import RunFolderError
 
 _PREFIX = ".partial-"
 
 
 @contextlib.contextmanager
-def partial_folder(folder: Path, *, progress: Callable[[Path], int]) -> Iterator[Path]:
+def partial_folder(
+    folder: Path, *, progress: Callable[[Path], int], hopeless: tuple[type[Exception], ...]
+) -> Iterator[Path]:
     """A folder beside `folder` to build it in: what a killed run has left, or a new one.
 
-    It is removed at the end of the block, also after an InputError, which the same command cannot
-    mend. After any other error it stays to be continued, if there is any progress in it.
+    It is removed at the end of the block. After an error it stays to be continued, if there is any
+    progress in it, but not after one that the same command would meet again.
 
     Args:
         folder: The final folder.
         progress: How much of a partial folder is finished; 0 where nothing can be continued.
+        hopeless: The errors after which nothing can be continued.
     """
     with contextlib.ExitStack() as held:
         partial = _take_over(folder, progress, held) or _new(folder, held)
         keep = False
         try:
             yield partial
-        except InputError:
+        except hopeless:
             raise
         except BaseException:
             keep = progress(partial) > 0

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.errors import InputError
+from tfbatch.errors import DataError, InputError
 from tfbatch.recipes import SPLITS, Recipe
 from tfbatch.records.manifest import FORMAT_VERSION, sha256
 from tfbatch.records.partial_folder import flush_to_disk
@@ -24,6 +24,10 @@ from tfbatch.schema import Strict
 
 _BLOCK = 1 << 20
 _CODES = {split: code for code, split in enumerate(SPLITS)}
+
+
+class PlanError(DataError):
+    """A stream that does not follow its plan: the source changes, so nothing can be continued."""
 
 
 class Place(NamedTuple):

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tfbatch.errors import DataError
 from tfbatch.recipes import Example, Features, Recipe
 from tfbatch.records.codec import encode
 from tfbatch.records.manifest import shard_name
-from tfbatch.records.plan import Place, Plan
+from tfbatch.records.plan import Place, Plan, PlanError
 from tfbatch.records.sealing import Seal, is_whole, seal_shard
 
 _CHUNK_EXAMPLES = 256
@@ -71,7 +70,7 @@ def write_shards(
 
     Raises:
         InputError: An example that does not fit the recipe.
-        DataError: The stream has another length than the plan.
+        PlanError: The stream has another length than the plan.
         OSError, tf.errors.OpError: The folder cannot be written.
     """
     with _Threads(workers) as threads:
@@ -206,13 +205,13 @@ def _chunks(
     """The examples of the unfinished shards, some at a time.
 
     Raises:
-        DataError: There are more or fewer examples than the plan says.
+        PlanError: There are more or fewer examples than the plan says.
     """
     chunk: list[_Assigned] = []
     size = 0
     for place, found in itertools.zip_longest(plan.places(start), examples):
         if place is None or found is None:
-            raise DataError(
+            raise PlanError(
                 f"The source of {name} must give the same examples each time it is read; it gave "
                 f"{plan.num_examples} first, then {'more' if place is None else 'fewer'}. Prepare "
                 "the data when nothing changes it."

@@ -29,7 +29,7 @@ from tfbatch.records.partial_folder import (
     remove_leftovers,
     rename_into_place,
 )
-from tfbatch.records.plan import Place, is_planned, make_plan, read_plan
+from tfbatch.records.plan import Place, PlanError, is_planned, make_plan, read_plan
 from tfbatch.records.sealing import Seal, append_seal, cut_torn_line, read_seals
 from tfbatch.records.shard_files import write_shards
 
@@ -85,7 +85,11 @@ def write_records(
     try:
         check_place(folder, proof=FILE_NAME)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with partial_folder(folder, progress=lambda p: _progress(p, folder.name)) as partial:
+        with partial_folder(
+            folder,
+            progress=lambda partial: _progress(partial, folder.name),
+            hopeless=(InputError, PlanError),
+        ) as partial:
             built = partial / "records"
             _write_all(recipe, partial, built, folder.name, stream, workers)
             rename_into_place(built, folder, proof=FILE_NAME)
