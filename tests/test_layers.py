@@ -20,7 +20,8 @@ FLOORS = {
     2: "pipeline callbacks workers derivation",
     3: "training",
     5: "search",
-    6: "finder",
+    5.5: "given",
+    6: "finder bench",
     7: "prepare tune train export command_line",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -1,0 +1,155 @@
+"""Model and data made ready to be measured, outside any search."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.given import Given, as_dataset, reference, stored, task_of, user_code
+from tfbatch.own_data import DataDescription
+from tfbatch.run_folder.folder import RunLock
+from tfbatch.search.progress import Progress
+from tfbatch.search.request import Execution, Request, make_request
+
+if TYPE_CHECKING:
+    from tfbatch.search.opening import AnyEngine  # imports TensorFlow
+    from tfbatch.training.description import ModelDescription
+    from tfbatch.training.runner import UserCode
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A process with model and data in it, which instruments' functions are called in.
+
+    Attributes:
+        request: What was asked, fitted to the model.
+        code: What the user gives as code, for processes of an instrument's own.
+        data: What the data holds.
+        model: What the model is.
+        engine: Calls functions in the process.
+    """
+
+    request: Request
+    code: UserCode
+    data: DataDescription
+    model: ModelDescription
+    engine: AnyEngine
+
+    def configuration(self, batch_size: int) -> Configuration:
+        """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
+        rule = self.request.search.space.rule
+        baseline = self.request.baseline_configuration(rule)
+        return baseline.model_copy(update={"batch_size": batch_size})
+
+    def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function(programs, *arguments, sign_of_life=...)` returns in the process.
+
+        Args:
+            function: Module-level: it travels by its name.
+            arguments: Its further arguments.
+        """
+        return self.engine.call_alone("measure", function, *arguments)
+
+
+@contextlib.contextmanager
+def open_bench(
+    build_model: Callable[..., Any] | str,
+    data: Any,
+    *,
+    optimizer: str | None = None,
+    baseline: str = "",
+    loss: Any = None,
+    metrics: Sequence[Any] | None = None,
+    class_weight: dict[int, float] | None = None,
+    model_arguments: dict[str, Any] | None = None,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    records_dir: str | Path | None = None,
+    execution: Execution | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Bench]:
+    """Prepares model and data as `find_batch_size` does, and ends the process at the end.
+
+    Args:
+        build_model: See find_batch_size, as all arguments that it has too.
+        data: The data.
+        optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
+        baseline: Batch size and learning rate, such as "batch_size=128,learning_rate=0.05".
+        loss: Loss of a model that is not compiled.
+        metrics: Its metrics.
+        class_weight: Weight of each class in the training loss.
+        model_arguments: Further arguments of the builder.
+        data_dir: The source's data folder.
+        image_size: Size of the images of a data set without a recipe.
+        records_dir: Folder for records.
+        execution: Precision, XLA, strategy; `workers=0` for this process. Default: one worker.
+        progress: Told what is done.
+
+    Raises:
+        InputError: Something asked for cannot be used.
+        DataError: Data absent or damaged.
+    """
+    named = isinstance(build_model, str)
+    if not named and not callable(build_model):
+        raise InputError(
+            f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
+        )
+    dataset, make_dataset, payload = as_dataset(data)
+    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
+        request = make_request(
+            dataset=dataset,
+            image_size=image_size,
+            model=str(build_model) if named else reference(build_model),
+            search="joint",
+            objective=None,
+            trial_length=None,
+            baseline=baseline,
+            batch_sizes=None,
+            optimizer=optimizer,
+            max_trials=None,
+            max_minutes=None,
+            seed=1,
+            run_dir=Path(folder) / "run",
+            data_dir=Path(data_dir) if data_dir else None,
+            records_dir=Path(records_dir) if records_dir else None,
+            overwrite=False,
+            check_model=named,
+            model_arguments=model_arguments,
+            task=task_of(loss, metrics, class_weight),
+            execution=execution or Execution(workers=1),
+        )
+        given = Given(
+            build_model=None if named else build_model,
+            make_dataset=make_dataset,
+            payload=payload,
+            loss=loss,
+            metrics=metrics,
+        )
+        with open_request(request, given, progress or Progress(None)) as bench:
+            yield bench
+
+
+@contextlib.contextmanager
+def open_request(request: Request, given: Given, progress: Progress) -> Iterator[Bench]:
+    """The same for a request that is checked already; see `open_bench`."""
+    with RunLock(request.run_dir) as lock:
+        from tfbatch.search.adaptation import adapt
+        from tfbatch.search.opening import load_records, open_engine
+
+        if given.payload is not None:
+            request = stored(request, given.payload, lock)
+        code = user_code(request, given)
+        with open_engine(
+            request, code, lock=lock, warm=None, stop_requested=lambda: False
+        ) as engine:
+            data = load_records(request, engine, progress, own_dir=lock.data)
+            model = engine.call("describe_model", list(request.model_arguments))
+            for note in model.notes:
+                progress.say(note)
+            yield Bench(adapt(request, model), code, data, model, engine)
