@@ -19,9 +19,11 @@ FLOORS = {
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters",
     2: "pipeline callbacks workers derivation",
     3: "training",
+    4: "instruments",
     5: "search",
-    5.5: "given",
-    6: "finder bench",
+    5.4: "given",
+    5.6: "bench",
+    6: "finder measuring",
     7: "prepare tune train export command_line",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
