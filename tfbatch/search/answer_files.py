@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -89,7 +88,7 @@ def recommendation(
         else [x.key for x in answer.choice.comparisons if x.tied],
         "margin": None if answer.choice is None else answer.choice.margin,
         "memory_used_up": memory,
-        "best_learning_rate_at_edge": dataclasses.asdict(edges),
+        "best_learning_rate_at_edge": {"low": list(edges.low), "high": list(edges.high)},
         "trials": trials,
         "seconds": round(seconds, 1),
     }
