@@ -1,1 +1,1 @@
-"""Each file measures one thing of a model, its data and the hardware, in the process that trains."""
+"""Each file measures one thing of model, data and hardware, in the process that trains."""
