@@ -1,4 +1,4 @@
-"""Reads what tfbatch.search.hparams_log writes back through TensorBoard's own HParams backend."""
+"""Reads what tfbatch.hparams_log writes back through TensorBoard's own HParams backend."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tensorboard.plugins.hparams import (
     list_session_groups,
 )
 
-from tfbatch.search import hparams_log
-from tfbatch.search.hparams_log import Column, Interval, Metric, write_experiment, write_trial
+from tfbatch import hparams_log
+from tfbatch.hparams_log import Column, Interval, Metric, write_experiment, write_trial
 
 COLUMNS = (
     Column("schedule", "schedule", domain=("cosine", "constant")),

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import pytest
 import tensorflow as tf
 
-from tfbatch.search.hparams_log import Column, Interval, Metric, write_experiment, write_trial
+from tfbatch.hparams_log import Column, Interval, Metric, write_experiment, write_trial
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium import webdriver

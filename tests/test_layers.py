@@ -16,7 +16,8 @@ PACKAGE = Path(tfbatch.__file__).parent
 FLOORS = {
     0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data backend references run_folder estimators class_balance",
-    1: "schedules scaling_rules optimizers layers models sources records augmentations exporters",
+    1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
+    "gradients hparams_log",
     2: "pipeline callbacks workers derivation",
     3: "training",
     4: "instruments",

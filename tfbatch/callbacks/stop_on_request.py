@@ -11,6 +11,11 @@ import keras
 class StopOnRequest(keras.callbacks.Callback):  # type: ignore[misc]
     """Stops `fit` after the batch in which `requested()` became true.
 
+    Example:
+        ```python
+        model.fit(data, callbacks=[StopOnRequest(pathlib.Path("stop").exists)])
+        ```
+
     Args:
         requested: Cheap; called after every batch.
     """

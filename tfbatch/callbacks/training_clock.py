@@ -14,9 +14,18 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
     The first executions (tracing, allocation) and everything between epochs (validation,
     callbacks) are left out; `seconds` extrapolates the rest to all steps.
 
+    Example:
+        ```python
+        clock = tfbatch.callbacks.TrainingClock()
+        model.fit(data, callbacks=[clock])
+        print(clock.seconds)
+        ```
+
     Args:
         warmup_executions: Calls of the compiled program that are left out at the beginning.
     """
+
+    only_looks = True
 
     def __init__(self, warmup_executions: int = 3) -> None:
         super().__init__()

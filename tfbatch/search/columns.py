@@ -7,7 +7,7 @@ from pathlib import Path
 from tfbatch.configuration import Configuration
 from tfbatch.search.config import Range
 from tfbatch.search.finished import FinishedTrial
-from tfbatch.search.hparams_log import (
+from tfbatch.hparams_log import (
     Choices,
     Column,
     Interval,

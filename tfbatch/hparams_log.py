@@ -1,4 +1,4 @@
-"""Writes a search into TensorBoard's HParams view: one row per trial.
+"""Writes trainings into TensorBoard's HParams view: one row each.
 
 The folder layout is the one TensorBoard expects: the columns in RUN/tensorboard, and one folder
 per trial below it, which may also hold the `train` and `validation` folders of Keras'
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
+from google.protobuf import json_format
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api as hp
@@ -232,3 +234,41 @@ def _require_distinct(names: Sequence[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"names used more than once: {', '.join(repeated)}")
+
+
+def declared(log_dir: Path) -> tuple[list[Column], list[Metric]]:
+    """What an earlier `write_experiment` declared; nothing where there was none.
+
+    Args:
+        log_dir: The folder it was written to.
+    """
+    for file in sorted(log_dir.glob(f"*{_FILE_SUFFIX}")):
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                content = value.metadata.plugin_data.content
+                experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+                if experiment.hparam_infos:
+                    return _declared(experiment)
+    return [], []
+
+
+def _declared(experiment: api_pb2.Experiment) -> tuple[list[Column], list[Metric]]:
+    columns = [
+        Column(info.name, info.display_name, info.description, _declared_domain(info))
+        for info in experiment.hparam_infos
+        if info.name != STATUS_COLUMN
+    ]
+    directions: dict[str, Literal["min", "max"]] = {
+        "Lower is better.": "min",
+        "Higher is better.": "max",
+    }
+    metrics = [Metric(m.name.tag, directions.get(m.description)) for m in experiment.metric_infos]
+    return columns, metrics
+
+
+def _declared_domain(info: api_pb2.HParamInfo) -> Interval | Choices | None:
+    if info.HasField("domain_interval"):
+        return Interval(info.domain_interval.min_value, info.domain_interval.max_value)
+    if info.HasField("domain_discrete"):
+        return tuple(json_format.MessageToDict(info.domain_discrete))
+    return Interval() if info.type == api_pb2.DATA_TYPE_FLOAT64 else None

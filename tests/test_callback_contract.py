@@ -1,0 +1,271 @@
+"""Every file of tfbatch/callbacks, found with no list, in plain Keras training.
+
+The example in a class's docstring makes the callback: it is run with `model`, `data`, `x`, `y`,
+`x_validation`, `y_validation` and `log_dir` at hand.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfbatch
+from tfbatch import callbacks as folder
+from tfbatch.errors import InputError
+from tfbatch.registry import Registry
+
+REGISTRY = Registry("tfbatch.callbacks", kind="callback", folder=folder.__path__)
+CALLBACKS = REGISTRY.names()
+EACH = pytest.mark.parametrize("name", CALLBACKS)
+EXECUTED = pytest.mark.parametrize("steps_per_execution", [1, 3], ids=["single", "three_at_once"])
+rng = np.random.default_rng(0)
+X = rng.normal(size=(150, 8)).astype("float32")
+Y = rng.integers(0, 3, 150)
+
+
+class Stub:
+    """Stands for the model in a docstring's example, and notes what it is given."""
+
+    def __init__(self):
+        self.callbacks, self.optimizer = None, None
+
+    def compile(self, *, optimizer, **_):
+        self.optimizer = optimizer
+
+    def fit(self, *_, callbacks, **__):
+        self.callbacks = callbacks
+
+
+def find_class(name):
+    """The one public Callback class that the file defines."""
+    module = REGISTRY.load(name)
+    found = [
+        one
+        for one in vars(module).values()
+        if inspect.isclass(one)
+        and issubclass(one, keras.callbacks.Callback)
+        and one.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{name}.py must define one callback"
+    return found[0]
+
+
+def make(name, log_dir):
+    """The callback of the docstring's example, and the optimizer that it needs, if any."""
+    block = re.search(r"```python\n(.*?)```", inspect.getdoc(find_class(name)), re.DOTALL)
+    assert block, f"{name}.py: the class's docstring must have an example"
+    names = {one: getattr(folder, one) for one in folder.__all__}
+    model = Stub()
+    names |= {"tfbatch": tfbatch, "keras": keras, "pathlib": pathlib, "model": model, "data": None}
+    names |= {"x": X[:120], "y": Y[:120], "x_validation": X[120:], "y_validation": Y[120:]}
+    exec(textwrap.dedent(block.group(1)), names | {"log_dir": log_dir})
+    (callback,) = model.callbacks
+    return callback, model.optimizer
+
+
+def build(optimizer=None, *, steps_per_execution=1, seed=1):
+    """With dropout and BatchNormalization: both have a state that a callback could disturb."""
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(8),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.compile(
+        optimizer=copy.deepcopy(optimizer) or keras.optimizers.SGD(0.05, momentum=0.9),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=steps_per_execution,
+    )
+    return model
+
+
+def dataset():
+    """Shuffled anew in every epoch; the last batch is smaller."""
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its teardown waits for seconds
+    data = tf.data.Dataset.from_tensor_slices((X[:118], Y[:118])).shuffle(118, seed=5).batch(8)
+    return data.with_options(options)
+
+
+def fit(model, *callbacks, epochs=3):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # `shuffle=True` is ignored, says Keras
+        return model.fit(
+            dataset(),
+            epochs=epochs,
+            verbose=0,
+            callbacks=list(callbacks),
+            validation_data=(X[120:], Y[120:]),
+        )
+
+
+def state(model):
+    return [np.asarray(v.value) for v in [*model.variables, *model.optimizer.variables]]
+
+
+def same(first, second):
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second, strict=True))
+
+
+def updates(model):
+    return int(model.optimizer.iterations)
+
+
+@EACH
+def test_the_folder_offers_the_callback_under_its_name(name):
+    assert find_class(name).__name__ in folder.__all__
+    assert find_class(name).__name__.lower() == name.replace("_", "")
+
+
+@EACH
+@EXECUTED
+def test_a_callback_that_only_looks_leaves_no_bit_changed(name, steps_per_execution, tmp_path):
+    if not getattr(find_class(name), "only_looks", False):
+        pytest.skip("makes no such promise")
+    callback, optimizer = make(name, tmp_path)
+    plain = build(optimizer, steps_per_execution=steps_per_execution)
+    fit(plain)
+    watched = build(optimizer, steps_per_execution=steps_per_execution)
+    history = fit(watched, callback)
+
+    assert same(state(plain), state(watched))
+    assert history.history["loss"] == plain.history.history["loss"]
+    assert history.history["val_loss"] == plain.history.history["val_loss"]
+
+
+def test_such_a_difference_would_be_seen():
+    first, second = build(), build()
+    fit(first)
+    fit(second, keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: keras.random.uniform(())))
+    assert same(state(first), state(second))
+    third = build()
+    layer = third.layers[-2]
+    fit(third, keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: layer(X, training=True)))
+    assert not same(state(first), state(third))
+
+
+@EACH
+@EXECUTED
+def test_a_callback_survives_a_deep_copy_and_a_second_fit(name, steps_per_execution, tmp_path):
+    callback, optimizer = make(name, tmp_path)
+    copied = copy.deepcopy(callback)
+    ends = []
+    for one in (callback, copied, copied):
+        model = build(optimizer, steps_per_execution=steps_per_execution)
+        history = fit(model, one)
+        names = sorted(history.history)
+        ends.append((updates(model), names, state(model)))
+
+    assert ends[0][:2] == ends[1][:2] == ends[2][:2]
+    assert same(ends[0][2], ends[1][2])
+    assert same(ends[1][2], ends[2][2])
+
+
+@EACH
+def test_a_callback_leaves_the_model_fit_for_training_without_it(name, tmp_path):
+    callback, optimizer = make(name, tmp_path)
+    model = build(optimizer)
+    fit(model, callback)
+    before = updates(model)
+
+    assert type(model.train_function).__module__.split(".")[0] != "tfbatch"
+    fit(model, epochs=1)
+
+    assert updates(model) == before + 15
+    copy.deepcopy(model.optimizer.get_config())
+
+
+@EACH
+def test_a_callback_works_in_a_search_of_keras_tuner(name, tmp_path):
+    callback, optimizer = make(name, tmp_path / "log")
+    seen = []
+
+    class Small(keras_tuner.HyperModel):
+        def build(self, hp):
+            hp.Choice("units", [4, 8])
+            return build(optimizer)
+
+        def fit(self, hp, model, *arguments, **options):
+            seen.append(options["callbacks"])
+            history = model.fit(*arguments, **options)
+            return history.history["val_loss"][-1]
+
+    tuner = keras_tuner.RandomSearch(
+        Small(), max_trials=2, directory=tmp_path / "search", overwrite=True
+    )
+    tuner.search(
+        X[:120], Y[:120], epochs=2, batch_size=8, verbose=0, callbacks=[callback],
+        validation_data=(X[120:], Y[120:]),
+    )  # fmt: skip
+
+    trials = tuner.oracle.trials.values()
+    assert [trial.status for trial in trials] == ["COMPLETED"] * 2
+    assert all(math.isfinite(trial.score) for trial in trials)
+    assert all(any(isinstance(one, type(callback)) for one in each) for each in seen)
+
+
+DISTRIBUTED = """
+    import json, sys, tempfile, traceback
+    from pathlib import Path
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    import test_callback_contract as contract
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    found = {}
+    for name in contract.CALLBACKS:
+        callback, optimizer = contract.make(name, Path(tempfile.mkdtemp()))
+        with strategy.scope():
+            model = contract.build(optimizer)
+        try:
+            history = contract.fit(model, callback)
+            found[name] = ["trained", float(history.history["loss"][-1])]
+        except contract.InputError as error:
+            found[name] = ["refused", str(error)]
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_under_a_strategy_a_callback_works_or_refuses_clearly():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(DISTRIBUTED)],
+        env=os.environ | {"PYTHONPATH": f"{pathlib.Path(__file__).parent}:{pathlib.Path.cwd()}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    for name, (how, what) in json.loads(done.stdout.splitlines()[-1]).items():
+        if how == "refused":
+            assert find_class(name).__name__ in what or "strategy" in what, name
+        else:
+            assert math.isfinite(what), name
+
+
+def test_there_are_callbacks_to_look_at():
+    assert len(CALLBACKS) >= 12
+    assert InputError

@@ -1,0 +1,156 @@
+"""What follows from a training's measurements, in sentences. Predictions are labelled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import psutil
+
+from tfbatch.callbacks._step_clock import TimedSteps
+from tfbatch.estimators.critical_batch_size import Hyperbola
+from tfbatch.estimators.memory_line import predict_largest_batch_size
+from tfbatch.estimators.noise_scale import NoiseScale
+from tfbatch.estimators.step_time import StepTimeFit, fit_step_time
+from tfbatch.estimators.time_to_target import predict_fastest_batch_size, predict_speed_up
+
+INPUT_BOUND = 0.3
+"""From this share of waiting on, the input is what to mend first."""
+_WORTHWHILE = 1.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What the advice rests on.
+
+    Attributes:
+        batch_size: Of the training.
+        examples_per_second: Of the epoch.
+        input_wait: Share of the epoch's training time spent waiting for batches.
+        peak_memory_mb: Peak so far.
+        noise: The gradient noise scale; None if it was not measured.
+        no_noise: Why not.
+        steps: The timed steps; None if there are none.
+        budget_bytes: Memory of the device.
+    """
+
+    batch_size: int
+    examples_per_second: float
+    input_wait: float
+    peak_memory_mb: float
+    noise: NoiseScale | None
+    no_noise: str
+    steps: TimedSteps | None
+    budget_bytes: float = dataclasses.field(
+        default_factory=lambda: float(psutil.virtual_memory().total)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+    """The advice after an epoch.
+
+    Attributes:
+        lines: What is printed.
+        batch_size: PREDICTED fastest batch size; None where nothing is predicted.
+        speed_up: PREDICTED time to the same loss at the present size, divided by that there.
+        command: Verifies it.
+    """
+
+    lines: tuple[str, ...]
+    batch_size: int | None
+    speed_up: float | None
+    command: str
+
+    def __str__(self) -> str:
+        """As printed."""
+        return "\n".join(self.lines)
+
+
+def advise(measured: Measured, *, command: str) -> Advice:
+    """The lines, and the prediction where the measurements allow one.
+
+    Args:
+        measured: The measurements.
+        command: The command that verifies, with {batch_sizes} for the sizes.
+    """
+    noise = measured.noise
+    said = f"gradient noise scale {noise}" if noise else f"no noise scale: {measured.no_noise}"
+    lines = [
+        f"input: {measured.input_wait:.0%} of the time is waiting for batches; "
+        f"{measured.examples_per_second:,.0f} examples/s at B={measured.batch_size}",
+        said,
+        _memory(measured),
+    ]
+    fit, reason = _step_time(measured)
+    if fit is None or reason:
+        verify = command.format(batch_sizes=_sizes(measured.batch_size, measured.batch_size))
+        lines.append(f"nothing predicted: {reason}; measure with: {verify}")
+        return Advice(tuple(lines), None, None, verify)
+    size, speed_up = _predicted(measured, fit)
+    verify = command.format(batch_sizes=_sizes(measured.batch_size, size))
+    lines.append(f"a step takes {fit}")
+    if size == measured.batch_size or speed_up < _WORTHWHILE:
+        size, speed_up = measured.batch_size, 1.0
+        what = f"B={size} is within {_WORTHWHILE - 1:.0%} of the fastest timed size"
+    else:
+        what = f"B={size}, {speed_up:.1f} x faster to the same loss"
+    weak = ", from a weak noise scale" if noise and noise.low_confidence else ""
+    lines.append(f"predicted: {what}{weak}; not verified; verify with: {verify}")
+    return Advice(tuple(lines), size, speed_up, verify)
+
+
+def _step_time(measured: Measured) -> tuple[StepTimeFit | None, str]:
+    """The fit of the step time, and why nothing may be predicted."""
+    if measured.noise is None:
+        return None, "the noise scale is unknown"
+    if not math.isfinite(measured.noise.noise_scale) or measured.noise.noise_scale <= 0:
+        return None, "the noise scale is not told from 0 or infinity yet"
+    if measured.steps is None or len(measured.steps.seconds) < 2:
+        return None, "no step times at other batch sizes"
+    fit = fit_step_time(list(measured.steps.seconds), list(measured.steps.seconds.values()))
+    if not fit.fits:
+        return fit, f"the step time against the batch size fits no form ({fit})"
+    if measured.input_wait > INPUT_BOUND:
+        return fit, (
+            "training waits for its input, which another batch size does not mend: prefetch, "
+            "cache or parallel map first"
+        )
+    return fit, ""
+
+
+def _predicted(measured: Measured, fit: StepTimeFit) -> tuple[int, float]:
+    """Fastest power-of-two multiple of the present size, among those that were timed."""
+    assert measured.noise is not None
+    assert measured.steps is not None
+    hyperbola = Hyperbola(1.0, measured.noise.noise_scale)
+    fastest = predict_fastest_batch_size(hyperbola, fit, largest=max(measured.steps.seconds))
+
+    def speed_up(size: int) -> float:
+        return predict_speed_up(hyperbola, fit, batch_size=size, against=measured.batch_size)
+
+    nearest = min(measured.steps.seconds, key=lambda size: abs(math.log(size / fastest.batch_size)))
+    return nearest, speed_up(nearest)
+
+
+def _memory(measured: Measured) -> str:
+    said = f"memory: peak {measured.peak_memory_mb:,.0f} MB of {measured.budget_bytes / 1e6:,.0f}"
+    steps = measured.steps
+    if steps is None or not steps.peak_bytes:
+        return f"{said}; larger batches were not tried"
+    ran = max(steps.peak_bytes)
+    said += f"; a step of B={ran} ran with a peak of {steps.peak_bytes[ran] / 1e6:,.0f} MB"
+    if steps.failed is not None:
+        return f"{said}; B={steps.failed} does not fit"
+    rising = {s: p for s, p in steps.peak_bytes.items() if s >= measured.batch_size}
+    if len(rising) < 2 or len(set(rising.values())) < len(rising):
+        return f"{said}; no estimate beyond it: the peak did not rise"
+    line = predict_largest_batch_size(
+        list(rising), list(rising.values()), budget_bytes=measured.budget_bytes
+    )
+    return f"{said}; estimate of the largest that fits, {line}, not verified"
+
+
+def _sizes(present: int, predicted: int) -> str:
+    around = {present, predicted, max(predicted // 2, 1), predicted * 2}
+    return ",".join(str(size) for size in sorted(around))

@@ -1,0 +1,41 @@
+"""A learning rate that grows exponentially, update by update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="tfbatch")
+class Sweep(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """rate(step) = lowest * (highest / lowest) ** ((step - begin) / (steps - 1)).
+
+    Args:
+        lowest: Rate of the first update.
+        highest: Rate of the last one, and of all after it.
+        steps: Number of updates.
+        begin: The optimizer's iterations before the first one.
+    """
+
+    def __init__(self, lowest: float, highest: float, *, steps: int, begin: int):
+        self.lowest, self.highest = lowest, highest
+        self.steps, self.begin = steps, begin
+
+    def __call__(self, step: Any) -> Any:
+        """The rate as a float32 tensor."""
+        done = keras.ops.cast(step - self.begin, "float32") / (self.steps - 1)
+        return self.lowest * (self.highest / self.lowest) ** keras.ops.clip(done, 0.0, 1.0)
+
+    def rate(self, index: float) -> float:
+        """The rate of the update with this index, as a Python number."""
+        return float(self.lowest * (self.highest / self.lowest) ** (index / (self.steps - 1)))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments."""
+        return {
+            "lowest": self.lowest,
+            "highest": self.highest,
+            "steps": self.steps,
+            "begin": self.begin,
+        }

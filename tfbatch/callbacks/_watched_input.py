@@ -1,0 +1,166 @@
+"""Times what `fit` waits for its input, and shows a batch before training sees it.
+
+Keras calls `model.train_function(iterator)`, and the traced program takes its batches from the
+iterator: between the two there is no hook. So the program gets another iterator of the same
+element spec, whose elements are the first one's with two time stamps around each request. It is
+the same traced program on the same batches in the same order, also with `steps_per_execution` > 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfbatch.errors import InputError
+
+Look = Callable[[Any], None]
+
+
+def check_single_device(model: Any, *, caller: str) -> None:
+    """Refuses a model under a strategy, whose batches are distributed before they arrive.
+
+    Raises:
+        InputError: The model was made under a `tf.distribute` strategy.
+    """
+    with model.distribute_strategy.scope():
+        distributed = tf.distribute.has_strategy()
+    if distributed:
+        raise InputError(
+            f"{caller} must be used in a `fit` on one device: it reads the batches that the "
+            "training takes, which a strategy has spread over its replicas. Received a model made "
+            f"under {type(model.distribute_strategy).__name__}. Leave the callback out, or make "
+            "the model outside the strategy's scope."
+        )
+
+
+class WatchedInput:
+    """Stands in front of a model's `train_function` during one `fit`.
+
+    Args:
+        model: A compiled model, in `on_train_begin`.
+        caller: Name of the callback, for messages.
+        wants_batch: Asked before each execution whether `look` is to see its first batch.
+        look: Gets that batch before training does.
+
+    Attributes:
+        executions: Calls of the program so far.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        caller: str,
+        wants_batch: Callable[[], bool] | None = None,
+        look: Look | None = None,
+    ):
+        check_single_device(model, caller=caller)
+        self._model = model
+        self._wants_batch, self._look = wants_batch, look
+        self.executions = 0
+        self._source: Any = None
+        self._made: tuple[Any, Any] = (None, None)
+        with tf.device("CPU"):
+            self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+            self._examples = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.inner = model.train_function
+        model.train_function = self
+
+    def __call__(self, iterator: Any) -> Any:
+        """One execution."""
+        if iterator is not self._source:
+            self._source, self._watched = iterator, self._watch(iterator)
+        self.executions += 1
+        try:
+            if self._wants_batch is not None and self._wants_batch():
+                self._show_next(iterator)
+            return self.inner(self._watched)
+        except (StopIteration, tf.errors.OutOfRangeError):
+            raise
+        except BaseException:  # Keras then calls no on_train_end
+            self.remove()
+            raise
+
+    def totals(self) -> tuple[float, int]:
+        """Seconds waited for batches, and examples in them, since the beginning of `fit`."""
+        return float(self._waited.numpy()), int(self._examples.numpy())
+
+    def remove(self) -> None:
+        """Takes itself out of the chain; others may stand before or behind it."""
+        if self._model.train_function is self:
+            self._model.train_function = self.inner
+        else:
+            outer = self._model.train_function
+            while isinstance(outer, WatchedInput) and outer.inner is not self:
+                outer = outer.inner
+            if isinstance(outer, WatchedInput):
+                outer.inner = self.inner
+        self._source = self._watched = None
+
+    def _show_next(self, iterator: Any) -> None:
+        """Takes the next batch out, shows it and puts it back at the front."""
+        started = tf.timestamp()
+        following = iterator.get_next_as_optional()
+        self._waited.assign_add(tf.timestamp() - started)
+        if not following.has_value():
+            return  # the program finds the end itself
+        batch = following.get_value()
+        self._returned.enqueue(tf.nest.flatten(batch, expand_composites=True))
+        assert self._look is not None
+        self._look(keras.tree.map_structure(_none_for_absent, batch))
+
+    def _watch(self, iterator: Any) -> Any:
+        """Traces once in a `fit`, not in every epoch."""
+        if self._made[0] != iterator.element_spec:
+            specs = tf.nest.flatten(iterator.element_spec, expand_composites=True)
+            with tf.device("CPU"):
+                self._returned = tf.queue.FIFOQueue(1, [spec.dtype for spec in specs])
+            self._made = iterator.element_spec, tf.function(self._watched_batches)
+        return iter(self._made[1](iterator))
+
+    def _watched_batches(self, iterator: Any) -> Any:
+        """The rest of the iterator's batches, between two time stamps each."""
+
+        def request(_: Any) -> Any:
+            started = tf.timestamp()
+            with tf.control_dependencies([started]):
+                batch = tf.cond(
+                    self._returned.size() > 0,
+                    lambda: _put_back(self._returned, iterator.element_spec),
+                    iterator.get_next_as_optional,
+                )
+            with tf.control_dependencies([batch.has_value()]):
+                ended = tf.timestamp()
+            self._waited.assign_add(ended - started)
+            return batch
+
+        def count(batch: Any) -> Any:
+            value = batch.get_value()
+            first = tf.nest.flatten(value, expand_composites=True)[0]
+            self._examples.assign_add(tf.shape(first, out_type=tf.int64)[0])
+            return value
+
+        # No optimisation may run ahead of the requests.
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        options.experimental_optimization.apply_default_optimizations = False
+        requests = tf.data.Dataset.counter().map(request)
+        batches = requests.take_while(lambda batch: batch.has_value()).map(count)
+        return batches.with_options(options)
+
+
+def _put_back(returned: Any, element_spec: Any) -> Any:
+    parts = returned.dequeue()
+    parts = parts if isinstance(parts, list | tuple) else [parts]
+    specs = tf.nest.flatten(element_spec, expand_composites=True)
+    shaped = [tf.ensure_shape(p, s.shape) for p, s in zip(parts, specs, strict=True)]
+    batch = tf.nest.pack_sequence_as(element_spec, shaped, expand_composites=True)
+    return tf.experimental.Optional.from_value(batch)
+
+
+def _none_for_absent(leaf: Any) -> Any:
+    """Keras stands an empty Optional for a part that is None."""
+    return None if isinstance(leaf, tf.experimental.Optional) else leaf

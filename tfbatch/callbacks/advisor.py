@@ -1,0 +1,161 @@
+"""Says after an epoch of anybody's `fit` what limits it and what another batch size would do."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import keras
+
+from tfbatch.callbacks._advice import Advice, Measured, advise
+from tfbatch.callbacks._step_clock import TimedSteps, time_steps
+from tfbatch.callbacks._watched_input import WatchedInput
+from tfbatch.callbacks.gradient_noise_scale import GradientNoiseScale
+from tfbatch.callbacks.peak_memory import PeakMemory
+from tfbatch.callbacks.throughput import Throughput
+from tfbatch.gradients import why_not
+
+_FACTORS = (0.5, 1, 2, 4)
+
+
+class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
+    """Prints measurements of the training and a PREDICTION of the fastest batch size.
+
+    After every epoch: the share of time spent waiting for input and the examples per second
+    (Throughput), the gradient noise scale (GradientNoiseScale), the peak of memory (PeakMemory),
+    and one sentence with the batch size that is predicted to reach the same loss soonest, with the
+    command that would verify it. After the first epoch it times real training steps at half,
+    twice and four times the batch size on a batch of the training, outside the epoch's time, and
+    puts everything back: the final weights are the same bits with and without it. Weights and
+    optimizer exist twice in memory meanwhile.
+
+    The prediction takes the noise scale for the critical batch size (McCandlish et al. 2018, arXiv
+    1812.06162), which can be wrong several times over, and learning rates tuned at both sizes. It
+    goes no further than the sizes that were timed.
+
+    Example:
+        ```python
+        advisor = tfbatch.callbacks.Advisor()
+        model.fit(data, callbacks=[advisor])
+        print(advisor.advice)
+        ```
+
+    Args:
+        model: "package.module:function" that builds your model, for the printed command.
+        data: "package.module:function" that makes your data, likewise.
+        time_steps: Whether to time steps; without, nothing is predicted.
+        verbose: 0 prints nothing.
+
+    Attributes:
+        advice: The last Advice; None before the first epoch has ended.
+
+    Raises:
+        InputError: At the beginning of `fit`: the model was made under a `tf.distribute` strategy.
+    """
+
+    only_looks = True
+
+    def __init__(
+        self,
+        model: str = "your_module:build_model",
+        data: str = "your_module:make_dataset",
+        *,
+        time_steps: bool = True,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        self.model_reference, self.data_reference = model, data
+        self.time_steps = time_steps
+        self.verbose = verbose
+        self.throughput, self.memory = Throughput(), PeakMemory()
+        self.noise = GradientNoiseScale()
+        self._watched: WatchedInput | None = None
+        self._forget()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts anew."""
+        self._stop_watching()
+        self._forget()
+        reason = why_not(self.model)
+        self._no_noise = reason or "no batch was measured"
+        self._parts = [self.throughput, self.memory, *([] if reason else [self.noise])]
+        self._rate = float(self.model.optimizer.learning_rate)
+        for part in self._parts:
+            part.set_params(self.params)
+            part.set_model(self.model)
+            part.on_train_begin()
+        self._watched = WatchedInput(
+            self.model,
+            caller="Advisor",
+            wants_batch=lambda: self._batch is None,
+            look=self._keep,
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Passes it on."""
+        for part in self._parts:
+            part.on_epoch_begin(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Passes it on."""
+        self.throughput.on_train_batch_begin(batch)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Passes it on."""
+        for part in self._parts:
+            part.on_train_batch_end(batch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Measures what is left to measure, and prints."""
+        for part in self._parts:
+            part.on_epoch_end(epoch)
+        if self._batch is None:
+            return
+        size = int(keras.tree.flatten(self._batch)[0].shape[0])
+        if self.time_steps and self._steps is None:
+            sizes = sorted({max(1, int(factor * size)) for factor in _FACTORS})
+            self._steps = time_steps(self.model, self._batch, sizes)
+        measured = Measured(
+            batch_size=size,
+            examples_per_second=self.throughput.examples_per_second,
+            input_wait=self.throughput.input_wait,
+            peak_memory_mb=self.memory.peak_memory_mb,
+            noise=self.noise.estimate,
+            no_noise=self._no_noise,
+            steps=self._steps,
+        )
+        self.advice = advise(measured, command=self._command(size))
+        if self.verbose:
+            print(f"\nAfter epoch {epoch + 1}:", *self.advice.lines, sep="\n  ")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Stops watching."""
+        self._stop_watching()
+
+    def _command(self, batch_size: int) -> str:
+        """The learning rate is the one at the beginning of `fit`."""
+        arguments = [
+            *("python", "-m", "tfbatch.tune"),
+            f"--model={self.model_reference}",
+            f"--data={self.data_reference}",
+            f"--baseline=batch_size={batch_size},learning_rate={self._rate:.4g}",
+        ]
+        return f"{shlex.join(arguments)} --batch_sizes={{batch_sizes}}"
+
+    def _keep(self, batch: Any) -> None:
+        self._batch = batch
+
+    def _stop_watching(self) -> None:
+        for part in reversed(self._parts):
+            part.on_train_end()
+        if self._watched is not None:
+            self._watched.remove()
+        self._watched = self._batch = None
+
+    def _forget(self) -> None:
+        self.advice: Advice | None = None
+        self._parts: list[Any] = []
+        self._batch: Any = None
+        self._steps: TimedSteps | None = None
+        self._no_noise = ""
+        self._rate = 0.0

@@ -1,0 +1,158 @@
+"""A row in TensorBoard's HParams view for anybody's `fit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from tfbatch.errors import InputError
+from tfbatch.hparams_log import (
+    STATUS_COLUMN,
+    Column,
+    Interval,
+    Metric,
+    declared,
+    write_experiment,
+    write_trial,
+)
+
+Value = str | int | float | bool | None
+_SMALL = ("loss", "error", "mse", "mae", "rmse", "gap", "wait", "seconds", "memory")
+_LARGE = ("accuracy", "acc", "auc", "precision", "recall", "iou", "f1", "per_second", "r2")
+
+
+class HParams(keras.callbacks.Callback):  # type: ignore[misc]
+    """Writes what was searched and what follows from it beside the final metrics, a row per fit.
+
+    Every `fit` gets a folder of its own below `log_dir`: `fit-0001`, `fit-0002` and so on, also
+    when a search copies the callback. The columns of all of them are kept. The row is written at
+    the end of `fit`: a training that raises or is killed has none. Its status is "completed", or
+    "diverged" where the loss or the validation loss is not finite.
+
+    Example:
+        ```python
+        hparams = tfbatch.callbacks.HParams(log_dir, {"batch_size": 128, "schedule": "cosine"})
+        model.fit(data, callbacks=[hparams])
+        print(hparams.folder)
+        ```
+
+    Args:
+        log_dir: TensorBoard's folder.
+        hparams: {name: value} of what you chose: strings, numbers, booleans; None leaves the
+            cell empty.
+        derived: Whether to add what the model says: optimizer, learning_rate (at the beginning,
+            after any scaling), epochs, steps_per_epoch, precision, parameters.
+        directions: {metric: "min" or "max"}, where the name does not say which is better.
+
+    Attributes:
+        folder: Where the last row is; None before.
+
+    Raises:
+        InputError: A value that is no string, number or boolean; an unknown direction; the name
+            "_status".
+    """
+
+    only_looks = True
+
+    def __init__(
+        self,
+        log_dir: str | Path,
+        hparams: Mapping[str, Value] | None = None,
+        *,
+        derived: bool = True,
+        directions: Mapping[str, Literal["min", "max"]] | None = None,
+    ):
+        super().__init__()
+        self.log_dir = Path(log_dir)
+        self.hparams = dict(hparams or {})
+        self.derived = derived
+        self.directions = dict(directions or {})
+        self.folder: Path | None = None
+        for name, value in self.hparams.items():
+            if name == STATUS_COLUMN or not isinstance(value, str | int | float | bool | None):
+                raise InputError(
+                    "`hparams` must be {name: string, number, boolean or None}, without the name "
+                    f'"{STATUS_COLUMN}". Received: {name}={value!r}.'
+                )
+        for name, direction in self.directions.items():
+            if direction not in ("min", "max"):
+                raise InputError(
+                    f'`directions` must be "min" or "max". Received: {name}={direction!r}.'
+                )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Reads what follows from the model before training changes it."""
+        self.folder = None
+        self._derived = _derived(self.model, self.params) if self.derived else {}
+        self._last: dict[str, float] = {}
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keeps the last epoch's metrics, those that callbacks before this one added too."""
+        self._last = {name: float(value) for name, value in (logs or {}).items()}
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Writes the row."""
+        values = {**self._derived, **self.hparams}
+        self.folder = _own_folder(self.log_dir)
+        columns, metrics = declared(self.log_dir)
+        mine = [_column(name, value, self._derived) for name, value in values.items()]
+        measured = [Metric(name, self._direction(name)) for name in self._last]
+        write_experiment(
+            self.log_dir,
+            columns=list({column.name: column for column in [*mine, *columns]}.values()),
+            metrics=list({metric.name: metric for metric in [*measured, *metrics]}.values()),
+        )
+        losses = [self._last[name] for name in ("loss", "val_loss") if name in self._last]
+        finite = all(math.isfinite(loss) for loss in losses)
+        write_trial(
+            self.folder,
+            values=values,
+            metrics=self._last,
+            status="completed" if finite else "diverged",
+        )
+
+    def _direction(self, name: str) -> Literal["min", "max"] | None:
+        if name in self.directions:
+            return self.directions[name]
+        if any(part in name for part in _SMALL):
+            return "min"
+        return "max" if any(part in name for part in _LARGE) else None
+
+
+def _derived(model: Any, params: Mapping[str, Any]) -> dict[str, Value]:
+    return {
+        "optimizer": model.optimizer.name,
+        "learning_rate": float(model.optimizer.learning_rate),
+        "epochs": params.get("epochs"),
+        "steps_per_epoch": params.get("steps"),
+        "precision": model.dtype_policy.name,
+        "parameters": model.count_params(),
+    }
+
+
+def _column(name: str, value: Value, derived: Mapping[str, Value]) -> Column:
+    """Numbers get a numeric axis; choices are unknown to a single `fit`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return Column(
+        name,
+        name.replace("_", " "),
+        "Read from the model (derived)." if name in derived else "",
+        Interval() if number else None,
+    )
+
+
+def _own_folder(log_dir: Path) -> Path:
+    """The first free number, taken at once: other processes may write there too."""
+    number = 1
+    while True:
+        folder = log_dir / f"fit-{number:04d}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder

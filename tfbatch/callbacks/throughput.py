@@ -1,0 +1,111 @@
+"""Examples per second, and how much of the time training waits for its input."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import keras
+
+from tfbatch.callbacks._watched_input import WatchedInput
+
+
+class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
+    """Publishes `examples_per_second` and `input_wait` of each epoch's training.
+
+    `input_wait` is the share, 0 to 1, of the epoch's training time that was spent waiting for
+    batches, the making of the epoch's iterator included. Near 0 the model is the limit, near 1
+    the input is. Every batch is timed and counted, with `steps_per_execution` > 1 too; validation
+    is left out, and so is the first execution of `fit`, which traces. Both numbers stand in
+    `History`, in TensorBoard and in the logs of every callback after this one.
+
+    Its error: two time stamps and a copy of references, some 0.1 ms a batch, count as waiting. On
+    a GPU the host asks for the next batch while kernels still run, so `input_wait` is an upper
+    bound there. The `on_epoch_begin` of callbacks listed after this one counts as waiting.
+
+    Example:
+        ```python
+        throughput = tfbatch.callbacks.Throughput()
+        model.fit(data, callbacks=[throughput])
+        print(throughput.examples_per_second, throughput.input_wait)
+        ```
+
+    Attributes:
+        examples_per_second: Of the last epoch; NaN before the first one has ended.
+        input_wait: Of the last epoch, 0 to 1; NaN before.
+        seconds_per_step: Of the last epoch, waiting included; NaN before.
+
+    Raises:
+        InputError: At the beginning of `fit`: the model was made under a `tf.distribute` strategy.
+    """
+
+    only_looks = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watched: WatchedInput | None = None
+        self._forget()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Starts watching."""
+        self._stop_watching()
+        self._forget()
+        self._watched = WatchedInput(self.model, caller="Throughput")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Notes where the epoch starts."""
+        self._steps = self._steps_before = 0
+        self._executions = 0
+        self._extra_wait = 0.0
+        self._mark()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """What lies before an epoch's first batch is the making of its iterator."""
+        if not self._executions:
+            self._extra_wait = time.perf_counter() - self._started
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """`batch` is the index of the last update, also with `steps_per_execution` > 1."""
+        self._executions += 1
+        self._steps = batch + 1
+        self._ended = time.perf_counter()
+        if self._watched is not None and self._watched.executions == 1:
+            self._whole = (self._started, self._before, self._extra_wait)
+            self._steps_before, self._extra_wait = self._steps, 0.0
+            self._mark()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Publishes."""
+        if self._watched is None or not self._steps:
+            return
+        if self._steps == self._steps_before:  # the first execution was all there was
+            self._started, self._before, self._extra_wait = self._whole
+            self._steps_before = 0
+        waited, examples = self._watched.totals()
+        seconds = self._ended - self._started
+        waiting = waited - self._before[0] + self._extra_wait
+        self.examples_per_second = (examples - self._before[1]) / seconds
+        self.input_wait = min(waiting / seconds, 1.0)
+        self.seconds_per_step = seconds / (self._steps - self._steps_before)
+        if logs is not None:
+            logs["examples_per_second"] = self.examples_per_second
+            logs["input_wait"] = self.input_wait
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Stops watching."""
+        self._stop_watching()
+
+    def _mark(self) -> None:
+        self._started = self._ended = time.perf_counter()
+        self._before = self._watched.totals() if self._watched is not None else (0.0, 0)
+
+    def _stop_watching(self) -> None:
+        if self._watched is not None:
+            self._watched.remove()
+        self._watched = None
+
+    def _forget(self) -> None:
+        self.examples_per_second = math.nan
+        self.input_wait = math.nan
+        self.seconds_per_step = math.nan
