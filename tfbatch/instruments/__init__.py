@@ -1,1 +1,96 @@
-"""Each file measures one thing of model, data and hardware, in the process that trains."""
+"""Each file measures one thing of model, data and hardware, in the process that trains.
+
+A file's name is the instrument's name: `python -m tfbatch.probe` runs all of them, and `--skip`
+takes the names. A file declares:
+
+- `HEADING`, over its table, such as "Step time and the knee";
+- `ORDER`, a number: instruments run and are shown from the smallest to the largest;
+- `SHARE`, a number: its part of the command's time, in proportion to the others';
+- `probe(bench, *, batch_sizes, seconds)`, which returns a `Reading`.
+
+`probe` is called in the process of the command. It chooses what is to be measured, has it measured
+by `bench.measure(function, ...)` in the process that trains, and never prints. Errors may leave it:
+the command says so and goes on with the next instrument.
+
+Some readings are read by others, by these attributes:
+
+- `memory`: `largest_batch_size: int | None`, the largest verified one, None where nothing fits;
+- `throughput`: `knee: Knee`, `fit: StepTimeFit`;
+- `input_bound`: `verdict_at(batch_size)`;
+- `noise_scale`: `estimate: NoiseScale`, of the whole model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tfbatch.charts import Chart
+from tfbatch.configuration import Configuration
+from tfbatch.own_data import DataDescription
+from tfbatch.registry import Registry
+
+if TYPE_CHECKING:
+    from tfbatch.training.description import ModelDescription  # imports TensorFlow
+    from tfbatch.training.runner import UserCode
+
+INSTRUMENTS = Registry(__name__, kind="instrument", folder=__path__)
+
+
+class Bench(Protocol):
+    """What an instrument sees of a tfbatch.bench.Bench.
+
+    Attributes:
+        request: What was asked: a tfbatch.search.request.Request.
+        code: What the user gives as code.
+        data: What the data holds.
+        model: What the model is.
+    """
+
+    @property
+    def request(self) -> Any: ...
+    @property
+    def code(self) -> UserCode: ...
+    @property
+    def data(self) -> DataDescription: ...
+    @property
+    def model(self) -> ModelDescription: ...
+
+    def configuration(self, batch_size: int) -> Configuration:
+        """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
+
+    def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function(programs, *arguments, sign_of_life=...)` returns in the process."""
+
+
+class Reading(Protocol):
+    """What an instrument has found: a frozen dataclass that pickles.
+
+    Its fields are what probe.json holds (`dataclasses.asdict`), so they are numbers, texts,
+    dataclasses, and tuples and dicts of these.
+    """
+
+    def columns(self) -> tuple[str, ...]:
+        """Headings of its table, with units."""
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Cells of its table, one for each column."""
+
+    def conclusion(self) -> str:
+        """One sentence, with the doubts that there are; a prediction is called one."""
+
+    def charts(self) -> tuple[Chart, ...]:
+        """What to draw; may be empty."""
+
+
+class Probe(Protocol):
+    """An instrument's `probe`."""
+
+    def __call__(self, bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Reading:
+        """Measures.
+
+        Args:
+            bench: Model and data.
+            batch_sizes: The batch sizes of interest, ascending; none exceeds the training split.
+            seconds: About what it may take; where that is short it measures less, and says so.
+        """
