@@ -1,7 +1,8 @@
 """Each file measures one thing of model, data and hardware, in the process that trains.
 
-A file's name is the instrument's name: `python -m tfbatch.probe` runs all of them, and `--skip`
-takes the names. A file declares:
+A file that declares `probe` is an instrument, and its name the instrument's: `python -m
+tfbatch.probe` runs all of them, and `--skip` takes the names. The other files are parts of them.
+An instrument declares:
 
 - `HEADING`, over its table, such as "Step time and the knee";
 - `ORDER`, a number: instruments run and are shown from the smallest to the largest;
@@ -14,7 +15,8 @@ the command says so and goes on with the next instrument.
 
 Some readings are read by others, by these attributes:
 
-- `memory`: `largest_batch_size: int | None`, the largest verified one, None where nothing fits;
+- `memory`: `largest_batch_size: int | None`, the largest verified one, None where nothing fits, and
+  `limited_by: str`, what a larger one fails on, such as "memory";
 - `throughput`: `knee: Knee`, `fit: StepTimeFit`;
 - `input_bound`: `verdict_at(batch_size)`;
 - `noise_scale`: `estimate: NoiseScale`, of the whole model.
@@ -34,7 +36,18 @@ if TYPE_CHECKING:
     from tfbatch.training.description import ModelDescription  # imports TensorFlow
     from tfbatch.training.runner import UserCode
 
-INSTRUMENTS = Registry(__name__, kind="instrument", folder=__path__)
+
+
+class _Instruments(Registry):
+    """The files of this folder that declare `probe`."""
+
+    def names(self) -> list[str]:
+        """See Registry."""
+        texts = {name: (self._folder / f"{name}.py").read_text("utf-8") for name in super().names()}
+        return [name for name, text in texts.items() if "\ndef probe(" in text]
+
+
+INSTRUMENTS = _Instruments(__name__, kind="instrument", folder=__path__)
 
 
 class Bench(Protocol):
