@@ -12,7 +12,7 @@ import tiny_model
 from tfbatch.configuration import Configuration
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
-from tfbatch.training import step_times
+from tfbatch.training import pacing, step_times
 from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import StepTime, measure_step_times
@@ -53,7 +53,7 @@ def measured(workload: Workload) -> tuple[Begun, list[StepTime], list[int]]:
     programs = Begun(workload)
     signs: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_times, "_ROUND_SECONDS", 0.02)
+        patch.setattr(pacing, "_ROUND_SECONDS", 0.02)
         times = measure_step_times(
             programs,
             CONFIGURATIONS,
@@ -105,7 +105,7 @@ def test_measuring_does_not_depend_on_the_clock_being_fine(
         executed.append(executions)
         return {16: 1e-9, 300: 100.0}[configuration.batch_size]
 
-    monkeypatch.setattr(step_times, "_seconds_per_step", seconds)
+    monkeypatch.setattr(step_times, "time_training", seconds)
     measure_step_times(
         ProgramCache(workload), CONFIGURATIONS[:2], sign_of_life=lambda: None, rounds=1
     )
@@ -124,7 +124,7 @@ def test_only_measured_steps_count(workload: Workload, monkeypatch: pytest.Monke
         return history
 
     monkeypatch.setattr(keras.Model, "fit", noted)
-    step_times._seconds_per_step(
+    step_times.time_training(
         ProgramCache(workload), CONFIGURATIONS[2], executions=3, warmup=4, at_once=6
     )
 
@@ -144,8 +144,8 @@ def fake_steps(
         now[0] += taken * pace["at_once"] * (pace["executions"] + pace["warmup"])
         return taken
 
-    monkeypatch.setattr(step_times, "_seconds_per_step", seconds)
-    monkeypatch.setattr(step_times.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(step_times, "time_training", seconds)
+    monkeypatch.setattr(pacing.time, "perf_counter", lambda: now[0])
     return visits
 
 

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from tfbatch.training.runner import UserCode
 
 
-
 class _Instruments(Registry):
     """The files of this folder that declare `probe`."""
 
@@ -51,23 +50,23 @@ INSTRUMENTS = _Instruments(__name__, kind="instrument", folder=__path__)
 
 
 class Bench(Protocol):
-    """What an instrument sees of a tfbatch.bench.Bench.
-
-    Attributes:
-        request: What was asked: a tfbatch.search.request.Request.
-        code: What the user gives as code.
-        data: What the data holds.
-        model: What the model is.
-    """
+    """What an instrument sees of a tfbatch.bench.Bench."""
 
     @property
-    def request(self) -> Any: ...
+    def request(self) -> Any:
+        """What was asked: a tfbatch.search.request.Request."""
+
     @property
-    def code(self) -> UserCode: ...
+    def code(self) -> UserCode:
+        """What the user gives as code."""
+
     @property
-    def data(self) -> DataDescription: ...
+    def data(self) -> DataDescription:
+        """What the data holds."""
+
     @property
-    def model(self) -> ModelDescription: ...
+    def model(self) -> ModelDescription:
+        """What the model is."""
 
     def configuration(self, batch_size: int) -> Configuration:
         """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""

@@ -70,12 +70,20 @@ class Throughput:
 
     def columns(self) -> tuple[str, ...]:
         """See tfbatch.instruments.Reading."""
-        return ("batch size", "kind", "ms a step", "rounds (ms)", "examples/s", "of best", "off fit")
+        return (
+            "batch size",
+            "kind",
+            "ms a step",
+            "rounds (ms)",
+            "examples/s",
+            "of best",
+            "off fit",
+        )
 
     def rows(self) -> list[tuple[str, ...]]:
         """See tfbatch.instruments.Reading."""
         best = max(self.knee.throughput)
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for time, throughput in zip(self.step_times, self.knee.throughput, strict=True):
             low, high = (1e3 * end(time.rounds) for end in (min, max))
             residual = self.residual(time.batch_size)
