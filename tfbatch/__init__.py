@@ -23,6 +23,7 @@ from tfbatch.errors import (
 if TYPE_CHECKING:
     from tfbatch import callbacks, schedules
     from tfbatch.finder import find_batch_size
+    from tfbatch.measuring.memory import find_max_batch_size
     from tfbatch.pipeline import PreparedData
     from tfbatch.pipeline.datasets import load_data
     from tfbatch.search.result import Result
@@ -32,6 +33,7 @@ _LAZY = {
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
     "find_batch_size": "tfbatch.finder",
+    "find_max_batch_size": "tfbatch.measuring.memory",
     "load_data": "tfbatch.pipeline.datasets",
     "reusable": "tfbatch.training.structure",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "TfbatchError",
     "callbacks",
     "find_batch_size",
+    "find_max_batch_size",
     "load_data",
     "reusable",
     "schedules",
