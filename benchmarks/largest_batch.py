@@ -49,9 +49,10 @@ def row(model: str, budget: int, flags: argparse.Namespace) -> list[object]:
                 runs = [prober.run([size]) for _ in range(flags.repeats)]
                 return [run.peaks[0].peak_bytes if run.peaks else 2**62 for run in runs]
 
-            low, high, spread = found.batch_size, 0, 0.0
-            while low and not high or high - low > max(1, CLOSE * low):
-                size = (low + high) // 2 if high else int(low * 1.06) + 1
+            low, high, spread = 0, 0, 0.0
+            while found.batch_size and (not low or not high or high - low > max(1, CLOSE * low)):
+                outwards = int(low * 1.06) + 1 if low else int(high * 0.95) or found.batch_size
+                size = (low + high) // 2 if low and high else outwards
                 measured = peaks(size)
                 middle = statistics.median(measured)
                 spread = max(spread, (max(measured) - min(measured)) / middle)
