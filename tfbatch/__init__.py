@@ -23,6 +23,7 @@ from tfbatch.errors import (
 if TYPE_CHECKING:
     from tfbatch import callbacks, schedules
     from tfbatch.finder import find_batch_size
+    from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
     from tfbatch.measuring.memory import find_max_batch_size
     from tfbatch.pipeline import PreparedData
     from tfbatch.pipeline.datasets import load_data
@@ -35,6 +36,7 @@ _LAZY = {
     "find_batch_size": "tfbatch.finder",
     "find_max_batch_size": "tfbatch.measuring.memory",
     "load_data": "tfbatch.pipeline.datasets",
+    "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
     "reusable": "tfbatch.training.structure",
 }
 _SUBMODULES = ("callbacks", "models", "schedules")
@@ -53,6 +55,7 @@ __all__ = [
     "find_batch_size",
     "find_max_batch_size",
     "load_data",
+    "measure_memory_by_image_size",
     "reusable",
     "schedules",
 ]

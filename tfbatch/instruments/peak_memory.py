@@ -58,7 +58,7 @@ def measure_training(
     workload = programs.workload
     if accumulation > 1:
         programs = ProgramCache(_Accumulating(workload, accumulation))
-    load = _Training(programs, configuration, sign_of_life)
+    load = TrainingLoad(programs, configuration, sign_of_life)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
@@ -138,8 +138,26 @@ class _Loaded:
         model.evaluate(batches, callbacks=[self._alive], verbose=0)
 
 
-class _Training(_Loaded):
-    """Training steps on the data's own stream, validation at the end."""
+class TrainingLoad(_Loaded):
+    """Training steps on the data's own stream, validation at the end.
+
+    Args:
+        programs: Data, model and optimizer.
+        configuration: What to train with; the batch size is replaced.
+        sign_of_life: Called after each batch.
+        validate: Whether validation follows.
+    """
+
+    def __init__(
+        self,
+        programs: ProgramCache,
+        configuration: Configuration,
+        sign_of_life: Callable[[], None],
+        *,
+        validate: bool = True,
+    ):
+        super().__init__(programs, configuration, sign_of_life)
+        self._validate = validate
 
     def step(self, size: int) -> int:
         """Trains on a few batches, augmented and shuffled as ever."""
@@ -158,6 +176,8 @@ class _Training(_Loaded):
 
     def finish(self) -> int | None:
         """Evaluates, as every epoch of a training ends."""
+        if not self._validate:
+            return None
         with _refusals():
             self._evaluate(self._fitted, self._programs.workload.evaluation("validation"))
         return peak_bytes()

@@ -104,7 +104,7 @@ def find_max_batch_size(
             memory, shown with its traceback.
         DataError: Data absent or damaged.
     """
-    budget = _bytes(memory_budget)
+    budget = bytes_of(memory_budget)
     margin = _margin(safety_margin, stated=budget is not None)
     for name, value in (("largest", largest), ("wished_batch_size", wished_batch_size)):
         if value is not None and value < 1:
@@ -239,7 +239,7 @@ def _limit(budget: float, usable: int) -> float:
     return max(budget, min(_LIMIT * budget, free))
 
 
-def _bytes(budget: float | str | None) -> float | None:
+def bytes_of(budget: float | str | None) -> float | None:
     """Bytes from a number or a text.
 
     Raises:
