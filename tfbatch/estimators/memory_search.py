@@ -20,7 +20,7 @@ MOST_PROBES = 7
 CLOSE_ENOUGH = 0.9
 """An answer is close if it is at least this share of the largest size that may fit."""
 NOISE = 0.03
-"""Relative error that a measured peak is believed to have."""
+"""Relative error that a measured peak is believed to have, where nothing better is known."""
 _GROWTH, _SHRINKAGE = 16, 8
 # Tuned on 1,500 simulated memory curves, as the tests have them:
 _CLEARLY = 0.15  # share by which two peaks must differ to show growth
@@ -101,6 +101,7 @@ class _Known:
     failures: tuple[int, ...]
     budget: float
     peaks: tuple[tuple[int, float], ...]
+    noise: float
 
 
 def next_probe(
@@ -110,6 +111,7 @@ def next_probe(
     cap: int,
     first: int = 32,
     most_probes: int = MOST_PROBES,
+    noise: float = NOISE,
 ) -> NextProbe | LargestBatch:
     """The next size to run, or the answer.
 
@@ -128,17 +130,20 @@ def next_probe(
         cap: Largest size allowed, such as the number of training examples.
         first: Size of the first probe.
         most_probes: Probes after which the search ends with what it has.
+        noise: Relative error that a measured peak is believed to have.
 
     Raises:
-        InputError: A number below 1.
+        InputError: A number below 1; a noise that is no share of 1.
     """
     check_positive(budget_bytes=budget_bytes)
+    if not 0 < noise < 1:
+        raise InputError(f"`noise` must be above 0 and below 1. Received: {noise}.")
     if min(cap, first, most_probes) < 1:
         raise InputError(
             "`cap`, `first` and `most_probes` must be >= 1. Received: "
             f"{cap=}, {first=}, {most_probes=}."
         )
-    known = _known(history, budget_bytes, cap)
+    known = _known(history, budget_bytes, cap, noise)
     answer = _answer(known, history, cap, most_probes)
     if answer is not None:
         return answer
@@ -148,7 +153,7 @@ def next_probe(
     return NextProbe(max(known.low + 1, min(size, known.high - 1)), reason)
 
 
-def _known(history: Sequence[Probe], budget: float, cap: int) -> _Known:
+def _known(history: Sequence[Probe], budget: float, cap: int, noise: float) -> _Known:
     fitting = [p.batch_size for p in history if p.fits(budget)]
     failing = [p.batch_size for p in history if not p.fits(budget) and p.outcome != "error"]
     high = min(failing, default=cap + 1)
@@ -156,7 +161,7 @@ def _known(history: Sequence[Probe], budget: float, cap: int) -> _Known:
     peaks = sorted(
         {p.batch_size: p.peak_bytes for p in history if p.peak_bytes is not None}.items()
     )
-    return _Known(low, high, tuple(failing), budget, tuple(peaks))
+    return _Known(low, high, tuple(failing), budget, tuple(peaks), noise)
 
 
 def _answer(
@@ -229,5 +234,5 @@ def _line(known: _Known) -> _Line | None:
     per_byte = (last_size - size) / (last - peak)
     share = (known.budget - last) / (last - peak)
     limit = last_size + per_byte * (known.budget - last)
-    error = NOISE * per_byte * math.hypot(last * (1 + share), peak * share)
+    error = known.noise * per_byte * math.hypot(last * (1 + share), peak * share)
     return _Line(limit, error / abs(limit), limit / last_size)

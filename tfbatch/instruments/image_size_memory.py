@@ -56,7 +56,7 @@ class ImageSizeMemory:
 
     @property
     def area_exponent(self) -> float:
-        """The p of `bytes_per_example = c * area**p`, by least squares of logarithms; nan for one."""
+        """The p of `bytes_per_example = c * area**p`, by least squares of logarithms, or nan."""
         if len(self.sizes) < 2:
             return math.nan
         areas = [2 * math.log(found.image_size) for found in self.sizes]

@@ -121,7 +121,7 @@ class _Loaded:
     def begin(self) -> int:
         """Finds the longest inputs, and builds the model."""
         self._longest = longest_shapes(self._data, sign_of_life=self._sign_of_life)
-        with _refusals():
+        with refusals():
             self._model(1, steps=1)
         return peak_bytes()
 
@@ -161,7 +161,7 @@ class TrainingLoad(_Loaded):
 
     def step(self, size: int) -> int:
         """Trains on a few batches, augmented and shuffled as ever."""
-        with _refusals():
+        with refusals():
             self._fitted = self._model(size, steps=STEPS)
             stream = self._data.training(batch_size=size, seed=_SEED, num_examples=STEPS * size)
             self._fitted.fit(
@@ -178,7 +178,7 @@ class TrainingLoad(_Loaded):
         """Evaluates, as every epoch of a training ends."""
         if not self._validate:
             return None
-        with _refusals():
+        with refusals():
             self._evaluate(self._fitted, self._programs.workload.evaluation("validation"))
         return peak_bytes()
 
@@ -188,7 +188,7 @@ class _Evaluation(_Loaded):
 
     def step(self, size: int) -> int:
         """Evaluates a few batches."""
-        with _refusals():
+        with refusals():
             model = self._model(1, steps=1)
             whole = max(self._data.num_examples("validation") // size, 1)  # no short batch
             self._evaluate(model, self._data.evaluation("validation", batch_size=size).take(whole))
@@ -237,7 +237,7 @@ class _Accumulating(Workload):
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
     """TensorFlow's ways to say that there is no memory, as Python's."""
     try:
         yield

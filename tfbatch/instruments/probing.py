@@ -120,7 +120,8 @@ class Prober:
             while not future.done():
                 concurrent.futures.wait([future], timeout=_POLL_SECONDS)
                 slot.watch()
-                highest = max(highest, peak_resident(slot.mailbox.process()) or 0)
+                process = slot.mailbox.process()  # 0 before it has begun
+                highest = max(highest, peak_resident(process) or 0) if process else highest
                 if highest > self.limit_bytes:
                     slot.kill()
             ended: Ended = slot.result()
