@@ -23,11 +23,12 @@ NOISE = 0.03
 """Relative error that a measured peak is believed to have, where nothing better is known."""
 _GROWTH, _SHRINKAGE = 16, 8
 # Tuned on 1,500 simulated memory curves, as the tests have them:
-_CLEARLY = 0.15  # share by which two peaks must differ to show growth
+_CLEARLY = 5  # noises by which two peaks must differ to show growth
 _HIGHEST_AIM, _LOWEST_AIM = 0.98, 0.4  # shares of the limit by the line
 _BEND = 0.05  # taken off the aim for every factor e of extrapolation
 _VERIFYING = 1.07  # a failure this far above what fits settles the answer, noise included
 _RETREATS = (0.905, 0.75)  # after one and two failures where the line saw room
+_NEAR, _SEVERAL = 8, 4  # a line through at least 4 sizes within a factor of 8
 _TRUSTED_ERROR, _CLOSE_BY_LINE = 0.06, 0.93
 
 Outcome = Literal["ok", "oom", "killed", "timeout", "error"]
@@ -223,16 +224,36 @@ class _Line:
 
 
 def _line(known: _Known) -> _Line | None:
-    """The line from the nearest clearly smaller peak to the last; None if no growth is seen."""
+    """The line from the nearest clearly smaller peak to the last; None if no growth is seen.
+
+    Where several sizes near the last are known, it is the least-squares line through them.
+    """
     if len(known.peaks) < 2:
         return None
     last_size, last = known.peaks[-1]
-    anchors = [(size, peak) for size, peak in known.peaks if peak < last * (1 - _CLEARLY)]
+    anchors = [pair for pair in known.peaks if pair[1] < last * (1 - _CLEARLY * known.noise)]
     if not anchors:
         return None
+    near = [pair for pair in known.peaks if _NEAR * pair[0] >= last_size]
+    if len(near) >= _SEVERAL and near[0] in anchors:
+        return _fitted(near, known)
     size, peak = anchors[-1]
     per_byte = (last_size - size) / (last - peak)
     share = (known.budget - last) / (last - peak)
     limit = last_size + per_byte * (known.budget - last)
     error = known.noise * per_byte * math.hypot(last * (1 + share), peak * share)
     return _Line(limit, error / abs(limit), limit / last_size)
+
+
+def _fitted(points: Sequence[tuple[int, float]], known: _Known) -> _Line | None:
+    """By least squares; the error is that of a line's crossing with all peaks equally noisy."""
+    count = len(points)
+    size = sum(s for s, _ in points) / count
+    peak = sum(p for _, p in points) / count
+    spread = sum((s - size) ** 2 for s, _ in points)
+    slope = sum((s - size) * (p - peak) for s, p in points) / spread
+    if slope <= 0:
+        return None
+    limit = size + (known.budget - peak) / slope
+    error = known.noise * peak / slope * math.sqrt(1 / count + (limit - size) ** 2 / spread)
+    return _Line(limit, error / abs(limit), limit / points[-1][0])

@@ -20,6 +20,7 @@ from tfbatch.workers.slot import Start
 STALL_SECONDS = 600.0
 """A process without a sign of life for so long is ended."""
 _POLL_SECONDS = 0.05
+_LITTLE = 0.05  # more is no addition to training's peak, but a peak of validation's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +56,18 @@ class Run:
             return (Peak(peaks[0].size, max(finished, peaks[0].peak_bytes)),)
         return peaks
 
+    def _more_alone(self) -> int:
+        """What a size would take more in a process of its own: validation's little share."""
+        peaks, finished = self.written.peaks, self.written.finished_bytes
+        if self.alone or not peaks or finished is None:
+            return 0
+        more = finished - peaks[-1].peak_bytes
+        return more if more <= _LITTLE * finished else 0
+
     def probes(self) -> tuple[Probe, ...]:
         """The same for the search."""
-        found = [Probe(peak.size, "ok", peak.peak_bytes) for peak in self.peaks]
+        more = self._more_alone()
+        found = [Probe(peak.size, "ok", peak.peak_bytes + more) for peak in self.peaks]
         if self.outcome == "ok":
             return tuple(found)
         if self.written.running is not None:
