@@ -23,6 +23,8 @@ from tfbatch.errors import (
 if TYPE_CHECKING:
     from tfbatch import callbacks, schedules
     from tfbatch.finder import find_batch_size
+    from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
+    from tfbatch.measuring.memory import find_max_batch_size
     from tfbatch.pipeline import PreparedData
     from tfbatch.pipeline.datasets import load_data
     from tfbatch.search.result import Result
@@ -32,7 +34,9 @@ _LAZY = {
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
     "find_batch_size": "tfbatch.finder",
+    "find_max_batch_size": "tfbatch.measuring.memory",
     "load_data": "tfbatch.pipeline.datasets",
+    "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
     "reusable": "tfbatch.training.structure",
 }
 _SUBMODULES = ("callbacks", "models", "schedules")
@@ -49,7 +53,9 @@ __all__ = [
     "TfbatchError",
     "callbacks",
     "find_batch_size",
+    "find_max_batch_size",
     "load_data",
+    "measure_memory_by_image_size",
     "reusable",
     "schedules",
 ]
