@@ -21,7 +21,7 @@ from tfbatch.errors import (
 )
 
 if TYPE_CHECKING:
-    from tfbatch import callbacks, schedules
+    from tfbatch import callbacks, oracles, schedules
     from tfbatch.finder import find_batch_size
     from tfbatch.measuring.gradients import (
         gradient_noise_scale,
@@ -47,7 +47,7 @@ _LAZY = {
     "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
     "reusable": "tfbatch.training.structure",
 }
-_SUBMODULES = ("callbacks", "models", "schedules")
+_SUBMODULES = ("callbacks", "models", "oracles", "schedules")
 
 __all__ = [
     "ConfigurationError",
@@ -67,6 +67,7 @@ __all__ = [
     "load_data",
     "loss_curvature",
     "measure_memory_by_image_size",
+    "oracles",
     "reusable",
     "schedules",
 ]
