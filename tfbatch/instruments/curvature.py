@@ -1,0 +1,237 @@
+"""Curvature: the ends of the Hessian's spectrum and its trace, at given weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfbatch.charts import Chart, Series
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.estimators.hutchinson import Trace, estimate_trace
+from tfbatch.estimators.lanczos import ExtremeEigenvalues, extreme_eigenvalues
+from tfbatch.gradients import HessianProduct
+from tfbatch.instruments import Bench
+from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
+from tfbatch.training.program_cache import ProgramCache
+
+HEADING = "Curvature"
+ORDER = 60
+SHARE = 1.0
+_AT_ONCE = 128
+_FEWEST_PRODUCTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvatureSettings:
+    """How curvature is measured.
+
+    Attributes:
+        examples: Size of the fixed sample, without augmentation.
+        most_products: Most Hessian-vector products for the eigenvalues.
+        trace_products: As many for the trace, at least 2.
+        seconds: About what it may take: fewer products where that is short, 10 and 2 at least.
+        seed: Of the sample and of the random vectors.
+    """
+
+    examples: int = 512
+    most_products: int = 30
+    trace_products: int = 20
+    seconds: float = math.inf
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.examples, self.most_products) < 1 or self.trace_products < 2:
+            raise InputError(
+                "`examples` and `most_products` must be >= 1 and `trace_products` >= 2. Received: "
+                f"{self.examples}, {self.most_products} and {self.trace_products}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvatureReading:
+    """The curvature of a model's loss.
+
+    Attributes:
+        eigenvalues: Largest, smallest, and largest in magnitude.
+        trace: Its estimate, with a standard error.
+        dimension: Number of trainable weights.
+        examples: Size of the sample.
+        where: At which weights.
+        seconds: What it took.
+    """
+
+    eigenvalues: ExtremeEigenvalues
+    trace: Trace
+    dimension: int
+    examples: int
+    where: str
+    seconds: float
+
+    @property
+    def stable_learning_rate(self) -> float:
+        """2 / largest eigenvalue: where gradient descent without momentum diverges on a quadratic.
+
+        Infinite without positive curvature.
+        """
+        largest = self.eigenvalues.largest.value
+        return 2 / largest if largest > 0 else math.inf
+
+    def columns(self) -> tuple[str, ...]:
+        """See tfbatch.instruments.Reading."""
+        return ("quantity", "value", "error")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """See tfbatch.instruments.Reading."""
+        found = self.eigenvalues
+        named = (
+            ("largest eigenvalue", found.largest),
+            ("smallest eigenvalue", found.smallest),
+            ("largest in magnitude", found.largest_in_magnitude),
+        )
+        rows = [(name, f"{one.value:.4g}", f"{one.error_bound:.1g}") for name, one in named]
+        rows.append(("trace", f"{self.trace.trace:.4g}", f"{self.trace.standard_error:.2g}"))
+        return [*rows, ("2 / largest eigenvalue", f"{self.stable_learning_rate:.3g}", "")]
+
+    def conclusion(self) -> str:
+        """See tfbatch.instruments.Reading."""
+        return (
+            f"The Hessian {self.where} on {self.examples} examples has eigenvalues "
+            f"{self.eigenvalues} and the trace {self.trace}: gradient descent on the whole sample "
+            f"without momentum is predicted to be unstable above a learning rate of "
+            f"{self.stable_learning_rate:.3g}."
+        )
+
+    def charts(self) -> tuple[Chart, ...]:
+        """See tfbatch.instruments.Reading."""
+        ends = (self.eigenvalues.smallest.value, self.eigenvalues.largest.value)
+        series = Series("ends of the spectrum", (0.0, 1.0), ends, kind="bars")
+        label = "smallest and largest"
+        return (Chart(HEADING, label, "eigenvalue", (series,), log_x=False, log_y=False),)
+
+    def __str__(self) -> str:
+        """The conclusion."""
+        return self.conclusion()
+
+
+def curvature_of(
+    model: Any,
+    batches: Sequence[Any],
+    *,
+    settings: CurvatureSettings,
+    where: str = "at the given weights",
+    sign_of_life: Callable[[], None] = lambda: None,
+) -> CurvatureReading:
+    """Measures any compiled Keras model at its weights, in inference mode, and leaves it as it was.
+
+    Args:
+        model: A built, compiled model.
+        batches: The fixed sample, as `fit` takes batches.
+        settings: How to measure.
+        where: Said in the conclusion.
+        sign_of_life: Called after every product.
+
+    Raises:
+        InputError: A model whose gradient cannot be measured, a Hessian that is not finite.
+    """
+    started = time.perf_counter()
+    hessian = HessianProduct(model, batches)
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        image = hessian(vector)
+        sign_of_life()
+        return image
+
+    product(np.ones(hessian.dimension))  # traced now, so that a product can be timed
+    lanczos, trace = _affordable(product, hessian.dimension, settings, started)
+    eigenvalues = extreme_eigenvalues(
+        product, dimension=hessian.dimension, most_products=lanczos, seed=settings.seed
+    )
+    return CurvatureReading(
+        eigenvalues=eigenvalues,
+        trace=estimate_trace(
+            product, dimension=hessian.dimension, products=trace, seed=settings.seed + 1
+        ),
+        dimension=hessian.dimension,
+        examples=hessian.examples,
+        where=where,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _affordable(
+    product: Callable[[np.ndarray], np.ndarray],
+    dimension: int,
+    settings: CurvatureSettings,
+    started: float,
+) -> tuple[int, int]:
+    """Numbers of products that fit into the time."""
+    if settings.seconds == math.inf:
+        return settings.most_products, settings.trace_products
+    before = time.perf_counter()
+    product(np.ones(dimension))
+    now = time.perf_counter()
+    left = settings.seconds - (now - started)
+    share = left / (now - before) / (settings.most_products + settings.trace_products)
+    if share >= 1:
+        return settings.most_products, settings.trace_products
+    least = min(_FEWEST_PRODUCTS, settings.most_products)
+    lanczos = max(least, math.floor(share * settings.most_products))
+    return lanczos, max(2, math.floor(share * settings.trace_products))
+
+
+def measure_curvature_of(
+    programs: ProgramCache,
+    configuration: Configuration,
+    weights: Weights,
+    settings: CurvatureSettings,
+    *,
+    sign_of_life: Callable[[], None],
+) -> CurvatureReading:
+    """Measures in the process that trains.
+
+    Args:
+        programs: Data, model builder and traced programs.
+        configuration: What the weights are trained with.
+        weights: At which weights.
+        settings: How to measure.
+        sign_of_life: Called now and then.
+    """
+    model = model_at(programs, configuration, weights)
+    sign_of_life()
+    wanted = min(settings.examples, programs.workload.data.num_examples("train"))
+    size = min(_AT_ONCE, wanted)
+    sample = training_batches(
+        programs.workload,
+        batch_size=size,
+        batches=wanted // size,
+        seed=settings.seed,
+        augmented=False,
+    )
+    normalised = any(
+        isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
+    )
+    note = " (untrained moving statistics)" if normalised and weights.untrained else ""
+    return curvature_of(
+        model,
+        list(sample),
+        settings=settings,
+        where=f"{weights}{note}",
+        sign_of_life=sign_of_life,
+    )
+
+
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> CurvatureReading:
+    """See tfbatch.instruments.Probe."""
+    size = min(batch_sizes, key=lambda size: abs(math.log(size / _AT_ONCE)))
+    settings = CurvatureSettings(seconds=seconds)
+    found: CurvatureReading = bench.measure(
+        measure_curvature_of, bench.configuration(size), Weights(), settings
+    )
+    return found
