@@ -126,7 +126,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
 def _derived(model: Any, params: Mapping[str, Any]) -> dict[str, Value]:
     return {
         "optimizer": model.optimizer.name,
-        "learning_rate": float(model.optimizer.learning_rate),
+        "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
         "epochs": params.get("epochs"),
         "steps_per_epoch": params.get("steps"),
         "precision": model.dtype_policy.name,
