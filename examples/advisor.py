@@ -1,7 +1,6 @@
 """What limits this training, and would a larger batch help? Ask while it runs.
 
-Run it with `python examples/advisor.py`. The training is plain Keras; the callback is all that it
-takes of tfbatch.
+Run it with `python examples/advisor.py`. Plain Keras, but for the callback.
 """
 
 from __future__ import annotations

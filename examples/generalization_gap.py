@@ -1,7 +1,6 @@
 """Overfitting, measured fairly: Keras's own curves show a gap that is too small.
 
-Run it with `python examples/generalization_gap.py`. The training is plain Keras; the callback is all that it
-takes of tfbatch.
+Run it with `python examples/generalization_gap.py`. Plain Keras, but for the callback.
 """
 
 from __future__ import annotations

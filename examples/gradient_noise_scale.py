@@ -1,7 +1,6 @@
 """How large a batch can the gradient make use of? It grows during training.
 
-Run it with `python examples/gradient_noise_scale.py`. The training is plain Keras; the callback is all that it
-takes of tfbatch.
+Run it with `python examples/gradient_noise_scale.py`. Plain Keras, but for the callback.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A row in TensorBoard's HParams view for each fit, to compare batch sizes by hand.
 
-Run it with `python examples/hparams_view.py`. The training is plain Keras; the callback is all that it
-takes of tfbatch.
+Run it with `python examples/hparams_view.py`. Plain Keras, but for the callback.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Which learning rate to begin with? A range test, then training at what it suggests.
 
-Run it with `python examples/learning_rate_range.py`. The training is plain Keras; the callback is all that it
-takes of tfbatch.
+Run it with `python examples/learning_rate_range.py`. Plain Keras, but for the callback.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """How much memory does a batch size take? Small batches first, then large ones.
 
-Run it with `python examples/peak_memory.py`. The training is plain Keras; the callback is all that it
-takes of tfbatch.
+Run it with `python examples/peak_memory.py`. Plain Keras, but for the callback.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Is the input the limit? A slow pipeline, and the same one cached.
 
-Run it with `python examples/throughput.py`. The training is plain Keras; the callback is all that it
-takes of tfbatch.
+Run it with `python examples/throughput.py`. Plain Keras, but for the callback.
 """
 
 from __future__ import annotations

@@ -150,10 +150,10 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _read(self, sweep: Sweep) -> None:
         rates, losses = list(self.learning_rates), list(self.losses)
-        if self.diverged:  # the rest of the sweep counts as diverged
-            step = sweep.steps / max(len(rates), FEWEST_STEPS + 1)
-            while len(rates) < FEWEST_STEPS:
-                rates.append(rates[-1] * (sweep.highest / sweep.lowest) ** (step / sweep.steps))
+        if self.diverged:  # what the sweep would have tried next counts as diverged
+            factor = (sweep.highest / sweep.lowest) ** (1 / (sweep.steps - 1))
+            for _ in range(max(1, FEWEST_STEPS - len(rates))):
+                rates.append(rates[-1] * factor)
                 losses.append(math.nan)
         if len(rates) < FEWEST_STEPS or not math.isfinite(losses[0]):
             self.doubts = (f"fit ended after {self._done} of {sweep.steps} steps",)
