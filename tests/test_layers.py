@@ -15,17 +15,18 @@ import tfbatch
 PACKAGE = Path(tfbatch.__file__).parent
 FLOORS = {
     0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
-    "training_config own_data backend references run_folder estimators class_balance",
+    "training_config own_data backend references run_folder estimators class_balance charts "
+    "chart_page",
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
     "gradients hparams_log",
-    2: "pipeline callbacks workers derivation",
+    2: "pipeline callbacks workers",
     3: "training",
     4: "instruments",
     5: "search",
     5.4: "given",
     5.6: "bench",
     6: "finder measuring",
-    7: "prepare tune train export command_line",
+    7: "prepare tune train export probe command_line",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -175,13 +175,14 @@ def test_models_of_keras_applications_are_found_by_name():
 
 
 def test_a_compiled_model_keeps_loss_metrics_and_the_settings_of_its_optimizer(regression):
-    outcome, programs = train(regression, compiled_adam)
+    own = ADAM.model_copy(update={"optimizer": named_like(compiled_adam().optimizer)})
+    outcome, programs = train(regression, compiled_adam, own)
 
     assert set(outcome.metrics) == {"loss", "mae", "val_loss", "val_mae"}
     optimizer = last_model(programs).optimizer
     assert type(optimizer) is keras.optimizers.Adam
     assert (optimizer.clipnorm, float(optimizer.beta_2)) == (0.5, pytest.approx(0.9))
-    schedule = Workload(regression, compiled_adam).optimizer(ADAM, 120, compiled_adam())
+    schedule = Workload(regression, compiled_adam).optimizer(own, 120, compiled_adam())
     reference = plain_keras(
         regression,
         keras.optimizers.Adam(schedule._learning_rate, beta_2=0.9, clipnorm=0.5),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 import tfbatch
 import tfbatch.export
@@ -17,6 +18,9 @@ import tfbatch.tune
 from tfbatch.command_line import parse_flags
 from tfbatch.recipes import load_recipe
 from tfbatch.schedules import SCHEDULES, ScheduleFamily
+from tfbatch.schema import validate
+from tfbatch.search.config import Space
+from tfbatch.search.space import SearchSpace
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -55,7 +59,17 @@ def test_the_schedule_of_the_readme_is_a_schedule_family():
     exec(compile(text, "README.md", "exec"), module.__dict__)
     family = module.Family(final_fraction=0.01)
     assert isinstance(family, ScheduleFamily)
-    np.testing.assert_allclose(family.factor(np.array([0.0, 0.5, 1.0]), np), [1.0, 0.1, 0.01])
+    middle = 1 - 0.99 * np.log(5.5) / np.log(10)
+    np.testing.assert_allclose(family.factor(np.array([0.0, 0.5, 1.0]), np), [1.0, middle, 0.01])
+
+
+def test_the_space_of_the_readme_is_a_space():
+    (text,) = (text for text in blocks("yaml") if text.startswith("space:"))
+    written = YAML(typ="safe", pure=True).load(text)["space"]
+    space = SearchSpace(validate(Space, written, where="README"), num_examples=45_000)
+    assert {"schedule", "optimizer_beta_2_half_life", "model_normalization"} <= {
+        hyperparameter.name for hyperparameter in space.hyperparameters().space
+    }
 
 
 def test_the_recipe_of_the_readme_is_a_recipe(tmp_path):
@@ -72,7 +86,7 @@ def test_command_of_the_readme_has_known_flags(command):
 
 
 def test_every_schedule_that_the_readme_names_exists():
-    (named,) = re.findall(r"With it go schedule \((.*?)\)", README)
+    (named,) = re.findall(r"With it go schedule \((.*?)\)", README, flags=re.DOTALL)
     names = re.findall(r"`(\w+)`", named)
     assert len(names) >= 4
     assert set(names) <= set(SCHEDULES.names())

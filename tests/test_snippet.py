@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
+from tfbatch.search.request import Task
 from tfbatch.search.snippet import keras_snippet, optimizer_call
 from tfbatch.training.derived import derive
 from tfbatch.training.outcome import TrialSpec
@@ -81,16 +83,10 @@ def script(
     configuration: Configuration, *, total_examples: int = 542, **changes: Any
 ) -> tuple[str, ast.Module]:
     derived = derive(configuration, num_examples=1085, total_examples=total_examples)
-    build_model = changes.pop("build_model", tiny_model.build)
-    text = keras_snippet(
-        configuration,
-        derived,
-        request=make_request_of(**{"model": MODEL, **changes}),
-        data=changes.pop("data", DIGITS),
-        build_model=build_model,
-        compiled=changes.pop("compiled", False),
-        seed=5,
-    )
+    given = {"data": DIGITS, "build_model": tiny_model.build, "compiled": False}
+    given |= {key: changes.pop(key) for key in given if key in changes}
+    request = dataclasses.replace(make_request_of(), **{"model": MODEL, **changes})
+    text = keras_snippet(configuration, derived, request=request, seed=5, **given)
     return text, ast.parse(text)
 
 
@@ -179,7 +175,7 @@ def test_a_function_that_cannot_be_imported_is_left_to_the_reader(model: str) ->
     text, tree = script(CONFIGURATIONS["less than an epoch"][0], model=model)
 
     assert "# build_model is your own" in text
-    assert "model = build_model(data.input_shape, data.num_classes)" in text
+    assert "model = build_model(input_shape=data.input_shape, num_classes=data.num_classes)" in text
     assert "__main__" not in ast.unparse(tree)
 
 
@@ -189,3 +185,76 @@ def test_the_script_reads_the_same_data(tmp_path: Path) -> None:
 
     assert f"data = tfbatch.load_data('/a/my.yaml', data_dir='{tmp_path}')" in text
     assert "data = tfbatch.load_data('digits')\n" in script(configuration)[0]
+
+
+def compiled_builder() -> Any:
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(10))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.Adam(0.003, clipnorm=0.7), loss=loss, metrics=["acc"])
+    return model
+
+
+def test_the_script_of_a_compiled_model_replaces_its_optimizer_alone(
+    digits: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = Configuration(
+        batch_size=100,
+        base_learning_rate=0.01,
+        schedule=Named(name="linear"),
+        optimizer=Named(name="adam", beta_1=0.8),
+    )
+    monkeypatch.setattr(tiny_model, "compiled", compiled_builder, raising=False)
+    text, _ = script(
+        configuration, model="tiny_model:compiled", build_model=compiled_builder, compiled=True
+    )
+    namespace: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(text, "snippet", "exec"), namespace)
+    model = namespace["model"]
+    measured = model.evaluate(digits.evaluation("validation"), verbose=0, return_dict=True)
+
+    spec = TrialSpec("trial", "confirmation", 5, configuration, 542)
+    result = run_trial(ProgramCache(Workload(digits, compiled_builder)), spec)
+    assert model.optimizer.clipnorm == 0.7
+    assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
+
+
+def build_with_hp(hp: Any, num_classes: int) -> Any:
+    raise NotImplementedError(hp, num_classes)
+
+
+def build_otherwise(shape: Any, classes: int, width: int = 3) -> Any:
+    raise NotImplementedError(shape, classes, width)
+
+
+@pytest.mark.parametrize(
+    ("build_model", "call"),
+    [
+        (build_with_hp, "build_model(num_classes=data.num_classes, hp=hp)"),
+        (build_otherwise, "build_model(data.input_shape, data.num_classes, width=5)"),
+    ],
+)
+def test_a_builder_is_called_with_what_it_asks_for(build_model: Any, call: str) -> None:
+    configuration = Configuration(batch_size=8, base_learning_rate=0.1, model={"width": 5})
+    text, _ = script(configuration, model="__main__:build", build_model=build_model)
+
+    assert f"model = {call}\n" in text
+    assert ("hp.values.update({'width': 5})" in text) == ("hp=hp" in call)
+
+
+def test_the_script_knows_the_task() -> None:
+    configuration = Configuration(batch_size=8, base_learning_rate=0.1)
+    own = DataDescription("mine", {"train": 100, "validation": 20}, "")
+    task = Task("mse", ("mae",), {0: 1.0, 1: 2.0})
+    text, _ = script(configuration, data=own, task=task)
+
+    for line in ("loss='mse',", "metrics=['mae'],", "class_weight={0: 1.0, 1: 2.0},"):
+        assert line in text
+    assert "test" not in text.split("fit(")[1]
+    soft, _ = script(configuration, data=dataclasses.replace(own, soft_labels=True))
+    assert "keras.losses.CategoricalCrossentropy(from_logits=True)" in soft
+    assert (
+        "keras.applications.MobileNetV2(weights=None"
+        in script(configuration, model="MobileNetV2")[0]
+    )

@@ -12,7 +12,7 @@ import tiny_model
 from tfbatch.configuration import Configuration
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
-from tfbatch.training import step_times
+from tfbatch.training import pacing, step_times
 from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import StepTime, measure_step_times
@@ -53,7 +53,7 @@ def measured(workload: Workload) -> tuple[Begun, list[StepTime], list[int]]:
     programs = Begun(workload)
     signs: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_times, "_ROUND_SECONDS", 0.02)
+        patch.setattr(pacing, "_ROUND_SECONDS", 0.02)
         times = measure_step_times(
             programs,
             CONFIGURATIONS,
@@ -101,11 +101,11 @@ def test_measuring_does_not_depend_on_the_clock_being_fine(
     """Very slow steps are still executed twice in a round, very quick ones at most 200 times."""
     executed: list[int] = []
 
-    def seconds(programs: Any, configuration: Any, *, executions: int) -> float:
+    def seconds(programs: Any, configuration: Any, *, executions: int, **_: int) -> float:
         executed.append(executions)
         return {16: 1e-9, 300: 100.0}[configuration.batch_size]
 
-    monkeypatch.setattr(step_times, "_seconds_per_step", seconds)
+    monkeypatch.setattr(step_times, "time_training", seconds)
     measure_step_times(
         ProgramCache(workload), CONFIGURATIONS[:2], sign_of_life=lambda: None, rounds=1
     )
@@ -124,8 +124,72 @@ def test_only_measured_steps_count(workload: Workload, monkeypatch: pytest.Monke
         return history
 
     monkeypatch.setattr(keras.Model, "fit", noted)
-    step_times._seconds_per_step(ProgramCache(workload), CONFIGURATIONS[2], executions=3)
+    step_times.time_training(
+        ProgramCache(workload), CONFIGURATIONS[2], executions=3, warmup=4, at_once=6
+    )
 
-    at_once = workload.derive(CONFIGURATIONS[2], 1085).steps_per_execution
+    assert seen == [7 * 6]
+
+
+def fake_steps(
+    monkeypatch: pytest.MonkeyPatch, per_example: float
+) -> list[tuple[int, dict[str, int]]]:
+    """Stands in for training: a step takes its examples' time by a clock that stands still."""
+    visits: list[tuple[int, dict[str, int]]] = []
+    now = [0.0]
+
+    def seconds(programs: Any, configuration: Any, **pace: int) -> float:
+        visits.append((configuration.batch_size, pace))
+        taken: float = per_example * configuration.batch_size
+        now[0] += taken * pace["at_once"] * (pace["executions"] + pace["warmup"])
+        return taken
+
+    monkeypatch.setattr(step_times, "time_training", seconds)
+    monkeypatch.setattr(pacing.time, "perf_counter", lambda: now[0])
+    return visits
+
+
+ASCENDING = [CONFIGURATIONS[0], CONFIGURATIONS[2], CONFIGURATIONS[1]]
+
+
+def test_slow_steps_are_executed_one_by_one_with_one_to_warm_up(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a round of large batches would take minutes: six executions of up to 2,048 examples."""
+    visits = fake_steps(monkeypatch, 1.0)
+    measure_step_times(ProgramCache(workload), ASCENDING, sign_of_life=lambda: None)
+
+    assert all(pace == {"executions": 2, "warmup": 1, "at_once": 1} for _, pace in visits)
+
+
+def test_quick_steps_are_executed_as_many_at_once_as_in_training(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits = fake_steps(monkeypatch, 1e-7)
+    measure_step_times(ProgramCache(workload), CONFIGURATIONS[:1], sign_of_life=lambda: None)
+
+    at_once = workload.derive(CONFIGURATIONS[0], 1085).steps_per_execution
     assert at_once > 1
-    assert seen == [7 * at_once]
+    assert [pace["at_once"] for _, pace in visits] == [1] + [at_once] * step_times.ROUNDS
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes", "rounds"),
+    [(1e9, [16, 64, 300], 5), (1500.0, [16, 64], 5), (10.0, [16], 3)],
+    ids=["all", "the largest does not fit", "less than one fits"],
+)
+def test_what_does_not_fit_into_the_time_is_left_out_from_the_largest_down(
+    seconds: float,
+    sizes: list[int],
+    rounds: int,
+    workload: Workload,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """16 s, 64 s and 300 s a step; a round has three steps of each."""
+    fake_steps(monkeypatch, 1.0)
+    times = measure_step_times(
+        ProgramCache(workload), ASCENDING, sign_of_life=lambda: None, seconds=seconds
+    )
+
+    assert [time.batch_size for time in times] == sizes
+    assert {len(time.rounds) for time in times} == {rounds}

@@ -19,6 +19,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
+from tfbatch.training.derived import derive
 from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
 from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.outcome import Outcome, TrialSpec
@@ -410,4 +411,5 @@ def test_whole_numbers_are_taken_for_an_optimizers_parameters() -> None:
         update={"optimizer": Named(name="sgd", momentum=0)}
     )
 
-    assert make_optimizer(configuration, 0.1).momentum == 0.0
+    derived = derive(configuration, num_examples=1085, total_examples=1085)
+    assert make_optimizer(configuration, 0.1, derived).momentum == 0.0

@@ -23,6 +23,13 @@ from tfbatch.errors import (
 if TYPE_CHECKING:
     from tfbatch import callbacks, schedules
     from tfbatch.finder import find_batch_size
+    from tfbatch.measuring.gradients import (
+        gradient_noise_scale,
+        learning_rate_range,
+        loss_curvature,
+    )
+    from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
+    from tfbatch.measuring.memory import find_max_batch_size
     from tfbatch.pipeline import PreparedData
     from tfbatch.pipeline.datasets import load_data
     from tfbatch.search.result import Result
@@ -32,7 +39,12 @@ _LAZY = {
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
     "find_batch_size": "tfbatch.finder",
+    "find_max_batch_size": "tfbatch.measuring.memory",
+    "gradient_noise_scale": "tfbatch.measuring.gradients",
+    "learning_rate_range": "tfbatch.measuring.gradients",
     "load_data": "tfbatch.pipeline.datasets",
+    "loss_curvature": "tfbatch.measuring.gradients",
+    "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
     "reusable": "tfbatch.training.structure",
 }
 _SUBMODULES = ("callbacks", "models", "schedules")
@@ -49,7 +61,12 @@ __all__ = [
     "TfbatchError",
     "callbacks",
     "find_batch_size",
+    "find_max_batch_size",
+    "gradient_noise_scale",
+    "learning_rate_range",
     "load_data",
+    "loss_curvature",
+    "measure_memory_by_image_size",
     "reusable",
     "schedules",
 ]

@@ -16,6 +16,7 @@ from tfbatch.own_data import DataDescription
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Execution, Request, make_request
+from tfbatch.workers.slot import Start
 
 if TYPE_CHECKING:
     from tfbatch.search.opening import AnyEngine  # imports TensorFlow
@@ -55,6 +56,17 @@ class Bench:
             arguments: Its further arguments.
         """
         return self.engine.call_alone("measure", function, *arguments)
+
+    def own_process(self, log: Path) -> Start:
+        """How a process of an instrument's own begins, with the whole machine.
+
+        Args:
+            log: File for everything that it prints.
+        """
+        from tfbatch.training.runner import begin_worker
+
+        place = dataclasses.replace(self.engine.job.place, slot=0, workers=1, whole=True)
+        return Start(log, None, begin_worker, (dataclasses.replace(self.engine.job, place=place),))
 
 
 @contextlib.contextmanager

@@ -20,14 +20,15 @@ MOST_PROBES = 7
 CLOSE_ENOUGH = 0.9
 """An answer is close if it is at least this share of the largest size that may fit."""
 NOISE = 0.03
-"""Relative error that a measured peak is believed to have."""
+"""Relative error that a measured peak is believed to have, where nothing better is known."""
 _GROWTH, _SHRINKAGE = 16, 8
 # Tuned on 1,500 simulated memory curves, as the tests have them:
-_CLEARLY = 0.15  # share by which two peaks must differ to show growth
+_CLEARLY = 5  # noises by which two peaks must differ to show growth
 _HIGHEST_AIM, _LOWEST_AIM = 0.98, 0.4  # shares of the limit by the line
 _BEND = 0.05  # taken off the aim for every factor e of extrapolation
 _VERIFYING = 1.07  # a failure this far above what fits settles the answer, noise included
 _RETREATS = (0.905, 0.75)  # after one and two failures where the line saw room
+_NEAR, _SEVERAL = 8, 4  # a line through at least 4 sizes within a factor of 8
 _TRUSTED_ERROR, _CLOSE_BY_LINE = 0.06, 0.93
 
 Outcome = Literal["ok", "oom", "killed", "timeout", "error"]
@@ -101,6 +102,7 @@ class _Known:
     failures: tuple[int, ...]
     budget: float
     peaks: tuple[tuple[int, float], ...]
+    noise: float
 
 
 def next_probe(
@@ -110,6 +112,7 @@ def next_probe(
     cap: int,
     first: int = 32,
     most_probes: int = MOST_PROBES,
+    noise: float = NOISE,
 ) -> NextProbe | LargestBatch:
     """The next size to run, or the answer.
 
@@ -128,17 +131,20 @@ def next_probe(
         cap: Largest size allowed, such as the number of training examples.
         first: Size of the first probe.
         most_probes: Probes after which the search ends with what it has.
+        noise: Relative error that a measured peak is believed to have.
 
     Raises:
-        InputError: A number below 1.
+        InputError: A number below 1; a noise that is no share of 1.
     """
     check_positive(budget_bytes=budget_bytes)
+    if not 0 < noise < 1:
+        raise InputError(f"`noise` must be above 0 and below 1. Received: {noise}.")
     if min(cap, first, most_probes) < 1:
         raise InputError(
             "`cap`, `first` and `most_probes` must be >= 1. Received: "
             f"{cap=}, {first=}, {most_probes=}."
         )
-    known = _known(history, budget_bytes, cap)
+    known = _known(history, budget_bytes, cap, noise)
     answer = _answer(known, history, cap, most_probes)
     if answer is not None:
         return answer
@@ -148,7 +154,7 @@ def next_probe(
     return NextProbe(max(known.low + 1, min(size, known.high - 1)), reason)
 
 
-def _known(history: Sequence[Probe], budget: float, cap: int) -> _Known:
+def _known(history: Sequence[Probe], budget: float, cap: int, noise: float) -> _Known:
     fitting = [p.batch_size for p in history if p.fits(budget)]
     failing = [p.batch_size for p in history if not p.fits(budget) and p.outcome != "error"]
     high = min(failing, default=cap + 1)
@@ -156,7 +162,7 @@ def _known(history: Sequence[Probe], budget: float, cap: int) -> _Known:
     peaks = sorted(
         {p.batch_size: p.peak_bytes for p in history if p.peak_bytes is not None}.items()
     )
-    return _Known(low, high, tuple(failing), budget, tuple(peaks))
+    return _Known(low, high, tuple(failing), budget, tuple(peaks), noise)
 
 
 def _answer(
@@ -218,16 +224,36 @@ class _Line:
 
 
 def _line(known: _Known) -> _Line | None:
-    """The line from the nearest clearly smaller peak to the last; None if no growth is seen."""
+    """The line from the nearest clearly smaller peak to the last; None if no growth is seen.
+
+    Where several sizes near the last are known, it is the least-squares line through them.
+    """
     if len(known.peaks) < 2:
         return None
     last_size, last = known.peaks[-1]
-    anchors = [(size, peak) for size, peak in known.peaks if peak < last * (1 - _CLEARLY)]
+    anchors = [pair for pair in known.peaks if pair[1] < last * (1 - _CLEARLY * known.noise)]
     if not anchors:
         return None
+    near = [pair for pair in known.peaks if _NEAR * pair[0] >= last_size]
+    if len(near) >= _SEVERAL and near[0] in anchors:
+        return _fitted(near, known)
     size, peak = anchors[-1]
     per_byte = (last_size - size) / (last - peak)
     share = (known.budget - last) / (last - peak)
     limit = last_size + per_byte * (known.budget - last)
-    error = NOISE * per_byte * math.hypot(last * (1 + share), peak * share)
+    error = known.noise * per_byte * math.hypot(last * (1 + share), peak * share)
     return _Line(limit, error / abs(limit), limit / last_size)
+
+
+def _fitted(points: Sequence[tuple[int, float]], known: _Known) -> _Line | None:
+    """By least squares; the error is that of a line's crossing with all peaks equally noisy."""
+    count = len(points)
+    size = sum(s for s, _ in points) / count
+    peak = sum(p for _, p in points) / count
+    spread = sum((s - size) ** 2 for s, _ in points)
+    slope = sum((s - size) * (p - peak) for s, p in points) / spread
+    if slope <= 0:
+        return None
+    limit = size + (known.budget - peak) / slope
+    error = known.noise * peak / slope * math.sqrt(1 / count + (limit - size) ** 2 / spread)
+    return _Line(limit, error / abs(limit), limit / points[-1][0])

@@ -190,7 +190,8 @@ def _doubts(
     doubts = []
     lowest = int(smoothed.argmin())
     descent = float(smoothed[0] - smoothed[lowest])
-    noise = float(np.std(losses[:end] - smoothed))
+    # Up to the minimum: behind it the loss blows up, which no smoothing follows.
+    noise = float(np.std((losses[:end] - smoothed)[: lowest + 1]))
     if descent < max(SMALLEST_DESCENT * abs(float(smoothed[0])), 3 * noise):
         doubts.append("the loss hardly falls: train for more steps or from smaller rates")
     elif lowest >= len(smoothed) - 1 and end == len(rates):

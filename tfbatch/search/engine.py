@@ -103,6 +103,8 @@ class InProcessEngine(SerialEngine):
     ):
         self.stop_requested = stop_requested
         self.on_progress: Progress | None = None
+        self.job = job
+        self.records: Path | None = None
         self._runner = Runner(job, self)
         super().__init__(lambda spec: self._runner.run_trial(spec, checkpoint_seconds))
 
@@ -113,6 +115,7 @@ class InProcessEngine(SerialEngine):
 
     def open(self, folder: Path) -> None:
         """Says where the records are."""
+        self.records = folder
         self._runner.open(folder)
 
     def call(self, task: str, *arguments: Any) -> Any:
@@ -122,6 +125,9 @@ class InProcessEngine(SerialEngine):
     def call_alone(self, task: str, *arguments: Any) -> Any:
         """The same: nothing else runs."""
         return self.call(task, *arguments)
+
+    def rest(self) -> None:
+        """Nothing to end."""
 
     def close(self) -> None:
         """Nothing to end."""
@@ -153,12 +159,12 @@ class WorkerEngine:
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         warm: Slot | None = None,
     ):
-        self._job, self._workers, self._folder, self._lock = job, workers, folder, lock
+        self.job, self._workers, self._folder, self._lock = job, workers, folder, lock
         self.stop_requested = stop_requested
         self.on_progress: Progress | None = None
         self._stall_seconds = stall_minutes * 60
         self._checkpoint_seconds = checkpoint_seconds
-        self._records: Path | None = None
+        self.records: Path | None = None
         self._running: dict[int, tuple[TrialSpec, float]] = {}
         self.board: Board | None = None
         self._slots = [self._slot(0) if warm is None else self._adopted(warm)]
@@ -190,7 +196,7 @@ class WorkerEngine:
 
     def open(self, folder: Path) -> None:
         """Says where the records are."""
-        self._records = folder
+        self.records = folder
 
     def start(self, spec: TrialSpec) -> None:
         """See Engine."""
@@ -203,7 +209,7 @@ class WorkerEngine:
         slot = self._slots[number]
         if slot.future is not None:  # it was only starting up
             self._first(slot)
-        slot.submit(perform, "run_trial", self._records, spec, self._checkpoint_seconds)
+        slot.submit(perform, "run_trial", self.records, spec, self._checkpoint_seconds)
         self._running[number] = (spec, time.perf_counter())
 
     def wait(self, seconds: float = float("inf")) -> list[Finished]:
@@ -257,6 +263,12 @@ class WorkerEngine:
         finally:
             slot.close()
 
+    def rest(self) -> None:
+        """Ends idle workers, and frees their memory; the next task starts them anew."""
+        for slot in self._slots:
+            if slot.future is None:
+                slot.recycle()
+
     def close(self) -> None:
         """Ends every worker at once, and tells those of other machines that it is over."""
         if self.board:
@@ -279,12 +291,12 @@ class WorkerEngine:
 
     def _begin(self, number: int, *, whole: bool) -> Start:
         place = dataclasses.replace(
-            self._job.place,
+            self.job.place,
             slot=number,
             workers=self._workers,
             whole=whole or self._workers == 1,
         )
-        job = dataclasses.replace(self._job, place=place)
+        job = dataclasses.replace(self.job, place=place)
         log = self._folder / f"worker-{'alone' if whole else number}.log"
         return Start(log, self._lock, begin_worker, (job,))
 
@@ -302,7 +314,7 @@ class WorkerEngine:
         return slot.future is None or slot.future.done()
 
     def _call(self, slot: Slot, task: str, *arguments: Any) -> Any:
-        slot.submit(perform, task, self._records, *arguments)
+        slot.submit(perform, task, self.records, *arguments)
         before = slot.mailbox.progress()
         while not self._look_after(slot):
             concurrent.futures.wait([slot.future], timeout=_POLL_SECONDS)  # type: ignore[list-item]

@@ -16,6 +16,7 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Place
+from tfbatch.training.evaluation import Untrained
 from tfbatch.training.runner import Job, UserCode, dump_code
 from tfbatch.workers import Slot
 
@@ -149,6 +150,29 @@ def check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -
         raise InputError(
             f"A trial of {request.trial_length} has {length} examples: fewer than one batch of "
             f"{largest}. Lengthen it with --trial_length, or give smaller --batch_sizes."
+        )
+
+
+def check_comparable(request: Request, untrained: Untrained, progress: Progress) -> None:
+    """Names metrics that depend on the batch; refuses to rank batch sizes by a training one.
+
+    Raises:
+        InputError: As it says.
+    """
+    for name, (large, small) in untrained.batch_dependent.items():
+        what = (
+            f"`{name}` of this model depends on the batch that it is computed on ({large:.4g} and "
+            f"{small:.4g} for the same examples in large and in small batches)"
+        )
+        if request.objective.name == name:
+            raise InputError(
+                f"{what}: as a training metric it cannot compare batch sizes. Received: "
+                f"--objective={request.objective}. Compare --objective=val_{name}, which is "
+                "computed in batches of one size for all trials, or a metric of the task."
+            )
+        progress.say(
+            f"{what}: its training values of different batch sizes are not comparable. "
+            f"`val_{name}` is computed in batches of one size for all trials."
         )
 
 

@@ -16,9 +16,11 @@ from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.own_data import OwnData
 from tfbatch.pipeline.datasets import find_dataset
+from tfbatch.pipeline.derivation import is_derived
 from tfbatch.recipes import Baseline, Recipe
 from tfbatch.schema import Named, validate
 from tfbatch.search.config import SearchConfig, Space, load_search
+from tfbatch.search.deriving import derive_apart
 from tfbatch.search.objective import Objective
 from tfbatch.seeds import derive_seed
 
@@ -287,18 +289,20 @@ def make_request(
         InputError: The first thing that cannot be used.
     """
     check_backend()
-    folder = data_dir.expanduser().resolve() if data_dir else None
-    data = (
-        find_dataset(dataset, data_dir=folder, image_size=image_size)
-        if isinstance(dataset, str)
-        else dataset
-    )
     if check_model:
         check_model_name(model)
     chosen = load_search(search)
     resolved = resolve_search(
         chosen, batch_sizes=batch_sizes, optimizer=optimizer, max_trials=max_trials
     )
+    folder = data_dir.expanduser().resolve() if data_dir else None
+    execution = execution or Execution()
+    if not isinstance(dataset, str):
+        data = dataset
+    elif is_derived(dataset) and execution.workers != 0:
+        data = derive_apart(dataset, data_dir=folder, image_size=image_size)
+    else:
+        data = find_dataset(dataset, data_dir=folder, image_size=image_size)
     name = "-".join((data.name, model.split(":")[-1].split(".")[-1], Path(search).stem))
     return Request(
         data=data,
@@ -317,7 +321,7 @@ def make_request(
         optimizer=optimizer,
         model_arguments=model_arguments or {},
         task=task,
-        execution=execution or Execution(),
+        execution=execution,
     )
 
 

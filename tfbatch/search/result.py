@@ -97,7 +97,8 @@ class Result:
             lines = [f"Keep your baseline: {what}", f"  {_figures(content)}"]
         else:
             lines = [f"Recommended: {what}", f"  {_figures(content)}", *self._baseline_lines()]
-        edges = Edges(**{k: tuple(v) for k, v in content["best_learning_rate_at_edge"].items()})
+        at_edge = content["best_learning_rate_at_edge"]
+        edges = Edges(low=tuple(at_edge["low"]), high=tuple(at_edge["high"]))
         lines += [self._certainty(), *self._memory_lines(), *edges.lines()]
         return "\n".join(lines)
 

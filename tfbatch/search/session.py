@@ -28,6 +28,7 @@ from tfbatch.search.loop import Search
 from tfbatch.search.opening import (
     AnyEngine,
     check_batch_sizes,
+    check_comparable,
     check_replicas,
     load_records,
     open_engine,
@@ -110,6 +111,7 @@ def run_search(
         untrained: Untrained = engine.call("measure_untrained", baseline)
         names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
         request.objective.check(names)
+        check_comparable(request, untrained, progress)
         folder = RunFolder(
             request.run_dir,
             identity=request.identity(

@@ -87,6 +87,13 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
         raise InputError(
             f"The model builder must return a keras.Model. Received: {type(model).__name__}."
         )
+    fixed = [s[0] for s in _input_shapes(model) if s and s[0] is not None]
+    if fixed:
+        raise InputError(
+            f"The model is built for batches of {fixed[0]} examples alone, and the batch size is "
+            "what is searched. Leave the batch dimension open: keras.Input(shape=...), and no "
+            "recurrent layer with stateful=True."
+        )
     optimizers = {
         id(value): type(value).__name__
         for value in vars(model).values()
@@ -102,6 +109,14 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
         return
     if compilation.loss is None:
         _check_classifier(model, data)
+
+
+def _input_shapes(model: Any) -> list[tuple[int | None, ...]]:
+    """Shapes of a functional model's inputs; nothing for a subclass, which has none."""
+    try:
+        return [tuple(x.shape) for x in model.inputs or []]
+    except (AttributeError, ValueError):  # a Sequential that is not built
+        return []
 
 
 def _refuse_given(compilation: Compilation) -> None:

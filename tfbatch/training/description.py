@@ -42,7 +42,7 @@ def describe_model(workload: Workload) -> ModelDescription:
     """
     model = workload.build(seed=1, arguments={})
     hyperparameters, notes = _hyperparameters(workload)
-    notes += list(_normalization_notes(model))
+    notes += [*_normalization_notes(model), *_sum_notes(model, workload)]
     if not model.compiled:
         return ModelDescription(hyperparameters=hyperparameters, notes=tuple(notes))
     notes += list(_compiled_notes(model, workload))
@@ -112,6 +112,19 @@ def _normalization_notes(model: Any) -> Iterator[str]:
             f"still hold a tenth of their initial values after {updates} updates, so a large batch "
             "with fewer updates looks worse in validation than it is. Use momentum=0.9."
         )
+
+
+def _sum_notes(model: Any, workload: Workload) -> Iterator[str]:
+    loss = model.loss if model.compiled else workload.compilation.loss
+    parts = loss.values() if isinstance(loss, dict) else loss
+    for part in parts if isinstance(parts, list | tuple) or isinstance(loss, dict) else [loss]:
+        if getattr(part, "reduction", None) == "sum":
+            yield (
+                f"{type(part).__name__}(reduction='sum') sums over the batch: a gradient grows "
+                "with the batch size, which is the linear rule already, and losses of different "
+                "batch sizes are not comparable. Use the mean, or a search with scaling_rule: none."
+            )
+            return
 
 
 _SLOW_MOMENTUM = 0.95

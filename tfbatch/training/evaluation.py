@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, TfbatchError
+from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -26,11 +27,14 @@ class Untrained:
         metrics: Every metric on the validation split: the names that there are, and a floor.
         seconds: What building and evaluating took.
         model_hash: Changes when the model that is built changes.
+        batch_dependent: Metrics whose value depends on the batch that it is computed on, such as a
+            contrastive loss or a sum over the batch, each with its value at two batch sizes.
     """
 
     metrics: dict[str, float]
     seconds: float
     model_hash: str
+    batch_dependent: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
 def measure_untrained(programs: ProgramCache, configuration: Configuration) -> Untrained:
@@ -47,13 +51,37 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
         # Traced for the trials too.
         model = programs.begin(configuration, total_examples=1, seed=1)
         metrics = evaluate(model, workload, "validation")
+        seconds = time.perf_counter() - start
+        dependent = _batch_dependent(model, workload)
     except TfbatchError:
         raise
     except Exception as error:  # of the user's own code: shown whole, before any trial
         raise InputError(
             f"The model cannot be built and evaluated:\n{traceback.format_exc()}"
         ) from error
-    return Untrained(metrics, time.perf_counter() - start, _model_hash(model))
+    return Untrained(metrics, seconds, _model_hash(model), dependent)
+
+
+def _batch_dependent(model: Any, workload: Workload) -> dict[str, tuple[float, float]]:
+    """Evaluates the same examples in large and in small batches: a mean comes to the same."""
+    if workload.replicas > 1:
+        return {}
+    large = min(EVALUATION_BATCH_SIZE, workload.data.num_examples("validation") // 8 * 8)
+    if not large:
+        return {}
+    values = []
+    for size, batches in ((large, 1), (large // 8, 8)):
+        dataset = workload.data.evaluation("validation", batch_size=size).take(batches)
+        values.append(model.evaluate(dataset, verbose=0, return_dict=True))
+    return {
+        name: (float(value), float(values[1][name]))
+        for name, value in values[0].items()
+        if abs(value - values[1][name]) > _SAME * max(abs(value), _SAME)
+    }
+
+
+_SAME = 1e-3
+"""Values within this share of each other are the same: float32 sums differ in their order."""
 
 
 def _model_hash(model: Any) -> str:

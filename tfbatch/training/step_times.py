@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import statistics
 from collections.abc import Callable, Sequence
 
+import tensorflow as tf
+
 from tfbatch.callbacks import StopAfterSteps, TrainingClock
 from tfbatch.configuration import Configuration
+from tfbatch.training.pacing import Paced, first_visit, measure_in_rounds
 from tfbatch.training.program_cache import ProgramCache
 
 ROUNDS = 5
-_ROUND_SECONDS = 0.5
-_WARMUP_EXECUTIONS = 4
-_SEED = 1
+SEED = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,7 @@ def measure_step_times(
     *,
     sign_of_life: Callable[[], None],
     rounds: int = ROUNDS,
+    seconds: float = math.inf,
 ) -> list[StepTime]:
     """Trains each configuration for half a second, in turn, round after round.
 
@@ -48,43 +52,74 @@ def measure_step_times(
         configurations: What to measure, at most one for each batch size.
         sign_of_life: Called now and then.
         rounds: Number of rounds.
+        seconds: See `measure_in_rounds`.
     """
-    first = [_seconds_per_step(programs, c, executions=2) for c in configurations]
-    times: list[list[float]] = [[] for _ in configurations]
-    for _ in range(rounds):
-        for index, configuration in enumerate(configurations):
-            sign_of_life()
-            per_execution = first[index] * _executed_at_once(programs, configuration)
-            executions = max(2, min(round(_ROUND_SECONDS / per_execution), 200))
-            times[index].append(_seconds_per_step(programs, configuration, executions=executions))
-    return [
-        StepTime(configuration.batch_size, statistics.median(own), tuple(own))
-        for configuration, own in zip(configurations, times, strict=True)
-    ]
+
+    def visit(index: int) -> list[Paced]:
+        configuration = configurations[index]
+        time_steps = functools.partial(time_training, programs, configuration)
+        most = steps_at_once(programs, configuration)
+        return [first_visit(configuration.batch_size, time_steps, most_at_once=most)]
+
+    sizes = [configuration.batch_size for configuration in configurations]
+    visited = measure_in_rounds(
+        sizes, visit, rounds=rounds, sign_of_life=sign_of_life, seconds=seconds
+    )
+    return [step_time_of(paced) for (paced,) in visited]
 
 
-def _executed_at_once(programs: ProgramCache, configuration: Configuration) -> int:
+def step_time_of(paced: Paced) -> StepTime:
+    """The rounds of one kind of step."""
+    return StepTime(paced.batch_size, statistics.median(paced.rounds), tuple(paced.rounds))
+
+
+def steps_at_once(programs: ProgramCache, configuration: Configuration) -> int:
+    """Steps in an execution of a training of a whole epoch."""
     examples = programs.workload.data.num_examples("train")
     return programs.workload.derive(configuration, examples).steps_per_execution
 
 
-def _seconds_per_step(
-    programs: ProgramCache, configuration: Configuration, *, executions: int
+def time_training(
+    programs: ProgramCache,
+    configuration: Configuration,
+    *,
+    executions: int,
+    warmup: int,
+    at_once: int,
+    cached: bool = False,
 ) -> float:
-    at_once = _executed_at_once(programs, configuration)
-    steps = at_once * (_WARMUP_EXECUTIONS + executions)
+    """Seconds of a training step.
+
+    Args:
+        programs: Data, model builder and traced programs.
+        configuration: What to train with.
+        executions: Executions that are measured.
+        warmup: Executions before them.
+        at_once: Steps in an execution.
+        cached: Whether every step gets the first batch, kept in memory.
+    """
+    steps = at_once * (warmup + executions)
     examples = steps * configuration.batch_size
     model = programs.begin(
-        configuration, total_examples=examples, seed=_SEED, steps_per_execution=at_once
+        configuration, total_examples=examples, seed=SEED, steps_per_execution=at_once
     )
-    clock = TrainingClock(warmup_executions=_WARMUP_EXECUTIONS)
+    clock = TrainingClock(warmup_executions=warmup)
     model.fit(
-        programs.workload.data.training(
-            batch_size=configuration.batch_size, seed=_SEED, num_examples=examples
-        ),
+        stream(programs, configuration.batch_size, steps, cached=cached),
         steps_per_epoch=steps,
         callbacks=[clock, StopAfterSteps(steps)],
         shuffle=False,
         verbose=0,
     )
     return clock.seconds / clock.steps
+
+
+def stream(
+    programs: ProgramCache, batch_size: int, steps: int, *, cached: bool = False
+) -> tf.data.Dataset:
+    """The training stream, or its first batch from memory in each step."""
+    length = 1 if cached else steps
+    batches = programs.workload.data.training(
+        batch_size=batch_size, seed=SEED, num_examples=length * batch_size
+    )
+    return batches.cache().repeat(steps) if cached else batches

@@ -1,0 +1,83 @@
+"""Loads of known memory for processes without TensorFlow: a child imports this file."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tfbatch.instruments.climbing import climb
+from tfbatch.workers.memory import peak_resident
+
+MEGABYTE = 2**20
+
+
+def nothing() -> None:
+    """What a process does first."""
+
+
+class Linear:
+    """Memory that grows by `per_example` bytes, and breaks at `breaks_at` as `breaks` says."""
+
+    def __init__(self, per_example, breaks_at=None, breaks="", finish=None):
+        self.per_example, self.breaks_at, self.breaks = per_example, breaks_at, breaks
+        self.finishing = finish
+
+    def begin(self):
+        return peak_resident()
+
+    def step(self, size):
+        if self.breaks_at is not None and size >= self.breaks_at:
+            globals()[self.breaks]()
+        np.ones(int(size * self.per_example), np.uint8)
+        return peak_resident()
+
+    def finish(self):
+        if self.finishing is None:
+            return None
+        np.ones(self.finishing, np.uint8)
+        return peak_resident()
+
+
+def linear(options, sizes, budget_bytes, record):
+    return climb(
+        Linear(**options), sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic
+    )
+
+
+def hang():
+    time.sleep(600)
+
+
+def kill_itself():
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def refuse():
+    raise ValueError("the loss of this model is odd")
+
+
+def exceed_address_space():
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (limit + 64 * MEGABYTE,) * 2)
+    np.ones(512 * MEGABYTE, np.uint8)
+
+
+def abort_like_an_allocator():
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+    os.abort()
+
+
+def join(group):
+    """Enters a control group."""
+    (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def balloon():
+    """More memory than any limit of a test."""
+    np.ones(4096 * MEGABYTE, np.uint8)

@@ -1,0 +1,519 @@
+"""The largest batch: real processes of known memory, real limits, and real ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+from pathlib import Path
+
+import keras
+import memory_load
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+
+from tfbatch.bench import open_bench
+from tfbatch.errors import InputError
+from tfbatch.instruments.climbing import Peak, Written, climb, read_written
+from tfbatch.instruments.image_size_memory import ResizedData
+from tfbatch.instruments.longest import lengthened, longest_shapes
+from tfbatch.instruments.memory import (
+    MOST_RUNS,
+    Accumulation,
+    MemoryReport,
+    plan_accumulation,
+    search_largest,
+    verify_accumulation,
+)
+from tfbatch.instruments.peak_memory import refusals
+from tfbatch.instruments.probing import Prober
+from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
+from tfbatch.measuring.memory import bytes_of, find_max_batch_size, open_prober
+from tfbatch.pipeline.counting import count_examples
+from tfbatch.pipeline.own_function import FunctionData
+from tfbatch.search.request import Execution
+from tfbatch.training.runner import begin_worker
+from tfbatch.workers.memory import peak_resident
+from tfbatch.workers.slot import Start
+
+MEGABYTE = 2**20
+
+
+@pytest.fixture
+def make_prober(tmp_path):
+    def make(budget_megabytes, *, first=memory_load.nothing, arguments=(), **options):
+        limit = options.pop("limit_megabytes", 3000)
+        stall = options.pop("stall_seconds", 60.0)
+        return Prober(
+            Start(tmp_path / "log", None, first, arguments),
+            memory_load.linear,
+            ({"per_example": MEGABYTE, **options},),
+            budget_bytes=budget_megabytes * MEGABYTE,
+            limit_bytes=limit * MEGABYTE,
+            stall_seconds=stall,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def floor(tmp_path_factory):
+    """Peak of such a process without any load, in megabytes."""
+    start = Start(tmp_path_factory.mktemp("floor") / "log", None, memory_load.nothing)
+    prober = Prober(start, memory_load.linear, ({"per_example": 1},), budget_bytes=2**40)
+    return prober.run([1]).written.started_bytes / MEGABYTE
+
+
+def report_of(found, budget_megabytes):
+    return MemoryReport(
+        budget_megabytes * MEGABYTE, "stated", "CPU", 1, "10, as asked", found, None, None
+    )
+
+
+@pytest.mark.parametrize("limit", [3, 29, 150, 700])
+def test_the_answer_is_within_a_tenth_below_the_true_limit(make_prober, floor, limit):
+    """With one megabyte an example, the true limit is the budget above the floor."""
+    found = search_largest(make_prober(floor + limit), cap=100_000)
+
+    assert 0.9 * limit - 1 <= found.batch_size <= limit + 1
+    assert len(found.runs) <= (4 if limit > 100 else 5)
+    assert found.runs[-1].alone or any(run.sizes == (found.batch_size,) for run in found.runs)
+    assert found.peak_bytes == pytest.approx((floor + found.batch_size) * MEGABYTE, rel=0.03)
+
+
+def test_the_caller_uses_no_memory_of_what_it_measures(make_prober, floor):
+    before = peak_resident()
+    search_largest(make_prober(floor + 900), cap=1000)
+
+    assert peak_resident() - before < 100 * MEGABYTE
+
+
+def test_the_peak_of_a_child_is_not_that_of_its_parent(make_prober, floor):
+    """`ru_maxrss` of a child begins at its parent's: 1,932 MB for a child of 9 MB."""
+    block = np.ones(800 * MEGABYTE, np.uint8)
+    run = make_prober(2000).run([1])
+
+    assert peak_resident() > block.nbytes
+    assert run.peaks[0].peak_bytes / MEGABYTE < floor + 50
+    assert run.highest_bytes / MEGABYTE < floor + 50
+
+
+def test_a_cap_is_run_and_not_passed(make_prober, floor):
+    found = search_largest(make_prober(floor + 500), cap=100)
+
+    assert (found.batch_size, found.answer.verdict) == (100, "cap")
+    assert max(size for run in found.runs for size in run.sizes) == 100
+    assert found.runs[-1].sizes == (100,), "verified in a process of its own"
+
+
+def test_only_multiples_of_the_replicas_are_run(make_prober, floor):
+    found = search_largest(make_prober(floor + 100), cap=99, replicas=3)
+
+    assert found.batch_size % 3 == 0
+    assert 84 <= found.batch_size <= 99
+    assert all(peak.size % 3 == 0 for run in found.runs for peak in run.peaks)
+
+
+def test_a_cap_below_the_replicas_is_refused(make_prober):
+    with pytest.raises(InputError, match="at least 1 for each replica"):
+        search_largest(make_prober(100), cap=1, replicas=2)
+
+
+def test_nothing_fits_is_said_with_what_was_measured(make_prober, floor):
+    found = search_largest(make_prober(floor / 2), cap=1000)
+
+    assert (found.batch_size, found.answer.verdict) == (0, "nothing fits")
+    assert len(found.runs) == 2
+    conclusion = report_of(found, floor / 2).conclusion()
+    assert conclusion.startswith("Nothing fits: a batch of 1 peaks at ")
+    assert f"the budget is {floor / 2:,.0f} MB" in conclusion
+    assert f"{found.started_bytes / MEGABYTE:,.0f} MB" in conclusion
+
+
+def test_validation_that_alone_does_not_fit_is_told_from_training(make_prober, floor):
+    found = search_largest(make_prober(floor + 100, finish=300 * MEGABYTE), cap=1000)
+
+    assert found.batch_size == 0
+    assert len(found.runs) <= 3
+    assert "the batch of validation the rest" in report_of(found, floor + 100).conclusion()
+
+
+def test_validation_beside_training_lowers_no_answer_that_fits(make_prober, floor):
+    found = search_largest(make_prober(floor + 200, finish=100 * MEGABYTE), cap=1000)
+
+    assert 180 <= found.batch_size <= 201
+
+
+def test_a_failure_of_the_code_ends_the_search_with_its_traceback(make_prober, floor):
+    prober = make_prober(floor + 500, breaks_at=32, breaks="refuse")
+    with pytest.raises(InputError, match="batch size of 32, and not for lack of memory") as caught:
+        search_largest(prober, cap=1000)
+
+    assert "ValueError: the loss of this model is odd" in str(caught.value)
+    assert "memory_load.py" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "outcome"),
+    [
+        ("exceed_address_space", "oom"),
+        ("abort_like_an_allocator", "oom"),
+        ("kill_itself", "killed"),
+        ("hang", "timeout"),
+        ("balloon", "oom"),
+    ],
+)
+def test_a_size_that_ends_its_process_is_too_large(make_prober, floor, breaks, outcome):
+    """The search goes on below it, with what the dead process had measured."""
+    prober = make_prober(
+        floor + 500, breaks_at=64, breaks=breaks, stall_seconds=3.0, limit_megabytes=floor + 600
+    )
+    found = search_largest(prober, cap=1000)
+
+    assert found.runs[0].outcome == outcome
+    assert [peak.size for peak in found.runs[0].peaks] == [8, 16, 32]
+    assert 57 <= found.batch_size <= 63
+    assert len(found.runs) <= MOST_RUNS
+    assert {"batch_size": 64, "outcome": outcome, "peak_megabytes": None}.items() <= next(
+        row for row in report_of(found, floor + 500).rows() if row["batch_size"] == 64
+    ).items()
+
+
+def test_a_process_is_ended_before_it_takes_the_machines_memory(make_prober, floor):
+    prober = make_prober(floor + 50, limit_megabytes=floor + 200, breaks_at=1, breaks="balloon")
+    run = prober.run([1])
+
+    assert run.outcome == "oom"
+    assert run.message.startswith("Its memory passed ")
+    assert (floor + 200) * MEGABYTE < run.highest_bytes < 4096 * MEGABYTE
+
+
+def test_processes_that_all_hang_are_not_called_out_of_memory(make_prober):
+    found = search_largest(
+        make_prober(3000, breaks_at=1, breaks="hang", stall_seconds=2.0), cap=1000
+    )
+
+    assert found.batch_size == 0
+    conclusion = report_of(found, 3000).conclusion()
+    assert "need not be for lack of memory: a batch of 1 ended as timeout" in conclusion
+    assert "no sign of life" in conclusion
+
+
+def test_the_kernels_kill_is_out_of_memory_and_spares_the_caller(make_prober, floor):
+    own = [x for x in Path("/proc/self/cgroup").read_text().splitlines() if ":memory:" in x]
+    if not own:
+        pytest.skip("no memory controller of version 1")
+    parent = own[0].split(":", 2)[2]
+    group = Path(f"/sys/fs/cgroup/memory{parent}") / f"tfbatch-finder-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(int((floor + 300) * MEGABYTE)))
+    except OSError as error:
+        pytest.skip(f"control groups cannot be made here: {error}")
+    try:
+        prober = make_prober(
+            3000, first=memory_load.join, arguments=(str(group),), breaks_at=128, breaks="balloon"
+        )
+        found = search_largest(prober, cap=1000)
+    finally:
+        group.rmdir()
+
+    assert found.runs[0].outcome == "oom"
+    assert "The kernel killed its process because memory was used up" in found.runs[0].message
+    assert 115 <= found.batch_size <= 127
+
+
+def test_a_climb_runs_no_size_that_is_seen_not_to_fit(tmp_path):
+    class Load:
+        peaks = {8: 108, 16: 116, 32: 132, 64: 164}
+
+        def begin(self):
+            return 100
+
+        def step(self, size):
+            return self.peaks[size]
+
+        def finish(self):
+            return 170
+
+    record = tmp_path / "record"
+    climb(Load(), [8, 16, 32, 64, 128], budget_bytes=200, record=record, now=lambda: 0.0)
+
+    peaks = tuple(Peak(size, peak) for size, peak in Load.peaks.items())
+    assert read_written(record) == Written(100, peaks, 170, None)
+
+
+def test_a_slow_climb_ends_once_memory_grows(tmp_path):
+    class Load:
+        def begin(self):
+            return 100
+
+        def step(self, size):
+            return 100 + size
+
+        def finish(self):
+            return None
+
+    clock = iter(range(0, 10_000, 30))
+    climb(
+        Load(),
+        [8, 16, 32, 64, 128],
+        budget_bytes=1000,
+        record=tmp_path / "record",
+        now=lambda: next(clock),
+    )
+
+    assert [peak.size for peak in read_written(tmp_path / "record").peaks] == [8, 16, 32, 64]
+
+
+def test_a_record_whose_last_line_was_cut_is_read(tmp_path):
+    lines = [["started", 5], ["running", 8], ["peak", 8, 9], ["running", 16], ["peak", 16, 12345]]
+    whole = "\n".join(json.dumps(line) for line in lines)
+    (tmp_path / "record").write_text(whole[:-4])
+
+    assert read_written(tmp_path / "record") == Written(5, (Peak(8, 9),), None, 16)
+    assert read_written(tmp_path / "absent") == Written()
+
+
+@pytest.mark.parametrize(
+    ("wished", "largest", "replicas", "expected"),
+    [
+        (128, 32, 1, (32, 4)),
+        (128, 50, 1, (32, 4)),
+        (100, 33, 1, (25, 4)),
+        (509, 100, 1, (85, 6)),
+        (64, 63, 1, (32, 2)),
+        (96, 40, 2, (32, 3)),
+        (100, 40, 4, (20, 5)),
+        (101, 40, 4, (36, 3)),
+        (7, 1, 1, (1, 7)),
+    ],
+)
+def test_micro_batches_make_the_wished_batch(wished, largest, replicas, expected):
+    micro, steps = plan_accumulation(wished, largest=largest, replicas=replicas)
+
+    assert (micro, steps) == expected
+    assert micro <= largest
+    assert micro % replicas == 0
+    assert wished <= micro * steps
+
+
+def test_accumulation_is_run_and_shrunk_until_its_sums_fit(make_prober, floor):
+    """The sums of gradients take 40 MB here, which a micro-batch of 64 leaves no room for."""
+    prober = make_prober(floor + 70)
+    holding = dataclasses.replace(
+        prober, arguments=({"per_example": MEGABYTE * 1.8, "breaks_at": None},)
+    )
+    made = verify_accumulation(lambda steps: holding, 128, largest=64)
+
+    assert isinstance(made, Accumulation)
+    assert made.batch_size == 128
+    assert made.peak_bytes <= (floor + 70) * MEGABYTE
+    assert made.micro_batch_size == 32
+
+
+def sequences(split, batch_size, seed):
+    """Forty sequences of 1 to 9 numbers, the longest one last."""
+    del batch_size, seed
+    count = {"train": 40, "validation": 10}.get(split)
+    if count is None:
+        return None
+    lengths = [1 + n % 7 for n in range(count - 1)] + [9]
+
+    def examples():
+        for length in lengths:
+            yield np.ones((length, 2), np.float32), np.int32(length)
+
+    specs = (tf.TensorSpec([None, 2], tf.float32), tf.TensorSpec([], tf.int32))
+    made = tf.data.Dataset.from_generator(examples, output_signature=specs)
+    return made.apply(tf.data.experimental.assert_cardinality(count))
+
+
+def test_inputs_of_variable_length_are_padded_to_the_longest(tmp_path):
+    folder, _ = count_examples(
+        sequences, tmp_path, name="sequences", sign_of_life=lambda count: None
+    )
+    data = FunctionData(sequences, folder, name="sequences")
+    longest = longest_shapes(data, sign_of_life=lambda: None)
+    stream = data.training(batch_size=4, seed=1, num_examples=8)
+
+    assert longest == ((9, 2), ())
+    for before, (x, y) in zip(stream, lengthened(stream, longest), strict=True):
+        assert (x.shape, y.shape) == ((4, 9, 2), (4,))
+        assert before[0].shape[1] < 9
+        assert float(tf.reduce_sum(x)) == float(tf.reduce_sum(before[0]))
+
+
+def test_inputs_of_one_length_are_left_alone(digits):
+    assert longest_shapes(digits, sign_of_life=lambda: None) is None
+    stream = digits.training(batch_size=4, seed=1, num_examples=8)
+    assert lengthened(stream, None) is stream
+
+
+def test_images_are_resized_in_the_pipeline(digits):
+    resized = ResizedData(digits, 12)
+    x, y = next(iter(resized.training(batch_size=4, seed=1, num_examples=8)))
+
+    assert resized.input_shape == (12, 12, 1)
+    assert (x.shape, y.shape) == ((4, 12, 12, 1), (4,))
+    assert next(iter(resized.evaluation("validation")))[0].shape[1:] == (12, 12, 1)
+    with pytest.raises(InputError, match=r"inputs of \[height, width, channels\]"):
+        ResizedData(dataclasses.make_dataclass("Flat", [("input_shape", tuple, (3,))])(), 12)
+
+
+def test_refusals_of_a_device_are_out_of_memory_and_nothing_else_is():
+    def raising(error):
+        with refusals():
+            raise error
+
+    for text in ("OOM when allocating", "CUDA_ERROR_OUT_OF_MEMORY: out of memory"):
+        with pytest.raises(MemoryError):
+            raising(tf.errors.ResourceExhaustedError(None, None, text))
+    with pytest.raises(MemoryError):
+        raising(tf.errors.InternalError(None, None, "Dst tensor is not initialized."))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        raising(tf.errors.InvalidArgumentError(None, None, "shapes do not match"))
+
+
+WIDE = 1 << 16
+BUDGET = 1000 * MEGABYTE
+
+
+def arrays(count=600):
+    random = np.random.default_rng(0)
+    return random.normal(size=(count, 16)).astype(np.float32), np.arange(count) % 3
+
+
+def wide(input_shape, num_classes):
+    """A hidden layer of 64 Ki units: some megabytes for each example."""
+    inputs = keras.Input(input_shape)
+    hidden = keras.layers.Dense(WIDE, activation="gelu")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
+
+
+class Odd(keras.Model):
+    """A model whose step raises."""
+
+    def train_step(self, data):
+        raise ValueError("this step is odd")
+
+
+def odd(input_shape, num_classes):
+    inputs = keras.Input(input_shape)
+    return Odd(inputs, keras.layers.Dense(num_classes)(inputs))
+
+
+@pytest.mark.slow
+def test_a_model_whose_step_raises_is_not_out_of_memory():
+    with pytest.raises(InputError, match="not for lack of memory") as caught:
+        find_max_batch_size(odd, arrays(), memory_budget="2 GB", verbose=0)
+
+    assert "ValueError: this step is odd" in str(caught.value)
+    assert "def train_step" in str(caught.value) or "in train_step" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_largest_batch_of_a_real_training_is_verified():
+    report = find_max_batch_size(
+        wide, arrays(), memory_budget=BUDGET, wished_batch_size=600, evaluation=False, verbose=0
+    )
+
+    assert 0 < report.batch_size < 600
+    assert report.training.peak_bytes <= BUDGET
+    assert any(run.sizes == (report.batch_size,) for run in report.training.runs)
+    made = report.accumulation
+    assert made.batch_size >= 600
+    assert made.micro_batch_size <= report.batch_size
+    assert 0 < made.peak_bytes <= BUDGET
+    assert f"`gradient_accumulation_steps={made.steps}`" in report.conclusion()
+
+
+@pytest.mark.slow
+def test_replicas_share_the_largest_batch():
+    report = find_max_batch_size(
+        wide,
+        arrays(),
+        memory_budget="3 GB",
+        largest=21,
+        strategy="mirrored",
+        logical_cpus=2,
+        evaluation=False,
+        verbose=0,
+    )
+
+    assert (report.batch_size, report.replicas, report.per_replica_batch_size) == (20, 2, 10)
+    assert "20 (10 on each of 2 replicas)" in report.conclusion()
+
+
+def begin_limited(job, megabytes):
+    """A process whose address space ends so many megabytes above what it has at its start."""
+    begin_worker(job)
+    limit = psutil.Process().memory_info().vms + megabytes * MEGABYTE
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+@pytest.mark.slow
+def test_tensorflow_that_dies_of_bad_alloc_is_out_of_memory():
+    """Under RLIMIT_AS TensorFlow aborts, with no ResourceExhaustedError."""
+    with (
+        open_bench(wide, arrays(), execution=Execution(workers=1)) as bench,
+        open_prober(bench, device="CPU", usable=2**40, budget_bytes=2**36) as prober,
+    ):
+        start = prober.start
+        limited = dataclasses.replace(
+            start, function=begin_limited, arguments=(*start.arguments, 1200)
+        )
+        run = dataclasses.replace(prober, start=limited).run([8, 480])
+
+    assert run.outcome == "oom"
+    assert run.written.running == 480
+    assert [peak.size for peak in run.peaks] == [8]
+
+
+@pytest.mark.slow
+def test_an_example_of_a_larger_image_costs_more():
+    found = measure_memory_by_image_size(
+        "small_cnn", "digits", image_sizes=(32, 64), batch_sizes=(32, 64, 128)
+    )
+
+    small, large = (at.predicted.bytes_per_example for at in found.sizes)
+    assert large > 2 * small
+    assert 0.6 < found.area_exponent < 1.4
+    assert "predicted largest batch" in found.conclusion()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1.5 GB", 1.5e9),
+        ("800MiB", 800 * 2**20),
+        ("2 tib", 2 * 2**40),
+        ("1_000", 1000.0),
+        (5e8, 5e8),
+        (None, None),
+    ],
+)
+def test_a_budget_is_bytes_or_a_text(text, expected):
+    assert bytes_of(text) == expected
+
+
+@pytest.mark.parametrize("budget", ["lots", "5 parsecs", -1, 0, True, float("nan"), "1.2.3 GB"])
+def test_a_budget_that_is_none_is_refused_before_any_work(budget):
+    with pytest.raises(InputError, match="`memory_budget` must be > 0"):
+        find_max_batch_size("small_cnn", "digits", memory_budget=budget)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"safety_margin": 1.0}, "`safety_margin` must be at least 0 and below 1"),
+        ({"largest": 0}, "`largest` must be >= 1"),
+        ({"wished_batch_size": -3}, "`wished_batch_size` must be >= 1"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(options, message):
+    with pytest.raises(InputError, match=message):
+        find_max_batch_size("small_cnn", "digits", **options)

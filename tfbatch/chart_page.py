@@ -1,0 +1,184 @@
+"""Charts as one HTML page with interactive plots, which opens without a network."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tfbatch.charts import Chart, Series
+
+_COLOURS = ("#1f5fa8", "#c4561c", "#2b8a57", "#8455a6", "#7a6a1a", "#b03060")
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; padding: 24px;
+       color: #1c2733; background: #fff; }}
+h1 {{ font-size: 26px; margin: 0 0 8px; }}
+h2 {{ font-size: 20px; margin: 40px 0 8px; border-top: 1px solid #d8dee6; padding-top: 24px; }}
+table {{ border-collapse: collapse; font-size: 14px; margin: 12px 0; }}
+th, td {{ padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid #e8ecf1; }}
+th {{ font-weight: 600; }}
+td {{ font-variant-numeric: tabular-nums; }}
+.plots {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); }}
+.scroll {{ overflow-x: auto; }}
+</style>
+<script>{script}</script>
+</head>
+<body>
+<h1>{title}</h1>
+{introduction}
+{sections}
+</body>
+</html>
+"""
+
+
+class Section:
+    """A part of the page: a sentence, a table, plots.
+
+    Args:
+        heading: Its heading.
+        text: What it says.
+        columns: Headings of its table.
+        rows: Cells of its table.
+        charts: Its plots.
+    """
+
+    def __init__(
+        self,
+        heading: str,
+        text: str,
+        columns: Sequence[str] = (),
+        rows: Sequence[Sequence[str]] = (),
+        charts: Sequence[Chart] = (),
+    ):
+        self.heading, self.text = heading, text
+        self.columns, self.rows, self.charts = columns, rows, charts
+
+    def html(self) -> str:
+        """The part as HTML."""
+        plots = "".join(f'<div class="plot">{_plot(chart)}</div>' for chart in self.charts)
+        return (
+            f"<h2>{html.escape(self.heading)}</h2>\n<p>{html.escape(self.text)}</p>\n"
+            f"{self._table()}\n" + (f'<div class="plots">{plots}</div>' if plots else "")
+        )
+
+    def _table(self) -> str:
+        if not self.rows:
+            return ""
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self.rows
+        )
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'<div class="scroll">{table}</div>'
+
+
+def page(title: str, introduction: Sequence[str], sections: Sequence[Section]) -> str:
+    """The whole page.
+
+    Args:
+        title: Title and heading.
+        introduction: Paragraphs before the sections.
+        sections: The parts.
+    """
+    from plotly.offline import get_plotlyjs
+
+    return _PAGE.format(
+        title=html.escape(title),
+        script=get_plotlyjs(),
+        introduction="\n".join(f"<p>{html.escape(text)}</p>" for text in introduction),
+        sections="\n".join(section.html() for section in sections),
+    )
+
+
+def figure(chart: Chart) -> Any:
+    """A chart as a `plotly.graph_objects.Figure`."""
+    from plotly import graph_objects
+
+    drawn = graph_objects.Figure()
+    for number, series in enumerate(chart.series):
+        drawn.add_trace(_trace(graph_objects, series, _COLOURS[number % len(_COLOURS)]))
+    for mark in chart.marks:
+        drawn.add_vline(x=mark.x, line={"color": "#5b6673", "width": 1.5, "dash": "dot"})
+        drawn.add_annotation(
+            x=math.log10(mark.x) if chart.log_x else mark.x,
+            y=1,
+            yref="paper",
+            text=mark.label,
+            showarrow=False,
+            xanchor="left",
+            yanchor="top",
+            xshift=4,
+        )
+    drawn.update_layout(
+        title={"text": chart.title, "font": {"size": 16}},
+        template="plotly_white",
+        legend={"orientation": "h", "yanchor": "top", "y": -0.22, "x": 0},
+        margin={"l": 70, "r": 20, "t": 50, "b": 60},
+        height=420,
+        hovermode="closest",
+    )
+    drawn.update_xaxes(
+        title=chart.x_label, type="log" if chart.log_x else "linear", **_ticks(chart)
+    )
+    drawn.update_yaxes(title=chart.y_label, **_values(chart))
+    return drawn
+
+
+def _plot(chart: Chart) -> str:
+    text: str = figure(chart).to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        config={"displaylogo": False, "responsive": True, "showEditInChartStudio": False},
+    )
+    return text
+
+
+def _trace(graph_objects: Any, series: Series, colour: str) -> Any:
+    y = [value if math.isfinite(value) else None for value in series.y]
+    errors = None
+    if series.low is not None and series.high is not None:
+        errors = {
+            "type": "data",
+            "symmetric": False,
+            "array": [high - value for high, value in zip(series.high, series.y, strict=True)],
+            "arrayminus": [value - low for low, value in zip(series.low, series.y, strict=True)],
+            "thickness": 1.2,
+            "width": 3,
+        }
+    if series.kind == "bars":
+        return graph_objects.Bar(
+            x=series.x, y=y, name=series.name, error_y=errors, marker={"color": colour}
+        )
+    mode = {"points": "markers", "points and line": "lines+markers"}.get(series.kind, "lines")
+    return graph_objects.Scatter(
+        x=series.x,
+        y=y,
+        name=series.name,
+        mode=mode,
+        error_y=errors,
+        marker={"color": colour, "size": 7},
+        line={"color": colour, "width": 2, "dash": "dash" if series.kind == "dashed" else "solid"},
+        showlegend=True,
+    )
+
+
+def _ticks(chart: Chart) -> dict[str, Any]:
+    if chart.x_ticks is None:
+        return {}
+    return {"tickvals": list(chart.x_ticks), "ticktext": [f"{tick:g}" for tick in chart.x_ticks]}
+
+
+def _values(chart: Chart) -> dict[str, Any]:
+    if chart.log_y:
+        return {"type": "log", "dtick": 1, "exponentformat": "power", "minor": {"ticks": "inside"}}
+    return {"rangemode": "tozero"}

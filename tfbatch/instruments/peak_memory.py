@@ -1,0 +1,249 @@
+"""What costs memory in a training: full steps with the real optimizer, and a validation batch."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.client import device_lib  # nothing public knows a device's memory
+
+from tfbatch.configuration import Configuration
+from tfbatch.instruments.climbing import Ended, climb
+from tfbatch.instruments.longest import lengthened, longest_shapes
+from tfbatch.pipeline.memory import usable_memory
+from tfbatch.training.devices import device_kind
+from tfbatch.training.own_optimizer import unwrapped
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.workload import Workload
+from tfbatch.workers.memory import peak_resident
+
+STEPS = 5
+"""Training steps at each size: the pipeline's buffers are full, and the heap has settled."""
+_EVALUATION_STEPS = 2
+_SEED = 1
+# What TensorFlow says of a device without memory, where it does not say ResourceExhausted.
+_REFUSALS = re.compile(
+    r"out of memory|OUT_OF_MEMORY|failed to allocate|Dst tensor is not initialized|ALLOC_FAILED",
+    re.IGNORECASE,
+)
+
+
+def measure_training(
+    programs: ProgramCache,
+    configuration: Configuration,
+    accumulation: int,
+    sizes: Sequence[int],
+    budget_bytes: float,
+    record: Path,
+    *,
+    sign_of_life: Callable[[], None],
+) -> Ended:
+    """The peak of training at growing batch sizes, and of validation after the last.
+
+    Args:
+        programs: Data, model and optimizer as a trial has them.
+        configuration: What to train with; the batch size is replaced.
+        accumulation: Batches whose gradients are summed before an update; 1 for none.
+        sizes: Batch sizes, all replicas together.
+        budget_bytes: Bytes that may be used.
+        record: File for what is measured.
+        sign_of_life: Called after each batch.
+    """
+    workload = programs.workload
+    if accumulation > 1:
+        programs = ProgramCache(_Accumulating(workload, accumulation))
+    load = TrainingLoad(programs, configuration, sign_of_life)
+    return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
+
+
+def measure_evaluation(
+    programs: ProgramCache,
+    configuration: Configuration,
+    sizes: Sequence[int],
+    budget_bytes: float,
+    record: Path,
+    *,
+    sign_of_life: Callable[[], None],
+) -> Ended:
+    """The peak of evaluation alone at growing batch sizes; see `measure_training`."""
+    load = _Evaluation(programs, configuration, sign_of_life)
+    return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
+
+
+def device_memory(
+    programs: ProgramCache, *, sign_of_life: Callable[[], None]
+) -> tuple[str, int, int]:
+    """The kind of device, its usable bytes, and the replicas that share a batch.
+
+    The GPU's part was never run by its authors; see `peak_bytes`.
+    """
+    sign_of_life()
+    replicas = programs.workload.replicas
+    if not tf.config.list_logical_devices("GPU"):
+        return "CPU", usable_memory(), replicas
+    options = tf.compat.v1.GPUOptions(allow_growth=True)  # else it would take all
+    devices = device_lib.list_local_devices(tf.compat.v1.ConfigProto(gpu_options=options))
+    least = min(d.memory_limit for d in devices if d.device_type == "GPU")
+    return device_kind(), int(least), replicas
+
+
+def peak_bytes() -> int:
+    """This process's peak: of the fullest GPU's allocator, or of its resident set on a CPU.
+
+    The first has been written for those who have one; it was never run by its authors.
+    """
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        return max(int(tf.config.experimental.get_memory_info(g.name)["peak"]) for g in gpus)
+    return peak_resident() or 0
+
+
+class _Loaded:
+    """What training and evaluation have in common."""
+
+    def __init__(
+        self,
+        programs: ProgramCache,
+        configuration: Configuration,
+        sign_of_life: Callable[[], None],
+    ):
+        self._programs, self._configuration = programs, configuration
+        self._data = programs.workload.data
+        self._alive = _Alive(sign_of_life)
+        self._sign_of_life = sign_of_life
+
+    def begin(self) -> int:
+        """Finds the longest inputs, and builds the model."""
+        self._longest = longest_shapes(self._data, sign_of_life=self._sign_of_life)
+        with refusals():
+            self._model(1, steps=1)
+        return peak_bytes()
+
+    def _model(self, batch_size: int, *, steps: int) -> Any:
+        return self._programs.begin(
+            self._configuration.model_copy(update={"batch_size": batch_size}),
+            total_examples=steps * batch_size,
+            seed=_SEED,
+            steps_per_execution=1,
+        )
+
+    def _evaluate(self, model: Any, dataset: tf.data.Dataset) -> None:
+        batches = lengthened(dataset.take(_EVALUATION_STEPS), self._longest)
+        model.evaluate(batches, callbacks=[self._alive], verbose=0)
+
+
+class TrainingLoad(_Loaded):
+    """Training steps on the data's own stream, validation at the end.
+
+    Args:
+        programs: Data, model and optimizer.
+        configuration: What to train with; the batch size is replaced.
+        sign_of_life: Called after each batch.
+        validate: Whether validation follows.
+    """
+
+    def __init__(
+        self,
+        programs: ProgramCache,
+        configuration: Configuration,
+        sign_of_life: Callable[[], None],
+        *,
+        validate: bool = True,
+    ):
+        super().__init__(programs, configuration, sign_of_life)
+        self._validate = validate
+
+    def step(self, size: int) -> int:
+        """Trains on a few batches, augmented and shuffled as ever."""
+        with refusals():
+            self._fitted = self._model(size, steps=STEPS)
+            stream = self._data.training(batch_size=size, seed=_SEED, num_examples=STEPS * size)
+            self._fitted.fit(
+                lengthened(stream, self._longest),
+                steps_per_epoch=STEPS,
+                class_weight=self._programs.workload.compilation.class_weight,
+                callbacks=[self._alive],
+                shuffle=False,
+                verbose=0,
+            )
+        return peak_bytes()
+
+    def finish(self) -> int | None:
+        """Evaluates, as every epoch of a training ends."""
+        if not self._validate:
+            return None
+        with refusals():
+            self._evaluate(self._fitted, self._programs.workload.evaluation("validation"))
+        return peak_bytes()
+
+
+class _Evaluation(_Loaded):
+    """Evaluation of a compiled model, its optimizer's variables in memory."""
+
+    def step(self, size: int) -> int:
+        """Evaluates a few batches."""
+        with refusals():
+            model = self._model(1, steps=1)
+            whole = max(self._data.num_examples("validation") // size, 1)  # no short batch
+            self._evaluate(model, self._data.evaluation("validation", batch_size=size).take(whole))
+        return peak_bytes()
+
+    def finish(self) -> int | None:
+        """Nothing else."""
+        return None
+
+
+class _Alive(keras.callbacks.Callback):  # type: ignore[misc]
+    """Gives a sign of life after each batch."""
+
+    def __init__(self, sign_of_life: Callable[[], None]):
+        super().__init__()
+        self._sign_of_life = sign_of_life
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Gives it."""
+        self._sign_of_life()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Gives it."""
+        self._sign_of_life()
+
+
+class _Accumulating(Workload):
+    """A workload whose optimizers sum the gradients of several batches before an update."""
+
+    def __init__(self, workload: Workload, steps: int):
+        super().__init__(
+            workload.data,
+            workload.build_model,
+            compilation=workload.compilation,
+            precision=workload.precision,
+            jit_compile=workload.jit_compile,
+            strategy=workload.strategy,
+        )
+        self._steps = steps
+
+    def optimizer(self, configuration: Configuration, total_examples: int, model: Any) -> Any:
+        """See Workload."""
+        made = super().optimizer(configuration, total_examples, model)
+        unwrapped(made).gradient_accumulation_steps = self._steps  # before it has variables
+        return made
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """TensorFlow's ways to say that there is no memory, as Python's."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(error.message) from error
+    except tf.errors.OpError as error:
+        if not _REFUSALS.search(error.message):
+            raise
+        raise MemoryError(error.message) from error

@@ -1,0 +1,144 @@
+"""A fresh process that may die: started, watched, and told apart by how it ended."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfbatch.errors import InputError
+from tfbatch.estimators.memory_search import Outcome, Probe
+from tfbatch.instruments.climbing import Ended, Peak, Written, read_written
+from tfbatch.workers import ProcessEndedError, Slot
+from tfbatch.workers.memory import peak_resident
+from tfbatch.workers.slot import Start
+
+STALL_SECONDS = 600.0
+"""A process without a sign of life for so long is ended."""
+_POLL_SECONDS = 0.05
+_LITTLE = 0.05  # more is no addition to training's peak, but a peak of validation's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one process came to.
+
+    Attributes:
+        sizes: What it was to run, in increasing order.
+        outcome: "ok"; "oom" if memory was refused or the limit passed; "killed", "timeout".
+        written: What it measured.
+        message: Why it did not end well.
+        seconds: From its start to its end.
+        highest_bytes: The largest peak that the kernel was seen to count for it.
+    """
+
+    sizes: tuple[int, ...]
+    outcome: Outcome
+    written: Written
+    message: str
+    seconds: float
+    highest_bytes: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether it had one size only: its peak is that of the size."""
+        return len(self.sizes) == 1
+
+    @property
+    def peaks(self) -> tuple[Peak, ...]:
+        """The sizes that were run; what belongs to every run is part of a size's that ran alone."""
+        peaks, finished = self.written.peaks, self.written.finished_bytes
+        if self.alone and peaks and finished is not None:
+            return (Peak(peaks[0].size, max(finished, peaks[0].peak_bytes)),)
+        return peaks
+
+    def _more_alone(self) -> int:
+        """What a size would take more in a process of its own: validation's little share."""
+        peaks, finished = self.written.peaks, self.written.finished_bytes
+        if self.alone or not peaks or finished is None:
+            return 0
+        more = finished - peaks[-1].peak_bytes
+        return more if more <= _LITTLE * finished else 0
+
+    def probes(self) -> tuple[Probe, ...]:
+        """The same for the search."""
+        more = self._more_alone()
+        found = [Probe(peak.size, "ok", peak.peak_bytes + more) for peak in self.peaks]
+        if self.outcome == "ok":
+            return tuple(found)
+        if self.written.running is not None:
+            return (*found, Probe(self.written.running, self.outcome))
+        if found:  # it died of what belongs to every run
+            return (*found[:-1], Probe(found[-1].batch_size, self.outcome))
+        return (Probe(self.sizes[0], self.outcome),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prober:
+    """Runs a task in a fresh process for each call.
+
+    Attributes:
+        start: How its processes begin.
+        task: `task(*arguments, sizes, budget_bytes, record) -> Ended`; it travels by its name.
+        arguments: The first arguments.
+        budget_bytes: Bytes that may be used.
+        limit_bytes: A process is ended when its peak passes this; infinite where the memory that
+            counts is not the process's own.
+        stall_seconds: A process without a sign of life for so long is ended.
+    """
+
+    start: Start
+    task: Callable[..., Ended]
+    arguments: tuple[Any, ...]
+    budget_bytes: float
+    limit_bytes: float = float("inf")
+    stall_seconds: float = STALL_SECONDS
+
+    def run(self, sizes: Sequence[int]) -> Run:
+        """Runs sizes in increasing order in one new process.
+
+        Raises:
+            InputError: The work fails for a reason other than memory, shown with its traceback.
+            TfbatchError: As the task does.
+        """
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="tfbatch-probe-") as folder:
+            record = Path(folder) / "peaks"
+            outcome, message, highest = self._watched(
+                self.task, (*self.arguments, tuple(sizes), self.budget_bytes, record)
+            )
+            written = read_written(record)
+        if outcome == "error":
+            at = written.running or sizes[0]
+            raise InputError(
+                f"It fails at a batch size of {at}, and not for lack of memory:\n{message}"
+            )
+        seconds = time.monotonic() - began
+        return Run(tuple(sizes), outcome, written, message, seconds, highest)
+
+    def _watched(
+        self, task: Callable[..., Ended], arguments: tuple[Any, ...]
+    ) -> tuple[Outcome, str, int]:
+        slot = Slot(self.start, stall_seconds=self.stall_seconds)
+        highest = 0
+        try:
+            future = slot.submit(task, *arguments)
+            while not future.done():
+                concurrent.futures.wait([future], timeout=_POLL_SECONDS)
+                slot.watch()
+                process = slot.mailbox.process()  # 0 before it has begun
+                highest = max(highest, peak_resident(process) or 0) if process else highest
+                if highest > self.limit_bytes:
+                    slot.kill()
+            ended: Ended = slot.result()
+        except ProcessEndedError as error:
+            if highest > self.limit_bytes:
+                return "oom", f"Its memory passed {self.limit_bytes:,.0f} bytes: ended.", highest
+            return error.ending, error.message, highest
+        finally:
+            slot.close()
+        return ended.outcome, ended.message, highest

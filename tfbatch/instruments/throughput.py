@@ -1,0 +1,257 @@
+"""Step time against batch size, and the knee of the throughput.
+
+Steps are timed by tfbatch.training.step_times, which `tune` ranks batch sizes in seconds with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from tfbatch.charts import Chart, Mark, Series
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
+from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
+from tfbatch.instruments import Bench
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
+
+HEADING = "Step time and the knee of the throughput"
+ORDER = 20
+SHARE = 3.0
+_CURVE_POINTS = 60
+_ALIGNED = (32, 10, 8)
+"""Multiples that are told apart, the first that fits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Throughput:
+    """Seconds of a step, input included, each batch size alone on the device.
+
+    Attributes:
+        step_times: What was measured, ascending.
+        fit: A line, or a line behind a floor, through the medians; None for a single size. Only
+            where it `fits` is it drawn, and anything computed from it.
+        knee: Smallest measured batch size with 90 % of the best throughput.
+        left_out: Batch sizes whose steps take too long for the time that there was.
+    """
+
+    step_times: tuple[StepTime, ...]
+    fit: StepTimeFit | None
+    knee: Knee
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The measured sizes, ascending."""
+        return tuple(time.batch_size for time in self.step_times)
+
+    def seconds(self, batch_size: int) -> float:
+        """Median seconds of a step of a measured size.
+
+        Raises:
+            InputError: It was not measured.
+        """
+        for time in self.step_times:
+            if time.batch_size == batch_size:
+                return time.seconds
+        raise InputError(
+            f"`batch_size` must be a measured one: {_listed(self.batch_sizes)}. "
+            f"Received: {batch_size}."
+        )
+
+    def residual(self, batch_size: int) -> float | None:
+        """Share by which a step takes longer than the fitted form says; None without a fit."""
+        if self.fit is None:
+            return None
+        return self.seconds(batch_size) / self.fit.seconds(batch_size) - 1
+
+    def columns(self) -> tuple[str, ...]:
+        """See tfbatch.instruments.Reading."""
+        return (
+            "batch size",
+            "kind",
+            "ms a step",
+            "rounds (ms)",
+            "examples/s",
+            "of best",
+            "off fit",
+        )
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """See tfbatch.instruments.Reading."""
+        best = max(self.knee.throughput)
+        rows: list[tuple[str, ...]] = []
+        for time, throughput in zip(self.step_times, self.knee.throughput, strict=True):
+            low, high = (1e3 * end(time.rounds) for end in (min, max))
+            residual = self.residual(time.batch_size)
+            rows.append(
+                (
+                    str(time.batch_size),
+                    alignment_of(time.batch_size),
+                    f"{1e3 * time.seconds:.4g}",
+                    f"{low:.4g} to {high:.4g}",
+                    f"{throughput:,.0f}",
+                    f"{throughput / best:.0%}",
+                    "" if residual is None else f"{residual:+.1%}",
+                )
+            )
+        return rows
+
+    def conclusion(self) -> str:
+        """See tfbatch.instruments.Reading."""
+        knee = self.knee
+        open_ended = (
+            ", and the largest measured size is the fastest: larger ones may be faster still"
+            if knee.open_ended
+            else ""
+        )
+        left_out = f"; too slow to measure in the time: {_listed(self.left_out)}"
+        return (
+            f"From batch size {knee.batch_size} {knee.interval} on the device has "
+            f"{NEAR_THE_BEST:.0%} of its best measured throughput ({max(knee.throughput):,.0f} "
+            f"examples/s){open_ended}; {self._formula()}{left_out if self.left_out else ''}."
+        )
+
+    def _formula(self) -> str:
+        if self.fit is None:
+            return "one size alone gives no line"
+        if self.fit.fits:
+            return f"a step takes {self.fit}"
+        if len(self.step_times) < FEWEST_SIZES:
+            return f"fewer than {FEWEST_SIZES} sizes give no line"
+        return f"no line or floor fits the steps' times (one misses by {self.fit.misfit:.0%})"
+
+    def charts(self) -> tuple[Chart, ...]:
+        """See tfbatch.instruments.Reading."""
+        return (self._throughput_chart(), self._step_time_chart())
+
+    def _throughput_chart(self) -> Chart:
+        sizes = self.batch_sizes
+        measured = Series(
+            "measured",
+            sizes,
+            self.knee.throughput,
+            low=tuple(time.batch_size / max(time.rounds) for time in self.step_times),
+            high=tuple(time.batch_size / min(time.rounds) for time in self.step_times),
+        )
+        curve = self._curve(lambda size, seconds: size / seconds)
+        return Chart(
+            "Throughput",
+            "batch size",
+            "examples per second",
+            (measured, *curve),
+            marks=(Mark(self.knee.batch_size, f"knee {self.knee.batch_size}"),),
+            log_y=False,
+            x_ticks=sizes,
+        )
+
+    def _step_time_chart(self) -> Chart:
+        measured = Series(
+            "measured",
+            self.batch_sizes,
+            tuple(1e3 * time.seconds for time in self.step_times),
+            low=tuple(1e3 * min(time.rounds) for time in self.step_times),
+            high=tuple(1e3 * max(time.rounds) for time in self.step_times),
+            kind="points",
+        )
+        curve = self._curve(lambda size, seconds: 1e3 * seconds)
+        return Chart(
+            "Step time",
+            "batch size",
+            "milliseconds per step",
+            (measured, *curve),
+            x_ticks=self.batch_sizes,
+        )
+
+    def _curve(self, of: Callable[[float, float], float]) -> tuple[Series, ...]:
+        """The fitted form where it fits, else nothing."""
+        fit = self.fit
+        if fit is None or not fit.fits:
+            return ()
+        low, high = math.log(self.batch_sizes[0]), math.log(self.batch_sizes[-1])
+        points = range(_CURVE_POINTS)
+        x = tuple(math.exp(low + (high - low) * i / (_CURVE_POINTS - 1)) for i in points)
+        y = tuple(of(size, fit.seconds(size)) for size in x)
+        name = f"fitted, misses at most {fit.misfit:.1%}"
+        return (Series(name, x, y, kind="dashed"),)
+
+
+def measure_throughput_of(
+    programs: ProgramCache,
+    configurations: Sequence[Configuration],
+    seconds: float = math.inf,
+    *,
+    sign_of_life: Callable[[], None],
+) -> Throughput:
+    """Times the steps of each configuration in the process that trains.
+
+    Args:
+        programs: Data, model builder and traced programs.
+        configurations: What to measure, at most one for each batch size.
+        seconds: About what it may take; the largest sizes are left out where that is short.
+        sign_of_life: Called now and then.
+    """
+    ascending = sorted(configurations, key=lambda one: one.batch_size)
+    times = measure_step_times(
+        programs, ascending, sign_of_life=sign_of_life, rounds=ROUNDS, seconds=seconds
+    )
+    left_out = tuple(one.batch_size for one in ascending[len(times) :])
+    return throughput_from(times, left_out=left_out)
+
+
+def throughput_from(step_times: Sequence[StepTime], *, left_out: Sequence[int] = ()) -> Throughput:
+    """Line and knee of measured step times.
+
+    Args:
+        step_times: At least one, with the same number of rounds each.
+        left_out: Batch sizes that were not measured.
+
+    Raises:
+        InputError: No step time.
+    """
+    times = sorted(step_times, key=lambda time: time.batch_size)
+    sizes = [time.batch_size for time in times]
+    rounds = list(zip(*(time.rounds for time in times), strict=True))
+    fit = fit_step_time(sizes, [time.seconds for time in times]) if len(times) > 1 else None
+    return Throughput(tuple(times), fit, find_knee(sizes, rounds), tuple(left_out))
+
+
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Throughput:
+    """See tfbatch.instruments.Probe."""
+    configurations = [bench.configuration(size) for size in batch_sizes]
+    found: Throughput = bench.measure(measure_throughput_of, configurations, seconds)
+    return found
+
+
+def with_odd_sizes(batch_sizes: Iterable[int]) -> list[int]:
+    """Batch sizes with neighbours that are multiples of 32, 8 and 10, and odd ones, ascending.
+
+        for size in (64, 128): 60, 63, 64, 65, 72, 96, 120, 127, 128, 129, 136, 192
+
+    Kernels may be tuned for multiples of 8, as tensor cores want them (16-bit matrices), or for
+    powers of two; a line through all sizes shows what that is worth here.
+
+    Args:
+        batch_sizes: Powers of two, or others.
+    """
+    found: set[int] = set()
+    for size in batch_sizes:
+        found |= {size, size - 1, size + 1, size + 8, size * 3 // 2, size // 10 * 10}
+    return sorted(size for size in found if size >= 1)
+
+
+def alignment_of(batch_size: int) -> str:
+    """What a batch size is: "2^6", "32 * 3", "10 * 7", "8 * 9", "even" or "odd"."""
+    if batch_size & (batch_size - 1) == 0:
+        return f"2^{batch_size.bit_length() - 1}"
+    for divisor in _ALIGNED:
+        if batch_size % divisor == 0:
+            return f"{divisor} * {batch_size // divisor}"
+    return "odd" if batch_size % 2 else "even"
+
+
+def _listed(sizes: Iterable[int]) -> str:
+    return ", ".join(map(str, sizes))

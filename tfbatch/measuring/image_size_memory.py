@@ -1,0 +1,89 @@
+"""`tfbatch.measure_memory_by_image_size(...)`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfbatch.bench import open_bench
+from tfbatch.errors import InputError
+from tfbatch.measuring.memory import SHARE, bytes_of, open_prober
+from tfbatch.search.request import Execution
+
+if TYPE_CHECKING:
+    from tfbatch.instruments.image_size_memory import ImageSizeMemory
+
+
+def measure_memory_by_image_size(
+    build_model: Callable[..., Any] | str,
+    data: Any,
+    *,
+    image_sizes: Sequence[int],
+    batch_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+    memory_budget: float | str | None = None,
+    baseline: str = "",
+    optimizer: str | None = None,
+    loss: Any = None,
+    model_arguments: dict[str, Any] | None = None,
+    data_dir: str | Path | None = None,
+    records_dir: str | Path | None = None,
+    precision: str = "float32",
+) -> ImageSizeMemory:
+    """Measures what an example costs in memory at several sizes of the images.
+
+    One fresh process for each size trains at growing batch sizes. Memory that grows with the area
+    makes the batch that fits shrink with it: twice the side, a quarter of the batch.
+
+    Args:
+        build_model: See find_batch_size; a builder that takes `input_shape`.
+        data: Data of images: they are resized in the pipeline.
+        image_sizes: Heights and widths in pixels, in increasing order.
+        batch_sizes: Batch sizes, in increasing order; those that do not fit are left out.
+        memory_budget: See find_max_batch_size; default: 0.8 of the usable memory.
+        baseline: See find_max_batch_size, as all arguments that follow.
+        optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
+        loss: Loss of a model that is not compiled.
+        model_arguments: Further arguments of the builder.
+        data_dir: The source's data folder.
+        records_dir: Folder for records.
+        precision: Keras's dtype policy.
+
+    Returns:
+        The measured peaks, and for each image size a line with a PREDICTED largest batch.
+
+    Raises:
+        InputError: Sizes that do not grow, or that do not fit.
+        DataError: Data absent or damaged.
+    """
+    budget = bytes_of(memory_budget)
+    for name, sizes in (("image_sizes", image_sizes), ("batch_sizes", batch_sizes)):
+        if len(sizes) < 2 or sorted(set(sizes)) != list(sizes) or sizes[0] < 1:
+            raise InputError(
+                f"`{name}` must be at least two numbers >= 1 that grow. Received: {list(sizes)}."
+            )
+    with open_bench(
+        build_model,
+        data,
+        optimizer=optimizer,
+        baseline=baseline,
+        loss=loss,
+        model_arguments=model_arguments,
+        data_dir=data_dir,
+        records_dir=records_dir,
+        execution=Execution(workers=1, precision=precision),
+    ) as bench:
+        from tfbatch.instruments.image_size_memory import measure_image_sizes, measure_resized
+        from tfbatch.instruments.peak_memory import device_memory
+
+        device, usable, _ = bench.measure(device_memory)
+        bench.engine.rest()
+        bytes_allowed = budget or SHARE * usable
+        with open_prober(bench, device=device, usable=usable, budget_bytes=bytes_allowed) as prober:
+            first = ("measure", bench.engine.records, measure_resized, bench.configuration(1))
+            return measure_image_sizes(
+                lambda size: dataclasses.replace(prober, arguments=(*first, size)),
+                image_sizes,
+                batch_sizes=batch_sizes,
+            )

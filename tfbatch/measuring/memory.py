@@ -1,0 +1,272 @@
+"""`tfbatch.find_max_batch_size(...)`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from tfbatch.bench import Bench, open_bench
+from tfbatch.errors import InputError
+from tfbatch.search.progress import Progress
+from tfbatch.search.request import Execution
+
+if TYPE_CHECKING:
+    from tfbatch.instruments.memory import MemoryReport
+    from tfbatch.instruments.probing import Prober
+
+SHARE = 0.8
+"""Part of the usable memory that is the budget where none is stated."""
+_LIMIT = 2.0  # a process is measured up to so many times the budget, then ended
+_FREE = 0.9  # but never past this share of what is free
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def find_max_batch_size(
+    build_model: Callable[..., Any] | str,
+    data: Any,
+    *,
+    memory_budget: float | str | None = None,
+    safety_margin: float | None = None,
+    largest: int | None = None,
+    wished_batch_size: int | None = None,
+    evaluation: bool = True,
+    baseline: str = "",
+    optimizer: str | None = None,
+    loss: Any = None,
+    metrics: Sequence[Any] | None = None,
+    class_weight: dict[int, float] | None = None,
+    model_arguments: dict[str, Any] | None = None,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    records_dir: str | Path | None = None,
+    precision: str = "float32",
+    jit_compile: bool = False,
+    strategy: str | None = None,
+    logical_cpus: int = 0,
+    stall_minutes: float = 10.0,
+    verbose: int = 1,
+) -> MemoryReport:
+    """Finds the largest batch that a training fits into memory with, by running it.
+
+    Each size is trained for five full steps on the data's own stream, with the real optimizer, and
+    validated, in a fresh process: this one never runs out of memory, and its objects are left
+    alone. What counts is the process's peak resident set (VmHWM) on a CPU, model, data and Python
+    included, and the allocator's peak on a GPU. Inputs of variable length are padded to the longest
+    of the data.
+
+    Example:
+        ```python
+        report = tfbatch.find_max_batch_size("small_cnn", "digits", memory_budget="1 GB")
+        print(report.batch_size, report.conclusion())
+        ```
+
+    Args:
+        build_model: See find_batch_size, as all arguments that it has too.
+        data: The data.
+        memory_budget: Bytes that a training process may use, or a text such as "1.5 GB" or
+            "800 MiB". Default: what this process may use (its control group's limit, or the
+            machine's memory), or the GPU's memory.
+        safety_margin: Share of the budget that is left free. Default: 0.2 where no budget is
+            stated, else 0.
+        largest: Largest batch of interest. Default: the number of training examples.
+        wished_batch_size: A batch that you would like: where it does not fit, the micro-batch and
+            number of accumulation steps that make it are found and run too.
+        evaluation: Whether the largest evaluation batch is searched too.
+        baseline: Optimizer's learning rate and batch size, as find_batch_size takes it.
+        optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
+        loss: Loss of a model that is not compiled.
+        metrics: Its metrics.
+        class_weight: Weight of each class in the training loss.
+        model_arguments: Further arguments of the builder.
+        data_dir: The source's data folder.
+        image_size: Size of the images of a data set without a recipe, in pixels.
+        records_dir: Folder for records.
+        precision: Keras's dtype policy.
+        jit_compile: Whether XLA compiles the model.
+        strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
+        logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
+        stall_minutes: A process that gives no sign of life for so long is ended.
+        verbose: 0 prints nothing.
+
+    Returns:
+        The sizes with every process's peak. `batch_size` is 0 where nothing fits.
+
+    Raises:
+        InputError: Something asked for cannot be used; or the model fails for a reason other than
+            memory, shown with its traceback.
+        DataError: Data absent or damaged.
+    """
+    budget = bytes_of(memory_budget)
+    margin = _margin(safety_margin, stated=budget is not None)
+    for name, value in (("largest", largest), ("wished_batch_size", wished_batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"`{name}` must be >= 1. Received: {value}.")
+    from rich.console import Console
+
+    progress = Progress(Console() if verbose else None)
+    with open_bench(
+        build_model,
+        data,
+        optimizer=optimizer,
+        baseline=baseline,
+        loss=loss,
+        metrics=metrics,
+        class_weight=class_weight,
+        model_arguments=model_arguments,
+        data_dir=data_dir,
+        image_size=image_size,
+        records_dir=records_dir,
+        execution=Execution(
+            workers=None if strategy else 1,
+            precision=precision,
+            jit_compile=jit_compile,
+            strategy=strategy,
+            logical_cpus=logical_cpus,
+            stall_minutes=stall_minutes,
+        ),
+        progress=progress,
+    ) as bench:
+        report = measure_memory(
+            bench,
+            budget_bytes=budget,
+            margin=margin,
+            largest=largest,
+            wished_batch_size=wished_batch_size,
+            evaluation=evaluation,
+        )
+    progress.say(str(report))
+    return report
+
+
+def measure_memory(
+    bench: Bench,
+    *,
+    budget_bytes: float | None,
+    margin: float,
+    largest: int | None = None,
+    wished_batch_size: int | None = None,
+    evaluation: bool = True,
+) -> MemoryReport:
+    """The same on a bench that is open already; see `find_max_batch_size`."""
+    from tfbatch.instruments.memory import MemoryReport, search_largest, verify_accumulation
+    from tfbatch.instruments.peak_memory import device_memory, measure_evaluation
+
+    device, usable, replicas = bench.measure(device_memory)
+    bench.engine.rest()  # it would hold memory of the device beside what is measured
+    budget = (budget_bytes or usable) * (1 - margin)
+    with open_prober(bench, device=device, usable=usable, budget_bytes=budget) as prober:
+        cap, why = _cap(bench, largest, replicas)
+        training = search_largest(prober, cap=cap, replicas=replicas)
+        accumulation = None
+        if wished_batch_size and 0 < training.batch_size < wished_batch_size:
+            accumulation = verify_accumulation(
+                lambda steps: dataclasses.replace(
+                    prober, arguments=(*prober.arguments[:-1], steps)
+                ),
+                wished_batch_size,
+                largest=training.batch_size,
+                replicas=replicas,
+            )
+        evaluated = None
+        if evaluation and training.batch_size:
+            examples = bench.data.splits["validation"]
+            evaluated = search_largest(
+                dataclasses.replace(
+                    prober,
+                    arguments=(*prober.arguments[:2], measure_evaluation, prober.arguments[3]),
+                ),
+                cap=examples - examples % replicas,
+                replicas=replicas,
+            )
+    of = "stated" if budget_bytes else f"that can be used ({device})"
+    return MemoryReport(
+        budget_bytes=budget,
+        stated=f"{(budget_bytes or usable) / 1e6:,.0f} MB {of}, {margin:.0%} of it left free",
+        device=device,
+        replicas=replicas,
+        cap=f"{cap}, {why}",
+        training=training,
+        evaluation=evaluated,
+        accumulation=accumulation,
+    )
+
+
+@contextlib.contextmanager
+def open_prober(bench: Bench, *, device: str, usable: int, budget_bytes: float) -> Iterator[Prober]:
+    """What runs training at given batch sizes, each time in a fresh process.
+
+    Args:
+        bench: Model and data.
+        device: "CPU" if the process's own memory counts.
+        usable: Bytes that a process may use at all.
+        budget_bytes: Bytes that it is to use.
+    """
+    from tfbatch.instruments.peak_memory import measure_training
+    from tfbatch.instruments.probing import Prober
+    from tfbatch.training.runner import perform
+
+    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
+        yield Prober(
+            bench.own_process(Path(folder) / "probes.log"),
+            perform,
+            ("measure", bench.engine.records, measure_training, bench.configuration(1), 1),
+            budget_bytes=budget_bytes,
+            limit_bytes=_limit(budget_bytes, usable) if device == "CPU" else float("inf"),
+            stall_seconds=bench.request.execution.stall_minutes * 60,
+        )
+
+
+def _cap(bench: Bench, largest: int | None, replicas: int) -> tuple[int, str]:
+    """The largest batch that is looked at, a multiple of the replicas, and what sets it."""
+    examples = bench.data.splits["train"]
+    cap, why = examples, "the number of training examples"
+    if largest is not None and largest < examples:
+        cap, why = largest, "as asked"
+    return cap - cap % replicas if cap > replicas else cap, why
+
+
+def _limit(budget: float, usable: int) -> float:
+    """Where a process is ended: the further above the budget it is measured, the better."""
+    free = _FREE * min(float(psutil.virtual_memory().available), float(usable))
+    return max(budget, min(_LIMIT * budget, free))
+
+
+def bytes_of(budget: float | str | None) -> float | None:
+    """Bytes from a number or a text.
+
+    Raises:
+        InputError: Neither, or not > 0.
+    """
+    if budget is None:
+        return None
+    found: float | None = None
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*([\d_.]+)\s*([KMGT]?I?B?)\s*", budget.upper())
+        unit = match[2] if match else ""
+        if match and unit in _UNITS:
+            with contextlib.suppress(ValueError):
+                found = float(match[1]) * _UNITS[unit]
+    elif isinstance(budget, int | float) and not isinstance(budget, bool):
+        found = float(budget)
+    if found is None or not 0 < found < float("inf"):
+        raise InputError(
+            "`memory_budget` must be > 0: a number of bytes, or a text such as '1.5 GB' or "
+            f"'800 MiB'. Received: {budget!r}."
+        )
+    return found
+
+
+def _margin(margin: float | None, *, stated: bool) -> float:
+    if margin is None:
+        return 0.0 if stated else 1 - SHARE
+    if not 0 <= margin < 1:
+        raise InputError(f"`safety_margin` must be at least 0 and below 1. Received: {margin}.")
+    return margin
