@@ -99,4 +99,4 @@ def _too_large(size: int, peaks: dict[int, int]) -> bool:
         return False
     (before, low), (last, high) = list(peaks.items())[-2:]
     rise = (high - low) / (last - before) * (size - last)
-    return rise > _MEMORY_SHARE * psutil.virtual_memory().available
+    return rise > _MEMORY_SHARE * float(psutil.virtual_memory().available)

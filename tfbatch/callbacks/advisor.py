@@ -9,7 +9,7 @@ import keras
 
 from tfbatch.callbacks._advice import Advice, Measured, advise
 from tfbatch.callbacks._step_clock import TimedSteps, time_steps
-from tfbatch.callbacks._watched_input import WatchedInput
+from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
 from tfbatch.callbacks.gradient_noise_scale import GradientNoiseScale
 from tfbatch.callbacks.peak_memory import PeakMemory
 from tfbatch.callbacks.throughput import Throughput
@@ -72,14 +72,23 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         self._watched: WatchedInput | None = None
         self._forget()
 
+    def _forget(self) -> None:
+        self.advice: Advice | None = None
+        self._parts: list[Any] = []
+        self._batch: Any = None
+        self._steps: TimedSteps | None = None
+        self._no_noise = ""
+        self._rate = 0.0
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
         self._stop_watching()
         self._forget()
+        check_single_device(self.model, caller="Advisor")
         reason = why_not(self.model)
         self._no_noise = reason or "no batch was measured"
         self._parts = [self.throughput, self.memory, *([] if reason else [self.noise])]
-        self._rate = float(self.model.optimizer.learning_rate)
+        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         for part in self._parts:
             part.set_params(self.params)
             part.set_model(self.model)
@@ -151,11 +160,3 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._watched is not None:
             self._watched.remove()
         self._watched = self._batch = None
-
-    def _forget(self) -> None:
-        self.advice: Advice | None = None
-        self._parts: list[Any] = []
-        self._batch: Any = None
-        self._steps: TimedSteps | None = None
-        self._no_noise = ""
-        self._rate = 0.0

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfbatch.callbacks._noise_meter import NoiseMeter
-from tfbatch.callbacks._watched_input import WatchedInput
+from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.gradients import SquaredNorms
@@ -85,10 +85,17 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
         self._watched: WatchedInput | None = None
         self._forget()
 
+    def _forget(self) -> None:
+        self._meter: NoiseMeter | None = None
+        self.estimate: NoiseScale | None = None
+        self.share = self.tracing_seconds = 0.0
+        self.measurements = 0
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
         self._stop_watching()
         self._forget()
+        check_single_device(self.model, caller="GradientNoiseScale")
         norms = SquaredNorms(self.model, micro_batches=self.micro_batches, training=self.training)
         self._meter = NoiseMeter(
             norms, decay=self.decay, interval=self.interval, max_share=self.max_share
@@ -155,12 +162,6 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
         if self._watched is not None:
             self._watched.remove()
         self._watched = self._meter = None
-
-    def _forget(self) -> None:
-        self._meter: NoiseMeter | None = None
-        self.estimate: NoiseScale | None = None
-        self.share = self.tracing_seconds = 0.0
-        self.measurements = 0
 
     @staticmethod
     def _check(

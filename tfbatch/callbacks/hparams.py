@@ -102,9 +102,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
         mine = [_column(name, value, self._derived) for name, value in values.items()]
         measured = [Metric(name, self._direction(name)) for name in self._last]
         write_experiment(
-            self.log_dir,
-            columns=list({column.name: column for column in [*mine, *columns]}.values()),
-            metrics=list({metric.name: metric for metric in [*measured, *metrics]}.values()),
+            self.log_dir, columns=_merged(mine, columns), metrics=_merged(measured, metrics)
         )
         losses = [self._last[name] for name in ("loss", "val_loss") if name in self._last]
         finite = all(math.isfinite(loss) for loss in losses)
@@ -126,7 +124,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
 def _derived(model: Any, params: Mapping[str, Any]) -> dict[str, Value]:
     return {
         "optimizer": model.optimizer.name,
-        "learning_rate": float(model.optimizer.learning_rate),
+        "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
         "epochs": params.get("epochs"),
         "steps_per_epoch": params.get("steps"),
         "precision": model.dtype_policy.name,
@@ -143,6 +141,12 @@ def _column(name: str, value: Value, derived: Mapping[str, Value]) -> Column:
         "Read from the model (derived)." if name in derived else "",
         Interval() if number else None,
     )
+
+
+def _merged(mine: list[Any], earlier: list[Any]) -> list[Any]:
+    """Mine first, and in place of earlier ones of the same name."""
+    names = {one.name for one in mine}
+    return [*mine, *(one for one in earlier if one.name not in names)]
 
 
 def _own_folder(log_dir: Path) -> Path:

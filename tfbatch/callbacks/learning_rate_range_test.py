@@ -65,6 +65,17 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
         self._sweep: Sweep | None = None
         self._forget()
 
+    def _forget(self) -> None:
+        self.suggestion: float | None = None
+        self.doubts: tuple[str, ...] = ()
+        self.result: RangeTest | None = None
+        self.learning_rates: list[float] = []
+        self.losses: list[float] = []
+        self.diverged = False
+        self._before: list[Any] = []
+        self._own: Any = None
+        self._done = self._steps_before = 0
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Notes everything and puts the sweep in place of the learning rate."""
         self._forget()
@@ -72,8 +83,8 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
-        self._before = [np.array(variable.value) for variable in self._variables()]
-        begin = int(optimizer.iterations)
+        self._before = [_copied(variable) for variable in self._variables()]
+        begin = int(_copied(optimizer.iterations))
         self._sweep = Sweep(self.lowest, self.highest, steps=steps, begin=begin)
         inner = self._inner()
         self._own = inner._learning_rate
@@ -139,10 +150,10 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _read(self, sweep: Sweep) -> None:
         rates, losses = list(self.learning_rates), list(self.losses)
-        if self.diverged:  # the rest of the sweep counts as diverged
-            step = sweep.steps / max(len(rates), FEWEST_STEPS + 1)
-            while len(rates) < FEWEST_STEPS:
-                rates.append(rates[-1] * (sweep.highest / sweep.lowest) ** (step / sweep.steps))
+        if self.diverged:  # what the sweep would have tried next counts as diverged
+            factor = (sweep.highest / sweep.lowest) ** (1 / (sweep.steps - 1))
+            for _ in range(max(1, FEWEST_STEPS - len(rates))):
+                rates.append(rates[-1] * factor)
                 losses.append(math.nan)
         if len(rates) < FEWEST_STEPS or not math.isfinite(losses[0]):
             self.doubts = (f"fit ended after {self._done} of {sweep.steps} steps",)
@@ -160,13 +171,7 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
         """The optimizer itself, where another wraps it to scale the loss."""
         return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
 
-    def _forget(self) -> None:
-        self.suggestion: float | None = None
-        self.doubts: tuple[str, ...] = ()
-        self.result: RangeTest | None = None
-        self.learning_rates: list[float] = []
-        self.losses: list[float] = []
-        self.diverged = False
-        self._before: list[Any] = []
-        self._own: Any = None
-        self._done = self._steps_before = 0
+
+def _copied(variable: Any) -> Any:
+    """As numpy, also of a variable that is mirrored over devices."""
+    return np.array(keras.ops.convert_to_numpy(variable))

@@ -43,6 +43,10 @@ class PeakMemory(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self._forget()
 
+    def _forget(self) -> None:
+        self.peak_memory_mb = math.nan
+        self.memory_mb = math.nan
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the allocators' peaks anew."""
         self._forget()
@@ -61,10 +65,6 @@ class PeakMemory(keras.callbacks.Callback):  # type: ignore[misc]
         if logs is not None:
             logs["memory_mb"] = self.memory_mb
             logs["peak_memory_mb"] = self.peak_memory_mb
-
-    def _forget(self) -> None:
-        self.peak_memory_mb = math.nan
-        self.memory_mb = math.nan
 
 
 def measured_bytes() -> tuple[int, int]:

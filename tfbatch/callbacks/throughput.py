@@ -47,6 +47,15 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         self._watched: WatchedInput | None = None
         self._forget()
 
+    def _forget(self) -> None:
+        self.examples_per_second = math.nan
+        self.input_wait = math.nan
+        self.seconds_per_step = math.nan
+        self._steps = self._steps_before = self._executions = 0
+        self._extra_wait = self._started = self._ended = 0.0
+        self._before = (0.0, 0)
+        self._whole = (0.0, self._before, 0.0)
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts watching."""
         self._stop_watching()
@@ -55,8 +64,7 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes where the epoch starts."""
-        self._steps = self._steps_before = 0
-        self._executions = 0
+        self._steps = self._steps_before = self._executions = 0
         self._extra_wait = 0.0
         self._mark()
 
@@ -104,8 +112,3 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         if self._watched is not None:
             self._watched.remove()
         self._watched = None
-
-    def _forget(self) -> None:
-        self.examples_per_second = math.nan
-        self.input_wait = math.nan
-        self.seconds_per_step = math.nan

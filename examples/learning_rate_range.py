@@ -1,0 +1,69 @@
+"""Which learning rate to begin with? A range test, then training at what it suggests.
+
+Run it with `python examples/learning_rate_range.py`. Plain Keras, but for the callback.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+
+from tfbatch.callbacks import LearningRateRangeTest
+
+
+def load(examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """CIFAR-10 where TFDS_DATA_DIR has it, else scikit-learn's digits."""
+    folder = Path(os.environ.get("TFDS_DATA_DIR", ""))
+    if not (folder / "cifar10").is_dir():
+        images, labels = load_digits(return_X_y=True)
+        return images.reshape(-1, 8, 8, 1)[:examples] / 16, labels[:examples]
+    import tensorflow_datasets as tfds
+
+    data = tfds.load("cifar10", split=f"train[:{examples}]", data_dir=folder, batch_size=-1)
+    return np.asarray(data["image"], "float32") / 255, np.asarray(data["label"])
+
+
+def build_model(input_shape: tuple[int, ...]) -> keras.Model:
+    """A small convolutional network."""
+    layers = [
+        keras.Input(input_shape),
+        keras.layers.Conv2D(16, 3, activation="relu"),
+        keras.layers.MaxPooling2D(),
+        keras.layers.Flatten(),
+        keras.layers.Dense(10),
+    ]
+    model = keras.Sequential(layers)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), loss, metrics=["accuracy"])
+    return model
+
+
+def main(*, examples: int = 10_000, epochs: int = 2, batch_size: int = 64) -> dict[str, float]:
+    """Tests, prints the suggestion and the doubts, and trains with both rates.
+
+    Returns:
+        The training loss at the compiled learning rate and at the suggested one.
+    """
+    images, labels = load(examples)
+    model = build_model(images.shape[1:])
+    compiled = float(model.optimizer.learning_rate)
+    test = LearningRateRangeTest()
+    model.fit(images, labels, batch_size=batch_size, epochs=epochs, callbacks=[test], verbose=0)
+    print(f"suggested {test.result}")
+    losses = {}
+    for name, rate in (("compiled", compiled), ("suggested", test.suggestion or compiled)):
+        keras.utils.set_random_seed(1)
+        model = build_model(images.shape[1:])
+        model.optimizer.learning_rate = rate
+        history = model.fit(images, labels, batch_size=batch_size, epochs=epochs, verbose=0)
+        losses[name] = history.history["loss"][-1]
+        print(f"{name} learning rate {rate:.3g}: loss {losses[name]:.3f}")
+    return losses
+
+
+if __name__ == "__main__":
+    main()

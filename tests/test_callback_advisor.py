@@ -1,0 +1,177 @@
+"""What the advisor says of known measurements, and of a real training."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbatch.callbacks import Advisor
+from tfbatch.callbacks._advice import Measured, advise
+from tfbatch.callbacks._step_clock import TimedSteps, resized, time_steps
+from tfbatch.estimators.interval import Interval
+from tfbatch.estimators.noise_scale import NoiseScale
+
+COMMAND = "python -m tfbatch.tune --batch_sizes={batch_sizes}"
+NOISE = NoiseScale(1_000.0, Interval(800, 1_250), 1.0, 1_000.0, 30, ())
+SIZES = (32, 64, 128, 256)
+MEASURED = Measured(
+    batch_size=64,
+    examples_per_second=3_200.0,
+    input_wait=0.05,
+    peak_memory_mb=900.0,
+    noise=NOISE,
+    no_noise="",
+    steps=TimedSteps(
+        seconds={size: 0.010 + 0.0001 * size for size in SIZES},
+        peak_bytes={32: 9 * 10**8, 64: 9 * 10**8, 128: 10**9, 256: 12 * 10**8},
+        failed=None,
+    ),
+    budget_bytes=8e9,
+)
+
+
+def test_the_prediction_is_that_of_the_closed_form():
+    """Steps (1 + noise / B) of a + b B seconds: least at sqrt(a noise / b) = 316."""
+    advice = advise(MEASURED, command=COMMAND)
+
+    def seconds(size):
+        return (1 + 1_000 / size) * (0.010 + 0.0001 * size)
+
+    assert advice.batch_size == 256
+    assert advice.speed_up == pytest.approx(seconds(64) / seconds(256))
+    assert advice.lines[-1] == (
+        "predicted: B=256, 1.6 x faster to the same loss; not verified; verify with: "
+        "python -m tfbatch.tune --batch_sizes=64,128,256,512"
+    )
+    assert "5% of the time is waiting for batches; 3,200 examples/s at B=64" in advice.lines[0]
+    assert "gradient noise scale 1000 [800, 1250]" in advice.lines[1]
+    assert "estimate of the largest that fits, predicted: 4" in advice.lines[2]
+    assert "not verified" in advice.lines[2]
+
+
+def test_a_small_noise_scale_predicts_a_smaller_batch():
+    noise = dataclasses.replace(NOISE, noise_scale=2.0)
+
+    advice = advise(dataclasses.replace(MEASURED, noise=noise), command=COMMAND)
+
+    assert advice.batch_size == 32
+
+
+def test_where_nothing_is_gained_it_says_so():
+    steps = dataclasses.replace(MEASURED.steps, seconds={size: 1e-4 * size for size in SIZES})
+    noise = dataclasses.replace(NOISE, noise_scale=1e6)
+
+    advice = advise(dataclasses.replace(MEASURED, steps=steps, noise=noise), command=COMMAND)
+
+    assert (advice.batch_size, advice.speed_up) == (64, 1.0)
+    assert "B=64 is within 10% of the fastest timed size" in advice.lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"noise": None, "no_noise": "a reason"}, "the noise scale is unknown"),
+        ({"noise": dataclasses.replace(NOISE, noise_scale=math.inf)}, "not told from 0 or infin"),
+        ({"steps": None}, "no step times at other batch sizes"),
+        ({"input_wait": 0.6}, "training waits for its input"),
+        (
+            {"steps": TimedSteps({32: 1.0, 64: 0.1, 128: 1.0, 256: 0.1}, {32: 9}, None)},
+            "fits no form",
+        ),
+    ],
+    ids=["noise", "infinite", "steps", "input", "misfit"],
+)
+def test_nothing_is_predicted_from_what_does_not_bear_it(changes, reason):
+    advice = advise(dataclasses.replace(MEASURED, **changes), command=COMMAND)
+
+    assert (advice.batch_size, advice.speed_up) == (None, None)
+    assert advice.lines[-1].startswith(f"nothing predicted: {reason}") or (
+        reason in advice.lines[-1]
+    )
+    assert not any(line.startswith("predicted") for line in advice.lines)
+
+
+def test_a_weak_noise_scale_and_a_size_that_does_not_fit_are_named():
+    noise = dataclasses.replace(NOISE, doubts=("3 pairs, 8 are needed",))
+    steps = dataclasses.replace(MEASURED.steps, failed=512)
+
+    advice = advise(dataclasses.replace(MEASURED, noise=noise, steps=steps), command=COMMAND)
+
+    assert "from a weak noise scale; not verified" in advice.lines[-1]
+    assert "B=512 does not fit" in advice.lines[2]
+
+
+def build(kind=keras.Sequential):
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((8,)), keras.layers.Dense(8), keras.layers.Dropout(0.5)]
+    model = kind([*layers, keras.layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae"])
+    return model
+
+
+def data(count=256):
+    random = np.random.default_rng(0)
+    return random.normal(size=(count, 8)).astype("float32"), np.ones((count, 1), "float32")
+
+
+def test_timed_steps_leave_no_bit_changed():
+    model = build()
+    model.fit(*data(), verbose=0)
+    variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    before = [np.asarray(v.value) for v in variables]
+
+    timed = time_steps(model, tuple(map(tf.constant, data(16))), [8, 16, 32])
+
+    assert list(timed.seconds) == list(timed.peak_bytes) == [8, 16, 32]
+    assert min(timed.seconds.values()) > 0
+    assert timed.failed is None
+    assert all(np.array_equal(a, v.value) for a, v in zip(before, variables, strict=True))
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_a_batch_of_another_size_repeats_its_examples(size):
+    x = tf.constant([[1], [2], [3]])
+
+    assert resized((x,), size)[0][:, 0].numpy().tolist() == [1, 2, 3, 1, 2, 3, 1, 2][:size]
+
+
+def test_a_real_training_prints_each_line_after_each_epoch(capsys):
+    advisor = Advisor(model="mine:build", data="mine:data")
+
+    build().fit(*data(1_024), batch_size=16, epochs=2, callbacks=[advisor], verbose=0)
+
+    printed = capsys.readouterr().out
+    for part in ("After epoch 1:", "After epoch 2:", "waiting for batches", "noise scale",
+                 "memory: peak", "--model=mine:build --data=mine:data",
+                 "--baseline=batch_size=16,learning_rate=0.001"):  # fmt: skip
+        assert part in printed
+    assert str(advisor.advice.lines[-1]) in printed
+    assert advisor.noise.measurements > 1
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_a_model_with_its_own_train_step_gets_the_rest(capsys):
+    advisor = Advisor()
+
+    build(OwnStep).fit(*data(), batch_size=16, callbacks=[advisor], verbose=0)
+
+    assert "no noise scale: OwnStep has a train_step of its own" in capsys.readouterr().out
+    assert advisor.advice.batch_size is None
+
+
+def test_it_can_be_told_to_be_silent_and_to_time_nothing(capsys):
+    advisor = Advisor(time_steps=False, verbose=0)
+
+    build().fit(*data(), batch_size=16, callbacks=[advisor], verbose=0)
+
+    assert capsys.readouterr().out == ""
+    assert "larger batches were not tried" in str(advisor.advice)

@@ -1,0 +1,80 @@
+"""The scripts that show the callbacks, on a slice of scikit-learn's digits."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(autouse=True)
+def no_cifar10(monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+
+
+@pytest.fixture
+def example():
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.mark.filterwarnings("ignore:.*shuffle=True:UserWarning")
+def test_the_slow_pipeline_is_waited_for_and_the_cached_one_is_not(example, capsys):
+    waits = example("throughput").main(examples=400, epochs=2, delay=0.002)
+
+    assert waits["slow"] > 0.5
+    assert waits["cached"] < waits["slow"] - 0.1
+    assert capsys.readouterr().out.count("waiting for input") == 2
+
+
+def test_a_peak_of_memory_is_given_for_each_batch_size(example):
+    peaks = example("peak_memory").main(examples=200, batch_sizes=(20, 100))
+
+    assert list(peaks) == [20, 100]
+    assert 50 < peaks[20] <= peaks[100]
+
+
+def test_the_noise_scale_is_given_for_each_epoch(example, capsys):
+    scales = example("gradient_noise_scale").main(examples=900, epochs=2, batch_size=16)
+
+    assert len(scales) == 2
+    assert scales[-1] > 0
+    assert "of the training's time" in capsys.readouterr().out
+
+
+def test_the_suggested_rate_is_trained_with(example, capsys):
+    losses = example("learning_rate_range").main(examples=900, epochs=8, batch_size=32)
+
+    assert all(math.isfinite(loss) for loss in losses.values())
+    assert losses["suggested"] != losses["compiled"]
+    assert "steepest" in capsys.readouterr().out
+
+
+def test_the_gap_in_the_same_mode_is_larger_than_that_of_the_curves(example):
+    gaps = example("generalization_gap").main(examples=900, epochs=4)
+
+    assert gaps["same_mode"] > gaps["curves"]
+
+
+def test_there_is_a_row_for_each_batch_size(example, tmp_path):
+    folders = example("hparams_view").main(
+        examples=200, batch_sizes=(16, 32), log_dir=str(tmp_path)
+    )
+
+    assert folders == [tmp_path / "fit-0001", tmp_path / "fit-0002"]
+    assert all(any(folder.iterdir()) for folder in folders)
+
+
+def test_the_advice_is_printed(example, capsys):
+    advisor = example("advisor").main(examples=600, epochs=1, batch_size=16)
+
+    assert str(advisor.advice.lines[-1]) in capsys.readouterr().out

@@ -1,0 +1,223 @@
+"""The gradient noise scale through Keras, against linear regression with known covariance."""
+
+from __future__ import annotations
+
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbatch.callbacks import GradientNoiseScale
+from tfbatch.callbacks._noise_meter import NoiseMeter
+from tfbatch.errors import InputError
+from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
+from tfbatch.gradients import SquaredNorms, untouched
+
+SPECTRUM = np.array([2.0, 1.0, 0.5, 0.25])
+NOISE = 1.5
+DELTA = np.array([1.0, -1.0, 0.5, 2.0])
+
+
+def regression(count=4_096, seed=0):
+    """y = x w* + noise, with x of the covariance diag(SPECTRUM) and w* = 0."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(count, 4)) * np.sqrt(SPECTRUM)
+    return x.astype("float32"), random.normal(0, NOISE, (count, 1)).astype("float32")
+
+
+def linear(learning_rate=0.0, **layer):
+    """At w* + DELTA, with the loss (prediction - y)^2 / 2."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, use_bias=False, **layer)])
+    model.compile(
+        keras.optimizers.SGD(learning_rate), loss=lambda y, p: keras.ops.mean((p - y) ** 2, -1) / 2
+    )
+    model.set_weights([DELTA[:, None]])
+    return model
+
+
+def true_noise_scale():
+    """1 + (d'Hd + s^2) tr H / |Hd|^2, for Gaussian inputs."""
+    excess = DELTA @ (SPECTRUM * DELTA) + NOISE**2
+    return 1 + excess * SPECTRUM.sum() / ((SPECTRUM * DELTA) ** 2).sum()
+
+
+def squares(x, y, micro_batches):
+    """The two squared norms, by numpy."""
+    single = (x @ DELTA[:, None] - y) * x
+    parts = single.reshape(micro_batches, -1, 4).mean(1)
+    return (parts**2).sum(1).mean(), (parts.mean(0) ** 2).sum()
+
+
+def test_the_squared_norms_are_those_of_the_closed_form():
+    x, y = regression(64)
+
+    found = SquaredNorms(linear(), micro_batches=4)((tf.constant(x), tf.constant(y)))
+
+    assert found == pytest.approx(squares(x.astype("float64"), y, 4), rel=1e-5)
+
+
+def test_the_callback_finds_the_known_noise_scale_of_linear_regression():
+    x, y = regression()
+    noise = GradientNoiseScale(interval=1, decay=0.99)
+
+    history = (
+        linear()
+        .fit(*(x, y), batch_size=64, epochs=2, shuffle=False, callbacks=[noise], verbose=0)
+        .history
+    )
+
+    estimate = noise.estimate
+    assert true_noise_scale() in estimate.interval
+    assert not estimate.low_confidence
+    assert estimate.noise_scale == pytest.approx(true_noise_scale(), rel=0.5)
+    assert history["noise_scale"][-1] == estimate.noise_scale
+    assert history["noise_scale_low"][-1] == estimate.interval.low
+    assert history["noise_scale_high"][-1] == estimate.interval.high
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_the_batches_are_those_of_the_training_before_it_sees_them(steps_per_execution):
+    x, y = regression(128)
+    model = linear()
+    model.compile(
+        keras.optimizers.SGD(0.0), loss=model.loss, steps_per_execution=steps_per_execution
+    )
+    noise = GradientNoiseScale(interval=1, decay=0.9)
+
+    model.fit(x, y, batch_size=8, shuffle=False, callbacks=[noise], verbose=0)
+
+    stream = NoiseScaleStream(decay=0.9, small_batch_size=1, large_batch_size=8)
+    for first in range(steps_per_execution, 16, steps_per_execution):
+        rows = slice(8 * first, 8 * first + 8)
+        stream = stream.updated(*squares(x[rows].astype("float64"), y[rows], 8))
+    assert noise.estimate.noise_scale == pytest.approx(stream.estimate().noise_scale, rel=1e-3)
+    assert noise.measurements == stream.pairs
+
+
+def test_batches_drawn_from_given_arrays_give_it_too():
+    x, y = regression()
+    noise = GradientNoiseScale(x, y, batch_size=64, interval=1, decay=0.99)
+
+    linear().fit(x[:800], y[:800], batch_size=8, callbacks=[noise], verbose=0)
+
+    assert noise.measurements == 99
+    assert true_noise_scale() in noise.estimate.interval
+
+
+def test_measuring_stays_within_its_share_of_the_time(monkeypatch):
+    """By a clock of the test: a step takes 1 s, a measurement 5 s, the first one 100 s."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    class Norms:
+        micro_batches = 2
+
+        def micro_batch_size(self, batch):
+            return 4
+
+        def __call__(self, batch):
+            now[0] += 5 if now[0] > 50 else 100
+            return 1.0, 0.5
+
+    meter = NoiseMeter(Norms(), decay=0.9, interval=None, max_share=0.03)
+    meter.begin_epoch()
+    for step in range(3_000):
+        if meter.due(step):
+            meter.measure(None, step=step)
+        now[0] += 1
+
+    assert meter.tracing_seconds == 100
+    assert 0.02 < meter.seconds / meter.training_seconds <= 0.0301
+    assert 15 <= meter.measurements <= 20
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_and_moving_statistics_are_left_as_they_were(training):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile("adam", "mse", metrics=["mae"])
+    x, y = regression(64)
+    model.fit(x, y, verbose=0)
+    variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    before = [np.asarray(v.value) for v in variables]
+
+    small, large = SquaredNorms(model, micro_batches=4, training=training)(
+        (tf.constant(x), tf.constant(y))
+    )
+
+    assert small > large > 0
+    assert all(np.array_equal(a, v.value) for a, v in zip(before, variables, strict=True))
+
+
+def test_the_state_is_put_back_also_after_an_error():
+    model = linear(learning_rate=0.1)
+    model.fit(*regression(8), verbose=0)
+    before = model.get_weights()[0]
+
+    def trains_and_fails():
+        with untouched(model, weights=True):
+            model.fit(*regression(8), verbose=0)
+            assert not np.array_equal(before, model.get_weights()[0])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        trains_and_fails()
+
+    assert np.array_equal(before, model.get_weights()[0])
+
+
+class OwnStep(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_a_model_whose_loss_is_unknown_is_refused_before_training():
+    model = OwnStep()
+    model.compile("sgd", "mse")
+
+    with pytest.raises(InputError, match="OwnStep has a train_step of its own"):
+        model.fit(*regression(64), callbacks=[GradientNoiseScale()], verbose=0)
+
+
+def test_a_summed_loss_is_refused():
+    model = linear()
+    model.compile("sgd", keras.losses.MeanSquaredError(reduction="sum"))
+
+    with pytest.raises(InputError, match="the loss is summed over the batch"):
+        model.fit(*regression(64), callbacks=[GradientNoiseScale()], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"micro_batches": 1},
+        {"interval": 0},
+        {"max_share": 0.0},
+        {"decay": 1.0},
+        {"x": np.zeros((9, 4)), "batch_size": 4},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_arguments_out_of_range_are_refused(arguments):
+    with pytest.raises(InputError, match=r"must be .* Received"):
+        GradientNoiseScale(**arguments)
+
+
+def test_a_dataset_is_refused_because_iterating_it_would_change_the_training_order():
+    with pytest.raises(InputError, match="iterating a dataset that shuffles changes the order"):
+        GradientNoiseScale(tf.data.Dataset.range(9))

@@ -1,0 +1,88 @@
+"""The rows and columns that a plain `fit` leaves in TensorBoard's HParams view."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import keras
+import numpy as np
+import pytest
+from test_hparams_log import Backend
+
+from tfbatch.callbacks import HParams
+from tfbatch.errors import InputError
+from tfbatch.hparams_log import Column, Interval, Metric, declared, write_experiment
+
+X, Y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
+
+
+def fit(*callbacks, rate=0.01):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(rate), "mse", metrics=["mae"])
+    return model.fit(X, Y, batch_size=4, epochs=2, callbacks=list(callbacks), verbose=0).history
+
+
+def test_every_fit_is_a_row_with_what_was_chosen_what_follows_and_the_final_metrics(tmp_path):
+    first = HParams(tmp_path, {"batch_size": 4, "schedule": "constant"})
+    history = fit(first)
+    second = copy.deepcopy(first)
+    fit(second)
+
+    rows = Backend.of(tmp_path).rows()
+    assert sorted(rows) == ["fit-0001", "fit-0002"]
+    assert (first.folder.name, second.folder.name) == ("fit-0001", "fit-0002")
+    values = rows["fit-0001"]["hparams"]
+    assert values["batch_size"] == 4
+    assert values["schedule"] == "constant"
+    assert values["learning_rate"] == pytest.approx(0.01)
+    assert (values["steps_per_epoch"], values["epochs"], values["parameters"]) == (2, 2, 3)
+    assert values["_status"] == "completed"
+    metrics = {m["name"]["tag"]: m["value"] for m in rows["fit-0001"]["metricValues"]}
+    assert metrics == pytest.approx({name: history[name][-1] for name in ("loss", "mae")})
+
+
+def test_the_columns_of_earlier_fits_are_kept_and_directions_shown(tmp_path):
+    fit(HParams(tmp_path, {"batch_size": 4}, derived=False))
+    fit(HParams(tmp_path, {"units": 3}, derived=False, directions={"mae": "max"}))
+
+    columns, metrics = declared(tmp_path)
+
+    assert {column.name for column in columns} == {"batch_size", "units"}
+    assert {metric.name: metric.direction for metric in metrics} == {"loss": "min", "mae": "max"}
+
+
+def test_a_training_that_overflows_is_a_row_with_its_status(tmp_path):
+    assert not math.isfinite(fit(HParams(tmp_path), rate=1e30)["loss"][-1])
+
+    (row,) = Backend.of(tmp_path).rows().values()
+    assert row["hparams"]["_status"] == "diverged"
+
+
+def test_what_was_declared_is_read_back_as_it_was(tmp_path):
+    columns = [
+        Column("a", "letter a", "Text.", ("x", "y")),
+        Column("b", "b", "", Interval(0.0, 2.0)),
+        Column("c", "c", "", Interval()),
+        Column("d", "d"),
+    ]
+    metrics = [Metric("loss", "min"), Metric("accuracy", "max"), Metric("seconds")]
+
+    write_experiment(tmp_path, columns=columns, metrics=metrics)
+
+    assert declared(tmp_path) == (columns, metrics)
+    assert declared(tmp_path / "absent") == ([], [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"hparams": {"layers": [1, 2]}},
+        {"hparams": {"_status": "completed"}},
+        {"directions": {"loss": "down"}},
+    ],
+    ids=["list", "status", "direction"],
+)
+def test_what_the_view_cannot_show_is_refused_before_training(arguments):
+    with pytest.raises(InputError, match=r"must be .* Received"):
+        HParams("logs", **arguments)

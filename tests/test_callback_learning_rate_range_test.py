@@ -1,0 +1,142 @@
+"""The range test in plain Keras training."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from tfbatch.callbacks import LearningRateRangeTest
+from tfbatch.errors import InputError
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(800, 4)).astype("float32")
+Y = X @ np.array([[1.0], [2.0], [-1.0], [0.5]], "float32")
+
+
+def build(rate=0.005, *, steps_per_execution=1):
+    keras.utils.set_random_seed(1)
+    layers = [keras.layers.BatchNormalization(), keras.layers.Dropout(0.1), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    model.compile(
+        keras.optimizers.SGD(rate, momentum=0.9),
+        "mse",
+        steps_per_execution=steps_per_execution,
+    )
+    return model
+
+
+def fit(model, *callbacks, epochs=2):
+    return model.fit(
+        X, Y, batch_size=8, epochs=epochs, shuffle=False, callbacks=list(callbacks), verbose=0
+    )
+
+
+def state(model):
+    return [np.asarray(v.value) for v in [*model.variables, *model.optimizer.variables]]
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_the_test_ends_where_training_diverges_and_suggests_less(steps_per_execution):
+    test = LearningRateRangeTest(1e-5, 100)
+    model = build(steps_per_execution=steps_per_execution)
+
+    model.fit(X, Y, batch_size=80, epochs=40, callbacks=[test], verbose=0)
+
+    assert test.diverged
+    assert test.learning_rates[-1] < 100
+    assert 1e-4 < test.suggestion < test.result.diverges_at
+    assert test.result.learning_rate == test.suggestion
+    assert "one seed only" in test.doubts
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [0.005, keras.optimizers.schedules.ExponentialDecay(0.005, 50, 0.5)],
+    ids=["number", "schedule"],
+)
+def test_training_afterwards_is_as_if_there_had_been_no_test(rate):
+    plain, tested = build(rate), build(rate)
+    for model in (plain, tested):
+        fit(model, epochs=1)
+    fit(tested, LearningRateRangeTest(1e-5, 100))
+    ends = [fit(model, epochs=1).history["loss"] for model in (plain, tested)]
+
+    assert math.isfinite(ends[0][0])
+    assert ends[0] == ends[1]
+    pairs = zip(state(plain), state(tested), strict=True)
+    assert all(np.array_equal(first, second) for first, second in pairs)
+    assert float(plain.optimizer.learning_rate) == float(tested.optimizer.learning_rate)
+    tested.optimizer.get_config()
+
+
+def test_the_rates_ascend_in_equal_factors_and_are_those_of_the_updates():
+    """One weight, a loss that is it: each update lowers it by the rate."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(7.0), loss=lambda y, p: p[:, 0])
+    model.set_weights([np.array([[0.0]])])
+    test = LearningRateRangeTest(1e-3, 1.0, steps=31)
+
+    model.fit(np.ones((40, 1)), np.ones(40), batch_size=1, callbacks=[test], verbose=0)
+
+    rates = np.geomspace(1e-3, 1.0, 31)
+    assert test.learning_rates == pytest.approx(rates)
+    assert np.diff(test.losses) == pytest.approx(-rates[:-1], rel=1e-3, abs=1e-6)
+    assert model.get_weights()[0] == 0
+    assert float(model.optimizer.learning_rate) == 7.0
+
+
+def test_a_flat_loss_gives_no_suggestion_and_says_why():
+    test = LearningRateRangeTest(1e-12, 1e-10)
+
+    fit(build(), test)
+
+    assert test.suggestion is None
+    assert any(doubt.startswith("the loss hardly falls") for doubt in test.doubts)
+
+
+def test_a_divergence_at_once_is_read_too():
+    test = LearningRateRangeTest(10, 1e6)
+
+    fit(build(), test)
+
+    assert test.diverged
+    assert len(test.learning_rates) < 20
+    assert test.doubts
+
+
+def test_a_training_that_another_callback_ends_says_so():
+    test = LearningRateRangeTest(1e-5, 1e-4)
+    stop = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: setattr(stop.model, "stop_training", batch > 40)
+    )
+
+    fit(build(), test, stop, epochs=1)
+
+    assert test.doubts[-1] == "fit ended after 42 of 100 steps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lowest": 0}, "`lowest` must be > 0"),
+        ({"highest": math.inf}, "less than `highest`"),
+        ({"lowest": 1, "highest": 0.1}, "less than `highest`"),
+        ({"steps": 19}, r"`steps` must be >= 20\. Received: steps=19"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        LearningRateRangeTest(**arguments)
+
+
+def test_too_few_losses_are_refused_before_anything_is_changed():
+    model = build(steps_per_execution=10)
+    before = state(model)
+
+    with pytest.raises(InputError, match="needs at least 20 losses"):
+        fit(model, LearningRateRangeTest(), epochs=1)
+
+    assert all(np.array_equal(a, b) for a, b in zip(before, state(model), strict=True))

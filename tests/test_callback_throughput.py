@@ -1,0 +1,128 @@
+"""What training waits for its input, and what the examples are counted as."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbatch.callbacks import GradientNoiseScale, Throughput
+from tfbatch.callbacks._watched_input import WatchedInput
+
+PAUSE = 0.03
+
+
+def sleeping(value):
+    time.sleep(PAUSE)
+    return value
+
+
+class Pause(keras.layers.Layer):
+    """A model that takes its time."""
+
+    def call(self, x):
+        return tf.ensure_shape(tf.numpy_function(sleeping, [x], x.dtype), x.shape)
+
+
+def model(*, slow=False, steps_per_execution=1):
+    layers = [keras.Input((4,)), *([Pause()] if slow else []), keras.layers.Dense(1)]
+    made = keras.Sequential(layers)
+    made.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    return made
+
+
+def data(*, slow=False, count=118):
+    x = np.zeros((count, 4), "float32")
+    batches = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(8)
+    if slow:
+        batches = batches.map(
+            lambda a, b: (tf.ensure_shape(tf.numpy_function(sleeping, [a], a.dtype), a.shape), b)
+        )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.with_options(options)
+
+
+def fit(made, batches, *callbacks, epochs=2):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return made.fit(batches, epochs=epochs, callbacks=list(callbacks), verbose=0)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_a_pipeline_that_sleeps_is_what_training_waits_for(steps_per_execution):
+    throughput = Throughput()
+
+    history = fit(
+        model(steps_per_execution=steps_per_execution), data(slow=True), throughput
+    ).history
+
+    assert min(history["input_wait"]) > 0.5
+    assert history["input_wait"][-1] == throughput.input_wait
+    assert history["examples_per_second"][-1] == throughput.examples_per_second < 8 / PAUSE
+
+
+def test_a_model_that_sleeps_hardly_waits_for_input():
+    throughput = Throughput()
+
+    fit(model(slow=True), data(), throughput)
+
+    assert throughput.input_wait < 0.3
+    assert throughput.seconds_per_step > PAUSE
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_every_example_is_counted_once(steps_per_execution):
+    class Counts(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.watched = WatchedInput(
+                self.model,
+                caller="Counts",
+                wants_batch=lambda: self.watched.executions % 2 == 0,
+                look=lambda batch: self.shown.append(int(batch[0].shape[0])),
+            )
+            self.shown, self.found = [], []
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.found.append(self.watched.totals()[1])
+
+    counts = Counts()
+    fit(model(steps_per_execution=steps_per_execution), data(), counts, Throughput(), epochs=3)
+
+    assert counts.found == [118, 236, 354]  # the smaller last batch too
+    assert set(counts.shown) <= {8, 6}
+    assert len(counts.shown) >= 6
+
+
+@pytest.mark.parametrize("callback", [Throughput, GradientNoiseScale])
+def test_after_a_training_that_raised_nothing_stands_in_the_way(callback):
+    made = model()
+    fit(made, data())
+    own = made.train_function
+
+    def broken():
+        yield np.zeros((8, 4), "float32"), np.zeros((8, 1), "float32")
+        raise OSError("the disk is gone")
+
+    spec = (tf.TensorSpec((None, 4)), tf.TensorSpec((None, 1)))
+    with pytest.raises(tf.errors.UnknownError, match="the disk is gone"):
+        fit(made, tf.data.Dataset.from_generator(broken, output_signature=spec), callback())
+
+    assert made.train_function is own
+    fit(made, data(), callback())
+    assert made.train_function is own
+
+
+def test_trap_24_a_dataset_of_unknown_length_trains_as_without_the_callback():
+    ends = []
+    for callbacks in ([], [Throughput()]):
+        keras.utils.set_random_seed(1)
+        made = model()
+        fit(made, data().filter(lambda *_: True), *callbacks, epochs=3)
+        ends.append((int(made.optimizer.iterations), made.get_weights()[0].tolist()))
+
+    assert ends[0] == ends[1]
