@@ -1,7 +1,7 @@
 """Keras callbacks, one file each; all work in anybody's `model.fit`.
 
-The file `stop_after_steps.py` holds the class `StopAfterSteps` (the name without underscores, in any
-case), which is then `tfbatch.callbacks.StopAfterSteps`: there is no list to edit.
+The file `stop_after_steps.py` holds the class `StopAfterSteps` (the name without underscores, in
+any case), which is then `tfbatch.callbacks.StopAfterSteps`: there is no list to edit.
 
 A callback with `only_looks = True` promises that the weights after `fit` are the same bits with
 and without it; tests/test_callback_contract.py holds every file of this folder to that.
