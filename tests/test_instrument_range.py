@@ -51,7 +51,7 @@ def test_a_quadratic_diverges_above_its_threshold_and_the_suggestion_lies_below(
     found = measure_learning_rate_range(programs, PLAIN, settings, sign_of_life=lambda: None)
     step = settings.rates()[1] / settings.rates()[0]
     # It grows by |1 - 4 rate| a step above 1/2, from where the loss had fallen to.
-    assert 0.5 < found.result.diverges_at
+    assert found.result.diverges_at > 0.5
     # Against the same iteration in plain numbers: the first two losses above the bar.
     w, losses = np.ones(3), []
     for rate in settings.rates():

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
-from tfbatch.search.config import Range
-from tfbatch.search.finished import FinishedTrial
 from tfbatch.hparams_log import (
     Choices,
     Column,
@@ -15,6 +13,8 @@ from tfbatch.hparams_log import (
     write_experiment,
     write_trial,
 )
+from tfbatch.search.config import Range
+from tfbatch.search.finished import FinishedTrial
 from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.derived import Derived
