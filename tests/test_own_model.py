@@ -140,7 +140,7 @@ def test_a_builder_that_asks_for_classes_where_there_are_none_is_told(regression
 
 
 def test_a_model_in_place_of_its_builder_is_refused_with_the_remedy():
-    with pytest.raises(InputError, match="given as a function that builds it.*clone_model"):
+    with pytest.raises(InputError, match=r"given as a function that builds it.*clone_model"):
         check_builder(layers())
 
 

@@ -145,12 +145,20 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
         """Not finite, or the last three all above a multiple of the median of the first five."""
         if not math.isfinite(self.losses[-1]):
             return True
+        return len(self.losses) >= _FIRST and min(self.losses[-3:]) > self._bar()
+
+    def _bar(self) -> float:
         bar = DIVERGED * float(np.median(self.losses[:_FIRST]))
-        return len(self.losses) >= _FIRST and bar > 0 and min(self.losses[-3:]) > bar
+        return bar if bar > 0 else math.inf
 
     def _read(self, sweep: Sweep) -> None:
         rates, losses = list(self.learning_rates), list(self.losses)
-        if self.diverged:  # what the sweep would have tried next counts as diverged
+        if self.diverged:  # so do the last losses, and what the sweep would have tried next
+            bar = self._bar()
+            for index in reversed(range(1, len(losses))):
+                if losses[index] <= bar:
+                    break
+                losses[index] = math.nan
             factor = (sweep.highest / sweep.lowest) ** (1 / (sweep.steps - 1))
             for _ in range(max(1, FEWEST_STEPS - len(rates))):
                 rates.append(rates[-1] * factor)
