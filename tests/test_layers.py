@@ -17,7 +17,8 @@ FLOORS = {
     0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data backend references run_folder estimators class_balance",
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters",
-    2: "pipeline callbacks workers derivation",
+    2: "pipeline workers derivation",
+    2.5: "callbacks",
     3: "training",
     4: "instruments",
     5: "search",
