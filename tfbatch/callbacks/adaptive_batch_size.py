@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -167,7 +167,8 @@ class AdaptiveBatchSize(BatchSizeDriver):
         )  # fmt: skip
         if factor != 1.0:
             optimizer = self._optimizer()
-            optimizer.learning_rate = float(optimizer.learning_rate) * factor
+            now = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            optimizer.learning_rate = now * factor
         self.batch_size, self._above = larger, 0
 
     def _measured(self) -> float | None:

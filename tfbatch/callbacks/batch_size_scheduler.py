@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import keras
 import numpy as np
 import numpy.typing as npt
 from absl import logging
@@ -107,7 +108,7 @@ class BatchSizeScheduler(BatchSizeDriver):
         cls, batch_size: int, *, boundaries: Sequence[float], gamma: float,
         unit: Unit = "epochs", seed: int = 0,
     ) -> BatchSizeScheduler:  # fmt: skip
-        """Divides the batch size by `gamma` where a schedule would multiply the learning rate by it.
+        """Divides the batch size by `gamma` where a schedule would multiply the learning rate.
 
             def batch_size(x):
                 return round(batch_size / gamma ** sum(x >= b for b in boundaries))
@@ -215,7 +216,8 @@ class BatchSizeScheduler(BatchSizeDriver):
         super().on_epoch_begin(epoch, logs)
         if self._is_first and self._counts_examples:
             here = self.batch_sizes().steps_before(epoch * self._driven.epoch_examples)
-            done = int(self.model.optimizer.iterations)
+            # As an array: under a strategy it is no number of Python's.
+            done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
             if done != here:
                 logging.warning(
                     "The optimizer has made %d updates, and epoch %d of the batch sizes begins "

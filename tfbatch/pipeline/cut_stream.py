@@ -67,7 +67,7 @@ class CutStream:
         self._window.assign([start, start + int(sizes.sum()), self._token])
 
     def rest(self, size: int) -> None:
-        """Nobody drives it: an iterator gives one batch, for who asks for shapes, and then fails."""
+        """Nobody drives it: an iterator gives one batch, to tell its shapes, and then fails."""
         self._sizes.assign([size])
         self._window.assign([0, self.epoch_examples, 0])
 
@@ -190,8 +190,10 @@ def _driven(token: tf.Tensor, step: tf.Tensor) -> tf.Operation:
 
 def _as_array(array: Any) -> npt.NDArray[Any]:
     """As Keras takes arrays: floating point in the precision of `keras.config.floatx()`."""
-    array = np.asarray(array)
-    return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
+    found: npt.NDArray[Any] = np.asarray(array)
+    if found.dtype == np.float64:
+        found = found.astype(keras.config.floatx())
+    return found
 
 
 def _as_tensor(array: npt.NDArray[Any]) -> tf.Tensor:
