@@ -508,6 +508,11 @@ TWO_REPLICAS = """
     sizes = {0: 4, 1: 8, 2: 16}
     found = {"one": trained(tf.distribute.get_strategy(), sizes), "two": trained(two, sizes)}
     try:
+        with two.scope():
+            BatchSizeScheduler(sizes).dataset(x)
+    except InputError as error:
+        found["inside"] = str(error)
+    try:
         trained(two, {0: 4, 1: 7})
     except InputError as error:
         found["uneven"] = str(error)
@@ -527,6 +532,7 @@ def test_two_replicas_share_each_batch() -> None:
     assert found["one"][1:] == found["two"][1:] == [12 + 6 + 3, [4, 8, 16]]
     np.testing.assert_allclose(found["one"][0], found["two"][0], rtol=1e-5)
     assert "multiple of the number of replicas, 2" in found["uneven"]
+    assert "outside of `strategy.scope()`" in found["inside"]
 
 
 # The adaptive one

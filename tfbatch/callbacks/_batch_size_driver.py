@@ -70,9 +70,14 @@ class BatchSizeDriver(keras.callbacks.Callback):  # type: ignore[misc]
             examples_per_epoch: Length of an epoch of `fit`, where it is not one pass.
 
         Raises:
-            InputError: Arrays of unequal lengths, a Dataset of batches or of unknown length, or
-                an epoch that is smaller than a batch.
+            InputError: Arrays of unequal lengths, a Dataset of batches or of unknown length, an
+                epoch that is smaller than a batch, or the scope of a strategy.
         """
+        if tf.distribute.has_strategy():
+            raise InputError(
+                "`dataset` must be called outside of `strategy.scope()`: what it reads is not "
+                "mirrored. Make it before the model."
+            )
         if examples_per_epoch is not None and examples_per_epoch < 1:
             raise InputError(f"`examples_per_epoch` must be >= 1. Received: {examples_per_epoch=}.")
         seed = derive_seed(self.seed, "order")
