@@ -19,7 +19,8 @@ FLOORS = {
     "chart_page",
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
     "gradients hparams_log oracles",
-    2: "pipeline callbacks workers",
+    2: "pipeline workers",
+    2.5: "callbacks",
     3: "training",
     4: "instruments",
     5: "search",

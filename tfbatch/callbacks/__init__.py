@@ -17,7 +17,9 @@ from tfbatch.errors import InputError
 from tfbatch.registry import Registry
 
 if TYPE_CHECKING:  # For editors and type checkers only: a new file works without a line here.
+    from tfbatch.callbacks.adaptive_batch_size import AdaptiveBatchSize as AdaptiveBatchSize
     from tfbatch.callbacks.advisor import Advisor as Advisor
+    from tfbatch.callbacks.batch_size_scheduler import BatchSizeScheduler as BatchSizeScheduler
     from tfbatch.callbacks.divergence_guard import DivergenceGuard as DivergenceGuard
     from tfbatch.callbacks.generalization_gap import GeneralizationGap as GeneralizationGap
     from tfbatch.callbacks.gradient_noise_scale import GradientNoiseScale as GradientNoiseScale
