@@ -123,3 +123,11 @@ def stream(
         batch_size=batch_size, seed=SEED, num_examples=length * batch_size
     )
     return batches.cache().repeat(steps) if cached else batches
+
+
+def look(
+    programs: ProgramCache, configuration: Configuration, *, sign_of_life: Callable[[], None]
+) -> float:
+    """Traces and trains three steps; seconds of a step."""
+    sign_of_life()
+    return time_training(programs, configuration, executions=2, warmup=1, at_once=1)

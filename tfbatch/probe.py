@@ -1,0 +1,353 @@
+"""Measures what hardware and gradient say before any search: memory, step time, input, noise, ...
+
+usage: python -m tfbatch.probe [--dataset=cifar10] [--model=resnet] [--skip=curvature] ...
+
+Runs every instrument of tfbatch/instruments in turn, prints a table for each and what follows, and
+writes probe.json and probe.html (interactive plots, no network needed) into the output folder. With
+no flags it looks at scikit-learn's embedded digits. What is predicted is called so; `tune` verifies
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from tfbatch.command_line import (
+    StopSignal,
+    library_noise_to,
+    parse_arguments,
+    parse_flags,
+    path_of,
+    run_command,
+)
+from tfbatch.errors import InputError, SearchError, StoppedError
+from tfbatch.given import Given
+from tfbatch.instruments import INSTRUMENTS
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.search.progress import LiveProgress, Progress
+from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, Task, make_request
+
+if TYPE_CHECKING:
+    from tfbatch.bench import Bench  # imports TensorFlow when it is opened
+    from tfbatch.measuring.probing import Probed
+
+FLAGS = flags.FlagValues()
+LOG = "libraries.log"
+_OWN = ("output_dir", "skip", "max_minutes", "batch_sizes", "logical_cpus")
+
+
+def _text(name: str, default: str | None, text: str) -> None:
+    flags.DEFINE_string(name, default, text, flag_values=FLAGS)
+
+
+_text(
+    "dataset",
+    "digits",
+    "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a recipe: "
+    "tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
+)
+_text(
+    "data",
+    None,
+    "package.module:function of yours, `make_dataset(split, batch_size, seed)`, or a function "
+    "without arguments that gives arrays or a Dataset. Instead of --dataset.",
+)
+_text("data_dir", None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR.")
+_text("records_dir", None, "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.")
+flags.DEFINE_integer(
+    "image_size",
+    None,
+    "Height and width of the images of a data set without a recipe.",
+    1,
+    flag_values=FLAGS,
+)
+_text(
+    "model",
+    "small_cnn",
+    "A model of tfbatch/models or keras.applications, or package.module:function.",
+)
+_text("model_arguments", "", 'Arguments of the builder, e.g. "normalization=group".')
+_text("loss", None, "Keras loss of a model that is not compiled. Default: classification.")
+flags.DEFINE_list("metrics", None, "Keras metrics, for the same.", flag_values=FLAGS)
+_text("optimizer", None, "A file of tfbatch/optimizers: sgd, adamw, .... Default: sgd, momentum.")
+_text("baseline", "", 'What you train with now, e.g. "batch_size=128,learning_rate=0.05".')
+flags.DEFINE_list(
+    "batch_sizes",
+    None,
+    "Batch sizes of interest. Default: powers of two from 8 to 1024, at most an eighth of the "
+    "training split.",
+    flag_values=FLAGS,
+)
+_text("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
+flags.DEFINE_boolean("jit_compile", False, "Whether XLA compiles the model.", flag_values=FLAGS)
+_text("strategy", None, "mirrored: on all GPUs of the machine; batch sizes are global ones.")
+flags.DEFINE_integer(
+    "logical_cpus", 0, "Split the CPU, to try --strategy without GPUs.", 0, flag_values=FLAGS
+)
+flags.DEFINE_list(
+    "skip", [], f"Instruments to leave out: {', '.join(INSTRUMENTS.names())}.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "max_minutes",
+    None,
+    "What the instruments share, beside starting up and finding the largest batch. Default: as "
+    "the model's first steps suggest, at most 2.5.",
+    flag_values=FLAGS,
+)
+_text(
+    "output_dir", None, f"Folder for what is written. Default: {DEFAULT_RUNS}/DATASET-MODEL-probe."
+)
+
+
+def request_from_flags(run_dir: Path) -> Request:
+    """The request that the parsed flags make; imports no TensorFlow.
+
+    Args:
+        run_dir: A folder for what the worker needs.
+
+    Raises:
+        InputError: A flag that cannot be used.
+    """
+    if FLAGS.data and FLAGS["dataset"].present:
+        raise InputError(
+            "`--dataset` names a data set and `--data` a function of yours: give one of them. "
+            f"Received: --dataset={FLAGS.dataset} --data={FLAGS.data}."
+        )
+    if FLAGS.max_minutes is not None and not 0 < FLAGS.max_minutes < float("inf"):
+        raise InputError(f"`max_minutes` must be > 0. Received: {FLAGS.max_minutes}.")
+    return make_request(
+        dataset=FLAGS.data or FLAGS.dataset,
+        image_size=FLAGS.image_size,
+        model=FLAGS.model,
+        search="joint",
+        objective=None,
+        trial_length=None,
+        baseline=FLAGS.baseline,
+        batch_sizes=_batch_sizes(),
+        optimizer=FLAGS.optimizer,
+        max_trials=None,
+        max_minutes=None,
+        seed=1,
+        run_dir=run_dir,
+        data_dir=path_of(FLAGS.data_dir),
+        records_dir=path_of(FLAGS.records_dir),
+        overwrite=False,
+        model_arguments=parse_arguments(FLAGS.model_arguments, flag="--model_arguments"),
+        task=Task(FLAGS.loss, None if FLAGS.metrics is None else tuple(FLAGS.metrics)),
+        execution=Execution(
+            workers=None if FLAGS.strategy else 1,
+            precision=FLAGS.precision,
+            jit_compile=FLAGS.jit_compile,
+            strategy=FLAGS.strategy,
+            logical_cpus=FLAGS.logical_cpus,
+        ),
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parse_flags(FLAGS, arguments, usage=__doc__ or "")
+    names = _instruments()
+    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
+        request = request_from_flags(Path(folder) / "run")
+        output_dir = _output_dir(request)
+        with library_noise_to(output_dir / LOG) as (out, err), StopSignal(_announcer(err)) as stop:
+            progress = LiveProgress(out) if out.is_terminal else Progress(out)
+            try:
+                probed = _probe(request, names, progress, stop)
+            except StoppedError as error:
+                _say(err, str(error))
+                return stop.exit_code
+            finally:
+                progress.end()
+            _show(out, probed)
+            command = _verifying(probed)
+            conclusion = [probed.hardware(), probed.gradient(command)]
+            _write(output_dir, request, probed, conclusion, command)
+            _say(out, "\n" + " ".join(conclusion))
+            _say(out, f"\nWritten: probe.json, probe.html, {LOG} in {output_dir}")
+            if not any(section.reading for section in probed.sections) and not stop():
+                raise SearchError("No instrument has measured anything: see above.")
+            return stop.exit_code
+
+
+def _probe(request: Request, names: list[str], progress: Progress, stop: StopSignal) -> Probed:
+    from tfbatch.bench import open_request
+    from tfbatch.measuring.probing import run_instruments
+
+    with open_request(request, Given(), progress) as bench:
+        return run_instruments(
+            bench,
+            names=names,
+            batch_sizes=_sizes_of_interest(bench),
+            say=progress.say,
+            seconds=None if FLAGS.max_minutes is None else 60 * FLAGS.max_minutes,
+            stop_requested=stop,
+        )
+
+
+def _sizes_of_interest(bench: Bench) -> list[int]:
+    """The search's batch sizes and the baseline's, that the data and the replicas allow.
+
+    Raises:
+        InputError: One that was asked for cannot be used.
+    """
+    from tfbatch.search.opening import check_replicas
+    from tfbatch.search.space import SearchSpace
+
+    examples, replicas = bench.data.splits["train"], bench.engine.devices.replicas
+    space = SearchSpace(bench.request.search.space, num_examples=examples)
+    baseline = bench.request.baseline.batch_size
+    if baseline > examples:
+        raise InputError(
+            f"The baseline's batch size must not exceed the {examples} training examples of "
+            f"{bench.request.data.name}. Received: {baseline}. "
+            "Give another one with --baseline=batch_size=N."
+        )
+    check_replicas(bench.request, space, replicas)
+    return sorted({*space.batch_sizes, baseline})
+
+
+def _instruments() -> list[str]:
+    """What is not left out.
+
+    Raises:
+        InputError: An unknown name, or nothing left.
+    """
+    skipped = {INSTRUMENTS.check(name) for name in FLAGS.skip}
+    names = [name for name in INSTRUMENTS.names() if name not in skipped]
+    if not names:
+        raise InputError("`--skip` must leave an instrument. Received: all of them.")
+    return names
+
+
+def _output_dir(request: Request) -> Path:
+    """The folder, made and tried.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    name = "-".join((request.data.name, request.model.split(":")[-1].split(".")[-1], "probe"))
+    path = (path_of(FLAGS.output_dir) or Path(DEFAULT_RUNS) / name).resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise InputError(
+            f"The output folder {path} cannot be written: {error}. "
+            "Choose another one with --output_dir=DIR."
+        ) from error
+
+
+def _show(out: Console, probed: Probed) -> None:
+    for section in probed.sections:
+        _say(out, f"\n{section.heading} ({section.seconds:.1f} s)")
+        if section.reading is None:
+            _say(out, f"Failed: {section.failure}")
+            continue
+        out.print(_table(section.reading))
+        _say(out, section.reading.conclusion())
+    if probed.prediction:
+        _say(out, "\nPredicted from noise scale and step times")
+        out.print(_table(probed.prediction))
+        _say(out, probed.prediction.conclusion())
+
+
+def _table(reading: Any) -> Table:
+    table = Table()
+    for number, heading in enumerate(reading.columns()):
+        table.add_column(heading, justify="left" if number == 0 else "right")
+    for row in reading.rows():
+        table.add_row(*row)
+    return table
+
+
+def _write(
+    folder: Path, request: Request, probed: Probed, conclusion: list[str], command: str
+) -> None:
+    from tfbatch.chart_page import PageSection, page
+
+    content = {
+        "dataset": request.dataset,
+        "model": request.model,
+        **probed.as_json(),
+        "conclusion": conclusion,
+        "verify_with": command,
+    }
+    write_whole(folder / "probe.json", json.dumps(content, indent=1, allow_nan=False))
+    sections = []
+    for section in probed.sections:
+        found = section.reading
+        text = found.conclusion() if found else f"Failed: {section.failure}"
+        parts = (found.columns(), found.rows(), found.charts()) if found else ((), (), ())
+        sections.append(PageSection(section.heading, text, *parts))
+    if made := probed.prediction:
+        heading = "Predicted from noise scale and step times"
+        sections.append(
+            PageSection(heading, made.conclusion(), made.columns(), made.rows(), made.charts())
+        )
+    title = f"{request.data.name}, {request.model}: what was measured before any search"
+    write_whole(folder / "probe.html", page(title, conclusion, sections))
+    traces = "\n".join(section.trace for section in probed.sections if section.trace)
+    if traces:
+        with (folder / LOG).open("a", encoding="utf-8") as log:
+            log.write(traces)
+
+
+def _verifying(probed: Probed) -> str:
+    """The search that compares what is predicted to be about as fast."""
+    given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
+    flags_given = [f"--{name}={_as_given(name)}" for name in given]
+    sizes = {probed.baseline}
+    if made := probed.prediction:
+        sizes |= {made.batch_size}
+        sizes |= {b for b in probed.batch_sizes if made.as_fast_from <= b <= made.as_fast_to}
+    else:
+        sizes |= set(probed.batch_sizes)
+    flags_given.append(f"--batch_sizes={','.join(map(str, sorted(sizes)))}")
+    return shlex.join([sys.executable, "-m", "tfbatch.tune", *flags_given])
+
+
+def _as_given(name: str) -> str:
+    value = FLAGS[name].value
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _batch_sizes() -> list[int] | None:
+    if FLAGS.batch_sizes is None:
+        return None
+    try:
+        return [int(text) for text in FLAGS.batch_sizes]
+    except ValueError as error:
+        raise InputError(
+            f'`--batch_sizes` must be whole numbers, such as "32,64,128". '
+            f"Received: {','.join(FLAGS.batch_sizes)!r}."
+        ) from error
+
+
+def _announcer(console: Console) -> Any:
+    text = b"\nStopping after this instrument. Again to quit at once.\n"
+
+    def announce() -> None:
+        os.write(console.file.fileno(), text)
+
+    return announce
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
