@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tfbatch.finder import find_batch_size
     from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
     from tfbatch.measuring.memory import find_max_batch_size
+    from tfbatch.measuring.throughput import measure_throughput
     from tfbatch.pipeline import PreparedData
     from tfbatch.pipeline.datasets import load_data
     from tfbatch.search.result import Result
@@ -37,6 +38,7 @@ _LAZY = {
     "find_max_batch_size": "tfbatch.measuring.memory",
     "load_data": "tfbatch.pipeline.datasets",
     "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
+    "measure_throughput": "tfbatch.measuring.throughput",
     "reusable": "tfbatch.training.structure",
 }
 _SUBMODULES = ("callbacks", "models", "oracles", "schedules")
@@ -56,6 +58,7 @@ __all__ = [
     "find_max_batch_size",
     "load_data",
     "measure_memory_by_image_size",
+    "measure_throughput",
     "oracles",
     "reusable",
     "schedules",

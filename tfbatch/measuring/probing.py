@@ -187,12 +187,11 @@ def run_instruments(
 
 def _pace_seconds(bench: Bench) -> float:
     """What a model of this size and this machine need."""
-    from tfbatch.training.step_times import look
+    from tfbatch.training.step_times import seconds_of_first_steps
 
     baseline = bench.configuration(bench.request.baseline.batch_size)
-    started = time.monotonic()
-    bench.measure(look, baseline)
-    return min(max(_PACE * (time.monotonic() - started), FEWEST_SECONDS), MOST_SECONDS)
+    first: float = bench.measure(seconds_of_first_steps, baseline)
+    return min(max(_PACE * first, FEWEST_SECONDS), MOST_SECONDS)
 
 
 def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section]) -> Probed:
