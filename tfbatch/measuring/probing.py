@@ -92,7 +92,7 @@ class Probed:
             at = throughput.knee.batch_size if throughput else self.baseline
             parts.append(f"training at batch size {at} is {bound.verdict_at(at)}")
         return (
-            f"On {self.device} {_joined(parts)}." if parts else "Of the hardware is nothing known."
+            f"On {self.device} {_joined(parts)}." if parts else "Of the hardware nothing is known."
         )
 
     def gradient(self, command: str) -> str:

@@ -132,6 +132,7 @@ def _expected_seconds(
     ]
     look = 3 * sum(paced.per_step for paced in candidate)
     every = [paced for kinds in (*visited, candidate) for paced in kinds]
-    around = min(paced.around for paced in every)  # tracing is part of the first one's
+    # Of the first visits tracing is part: what comes around the steps is known from the second on.
+    around = min((paced.around for kinds in visited[1:] for paced in kinds), default=0.0)
     alike = [dataclasses.replace(paced, around=around) for paced in every]
     return look + rounds * sum(paced.round_seconds(round_seconds) for paced in alike)
