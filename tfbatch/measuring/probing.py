@@ -91,9 +91,9 @@ class Probed:
             throughput = self.reading("throughput")
             at = throughput.knee.batch_size if throughput else self.baseline
             parts.append(f"training at batch size {at} is {bound.verdict_at(at)}")
-        return (
-            f"On {self.device} {_joined(parts)}." if parts else "Of the hardware nothing is known."
-        )
+        if not parts:
+            return "Of the hardware nothing is known."
+        return f"On {self.device}: {_joined(parts)}."
 
     def gradient(self, command: str) -> str:
         """One sentence: noise scale and predicted batch size.
