@@ -97,8 +97,8 @@ def measure_in_rounds(
         rounds: Number of rounds.
         sign_of_life: Called before each measurement.
         seconds: About what it may take: rounds are shortened, batch sizes from the first one on
-            of which three rounds would not fit are left out, and after three rounds no further one is begun
-            when it is over.
+            of which three rounds would not fit are left out, and after three rounds no further one
+            is begun when it is over.
 
     Returns:
         The kinds of steps of each batch size that was measured.
