@@ -131,6 +131,26 @@ def updates(model):
     return int(model.optimizer.iterations)
 
 
+def drives(name):
+    """Whether a callback comes with its own dataset, and trains with no other."""
+    return hasattr(find_class(name), "dataset")
+
+
+IN_ANY_FIT = pytest.mark.parametrize("name", [name for name in CALLBACKS if not drives(name)])
+
+
+@pytest.mark.parametrize("name", [name for name in CALLBACKS if drives(name)])
+def test_a_callback_with_a_dataset_of_its_own_refuses_any_other(name):
+    """What the others must do in any `fit`, tests/test_batch_growth.py has of these."""
+    given = {"batch_sizes": {0: 8, 1: 16}, "noise_scale": lambda: 10.0, "max_batch_size": 16}
+    given |= {"batch_size": 8}
+    taken = inspect.signature(find_class(name)).parameters
+    callback = find_class(name)(**{key: value for key, value in given.items() if key in taken})
+    callback.dataset(X[:120], Y[:120])
+    with pytest.raises(InputError, match="dataset"):
+        fit(build(), callback)
+
+
 @EACH
 def test_the_folder_offers_the_callback_under_its_name(name):
     assert find_class(name).__name__ in folder.__all__
@@ -154,7 +174,7 @@ def plain():
     return trainings(None, [], [])
 
 
-@EACH
+@IN_ANY_FIT
 def test_a_callback_survives_a_copy_a_second_fit_and_several_steps_at_once(name, tmp_path):
     """And if it promises so, it leaves no bit changed; afterwards `fit` goes on without it."""
     callback, optimizer = make(name, tmp_path)
@@ -174,7 +194,7 @@ def test_a_callback_survives_a_copy_a_second_fit_and_several_steps_at_once(name,
 
 
 @pytest.mark.slow
-@EACH
+@IN_ANY_FIT
 def test_a_callback_works_in_a_search_of_keras_tuner(name, tmp_path):
     callback, optimizer = make(name, tmp_path / "log")
     seen = []
@@ -213,6 +233,8 @@ DISTRIBUTED = """
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     found = {}
     for name in contract.CALLBACKS:
+        if contract.drives(name):
+            continue
         callback, optimizer = contract.make(name, Path(tempfile.mkdtemp()))
         with strategy.scope():
             model = contract.build(optimizer)
