@@ -107,7 +107,10 @@ class LayerNorms:
             scaled.append(tf.reduce_sum(tf.cast(scale, tf.float64) * square))
         count = len(self.layers)
         return tf.stack(
-            [tf.math.unsorted_segment_sum(tf.stack(s), self._layer_of, count) for s in (plain, scaled)]
+            [
+                tf.math.unsorted_segment_sum(tf.stack(s), self._layer_of, count)
+                for s in (plain, scaled)
+            ]
         )
 
 

@@ -193,9 +193,7 @@ def noise_scale_of(
         InputError: A model whose gradient cannot be measured, or no full batch.
     """
     started = time.perf_counter()
-    norms = LayerNorms(
-        model, micro_batches=settings.micro_batches, training=mode == "micro-batch"
-    )
+    norms = LayerNorms(model, micro_batches=settings.micro_batches, training=mode == "micro-batch")
     large_size = settings.small_batch_size * settings.micro_batches
     iterator = (b for b in batches if len(keras.tree.flatten(b)[0]) == large_size)
     scales, source = (None, None)
@@ -233,7 +231,13 @@ class _Estimates:
     settings: NoiseScaleSettings
 
     def finished(
-        self, *, source: str | None, mode: Mode, where: str, num_examples: int | None, seconds: float
+        self,
+        *,
+        source: str | None,
+        mode: Mode,
+        where: str,
+        num_examples: int | None,
+        seconds: float,
     ) -> NoiseScaleReading:
         gradient = self.whole.squared_gradient
         if num_examples is not None:

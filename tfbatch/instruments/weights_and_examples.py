@@ -71,9 +71,7 @@ def model_at(programs: ProgramCache, configuration: Configuration, weights: Weig
         try:
             model.load_weights(weights.file)
         except ValueError as error:
-            raise InputError(
-                f"`weights_file` must hold weights of this model: {error}"
-            ) from error
+            raise InputError(f"`weights_file` must hold weights of this model: {error}") from error
     if weights.trained_steps:
         workload = own.workload
         model.fit(
