@@ -23,6 +23,11 @@ from tfbatch.errors import (
 if TYPE_CHECKING:
     from tfbatch import callbacks, oracles, schedules
     from tfbatch.finder import find_batch_size
+    from tfbatch.measuring.gradients import (
+        gradient_noise_scale,
+        learning_rate_range,
+        measure_curvature,
+    )
     from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
     from tfbatch.measuring.memory import find_max_batch_size
     from tfbatch.pipeline import PreparedData
@@ -35,7 +40,10 @@ _LAZY = {
     "Result": "tfbatch.search.result",
     "find_batch_size": "tfbatch.finder",
     "find_max_batch_size": "tfbatch.measuring.memory",
+    "gradient_noise_scale": "tfbatch.measuring.gradients",
+    "learning_rate_range": "tfbatch.measuring.gradients",
     "load_data": "tfbatch.pipeline.datasets",
+    "measure_curvature": "tfbatch.measuring.gradients",
     "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
     "reusable": "tfbatch.training.structure",
 }
@@ -54,7 +62,10 @@ __all__ = [
     "callbacks",
     "find_batch_size",
     "find_max_batch_size",
+    "gradient_noise_scale",
+    "learning_rate_range",
     "load_data",
+    "measure_curvature",
     "measure_memory_by_image_size",
     "oracles",
     "reusable",
