@@ -217,7 +217,7 @@ DISTRIBUTED = """
         with strategy.scope():
             model = contract.build(optimizer)
         try:
-            history = contract.fit(model, callback)
+            history = contract.fit(model, callback, epochs=1)
             found[name] = ["trained", float(history.history["loss"][-1])]
         except contract.InputError as error:
             found[name] = ["refused", str(error)]
