@@ -1,11 +1,12 @@
 # make tune    the main job on the embedded default; more flags: make tune ARGS="--dataset=cifar10"
 # make test    the quick tests;                      more flags: make test ARGS="-k schedules"
+# make docs    the API reference, in build/docs
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: tune test test-all check format clean
+.PHONY: tune test test-all check format docs clean
 
 tune: $(VENV)/.installed
 	$(BIN)/python -m tfbatch.tune $(ARGS)
@@ -24,6 +25,9 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-dev
+	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python docs/build_reference.py build/docs
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

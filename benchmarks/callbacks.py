@@ -1,7 +1,7 @@
 """What each callback costs: seconds of a fit with it, divided by those of the same fit without.
 
 usage: python benchmarks/callbacks.py [--rounds=5] [--epochs=3] [--examples=20000]
-           [--batch_size=128]
+                                      [--batch_size=128]
 
 CIFAR-10 shapes (random pixels) and a small convolutional network with BatchNormalization and
 dropout. Rounds are interleaved: each has every callback once, in turn, on one model that was

@@ -19,7 +19,13 @@ from tfbatch.search.objective import Objective
         ("val_auc", "val_auc", "max"),
         ("val_recall", "val_recall", "max"),
         ("val_loss:max", "val_loss", "max"),
-        ("val_perplexity:min", "val_perplexity", "min"),
+        ("val_score:min", "val_score", "min"),
+        ("val_mae", "val_mae", "min"),
+        ("val_mean_absolute_percentage_error", "val_mean_absolute_percentage_error", "min"),
+        ("val_perplexity", "val_perplexity", "min"),
+        ("val_acc", "val_acc", "max"),
+        ("val_auc_1", "val_auc_1", "max"),
+        ("val_head_precision_loss", "val_head_precision_loss", "min"),
     ],
 )
 def test_an_objective_is_read_from_its_text(text: str, name: str, direction: str) -> None:
@@ -37,7 +43,8 @@ def test_an_objective_is_read_from_its_text(text: str, name: str, direction: str
         ("val_loss:", "NAME, NAME:min or NAME:max"),
         ("val_loss:lower", r"NAME:max\. Received: 'val_loss:lower'"),
         ("val_loss:min:max", "NAME, NAME:min or NAME:max"),
-        ("val_perplexity", r"Write --objective=val_perplexity:min or --objective=val_perplexity:m"),
+        ("val_score", r'Give the objective as "val_score:min" or "val_score:max" \(--objective='),
+        ("val_backlossless", "cannot be told from its name"),
     ],
 )
 def test_a_text_that_does_not_say_enough_is_refused(text: str, message: str) -> None:

@@ -113,6 +113,16 @@ def test_dicts_weights_text_and_lengths_travel(tmp_path):
         assert len(weights) == len(lengths)
 
 
+def test_text_alone_is_evaluated_again_and_again(tmp_path):
+    """A constant made while one graph is traced cannot be used in another."""
+    data = (np.array([f"text {number}" for number in range(50)]), np.arange(50) % 2)
+    stored = StoredData(store_data(tmp_path, {"train": data, "validation": data}), name="mine")
+
+    for batch_size in (2, 20):
+        texts = [x.numpy() for x, _ in stored.evaluation("validation", batch_size=batch_size)]
+        assert np.concatenate(texts).tolist() == [text.encode() for text in data[0]]
+
+
 @pytest.mark.parametrize("batch", [None, 4, 7], ids=["examples", "batches", "uneven"])
 def test_a_dataset_is_stored_as_its_arrays_would_be(tmp_path, batch):
     def make(count):
@@ -177,6 +187,7 @@ BAD = {
     "no targets": (np.zeros((4, 2)), "must give \\(inputs, targets\\)"),
     "unequal": ((np.zeros((4, 2)), np.zeros(3)), "same first dimension. Received: 4, 3"),
     "objects": ((np.array([{}, {}]), np.zeros(2)), "array of Python objects"),
+    "dates": ((np.array(["2020-01-01"] * 4, "M8[s]"), np.zeros(4)), "dates or durations.*numbers"),
     "lists": (([[1], [2, 3]], np.zeros(2)), "differ in length. Give it as a tf.RaggedTensor"),
     "scalar": ((np.zeros(()), np.zeros(())), "a single number"),
     "empty": ((np.zeros((0, 2)), np.zeros(0)), "is empty"),

@@ -139,6 +139,11 @@ def test_a_builder_that_asks_for_classes_where_there_are_none_is_told(regression
         Workload(regression, lambda input_shape, num_classes: layers()).build(1)
 
 
+def test_a_model_in_place_of_its_builder_is_refused_with_the_remedy():
+    with pytest.raises(InputError, match=r"given as a function that builds it.*clone_model"):
+        check_builder(layers())
+
+
 def build_with_hp(hp):
     if hp.Boolean("deep"):
         with hp.conditional_scope("deep", [True]):

@@ -21,13 +21,8 @@ from tfbatch.errors import (
 )
 
 if TYPE_CHECKING:
-    from tfbatch import callbacks, schedules
+    from tfbatch import callbacks, oracles, schedules
     from tfbatch.finder import find_batch_size
-    from tfbatch.measuring.gradients import (
-        gradient_noise_scale,
-        learning_rate_range,
-        loss_curvature,
-    )
     from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
     from tfbatch.measuring.memory import find_max_batch_size
     from tfbatch.pipeline import PreparedData
@@ -40,14 +35,11 @@ _LAZY = {
     "Result": "tfbatch.search.result",
     "find_batch_size": "tfbatch.finder",
     "find_max_batch_size": "tfbatch.measuring.memory",
-    "gradient_noise_scale": "tfbatch.measuring.gradients",
-    "learning_rate_range": "tfbatch.measuring.gradients",
     "load_data": "tfbatch.pipeline.datasets",
-    "loss_curvature": "tfbatch.measuring.gradients",
     "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
     "reusable": "tfbatch.training.structure",
 }
-_SUBMODULES = ("callbacks", "models", "schedules")
+_SUBMODULES = ("callbacks", "models", "oracles", "schedules")
 
 __all__ = [
     "ConfigurationError",
@@ -62,11 +54,9 @@ __all__ = [
     "callbacks",
     "find_batch_size",
     "find_max_batch_size",
-    "gradient_noise_scale",
-    "learning_rate_range",
     "load_data",
-    "loss_curvature",
     "measure_memory_by_image_size",
+    "oracles",
     "reusable",
     "schedules",
 ]

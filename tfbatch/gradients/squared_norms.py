@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.errors import InputError
 from tfbatch.gradients.untouched import untouched
-
-Array = npt.NDArray[np.float64]
 
 
 def why_not(model: Any) -> str | None:
@@ -46,21 +41,11 @@ class SquaredNorms:
             BatchNormalization, so that examples do not depend on each other. True: the training
             mode, in which each micro-batch is normalised by itself.
 
-        weights: A tensor for each trainable variable, of its shape: the squares are weighted by
-            it, such as by Adam's preconditioner 1 / (sqrt(v) + epsilon). None for plain norms.
-
     Raises:
         InputError: A model that `why_not` refuses, fewer than 2 micro-batches.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        micro_batches: int = 8,
-        training: bool = False,
-        weights: Sequence[Any] | None = None,
-    ):
+    def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
         if micro_batches < 2:
             raise InputError(f"`micro_batches` must be >= 2. Received: {micro_batches=}.")
         if reason := why_not(model):
@@ -68,7 +53,6 @@ class SquaredNorms:
         self.micro_batches = micro_batches
         self._model = model
         self._training = training
-        self._weights = weights
         self._add = tf.function(self._added, reduce_retracing=True)
 
     def micro_batch_size(self, batch: Any) -> int:
@@ -81,15 +65,6 @@ class SquaredNorms:
         Args:
             batch: x, (x, y) or (x, y, sample_weight); each leaf has the examples in its first
                 dimension. Examples beyond k times the micro-batch size are left out.
-
-        Raises:
-            InputError: Fewer examples than micro-batches.
-        """
-        small, large = self.by_variable(batch)
-        return float(small.sum()), float(large.sum())
-
-    def by_variable(self, batch: Any) -> tuple[Array, Array]:
-        """The same for each trainable variable alone: float64 [variables] both.
 
         Raises:
             InputError: Fewer examples than micro-batches.
@@ -108,8 +83,8 @@ class SquaredNorms:
                 square, sums = self._add(part, sums)
                 squares.append(square)
         small = tf.add_n(squares) / self.micro_batches
-        large = self._squared_norms(sums) / self.micro_batches**2
-        return small.numpy(), large.numpy()
+        large = _squared_norm(sums) / self.micro_batches**2
+        return float(small), float(large)
 
     def _added(self, batch: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
@@ -122,14 +97,9 @@ class SquaredNorms:
         variables = [v.value for v in model.trainable_variables]
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
         gradients = [tf.convert_to_tensor(g) for g in gradients]
-        added = [s + g for s, g in zip(sums, gradients, strict=True)]
-        return self._squared_norms(gradients), added
+        return _squared_norm(gradients), [s + g for s, g in zip(sums, gradients, strict=True)]
 
-    def _squared_norms(self, gradients: list[Any]) -> Any:
-        """In float64: the two squared norms are subtracted from each other."""
-        squares = [tf.square(tf.cast(g, tf.float64)) for g in gradients]
-        if self._weights is not None:
-            squares = [
-                tf.cast(w, tf.float64) * s for w, s in zip(self._weights, squares, strict=True)
-            ]
-        return tf.stack([tf.reduce_sum(square) for square in squares])
+
+def _squared_norm(gradients: list[Any]) -> Any:
+    """In float64: the two squared norms are subtracted from each other."""
+    return tf.add_n([tf.reduce_sum(tf.square(tf.cast(g, tf.float64))) for g in gradients])

@@ -1,211 +1,237 @@
-"""The loss's curvature: ends and trace of the Hessian's spectrum, by Hessian-vector products.
-
-The largest eigenvalue bounds the learning rate of gradient descent to 2 / eigenvalue. Full-batch
-training drives it there (Cohen et al. 2021, arXiv 2103.00065), so that it is as much a property of
-the learning rate as of the minimum.
-"""
+"""Curvature: the ends of the Hessian's spectrum and its trace, at given weights."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
 
-from tfbatch.charts import Chart
+from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.hutchinson import Trace, estimate_trace
 from tfbatch.estimators.lanczos import ExtremeEigenvalues, extreme_eigenvalues
-from tfbatch.gradients import untouched
+from tfbatch.gradients import HessianProduct
 from tfbatch.instruments import Bench
-from tfbatch.instruments.short_training import train_for
+from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
 from tfbatch.training.program_cache import ProgramCache
 
 HEADING = "Curvature"
 ORDER = 60
-SHARE = 1.5
-EXAMPLES = 512
-PRODUCTS = 20
-_BASIS_BYTES = 1 << 30
-_FEWEST_PRODUCTS = 3
+SHARE = 1.0
+_AT_ONCE = 128
+_FEWEST_PRODUCTS = 10
 
 
 @dataclasses.dataclass(frozen=True)
-class CurvatureStage:
-    """The Hessian of the loss at one point of a training.
+class CurvatureSettings:
+    """How curvature is measured.
 
     Attributes:
-        examples: Examples trained on before.
-        eigenvalues: Both ends of the spectrum.
-        trace: The sum of all eigenvalues.
+        examples: Size of the fixed sample, without augmentation.
+        most_products: Most Hessian-vector products for the eigenvalues.
+        trace_products: As many for the trace, at least 2.
+        seconds: About what it may take: fewer products where that is short, 10 and 2 at least.
+        seed: Of the sample and of the random vectors.
     """
 
-    examples: int
+    examples: int = 512
+    most_products: int = 30
+    trace_products: int = 20
+    seconds: float = math.inf
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.examples, self.most_products) < 1 or self.trace_products < 2:
+            raise InputError(
+                "`examples` and `most_products` must be >= 1 and `trace_products` >= 2. Received: "
+                f"{self.examples}, {self.most_products} and {self.trace_products}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvatureReading:
+    """The curvature of a model's loss.
+
+    Attributes:
+        eigenvalues: Largest, smallest, and largest in magnitude.
+        trace: Its estimate, with a standard error.
+        dimension: Number of trainable weights.
+        examples: Size of the sample.
+        where: At which weights.
+        seconds: What it took.
+    """
+
     eigenvalues: ExtremeEigenvalues
     trace: Trace
-
-
-@dataclasses.dataclass(frozen=True)
-class Curvature:
-    """The Hessian of the loss on a fixed sample, in the inference mode.
-
-    Attributes:
-        stages: Where it was measured, in order.
-        sample: Examples in the sample.
-        dimension: Number of trainable weights.
-    """
-
-    stages: tuple[CurvatureStage, ...]
-    sample: int
     dimension: int
+    examples: int
+    where: str
+    seconds: float
+
+    @property
+    def stable_learning_rate(self) -> float:
+        """2 / largest eigenvalue: where gradient descent without momentum diverges on a quadratic.
+
+        Infinite without positive curvature.
+        """
+        largest = self.eigenvalues.largest.value
+        return 2 / largest if largest > 0 else math.inf
 
     def columns(self) -> tuple[str, ...]:
         """See tfbatch.instruments.Reading."""
-        return ("after examples", "largest eigenvalue", "smallest", "trace", "2 / largest")
+        return ("quantity", "value", "error")
 
     def rows(self) -> list[tuple[str, ...]]:
         """See tfbatch.instruments.Reading."""
-        return [
-            (
-                f"{stage.examples:,}",
-                str(stage.eigenvalues.largest),
-                str(stage.eigenvalues.smallest),
-                str(stage.trace),
-                f"{_bound(stage):.3g}",
-            )
-            for stage in self.stages
-        ]
+        found = self.eigenvalues
+        named = (
+            ("largest eigenvalue", found.largest),
+            ("smallest eigenvalue", found.smallest),
+            ("largest in magnitude", found.largest_in_magnitude),
+        )
+        rows = [(name, f"{one.value:.4g}", f"{one.error_bound:.1g}") for name, one in named]
+        rows.append(("trace", f"{self.trace.trace:.4g}", f"{self.trace.standard_error:.2g}"))
+        return [*rows, ("2 / largest eigenvalue", f"{self.stable_learning_rate:.3g}", "")]
 
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
-        last = self.stages[-1]
-        state = "" if last.eigenvalues.converged else " (not converged)"
         return (
-            f"After {last.examples:,} examples the Hessian's eigenvalues reach from "
-            f"{last.eigenvalues.smallest.value:.3g} to {last.eigenvalues.largest.value:.3g}{state} "
-            f"on {self.sample} examples: full-batch gradient descent without momentum is predicted "
-            f"to be unstable above a learning rate of {_bound(last):.2g}."
+            f"The Hessian {self.where} on {self.examples} examples has eigenvalues "
+            f"{self.eigenvalues} and the trace {self.trace}: gradient descent on the whole sample "
+            f"without momentum is predicted to be unstable above a learning rate of "
+            f"{self.stable_learning_rate:.3g}."
         )
 
     def charts(self) -> tuple[Chart, ...]:
         """See tfbatch.instruments.Reading."""
-        return ()
+        ends = (self.eigenvalues.smallest.value, self.eigenvalues.largest.value)
+        series = Series("ends of the spectrum", (0.0, 1.0), ends, kind="bars")
+        label = "smallest and largest"
+        return (Chart(HEADING, label, "eigenvalue", (series,), log_x=False, log_y=False),)
+
+    def __str__(self) -> str:
+        """The conclusion."""
+        return self.conclusion()
 
 
-def measure_curvature(
-    programs: ProgramCache,
-    configuration: Configuration,
-    examples: Sequence[int],
-    sample: int,
-    products: int,
+def curvature_of(
+    model: Any,
+    batches: Sequence[Any],
     *,
-    sign_of_life: Callable[[], None],
-) -> Curvature:
-    """Measures the curvature at some points of one training.
-
-    Args:
-        programs: Data, model builder and traced programs.
-        configuration: What is trained with between the points.
-        examples: Examples trained on before each point, ascending; 0 for the untrained model.
-        sample: Examples of the training split on which the loss is taken; one batch of them must
-            fit in memory, twice over.
-        products: Hessian-vector products for the eigenvalues, and as many for the trace.
-        sign_of_life: Called now and then.
-
-    Raises:
-        InputError: Too few products, or an operation of the model without a second derivative.
-    """
-    if products < _FEWEST_PRODUCTS:
-        raise InputError(f"`products` must be >= {_FEWEST_PRODUCTS}. Received: {products}.")
-    data = programs.workload.data
-    sample = min(sample, data.num_examples("train"))
-    batch = next(iter(data.evaluation("train", batch_size=sample)))
-    stages, dimension = [], 0
-    for at, model in train_for(programs, configuration, examples, sign_of_life=sign_of_life):
-        hessian = HessianProduct(model, batch, sign_of_life=sign_of_life)
-        dimension = hessian.dimension
-        most = max(min(products, _BASIS_BYTES // (8 * dimension)), _FEWEST_PRODUCTS)
-        with untouched(model):
-            ends = extreme_eigenvalues(hessian, dimension=dimension, most_products=most)
-            trace = estimate_trace(hessian, dimension=dimension, products=products)
-        stages.append(CurvatureStage(at, ends, trace))
-    return Curvature(tuple(stages), sample, dimension)
-
-
-class HessianProduct:
-    """`product(v)` is the Hessian of a model's loss times v, float64 [dimension].
-
-    The loss is the compiled one on a fixed batch, regularisation included, in the inference mode.
+    settings: CurvatureSettings,
+    where: str = "at the given weights",
+    sign_of_life: Callable[[], None] = lambda: None,
+) -> CurvatureReading:
+    """Measures any compiled Keras model at its weights, in inference mode, and leaves it as it was.
 
     Args:
         model: A built, compiled model.
-        batch: (inputs, targets) or (inputs, targets, sample_weight).
-        sign_of_life: Called before each product.
+        batches: The fixed sample, as `fit` takes batches.
+        settings: How to measure.
+        where: Said in the conclusion.
+        sign_of_life: Called after every product.
+
+    Raises:
+        InputError: A model whose gradient cannot be measured, a Hessian that is not finite.
     """
+    started = time.perf_counter()
+    hessian = HessianProduct(model, batches)
 
-    def __init__(self, model: Any, batch: Any, *, sign_of_life: Callable[[], None] = lambda: None):
-        self._model = model
-        self._batch = batch
-        self._sign_of_life = sign_of_life
-        self._shapes = [tuple(v.shape) for v in model.trainable_variables]
-        self._sizes = [math.prod(shape) for shape in self._shapes]
-        self.dimension = sum(self._sizes)
-        self._in_graph = tf.function(self._product)
+    def product(vector: np.ndarray) -> np.ndarray:
+        image = hessian(vector)
+        sign_of_life()
+        return image
 
-    def __call__(self, vector: np.ndarray) -> np.ndarray:
-        """The product."""
-        self._sign_of_life()
-        parts = np.split(vector.astype(np.float32), np.cumsum(self._sizes)[:-1])
-        try:
-            found = self._in_graph(
-                [tf.reshape(part, shape) for part, shape in zip(parts, self._shapes, strict=True)]
-            )
-        except LookupError as error:  # TensorFlow's way to say that there is no gradient
-            raise InputError(
-                f"The model has an operation without a second derivative: {error}"
-            ) from error
-        return np.concatenate([np.asarray(part, np.float64).ravel() for part in found])
-
-    def _product(self, vectors: list[Any]) -> list[Any]:
-        x, y, *rest = self._batch
-        weights = rest[0] if rest else None
-        variables = [v.value for v in self._model.trainable_variables]
-        with tf.GradientTape() as outer:
-            with tf.GradientTape() as inner:
-                predicted = self._model(x, training=False)
-                loss = self._model.compute_loss(
-                    x=x, y=y, y_pred=predicted, sample_weight=weights, training=False
-                )
-            gradients = inner.gradient(loss, variables, unconnected_gradients="zero")
-            along = tf.add_n(
-                [
-                    tf.reduce_sum(tf.convert_to_tensor(g) * v)
-                    for g, v in zip(gradients, vectors, strict=True)
-                ]
-            )
-        found = outer.gradient(along, variables, unconnected_gradients="zero")
-        return [tf.convert_to_tensor(part) for part in found]
+    product(np.ones(hessian.dimension))  # traced now, so that a product can be timed
+    lanczos, trace = _affordable(product, hessian.dimension, settings, started)
+    eigenvalues = extreme_eigenvalues(
+        product, dimension=hessian.dimension, most_products=lanczos, seed=settings.seed
+    )
+    return CurvatureReading(
+        eigenvalues=eigenvalues,
+        trace=estimate_trace(
+            product, dimension=hessian.dimension, products=trace, seed=settings.seed + 1
+        ),
+        dimension=hessian.dimension,
+        examples=hessian.examples,
+        where=where,
+        seconds=time.perf_counter() - started,
+    )
 
 
-def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Curvature:
-    """See tfbatch.instruments.Probe: untrained, and after a short training."""
-    configuration = bench.configuration(bench.request.baseline.batch_size)
-    short = seconds < 10
-    length = min(bench.data.splits["train"], round(200 * seconds))
-    found: Curvature = bench.measure(
-        measure_curvature,
-        configuration,
-        (length,) if short else (0, length),
-        EXAMPLES // 4 if short else EXAMPLES // 2,
-        PRODUCTS // 2,
+def _affordable(
+    product: Callable[[np.ndarray], np.ndarray],
+    dimension: int,
+    settings: CurvatureSettings,
+    started: float,
+) -> tuple[int, int]:
+    """Numbers of products that fit into the time."""
+    if settings.seconds == math.inf:
+        return settings.most_products, settings.trace_products
+    before = time.perf_counter()
+    product(np.ones(dimension))
+    now = time.perf_counter()
+    left = settings.seconds - (now - started)
+    share = left / (now - before) / (settings.most_products + settings.trace_products)
+    if share >= 1:
+        return settings.most_products, settings.trace_products
+    least = min(_FEWEST_PRODUCTS, settings.most_products)
+    lanczos = max(least, math.floor(share * settings.most_products))
+    return lanczos, max(2, math.floor(share * settings.trace_products))
+
+
+def measure_curvature_of(
+    programs: ProgramCache,
+    configuration: Configuration,
+    weights: Weights,
+    settings: CurvatureSettings,
+    *,
+    sign_of_life: Callable[[], None],
+) -> CurvatureReading:
+    """Measures in the process that trains.
+
+    Args:
+        programs: Data, model builder and traced programs.
+        configuration: What the weights are trained with.
+        weights: At which weights.
+        settings: How to measure.
+        sign_of_life: Called now and then.
+    """
+    model = model_at(programs, configuration, weights)
+    sign_of_life()
+    wanted = min(settings.examples, programs.workload.data.num_examples("train"))
+    size = min(_AT_ONCE, wanted)
+    sample = training_batches(
+        programs.workload,
+        batch_size=size,
+        batches=wanted // size,
+        seed=settings.seed,
+        augmented=False,
+    )
+    normalised = any(
+        isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
+    )
+    note = " (untrained moving statistics)" if normalised and weights.untrained else ""
+    return curvature_of(
+        model,
+        list(sample),
+        settings=settings,
+        where=f"{weights}{note}",
+        sign_of_life=sign_of_life,
+    )
+
+
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> CurvatureReading:
+    """See tfbatch.instruments.Probe."""
+    size = min(batch_sizes, key=lambda size: abs(math.log(size / _AT_ONCE)))
+    settings = CurvatureSettings(seconds=seconds)
+    found: CurvatureReading = bench.measure(
+        measure_curvature_of, bench.configuration(size), Weights(), settings
     )
     return found
-
-
-def _bound(stage: CurvatureStage) -> float:
-    largest = stage.eigenvalues.largest.value
-    return 2.0 / largest if largest > 0 else math.inf

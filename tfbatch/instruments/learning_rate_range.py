@@ -1,57 +1,92 @@
-"""A learning-rate range test: the rate grows exponentially, update by update, until it diverges.
-
-Smith 2015 (arXiv 1506.01186). Nothing of it is left: each seed trains a build of its own.
-"""
+"""The learning-rate range test: which rates a short training stands, over several seeds."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbatch.callbacks import StopAfterSteps
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest, read_range_test
+from tfbatch.estimators.range_test import DIVERGED, FEWEST_STEPS, RangeTest, read_range_test
+from tfbatch.gradients import untouched
 from tfbatch.instruments import Bench
-from tfbatch.training.own_optimizer import unwrapped
 from tfbatch.training.program_cache import ProgramCache
 
 HEADING = "Learning-rate range test"
 ORDER = 50
-SHARE = 1.5
-STEPS = 100
-SEEDS = 3
-DECADES = 3.0
-"""The sweep begins so many decades below the configuration's rate and ends so many above it."""
-_BLOWN_UP = 10.0
-_SMALLEST_LOSS = 1e-3
+SHARE = 2.0
+_FIRST = 5
+_LARGE = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningRateRange:
-    """What a range test has shown.
+class RangeSettings:
+    """The sweep.
 
     Attributes:
-        batch_size: Examples in each update.
-        learning_rates: The rate of each update.
-        losses: [seeds][updates] loss of each batch before its update; NaN after it diverged.
-        result: Every rule's suggestion, where it diverges, and why not to trust it.
+        lowest: Learning rate of the first update.
+        highest: Learning rate of the last one.
+        steps: Updates of a sweep, at least 20.
+        seeds: One sweep each, from its own initial weights and with its own order.
+        seconds: After so long no further seed begins.
+    """
+
+    lowest: float = 1e-6
+    highest: float = 10.0
+    steps: int = 100
+    seeds: tuple[int, ...] = (1, 2, 3)
+    seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest < self.highest < math.inf:
+            raise InputError(
+                "`lowest` must be > 0 and less than `highest`. Received: "
+                f"{self.lowest} and {self.highest}."
+            )
+        if self.steps < FEWEST_STEPS:
+            raise InputError(f"`steps` must be >= {FEWEST_STEPS}. Received: {self.steps}.")
+        if not self.seeds:
+            raise InputError("`seeds` must hold at least one seed. Received: none.")
+
+    def rates(self) -> np.ndarray:
+        """rate(step) = lowest * (highest / lowest) ** (step / (steps - 1))."""
+        return np.geomspace(self.lowest, self.highest, self.steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class RangeReading:
+    """A learning-rate range test.
+
+    Attributes:
+        batch_size: Examples in an update.
+        learning_rates: [steps].
+        losses: [seeds][steps] each update's loss, NaN from where a sweep was stopped.
+        result: What the rules suggest, and why not to trust it.
+        seeds: The seeds that were run.
+        seconds: What it took.
     """
 
     batch_size: int
     learning_rates: tuple[float, ...]
     losses: tuple[tuple[float, ...], ...]
     result: RangeTest
+    seeds: tuple[int, ...]
+    seconds: float
 
     @property
     def learning_rate(self) -> float | None:
-        """The suggestion, or None."""
+        """The suggestion; None without a descent."""
         return self.result.learning_rate
 
     def columns(self) -> tuple[str, ...]:
@@ -63,135 +98,161 @@ class LearningRateRange:
         return [
             (
                 suggestion.rule,
-                "none" if suggestion.learning_rate is None else f"{suggestion.learning_rate:.3g}",
-                ", ".join("none" if math.isnan(r) else f"{r:.2g}" for r in suggestion.by_seed),
+                f"{suggestion.learning_rate:.3g}" if suggestion.learning_rate else "none",
+                ", ".join(f"{rate:.2g}" for rate in suggestion.by_seed),
             )
             for suggestion in self.result.suggestions
         ]
 
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
-        found = self.result
-        what = (
-            "the range test suggests no learning rate"
-            if found.learning_rate is None
-            else f"the range test suggests a learning rate of {found.learning_rate:.2g}"
+        result = self.result
+        found = (
+            "suggests no learning rate"
+            if result.learning_rate is None
+            else f"suggests a learning rate of {result.learning_rate:.3g}"
         )
         end = (
-            "it never diverged"
-            if found.diverges_at is None
-            else (f"it diverged at {found.diverges_at:.2g}")
+            f"diverges at {result.diverges_at:.3g}"
+            if result.diverges_at
+            else f"does not diverge up to {self.learning_rates[-1]:.3g}"
         )
-        doubts = f"; do not trust it: {'; '.join(found.doubts)}" if found.doubts else ""
-        return f"At batch size {self.batch_size} {what}; {end}{doubts}."
+        doubts = f" Do not trust it: {'; '.join(result.doubts)}." if result.doubts else ""
+        return (
+            f"The range test at batch size {self.batch_size} ({len(self.seeds)} seeds, "
+            f"{len(self.learning_rates)} updates) {found} and {end}; it is where to look, and no "
+            f"measurement of a full training.{doubts}"
+        )
 
     def charts(self) -> tuple[Chart, ...]:
         """See tfbatch.instruments.Reading."""
-        seeds = [
-            Series(f"seed {number}", self.learning_rates, losses, kind="line")
-            for number, losses in enumerate(self.losses, start=1)
+        curves = [
+            Series(f"seed {seed}", self.learning_rates, losses, kind="line")
+            for seed, losses in zip(self.seeds, self.losses, strict=True)
         ]
         smoothed = self.result.smoothed
-        mean = Series("smoothed mean", self.learning_rates[: len(smoothed)], smoothed, kind="line")
-        rate = self.result.learning_rate
-        marks = () if rate is None else (Mark(rate, f"suggested {rate:.2g}"),)
-        return (Chart(HEADING, "learning rate", "training loss", (*seeds, mean), marks),)
+        mean = Series("mean, smoothed", self.learning_rates[: len(smoothed)], smoothed, kind="line")
+        rate = self.learning_rate
+        marks = (Mark(rate, f"suggested {rate:.2g}"),) if rate else ()
+        return (Chart(HEADING, "learning rate", "loss", (*curves, mean), marks=marks),)
+
+    def __str__(self) -> str:
+        """The conclusion."""
+        return self.conclusion()
 
 
 def measure_learning_rate_range(
     programs: ProgramCache,
     configuration: Configuration,
-    lowest: float,
-    highest: float,
-    steps: int,
-    seeds: int,
+    settings: RangeSettings,
     *,
     sign_of_life: Callable[[], None],
-) -> LearningRateRange:
-    """Sweeps the learning rate once for each seed.
+) -> RangeReading:
+    """Sweeps in the process that trains: the traced program's learning-rate table is replaced.
 
-        def learning_rate(step):
-            return lowest * (highest / lowest) ** (step / (steps - 1))
+    Weights, optimizer, moving statistics and random generators are put back after each seed.
 
     Args:
         programs: Data, model builder and traced programs.
-        configuration: Batch size and optimizer; its rate and schedule are not used.
-        lowest: Rate of the first update.
-        highest: Rate of the last one.
-        steps: Number of updates, at least 20.
-        seeds: Number of sweeps, each with weights and an order of its own.
-        sign_of_life: Called now and then.
+        configuration: Optimizer and batch size; its learning rate and schedule are out of effect.
+        settings: The sweep.
+        sign_of_life: Called after each update.
 
     Raises:
-        InputError: A range or a number that cannot be used.
+        InputError: Weights that make no finite loss at the lowest rate.
     """
-    if not 0 < lowest < highest or steps < FEWEST_STEPS or seeds < 1:
-        raise InputError(
-            f"`0 < lowest < highest`, `steps` >= {FEWEST_STEPS} and `seeds` >= 1 must hold. "
-            f"Received: {lowest=}, {highest=}, {steps=}, {seeds=}."
-        )
-    rates = np.geomspace(lowest, highest, steps)
-    batch_size = configuration.batch_size
-    losses = []
-    for seed in range(1, seeds + 1):
-        sign_of_life()
-        model = programs.begin(
-            configuration,
-            total_examples=steps * batch_size,
-            seed=seed,
-            steps_per_execution=1,
-        )
-        # The program reads its rate from a table: no other trace is needed.
-        unwrapped(model.optimizer)._learning_rate.assign(tf.constant(rates, tf.float32))
-        record = _LossOfEachBatch(steps)
-        model.fit(
-            programs.workload.data.training(
-                batch_size=batch_size, seed=seed, num_examples=steps * batch_size
-            ),
-            steps_per_epoch=steps,
-            callbacks=[record],
-            class_weight=programs.workload.compilation.class_weight,
-            shuffle=False,
-            verbose=0,
-        )
-        losses.append(tuple(record.losses))
-    return LearningRateRange(
-        batch_size,
-        tuple(float(rate) for rate in rates),
-        tuple(losses),
-        read_range_test(rates, np.array(losses)),
+    started = time.perf_counter()
+    rates = settings.rates()
+    curves: list[list[float]] = []
+    for seed in settings.seeds:
+        if curves and time.perf_counter() - started > settings.seconds * len(curves) / (
+            len(curves) + 1
+        ):
+            break
+        curves.append(_sweep(programs, configuration, rates, seed, sign_of_life))
+    return RangeReading(
+        batch_size=configuration.batch_size,
+        learning_rates=tuple(rates.tolist()),
+        losses=tuple(map(tuple, curves)),
+        result=read_range_test(rates, curves),
+        seeds=settings.seeds[: len(curves)],
+        seconds=time.perf_counter() - started,
     )
 
 
-class _LossOfEachBatch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps every batch's own loss, where Keras's logs have the mean of an epoch so far."""
+def _sweep(
+    programs: ProgramCache,
+    configuration: Configuration,
+    rates: np.ndarray,
+    seed: int,
+    sign_of_life: Callable[[], None],
+) -> list[float]:
+    """A loss for each rate, NaN from where it diverged."""
+    steps, examples = len(rates), len(rates) * configuration.batch_size
+    workload = programs.workload
+    with _python_generators_untouched():
+        model = programs.begin(
+            configuration, total_examples=examples, seed=seed, steps_per_execution=1
+        )
+        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        table = optimizer._learning_rate
+        own_rates = tf.identity(table._table)
+        watcher = _Losses(sign_of_life)
+        with untouched(model, weights=True):
+            table.assign(tf.constant(rates, tf.float32))
+            try:
+                model.fit(
+                    workload.data.training(
+                        batch_size=configuration.batch_size, seed=seed, num_examples=examples
+                    ),
+                    steps_per_epoch=steps,
+                    class_weight=workload.compilation.class_weight,
+                    callbacks=[watcher, StopAfterSteps(steps)],
+                    shuffle=False,
+                    verbose=0,
+                )
+            finally:
+                table.assign(own_rates)
+                model.stop_training = False
+    return watcher.losses + [math.nan] * (steps - len(watcher.losses))
 
-    def __init__(self, steps: int):
+
+class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
+    """Each update's own loss; ends the sweep when it has diverged."""
+
+    def __init__(self, sign_of_life: Callable[[], None]):
         super().__init__()
-        self.losses = [math.nan] * steps
+        self.losses: list[float] = []
+        self._sign_of_life = sign_of_life
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.model.reset_metrics()  # the running mean is then the loss of this update alone
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Notes the loss, and ends a sweep that has blown up."""
-        loss = float((logs or {}).get("loss", math.nan))
-        self.model.reset_metrics()
-        if not math.isfinite(loss) or batch + 1 >= len(self.losses):
-            self.model.stop_training = True
-        self.losses[batch] = loss if math.isfinite(loss) else math.nan
-        if loss > _BLOWN_UP * max(abs(self.losses[0]), _SMALLEST_LOSS):
+        self.losses.append(float((logs or {})["loss"]))
+        self._sign_of_life()
+        bar = DIVERGED * float(np.median(self.losses[:_FIRST]))
+        lasting = len(self.losses) >= _FIRST and bar > 0 and min(self.losses[-3:]) > bar
+        if lasting or not math.isfinite(self.losses[-1]):
             self.model.stop_training = True
 
 
-def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> LearningRateRange:
-    """See tfbatch.instruments.Probe: around the baseline's learning rate."""
-    configuration = bench.configuration(bench.request.baseline.batch_size)
-    rate = configuration.base_learning_rate
-    seeds, steps = (SEEDS, STEPS) if seconds >= 10 else (2, 60)
-    found: LearningRateRange = bench.measure(
-        measure_learning_rate_range,
-        configuration,
-        rate / 10**DECADES,
-        rate * 10**DECADES,
-        steps,
-        seeds,
+@contextmanager
+def _python_generators_untouched() -> Iterator[None]:
+    """A build seeds Python's and NumPy's global generators."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> RangeReading:
+    """See tfbatch.instruments.Probe."""
+    size = min(batch_sizes, key=lambda size: abs(math.log(size / _LARGE)))
+    settings = RangeSettings(seconds=seconds)
+    found: RangeReading = bench.measure(
+        measure_learning_rate_range, bench.configuration(size), settings
     )
     return found

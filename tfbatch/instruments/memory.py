@@ -17,8 +17,8 @@ from tfbatch.instruments.probing import Prober, Run
 
 MOST_RUNS = 7
 """Processes of one search."""
-_NOISE = 0.015
-"""Relative error of a peak: three processes at one size differ by 0.5 to 2 %, rarely 5 %."""
+_NOISE = 0.01
+"""Relative error of a peak: three processes at one size lie within 0.2 to 2 %, rarely 5 %."""
 _FIRST = 8  # not 1: code that squeezes a batch of one away is common, and harmless
 
 

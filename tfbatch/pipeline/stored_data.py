@@ -101,6 +101,7 @@ class StoredData:
         """Every example of a split once, in the order in which they were given."""
         if (split, batch_size) not in self._evaluations:
             count = self.num_examples(split)
+            self._leaves(split)  # mapped now: a constant made while `cut` is traced is its graph's
 
             def cut(low: tf.Tensor) -> Any:
                 return self._batch(split, tf.range(low, tf.minimum(low + batch_size, count)))

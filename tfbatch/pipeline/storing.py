@@ -142,6 +142,11 @@ def _as_array(leaf: Any, where: str) -> Any:
             f"{where} holds an array of Python objects, which TensorFlow has no type for. Give "
             "arrays of numbers or of text, such as a dict of a DataFrame's columns."
         )
+    if array.dtype.kind in "mM":
+        raise InputError(
+            f"{where} holds dates or durations ({array.dtype}), which TensorFlow has no type for. "
+            'Make numbers of them, such as (dates - dates.min()) / np.timedelta64(1, "D").'
+        )
     if array.ndim == 0:
         raise InputError(f"{where} holds a single number where an array of examples must be.")
     return array

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.registry import Registry
+from tfbatch.schedules._batch_sizes import BatchSizes
 from tfbatch.schedules._family import ScheduleFamily
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "SCHEDULES",
+    "BatchSizes",
     "LearningRateInExamples",
     "MomentumInExamples",
     "ScheduleFamily",

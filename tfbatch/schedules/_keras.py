@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfbatch.errors import InputError
 from tfbatch.schedules import make_family
+from tfbatch.schedules._batch_sizes import BatchSizes
 from tfbatch.schedules._family import progress_at, value
 
 
@@ -28,19 +31,29 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
     `tfbatch.schedules._family.value`. The learning rate is computed in float32, which counts
     examples exactly up to 2**24 and to 6e-8 of their number beyond.
 
+    Where the batch size changes during training (`tfbatch.callbacks.BatchSizeScheduler`), x is
+    counted piece by piece inside the graph:
+
+        def examples(t):  # piece i begins with update t_i, after x_i examples
+            i = max(i for i in pieces if t_i <= t)
+            return x_i + (t - t_i) * B_i
+
     An optimizer made with a schedule refuses `optimizer.learning_rate = x`, so Keras's
     ReduceLROnPlateau and LearningRateScheduler cannot be combined with this class.
 
     Args:
         family: A file name in tfbatch/schedules, e.g. "cosine".
         learning_rate: The peak, after any scaling by the batch size. Positive.
-        batch_size: Examples in one update (over all replicas). Positive integer.
+        batch_size: Examples in one update (over all replicas). Positive integer; or
+            (first example, batch size) pairs, as `BatchSizeScheduler.batch_sizes` has them.
         total_examples: Length of the whole training. Positive integer.
         warmup_examples: Length of the linear warm-up, in [0, total_examples]; 0 for a family that
             has its own ("one_cycle").
         warmup_start: The warm-up's first factor in [0, 1]; with 0 the first update uses
             `min(batch_size, warmup_examples) / warmup_examples`, so that it is not wasted.
         parameters: The family's parameters.
+        piece_factors: What the learning rate is multiplied by in each piece of `batch_size`, as
+            `BatchSizeScheduler.learning_rate` has it from a scaling rule. Default: 1.
         name: Name of the schedule.
 
     Raises:
@@ -52,15 +65,17 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         family: str,
         *,
         learning_rate: float,
-        batch_size: int,
+        batch_size: int | BatchSizes | Iterable[Iterable[int]],
         total_examples: int,
         warmup_examples: int = 0,
         warmup_start: float = 0.0,
         parameters: dict[str, Any] | None = None,
+        piece_factors: Sequence[float] | None = None,
         name: str = "LearningRateInExamples",
     ):
         _require(learning_rate > 0, "`learning_rate` must be > 0", learning_rate=learning_rate)
-        _require(batch_size >= 1, "`batch_size` must be >= 1", batch_size=batch_size)
+        if isinstance(batch_size, int):
+            _require(batch_size >= 1, "`batch_size` must be >= 1", batch_size=batch_size)
         _require(
             total_examples >= 1, "`total_examples` must be >= 1", total_examples=total_examples
         )
@@ -76,7 +91,9 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         super().__init__()
         self.family = family
         self.learning_rate = float(learning_rate)
-        self.batch_size = int(batch_size)
+        self.batch_sizes = BatchSizes.of(batch_size)
+        self.batch_size = self.batch_sizes.pieces[0][1]
+        self.piece_factors = _checked_factors(piece_factors, self.batch_sizes)
         self.total_examples = int(total_examples)
         self.warmup_examples = int(warmup_examples)
         self.warmup_start = float(warmup_start)
@@ -92,7 +109,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
     def __call__(self, step: Any) -> Any:
         """The learning rate (float32 scalar) of the update number `step`, counted from 0."""
         with keras.name_scope(self.name):
-            return value(
+            rate = value(
                 self._shape,
                 self._examples(step),
                 learning_rate=self.learning_rate,
@@ -102,6 +119,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
                 warmup_start=self.warmup_start,
                 ops=keras.ops,
             )
+            return rate if self.piece_factors is None else rate * self._factor(step)
 
     @property
     def sets_momentum(self) -> bool:
@@ -124,20 +142,63 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
             return self._shape.momentum(progress, keras.ops)
 
     def _examples(self, step: Any) -> Any:
-        return keras.ops.cast(step, "float32") * self.batch_size
+        step = keras.ops.cast(step, "float32")
+        joints = self.batch_sizes.joints
+        if len(joints) == 1:
+            return step * self.batch_size
+        firsts, examples, sizes = np.array(joints, "float32").T
+        piece = _piece(step, firsts)
+        return _of(piece, examples) + (step - _of(piece, firsts)) * _of(piece, sizes)
+
+    def _factor(self, step: Any) -> Any:
+        # Per joint, not per piece: a piece without an update of its own is no joint.
+        by_start = dict(zip(self.batch_sizes.pieces, self.piece_factors or (), strict=True))
+        factors = [by_start[piece] for piece in self.batch_sizes.begun]
+        firsts = np.array([joint[0] for joint in self.batch_sizes.joints], "float32")
+        piece = _piece(keras.ops.cast(step, "float32"), firsts)
+        return _of(piece, np.array(factors, "float32"))
 
     def get_config(self) -> dict[str, Any]:
         """Exactly the constructor's arguments."""
         return {
             "family": self.family,
             "learning_rate": self.learning_rate,
-            "batch_size": self.batch_size,
+            "batch_size": self._written_batch_size(),
             "total_examples": self.total_examples,
             "warmup_examples": self.warmup_examples,
             "warmup_start": self.warmup_start,
             "parameters": dict(self.parameters),
+            "piece_factors": list(self.piece_factors) if self.piece_factors else None,
             "name": self.name,
         }
+
+    def _written_batch_size(self) -> int | list[list[int]]:
+        pieces = self.batch_sizes.pieces
+        return self.batch_size if len(pieces) == 1 else [list(piece) for piece in pieces]
+
+
+def _piece(step: Any, firsts: Any) -> Any:
+    """Which piece a step belongs to; `step` may be a scalar or an array."""
+    begun = keras.ops.expand_dims(step, -1) >= firsts
+    return keras.ops.sum(keras.ops.cast(begun, "int32"), axis=-1) - 1
+
+
+def _of(piece: Any, values: Any) -> Any:
+    return keras.ops.take(keras.ops.convert_to_tensor(values), piece)
+
+
+def _checked_factors(
+    factors: Sequence[float] | None, batch_sizes: BatchSizes
+) -> tuple[float, ...] | None:
+    if factors is None:
+        return None
+    _require(
+        len(factors) == len(batch_sizes.pieces) and min(factors) > 0,
+        "`piece_factors` must have one number > 0 for each piece of `batch_size`",
+        piece_factors=factors,
+        batch_size=list(batch_sizes.pieces),
+    )
+    return tuple(map(float, factors))
 
 
 def _require(holds: bool, rule: str, **received: Any) -> None:

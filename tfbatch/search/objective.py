@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection
 from typing import Literal
 
 from tfbatch.errors import InputError, did_you_mean
 
 Direction = Literal["min", "max"]
-_LARGER_IS_BETTER = ("accuracy", "auc", "precision", "recall", "f1", "iou")
+# Keras's own names and their short forms, as words of a name such as val_binary_accuracy or auc_1.
+_LARGER_IS_BETTER = (
+    *("acc", "accuracy", "auc", "precision", "recall", "f1", "iou", "dice", "r2"),
+    *("sensitivity", "specificity"),
+)
+_SMALLER_IS_BETTER = (
+    *("loss", "error", "mae", "mse", "mape", "msle", "rmse"),
+    *("crossentropy", "hinge", "divergence", "perplexity"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +32,8 @@ class Objective:
     def parse(cls, text: str) -> Objective:
         """Reads "val_loss", "val_accuracy:max", ...
 
-        The direction may be left out where the name says it (loss and error down; accuracy, AUC,
-        precision and recall up).
+        The direction may be left out where a word of the name says it (loss, error, mae, mse and
+        the like down; accuracy, AUC, precision, recall, F1, IoU, R2 up).
 
         Raises:
             InputError: A direction that is neither min nor max, or that has to be given.
@@ -36,13 +45,14 @@ class Objective:
             )
         if colon:
             return cls(name, "min" if direction == "min" else "max")
-        if any(word in name for word in _LARGER_IS_BETTER):
-            return cls(name, "max")
-        if "loss" in name or "error" in name:
+        words = set(re.split("[^a-z0-9]+", name.lower()))
+        if words.intersection(_SMALLER_IS_BETTER):  # first: `precision_loss`
             return cls(name, "min")
+        if words.intersection(_LARGER_IS_BETTER):
+            return cls(name, "max")
         raise InputError(
-            f"Whether `{name}` should be large or small cannot be told from its name. "
-            f"Write --objective={name}:min or --objective={name}:max."
+            f"Whether `{name}` should be large or small cannot be told from its name. Give the "
+            f'objective as "{name}:min" or "{name}:max" (--objective={name}:min).'
         )
 
     def check(self, available: Collection[str]) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import threadpoolctl
 from sklearn.exceptions import ConvergenceWarning
 
+from tfbatch.oracles.spread import spread_points
 from tfbatch.search.config import OracleChoice
 from tfbatch.search.grid import grid_points
-from tfbatch.search.initial_design import spread_points
 from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
 
@@ -116,7 +116,7 @@ class AskTell:
     def ask(self, trial: str = _ONE) -> dict[str, Any] | None:
         """Values of the active hyperparameters to try next; None when the space is exhausted.
 
-        The Bayesian oracle's first points are spread over the space (see initial_design).
+        The Bayesian oracle's first points are spread over the space (see tfbatch.oracles.spread).
 
         Args:
             trial: A name for what is asked; several can be open. (KerasTuner gives the same

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
+
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.models import MODELS, check_model_name, is_keras_application
 from tfbatch.references import find_function
@@ -39,8 +41,15 @@ def check_builder(builder: BuildModel) -> None:
     """Refuses a builder that asks for what there is not.
 
     Raises:
-        InputError: It has a required parameter other than `input_shape`, `num_classes` and `hp`.
+        InputError: It is a model, or has a required parameter other than `input_shape`,
+            `num_classes` and `hp`.
     """
+    if isinstance(builder, keras.Model):
+        raise InputError(
+            "The model must be given as a function that builds it, because every trial begins with "
+            "a new one. Received: a keras.Model. Give a function, such as "
+            "lambda: keras.models.clone_model(model) for one that is not compiled."
+        )
     parameters = _parameters(builder)
     required = [
         name
@@ -123,8 +132,6 @@ def _application(name: str) -> BuildModel:
     """A model of keras.applications, untrained, with logits."""
 
     def build(input_shape: Any, num_classes: int) -> Any:
-        import keras
-
         return getattr(keras.applications, name)(
             weights=None,
             input_shape=input_shape,

@@ -1,0 +1,72 @@
+"""Every script in examples/ runs, and its `main` takes what makes it short."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tfbatch.run_folder.journal import Journal
+
+FOLDER = Path(__file__).parents[1] / "examples"
+SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
+
+
+def test_there_are_examples():
+    assert len(SCRIPTS) >= 5
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_an_example_finds_a_recommendation(name, tmp_path):
+    namespace = runpy.run_path(str(SCRIPTS[name]), run_name=name)
+    result = namespace["main"](
+        max_trials=1,
+        trial_length="128 examples",
+        run_dir=tmp_path / "run",
+        workers=0,
+        verbose=0,
+        seed=3,
+    )
+
+    rows = Journal(tmp_path / "run" / "trials.jsonl").rows
+    assert {row["status"] for row in rows} == {"completed"}, [row["message"] for row in rows]
+    assert {row["phase"] for row in rows} == {"baseline", "search", "confirmation"}
+    assert result.batch_size in {row["batch_size"] for row in rows}
+    assert result.learning_rate > 0
+    objective = result.recommendation["objective"].split(":")[0]
+    assert all(np.isfinite(row[f"metric_{objective}"]) for row in rows)
+    assert f"batch size {result.batch_size}" in result.summary()
+    for name in ("best.yaml", "recommendation.json"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+    custom = {k: v for k, v in namespace.items() if _is_model_class(v)}
+    model = keras.saving.load_model(tmp_path / "run" / "best.keras", custom_objects=custom)
+    assert model.count_params() > 0
+
+
+def _is_model_class(value):
+    return isinstance(value, type) and issubclass(value, keras.Model)
+
+
+@pytest.mark.slow
+def test_an_example_runs_as_a_script_with_worker_processes(tmp_path):
+    """As a user types it, in a folder of their own, with nothing but its own defaults."""
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS["tabular"])],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(FOLDER.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "Recommended: batch size" in done.stdout or "Keep your baseline" in done.stdout
+    (run,) = (tmp_path / "tfbatch_runs").iterdir()
+    assert {row["status"] for row in Journal(run / "trials.jsonl").rows} == {"completed"}

@@ -1,0 +1,111 @@
+"""Curvature through Keras models, against known spectra and explicit Hessians."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.gradients import HessianProduct
+from tfbatch.instruments.curvature import CurvatureSettings, curvature_of, measure_curvature_of
+from tfbatch.instruments.weights_and_examples import Weights
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.workload import Workload
+
+
+def explicit(model, x, y):
+    """The Hessian by jacobians."""
+    variables = [v.value for v in model.trainable_variables]
+    with tf.GradientTape(persistent=True) as outer:
+        with tf.GradientTape() as inner:
+            loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=False))
+        flat = tf.concat([tf.reshape(g, [-1]) for g in inner.gradient(loss, variables)], 0)
+    rows = outer.jacobian(flat, variables, unconnected_gradients="zero")
+    return np.concatenate([r.numpy().reshape(len(flat), -1) for r in rows], axis=1)
+
+
+def compiled(*layers, loss="mse", shape=(4,)):
+    model = keras.Sequential([keras.Input(shape), *layers])
+    model.compile("sgd", loss)
+    return model
+
+
+def test_linear_regression_has_the_spectrum_of_its_inputs():
+    spectrum = np.array([5.0, 2.0, 1.0, 0.25])
+    x = np.eye(4) * np.sqrt(spectrum * 4)  # x'x / 4 is the spectrum; the loss doubles it
+    batch = (tf.constant(x, tf.float32), tf.zeros((4, 1)))
+    model = compiled(keras.layers.Dense(1, use_bias=False))
+    found = curvature_of(model, [batch], settings=CurvatureSettings())
+    assert found.eigenvalues.largest.value == pytest.approx(10, rel=1e-4)
+    assert found.eigenvalues.smallest.value == pytest.approx(0.5, rel=1e-3)
+    assert found.trace.trace == pytest.approx(2 * spectrum.sum(), rel=1e-4)
+    assert found.stable_learning_rate == pytest.approx(0.2, rel=1e-4)
+    assert {len(row) for row in found.rows()} == {len(found.columns())}
+    assert "0.2" in found.conclusion()
+
+
+def pooled():
+    return compiled(
+        keras.layers.Conv2D(3, 3, activation="tanh"),
+        keras.layers.BatchNormalization(),
+        keras.layers.MaxPooling2D(),
+        keras.layers.Dropout(0.5),
+        keras.layers.Conv2D(2, 2, padding="same"),
+        keras.layers.AveragePooling2D(),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        shape=(8, 8, 1),
+    )
+
+
+def two_linear():
+    return compiled(keras.layers.Dense(3, use_bias=False), keras.layers.Dense(1))
+
+
+@pytest.mark.parametrize("make", [two_linear, pooled], ids=["two linear layers", "pooling"])
+def test_products_and_ends_are_those_of_the_explicit_hessian(make):
+    keras.utils.set_random_seed(3)
+    model = make()
+    random = np.random.default_rng(0)
+    x = tf.constant(random.normal(size=(7, *model.input_shape[1:])), tf.float32)
+    y = tf.constant(random.integers(0, 3, 7) if make is pooled else random.normal(size=(7, 1)))
+    y = y if make is pooled else tf.cast(y, tf.float32)
+    truth = explicit(model, x, y)
+    parts = [(x[:5], y[:5]), (x[5:], y[5:])]  # unequal: each counts by its examples
+    product = HessianProduct(model, parts)
+    vector = random.normal(size=product.dimension)
+    assert product(vector) == pytest.approx(truth @ vector, rel=1e-3, abs=1e-4)
+    settings = CurvatureSettings(most_products=product.dimension, trace_products=200)
+    found = curvature_of(model, parts, settings=settings)
+    values = np.linalg.eigvalsh((truth + truth.T) / 2)
+    scale = abs(values).max()
+    assert found.eigenvalues.largest.value == pytest.approx(values[-1], abs=3e-3 * scale)
+    assert found.eigenvalues.smallest.value == pytest.approx(values[0], abs=3e-3 * scale)
+    assert abs(found.trace.trace - np.trace(truth)) < 5 * found.trace.standard_error
+
+
+def test_a_workload_is_measured_in_the_time_given(digits):
+    import tiny_model
+
+    programs = ProgramCache(Workload(digits, tiny_model.build))
+    found = measure_curvature_of(
+        programs,
+        Configuration(batch_size=32, base_learning_rate=0.01),
+        Weights(),
+        CurvatureSettings(examples=100, seconds=0.0),
+        sign_of_life=lambda: None,
+    )
+    assert found.examples == 100
+    assert found.eigenvalues.products <= 10
+    assert found.trace.products == 2
+
+
+def test_nothing_to_measure_is_refused():
+    with pytest.raises(InputError, match="at least one batch"):
+        HessianProduct(two_linear(), [])
+    with pytest.raises(InputError, match="must be >= 1"):
+        CurvatureSettings(examples=0)

@@ -1,0 +1,196 @@
+"""The noise scale through Keras models, against closed forms and enumerated data."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_model
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.gradients import LayerNorms
+from tfbatch.instruments.noise_scale import (
+    NoiseScaleSettings,
+    measure_noise_scale,
+    noise_scale_of,
+)
+from tfbatch.instruments.weights_and_examples import Weights
+from tfbatch.schema import Named
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.workload import Workload
+
+SPECTRUM = np.array([4.0, 2.0, 1.0, 0.5])
+AWAY = np.array([0.5, -0.4, 0.3, 0.2])
+NOISE = 0.5
+
+
+def linear_model(weights=AWAY, loss="mse", **options):
+    """At distance AWAY from the truth, which is 0."""
+    dense = keras.layers.Dense(1, use_bias=False, **options)
+    model = keras.Sequential([keras.Input((len(weights),)), dense])
+    model.compile("sgd", loss)
+    dense.kernel.assign(np.reshape(weights, (-1, 1)))
+    return model
+
+
+def linear_batches(count, size, seed, scale=1.0):
+    random = np.random.default_rng(seed)
+    for _ in range(count):
+        x = random.normal(size=(size, 4)) * np.sqrt(SPECTRUM)
+        y = random.normal(0, NOISE, (size, 1))
+        yield tf.constant(x * scale, tf.float32), tf.constant(y * scale, tf.float32)
+
+
+def linear_truth():
+    """|G|^2 and tr(Sigma) of the loss (y' - y)^2: 4 times those of half of it."""
+    gradient = float(((SPECTRUM * AWAY) ** 2).sum())
+    excess = float((SPECTRUM * AWAY**2).sum()) + NOISE**2
+    return 4 * gradient, 4 * (gradient + excess * SPECTRUM.sum())
+
+
+def test_linear_regression_has_the_known_noise_scale():
+    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=8, most_pairs=1500)
+    pairs = LayerNorms(linear_model(), micro_batches=8)
+    found = [pairs(batch) for batch in linear_batches(1500, 32, seed=3)]
+    small, large = (np.array([f[i][0].sum() for f in found]) for i in (0, 1))
+    gradients, noises = (32 * large - 4 * small) / 28, (small - large) / (1 / 4 - 1 / 32)
+    for values, truth in zip((gradients, noises), linear_truth(), strict=True):
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        assert abs(values.mean() - truth) < 5 * error
+        assert error < 0.05 * truth
+    reading = noise_scale_of(linear_model(), linear_batches(1500, 32, 3), settings=settings)
+    gradient, noise = linear_truth()
+    assert reading.estimate.noise_scale == pytest.approx(noise / gradient, rel=0.3)
+    assert not reading.estimate.low_confidence
+
+
+def test_all_ways_to_cut_a_data_set_give_its_exact_noise():
+    """Averaged over all 6 orders of which two halves differ: 4 examples, b = 1 and B = 2."""
+    x, y = next(linear_batches(1, 4, seed=1))
+    norms = LayerNorms(linear_model(), micro_batches=2)
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+    found = [norms((tf.gather(x, pair), tf.gather(y, pair))) for pair in pairs]
+    small, large = (np.mean([f[i][0].sum() for f in found]) for i in (0, 1))
+    errors = x.numpy() @ AWAY[:, None] - y.numpy()
+    gradients = 2 * errors * x.numpy()
+    sigma = np.var(gradients, axis=0, ddof=1).sum()
+    assert (small - large) / (1 - 1 / 2) == pytest.approx(sigma, rel=1e-5)
+    population = 2 * large - small
+    assert population + sigma / 4 == pytest.approx((gradients.mean(0) ** 2).sum(), rel=1e-4)
+
+
+def test_a_scaled_loss_has_the_same_noise_scale():
+    settings = NoiseScaleSettings(small_batch_size=2, micro_batches=4, most_pairs=30)
+    tripled = linear_model(loss=lambda y, p: 3 * keras.losses.mean_squared_error(y, p))
+    one, other = (
+        noise_scale_of(m, linear_batches(30, 8, 5), settings=settings).estimate
+        for m in (linear_model(), tripled)
+    )
+    assert other.noise_scale == pytest.approx(one.noise_scale, rel=1e-4)
+    assert other.squared_gradient == pytest.approx(9 * one.squared_gradient, rel=1e-4)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=4, most_pairs=20)
+    gradient, noise = linear_truth()
+    model = linear_model()
+    norms = LayerNorms(model, micro_batches=4)
+    from tfbatch.estimators.noise_scale import estimate_noise_scale
+
+    hits = 0
+    for repeat in range(100):
+        found = [norms(batch) for batch in linear_batches(20, 16, seed=1000 + repeat)]
+        small, large = ([f[i][0].sum() for f in found] for i in (0, 1))
+        interval = estimate_noise_scale(
+            small, large, small_batch_size=settings.small_batch_size, large_batch_size=16
+        ).interval
+        hits += noise / gradient in interval
+    assert 86 <= hits <= 100
+
+
+def test_a_diagonal_preconditioner_weighs_each_weight():
+    norms = LayerNorms(linear_model(), micro_batches=2)
+    batch = next(linear_batches(1, 2, seed=2))
+    scale = np.array([[1.0], [2.0], [0.0], [5.0]], np.float32)
+    small, large = norms(batch, [tf.constant(scale)])
+    x, y = (part.numpy() for part in batch)
+    gradients = 2 * (x @ AWAY[:, None] - y) * x
+    assert small[1].sum() == pytest.approx((gradients**2 @ scale).mean(), rel=1e-4)
+    assert large[1].sum() == pytest.approx((gradients.mean(0) ** 2 @ scale).item(), rel=1e-4)
+
+
+def test_regularisation_is_part_of_the_gradient_and_has_no_noise():
+    plain, decayed = linear_model(), linear_model(kernel_regularizer=keras.regularizers.L2(0.5))
+    batch = next(linear_batches(1, 2, seed=2))
+    one, other = (LayerNorms(m, micro_batches=2)(batch) for m in (plain, decayed))
+    assert other[0].sum() - other[1].sum() == pytest.approx(one[0].sum() - one[1].sum(), rel=1e-3)
+    assert other[1].sum() != pytest.approx(one[1].sum(), rel=1e-3)
+
+
+def test_a_sample_weight_of_zero_takes_an_example_out():
+    norms = LayerNorms(linear_model(), micro_batches=2)
+    x, y = next(linear_batches(1, 2, seed=2))
+    whole = norms((x, y, tf.ones(2)))[0][0].sum()
+    first = norms((x, y, tf.constant([1.0, 0.0])))[0][0].sum()
+    second = norms((x, y, tf.constant([0.0, 1.0])))[0][0].sum()
+    assert first + second == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def programs(digits):
+    return ProgramCache(Workload(digits, tiny_model.build))
+
+
+@pytest.mark.parametrize("steps", [0, 5], ids=["initial", "trained"])
+def test_a_workload_is_measured_layer_by_layer(programs, steps):
+    signs = []
+    reading = measure_noise_scale(
+        programs,
+        Configuration(batch_size=32, base_learning_rate=0.001, optimizer=Named(name="adam")),
+        Weights(trained_steps=steps),
+        NoiseScaleSettings(small_batch_size=4, preconditioned=True, most_pairs=10),
+        sign_of_life=lambda: signs.append(1),
+    )
+    assert len(reading.by_layer) == len(reading.layers) == 2
+    total = sum(layer.squared_gradient for layer in reading.by_layer)
+    assert total == pytest.approx(reading.estimate.squared_gradient)
+    assert reading.preconditioner.startswith("v of Adam" if steps else "v measured")
+    assert reading.preconditioned.noise_scale != reading.estimate.noise_scale
+    assert ("after 5 updates" if steps else "initial") in reading.conclusion()
+    assert len(reading.rows()) == 4
+    assert {len(row) for row in reading.rows()} == {len(reading.columns())}
+    assert signs
+
+
+def test_the_model_is_left_as_it_was():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile("sgd", "mse")
+    before = [v.numpy() for v in model.variables]
+    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=2, most_pairs=3)
+    noise_scale_of(model, linear_batches(3, 8, 1), settings=settings, mode="micro-batch")
+    for variable, value in zip(model.variables, before, strict=True):
+        assert np.array_equal(variable.numpy(), value), variable.path
+
+
+def test_few_pairs_are_called_weak():
+    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=2, most_pairs=3)
+    reading = noise_scale_of(linear_model(), linear_batches(3, 8, 1), settings=settings)
+    assert reading.estimate.low_confidence
+    assert "Weak" in reading.conclusion()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"micro_batches": 1}, {"small_batch_size": 0}, {"mode": "eval"}], ids=str
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(InputError, match="must be"):
+        NoiseScaleSettings(**wrong)

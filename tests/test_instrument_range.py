@@ -1,0 +1,127 @@
+"""The range test in traced programs: a quadratic's threshold, and nothing left behind."""
+
+from __future__ import annotations
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tiny_model
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.instruments.learning_rate_range import (
+    RangeSettings,
+    measure_learning_rate_range,
+)
+from tfbatch.schema import Named
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.workload import Workload
+
+PLAIN = Configuration(
+    batch_size=32, base_learning_rate=0.01, optimizer=Named(name="sgd", momentum=0.0)
+)
+
+
+class Quadratic(keras.Model):
+    """0.5 w' diag(4, 2, 1) w whatever the examples are: it diverges above 2 / 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = self.add_weight(shape=(3,), initializer="ones", name="w")
+        self.built = True
+
+    def call(self, inputs):
+        return keras.ops.reshape(inputs, (keras.ops.shape(inputs)[0], -1))[:, :1]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return 0.5 * keras.ops.sum(keras.ops.array([4.0, 2.0, 1.0]) * self.w**2)
+
+
+def build_quadratic():
+    model = Quadratic()
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_a_quadratic_diverges_above_its_threshold_and_the_suggestion_lies_below(digits):
+    programs = ProgramCache(Workload(digits, build_quadratic))
+    settings = RangeSettings(lowest=1e-3, highest=10.0, steps=200, seeds=(1, 2))
+    found = measure_learning_rate_range(programs, PLAIN, settings, sign_of_life=lambda: None)
+    step = settings.rates()[1] / settings.rates()[0]
+    # It grows by |1 - 4 rate| a step above 1/2, from where the loss had fallen to.
+    assert found.result.diverges_at > 0.5
+    # Against the same iteration in plain numbers: the first two losses above the bar.
+    w, losses = np.ones(3), []
+    for rate in settings.rates():
+        losses.append(0.5 * (np.array([4.0, 2.0, 1.0]) * w**2).sum())
+        w = w - rate * np.array([4.0, 2.0, 1.0]) * w
+    known = [loss for loss in found.losses[0] if np.isfinite(loss)]
+    assert known == pytest.approx(losses[: len(known)], rel=1e-2, abs=1e-30)
+    bar = 3 * np.median(losses[:5])
+    assert settings.rates()[np.argmax(np.array(losses) > bar)] == pytest.approx(
+        found.result.diverges_at, rel=2 * (step - 1)
+    )
+    lowest = settings.rates()[int(np.nanargmin(losses))]
+    assert lowest == pytest.approx(0.5, rel=0.1)  # growth begins at 2 / 4
+    assert 0 < found.learning_rate < 0.5
+
+
+@pytest.fixture(scope="module")
+def programs(digits):
+    return ProgramCache(Workload(digits, tiny_model.build))
+
+
+def test_nothing_is_retraced_and_everything_is_restored(programs):
+    configuration = PLAIN.model_copy(update={"optimizer": Named(name="adam")})
+    model = programs.begin(configuration, total_examples=640, seed=1)
+    before = [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
+    table = model.optimizer._learning_rate._table.numpy()
+    traced = programs.traced
+    random.seed(5)
+    np.random.seed(5)
+    settings = RangeSettings(steps=20, highest=1.0, seeds=(1,))
+    python, numpy = random.getstate(), np.random.get_state()[1].copy()
+    measure_learning_rate_range(programs, configuration, settings, sign_of_life=lambda: None)
+    assert programs.traced == traced
+    for variable, value in zip([*model.variables, *model.optimizer.variables], before, strict=True):
+        assert np.array_equal(variable.numpy(), value), variable.path
+    assert len(model.optimizer._learning_rate._table.numpy()) == len(table)
+    assert random.getstate() == python
+    assert np.array_equal(np.random.get_state()[1], numpy)
+    again = programs.begin(configuration, total_examples=640, seed=1)
+    assert again is model
+    assert not model.stop_training
+
+
+def test_a_sweep_on_digits_is_reproducible_and_stops_when_it_diverges(programs):
+    settings = RangeSettings(lowest=1e-4, highest=1e4, steps=60, seeds=(1, 2))
+    signs = []
+    found, again = (
+        measure_learning_rate_range(programs, PLAIN, settings, sign_of_life=lambda: signs.append(1))
+        for _ in range(2)
+    )
+    assert np.array_equal(found.losses, again.losses, equal_nan=True)
+    assert np.isnan(found.losses[0][-1])
+    assert found.losses[0] != found.losses[1]
+    assert found.learning_rate < found.result.diverges_at
+    assert len(signs) < 4 * 60
+    assert {len(row) for row in found.rows()} == {len(found.columns())}
+    assert f"{found.learning_rate:.3g}" in found.conclusion()
+    assert found.charts()[0].series
+
+
+def test_a_sweep_that_is_too_low_says_so(programs):
+    settings = RangeSettings(lowest=1e-8, highest=1e-7, steps=20, seeds=(1,))
+    found = measure_learning_rate_range(programs, PLAIN, settings, sign_of_life=lambda: None)
+    assert found.learning_rate is None
+    assert "Do not trust" in found.conclusion()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lowest": 0}, {"lowest": 2, "highest": 1}, {"steps": 5}, {"seeds": ()}], ids=str
+)
+def test_wrong_sweeps_are_refused(wrong):
+    with pytest.raises(InputError, match="must"):
+        RangeSettings(**wrong)

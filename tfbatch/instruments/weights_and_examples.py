@@ -1,0 +1,150 @@
+"""At which weights, and on which examples, gradients are looked at."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tfbatch.callbacks import StopAfterSteps
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.pipeline.data import Data
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.workload import Workload
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Which weights.
+
+    Attributes:
+        trained_steps: Updates that the configuration makes first; 0 for initial weights.
+        file: Kept weights, as `Model.save_weights` writes them, instead; or None.
+        seed: Seed of the build, and of the training.
+    """
+
+    trained_steps: int = 0
+    file: Path | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.trained_steps < 0 or (self.trained_steps and self.file):
+            raise InputError(
+                "`trained_steps` must be >= 0, and 0 if `weights_file` is given. "
+                f"Received: {self.trained_steps} and {self.file}."
+            )
+        if self.file and not Path(self.file).is_file():
+            raise InputError(f"`weights_file` must be a file. Received: {self.file}.")
+
+    @property
+    def untrained(self) -> bool:
+        """Whether nothing was trained."""
+        return not self.trained_steps and self.file is None
+
+    def __str__(self) -> str:
+        """For a sentence, e.g. "after 100 updates"."""
+        if self.file:
+            return f"at the weights of {Path(self.file).name}"
+        return f"after {self.trained_steps} updates" if self.trained_steps else "at initial weights"
+
+
+def model_at(programs: ProgramCache, configuration: Configuration, weights: Weights) -> Any:
+    """A compiled model in float32 with these weights, and its optimizer's slots.
+
+    Whatever the precision of the training: squared norms of gradients are subtracted from each
+    other, which 16 bits would drown in rounding.
+
+    Raises:
+        InputError: A strategy, or weights of another model.
+    """
+    own = in_float32(programs)
+    steps = max(weights.trained_steps, 1)
+    examples = steps * configuration.batch_size
+    model = own.begin(
+        configuration, total_examples=examples, seed=weights.seed, steps_per_execution=1
+    )
+    if weights.file:
+        try:
+            model.load_weights(weights.file)
+        except ValueError as error:
+            raise InputError(f"`weights_file` must hold weights of this model: {error}") from error
+    if weights.trained_steps:
+        workload = own.workload
+        model.fit(
+            workload.data.training(
+                batch_size=configuration.batch_size, seed=weights.seed, num_examples=examples
+            ),
+            steps_per_epoch=steps,
+            class_weight=workload.compilation.class_weight,
+            callbacks=[StopAfterSteps(steps)],
+            shuffle=False,
+            verbose=0,
+        )
+    return model
+
+
+def in_float32(programs: ProgramCache) -> ProgramCache:
+    """The same where float32 trains; else another with the same data and builder.
+
+    Raises:
+        InputError: A strategy shares the batches.
+    """
+    workload = programs.workload
+    if workload.strategy is not None:
+        raise InputError(
+            "Gradients are measured on one device. Received: a strategy. Leave `strategy` out: "
+            "the gradient does not depend on it."
+        )
+    if workload.precision == "float32":
+        return programs
+    single: Workload = copy.copy(workload)
+    single.precision = "float32"
+    return ProgramCache(single)
+
+
+def training_batches(
+    workload: Workload, *, batch_size: int, batches: int, seed: int, augmented: bool
+) -> tf.data.Dataset:
+    """Full batches of the training stream, weighted by class as in training.
+
+    Args:
+        workload: Data and model.
+        batch_size: Examples in a batch.
+        batches: Number of batches.
+        seed: Of the order and the augmentation.
+        augmented: Whether a recipe's augmentation is applied. A function in a user's own pipeline
+            always is.
+    """
+    data: Data = workload.data if augmented else without_augmentation(workload.data)
+    stream = data.training(batch_size=batch_size, seed=seed, num_examples=batch_size * batches)
+    if workload.data.soft_labels and not data.soft_labels:
+        classes = data.num_classes
+        stream = stream.map(lambda x, y: (x, tf.one_hot(y, classes)))
+    weights = workload.compilation.class_weight
+    return stream.map(lambda *batch: _weighted(batch, weights)) if weights else stream
+
+
+def without_augmentation(data: Data) -> Data:
+    """The same examples as they are, where a recipe says what is changed in training."""
+    from tfbatch.pipeline.prepared_data import PreparedData
+
+    if not isinstance(data, PreparedData) or not data.recipe.augmentation:
+        return data
+    plain = data.recipe.model_copy(update={"augmentation": ()})
+    bare: Data = PreparedData(plain, data.folder)
+    return bare
+
+
+def _weighted(batch: tuple[Any, ...], class_weight: dict[int, float]) -> tuple[Any, ...]:
+    """What `fit` makes of class weights: the weight of each example's class, else 1."""
+    x, y = batch[0], batch[1]
+    classes = tf.argmax(y, -1) if y.shape.rank > 1 and y.shape[-1] != 1 else tf.reshape(y, [-1])
+    table = [class_weight.get(index, 1.0) for index in range(max(class_weight) + 1)]
+    indices = tf.cast(classes, tf.int32)
+    inside = tf.minimum(indices, len(table) - 1)
+    found = tf.where(indices < len(table), tf.gather(tf.constant(table, tf.float32), inside), 1.0)
+    return (x, y, found)

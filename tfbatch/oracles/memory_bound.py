@@ -1,0 +1,116 @@
+"""An oracle that learns which batch sizes do not fit in memory, and proposes none as large again.
+
+KerasTuner's own loop takes an error for lack of memory for a failed trial: three in a row end the
+search, and its Bayesian oracle leaves failed trials out and proposes the same region again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import keras_tuner
+
+from tfbatch.errors import InputError
+
+_OUT_OF_MEMORY = re.compile(
+    r"ResourceExhausted|out of memory|\bOOM\b|MemoryError|bad_alloc|cannot allocate memory",
+    re.IGNORECASE,
+)
+_PROPOSALS = 20
+
+
+def with_memory_bound(oracle: type[Any], *, hyperparameter: str = "batch_size") -> type[Any]:
+    """A subclass of an oracle that learns an upper bound of the batch size from trials.
+
+    A trial that ends with an error for lack of memory is no failure: it does not count towards
+    `max_consecutive_failed_trials`, is not tried again, and no value as large is proposed from
+    then on (the same model, precision and device are assumed for all trials). The bound is saved
+    with the oracle.
+
+    Example:
+        ```python
+        Oracle = tfbatch.oracles.with_memory_bound(keras_tuner.oracles.BayesianOptimizationOracle)
+        tuner = keras_tuner.Tuner(
+            oracle=Oracle(objective="val_loss", max_trials=20), hypermodel=build_model
+        )
+        ```
+
+    Args:
+        oracle: A class derived from keras_tuner.Oracle.
+        hyperparameter: The name of the batch size among the hyperparameters.
+
+    Raises:
+        InputError: The class is no oracle.
+    """
+    if not (isinstance(oracle, type) and issubclass(oracle, keras_tuner.Oracle)):
+        raise InputError(
+            "`oracle` must be a class derived from keras_tuner.Oracle, such as "
+            f"keras_tuner.oracles.RandomSearchOracle. Received: {oracle!r}."
+        )
+    name = f"{oracle.__name__}WithMemoryBound"
+    return type(name, (_MemoryBound, oracle), {"_hyperparameter": hyperparameter})
+
+
+class _MemoryBound:
+    """Mixed in before an oracle's class."""
+
+    _hyperparameter = "batch_size"
+    smallest_that_failed: float | None = None
+
+    def populate_space(self, trial_id: str) -> Any:
+        """A proposal below the bound: asked for again, and at last moved to the largest below."""
+        for _ in range(_PROPOSALS):
+            proposal = super().populate_space(trial_id)  # type: ignore[misc]
+            if not self._is_too_large(proposal["values"]):
+                return proposal
+        moved = self._moved(proposal["values"])
+        if moved is None:
+            return {"status": "STOPPED", "values": None}
+        return {"status": "RUNNING", "values": moved}
+
+    def end_trial(self, trial: Any) -> None:
+        """Takes a lack of memory for a result."""
+        if trial.status in ("INVALID", "FAILED") and _OUT_OF_MEMORY.search(trial.message or ""):
+            value = trial.hyperparameters.values.get(self._hyperparameter)
+            if value is not None:
+                known = self.smallest_that_failed
+                self.smallest_that_failed = value if known is None else min(known, value)
+                # KerasTuner has no status for it: INVALID is retried, FAILED ends the search.
+                trial.status = "FAILED"
+        super().end_trial(trial)  # type: ignore[misc]
+
+    def _check_consecutive_failures(self) -> None:
+        """Leaves out trials that lacked memory."""
+        everything = self.end_order  # type: ignore[has-type]
+        self.end_order = [
+            trial_id
+            for trial_id in everything
+            if not _OUT_OF_MEMORY.search(self.trials[trial_id].message or "")  # type: ignore[attr-defined]
+        ]
+        try:
+            super()._check_consecutive_failures()  # type: ignore[misc]
+        finally:
+            self.end_order = everything
+
+    def get_state(self) -> Any:
+        """With the bound."""
+        return {**super().get_state(), "smallest_that_failed": self.smallest_that_failed}  # type: ignore[misc]
+
+    def set_state(self, state: Any) -> None:
+        """With the bound."""
+        super().set_state(state)  # type: ignore[misc]
+        self.smallest_that_failed = state.get("smallest_that_failed")
+
+    def _is_too_large(self, values: Any) -> bool:
+        if self.smallest_that_failed is None or not values:
+            return False
+        value = values.get(self._hyperparameter)
+        return value is not None and value >= self.smallest_that_failed
+
+    def _moved(self, values: dict[str, Any]) -> dict[str, Any] | None:
+        """The values with the largest batch size below the bound; None if there is none."""
+        space = self.get_space().space  # type: ignore[attr-defined]
+        found = next(h for h in space if h.name == self._hyperparameter)
+        below = [v for v in found.values if v < self.smallest_that_failed]
+        return {**values, self._hyperparameter: max(below)} if below else None
