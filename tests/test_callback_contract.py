@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import unittest
 import warnings
 
 import keras
@@ -42,13 +43,13 @@ class Stub:
     """Stands for the model in a docstring's example, and notes what it is given."""
 
     def __init__(self):
-        self.callbacks, self.optimizer = None, None
+        self.data, self.callbacks, self.optimizer = None, None, None
 
     def compile(self, *, optimizer, **_):
         self.optimizer = optimizer
 
-    def fit(self, *_, callbacks, **__):
-        self.callbacks = callbacks
+    def fit(self, data, *_, callbacks, **__):
+        self.data, self.callbacks = data, callbacks
 
 
 def find_class(name):
@@ -74,6 +75,8 @@ def make(name, log_dir):
     names |= {"tfbatch": tfbatch, "keras": keras, "pathlib": pathlib, "model": model, "data": None}
     names |= {"x": X[:120], "y": Y[:120], "x_validation": X[120:], "y_validation": Y[120:]}
     exec(textwrap.dedent(block.group(1)), names | {"log_dir": log_dir})
+    if model.data is not None:
+        raise unittest.SkipTest("trains on a dataset that it makes itself: see its own tests")
     (callback,) = model.callbacks
     return callback, model.optimizer
 
@@ -235,11 +238,14 @@ DISTRIBUTED = """
     for name in contract.CALLBACKS:
         if contract.drives(name):
             continue
-        callback, optimizer = contract.make(name, Path(tempfile.mkdtemp()))
+        try:
+            callback, optimizer = contract.make(name, Path(tempfile.mkdtemp()))
+        except unittest.SkipTest:
+            continue
         with strategy.scope():
             model = contract.build(optimizer)
         try:
-            history = contract.fit(model, callback)
+            history = contract.fit(model, callback, epochs=1)
             found[name] = ["trained", float(history.history["loss"][-1])]
         except contract.InputError as error:
             found[name] = ["refused", str(error)]
