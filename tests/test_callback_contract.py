@@ -238,10 +238,7 @@ DISTRIBUTED = """
     for name in contract.CALLBACKS:
         if contract.drives(name):
             continue
-        try:
-            callback, optimizer = contract.make(name, Path(tempfile.mkdtemp()))
-        except unittest.SkipTest:
-            continue
+        callback, optimizer = contract.make(name, Path(tempfile.mkdtemp()))
         with strategy.scope():
             model = contract.build(optimizer)
         try:

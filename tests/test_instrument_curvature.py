@@ -24,7 +24,11 @@ def explicit(model, x, y):
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=False))
         flat = tf.concat([tf.reshape(g, [-1]) for g in inner.gradient(loss, variables)], 0)
     rows = outer.jacobian(flat, variables, unconnected_gradients="zero")
-    return np.concatenate([r.numpy().reshape(len(flat), -1) for r in rows], axis=1).astype(float)
+    return (
+        np.concatenate([r.numpy().reshape(len(flat), -1) for r in rows], axis=1)
+        .astype(float)
+        .astype(float)
+    )
 
 
 def compiled(*layers, loss="mse", shape=(4,)):
@@ -55,7 +59,7 @@ def pooled():
         keras.layers.Dropout(0.5),
         keras.layers.Conv2D(2, 2, padding="same"),
         keras.layers.AveragePooling2D(2),
-        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.GlobalAveragePooling2D(2),
         keras.layers.Dense(3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         shape=(8, 8, 1),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
     from tfbatch.measuring.memory import find_max_batch_size
+    from tfbatch.measuring.throughput import measure_throughput
     from tfbatch.pipeline import PreparedData
     from tfbatch.pipeline.datasets import load_data
     from tfbatch.search.result import Result
@@ -45,6 +46,7 @@ _LAZY = {
     "load_data": "tfbatch.pipeline.datasets",
     "measure_curvature": "tfbatch.measuring.gradients",
     "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
+    "measure_throughput": "tfbatch.measuring.throughput",
     "reusable": "tfbatch.training.structure",
 }
 _SUBMODULES = ("callbacks", "models", "oracles", "schedules")
@@ -67,6 +69,7 @@ __all__ = [
     "load_data",
     "measure_curvature",
     "measure_memory_by_image_size",
+    "measure_throughput",
     "oracles",
     "reusable",
     "schedules",
