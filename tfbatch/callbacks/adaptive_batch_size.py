@@ -52,7 +52,8 @@ class AdaptiveBatchSize(BatchSizeDriver):
             with `noise_scale`; None for not yet), called at the end of each epoch; or an object
             whose `estimate` is that, such as the callback GradientNoiseScale, which must stand
             before this one in `fit`, and be given data of its own: of the batches that it sees it
-            measures those of the first size alone. Values that are not finite, or negative, count as not yet.
+            measures those of the first size alone. Values that are not finite, or negative, count
+            as not yet.
         batch_size: The first batch size.
         max_batch_size: Largest batch size: what memory holds.
         factor: What a size is multiplied by, a whole number > 1.
