@@ -85,7 +85,8 @@ def test_nothing_is_retraced_and_everything_is_restored(programs):
     assert random.getstate() == python
     assert np.array_equal(np.random.get_state()[1], numpy)
     again = programs.begin(configuration, total_examples=640, seed=1)
-    assert again is model and not model.stop_training
+    assert again is model
+    assert not model.stop_training
 
 
 def test_a_sweep_on_digits_is_reproducible_and_stops_when_it_diverges(programs):
