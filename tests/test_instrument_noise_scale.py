@@ -13,11 +13,8 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import estimate_noise_scale
 from tfbatch.gradients import LayerNorms
-from tfbatch.instruments.noise_scale import (
-    NoiseScaleSettings,
-    measure_noise_scale,
-    noise_scale_of,
-)
+from tfbatch.instruments.noise_scale import measure_noise_scale, noise_scale_of
+from tfbatch.instruments.noise_scale_reading import NoiseScaleSettings
 from tfbatch.instruments.weights_and_examples import Weights
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache

@@ -11,10 +11,8 @@ import tiny_model
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.instruments.learning_rate_range import (
-    RangeSettings,
-    measure_learning_rate_range,
-)
+from tfbatch.instruments.learning_rate_range import measure_learning_rate_range
+from tfbatch.instruments.learning_rate_range_reading import RangeSettings
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload

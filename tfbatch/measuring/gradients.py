@@ -15,8 +15,8 @@ from tfbatch.search.request import Execution
 
 if TYPE_CHECKING:
     from tfbatch.instruments.curvature import CurvatureReading
-    from tfbatch.instruments.learning_rate_range import RangeReading
-    from tfbatch.instruments.noise_scale import NoiseScaleReading
+    from tfbatch.instruments.learning_rate_range_reading import RangeReading
+    from tfbatch.instruments.noise_scale_reading import NoiseScaleReading
 
 _DEFAULT_BATCH_SIZE = 128
 
@@ -79,7 +79,8 @@ def gradient_noise_scale(
         InputError: Something asked for cannot be used; a model whose gradient cannot be measured.
         DataError: Data absent or damaged.
     """
-    from tfbatch.instruments.noise_scale import NoiseScaleSettings, measure_noise_scale
+    from tfbatch.instruments.noise_scale import measure_noise_scale
+    from tfbatch.instruments.noise_scale_reading import NoiseScaleSettings
     from tfbatch.instruments.weights_and_examples import Weights
 
     weights = Weights(trained_steps, Path(weights_file) if weights_file else None, seed)
@@ -143,7 +144,8 @@ def learning_rate_range(
         InputError: Something asked for cannot be used.
         DataError: Data absent or damaged.
     """
-    from tfbatch.instruments.learning_rate_range import RangeSettings, measure_learning_rate_range
+    from tfbatch.instruments.learning_rate_range import measure_learning_rate_range
+    from tfbatch.instruments.learning_rate_range_reading import RangeSettings
 
     if steps is not None and examples is not None:
         raise InputError(f"`steps` or `examples` must be None. Received: {steps=}, {examples=}.")
