@@ -73,7 +73,12 @@ def make(name, log_dir):
     names = {one: getattr(folder, one) for one in folder.__all__}
     model = Stub()
     names |= {"tfbatch": tfbatch, "keras": keras, "pathlib": pathlib, "model": model, "data": None}
-    names |= {"x": X[:120], "y": Y[:120], "x_validation": X[120:], "y_validation": Y[120:]}
+    names |= {
+        "x": np.tile(X[:120], (5, 1)),
+        "y": np.tile(Y[:120], 5),
+        "x_validation": X[120:],
+        "y_validation": Y[120:],
+    }
     exec(textwrap.dedent(block.group(1)), names | {"log_dir": log_dir})
     if model.data is not None:
         raise unittest.SkipTest("trains on a dataset that it makes itself: see its own tests")
