@@ -138,7 +138,7 @@ def _plot(chart: Chart) -> str:
     text: str = figure(chart).to_html(
         full_html=False,
         include_plotlyjs=False,
-        config={"displaylogo": False, "responsive": True, "showEditInChartStudio": False},
+        config={"displaylogo": False, "responsive": True},
     )
     return text
 

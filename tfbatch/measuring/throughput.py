@@ -27,8 +27,8 @@ class Speed:
 
     def conclusion(self) -> str:
         """What follows, in words."""
-        parts = [self.throughput, *([self.input_bound] if self.input_bound else [])]
-        return " ".join(part.conclusion() for part in parts)
+        text = self.throughput.conclusion()
+        return f"{text} {self.input_bound.conclusion()}" if self.input_bound else text
 
 
 def measure_throughput(
