@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tfbatch.bench import open_bench
-from tfbatch.measuring.memory import measure_memory, open_prober
+from tfbatch.instruments.largest_batch import measure_memory, open_prober
 
 CLOSE = 0.02
 

@@ -19,6 +19,7 @@ from tfbatch.bench import open_bench
 from tfbatch.errors import InputError
 from tfbatch.instruments.climbing import Peak, Written, climb, read_written
 from tfbatch.instruments.image_size_memory import ResizedData
+from tfbatch.instruments.largest_batch import open_prober
 from tfbatch.instruments.longest import lengthened, longest_shapes
 from tfbatch.instruments.memory import (
     MOST_RUNS,
@@ -31,7 +32,7 @@ from tfbatch.instruments.memory import (
 from tfbatch.instruments.peak_memory import refusals
 from tfbatch.instruments.probing import Prober
 from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
-from tfbatch.measuring.memory import bytes_of, find_max_batch_size, open_prober
+from tfbatch.measuring.memory import bytes_of, find_max_batch_size
 from tfbatch.pipeline.counting import count_examples
 from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.search.request import Execution

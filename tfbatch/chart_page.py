@@ -40,7 +40,7 @@ td {{ font-variant-numeric: tabular-nums; }}
 """
 
 
-class Section:
+class PageSection:
     """A part of the page: a sentence, a table, plots.
 
     Args:
@@ -82,7 +82,7 @@ class Section:
         return f'<div class="scroll">{table}</div>'
 
 
-def page(title: str, introduction: Sequence[str], sections: Sequence[Section]) -> str:
+def page(title: str, introduction: Sequence[str], sections: Sequence[PageSection]) -> str:
     """The whole page.
 
     Args:

@@ -1,19 +1,20 @@
-"""Measures what hardware and gradient say before any search.
+"""Measures what hardware and gradient say before any search: memory, step time, input, noise, ...
 
-usage: python -m tfbatch.probe [--dataset=cifar10] [--model=resnet] [--output_dir=DIR] ...
+usage: python -m tfbatch.probe [--dataset=cifar10] [--model=resnet] [--skip=curvature] ...
 
-The largest batch that fits, step time and its knee, what holds the training up, the gradient noise
-scale, a learning-rate range test and the curvature; and what follows. Predictions are called so.
+Runs every instrument of tfbatch/instruments in turn, prints a table for each and what follows, and
+writes probe.json and probe.html (interactive plots, no network needed) into the output folder. With
+no flags it looks at scikit-learn's embedded digits. What is predicted is called so; `tune` verifies
+it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
-import time
-import traceback
-from collections.abc import Sequence
+import os
+import shlex
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,293 +22,331 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from tfbatch.bench import Bench, open_bench
-from tfbatch.chart_page import Section, page
 from tfbatch.command_line import (
+    StopSignal,
     library_noise_to,
     parse_arguments,
     parse_flags,
     path_of,
     run_command,
 )
-from tfbatch.errors import InputError, TfbatchError
-from tfbatch.estimators.predicted_batch_size import BatchSizePrediction, predict_batch_size
+from tfbatch.errors import InputError, SearchError, StoppedError
+from tfbatch.given import Given
 from tfbatch.instruments import INSTRUMENTS
-from tfbatch.search.config import BatchSizeGrid
-from tfbatch.search.progress import Progress
-from tfbatch.search.request import Execution
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.search.progress import LiveProgress, Progress
+from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, Task, make_request
 
 if TYPE_CHECKING:
-    from tfbatch.instruments.memory import MemoryReport
+    from tfbatch.bench import Bench  # imports TensorFlow when it is opened
+    from tfbatch.measuring.probing import Probed
 
 FLAGS = flags.FlagValues()
-MEMORY = "memory"
-_MARGIN = 0.1
+LOG = "libraries.log"
+_OWN = ("output_dir", "skip", "max_minutes", "batch_sizes", "logical_cpus")
 
 
 def _text(name: str, default: str | None, text: str) -> None:
     flags.DEFINE_string(name, default, text, flag_values=FLAGS)
 
 
-_text("dataset", "digits", "A data set, as `tune` takes it.")
-_text("data", None, "package.module:function of yours, instead of --dataset.")
+_text(
+    "dataset",
+    "digits",
+    "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a recipe: "
+    "tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
+)
+_text(
+    "data",
+    None,
+    "package.module:function of yours, `make_dataset(split, batch_size, seed)`, or a function "
+    "without arguments that gives arrays or a Dataset. Instead of --dataset.",
+)
 _text("data_dir", None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR.")
-_text("records_dir", None, "Folder for TFRecords. Default: user's cache.")
-_text("model", "small_cnn", "A model, as `tune` takes it.")
+_text("records_dir", None, "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.")
+flags.DEFINE_integer(
+    "image_size",
+    None,
+    "Height and width of the images of a data set without a recipe.",
+    1,
+    flag_values=FLAGS,
+)
+_text(
+    "model",
+    "small_cnn",
+    "A model of tfbatch/models or keras.applications, or package.module:function.",
+)
 _text("model_arguments", "", 'Arguments of the builder, e.g. "normalization=group".')
 _text("loss", None, "Keras loss of a model that is not compiled. Default: classification.")
-_text("optimizer", None, "Optimizer of a model that is not compiled. Default: sgd.")
+flags.DEFINE_list("metrics", None, "Keras metrics, for the same.", flag_values=FLAGS)
+_text("optimizer", None, "A file of tfbatch/optimizers: sgd, adamw, .... Default: sgd, momentum.")
 _text("baseline", "", 'What you train with now, e.g. "batch_size=128,learning_rate=0.05".')
-_text("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
-_text("output_dir", "tfbatch_probe", "Folder for probe.json and probe.html.")
 flags.DEFINE_list(
-    "batch_sizes", None, "Batch sizes of interest. Default: powers of two.", flag_values=FLAGS
+    "batch_sizes",
+    None,
+    "Batch sizes of interest. Default: powers of two from 8 to 1024, at most an eighth of the "
+    "training split.",
+    flag_values=FLAGS,
 )
-flags.DEFINE_list("skip", [], "Instruments to leave out, e.g. memory,curvature.", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "workers", 1, "0 measures in this process, for a debugger.", 0, 1, flag_values=FLAGS
-)
+_text("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
 flags.DEFINE_boolean("jit_compile", False, "Whether XLA compiles the model.", flag_values=FLAGS)
+_text("strategy", None, "mirrored: on all GPUs of the machine; batch sizes are global ones.")
+flags.DEFINE_integer(
+    "logical_cpus", 0, "Split the CPU, to try --strategy without GPUs.", 0, flag_values=FLAGS
+)
+flags.DEFINE_list(
+    "skip", [], f"Instruments to leave out: {', '.join(INSTRUMENTS.names())}.", flag_values=FLAGS
+)
 flags.DEFINE_float(
-    "minutes", 2.0, "About what all instruments may take, memory left out.", 0.0, flag_values=FLAGS
+    "max_minutes",
+    None,
+    "What the instruments share, beside starting up and finding the largest batch. Default: as "
+    "the model's first steps suggest, at most 2.5.",
+    flag_values=FLAGS,
+)
+_text(
+    "output_dir", None, f"Folder for what is written. Default: {DEFAULT_RUNS}/DATASET-MODEL-probe."
 )
 
 
-@dataclasses.dataclass
-class Found:
-    """What the instruments have found, by name, and how long each took."""
+def request_from_flags(run_dir: Path) -> Request:
+    """The request that the parsed flags make; imports no TensorFlow.
 
-    readings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    failures: dict[str, str] = dataclasses.field(default_factory=dict)
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    memory: MemoryReport | None = None
+    Args:
+        run_dir: A folder for what the worker needs.
+
+    Raises:
+        InputError: A flag that cannot be used.
+    """
+    if FLAGS.data and FLAGS["dataset"].present:
+        raise InputError(
+            "`--dataset` names a data set and `--data` a function of yours: give one of them. "
+            f"Received: --dataset={FLAGS.dataset} --data={FLAGS.data}."
+        )
+    if FLAGS.max_minutes is not None and not 0 < FLAGS.max_minutes < float("inf"):
+        raise InputError(f"`max_minutes` must be > 0. Received: {FLAGS.max_minutes}.")
+    return make_request(
+        dataset=FLAGS.data or FLAGS.dataset,
+        image_size=FLAGS.image_size,
+        model=FLAGS.model,
+        search="joint",
+        objective=None,
+        trial_length=None,
+        baseline=FLAGS.baseline,
+        batch_sizes=_batch_sizes(),
+        optimizer=FLAGS.optimizer,
+        max_trials=None,
+        max_minutes=None,
+        seed=1,
+        run_dir=run_dir,
+        data_dir=path_of(FLAGS.data_dir),
+        records_dir=path_of(FLAGS.records_dir),
+        overwrite=False,
+        model_arguments=parse_arguments(FLAGS.model_arguments, flag="--model_arguments"),
+        task=Task(FLAGS.loss, None if FLAGS.metrics is None else tuple(FLAGS.metrics)),
+        execution=Execution(
+            workers=None if FLAGS.strategy else 1,
+            precision=FLAGS.precision,
+            jit_compile=FLAGS.jit_compile,
+            strategy=FLAGS.strategy,
+            logical_cpus=FLAGS.logical_cpus,
+        ),
+    )
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
-    known = [MEMORY, *INSTRUMENTS.names()]
-    for name in FLAGS.skip:
-        if name not in known:
-            raise InputError(f"`--skip`: unknown instrument `{name}`. Known: {', '.join(known)}.")
-    output = path_of(FLAGS.output_dir) or Path()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"`--output_dir={output}` cannot be written: {error}.") from error
-    with library_noise_to(output / "tensorflow.log") as (out, _):
-        with open_bench(
-            FLAGS.model,
-            FLAGS.data or FLAGS.dataset,
-            optimizer=FLAGS.optimizer,
-            baseline=FLAGS.baseline,
-            loss=FLAGS.loss,
-            model_arguments=parse_arguments(FLAGS.model_arguments, flag="--model_arguments"),
-            data_dir=path_of(FLAGS.data_dir),
-            records_dir=path_of(FLAGS.records_dir),
-            execution=Execution(
-                workers=FLAGS.workers, precision=FLAGS.precision, jit_compile=FLAGS.jit_compile
-            ),
-            progress=Progress(out),
-        ) as bench:
-            found = _measure_all(bench, out)
-            lines = conclusion(found, bench)
-            _write(output, bench, found, lines)
-        for line in lines:
-            out.print(line, markup=False, highlight=False, soft_wrap=True)
-        out.print(f"Written: probe.json, probe.html in {output}", markup=False, highlight=False)
-    return 0 if found.readings or found.memory else TfbatchError.exit_code
+    names = _instruments()
+    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
+        request = request_from_flags(Path(folder) / "run")
+        output_dir = _output_dir(request)
+        with library_noise_to(output_dir / LOG) as (out, err), StopSignal(_announcer(err)) as stop:
+            progress = LiveProgress(out) if out.is_terminal else Progress(out)
+            try:
+                probed = _probe(request, names, progress, stop)
+            except StoppedError as error:
+                _say(err, str(error))
+                return stop.exit_code
+            finally:
+                progress.end()
+            _show(out, probed)
+            command = _verifying(probed)
+            conclusion = [probed.hardware(), probed.gradient(command)]
+            _write(output_dir, request, probed, conclusion, command)
+            _say(out, "\n" + " ".join(conclusion))
+            _say(out, f"\nWritten: probe.json, probe.html, {LOG} in {output_dir}")
+            if not any(section.reading for section in probed.sections) and not stop():
+                raise SearchError("No instrument has measured anything: see above.")
+            return stop.exit_code
 
 
-def _measure_all(bench: Bench, out: Console) -> Found:
-    """Runs every instrument; one that fails is told, and the others go on."""
-    found = Found()
-    sizes = _batch_sizes(bench)
-    modules = {n: INSTRUMENTS.load(n) for n in INSTRUMENTS.names() if n not in FLAGS.skip}
-    shares = sum(module.SHARE for module in modules.values())
-    for name, module in sorted(modules.items(), key=lambda item: item[1].ORDER):
-        seconds = 60 * FLAGS.minutes * module.SHARE / shares
-        began = time.monotonic()
-        try:
-            reading = module.probe(bench, batch_sizes=sizes, seconds=seconds)
-        except Exception as error:  # whatever a model or a device raises
-            found.failures[name] = f"{type(error).__name__}: {error}"
-            traceback.print_exc()  # into the log
-            out.print(f"{module.HEADING}: {found.failures[name]}", markup=False, highlight=False)
-            continue
-        found.seconds[name] = time.monotonic() - began
-        found.readings[name] = reading
-        _show(out, module.HEADING, reading.columns(), reading.rows(), reading.conclusion())
-    if MEMORY not in FLAGS.skip:
-        _measure_memory(bench, out, found)
-    return found
+def _probe(request: Request, names: list[str], progress: Progress, stop: StopSignal) -> Probed:
+    from tfbatch.bench import open_request
+    from tfbatch.measuring.probing import run_instruments
+
+    with open_request(request, Given(), progress) as bench:
+        return run_instruments(
+            bench,
+            names=names,
+            batch_sizes=_sizes_of_interest(bench),
+            say=progress.say,
+            seconds=None if FLAGS.max_minutes is None else 60 * FLAGS.max_minutes,
+            stop_requested=stop,
+        )
 
 
-def _measure_memory(bench: Bench, out: Console, found: Found) -> None:
-    """The largest batch, last: it ends the process that measured the rest."""
-    if FLAGS.workers == 0:
-        found.failures[MEMORY] = "needs processes of its own, which --workers=0 has not"
-        return
-    from tfbatch.measuring.memory import measure_memory
+def _sizes_of_interest(bench: Bench) -> list[int]:
+    """The search's batch sizes and the baseline's, that the data and the replicas allow.
 
-    began = time.monotonic()
-    try:
-        found.memory = measure_memory(bench, budget_bytes=None, margin=_MARGIN, evaluation=False)
-    except Exception as error:  # see above
-        found.failures[MEMORY] = f"{type(error).__name__}: {error}"
-        traceback.print_exc()
-        out.print(f"Largest batch: {found.failures[MEMORY]}", markup=False, highlight=False)
-        return
-    found.seconds[MEMORY] = time.monotonic() - began
-    columns, rows = memory_table(found.memory)
-    _show(out, "Largest batch that fits", columns, rows, found.memory.conclusion())
+    Raises:
+        InputError: One that was asked for cannot be used.
+    """
+    from tfbatch.search.opening import check_replicas
+    from tfbatch.search.space import SearchSpace
 
-
-def memory_table(report: MemoryReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """A memory report's headings and cells."""
-    rows = report.rows()
-    columns = tuple(rows[0]) if rows else ()
-    return tuple(name.replace("_", " ") for name in columns), [
-        tuple("" if row[name] is None else str(row[name]) for name in columns) for row in rows
-    ]
-
-
-def _batch_sizes(bench: Bench) -> list[int]:
-    count = bench.data.splits["train"]
+    examples, replicas = bench.data.splits["train"], bench.engine.devices.replicas
+    space = SearchSpace(bench.request.search.space, num_examples=examples)
     baseline = bench.request.baseline.batch_size
-    if FLAGS.batch_sizes is None:
-        return sorted({*BatchSizeGrid().sizes(count), min(baseline, count)})
+    if baseline > examples:
+        raise InputError(
+            f"The baseline's batch size must not exceed the {examples} training examples of "
+            f"{bench.request.data.name}. Received: {baseline}. "
+            "Give another one with --baseline=batch_size=N."
+        )
+    check_replicas(bench.request, space, replicas)
+    return sorted({*space.batch_sizes, baseline})
+
+
+def _instruments() -> list[str]:
+    """What is not left out.
+
+    Raises:
+        InputError: An unknown name, or nothing left.
+    """
+    skipped = {INSTRUMENTS.check(name) for name in FLAGS.skip}
+    names = [name for name in INSTRUMENTS.names() if name not in skipped]
+    if not names:
+        raise InputError("`--skip` must leave an instrument. Received: all of them.")
+    return names
+
+
+def _output_dir(request: Request) -> Path:
+    """The folder, made and tried.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    name = "-".join((request.data.name, request.model.split(":")[-1].split(".")[-1], "probe"))
+    path = (path_of(FLAGS.output_dir) or Path(DEFAULT_RUNS) / name).resolve()
     try:
-        asked = sorted({int(size) for size in FLAGS.batch_sizes})
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise InputError(
+            f"The output folder {path} cannot be written: {error}. "
+            "Choose another one with --output_dir=DIR."
+        ) from error
+
+
+def _show(out: Console, probed: Probed) -> None:
+    for section in probed.sections:
+        _say(out, f"\n{section.heading} ({section.seconds:.1f} s)")
+        if section.reading is None:
+            _say(out, f"Failed: {section.failure}")
+            continue
+        out.print(_table(section.reading))
+        _say(out, section.reading.conclusion())
+    if probed.prediction:
+        _say(out, "\nPredicted from noise scale and step times")
+        out.print(_table(probed.prediction))
+        _say(out, probed.prediction.conclusion())
+
+
+def _table(reading: Any) -> Table:
+    table = Table()
+    for number, heading in enumerate(reading.columns()):
+        table.add_column(heading, justify="left" if number == 0 else "right")
+    for row in reading.rows():
+        table.add_row(*row)
+    return table
+
+
+def _write(
+    folder: Path, request: Request, probed: Probed, conclusion: list[str], command: str
+) -> None:
+    from tfbatch.chart_page import PageSection, page
+
+    content = {
+        "dataset": request.dataset,
+        "model": request.model,
+        **probed.as_json(),
+        "conclusion": conclusion,
+        "verify_with": command,
+    }
+    write_whole(folder / "probe.json", json.dumps(content, indent=1, allow_nan=False))
+    sections = []
+    for section in probed.sections:
+        found = section.reading
+        text = found.conclusion() if found else f"Failed: {section.failure}"
+        parts = (found.columns(), found.rows(), found.charts()) if found else ((), (), ())
+        sections.append(PageSection(section.heading, text, *parts))
+    if made := probed.prediction:
+        heading = "Predicted from noise scale and step times"
+        sections.append(
+            PageSection(heading, made.conclusion(), made.columns(), made.rows(), made.charts())
+        )
+    title = f"{request.data.name}, {request.model}: what was measured before any search"
+    write_whole(folder / "probe.html", page(title, conclusion, sections))
+    traces = "\n".join(section.trace for section in probed.sections if section.trace)
+    if traces:
+        with (folder / LOG).open("a", encoding="utf-8") as log:
+            log.write(traces)
+
+
+def _verifying(probed: Probed) -> str:
+    """The search that compares what is predicted to be about as fast."""
+    given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
+    flags_given = [f"--{name}={_as_given(name)}" for name in given]
+    sizes = {probed.baseline}
+    if made := probed.prediction:
+        sizes |= {made.batch_size}
+        sizes |= {b for b in probed.batch_sizes if made.as_fast_from <= b <= made.as_fast_to}
+    else:
+        sizes |= set(probed.batch_sizes)
+    flags_given.append(f"--batch_sizes={','.join(map(str, sorted(sizes)))}")
+    return shlex.join([sys.executable, "-m", "tfbatch.tune", *flags_given])
+
+
+def _as_given(name: str) -> str:
+    value = FLAGS[name].value
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def _batch_sizes() -> list[int] | None:
+    if FLAGS.batch_sizes is None:
+        return None
+    try:
+        return [int(text) for text in FLAGS.batch_sizes]
     except ValueError as error:
         raise InputError(
             f'`--batch_sizes` must be whole numbers, such as "32,64,128". '
             f"Received: {','.join(FLAGS.batch_sizes)!r}."
         ) from error
-    if not asked or asked[0] < 1 or asked[-1] > count:
-        raise InputError(
-            f"`--batch_sizes` must be from 1 to the {count} training examples. Received: "
-            f"{', '.join(map(str, asked))}."
-        )
-    return asked
 
 
-def prediction(found: Found, bench: Bench) -> BatchSizePrediction | str:
-    """The predicted fastest batch size, or why nothing is predicted."""
-    noise, speed = found.readings.get("noise_scale"), found.readings.get("throughput")
-    if noise is None or speed is None:
-        return "step time and noise scale are both needed, and one is missing"
-    step_seconds = {size: speed.seconds(size) for size in speed.batch_sizes}
-    baseline = bench.request.baseline.batch_size
-    largest = bench.data.splits["train"]
-    if found.memory and found.memory.batch_size:
-        largest = min(largest, found.memory.batch_size)
-    try:
-        return predict_batch_size(
-            noise.estimate,
-            step_seconds,
-            fit=speed.fit,
-            baseline=baseline if baseline in step_seconds else min(step_seconds),
-            largest=largest,
-        )
-    except InputError as error:
-        return str(error)
+def _announcer(console: Console) -> Any:
+    text = b"\nStopping after this instrument. Again to quit at once.\n"
+
+    def announce() -> None:
+        os.write(console.file.fileno(), text)
+
+    return announce
 
 
-def conclusion(found: Found, bench: Bench) -> list[str]:
-    """Two sentences: what the hardware says, and what the gradient predicts."""
-    parts = []
-    if speed := found.readings.get("throughput"):
-        parts.append(f"from batch size {speed.knee.batch_size} on the device is near its best")
-    if found.memory:
-        parts.append(f"the largest that fits is {found.memory.batch_size or 'none'}")
-    if bound := found.readings.get("input_bound"):
-        size = bench.request.baseline.batch_size
-        parts.append(f"batch size {size} is {bound.verdict_at(size)}")
-    hardware = "; ".join(parts) or "nothing could be measured"
-    predicted = prediction(found, bench)
-    gradient = (
-        f"Nothing is predicted: {predicted}"
-        if isinstance(predicted, str)
-        else f"{predicted.conclusion()} Not verified; verify with: {_verify(bench)}"
-    )
-    return [f"Hardware: {hardware}.", f"Gradient: {gradient}"]
-
-
-def _verify(bench: Bench) -> str:
-    del bench
-    given = [f"--{n}={FLAGS[n].value}" for n in ("dataset", "data", "model") if FLAGS[n].present]
-    return " ".join(["python -m tfbatch.tune", *given])
-
-
-def _write(output: Path, bench: Bench, found: Found, lines: Sequence[str]) -> None:
-    predicted = prediction(found, bench)
-    sections = [
-        Section(
-            INSTRUMENTS.load(name).HEADING,
-            reading.conclusion(),
-            reading.columns(),
-            reading.rows(),
-            reading.charts(),
-        )
-        for name, reading in found.readings.items()
-    ]
-    if found.memory:
-        columns, rows = memory_table(found.memory)
-        text = found.memory.conclusion()
-        sections.append(Section("Largest batch that fits", text, columns, rows))
-    if not isinstance(predicted, str):
-        sections.append(
-            Section(
-                "Predicted batch size",
-                predicted.conclusion(),
-                predicted.columns(),
-                predicted.rows(),
-                predicted.charts(),
-            )
-        )
-    title = f"{bench.request.data.name}, {bench.request.model}"
-    (output / "probe.html").write_text(page(title, lines, sections), encoding="utf-8")
-    content = {
-        "conclusion": list(lines),
-        "instruments": {name: _plain(reading) for name, reading in found.readings.items()},
-        MEMORY: _plain(found.memory),
-        "prediction": _plain(predicted),
-        "failures": found.failures,
-        "seconds": found.seconds,
-    }
-    (output / "probe.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """A reading as JSON can hold it; a number that is not finite becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(part) for part in value]
-    if hasattr(value, "tolist"):  # of numpy
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def _show(
-    out: Console,
-    heading: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    text: str,
-) -> None:
-    table = Table(title=heading)
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ An instrument declares:
 
 - `HEADING`, over its table, such as "Step time and the knee";
 - `ORDER`, a number: instruments run and are shown from the smallest to the largest;
-- `SHARE`, a number: its part of the command's time, in proportion to the others';
+- `SHARE`, a number: its part of the command's time, in proportion to the others'; 0 for one that
+  takes what it takes;
 - `probe(bench, *, batch_sizes, seconds)`, which returns a `Reading`.
 
 `probe` is called in the process of the command. It chooses what is to be measured, has it measured
@@ -15,8 +16,8 @@ the command says so and goes on with the next instrument.
 
 Some readings are read by others, by these attributes:
 
-- `memory`: `largest_batch_size: int | None`, the largest verified one, None where nothing fits, and
-  `limited_by: str`, what a larger one fails on, such as "memory";
+- `largest_batch`: `largest_batch_size: int | None`, the largest verified one, None where nothing
+  fits, and `limited_by: str`, what a larger one fails on, such as "memory";
 - `throughput`: `knee: Knee`, `fit: StepTimeFit`;
 - `input_bound`: `verdict_at(batch_size)`;
 - `noise_scale`: `estimate: NoiseScale`, of the whole model.
@@ -25,6 +26,7 @@ Some readings are read by others, by these attributes:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tfbatch.charts import Chart
@@ -35,6 +37,7 @@ from tfbatch.registry import Registry
 if TYPE_CHECKING:
     from tfbatch.training.description import ModelDescription  # imports TensorFlow
     from tfbatch.training.runner import UserCode
+    from tfbatch.workers.slot import Start
 
 
 class _Instruments(Registry):
@@ -67,6 +70,13 @@ class Bench(Protocol):
     @property
     def model(self) -> ModelDescription:
         """What the model is."""
+
+    @property
+    def engine(self) -> Any:
+        """Calls functions in the process: a tfbatch.search.engine.WorkerEngine, or alike."""
+
+    def own_process(self, log: Path) -> Start:
+        """How a process of an instrument's own begins, with the whole machine."""
 
     def configuration(self, batch_size: int) -> Configuration:
         """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfbatch.bench import open_bench
 from tfbatch.errors import InputError
-from tfbatch.measuring.memory import SHARE, bytes_of, open_prober
+from tfbatch.measuring.memory import SHARE, bytes_of
 from tfbatch.search.request import Execution
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def measure_memory_by_image_size(
         execution=Execution(workers=1, precision=precision),
     ) as bench:
         from tfbatch.instruments.image_size_memory import measure_image_sizes, measure_resized
+        from tfbatch.instruments.largest_batch import open_prober
         from tfbatch.instruments.peak_memory import device_memory
 
         device, usable, _ = bench.measure(device_memory)

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
-from tfbatch.bench import Bench, open_bench
+from tfbatch.bench import open_bench
 from tfbatch.errors import InputError
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Execution
 
 if TYPE_CHECKING:
     from tfbatch.instruments.memory import MemoryReport
-    from tfbatch.instruments.probing import Prober
 
 SHARE = 0.8
 """Part of the usable memory that is the budget where none is stated."""
-_LIMIT = 2.0  # a process is measured up to so many times the budget, then ended
-_FREE = 0.9  # but never past this share of what is free
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -112,6 +105,8 @@ def find_max_batch_size(
     from rich.console import Console
 
     progress = Progress(Console() if verbose else None)
+    from tfbatch.instruments.largest_batch import measure_memory
+
     with open_bench(
         build_model,
         data,
@@ -144,99 +139,6 @@ def find_max_batch_size(
         )
     progress.say(str(report))
     return report
-
-
-def measure_memory(
-    bench: Bench,
-    *,
-    budget_bytes: float | None,
-    margin: float,
-    largest: int | None = None,
-    wished_batch_size: int | None = None,
-    evaluation: bool = True,
-) -> MemoryReport:
-    """The same on a bench that is open already; see `find_max_batch_size`."""
-    from tfbatch.instruments.memory import MemoryReport, search_largest, verify_accumulation
-    from tfbatch.instruments.peak_memory import device_memory, measure_evaluation
-
-    device, usable, replicas = bench.measure(device_memory)
-    bench.engine.rest()  # it would hold memory of the device beside what is measured
-    budget = (budget_bytes or usable) * (1 - margin)
-    with open_prober(bench, device=device, usable=usable, budget_bytes=budget) as prober:
-        cap, why = _cap(bench, largest, replicas)
-        training = search_largest(prober, cap=cap, replicas=replicas)
-        accumulation = None
-        if wished_batch_size and 0 < training.batch_size < wished_batch_size:
-            accumulation = verify_accumulation(
-                lambda steps: dataclasses.replace(
-                    prober, arguments=(*prober.arguments[:-1], steps)
-                ),
-                wished_batch_size,
-                largest=training.batch_size,
-                replicas=replicas,
-            )
-        evaluated = None
-        if evaluation and training.batch_size:
-            examples = bench.data.splits["validation"]
-            evaluated = search_largest(
-                dataclasses.replace(
-                    prober,
-                    arguments=(*prober.arguments[:2], measure_evaluation, prober.arguments[3]),
-                ),
-                cap=examples - examples % replicas,
-                replicas=replicas,
-            )
-    of = "stated" if budget_bytes else f"that can be used ({device})"
-    return MemoryReport(
-        budget_bytes=budget,
-        stated=f"{(budget_bytes or usable) / 1e6:,.0f} MB {of}, {margin:.0%} of it left free",
-        device=device,
-        replicas=replicas,
-        cap=f"{cap}, {why}",
-        training=training,
-        evaluation=evaluated,
-        accumulation=accumulation,
-    )
-
-
-@contextlib.contextmanager
-def open_prober(bench: Bench, *, device: str, usable: int, budget_bytes: float) -> Iterator[Prober]:
-    """What runs training at given batch sizes, each time in a fresh process.
-
-    Args:
-        bench: Model and data.
-        device: "CPU" if the process's own memory counts.
-        usable: Bytes that a process may use at all.
-        budget_bytes: Bytes that it is to use.
-    """
-    from tfbatch.instruments.peak_memory import measure_training
-    from tfbatch.instruments.probing import Prober
-    from tfbatch.training.runner import perform
-
-    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
-        yield Prober(
-            bench.own_process(Path(folder) / "probes.log"),
-            perform,
-            ("measure", bench.engine.records, measure_training, bench.configuration(1), 1),
-            budget_bytes=budget_bytes,
-            limit_bytes=_limit(budget_bytes, usable) if device == "CPU" else float("inf"),
-            stall_seconds=bench.request.execution.stall_minutes * 60,
-        )
-
-
-def _cap(bench: Bench, largest: int | None, replicas: int) -> tuple[int, str]:
-    """The largest batch that is looked at, a multiple of the replicas, and what sets it."""
-    examples = bench.data.splits["train"]
-    cap, why = examples, "the number of training examples"
-    if largest is not None and largest < examples:
-        cap, why = largest, "as asked"
-    return cap - cap % replicas if cap > replicas else cap, why
-
-
-def _limit(budget: float, usable: int) -> float:
-    """Where a process is ended: the further above the budget it is measured, the better."""
-    free = _FREE * min(float(psutil.virtual_memory().available), float(usable))
-    return max(budget, min(_LIMIT * budget, free))
 
 
 def bytes_of(budget: float | str | None) -> float | None:

@@ -1,12 +1,16 @@
-"""Step time, the knee, and what holds the training up, for anybody's model and data."""
+"""`tfbatch.measure_throughput(...)`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.bench import open_bench
+from tfbatch.errors import InputError
+from tfbatch.search.progress import Progress
+from tfbatch.search.request import Execution
 
 if TYPE_CHECKING:
     from tfbatch.instruments.input_bound import InputBound
@@ -14,68 +18,146 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Speed:
-    """How fast a training is, by batch size.
+class ThroughputReport:
+    """Step times, the knee, and what holds the training up.
 
     Attributes:
-        throughput: Step times, the line through them, and the knee.
-        input_bound: Whether input or model is the bottleneck; None if it was not asked for.
+        throughput: Seconds of a step by batch size, the fitted line, the knee.
+        input_bound: Pipeline and model apart; None if it was not asked for.
     """
 
     throughput: Throughput
     input_bound: InputBound | None
 
-    def conclusion(self) -> str:
-        """What follows, in words."""
-        text = self.throughput.conclusion()
-        return f"{text} {self.input_bound.conclusion()}" if self.input_bound else text
+    @property
+    def knee(self) -> int:
+        """Smallest measured batch size with 90 % of the best throughput."""
+        return self.throughput.knee.batch_size
+
+    def __str__(self) -> str:
+        """The conclusions."""
+        parts = [self.throughput, *([self.input_bound] if self.input_bound else [])]
+        return "\n".join(part.conclusion() for part in parts)
 
 
 def measure_throughput(
     build_model: Callable[..., Any] | str,
     data: Any,
     *,
-    batch_sizes: Sequence[int] = (8, 16, 32, 64, 128, 256),
-    odd_sizes: bool = False,
+    batch_sizes: Sequence[int],
+    alignment: bool = False,
     input_bound: bool = True,
-    seconds: float = 60.0,
-    **given: Any,
-) -> Speed:
-    """Measures seconds of a step for several batch sizes, each alone on the device.
+    max_seconds: float = 120.0,
+    baseline: str = "",
+    optimizer: str | None = None,
+    loss: Any = None,
+    metrics: Sequence[Any] | None = None,
+    class_weight: dict[int, float] | None = None,
+    model_arguments: dict[str, Any] | None = None,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    records_dir: str | Path | None = None,
+    precision: str = "float32",
+    jit_compile: bool = False,
+    strategy: str | None = None,
+    logical_cpus: int = 0,
+    workers: int | None = None,
+    verbose: int = 1,
+) -> ThroughputReport:
+    """Times training steps at several batch sizes, and pipeline and model apart.
 
-    Rounds are interleaved, so that a drift of the machine falls on all sizes alike; tracing and
-    the first steps of each round are left out. Where it fits, a line t = a + b * batch_size is
-    given with its residual; the knee is the smallest size with 90 % of the best throughput.
+    Steps are those of a training on the data's own stream, with the real optimizer, in interleaved
+    rounds, warm-up left out. `t = a + b * batch size` is fitted, and used only where it fits.
 
     Example:
         ```python
-        speed = tfbatch.measure_throughput("small_cnn", "digits", batch_sizes=[16, 64, 256])
-        print(speed.conclusion())
+        report = tfbatch.measure_throughput("small_cnn", "digits", batch_sizes=[16, 32, 64, 128])
+        print(report.knee, report.throughput.fit)
         ```
 
     Args:
-        build_model: As in `find_batch_size`.
-        data: As in `find_batch_size`.
-        batch_sizes: What to measure; none may exceed the training split.
-        odd_sizes: Also neighbours that are odd, or multiples of 8, 10 and 32.
-        input_bound: Whether to time pipeline and model apart as well.
-        seconds: About what each of the two may take; where it is short, large sizes are left out.
-        **given: Of tfbatch.bench.open_bench, such as `loss`, `optimizer`, `data_dir`.
+        build_model: See find_batch_size, as all arguments that it has too.
+        data: The data.
+        batch_sizes: Sizes to measure, at most the number of training examples.
+        alignment: Whether their neighbours are measured too: odd sizes and multiples of 8, 10 and
+            32 beside powers of two. `throughput.residual(size)` is what they miss the line by.
+        input_bound: Whether the pipeline alone and the model alone are timed as well.
+        max_seconds: About what the measurements may take in all; the largest sizes are left out
+            where that is short.
+        baseline: Optimizer's learning rate and batch size, as find_batch_size takes it.
+        optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
+        loss: Loss of a model that is not compiled.
+        metrics: Its metrics.
+        class_weight: Weight of each class in the training loss.
+        model_arguments: Further arguments of the builder.
+        data_dir: The source's data folder.
+        image_size: Size of the images of a data set without a recipe, in pixels.
+        records_dir: Folder for records.
+        precision: Keras's dtype policy.
+        jit_compile: Whether XLA compiles the model.
+        strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
+        logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
+        workers: 0 to measure in this process, where a profiler sees it.
+        verbose: 0 prints nothing.
 
     Raises:
         InputError: Something asked for cannot be used.
         DataError: Data absent or damaged.
     """
-    with open_bench(build_model, data, **given) as bench:
-        from tfbatch.instruments.input_bound import measure_input_bound
-        from tfbatch.instruments.throughput import measure_throughput_of, with_odd_sizes
+    sizes = _checked(batch_sizes)
+    if not max_seconds > 0:
+        raise InputError(f"`max_seconds` must be > 0. Received: {max_seconds}.")
+    from rich.console import Console
 
-        count = bench.data.splits["train"]
-        sizes = with_odd_sizes(batch_sizes) if odd_sizes else sorted(set(batch_sizes))
-        configurations = [bench.configuration(size) for size in sizes if size <= count]
-        speed = bench.measure(measure_throughput_of, configurations, seconds)
+    from tfbatch.instruments.input_bound import measure_input_bound
+    from tfbatch.instruments.throughput import measure_throughput_of, with_odd_sizes
+
+    progress = Progress(Console() if verbose else None)
+    execution = Execution(
+        workers=workers if workers is not None or strategy else 1,
+        precision=precision,
+        jit_compile=jit_compile,
+        strategy=strategy,
+        logical_cpus=logical_cpus,
+    )
+    with open_bench(
+        build_model,
+        data,
+        optimizer=optimizer,
+        baseline=baseline,
+        loss=loss,
+        metrics=metrics,
+        class_weight=class_weight,
+        model_arguments=model_arguments,
+        data_dir=data_dir,
+        image_size=image_size,
+        records_dir=records_dir,
+        execution=execution,
+        progress=progress,
+    ) as bench:
+        examples = bench.data.splits["train"]
+        if sizes[-1] > examples:
+            raise InputError(
+                f"`batch_sizes` must not exceed the {examples} training examples. "
+                f"Received: {sizes[-1]}."
+            )
+        more = with_odd_sizes(sizes) if alignment else sizes
+        timed = [bench.configuration(size) for size in more if size <= examples]
+        share = 0.5 if input_bound else 1.0
+        throughput = bench.measure(measure_throughput_of, timed, share * max_seconds)
         bound = None
         if input_bound:
-            plain = [c for c in configurations if c.batch_size in batch_sizes]
-            bound = bench.measure(measure_input_bound, plain, seconds)
-        return Speed(speed, bound)
+            configurations = [bench.configuration(size) for size in sizes]
+            bound = bench.measure(measure_input_bound, configurations, share * max_seconds)
+    report = ThroughputReport(throughput, bound)
+    progress.say(str(report))
+    return report
+
+
+def _checked(batch_sizes: Sequence[int]) -> list[int]:
+    sizes = sorted(set(batch_sizes))
+    if not sizes or sizes[0] < 1:
+        raise InputError(
+            f"`batch_sizes` must hold whole numbers >= 1. Received: {list(batch_sizes)}."
+        )
+    return sizes

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -123,3 +124,13 @@ def stream(
         batch_size=batch_size, seed=SEED, num_examples=length * batch_size
     )
     return batches.cache().repeat(steps) if cached else batches
+
+
+def seconds_of_first_steps(
+    programs: ProgramCache, configuration: Configuration, *, sign_of_life: Callable[[], None]
+) -> float:
+    """How long three steps take, building and tracing included."""
+    sign_of_life()
+    started = time.perf_counter()
+    time_training(programs, configuration, executions=2, warmup=1, at_once=1)
+    return time.perf_counter() - started

@@ -1,0 +1,151 @@
+"""Input-bound or compute-bound, told by the instrument's own numbers as an injected delay grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbatch.bench import open_bench
+from tfbatch.errors import InputError
+from tfbatch.instruments.input_bound import (
+    InputBound,
+    InputShare,
+    measure_input_bound,
+    spread,
+)
+from tfbatch.search.request import Execution
+from tfbatch.training.step_times import StepTime
+
+BATCH_SIZE = 16
+EXAMPLES = 256
+MODEL_SECONDS = 0.01
+
+
+class Sleeping(keras.layers.Layer):  # type: ignore[misc]
+    """Takes a while whatever the machine, and changes nothing."""
+
+    def call(self, inputs: Any) -> Any:
+        def wait(values: Any) -> Any:
+            time.sleep(MODEL_SECONDS)
+            return values
+
+        kept = tf.numpy_function(wait, [tf.stop_gradient(inputs)], tf.float32)
+        with tf.control_dependencies([kept]):
+            return tf.identity(inputs)
+
+
+def build_model() -> keras.Model:
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(2)(Sleeping()(inputs)))
+
+
+def dataset(delay: float) -> Callable[..., Any]:
+    """A user's `make_dataset` whose map function sleeps so long for each batch."""
+
+    def wait(values: Any) -> Any:
+        time.sleep(delay)
+        return values
+
+    def slowed(features: Any, labels: Any) -> Any:
+        kept = tf.numpy_function(wait, [features], tf.float32)
+        kept.set_shape(features.shape)
+        return kept, labels
+
+    def make_dataset(split: str, batch_size: int, seed: int) -> tf.data.Dataset | None:
+        del seed
+        if split == "test":
+            return None
+        features = np.random.default_rng(0).normal(size=(EXAMPLES, 4)).astype("float32")
+        labels = np.arange(EXAMPLES, dtype="int32") % 2
+        made = tf.data.Dataset.from_tensor_slices((features, labels)).batch(batch_size)
+        return made.map(slowed) if delay and split == "train" else made
+
+    return make_dataset
+
+
+@pytest.fixture(scope="module")
+def measured() -> Iterator[Callable[[float], InputShare]]:
+    def measure(delay: float) -> InputShare:
+        with open_bench(build_model, dataset(delay), execution=Execution(workers=0)) as bench:
+            found: InputBound = bench.measure(
+                measure_input_bound, [bench.configuration(BATCH_SIZE)], 1.0
+            )
+        return found.at(BATCH_SIZE)
+
+    yield measure
+
+
+def test_the_verdict_flips_where_the_pipeline_passes_the_model(
+    measured: Callable[[float], InputShare],
+) -> None:
+    """From a tenth of the model's step to ten times of it."""
+    quick, slow = measured(0.0), measured(10 * MODEL_SECONDS)
+
+    assert quick.verdict == "compute-bound"
+    assert quick.pipeline.seconds < quick.model.seconds / 5
+    assert slow.verdict == "input-bound"
+    assert slow.pipeline.seconds > 5 * slow.model.seconds
+    assert slow.together.seconds >= 0.9 * slow.pipeline.seconds, "a step waits for its batch"
+    assert slow.added > 4 > quick.added
+    # The delay is the pipeline's alone: on a cached batch the model does not feel it.
+    assert slow.model.seconds < 5 * quick.model.seconds
+
+
+def test_a_tenth_of_the_models_time_is_not_input_bound(
+    measured: Callable[[float], InputShare],
+) -> None:
+    assert measured(MODEL_SECONDS / 10).verdict == "compute-bound"
+
+
+def share(pipeline: float, model: float, batch_size: int = 8) -> InputShare:
+    times = (pipeline, model, max(pipeline, model))
+    return InputShare(batch_size, *(StepTime(batch_size, t, (t, t, t)) for t in times))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "verdict"),
+    [
+        (1.11, "input-bound"),
+        (1.09, "balanced"),
+        (1.0, "balanced"),
+        (0.92, "balanced"),
+        (0.90, "compute-bound"),
+    ],
+    ids=str,
+)
+def test_the_rule_is_a_tenth_to_either_side(pipeline: float, verdict: str) -> None:
+    assert share(pipeline, 1.0).verdict == verdict
+
+
+def test_the_advice_is_about_the_pipeline_and_names_the_sizes() -> None:
+    found = InputBound((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
+
+    assert "at batch size 8: raise the pipeline's parallelism" in found.conclusion()
+    assert "not the batch" in found.conclusion()
+    assert (found.verdict_at(10), found.verdict_at(1000)) == ("input-bound", "compute-bound")
+    assert "The model holds" in InputBound((share(0.5, 1.0),)).conclusion()
+    assert "about as long" in InputBound((share(1.0, 1.0),)).conclusion()
+
+
+def test_a_quick_pipeline_that_takes_the_models_cores_is_told() -> None:
+    times = (0.5, 1.0, 1.4)
+    found = InputShare(8, *(StepTime(8, t, (t, t, t)) for t in times))
+
+    assert found.verdict == "compute-bound"
+    assert "lengthens the step by 40%" in InputBound((found,)).conclusion()
+
+
+def test_a_size_that_was_not_measured_is_refused() -> None:
+    with pytest.raises(InputError, match="must be a measured one: 8. Received: 9"):
+        InputBound((share(1.0, 1.0),)).at(9)
+
+
+def test_sizes_are_spread_with_both_ends() -> None:
+    assert spread([8, 16, 32, 64, 128, 256, 512, 1024], 4) == [8, 32, 256, 1024]
+    assert spread([8, 16], 4) == [8, 16]

@@ -1,0 +1,251 @@
+"""Every instrument in turn on one bench, and what follows from them together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfbatch.bench import Bench
+from tfbatch.errors import InputError, TfbatchError
+from tfbatch.estimators.predicted_batch_size import BatchSizePrediction, predict_batch_size
+from tfbatch.instruments import INSTRUMENTS, Reading
+from tfbatch.search.step_seconds import device_name
+
+if TYPE_CHECKING:
+    from tfbatch.training.devices import Devices
+
+FEWEST_SECONDS = 25.0
+MOST_SECONDS = 150.0
+_PACE = 14.0
+"""Instruments get so many times the seconds of the first training steps, tracing included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One instrument's part.
+
+    Attributes:
+        name: The instrument's name.
+        heading: The heading of its table.
+        reading: What it has found; None where it failed.
+        failure: Why it failed, in a line; empty where it did not.
+        seconds: How long it took.
+        trace: The traceback of an error that is no message for users; empty otherwise.
+    """
+
+    name: str
+    heading: str
+    reading: Reading | None
+    failure: str
+    seconds: float
+    trace: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """What all instruments have found.
+
+    Attributes:
+        device: Where, such as "CPU, 2 threads".
+        batch_sizes: The sizes of interest.
+        baseline: The baseline's batch size.
+        sections: The instruments, in order.
+        prediction: The predicted fastest batch size; None where nothing can be predicted.
+        unpredicted: Why not; empty otherwise.
+    """
+
+    device: str
+    batch_sizes: tuple[int, ...]
+    baseline: int
+    sections: tuple[Section, ...]
+    prediction: BatchSizePrediction | None
+    unpredicted: str
+
+    def reading(self, name: str) -> Any:
+        """An instrument's reading; None if it failed or was left out."""
+        return next((s.reading for s in self.sections if s.name == name), None)
+
+    def hardware(self) -> str:
+        """One sentence: the knee, the largest batch, and what bounds the training."""
+        parts = []
+        if throughput := self.reading("throughput"):
+            knee = throughput.knee
+            more = ", the largest measured being the fastest" if knee.open_ended else ""
+            parts.append(
+                f"the throughput's knee is batch size {knee.batch_size} {knee.interval}{more}"
+            )
+        if memory := self.reading("largest_batch"):
+            parts.append(
+                f"the largest batch that fits is {memory.largest_batch_size} (verified; limited by "
+                f"{memory.limited_by})"
+                if memory.largest_batch_size
+                else "nothing fits into memory"
+            )
+        if bound := self.reading("input_bound"):
+            throughput = self.reading("throughput")
+            at = throughput.knee.batch_size if throughput else self.baseline
+            parts.append(f"training at batch size {at} is {bound.verdict_at(at)}")
+        return (
+            f"On {self.device} {_joined(parts)}." if parts else "Of the hardware is nothing known."
+        )
+
+    def gradient(self, command: str) -> str:
+        """One sentence: noise scale and predicted batch size.
+
+        Args:
+            command: The command that verifies the prediction.
+        """
+        noise = self.reading("noise_scale")
+        if noise is None:
+            return "Of the gradient is no noise scale known, so that no batch size is predicted."
+        found = f"The gradient noise scale is {noise.estimate}"
+        made = self.prediction
+        if made is None:
+            return f"{found}; no batch size is predicted: {self.unpredicted}"
+        return (
+            f"{found}, from which the predicted time-optimal batch size is {made.batch_size} "
+            f"({made.as_fast_from} to {made.as_fast_to} within 5 %; predicted "
+            f"{made.speed_up:.2f} times as fast as {made.baseline}), which a search verifies: "
+            f"{command}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON takes it; a number that is not finite becomes null."""
+        plain: dict[str, Any] = _plain(
+            {
+                "device": self.device,
+                "batch_sizes": self.batch_sizes,
+                "baseline_batch_size": self.baseline,
+                "instruments": {
+                    section.name: {
+                        "heading": section.heading,
+                        "seconds": section.seconds,
+                        "failure": section.failure or None,
+                        "conclusion": section.reading and section.reading.conclusion(),
+                        "reading": section.reading,
+                    }
+                    for section in self.sections
+                },
+                "prediction": self.prediction,
+                "no_prediction_because": self.unpredicted or None,
+            }
+        )
+        return plain
+
+
+def run_instruments(
+    bench: Bench,
+    *,
+    names: Sequence[str],
+    batch_sizes: Sequence[int],
+    say: Callable[[str], None],
+    seconds: float | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Probed:
+    """Runs instruments one after the other; one that fails does not end the others.
+
+    Args:
+        bench: Model and data.
+        names: Files of tfbatch/instruments.
+        batch_sizes: Sizes of interest, the baseline's among them, ascending.
+        say: Told what begins and what failed.
+        seconds: What all together may take, beside starting up and finding the largest batch.
+            Default: 14 times the first training steps, but 25 to 150 seconds.
+        stop_requested: When true, no further instrument begins.
+    """
+    modules = sorted(map(INSTRUMENTS.load, names), key=lambda module: float(module.ORDER))
+    shares = sum(module.SHARE for module in modules)
+    sections: list[Section] = []
+    for module in modules:
+        if stop_requested():
+            break
+        name = module.__name__.split(".")[-1]
+        say(f"{module.HEADING} ...")
+        started = time.monotonic()
+        reading, failure, trace = None, "", ""
+        try:
+            if module.SHARE and seconds is None:
+                seconds = _pace_seconds(bench)
+            allowed = (seconds or 0.0) * module.SHARE / shares if module.SHARE else math.inf
+            reading = module.probe(bench, batch_sizes=batch_sizes, seconds=allowed)
+        except TfbatchError as error:
+            failure = str(error)
+        except Exception as error:  # a bug in one instrument must not cost the others' figures
+            failure, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
+        if failure:
+            say(f"{module.HEADING} failed: {failure}")
+        took = time.monotonic() - started
+        sections.append(Section(name, module.HEADING, reading, failure, took, trace))
+    return _together(bench, batch_sizes, sections)
+
+
+def _pace_seconds(bench: Bench) -> float:
+    """What a model of this size and this machine need."""
+    from tfbatch.training.step_times import seconds_of_first_steps
+
+    baseline = bench.configuration(bench.request.baseline.batch_size)
+    first: float = bench.measure(seconds_of_first_steps, baseline)
+    return min(max(_PACE * first, FEWEST_SECONDS), MOST_SECONDS)
+
+
+def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section]) -> Probed:
+    devices: Devices | None = getattr(bench.engine, "devices", None)
+    probed = Probed(
+        device=device_name(devices) if devices else "this machine",
+        batch_sizes=tuple(batch_sizes),
+        baseline=bench.request.baseline.batch_size,
+        sections=tuple(sections),
+        prediction=None,
+        unpredicted="",
+    )
+    try:
+        return dataclasses.replace(probed, prediction=_predict(bench, probed))
+    except InputError as error:
+        return dataclasses.replace(probed, unpredicted=str(error))
+
+
+def _predict(bench: Bench, probed: Probed) -> BatchSizePrediction:
+    """Noise scale and step times together, under the number of examples and the memory.
+
+    Raises:
+        InputError: Something is absent, or does not allow a prediction.
+    """
+    noise, throughput = probed.reading("noise_scale"), probed.reading("throughput")
+    if noise is None or throughput is None:
+        raise InputError("It needs both the noise scale and the step times.")
+    largest = bench.data.splits["train"]
+    memory = probed.reading("largest_batch")
+    if memory and memory.largest_batch_size and memory.limited_by == "memory":
+        largest = min(largest, memory.largest_batch_size)
+    return predict_batch_size(
+        noise.estimate,
+        {time.batch_size: time.seconds for time in throughput.step_times},
+        fit=throughput.fit,
+        baseline=probed.baseline,
+        largest=largest,
+    )
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, arrays and tuples as JSON has them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
