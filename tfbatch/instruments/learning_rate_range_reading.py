@@ -115,7 +115,6 @@ class RangeReading:
         smoothed = self.result.smoothed
         mean = Series("mean, smoothed", self.learning_rates[: len(smoothed)], smoothed, kind="line")
         rate = self.learning_rate
-        title = "Learning-rate range test"
         marks = (Mark(rate, f"suggested {rate:.2g}"),) if rate else ()
         return (
             Chart(
