@@ -1,13 +1,11 @@
-"""`python -m tfbatch.probe`: every instrument by its contract, failures told, nothing lost."""
+"""Every instrument by its contract, all of them together, and the probe command."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 
-import numpy as np
 import pytest
 
 import tfbatch
@@ -15,10 +13,11 @@ import tfbatch.probe
 from tfbatch.bench import open_bench
 from tfbatch.errors import InputError
 from tfbatch.instruments import INSTRUMENTS
-from tfbatch.probe import FLAGS, Found, conclusion, prediction
+from tfbatch.measuring.probing import run_instruments
 from tfbatch.search.request import Execution
 
-SMALL = ["--workers=0", "--minutes=0.05", "--batch_sizes=16,32", "--model=mlp"]
+IN_THIS_PROCESS = [name for name in INSTRUMENTS.names() if name != "largest_batch"]
+"""The largest batch is found in processes of its own: tests/test_instrument_memory.py."""
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +27,30 @@ def bench(records_dir):
 
 
 @pytest.fixture(scope="module")
-def readings(bench):
-    found = {}
-    for name in INSTRUMENTS.names():
-        found[name] = INSTRUMENTS.load(name).probe(bench, batch_sizes=[16, 32], seconds=1.0)
-    return found
+def probed(bench):
+    return run_instruments(
+        bench,
+        names=IN_THIS_PROCESS,
+        batch_sizes=[16, 32],
+        say=lambda _: None,
+        seconds=5.0,
+        stop_requested=lambda: False,
+    )
 
 
 @pytest.mark.parametrize("name", INSTRUMENTS.names())
-def test_every_instrument_gives_a_reading(readings, name):
-    module, reading = INSTRUMENTS.load(name), readings[name]
+def test_every_instrument_declares_what_the_command_needs(name):
+    module = INSTRUMENTS.load(name)
 
     assert module.HEADING
     assert module.ORDER > 0
-    assert module.SHARE > 0
+    assert module.SHARE >= 0
+
+
+@pytest.mark.parametrize("name", IN_THIS_PROCESS)
+def test_every_instrument_gives_a_reading(probed, name):
+    reading = probed.reading(name)
+
     assert dataclasses.is_dataclass(reading)
     assert {len(row) for row in reading.rows()} == {len(reading.columns())}
     assert reading.conclusion().endswith(".")
@@ -49,70 +58,65 @@ def test_every_instrument_gives_a_reading(readings, name):
         assert chart.series
 
 
-def test_instruments_come_in_an_order():
-    orders = [INSTRUMENTS.load(name).ORDER for name in INSTRUMENTS.names()]
-    assert len(set(orders)) == len(orders) >= 5
+def test_what_follows_is_two_sentences_and_plain_json(probed):
+    assert "knee is batch size" in probed.hardware()
+    assert "noise scale is" in probed.gradient("COMMAND")
+    if probed.prediction:
+        assert "predicted time-optimal" in probed.gradient("COMMAND")
+        assert "COMMAND" in probed.gradient("COMMAND")
+    text = json.dumps(probed.as_json(), allow_nan=False)
+    assert all(name in text for name in IN_THIS_PROCESS)
 
 
-def test_the_command_writes_a_page_that_opens_offline_and_whole_json(tmp_path, capfd):
-    assert tfbatch.probe.main([*SMALL, f"--output_dir={tmp_path}", "--skip=curvature"]) == 0
-
-    page = (tmp_path / "probe.html").read_text(encoding="utf-8")
-    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
-    content = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
-    assert set(content["instruments"]) == set(INSTRUMENTS.names()) - {"curvature"}
-    assert "processes of its own" in content["failures"]["memory"]
-    assert len(content["conclusion"]) == 2
-    printed = capfd.readouterr().out
-    assert "Hardware: from batch size" in printed
-    assert "Gradient: " in printed
-
-
-def test_an_instrument_that_fails_does_not_end_the_others(tmp_path, monkeypatch, capfd):
+def test_an_instrument_that_fails_does_not_end_the_others(bench, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError("of the model's own code")
 
     monkeypatch.setattr(INSTRUMENTS.load("throughput"), "probe", fail)
-    others = [n for n in INSTRUMENTS.names() if n not in ("throughput", "input_bound")]
-    skipped = ",".join(["input_bound", *others[1:]])
-    arguments = [*SMALL, f"--output_dir={tmp_path}", f"--skip={skipped}"]
+    found = run_instruments(
+        bench,
+        names=["throughput", "curvature"],
+        batch_sizes=[16, 32],
+        say=lambda _: None,
+        seconds=1.0,
+        stop_requested=lambda: False,
+    )
 
-    assert tfbatch.probe.main(arguments) == 0
-
-    content = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
-    assert content["failures"]["throughput"] == "ZeroDivisionError: of the model's own code"
-    assert list(content["instruments"]) == others[:1]
-    assert "ZeroDivisionError" in capfd.readouterr().out
-    assert "Nothing is predicted" in content["conclusion"][1]
-
-
-def test_the_prediction_is_called_one_and_names_what_verifies_it(bench, readings):
-    FLAGS(["probe"])
-    found = Found(readings=readings)
-    predicted = prediction(found, bench)
-
-    assert isinstance(predicted, str) or predicted.batch_size >= 1
-    hardware, gradient = conclusion(found, bench)
-    assert hardware.startswith("Hardware: ")
-    if not isinstance(predicted, str):
-        assert "Not verified; verify with: python -m tfbatch.tune" in gradient
-        assert "redicted" in gradient
+    assert found.reading("throughput") is None
+    assert found.reading("curvature") is not None
+    (failed,) = (section for section in found.sections if section.name == "throughput")
+    assert "of the model's own code" in failed.failure
+    assert "ZeroDivisionError" in failed.trace
+    assert found.prediction is None
+    assert found.unpredicted
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--skip=curvatur"], "unknown instrument `curvatur`"),
+        (["--skip=curvatur"], "Did you mean `curvature`"),
         (["--output_dir=/proc/none"], "cannot be written"),
         (["--model=rsnet"], "Did you mean `resnet`"),
-        (["--batch_sizes=0", "--workers=0"], "must be from 1 to the 1085 training examples"),
+        ([f"--skip={','.join(INSTRUMENTS.names())}"], "must leave an instrument"),
     ],
+    ids=["instrument", "folder", "model", "nothing"],
 )
 def test_bad_flags_are_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         tfbatch.probe.main([f"--output_dir={tmp_path}", *arguments])
 
 
-def test_numbers_that_json_has_not_become_null():
-    plain = tfbatch.probe._plain({"a": math.inf, 3: np.float32(0.5), "c": (math.nan, np.arange(2))})
-    assert plain == {"a": None, "3": 0.5, "c": [None, [0, 1]]}
+@pytest.mark.slow
+def test_the_command_writes_whole_json_and_a_page_that_opens_offline(tmp_path, capfd):
+    skipped = ",".join(n for n in INSTRUMENTS.names() if n not in ("throughput", "noise_scale"))
+    arguments = ["--model=mlp", "--batch_sizes=16,32", "--max_minutes=0.1"]
+
+    code = tfbatch.probe.main([*arguments, f"--output_dir={tmp_path}", f"--skip={skipped}"])
+
+    assert code == 0
+    page = (tmp_path / "probe.html").read_text(encoding="utf-8")
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+    content = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
+    assert len(content["conclusion"]) == 2
+    assert "tfbatch.tune" in content["verify_with"]
+    assert "knee is batch size" in capfd.readouterr().out

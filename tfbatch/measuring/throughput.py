@@ -36,8 +36,8 @@ class ThroughputReport:
 
     def __str__(self) -> str:
         """The conclusions."""
-        parts = [self.throughput, *([self.input_bound] if self.input_bound else [])]
-        return "\n".join(part.conclusion() for part in parts)
+        text = self.throughput.conclusion()
+        return f"{text}\n{self.input_bound.conclusion()}" if self.input_bound else text
 
 
 def measure_throughput(
