@@ -1,122 +1,270 @@
-"""Every instrument by its contract, all of them together, and the probe command."""
+"""`python -m tfbatch.probe`: every instrument keeps the contract; one that fails harms no other."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import os
+import pickle
 import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_model
 
-import tfbatch
 import tfbatch.probe
-from tfbatch.bench import open_bench
-from tfbatch.errors import InputError
+from tfbatch.bench import Bench, open_bench
+from tfbatch.chart_page import PageSection, figure, page
+from tfbatch.charts import Chart, Mark, Series
+from tfbatch.errors import InputError, SearchError
 from tfbatch.instruments import INSTRUMENTS
-from tfbatch.measuring.probing import run_instruments
+from tfbatch.measuring import probing
+from tfbatch.measuring.probing import Probed, run_instruments
 from tfbatch.search.request import Execution
 
-IN_THIS_PROCESS = [name for name in INSTRUMENTS.names() if name != "largest_batch"]
-"""The largest batch is found in processes of its own: tests/test_instrument_memory.py."""
+SIZES = (16, 32, 64)
+QUICK = [name for name in INSTRUMENTS.names() if name != "largest_batch"]
 
 
 @pytest.fixture(scope="module")
-def bench(records_dir):
-    with open_bench("mlp", "digits", execution=Execution(workers=0)) as opened:
+def bench() -> Iterator[Bench]:
+    with open_bench(tiny_model.build, "digits", execution=Execution(workers=0)) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def probed(bench):
+def probed(bench: Bench) -> Probed:
+    """Every instrument that needs no process of its own."""
     return run_instruments(
-        bench,
-        names=IN_THIS_PROCESS,
-        batch_sizes=[16, 32],
-        say=lambda _: None,
-        seconds=5.0,
-        stop_requested=lambda: False,
+        bench, names=QUICK, batch_sizes=SIZES, say=lambda text: None, seconds=8.0
     )
 
 
-@pytest.mark.parametrize("name", INSTRUMENTS.names())
-def test_every_instrument_declares_what_the_command_needs(name):
-    module = INSTRUMENTS.load(name)
+def test_every_instrument_declares_what_the_command_needs() -> None:
+    modules = [INSTRUMENTS.load(name) for name in INSTRUMENTS.names()]
 
-    assert module.HEADING
-    assert module.ORDER > 0
-    assert module.SHARE >= 0
+    assert {"largest_batch", "throughput", "input_bound", "noise_scale"} <= set(INSTRUMENTS.names())
+    assert all(module.HEADING and module.SHARE >= 0 for module in modules)
+    assert len({module.ORDER for module in modules}) == len(modules)
 
 
-@pytest.mark.parametrize("name", IN_THIS_PROCESS)
-def test_every_instrument_gives_a_reading(probed, name):
-    reading = probed.reading(name)
-
-    assert dataclasses.is_dataclass(reading)
-    assert {len(row) for row in reading.rows()} == {len(reading.columns())}
+def check_reading(reading: Any) -> None:
+    columns, rows = reading.columns(), reading.rows()
+    assert columns
+    assert rows
+    assert all(len(row) == len(columns) for row in rows)
+    assert all(isinstance(cell, str) for row in rows for cell in row)
     assert reading.conclusion().endswith(".")
+    assert pickle.loads(pickle.dumps(reading)).conclusion() == reading.conclusion()
     for chart in reading.charts():
-        assert chart.series
+        assert figure(chart).data
 
 
-def test_what_follows_is_two_sentences_and_plain_json(probed):
-    assert "knee is batch size" in probed.hardware()
-    assert "noise scale is" in probed.gradient("COMMAND")
+@pytest.mark.parametrize("name", QUICK)
+def test_a_reading_keeps_the_contract(name: str, probed: Probed) -> None:
+    section = next(section for section in probed.sections if section.name == name)
+
+    assert section.failure == "", section.trace
+    check_reading(section.reading)
+
+
+def test_instruments_run_in_their_order(probed: Probed) -> None:
+    orders = [INSTRUMENTS.load(section.name).ORDER for section in probed.sections]
+    assert orders == sorted(orders)
+
+
+def test_the_conclusion_is_of_hardware_and_of_gradient_and_says_predicted(probed: Probed) -> None:
+    throughput = probed.reading("throughput")
+    hardware, gradient = probed.hardware(), probed.gradient("python -m tfbatch.tune")
+
+    assert f"knee is batch size {throughput.knee.batch_size}" in hardware
+    assert "bound" in hardware or "balanced" in hardware
+    assert "noise scale" in gradient
     if probed.prediction:
-        assert "predicted time-optimal" in probed.gradient("COMMAND")
-        assert "COMMAND" in probed.gradient("COMMAND")
-    text = json.dumps(probed.as_json(), allow_nan=False)
-    assert all(name in text for name in IN_THIS_PROCESS)
+        assert f"predicted time-optimal batch size is {probed.prediction.batch_size}" in gradient
+        assert gradient.endswith("python -m tfbatch.tune")
+    else:
+        assert "no batch size is predicted" in gradient
 
 
-def test_an_instrument_that_fails_does_not_end_the_others(bench, monkeypatch):
-    def fail(*_, **__):
-        raise ZeroDivisionError("of the model's own code")
+def test_what_is_written_is_json_without_numbers_that_are_none(probed: Probed) -> None:
+    content = json.loads(json.dumps(probed.as_json(), allow_nan=False))
 
-    monkeypatch.setattr(INSTRUMENTS.load("throughput"), "probe", fail)
+    assert set(content["instruments"]) == set(QUICK)
+    reading = content["instruments"]["throughput"]["reading"]
+    measured = [time["batch_size"] for time in reading["step_times"]]
+    assert measured + reading["left_out"] == list(SIZES)
+
+
+def die(programs: Any, *, sign_of_life: Any) -> None:
+    os._exit(3)
+
+
+class Fails:
+    """Instruments that fail in other ways."""
+
+    def __init__(self, error: BaseException | None):
+        self.error = error
+
+    def load(self, name: str) -> types.ModuleType:
+        module = INSTRUMENTS.load("throughput")
+        if name == "throughput":
+            return module
+        failing = types.ModuleType("tfbatch.instruments.failing")
+        failing.__dict__.update({"HEADING": "Failing", "ORDER": 1, "SHARE": 1.0})
+        failing.__dict__["probe"] = self.probe
+        return failing
+
+    def probe(self, bench: Any, **_: Any) -> Any:
+        if self.error is None:
+            bench.measure(die)
+        raise self.error or AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(InputError("this and that"), "this and that"), (KeyError("bug"), "KeyError: 'bug'")],
+    ids=["message", "bug"],
+)
+def test_a_failing_instrument_does_not_end_the_others(
+    error: Exception, message: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(probing, "INSTRUMENTS", Fails(error))
+    found = run_instruments(
+        bench, names=["failing", "throughput"], batch_sizes=(32,), say=told.append, seconds=1.0
+    )
+
+    assert [section.failure for section in found.sections] == [message, ""]
+    assert f"Failing failed: {message}" in told
+    assert found.reading("throughput").batch_sizes == (32,)
+    assert ("Traceback" in found.sections[0].trace) == isinstance(error, KeyError)
+    assert found.prediction is None
+    assert "needs both" in found.unpredicted
+
+
+@pytest.mark.slow
+def test_an_instrument_whose_process_dies_does_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probing, "INSTRUMENTS", Fails(None))
+    with open_bench(tiny_model.build, "digits") as in_worker:
+        found = run_instruments(
+            in_worker,
+            names=["failing", "throughput"],
+            batch_sizes=(32,),
+            say=lambda text: None,
+            seconds=1.0,
+        )
+
+    assert "A worker process ended" in found.sections[0].failure
+    assert found.reading("throughput").batch_sizes == (32,)
+
+
+def test_a_request_to_stop_ends_it_before_the_next_instrument(bench: Bench) -> None:
     found = run_instruments(
         bench,
-        names=["throughput", "curvature"],
-        batch_sizes=[16, 32],
-        say=lambda _: None,
+        names=QUICK,
+        batch_sizes=SIZES,
+        say=lambda text: None,
         seconds=1.0,
-        stop_requested=lambda: False,
+        stop_requested=lambda: True,
     )
 
-    assert found.reading("throughput") is None
-    assert found.reading("curvature") is not None
-    (failed,) = (section for section in found.sections if section.name == "throughput")
-    assert "of the model's own code" in failed.failure
-    assert "ZeroDivisionError" in failed.trace
-    assert found.prediction is None
-    assert found.unpredicted
+    assert found.sections == ()
+    assert found.hardware() == "Of the hardware nothing is known."
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command writes for two instruments, run in this process."""
+    folder = tmp_path_factory.mktemp("probe")
+    left_out = sorted(set(INSTRUMENTS.names()) - {"throughput", "input_bound"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            tfbatch.probe, "Execution", lambda **asked: Execution(**{**asked, "workers": 0})
+        )
+        code = tfbatch.probe.main(
+            [
+                "--model=tiny_model:build",
+                "--batch-sizes=16,64",
+                f"--skip={','.join(left_out)}",
+                "--max-minutes=0.03",
+                f"--output-dir={folder}",
+            ]
+        )
+    assert code == 0
+    return folder
+
+
+def test_the_command_writes_everything(written: Path) -> None:
+    content = json.loads((written / "probe.json").read_text())
+
+    assert set(content["instruments"]) == {"throughput", "input_bound"}
+    assert all(part["reading"] for part in content["instruments"].values())
+    assert content["batch_sizes"] == [16, 32, 64], "the baseline's size is among them"
+    assert len(content["conclusion"]) == 2
+    assert "tfbatch.tune --model=tiny_model:build --batch_sizes=16,32,64" in content["verify_with"]
+
+
+def test_the_page_loads_nothing_from_elsewhere(written: Path) -> None:
+    text = (written / "probe.html").read_text(encoding="utf-8")
+    own = re.sub(r"<script\b.*?</script>", "", text, flags=re.DOTALL)
+
+    assert text.count("Plotly.newPlot") >= 3
+    assert not re.search(r"(https?:)?//", own)
+    assert not re.search(r"<(script|link|img|iframe)\b[^>]*\b(src|href)=", text.split("<body>")[1])
+    assert "<script src" not in text
+
+
+def test_what_is_written_on_the_page_is_escaped() -> None:
+    chart = Chart("T", "x", "y", (Series("s", (1.0, 2.0), (float("nan"), 2.0)),), (Mark(1.0, "m"),))
+    section = PageSection("<b>", "a < b", ("<i>",), (("<u>",),), (chart,))
+    text = page("<s>", ("<em>",), (section,)).split("<body>")[1]
+
+    for tag in ("<b>", "<i>", "<u>", "<s>", "<em>"):
+        assert tag not in text
+
+
+def test_series_of_different_lengths_are_refused() -> None:
+    with pytest.raises(InputError, match="same length"):
+        Series("s", (1.0,), (1.0, 2.0))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--skip=curvatur"], "Did you mean `curvature`"),
-        (["--output_dir=/proc/none"], "cannot be written"),
-        (["--model=rsnet"], "Did you mean `resnet`"),
         ([f"--skip={','.join(INSTRUMENTS.names())}"], "must leave an instrument"),
+        (["--model=resnt"], "Did you mean `resnet`"),
+        (["--dataset=cifar1"], "Did you mean `cifar10`"),
+        (["--batch_sizes=small"], "whole numbers"),
+        (["--batch_sizes=0,8"], "every batch size must be >= 1"),
+        (["--max_minutes=0"], "`max_minutes` must be > 0"),
+        (["--precision=half"], "`precision` must be one of"),
+        (["--baseline=32"], "batch_size=128,learning_rate=0.05"),
+        (["--dataset=digits", "--data=a:b"], "give one of them"),
+        (["--output-dir=/proc/none"], "cannot be written"),
     ],
-    ids=["instrument", "folder", "model", "nothing"],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_bad_flags_are_refused(tmp_path, arguments, message):
-    with pytest.raises(InputError, match=message):
-        tfbatch.probe.main([f"--output_dir={tmp_path}", *arguments])
+def test_a_flag_that_cannot_be_used_is_refused(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refused:
+        tfbatch.probe.main(arguments)
+
+    assert message in str(refused.value)
+    assert list(tmp_path.iterdir()) == [], "no work was begun"
 
 
-@pytest.mark.slow
-def test_the_command_writes_whole_json_and_a_page_that_opens_offline(tmp_path, capfd):
-    skipped = ",".join(n for n in INSTRUMENTS.names() if n not in ("throughput", "noise_scale"))
-    arguments = ["--model=mlp", "--batch_sizes=16,32", "--max_minutes=0.1"]
-
-    code = tfbatch.probe.main([*arguments, f"--output_dir={tmp_path}", f"--skip={skipped}"])
-
-    assert code == 0
-    page = (tmp_path / "probe.html").read_text(encoding="utf-8")
-    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
-    content = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
-    assert len(content["conclusion"]) == 2
-    assert "tfbatch.tune" in content["verify_with"]
-    assert "knee is batch size" in capfd.readouterr().out
+def test_nothing_measured_at_all_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = Probed("CPU", (8,), 8, (), None, "")
+    monkeypatch.setattr(tfbatch.probe, "_probe", lambda *_: empty)
+    with pytest.raises(SearchError, match="No instrument"):
+        tfbatch.probe.main([f"--output-dir={tmp_path}"])

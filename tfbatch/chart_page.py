@@ -10,6 +10,7 @@ from typing import Any
 from tfbatch.charts import Chart, Series
 
 _COLOURS = ("#1f5fa8", "#c4561c", "#2b8a57", "#8455a6", "#7a6a1a", "#b03060")
+_MANY_DECADES = 3.0
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -26,7 +27,10 @@ table {{ border-collapse: collapse; font-size: 14px; margin: 12px 0; }}
 th, td {{ padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid #e8ecf1; }}
 th {{ font-weight: 600; }}
 td {{ font-variant-numeric: tabular-nums; }}
-.plots {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); }}
+.plots {{ display: grid; gap: 16px; grid-template-columns: minmax(0, 1fr); }}
+@media (min-width: 900px) {{
+  .plots.several {{ grid-template-columns: repeat(2, minmax(0, 1fr)); }}
+}}
 .scroll {{ overflow-x: auto; }}
 </style>
 <script>{script}</script>
@@ -65,9 +69,11 @@ class PageSection:
     def html(self) -> str:
         """The part as HTML."""
         plots = "".join(f'<div class="plot">{_plot(chart)}</div>' for chart in self.charts)
+        # Columns are fixed before the first plot is drawn: it takes the width that it finds.
+        kind = "plots several" if len(self.charts) > 1 else "plots"
         return (
             f"<h2>{html.escape(self.heading)}</h2>\n<p>{html.escape(self.text)}</p>\n"
-            f"{self._table()}\n" + (f'<div class="plots">{plots}</div>' if plots else "")
+            f"{self._table()}\n" + (f'<div class="{kind}">{plots}</div>' if plots else "")
         )
 
     def _table(self) -> str:
@@ -115,9 +121,9 @@ def figure(chart: Chart) -> Any:
             yref="paper",
             text=mark.label,
             showarrow=False,
-            xanchor="left",
+            xanchor="right" if _is_at_the_right(chart, mark.x) else "left",
             yanchor="top",
-            xshift=4,
+            xshift=-4 if _is_at_the_right(chart, mark.x) else 4,
         )
     drawn.update_layout(
         title={"text": chart.title, "font": {"size": 16}},
@@ -127,10 +133,8 @@ def figure(chart: Chart) -> Any:
         height=420,
         hovermode="closest",
     )
-    drawn.update_xaxes(
-        title=chart.x_label, type="log" if chart.log_x else "linear", **_ticks(chart)
-    )
-    drawn.update_yaxes(title=chart.y_label, **_values(chart))
+    drawn.update_xaxes(title=chart.x_label, **_x_axis(chart))
+    drawn.update_yaxes(title=chart.y_label, **_y_axis(chart))
     return drawn
 
 
@@ -172,13 +176,32 @@ def _trace(graph_objects: Any, series: Series, colour: str) -> Any:
     )
 
 
-def _ticks(chart: Chart) -> dict[str, Any]:
-    if chart.x_ticks is None:
-        return {}
-    return {"tickvals": list(chart.x_ticks), "ticktext": [f"{tick:g}" for tick in chart.x_ticks]}
+def _x_axis(chart: Chart) -> dict[str, Any]:
+    values = [value for series in chart.series for value in series.x]
+    axis = _log_axis(values) if chart.log_x else {}
+    if chart.x_ticks is not None:
+        ticks = {"tickvals": list(chart.x_ticks), "ticktext": [f"{t:g}" for t in chart.x_ticks]}
+        axis = {"type": "log" if chart.log_x else "linear", "tickmode": "array", **ticks}
+    return axis
 
 
-def _values(chart: Chart) -> dict[str, Any]:
-    if chart.log_y:
-        return {"type": "log", "dtick": 1, "exponentformat": "power", "minor": {"ticks": "inside"}}
-    return {"rangemode": "tozero"}
+def _y_axis(chart: Chart) -> dict[str, Any]:
+    values = [value for series in chart.series for value in series.y]
+    return _log_axis(values) if chart.log_y else {"rangemode": "tozero"}
+
+
+def _log_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Powers of ten, with 2 and 5 where they are few; Plotly's own ticks within one decade."""
+    shown = [value for value in values if math.isfinite(value) and value > 0]
+    decades = math.log10(max(shown) / min(shown)) if shown else 0.0
+    axis: dict[str, Any] = {"type": "log", "exponentformat": "power"}
+    if decades > _MANY_DECADES:
+        return {**axis, "dtick": 1}
+    return {**axis, "dtick": "D2"} if decades > 1 else axis
+
+
+def _is_at_the_right(chart: Chart, x: float) -> bool:
+    """Whether a label to the right of it would leave the picture."""
+    scale = math.log if chart.log_x else float
+    places = [scale(value) for series in chart.series for value in series.x]
+    return bool(places) and scale(x) > (min(places) + max(places)) / 2

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FlagValues()
 LOG = "libraries.log"
+_MOST_ROWS = 12
 _OWN = ("output_dir", "skip", "max_minutes", "batch_sizes", "logical_cpus")
 
 
@@ -268,8 +269,11 @@ def _table(reading: Any) -> Table:
     table = Table()
     for number, heading in enumerate(reading.columns()):
         table.add_column(heading, justify="left" if number == 0 else "right")
-    for row in reading.rows():
+    rows = reading.rows()
+    for row in rows[:_MOST_ROWS]:
         table.add_row(*row)
+    if len(rows) > _MOST_ROWS:
+        table.caption = f"and {len(rows) - _MOST_ROWS} rows more in probe.html"
     return table
 
 

@@ -63,8 +63,8 @@ class Throughput:
         )
 
     def residual(self, batch_size: int) -> float | None:
-        """Share by which a step takes longer than the fitted form says; None without a fit."""
-        if self.fit is None:
+        """Share by which a step takes longer than the fitted form says; None for few sizes."""
+        if self.fit is None or len(self.step_times) < FEWEST_SIZES:
             return None
         return self.seconds(batch_size) / self.fit.seconds(batch_size) - 1
 
@@ -73,11 +73,11 @@ class Throughput:
         return (
             "batch size",
             "kind",
-            "ms a step",
+            "step (ms)",
             "rounds (ms)",
             "examples/s",
             "of best",
-            "off fit",
+            "off the fit",
         )
 
     def rows(self) -> list[tuple[str, ...]]:

@@ -20,7 +20,7 @@ from tfbatch.search.step_seconds import device_name
 if TYPE_CHECKING:
     from tfbatch.training.devices import Devices
 
-FEWEST_SECONDS = 25.0
+FEWEST_SECONDS = 35.0
 MOST_SECONDS = 150.0
 _PACE = 14.0
 """Instruments get so many times the seconds of the first training steps, tracing included."""
@@ -91,9 +91,9 @@ class Probed:
             throughput = self.reading("throughput")
             at = throughput.knee.batch_size if throughput else self.baseline
             parts.append(f"training at batch size {at} is {bound.verdict_at(at)}")
-        return (
-            f"On {self.device} {_joined(parts)}." if parts else "Of the hardware is nothing known."
-        )
+        if not parts:
+            return "Of the hardware nothing is known."
+        return f"On {self.device}: {_joined(parts)}."
 
     def gradient(self, command: str) -> str:
         """One sentence: noise scale and predicted batch size.
@@ -156,7 +156,7 @@ def run_instruments(
         batch_sizes: Sizes of interest, the baseline's among them, ascending.
         say: Told what begins and what failed.
         seconds: What all together may take, beside starting up and finding the largest batch.
-            Default: 14 times the first training steps, but 25 to 150 seconds.
+            Default: 14 times the first training steps, but 35 to 150 seconds.
         stop_requested: When true, no further instrument begins.
     """
     modules = sorted(map(INSTRUMENTS.load, names), key=lambda module: float(module.ORDER))

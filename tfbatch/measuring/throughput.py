@@ -36,8 +36,8 @@ class ThroughputReport:
 
     def __str__(self) -> str:
         """The conclusions."""
-        text = self.throughput.conclusion()
-        return f"{text}\n{self.input_bound.conclusion()}" if self.input_bound else text
+        bound = [self.input_bound.conclusion()] if self.input_bound else []
+        return "\n".join([self.throughput.conclusion(), *bound])
 
 
 def measure_throughput(

@@ -49,26 +49,28 @@ class Paced:
     around: float
     rounds: list[float] = dataclasses.field(default_factory=list)
 
-    @property
-    def at_once(self) -> int:
+    def at_once(self, seconds: float) -> int:
         """As many steps in an execution as are allowed, but no more than are of use."""
-        return max(1, min(self.most_at_once, round(_EXECUTION_SECONDS / self.per_step)))
+        one = min(_EXECUTION_SECONDS, seconds / _WARMUP_EXECUTIONS)
+        return max(1, min(self.most_at_once, round(one / self.per_step)))
 
     def executions(self, seconds: float) -> tuple[int, int]:
         """How many warm up, and how many are measured, in a round of so many seconds."""
-        one = self.per_step * self.at_once
-        warmup = max(1, min(round(_ROUND_SECONDS / one), _WARMUP_EXECUTIONS))
+        one = self.per_step * self.at_once(seconds)
+        warmup = max(1, min(round(seconds / one), _WARMUP_EXECUTIONS))
         return warmup, max(2, min(round(seconds / one), _MOST_EXECUTIONS))
 
     def measure(self, seconds: float) -> None:
         """One round."""
         warmup, executions = self.executions(seconds)
-        self.per_step = self.time_steps(executions=executions, warmup=warmup, at_once=self.at_once)
+        self.per_step = self.time_steps(
+            executions=executions, warmup=warmup, at_once=self.at_once(seconds)
+        )
         self.rounds.append(self.per_step)
 
     def round_seconds(self, seconds: float) -> float:
         """What a round is expected to take."""
-        return self.around + sum(self.executions(seconds)) * self.at_once * self.per_step
+        return self.around + sum(self.executions(seconds)) * self.at_once(seconds) * self.per_step
 
 
 def first_visit(batch_size: int, time_steps: TimeSteps, *, most_at_once: int) -> Paced:
@@ -95,8 +97,8 @@ def measure_in_rounds(
         rounds: Number of rounds.
         sign_of_life: Called before each measurement.
         seconds: About what it may take: rounds are shortened, batch sizes from the first one on
-            whose rounds would not fit are left out, and after three rounds no further one is begun
-            when it is over.
+            of which three rounds would not fit are left out, and after three rounds no further one
+            is begun when it is over.
 
     Returns:
         The kinds of steps of each batch size that was measured.
@@ -108,7 +110,8 @@ def measure_in_rounds(
         if visited:
             each = seconds / (2 * rounds * len(batch_sizes) * len(visited[0]))
             round_seconds = min(_ROUND_SECONDS, each)
-            expected = _expected_seconds(visited, batch_size, rounds, round_seconds)
+            fewest = min(rounds, FEWEST_ROUNDS)
+            expected = _expected_seconds(visited, batch_size, fewest, round_seconds)
             if expected > deadline - time.perf_counter():
                 break
         visited.append(visit(index))
@@ -132,6 +135,7 @@ def _expected_seconds(
     ]
     look = 3 * sum(paced.per_step for paced in candidate)
     every = [paced for kinds in (*visited, candidate) for paced in kinds]
-    around = min(paced.around for paced in every)  # tracing is part of the first one's
+    # Of the first visits tracing is part: what comes around the steps is known from the second on.
+    around = min((paced.around for kinds in visited[1:] for paced in kinds), default=0.0)
     alike = [dataclasses.replace(paced, around=around) for paced in every]
     return look + rounds * sum(paced.round_seconds(round_seconds) for paced in alike)
