@@ -94,9 +94,6 @@ def test_a_scaled_loss_has_the_same_noise_scale():
 @pytest.mark.parametrize(
     "repeats", [40, pytest.param(150, marks=pytest.mark.slow)], ids=["quick", "slow"]
 )
-@pytest.mark.parametrize(
-    "repeats", [40, pytest.param(150, marks=pytest.mark.slow)], ids=["quick", "slow"]
-)
 def test_the_interval_covers_the_truth_as_often_as_it_says(repeats):
     """With 95 %, fewer hits than asked for have a probability below 1 in 1,000."""
     gradient, noise = linear_truth()
