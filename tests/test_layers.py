@@ -18,7 +18,7 @@ FLOORS = {
     "training_config own_data backend references run_folder estimators class_balance charts "
     "chart_page",
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
-    "gradients hparams_log",
+    "gradients hparams_log accumulation",
     2: "pipeline callbacks workers",
     3: "training",
     4: "instruments",

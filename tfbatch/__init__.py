@@ -21,7 +21,8 @@ from tfbatch.errors import (
 )
 
 if TYPE_CHECKING:
-    from tfbatch import callbacks, schedules
+    from tfbatch import callbacks, layers, optimizers, schedules
+    from tfbatch.accumulation import accumulated
     from tfbatch.finder import find_batch_size
     from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
     from tfbatch.measuring.memory import find_max_batch_size
@@ -33,13 +34,19 @@ if TYPE_CHECKING:
 _LAZY = {
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
+    "accumulated": "tfbatch.accumulation",
     "find_batch_size": "tfbatch.finder",
     "find_max_batch_size": "tfbatch.measuring.memory",
     "load_data": "tfbatch.pipeline.datasets",
     "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
     "reusable": "tfbatch.training.structure",
 }
-_SUBMODULES = ("callbacks", "models", "schedules")
+_SUBMODULES = ("callbacks", "layers", "models", "optimizers", "schedules")
+_KERAS_CLASSES = (
+    "tfbatch.layers._ghost_batch_normalization",
+    "tfbatch.optimizers._lars",
+    "tfbatch.schedules._keras",
+)
 
 __all__ = [
     "ConfigurationError",
@@ -51,11 +58,14 @@ __all__ = [
     "RunFolderError",
     "SearchError",
     "TfbatchError",
+    "accumulated",
     "callbacks",
     "find_batch_size",
     "find_max_batch_size",
+    "layers",
     "load_data",
     "measure_memory_by_image_size",
+    "optimizers",
     "reusable",
     "schedules",
 ]
@@ -72,7 +82,8 @@ def __getattr__(name: str) -> Any:
 def _register_with_keras(module: Any) -> None:
     """Registers the serialisable classes, so that `load_model` finds them."""
     del module
-    importlib.import_module("tfbatch.schedules._keras")
+    for name in _KERAS_CLASSES:
+        importlib.import_module(name)
 
 
 # Keras imports nothing by name for packages other than its own: whoever imports Keras after (or
