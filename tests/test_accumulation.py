@@ -19,13 +19,19 @@ WEIGHTS = RANDOM.uniform(0.1, 3.0, size=8 * 10)
 LOSS = "sparse_categorical_crossentropy"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def float64():
     """The equality is then one of the algorithm, not of rounding."""
-    before = keras.config.floatx()
-    keras.config.set_floatx("float64")
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    use("float64")
     yield
-    keras.config.set_floatx(before)
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+def use(dtype):
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
 
 
 def network(**dense):
@@ -53,8 +59,9 @@ def trained(model, optimizer, *, micro=None, batch=BATCH, compiled=None, data=(X
         tfbatch.accumulated(model, micro_batch_size=micro)
     model.compile(optimizer=optimizer, **({"loss": LOSS, "jit_compile": False} | (compiled or {})))
     rates = Rates()
+    given = dict(zip(("x", "y", "sample_weight"), data, strict=False))
     history = model.fit(
-        *data, batch_size=batch, shuffle=False, verbose=0, callbacks=[rates], **fit
+        **given, batch_size=batch, shuffle=False, verbose=0, callbacks=[rates], **fit
     ).history
     return model.get_weights(), history, rates.seen
 
@@ -68,10 +75,14 @@ def schedule():
     return keras.optimizers.schedules.ExponentialDecay(0.05, 1, 0.7)
 
 
-@pytest.mark.parametrize("rate", ["constant", "schedule"])
-@pytest.mark.parametrize("name", [*OPTIMIZERS.names(), "nesterov", "plain"])
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [(name, "schedule") for name in [*OPTIMIZERS.names(), "nesterov", "plain"]]
+    + [("sgd", "constant"), ("adamw", "constant")],
+)
 def test_ten_updates_equal_those_of_the_whole_batch(name, rate):
-    """3 does not divide 8: the last micro-batch is smaller."""
+    """3 does not divide 8: the last micro-batch is smaller. Keras's Muon needs float32."""
+    use("float32" if name == "muon" else "float64")
     numbers = {"nesterov": {"nesterov": True}, "plain": {"momentum": 0.0}}.get(name, {})
     found = []
     for micro in (None, 3):
@@ -82,9 +93,7 @@ def test_ten_updates_equal_those_of_the_whole_batch(name, rate):
         )
         found.append(trained(network(), made, micro=micro))
 
-    # Keras casts gradients of these two to float32 on the way.
-    rtol = 1e-4 if name in ("muon", "lion") else 1e-6
-    assert_equal(found[0][0], found[1][0], rtol=rtol)
+    assert_equal(found[0][0], found[1][0], rtol=1e-3 if name == "muon" else 1e-6)
     assert found[0][2] == found[1][2]
     assert [iteration for iteration, _ in found[1][2]] == list(range(10))
     assert not np.allclose(found[1][0][0], network().get_weights()[0], atol=1e-4)
@@ -100,7 +109,7 @@ def test_clipping_and_averaging_happen_once_per_update(settings):
     for micro in (None, 3):
         optimizer = keras.optimizers.SGD(0.5, momentum=0.9, **settings)
         weights, _, _ = trained(network(), optimizer, micro=micro)
-        found.append([*weights, *(np.array(v) for v in optimizer.variables)])
+        found.append([*weights, *map(keras.ops.convert_to_numpy, optimizer.variables)])
 
     assert_equal(*found)
 
@@ -129,7 +138,7 @@ def test_sample_weights_regularization_metrics_and_a_short_last_batch_are_those_
 @pytest.mark.parametrize(
     "compiled",
     [
-        {"loss": keras.losses.SparseCategoricalCrossentropy(reduction="sum")},
+        {"loss": "sum"},
         {"steps_per_execution": 4},
         {"run_eagerly": True},
         {"jit_compile": True},
@@ -137,6 +146,8 @@ def test_sample_weights_regularization_metrics_and_a_short_last_batch_are_those_
     ids=["sum", "steps_per_execution", "eager", "jit"],
 )
 def test_every_way_to_compile_gives_the_same(compiled):
+    if compiled.get("loss") == "sum":  # made here, since it keeps the precision it is made in
+        compiled = {"loss": keras.losses.SparseCategoricalCrossentropy(reduction="sum")}
     found = [
         trained(
             network(kernel_regularizer=keras.regularizers.L2(0.1)),
@@ -151,7 +162,7 @@ def test_every_way_to_compile_gives_the_same(compiled):
     assert found[0][1]["loss"] == pytest.approx(found[1][1]["loss"])
 
 
-def test_several_inputs_and_outputs_embeddings_and_what_has_no_gradient():
+def test_several_inputs_and_outputs_and_an_embedding():
     def build():
         keras.utils.set_random_seed(3)
         words, numbers = keras.Input((4,), dtype="int32", name="w"), keras.Input((6,), name="n")
@@ -170,7 +181,7 @@ def test_several_inputs_and_outputs_embeddings_and_what_has_no_gradient():
     found = [
         trained(
             build(),
-            keras.optimizers.Adam(0.05),
+            keras.optimizers.SGD(0.5),
             micro=m,
             compiled=compiled,
             data=(x, y),
@@ -181,6 +192,18 @@ def test_several_inputs_and_outputs_embeddings_and_what_has_no_gradient():
     assert_equal(found[0][0], found[1][0], rtol=1e-6)
     for name, values in found[0][1].items():
         assert found[1][1][name] == pytest.approx(values), name
+
+
+def test_trap_keras_squares_the_gradients_of_a_repeated_word_one_by_one():
+    """Adam's second moment is then too small. A dense gradient, as here, has the right one."""
+    slices = tf.IndexedSlices(tf.ones((2, 1), "float64"), [0, 0], [2, 1])
+    second_moments = []
+    for gradient in (slices, tf.convert_to_tensor(slices)):
+        optimizer = keras.optimizers.Adam(0.1)
+        optimizer.apply([gradient], [keras.Variable(np.zeros((2, 1)))])
+        second_moments.append(float(optimizer.variables[-1][0, 0]))
+
+    assert second_moments == pytest.approx([0.002, 0.004])
 
 
 def test_a_subclassed_model_that_is_not_built_and_a_layer_without_gradient():
@@ -248,9 +271,9 @@ def test_a_memory_of_the_whole_batch_is_never_needed():
     step = tf.function(model.train_step).get_concrete_function(
         (tf.TensorSpec((60, 6), tf.float64), tf.TensorSpec((60,), tf.int64))
     )
-    bodies = [f for f in step.graph._functions.values()] if step.graph._functions else []
-    operations = [op for graph in [step.graph, *(b.graph for b in bodies)] for op in
-                  graph.get_operations()]
+    inner = step.graph._functions.values()
+    graphs = [step.graph, *(function.graph for function in inner)]
+    operations = [op for graph in graphs for op in graph.get_operations()]
     sizes = {t.shape[0] for op in operations if op.type == "MatMul" for t in op.outputs}
 
     assert 3 in sizes
@@ -300,9 +323,7 @@ def masked():
 
 
 def mean_of_weights():
-    return {
-        "loss": keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")
-    }
+    return {"loss": keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")}
 
 
 @pytest.mark.parametrize(

@@ -206,8 +206,8 @@ def _check(model: Any, *, weighted: bool) -> None:
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if steps := optimizer.gradient_accumulation_steps:
         raise InputError(
-            "The model accumulates gradients already: remove `gradient_accumulation_steps` from the "
-            f"optimizer. Received: gradient_accumulation_steps={steps}."
+            "The model accumulates gradients already: remove `gradient_accumulation_steps` from "
+            f"the optimizer. Received: gradient_accumulation_steps={steps}."
         )
     replicas = model.distribute_strategy.num_replicas_in_sync
     if replicas > 1:
@@ -230,8 +230,8 @@ def _check(model: Any, *, weighted: bool) -> None:
     for layer in model._flatten_layers(include_self=False, recursive=True):
         if layer.activity_regularizer is not None:
             raise InputError(
-                f"`{layer.name}` has an activity regularizer, which Keras sums over the batch while "
-                "the loss is a mean. Remove it, or add its mean in `compute_loss`."
+                f"`{layer.name}` has an activity regularizer, which Keras sums over the batch "
+                "while the loss is a mean. Remove it, or add its mean in `compute_loss`."
             )
 
 

@@ -36,8 +36,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         moving_variance = momentum * moving_variance + (1 - momentum) * ghost.var()
     ```
 
-    In inference it is `keras.layers.BatchNormalization`, whose weights it has: a model can be loaded
-    from the weights of one with the other. Under `tf.distribute` each replica cuts its own batch.
+    In inference it is `keras.layers.BatchNormalization`, whose weights it has: one can be loaded
+    from the weights of the other. Under `tf.distribute` each replica cuts its own batch.
 
     Source: Hoffer, Hubara, Soudry 2017, "Train longer, generalize better", arXiv 1705.08741,
     algorithm 1; also good for small and medium batches: Summers & Dinneen 2020, arXiv 1906.03548.

@@ -193,6 +193,6 @@ def _moments(x: Any, mask: Any, *, axis: int) -> tuple[Any, Any, Any]:
         mean, variance = tf.nn.moments(x, others)
         return count, mean, variance
     weights = keras.ops.cast(mask, x.dtype)[..., None]
-    weights = keras.ops.broadcast_to(weights, keras.ops.shape(x)[:-1] + (1,))
+    weights = keras.ops.broadcast_to(weights, (*keras.ops.shape(x)[:-1], 1))
     mean, variance = tf.nn.weighted_moments(x, others, weights)
     return keras.ops.sum(weights), mean, variance
