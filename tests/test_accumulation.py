@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -352,6 +355,29 @@ def test_a_step_of_ones_own_and_a_size_below_one_are_refused():
         tfbatch.accumulated(Own(), micro_batch_size=2)
     with pytest.raises(InputError, match="`micro_batch_size` must be >= 1"):
         tfbatch.accumulated(network(), micro_batch_size=0)
+
+
+@pytest.mark.slow
+def test_several_replicas_are_refused_in_one_sentence():
+    program = """
+import keras, numpy as np, tensorflow as tf, tfbatch
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse")
+tfbatch.accumulated(model, micro_batch_size=2).fit(np.ones((8, 3)), np.ones((8, 1)), verbose=0)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert (
+        run.stderr.strip()
+        .splitlines()[-1]
+        .endswith(
+            "InputError: Accumulation needs a single replica: with several, choose a smaller batch for "
+            "each. Received: 2 replicas."
+        )
+    )
 
 
 def test_trap_keras_evaluates_a_schedule_at_micro_steps():

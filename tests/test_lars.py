@@ -107,8 +107,11 @@ def test_fit_learns_with_a_schedule_and_in_mixed_precision(policy):
     x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
     y = (x[:, 0] > 0).astype("int32")
     model = keras.Sequential(
-        [keras.Input((8,)), keras.layers.Dense(16, activation="relu", dtype=policy)]
-        + [keras.layers.Dense(2)]
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(16, activation="relu", dtype=policy),
+            keras.layers.Dense(2),
+        ]
     )
     schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 80)
     optimizer = LARS(schedule, trust_coefficient=0.02, weight_decay=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -55,13 +56,17 @@ def assert_same(one, other, atol=1e-6):
 
 @SHAPES
 @pytest.mark.parametrize("ghost_size", [12, 7, 100], ids=["equal", "over half", "larger"])
-def test_one_ghost_batch_is_batch_normalization(shape, ghost_size):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_ghost_batch_is_batch_normalization(shape, ghost_size, dtype):
     """Outputs, gradients and moving statistics; a remainder joins the last ghost batch."""
-    plain, ghost = layer_of(), layer_of(ghost_size)
+    plain, ghost = layer_of(dtype=dtype), layer_of(ghost_size, dtype=dtype)
     for _ in range(2):
-        x, upstream = values(shape), values(shape)
-        assert_same(called(ghost, x, upstream), called(plain, x, upstream), atol=2e-6)
-        assert_same(state(ghost), state(plain))
+        x, upstream = values(shape).astype(dtype), values(shape).astype(dtype)
+        one, other = called(ghost, x, upstream), called(plain, x, upstream)
+        assert_same(one[:1], other[:1], atol=1e-6)
+        # In float32 a gradient of Keras is itself only known to 1e-5.
+        assert_same(one, other, atol=1e-6 if dtype == "float64" else 1e-5)
+        assert_same(state(ghost), state(plain), atol=1e-6)
 
 
 @SHAPES
@@ -124,8 +129,12 @@ def test_inference_and_a_frozen_layer_are_batch_normalization():
 def test_fit_takes_a_last_batch_of_any_size(jit_compile):
     """13 examples in batches of 6: the last is a single one."""
     model = keras.Sequential(
-        [keras.Input((4, 4, 2)), GhostBatchNormalization(2), keras.layers.Flatten()]
-        + [keras.layers.Dense(1)]
+        [
+            keras.Input((4, 4, 2)),
+            GhostBatchNormalization(2),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1),
+        ]
     )
     model.compile(optimizer="sgd", loss="mse", jit_compile=jit_compile)
     model.fit(values((13, 4, 4, 2)), values((13, 1)) * 0, batch_size=6, verbose=0)
@@ -150,8 +159,12 @@ def test_accumulation_in_whole_ghost_batches_is_exact():
     for micro in (None, 4):
         keras.utils.set_random_seed(2)
         model = keras.Sequential(
-            [keras.Input((3, 3, 2)), GhostBatchNormalization(2), keras.layers.Flatten()]
-            + [keras.layers.Dense(1)]
+            [
+                keras.Input((3, 3, 2)),
+                GhostBatchNormalization(2),
+                keras.layers.Flatten(),
+                keras.layers.Dense(1),
+            ]
         )
         if micro:
             tfbatch.accumulated(model, micro_batch_size=micro)  # warns of nothing
@@ -332,13 +345,11 @@ def test_trap_after_fifty_updates_the_validation_loss_is_wrong_and_then_right():
     assert after == pytest.approx(trained, rel=0.5, abs=1e-3)
 
 
-def test_a_chain_that_is_not_exact_yet_is_warned_of(caplog):
-    model = deep()
-    model.layers[1].set_weights([values((3, 3, 3, 4))])
+def test_a_chain_that_is_not_exact_yet_is_warned_of(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("absl"), "propagate", True)
+    batches = [values((2, 4, 4, 3)), 5 * values((8, 4, 4, 3))]
 
-    passes = recalibrate_batch_normalization(
-        model, [values((8, 4, 4, 3))], tolerance=0.0, max_passes=2
-    )
+    passes = recalibrate_batch_normalization(deep(), batches, tolerance=0.0, max_passes=2)
 
     assert passes == 2
     assert "still moved" in caplog.text

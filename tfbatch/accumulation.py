@@ -45,8 +45,11 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
 
     What a layer does to the batch as a whole is done to the micro-batch, so that the result
     differs: batch normalisation uses the statistics of the micro-batch, and its moving statistics
-    are updated once for each (a warning says so). Dropout draws other numbers. What a user adds
-    with `add_loss` must be a mean over the examples. Gradients of embeddings become dense.
+    are updated once for each (a warning says so). `tfbatch.layers.GhostBatchNormalization` is exact
+    where its `ghost_size` divides the micro-batch size and every batch. Dropout draws other
+    numbers. What a user adds with `add_loss` must be a mean over the examples. Gradients of
+    embeddings are dense: Keras's own, which squares those of a repeated word one by one, gives
+    Adam and its like a smaller second moment.
 
     Only this model object is changed, by a `train_step` of its own. A saved model is an ordinary
     one, which loads without tfbatch; call this function again to go on with accumulation.
@@ -78,16 +81,18 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
     model.__dict__.pop("train_step", None)
     model.train_function = None  # the old step may have been traced
     if micro_batch_size is not None:
-        _warn_of_batch_normalization(model)
+        _warn_of_batch_normalization(model, micro_batch_size)
         model.train_step = functools.partial(_train_step, model, micro_batch_size)
     return model
 
 
-def _warn_of_batch_normalization(model: Any) -> None:
+def _warn_of_batch_normalization(model: Any, micro_batch_size: int) -> None:
     names = [
         layer.name
         for layer in model._flatten_layers(include_self=False, recursive=True)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+        and micro_batch_size % getattr(layer, "ghost_size", micro_batch_size + 1)
     ]
     if names:
         warnings.warn(

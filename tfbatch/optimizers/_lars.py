@@ -37,7 +37,8 @@ class LARS(keras.optimizers.Optimizer):  # type: ignore[misc]
     1708.03888, algorithm 1. The paper adapts every tensor. As is common practice since, biases and
     the gains and offsets of normalisation layers are left out by default, since their norms say
     little: they get plain SGD with momentum, without trust ratio and weight decay. Mind that the
-    learning rate of LARS is large.
+    learning rate of LARS is large: beyond about 1, biases of a small network can diverge by it, and
+    `exclude_vectors=False` is the safe choice.
 
     Args:
         learning_rate: A float, a schedule, or a callable without arguments.
