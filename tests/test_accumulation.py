@@ -374,8 +374,8 @@ tfbatch.accumulated(model, micro_batch_size=2).fit(np.ones((8, 3)), np.ones((8, 
         run.stderr.strip()
         .splitlines()[-1]
         .endswith(
-            "InputError: Accumulation needs a single replica: with several, choose a smaller batch for "
-            "each. Received: 2 replicas."
+            "InputError: Accumulation needs a single replica: with several, choose a smaller batch "
+            "for each. Received: 2 replicas."
         )
     )
 
