@@ -13,7 +13,7 @@ from tfbatch.callbacks import GradientNoiseScale
 from tfbatch.callbacks._noise_meter import NoiseMeter
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
-from tfbatch.gradients import SquaredNorms, untouched
+from tfbatch.gradients import LayerNorms, SquaredNorms, untouched
 
 SPECTRUM = np.array([2.0, 1.0, 0.5, 0.25])
 NOISE = 1.5
@@ -56,6 +56,19 @@ def test_the_squared_norms_are_those_of_the_closed_form():
     found = SquaredNorms(linear(), micro_batches=4)((tf.constant(x), tf.constant(y)))
 
     assert found == pytest.approx(squares(x.astype("float64"), y, 4), rel=1e-5)
+
+
+def test_the_instrument_and_the_callback_measure_the_same_norms():
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(6, "tanh"), keras.layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    batch = tuple(map(tf.constant, regression(64)))
+
+    small, large = LayerNorms(model, micro_batches=4)(batch)
+
+    found = SquaredNorms(model, micro_batches=4)(batch)
+    assert found == pytest.approx((small[0].sum(), large[0].sum()), rel=1e-5)
 
 
 def test_the_callback_finds_the_known_noise_scale_of_linear_regression():

@@ -158,6 +158,18 @@ def test_the_reason_names_the_loss_and_the_multiple():
     assert guard.reason == "the loss is 7 after batch 1, over 3 x 2"
 
 
+def test_a_few_noisy_batches_are_no_divergence_but_an_epoch_of_them_is():
+    guard = DivergenceGuard(fewest_batches=4)
+    guard.set_model(keras.Sequential())
+    for batch, loss in enumerate((2.0, 9.0, 9.0)):
+        guard.on_train_batch_end(batch, {"loss": loss})
+    assert not guard.diverged
+    guard.on_epoch_end(0, {"loss": 9.0})
+    assert guard.reason == "the loss is 9 after epoch 1, over 3 x 2"
+    with pytest.raises(InputError, match="`fewest_batches` must be >= 1"):
+        DivergenceGuard(fewest_batches=0)
+
+
 def test_a_real_divergence_is_stopped_long_before_it_overflows():
     """The weight doubles with each update, the loss is its square."""
     model, guard = linear_model(learning_rate=1.5), DivergenceGuard()

@@ -24,7 +24,11 @@ def explicit(model, x, y):
             loss = model.compute_loss(x=x, y=y, y_pred=model(x, training=False))
         flat = tf.concat([tf.reshape(g, [-1]) for g in inner.gradient(loss, variables)], 0)
     rows = outer.jacobian(flat, variables, unconnected_gradients="zero")
-    return np.concatenate([r.numpy().reshape(len(flat), -1) for r in rows], axis=1)
+    return (
+        np.concatenate([r.numpy().reshape(len(flat), -1) for r in rows], axis=1)
+        .astype(float)
+        .astype(float)
+    )
 
 
 def compiled(*layers, loss="mse", shape=(4,)):
@@ -54,8 +58,8 @@ def pooled():
         keras.layers.MaxPooling2D(),
         keras.layers.Dropout(0.5),
         keras.layers.Conv2D(2, 2, padding="same"),
-        keras.layers.AveragePooling2D(),
-        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.AveragePooling2D(2),
+        keras.layers.GlobalAveragePooling2D(2),
         keras.layers.Dense(3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         shape=(8, 8, 1),
@@ -82,7 +86,7 @@ def test_products_and_ends_are_those_of_the_explicit_hessian(make):
     settings = CurvatureSettings(most_products=product.dimension, trace_products=200)
     found = curvature_of(model, parts, settings=settings)
     values = np.linalg.eigvalsh((truth + truth.T) / 2)
-    scale = abs(values).max()
+    scale = float(abs(values).max())
     assert found.eigenvalues.largest.value == pytest.approx(values[-1], abs=3e-3 * scale)
     assert found.eigenvalues.smallest.value == pytest.approx(values[0], abs=3e-3 * scale)
     assert abs(found.trace.trace - np.trace(truth)) < 5 * found.trace.standard_error

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_model
+from scipy import stats
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.estimators.noise_scale import estimate_noise_scale
 from tfbatch.gradients import LayerNorms
-from tfbatch.instruments.noise_scale import (
-    NoiseScaleSettings,
-    measure_noise_scale,
-    noise_scale_of,
-)
+from tfbatch.instruments.noise_scale import measure_noise_scale, noise_scale_of
+from tfbatch.instruments.noise_scale_reading import NoiseScaleSettings
 from tfbatch.instruments.weights_and_examples import Weights
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
@@ -51,16 +50,16 @@ def linear_truth():
 
 
 def test_linear_regression_has_the_known_noise_scale():
-    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=8, most_pairs=1500)
+    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=8, most_pairs=400)
     pairs = LayerNorms(linear_model(), micro_batches=8)
-    found = [pairs(batch) for batch in linear_batches(1500, 32, seed=3)]
+    found = [pairs(batch) for batch in linear_batches(400, 32, seed=3)]
     small, large = (np.array([f[i][0].sum() for f in found]) for i in (0, 1))
     gradients, noises = (32 * large - 4 * small) / 28, (small - large) / (1 / 4 - 1 / 32)
     for values, truth in zip((gradients, noises), linear_truth(), strict=True):
         error = values.std(ddof=1) / np.sqrt(len(values))
         assert abs(values.mean() - truth) < 5 * error
-        assert error < 0.05 * truth
-    reading = noise_scale_of(linear_model(), linear_batches(1500, 32, 3), settings=settings)
+        assert error < 0.1 * truth
+    reading = noise_scale_of(linear_model(), linear_batches(400, 32, 3), settings=settings)
     gradient, noise = linear_truth()
     assert reading.estimate.noise_scale == pytest.approx(noise / gradient, rel=0.3)
     assert not reading.estimate.low_confidence
@@ -92,22 +91,20 @@ def test_a_scaled_loss_has_the_same_noise_scale():
     assert other.squared_gradient == pytest.approx(9 * one.squared_gradient, rel=1e-4)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=4, most_pairs=20)
+@pytest.mark.parametrize(
+    "repeats", [40, pytest.param(150, marks=pytest.mark.slow)], ids=["quick", "slow"]
+)
+def test_the_interval_covers_the_truth_as_often_as_it_says(repeats):
+    """With 95 %, fewer hits than asked for have a probability below 1 in 1,000."""
     gradient, noise = linear_truth()
-    model = linear_model()
-    norms = LayerNorms(model, micro_batches=4)
-    from tfbatch.estimators.noise_scale import estimate_noise_scale
-
+    norms = LayerNorms(linear_model(), micro_batches=4)
     hits = 0
-    for repeat in range(100):
-        found = [norms(batch) for batch in linear_batches(20, 16, seed=1000 + repeat)]
+    for repeat in range(repeats):
+        found = [norms(batch) for batch in linear_batches(12, 16, seed=1000 + repeat)]
         small, large = ([f[i][0].sum() for f in found] for i in (0, 1))
-        interval = estimate_noise_scale(
-            small, large, small_batch_size=settings.small_batch_size, large_batch_size=16
-        ).interval
-        hits += noise / gradient in interval
-    assert 86 <= hits <= 100
+        estimate = estimate_noise_scale(small, large, small_batch_size=4, large_batch_size=16)
+        hits += noise / gradient in estimate.interval
+    assert hits >= stats.binom.ppf(0.001, repeats, 0.95)
 
 
 def test_a_diagonal_preconditioner_weighs_each_weight():

@@ -18,7 +18,7 @@ FLOORS = {
     "training_config own_data backend references run_folder estimators class_balance charts "
     "chart_page",
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
-    "gradients hparams_log oracles",
+    "gradients hparams_log oracles accumulation",
     2: "pipeline workers",
     2.5: "callbacks",
     3: "training",

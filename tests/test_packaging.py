@@ -86,6 +86,7 @@ def test_every_file_that_is_no_module_is_declared(settings: configparser.ConfigP
 def test_every_library_that_is_imported_is_required(settings: configparser.ConfigParser) -> None:
     names = {
         "absl": "absl-py",
+        "google": "protobuf",
         "ruamel": "ruamel.yaml",
         "sklearn": "scikit-learn",
         "grpc": "grpcio",

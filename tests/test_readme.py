@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 import tfbatch
 import tfbatch.export
 import tfbatch.prepare
+import tfbatch.probe
 import tfbatch.train
 import tfbatch.tune
 from tfbatch.command_line import parse_flags

@@ -14,6 +14,7 @@ import pytest
 import tiny_model
 from search_fixtures import make_request_of
 
+import tfbatch
 from tfbatch.configuration import Configuration
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.own_data import DataDescription
@@ -128,7 +129,7 @@ def test_the_written_optimizer_is_the_one_that_was_tried(name: str) -> None:
         )
         derived = derive(configuration, num_examples=1000, total_examples=1000)
         call = optimizer_call(configuration, derived)
-        written = eval(call, {"keras": keras, "learning_rate": 0.1})
+        written = eval(call, {"keras": keras, "tfbatch": tfbatch, "learning_rate": 0.1})
         tried = make_optimizer(configuration, 0.1, derived)
         assert type(written) is type(tried)
         assert written.get_config() == tried.get_config() | {"name": written.name}

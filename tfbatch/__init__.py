@@ -21,8 +21,14 @@ from tfbatch.errors import (
 )
 
 if TYPE_CHECKING:
-    from tfbatch import callbacks, oracles, schedules
+    from tfbatch import callbacks, layers, optimizers, oracles, schedules
+    from tfbatch.accumulation import accumulated
     from tfbatch.finder import find_batch_size
+    from tfbatch.measuring.gradients import (
+        gradient_noise_scale,
+        learning_rate_range,
+        measure_curvature,
+    )
     from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
     from tfbatch.measuring.memory import find_max_batch_size
     from tfbatch.measuring.throughput import measure_throughput
@@ -34,14 +40,23 @@ if TYPE_CHECKING:
 _LAZY = {
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
+    "accumulated": "tfbatch.accumulation",
     "find_batch_size": "tfbatch.finder",
     "find_max_batch_size": "tfbatch.measuring.memory",
+    "gradient_noise_scale": "tfbatch.measuring.gradients",
+    "learning_rate_range": "tfbatch.measuring.gradients",
     "load_data": "tfbatch.pipeline.datasets",
+    "measure_curvature": "tfbatch.measuring.gradients",
     "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
     "measure_throughput": "tfbatch.measuring.throughput",
     "reusable": "tfbatch.training.structure",
 }
-_SUBMODULES = ("callbacks", "models", "oracles", "schedules")
+_SUBMODULES = ("callbacks", "layers", "models", "optimizers", "oracles", "schedules")
+_KERAS_CLASSES = (
+    "tfbatch.layers._ghost_batch_normalization",
+    "tfbatch.optimizers._lars",
+    "tfbatch.schedules._keras",
+)
 
 __all__ = [
     "ConfigurationError",
@@ -53,12 +68,18 @@ __all__ = [
     "RunFolderError",
     "SearchError",
     "TfbatchError",
+    "accumulated",
     "callbacks",
     "find_batch_size",
     "find_max_batch_size",
+    "gradient_noise_scale",
+    "layers",
+    "learning_rate_range",
     "load_data",
+    "measure_curvature",
     "measure_memory_by_image_size",
     "measure_throughput",
+    "optimizers",
     "oracles",
     "reusable",
     "schedules",
@@ -76,7 +97,8 @@ def __getattr__(name: str) -> Any:
 def _register_with_keras(module: Any) -> None:
     """Registers the serialisable classes, so that `load_model` finds them."""
     del module
-    importlib.import_module("tfbatch.schedules._keras")
+    for name in _KERAS_CLASSES:
+        importlib.import_module(name)
 
 
 # Keras imports nothing by name for packages other than its own: whoever imports Keras after (or

@@ -47,7 +47,13 @@ def time_steps(model: Any, batch: Any, batch_sizes: list[int]) -> TimedSteps:
         batch: A batch of the training; its examples are repeated or left out to make the sizes.
         batch_sizes: In ascending order.
     """
-    step = tf.function(model.train_step, jit_compile=model.jit_compile, reduce_retracing=True)
+    any_size = keras.tree.map_structure(
+        lambda leaf: None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype),
+        batch,
+    )
+    step = tf.function(  # one trace for all sizes
+        model.train_step, input_signature=[any_size], jit_compile=model.jit_compile
+    )
     seconds: dict[int, list[float]] = {}
     peaks: dict[int, int] = {}
     failed = None
@@ -71,7 +77,9 @@ def resized(batch: Any, size: int) -> Any:
     """The batch with its examples repeated, or cut off."""
     count = int(keras.tree.flatten(batch)[0].shape[0])
     rows = tf.range(size) % count
-    return keras.tree.map_structure(lambda leaf: tf.gather(leaf, rows), batch)
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else tf.gather(leaf, rows), batch
+    )
 
 
 def _warm(step: Any, batch: Any, size: int) -> float | None:

@@ -118,7 +118,9 @@ class WatchedInput:
             specs = tf.nest.flatten(iterator.element_spec, expand_composites=True)
             with tf.device("CPU"):
                 self._returned = tf.queue.FIFOQueue(1, [spec.dtype for spec in specs])
-            self._made = iterator.element_spec, tf.function(self._watched_batches)
+            # A concrete function: TensorFlow warns of functions that many fits trace anew.
+            made = tf.function(self._watched_batches).get_concrete_function(iterator)
+            self._made = iterator.element_spec, made
         return iter(self._made[1](iterator))
 
     def _watched_batches(self, iterator: Any) -> Any:

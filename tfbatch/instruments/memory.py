@@ -18,7 +18,7 @@ from tfbatch.instruments.probing import Prober, Run
 MOST_RUNS = 7
 """Processes of one search."""
 _NOISE = 0.01
-"""Relative error of a peak: three processes at one size lie within 0.2 to 2 %, rarely 5 %."""
+"""Relative error of a peak: three processes at one size span 0.2 to 2 %, at worst 9 % (alexnet)."""
 _FIRST = 8  # not 1: code that squeezes a batch of one away is common, and harmless
 
 

@@ -1,8 +1,8 @@
 """Optimizers a search can use, one file each.
 
-A file declares a class of keras.optimizers:
+A file declares a Keras optimizer:
 
-- `KERAS_NAME`, the class;
+- `KERAS_NAME`, the class, of keras.optimizers or of `MODULE` if the file has one;
 - `BASE_LEARNING_RATE`, lowest and highest: the range searched at the base batch size;
 - `DEFAULT_LEARNING_RATE`, Keras's own;
 - `SCALING_RULE`, its default rule;
@@ -19,10 +19,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError
 from tfbatch.registry import Registry
+
+if TYPE_CHECKING:
+    from tfbatch.optimizers._lars import LARS
 
 OWN = "own"
 """Stands for the optimizer of a compiled model, of a class that no file here names."""
@@ -50,6 +53,8 @@ ROLE_NAMES = {
     "epsilon": "Added to the root of the second moment.",
     "squared_epsilon": "Added to the second moment under its root.",
     "weight_decay": "Share of a weight that is subtracted, times the learning rate, in each step.",
+    "l2": "Share of a weight that is added to its gradient.",
+    "trust_coefficient": "Share of a layer's norm that it moves in a step of learning rate 1.",
     "weight_average": "Decay of an average of the weights in each step.",
 }
 
@@ -110,24 +115,50 @@ def build_optimizer(name: str, learning_rate: Any, **numbers: Any) -> Any:
         InputError: An unknown optimizer, or `own`.
         ValueError: Keras refuses a number.
     """
-    import keras
-
     if name == OWN:
         raise InputError(
             "The optimizer `own` is that of a compiled model. Compile the model in its builder, or "
             f"choose another optimizer: {', '.join(OPTIMIZERS.names())}."
         )
-    made = getattr(keras.optimizers, OPTIMIZERS.load(name).KERAS_NAME)
-    return made(learning_rate, **keras_arguments(name, numbers))
+    return class_of(name)(learning_rate, **keras_arguments(name, numbers))
+
+
+def module_of(name: str) -> str:
+    """Where the class of an optimizer is found, such as "keras.optimizers".
+
+    Raises:
+        InputError: An unknown optimizer.
+    """
+    return getattr(OPTIMIZERS.load(name), "MODULE", "keras.optimizers")
+
+
+def class_of(name: str) -> type[Any]:
+    """The Keras class of an optimizer.
+
+    Raises:
+        InputError: An unknown optimizer.
+    """
+    module = importlib.import_module(module_of(name))
+    found: type[Any] = getattr(module, OPTIMIZERS.load(name).KERAS_NAME)
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LARS":  # it needs Keras, which takes seconds to import
+        return importlib.import_module("tfbatch.optimizers._lars").LARS
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
+    "LARS",
     "OPTIMIZERS",
     "OWN",
     "ROLE_NAMES",
     "SHARED_PARAMETERS",
     "build_optimizer",
+    "class_of",
     "keras_arguments",
+    "module_of",
     "parameters_of",
     "roles_of",
 ]

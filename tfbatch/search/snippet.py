@@ -9,7 +9,7 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.models import is_keras_application
-from tfbatch.optimizers import OPTIMIZERS, keras_arguments
+from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
 from tfbatch.own_data import DataDescription
 from tfbatch.schedules import make_family
 from tfbatch.search.request import IN_PYTHON, Request
@@ -170,4 +170,4 @@ def optimizer_call(configuration: Configuration, derived: Derived) -> str:
     name = configuration.optimizer.name
     arguments = keras_arguments(name, derived.optimizer)
     written = "".join(f", {k}={v!r}" for k, v in arguments.items() if v is not None)
-    return f"keras.optimizers.{OPTIMIZERS.load(name).KERAS_NAME}(learning_rate{written})"
+    return f"{module_of(name)}.{OPTIMIZERS.load(name).KERAS_NAME}(learning_rate{written})"

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import keras
-
 from tfbatch.errors import InputError
-from tfbatch.optimizers import OPTIMIZERS, OWN
+from tfbatch.optimizers import OPTIMIZERS, OWN, class_of
 from tfbatch.schema import Named
 
 
@@ -21,9 +19,8 @@ def named_like(optimizer: Any) -> Named:
     inner = unwrapped(optimizer)
     config = inner.get_config()
     for name in OPTIMIZERS.names():
-        module = OPTIMIZERS.load(name)
-        if type(inner) is getattr(keras.optimizers, module.KERAS_NAME):
-            return Named(name=name, **_numbers(config, module.PARAMETERS))
+        if type(inner) is class_of(name):
+            return Named(name=name, **_numbers(config, OPTIMIZERS.load(name).PARAMETERS))
     return Named(name=OWN, **_numbers(config, ()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ import cloudpickle
 import keras
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import STOPPED_EARLY, StoppedError
+from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.optimizers import OWN
 from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.pipeline.kinds import open_prepared, prepare_folder
@@ -135,8 +136,15 @@ class Runner:
             InputError: The model, an argument or a callback cannot be used.
         """
         check_arguments(self._code.build_model, dict.fromkeys(arguments))
-        notes = check_callbacks((self._code.callbacks or list)())
-        found = describe_model(self._programs().workload)
+        try:
+            notes = check_callbacks((self._code.callbacks or list)())
+            found = describe_model(self._programs().workload)
+        except TfbatchError:
+            raise
+        except Exception as error:  # of the user's own code: shown whole, before any trial
+            raise InputError(
+                f"The model or the callbacks cannot be built:\n{traceback.format_exc()}"
+            ) from error
         return dataclasses.replace(found, notes=(*found.notes, *notes))
 
     def check_optimizers(self, configurations: Sequence[Configuration]) -> None:

@@ -29,6 +29,9 @@ from tfbatch.training.outcome import Outcome, Status, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
+_JUDGED_EXAMPLES = 64
+"""A loss is called diverged on the mean of so many examples: one batch of two is noise."""
+
 
 def never() -> bool:
     """The default of `stop_requested`."""
@@ -135,7 +138,10 @@ class _Trial:
         )
         if self.checkpoint and self.before.steps:
             self.checkpoint.restore(self.model)
-        guard = DivergenceGuard(first_loss=self.before.first_loss or spec.untrained_loss)
+        guard = DivergenceGuard(
+            first_loss=self.before.first_loss or spec.untrained_loss,
+            fewest_batches=-(-_JUDGED_EXAMPLES // spec.configuration.batch_size),
+        )
         history = fit(
             self.model,
             workload,
