@@ -118,7 +118,7 @@ REFUSED = {
     "optimizer": ("tune", ["--optimizer=adan"], "Unknown optimizer `adan`. Did you mean `adam`?"),
     "objective": ("tune", ["--objective=val_loss:low"], "must be NAME, NAME:min or NAME:max."),
     "objective without name": ("tune", ["--objective=:max"], "must be NAME, NAME:min or NAME:max."),
-    "no direction": ("tune", ["--objective=val_f"], "Write --objective=val_f:min or --objective"),
+    "no direction": ("tune", ["--objective=val_f"], 'val_f:max" (--objective=val_f:min).'),
     "steps": ("tune", ["--trial_length=100 steps"], "Steps are not allowed"),
     "no length": ("tune", ["--trial_length=0 epochs"], "must be a positive number of epochs"),
     "no trials": ("tune", ["--max_trials=0"], "flag --max_trials=0"),
