@@ -15,14 +15,33 @@ import pytest
 from tfbatch.run_folder.journal import Journal
 
 FOLDER = Path(__file__).parents[1] / "examples"
-SCRIPTS = {path.stem: path for path in sorted(FOLDER.glob("*.py"))}
+# The others show a callback each: test_callback_examples.py and test_batch_growth.py run them.
+SCRIPTS = {
+    path.stem: path
+    for path in sorted(FOLDER.glob("*.py"))
+    if "find_batch_size(" in path.read_text(encoding="utf-8")
+}
+SLOW = ("segmentation",)
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SCRIPTS]
 
 
 def test_there_are_examples():
     assert len(SCRIPTS) >= 5
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_other_example_is_run_by_a_test_of_its_callback():
+    tests = "".join(
+        (Path(__file__).parent / f"test_{name}.py").read_text(encoding="utf-8")
+        for name in ("callback_examples", "batch_growth")
+    )
+    others = {path.stem for path in FOLDER.glob("*.py")} - set(SCRIPTS)
+    assert others
+    assert {
+        name for name in others if f'"{name}"' not in tests and f"{name}.py" not in tests
+    } == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_example_finds_a_recommendation(name, tmp_path):
     namespace = runpy.run_path(str(SCRIPTS[name]), run_name=name)
     result = namespace["main"](
