@@ -1,6 +1,7 @@
 """Peak memory and seconds per update of a batch as a whole, and in micro-batches.
 
-    python benchmarks/accumulation.py [--batch-size=512] [--micro=0,128,32] [--repeats=3]
+    python benchmarks/accumulation.py [--models=small_cnn,resnet] [--batch-size=512]
+        [--micro=0,128,32] [--repeats=3]
 
 Each row is the median (lowest..highest) of fresh processes, which fit images of 32 x 32 x 3 of
 noise; 0 is the whole batch. The peak is VmHWM, of the whole process, and also less what the
@@ -20,13 +21,13 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-MODELS = ("small_cnn", "resnet")
 _UPDATES = 4
 
 
 def main() -> None:
     """Prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="small_cnn,resnet")
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--micro", default="0,128,32")
     parser.add_argument("--repeats", type=int, default=3)
@@ -38,7 +39,7 @@ def main() -> None:
         return
     print("| model | micro-batch | peak MiB | beyond a batch of 1, MiB | s per update |")
     print("|---|---|---|---|---|")
-    for model in MODELS:
+    for model in asked.models.split(","):
         floor = statistics.median(child(model, 1, 0)[0] for _ in range(asked.repeats))
         for micro in map(int, asked.micro.split(",")):
             found = [child(model, asked.batch_size, micro) for _ in range(asked.repeats)]
