@@ -59,7 +59,7 @@ def pooled():
         keras.layers.Dropout(0.5),
         keras.layers.Conv2D(2, 2, padding="same"),
         keras.layers.AveragePooling2D(2),
-        keras.layers.GlobalAveragePooling2D(2),
+        keras.layers.GlobalAveragePooling2D(),
         keras.layers.Dense(3),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         shape=(8, 8, 1),
