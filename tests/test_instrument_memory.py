@@ -24,11 +24,11 @@ from tfbatch.instruments.longest import lengthened, longest_shapes
 from tfbatch.instruments.memory import (
     MOST_RUNS,
     Accumulation,
-    MemoryReport,
     plan_accumulation,
     search_largest,
     verify_accumulation,
 )
+from tfbatch.instruments.memory_report import MemoryReport
 from tfbatch.instruments.peak_memory import refusals
 from tfbatch.instruments.probing import Prober
 from tfbatch.measuring.image_size_memory import measure_memory_by_image_size

@@ -7,7 +7,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -69,6 +69,20 @@ class Bench:
         return Start(log, None, begin_worker, (dataclasses.replace(self.engine.job, place=place),))
 
 
+class BenchOptions(TypedDict, total=False):
+    """What all measuring functions take beside model and data; open_bench says what each is."""
+
+    optimizer: str | None
+    baseline: str
+    loss: Any
+    metrics: Sequence[Any] | None
+    class_weight: dict[int, float] | None
+    model_arguments: dict[str, Any] | None
+    data_dir: str | Path | None
+    image_size: int | None
+    records_dir: str | Path | None
+
+
 @contextlib.contextmanager
 def open_bench(
     build_model: Callable[..., Any] | str,
@@ -89,8 +103,8 @@ def open_bench(
     """Prepares model and data as `find_batch_size` does, and ends the process at the end.
 
     Args:
-        build_model: See find_batch_size, as all arguments that it has too.
-        data: The data.
+        build_model: See find_batch_size.
+        data: The data, see find_batch_size.
         optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
         baseline: Batch size and learning rate, such as "batch_size=128,learning_rate=0.05".
         loss: Loss of a model that is not compiled.
@@ -98,7 +112,7 @@ def open_bench(
         class_weight: Weight of each class in the training loss.
         model_arguments: Further arguments of the builder.
         data_dir: The source's data folder.
-        image_size: Size of the images of a data set without a recipe.
+        image_size: Size of the images of a data set without a recipe, in pixels.
         records_dir: Folder for records.
         execution: Precision, XLA, strategy; `workers=0` for this process. Default: one worker.
         progress: Told what is done.

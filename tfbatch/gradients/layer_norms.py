@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.gradients.squared_norms import why_not
+from tfbatch.gradients.squared_norms import check_measurable
 from tfbatch.gradients.untouched import untouched
 
 
@@ -34,10 +34,7 @@ class LayerNorms:
     """
 
     def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
-        if micro_batches < 2:
-            raise InputError(f"`micro_batches` must be >= 2. Received: {micro_batches=}.")
-        if reason := why_not(model):
-            raise InputError(f"The model's gradients cannot be measured: {reason}.")
+        check_measurable(model, micro_batches)
         if not model.trainable_variables:
             raise InputError("The model must have trainable weights: unfreeze a layer.")
         self.micro_batches = micro_batches

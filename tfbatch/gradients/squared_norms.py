@@ -25,6 +25,18 @@ def why_not(model: Any) -> str | None:
     return None
 
 
+def check_measurable(model: Any, micro_batches: int) -> None:
+    """Refuses what `why_not` refuses, and fewer than 2 micro-batches.
+
+    Raises:
+        InputError: Either.
+    """
+    if micro_batches < 2:
+        raise InputError(f"`micro_batches` must be >= 2. Received: {micro_batches=}.")
+    if reason := why_not(model):
+        raise InputError(f"The model's gradients cannot be measured: {reason}.")
+
+
 class SquaredNorms:
     """Computes, for a batch cut into k micro-batches, two squared norms.
 
@@ -46,10 +58,7 @@ class SquaredNorms:
     """
 
     def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
-        if micro_batches < 2:
-            raise InputError(f"`micro_batches` must be >= 2. Received: {micro_batches=}.")
-        if reason := why_not(model):
-            raise InputError(f"The model's gradients cannot be measured: {reason}.")
+        check_measurable(model, micro_batches)
         self.micro_batches = micro_batches
         self._model = model
         self._training = training

@@ -13,7 +13,8 @@ import psutil
 
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.instruments import Bench
-from tfbatch.instruments.memory import MemoryReport, search_largest, verify_accumulation
+from tfbatch.instruments.memory import search_largest, verify_accumulation
+from tfbatch.instruments.memory_report import MemoryReport
 from tfbatch.instruments.peak_memory import device_memory, measure_evaluation, measure_training
 from tfbatch.instruments.probing import Prober
 from tfbatch.training.runner import perform

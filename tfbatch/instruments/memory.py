@@ -7,7 +7,7 @@ Every answer has been run in a process of its own, and stayed within the budget 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tfbatch.errors import InputError
@@ -20,6 +20,8 @@ MOST_RUNS = 7
 _NOISE = 0.01
 """Relative error of a peak: three processes at one size span 0.2 to 2 %, at worst 9 % (alexnet)."""
 _FIRST = 8  # not 1: code that squeezes a batch of one away is common, and harmless
+_ATTEMPTS = 4
+_SMALLER = 0.85
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,145 +205,3 @@ def verify_accumulation(
             break
         largest = smaller
     return Accumulation(wished, micro, steps, None)
-
-
-_ATTEMPTS = 4
-_SMALLER = 0.85
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryReport:
-    """The largest batches under a budget, each verified by running it.
-
-    Attributes:
-        budget_bytes: Bytes that a process was allowed, the margin already taken off.
-        stated: The budget and its margin in words.
-        device: What the memory is of, "CPU" or a kind of GPU.
-        replicas: Devices that share every batch equally.
-        cap: Largest batch that was allowed, and why, in words.
-        training: The largest training batch; validation's own batch fits beside it.
-        evaluation: The largest evaluation batch; None if it was not asked for.
-        accumulation: How to make the wished batch where it does not fit; else None.
-    """
-
-    budget_bytes: float
-    stated: str
-    device: str
-    replicas: int
-    cap: str
-    training: LargestSize
-    evaluation: LargestSize | None
-    accumulation: Accumulation | None
-
-    @property
-    def batch_size(self) -> int:
-        """The largest training batch, all replicas together; 0 if nothing fits."""
-        return self.training.batch_size
-
-    @property
-    def per_replica_batch_size(self) -> int:
-        """The share of one replica."""
-        return self.batch_size // self.replicas
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each size that was run."""
-        kinds = {"training": self.training, "evaluation": self.evaluation}
-        return [
-            {"kind": kind, "process": number, **row}
-            for kind, found in kinds.items()
-            if found is not None
-            for number, run in enumerate(found.runs, start=1)
-            for row in _rows(run)
-        ]
-
-    def __str__(self) -> str:
-        """The table and the conclusion."""
-        lines = [f"Memory budget: {self.stated}; largest batch allowed: {self.cap}."]
-        for row in self.rows():
-            peak = f"{row['peak_megabytes']:,}" if row["peak_megabytes"] is not None else "?"
-            lines.append(
-                f"{row['kind']:>10} {row['process']} {row['batch_size']:>8} "
-                f"{row['outcome']:>8} {peak:>8} MB"
-            )
-        return "\n".join([*lines, self.conclusion()])
-
-    def conclusion(self) -> str:
-        """What follows, in words."""
-        return " ".join(self._sentences())
-
-    def _sentences(self) -> Iterator[str]:
-        if not self.batch_size:
-            yield _nothing_fits(self.training, self.budget_bytes)
-            return
-        share = f" ({self.per_replica_batch_size} on each of {self.replicas} replicas)"
-        yield (
-            f"The largest training batch that fits is {self.batch_size}"
-            f"{share if self.replicas > 1 else ''}: {_megabytes(self.training.peak_bytes)} of "
-            f"{_megabytes(self.budget_bytes)} ({self.training.answer.reason}; verified, "
-            f"{len(self.training.runs)} processes)."
-        )
-        if self.evaluation:
-            yield f"The largest evaluation batch that fits is {self.evaluation.batch_size}."
-        made = self.accumulation
-        if made and made.peak_bytes:
-            yield (
-                f"A batch of {made.wished} does not fit: {made.steps} batches of "
-                f"{made.micro_batch_size} make one of {made.batch_size} with "
-                f"`gradient_accumulation_steps={made.steps}` ({_megabytes(made.peak_bytes)}, "
-                "verified)."
-            )
-        elif made:
-            yield (
-                f"A batch of {made.wished} does not fit, nor do {made.steps} batches of "
-                f"{made.micro_batch_size} with the sum of their gradients."
-            )
-
-
-def _rows(run: Run) -> Iterator[dict[str, Any]]:
-    peaks = {peak.size: peak.peak_bytes for peak in run.peaks}
-    for probe in run.probes():
-        known = probe.peak_bytes or peaks.get(probe.batch_size)
-        yield {
-            "batch_size": probe.batch_size,
-            "outcome": probe.outcome,
-            "peak_megabytes": round(known / 2**20) if known else None,
-            "process_seconds": round(run.seconds, 1),
-        }
-
-
-def _nothing_fits(found: LargestSize, budget_bytes: float) -> str:
-    """Why, with what was measured."""
-    smallest = min(
-        (probe for run in found.runs for probe in run.probes()),
-        key=lambda probe: probe.batch_size,
-    )
-    run = next(run for run in reversed(found.runs) if smallest in run.probes())
-    size = smallest.batch_size
-    started = found.started_bytes
-    before = f" (with model and data, before any step: {_megabytes(started)})" if started else ""
-    if smallest.outcome == "ok":
-        trained = run.written.peaks[0].peak_bytes
-        of_validation = (
-            f", of which the training steps alone are {_megabytes(trained)} and the batch of "
-            "validation the rest"
-            if smallest.peak_bytes and smallest.peak_bytes > 1.02 * trained
-            else ""
-        )
-        return (
-            f"Nothing fits: a batch of {size} peaks at {_megabytes(smallest.peak_bytes)}"
-            f"{of_validation}{before}; the budget is {_megabytes(budget_bytes)}."
-        )
-    if smallest.outcome == "oom":
-        seen = f", last seen at {_megabytes(run.highest_bytes)}" if run.highest_bytes else ""
-        return (
-            f"Nothing fits: a batch of {size} ran out of memory{seen}{before}; the budget is "
-            f"{_megabytes(budget_bytes)}. {run.message.strip().splitlines()[0]}"
-        )
-    return (
-        f"No batch could be run, which need not be for lack of memory: a batch of {size} ended as "
-        f"{smallest.outcome}{before}. {run.message.strip()}"
-    )
-
-
-def _megabytes(number: float | None) -> str:
-    return "unknown" if number is None else f"{number / 2**20:,.0f} MB"

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfbatch.bench import Bench, open_bench
+from typing_extensions import Unpack
+
+from tfbatch.bench import Bench, BenchOptions, open_bench
 from tfbatch.errors import InputError
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Execution
 
 if TYPE_CHECKING:
     from tfbatch.instruments.curvature import CurvatureReading
@@ -37,7 +38,7 @@ def gradient_noise_scale(
     seconds: float = 60.0,
     seed: int = 1,
     verbose: int = 1,
-    **given: Any,
+    **options: Unpack[BenchOptions],
 ) -> NoiseScaleReading:
     """Measures tr(Sigma) / |G|^2 at given weights (McCandlish et al. 2018, arXiv 1812.06162).
 
@@ -72,8 +73,8 @@ def gradient_noise_scale(
         seconds: About what measuring may take, at least 8 pairs.
         seed: Of weights and training.
         verbose: 0 prints nothing.
-        **given: Further arguments of `open_bench`: `optimizer`, `baseline`, `loss`, `metrics`,
-            `class_weight`, `model_arguments`, `data_dir`, `image_size`, `records_dir`.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used; a model whose gradient cannot be measured.
@@ -93,7 +94,7 @@ def gradient_noise_scale(
         most_pairs=most_pairs,
         seconds=seconds,
     )
-    with _opened(build_model, data, verbose, given) as (bench, progress):
+    with _opened(build_model, data, verbose, options) as (bench, progress):
         configuration = bench.configuration(_size(bench, batch_size))
         found: NoiseScaleReading = bench.measure(
             measure_noise_scale, configuration, weights, settings
@@ -113,7 +114,7 @@ def learning_rate_range(
     examples: int | None = None,
     seeds: Sequence[int] = (1, 2, 3),
     verbose: int = 1,
-    **given: Any,
+    **options: Unpack[BenchOptions],
 ) -> RangeReading:
     """Runs a learning-rate range test (Smith 2015, arXiv 1506.01186) at a batch size.
 
@@ -138,7 +139,8 @@ def learning_rate_range(
         examples: Examples of a sweep instead, so that different batch sizes see as many.
         seeds: A sweep each.
         verbose: 0 prints nothing.
-        **given: Further arguments of `open_bench`, see `gradient_noise_scale`.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used.
@@ -149,7 +151,7 @@ def learning_rate_range(
 
     if steps is not None and examples is not None:
         raise InputError(f"`steps` or `examples` must be None. Received: {steps=}, {examples=}.")
-    with _opened(build_model, data, verbose, given) as (bench, progress):
+    with _opened(build_model, data, verbose, options) as (bench, progress):
         size = _size(bench, batch_size)
         count = examples // size if examples is not None else (100 if steps is None else steps)
         settings = RangeSettings(lowest, highest, steps=count, seeds=tuple(seeds))
@@ -173,7 +175,7 @@ def measure_curvature(
     seconds: float = math.inf,
     seed: int = 1,
     verbose: int = 1,
-    **given: Any,
+    **options: Unpack[BenchOptions],
 ) -> CurvatureReading:
     """Measures the ends of the Hessian's spectrum (Lanczos) and its trace (Hutchinson 1989).
 
@@ -197,7 +199,8 @@ def measure_curvature(
         seconds: About what measuring may take.
         seed: Of weights and training.
         verbose: 0 prints nothing.
-        **given: Further arguments of `open_bench`, see `gradient_noise_scale`.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used; a Hessian that is not finite.
@@ -208,7 +211,7 @@ def measure_curvature(
 
     weights = Weights(trained_steps, Path(weights_file) if weights_file else None, seed)
     settings = CurvatureSettings(examples, most_products, trace_products, seconds)
-    with _opened(build_model, data, verbose, given) as (bench, progress):
+    with _opened(build_model, data, verbose, options) as (bench, progress):
         configuration = bench.configuration(_size(bench, batch_size))
         found: CurvatureReading = bench.measure(
             measure_curvature_of, configuration, weights, settings
@@ -219,13 +222,12 @@ def measure_curvature(
 
 @contextlib.contextmanager
 def _opened(
-    build_model: Any, data: Any, verbose: int, given: dict[str, Any]
+    build_model: Any, data: Any, verbose: int, options: BenchOptions
 ) -> Iterator[tuple[Bench, Progress]]:
     from rich.console import Console
 
     progress = Progress(Console() if verbose else None)
-    execution = given.pop("execution", Execution(workers=1))
-    with open_bench(build_model, data, execution=execution, progress=progress, **given) as bench:
+    with open_bench(build_model, data, progress=progress, **options) as bench:
         yield bench, progress
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfbatch.bench import open_bench
+from typing_extensions import Unpack
+
+from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.errors import InputError
 from tfbatch.measuring.memory import SHARE, bytes_of
 from tfbatch.search.request import Execution
@@ -23,13 +24,8 @@ def measure_memory_by_image_size(
     image_sizes: Sequence[int],
     batch_sizes: Sequence[int] = (8, 16, 32, 64, 128),
     memory_budget: float | str | None = None,
-    baseline: str = "",
-    optimizer: str | None = None,
-    loss: Any = None,
-    model_arguments: dict[str, Any] | None = None,
-    data_dir: str | Path | None = None,
-    records_dir: str | Path | None = None,
     precision: str = "float32",
+    **options: Unpack[BenchOptions],
 ) -> ImageSizeMemory:
     """Measures what an example costs in memory at several sizes of the images.
 
@@ -42,13 +38,9 @@ def measure_memory_by_image_size(
         image_sizes: Heights and widths in pixels, in increasing order.
         batch_sizes: Batch sizes, in increasing order; those that do not fit are left out.
         memory_budget: See find_max_batch_size; default: 0.8 of the usable memory.
-        baseline: See find_max_batch_size, as all arguments that follow.
-        optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
-        loss: Loss of a model that is not compiled.
-        model_arguments: Further arguments of the builder.
-        data_dir: The source's data folder.
-        records_dir: Folder for records.
         precision: Keras's dtype policy.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
 
     Returns:
         The measured peaks, and for each image size a line with a PREDICTED largest batch.
@@ -66,13 +58,8 @@ def measure_memory_by_image_size(
     with open_bench(
         build_model,
         data,
-        optimizer=optimizer,
-        baseline=baseline,
-        loss=loss,
-        model_arguments=model_arguments,
-        data_dir=data_dir,
-        records_dir=records_dir,
         execution=Execution(workers=1, precision=precision),
+        **options,
     ) as bench:
         from tfbatch.instruments.image_size_memory import measure_image_sizes, measure_resized
         from tfbatch.instruments.largest_batch import open_prober

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tfbatch.bench import open_bench
+from typing_extensions import Unpack
+
+from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.errors import InputError
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Execution
 
 if TYPE_CHECKING:
-    from tfbatch.instruments.memory import MemoryReport
+    from tfbatch.instruments.memory_report import MemoryReport
 
 SHARE = 0.8
 """Part of the usable memory that is the budget where none is stated."""
@@ -31,21 +32,13 @@ def find_max_batch_size(
     largest: int | None = None,
     wished_batch_size: int | None = None,
     evaluation: bool = True,
-    baseline: str = "",
-    optimizer: str | None = None,
-    loss: Any = None,
-    metrics: Sequence[Any] | None = None,
-    class_weight: dict[int, float] | None = None,
-    model_arguments: dict[str, Any] | None = None,
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    records_dir: str | Path | None = None,
     precision: str = "float32",
     jit_compile: bool = False,
     strategy: str | None = None,
     logical_cpus: int = 0,
     stall_minutes: float = 10.0,
     verbose: int = 1,
+    **options: Unpack[BenchOptions],
 ) -> MemoryReport:
     """Finds the largest batch that a training fits into memory with, by running it.
 
@@ -62,8 +55,8 @@ def find_max_batch_size(
         ```
 
     Args:
-        build_model: See find_batch_size, as all arguments that it has too.
-        data: The data.
+        build_model: See find_batch_size.
+        data: The data, see find_batch_size.
         memory_budget: Bytes that a training process may use, or a text such as "1.5 GB" or
             "800 MiB". Default: what this process may use (its control group's limit, or the
             machine's memory), or the GPU's memory.
@@ -73,21 +66,14 @@ def find_max_batch_size(
         wished_batch_size: A batch that you would like: where it does not fit, the micro-batch and
             number of accumulation steps that make it are found and run too.
         evaluation: Whether the largest evaluation batch is searched too.
-        baseline: Optimizer's learning rate and batch size, as find_batch_size takes it.
-        optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
-        loss: Loss of a model that is not compiled.
-        metrics: Its metrics.
-        class_weight: Weight of each class in the training loss.
-        model_arguments: Further arguments of the builder.
-        data_dir: The source's data folder.
-        image_size: Size of the images of a data set without a recipe, in pixels.
-        records_dir: Folder for records.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model.
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         stall_minutes: A process that gives no sign of life for so long is ended.
         verbose: 0 prints nothing.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
 
     Returns:
         The sizes with every process's peak. `batch_size` is 0 where nothing fits.
@@ -110,15 +96,6 @@ def find_max_batch_size(
     with open_bench(
         build_model,
         data,
-        optimizer=optimizer,
-        baseline=baseline,
-        loss=loss,
-        metrics=metrics,
-        class_weight=class_weight,
-        model_arguments=model_arguments,
-        data_dir=data_dir,
-        image_size=image_size,
-        records_dir=records_dir,
         execution=Execution(
             workers=None if strategy else 1,
             precision=precision,
@@ -128,6 +105,7 @@ def find_max_batch_size(
             stall_minutes=stall_minutes,
         ),
         progress=progress,
+        **options,
     ) as bench:
         report = measure_memory(
             bench,

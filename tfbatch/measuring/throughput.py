@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfbatch.bench import open_bench
+from typing_extensions import Unpack
+
+from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.errors import InputError
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Execution
@@ -48,21 +49,13 @@ def measure_throughput(
     alignment: bool = False,
     input_bound: bool = True,
     max_seconds: float = 120.0,
-    baseline: str = "",
-    optimizer: str | None = None,
-    loss: Any = None,
-    metrics: Sequence[Any] | None = None,
-    class_weight: dict[int, float] | None = None,
-    model_arguments: dict[str, Any] | None = None,
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    records_dir: str | Path | None = None,
     precision: str = "float32",
     jit_compile: bool = False,
     strategy: str | None = None,
     logical_cpus: int = 0,
     workers: int | None = None,
     verbose: int = 1,
+    **options: Unpack[BenchOptions],
 ) -> ThroughputReport:
     """Times training steps at several batch sizes, and pipeline and model apart.
 
@@ -76,29 +69,22 @@ def measure_throughput(
         ```
 
     Args:
-        build_model: See find_batch_size, as all arguments that it has too.
-        data: The data.
+        build_model: See find_batch_size.
+        data: The data, see find_batch_size.
         batch_sizes: Sizes to measure, at most the number of training examples.
         alignment: Whether their neighbours are measured too: odd sizes and multiples of 8, 10 and
             32 beside powers of two. `throughput.residual(size)` is what they miss the line by.
         input_bound: Whether the pipeline alone and the model alone are timed as well.
         max_seconds: About what the measurements may take in all; the largest sizes are left out
             where that is short.
-        baseline: Optimizer's learning rate and batch size, as find_batch_size takes it.
-        optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
-        loss: Loss of a model that is not compiled.
-        metrics: Its metrics.
-        class_weight: Weight of each class in the training loss.
-        model_arguments: Further arguments of the builder.
-        data_dir: The source's data folder.
-        image_size: Size of the images of a data set without a recipe, in pixels.
-        records_dir: Folder for records.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model.
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         workers: 0 to measure in this process, where a profiler sees it.
         verbose: 0 prints nothing.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used.
@@ -123,17 +109,9 @@ def measure_throughput(
     with open_bench(
         build_model,
         data,
-        optimizer=optimizer,
-        baseline=baseline,
-        loss=loss,
-        metrics=metrics,
-        class_weight=class_weight,
-        model_arguments=model_arguments,
-        data_dir=data_dir,
-        image_size=image_size,
-        records_dir=records_dir,
         execution=execution,
         progress=progress,
+        **options,
     ) as bench:
         examples = bench.data.splits["train"]
         if sizes[-1] > examples:
