@@ -175,3 +175,13 @@ def test_it_can_be_told_to_be_silent_and_to_time_nothing(capsys):
 
     assert capsys.readouterr().out == ""
     assert "larger batches were not tried" in str(advisor.advice)
+
+
+def test_peaks_that_hardly_rise_give_no_estimate_of_the_largest_batch():
+    peaks = {64: 700_000_000, 128: 700_100_000, 256: 700_150_000}
+    steps = dataclasses.replace(MEASURED.steps, peak_bytes=peaks)
+
+    advice = advise(dataclasses.replace(MEASURED, steps=steps), command=COMMAND)
+
+    assert "no estimate beyond it: the peak hardly rose" in advice.lines[2]
+    assert "predicted" not in advice.lines[2]

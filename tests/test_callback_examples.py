@@ -11,11 +11,6 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@pytest.fixture(autouse=True)
-def no_cifar10(monkeypatch):
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-
-
 @pytest.fixture
 def example():
     def load(name):

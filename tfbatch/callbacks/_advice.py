@@ -148,6 +148,8 @@ def _memory(measured: Measured) -> str:
     line = predict_largest_batch_size(
         list(rising), list(rising.values()), budget_bytes=measured.budget_bytes
     )
+    if math.isinf(line.interval.high):
+        return f"{said}; no estimate beyond it: the peak hardly rose"
     return f"{said}; estimate of the largest that fits, {line}, not verified"
 
 
