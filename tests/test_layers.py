@@ -27,7 +27,7 @@ FLOORS = {
     5.4: "given",
     5.6: "bench",
     6: "finder measuring",
-    7: "prepare tune train export probe command_line",
+    7: "prepare tune train export probe command_line workload_flags",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

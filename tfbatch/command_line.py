@@ -135,6 +135,21 @@ def _flush(*streams: IO[str] | None) -> None:
                 stream.flush()
 
 
+def say(console: Console, text: str) -> None:
+    """Prints text as it is: no markup, no wrapping of what may be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def announcer(console: Console, text: str) -> Callable[[], None]:
+    """Says at once that a signal was heard; a signal handler must not wait for rich's lock."""
+    line = f"\n{text} Again to quit at once.\n".encode()
+
+    def announce() -> None:
+        os.write(console.file.fileno(), line)
+
+    return announce
+
+
 class StopSignal:
     """Ctrl-C and SIGTERM ask a run to end with the best answer so far; a second one ends it.
 

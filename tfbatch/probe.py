@@ -11,7 +11,6 @@ it.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -24,18 +23,20 @@ from rich.table import Table
 
 from tfbatch.command_line import (
     StopSignal,
+    announcer,
     library_noise_to,
-    parse_arguments,
     parse_flags,
     path_of,
     run_command,
+    say,
 )
 from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.given import Given
 from tfbatch.instruments import INSTRUMENTS
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, Task, make_request
+from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, make_request
+from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 if TYPE_CHECKING:
     from tfbatch.bench import Bench  # imports TensorFlow when it is opened
@@ -43,57 +44,15 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FlagValues()
 LOG = "libraries.log"
+STOPPING = "Stopping after this instrument."
 _MOST_ROWS = 12
 _OWN = ("output_dir", "skip", "max_minutes", "batch_sizes", "logical_cpus")
 
 
-def _text(name: str, default: str | None, text: str) -> None:
-    flags.DEFINE_string(name, default, text, flag_values=FLAGS)
-
-
-_text(
-    "dataset",
-    "digits",
-    "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a recipe: "
-    "tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
-)
-_text(
-    "data",
-    None,
-    "package.module:function of yours, `make_dataset(split, batch_size, seed)`, or a function "
-    "without arguments that gives arrays or a Dataset. Instead of --dataset.",
-)
-_text("data_dir", None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR.")
-_text("records_dir", None, "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.")
-flags.DEFINE_integer(
-    "image_size",
-    None,
-    "Height and width of the images of a data set without a recipe.",
-    1,
-    flag_values=FLAGS,
-)
-_text(
-    "model",
-    "small_cnn",
-    "A model of tfbatch/models or keras.applications, or package.module:function.",
-)
-_text("model_arguments", "", 'Arguments of the builder, e.g. "normalization=group".')
-_text("loss", None, "Keras loss of a model that is not compiled. Default: classification.")
-flags.DEFINE_list("metrics", None, "Keras metrics, for the same.", flag_values=FLAGS)
-_text("optimizer", None, "A file of tfbatch/optimizers: sgd, adamw, .... Default: sgd, momentum.")
-_text("baseline", "", 'What you train with now, e.g. "batch_size=128,learning_rate=0.05".')
-flags.DEFINE_list(
-    "batch_sizes",
-    None,
-    "Batch sizes of interest. Default: powers of two from 8 to 1024, at most an eighth of the "
-    "training split.",
-    flag_values=FLAGS,
-)
-_text("precision", "float32", "float32, mixed_float16 or mixed_bfloat16.")
-flags.DEFINE_boolean("jit_compile", False, "Whether XLA compiles the model.", flag_values=FLAGS)
-_text("strategy", None, "mirrored: on all GPUs of the machine; batch sizes are global ones.")
-flags.DEFINE_integer(
-    "logical_cpus", 0, "Split the CPU, to try --strategy without GPUs.", 0, flag_values=FLAGS
+define_workload_flags(
+    FLAGS,
+    batch_sizes="Batch sizes of interest. Default: powers of two from 8 to 1024, at most an eighth "
+    "of the training split.",
 )
 flags.DEFINE_list(
     "skip", [], f"Instruments to leave out: {', '.join(INSTRUMENTS.names())}.", flag_values=FLAGS
@@ -105,8 +64,11 @@ flags.DEFINE_float(
     "the model's first steps suggest, at most 2.5.",
     flag_values=FLAGS,
 )
-_text(
-    "output_dir", None, f"Folder for what is written. Default: {DEFAULT_RUNS}/DATASET-MODEL-probe."
+flags.DEFINE_string(
+    "output_dir",
+    None,
+    f"Folder for what is written. Default: {DEFAULT_RUNS}/DATASET-MODEL-probe.",
+    flag_values=FLAGS,
 )
 
 
@@ -119,32 +81,18 @@ def request_from_flags(run_dir: Path) -> Request:
     Raises:
         InputError: A flag that cannot be used.
     """
-    if FLAGS.data and FLAGS["dataset"].present:
-        raise InputError(
-            "`--dataset` names a data set and `--data` a function of yours: give one of them. "
-            f"Received: --dataset={FLAGS.dataset} --data={FLAGS.data}."
-        )
     if FLAGS.max_minutes is not None and not 0 < FLAGS.max_minutes < float("inf"):
         raise InputError(f"`max_minutes` must be > 0. Received: {FLAGS.max_minutes}.")
     return make_request(
-        dataset=FLAGS.data or FLAGS.dataset,
-        image_size=FLAGS.image_size,
-        model=FLAGS.model,
+        **workload_from(FLAGS),
         search="joint",
         objective=None,
         trial_length=None,
-        baseline=FLAGS.baseline,
-        batch_sizes=_batch_sizes(),
-        optimizer=FLAGS.optimizer,
         max_trials=None,
         max_minutes=None,
         seed=1,
         run_dir=run_dir,
-        data_dir=path_of(FLAGS.data_dir),
-        records_dir=path_of(FLAGS.records_dir),
         overwrite=False,
-        model_arguments=parse_arguments(FLAGS.model_arguments, flag="--model_arguments"),
-        task=Task(FLAGS.loss, None if FLAGS.metrics is None else tuple(FLAGS.metrics)),
         execution=Execution(
             workers=None if FLAGS.strategy else 1,
             precision=FLAGS.precision,
@@ -162,12 +110,15 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
         request = request_from_flags(Path(folder) / "run")
         output_dir = _output_dir(request)
-        with library_noise_to(output_dir / LOG) as (out, err), StopSignal(_announcer(err)) as stop:
+        with (
+            library_noise_to(output_dir / LOG) as (out, err),
+            StopSignal(announcer(err, STOPPING)) as stop,
+        ):
             progress = LiveProgress(out) if out.is_terminal else Progress(out)
             try:
                 probed = _probe(request, names, progress, stop)
             except StoppedError as error:
-                _say(err, str(error))
+                say(err, str(error))
                 return stop.exit_code
             finally:
                 progress.end()
@@ -175,8 +126,8 @@ def main(arguments: list[str]) -> int:
             command = _verifying(probed)
             conclusion = [probed.hardware(), probed.gradient(command)]
             _write(output_dir, request, probed, conclusion, command)
-            _say(out, "\n" + " ".join(conclusion))
-            _say(out, f"\nWritten: probe.json, probe.html, {LOG} in {output_dir}")
+            say(out, "\n" + " ".join(conclusion))
+            say(out, f"\nWritten: probe.json, probe.html, {LOG} in {output_dir}")
             if not any(section.reading for section in probed.sections) and not stop():
                 raise SearchError("No instrument has measured anything: see above.")
             return stop.exit_code
@@ -253,16 +204,16 @@ def _output_dir(request: Request) -> Path:
 
 def _show(out: Console, probed: Probed) -> None:
     for section in probed.sections:
-        _say(out, f"\n{section.heading} ({section.seconds:.1f} s)")
+        say(out, f"\n{section.heading} ({section.seconds:.1f} s)")
         if section.reading is None:
-            _say(out, f"Failed: {section.failure}")
+            say(out, f"Failed: {section.failure}")
             continue
         out.print(_table(section.reading))
-        _say(out, section.reading.conclusion())
+        say(out, section.reading.conclusion())
     if probed.prediction:
-        _say(out, "\nPredicted from noise scale and step times")
+        say(out, "\nPredicted from noise scale and step times")
         out.print(_table(probed.prediction))
-        _say(out, probed.prediction.conclusion())
+        say(out, probed.prediction.conclusion())
 
 
 def _table(reading: Any) -> Table:
@@ -312,7 +263,7 @@ def _write(
 def _verifying(probed: Probed) -> str:
     """The search that compares what is predicted to be about as fast."""
     given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
-    flags_given = [f"--{name}={_as_given(name)}" for name in given]
+    flags_given = as_given(FLAGS, given)
     sizes = {probed.baseline}
     if made := probed.prediction:
         sizes |= {made.batch_size}
@@ -321,36 +272,6 @@ def _verifying(probed: Probed) -> str:
         sizes |= set(probed.batch_sizes)
     flags_given.append(f"--batch_sizes={','.join(map(str, sorted(sizes)))}")
     return shlex.join([sys.executable, "-m", "tfbatch.tune", *flags_given])
-
-
-def _as_given(name: str) -> str:
-    value = FLAGS[name].value
-    return ",".join(value) if isinstance(value, list) else str(value)
-
-
-def _batch_sizes() -> list[int] | None:
-    if FLAGS.batch_sizes is None:
-        return None
-    try:
-        return [int(text) for text in FLAGS.batch_sizes]
-    except ValueError as error:
-        raise InputError(
-            f'`--batch_sizes` must be whole numbers, such as "32,64,128". '
-            f"Received: {','.join(FLAGS.batch_sizes)!r}."
-        ) from error
-
-
-def _announcer(console: Console) -> Any:
-    text = b"\nStopping after this instrument. Again to quit at once.\n"
-
-    def announce() -> None:
-        os.write(console.file.fileno(), text)
-
-    return announce
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,137 @@
+"""The flags of model, data, optimizer and devices, which `tune` and `probe` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+from absl import flags
+
+from tfbatch.command_line import parse_arguments, path_of
+from tfbatch.errors import InputError
+from tfbatch.search.request import Task
+
+_TEXTS: dict[str, tuple[str | None, str]] = {
+    "dataset": (
+        "digits",
+        "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a "
+        "recipe: tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
+    ),
+    "data": (
+        None,
+        "package.module:function of yours, `make_dataset(split, batch_size, seed)`, or a function "
+        "without arguments that gives arrays or a Dataset. Instead of --dataset.",
+    ),
+    "data_dir": (None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR."),
+    "records_dir": (
+        None,
+        "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.",
+    ),
+    "model": (
+        "small_cnn",
+        "A model of tfbatch/models or keras.applications, or package.module:function.",
+    ),
+    "model_arguments": ("", 'Arguments of the builder, e.g. "normalization=group".'),
+    "loss": (None, "Keras loss of a model that is not compiled. Default: classification."),
+    "class_weight": ("", 'Weights of classes in the training loss, e.g. "0=1,1=5".'),
+    "baseline": ("", 'What you train with now, e.g. "batch_size=128,learning_rate=0.05".'),
+    "optimizer": (None, "A file of tfbatch/optimizers: sgd, adamw, .... Default: the search's."),
+    "precision": ("float32", "float32, mixed_float16 or mixed_bfloat16."),
+    "strategy": (None, "mirrored: on all GPUs of the machine; batch sizes are global ones."),
+}
+
+
+class Workload(TypedDict):
+    """What `make_request` takes of these flags."""
+
+    dataset: str
+    image_size: int | None
+    model: str
+    model_arguments: dict[str, Any]
+    baseline: str
+    batch_sizes: list[int] | None
+    optimizer: str | None
+    data_dir: Path | None
+    records_dir: Path | None
+    task: Task
+
+
+def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None:
+    """Adds the flags to a command's.
+
+    Args:
+        values: The command's flags.
+        batch_sizes: What `--batch_sizes` is there, for the help.
+    """
+    for name, (default, text) in _TEXTS.items():
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "Height and width of the images of a data set without a recipe.",
+        1,
+        flag_values=values,
+    )
+    flags.DEFINE_list("metrics", None, "Keras metrics, as --loss.", flag_values=values)
+    flags.DEFINE_list("batch_sizes", None, batch_sizes, flag_values=values)
+    flags.DEFINE_boolean(
+        "jit_compile", False, "Whether XLA compiles the model.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "logical_cpus", 0, "Split the CPU, to try --strategy without GPUs.", 0, flag_values=values
+    )
+
+
+def workload_from(values: flags.FlagValues) -> Workload:
+    """Reads them; precision, strategy and devices are read by the command.
+
+    Raises:
+        InputError: One that cannot be used, or two that exclude each other.
+    """
+    if values.data and values["dataset"].present:
+        raise InputError(
+            "`--dataset` names a data set and `--data` a function of yours: give one of them. "
+            f"Received: --dataset={values.dataset} --data={values.data}."
+        )
+    metrics = None if values.metrics is None else tuple(values.metrics)
+    return {
+        "dataset": values.data or values.dataset,
+        "image_size": values.image_size,
+        "model": values.model,
+        "model_arguments": parse_arguments(values.model_arguments, flag="--model_arguments"),
+        "baseline": values.baseline,
+        "batch_sizes": None if values.batch_sizes is None else _integers(values.batch_sizes),
+        "optimizer": values.optimizer,
+        "data_dir": path_of(values.data_dir),
+        "records_dir": path_of(values.records_dir),
+        "task": Task(values.loss, metrics, _class_weight(values.class_weight)),
+    }
+
+
+def as_given(values: flags.FlagValues, names: list[str]) -> list[str]:
+    """Flags as they are typed, for a command that is shown."""
+
+    def text(value: Any) -> str:
+        return ",".join(value) if isinstance(value, list) else str(value)
+
+    return [f"--{name}={text(values[name].value)}" for name in names]
+
+
+def _class_weight(text: str) -> dict[int, float] | None:
+    found = parse_arguments(text, flag="--class_weight")
+    try:
+        return {int(key): float(value) for key, value in found.items()} or None
+    except ValueError as error:
+        raise InputError(
+            f'`--class_weight` must be written as "0=1,1=5". Received: {text!r}.'
+        ) from error
+
+
+def _integers(texts: list[str]) -> list[int]:
+    try:
+        return [int(text) for text in texts]
+    except ValueError as error:
+        raise InputError(
+            f'`--batch_sizes` must be whole numbers, such as "32,64,128". '
+            f"Received: {','.join(texts)!r}."
+        ) from error
