@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_model
 from search_fixtures import make_request_of
 
 import tfbatch
@@ -342,6 +343,12 @@ REFUSED = {
     "no loss": (layers, {}, "no class indices, so the loss must be given"),
     "loss twice": (compiled_adam, {"loss": "mae"}, "compiled in its builder, so `loss` cannot"),
     "metrics twice": (compiled_adam, {"metrics": ("mae",)}, "so `metrics` cannot"),
+    "unknown loss": (layers, {"loss": "mean_square_error"}, "Did you mean `mean_squared_error`"),
+    "unknown metric": (
+        layers,
+        {"loss": "mse", "metrics": ("mae", "acuracy")},
+        "`metrics` must be known to Keras. Received: 'acuracy'. Did you mean `accuracy`",
+    ),
     "no model": (lambda: 3, {}, "must return a keras.Model. Received: int"),
 }
 
@@ -351,6 +358,13 @@ def test_a_model_that_cannot_be_trained_is_refused_in_one_sentence(regression, n
     build, given, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
         Workload(regression, build, compilation=Compilation(**given)).build(1)
+
+
+@pytest.mark.parametrize("weights", [{10: 2.0}, {-1: 2.0}, {0: 1.0, 77: 2.0}])
+def test_a_weight_of_a_class_that_there_is_not_is_refused(digits, weights):
+    workload = Workload(digits, tiny_model.build, compilation=Compilation(class_weight=weights))
+    with pytest.raises(InputError, match="must name classes from 0 to 9 of digits"):
+        workload.build(1)
 
 
 def test_what_is_replaced_is_named_once(regression):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, did_you_mean
 from tfbatch.pipeline.data import Data
+
+_ALIASES = ("accuracy", "acc", "crossentropy", "ce")
+"""Metrics that `Model.compile` resolves by the loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +85,8 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
     """Refuses a model that cannot be trained as it is.
 
     Raises:
-        InputError: It is no Keras model, has several optimizers, or does not fit data and loss.
+        InputError: It is no Keras model, has several optimizers, or does not fit data and loss;
+            a loss, a metric or a class that there is not.
     """
     if not isinstance(model, keras.Model):
         raise InputError(
@@ -104,9 +109,12 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
             "A model with several optimizers has several learning rates, and tfbatch searches one: "
             f"train it with one optimizer. Received: {', '.join(sorted(optimizers.values()))}."
         )
+    _check_class_weight(compilation, data)
     if model.compiled:
         _refuse_given(compilation)
         return
+    _check_names("loss", "losses", [compilation.loss])
+    _check_names("metrics", "metrics", compilation.metrics or ())
     if compilation.loss is None:
         _check_classifier(model, data)
 
@@ -126,6 +134,36 @@ def _refuse_given(compilation: Compilation) -> None:
             f"The model is compiled in its builder, so `{given[0]}` cannot be given too. Leave it "
             "out, or remove `compile` from the builder."
         )
+
+
+def _check_class_weight(compilation: Compilation, data: Data) -> None:
+    """Keras takes a weight for a class that there is not, and does nothing."""
+    weights = compilation.class_weight or {}
+    if data.num_classes is None:
+        return
+    absent = sorted(set(weights) - set(range(data.num_classes)))
+    if absent:
+        raise InputError(
+            f"`class_weight` must name classes from 0 to {data.num_classes - 1} of {data.name}. "
+            f"Received: class {absent[0]}."
+        )
+
+
+def _check_names(argument: str, where: str, names: Iterable[Any]) -> None:
+    """Keras would say it where the model is compiled, in every trial, with a traceback."""
+    module = getattr(keras, where)
+    for name in names:
+        if not isinstance(name, str) or name in _ALIASES:
+            continue
+        try:
+            module.get(name)
+        except ValueError as error:
+            aliases = _ALIASES if argument == "metrics" else ()
+            close = did_you_mean(name, [*aliases, *dir(module)])
+            raise InputError(
+                f"`{argument}` must be known to Keras. Received: {name!r}.{close} "
+                f"It is one of keras.{where}, or the object itself in Python."
+            ) from error
 
 
 def _check_classifier(model: Any, data: Data) -> None:
