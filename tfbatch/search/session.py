@@ -1,29 +1,26 @@
-"""A whole run: data, checks, search, verification, final evaluation, files, words."""
+"""A whole run: data, checks, search, verification, step times; `ending` does the rest."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import RecordError
 from tfbatch.own_data import DataDescription
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.fingerprint import hardware, software
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.schema import content_hash
-from tfbatch.search import answer_files
 from tfbatch.search.adaptation import adapt
-from tfbatch.search.answer import Answer, Contender, Measured, find_answer, summarise
-from tfbatch.search.answer_files import RECOMMENDATION, TestMetrics
+from tfbatch.search.answer import find_answer
+from tfbatch.search.answer_files import RECOMMENDATION
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.confirmation import choose_candidates, run_rounds
-from tfbatch.search.edges import edges_of
+from tfbatch.search.ending import Ending
 from tfbatch.search.loop import Search
 from tfbatch.search.opening import (
     AnyEngine,
@@ -38,7 +35,6 @@ from tfbatch.search.opening import (
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
 from tfbatch.search.result import Result
-from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.step_seconds import (
     SECONDS_EACH,
@@ -234,7 +230,20 @@ class _Run:
             batch_sizes=self.request.search.confirmation.batch_sizes,
             step_seconds=self.step_seconds,
         )
-        return self._finish(answer)
+        return Ending(
+            request=self.request,
+            data=self.data,
+            engine=self.engine,
+            space=self.space,
+            folder=self.folder,
+            book=self.book,
+            clock=self.clock,
+            progress=self.progress,
+            derive=self.derive,
+            stop_requested=self.stop_requested,
+            build_model=self._build_model,
+            compiled=self._compiled,
+        ).finish(answer)
 
     def _expected_test_seconds(self) -> float:
         """What evaluating recommendation and baseline on test will take, from the untrained one."""
@@ -301,117 +310,6 @@ class _Run:
         measured = self.engine.call_alone("step_times", configurations)
         self.step_seconds = write_step_seconds(self.folder.path, measured, self.engine.devices)
 
-    def _test_metrics(self, answer: Answer) -> TestMetrics:
-        """Reads the test split, once for each answer: here and nowhere else."""
-        if "test" not in self.data.splits:
-            self.progress.say("There is no test split: the answer rests on validation alone.")
-            return {}
-        self.progress.say("Evaluating the recommendation and the baseline on the test split.")
-        test: TestMetrics = {}
-        for contender in _distinct(answer):
-            kept = [(t, self.book.weights_file(t.trial)) for t in contender.completed]
-            measured = [
-                self.engine.call("evaluate_weights", t.configuration, file, "test", t.seed)
-                for t, file in kept
-                if file.exists()
-            ]
-            if measured:
-                test[contender.key] = summarise(measured)
-        return test
-
-    def _known_answer(self, answer: Answer) -> TestMetrics | None:
-        """The test metrics of an earlier session, if its answer rests on the same trials."""
-        path = self.folder.path / RECOMMENDATION
-        if not path.exists() or not (self.folder.path / "best.keras").exists():
-            return None
-        before = json.loads(path.read_text(encoding="utf-8"))
-        evidence = sorted(t.trial for c in _distinct(answer) for t in c.trials)
-        untested = before["metrics"]["test"] is None and "test" in self.data.splits
-        if before["evidence"] != evidence or untested:
-            return None
-        same = (
-            before["batch_size"] == answer.recommended.configuration.batch_size
-            and before["learning_rate"]
-            == self.derive(answer.recommended.configuration).learning_rate
-        )
-        if not same:
-            return None
-        parts = {answer.recommended.key: before["metrics"]["test"]}
-        if answer.baseline and before["baseline"]:
-            parts[answer.baseline.key] = before["baseline"]["metrics"]["test"]
-        return {key: _as_measured(part) for key, part in parts.items() if part}
-
-    def _finish(self, answer: Answer) -> Result:
-        """Writes the answer, then reads test and saves the model: their failure loses nothing."""
-        interrupted = self.stop_requested()
-        known = self._known_answer(answer)
-        content = self._write(answer, known or {}, interrupted=interrupted)
-        if known is None and not interrupted:
-            with self._told("The test split could not be evaluated"):
-                content = self._write(answer, self._test_metrics(answer), interrupted=False)
-        with self._told("best.keras could not be written"):
-            self._save_best(answer.recommended)
-        first = answer.recommended.trials[0]
-        return Result(
-            run_dir=self.folder.path,
-            recommendation=content,
-            table=answer_files.table_by_batch_size(
-                self.book.trials, answer, self.request.objective
-            ),
-            snippet=keras_snippet(
-                first.configuration,
-                self.derive(first.configuration),
-                request=self.request,
-                data=self.data,
-                build_model=self._build_model,
-                compiled=self._compiled,
-                seed=first.seed,
-            ),
-            answer=answer,
-            rows=self.folder.journal.rows,
-            interrupted=interrupted,
-        )
-
-    def _write(self, answer: Answer, test: TestMetrics, *, interrupted: bool) -> dict[str, Any]:
-        content = answer_files.recommendation(
-            answer,
-            self.derive(answer.recommended.configuration),
-            objective=str(self.request.objective),
-            test=test,
-            trials=len(self.book.trials),
-            seconds=self.clock.elapsed,
-            status="interrupted" if interrupted else "complete",
-            memory=self.book.memory_used_up(),
-            edges=edges_of(self.book.trials, space=self.space, objective=self.request.objective),
-        )
-        best = answer_files.best_yaml(answer, request=self.request)
-        answer_files.write_answer(self.folder.path, content, best)
-        return content
-
-    @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """The answer stands whatever fails after it: the failure is told, and the run goes on."""
-        try:
-            yield
-        except RecordError:
-            raise
-        except Exception as error:  # of the user's own layers, or a lack of memory
-            self.progress.say(f"{what}: {type(error).__name__}: {error}")
-
-    def _save_best(self, contender: Contender) -> None:
-        """Saves the model of the first verification seed: not the luckiest one."""
-        first = contender.trials[0]
-        weights = self.book.weights_file(first.trial)
-        if weights.exists():
-            self.engine.call(
-                "save_model",
-                first.configuration,
-                weights,
-                first.seed,
-                first.row["total_examples"],
-                self.folder.path / "best.keras",
-            )
-
     def _write_settings(self) -> None:
         accelerators = list(self.engine.devices.accelerators)
         fingerprint = {"software": software(), "hardware": hardware(accelerators)}
@@ -425,26 +323,9 @@ class _Run:
         )
 
 
-def _distinct(answer: Answer) -> list[Contender]:
-    """Recommendation and baseline, once each."""
-    both = [answer.recommended, *([answer.baseline] if answer.baseline else [])]
-    return list({contender.key: contender for contender in both}.values())
-
-
 def _source_hash(build_model: Callable[..., Any]) -> str:
     """Changes when the builder's text changes: its old trials are another model's."""
     try:
         return content_hash(inspect.getsource(build_model))
     except (OSError, TypeError):  # typed at a prompt, or not a function
         return "unknown"
-
-
-def _as_measured(part: dict[str, Any]) -> dict[str, Measured]:
-    return {
-        name: Measured(
-            value["mean"],
-            float("nan") if value["standard_deviation"] is None else value["standard_deviation"],
-            value["seeds"],
-        )
-        for name, value in part.items()
-    }
