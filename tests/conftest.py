@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -11,6 +12,16 @@ import numpy as np
 import pytest
 
 from tfbatch.recipes import Recipe
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections():
+    """Graphs traced by earlier files make each collection of garbage last seconds: leave them out.
+
+    KerasTuner's own loop collects for every model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from typing import Any
 
@@ -22,15 +21,6 @@ ORACLES = {
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
     "sobol": SobolOracle,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections():
-    """KerasTuner collects garbage for every model: seconds in a process that has traced much."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class OneUpdate(keras_tuner.HyperModel):
