@@ -14,8 +14,15 @@ import pytest
 from tfbatch.recipes import Recipe
 
 
+@pytest.fixture(scope="session", autouse=True)
+def everything_collectable_at_the_end():
+    """Hypothesis looks at who refers to whom when it is imported, at a run's end if not before."""
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
-def quick_collections():
+def quick_collections(everything_collectable_at_the_end):
     """Graphs traced by earlier files make each collection of garbage last seconds: leave them out.
 
     KerasTuner's own loop collects for every model.

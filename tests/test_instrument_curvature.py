@@ -11,7 +11,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.gradients import HessianProduct
 from tfbatch.instruments.curvature import CurvatureSettings, curvature_of, measure_curvature_of
-from tfbatch.instruments.weights_and_examples import Weights
+from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
@@ -113,3 +113,43 @@ def test_nothing_to_measure_is_refused():
         HessianProduct(two_linear(), [])
     with pytest.raises(InputError, match="must be >= 1"):
         CurvatureSettings(examples=0)
+
+
+def shifted_model(input_shape, num_classes):
+    """Its first layer's outputs are far from mean 0 and deviation 1, which a new model assumes."""
+    inputs = keras.Input(input_shape)
+    hidden = keras.layers.Flatten()(inputs)
+    hidden = keras.layers.Dense(3, bias_initializer=keras.initializers.Constant(30.0))(hidden)
+    hidden = keras.layers.BatchNormalization()(keras.layers.Rescaling(20.0)(hidden))
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
+
+
+def test_at_initial_weights_normalisation_has_the_statistics_of_the_sample(digits):
+    """Mean 0 and variance 1, as a new layer has them, would make the largest eigenvalue huge."""
+    workload = Workload(digits, shifted_model)
+    found = measure_curvature_of(
+        ProgramCache(workload),
+        Configuration(batch_size=32, base_learning_rate=0.01),
+        Weights(seed=4),
+        CurvatureSettings(examples=64),
+        sign_of_life=lambda: None,
+    )
+    model = model_at(
+        ProgramCache(workload),
+        Configuration(batch_size=32, base_learning_rate=0.01),
+        Weights(seed=4),
+    )
+    (batch,) = training_batches(workload, batch_size=64, batches=1, seed=0, augmented=False)
+    normalisation = next(
+        layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
+    )
+    hidden = keras.Model(model.input, normalisation.input)(batch[0]).numpy()
+    plain = curvature_of(model, [batch], settings=CurvatureSettings())
+    normalisation.moving_mean.assign(hidden.mean(axis=0))
+    normalisation.moving_variance.assign(hidden.var(axis=0))
+    truth = curvature_of(model, [batch], settings=CurvatureSettings())
+    assert "moving statistics from the sample" in found.conclusion()
+    assert found.eigenvalues.largest.value == pytest.approx(
+        truth.eigenvalues.largest.value, rel=1e-3
+    )
+    assert plain.eigenvalues.largest.value > 10 * truth.eigenvalues.largest.value

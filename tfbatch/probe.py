@@ -61,7 +61,7 @@ flags.DEFINE_float(
     "max_minutes",
     None,
     "What the instruments share, beside starting up and finding the largest batch. Default: as "
-    "the model's first steps suggest, at most 2.5.",
+    "the model's first steps suggest, at most 3.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfbatch.charts import Chart, Series
@@ -19,6 +18,7 @@ from tfbatch.estimators.lanczos import ExtremeEigenvalues, extreme_eigenvalues
 from tfbatch.gradients import HessianProduct
 from tfbatch.instruments import Bench
 from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
+from tfbatch.layers import recalibrate_batch_normalization
 from tfbatch.training.program_cache import ProgramCache
 
 HEADING = "Curvature"
@@ -214,13 +214,13 @@ def measure_curvature_of(
         seed=settings.seed,
         augmented=False,
     )
-    normalised = any(
-        isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
-    )
-    note = " (untrained moving statistics)" if normalised and weights.untrained else ""
+    batches, note = list(sample), ""
+    # Before any update the moving statistics are those of no data, and eigenvalues meaningless.
+    if weights.untrained and recalibrate_batch_normalization(model, batches, max_passes=1):
+        note = " (moving statistics from the sample)"
     return curvature_of(
         model,
-        list(sample),
+        batches,
         settings=settings,
         where=f"{weights}{note}",
         sign_of_life=sign_of_life,

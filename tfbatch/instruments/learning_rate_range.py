@@ -23,7 +23,7 @@ from tfbatch.training.program_cache import ProgramCache
 
 HEADING = "Learning-rate range test"
 ORDER = 50
-SHARE = 2.0
+SHARE = 3.0
 _FIRST = 5
 _LARGE = 128
 

@@ -92,7 +92,9 @@ class NoiseScaleReading:
         rows = [_row("all", self.estimate)]
         if self.preconditioned:
             rows.append(_row("all, preconditioned", self.preconditioned))
-        return rows + [_row(n, e) for n, e in zip(self.layers, self.by_layer, strict=True)]
+        layers = [_row(n, e) for n, e in zip(self.layers, self.by_layer, strict=True)]
+        # What mends a doubt stands in the first row: here it would be repeated for most layers.
+        return rows + [(*row[:-1], row[-1].split(":")[0]) for row in layers]
 
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""

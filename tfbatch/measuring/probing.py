@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tfbatch.training.devices import Devices
 
 FEWEST_SECONDS = 35.0
-MOST_SECONDS = 150.0
+MOST_SECONDS = 180.0
 _PACE = 14.0
 """Instruments get so many times the seconds of the first training steps, tracing included."""
 
@@ -156,13 +156,14 @@ def run_instruments(
         batch_sizes: Sizes of interest, the baseline's among them, ascending.
         say: Told what begins and what failed.
         seconds: What all together may take, beside starting up and finding the largest batch.
-            Default: 14 times the first training steps, but 35 to 150 seconds.
+            Default: 14 times the first training steps, but 35 to 180 seconds. What an instrument
+            leaves of its share is its successors'.
         stop_requested: When true, no further instrument begins.
     """
     modules = sorted(map(INSTRUMENTS.load, names), key=lambda module: float(module.ORDER))
-    shares = sum(module.SHARE for module in modules)
     sections: list[Section] = []
-    for module in modules:
+    used = 0.0
+    for place, module in enumerate(modules):
         if stop_requested():
             break
         name = module.__name__.split(".")[-1]
@@ -172,7 +173,8 @@ def run_instruments(
         try:
             if module.SHARE and seconds is None:
                 seconds = _pace_seconds(bench)
-            allowed = (seconds or 0.0) * module.SHARE / shares if module.SHARE else math.inf
+            share = module.SHARE / (sum(later.SHARE for later in modules[place:]) or 1.0)
+            allowed = max((seconds or 0.0) - used, 0.0) * share if share else math.inf
             reading = module.probe(bench, batch_sizes=batch_sizes, seconds=allowed)
         except TfbatchError as error:
             failure = str(error)
@@ -181,6 +183,7 @@ def run_instruments(
         if failure:
             say(f"{module.HEADING} failed: {failure}")
         took = time.monotonic() - started
+        used += took if module.SHARE else 0.0
         sections.append(Section(name, module.HEADING, reading, failure, took, trace))
     return _together(bench, batch_sizes, sections)
 
