@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tfbatch.bench import open_bench
+from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError
 from tfbatch.instruments.climbing import Peak, Written, climb, read_written
 from tfbatch.instruments.image_size_memory import ResizedData
@@ -32,7 +33,7 @@ from tfbatch.instruments.memory_report import MemoryReport
 from tfbatch.instruments.peak_memory import refusals
 from tfbatch.instruments.probing import Prober
 from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
-from tfbatch.measuring.memory import bytes_of, find_max_batch_size
+from tfbatch.measuring.memory import find_max_batch_size
 from tfbatch.pipeline.counting import count_examples
 from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.search.request import Execution
@@ -130,8 +131,8 @@ def test_nothing_fits_is_said_with_what_was_measured(make_prober, floor):
     assert len(found.runs) == 2
     conclusion = report_of(found, floor / 2).conclusion()
     assert conclusion.startswith("Nothing fits: a batch of 1 peaks at ")
-    assert f"the budget is {floor / 2:,.0f} MB" in conclusion
-    assert f"{found.started_bytes / MEGABYTE:,.0f} MB" in conclusion
+    assert f"the budget is {floor / 2 * MEGABYTE / 1e6:,.0f} MB" in conclusion
+    assert f"{found.started_bytes / 1e6:,.0f} MB" in conclusion
 
 
 def test_validation_that_alone_does_not_fit_is_told_from_training(make_prober, floor):

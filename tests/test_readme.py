@@ -1,8 +1,11 @@
 """README's code blocks are run, its YAML is loaded, its commands are parsed."""
 
 import functools
+import os
 import re
 import shlex
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -36,6 +39,7 @@ def ids(texts):
 
 
 SCRIPTS = [text for text in blocks("python") if "class Family" not in text]
+GUARDED = [text for text in SCRIPTS if "__main__" in text]
 COMMANDS = [
     line.split("#")[0].strip()
     for text in blocks("sh")
@@ -52,6 +56,26 @@ def test_python_block_runs(script, tmp_path, monkeypatch):
     in_process = functools.partial(tfbatch.find_batch_size, workers=0)
     monkeypatch.setattr(tfbatch, "find_batch_size", in_process, raising=False)
     exec(compile(script, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", GUARDED, ids=ids(GUARDED))
+def test_script_that_starts_processes_runs(script, tmp_path):
+    (tmp_path / "script.py").write_text(script, encoding="utf-8")
+    environment = {**os.environ, "TFBATCH_RECORDS_DIR": str(tmp_path / "records")}
+    ended = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("Received") == 0
+    for said in ("largest training batch", "batch size", "noise scale", "range test", "Hessian"):
+        assert said in ended.stdout
 
 
 def test_the_schedule_of_the_readme_is_a_schedule_family():

@@ -3,70 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
-from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.given import Given, as_dataset, reference, stored, task_of, user_code
-from tfbatch.own_data import DataDescription
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Execution, Request, make_request
-from tfbatch.workers.slot import Start
-
-if TYPE_CHECKING:
-    from tfbatch.search.opening import AnyEngine  # imports TensorFlow
-    from tfbatch.training.description import ModelDescription
-    from tfbatch.training.runner import UserCode
-
-
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """A process with model and data in it, which instruments' functions are called in.
-
-    Attributes:
-        request: What was asked, fitted to the model.
-        code: What the user gives as code, for processes of an instrument's own.
-        data: What the data holds.
-        model: What the model is.
-        engine: Calls functions in the process.
-    """
-
-    request: Request
-    code: UserCode
-    data: DataDescription
-    model: ModelDescription
-    engine: AnyEngine
-
-    def configuration(self, batch_size: int) -> Configuration:
-        """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
-        rule = self.request.search.space.rule
-        baseline = self.request.baseline_configuration(rule)
-        return baseline.model_copy(update={"batch_size": batch_size})
-
-    def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(programs, *arguments, sign_of_life=...)` returns in the process.
-
-        Args:
-            function: Module-level: it travels by its name.
-            arguments: Its further arguments.
-        """
-        return self.engine.call_alone("measure", function, *arguments)
-
-    def own_process(self, log: Path) -> Start:
-        """How a process of an instrument's own begins, with the whole machine.
-
-        Args:
-            log: File for everything that it prints.
-        """
-        from tfbatch.training.runner import begin_worker
-
-        place = dataclasses.replace(self.engine.job.place, slot=0, workers=1, whole=True)
-        return Start(log, None, begin_worker, (dataclasses.replace(self.engine.job, place=place),))
+from tfbatch.search.workbench import Bench
 
 
 class BenchOptions(TypedDict, total=False):

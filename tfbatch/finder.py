@@ -45,6 +45,7 @@ def find_batch_size(
     model_arguments: dict[str, Any] | None = None,
     callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None,
     strategy: str | None = None,
+    memory_budget: str | None = None,
     stall_minutes: float = 10.0,
     checkpoint_seconds: float = 60.0,
     verbose: int = 1,
@@ -105,6 +106,9 @@ def find_batch_size(
             that makes a list of them.
         strategy: "mirrored" to train each trial on all GPUs of the machine; batch sizes are then
             global ones, shared equally by the replicas.
+        memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
+            "auto" for 80 % of what there is: the largest batch that fits is measured first, and
+            larger ones are left out. Default: trials find out.
         stall_minutes: A trial that gives no sign of life for so long is ended as "timeout".
         checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
@@ -149,6 +153,7 @@ def find_batch_size(
             stall_minutes=stall_minutes,
             checkpoint_seconds=checkpoint_seconds,
             strategy=strategy,
+            memory_budget=memory_budget,
         ),
     )
     check_run_dir(request.run_dir)

@@ -39,8 +39,8 @@ from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, make_reques
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 if TYPE_CHECKING:
-    from tfbatch.bench import Bench  # imports TensorFlow when it is opened
     from tfbatch.measuring.probing import Probed
+    from tfbatch.search.workbench import Bench  # imports TensorFlow when it is opened
 
 FLAGS = flags.FlagValues()
 LOG = "libraries.log"

@@ -58,6 +58,12 @@ for _name, _default, _help in (
         'Length of a trial, e.g. "5 epochs", "200_000 examples". Default: recipe.',
     ),
     ("run_dir", None, f"The run folder. Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH."),
+    (
+        "memory_budget",
+        None,
+        'Memory for all workers together (on GPUs: of each), e.g. "8 GB", or auto for 80 % of what '
+        "there is: batches that are measured not to fit are left out. Default: trials find out.",
+    ),
     ("chief", None, "HOST:PORT: other machines may join this search there."),
     ("join", None, "HOST:PORT of a search to run trials for; with --data_dir, --workers alone."),
 ):
@@ -116,6 +122,7 @@ def request_from_flags() -> Request:
             chief=FLAGS.chief,
             strategy=FLAGS.strategy,
             logical_cpus=FLAGS.logical_cpus,
+            memory_budget=FLAGS.memory_budget,
         ),
     )
 

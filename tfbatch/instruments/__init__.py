@@ -53,7 +53,7 @@ INSTRUMENTS = _Instruments(__name__, kind="instrument", folder=__path__)
 
 
 class Bench(Protocol):
-    """What an instrument sees of a tfbatch.bench.Bench."""
+    """What an instrument sees of a tfbatch.search.workbench.Bench."""
 
     @property
     def request(self) -> Any:

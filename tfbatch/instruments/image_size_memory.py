@@ -68,8 +68,8 @@ class ImageSizeMemory:
         return [
             {
                 "image_size": found.image_size,
-                "megabytes_per_example": round(found.predicted.bytes_per_example / 2**20, 3),
-                "fixed_megabytes": round(found.predicted.fixed_bytes / 2**20),
+                "megabytes_per_example": round(found.predicted.bytes_per_example / 1e6, 3),
+                "fixed_megabytes": round(found.predicted.fixed_bytes / 1e6),
                 "predicted_largest_batch_size": found.predicted.batch_size,
                 "measured_up_to": found.peaks[-1].size,
             }
@@ -86,7 +86,7 @@ class ImageSizeMemory:
         first, last = self.sizes[0], self.sizes[-1]
         return (
             f"What an example costs grows with the image's area to the power "
-            f"{self.area_exponent:.2f}: under {self.budget_bytes / 2**20:,.0f} MB the predicted "
+            f"{self.area_exponent:.2f}: under {self.budget_bytes / 1e6:,.0f} MB the predicted "
             f"largest batch goes from {first.predicted.batch_size} at {first.image_size} pixels to "
             f"{last.predicted.batch_size} at {last.image_size}."
         )

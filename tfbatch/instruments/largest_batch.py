@@ -78,7 +78,7 @@ class LargestBatchReading:
         if not peaks:
             return ()
         sizes, megabytes = zip(*peaks, strict=True)
-        budget = self.report.budget_bytes / 2**20
+        budget = self.report.budget_bytes / 1e6
         series = [Series("peak of the process", sizes, megabytes, kind="points")]
         if max(megabytes) > budget / 3:  # else it would press the peaks to the ground
             ends = (sizes[0], sizes[-1])

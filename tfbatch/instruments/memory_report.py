@@ -105,7 +105,7 @@ def _rows(run: Run) -> Iterator[dict[str, Any]]:
         yield {
             "batch_size": probe.batch_size,
             "outcome": probe.outcome,
-            "peak_megabytes": round(known / 2**20) if known else None,
+            "peak_megabytes": round(known / 1e6) if known else None,
             "process_seconds": round(run.seconds, 1),
         }
 
@@ -145,4 +145,4 @@ def _nothing_fits(found: LargestSize, budget_bytes: float) -> str:
 
 
 def _megabytes(number: float | None) -> str:
-    return "unknown" if number is None else f"{number / 2**20:,.0f} MB"
+    return "unknown" if number is None else f"{number / 1e6:,.0f} MB"

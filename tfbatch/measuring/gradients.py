@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Unpack
 
-from tfbatch.bench import Bench, BenchOptions, open_bench
+from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.errors import InputError
 from tfbatch.search.progress import Progress
+from tfbatch.search.workbench import Bench
 
 if TYPE_CHECKING:
     from tfbatch.instruments.curvature import CurvatureReading

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Unpack
 
 from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError
-from tfbatch.measuring.memory import SHARE, bytes_of
+from tfbatch.measuring.memory import SHARE
 from tfbatch.search.request import Execution
 
 if TYPE_CHECKING:

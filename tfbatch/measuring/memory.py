@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
 from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Execution
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 SHARE = 0.8
 """Part of the usable memory that is the budget where none is stated."""
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def find_max_batch_size(
@@ -117,31 +114,6 @@ def find_max_batch_size(
         )
     progress.say(str(report))
     return report
-
-
-def bytes_of(budget: float | str | None) -> float | None:
-    """Bytes from a number or a text.
-
-    Raises:
-        InputError: Neither, or not > 0.
-    """
-    if budget is None:
-        return None
-    found: float | None = None
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*([\d_.]+)\s*([KMGT]?I?B?)\s*", budget.upper())
-        unit = match[2] if match else ""
-        if match and unit in _UNITS:
-            with contextlib.suppress(ValueError):
-                found = float(match[1]) * _UNITS[unit]
-    elif isinstance(budget, int | float) and not isinstance(budget, bool):
-        found = float(budget)
-    if found is None or not 0 < found < float("inf"):
-        raise InputError(
-            "`memory_budget` must be > 0: a number of bytes, or a text such as '1.5 GB' or "
-            f"'800 MiB'. Received: {budget!r}."
-        )
-    return found
 
 
 def _margin(margin: float | None, *, stated: bool) -> float:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfbatch.bench import Bench
 from tfbatch.errors import InputError, TfbatchError
 from tfbatch.estimators.predicted_batch_size import BatchSizePrediction, predict_batch_size
 from tfbatch.instruments import INSTRUMENTS, Reading
 from tfbatch.search.step_seconds import device_name
+from tfbatch.search.workbench import Bench
 
 if TYPE_CHECKING:
     from tfbatch.training.devices import Devices

@@ -45,7 +45,7 @@ def measure_throughput(
     build_model: Callable[..., Any] | str,
     data: Any,
     *,
-    batch_sizes: Sequence[int],
+    batch_sizes: Sequence[int] | None = None,
     alignment: bool = False,
     input_bound: bool = True,
     max_seconds: float = 120.0,
@@ -71,7 +71,8 @@ def measure_throughput(
     Args:
         build_model: See find_batch_size.
         data: The data, see find_batch_size.
-        batch_sizes: Sizes to measure, at most the number of training examples.
+        batch_sizes: Sizes to measure, at most the number of training examples. Default: powers of
+            two from 8 to 1024, at most an eighth of them.
         alignment: Whether their neighbours are measured too: odd sizes and multiples of 8, 10 and
             32 beside powers of two. `throughput.residual(size)` is what they miss the line by.
         input_bound: Whether the pipeline alone and the model alone are timed as well.
@@ -90,13 +91,14 @@ def measure_throughput(
         InputError: Something asked for cannot be used.
         DataError: Data absent or damaged.
     """
-    sizes = _checked(batch_sizes)
+    asked = None if batch_sizes is None else _checked(batch_sizes)
     if not max_seconds > 0:
         raise InputError(f"`max_seconds` must be > 0. Received: {max_seconds}.")
     from rich.console import Console
 
     from tfbatch.instruments.input_bound import measure_input_bound
     from tfbatch.instruments.throughput import measure_throughput_of, with_odd_sizes
+    from tfbatch.search.space import SearchSpace
 
     progress = Progress(Console() if verbose else None)
     execution = Execution(
@@ -114,6 +116,8 @@ def measure_throughput(
         **options,
     ) as bench:
         examples = bench.data.splits["train"]
+        space = bench.request.search.space
+        sizes = asked or SearchSpace(space, num_examples=examples).batch_sizes
         if sizes[-1] > examples:
             raise InputError(
                 f"`batch_sizes` must not exceed the {examples} training examples. "

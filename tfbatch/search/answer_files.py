@@ -33,6 +33,7 @@ def recommendation(
     seconds: float,
     status: str,
     memory: dict[str, Any] | None = None,
+    memory_limit: dict[str, Any] | None = None,
     edges: Edges = Edges(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """The content of recommendation.json.
@@ -46,6 +47,7 @@ def recommendation(
         seconds: Wall-clock seconds of all of them and of this session's other work.
         status: "complete", or "interrupted" when somebody ended the run early.
         memory: Where memory was used up, or None if it never was.
+        memory_limit: What was measured to fit, or None if nothing was.
         edges: Batch sizes whose best learning rate lies at an edge of the searched range.
     """
     c = answer.recommended.configuration
@@ -88,6 +90,7 @@ def recommendation(
         else [x.key for x in answer.choice.comparisons if x.tied],
         "margin": None if answer.choice is None else answer.choice.margin,
         "memory_used_up": memory,
+        "memory_limit": memory_limit,
         "best_learning_rate_at_edge": {"low": list(edges.low), "high": list(edges.high)},
         "trials": trials,
         "seconds": round(seconds, 1),

@@ -17,6 +17,7 @@ from tfbatch.search.answer import Answer, Contender, Measured, summarise
 from tfbatch.search.answer_files import RECOMMENDATION, TestMetrics
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.edges import edges_of
+from tfbatch.search.memory_limit import read_memory_limit
 from tfbatch.search.opening import AnyEngine
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
@@ -100,6 +101,9 @@ class Ending:
             seconds=self.clock.elapsed,
             status="interrupted" if interrupted else "complete",
             memory=self.book.memory_used_up(),
+            memory_limit=read_memory_limit(self.folder.path)
+            if self.request.execution.memory_budget is not None
+            else None,
             edges=edges_of(self.book.trials, space=self.space, objective=self.request.objective),
         )
         best = answer_files.best_yaml(answer, request=self.request)

@@ -36,6 +36,7 @@ class Search:
         seed: The run's seed.
         untrained: The objective's value before any training.
         progress: Told of the search's progress.
+        largest_batch_size: No larger one is tried; None where nothing was measured.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Search:
         seed: int,
         untrained: float,
         progress: Progress,
+        largest_batch_size: int | None = None,
     ):
         self._config = config
         self._space = space
@@ -58,6 +60,7 @@ class Search:
         self._seed = seed
         self._untrained = untrained
         self._progress = progress
+        self._largest = largest_batch_size or max(space.batch_sizes)
         self._scores: list[float] = []
         self._replaced = 0
         self._oracle = AskTell(
@@ -108,7 +111,7 @@ class Search:
     def _fitting(self, values: dict[str, Any]) -> dict[str, Any] | None:
         """A proposal, with another batch size if memory was used up at its own or a smaller one."""
         wall = self._book.memory_wall()
-        sizes = [size for size in self._space.batch_sizes if wall is None or size < wall]
+        sizes = [size for size in self._sizes() if wall is None or size < wall]
         if not sizes:
             return None
         proposed = self._space.configuration(values).batch_size
@@ -117,6 +120,9 @@ class Search:
         # Spread evenly over those that fit: the largest alone would get every such trial.
         self._replaced += 1
         return {**values, "batch_size": sizes[-1 - (self._replaced - 1) % len(sizes)]}
+
+    def _sizes(self) -> list[int]:
+        return [size for size in self._space.batch_sizes if size <= self._largest]
 
     def confirmation_reserve(self) -> float:
         """Seconds kept for verification."""
@@ -165,7 +171,7 @@ class Search:
         if self._book.trials:
             self._progress.say(f"Continuing: {len(self._book.trials)} trials are in the journal.")
         else:
-            sizes = ", ".join(map(str, self._space.batch_sizes))
+            sizes = ", ".join(map(str, self._sizes()))
             better = "higher" if self._objective.direction == "max" else "lower"
             self._progress.say(
                 f"Up to {self._config.max_trials} trials after the baseline, over batch sizes "

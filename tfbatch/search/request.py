@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.backend import check_backend
+from tfbatch.byte_sizes import bytes_of
 from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError, did_you_mean
@@ -45,6 +46,9 @@ class Execution:
         chief: "HOST:PORT" where other machines may join the search, or None.
         strategy: "mirrored" to train each trial on all devices of the machine, or None.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
+        memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
+            "auto" for 80 % of what there is: the largest batch that fits is measured first. None:
+            trials find out.
     """
 
     workers: int | None = None
@@ -55,6 +59,7 @@ class Execution:
     chief: str | None = None
     strategy: str | None = None
     logical_cpus: int = 0
+    memory_budget: str | None = None
 
     def __post_init__(self) -> None:
         if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
@@ -66,6 +71,13 @@ class Execution:
             raise InputError(
                 f"`precision` must be one of {', '.join(PRECISIONS)}."
                 f"{did_you_mean(self.precision, PRECISIONS)} Received: {self.precision!r}."
+            )
+        if self.memory_budget not in (None, AUTOMATIC):
+            bytes_of(self.memory_budget)
+        if self.memory_budget is not None and self.workers == 0:
+            raise InputError(
+                "`memory_budget` needs worker processes, whose memory can be measured. Received: "
+                "workers=0. Leave `workers` out."
             )
         if self.chief is not None and self.workers == 0:
             raise InputError(
@@ -86,6 +98,7 @@ class Execution:
                 raise InputError(f"`{name}` must be > 0. Received: {getattr(self, name)}.")
 
 
+AUTOMATIC = "auto"
 _MOST_WORKERS = 256
 
 

@@ -103,14 +103,16 @@ class Result:
         return "\n".join(lines)
 
     def _memory_lines(self) -> list[str]:
-        memory = self.recommendation["memory_used_up"]
+        limit, memory = (self.recommendation[x] for x in ("memory_limit", "memory_used_up"))
+        measured = [limit["conclusion"]] if limit else []
         if not memory:
-            return []
+            return measured
         fits = memory["largest_that_fits"]
         return [
+            *measured,
             f"Memory ({memory['device']}): used up at batch size "
             f"{memory['smallest_that_failed']}; the largest that was trained is "
-            f"{'none' if fits is None else fits}."
+            f"{'none' if fits is None else fits}.",
         ]
 
     def _baseline_lines(self) -> list[str]:

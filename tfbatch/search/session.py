@@ -22,6 +22,7 @@ from tfbatch.search.columns import declare_columns
 from tfbatch.search.confirmation import choose_candidates, run_rounds
 from tfbatch.search.ending import Ending
 from tfbatch.search.loop import Search
+from tfbatch.search.memory_limit import limit_memory
 from tfbatch.search.opening import (
     AnyEngine,
     check_batch_sizes,
@@ -46,6 +47,7 @@ from tfbatch.search.step_seconds import (
 )
 from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
 from tfbatch.search.trials_csv import csv_at_the_end
+from tfbatch.search.workbench import Bench
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.description import ModelDescription
 from tfbatch.training.evaluation import Untrained
@@ -128,6 +130,10 @@ def run_search(
                 model_built=untrained.model_hash,
                 baseline=baseline,
             )
+            bench = Bench(request, code, data, model, engine)
+            largest = None
+            if request.execution.memory_budget is not None:
+                largest = limit_memory(bench, space.batch_sizes, folder.path, progress)
             run = _Run(
                 request,
                 data,
@@ -140,6 +146,7 @@ def run_search(
                 untrained,
                 build_model=code.build_model,
                 compiled=model.optimizer is not None,
+                largest_batch_size=largest,
             )
             return run.complete()
 
@@ -171,8 +178,10 @@ class _Run:
         *,
         build_model: Callable[..., Any],
         compiled: bool,
+        largest_batch_size: int | None,
     ):
         self._build_model, self._compiled = build_model, compiled
+        self._largest_batch_size = largest_batch_size
         self.request = request
         self.data = data
         self.engine = engine
@@ -214,6 +223,7 @@ class _Run:
             seed=self.request.seed,
             untrained=self.untrained.metrics[self.request.objective.name.removeprefix("val_")],
             progress=self.progress,
+            largest_batch_size=self._largest_batch_size,
         )
         baseline = self.request.baseline_configuration(self.space.scaling_rule)
         try:

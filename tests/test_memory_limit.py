@@ -1,0 +1,159 @@
+"""`--memory_budget`: what is measured not to fit is never tried."""
+
+from __future__ import annotations
+
+import json
+import types
+
+import pytest
+import test_instrument_memory
+from search_fixtures import (
+    BASELINE,
+    LOSS,
+    NUM_EXAMPLES,
+    Trainer,
+    make_book,
+    make_config,
+    open_folder,
+)
+
+import tfbatch
+from tfbatch.errors import InputError, RunFolderError
+from tfbatch.search import memory_limit
+from tfbatch.search.clock import SearchClock
+from tfbatch.search.loop import Search
+from tfbatch.search.memory_limit import FILE, limit_memory, read_memory_limit
+from tfbatch.search.progress import Progress
+from tfbatch.search.request import Execution
+from tfbatch.search.space import SearchSpace
+from tfbatch.training.devices import Devices
+
+SIZES = (16, 64, 256)
+
+
+def bench_of(budget, *, workers=2, kind="CPU", baseline=32):
+    request = types.SimpleNamespace(
+        execution=Execution(memory_budget=budget),
+        baseline=types.SimpleNamespace(batch_size=baseline),
+    )
+    devices = Devices(kind, ("gpu",) * workers if kind != "CPU" else (), workers, workers)
+    return types.SimpleNamespace(request=request, engine=types.SimpleNamespace(devices=devices))
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What each call of the instrument was asked; 100 fits."""
+    calls = []
+
+    def measure_memory(bench, **options):
+        calls.append(options)
+        return types.SimpleNamespace(
+            batch_size=min(100, options["largest"]),
+            device="CPU",
+            conclusion=lambda: "100 fits.",
+        )
+
+    monkeypatch.setattr(memory_limit, "measure_memory", measure_memory)
+    return calls
+
+
+def limit(bench, folder, sizes=SIZES):
+    return limit_memory(bench, sizes, folder, Progress(None))
+
+
+def test_workers_share_the_budget_on_a_cpu_and_not_on_gpus(measured, tmp_path):
+    assert limit(bench_of("8 GB", workers=4), tmp_path) == 100
+    assert limit(bench_of("auto", workers=4), tmp_path) == 100
+    (tmp_path / FILE).unlink()
+    assert limit(bench_of("8 GB", workers=4, kind="A100"), tmp_path) == 100
+    on_cpu, automatic, on_gpu = measured
+    assert (on_cpu["budget_bytes"], on_cpu["margin"]) == (2e9, 0.0)
+    assert automatic["budget_bytes"] is None
+    assert automatic["margin"] == pytest.approx(0.8)  # four workers keep 20 % each
+    assert on_gpu["budget_bytes"] == 8e9
+    assert {call["largest"] for call in measured} == {256}
+
+
+def test_what_was_measured_is_kept_for_the_same_budget_alone(measured, tmp_path):
+    limit(bench_of("8 GB"), tmp_path)
+    limit(bench_of("8 GB"), tmp_path)
+    assert len(measured) == 1
+    limit(bench_of("6 GB"), tmp_path)
+    limit(bench_of("6 GB", workers=1), tmp_path)
+    assert len(measured) == 3
+    kept = read_memory_limit(tmp_path)
+    assert (kept["memory_budget"], kept["workers"], kept["largest_batch_size"]) == ("6 GB", 1, 100)
+
+
+def test_a_larger_space_is_measured_again_unless_its_end_is_known(measured, tmp_path):
+    assert limit(bench_of("8 GB"), tmp_path, sizes=(16, 64)) == 64
+    assert limit(bench_of("8 GB"), tmp_path) == 100
+    assert limit(bench_of("8 GB"), tmp_path, sizes=(*SIZES, 1024)) == 100
+    assert [call["largest"] for call in measured] == [64, 256]
+
+
+def test_what_cannot_be_searched_is_refused_with_the_remedy(measured, tmp_path):
+    with pytest.raises(InputError, match=r"128 as the smallest.*8 GB for 2 workers.*100 fits"):
+        limit(bench_of("8 GB"), tmp_path, sizes=(128, 256))
+    with pytest.raises(InputError, match=r"baseline.*128.*--baseline=batch_size=100"):
+        limit(bench_of("8 GB", baseline=128), tmp_path)
+
+
+def test_a_damaged_file_is_an_error_with_its_remedy(measured, tmp_path):
+    (tmp_path / FILE).write_text('{"workers": 1}', encoding="utf-8")
+    with pytest.raises(RunFolderError, match="Remove it: memory is measured again"):
+        limit(bench_of("8 GB"), tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["lots", "0 GB", "-1"])
+def test_a_budget_that_is_none_is_refused(wrong):
+    with pytest.raises(InputError, match="`memory_budget` must be > 0"):
+        Execution(memory_budget=wrong)
+
+
+def test_a_budget_needs_processes():
+    with pytest.raises(InputError, match="needs worker processes"):
+        Execution(memory_budget="auto", workers=0)
+
+
+def test_a_search_tries_no_larger_batch(tmp_path):
+    config = make_config(max_trials=12)
+    space = SearchSpace(config.space, num_examples=NUM_EXAMPLES)
+    largest = sorted(space.batch_sizes)[1]
+    with open_folder(tmp_path) as folder:
+        book = make_book(folder, Trainer({}))
+        Search(
+            config,
+            space=space,
+            objective=LOSS,
+            book=book,
+            clock=SearchClock(None),
+            seed=7,
+            untrained=2.3,
+            progress=Progress(None),
+            largest_batch_size=largest,
+        ).run(BASELINE, stop_requested=lambda: False)
+        tried = {t.configuration.batch_size for t in book.trials if t.phase == "search"}
+    assert tried == {size for size in space.batch_sizes if size <= largest}
+
+
+@pytest.mark.slow
+def test_a_real_search_leaves_out_what_does_not_fit(tmp_path):
+    result = tfbatch.find_batch_size(
+        test_instrument_memory.wide,
+        test_instrument_memory.arrays(),
+        batch_sizes=[8, 32, 400],
+        baseline="batch_size=8",
+        max_trials=6,
+        trial_length="1 epoch",
+        workers=1,
+        memory_budget=f"{test_instrument_memory.BUDGET:.0f}",
+        run_dir=tmp_path,
+        verbose=0,
+    )
+    kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
+    assert 32 <= kept["largest_batch_size"] < 400
+    assert {row["batch_size"] for row in result.rows} == {8, 32}
+    assert {row["status"] for row in result.rows} == {"completed"}
+    assert result.recommendation["memory_limit"] == kept
+    assert kept["conclusion"] in result.summary()
