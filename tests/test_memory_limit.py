@@ -21,10 +21,10 @@ import tfbatch
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.search import memory_limit
 from tfbatch.search.clock import SearchClock
+from tfbatch.search.execution import Execution
 from tfbatch.search.loop import Search
 from tfbatch.search.memory_limit import FILE, limit_memory, read_memory_limit
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Execution
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Devices
 

@@ -22,7 +22,7 @@ from tfbatch.errors import InputError, SearchError
 from tfbatch.instruments import INSTRUMENTS
 from tfbatch.measuring import probing
 from tfbatch.measuring.probing import Probed, run_instruments
-from tfbatch.search.request import Execution
+from tfbatch.search.execution import Execution
 
 SIZES = (16, 32, 64)
 QUICK = [name for name in INSTRUMENTS.names() if name != "largest_batch"]

@@ -20,8 +20,8 @@ from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
-from tfbatch.search.request import Task
 from tfbatch.search.snippet import keras_snippet, optimizer_call
+from tfbatch.search.task import Task
 from tfbatch.training.derived import derive
 from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache

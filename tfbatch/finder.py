@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from tfbatch.errors import InputError
 from tfbatch.given import Given, as_dataset, reference, stored, task_of, user_code
 from tfbatch.run_folder.folder import RunLock, check_run_dir
+from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Execution, Request, make_request
+from tfbatch.search.request import Request, make_request
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from tfbatch.own_data import OwnData
 from tfbatch.recipes import Recipe
 from tfbatch.references import find_function
 from tfbatch.run_folder.folder import RunLock
-from tfbatch.search.request import IN_PYTHON, Request, Task
+from tfbatch.search.request import Request
+from tfbatch.search.task import IN_PYTHON, Task
 
 if TYPE_CHECKING:
     from tfbatch.training.runner import UserCode  # imports TensorFlow

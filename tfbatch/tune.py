@@ -32,8 +32,9 @@ from tfbatch.finder import run_request
 from tfbatch.given import Given
 from tfbatch.references import check_reference, find_function
 from tfbatch.run_folder.folder import LOG, check_run_dir
+from tfbatch.search.execution import Execution
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.search.request import DEFAULT_RUNS, Execution, Request, make_request
+from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 STARTED = time.monotonic()

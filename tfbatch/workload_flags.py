@@ -9,7 +9,7 @@ from absl import flags
 
 from tfbatch.command_line import parse_arguments, path_of
 from tfbatch.errors import InputError
-from tfbatch.search.request import Task
+from tfbatch.search.task import Task
 
 _TEXTS: dict[str, tuple[str | None, str]] = {
     "dataset": (

@@ -10,8 +10,8 @@ from typing_extensions import Unpack
 from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError
+from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Execution
 
 if TYPE_CHECKING:
     from tfbatch.instruments.memory_report import MemoryReport

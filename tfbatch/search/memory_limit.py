@@ -12,8 +12,8 @@ from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.instruments.largest_batch import measure_memory
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.search.execution import AUTOMATIC
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import AUTOMATIC
 from tfbatch.search.workbench import Bench
 from tfbatch.workers.memory import WORKER_SHARE
 

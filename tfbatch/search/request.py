@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.backend import check_backend
-from tfbatch.byte_sizes import bytes_of
 from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
-from tfbatch.errors import InputError, did_you_mean
+from tfbatch.errors import InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.own_data import OwnData
@@ -22,107 +21,13 @@ from tfbatch.recipes import Baseline, Recipe
 from tfbatch.schema import Named, validate
 from tfbatch.search.config import SearchConfig, Space, load_search
 from tfbatch.search.deriving import derive_apart
+from tfbatch.search.execution import Execution
 from tfbatch.search.objective import Objective
+from tfbatch.search.task import Task
 from tfbatch.seeds import derive_seed
 
 DEFAULT_RUNS = "tfbatch_runs"
 """Folder, in the current one, of all run folders that are not named."""
-
-
-PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How trials are run.
-
-    Attributes:
-        workers: Worker processes; None for one per GPU or, on a CPU, one per core up to eight;
-            0 for none: everything in this process.
-        precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
-        stall_minutes: A trial without a sign of life for so long is ended.
-        checkpoint_seconds: The least time between two checkpoints of a trial.
-        chief: "HOST:PORT" where other machines may join the search, or None.
-        strategy: "mirrored" to train each trial on all devices of the machine, or None.
-        logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
-        memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
-            "auto" for 80 % of what there is: the largest batch that fits is measured first. None:
-            trials find out.
-    """
-
-    workers: int | None = None
-    precision: str = "float32"
-    jit_compile: bool = False
-    stall_minutes: float = 10.0
-    checkpoint_seconds: float = 60.0
-    chief: str | None = None
-    strategy: str | None = None
-    logical_cpus: int = 0
-    memory_budget: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
-            raise InputError(
-                f"`workers` must be from 0 (run in this process) to {_MOST_WORKERS}. "
-                f"Received: {self.workers}."
-            )
-        if self.precision not in PRECISIONS:
-            raise InputError(
-                f"`precision` must be one of {', '.join(PRECISIONS)}."
-                f"{did_you_mean(self.precision, PRECISIONS)} Received: {self.precision!r}."
-            )
-        if self.memory_budget not in (None, AUTOMATIC):
-            bytes_of(self.memory_budget)
-        if self.memory_budget is not None and self.workers == 0:
-            raise InputError(
-                "`memory_budget` needs worker processes, whose memory can be measured. Received: "
-                "workers=0. Leave `workers` out."
-            )
-        if self.chief is not None and self.workers == 0:
-            raise InputError(
-                "`chief` needs worker processes: this one answers the machines that join. "
-                "Received: workers=0. Leave `workers` out."
-            )
-        if self.strategy not in (None, "mirrored"):
-            raise InputError(f"`strategy` must be mirrored. Received: {self.strategy!r}.")
-        if self.strategy and self.workers not in (None, 1):
-            raise InputError(
-                "With `strategy` every trial takes all devices: there is one worker. "
-                f"Received: workers={self.workers}. Leave `workers` out."
-            )
-        if self.logical_cpus < 0:
-            raise InputError(f"`logical_cpus` must be >= 0. Received: {self.logical_cpus}.")
-        for name in ("stall_minutes", "checkpoint_seconds"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` must be > 0. Received: {getattr(self, name)}.")
-
-
-AUTOMATIC = "auto"
-_MOST_WORKERS = 256
-
-
-IN_PYTHON = "(given in Python)"
-"""Stands for a loss or a metric that has no name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is trained for, where the model's builder does not compile it.
-
-    Attributes:
-        loss: Name of a Keras loss; "(given in Python)" for an object or a function; None.
-        metrics: Names of Keras metrics, in the same way; None for the loss's default.
-        class_weight: Weight of each class in the training loss, or None.
-    """
-
-    loss: str | None = None
-    metrics: tuple[str, ...] | None = None
-    class_weight: dict[int, float] | None = None
-
-    def identity(self) -> dict[str, Any]:
-        """What of it is given."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +69,8 @@ class Request:
     overwrite: bool
     optimizer: str | None = None
     model_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    task: Task = Task()
-    execution: Execution = Execution()
+    task: Task = dataclasses.field(default_factory=Task)
+    execution: Execution = dataclasses.field(default_factory=Execution)
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not (
@@ -293,7 +198,7 @@ def make_request(
     overwrite: bool,
     check_model: bool = True,
     model_arguments: dict[str, Any] | None = None,
-    task: Task = Task(),
+    task: Task | None = None,
     execution: Execution | None = None,
 ) -> Request:
     """Resolves everything that a user can ask, importing no TensorFlow.
@@ -333,7 +238,7 @@ def make_request(
         overwrite=overwrite,
         optimizer=optimizer,
         model_arguments=model_arguments or {},
-        task=task,
+        task=task or Task(),
         execution=execution,
     )
 

@@ -12,7 +12,8 @@ from tfbatch.models import is_keras_application
 from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
 from tfbatch.own_data import DataDescription
 from tfbatch.schedules import make_family
-from tfbatch.search.request import IN_PYTHON, Request
+from tfbatch.search.request import Request
+from tfbatch.search.task import IN_PYTHON
 from tfbatch.training.derived import Derived
 
 

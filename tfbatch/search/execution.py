@@ -1,0 +1,79 @@
+"""How trials are run: processes, precision, devices, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tfbatch.byte_sizes import bytes_of
+from tfbatch.errors import InputError, did_you_mean
+
+PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
+AUTOMATIC = "auto"
+"""The memory budget that is found out."""
+_MOST_WORKERS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How trials are run.
+
+    Attributes:
+        workers: Worker processes; None for one per GPU or, on a CPU, one per core up to eight;
+            0 for none: everything in this process.
+        precision: Keras's dtype policy.
+        jit_compile: Whether XLA compiles the model.
+        stall_minutes: A trial without a sign of life for so long is ended.
+        checkpoint_seconds: The least time between two checkpoints of a trial.
+        chief: "HOST:PORT" where other machines may join the search, or None.
+        strategy: "mirrored" to train each trial on all devices of the machine, or None.
+        logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
+        memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
+            "auto" for 80 % of what there is: the largest batch that fits is measured first. None:
+            trials find out.
+    """
+
+    workers: int | None = None
+    precision: str = "float32"
+    jit_compile: bool = False
+    stall_minutes: float = 10.0
+    checkpoint_seconds: float = 60.0
+    chief: str | None = None
+    strategy: str | None = None
+    logical_cpus: int = 0
+    memory_budget: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
+            raise InputError(
+                f"`workers` must be from 0 (run in this process) to {_MOST_WORKERS}. "
+                f"Received: {self.workers}."
+            )
+        if self.precision not in PRECISIONS:
+            raise InputError(
+                f"`precision` must be one of {', '.join(PRECISIONS)}."
+                f"{did_you_mean(self.precision, PRECISIONS)} Received: {self.precision!r}."
+            )
+        if self.memory_budget not in (None, AUTOMATIC):
+            bytes_of(self.memory_budget)
+        if self.memory_budget is not None and self.workers == 0:
+            raise InputError(
+                "`memory_budget` needs worker processes, whose memory can be measured. Received: "
+                "workers=0. Leave `workers` out."
+            )
+        if self.chief is not None and self.workers == 0:
+            raise InputError(
+                "`chief` needs worker processes: this one answers the machines that join. "
+                "Received: workers=0. Leave `workers` out."
+            )
+        if self.strategy not in (None, "mirrored"):
+            raise InputError(f"`strategy` must be mirrored. Received: {self.strategy!r}.")
+        if self.strategy and self.workers not in (None, 1):
+            raise InputError(
+                "With `strategy` every trial takes all devices: there is one worker. "
+                f"Received: workers={self.workers}. Leave `workers` out."
+            )
+        if self.logical_cpus < 0:
+            raise InputError(f"`logical_cpus` must be >= 0. Received: {self.logical_cpus}.")
+        for name in ("stall_minutes", "checkpoint_seconds"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"`{name}` must be > 0. Received: {getattr(self, name)}.")
