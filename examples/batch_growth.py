@@ -4,21 +4,17 @@ Run it with `python examples/batch_growth.py`. Two trainings of one network see 
 in the same order. The one divides its learning rate by 4 after a half and after three quarters of
 the epochs; the other multiplies its batch by 4 there (Smith et al. 2017, arXiv 1711.00489). Both
 should end at about the same loss, the second after far fewer updates.
-
-The data is CIFAR-10 where the environment variable TFDS_DATA_DIR names a TensorFlow Datasets
-folder that holds it, else the handwritten digits that scikit-learn brings along.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow_datasets as tfds
 
 from tfbatch.callbacks import BatchSizeScheduler
 
@@ -44,22 +40,10 @@ class Trained:
     seconds: float
 
 
-def load_images(num_examples: int | None) -> tuple[Any, Any]:
-    """Training and held-out images, float32 [examples, height, width, channels], and labels."""
-    folder = Path(os.environ.get("TFDS_DATA_DIR", "")) / "cifar10"
-    if os.environ.get("TFDS_DATA_DIR") and folder.is_dir():
-        import tensorflow_datasets as tfds
-
-        data = tfds.as_numpy(tfds.load("cifar10", split="train", batch_size=-1))
-        images, labels = data["image"] / np.float32(255), data["label"]
-    else:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
-        images = (images.reshape(-1, 8, 8, 1) / 16).astype("float32")
-    count = min(num_examples or 12_000, len(images))
-    held_out = count // 6
-    return (images[held_out:count], labels[held_out:count]), (images[:held_out], labels[:held_out])
+def load(examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training images of CIFAR-10: from TFDS_DATA_DIR, or fetched once."""
+    data = tfds.as_numpy(tfds.load("cifar10", split=f"train[:{examples}]", batch_size=-1))
+    return data["image"] / np.float32(255), data["label"]
 
 
 def build_model(input_shape: tuple[int, ...]) -> keras.Model:
@@ -105,17 +89,17 @@ def train(scheduler: BatchSizeScheduler, family: str, data: Any, *, epochs: int)
     return Trained(history["batch_size"], updates, loss, accuracy, seconds)
 
 
-def main(
-    *, epochs: int = 8, num_examples: int | None = None, batch_size: int = 32
-) -> dict[str, Trained]:
+def main(*, examples: int = 12_000, epochs: int = 8, batch_size: int = 32) -> dict[str, Trained]:
     """Trains both ways and prints what came of it.
 
     Args:
+        examples: Images; a sixth of them is held out.
         epochs: Length of each training; a multiple of 4.
-        num_examples: Images, held-out ones included; None for 12,000, or all there are.
         batch_size: The batch size before it grows.
     """
-    data = load_images(num_examples)
+    images, labels = load(examples)
+    held_out = len(images) // 6
+    data = (images[held_out:], labels[held_out:]), (images[:held_out], labels[:held_out])
     decay = BatchSizeScheduler({0: batch_size})
     growth = BatchSizeScheduler.instead_of_decay(
         batch_size, boundaries=[epochs / 2, epochs * 3 / 4], gamma=GAMMA

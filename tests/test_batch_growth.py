@@ -19,6 +19,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.datasets import load_digits
 
 from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler
 from tfbatch.errors import InputError
@@ -681,15 +682,21 @@ def test_trap_25_a_variable_read_within_an_epoch_lags_by_the_prefetched_batches(
     assert sizes[-1] == 7
 
 
+def digits(examples: int) -> tuple[np.ndarray, np.ndarray]:
+    """In place of the script's own images: no download, and small."""
+    images, labels = load_digits(return_X_y=True)
+    return images.reshape(-1, 8, 8, 1)[:examples].astype("float32") / 16, labels[:examples]
+
+
 def test_the_example_grows_its_batch_and_takes_fewer_updates(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Without the callback its dataset cannot be trained on, and there is no `batch_size`."""
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     path = Path(__file__).parents[1] / "examples" / "batch_growth.py"
     main = runpy.run_path(str(path))["main"]
+    main.__globals__["load"] = digits
 
-    found = main(epochs=4, num_examples=600, batch_size=10)
+    found = main(epochs=4, examples=600, batch_size=10)
 
     decay, growth = found["learning rate decays"], found["batch grows"]
     assert decay.batch_sizes == [10] * 4
