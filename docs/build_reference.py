@@ -7,18 +7,26 @@ asked for here. A warning is an error.
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 import warnings
 from pathlib import Path
 
 import pdoc
 
-LAZY = ("tfbatch", "tfbatch.callbacks", "tfbatch.pipeline", "tfbatch.schedules")
+import tfbatch
+
+
+def lazy_modules() -> list[str]:
+    """Every module of the package that has a `__getattr__` of its own."""
+    names = [info.name for info in pkgutil.walk_packages(tfbatch.__path__, "tfbatch.")]
+    found = [importlib.import_module(n) for n in ["tfbatch", *names] if "__main__" not in n]
+    return [module.__name__ for module in found if hasattr(module, "__getattr__")]
 
 
 def main(folder: Path) -> None:
     """Writes the pages."""
-    for name in LAZY:
+    for name in lazy_modules():
         module = importlib.import_module(name)
         for public in module.__all__:
             setattr(module, public, getattr(module, public))
