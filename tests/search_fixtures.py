@@ -10,11 +10,11 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.config import SearchConfig
-from tfbatch.search.engine import SerialEngine
 from tfbatch.search.finished import FinishedTrial, make_row, read_row
 from tfbatch.search.objective import Objective
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request, make_request
+from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_book import TrialBook
 from tfbatch.training.derived import Derived, derive

@@ -73,7 +73,7 @@ class Bench(Protocol):
 
     @property
     def engine(self) -> Any:
-        """Calls functions in the process: a tfbatch.search.engine.WorkerEngine, or alike."""
+        """Calls functions in the process: a tfbatch.search.worker_engine.WorkerEngine, or alike."""
 
     def own_process(self, log: Path) -> Start:
         """How a process of an instrument's own begins, with the whole machine."""

@@ -31,8 +31,8 @@ from tfbatch.search.chief import (
     set_keras_tuner_role,
     spec_from_json,
 )
-from tfbatch.search.engine import WorkerEngine
 from tfbatch.search.progress import Progress
+from tfbatch.search.worker_engine import WorkerEngine
 from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.runner import Job, UserCode, dump_code

@@ -11,10 +11,11 @@ from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError
 from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
-from tfbatch.search.engine import InProcessEngine, WorkerEngine
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request
+from tfbatch.search.serial_engine import InProcessEngine
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.worker_engine import WorkerEngine
 from tfbatch.training.devices import Place
 from tfbatch.training.evaluation import Untrained
 from tfbatch.training.runner import Job, UserCode, dump_code
