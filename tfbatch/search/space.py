@@ -19,9 +19,17 @@ from tfbatch.search.config import (
     Searched,
     Space,
     as_options,
-    as_range,
     has_own_warmup,
     parameter_options,
+)
+from tfbatch.search.searched import (
+    as_given,
+    as_searched,
+    declare,
+    ends_of,
+    first_of_each,
+    is_fixed,
+    is_number,
 )
 from tfbatch.training.derived import Derived, derive
 
@@ -58,7 +66,7 @@ class SearchSpace:
         low, high = module.BASE_LEARNING_RATE
         default = Range(min=low, max=high, sampling="log")
         self.batch_sizes = _batch_sizes(space, num_examples)
-        self.scaling_rule = _first(space.rule)
+        self.scaling_rule = first_of_each(space.rule)
         self._numbers: dict[str, Searched] = {
             "base_learning_rate": (
                 default if space.base_learning_rate is None else space.base_learning_rate
@@ -68,14 +76,14 @@ class SearchSpace:
         }
         self._space = space
         self._with_warmup = [s.name for s in space.schedules if not has_own_warmup(s.name)]
-        given = {**{k: _as_given(v) for k, v in space.model.items()}, **(model_arguments or {})}
-        self._model_arguments = {k: v for k, v in given.items() if _is_fixed(v)}
+        given = {**{k: as_given(v) for k, v in space.model.items()}, **(model_arguments or {})}
+        self._model_arguments = {k: v for k, v in given.items() if is_fixed(v)}
         self._model = _of_the_model(model_hyperparameters)
         for name, searched in given.items():
-            _declare(self._model, _MODEL + name, searched)
+            declare(self._model, _MODEL + name, searched)
         self._num_examples = num_examples
         self._plug_ins = {
-            f"{role}_{key}": _searched(value)
+            f"{role}_{key}": as_searched(value)
             for role, named in (("scaling_rule", space.rule), ("optimizer", space.optimizer))
             for key, value in named.arguments.items()
         }
@@ -90,21 +98,21 @@ class SearchSpace:
         warmup_for_all = self._with_warmup == names
         for name, value in {**self._numbers, **self._plug_ins}.items():
             if name != "warmup_fraction" or warmup_for_all:
-                _declare(hp, name, value)
+                declare(hp, name, value)
         if len(names) > 1:
             hp.Choice("schedule", names)
         if self._with_warmup and not warmup_for_all:
             with hp.conditional_scope("schedule", self._with_warmup):
-                _declare(hp, "warmup_fraction", self._numbers["warmup_fraction"])
+                declare(hp, "warmup_fraction", self._numbers["warmup_fraction"])
         for schedule in self._space.schedules:
             searched = list(self._schedule_parameters(schedule))
             if len(names) > 1 and searched:
                 with hp.conditional_scope("schedule", [schedule.name]):
                     for key, value in searched:
-                        _declare(hp, f"schedule_{schedule.name}_{key}", value)
+                        declare(hp, f"schedule_{schedule.name}_{key}", value)
             else:
                 for key, value in searched:
-                    _declare(hp, f"schedule_{schedule.name}_{key}", value)
+                    declare(hp, f"schedule_{schedule.name}_{key}", value)
         hp.merge(self._model)
         return hp
 
@@ -112,14 +120,14 @@ class SearchSpace:
         """The configuration that a set of hyperparameter values means."""
 
         def value_of(name: str, searched: Any) -> Any:
-            return searched if _is_fixed(searched) else values[name]
+            return searched if is_fixed(searched) else values[name]
 
         fallback = self._space.schedules[0].name
         schedule = next(
             s for s in self._space.schedules if s.name == values.get("schedule", fallback)
         )
         parameters = {
-            key: value_of(f"schedule_{schedule.name}_{key}", _searched(value))
+            key: value_of(f"schedule_{schedule.name}_{key}", as_searched(value))
             for key, value in schedule.arguments.items()
         }
 
@@ -154,7 +162,7 @@ class SearchSpace:
             values["batch_size"] = configuration.batch_size
         numbers = self._numbers_for(configuration.schedule.name)
         for name, searched in {**numbers, **self._plug_ins}.items():
-            if not _is_fixed(searched):
+            if not is_fixed(searched):
                 values[name] = flat[name]
         if len(self._space.schedules) > 1:
             values["schedule"] = configuration.schedule.name
@@ -185,9 +193,9 @@ class SearchSpace:
             f"schedule_{key}"
             for schedule in self._space.schedules
             for key, value in self._schedule_parameters(schedule)
-            if _is_number(value)
+            if is_number(value)
         ]
-        searched = (name for name, value in self._plug_ins.items() if _is_number(value))
+        searched = (name for name, value in self._plug_ins.items() if is_number(value))
         numbers = [
             hyperparameter.name
             for hyperparameter in self._model.space
@@ -206,7 +214,7 @@ class SearchSpace:
     def learning_rate_range(self) -> tuple[float, float]:
         """Lowest and highest base learning rate, the offset around the rule included."""
         rates, octaves = (
-            _ends(self._numbers[name]) for name in ("base_learning_rate", "learning_rate_octaves")
+            ends_of(self._numbers[name]) for name in ("base_learning_rate", "learning_rate_octaves")
         )
         return min(rates) * 2.0 ** min(octaves), max(rates) * 2.0 ** max(octaves)
 
@@ -239,9 +247,9 @@ class SearchSpace:
             batch_size=batch_size,
             base_learning_rate=1.0,
             base_batch_size=self._space.base_batch_size,
-            scaling_rule=_first(self._space.rule),
+            scaling_rule=first_of_each(self._space.rule),
             schedule=self._setting_the_momentum(),
-            optimizer=_first(self._space.optimizer),
+            optimizer=first_of_each(self._space.optimizer),
         )
         yield first
         for role, named in (
@@ -274,8 +282,8 @@ class SearchSpace:
     @staticmethod
     def _schedule_parameters(schedule: Named) -> Iterator[tuple[str, Searched]]:
         for key, value in schedule.arguments.items():
-            searched = _searched(value)
-            if not _is_fixed(searched):
+            searched = as_searched(value)
+            if not is_fixed(searched):
                 yield key, searched
 
 
@@ -300,54 +308,3 @@ def _batch_sizes(space: Space, num_examples: int) -> list[int]:
             f"Received: {', '.join(map(str, too_large))}."
         )
     return sorted(set(space.batch_size))
-
-
-def _searched(value: Any) -> Any:
-    """A parameter's value as written in YAML: a mapping is a Range, whole numbers become floats.
-
-    (KerasTuner refuses a choice between 0 and 0.1, of two types.)
-    """
-    if isinstance(value, dict):
-        return as_range(value)
-    if isinstance(value, list | tuple):
-        return [_searched(option) for option in value]
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if whole else value
-
-
-def _as_given(value: Any) -> Any:
-    """An argument of the model's builder: a whole number stays one."""
-    return as_range(value) if isinstance(value, dict) else value
-
-
-def _first(named: Named) -> Named:
-    """A plug-in with the first value of each of its parameters."""
-    arguments = named.arguments.items()
-    return Named(name=named.name, **{k: as_options(v, where=k)[0] for k, v in arguments})
-
-
-def _ends(searched: Searched) -> tuple[float, ...]:
-    if isinstance(searched, Range):
-        return searched.min, searched.max
-    return tuple(searched) if isinstance(searched, list | tuple) else (searched,)
-
-
-def _is_number(searched: Any) -> bool:
-    """Whether numbers are searched, and not words or switches."""
-    if isinstance(searched, list | tuple):
-        return not isinstance(searched[0], str | bool)
-    return isinstance(searched, Range)
-
-
-def _is_fixed(searched: Any) -> bool:
-    if isinstance(searched, list | tuple):
-        return False
-    return not isinstance(searched, Range)
-
-
-def _declare(hp: keras_tuner.HyperParameters, name: str, searched: Any) -> None:
-    if isinstance(searched, Range):
-        hp.Float(name, searched.min, searched.max, sampling=searched.sampling)
-    elif isinstance(searched, list | tuple):
-        numeric = not isinstance(searched[0], str | bool)
-        hp.Choice(name, list(searched), ordered=numeric)

@@ -1,0 +1,64 @@
+"""What is searched, as a space writes it: a range, options, or one value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras_tuner
+
+from tfbatch.schema import Named
+from tfbatch.search.config import Range, Searched, as_options, as_range
+
+
+def as_searched(value: Any) -> Any:
+    """A parameter's value as written in YAML: a mapping is a Range, whole numbers become floats.
+
+    (KerasTuner refuses a choice between 0 and 0.1, of two types.)
+    """
+    if isinstance(value, dict):
+        return as_range(value)
+    if isinstance(value, list | tuple):
+        return [as_searched(option) for option in value]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole else value
+
+
+def as_given(value: Any) -> Any:
+    """An argument of the model's builder: a whole number stays one."""
+    return as_range(value) if isinstance(value, dict) else value
+
+
+def first_of_each(named: Named) -> Named:
+    """A plug-in with the first value of each of its parameters."""
+    arguments = named.arguments.items()
+    return Named(name=named.name, **{k: as_options(v, where=k)[0] for k, v in arguments})
+
+
+def ends_of(searched: Searched) -> tuple[float, ...]:
+    """The smallest and largest of a range, or every option."""
+    if isinstance(searched, Range):
+        return searched.min, searched.max
+    return tuple(searched) if isinstance(searched, list | tuple) else (searched,)
+
+
+def is_number(searched: Any) -> bool:
+    """Whether numbers are searched, and not words or switches."""
+    if isinstance(searched, list | tuple):
+        return not isinstance(searched[0], str | bool)
+    return isinstance(searched, Range)
+
+
+def is_fixed(searched: Any) -> bool:
+    """Whether there is one value only, and nothing to search."""
+    if isinstance(searched, list | tuple):
+        return False
+    return not isinstance(searched, Range)
+
+
+def declare(hp: keras_tuner.HyperParameters, name: str, searched: Any) -> None:
+    """Declares a hyperparameter to KerasTuner; a single value is none."""
+    if isinstance(searched, Range):
+        hp.Float(name, searched.min, searched.max, sampling=searched.sampling)
+    elif isinstance(searched, list | tuple):
+        numeric = not isinstance(searched[0], str | bool)
+        hp.Choice(name, list(searched), ordered=numeric)
