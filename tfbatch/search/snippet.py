@@ -13,6 +13,7 @@ from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
 from tfbatch.own_data import DataDescription
 from tfbatch.schedules import make_family
 from tfbatch.search.request import IN_PYTHON, Request
+from tfbatch.training.compilation import every_class_weight
 from tfbatch.training.derived import Derived
 
 
@@ -61,7 +62,7 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     policy = ""
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
-    weights = request.task.class_weight
+    weights = every_class_weight(request.task.class_weight, data.num_classes)
     test = """\
 print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
 """
