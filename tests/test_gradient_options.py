@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfbatch
 from tfbatch.configuration import Configuration
@@ -15,7 +16,7 @@ from tfbatch.instruments.learning_rate_range import measure_learning_rate_range
 from tfbatch.instruments.learning_rate_range_reading import RangeSettings
 from tfbatch.instruments.noise_scale import measure_noise_scale
 from tfbatch.instruments.noise_scale_reading import NoiseScaleSettings
-from tfbatch.instruments.weights_and_examples import Weights, training_batches
+from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
 from tfbatch.pipeline import PreparedData
 from tfbatch.pipeline.stored_data import StoredData
 from tfbatch.pipeline.storing import store_data
@@ -207,6 +208,15 @@ def test_the_figures_are_float32_whatever_the_precision(digits, precision):
     assert curvature(workload).eigenvalues == curvature(plain).eigenvalues
     model = programs.begin(PLAIN, total_examples=64, seed=1)
     assert {layer.compute_dtype for layer in model.layers} == {precision.removeprefix("mixed_")}
+
+
+def test_a_strategy_is_left_out_of_a_gradient(digits):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    shared = Workload(digits, linear, strategy=strategy)
+    model = model_at(ProgramCache(shared), PLAIN, Weights())
+    assert model.distribute_strategy is not strategy
+    assert shared.strategy is strategy
+    assert noise(shared).estimate == noise(Workload(digits, linear)).estimate
 
 
 @pytest.fixture

@@ -54,15 +54,15 @@ class Weights:
 
 
 def model_at(programs: ProgramCache, configuration: Configuration, weights: Weights) -> Any:
-    """A compiled model in float32 with these weights, and its optimizer's slots.
+    """A compiled model on one device in float32 with these weights, and its optimizer's slots.
 
     Whatever the precision of the training: squared norms of gradients are subtracted from each
     other, which 16 bits would drown in rounding.
 
     Raises:
-        InputError: A strategy, or weights of another model.
+        InputError: Weights of another model.
     """
-    own = in_float32(programs)
+    own = on_one_device_in_float32(programs)
     steps = max(weights.trained_steps, 1)
     examples = steps * configuration.batch_size
     model = own.begin(
@@ -85,22 +85,16 @@ def model_at(programs: ProgramCache, configuration: Configuration, weights: Weig
     return model
 
 
-def in_float32(programs: ProgramCache) -> ProgramCache:
-    """The same where float32 trains; else another with the same data and builder.
+def on_one_device_in_float32(programs: ProgramCache) -> ProgramCache:
+    """The same where one device trains in float32; else another with the same data and builder.
 
-    Raises:
-        InputError: A strategy shares the batches.
+    A strategy shares the batches, and their mean gradient is the same.
     """
     workload = programs.workload
-    if workload.strategy is not None:
-        raise InputError(
-            "Gradients are measured on one device. Received: a strategy. Leave `strategy` out: "
-            "the gradient does not depend on it."
-        )
-    if workload.precision == "float32":
+    if workload.strategy is None and workload.precision == "float32":
         return programs
     single: Workload = copy.copy(workload)
-    single.precision = "float32"
+    single.precision, single.strategy = "float32", None
     return ProgramCache(single)
 
 
