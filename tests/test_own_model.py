@@ -367,6 +367,22 @@ def test_a_weight_of_a_class_that_there_is_not_is_refused(digits, weights):
         workload.build(1)
 
 
+def test_classes_without_a_weight_count_once_in_a_training(digits):
+    """Keras looks for the others beyond the end of its table, and fails."""
+    plain = Configuration(batch_size=32, base_learning_rate=0.01)
+    some, every = (
+        run_trial(
+            ProgramCache(
+                Workload(digits, tiny_model.build, compilation=Compilation(class_weight=weights))
+            ),
+            TrialSpec("t", "search", 1, plain, total_examples=640),
+        )
+        for weights in ({3: 4.0}, {index: 4.0 if index == 3 else 1.0 for index in range(10)})
+    )
+    assert some.status == "completed", some.message
+    assert some.metrics == every.metrics
+
+
 def test_what_is_replaced_is_named_once(regression):
     def build():
         model = keras.Sequential(

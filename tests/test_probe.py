@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,6 +219,34 @@ def test_the_page_loads_nothing_from_elsewhere(written: Path) -> None:
     assert not re.search(r"(https?:)?//", own)
     assert not re.search(r"<(script|link|img|iframe)\b[^>]*\b(src|href)=", text.split("<body>")[1])
     assert "<script src" not in text
+
+
+@pytest.mark.slow
+def test_every_instrument_measures_under_a_strategy_too(tmp_path: Path) -> None:
+    """Two logical CPUs: what a batch is split into is said, and a gradient needs no splitting."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "tfbatch.probe", "--model=tiny_model:build"),
+            *("--batch_sizes=16,32", "--baseline=batch_size=32", "--max_minutes=0.2"),
+            *("--strategy=mirrored", "--logical_cpus=2", f"--output_dir={tmp_path}"),
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(tiny_model.__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "probe.json").read_text())["instruments"]
+    assert {name: part["failure"] for name, part in found.items()} == dict.fromkeys(
+        INSTRUMENTS.names()
+    )
+    memory = found["largest_batch"]
+    assert "fits is 32 (16 on each of 2 replicas)" in memory["conclusion"]
+    assert memory["reading"]["report"]["replicas"] == 2
+    assert "32 (16 on each of 2 replicas)" in " ".join(done.stdout.split())
+    assert len(found["noise_scale"]["reading"]["by_layer"]) == 2
+    assert found["curvature"]["reading"]["dimension"] == 64 * 16 + 16 + 16 * 10 + 10
 
 
 def test_what_is_written_on_the_page_is_escaped() -> None:

@@ -253,6 +253,9 @@ def test_the_script_knows_the_task() -> None:
     for line in ("loss='mse',", "metrics=['mae'],", "class_weight={0: 1.0, 1: 2.0},"):
         assert line in text
     assert "test" not in text.split("fit(")[1]
+    four = dataclasses.replace(own, num_classes=4)
+    every = "class_weight={0: 1.0, 1: 2.0, 2: 1.0, 3: 1.0},"  # Keras fails on a class beyond
+    assert every in script(configuration, data=four, task=task)[0]
     soft, _ = script(configuration, data=dataclasses.replace(own, soft_labels=True))
     assert "keras.losses.CategoricalCrossentropy(from_logits=True)" in soft
     assert (

@@ -93,7 +93,7 @@ def _sweep(
                         batch_size=configuration.batch_size, seed=seed, num_examples=examples
                     ),
                     steps_per_epoch=steps,
-                    class_weight=workload.compilation.class_weight,
+                    class_weight=workload.class_weight,
                     callbacks=[watcher, StopAfterSteps(steps)],
                     shuffle=False,
                     verbose=0,

@@ -167,7 +167,7 @@ class TrainingLoad(_Loaded):
             self._fitted.fit(
                 lengthened(stream, self._longest),
                 steps_per_epoch=STEPS,
-                class_weight=self._programs.workload.compilation.class_weight,
+                class_weight=self._programs.workload.class_weight,
                 callbacks=[self._alive],
                 shuffle=False,
                 verbose=0,

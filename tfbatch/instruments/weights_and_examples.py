@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.instruments.weights_file import load_weights
 from tfbatch.pipeline.data import Data
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -53,25 +54,22 @@ class Weights:
 
 
 def model_at(programs: ProgramCache, configuration: Configuration, weights: Weights) -> Any:
-    """A compiled model in float32 with these weights, and its optimizer's slots.
+    """A compiled model on one device in float32 with these weights, and its optimizer's slots.
 
     Whatever the precision of the training: squared norms of gradients are subtracted from each
     other, which 16 bits would drown in rounding.
 
     Raises:
-        InputError: A strategy, or weights of another model.
+        InputError: Weights of another model.
     """
-    own = in_float32(programs)
+    own = on_one_device_in_float32(programs)
     steps = max(weights.trained_steps, 1)
     examples = steps * configuration.batch_size
     model = own.begin(
         configuration, total_examples=examples, seed=weights.seed, steps_per_execution=1
     )
     if weights.file:
-        try:
-            model.load_weights(weights.file)
-        except ValueError as error:
-            raise InputError(f"`weights_file` must hold weights of this model: {error}") from error
+        load_weights(model, Path(weights.file))
     if weights.trained_steps:
         workload = own.workload
         model.fit(
@@ -79,7 +77,7 @@ def model_at(programs: ProgramCache, configuration: Configuration, weights: Weig
                 batch_size=configuration.batch_size, seed=weights.seed, num_examples=examples
             ),
             steps_per_epoch=steps,
-            class_weight=workload.compilation.class_weight,
+            class_weight=workload.class_weight,
             callbacks=[StopAfterSteps(steps)],
             shuffle=False,
             verbose=0,
@@ -87,22 +85,16 @@ def model_at(programs: ProgramCache, configuration: Configuration, weights: Weig
     return model
 
 
-def in_float32(programs: ProgramCache) -> ProgramCache:
-    """The same where float32 trains; else another with the same data and builder.
+def on_one_device_in_float32(programs: ProgramCache) -> ProgramCache:
+    """The same where one device trains in float32; else another with the same data and builder.
 
-    Raises:
-        InputError: A strategy shares the batches.
+    A strategy shares the batches, and their mean gradient is the same.
     """
     workload = programs.workload
-    if workload.strategy is not None:
-        raise InputError(
-            "Gradients are measured on one device. Received: a strategy. Leave `strategy` out: "
-            "the gradient does not depend on it."
-        )
-    if workload.precision == "float32":
+    if workload.strategy is None and workload.precision == "float32":
         return programs
     single: Workload = copy.copy(workload)
-    single.precision = "float32"
+    single.precision, single.strategy = "float32", None
     return ProgramCache(single)
 
 
@@ -118,14 +110,25 @@ def training_batches(
         seed: Of the order and the augmentation.
         augmented: Whether a recipe's augmentation is applied. A function in a user's own pipeline
             always is.
+
+    Raises:
+        InputError: Class weights for data that has sample weights or several targets.
     """
     data: Data = workload.data if augmented else without_augmentation(workload.data)
     stream = data.training(batch_size=batch_size, seed=seed, num_examples=batch_size * batches)
     if workload.data.soft_labels and not data.soft_labels:
         classes = data.num_classes
         stream = stream.map(lambda x, y: (x, tf.one_hot(y, classes)))
-    weights = workload.compilation.class_weight
-    return stream.map(lambda *batch: _weighted(batch, weights)) if weights else stream
+    weights = workload.class_weight
+    if not weights:
+        return stream
+    spec = stream.element_spec
+    if len(spec) > 2 or tf.nest.is_nested(spec[1]):
+        raise InputError(
+            "`class_weight` needs data of inputs and one target, without sample weights. Received: "
+            f"{len(spec)} parts of an example. Leave it out, or put it into the sample weights."
+        )
+    return stream.map(lambda *batch: _weighted(batch, weights))
 
 
 def without_augmentation(data: Data) -> Data:

@@ -14,6 +14,7 @@ from tfbatch.own_data import DataDescription
 from tfbatch.schedules import make_family
 from tfbatch.search.request import Request
 from tfbatch.search.task import IN_PYTHON
+from tfbatch.training.compilation import every_class_weight
 from tfbatch.training.derived import Derived
 
 
@@ -62,7 +63,7 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     policy = ""
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
-    weights = request.task.class_weight
+    weights = every_class_weight(request.task.class_weight, data.num_classes)
     test = """\
 print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
 """

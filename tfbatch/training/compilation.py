@@ -40,6 +40,20 @@ class Compilation:
         return {"loss": loss, "metrics": metrics}
 
 
+def every_class_weight(
+    class_weight: dict[int, float] | None, num_classes: int | None
+) -> dict[int, float] | None:
+    """The weights with a 1 for each class without one: Keras fails on classes above the last named.
+
+    Args:
+        class_weight: Weights of some classes, or None.
+        num_classes: Number of classes, or None where the targets are no class indices.
+    """
+    if not class_weight or num_classes is None:
+        return class_weight
+    return {index: class_weight.get(index, 1.0) for index in range(num_classes)}
+
+
 def _copied(part: Any) -> Any:
     """A metric has variables, which two models must not share."""
     if isinstance(part, keras.metrics.Metric | keras.losses.Loss):

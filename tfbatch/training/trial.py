@@ -248,7 +248,7 @@ def fit(
             start=before.steps * batch_size,
         ),
         epochs=derived.epochs,
-        class_weight=workload.compilation.class_weight,
+        class_weight=workload.class_weight,
         initial_epoch=before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
         validation_data=workload.evaluation("validation"),

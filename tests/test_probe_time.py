@@ -1,0 +1,127 @@
+"""The probe's time: what an instrument leaves of its share goes to its successors."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.measuring import probing
+from tfbatch.measuring.probing import run_instruments
+
+
+class Instruments:
+    """Fakes that take given seconds of a clock that nothing else moves.
+
+    Args:
+        taken: Seconds that each takes, by name, in their order.
+        shares: Their parts of the time.
+        broken: Those that fail when their time is over.
+    """
+
+    def __init__(self, taken: dict[str, float], shares: dict[str, float], broken: str = ""):
+        self.now = 1000.0
+        self.allowed: dict[str, float] = {}
+        self._taken, self._shares, self._broken = taken, shares, broken
+
+    def load(self, name: str) -> types.ModuleType:
+        def probe(bench: Any, *, batch_sizes: Any, seconds: float) -> Any:
+            self.allowed[name] = seconds
+            self.now += self._taken[name]
+            if name == self._broken:
+                raise InputError("no figure")
+            return object()
+
+        module = types.ModuleType(f"tfbatch.instruments.{name}")
+        order = list(self._taken).index(name)
+        module.__dict__.update(
+            {"HEADING": name, "ORDER": order, "SHARE": self._shares[name], "probe": probe}
+        )
+        return module
+
+
+class Bench:
+    """What run_instruments asks of one."""
+
+    engine = None
+    request = types.SimpleNamespace(baseline=types.SimpleNamespace(batch_size=8))
+
+    def __init__(self, first_steps: float = 0.0):
+        self.first_steps, self.asked = first_steps, 0
+
+    def configuration(self, batch_size: int) -> Configuration:
+        return Configuration(batch_size=batch_size, base_learning_rate=0.1)
+
+    def measure(self, function: Any, *arguments: Any) -> float:
+        self.asked += 1
+        return self.first_steps
+
+
+def run(
+    instruments: Instruments,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float | None = 60.0,
+    bench: Any = None,
+) -> probing.Probed:
+    monkeypatch.setattr(probing, "INSTRUMENTS", instruments)
+    clock = types.SimpleNamespace(monotonic=lambda: instruments.now)
+    monkeypatch.setattr(probing, "time", clock)
+    names = sorted(instruments._taken, reverse=True)  # they are put in their order
+    return run_instruments(
+        bench or Bench(), names=names, batch_sizes=(8,), say=lambda text: None, seconds=seconds
+    )
+
+
+SHARES = {"free": 0.0, "one": 3.0, "two": 2.0, "three": 1.0}
+
+
+@pytest.mark.parametrize("broken", ["", "one"], ids=["all measure", "the first fails"])
+@pytest.mark.parametrize(
+    ("taken", "allowed"),
+    [
+        ((100.0, 30.0, 20.0, 10.0), (30.0, 20.0, 10.0)),
+        ((100.0, 6.0, 36.0, 10.0), (30.0, 36.0, 18.0)),
+        ((100.0, 0.0, 0.0, 0.0), (30.0, 40.0, 60.0)),
+        ((0.0, 45.0, 5.0, 10.0), (30.0, 10.0, 10.0)),
+        ((100.0, 70.0, 1.0, 1.0), (30.0, 0.0, 0.0)),
+    ],
+    ids=["as shared", "one is quick", "all are quick", "one is slow", "one takes it all"],
+)
+def test_what_is_left_is_shared_by_those_that_follow(
+    taken: tuple[float, ...],
+    allowed: tuple[float, ...],
+    broken: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """60 s in parts of 3, 2 and 1; the one without a share takes what it takes, of no one's."""
+    fakes = Instruments(dict(zip(SHARES, taken, strict=True)), SHARES, broken)
+    found = run(fakes, monkeypatch)
+
+    assert list(fakes.allowed) == list(SHARES)
+    assert fakes.allowed == pytest.approx(
+        {"free": float("inf"), **dict(zip(("one", "two", "three"), allowed, strict=True))}
+    )
+    assert [section.seconds for section in found.sections] == pytest.approx(taken)
+
+
+@pytest.mark.parametrize(("first", "total"), [(1.0, 35.0), (5.0, 70.0), (100.0, 180.0)])
+def test_the_whole_time_follows_from_the_first_steps_and_has_bounds(
+    first: float, total: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes = Instruments({"free": 9.0, "one": 5.0, "two": 0.0}, SHARES)
+    bench = Bench(first)
+    run(fakes, monkeypatch, None, bench)
+
+    assert fakes.allowed["one"] == pytest.approx(total * 3 / 5)
+    assert fakes.allowed["two"] == pytest.approx(total - 5)
+    assert bench.asked == 1
+
+
+def test_instruments_without_a_share_need_no_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    run(Instruments({"free": 9.0}, SHARES), monkeypatch, None, bench)
+
+    assert bench.asked == 0
