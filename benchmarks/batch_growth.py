@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tfbatch.callbacks import BatchSizeScheduler
+from tfbatch.layers import GhostBatchNormalization
 from tfbatch.models import resnet, small_cnn
 from tfbatch.run_folder.fingerprint import hardware, software
 
@@ -86,6 +88,20 @@ def scheduler_of(arm: str, *, epochs: int, seed: int) -> BatchSizeScheduler:
     )
 
 
+def ghost(layer: keras.layers.Layer, size: int) -> keras.layers.Layer:
+    """The same layer; batch normalisation over so many examples at a time, whatever the batch."""
+    config = layer.get_config()
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return layer.__class__.from_config(config)
+    return GhostBatchNormalization(
+        ghost_size=size,
+        momentum=layer.momentum,
+        epsilon=layer.epsilon,
+        gamma_initializer=config["gamma_initializer"],
+        name=layer.name,
+    )
+
+
 def train(arm: str, seed: int, train_data: Any, held_out: Any, flags: argparse.Namespace) -> Run:
     """One training."""
     keras.utils.clear_session()
@@ -99,6 +115,9 @@ def train(arm: str, seed: int, train_data: Any, held_out: Any, flags: argparse.N
         parameters={"boundaries": "0.5/0.75", "gamma": GAMMA} if arm == "decay" else None,
     )
     model = MODELS[flags.model].build((32, 32, 3), 10)
+    if flags.ghost_size:
+        convert = functools.partial(ghost, size=flags.ghost_size)
+        model = keras.models.clone_model(model, clone_function=convert)
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -123,14 +142,14 @@ def report(runs: dict[str, list[Run]]) -> list[str]:
         return f"{np.mean(values):.4f} +- {np.std(values, ddof=1):.4f}"
 
     losses = {arm: np.array([run.loss for run in found]) for arm, found in runs.items()}
-    lines = ["epoch   loss of decay       growth - decay      neither - decay"]
+    others = [arm for arm in runs if arm != "decay"]
+    lines = ["epoch   loss of decay       " + "".join(f"{arm + ' - decay':20}" for arm in others)]
     for epoch in range(losses["decay"].shape[1]):
         decay = losses["decay"][:, epoch]
-        others = [spread(losses[arm][:, epoch] - decay) for arm in ARMS[1:]]
-        lines.append(f"{epoch + 1:5}   {spread(decay):20}{others[0]:20}{others[1]}")
+        apart = "".join(f"{spread(losses[arm][:, epoch] - decay):20}" for arm in others)
+        lines.append(f"{epoch + 1:5}   {spread(decay):20}{apart}")
     lines += ["", "arm      last accuracy       last loss           updates   seconds"]
-    for arm in ARMS:
-        found = runs[arm]
+    for arm, found in runs.items():
         accuracy, loss = (spread([getattr(r, n)[-1] for r in found]) for n in ("accuracy", "loss"))
         seconds = [run.seconds for run in found]
         lines.append(
@@ -145,6 +164,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", help="TensorFlow Datasets folder (default: TFDS_DATA_DIR)")
     parser.add_argument("--model", choices=MODELS, default="small_cnn")
+    parser.add_argument("--arms", default=",".join(ARMS), help="decay among them")
+    parser.add_argument("--ghost_size", type=int, help="ghost batch normalisation in every arm")
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--held_out", type=int, default=5_000)
     parser.add_argument("--epochs", type=int, default=12)
@@ -153,10 +174,11 @@ def main() -> None:
     flags = parser.parse_args()
     train_data = load(f"train[:{flags.examples}]", flags.data_dir)
     held_out = load(f"test[:{flags.held_out}]", flags.data_dir)
-    runs: dict[str, list[Run]] = {arm: [] for arm in ARMS}
+    arms = flags.arms.split(",")
+    runs: dict[str, list[Run]] = {arm: [] for arm in arms}
     for seed in range(1, flags.seeds + 1):
-        for place in range(len(ARMS)):
-            arm = ARMS[(place + seed) % len(ARMS)]  # none is always first
+        for place in range(len(arms)):
+            arm = arms[(place + seed) % len(arms)]  # none is always first
             runs[arm].append(train(arm, seed, train_data, held_out, flags))
             last = runs[arm][-1]
             print(
