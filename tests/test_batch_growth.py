@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler
+from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler, GradientNoiseScale
 from tfbatch.errors import InputError
 from tfbatch.pipeline.order import permutation
 from tfbatch.schedules import BatchSizes, LearningRateInExamples, make_family
@@ -613,6 +613,27 @@ def test_a_callbacks_estimate_is_read_and_one_left_out_of_fit_is_refused() -> No
     with pytest.raises(InputError, match="must be in `fit` too"):
         fit(model, dataset, callback)
     assert fit(model, dataset, *copied, epochs=3).history["batch_size"] == [4, 8, 16]
+
+
+def test_the_noise_is_measured_after_each_switch_too() -> None:
+    """Without data of its own: the batches are those of the training, whose size has changed."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(512, 4)).astype("float32"), random.normal(size=(512, 1))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    noise = GradientNoiseScale(interval=1)
+    callback = AdaptiveBatchSize(
+        noise, batch_size=8, max_batch_size=64, patience=1, ratio=1e-6
+    )  # fmt: skip
+    counts: list[int] = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: counts.append(noise.measurements)
+    )
+
+    history = fit(model, callback.dataset(x, y), noise, callback, note, epochs=5).history
+
+    assert history["batch_size"] == [8, 16, 32, 64, 64]
+    assert np.diff([0, *counts]).tolist() == [63, 31, 15, 7, 8]
 
 
 @pytest.mark.parametrize(

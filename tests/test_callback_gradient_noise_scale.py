@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbatch.callbacks import GradientNoiseScale
+from tfbatch.callbacks import BatchSizeScheduler, GradientNoiseScale
 from tfbatch.callbacks._noise_meter import NoiseMeter
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
@@ -109,6 +109,83 @@ def test_the_batches_are_those_of_the_training_before_it_sees_them(steps_per_exe
     assert noise.measurements == stream.pairs
 
 
+SWITCHED = {0: 16, 2: 32, 4: 8}
+
+
+def fit_switched(model, noise, epochs=6):
+    """Batch sizes that change during `fit`; the measurements after each epoch."""
+    x, y = regression(256)
+    scheduler = BatchSizeScheduler(SWITCHED)
+    counts = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: counts.append(noise.measurements)
+    )
+    model.fit(
+        scheduler.dataset(x, y), epochs=epochs, callbacks=[noise, scheduler, note], shuffle=False,
+        verbose=0,
+    )  # fmt: skip
+    return np.diff([0, *counts]).tolist()
+
+
+def test_measuring_goes_on_after_the_batch_size_changes():
+    """At a new size the first batch could be a short last one: it alone is left out."""
+    noise = GradientNoiseScale(interval=1, micro_batches=4, decay=0.99)
+
+    found = fit_switched(linear(), noise)
+
+    assert found == [15, 16, 7, 8, 31, 32]
+    assert true_noise_scale() in noise.estimate.interval
+    assert noise.estimate.count > 80  # of 109 pairs: those of all sizes together
+
+
+def test_the_pairs_of_all_sizes_are_averaged_together(monkeypatch):
+    """Every batch's pair, as numpy gives it."""
+    pairs = []
+    measured = SquaredNorms.__call__
+
+    def noted(self, batch):
+        x, y = (part.numpy().astype("float64") for part in batch)
+        pairs.append((len(x), *squares(x, y, 4)))
+        return measured(self, batch)
+
+    monkeypatch.setattr(SquaredNorms, "__call__", noted)
+    noise = GradientNoiseScale(interval=1, micro_batches=4, decay=0.9)
+    fit_switched(linear(), noise)
+
+    assert {size for size, *_ in pairs} == set(SWITCHED.values())
+    traces, gradients, weights = (0.0, 0.0, 0.0)
+    for size, small, large in pairs:
+        trace = (small - large) / (4 / size - 1 / size)
+        traces, weights = 0.9 * traces + trace, 0.9 * weights + 1
+        gradients = 0.9 * gradients + large - trace / size
+    assert noise.estimate.noise_trace == pytest.approx(traces / weights, rel=1e-3)
+    assert noise.estimate.squared_gradient == pytest.approx(gradients / weights, rel=1e-3)
+
+
+def test_in_the_training_mode_the_average_begins_anew_at_a_new_size():
+    """Batch statistics of another size are another gradient."""
+    noise = GradientNoiseScale(interval=1, micro_batches=4, decay=0.999, training=True)
+
+    fit_switched(linear(), noise)
+
+    assert noise.measurements == 109
+    assert 60 < noise.estimate.count < 63.5  # the 63 of the last size
+
+
+def test_short_last_batches_are_not_measured_and_nothing_is_traced_for_them():
+    x, y = regression(76)
+    noise = GradientNoiseScale(interval=1, micro_batches=4)
+    traces = []
+    meter = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: traces.append(noise._meter._norms.traces)
+    )
+
+    linear().fit(x, y, batch_size=16, epochs=3, callbacks=[noise, meter], verbose=0)
+
+    assert noise.measurements == 11  # four whole batches in an epoch, of the first one three
+    assert traces == [1, 1, 1]
+
+
 def test_batches_drawn_from_given_arrays_give_it_too():
     x, y = regression()
     noise = GradientNoiseScale(x, y, batch_size=64, interval=1, decay=0.99)
@@ -126,12 +203,14 @@ def test_measuring_stays_within_its_share_of_the_time(monkeypatch):
 
     class Norms:
         micro_batches = 2
+        traces = 0
 
         def micro_batch_size(self, batch):
             return 4
 
         def __call__(self, batch):
-            now[0] += 5 if now[0] > 50 else 100
+            now[0] += 5 if self.traces else 100
+            self.traces = 1
             return 1.0, 0.5
 
     meter = NoiseMeter(Norms(), decay=0.9, interval=None, max_share=0.03)

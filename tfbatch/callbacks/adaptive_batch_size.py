@@ -35,7 +35,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
 
     Example:
         ```python
-        noise = tfbatch.callbacks.GradientNoiseScale(x, y)
+        noise = tfbatch.callbacks.GradientNoiseScale()
         adaptive = tfbatch.callbacks.AdaptiveBatchSize(noise, batch_size=32, max_batch_size=512)
         model.fit(adaptive.dataset(x, y), epochs=30, callbacks=[noise, adaptive])
         ```
@@ -51,9 +51,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
         noise_scale: A function that returns the noise scale in examples (a number, or an object
             with `noise_scale`; None for not yet), called at the end of each epoch; or an object
             whose `estimate` is that, such as the callback GradientNoiseScale, which must stand
-            before this one in `fit`, and be given data of its own: of the batches that it sees it
-            measures those of the first size alone. Values that are not finite, or negative, count
-            as not yet.
+            before this one in `fit`. Values that are not finite, or negative, count as not yet.
         batch_size: The first batch size.
         max_batch_size: Largest batch size: what memory holds.
         factor: What a size is multiplied by, a whole number > 1.

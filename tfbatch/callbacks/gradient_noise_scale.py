@@ -24,9 +24,10 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     (tfbatch.estimators.noise_scale); numerator and denominator are averaged exponentially over
     the pairs before they are divided. It grows during training: early values are too small.
 
-    Without data it takes the batches that training is about to see, before it sees them. Weights,
-    optimizer, order of the data, random generators, moving statistics and metrics stay as they
-    would be without it.
+    Without data it takes the batches that training is about to see, before it sees them; where
+    their size changes during `fit` it goes on at the new one. A batch of fewer examples than
+    `micro_batches` cannot be measured. Weights, optimizer, order of the data, random generators,
+    moving statistics and metrics stay as they would be without it.
 
     Example:
         ```python
@@ -46,14 +47,16 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
             measurement apart; in effect where `interval` is None.
         decay: Factor by which a pair's weight falls with each new one: 0.95 remembers about 40.
         training: Whether the gradients are those of the training mode, with dropout, and with
-            BatchNormalization over each micro-batch. By default they are those of the inference
-            mode, where examples do not depend on each other.
+            BatchNormalization over each micro-batch: the average then begins anew when the batch
+            size changes. By default they are those of the inference mode, where examples do not
+            depend on each other.
         seed: Of the draws from `x`.
 
     Attributes:
         estimate: The NoiseScale with its interval and doubts; None before the first measurement.
         share: Share of the training's time that was spent measuring, tracing apart.
-        tracing_seconds: Seconds of the first measurement.
+        tracing_seconds: Seconds of the measurements that traced: the first one, and one at
+            another batch size.
         measurements: Number of measurements.
 
     Raises:

@@ -53,16 +53,24 @@ class SquaredNorms:
             BatchNormalization, so that examples do not depend on each other. True: the training
             mode, in which each micro-batch is normalised by itself.
 
+    Attributes:
+        micro_batches: k.
+        training: As given.
+
     Raises:
         InputError: A model that `why_not` refuses, fewer than 2 micro-batches.
     """
 
     def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
         check_measurable(model, micro_batches)
-        self.micro_batches = micro_batches
+        self.micro_batches, self.training = micro_batches, training
         self._model = model
-        self._training = training
         self._add = tf.function(self._added, reduce_retracing=True)
+
+    @property
+    def traces(self) -> int:
+        """How often the gradient's program was traced: anew for some shapes of a batch."""
+        return int(self._add.experimental_get_tracing_count())
 
     def micro_batch_size(self, batch: Any) -> int:
         """Examples in one micro-batch of a batch; 0 if the batch is too small."""
@@ -99,9 +107,9 @@ class SquaredNorms:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         model = self._model
         with tf.GradientTape() as tape:
-            y_pred = model(x, training=self._training) if model._call_has_training_arg else model(x)
+            y_pred = model(x, training=self.training) if model._call_has_training_arg else model(x)
             loss = model.compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=self._training
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=self.training
             )
         variables = [v.value for v in model.trainable_variables]
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
