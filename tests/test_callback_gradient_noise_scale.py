@@ -196,33 +196,127 @@ def test_batches_drawn_from_given_arrays_give_it_too():
     assert true_noise_scale() in noise.estimate.interval
 
 
-def test_measuring_stays_within_its_share_of_the_time(monkeypatch):
-    """By a clock of the test: a step takes 1 s, a measurement 5 s, the first one 100 s."""
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+class Machine:
+    """A clock, and a program whose costs are known: tracing 100 s, an example of a batch 0.05 s.
 
-    class Norms:
-        micro_batches = 2
-        traces = 0
+    What is fetched, and what lies between two calls, takes 0.25 s a measurement.
+    """
 
-        def micro_batch_size(self, batch):
-            return 4
+    micro_batches, training = 4, False
 
-        def __call__(self, batch):
-            now[0] += 5 if self.traces else 100
-            self.traces = 1
-            return 1.0, 0.5
+    def __init__(self, monkeypatch, slower=lambda now: 1.0):
+        self.now, self.traces, self.sizes, self.slower = 0.0, 0, set(), slower
+        self.measuring = self.tracing = self.training_time = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
-    meter = NoiseMeter(Norms(), decay=0.9, interval=None, max_share=0.03)
-    meter.begin_epoch()
-    for step in range(3_000):
-        if meter.due(step):
-            meter.measure(None, step=step)
-        now[0] += 1
+    def micro_batch_size(self, batch):
+        return len(batch) // 4
 
-    assert meter.tracing_seconds == 100
-    assert 0.02 < meter.seconds / meter.training_seconds <= 0.0301
-    assert 15 <= meter.measurements <= 20
+    def rehearse(self, batch):
+        if len(batch) not in self.sizes:
+            self.sizes.add(len(batch))
+            self.traces += 1
+            self.now += 100
+            self.tracing += 100.25  # the batch was fetched for it
+            self.measuring -= 0.25
+        else:
+            self._run(len(batch) / 4)
+
+    def __call__(self, batch):
+        self._run(len(batch))
+        return 1.0, 0.5
+
+    def _run(self, examples):
+        spent = 0.05 * examples * self.slower(self.now)
+        self.now += spent
+        self.measuring += spent
+
+    def train(self, meter, sizes, waited=0.0):
+        """Each step takes 1 s, the first one 500 s; returns the true share after each."""
+        meter.begin_epoch()
+        shares = []
+        for step, size in enumerate(sizes):
+            if meter.due(step):
+                self.now += 0.25 + waited
+                self.measuring += 0.25
+                meter.measure(range(size), step=step, waited=waited)
+            self.now += 1 if step else 500
+            self.training_time += 1 if step else 1e-9
+            shares.append(self.measuring / (self.measuring + self.training_time))
+        return shares
+
+
+def metered(machine, **arguments):
+    return NoiseMeter(machine, **{"decay": 0.9, "interval": None, "max_share": 0.03, **arguments})
+
+
+def test_measuring_stays_within_its_share_of_the_time_at_every_moment(monkeypatch):
+    """But for the two micro-batches that tell what a measurement costs."""
+    machine = Machine(monkeypatch)
+    meter = metered(machine)
+
+    shares = machine.train(meter, [40] * 3_000)
+
+    assert max(shares[60:]) <= 0.03
+    assert 0.02 < shares[-1] <= 0.0226
+    assert 25 <= meter.measurements <= 30  # of 2.25 s
+
+
+def test_the_share_holds_where_a_measurement_takes_three_times_what_is_expected(monkeypatch):
+    """The first one too, of which nothing but a micro-batch was timed."""
+    machine = Machine(monkeypatch, slower=lambda now: 1.0 if now < 700 else 3.0)
+    meter = metered(machine)
+
+    shares = machine.train(meter, [40] * 3_000)
+
+    assert max(shares[60:]) <= 0.03
+    assert meter.measurements > 8
+
+
+def test_a_larger_batch_is_measured_more_rarely(monkeypatch):
+    """It is not measured at the old price: the share holds right after the switch too."""
+    machine = Machine(monkeypatch)
+    meter = metered(machine)
+
+    shares = machine.train(meter, [40] * 1_000 + [400] * 4_000)
+
+    assert max(shares[60:]) <= 0.03
+    assert meter.stream.large_batch_size == 400
+    assert 3 <= meter.measurements - 8 <= 7  # of 20.25 s, after some of 2.25 s
+
+
+def test_the_account_is_the_true_one_and_tracing_stands_apart(monkeypatch):
+    """Both of the measuring and of the training, whose own first step traces too."""
+    machine = Machine(monkeypatch)
+    meter = metered(machine)
+
+    machine.train(meter, [40] * 1_000 + [80] * 1_000)
+
+    assert meter.time.seconds == pytest.approx(machine.measuring)
+    assert meter.time.tracing_seconds == pytest.approx(machine.tracing) == 200.5
+    last = 1  # step, which nothing follows
+    in_all = machine.training_time + machine.measuring - last
+    assert meter.time.training_seconds == pytest.approx(in_all)
+
+
+def test_waiting_for_the_batch_that_is_measured_is_no_measuring(monkeypatch):
+    machine = Machine(monkeypatch)
+    meter = metered(machine)
+
+    machine.train(meter, [40] * 1_000, waited=30.0)
+
+    assert meter.time.seconds == pytest.approx(machine.measuring)
+    assert meter.measurements > 8
+
+
+def test_an_interval_is_kept_whatever_it_costs(monkeypatch):
+    machine = Machine(monkeypatch)
+    meter = metered(machine, interval=5)
+
+    machine.train(meter, [40] * 101)
+
+    assert meter.measurements == 20
+    assert meter.time.share > 0.2
 
 
 @pytest.mark.parametrize("training", [False, True])

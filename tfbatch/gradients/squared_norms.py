@@ -86,22 +86,43 @@ class SquaredNorms:
         Raises:
             InputError: Fewer examples than micro-batches.
         """
-        size = self.micro_batch_size(batch)
-        if not size:
-            raise InputError(
-                f"A batch must hold an example for each of the {self.micro_batches} micro-batches."
-            )
-        sums = [tf.zeros(v.shape, v.dtype) for v in self._model.trainable_variables]
-        squares = []
+        self._check(batch)
+        sums, squares = self._zeros(), []
         with untouched(self._model):
             for index in range(self.micro_batches):
-                rows = slice(index * size, (index + 1) * size)
-                part = keras.tree.map_structure(lambda leaf, rows=rows: leaf[rows], batch)
-                square, sums = self._add(part, sums)
+                square, sums = self._add(self._part(batch, index), sums)
                 squares.append(square)
         small = tf.add_n(squares) / self.micro_batches
         large = _squared_norm(sums) / self.micro_batches**2
         return float(small), float(large)
+
+    def rehearse(self, batch: Any) -> None:
+        """Does for one micro-batch what a call does for all, and forgets it.
+
+        Args:
+            batch: As for a call.
+
+        Raises:
+            InputError: Fewer examples than micro-batches.
+        """
+        self._check(batch)
+        with untouched(self._model):
+            square, sums = self._add(self._part(batch, 0), self._zeros())
+            float(square + _squared_norm(sums))  # a GPU's kernels have then ended
+
+    def _check(self, batch: Any) -> None:
+        if not self.micro_batch_size(batch):
+            raise InputError(
+                f"A batch must hold an example for each of the {self.micro_batches} micro-batches."
+            )
+
+    def _zeros(self) -> list[Any]:
+        return [tf.zeros(v.shape, v.dtype) for v in self._model.trainable_variables]
+
+    def _part(self, batch: Any, index: int) -> Any:
+        size = self.micro_batch_size(batch)
+        rows = slice(index * size, (index + 1) * size)
+        return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
 
     def _added(self, batch: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
