@@ -44,8 +44,8 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
         micro_batches: Parts of a batch, at least 2.
         interval: Steps between two measurements; None: as often as `max_share` allows.
         max_share: Largest share of the training's time spent measuring, tracing apart; in effect
-            where `interval` is None. Three quarters of it are planned with. A fit too short for
-            a single measurement within it has none.
+            where `interval` is None. Three quarters of it are planned with. The first one is made
+            after some 100 times its own duration, so that a very short fit has none.
         decay: Factor by which a pair's weight falls with each new one: 0.95 remembers about 40.
         training: Whether the gradients are those of the training mode, with dropout, and with
             BatchNormalization over each micro-batch: the average then begins anew when the batch
