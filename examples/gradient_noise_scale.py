@@ -40,7 +40,7 @@ def main(*, examples: int = 16_000, epochs: int = 4, batch_size: int = 64) -> li
         The noise scale after each epoch, in examples.
     """
     images, labels = load(examples)
-    noise = GradientNoiseScale(max_share=0.3)  # so short a training leaves 3 % no time
+    noise = GradientNoiseScale(interval=4)  # 3 % of so short a training are too few
     model = build_model(images.shape[1:])
     history = model.fit(
         images, labels, batch_size=batch_size, epochs=epochs, callbacks=[noise], verbose=0

@@ -42,8 +42,8 @@ def main(*, examples: int = 16_000, epochs: int = 1, batch_size: int = 128) -> d
     images, labels = load(examples)
     model = build_model(images.shape[1:])
     compiled = float(model.optimizer.learning_rate)
-    test = LearningRateRangeTest()
-    model.fit(images, labels, batch_size=batch_size, epochs=epochs, callbacks=[test], verbose=0)
+    with LearningRateRangeTest() as test:  # restores the model also if fit is interrupted
+        model.fit(images, labels, batch_size=batch_size, epochs=epochs, callbacks=[test], verbose=0)
     print(f"suggested {test.result}")
     losses = {}
     for name, rate in (("compiled", compiled), ("suggested", test.suggestion or compiled)):

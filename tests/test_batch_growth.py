@@ -21,8 +21,9 @@ import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler
+from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler, GradientNoiseScale
 from tfbatch.errors import InputError
+from tfbatch.estimators.interval import Interval
 from tfbatch.pipeline.order import permutation
 from tfbatch.schedules import BatchSizes, LearningRateInExamples, make_family
 from tfbatch.schedules._family import value
@@ -614,6 +615,70 @@ def test_a_callbacks_estimate_is_read_and_one_left_out_of_fit_is_refused() -> No
     with pytest.raises(InputError, match="must be in `fit` too"):
         fit(model, dataset, callback)
     assert fit(model, dataset, *copied, epochs=3).history["batch_size"] == [4, 8, 16]
+
+
+class Estimates(keras.callbacks.Callback):  # type: ignore[misc]
+    """Gives (lower end, noise scale, measurements so far) of each epoch."""
+
+    def __init__(self, *found: tuple[float, float, int]):
+        super().__init__()
+        self.found, self.measurements = found, 0
+        self.estimate: Any = None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        low, scale, self.measurements = self.found[epoch]
+        interval = Interval(low, float("inf"))
+        self.estimate = type("NoiseScale", (), {"noise_scale": scale, "interval": interval})
+
+
+def test_an_uncertain_noise_scale_counts_by_its_lower_end() -> None:
+    inf, nan = float("inf"), float("nan")
+    found = [(0, 99, 2), (3, 99, 4), (nan, 99, 5), (5, inf, 6), (7, 99, 8), (9, 99, 9)]
+    noise, (model, _) = Estimates(*found), recording()
+    callback = AdaptiveBatchSize(noise, batch_size=4, max_batch_size=16, patience=1)
+
+    history = fit(model, callback.dataset(X, X), noise, callback, epochs=6).history
+
+    assert history["batch_size"] == [4, 4, 4, 4, 8, 8]  # 5 > 4; 9 > 8 would be next
+    assert callback.batch_size == 16
+
+
+def test_an_epoch_without_a_new_measurement_is_not_counted() -> None:
+    noise, (model, _) = Estimates(*[(9, 9, n) for n in (3, 3, 3, 4, 4)]), recording()
+    callback = AdaptiveBatchSize(noise, batch_size=4, max_batch_size=8, patience=2)
+
+    history = fit(model, callback.dataset(X, X), noise, callback, epochs=5).history
+
+    assert history["batch_size"] == [4, 4, 4, 4, 8]
+
+
+def test_batches_too_small_to_be_measured_are_refused_before_training() -> None:
+    noise, (model, _) = GradientNoiseScale(micro_batches=8), recording()
+    callback = AdaptiveBatchSize(noise, batch_size=4, max_batch_size=8)
+
+    with pytest.raises(InputError, match=r"batch_size=4, micro_batches=8\. Give Grad"):
+        fit(model, callback.dataset(X, X), noise, callback, epochs=1)
+
+
+def test_the_noise_is_measured_after_each_switch_too() -> None:
+    """Without data of its own: the batches are those of the training, whose size has changed."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(512, 4)).astype("float32"), random.normal(size=(512, 1))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    noise = GradientNoiseScale(interval=1)
+    callback = AdaptiveBatchSize(
+        lambda: 99.0 if noise.measurements else None, batch_size=8, max_batch_size=64, patience=1
+    )
+    counts: list[int] = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: counts.append(noise.measurements)
+    )
+
+    history = fit(model, callback.dataset(x, y), noise, callback, note, epochs=5).history
+
+    assert history["batch_size"] == [8, 16, 32, 64, 64]
+    assert np.diff([0, *counts]).tolist() == [63, 31, 15, 7, 8]
 
 
 @pytest.mark.parametrize(

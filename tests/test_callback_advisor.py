@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbatch.callbacks import Advisor
+from tfbatch.callbacks import Advisor, GradientNoiseScale
 from tfbatch.callbacks._advice import Measured, advise
 from tfbatch.callbacks._step_clock import TimedSteps, resized, time_steps
 from tfbatch.estimators.interval import Interval
@@ -142,6 +142,7 @@ def test_a_batch_of_another_size_repeats_its_examples(size):
 
 def test_a_real_training_prints_each_line_after_each_epoch(capsys):
     advisor = Advisor(model="mine:build", data="mine:data")
+    advisor.noise = GradientNoiseScale(interval=8)  # 3 % of so short a training are too few
 
     build().fit(*data(1_024), batch_size=16, epochs=2, callbacks=[advisor], verbose=0)
 

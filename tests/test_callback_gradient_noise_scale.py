@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbatch.callbacks import GradientNoiseScale
+from tfbatch.callbacks import BatchSizeScheduler, GradientNoiseScale
 from tfbatch.callbacks._noise_meter import NoiseMeter
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
@@ -109,6 +109,83 @@ def test_the_batches_are_those_of_the_training_before_it_sees_them(steps_per_exe
     assert noise.measurements == stream.pairs
 
 
+SWITCHED = {0: 16, 2: 32, 4: 8}
+
+
+def fit_switched(model, noise, epochs=6):
+    """Batch sizes that change during `fit`; the measurements after each epoch."""
+    x, y = regression(256)
+    scheduler = BatchSizeScheduler(SWITCHED)
+    counts = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: counts.append(noise.measurements)
+    )
+    model.fit(
+        scheduler.dataset(x, y), epochs=epochs, callbacks=[noise, scheduler, note], shuffle=False,
+        verbose=0,
+    )  # fmt: skip
+    return np.diff([0, *counts]).tolist()
+
+
+def test_measuring_goes_on_after_the_batch_size_changes():
+    """At a new size the first batch could be a short last one: it alone is left out."""
+    noise = GradientNoiseScale(interval=1, micro_batches=4, decay=0.99)
+
+    found = fit_switched(linear(), noise)
+
+    assert found == [15, 16, 7, 8, 31, 32]
+    assert true_noise_scale() in noise.estimate.interval
+    assert noise.estimate.count > 80  # of 109 pairs: those of all sizes together
+
+
+def test_the_pairs_of_all_sizes_are_averaged_together(monkeypatch):
+    """Every batch's pair, as numpy gives it."""
+    pairs = []
+    measured = SquaredNorms.__call__
+
+    def noted(self, batch):
+        x, y = (part.numpy().astype("float64") for part in batch)
+        pairs.append((len(x), *squares(x, y, 4)))
+        return measured(self, batch)
+
+    monkeypatch.setattr(SquaredNorms, "__call__", noted)
+    noise = GradientNoiseScale(interval=1, micro_batches=4, decay=0.9)
+    fit_switched(linear(), noise)
+
+    assert {size for size, *_ in pairs} == set(SWITCHED.values())
+    traces, gradients, weights = (0.0, 0.0, 0.0)
+    for size, small, large in pairs:
+        trace = (small - large) / (4 / size - 1 / size)
+        traces, weights = 0.9 * traces + trace, 0.9 * weights + 1
+        gradients = 0.9 * gradients + large - trace / size
+    assert noise.estimate.noise_trace == pytest.approx(traces / weights, rel=1e-3)
+    assert noise.estimate.squared_gradient == pytest.approx(gradients / weights, rel=1e-3)
+
+
+def test_in_the_training_mode_the_average_begins_anew_at_a_new_size():
+    """Batch statistics of another size are another gradient."""
+    noise = GradientNoiseScale(interval=1, micro_batches=4, decay=0.999, training=True)
+
+    fit_switched(linear(), noise)
+
+    assert noise.measurements == 109
+    assert 60 < noise.estimate.count < 63.5  # the 63 of the last size
+
+
+def test_short_last_batches_are_not_measured_and_nothing_is_traced_for_them():
+    x, y = regression(76)
+    noise = GradientNoiseScale(interval=1, micro_batches=4)
+    traces = []
+    meter = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: traces.append(noise._meter._norms.traces)
+    )
+
+    linear().fit(x, y, batch_size=16, epochs=3, callbacks=[noise, meter], verbose=0)
+
+    assert noise.measurements == 11  # four whole batches in an epoch, of the first one three
+    assert traces == [1, 1, 1]
+
+
 def test_batches_drawn_from_given_arrays_give_it_too():
     x, y = regression()
     noise = GradientNoiseScale(x, y, batch_size=64, interval=1, decay=0.99)
@@ -119,31 +196,127 @@ def test_batches_drawn_from_given_arrays_give_it_too():
     assert true_noise_scale() in noise.estimate.interval
 
 
-def test_measuring_stays_within_its_share_of_the_time(monkeypatch):
-    """By a clock of the test: a step takes 1 s, a measurement 5 s, the first one 100 s."""
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+class Machine:
+    """A clock, and a program whose costs are known: tracing 100 s, an example of a batch 0.05 s.
 
-    class Norms:
-        micro_batches = 2
+    What is fetched, and what lies between two calls, takes 0.25 s a measurement.
+    """
 
-        def micro_batch_size(self, batch):
-            return 4
+    micro_batches, training = 4, False
 
-        def __call__(self, batch):
-            now[0] += 5 if now[0] > 50 else 100
-            return 1.0, 0.5
+    def __init__(self, monkeypatch, slower=lambda now: 1.0):
+        self.now, self.traces, self.sizes, self.slower = 0.0, 0, set(), slower
+        self.measuring = self.tracing = self.training_time = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
 
-    meter = NoiseMeter(Norms(), decay=0.9, interval=None, max_share=0.03)
-    meter.begin_epoch()
-    for step in range(3_000):
-        if meter.due(step):
-            meter.measure(None, step=step)
-        now[0] += 1
+    def micro_batch_size(self, batch):
+        return len(batch) // 4
 
-    assert meter.tracing_seconds == 100
-    assert 0.02 < meter.seconds / meter.training_seconds <= 0.0301
-    assert 15 <= meter.measurements <= 20
+    def rehearse(self, batch):
+        if len(batch) not in self.sizes:
+            self.sizes.add(len(batch))
+            self.traces += 1
+            self.now += 100
+            self.tracing += 100.25  # the batch was fetched for it
+            self.measuring -= 0.25
+        else:
+            self._run(len(batch) / 4)
+
+    def __call__(self, batch):
+        self._run(len(batch))
+        return 1.0, 0.5
+
+    def _run(self, examples):
+        spent = 0.05 * examples * self.slower(self.now)
+        self.now += spent
+        self.measuring += spent
+
+    def train(self, meter, sizes, waited=0.0):
+        """Each step takes 1 s, the first one 500 s; returns the true share after each."""
+        meter.begin_epoch()
+        shares = []
+        for step, size in enumerate(sizes):
+            if meter.due(step):
+                self.now += 0.25 + waited
+                self.measuring += 0.25
+                meter.measure(range(size), step=step, waited=waited)
+            self.now += 1 if step else 500
+            self.training_time += 1 if step else 1e-9
+            shares.append(self.measuring / (self.measuring + self.training_time))
+        return shares
+
+
+def metered(machine, **arguments):
+    return NoiseMeter(machine, **{"decay": 0.9, "interval": None, "max_share": 0.03, **arguments})
+
+
+def test_measuring_stays_within_its_share_of_the_time_at_every_moment(monkeypatch):
+    """But for the two micro-batches that tell what a measurement costs."""
+    machine = Machine(monkeypatch)
+    meter = metered(machine)
+
+    shares = machine.train(meter, [40] * 3_000)
+
+    assert max(shares[60:]) <= 0.03
+    assert 0.02 < shares[-1] <= 0.0226
+    assert 25 <= meter.measurements <= 30  # of 2.25 s
+
+
+def test_the_share_holds_where_a_measurement_takes_three_times_what_is_expected(monkeypatch):
+    """The first one too, of which nothing but a micro-batch was timed."""
+    machine = Machine(monkeypatch, slower=lambda now: 1.0 if now < 700 else 3.0)
+    meter = metered(machine)
+
+    shares = machine.train(meter, [40] * 3_000)
+
+    assert max(shares[60:]) <= 0.03
+    assert meter.measurements > 8
+
+
+def test_a_larger_batch_is_measured_more_rarely(monkeypatch):
+    """It is not measured at the old price: the share holds right after the switch too."""
+    machine = Machine(monkeypatch)
+    meter = metered(machine)
+
+    shares = machine.train(meter, [40] * 1_000 + [400] * 4_000)
+
+    assert max(shares[60:]) <= 0.03
+    assert meter.stream.large_batch_size == 400
+    assert 3 <= meter.measurements - 8 <= 7  # of 20.25 s, after some of 2.25 s
+
+
+def test_the_account_is_the_true_one_and_tracing_stands_apart(monkeypatch):
+    """Both of the measuring and of the training, whose own first step traces too."""
+    machine = Machine(monkeypatch)
+    meter = metered(machine)
+
+    machine.train(meter, [40] * 1_000 + [80] * 1_000)
+
+    assert meter.time.seconds == pytest.approx(machine.measuring)
+    assert meter.time.tracing_seconds == pytest.approx(machine.tracing) == 200.5
+    last = 1  # step, which nothing follows
+    in_all = machine.training_time + machine.measuring - last
+    assert meter.time.training_seconds == pytest.approx(in_all)
+
+
+def test_waiting_for_the_batch_that_is_measured_is_no_measuring(monkeypatch):
+    machine = Machine(monkeypatch)
+    meter = metered(machine)
+
+    machine.train(meter, [40] * 1_000, waited=30.0)
+
+    assert meter.time.seconds == pytest.approx(machine.measuring)
+    assert meter.measurements > 8
+
+
+def test_an_interval_is_kept_whatever_it_costs(monkeypatch):
+    machine = Machine(monkeypatch)
+    meter = metered(machine, interval=5)
+
+    machine.train(meter, [40] * 101)
+
+    assert meter.measurements == 20
+    assert meter.time.share > 0.2
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfbatch.callbacks import LearningRateRangeTest
 from tfbatch.errors import InputError
@@ -70,6 +71,99 @@ def test_training_afterwards_is_as_if_there_had_been_no_test(rate):
     assert all(np.array_equal(first, second) for first, second in pairs)
     assert float(plain.optimizer.learning_rate) == float(tested.optimizer.learning_rate)
     tested.optimizer.get_config()
+
+
+class Interrupted(keras.callbacks.Callback):
+    """Ends `fit` as Ctrl-C does."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 40:
+            raise KeyboardInterrupt
+
+
+def broken_off():
+    """40 batches, then an error within the program."""
+
+    def batches():
+        for first in range(0, 320, 8):
+            yield X[first : first + 8], Y[first : first + 8]
+        raise OSError("the disk is gone")
+
+    spec = (tf.TensorSpec((None, 4)), tf.TensorSpec((None, 1)))
+    data = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.apply(tf.data.experimental.assert_cardinality(100)).with_options(options)
+
+
+def fit_that_raises(model, test, how):
+    if how == "interrupted":
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, test, Interrupted(), epochs=1)
+    else:
+        with pytest.raises(tf.errors.UnknownError, match="the disk is gone"):
+            model.fit(broken_off(), callbacks=[test], verbose=0, shuffle=False)
+
+
+def restored_by(way, model, how):
+    """A `fit` that raised, and what restores the model after it."""
+    if way == "with":
+        with LearningRateRangeTest(1e-5, 1e-2) as test:
+            fit_that_raises(model, test, how)
+        return
+    test = LearningRateRangeTest(1e-5, 1e-2)
+    fit_that_raises(model, test, how)
+    if way == "restore":
+        test.restore()
+        test.restore()  # the second time has nothing to do
+    else:
+        fit(model, test)
+        assert len(test.losses) == 200
+
+
+@pytest.mark.parametrize("how", ["interrupted", "broken off"])
+@pytest.mark.parametrize("way", ["with", "restore", "next fit"])
+def test_a_fit_that_raised_leaves_a_model_that_can_be_restored(way, how):
+    """Training goes on as if there had been none, with a schedule of the optimizer's own."""
+    plain, tested = (
+        build(keras.optimizers.schedules.ExponentialDecay(0.005, 50, 0.5)) for _ in range(2)
+    )
+    for model in (plain, tested):
+        fit(model, epochs=1)
+    restored_by(way, tested, how)
+
+    pairs = zip(state(plain), state(tested), strict=True)
+    assert all(np.array_equal(first, second) for first, second in pairs)
+    ends = [fit(model, epochs=1).history["loss"] for model in (plain, tested)]
+    assert ends[0] == ends[1]
+    assert float(plain.optimizer.learning_rate) == float(tested.optimizer.learning_rate)
+    tested.optimizer.get_config()
+
+
+def test_an_error_within_the_with_statement_is_passed_on():
+    model = build()
+    model.optimizer.build(model.trainable_variables)
+    before = state(model)
+
+    with pytest.raises(KeyboardInterrupt), LearningRateRangeTest(1e-5, 1e-2) as test:
+        fit(model, test, Interrupted(), epochs=1)
+
+    assert all(np.array_equal(a, b) for a, b in zip(before, state(model), strict=True))
+    assert test.result is None
+
+
+def test_the_model_that_was_swept_is_restored_and_not_the_next_one():
+    first, second = build(), build(0.007)
+    test = LearningRateRangeTest(1e-5, 1e-2)
+    before = state(first)[:2]
+    fit_that_raises(first, test, "interrupted")
+    assert not all(np.array_equal(a, b) for a, b in zip(before, state(first), strict=False))
+
+    fit(second, test)
+
+    assert all(np.array_equal(a, b) for a, b in zip(before, state(first), strict=False))
+    assert float(first.optimizer.learning_rate) == pytest.approx(0.005)
+    assert float(second.optimizer.learning_rate) == pytest.approx(0.007)
 
 
 def test_the_rates_ascend_in_equal_factors_and_are_those_of_the_updates():

@@ -98,6 +98,29 @@ def test_every_example_is_counted_once(steps_per_execution):
     assert len(counts.shown) >= 6
 
 
+def test_who_counts_nothing_leaves_the_iterator_alone_but_where_it_looks():
+    given = []
+
+    class Looks(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.watched = WatchedInput(
+                self.model,
+                caller="Looks",
+                wants_batch=lambda: self.watched.executions == 2,
+                look=lambda batch: given.append("a look"),
+                counts=False,
+            )
+            self.watched.inner = self.note
+
+        def note(self, iterator):
+            given.append("its own" if iterator is self.watched._source else "another")
+            return {"loss": 0.0}
+
+    fit(model(), data(), Looks(), epochs=1)
+
+    assert given == ["its own", "a look", "another", *["its own"] * 13]
+
+
 @pytest.mark.parametrize("callback", [Throughput, GradientNoiseScale])
 def test_after_a_training_that_raised_nothing_stands_in_the_way(callback):
     made = model()

@@ -1,10 +1,10 @@
-"""When the gradient noise is measured during `fit`, and what that costs."""
+"""When the gradient noise is measured during `fit`, and at which batch sizes."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
+from tfbatch.callbacks._measuring_time import MeasuringTime
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
 from tfbatch.gradients import SquaredNorms
@@ -13,8 +13,11 @@ from tfbatch.gradients import SquaredNorms
 class NoiseMeter:
     """Measures pairs of squared norms within a share of the training's time.
 
-    The first measurement is traced and left out of the cost; the second one tells what one costs.
-    From then on there is one whenever all together stay within the share.
+    A new size is rehearsed with two micro-batches: the first one traces, the second one tells
+    what a measurement costs. From then on there is one whenever it can be afforded.
+
+    A batch of another size than the last one may be an epoch's short last one. It is measured when
+    the next that is looked at has its size too: then the size has changed.
 
     Args:
         norms: Computes the pair of a batch.
@@ -24,65 +27,91 @@ class NoiseMeter:
 
     Attributes:
         stream: The pairs so far; None before the first.
-        seconds: Spent on measuring, the first time apart.
-        tracing_seconds: Spent on the first time.
-        training_seconds: Of the training meanwhile, measuring included.
+        time: What they took.
         measurements: Number of them.
     """
 
     def __init__(
         self, norms: SquaredNorms, *, decay: float, interval: int | None, max_share: float
     ):
-        self._norms, self._decay = norms, decay
-        self._interval, self._max_share = interval, max_share
+        self._norms, self._decay, self._interval = norms, decay, interval
         self.stream: NoiseScaleStream | None = None
-        self.seconds = self.tracing_seconds = self.training_seconds = 0.0
-        self.measurements = 0
-        self.last_step = 0
-        self._last = 0.0
+        self.time = MeasuringTime(max_share=max_share)
+        self.measurements = self._last_step = 0
+        self._seen_size = self._size = 0
+        self._costs: dict[int, float] = {}
+        self._is_running = False
 
     def begin_epoch(self) -> None:
         """What lay between two epochs is no training."""
-        self._last = time.perf_counter()
+        self.time.begin()
 
     def due(self, step: int) -> bool:
         """Whether to measure before the update with this index, counted over all epochs."""
-        now = time.perf_counter()
-        if step:  # the first execution traces the training
-            self.training_seconds += now - self._last
-        self._last = now
-        if not step:
+        if not step:  # the first execution traces the training
             return False
-        if self._interval is not None:
-            return not self.measurements or step - self.last_step >= self._interval
-        if self.measurements < 2:
-            return True
-        expected = self.seconds * self.measurements / (self.measurements - 1)
-        return expected <= self._max_share * self.training_seconds
-
-    def measure(self, batch: Any, *, step: int) -> None:
-        """Adds the pair of a batch; one of another size than the first one is passed over."""
-        size = self._norms.micro_batch_size(batch)
-        if not size:
-            return
-        if self.stream is None:
-            self.stream = NoiseScaleStream(
-                decay=self._decay,
-                small_batch_size=size,
-                large_batch_size=size * self._norms.micro_batches,
-            )
-        if size != self.stream.small_batch_size:
-            return
-        started = time.perf_counter()
-        self.stream = self.stream.updated(*self._norms(batch))
-        self._last = time.perf_counter()
-        if self.measurements:
-            self.seconds += self._last - started
-            self.training_seconds += self._last - started
+        if self._is_running:
+            self.time.arrive()
         else:
-            self.tracing_seconds = self._last - started
-        self.measurements += 1
-        self.last_step = step
+            self.time.begin()
+            self._is_running = True
+        if self._interval is not None:
+            return not self.measurements or step - self._last_step >= self._interval
+        return not self._size or self.time.affords(self._costs[self._size])
+
+    def measure(self, batch: Any, *, step: int, waited: float = 0.0) -> None:
+        """Adds the pair of a batch, unless its size is one that may not come again.
+
+        Args:
+            batch: As `fit` takes it.
+            step: Index of the update that follows.
+            waited: Seconds since `due` that were spent waiting for the batch.
+        """
+        self.time.wait(waited)
+        size = self._norms.micro_batch_size(batch)
+        if self._is_to_stay(size):
+            self._size = size
+            if size not in self._costs:
+                self._costs[size] = self._rehearsed(batch)
+            if self._interval is not None or self.time.affords(self._costs[size]):
+                self._add(batch)
+                self.measurements += 1
+                self._last_step = step
+        self.time.spend()
+
+    def _is_to_stay(self, size: int) -> bool:
+        """Whether batches of this micro-batch size are those of the training from now on."""
+        last, self._seen_size = self._seen_size, size
+        return size > 0 and (size in (last, self._size) or not self._size)
+
+    def _rehearsed(self, batch: Any) -> float:
+        """Seconds that a measurement is expected to take."""
+        traces = self._norms.traces
+        self._norms.rehearse(batch)
+        self.time.spend(traced=self._norms.traces > traces)
+        self._norms.rehearse(batch)
+        return self.time.spend() * (self._norms.micro_batches + 1)  # fetching the batch costs too
+
+    def _add(self, batch: Any) -> None:
+        """Measures a pair, and what it costs: a rise is believed at once, a fall by and by."""
+        traces = self._norms.traces
+        pair = self._norms(batch)
+        self.stream = self._stream().updated(*pair)
+        traced = self._norms.traces > traces
+        cost = self.time.spend(traced=traced)
+        if not traced:
+            self._costs[self._size] = max(cost, (cost + self._costs[self._size]) / 2)
+
+    def _stream(self) -> NoiseScaleStream:
+        """That of the size now; a new one where a micro-batch's size changes what is measured."""
+        sizes = {
+            "small_batch_size": self._size,
+            "large_batch_size": self._size * self._norms.micro_batches,
+        }
+        stream = self.stream
+        if stream is None or (self._norms.training and stream.small_batch_size != self._size):
+            return NoiseScaleStream(decay=self._decay, **sizes)
+        return stream.resized(**sizes)
 
     def estimate(self) -> NoiseScale | None:
         """The noise scale now; None before the first pair."""

@@ -44,9 +44,12 @@ class WatchedInput:
         caller: Name of the callback, for messages.
         wants_batch: Asked before each execution whether `look` is to see its first batch.
         look: Gets that batch before training does.
+        counts: Whether `totals` are wanted. If not, the program gets its own iterator whenever no
+            batch was looked at: a time stamp around every request would cost time.
 
     Attributes:
         executions: Calls of the program so far.
+        waited_for_look: Seconds waited for the batch that `look` got last.
     """
 
     def __init__(
@@ -56,11 +59,13 @@ class WatchedInput:
         caller: str,
         wants_batch: Callable[[], bool] | None = None,
         look: Look | None = None,
+        counts: bool = True,
     ):
         check_single_device(model, caller=caller)
         self._model = model
-        self._wants_batch, self._look = wants_batch, look
+        self._wants_batch, self._look, self._counts = wants_batch, look, counts
         self.executions = 0
+        self.waited_for_look = 0.0
         self._source: Any = None
         self._made: tuple[Any, Any] = (None, None)
         with tf.device("CPU"):
@@ -72,10 +77,15 @@ class WatchedInput:
     def __call__(self, iterator: Any) -> Any:
         """One execution."""
         if iterator is not self._source:
-            self._source, self._watched = iterator, self._watch(iterator)
+            self._source, self._watched = iterator, None
         self.executions += 1
         try:
-            if self._wants_batch is not None and self._wants_batch():
+            looks = self._wants_batch is not None and self._wants_batch()
+            if not looks and not self._counts:
+                return self.inner(iterator)
+            if self._watched is None:
+                self._watched = self._watch(iterator)
+            if looks:
                 self._show_next(iterator)
             return self.inner(self._watched)
         except (StopIteration, tf.errors.OutOfRangeError):
@@ -104,7 +114,9 @@ class WatchedInput:
         """Takes the next batch out, shows it and puts it back at the front."""
         started = tf.timestamp()
         following = iterator.get_next_as_optional()
-        self._waited.assign_add(tf.timestamp() - started)
+        waited = tf.timestamp() - started
+        self._waited.assign_add(waited)
+        self.waited_for_look = float(waited)
         if not following.has_value():
             return  # the program finds the end itself
         batch = following.get_value()

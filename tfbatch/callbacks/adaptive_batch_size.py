@@ -24,7 +24,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
     large ones late, with no schedule to choose. (As an estimate of the critical batch size it is
     a rough one, Merrill et al. 2025, arXiv 2505.23971: `ratio` is a number to tune.)
 
-        def after_epoch(noise_scale):
+        def after_epoch(noise_scale):       # the lower end of its interval; only if it is new
             above = above + 1 if noise_scale > ratio * batch_size else 0
             if above >= patience and batch_size * factor <= max_batch_size:
                 batch_size, above = batch_size * factor, 0
@@ -35,7 +35,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
 
     Example:
         ```python
-        noise = tfbatch.callbacks.GradientNoiseScale(x, y)
+        noise = tfbatch.callbacks.GradientNoiseScale()
         adaptive = tfbatch.callbacks.AdaptiveBatchSize(noise, batch_size=32, max_batch_size=512)
         model.fit(adaptive.dataset(x, y), epochs=30, callbacks=[noise, adaptive])
         ```
@@ -51,14 +51,14 @@ class AdaptiveBatchSize(BatchSizeDriver):
         noise_scale: A function that returns the noise scale in examples (a number, or an object
             with `noise_scale`; None for not yet), called at the end of each epoch; or an object
             whose `estimate` is that, such as the callback GradientNoiseScale, which must stand
-            before this one in `fit`, and be given data of its own: of the batches that it sees it
-            measures those of the first size alone. Values that are not finite, or negative, count
-            as not yet.
+            before this one in `fit`. Where it has an `interval`, the lower end counts: few
+            measurements are too uncertain to grow on. Values that are not finite, or negative,
+            count as not yet, and so does an epoch without a new one of its `measurements`.
         batch_size: The first batch size.
         max_batch_size: Largest batch size: what memory holds.
         factor: What a size is multiplied by, a whole number > 1.
         ratio: Batch sizes by which the noise scale must exceed one, > 0.
-        patience: Measurements in a row that must have done so, at least 1.
+        patience: Epochs with a measurement in a row that must have done so, at least 1.
         scaling_rule: A file of tfbatch/scaling_rules: what the learning rate is multiplied by at a
             switch. "none" grows the batch instead of decaying the learning rate.
         scaling_parameters: The rule's own parameters.
@@ -107,7 +107,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
         self.first_batch_size, self.max_batch_size = batch_size, max_batch_size
         self.factor, self.ratio, self.patience = factor, ratio, patience
         self.scaling_rule, self.scaling_parameters = scaling_rule, scaling_parameters
-        self._next = 0
+        self._next = self._measurements = 0
         self._forget()
 
     def _forget(self) -> None:
@@ -137,6 +137,15 @@ class AdaptiveBatchSize(BatchSizeDriver):
                 "The callback that measures the noise scale must be in `fit` too: "
                 "`callbacks=[noise, adaptive]`."
             )
+        parts = getattr(watched, "micro_batches", 0)
+        if getattr(watched, "x", self) is None and parts > self.first_batch_size:
+            raise InputError(
+                "A batch must have an example for each of the micro-batches that the noise scale "
+                f"is measured with. Received: batch_size={self.first_batch_size}, "
+                f"micro_batches={parts}. Give GradientNoiseScale fewer `micro_batches`, or data "
+                "of its own."
+            )
+        self._measurements = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Goes on, or begins anew at an epoch that does not follow the last one."""
@@ -174,9 +183,15 @@ class AdaptiveBatchSize(BatchSizeDriver):
         self.batch_size, self._above = larger, 0
 
     def _measured(self) -> float | None:
+        """What the noise scale is at least; None if that is not known, or not anew."""
         found: Any = self.noise_scale
+        if (count := getattr(found, "measurements", None)) is not None:
+            before, self._measurements = self._measurements, count
+            if count == before:
+                return None
         found = found.estimate if hasattr(found, "estimate") else found()
         value = getattr(found, "noise_scale", found)
+        value = getattr(getattr(found, "interval", None), "low", value)
         return float(value) if value is not None and 0 <= value < math.inf else None
 
     def _optimizer(self) -> Any:

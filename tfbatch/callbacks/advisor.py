@@ -86,7 +86,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         self._forget()
         check_single_device(self.model, caller="Advisor")
         reason = why_not(self.model)
-        self._no_noise = reason or "no batch was measured"
+        self._no_noise = reason or "the training was too short to measure it in passing"
         self._parts = [self.throughput, self.memory, *([] if reason else [self.noise])]
         self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         for part in self._parts:
@@ -98,6 +98,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
             caller="Advisor",
             wants_batch=lambda: self._batch is None,
             look=self._keep,
+            counts=False,
         )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -24,9 +24,10 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     (tfbatch.estimators.noise_scale); numerator and denominator are averaged exponentially over
     the pairs before they are divided. It grows during training: early values are too small.
 
-    Without data it takes the batches that training is about to see, before it sees them. Weights,
-    optimizer, order of the data, random generators, moving statistics and metrics stay as they
-    would be without it.
+    Without data it takes the batches that training is about to see, before it sees them; where
+    their size changes during `fit` it goes on at the new one. A batch of fewer examples than
+    `micro_batches` cannot be measured. Weights, optimizer, order of the data, random generators,
+    moving statistics and metrics stay as they would be without it.
 
     Example:
         ```python
@@ -42,18 +43,21 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
         batch_size: Examples in one measurement drawn from `x`.
         micro_batches: Parts of a batch, at least 2.
         interval: Steps between two measurements; None: as often as `max_share` allows.
-        max_share: Largest share of the training's time spent measuring, the first, traced
-            measurement apart; in effect where `interval` is None.
+        max_share: Largest share of the training's time spent measuring, tracing apart; in effect
+            where `interval` is None. Three quarters of it are planned with. The first one is made
+            after some 100 times its own duration, so that a very short fit has none.
         decay: Factor by which a pair's weight falls with each new one: 0.95 remembers about 40.
         training: Whether the gradients are those of the training mode, with dropout, and with
-            BatchNormalization over each micro-batch. By default they are those of the inference
-            mode, where examples do not depend on each other.
+            BatchNormalization over each micro-batch: the average then begins anew when the batch
+            size changes. By default they are those of the inference mode, where examples do not
+            depend on each other.
         seed: Of the draws from `x`.
 
     Attributes:
         estimate: The NoiseScale with its interval and doubts; None before the first measurement.
-        share: Share of the training's time that was spent measuring, tracing apart.
-        tracing_seconds: Seconds of the first measurement.
+        share: Share of the training's time that was spent measuring, tracing apart. Everything
+            counts but waiting for a batch, which training would have done as well.
+        tracing_seconds: Seconds spent tracing, at the first batch and at one of another size.
         measurements: Number of measurements.
 
     Raises:
@@ -102,15 +106,25 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
         )
         self._random = np.random.default_rng(self.seed)
         self._steps = self._steps_before = 0
-        self._watched = WatchedInput(
-            self.model, caller="GradientNoiseScale", wants_batch=self._before_step, look=self._look
-        )
+        if self.x is None:
+            self._watched = WatchedInput(
+                self.model,
+                caller="GradientNoiseScale",
+                wants_batch=lambda: self._meter is not None and self._meter.due(self._steps),
+                look=self._look,
+                counts=False,
+            )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes where the epoch starts."""
         self._steps_before = self._steps
         if self._meter is not None:
             self._meter.begin_epoch()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Measures on data of its own."""
+        if self.x is not None and self._meter is not None and self._meter.due(self._steps):
+            self._meter.measure(self._drawn(), step=self._steps)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """`batch` is the index of the last update, also with `steps_per_execution` > 1."""
@@ -131,18 +145,10 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
         """Stops watching."""
         self._stop_watching()
 
-    def _before_step(self) -> bool:
-        assert self._meter is not None
-        if not self._meter.due(self._steps):
-            return False
-        if self.x is None:
-            return True
-        self._meter.measure(self._drawn(), step=self._steps)
-        return False
-
     def _look(self, batch: Any) -> None:
         assert self._meter is not None
-        self._meter.measure(batch, step=self._steps)
+        assert self._watched is not None
+        self._meter.measure(batch, step=self._steps, waited=self._watched.waited_for_look)
 
     def _drawn(self) -> Any:
         given = self.x if self.y is None else (self.x, self.y)
@@ -154,8 +160,7 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     def _publish(self, meter: NoiseMeter) -> None:
         self.estimate = meter.estimate()
         self.measurements = meter.measurements
-        self.tracing_seconds = meter.tracing_seconds
-        self.share = meter.seconds / meter.training_seconds if meter.training_seconds else 0.0
+        self.tracing_seconds, self.share = meter.time.tracing_seconds, meter.time.share
 
     def _stop_watching(self) -> None:
         """Lets go of the traced program, which cannot be copied."""

@@ -26,12 +26,16 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
 
     A test of one seed is a hint: `doubts` says why not to trust it, and `result.suggestions` what
     each rule (tfbatch.estimators.range_test) suggests. `fit` is traced anew when it begins and
-    once more in the next `fit`. If `fit` itself raises, nothing is restored.
+    once more in the next `fit`.
+
+    If `fit` itself raises (an interrupt, memory that runs out, data that breaks off), Keras tells
+    no callback. So use it in a `with` statement, which restores then too, or call `restore`; the
+    next `fit` with the same callback restores first.
 
     Example:
         ```python
-        test = tfbatch.callbacks.LearningRateRangeTest()
-        model.fit(data, epochs=3, callbacks=[test])
+        with tfbatch.callbacks.LearningRateRangeTest() as test:
+            model.fit(data, epochs=3, callbacks=[test])
         print(test.suggestion, test.doubts)
         ```
 
@@ -63,6 +67,7 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
             raise InputError(f"`steps` must be >= {FEWEST_STEPS}. Received: {steps=}.")
         self.lowest, self.highest, self.steps = lowest, highest, steps
         self._sweep: Sweep | None = None
+        self._swept: Any = None
         self._forget()
 
     def _forget(self) -> None:
@@ -76,18 +81,44 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
         self._own: Any = None
         self._done = self._steps_before = 0
 
+    def __enter__(self) -> LearningRateRangeTest:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Restores what a `fit` that raised has left."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Puts the model back to what it was before a `fit` that raised; else does nothing.
+
+        Training after that `fit` is undone too. Not to be called while `fit` runs.
+        """
+        if self._swept is None:
+            return
+        model, self._swept, self._sweep = self._swept, None, None
+        with model.distribute_strategy.scope():
+            _inner(model)._learning_rate = self._own
+            for variable, value in zip(_variables(model), self._before, strict=True):
+                variable.assign(value)
+            model.train_function = None
+            model.reset_metrics()
+        self._before, self._own = [], None
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Notes everything and puts the sweep in place of the learning rate."""
+        self.restore()
         self._forget()
         steps = self._number_of_steps()
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
-        self._before = [_copied(variable) for variable in self._variables()]
+        self._before = [_copied(variable) for variable in _variables(self.model)]
         begin = int(_copied(optimizer.iterations))
         self._sweep = Sweep(self.lowest, self.highest, steps=steps, begin=begin)
-        inner = self._inner()
+        inner = _inner(self.model)
         self._own = inner._learning_rate
+        self._swept = self.model
         inner._learning_rate = self._sweep
         self.model.make_train_function(force=True)
 
@@ -112,16 +143,10 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: Any = None) -> None:
         """Puts everything back and reads the curve."""
-        if self._sweep is None:
-            return
-        self._inner()._learning_rate = self._own
-        for variable, value in zip(self._variables(), self._before, strict=True):
-            variable.assign(value)
-        self.model.train_function = None
-        self.model.reset_metrics()
-        self._read(self._sweep)
-        self._sweep = None
-        self._before, self._own = [], None
+        sweep = self._sweep
+        if sweep is not None:
+            self.restore()
+            self._read(sweep)
 
     def _number_of_steps(self) -> int:
         an_epoch = self.params.get("steps")
@@ -171,13 +196,15 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
         if not self.diverged and self._done < sweep.steps:
             self.doubts += (f"fit ended after {self._done} of {sweep.steps} steps",)
 
-    def _variables(self) -> list[Any]:
-        found = [*self.model.variables, *self.model.optimizer.variables]
-        return list({id(variable): variable for variable in found}.values())
 
-    def _inner(self) -> Any:
-        """The optimizer itself, where another wraps it to scale the loss."""
-        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+def _variables(model: Any) -> list[Any]:
+    found = [*model.variables, *model.optimizer.variables]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def _inner(model: Any) -> Any:
+    """The optimizer itself, where another wraps it to scale the loss."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def _copied(variable: Any) -> Any:

@@ -27,8 +27,12 @@ class NoiseScaleStream:
             stream = stream.updated(small_square, large_square)
         print(stream.estimate())
 
-    The interval takes the pairs as independent and the noise scale as constant over the memory of
-    the average, about 2 / (1 - decay) pairs.
+    What is averaged does not depend on the two sizes, so that they may change between pairs
+    (`resized`).
+
+    The interval takes the pairs as independent, alike in spread, and the noise scale as constant
+    over the memory of the average, about 2 / (1 - decay) pairs. Pairs of larger batches spread
+    less: that long after a growth the interval is too wide, after a decrease too narrow.
 
     Attributes:
         decay: Factor by which a pair's weight falls with each new one, >= 0 and < 1.
@@ -90,6 +94,20 @@ class NoiseScaleStream:
             noise_noise=decay * self.noise_noise + noise * noise,
             gradient_gradient=decay * self.gradient_gradient + gradient * gradient,
             noise_gradient=decay * self.noise_gradient + noise * gradient,
+        )
+
+    def resized(self, *, small_batch_size: int, large_batch_size: int) -> NoiseScaleStream:
+        """The stream whose next pairs are those of other batch sizes.
+
+        Args:
+            small_batch_size: b of the next pairs.
+            large_batch_size: B of the next pairs.
+
+        Raises:
+            InputError: Equal batch sizes, or ones below 1.
+        """
+        return dataclasses.replace(
+            self, small_batch_size=small_batch_size, large_batch_size=large_batch_size
         )
 
     def estimate(self, *, level: float = 0.95) -> NoiseScale:

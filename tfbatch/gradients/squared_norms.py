@@ -53,16 +53,24 @@ class SquaredNorms:
             BatchNormalization, so that examples do not depend on each other. True: the training
             mode, in which each micro-batch is normalised by itself.
 
+    Attributes:
+        micro_batches: k.
+        training: As given.
+
     Raises:
         InputError: A model that `why_not` refuses, fewer than 2 micro-batches.
     """
 
     def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
         check_measurable(model, micro_batches)
-        self.micro_batches = micro_batches
+        self.micro_batches, self.training = micro_batches, training
         self._model = model
-        self._training = training
         self._add = tf.function(self._added, reduce_retracing=True)
+
+    @property
+    def traces(self) -> int:
+        """How often the gradient's program was traced: anew for some shapes of a batch."""
+        return int(self._add.experimental_get_tracing_count())
 
     def micro_batch_size(self, batch: Any) -> int:
         """Examples in one micro-batch of a batch; 0 if the batch is too small."""
@@ -78,30 +86,51 @@ class SquaredNorms:
         Raises:
             InputError: Fewer examples than micro-batches.
         """
-        size = self.micro_batch_size(batch)
-        if not size:
-            raise InputError(
-                f"A batch must hold an example for each of the {self.micro_batches} micro-batches."
-            )
-        sums = [tf.zeros(v.shape, v.dtype) for v in self._model.trainable_variables]
-        squares = []
+        self._check(batch)
+        sums, squares = self._zeros(), []
         with untouched(self._model):
             for index in range(self.micro_batches):
-                rows = slice(index * size, (index + 1) * size)
-                part = keras.tree.map_structure(lambda leaf, rows=rows: leaf[rows], batch)
-                square, sums = self._add(part, sums)
+                square, sums = self._add(self._part(batch, index), sums)
                 squares.append(square)
         small = tf.add_n(squares) / self.micro_batches
         large = _squared_norm(sums) / self.micro_batches**2
         return float(small), float(large)
 
+    def rehearse(self, batch: Any) -> None:
+        """Does for one micro-batch what a call does for all, and forgets it.
+
+        Args:
+            batch: As for a call.
+
+        Raises:
+            InputError: Fewer examples than micro-batches.
+        """
+        self._check(batch)
+        with untouched(self._model):
+            square, sums = self._add(self._part(batch, 0), self._zeros())
+            float(square + _squared_norm(sums))  # a GPU's kernels have then ended
+
+    def _check(self, batch: Any) -> None:
+        if not self.micro_batch_size(batch):
+            raise InputError(
+                f"A batch must hold an example for each of the {self.micro_batches} micro-batches."
+            )
+
+    def _zeros(self) -> list[Any]:
+        return [tf.zeros(v.shape, v.dtype) for v in self._model.trainable_variables]
+
+    def _part(self, batch: Any, index: int) -> Any:
+        size = self.micro_batch_size(batch)
+        rows = slice(index * size, (index + 1) * size)
+        return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
+
     def _added(self, batch: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         model = self._model
         with tf.GradientTape() as tape:
-            y_pred = model(x, training=self._training) if model._call_has_training_arg else model(x)
+            y_pred = model(x, training=self.training) if model._call_has_training_arg else model(x)
             loss = model.compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=self._training
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=self.training
             )
         variables = [v.value for v in model.trainable_variables]
         gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
