@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from scipy import stats
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.estimators.noise_scale import estimate_noise_scale
+from tfbatch.estimators.interval import Interval
+from tfbatch.estimators.noise_scale import NoiseScale, estimate_noise_scale
 from tfbatch.gradients import LayerNorms
 from tfbatch.instruments.noise_scale import measure_noise_scale, noise_scale_of
-from tfbatch.instruments.noise_scale_reading import NoiseScaleSettings
+from tfbatch.instruments.noise_scale_reading import NoiseScaleReading, NoiseScaleSettings
 from tfbatch.instruments.weights_and_examples import Weights
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
@@ -191,3 +194,51 @@ def test_few_pairs_are_called_weak():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(InputError, match="must be"):
         NoiseScaleSettings(**wrong)
+
+
+def deep_reading(layers, told):
+    """A reading of a network of which only some layers' squared gradients are told from 0."""
+
+    def layer(index):
+        scale = 10.0 * (layers - index)
+        high = 2 * scale if index in told else np.inf
+        doubt = () if index in told else ("the squared gradient is not told from 0: measure more",)
+        return NoiseScale(scale, Interval(scale / 2, high), 1.0, scale, 29, doubt)
+
+    return NoiseScaleReading(
+        estimate=layer(0),
+        layers=tuple(f"layer {index}" for index in range(layers)),
+        by_layer=tuple(map(layer, range(layers))),
+        preconditioned=None,
+        preconditioner=None,
+        squared_gradient_of_data=1.0,
+        small_batch_size=16,
+        large_batch_size=128,
+        mode="inference",
+        where="at initial weights",
+        seconds=1.0,
+    )
+
+
+def test_a_few_rows_are_of_the_layers_that_have_a_figure_in_their_order():
+    reading = deep_reading(45, told={40, 3, 17})
+    rows, left_out = reading.short_rows(12)
+    assert [row[0] for row in rows] == ["all", "layer 3", "layer 17", "layer 40"]
+    assert left_out == "42 of 45 layers whose squared gradient is not told from 0"
+    assert len(reading.rows()) == 46
+    assert {row[0] for row in reading.rows()} > {"layer 0", "layer 44"}
+    never = dataclasses.replace(reading.by_layer[3], noise_scale=np.inf)
+    broken = dataclasses.replace(reading, by_layer=(never, *reading.by_layer[1:]))
+    assert len(broken.short_rows(12)[0]) == 4
+
+
+def test_no_more_rows_are_short_than_are_asked_for():
+    reading = deep_reading(20, told=set(range(5, 20)))
+    scaled = dataclasses.replace(reading, preconditioned=reading.estimate, preconditioner="v")
+    rows, left_out = scaled.short_rows(12)
+    assert [row[0] for row in rows][:3] == ["all", "all, preconditioned", "layer 5"]
+    assert len(rows) == 12
+    assert left_out == (
+        "5 layers more and 5 of 20 layers whose squared gradient is not told from 0"
+    )
+    assert deep_reading(3, told={0, 1, 2}).short_rows(12)[1] == ""

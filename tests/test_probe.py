@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 import pickle
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 import tiny_model
+from rich.console import Console
 
 import tfbatch.probe
 from tfbatch.bench import Bench, open_bench
@@ -289,6 +292,39 @@ def test_a_flag_that_cannot_be_used_is_refused(
 
     assert message in str(refused.value)
     assert list(tmp_path.iterdir()) == [], "no work was begun"
+
+
+@dataclasses.dataclass(frozen=True)
+class LongReading:
+    """A reading of many rows."""
+
+    def columns(self) -> tuple[str, ...]:
+        return ("row",)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [(f"row {number}",) for number in range(15)]
+
+
+class ChoosingReading(LongReading):
+    """One that knows which of them to show."""
+
+    def short_rows(self, most: int) -> tuple[list[tuple[str, ...]], str]:
+        return [("row 14",)], f"all but one of {most + 3}"
+
+
+def test_the_terminal_shows_a_few_rows_and_says_what_is_left_out() -> None:
+    def shown(reading: Any) -> str:
+        console = Console(width=80, record=True, file=io.StringIO())
+        tfbatch.probe._show_table(console, reading)
+        return console.export_text()
+
+    assert "row 11" in shown(LongReading())
+    assert "row 12" not in shown(LongReading())
+    assert shown(LongReading()).endswith("\nIn probe.html alone: 3 rows more.\n")
+    chosen = shown(ChoosingReading())
+    assert "row 14" in chosen
+    assert "row 0" not in chosen
+    assert chosen.endswith("\nIn probe.html alone: all but one of 15.\n")
 
 
 def test_nothing_measured_at_all_is_an_error(

@@ -209,24 +209,34 @@ def _show(out: Console, probed: Probed) -> None:
         if section.reading is None:
             say(out, f"Failed: {section.failure}")
             continue
-        out.print(_table(section.reading))
+        _show_table(out, section.reading)
         say(out, section.reading.conclusion())
     if probed.prediction:
         say(out, "\nPredicted from noise scale and step times")
-        out.print(_table(probed.prediction))
+        _show_table(out, probed.prediction)
         say(out, probed.prediction.conclusion())
 
 
-def _table(reading: Any) -> Table:
+def _show_table(out: Console, reading: Any) -> None:
     table = Table()
     for number, heading in enumerate(reading.columns()):
         table.add_column(heading, justify="left" if number == 0 else "right")
-    rows = reading.rows()
-    for row in rows[:_MOST_ROWS]:
+    rows, left_out = _short_rows(reading)
+    for row in rows:
         table.add_row(*row)
-    if len(rows) > _MOST_ROWS:
-        table.caption = f"and {len(rows) - _MOST_ROWS} rows more in probe.html"
-    return table
+    out.print(table)
+    if left_out:  # no caption: that would be wrapped to the width of the table
+        say(out, f"In probe.html alone: {left_out}.")
+
+
+def _short_rows(reading: Any) -> tuple[list[tuple[str, ...]], str]:
+    """The rows that the terminal shows, and what is left out of them; see Reading."""
+    if hasattr(reading, "short_rows"):
+        shown: tuple[list[tuple[str, ...]], str] = reading.short_rows(_MOST_ROWS)
+        return shown
+    rows = reading.rows()
+    more = len(rows) - _MOST_ROWS
+    return rows[:_MOST_ROWS], f"{more} rows more" if more > 0 else ""
 
 
 def _write(

@@ -89,7 +89,9 @@ class Reading(Protocol):
     """What an instrument has found: a frozen dataclass that pickles.
 
     Its fields are what probe.json holds (`dataclasses.asdict`), so they are numbers, texts,
-    dataclasses, and tuples and dicts of these.
+    dataclasses, and tuples and dicts of these. The terminal shows the first rows; one that has
+    better ones to show declares `short_rows(most)`: at most so many rows, and what is left out of
+    them, such as "33 of 45 layers", or nothing.
     """
 
     def columns(self) -> tuple[str, ...]:

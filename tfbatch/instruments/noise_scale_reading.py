@@ -89,12 +89,28 @@ class NoiseScaleReading:
 
     def rows(self) -> list[tuple[str, ...]]:
         """See tfbatch.instruments.Reading."""
+        layers = zip(self.layers, self.by_layer, strict=True)
+        return self._rows_of_all() + [_layer_row(name, found) for name, found in layers]
+
+    def short_rows(self, most: int) -> tuple[list[tuple[str, ...]], str]:
+        """See tfbatch.instruments.Reading: the layers that have a figure come first."""
+        layers = list(zip(self.layers, self.by_layer, strict=True))
+        told = [_layer_row(name, found) for name, found in layers if _has_a_figure(found)]
+        rows = [*self._rows_of_all(), *told]
+        left_out = []
+        if len(rows) > most:
+            left_out.append(f"{len(rows) - most} layers more")
+        if untold := len(layers) - len(told):
+            left_out.append(
+                f"{untold} of {len(layers)} layers whose squared gradient is not told from 0"
+            )
+        return rows[:most], " and ".join(left_out)
+
+    def _rows_of_all(self) -> list[tuple[str, ...]]:
         rows = [_row("all", self.estimate)]
         if self.preconditioned:
             rows.append(_row("all, preconditioned", self.preconditioned))
-        layers = [_row(n, e) for n, e in zip(self.layers, self.by_layer, strict=True)]
-        # What mends a doubt stands in the first row: here it would be repeated for most layers.
-        return rows + [(*row[:-1], row[-1].split(":")[0]) for row in layers]
+        return rows
 
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
@@ -129,6 +145,16 @@ class NoiseScaleReading:
     def __str__(self) -> str:
         """The conclusion."""
         return self.conclusion()
+
+
+def _has_a_figure(found: NoiseScale) -> bool:
+    return math.isfinite(found.noise_scale) and found.interval.bounded
+
+
+def _layer_row(name: str, found: NoiseScale) -> tuple[str, ...]:
+    """What mends a doubt stands in the first row: here it would be repeated for most layers."""
+    row = _row(name, found)
+    return (*row[:-1], row[-1].split(":")[0])
 
 
 def _row(name: str, found: NoiseScale) -> tuple[str, ...]:
