@@ -91,6 +91,28 @@ def test_the_advice_is_printed(example, capsys):
     assert str(advisor.advice.lines[-1]) in capsys.readouterr().out
 
 
+def test_the_batch_grows_and_saves_updates(example, capsys):
+    """Without the callback there is neither its dataset nor a size that grows."""
+    found = example("adaptive_batch_size").main(examples=900, epochs=6, batch_size=8, interval=5)
+
+    sizes = found["batch_sizes"]
+    assert sizes[:2] == [8, 16]
+    assert found["fixed"]["updates"] == 6 * 94
+    assert found["adaptive"]["updates"] < 0.8 * found["fixed"]["updates"]
+    assert min(found[name]["accuracy"] for name in ("fixed", "adaptive")) > 0.8
+    assert f"on batches of {sizes[-1]}" in capsys.readouterr().out
+
+
+def test_what_diverges_is_ended_and_what_does_not_is_trained_to_the_end(example, capsys):
+    """Without the callback every training makes all its updates."""
+    updates = example("divergence_guard").main(examples=640, epochs=2, learning_rates=(0.02, 50.0))
+
+    assert updates[0.02] == 40
+    assert updates[50.0] < 20
+    assert "learning rate 50: " in (printed := capsys.readouterr().out)
+    assert f"{40 - updates[50.0]} useless updates were not made" in printed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",

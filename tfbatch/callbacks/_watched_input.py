@@ -29,10 +29,9 @@ def check_single_device(model: Any, *, caller: str) -> None:
         distributed = tf.distribute.has_strategy()
     if distributed:
         raise InputError(
-            f"{caller} must be used in a `fit` on one device: it reads the batches that the "
-            "training takes, which a strategy has spread over its replicas. Received a model made "
-            f"under {type(model.distribute_strategy).__name__}. Leave the callback out, or make "
-            "the model outside the strategy's scope."
+            f"{caller} reads the batches of a `fit` on one device, and the model was made under "
+            f"{type(model.distribute_strategy).__name__}: make the model outside the strategy's "
+            "scope, or leave the callback out."
         )
 
 

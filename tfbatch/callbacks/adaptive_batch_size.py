@@ -35,7 +35,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
 
     Example:
         ```python
-        noise = tfbatch.callbacks.GradientNoiseScale()
+        noise = tfbatch.callbacks.GradientNoiseScale(x, y, batch_size=256)
         adaptive = tfbatch.callbacks.AdaptiveBatchSize(noise, batch_size=32, max_batch_size=512)
         model.fit(adaptive.dataset(x, y), epochs=30, callbacks=[noise, adaptive])
         ```
@@ -51,7 +51,9 @@ class AdaptiveBatchSize(BatchSizeDriver):
         noise_scale: A function that returns the noise scale in examples (a number, or an object
             with `noise_scale`; None for not yet), called at the end of each epoch; or an object
             whose `estimate` is that, such as the callback GradientNoiseScale, which must stand
-            before this one in `fit`. Where it has an `interval`, the lower end counts: few
+            before this one in `fit`; with data of its own, in larger batches than those trained
+            on, it needs fewer measurements (in a training of a minute or less, an `interval`
+            too, or a larger `max_share`). Where it has an `interval`, the lower end counts: few
             measurements are too uncertain to grow on. Values that are not finite, or negative,
             count as not yet, and so does an epoch without a new one of its `measurements`.
         batch_size: The first batch size.

@@ -97,12 +97,11 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
         if self._swept is None:
             return
         model, self._swept, self._sweep = self._swept, None, None
-        with model.distribute_strategy.scope():
-            _inner(model)._learning_rate = self._own
-            for variable, value in zip(_variables(model), self._before, strict=True):
-                variable.assign(value)
-            model.train_function = None
-            model.reset_metrics()
+        _inner(model)._learning_rate = self._own
+        for variable, value in zip(_variables(model), self._before, strict=True):
+            variable.assign(value)
+        model.train_function = None
+        model.reset_metrics()
         self._before, self._own = [], None
 
     def on_train_begin(self, logs: Any = None) -> None:
