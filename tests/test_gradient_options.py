@@ -197,6 +197,11 @@ def test_mixup_is_part_of_the_gradient_unless_left_out(mixed, digits):
     assert plain.noise_scale != pytest.approx(augmented.noise_scale, rel=0.01)
 
 
+def test_curvature_is_that_of_the_examples_as_they_are(mixed, digits):
+    one, other = (curvature(Workload(data, linear)) for data in (mixed, digits))
+    assert one.eigenvalues.largest.value == pytest.approx(other.eigenvalues.largest.value, rel=1e-4)
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_the_figures_are_float32_whatever_the_precision(digits, precision):
     """And the training's own program keeps its precision."""

@@ -13,7 +13,9 @@ import tensorflow as tf
 
 import tfbatch
 from tfbatch.bench import open_bench
+from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.instruments import input_bound
 from tfbatch.instruments.input_bound import (
     InputBound,
     InputShare,
@@ -131,6 +133,82 @@ def test_a_quick_pipeline_that_takes_the_models_cores_is_told() -> None:
 
     assert found.verdict == "compute-bound"
     assert "lengthens the step by 40%" in InputBound((found,)).conclusion()
+
+
+def test_the_verdict_of_a_size_between_is_that_of_the_nearest_by_ratio() -> None:
+    found = InputBound((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
+
+    assert found.verdict_at(22) == "input-bound"
+    assert found.verdict_at(30) == "compute-bound"
+
+
+def test_the_chart_has_the_rounds_for_error_bars() -> None:
+    times = (StepTime(8, t, (0.9 * t, t, 1.2 * t)) for t in (0.001, 0.002, 0.003))
+    (chart,) = InputBound((InputShare(8, *times),)).charts()
+
+    assert [series.y for series in chart.series] == [(1.0,), (2.0,), (3.0,)]
+    assert chart.series[1].low == pytest.approx((1.8,))
+    assert chart.series[1].high == pytest.approx((2.4,))
+
+
+def test_batches_that_fill_the_pipelines_buffers_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """10 s for the two executions before, 2 s for each of three with four batches."""
+    now, taken = [0.0], []
+
+    def take(iterator: Any, count: Any) -> None:
+        taken.append(int(count))
+        now[0] += 10 if len(taken) == 1 else 2
+
+    monkeypatch.setattr(input_bound, "_take", take)
+    monkeypatch.setattr(input_bound, "stream", lambda programs, batch_size, steps: range(steps))
+    monkeypatch.setattr(input_bound.time, "perf_counter", lambda: now[0])
+    configuration = Configuration(batch_size=16, base_learning_rate=0.1)
+    seconds = input_bound._time_pipeline(
+        None,  # type: ignore[arg-type]
+        configuration,
+        executions=3,
+        warmup=2,
+        at_once=4,
+    )
+
+    assert taken == [8, 4, 4, 4]
+    assert seconds == pytest.approx(0.5)
+
+
+def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def first_visit(batch_size: int, kind: Any, *, most_at_once: int) -> pacing.Paced:
+        seconds = kind(executions=1, warmup=1, at_once=most_at_once)
+        return pacing.Paced(batch_size, kind, most_at_once, seconds, 0.0, [seconds] * 3)
+
+    def training(programs: Any, configuration: Any, *, cached: bool = False, **pace: int) -> float:
+        return (2.0 if cached else 3.0) * configuration.batch_size
+
+    monkeypatch.setattr(input_bound, "first_visit", first_visit)
+    monkeypatch.setattr(input_bound, "steps_at_once", lambda programs, configuration: 5)
+    monkeypatch.setattr(input_bound, "time_training", training)
+    monkeypatch.setattr(input_bound, "_time_pipeline", lambda *_, **pace: float(pace["at_once"]))
+    monkeypatch.setattr(
+        input_bound, "measure_in_rounds", lambda sizes, visit, **_: [visit(0), visit(1)]
+    )
+    configurations = [
+        Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 16, 32)
+    ]
+    found = measure_input_bound(
+        None,  # type: ignore[arg-type]
+        configurations,
+        sign_of_life=lambda: None,
+    )
+
+    assert [
+        (one.batch_size, one.pipeline.seconds, one.model.seconds, one.together.seconds)
+        for one in found.shares
+    ] == [(8, 5.0, 16.0, 24.0), (16, 5.0, 32.0, 48.0)]
+    assert found.left_out == (32, 64)
+    assert found.at(8).added == pytest.approx(0.5)
 
 
 def test_a_size_that_was_not_measured_is_refused() -> None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.gradients import HessianProduct
+from tfbatch.instruments import curvature
 from tfbatch.instruments.curvature import CurvatureSettings, curvature_of, measure_curvature_of
 from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
 from tfbatch.training.program_cache import ProgramCache
@@ -106,6 +107,43 @@ def test_a_workload_is_measured_in_the_time_given(digits):
     assert found.examples == 100
     assert found.eigenvalues.products <= 10
     assert found.trace.products == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "products"),
+    [
+        (np.inf, (30, 20)),
+        (56.0, (30, 20)),
+        (41.0, (21, 14)),
+        (20.0, (10, 5)),
+        (1.0, (10, 2)),
+    ],
+    ids=["any", "just enough", "seven tenths", "the fewest and some", "the fewest"],
+)
+def test_products_are_as_many_as_fit_into_what_tracing_has_left(monkeypatch, seconds, products):
+    """Tracing has taken 5 s, and a product takes 1 s; 30 and 20 of them are wanted."""
+    now = [5.0]
+
+    def product(vector):
+        now[0] += 1
+        return vector
+
+    monkeypatch.setattr(curvature.time, "perf_counter", lambda: now[0])
+    settings = CurvatureSettings(seconds=seconds)
+    assert curvature._affordable(product, 3, settings, started=0.0) == products
+
+
+def test_a_large_sample_is_measured_in_whole_batches(digits):
+    import tiny_model
+
+    found = measure_curvature_of(
+        ProgramCache(Workload(digits, tiny_model.build)),
+        Configuration(batch_size=32, base_learning_rate=0.01),
+        Weights(),
+        CurvatureSettings(examples=300, seconds=0.0),
+        sign_of_life=lambda: None,
+    )
+    assert found.examples == 2 * 128
 
 
 def test_nothing_to_measure_is_refused():

@@ -11,6 +11,7 @@ import tiny_model
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.instruments import learning_rate_range
 from tfbatch.instruments.learning_rate_range import measure_learning_rate_range
 from tfbatch.instruments.learning_rate_range_reading import RangeSettings
 from tfbatch.schema import Named
@@ -102,6 +103,43 @@ def test_a_sweep_on_digits_is_reproducible_and_stops_when_it_diverges(programs):
     assert {len(row) for row in found.rows()} == {len(found.columns())}
     assert f"{found.learning_rate:.3g}" in found.conclusion()
     assert found.charts()[0].series
+
+
+def test_each_seed_has_weights_and_an_order_of_its_own(programs, monkeypatch):
+    begun, streams = [], []
+    begin, training = programs.begin, programs.workload.data.training
+
+    def noted_begin(configuration, *, seed, **options):
+        begun.append(seed)
+        return begin(configuration, seed=seed, **options)
+
+    def noted_training(*, seed, **options):
+        streams.append(seed)
+        return training(seed=seed, **options)
+
+    monkeypatch.setattr(programs, "begin", noted_begin)
+    monkeypatch.setattr(programs.workload.data, "training", noted_training)
+    settings = RangeSettings(steps=20, highest=1.0, seeds=(7, 3))
+    measure_learning_rate_range(programs, PLAIN, settings, sign_of_life=lambda: None)
+    assert begun == streams == [7, 3]
+
+
+@pytest.mark.parametrize(("seconds", "seeds"), [(15, 1), (25, 2), (60, 3)])
+def test_no_seed_begins_that_would_not_end_in_the_time(programs, monkeypatch, seconds, seeds):
+    """A sweep takes 10 s of a clock that stands still otherwise."""
+    now = [0.0]
+
+    def sweep(programs, configuration, rates, *rest):
+        now[0] += 10
+        return list(np.linspace(2, 1, len(rates)))
+
+    monkeypatch.setattr(learning_rate_range, "_sweep", sweep)
+    monkeypatch.setattr(learning_rate_range.time, "perf_counter", lambda: now[0])
+    settings = RangeSettings(steps=20, seeds=(5, 6, 7), seconds=seconds)
+    found = measure_learning_rate_range(programs, PLAIN, settings, sign_of_life=lambda: None)
+    assert found.seeds == (5, 6, 7)[:seeds]
+    assert len(found.losses) == seeds
+    assert found.seconds == 10 * seeds
 
 
 def test_a_sweep_that_is_too_low_says_so(programs):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import tiny_model
 
@@ -9,7 +12,7 @@ import tfbatch
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
-from tfbatch.estimators.predicted_batch_size import predict_batch_size
+from tfbatch.estimators.predicted_batch_size import BatchSizePrediction, predict_batch_size
 from tfbatch.instruments.throughput import alignment_of, throughput_from, with_odd_sizes
 from tfbatch.training.step_times import StepTime
 
@@ -37,6 +40,23 @@ def test_a_known_line_gives_its_numbers_and_the_knee_behind_nine_times_their_quo
     assert found.knee.batch_size == 256
     assert found.knee.open_ended
     assert "From batch size 256" in found.conclusion()
+
+
+def test_the_table_and_the_charts_say_the_same_in_their_units() -> None:
+    """20 ms for 8 examples are 400 a second; the best are 512 in 272 ms, 1,882 a second."""
+    found = throughput_from(list(reversed(affine())))
+
+    first, last = found.rows()[0], found.rows()[-1]
+    assert first[:6] == ("8", "2^3", "20", "19.8 to 20.2", "400", "21%")
+    assert (last[0], last[4], last[5]) == ("512", "1,882", "100%")
+    throughput, step_time = found.charts()
+    measured, fitted = throughput.series
+    assert measured.y[0] == pytest.approx(400)
+    assert (measured.low[0], measured.high[0]) == pytest.approx((400 / 1.01, 400 / 0.99))
+    assert (fitted.y[0], fitted.y[-1]) == pytest.approx((400, 512 / 0.272))
+    measured, fitted = step_time.series
+    assert (measured.low[0], measured.y[0], measured.high[0]) == pytest.approx((19.8, 20, 20.2))
+    assert (fitted.y[0], fitted.y[-1]) == pytest.approx((20, 272))
 
 
 def test_no_line_is_drawn_where_none_fits() -> None:
@@ -120,6 +140,72 @@ def test_without_a_line_only_measured_sizes_are_compared() -> None:
 
     assert made.batch_size == 32
     assert made.limited_by == "measured sizes"
+    assert any("no line fits" in doubt for doubt in made.doubts)
+
+
+def predict(seconds: dict[int, float], **options: Any) -> BatchSizePrediction:
+    asked: dict[str, Any] = {"fit": None, "baseline": 8, "largest": 4096} | options
+    return predict_batch_size(asked.pop("scale", noise(100.0, 50.0, 200.0)), seconds, **asked)
+
+
+def test_only_what_is_allowed_is_compared_and_what_is_about_as_fast_is_named() -> None:
+    """Times to the target, by (1 + 100 / B) t: 13.5, 7.25 and 7.43, and 3 at 32, too large."""
+    seconds = {8: 1.0, 16: 1.0, 24: 1.438, 32: 0.7}
+    made = predict(seconds, largest=31)
+
+    assert (made.batch_size, made.as_fast_from, made.as_fast_to) == (16, 16, 24)
+    assert made.speed_up == pytest.approx(13.5 / 7.25)
+    assert [s.speed_up for s in made.sizes] == pytest.approx(
+        [1.0, 13.5 / 7.25, 13.5 / (1.438 * (1 + 100 / 24)), 13.5 / (0.7 * (1 + 100 / 32))]
+    )
+    with pytest.raises(InputError, match="`largest` must be >= the smallest measured"):
+        predict(seconds, largest=7)
+
+
+def test_memory_holds_the_predicted_size_between_measured_ones() -> None:
+    """The line's best is 64; 40 is allowed, and was not measured."""
+    found = throughput_from(affine())
+    seconds = {time.batch_size: time.seconds for time in found.step_times}
+    made = predict(seconds, scale=noise(128.0, 32.0, 512.0), fit=found.fit, largest=40)
+
+    assert (made.batch_size, made.limited_by) == (40, "memory")
+    assert made.speed_up == pytest.approx(17 * 0.02 / ((1 + 128 / 40) * (0.016 + 0.0005 * 40)))
+
+
+def test_a_size_beyond_all_measured_ones_is_doubted_and_so_is_a_weak_noise_scale() -> None:
+    found = throughput_from(affine())
+    seconds = {time.batch_size: time.seconds for time in found.step_times}
+    weak = NoiseScale(1e5, Interval(5e4, 2e5), 1.0, 1e5, 3, ("3 pairs, 8 are needed",))
+    made = predict(seconds, scale=weak, fit=found.fit)
+
+    assert made.batch_size == pytest.approx(math.sqrt(32 * 1e5), abs=1)
+    assert made.doubts == (
+        "3 pairs, 8 are needed",
+        "it is larger than any measured size (512)",
+    )
+    inside = predict(seconds, scale=noise(128.0, 32.0, 512.0), fit=found.fit)
+    assert inside.doubts == ()
+
+
+def test_without_an_upper_end_of_the_noise_the_largest_size_is_in_the_interval() -> None:
+    found = throughput_from(affine())
+    seconds = {time.batch_size: time.seconds for time in found.step_times}
+    made = predict(seconds, scale=noise(128.0, 0.0, math.inf), fit=found.fit)
+
+    assert made.interval.high == 4096
+    assert made.interval.low == 1
+
+
+def test_a_form_that_does_not_fit_gives_no_seconds() -> None:
+    crooked = {8: 0.01, 16: 0.05, 32: 0.01, 64: 0.05, 128: 0.5}
+    times = [StepTime(size, t, (t, t, t)) for size, t in crooked.items()]
+    fit = throughput_from(times).fit
+    assert fit is not None
+    assert not fit.fits
+    made = predict(crooked, fit=fit)
+
+    assert (made.batch_size, made.limited_by) == (32, "measured sizes")
+    assert made.speed_up == pytest.approx(13.5 / 4.125)
     assert any("no line fits" in doubt for doubt in made.doubts)
 
 

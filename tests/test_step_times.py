@@ -9,6 +9,7 @@ import keras
 import pytest
 import tiny_model
 
+from tfbatch.callbacks import training_clock
 from tfbatch.configuration import Configuration
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
@@ -129,6 +130,50 @@ def test_only_measured_steps_count(workload: Workload, monkeypatch: pytest.Monke
     )
 
     assert seen == [7 * 6]
+
+
+def test_executions_that_warm_up_are_no_part_of_a_steps_seconds(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of 10 s, then 1, 2 and 3 s for four steps each: half a second a step."""
+    now = [0.0]
+
+    def fit(model: Any, *arguments: Any, callbacks: list[Any], **options: Any) -> None:
+        for callback in callbacks:
+            callback.set_model(model)
+            callback.on_train_begin()
+            callback.on_epoch_begin(0)
+        for number, taken in enumerate((10, 10, 1, 2, 3), start=1):
+            now[0] += taken
+            for callback in callbacks:
+                callback.on_train_batch_end(4 * number - 1)
+
+    monkeypatch.setattr(training_clock.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    seconds = step_times.time_training(
+        ProgramCache(workload), CONFIGURATIONS[2], executions=3, warmup=2, at_once=4
+    )
+
+    assert seconds == pytest.approx(0.5)
+
+
+def test_the_median_of_the_rounds_is_a_steps_time() -> None:
+    """A round beside something else that takes the machine does not count."""
+    paced = pacing.Paced(8, lambda **_: 0.0, 1, 1.0, 0.0, rounds=[2.0, 90.0, 1.0])
+
+    assert step_times.step_time_of(paced) == StepTime(8, 2.0, (2.0, 90.0, 1.0))
+
+
+def test_a_cached_stream_is_one_batch_again_and_again(workload: Workload) -> None:
+    programs = ProgramCache(workload)
+    fresh, cached = (
+        [batch[1].numpy().tolist() for batch in step_times.stream(programs, 16, 3, cached=kept)]
+        for kept in (False, True)
+    )
+
+    assert cached == [fresh[0]] * 3
+    assert len(fresh) == 3
+    assert fresh[1] != fresh[0]
 
 
 def fake_steps(
