@@ -29,6 +29,10 @@ def rate_of(rule, found):
     return next(s.learning_rate for s in found.suggestions if s.rule == rule)
 
 
+def index_of(rule, found):
+    return int(np.abs(np.log(RATES / rate_of(rule, found))).argmin())
+
+
 def test_every_rule_lies_where_it_should_on_a_known_curve():
     """Steepest at 0.01; the minimum between it and the blow-up at 0.5."""
     found = read_range_test(RATES, curve()[None].repeat(3, axis=0))
@@ -63,6 +67,47 @@ def test_a_loss_ten_times_as_large_gives_the_same_suggestions():
     assert once.suggestions == tenfold.suggestions
 
 
+def test_the_suggestion_is_the_geometric_median_of_the_rules():
+    found = read_range_test(RATES, curve()[None].repeat(3, axis=0))
+    middle = sorted(s.learning_rate for s in found.suggestions)[1:3]
+
+    assert middle[1] > 1.05 * middle[0]
+    assert found.learning_rate == pytest.approx(math.sqrt(middle[0] * middle[1]))
+
+
+def test_a_steeper_fall_behind_the_minimum_is_not_the_steepest():
+    """It is where a blow-up ends by chance, and not where the training descends."""
+    losses = np.interp(np.arange(121), [0, 20, 60, 80, 84, 120], [2.3, 2.3, 1.0, 2.2, 1.2, 1.2])
+
+    assert 20 <= index_of("steepest", read_range_test(RATES, losses[None])) <= 60
+
+
+def test_the_valley_is_half_way_down():
+    losses = np.interp(np.arange(121), [0, 30, 90, 120], [2.0, 2.0, 1.0, 1.0])
+
+    assert index_of("valley", read_range_test(RATES, losses[None])) == pytest.approx(60, abs=3)
+
+
+def test_a_single_low_loss_is_no_valley():
+    rising = [2.0, 0.2, 1.6, *np.linspace(2.4, 4.0, 17)]
+    found = read_range_test(RATES[:20], [rising])
+
+    assert found.smoothed[1] == min(found.smoothed)
+    assert rate_of("valley", found) is None
+
+
+def test_the_slide_ends_where_the_slopes_at_both_ends_of_its_lag_are_alike():
+    """The lag is 0.15 of 121 steps, and slopes within 0.01 of the descent are alike."""
+    found = read_range_test(RATES, curve()[None])
+    smoothed = np.array(found.smoothed)
+    slope = np.gradient(smoothed / (smoothed[0] - smoothed.min()))
+    left = index_of("slide", found)
+    lag = max(2, round(0.15 * len(smoothed)))
+
+    assert abs(slope[left + lag] - slope[left]) > 0.01
+    assert abs(slope[left + lag - 1] - slope[left - 1]) <= 0.01
+
+
 def test_noise_is_smoothed_away_without_a_lag():
     found = read_range_test(RATES, noisy())
 
@@ -94,6 +139,14 @@ def test_a_loss_three_times_the_first_has_diverged_and_a_single_bad_batch_has_no
     assert found.diverges_at == pytest.approx(diverged, rel=0.2)
 
 
+def test_one_bad_batch_at_the_beginning_does_not_hide_a_divergence():
+    losses = curve()
+    expected = read_range_test(RATES, losses[None]).diverges_at
+    losses[3] = 100.0
+
+    assert read_range_test(RATES, losses[None]).diverges_at == expected
+
+
 def test_a_curve_that_never_diverges_has_no_such_rate():
     assert read_range_test(RATES, curve(blows_up_at=1e9)[None]).diverges_at is None
 
@@ -115,6 +168,16 @@ def test_a_descent_within_the_noise_is_none():
     assert found.learning_rate is None
 
 
+def test_the_blow_up_behind_the_minimum_is_no_noise_that_hides_the_descent():
+    losses = curve(blows_up_at=1e9)
+    losses[-30:] = np.tile([0.6, 6.0], 15)  # below the bar of 6.9
+
+    found = read_range_test(RATES, losses[None].repeat(2, axis=0))
+
+    assert found.diverges_at is None
+    assert found.learning_rate is not None
+
+
 def test_a_loss_that_still_falls_at_the_end_asks_for_larger_rates():
     found = read_range_test(RATES, noisy(falls_at=5.0, blows_up_at=1e9, noise=1e-4))
 
@@ -134,6 +197,16 @@ def test_seeds_far_apart_are_not_to_be_trusted():
     losses = np.stack([curve(falls_at=1e-4, blows_up_at=5e-3), curve()])
 
     assert "the seeds disagree" in str(read_range_test(RATES, losses))
+
+
+def test_a_seed_that_suggests_nothing_disagrees():
+    losses = curve()[None].repeat(2, axis=0)
+    losses[1, 3:] = math.nan
+
+    found = read_range_test(RATES, losses)
+
+    assert all(math.isnan(s.by_seed[1]) for s in found.suggestions)
+    assert "the seeds disagree" in str(found)
 
 
 def test_one_seed_is_a_doubt_by_itself():

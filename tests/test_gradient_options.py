@@ -142,6 +142,21 @@ def test_noise_and_curvature_are_those_of_the_weighted_loss(stored, class_weight
     assert abs(found.trace.trace - wanted.sum()) < 5 * found.trace.standard_error
 
 
+def test_a_sweeps_losses_are_weighted_by_class(stored):
+    """The first one is that of the first batch at the initial weights."""
+    data, weight_of = stored(*arrays()), {0: 5.0, 2: 0.25}
+    workload = Workload(data, linear, compilation=Compilation(class_weight=weight_of))
+    settings = RangeSettings(lowest=1e-3, highest=1.0, steps=20, seeds=(1,))
+    found = measure_learning_rate_range(
+        ProgramCache(workload), PLAIN, settings, sign_of_life=lambda: None
+    )
+    batch = next(iter(data.training(batch_size=32, seed=1, num_examples=20 * 32)))
+    _, chances, targets, weights = by_hand(batch, *initial(workload), weight_of)
+    losses = -np.log((chances * targets).sum(axis=1))
+    assert found.losses[0][0] == pytest.approx((weights * losses).mean(), rel=1e-4)
+    assert found.losses[0][0] != pytest.approx(losses.mean(), rel=0.05)
+
+
 def test_labels_as_probabilities_are_measured_and_weighted_by_the_likeliest(stored):
     x, y = arrays()
     soft = (0.9 * np.eye(CLASSES)[y] + 0.1 / CLASSES).astype("float32")

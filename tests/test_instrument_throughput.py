@@ -9,10 +9,12 @@ import pytest
 import tiny_model
 
 import tfbatch
+from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.predicted_batch_size import BatchSizePrediction, predict_batch_size
+from tfbatch.instruments import throughput
 from tfbatch.instruments.throughput import alignment_of, throughput_from, with_odd_sizes
 from tfbatch.training.step_times import StepTime
 
@@ -223,6 +225,32 @@ def test_nothing_is_predicted_from_nothing(scale: float, baseline: int, message:
             baseline=baseline,
             largest=100,
         )
+
+
+def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def step_times(programs: Any, configurations: Any, **options: Any) -> list[StepTime]:
+        asked.update(options, sizes=[one.batch_size for one in configurations])
+        return affine()[:2]
+
+    monkeypatch.setattr(throughput, "measure_step_times", step_times)
+    configurations = [
+        Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 32, 16)
+    ]
+    found = throughput.measure_throughput_of(
+        None,  # type: ignore[arg-type]
+        configurations,
+        7.0,
+        sign_of_life=lambda: None,
+    )
+
+    assert asked["sizes"] == [8, 16, 32, 64]
+    assert (asked["seconds"], asked["rounds"]) == (7.0, 5)
+    assert (found.batch_sizes, found.left_out) == ((8, 16), (32, 64))
+    assert "too slow to measure in the time: 32, 64" in found.conclusion()
 
 
 def test_a_real_training_is_timed_at_every_size() -> None:

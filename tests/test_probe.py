@@ -24,10 +24,14 @@ from tfbatch.bench import Bench, open_bench
 from tfbatch.chart_page import PageSection, figure, page
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.errors import InputError, SearchError
+from tfbatch.estimators.interval import Interval
+from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.instruments import INSTRUMENTS
+from tfbatch.instruments.throughput import throughput_from
 from tfbatch.measuring import probing
-from tfbatch.measuring.probing import Probed, run_instruments
+from tfbatch.measuring.probing import Probed, Section, run_instruments
 from tfbatch.search.execution import Execution
+from tfbatch.training.step_times import StepTime
 
 SIZES = (16, 32, 64)
 QUICK = [name for name in INSTRUMENTS.names() if name != "largest_batch"]
@@ -92,6 +96,54 @@ def test_the_conclusion_is_of_hardware_and_of_gradient_and_says_predicted(probed
         assert gradient.endswith("python -m tfbatch.tune")
     else:
         assert "no batch size is predicted" in gradient
+
+
+def joined(limited_by: str, largest: int | None, **readings: Any) -> Probed:
+    """A line of 16 ms and 0.5 ms an example, and a noise scale of 128: 64 is the fastest."""
+    times = [
+        StepTime(size, seconds, (seconds,) * 3)
+        for size in (8, 16, 32, 64, 128, 256)
+        if (seconds := 0.016 + 0.0005 * size)
+    ]
+    noise = NoiseScale(128.0, Interval(64.0, 256.0), 1.0, 128.0, 20, ())
+    found = {
+        "noise_scale": types.SimpleNamespace(estimate=noise),
+        "throughput": throughput_from(times),
+        "largest_batch": types.SimpleNamespace(largest_batch_size=largest, limited_by=limited_by),
+        **readings,
+    }
+    sections = tuple(Section(name, name, found[name], "", 1.0) for name in found)
+    return Probed("CPU", (8, 256), 8, sections, None, "")
+
+
+@pytest.mark.parametrize(
+    ("limited_by", "largest", "examples", "predicted"),
+    [
+        ("memory", 40, 1000, 40),
+        ("memory", 400, 50, 50),
+        ("the largest size of interest", 40, 1000, 64),
+        ("memory", None, 1000, 64),
+    ],
+    ids=["memory", "examples", "not asked further", "nothing known"],
+)
+def test_memory_and_examples_hold_the_predicted_size(
+    limited_by: str, largest: int | None, examples: int, predicted: int
+) -> None:
+    data = types.SimpleNamespace(splits={"train": examples})
+    bench: Any = types.SimpleNamespace(data=data)
+
+    assert probing._predict(bench, joined(limited_by, largest)).batch_size == predicted
+
+
+def test_what_bounds_the_training_is_said_of_the_knee_and_else_of_the_baseline() -> None:
+    bound = types.SimpleNamespace(verdict_at=lambda size: f"bound by {size}")
+    found = joined("memory", 40, input_bound=bound)
+    without = joined("memory", 40, input_bound=bound, throughput=None)
+
+    knee = found.reading("throughput").knee.batch_size
+    assert knee > 8
+    assert found.hardware().endswith(f"training at batch size {knee} is bound by {knee}.")
+    assert without.hardware().endswith("training at batch size 8 is bound by 8.")
 
 
 def test_what_is_written_is_json_without_numbers_that_are_none(probed: Probed) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.instruments import INSTRUMENTS
 from tfbatch.measuring import probing
 from tfbatch.measuring.probing import run_instruments
 
@@ -125,3 +126,19 @@ def test_instruments_without_a_share_need_no_first_steps(monkeypatch: pytest.Mon
     run(Instruments({"free": 9.0}, SHARES), monkeypatch, None, bench)
 
     assert bench.asked == 0
+
+
+@pytest.mark.parametrize("name", ["noise_scale", "learning_rate_range", "curvature"])
+def test_a_gradient_is_looked_at_near_a_batch_of_128_in_the_time_given(name: str) -> None:
+    """Nearest by ratio: 300 is 2.3 times as large, 40 is a 3.2th."""
+    measured: list[Any] = []
+
+    class Noting(Bench):
+        def measure(self, function: Any, *arguments: Any) -> Any:
+            measured.extend(arguments)
+            return None
+
+    INSTRUMENTS.load(name).probe(Noting(), batch_sizes=(8, 40, 300, 1024), seconds=7.0)
+
+    assert measured[0].batch_size == 300
+    assert measured[-1].seconds == 7.0
