@@ -107,7 +107,7 @@ def test_a_damaged_file_is_an_error_with_its_remedy(measured, tmp_path):
 
 @pytest.mark.parametrize("wrong", ["lots", "0 GB", "-1"])
 def test_a_budget_that_is_none_is_refused(wrong):
-    with pytest.raises(InputError, match="`memory_budget` must be > 0"):
+    with pytest.raises(InputError, match=r"`memory_budget` must be > 0.*Or give auto"):
         Execution(memory_budget=wrong)
 
 

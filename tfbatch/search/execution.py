@@ -54,7 +54,10 @@ class Execution:
                 f"{did_you_mean(self.precision, PRECISIONS)} Received: {self.precision!r}."
             )
         if self.memory_budget not in (None, AUTOMATIC):
-            bytes_of(self.memory_budget)
+            try:
+                bytes_of(self.memory_budget)
+            except InputError as error:
+                raise InputError(f"{error} Or give auto, for 80 % of what there is.") from error
         if self.memory_budget is not None and self.workers == 0:
             raise InputError(
                 "`memory_budget` needs worker processes, whose memory can be measured. Received: "
