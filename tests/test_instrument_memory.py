@@ -281,7 +281,7 @@ def test_a_record_whose_last_line_was_cut_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wished", "largest", "replicas", "expected"),
+    ("target", "largest", "replicas", "expected"),
     [
         (128, 32, 1, (32, 4)),
         (128, 50, 1, (32, 4)),
@@ -294,13 +294,13 @@ def test_a_record_whose_last_line_was_cut_is_read(tmp_path):
         (7, 1, 1, (1, 7)),
     ],
 )
-def test_micro_batches_make_the_wished_batch(wished, largest, replicas, expected):
-    micro, steps = plan_accumulation(wished, largest=largest, replicas=replicas)
+def test_micro_batches_make_the_target_batch(target, largest, replicas, expected):
+    micro, steps = plan_accumulation(target, largest=largest, replicas=replicas)
 
     assert (micro, steps) == expected
     assert micro <= largest
     assert micro % replicas == 0
-    assert wished <= micro * steps
+    assert target <= micro * steps
 
 
 def test_accumulation_is_run_and_shrunk_until_its_sums_fit(make_prober, floor):
@@ -420,7 +420,7 @@ def test_a_model_whose_step_raises_is_not_out_of_memory():
 @pytest.mark.slow
 def test_the_largest_batch_of_a_real_training_is_verified():
     report = find_max_batch_size(
-        wide, arrays(), memory_budget=BUDGET, wished_batch_size=600, evaluation=False, verbose=0
+        wide, arrays(), memory_budget=BUDGET, target_batch_size=600, evaluation=False, verbose=0
     )
 
     assert 0 < report.batch_size < 600
@@ -513,7 +513,7 @@ def test_a_budget_that_is_none_is_refused_before_any_work(budget):
     [
         ({"safety_margin": 1.0}, "`safety_margin` must be at least 0 and below 1"),
         ({"largest": 0}, "`largest` must be >= 1"),
-        ({"wished_batch_size": -3}, "`wished_batch_size` must be >= 1"),
+        ({"target_batch_size": -3}, "`target_batch_size` must be >= 1"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(options, message):

@@ -126,7 +126,7 @@ def measure_memory(
     budget_bytes: float | None,
     margin: float,
     largest: int | None = None,
-    wished_batch_size: int | None = None,
+    target_batch_size: int | None = None,
     evaluation: bool = True,
 ) -> MemoryReport:
     """The largest batches on a bench that is open already; see tfbatch.find_max_batch_size."""
@@ -137,12 +137,12 @@ def measure_memory(
         cap, why = _cap(bench, largest, replicas)
         training = search_largest(prober, cap=cap, replicas=replicas)
         accumulation = None
-        if wished_batch_size and 0 < training.batch_size < wished_batch_size:
+        if target_batch_size and 0 < training.batch_size < target_batch_size:
             accumulation = verify_accumulation(
                 lambda steps: dataclasses.replace(
                     prober, arguments=(*prober.arguments[:-1], steps)
                 ),
-                wished_batch_size,
+                target_batch_size,
                 largest=training.batch_size,
                 replicas=replicas,
             )

@@ -23,7 +23,7 @@ def check_model_name(name: str) -> None:
     """Refuses an unknown model name or an ill-formed `module:function`, importing nothing.
 
     Raises:
-        InputError: As it says.
+        InputError: No model has the name, or it is no `module:function`.
     """
     if is_keras_application(name):
         return

@@ -107,7 +107,7 @@ def check_arguments(builder: BuildModel, arguments: Mapping[str, Any]) -> None:
     """Refuses arguments that a builder does not take.
 
     Raises:
-        InputError: As it says.
+        InputError: An argument is none that the builder takes.
     """
     parameters = _parameters(builder)
     if "hp" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
