@@ -139,7 +139,7 @@ def run(programs: ProgramCache, spec: TrialSpec, *, seconds: float = 0, **option
 
 
 def after(executions: int) -> Callable[[], bool]:
-    """A request to stop that comes after so many executions."""
+    """A request to stop that comes after this many executions."""
     asked: list[bool] = []
 
     def stop_requested() -> bool:

@@ -155,7 +155,7 @@ def test_what_is_written_is_json_without_numbers_that_are_none(probed: Probed) -
     assert measured + reading["left_out"] == list(SIZES)
 
 
-def die(programs: Any, *, sign_of_life: Any) -> None:
+def die(programs: Any, *, heartbeat: Any) -> None:
     os._exit(3)
 
 
