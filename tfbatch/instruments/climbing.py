@@ -18,9 +18,9 @@ from tfbatch.out_of_memory import is_out_of_memory, memory_message
 from tfbatch.tracebacks import short_traceback
 
 SLOW_SECONDS = 20.0
-"""A climb that has taken so long ends as soon as memory is seen to grow."""
+"""A climb that has taken this long ends as soon as memory is seen to grow."""
 GROWN = 1.3
-"""Memory is seen to grow when the peak is so many times the first."""
+"""Memory is seen to grow when the peak is this many times the first."""
 _WORST_SCORE = "1000"
 
 

@@ -207,18 +207,18 @@ class Runner:
         )
 
     def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls an instrument's function: `function(programs, *arguments, sign_of_life=...)`.
+        """Calls an instrument's function: `function(programs, *arguments, heartbeat=...)`.
 
         Args:
             function: Module-level, so that it travels by its name.
             arguments: Its further arguments.
         """
-        return function(self._programs(), *arguments, sign_of_life=lambda: self._signs.report(0, 0))
+        return function(self._programs(), *arguments, heartbeat=lambda: self._signs.report(0, 0))
 
     def step_times(self, configurations: Sequence[Configuration]) -> list[StepTime]:
         """See tfbatch.training.step_times."""
         return measure_step_times(
-            self._programs(), configurations, sign_of_life=lambda: self._signs.report(0, 0)
+            self._programs(), configurations, heartbeat=lambda: self._signs.report(0, 0)
         )
 
     def _programs(self) -> ProgramCache:
