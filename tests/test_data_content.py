@@ -34,7 +34,7 @@ def notes_of(folder, data):
 
 
 def of_function(folder, function):
-    found, _ = count_examples(function, folder, name="made", sign_of_life=lambda _: None)
+    found, _ = count_examples(function, folder, name="made", heartbeat=lambda _: None)
     return FunctionData(function, found, name="made")
 
 

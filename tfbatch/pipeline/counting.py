@@ -71,7 +71,7 @@ def takes_a_split(function: MakeDataset) -> bool:
 
 
 def count_examples(
-    make_dataset: MakeDataset, root: Path, *, name: str, sign_of_life: Callable[[int], None]
+    make_dataset: MakeDataset, root: Path, *, name: str, heartbeat: Callable[[int], None]
 ) -> tuple[Path, bool]:
     """Reads each split once, and writes down how many examples it has.
 
@@ -79,7 +79,7 @@ def count_examples(
         make_dataset: The user's function.
         root: Folder in which a folder for the description is made.
         name: What the data is called in messages.
-        sign_of_life: Told the number of examples now and then.
+        heartbeat: Told the number of examples now and then.
 
     Returns:
         The folder, and True: it was read.
@@ -101,7 +101,7 @@ def count_examples(
             template = made.element_spec
         found = targets if split == "train" else []
         scan = contents.begin(split, template_of(made.element_spec))
-        splits[split] = _count(made, found, scan, sign_of_life)
+        splits[split] = _count(made, found, scan, heartbeat)
         if not splits[split]:
             raise InputError(f"`{name}` gives no example for the split {split!r}.")
     for split in ("train", "validation"):
@@ -146,7 +146,7 @@ def _count(
     dataset: tf.data.Dataset,
     targets: list[Any],
     scan: Scan,
-    sign_of_life: Callable[[int], None],
+    heartbeat: Callable[[int], None],
 ) -> int:
     """Number of examples; the targets are collected where they are whole numbers."""
     template = template_of(dataset.element_spec)
@@ -158,7 +158,7 @@ def _count(
         target = leaves[number]
         if classes and not isinstance(target, list) and _one_each(target):
             targets.append(target.reshape(-1))
-        sign_of_life(scan.count)
+        heartbeat(scan.count)
     return scan.count
 
 

@@ -31,7 +31,7 @@ from tfbatch.run_folder.durable import FREE_SPACE
 _CHUNK_EXAMPLES = 256
 
 
-def store_data(root: Path, data: Any, *, sign_of_life: Callable[[int], None] | None = None) -> Path:
+def store_data(root: Path, data: Any, *, heartbeat: Callable[[int], None] | None = None) -> Path:
     """Stores a user's data, and takes a validation split out of it where there is none.
 
     Args:
@@ -39,7 +39,7 @@ def store_data(root: Path, data: Any, *, sign_of_life: Callable[[int], None] | N
         data: `(inputs, targets)` or `(inputs, targets, sample_weight)` of arrays with the examples
             along the first dimension (inputs may be a dict or a tuple of arrays), or a
             tf.data.Dataset; or a mapping of "train", "validation" and "test" to such.
-        sign_of_life: Told the number of examples now and then.
+        heartbeat: Told the number of examples now and then.
 
     Returns:
         The folder.
@@ -56,7 +56,7 @@ def store_data(root: Path, data: Any, *, sign_of_life: Callable[[int], None] | N
         for leftover in root.glob(".partial-*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        stored, content = _write(partial, splits, sign_of_life or (lambda _: None))
+        stored, content = _write(partial, splits, heartbeat or (lambda _: None))
         (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
         folder = root / _hash(partial)
         # Not in the hash: the same data is the same, however much of it a check has read.
@@ -87,7 +87,7 @@ def _is_mapping_of_splits(data: Any) -> bool:
 
 
 def _write(
-    partial: Path, splits: Mapping[str, Any], sign_of_life: Callable[[int], None]
+    partial: Path, splits: Mapping[str, Any], heartbeat: Callable[[int], None]
 ) -> tuple[Stored, DataContent]:
     contents = Contents()
     again: dict[str, Callable[[], Iterator[list[Any]]]] = {}
@@ -103,7 +103,7 @@ def _write(
         else:
             template, chunks = _chunks_of_arrays(data, where)
         chunks = contents.begin(split, template, dropped=_most_dropped(data)).watch(chunks)
-        leaves, count = append_all(partial, split, chunks, sign_of_life)
+        leaves, count = append_all(partial, split, chunks, heartbeat)
         if not count:
             raise InputError(f"{where} is empty.")
         written[split] = (template, leaves, count)

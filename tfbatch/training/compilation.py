@@ -88,7 +88,7 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
 
     Raises:
         InputError: It is no Keras model, has several optimizers, or does not fit data and loss;
-            a loss, a metric or a class that there is not.
+            a loss, a metric or a class that does not exist.
     """
     if not isinstance(model, keras.Model):
         raise InputError(
