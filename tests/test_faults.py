@@ -104,7 +104,7 @@ def test_every_fault_costs_its_own_trial_and_is_told_apart(tmp_path, search):
     messages = {row["status"]: row["message"] for row in rows}
     assert "the user's own mistake" in messages["error"]
     assert "SIGKILL" in messages["killed"]
-    assert "no sign of life" in messages["timeout"]
+    assert "no heartbeat" in messages["timeout"]
     assert result.batch_size == 16
     assert "used up at batch size 256; the largest that was trained is 16" in result.summary()
 

@@ -207,7 +207,7 @@ def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(monke
     found = measure_input_bound(
         None,  # type: ignore[arg-type]
         configurations,
-        sign_of_life=lambda: None,
+        heartbeat=lambda: None,
     )
 
     assert [

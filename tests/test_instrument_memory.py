@@ -197,7 +197,7 @@ def test_processes_that_all_hang_are_not_called_out_of_memory(make_prober):
     assert found.batch_size == 0
     conclusion = report_of(found, 3000).conclusion()
     assert "need not be for lack of memory: a batch of 1 ended as timeout" in conclusion
-    assert "no sign of life" in conclusion
+    assert "no heartbeat" in conclusion
 
 
 def test_the_kernels_kill_is_out_of_memory_and_spares_the_caller(make_prober, floor):
@@ -331,11 +331,9 @@ def sequences(split, batch_size, seed):
 
 
 def test_inputs_of_variable_length_are_padded_to_the_longest(tmp_path):
-    folder, _ = count_examples(
-        sequences, tmp_path, name="sequences", sign_of_life=lambda count: None
-    )
+    folder, _ = count_examples(sequences, tmp_path, name="sequences", heartbeat=lambda count: None)
     data = FunctionData(sequences, folder, name="sequences")
-    longest = longest_shapes(data, sign_of_life=lambda: None)
+    longest = longest_shapes(data, heartbeat=lambda: None)
     stream = data.training(batch_size=4, seed=1, num_examples=8)
 
     assert longest == ((9, 2), ())
@@ -346,7 +344,7 @@ def test_inputs_of_variable_length_are_padded_to_the_longest(tmp_path):
 
 
 def test_inputs_of_one_length_are_left_alone(digits):
-    assert longest_shapes(digits, sign_of_life=lambda: None) is None
+    assert longest_shapes(digits, heartbeat=lambda: None) is None
     stream = digits.training(batch_size=4, seed=1, num_examples=8)
     assert lengthened(stream, None) is stream
 
@@ -447,7 +445,7 @@ def test_replicas_share_the_largest_batch():
 
 
 def begin_limited(job, megabytes):
-    """A process whose address space ends so many megabytes above what it has at its start."""
+    """A process whose address space ends this many megabytes above what it has at its start."""
     begin_worker(job)
     limit = psutil.Process().memory_info().vms + megabytes * MEGABYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

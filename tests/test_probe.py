@@ -153,7 +153,7 @@ def test_what_is_written_is_json_without_numbers_that_are_none(probed):
     assert measured + reading["left_out"] == list(SIZES)
 
 
-def die(programs, *, sign_of_life):
+def die(programs, *, heartbeat):
     os._exit(3)
 
 
