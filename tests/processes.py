@@ -37,7 +37,7 @@ def with_long_enough_pauses(measure, holds, *, seconds):
 
 
 def fall_silent():
-    """Inside a worker: hangs, and the last sign of life was longer ago than any limit.
+    """Inside a worker: hangs, and the last heartbeat was longer ago than any limit.
 
     The parent need not wait for a limit to pass, so that the limit can be one that no slow machine
     reaches by itself.

@@ -175,7 +175,7 @@ def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
     assert caught.value.ending == "timeout"
 
 
-def test_a_sign_of_life_ends_a_silence(tmp_path, monkeypatch):
+def test_a_heartbeat_ends_a_silence(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     mailbox = Mailbox(tmp_path / "mailbox")
