@@ -31,7 +31,6 @@ from tfbatch.instruments.memory import (
     verify_accumulation,
 )
 from tfbatch.instruments.memory_report import MemoryReport
-from tfbatch.instruments.peak_memory import refusals
 from tfbatch.instruments.probing import Prober
 from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
 from tfbatch.measuring.memory import find_max_batch_size
@@ -358,20 +357,6 @@ def test_images_are_resized_in_the_pipeline(digits):
     assert next(iter(resized.evaluation("validation")))[0].shape[1:] == (12, 12, 1)
     with pytest.raises(InputError, match=r"inputs of \[height, width, channels\]"):
         ResizedData(dataclasses.make_dataclass("Flat", [("input_shape", tuple, (3,))])(), 12)
-
-
-def test_refusals_of_a_device_are_out_of_memory_and_nothing_else_is():
-    def raising(error):
-        with refusals():
-            raise error
-
-    for text in ("OOM when allocating", "CUDA_ERROR_OUT_OF_MEMORY: out of memory"):
-        with pytest.raises(MemoryError):
-            raising(tf.errors.ResourceExhaustedError(None, None, text))
-    with pytest.raises(MemoryError):
-        raising(tf.errors.InternalError(None, None, "Dst tensor is not initialized."))
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        raising(tf.errors.InvalidArgumentError(None, None, "shapes do not match"))
 
 
 WIDE = 1 << 16

@@ -66,7 +66,7 @@ def test_an_exception_of_a_task_is_raised_and_the_process_stays(make_slot):
     assert run(slot, os.getpid) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_killed_process_costs_its_task_and_is_replaced(make_slot, number):
     slot = make_slot()
     found = end_of(slot, _die_of, number)
