@@ -9,8 +9,7 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.own_data import DataDescription
-from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.fingerprint import hardware, software
+from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.answer import find_answer
 from tfbatch.search.answer_files import RECOMMENDATION
@@ -200,9 +199,7 @@ class Run:
         self.step_seconds = write_step_seconds(self.folder.path, measured, self.engine.devices)
 
     def _write_settings(self) -> None:
-        accelerators = list(self.engine.devices.accelerators)
-        fingerprint = {"software": software(), "hardware": hardware(accelerators)}
-        write_whole(self.folder.path / "fingerprint.json", json.dumps(fingerprint, indent=1))
+        write_fingerprint(self.folder.path, list(self.engine.devices.accelerators))
         declare_columns(
             self.folder.tensorboard,
             space=self.space,
