@@ -107,7 +107,7 @@ class Progress:
                 parts.append(f"{self._done} of {self._total} trials done")
             return f"running {'; '.join(parts)}{self._left_text()}"
         seconds = self._now() - self._doing_since
-        return f"still at it for {seconds:.0f} s: {self._doing}" if self._doing else ""
+        return f"now, for {seconds:.0f} s: {self._doing}" if self._doing else ""
 
     def tick(self) -> None:
         """Prints the status if nothing was printed for long."""
