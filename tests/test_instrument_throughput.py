@@ -85,7 +85,7 @@ def test_a_slow_odd_size_shows_as_its_residual():
     assert kinds["64"] == "2^6"
 
 
-def test_neighbours_of_each_kind_are_among_the_odd_sizes():
+def test_neighbors_of_each_kind_are_among_the_odd_sizes():
     assert with_odd_sizes([64]) == [60, 63, 64, 65, 72, 96]
     assert [alignment_of(size) for size in (60, 63, 64, 72, 96, 70, 66)] == [
         "10 * 6",
@@ -242,7 +242,7 @@ def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(m
         None,  # type: ignore[arg-type]
         configurations,
         7.0,
-        sign_of_life=lambda: None,
+        heartbeat=lambda: None,
     )
 
     assert asked["sizes"] == [8, 16, 32, 64]

@@ -105,7 +105,7 @@ def test_a_reading_says_what_its_interval_is_of(digits):
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(),
         NoiseScaleSettings(small_batch_size=10**6, most_pairs=9),
-        sign_of_life=lambda: None,
+        heartbeat=lambda: None,
     )
 
     count = digits.num_examples("train")

@@ -59,7 +59,7 @@ def test_the_same_seed_and_scores_give_the_same_proposals(name):
 
 @EACH
 def test_no_proposal_is_repeated(name):
-    """KerasTuner's Gaussian process alone would: its favourite is not one that it has not seen."""
+    """KerasTuner's Gaussian process alone would: its favorite is not one that it has not seen."""
     space = make_space(**ONE_NUMBER | {"base_learning_rate": [0.01 * n for n in range(1, 13)]})
     found = proposals(oracle(name, space), space, 9)
 

@@ -80,7 +80,7 @@ def test_rounds_are_shortened_to_half_of_the_time_for_all_of_them(monkeypatch):
     def visit(index):
         return [first_visit((8, 16)[index], steps, most_at_once=1) for _ in range(2)]
 
-    measure_in_rounds([8, 16], visit, rounds=5, sign_of_life=lambda: None, seconds=12.0)
+    measure_in_rounds([8, 16], visit, rounds=5, heartbeat=lambda: None, seconds=12.0)
 
     assert steps.paces[:4] == [(1, 2, 1)] * 4
     assert steps.paces[4:] == [(4, 30, 1)] * 20

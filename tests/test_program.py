@@ -213,7 +213,7 @@ MODELS = {
     "small_cnn": small_cnn.build,
     "resnet": tiny_resnet,
     "dropout": through(hidden_layer, lambda: keras.layers.Dropout(0.3)),
-    "batch normalisation": through(hidden_layer, keras.layers.BatchNormalization),
+    "batch normalization": through(hidden_layer, keras.layers.BatchNormalization),
     "adapted": through(adapted, hidden_layer),
     "pretrained": through(pretrained),
     "embedded": embedded,
@@ -221,7 +221,7 @@ MODELS = {
 }
 
 
-QUICK_MODELS = ("batch normalisation",)
+QUICK_MODELS = ("batch normalization",)
 
 
 @pytest.mark.parametrize("name", some_slow(MODELS, quick=QUICK_MODELS))
@@ -234,7 +234,7 @@ def test_a_reused_program_trains_each_model_as_a_fresh_one(data, name):
 
     assert programs.traced == 1
     assert_same(got, train_with(ProgramCache(workload), SPEC))
-    # Batch normalisation of a few examples magnifies the last bits.
+    # Batch normalization of a few examples magnifies the last bits.
     assert_close(got, train_plainly(workload, SPEC), rtol=1e-3 if name == "resnet" else 1e-5)
 
 

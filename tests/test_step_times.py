@@ -56,7 +56,7 @@ def measured(workload):
         times = measure_step_times(
             programs,
             CONFIGURATIONS,
-            sign_of_life=lambda: signs.append(len(programs.sizes)),
+            heartbeat=lambda: signs.append(len(programs.sizes)),
             rounds=3,
         )
     return programs, times, signs
@@ -97,9 +97,7 @@ def test_measuring_does_not_depend_on_the_clock_being_fine(workload, monkeypatch
         return {16: 1e-9, 300: 100.0}[configuration.batch_size]
 
     monkeypatch.setattr(step_times, "time_training", seconds)
-    measure_step_times(
-        ProgramCache(workload), CONFIGURATIONS[:2], sign_of_life=lambda: None, rounds=1
-    )
+    measure_step_times(ProgramCache(workload), CONFIGURATIONS[:2], heartbeat=lambda: None, rounds=1)
 
     assert executed == [2, 2, 200, 2]
 
@@ -186,14 +184,14 @@ ASCENDING = [CONFIGURATIONS[0], CONFIGURATIONS[2], CONFIGURATIONS[1]]
 def test_slow_steps_are_executed_one_by_one_with_one_to_warm_up(workload, monkeypatch):
     """Else a round of large batches would take minutes: six executions of up to 2,048 examples."""
     visits = fake_steps(monkeypatch, 1.0)
-    measure_step_times(ProgramCache(workload), ASCENDING, sign_of_life=lambda: None)
+    measure_step_times(ProgramCache(workload), ASCENDING, heartbeat=lambda: None)
 
     assert all(pace == {"executions": 2, "warmup": 1, "at_once": 1} for _, pace in visits)
 
 
 def test_quick_steps_are_executed_as_many_at_once_as_in_training(workload, monkeypatch):
     visits = fake_steps(monkeypatch, 1e-7)
-    measure_step_times(ProgramCache(workload), CONFIGURATIONS[:1], sign_of_life=lambda: None)
+    measure_step_times(ProgramCache(workload), CONFIGURATIONS[:1], heartbeat=lambda: None)
 
     at_once = workload.derive(CONFIGURATIONS[0], 1085).steps_per_execution
     assert at_once > 1
@@ -211,7 +209,7 @@ def test_what_does_not_fit_into_the_time_is_left_out_from_the_largest_down(
     """16 s, 64 s and 300 s a step; a round has three steps of each."""
     fake_steps(monkeypatch, 1.0)
     times = measure_step_times(
-        ProgramCache(workload), ASCENDING, sign_of_life=lambda: None, seconds=seconds
+        ProgramCache(workload), ASCENDING, heartbeat=lambda: None, seconds=seconds
     )
 
     assert [time.batch_size for time in times] == sizes

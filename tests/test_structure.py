@@ -311,7 +311,7 @@ def scaled_by(factor):
     return build
 
 
-def normalised(number):
+def normalized(number):
     def adapted():
         layer = keras.layers.Normalization()
         layer.adapt(np.random.default_rng(number).normal(size=(50, 64)).astype(np.float32))
@@ -353,11 +353,11 @@ DIFFERENT = {
         scaled_by(np.arange(64, dtype=np.float32)[::-1].copy()),
     ),
     "operations' tensors": (scaled_by(tf.constant([2.0])), scaled_by(tf.constant([3.0]))),
-    "adapted statistics": (normalised(1), normalised(2)),
+    "adapted statistics": (normalized(1), normalized(2)),
     "activation": (activations("relu"), activations("tanh")),
     "frozen layers": (frozen(2), frozen(3)),
     "none frozen": (frozen(), frozen(2)),
-    "batch normalisation in inference": (batch_norm(True), batch_norm(False)),
+    "batch normalization in inference": (batch_norm(True), batch_norm(False)),
     "width": (two_layers(3, 4), two_layers(4, 3)),
     "number": (declared(a=1), declared(a=2)),
     "number's name": (declared(a=1), declared(b=1)),

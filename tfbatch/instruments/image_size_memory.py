@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.configuration import Configuration
+from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError
 from tfbatch.estimators.memory_line import MemoryPrediction, predict_largest_batch_size
 from tfbatch.instruments.climbing import Ended, Peak, climb
@@ -134,7 +135,7 @@ def measure_resized(
     budget_bytes: float,
     record: Path,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, on images resized to `image_size`.
 
@@ -149,7 +150,7 @@ def measure_resized(
         jit_compile=workload.jit_compile,
         strategy=workload.strategy,
     )
-    load = TrainingLoad(ProgramCache(resized), configuration, sign_of_life, validate=False)
+    load = TrainingLoad(ProgramCache(resized), configuration, heartbeat, validate=False)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
@@ -188,6 +189,11 @@ class ResizedData:
     def num_classes(self) -> int | None:
         """See Data."""
         return self._data.num_classes
+
+    @property
+    def content(self) -> DataContent:
+        """See Data."""
+        return self._data.content
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ HEADING = "Memory and the largest batch"
 ORDER = 10
 SHARE = 0.0
 _MARGIN = 0.2  # of what can be used; see tfbatch.measuring.memory
-_LIMIT = 2.0  # a process is measured up to so many times the budget, then ended
+_LIMIT = 2.0  # a process is measured up to this many times the budget, then ended
 _FREE = 0.9  # but never past this share of what is free
 
 

@@ -53,12 +53,12 @@ def noise_scale_of(
     num_examples: int | None = None,
     pilot: Iterable[Any] = (),
     where: str = "at the given weights",
-    sign_of_life: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> NoiseScaleReading:
     """Measures any compiled Keras model at its weights, and leaves it as it was.
 
     The loss is the compiled one or the model's own `compute_loss`, with sample weights and
-    regularisation: what training descends. A regulariser has no noise, but it is part of G. Where
+    regularization: what training descends. A regularizer has no noise, but it is part of G. Where
     a loss divides by a batch's sum of weights or its unmasked steps, the gradient of the large
     batch is the mean of its micro-batches' gradients.
 
@@ -71,7 +71,7 @@ def noise_scale_of(
         num_examples: Number of examples that the batches are drawn from; None if infinite.
         pilot: Batches that a preconditioner is measured on; the first of `batches` by default.
         where: Said in the conclusion.
-        sign_of_life: Called after every pair.
+        heartbeat: Called after every pair.
 
     Raises:
         InputError: A model whose gradient cannot be measured, or no full batch.
@@ -93,7 +93,7 @@ def noise_scale_of(
         one, other = norms(batch, scales)
         small.append(one)
         large.append(other)
-        sign_of_life()
+        heartbeat()
         late = time.perf_counter() - started > settings.seconds
         if len(small) >= settings.most_pairs or (
             len(small) >= FEWEST_PAIRS and (late or _tight(small, large, settings, per_pass))
@@ -200,7 +200,7 @@ def measure_noise_scale(
     weights: Weights,
     settings: NoiseScaleSettings,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> NoiseScaleReading:
     """Measures in the process that trains.
 
@@ -210,7 +210,7 @@ def measure_noise_scale(
         weights: At which weights.
         settings: How to measure. A large batch beyond a quarter of the training split is made
             smaller.
-        sign_of_life: Called now and then.
+        heartbeat: Called now and then.
     """
     data = programs.workload.data
     examples = data.num_examples("train")
@@ -221,11 +221,11 @@ def measure_noise_scale(
             f"Received: {k}."
         )
     model = model_at(programs, configuration, weights)
-    sign_of_life()
-    normalised = any(
+    heartbeat()
+    normalized = any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
     )
-    default: Mode = "micro-batch" if normalised and weights.untrained else "inference"
+    default: Mode = "micro-batch" if normalized and weights.untrained else "inference"
     mode = settings.mode or default
     size = _small_size(settings, examples, mode)
     settings = dataclasses.replace(settings, small_batch_size=size)
@@ -237,7 +237,7 @@ def measure_noise_scale(
         num_examples=examples,
         pilot=_pass(programs.workload, settings, examples, number=MOST_PASSES),
         where=f"{weights}{'' if settings.augmented else ', without augmentation,'}",
-        sign_of_life=sign_of_life,
+        heartbeat=heartbeat,
     )
 
 

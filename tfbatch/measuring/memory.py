@@ -67,7 +67,7 @@ def find_max_batch_size(
         jit_compile: Whether XLA compiles the model.
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
-        stall_minutes: A process that gives no sign of life for so long is ended.
+        stall_minutes: A process that gives no heartbeat for this long is ended.
         verbose: 0 prints nothing.
         **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
             model_arguments, data_dir, image_size, records_dir.
