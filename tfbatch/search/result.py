@@ -136,16 +136,19 @@ class Result:
         recommended = next(c for c in choice.comparisons if c.key == choice.recommended)
         tied = [c for c in choice.comparisons if c.tied]
         count = len(self.answer.recommended.trials)
-        seeds = f"{count} fresh seeds" if count > 1 else "one fresh seed, which shows no noise"
+        seeds = f"{count} fresh seeds" if count > 1 else "one fresh seed (one seed gives no noise estimate)"
         if len(tied) == 1:
             return f"It is the best on {seeds}, and no other one is tied with it."
         interval = (
             "" if recommended.half_width == float("inf") else f" ± {recommended.half_width:.4f}"
         )
+        where = f"behind the best mean by {recommended.deficit:.4f}{interval}"
+        if recommended.key == choice.best:
+            where = "and has the best mean"
         return (
             f"{len(tied)} configurations are tied with the best on {seeds} (not shown to be "
             f"worse, and behind by at most {choice.margin:.4f}); this is the fastest of them, "
-            f"behind the best mean by {recommended.deficit:.4f}{interval}."
+            f"{where}."
         )
 
 
