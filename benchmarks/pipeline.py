@@ -3,8 +3,8 @@
 usage: python benchmarks/pipeline.py [--data_dir=DIR] [--rounds=5] [--epochs=4] [--json=FILE]
 (without --data_dir: TFDS_DATA_DIR)
 
-Neither side augments. Both decode, shuffle and normalise the same images: once with the guide's
-normalisation (pixel / 255), once with the recipe's own for each channel, which the guide leaves
+Neither side augments. Both decode, shuffle and normalize the same images: once with the guide's
+normalization (pixel / 255), once with the recipe's own for each channel, which the guide leaves
 out. Rounds are interleaved, and every ratio is taken within a round.
 
     resident   one stream of 4 epochs, a trial's length in the recipe, against 4 epochs of
@@ -60,7 +60,7 @@ def guide(
 
 
 def load(data_dir: str | None, *, guides: bool, stored: str, share: float) -> PreparedData:
-    """CIFAR-10 without augmentation, with the guide's normalisation or the recipe's."""
+    """CIFAR-10 without augmentation, with the guide's normalization or the recipe's."""
     written = load_recipe("cifar10").model_dump(mode="json", by_alias=True)
     written["augmentation"] = []
     written["features"]["image"]["stored"] = stored

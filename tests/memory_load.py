@@ -16,7 +16,7 @@ from tfbatch.workers.memory import peak_resident
 MEGABYTE = 2**20
 
 
-def nothing() -> None:
+def nothing():
     """What a process does first."""
 
 

@@ -201,7 +201,7 @@ def test_processes_that_all_hang_are_not_called_out_of_memory(make_prober):
     assert found.batch_size == 0
     conclusion = report_of(found, 3000).conclusion()
     assert "need not be for lack of memory: a batch of 1 ended as timeout" in conclusion
-    assert "no sign of life" in conclusion
+    assert "no heartbeat" in conclusion
 
 
 def test_the_kernels_kill_is_out_of_memory_and_spares_the_caller(make_prober, floor):
@@ -281,7 +281,7 @@ def test_a_record_whose_last_line_was_cut_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wished", "largest", "replicas", "expected"),
+    ("target", "largest", "replicas", "expected"),
     [
         (128, 32, 1, (32, 4)),
         (128, 50, 1, (32, 4)),
@@ -294,13 +294,13 @@ def test_a_record_whose_last_line_was_cut_is_read(tmp_path):
         (7, 1, 1, (1, 7)),
     ],
 )
-def test_micro_batches_make_the_wished_batch(wished, largest, replicas, expected):
-    micro, steps = plan_accumulation(wished, largest=largest, replicas=replicas)
+def test_micro_batches_make_the_target_batch(target, largest, replicas, expected):
+    micro, steps = plan_accumulation(target, largest=largest, replicas=replicas)
 
     assert (micro, steps) == expected
     assert micro <= largest
     assert micro % replicas == 0
-    assert wished <= micro * steps
+    assert target <= micro * steps
 
 
 def test_accumulation_is_run_and_shrunk_until_its_sums_fit(make_prober, floor):
@@ -335,11 +335,9 @@ def sequences(split, batch_size, seed):
 
 
 def test_inputs_of_variable_length_are_padded_to_the_longest(tmp_path):
-    folder, _ = count_examples(
-        sequences, tmp_path, name="sequences", sign_of_life=lambda count: None
-    )
+    folder, _ = count_examples(sequences, tmp_path, name="sequences", heartbeat=lambda count: None)
     data = FunctionData(sequences, folder, name="sequences")
-    longest = longest_shapes(data, sign_of_life=lambda: None)
+    longest = longest_shapes(data, heartbeat=lambda: None)
     stream = data.training(batch_size=4, seed=1, num_examples=8)
 
     assert longest == ((9, 2), ())
@@ -350,7 +348,7 @@ def test_inputs_of_variable_length_are_padded_to_the_longest(tmp_path):
 
 
 def test_inputs_of_one_length_are_left_alone(digits):
-    assert longest_shapes(digits, sign_of_life=lambda: None) is None
+    assert longest_shapes(digits, heartbeat=lambda: None) is None
     stream = digits.training(batch_size=4, seed=1, num_examples=8)
     assert lengthened(stream, None) is stream
 
@@ -420,7 +418,7 @@ def test_a_model_whose_step_raises_is_not_out_of_memory():
 @pytest.mark.slow
 def test_the_largest_batch_of_a_real_training_is_verified():
     report = find_max_batch_size(
-        wide, arrays(), memory_budget=BUDGET, wished_batch_size=600, evaluation=False, verbose=0
+        wide, arrays(), memory_budget=BUDGET, target_batch_size=600, evaluation=False, verbose=0
     )
 
     assert 0 < report.batch_size < 600
@@ -451,7 +449,7 @@ def test_replicas_share_the_largest_batch():
 
 
 def begin_limited(job, megabytes):
-    """A process whose address space ends so many megabytes above what it has at its start."""
+    """A process whose address space ends this many megabytes above what it has at its start."""
     begin_worker(job)
     limit = psutil.Process().memory_info().vms + megabytes * MEGABYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -513,7 +511,7 @@ def test_a_budget_that_is_none_is_refused_before_any_work(budget):
     [
         ({"safety_margin": 1.0}, "`safety_margin` must be at least 0 and below 1"),
         ({"largest": 0}, "`largest` must be >= 1"),
-        ({"wished_batch_size": -3}, "`wished_batch_size` must be >= 1"),
+        ({"target_batch_size": -3}, "`target_batch_size` must be >= 1"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(options, message):

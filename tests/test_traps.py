@@ -59,7 +59,7 @@ def numbered(make_recipe, tiny_examples, tmp_path_factory):
     return PreparedData(make_recipe(), folder)
 
 
-def test_trap_index_shuffle_is_far_from_uniform_with_neighbouring_seeds():
+def test_trap_index_shuffle_is_far_from_uniform_with_neighboring_seeds():
     seeds = np.stack([np.arange(DRAWS), np.zeros(DRAWS), np.full(DRAWS, 7)], 1).astype(np.int32)
     trap = [
         tf.random_index_shuffle(tf.fill([DRAWS], place), seeds, tf.fill([DRAWS], SIZE - 1))
@@ -293,7 +293,7 @@ def test_trap_an_optimizer_with_a_schedule_refuses_a_learning_rate():
 
 
 def test_trap_a_class_that_is_not_registered_cannot_be_loaded():
-    """Why importing Keras imports tfbatch's serialisable class, in whichever order."""
+    """Why importing Keras imports tfbatch's serializable class, in whichever order."""
     schedule = LearningRateInExamples("cosine", learning_rate=0.1, batch_size=8, total_examples=80)
     kept = keras.saving.serialize_keras_object(schedule)
     registered = keras.saving.get_custom_objects()

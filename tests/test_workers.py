@@ -20,15 +20,15 @@ from tfbatch.workers import ProcessEndedError, Slot, ending
 from tfbatch.workers.slot import Start, worker_mailbox
 
 
-def nothing() -> None:
+def nothing():
     """What a worker does first here."""
 
 
 @pytest.fixture
-def make_slot(tmp_path: Path):
+def make_slot(tmp_path):
     slots = []
 
-    def make(function=nothing, *arguments, lock=None, **options) -> Slot:
+    def make(function=nothing, *arguments, lock=None, **options):
         slot = Slot(Start(tmp_path / "worker.log", lock, function, arguments), **options)
         slots.append(slot)
         return slot
@@ -38,12 +38,12 @@ def make_slot(tmp_path: Path):
         slot.close()
 
 
-def run(slot: Slot, task, *arguments):
+def run(slot, task, *arguments):
     slot.submit(task, *arguments)
     return slot.result()
 
 
-def end_of(slot: Slot, task, *arguments) -> ProcessEndedError:
+def end_of(slot, task, *arguments):
     with pytest.raises(ProcessEndedError) as caught:
         run(slot, task, *arguments)
     return caught.value
@@ -74,7 +74,7 @@ def test_a_killed_process_costs_its_task_and_is_replaced(make_slot, number):
     assert slot.started == 2
 
 
-def _die_of(number: int) -> None:
+def _die_of(number):
     os.kill(os.getpid(), number)
     time.sleep(60)
 
@@ -88,7 +88,7 @@ def test_trap_one_slots_death_leaves_the_other_slot_alone(make_slot):
     assert run(innocent, os.getpid) == before
 
 
-def _sleep_and_return(seconds: float) -> str:
+def _sleep_and_return(seconds):
     time.sleep(seconds)
     return "woken"
 
@@ -99,7 +99,7 @@ def test_a_process_at_its_memory_limit_is_told_from_its_last_words(make_slot):
     assert "std::bad_alloc" in found.message
 
 
-def _abort_like_an_allocator() -> None:
+def _abort_like_an_allocator():
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
     os.abort()
 
@@ -123,7 +123,7 @@ def test_memory_error_of_a_real_limit_is_an_exception_of_the_task(make_slot):
     assert slot.started == 1
 
 
-def _allocate_over_a_limit() -> int:
+def _allocate_over_a_limit():
     limit = psutil.Process().memory_info().vms + 2**28
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return len(bytearray(2**30))
@@ -154,11 +154,11 @@ def memory_cgroup():
     group.rmdir()
 
 
-def _join(group: Path) -> None:
+def _join(group):
     (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def _touch(size: int) -> int:
+def _touch(size):
     return sum(bytearray(size)[::4096])
 
 
@@ -177,7 +177,7 @@ def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
     assert caught.value.ending == "timeout"
 
 
-def _show_life_for(seconds: float) -> str:
+def _show_life_for(seconds):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         worker_mailbox().report(1, 2)
@@ -195,13 +195,13 @@ def test_a_request_to_stop_reaches_a_running_task(make_slot):
     assert slot.result() is False
 
 
-def _until_asked() -> str:
+def _until_asked():
     while not worker_mailbox().stop_requested():
         time.sleep(0.01)
     return "asked"
 
 
-def _is_asked() -> bool:
+def _is_asked():
     return worker_mailbox().stop_requested()
 
 
@@ -216,7 +216,7 @@ def test_a_process_that_has_grown_past_its_bound_is_replaced(make_slot):
 _KEPT = []
 
 
-def _grow(size: int) -> int:
+def _grow(size):
     _KEPT.append(bytearray(size))
     _KEPT[-1][::4096] = b"x" * len(range(0, size, 4096))
     return os.getpid()

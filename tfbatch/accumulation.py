@@ -37,14 +37,14 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
     optimizer.apply(gradient)
     ```
 
-    The weights of these means add up to 1, so regularisation counts once per update. With
+    The weights of these means add up to 1, so regularization counts once per update. With
     `reduction="sum"` each micro-batch counts in full. Sample weights, several inputs and outputs,
     metrics, loss scaling of mixed precision, `steps_per_execution` and `jit_compile` work as usual.
     Keras's own `gradient_accumulation_steps` instead takes a mean of means, and counts micro-steps
     as iterations of the schedule.
 
     What a layer does to the batch as a whole is done to the micro-batch, so that the result
-    differs: batch normalisation uses the statistics of the micro-batch, and its moving statistics
+    differs: batch normalization uses the statistics of the micro-batch, and its moving statistics
     are updated once for each (a warning says so). `tfbatch.layers.GhostBatchNormalization` is exact
     where its `ghost_size` divides the micro-batch size and every batch. Dropout draws other
     numbers. What a user adds with `add_loss` must be a mean over the examples. Gradients of
@@ -177,7 +177,7 @@ class _MicroBatches:
         return [sums[0] + tf.cast(loss, sums[0].dtype), *added]
 
     def _part_of_the_whole(self, loss: Any, share: Any) -> Any:
-        """What a micro-batch's loss adds to that of the batch, regularisation included."""
+        """What a micro-batch's loss adds to that of the batch, regularization included."""
         if not self._sums:
             return loss * share
         regularization = sum(keras.ops.sum(part) for part in self._model.losses)

@@ -71,8 +71,8 @@ def find_batch_size(
             not gives logits, or `loss` is given.
         data: Name of a recipe in pipelines/, a path of one, or a `Recipe`; a data set without one:
             "tfds:NAME", "images:FOLDER", "npz:PATH", "synthetic"; a function
-            `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None for a test
-            split that there is not); arrays `(inputs, targets)` or `(inputs, targets,
+            `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None if
+            there is no test split); arrays `(inputs, targets)` or `(inputs, targets,
             sample_weight)`, inputs perhaps a dict or a tuple; a tf.data.Dataset; or a dict of
             "train", "validation" and "test" to such. Arrays and Datasets are stored in the run
             folder once, and mapped by every worker.
@@ -110,7 +110,7 @@ def find_batch_size(
         memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
             "auto" for 80 % of what there is: the largest batch that fits is measured first, and
             larger ones are left out. Default: trials find out.
-        stall_minutes: A trial that gives no sign of life for so long is ended as "timeout".
+        stall_minutes: A trial that gives no heartbeat for this long is ended as "timeout".
         checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
 

@@ -87,7 +87,8 @@ def check_splits(names: object) -> None:
     """Refuses splits of other names, and data without a training split.
 
     Raises:
-        InputError: As it says.
+        InputError: A split has another name than train, validation or test, or there is no
+            training split.
     """
     found = sorted(names) if isinstance(names, dict | set | list | tuple) else []
     unknown = [name for name in found if name not in SPLITS]

@@ -17,9 +17,9 @@ from typing import Literal, Protocol
 from tfbatch.errors import TfbatchError
 
 SLOW_SECONDS = 20.0
-"""A climb that has taken so long ends as soon as memory is seen to grow."""
+"""A climb that has taken this long ends as soon as memory is seen to grow."""
 GROWN = 1.3
-"""Memory is seen to grow when the peak is so many times the first."""
+"""Memory is seen to grow when the peak is this many times the first."""
 _WORST_SCORE = "1000"
 
 

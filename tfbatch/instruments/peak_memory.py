@@ -42,7 +42,7 @@ def measure_training(
     budget_bytes: float,
     record: Path,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, and of validation after the last.
 
@@ -53,12 +53,12 @@ def measure_training(
         sizes: Batch sizes, all replicas together.
         budget_bytes: Bytes that may be used.
         record: File for what is measured.
-        sign_of_life: Called after each batch.
+        heartbeat: Called after each batch.
     """
     workload = programs.workload
     if accumulation > 1:
         programs = ProgramCache(_Accumulating(workload, accumulation))
-    load = TrainingLoad(programs, configuration, sign_of_life)
+    load = TrainingLoad(programs, configuration, heartbeat)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
@@ -69,21 +69,19 @@ def measure_evaluation(
     budget_bytes: float,
     record: Path,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of evaluation alone at growing batch sizes; see `measure_training`."""
-    load = _Evaluation(programs, configuration, sign_of_life)
+    load = _Evaluation(programs, configuration, heartbeat)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
-def device_memory(
-    programs: ProgramCache, *, sign_of_life: Callable[[], None]
-) -> tuple[str, int, int]:
+def device_memory(programs: ProgramCache, *, heartbeat: Callable[[], None]) -> tuple[str, int, int]:
     """The kind of device, its usable bytes, and the replicas that share a batch.
 
     The GPU's part was never run by its authors; see `peak_bytes`.
     """
-    sign_of_life()
+    heartbeat()
     replicas = programs.workload.replicas
     if not tf.config.list_logical_devices("GPU"):
         return "CPU", usable_memory(), replicas
@@ -111,16 +109,16 @@ class _Loaded:
         self,
         programs: ProgramCache,
         configuration: Configuration,
-        sign_of_life: Callable[[], None],
+        heartbeat: Callable[[], None],
     ):
         self._programs, self._configuration = programs, configuration
         self._data = programs.workload.data
-        self._alive = _Alive(sign_of_life)
-        self._sign_of_life = sign_of_life
+        self._alive = _Alive(heartbeat)
+        self._heartbeat = heartbeat
 
     def begin(self) -> int:
         """Finds the longest inputs, and builds the model."""
-        self._longest = longest_shapes(self._data, sign_of_life=self._sign_of_life)
+        self._longest = longest_shapes(self._data, heartbeat=self._heartbeat)
         with refusals():
             self._model(1, steps=1)
         return peak_bytes()
@@ -144,7 +142,7 @@ class TrainingLoad(_Loaded):
     Args:
         programs: Data, model and optimizer.
         configuration: What to train with; the batch size is replaced.
-        sign_of_life: Called after each batch.
+        heartbeat: Called after each batch.
         validate: Whether validation follows.
     """
 
@@ -152,11 +150,11 @@ class TrainingLoad(_Loaded):
         self,
         programs: ProgramCache,
         configuration: Configuration,
-        sign_of_life: Callable[[], None],
+        heartbeat: Callable[[], None],
         *,
         validate: bool = True,
     ):
-        super().__init__(programs, configuration, sign_of_life)
+        super().__init__(programs, configuration, heartbeat)
         self._validate = validate
 
     def step(self, size: int) -> int:
@@ -200,19 +198,19 @@ class _Evaluation(_Loaded):
 
 
 class _Alive(keras.callbacks.Callback):  # type: ignore[misc]
-    """Gives a sign of life after each batch."""
+    """Gives a heartbeat after each batch."""
 
-    def __init__(self, sign_of_life: Callable[[], None]):
+    def __init__(self, heartbeat: Callable[[], None]):
         super().__init__()
-        self._sign_of_life = sign_of_life
+        self._heartbeat = heartbeat
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Gives it."""
-        self._sign_of_life()
+        self._heartbeat()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Gives it."""
-        self._sign_of_life()
+        self._heartbeat()
 
 
 class _Accumulating(Workload):

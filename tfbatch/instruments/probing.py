@@ -18,7 +18,7 @@ from tfbatch.workers.memory import peak_resident
 from tfbatch.workers.slot import Start
 
 STALL_SECONDS = 600.0
-"""A process without a sign of life for so long is ended."""
+"""A process without a heartbeat for this long is ended."""
 _POLL_SECONDS = 0.05
 _LITTLE = 0.05  # more is no addition to training's peak, but a peak of validation's own
 
@@ -88,7 +88,7 @@ class Prober:
         budget_bytes: Bytes that may be used.
         limit_bytes: A process is ended when its peak passes this; infinite where the memory that
             counts is not the process's own.
-        stall_seconds: A process without a sign of life for so long is ended.
+        stall_seconds: A process without a heartbeat for this long is ended.
     """
 
     start: Start

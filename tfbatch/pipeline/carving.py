@@ -38,7 +38,7 @@ def carve_validation(folder: Path, stored: Stored) -> Stored:
         _divide(folder, number, leaf, inside)
     note = (
         f"No validation split was given: {VALIDATION_FRACTION:.0%} of the training examples were "
-        f"taken at random{'' if targets is None else ', class by class'}. Where neighbours are "
+        f"taken at random{'' if targets is None else ', class by class'}. Where neighbors are "
         "alike (time series, frames of a film, several images of one person) give one yourself."
     )
     return stored.model_copy(

@@ -66,7 +66,7 @@ def takes_a_split(function: MakeDataset) -> bool:
 
 
 def count_examples(
-    make_dataset: MakeDataset, root: Path, *, name: str, sign_of_life: Callable[[int], None]
+    make_dataset: MakeDataset, root: Path, *, name: str, heartbeat: Callable[[int], None]
 ) -> tuple[Path, bool]:
     """Reads each split once, and writes down how many examples it has.
 
@@ -74,7 +74,7 @@ def count_examples(
         make_dataset: The user's function.
         root: Folder in which a folder for the description is made.
         name: What the data is called in messages.
-        sign_of_life: Told the number of examples now and then.
+        heartbeat: Told the number of examples now and then.
 
     Returns:
         The folder, and True: it was read.
@@ -94,7 +94,7 @@ def count_examples(
         if split == "train":
             template = made.element_spec
         found = targets if split == "train" else []
-        splits[split] = _count(made, found, sign_of_life)
+        splits[split] = _count(made, found, heartbeat)
         if not splits[split]:
             raise InputError(f"`{name}` gives no example for the split {split!r}.")
     for split in ("train", "validation"):
@@ -130,9 +130,7 @@ def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int
     return check_dataset(made, where=f"What `{name}` returns for the split {split!r}")
 
 
-def _count(
-    dataset: tf.data.Dataset, targets: list[Any], sign_of_life: Callable[[int], None]
-) -> int:
+def _count(dataset: tf.data.Dataset, targets: list[Any], heartbeat: Callable[[int], None]) -> int:
     """Number of examples; the targets are collected where they are whole numbers."""
     batched, count = is_batched(dataset), 0
     template = template_of(dataset.element_spec)
@@ -148,7 +146,7 @@ def _count(
         count += int(leaves[0].shape[0])
         if classes and isinstance(leaves[number], tf.Tensor) and _one_each(leaves[number]):
             targets.append(leaves[number].numpy().reshape(-1))
-        sign_of_life(count)
+        heartbeat(count)
     return count
 
 

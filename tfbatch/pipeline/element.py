@@ -58,7 +58,7 @@ def check_element(element: Any, *, where: str) -> None:
     """Refuses an element that Keras's `fit` could not take: `(x, y)` or `(x, y, sample_weight)`.
 
     Raises:
-        InputError: As it says.
+        InputError: It is no tuple, or its parts that are not None are not two or three.
     """
     if not isinstance(element, tuple) or len(
         [part for part in element if part is not None]

@@ -60,8 +60,8 @@ def prepare_folder(
             progress("train", done, 0)
 
     if takes_a_split(make_dataset):
-        return count_examples(make_dataset, root, name=spec.name, sign_of_life=alive)
-    return store_data(root, make_dataset(), sign_of_life=alive), True
+        return count_examples(make_dataset, root, name=spec.name, heartbeat=alive)
+    return store_data(root, make_dataset(), heartbeat=alive), True
 
 
 def open_prepared(spec: Recipe | OwnData, folder: Path, make_dataset: MakeDataset | None) -> Data:

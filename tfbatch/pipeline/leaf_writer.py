@@ -18,7 +18,7 @@ def append_all(
     folder: Path,
     split: str,
     chunks: Iterator[list[Any]],
-    sign_of_life: Callable[[int], None],
+    heartbeat: Callable[[int], None],
 ) -> tuple[tuple[Leaf, ...], int]:
     """Writes every chunk; returns what the leaves are and how many examples there were."""
     writers: list[_LeafWriter] = []
@@ -33,7 +33,7 @@ def append_all(
             for writer, rows in zip(writers, chunk, strict=True):
                 writer.append(rows)
             count += len(chunk[0])
-            sign_of_life(count)
+            heartbeat(count)
         leaves = tuple(writer.leaf() for writer in writers)
     return leaves, count
 

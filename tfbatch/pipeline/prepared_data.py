@@ -121,7 +121,7 @@ class PreparedData:
     def training(
         self, *, batch_size: int, seed: int, num_examples: int, start: int = 0
     ) -> tf.data.Dataset:
-        """The training stream: augmented, normalised, shuffled anew in each epoch.
+        """The training stream: augmented, normalized, shuffled anew in each epoch.
 
         The stream is continuous: batches reach over the ends of epochs, and only the very last one
         can be short. The same seed gives the same order and the same augmentation for every batch

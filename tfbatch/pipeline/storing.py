@@ -28,7 +28,7 @@ from tfbatch.run_folder.durable import FREE_SPACE
 _CHUNK_EXAMPLES = 256
 
 
-def store_data(root: Path, data: Any, *, sign_of_life: Callable[[int], None] | None = None) -> Path:
+def store_data(root: Path, data: Any, *, heartbeat: Callable[[int], None] | None = None) -> Path:
     """Stores a user's data, and takes a validation split out of it where there is none.
 
     Args:
@@ -36,7 +36,7 @@ def store_data(root: Path, data: Any, *, sign_of_life: Callable[[int], None] | N
         data: `(inputs, targets)` or `(inputs, targets, sample_weight)` of arrays with the examples
             along the first dimension (inputs may be a dict or a tuple of arrays), or a
             tf.data.Dataset; or a mapping of "train", "validation" and "test" to such.
-        sign_of_life: Told the number of examples now and then.
+        heartbeat: Told the number of examples now and then.
 
     Returns:
         The folder.
@@ -53,7 +53,7 @@ def store_data(root: Path, data: Any, *, sign_of_life: Callable[[int], None] | N
         for leftover in root.glob(".partial-*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        stored = _write(partial, splits, sign_of_life or (lambda _: None))
+        stored = _write(partial, splits, heartbeat or (lambda _: None))
         (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
         folder = root / _hash(partial)
         if (folder / STORED).exists():
@@ -80,7 +80,7 @@ def _is_mapping_of_splits(data: Any) -> bool:
     )
 
 
-def _write(partial: Path, splits: Mapping[str, Any], sign_of_life: Callable[[int], None]) -> Stored:
+def _write(partial: Path, splits: Mapping[str, Any], heartbeat: Callable[[int], None]) -> Stored:
     written: dict[str, tuple[Any, tuple[Leaf, ...], int]] = {}
     notes: list[str] = []
     for split, data in splits.items():
@@ -91,7 +91,7 @@ def _write(partial: Path, splits: Mapping[str, Any], sign_of_life: Callable[[int
             template, chunks = _chunks_of_dataset(data, where, notes)
         else:
             template, chunks = _chunks_of_arrays(data, where)
-        leaves, count = append_all(partial, split, chunks, sign_of_life)
+        leaves, count = append_all(partial, split, chunks, heartbeat)
         if not count:
             raise InputError(f"{where} is empty.")
         written[split] = (template, leaves, count)

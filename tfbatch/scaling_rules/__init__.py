@@ -103,7 +103,7 @@ def check_rule(rule: str, *, roles: Mapping[str, str], optimizer: str) -> None:
         optimizer: Its name, for the message.
 
     Raises:
-        InputError: As it says.
+        InputError: The rule requires a number that the optimizer does not have.
     """
     required = getattr(SCALING_RULES.load(rule), "REQUIRES", None)
     if required and required not in roles.values():

@@ -137,7 +137,8 @@ def check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -
     """Refuses batch sizes larger than the data or than a trial.
 
     Raises:
-        InputError: As it says.
+        InputError: The baseline's batch size exceeds the training examples, or a batch exceeds a
+            trial.
     """
     if request.baseline.batch_size > num_examples:
         raise InputError(
@@ -158,7 +159,7 @@ def check_comparable(request: Request, untrained: Untrained, progress: Progress)
     """Names metrics that depend on the batch; refuses to rank batch sizes by a training one.
 
     Raises:
-        InputError: As it says.
+        InputError: The objective is a training metric that depends on the batch.
     """
     for name, (large, small) in untrained.batch_dependent.items():
         what = (
@@ -181,7 +182,7 @@ def check_replicas(request: Request, space: SearchSpace, replicas: int) -> None:
     """Refuses global batch sizes that the replicas cannot share equally.
 
     Raises:
-        InputError: As it says.
+        InputError: A batch size is no multiple of the number of replicas.
     """
     wrong = [b for b in (*space.batch_sizes, request.baseline.batch_size) if b % replicas]
     if wrong:

@@ -40,7 +40,7 @@ class _Bayesian(_InMemory, keras_tuner.oracles.BayesianOptimizationOracle):  # t
     """What was tried in an earlier session where it is asked now; None for a new trial."""
 
     def populate_space(self, trial_id: str) -> Any:
-        """Never the same twice: without a continuous parameter KerasTuner repeats its favourite."""
+        """Never the same twice: without a continuous parameter KerasTuner repeats its favorite."""
         if not self.hyperparameters.space:  # one configuration, nothing to model
             return self._random_populate_space()
         if self.known is not None:

@@ -23,7 +23,7 @@ from tfbatch.workers.slot import Start
 
 _POLL_SECONDS = 0.1
 STALL_MINUTES = 10.0
-"""A trial without a sign of life for so long is ended."""
+"""A trial without a heartbeat for this long is ended."""
 
 
 class WorkerEngine:
@@ -35,7 +35,7 @@ class WorkerEngine:
         folder: The run folder, for the workers' output.
         lock: File that every worker keeps locked while it lives, or None.
         stop_requested: When true, running tasks end.
-        stall_minutes: A task without a sign of life for so long is ended.
+        stall_minutes: A task without a heartbeat for this long is ended.
         checkpoint_seconds: The least time between two checkpoints of a trial.
         warm: A slot whose process has imported tfbatch.training.runner, to be the first.
     """

@@ -100,7 +100,7 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
 
     Raises:
         InputError: It is no Keras model, has several optimizers, or does not fit data and loss;
-            a loss, a metric or a class that there is not.
+            a loss, a metric or a class that does not exist.
     """
     if not isinstance(model, keras.Model):
         raise InputError(
@@ -151,7 +151,7 @@ def _refuse_given(compilation: Compilation) -> None:
 
 
 def _check_class_weight(compilation: Compilation, data: Data) -> None:
-    """Keras takes a weight for a class that there is not, and does nothing."""
+    """Keras silently ignores weights of nonexistent classes."""
     weights = compilation.class_weight or {}
     if data.num_classes is None:
         return

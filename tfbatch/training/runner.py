@@ -40,7 +40,7 @@ class Signs(Protocol):
         """Whether the running task is to end."""
 
     def report(self, done: int, total: int) -> None:
-        """A sign of life, and how far the task is."""
+        """A heartbeat, and how far the task is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,18 +206,18 @@ class Runner:
         )
 
     def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls an instrument's function: `function(programs, *arguments, sign_of_life=...)`.
+        """Calls an instrument's function: `function(programs, *arguments, heartbeat=...)`.
 
         Args:
             function: Module-level, so that it travels by its name.
             arguments: Its further arguments.
         """
-        return function(self._programs(), *arguments, sign_of_life=lambda: self._signs.report(0, 0))
+        return function(self._programs(), *arguments, heartbeat=lambda: self._signs.report(0, 0))
 
     def step_times(self, configurations: Sequence[Configuration]) -> list[StepTime]:
         """See tfbatch.training.step_times."""
         return measure_step_times(
-            self._programs(), configurations, sign_of_life=lambda: self._signs.report(0, 0)
+            self._programs(), configurations, heartbeat=lambda: self._signs.report(0, 0)
         )
 
     def _programs(self) -> ProgramCache:
@@ -236,10 +236,10 @@ class Runner:
         return self._loaded
 
     def _callbacks(self) -> list[Any]:
-        return [*(self._code.callbacks or list)(), SignOfLife(self._signs.report)]
+        return [*(self._code.callbacks or list)(), Heartbeat(self._signs.report)]
 
 
-class SignOfLife(keras.callbacks.Callback):  # type: ignore[misc]
+class Heartbeat(keras.callbacks.Callback):  # type: ignore[misc]
     """Reports how far a training is, and that an evaluation goes on.
 
     Args:

@@ -30,7 +30,7 @@ from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
 _JUDGED_EXAMPLES = 64
-"""A loss is called diverged on the mean of so many examples: one batch of two is noise."""
+"""A loss is called diverged on the mean of this many examples: one batch of two is noise."""
 
 
 def never() -> bool:

@@ -42,7 +42,7 @@ def describe_end(
     words = f"\nIts last words:\n{last_words.strip()}" if last_words.strip() else ""
     if silent_for is not None:
         return ProcessEndedError(
-            "timeout", f"It gave no sign of life for {silent_for:.0f} s and was ended.{words}"
+            "timeout", f"It gave no heartbeat for {silent_for:.0f} s and was ended.{words}"
         )
     if exit_code == -signal.SIGKILL and kernel_kills > 0:
         return ProcessEndedError(

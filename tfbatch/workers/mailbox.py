@@ -1,4 +1,4 @@
-"""A few bytes that a worker and its parent share: a request to stop, and signs of life."""
+"""A few bytes that a worker and its parent share: a request to stop, and heartbeats."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Mailbox:
         return int(struct.unpack_from("<q", self._map, _PROCESS)[0])
 
     def clear(self) -> None:
-        """The parent takes the request back, and counts as having heard a sign of life."""
+        """The parent takes the request back, and counts as having heard a heartbeat."""
         self._map[_STOP] = 0
         self.report(0, 0)
 
@@ -47,7 +47,7 @@ class Mailbox:
         return self._map[_STOP] != 0
 
     def report(self, done: int, total: int) -> None:
-        """The worker gives a sign of life, and says how far it is."""
+        """The worker gives a heartbeat, and says how far it is."""
         struct.pack_into("<qq", self._map, _COUNT, done, total)
         struct.pack_into("<d", self._map, _BEAT, time.monotonic())
 
@@ -57,7 +57,7 @@ class Mailbox:
         return int(done), int(total)
 
     def silence(self) -> float:
-        """Seconds since the last sign of life."""
+        """Seconds since the last heartbeat."""
         return time.monotonic() - float(struct.unpack_from("<d", self._map, _BEAT)[0])
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ class Slot:
 
     Args:
         start: What each of its processes does first.
-        stall_seconds: After so long without a sign of life from a task its process is ended.
+        stall_seconds: After this long without a heartbeat from a task its process is ended.
         most_bytes: A process whose resident set is larger after a task is replaced.
     """
 
