@@ -33,9 +33,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import tfbatch
-from tfbatch.pipeline import PreparedData
-from tfbatch.recipes import load_recipe
+from tfbatch.pipeline import PreparedData, prepare_records
+from tfbatch.recipes import Recipe, load_recipe
 from tfbatch.run_folder.fingerprint import hardware, software
 
 BATCH_SIZES = (32, 128, 1024)
@@ -66,8 +65,9 @@ def load(data_dir: str | None, *, guides: bool, stored: str, share: float) -> Pr
     written["features"]["image"]["stored"] = stored
     if guides:
         written["normalization"] = {"mean": [0, 0, 0], "standard_deviation": [1, 1, 1]}
-    recipe = tfbatch.recipes.Recipe.model_validate(written)
-    return tfbatch.load_data(recipe, data_dir=data_dir, resident_share=share)
+    recipe = Recipe.model_validate(written)
+    folder, _ = prepare_records(recipe, data_dir=Path(data_dir) if data_dir else None)
+    return PreparedData(recipe, folder, resident_share=share)
 
 
 class Nothing(keras.Model):

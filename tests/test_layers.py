@@ -16,7 +16,7 @@ PACKAGE = Path(tfbatch.__file__).parent
 FLOORS = {
     0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data backend references run_folder estimators class_balance charts "
-    "chart_page byte_sizes",
+    "chart_page byte_sizes metric_direction",
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
     "gradients hparams_log oracles accumulation",
     2: "pipeline workers",

@@ -16,10 +16,9 @@ from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetche
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.pipeline.memory import usable_memory
 from tfbatch.pipeline.normalization import make_normalize
-from tfbatch.pipeline.preparation import Progress, prepare_records
 from tfbatch.pipeline.resident import ResidentSplit
 from tfbatch.pipeline.streaming import StreamingSplit, shuffle_sizes
-from tfbatch.recipes import SPLITS, Recipe, load_recipe
+from tfbatch.recipes import SPLITS, Recipe
 from tfbatch.records.decoded import read_split
 from tfbatch.records.manifest import Manifest
 from tfbatch.records.reader import find_damage, open_records
@@ -219,35 +218,4 @@ class PreparedData:
 
 
 def _reopen(recipe: Recipe, folder: Path, resident_share: float) -> PreparedData:
-    return PreparedData(recipe, folder, resident_share=resident_share)
-
-
-def load_data(
-    dataset: str | Recipe,
-    *,
-    data_dir: str | Path | None = None,
-    records_dir: str | Path | None = None,
-    resident_share: float = RESIDENT_SHARE,
-    progress: Progress | None = None,
-) -> PreparedData:
-    """Loads a data set by its recipe's name, and prepares its records on first use.
-
-    Args:
-        dataset: A recipe, its name, or a path that ends in .yaml.
-        data_dir: Folder with the source's data; for TensorFlow Datasets also TFDS_DATA_DIR.
-        records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
-        resident_share: Share of the usable memory that decoded data may take, in [0, 1].
-        progress: Told how far the preparation is.
-
-    Raises:
-        InputError: An unknown data set, or a recipe that does not fit its data.
-        DataError: Data that is absent and cannot be fetched, or that is damaged.
-    """
-    recipe = dataset if isinstance(dataset, Recipe) else load_recipe(dataset)
-    folder, _ = prepare_records(
-        recipe,
-        data_dir=Path(data_dir) if data_dir else None,
-        records_dir=Path(records_dir) if records_dir else None,
-        progress=progress,
-    )
     return PreparedData(recipe, folder, resident_share=resident_share)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tfbatch.configuration import Configuration
+from tfbatch.metric_direction import Direction
 
 Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
 Phase = Literal["baseline", "search", "confirmation"]
@@ -24,7 +25,7 @@ class BetterThan:
     """
 
     metric: str
-    direction: Literal["min", "max"]
+    direction: Direction
     value: float
 
     def holds(self, metrics: dict[str, float]) -> bool:
