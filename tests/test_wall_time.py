@@ -15,7 +15,10 @@ from tfbatch.run_folder.wall_time import FILE, WallTime, covered_seconds, spent_
 
 def row(end, seconds):
     """A trial that ended so many seconds after noon."""
-    return {"finished_at": f"2026-01-01T12:{end // 60:02d}:{end % 60:02d}+00:00", "seconds": seconds}
+    return {
+        "finished_at": f"2026-01-01T12:{end // 60:02d}:{end % 60:02d}+00:00",
+        "seconds": seconds,
+    }
 
 
 def test_trials_side_by_side_count_once():

@@ -46,9 +46,18 @@ class SearchClock:
         """Seconds left; infinite without a limit."""
         return float("inf") if self._limit is None else self._limit - self.elapsed
 
-    def expired(self) -> bool:
-        """Whether only the time for finishing is left: a running trial must stop."""
-        return self.left < self._finishing
+    @property
+    def finishing(self) -> float:
+        """Seconds kept for the test split and for saving."""
+        return self._finishing
+
+    def expired(self, *, keep_finish: bool = True) -> bool:
+        """Whether a running trial must stop.
+
+        Args:
+            keep_finish: Whether the time for finishing is kept; else all of it may be used.
+        """
+        return self.left < (self._finishing if keep_finish else 0.0)
 
     def fits(self, seconds: float, *, reserve: float = 0.0) -> bool:
         """Whether something that takes this long fits before the reserve and the finish."""

@@ -53,7 +53,6 @@ class _Bayesian(_InMemory, keras_tuner.oracles.BayesianOptimizationOracle):  # t
             return self._random_populate_space()
         return proposal
 
-
     def _repeat(self, known: dict[str, Any]) -> Any:
         """A known proposal without its Gaussian process; random numbers advance as they did then.
 
@@ -64,10 +63,10 @@ class _Bayesian(_InMemory, keras_tuner.oracles.BayesianOptimizationOracle):  # t
             return self._random_populate_space()
         # As many draws as KerasTuner makes for the starts of its 50 optimizations.
         self._random_state.uniform(size=(_RESTARTS, len(self._get_hp_bounds())))
-        before = self._seed_state
+        before: int = self._seed_state
         drawn = self._random_populate_space()
         if drawn["values"] != known:  # it came from the Gaussian process
-            self._seed_state = before
+            self._seed_state: int = before
         return {"status": "RUNNING", "values": dict(known)}
 
 

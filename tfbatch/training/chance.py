@@ -84,7 +84,7 @@ def _computes_as_keras(model: Any) -> bool:
 
 
 def _kind_of(loss: Any) -> str | None:
-    """ "cross_entropy" or "squared_error" for Keras's own, without label smoothing."""
+    """Either "cross_entropy" or "squared_error", for Keras's own, without label smoothing."""
     try:
         loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     except ValueError:
