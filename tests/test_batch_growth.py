@@ -9,7 +9,6 @@ import runpy
 import subprocess
 import sys
 import textwrap
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import HANG_SECONDS, wait_until
 from sklearn.datasets import load_digits
 
 from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler, GradientNoiseScale
@@ -524,7 +524,7 @@ TWO_REPLICAS = """
 def test_two_replicas_share_each_batch():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(TWO_REPLICAS)],
-        env=dict(os.environ), capture_output=True, text=True, check=False, timeout=300,
+        env=dict(os.environ), capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -727,9 +727,15 @@ def test_trap_24_a_dataset_of_unknown_length_adds_a_phantom_iteration():
 def test_trap_25_a_variable_read_within_an_epoch_lags_by_the_prefetched_batches():
     """Why the sizes of an epoch are told before it, and not one after the other."""
     size = tf.Variable(5, dtype=tf.int64)
+    made = []
+
+    def batch(number):
+        made.append(int(number))
+        return np.ones((int(size), 1), "float32")
+
     dataset = (
         tf.data.Dataset.range(10)
-        .map(lambda _: tf.ones([size.read_value(), 1]))
+        .map(lambda n: tf.ensure_shape(tf.numpy_function(batch, [n], tf.float32), [None, 1]))
         .prefetch(4)
         .map(lambda x: (x, x))
     )
@@ -737,7 +743,7 @@ def test_trap_25_a_variable_read_within_an_epoch_lags_by_the_prefetched_batches(
     for number, (x, _) in enumerate(dataset):
         sizes.append(len(x))
         if number == 2:
-            time.sleep(0.2)  # the prefetcher fills its buffer
+            wait_until(lambda: len(made) >= 7)  # the prefetcher fills its buffer
             size.assign(7)
 
     assert sizes[:3] == [5] * 3

@@ -235,12 +235,15 @@ def test_memory_is_read_when_the_journal_reaches_a_count(tmp_path):
 
     journal = tmp_path / "trials.jsonl"
     program = (
-        "import sys, time\n"
+        "import sys\n"
         "with open(sys.argv[1], 'a') as file:\n"
-        "    for number in range(5): print(number, file=file, flush=True); time.sleep(0.2)"
+        "    for number in range(5): print(number, file=file, flush=True)\n"
+        "sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(journal)]) as process:
+    command = [sys.executable, "-c", program, str(journal)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         measured = watch(process, journal, [4, 2])
+        process.stdin.close()
         with pytest.raises(RunEndedError, match=r"It ended \(0\) before trial 9"):
             watch(process, journal, [9])
 

@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 import pytest
+from processes import HANG_SECONDS
 
 TWO_REPLICAS = """
     import json, warnings
@@ -80,7 +81,7 @@ def found():
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

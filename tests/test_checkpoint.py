@@ -228,7 +228,7 @@ def test_it_can_be_interrupted_again_and_again(programs, spec):
 
 
 KILLED = """
-import pickle, sys
+import pickle, signal, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[3])
@@ -242,9 +242,8 @@ from tfbatch.training.workload import Workload
 class Say(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         print(int(self.model.optimizer.iterations), flush=True)
-        if sys.argv[4] == "slowly":
-            import time
-            time.sleep(0.2)
+        if int(self.model.optimizer.iterations) > int(sys.argv[4]):
+            signal.pause()
 
 data = load_data("digits", records_dir=Path(sys.argv[2]))
 spec = test_checkpoint.kept_in(Path(sys.argv[1]))
@@ -264,7 +263,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(programs, tmp_path, record
     child = subprocess.Popen(
         [
             *(sys.executable, "-c", KILLED),
-            *(str(tmp_path), str(records_dir), str(Path(__file__).parent), "slowly"),
+            *(str(tmp_path), str(records_dir), str(Path(__file__).parent), str(2 * steps)),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -291,7 +290,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(programs, tmp_path, record
 def test_a_short_training_writes_nothing(programs, spec):
     """Before a minute is over, and at its end."""
     assert spec.checkpoint_file
-    run(programs, spec, seconds=60, stop_requested=after(40))
+    run(programs, spec, seconds=3600, stop_requested=after(40))
     assert not spec.checkpoint_file.exists()
     one_epoch = dataclasses.replace(spec, total_examples=1085)
     seen: list[bool] = []
@@ -484,7 +483,7 @@ def test_what_a_kill_left_of_a_checkpoint_is_removed_with_it(programs, spec):
     interrupt(programs, spec)
     partial = spec.checkpoint_file.with_name(f"partial-{spec.checkpoint_file.name}")
     partial.write_bytes(b"half of it")
-    run(programs, spec, seconds=60)
+    run(programs, spec, seconds=3600)
 
     assert [p.name for p in partial.parent.iterdir()] == ["search-0001.weights.h5"]
 

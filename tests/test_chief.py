@@ -14,6 +14,7 @@ from pathlib import Path
 import keras_tuner
 import pytest
 from keras_tuner.engine.trial import Trial
+from processes import HANG_SECONDS
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -173,8 +174,8 @@ def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path):
         f"--run_dir={run_dir}",
         *("--search=quick", "--max_trials=24", "--trial_length=8 epochs"),
     )
-    told, _ = leader.communicate(timeout=300)
-    heard = [process.communicate(timeout=60)[0] for process in joined]
+    told, _ = leader.communicate(timeout=HANG_SECONDS)
+    heard = [process.communicate(timeout=HANG_SECONDS)[0] for process in joined]
 
     assert leader.returncode == 0, told
     rows = [json.loads(line) for line in (run_dir / "trials.jsonl").read_text().splitlines()]

@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import HANG_SECONDS, wait_until
 
 from tfbatch import command_line, errors
 from tfbatch.run_folder.journal import Journal
@@ -278,14 +278,6 @@ def start(folder, run_dir, *more):
     )
 
 
-def wait_for(true, process):
-    end = time.monotonic() + 120
-    while not true():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
 )
@@ -293,16 +285,15 @@ def test_a_signal_ends_a_run_with_the_best_answer_so_far(long_search, tmp_path, 
     run_dir = tmp_path / "run"
     journal = run_dir / "trials.jsonl"
     process = start(long_search, run_dir)
-    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, process)
-    time.sleep(0.3)  # into the next trial
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, process=process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG_SECONDS)
 
     assert process.returncode == code, err
     assert "Stopping after this batch" in err
     assert "Traceback" not in out + err
     rows = Journal(journal).rows
-    assert 2 <= len(rows) < 8
+    assert 2 <= len(rows) < 900, "it did not run to its end"
     content = json.loads((run_dir / "recommendation.json").read_text())
     best = min(rows, key=lambda row: row["score"])
     assert content["status"] == "interrupted"
@@ -319,9 +310,9 @@ def test_a_signal_ends_a_run_with_the_best_answer_so_far(long_search, tmp_path, 
 def test_a_signal_before_the_first_trial_ends_says_that_there_is_no_answer(long_search, tmp_path):
     run_dir = tmp_path / "run"
     process = start(long_search, run_dir, "--trial-length=1000 epochs")
-    wait_for(lambda: (run_dir / "config.json").exists(), process)
+    wait_until((run_dir / "config.json").exists, process=process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG_SECONDS)
 
     assert process.returncode == 143, err
     assert "there is no answer yet" in err

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import tiny_model
+from processes import HANG_SECONDS, fall_silent
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
@@ -48,7 +49,6 @@ def faults():
     import os
     import resource
     import signal
-    import time
 
     import keras
     import psutil
@@ -62,7 +62,7 @@ def faults():
             if 15 < steps < 20:  # 64
                 os.kill(os.getpid(), signal.SIGKILL)
             if 8 < steps < 11:  # 128
-                time.sleep(600)
+                fall_silent()
             if steps < 6:  # 256
                 limit = psutil.Process().memory_info().vms + 2**28
                 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -82,7 +82,6 @@ def test_every_fault_costs_its_own_trial_and_is_told_apart(tmp_path, search):
         run_dir=tmp_path / "run",
         workers=2,
         callbacks=faults,
-        stall_minutes=0.25,  # TensorFlow tries for 10 s to allocate before it gives up
         max_trials=5,
         verbose=0,
     )
@@ -142,7 +141,7 @@ def test_an_unguarded_script_can_search_and_its_process_touches_no_device(tmp_pa
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=HANG_SECONDS,
     )
 
     assert done.returncode == 0, done.stderr
@@ -183,11 +182,9 @@ def test_wrong_execution_is_refused(tmp_path, changes, message):
 
 
 def test_a_second_run_is_refused_before_it_starts_a_worker(tmp_path):
-    begun = time.monotonic()
     with RunLock(tmp_path), pytest.raises(RunFolderError, match="Another run has"):
         tfbatch.find_batch_size("small_cnn", "digits", run_dir=tmp_path, workers=1, verbose=0)
     assert not (tmp_path / "logs").exists()
-    del begun
 
 
 def test_a_lock_waits_for_the_workers_of_the_run_before(tmp_path, monkeypatch):
@@ -196,7 +193,7 @@ def test_a_lock_waits_for_the_workers_of_the_run_before(tmp_path, monkeypatch):
             *(sys.executable, "-c"),
             "import sys, time; from pathlib import Path;"
             "from tfbatch.run_folder.file_lock import hold; hold(Path(sys.argv[1]));"
-            "print('held', flush=True); time.sleep(60)",
+            "print('held', flush=True); time.sleep(9999)",
             str(tmp_path / ".workers"),
         ],
         stdout=subprocess.PIPE,
@@ -238,11 +235,11 @@ def test_workers_killed_at_random_moments_cost_their_trials_alone(tmp_path):
         return {row["trial"]: row for row in rows if row["phase"] != "confirmation"}
 
     undisturbed = start(tmp_path / "whole")
-    told, _ = undisturbed.communicate(timeout=300)
+    told, _ = undisturbed.communicate(timeout=HANG_SECONDS)
     assert undisturbed.returncode == 0, told
     disturbed = start(tmp_path / "run")
     kills = _kill_workers(psutil.Process(disturbed.pid), tmp_path / "run" / "trials.jsonl")
-    told, _ = disturbed.communicate(timeout=300)
+    told, _ = disturbed.communicate(timeout=HANG_SECONDS)
     whole, rows = rows_of(tmp_path / "whole"), rows_of(tmp_path / "run")
 
     assert disturbed.returncode == 0, told

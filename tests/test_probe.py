@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import tiny_model
+from processes import HANG_SECONDS
 from rich.console import Console
 
 import tfbatch.probe
@@ -282,7 +283,7 @@ def test_every_instrument_measures_under_a_strategy_too(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "probe.json").read_text())["instruments"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
+from processes import HANG_SECONDS
 
 from tfbatch.configuration import Configuration
 from tfbatch.training.derived import derive
@@ -26,7 +27,7 @@ def run(code, *arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -116,7 +117,7 @@ def test_the_whole_command_prints_both_batch_sizes(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=HANG_SECONDS,
         )
 
     done = tune()

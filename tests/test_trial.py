@@ -235,7 +235,7 @@ def test_running_out_of_memory_is_an_outcome(digits):
     result = run_trial(ProgramCache(Workload(digits, greedy)), SPEC)
 
     assert result.status == "oom"
-    assert result.message == "TensorFlow is out of memory: OOM when allocating tensor"
+    assert result.message == "Out of memory: OOM when allocating tensor"
 
 
 def test_damaged_records_are_no_outcome(digits, tmp_path):

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import HANG_SECONDS, fall_silent, wait_until
 
 from tfbatch.run_folder.file_lock import wait_until_released
 from tfbatch.workers import ProcessEndedError, Slot, ending
+from tfbatch.workers.mailbox import Mailbox
 from tfbatch.workers.slot import Start, worker_mailbox
 
 
@@ -64,7 +66,7 @@ def test_an_exception_of_a_task_is_raised_and_the_process_stays(make_slot):
     assert run(slot, os.getpid) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_killed_process_costs_its_task_and_is_replaced(make_slot, number):
     slot = make_slot()
     found = end_of(slot, _die_of, number)
@@ -76,21 +78,17 @@ def test_a_killed_process_costs_its_task_and_is_replaced(make_slot, number):
 
 def _die_of(number):
     os.kill(os.getpid(), number)
-    time.sleep(60)
+    time.sleep(HANG_SECONDS)
 
 
 def test_trap_one_slots_death_leaves_the_other_slot_alone(make_slot):
     doomed, innocent = make_slot(), make_slot()
     before = run(innocent, os.getpid)
-    innocent.submit(_sleep_and_return, 1.0)
+    innocent.submit(_until_asked)
     assert end_of(doomed, _die_of, signal.SIGKILL).ending == "killed"
-    assert innocent.result() == "woken"
+    innocent.mailbox.request_stop()
+    assert innocent.result() == "asked"
     assert run(innocent, os.getpid) == before
-
-
-def _sleep_and_return(seconds):
-    time.sleep(seconds)
-    return "woken"
 
 
 def test_a_process_at_its_memory_limit_is_told_from_its_last_words(make_slot):
@@ -163,13 +161,13 @@ def _touch(size):
 
 
 def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
-    slot = make_slot(stall_seconds=1.0)
-    run(slot, os.getpid)  # starting up is not silence
-    future = slot.submit(_show_life_for, 2.0)
-    while not wait([future], timeout=0.05).done:
-        slot.watch()
-    assert slot.result() == "alive"
-    future = slot.submit(time.sleep, 60)
+    slot = make_slot(stall_seconds=HANG_SECONDS)
+    slot.submit(_until_asked)
+    wait_until(lambda: slot.mailbox.progress() == (1, 2))
+    slot.watch()
+    slot.mailbox.request_stop()
+    assert slot.result() == "asked"
+    future = slot.submit(fall_silent)
     while not wait([future], timeout=0.05).done:
         slot.watch()
     with pytest.raises(ProcessEndedError) as caught:
@@ -177,18 +175,24 @@ def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
     assert caught.value.ending == "timeout"
 
 
-def _show_life_for(seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        worker_mailbox().report(1, 2)
-        time.sleep(0.05)
-    return "alive"
+def test_a_heartbeat_ends_a_silence(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    mailbox = Mailbox(tmp_path / "mailbox")
+    mailbox.clear()
+    now[0] = 107.0
+    assert mailbox.silence() == 7
+    mailbox.report(1, 2)
+    assert mailbox.silence() == 0
+    now[0] = 108.5
+    assert mailbox.silence() == 1.5
+    mailbox.close()
 
 
 def test_a_request_to_stop_reaches_a_running_task(make_slot):
     slot = make_slot()
     slot.submit(_until_asked)
-    time.sleep(0.2)
+    wait_until(lambda: slot.mailbox.progress() == (1, 2))
     slot.mailbox.request_stop()
     assert slot.result() == "asked"
     slot.submit(_is_asked)
@@ -196,6 +200,7 @@ def test_a_request_to_stop_reaches_a_running_task(make_slot):
 
 
 def _until_asked():
+    worker_mailbox().report(1, 2)
     while not worker_mailbox().stop_requested():
         time.sleep(0.01)
     return "asked"
@@ -230,11 +235,11 @@ PARENT = """
     def busy():                      # of __main__, in a script without a guard
         import ctypes, os
         (folder / "pid").write_text(str(os.getpid()))
-        ctypes.PyDLL(None).sleep(60)     # holds the interpreter's lock: no thread can run
+        ctypes.PyDLL(None).sleep(9999)   # holds the interpreter's lock: no thread can run
     slot = Slot(Start(folder / "log", folder / "lock", os.getpid))
     slot.submit(busy)
     print("started", flush=True)
-    time.sleep(60)
+    time.sleep(9999)
 """
 
 
@@ -243,14 +248,12 @@ def test_workers_end_with_their_killed_parent_also_in_the_middle_of_a_step(tmp_p
     script.write_text(textwrap.dedent(PARENT))
     parent = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE)
     assert parent.stdout.readline() == b"started\n"
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        time.sleep(0.05)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     worker = psutil.Process(int((tmp_path / "pid").read_text()))
-    time.sleep(0.3)
     assert not wait_until_released(tmp_path / "lock", seconds=0)
     parent.kill()
     parent.wait()
-    assert wait_until_released(tmp_path / "lock", seconds=10)
+    assert wait_until_released(tmp_path / "lock", seconds=HANG_SECONDS)
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     parent.stdout.close()
 
@@ -258,9 +261,12 @@ def test_workers_end_with_their_killed_parent_also_in_the_middle_of_a_step(tmp_p
 def test_a_worker_whose_parent_is_gone_before_it_asks_the_kernel_ends_too():
     code = (
         "import time; from tfbatch.workers.lifeline import follow_parent;"
-        "follow_parent(1 + 2**20); time.sleep(30)"
+        "follow_parent(1 + 2**20); time.sleep(9999)"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=20, check=False).returncode == 1
+    assert (
+        subprocess.run([sys.executable, "-c", code], timeout=HANG_SECONDS, check=False).returncode
+        == 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,6 @@ STEPS = 5
 """Training steps at each size: the pipeline's buffers are full, and the heap has settled."""
 _EVALUATION_STEPS = 2
 _SEED = 1
-# What TensorFlow says of a device without memory, where it does not say ResourceExhausted.
-_REFUSALS = re.compile(
-    r"out of memory|OUT_OF_MEMORY|failed to allocate|Dst tensor is not initialized|ALLOC_FAILED",
-    re.IGNORECASE,
-)
 
 
 def measure_training(
@@ -119,8 +112,7 @@ class _Loaded:
     def begin(self) -> int:
         """Finds the longest inputs, and builds the model."""
         self._longest = longest_shapes(self._data, heartbeat=self._heartbeat)
-        with refusals():
-            self._model(1, steps=1)
+        self._model(1, steps=1)
         return peak_bytes()
 
     def _model(self, batch_size: int, *, steps: int) -> Any:
@@ -159,25 +151,23 @@ class TrainingLoad(_Loaded):
 
     def step(self, size: int) -> int:
         """Trains on a few batches, augmented and shuffled as ever."""
-        with refusals():
-            self._fitted = self._model(size, steps=STEPS)
-            stream = self._data.training(batch_size=size, seed=_SEED, num_examples=STEPS * size)
-            self._fitted.fit(
-                lengthened(stream, self._longest),
-                steps_per_epoch=STEPS,
-                class_weight=self._programs.workload.class_weight,
-                callbacks=[self._alive],
-                shuffle=False,
-                verbose=0,
-            )
+        self._fitted = self._model(size, steps=STEPS)
+        stream = self._data.training(batch_size=size, seed=_SEED, num_examples=STEPS * size)
+        self._fitted.fit(
+            lengthened(stream, self._longest),
+            steps_per_epoch=STEPS,
+            class_weight=self._programs.workload.class_weight,
+            callbacks=[self._alive],
+            shuffle=False,
+            verbose=0,
+        )
         return peak_bytes()
 
     def finish(self) -> int | None:
         """Evaluates, as every epoch of a training ends."""
         if not self._validate:
             return None
-        with refusals():
-            self._evaluate(self._fitted, self._programs.workload.evaluation("validation"))
+        self._evaluate(self._fitted, self._programs.workload.evaluation("validation"))
         return peak_bytes()
 
 
@@ -186,10 +176,9 @@ class _Evaluation(_Loaded):
 
     def step(self, size: int) -> int:
         """Evaluates a few batches."""
-        with refusals():
-            model = self._model(1, steps=1)
-            whole = max(self._data.num_examples("validation") // size, 1)  # no short batch
-            self._evaluate(model, self._data.evaluation("validation", batch_size=size).take(whole))
+        model = self._model(1, steps=1)
+        whole = max(self._data.num_examples("validation") // size, 1)  # no short batch
+        self._evaluate(model, self._data.evaluation("validation", batch_size=size).take(whole))
         return peak_bytes()
 
     def finish(self) -> int | None:
@@ -232,16 +221,3 @@ class _Accumulating(Workload):
         made = super().optimizer(configuration, total_examples, model)
         unwrapped(made).gradient_accumulation_steps = self._steps  # before it has variables
         return made
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """TensorFlow's ways to say that there is no memory, as Python's."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise MemoryError(error.message) from error
-    except tf.errors.OpError as error:
-        if not _REFUSALS.search(error.message):
-            raise
-        raise MemoryError(error.message) from error

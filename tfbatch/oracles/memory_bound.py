@@ -6,17 +6,13 @@ search, and its Bayesian oracle leaves failed trials out and proposes the same r
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import keras_tuner
 
 from tfbatch.errors import InputError
+from tfbatch.out_of_memory import is_out_of_memory
 
-_OUT_OF_MEMORY = re.compile(
-    r"ResourceExhausted|out of memory|\bOOM\b|MemoryError|bad_alloc|cannot allocate memory",
-    re.IGNORECASE,
-)
 _DRAWS = 100
 """Of eight batch sizes with one below the bound, that misses it once in 600,000 times."""
 
@@ -96,7 +92,7 @@ class _MemoryBound:
 
     def end_trial(self, trial: Any) -> None:
         """Takes a lack of memory for a result."""
-        if trial.status in ("INVALID", "FAILED") and _OUT_OF_MEMORY.search(trial.message or ""):
+        if trial.status in ("INVALID", "FAILED") and is_out_of_memory(trial.message or ""):
             value = trial.hyperparameters.values.get(self._hyperparameter)
             if value is not None:
                 known = self.smallest_that_failed
@@ -116,7 +112,7 @@ class _MemoryBound:
         self.end_order = [
             trial_id
             for trial_id in everything
-            if not _OUT_OF_MEMORY.search(self.trials[trial_id].message or "")  # type: ignore[attr-defined]
+            if not is_out_of_memory(self.trials[trial_id].message or "")  # type: ignore[attr-defined]
         ]
         try:
             super()._check_consecutive_failures()  # type: ignore[misc]

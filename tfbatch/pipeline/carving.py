@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfbatch.class_balance import apportion
 from tfbatch.errors import InputError
 from tfbatch.pipeline.stored_format import (
     MOST_CLASSES,
@@ -23,15 +24,19 @@ _SPLIT_SEED = 20181206
 
 
 def carve_validation(folder: Path, stored: Stored) -> Stored:
-    """Takes a fifth of the training split, class by class where there are classes."""
+    """Takes a fifth of the training split, class by class where there are classes.
+
+    Raises:
+        InputError: There is only one training example.
+    """
     count = stored.splits["train"]
     targets = integer_targets(folder, stored, "train")
-    chosen = _choose(count, targets)
-    if not 0 < len(chosen) < count:
+    if count < 2:
         raise InputError(
-            f"A validation split cannot be taken from {count} training examples. Give one: "
-            '{"train": ..., "validation": ...}.'
+            f"A validation split cannot be taken from {count} training example(s). Give more, or "
+            'the split itself: {"train": ..., "validation": ...}.'
         )
+    chosen = _choose(count, targets)
     inside = np.zeros(count, bool)
     inside[chosen] = True
     for number, leaf in enumerate(stored.leaves):
@@ -54,13 +59,19 @@ def carve_validation(folder: Path, stored: Stored) -> Stored:
 
 
 def _choose(count: int, targets: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """Indices of the validation examples: a fifth of all, and of each class as nearly as can be."""
     generator = np.random.default_rng(_SPLIT_SEED)
     groups = [np.arange(count)]
     if targets is not None and targets.max() <= MOST_CLASSES:
         order = np.argsort(targets, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(targets[order])) + 1)
+    sizes = apportion(
+        np.array([len(group) for group in groups], np.int64),
+        max(1, round(VALIDATION_FRACTION * count)),
+        seed=[_SPLIT_SEED, 1],
+    )
     chosen = [
-        generator.permutation(group)[: round(VALIDATION_FRACTION * len(group))] for group in groups
+        generator.permutation(group)[:size] for group, size in zip(groups, sizes, strict=True)
     ]
     return np.sort(np.concatenate(chosen))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfbatch.class_balance import balance_warnings
+from tfbatch.class_balance import balance_warnings, share_warnings
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.augmentation import augmentation_keys, make_augment, make_mix
 from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetched
@@ -89,7 +89,11 @@ class PreparedData:
             num_classes=self.num_classes,
             class_counts=self.manifest.class_counts["train"],
             soft_labels=self.soft_labels,
-            notes=(*self.notes, *balance_warnings(self.manifest.class_counts)),
+            notes=(
+                *self.notes,
+                *share_warnings(self.manifest.class_counts, self.recipe.splits.carved),
+                *balance_warnings(self.manifest.class_counts),
+            ),
         )
 
     @property

@@ -76,7 +76,8 @@ class BatchSizeGrid(Strict):
             raise InputError(
                 f"No power of two lies between `batch_size.min` and min(`batch_size.max`, "
                 f"training examples / 8). Received: min={self.min}, max={self.max}, "
-                f"{num_examples} training examples."
+                f"{num_examples} training examples. Give the batch sizes with --batch_sizes "
+                "(in Python: batch_sizes=[2, 4])."
             )
         return sizes
 
