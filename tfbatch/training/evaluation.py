@@ -18,6 +18,7 @@ from tfbatch.metric_direction import Direction, direction_of
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
 from tfbatch.training.chance import chance_levels
+from tfbatch.training.content_checks import check_finite_loss
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
@@ -61,6 +62,7 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
             model = programs.begin(configuration, total_examples=1, seed=1)
             metrics = evaluate(model, workload, "validation")
             seconds = time.perf_counter() - start
+            check_finite_loss(metrics, workload.data)
         dependent = _batch_dependent(model, workload)
         chance = chance_levels(model, workload, metrics)
     except TfbatchError:
