@@ -92,7 +92,7 @@ def test_a_long_stage_without_trials_tells_what_it_is(
     progress.tick()
 
     assert file.getvalue().splitlines()[1:] == [
-        "now, for 45 s: Measuring the step times of batch sizes 32, 64, each alone."
+        "now: Measuring the step times of batch sizes 32, 64, each alone. (45 s)"
     ]
 
 
@@ -171,7 +171,7 @@ def test_the_display_shows_what_goes_on_before_there_are_trials() -> None:
 
     assert "preparing train" in capture.get()
     assert "1,000 of 4,000 examples" in capture.get()
-    assert "building the model (0 s)" in later.get()
+    assert "building the model" in later.get()
 
 
 def test_a_heartbeat_carries_how_far_a_training_is(tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ class Progress:
         self._print(text)
 
     def doing(self, text: str) -> None:
-        """What goes on now, shown where there is a display and told if it takes long."""
+        """What goes on now, shown where there is a display and told if it takes long.
+
+        May be called as often as one likes.
+        """
         self._doing, self._doing_since = text.splitlines()[0] if text else "", self._now()
         self._start()
 
@@ -106,8 +109,7 @@ class Progress:
             if self._total:
                 parts.append(f"{self._done} of {self._total} trials done")
             return f"running {'; '.join(parts)}{self._left_text()}"
-        seconds = self._now() - self._doing_since
-        return f"now, for {seconds:.0f} s: {self._doing}" if self._doing else ""
+        return f"now: {self._since()}" if self._doing else ""
 
     def tick(self) -> None:
         """Prints the status if nothing was printed for long."""
@@ -130,6 +132,11 @@ class Progress:
     def _left_text(self) -> str:
         left = self._left()
         return f"; {max(left, 0) / 60:.1f} min left" if left < float("inf") else ""
+
+    def _since(self) -> str:
+        """What goes on, and since when if it was told some time ago."""
+        seconds = self._now() - self._doing_since
+        return f"{self._doing} ({seconds:.0f} s)" if seconds >= 1 else self._doing
 
     def _start(self) -> None:
         """Begins to look once a second whether a line is due."""
@@ -184,7 +191,7 @@ class LiveProgress(Progress):
         rows += [_row(one) for one in running]
         lines: list[RenderableType] = [_grid(rows)]
         if self._doing and not running and not text:
-            lines.append(Text(f"{self._doing} ({self._now() - self._doing_since:.0f} s)", "dim"))
+            lines.append(Text(self._since(), "dim"))
         return Group(*lines)
 
     def _summary(self) -> tuple[str, float | None, str]:
