@@ -8,6 +8,7 @@ command on the same run folder continues it; a larger budget extends it.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -19,7 +20,6 @@ from typing import Any
 from absl import flags
 
 from tfbatch.command_line import (
-    StopSignal,
     announcer,
     library_noise_to,
     parse_flags,
@@ -27,7 +27,7 @@ from tfbatch.command_line import (
     run_command,
     say,
 )
-from tfbatch.errors import InputError, StoppedError
+from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.given import Given
 from tfbatch.references import check_reference, find_function
@@ -35,6 +35,7 @@ from tfbatch.run_folder.folder import LOG, check_run_dir
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import LiveProgress, Progress
 from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
+from tfbatch.stop_signal import StopSignal
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 STARTED = time.monotonic()
@@ -141,17 +142,22 @@ def main(arguments: list[str]) -> int:
     ):
         say(out, f"Run folder: {run_dir} (what the libraries print goes to {LOG} in it)")
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
+        progress.on_begin = stop.keep
         try:
-            result = run_request(
-                request,
-                Given(callbacks=_callbacks()),
-                progress=progress,
-                stop_requested=stop,
-                started=STARTED,
-            )
+            with stop.starting_up():
+                result = run_request(
+                    request,
+                    Given(callbacks=_callbacks()),
+                    progress=progress,
+                    stop_requested=stop,
+                    started=STARTED,
+                )
         except StoppedError as error:
-            say(err, str(error))
+            say(err, f"{error}{_answer_before(run_dir)}")
             return stop.exit_code
+        except NothingLearnedError as error:
+            say(err, f"error: {error}")
+            return stop.exit_code or error.exit_code
         finally:
             progress.end()
         # The answer comes last: it is what the terminal shows when the run is over.
@@ -159,7 +165,9 @@ def main(arguments: list[str]) -> int:
         out.print(result.table)
         say(out, result.summary())
         say(out, _next_steps(result.run_dir, request))
-        return stop.exit_code
+        if result.failure:
+            say(err, f"error: the run ended early: {result.failure}")
+        return stop.exit_code or getattr(result.failure, "exit_code", 1 if result.failure else 0)
 
 
 def _join() -> int:
@@ -171,7 +179,7 @@ def _join() -> int:
             f"chief. Received: --{other[0]}. Leave it out."
         )
     with (
-        library_noise_to(Path(os.devnull)) as (out, err),
+        library_noise_to(Path(os.devnull), kept=False) as (out, err),
         StopSignal(announcer(err, STOPPING)) as stop,
     ):
         from tfbatch.search.joined import join_search
@@ -202,6 +210,18 @@ def _next_steps(run_dir: Path, request: Request) -> str:
         f"  {tensorboard}    (HPARAMS shows every trial)\n"
         f"  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"
+    )
+
+
+def _answer_before(run_dir: Path) -> str:
+    """Where the answer of earlier sessions is, for a session that has added nothing to it."""
+    path = run_dir / "recommendation.json"
+    if not path.exists():
+        return ""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return (
+        f" The answer of the earlier sessions stands: batch size {content['batch_size']}, learning "
+        f"rate {content['learning_rate']:.4g} ({path})."
     )
 
 
