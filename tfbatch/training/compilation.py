@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.pipeline.data import Data
@@ -52,6 +53,22 @@ def every_class_weight(
     if not class_weight or num_classes is None:
         return class_weight
     return {index: class_weight.get(index, 1.0) for index in range(num_classes)}
+
+
+def with_class_weight(batch: tuple[Any, ...], class_weight: dict[int, float]) -> tuple[Any, ...]:
+    """What `fit` makes of class weights: the weight of each example's class, else 1.
+
+    Args:
+        batch: Inputs and one target: class indices, or a row for each example.
+        class_weight: Weight by class.
+    """
+    x, y = batch[0], batch[1]
+    classes = tf.argmax(y, -1) if y.shape.rank > 1 and y.shape[-1] != 1 else tf.reshape(y, [-1])
+    table = [class_weight.get(index, 1.0) for index in range(max(class_weight) + 1)]
+    indices = tf.cast(classes, tf.int32)
+    inside = tf.minimum(indices, len(table) - 1)
+    found = tf.where(indices < len(table), tf.gather(tf.constant(table, tf.float32), inside), 1.0)
+    return (x, y, found)
 
 
 def _copied(part: Any) -> Any:
