@@ -14,7 +14,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.instruments.weights_file import load_weights
 from tfbatch.pipeline.data import Data
-from tfbatch.training.compilation import with_class_weight
+from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 

@@ -14,7 +14,7 @@ from tfbatch.own_data import DataDescription
 from tfbatch.schedules import make_family
 from tfbatch.search.request import Request
 from tfbatch.search.task import IN_PYTHON
-from tfbatch.training.compilation import every_class_weight
+from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.derived import Derived
 
 
@@ -63,7 +63,9 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     policy = ""
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
-    weights = every_class_weight(request.task.class_weight, data.num_classes)
+    weights = every_class_weight(
+        request.task.class_weight, data.weighted_classes or data.num_classes
+    )
     test = """\
 print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
 """

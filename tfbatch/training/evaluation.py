@@ -16,6 +16,7 @@ from tfbatch.errors import InputError, TfbatchError
 from tfbatch.metric_direction import Direction, direction_of
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
+from tfbatch.training.content_checks import check_finite_loss
 from tfbatch.training.outcome import TrainingLoss
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.training_loss import measure_training_loss
@@ -59,6 +60,7 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
         # Traced for the trials too.
         model = programs.begin(configuration, total_examples=1, seed=1)
         metrics = evaluate(model, workload, "validation")
+        check_finite_loss(metrics, workload.data)
         seconds = time.perf_counter() - start
         dependent = _batch_dependent(model, workload)
         training_loss = measure_training_loss(model, workload)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
-from tfbatch.training.compilation import with_class_weight
+from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.outcome import JUDGED_EXAMPLES, TrainingLoss
 from tfbatch.training.workload import Workload
 
