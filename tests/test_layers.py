@@ -31,6 +31,7 @@ FLOORS = {
     5.6: "bench",
     6: "finder measuring",
     7: "command_line",
+    7.1: "common_flags",
     7.2: "workload_flags",
     7.4: "prepare tune train export probe",
 }
