@@ -8,6 +8,11 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes as cores: threads of their own would only wait for one another.
+    for limit in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(limit, "1")
+
 import numpy as np
 import pytest
 
