@@ -56,7 +56,7 @@ class LARS(keras.optimizers.Optimizer):  # type: ignore[misc]
         ema_momentum: Its decay in each step.
         ema_overwrite_frequency: The average replaces the weights every this many steps.
         loss_scale_factor: The loss is multiplied, the gradient divided by it.
-        gradient_accumulation_steps: Keras's own accumulation; `tfbatch.accumulated` is exact.
+        gradient_accumulation_steps: Keras's own accumulation; rather use `tfbatch.accumulated`.
         name: Name of the optimizer.
 
     Raises:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
+from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.pipeline.batched import check_dataset, is_batched
 from tfbatch.pipeline.batches import fixed_options
 from tfbatch.pipeline.element import check_element, leaves_of, packed, template_of
+from tfbatch.pipeline.scanning import Contents, Scan
 from tfbatch.recipes import SPLITS
 from tfbatch.run_folder.durable import FREE_SPACE, write_whole
 from tfbatch.schema import Strict, content_hash
@@ -34,6 +37,7 @@ class Counted(Strict):
         input_shape: Shapes of the inputs.
         num_classes: Number of classes, or None.
         class_counts: Training examples of each class.
+        content: What the look has shown beside that.
     """
 
     identity: str
@@ -41,6 +45,7 @@ class Counted(Strict):
     input_shape: Any
     num_classes: int | None
     class_counts: tuple[int, ...]
+    content: DataContent = DataContent()
 
 
 def takes_a_split(function: MakeDataset) -> bool:
@@ -84,6 +89,7 @@ def count_examples(
         RunFolderError: The description cannot be written.
     """
     splits: dict[str, int] = {}
+    contents = Contents()
     targets: list[Any] = []
     template: Any = None
     for split in SPLITS:
@@ -94,7 +100,8 @@ def count_examples(
         if split == "train":
             template = made.element_spec
         found = targets if split == "train" else []
-        splits[split] = _count(made, found, heartbeat)
+        scan = contents.begin(split, template_of(made.element_spec))
+        splits[split] = _count(made, found, scan, heartbeat)
         if not splits[split]:
             raise InputError(f"`{name}` gives no example for the split {split!r}.")
     for split in ("train", "validation"):
@@ -103,6 +110,10 @@ def count_examples(
                 f"`{name}` gives no `{split}` data: it must return a tf.data.Dataset for "
                 'split="train" and split="validation". It may return None for "test".'
             )
+    found_content = contents.found(
+        {split: functools.partial(_read_again, make_dataset, split) for split in splits},
+        function=name,
+    )
     counts = _class_counts(targets)
     shapes = _input_shapes(template, make_split(make_dataset, "train", _BATCH_SIZE))
     content = {
@@ -115,7 +126,8 @@ def count_examples(
     folder = root / identity
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE_NAME, json.dumps({"identity": identity, **content}, indent=1))
+        counted = Counted(identity=identity, **content, content=found_content)
+        write_whole(folder / FILE_NAME, counted.model_dump_json(indent=1))
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be written: {error}. {FREE_SPACE}") from error
     return folder, True
@@ -130,28 +142,54 @@ def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int
     return check_dataset(made, where=f"What `{name}` returns for the split {split!r}")
 
 
-def _count(dataset: tf.data.Dataset, targets: list[Any], heartbeat: Callable[[int], None]) -> int:
+def _count(
+    dataset: tf.data.Dataset,
+    targets: list[Any],
+    scan: Scan,
+    heartbeat: Callable[[int], None],
+) -> int:
     """Number of examples; the targets are collected where they are whole numbers."""
-    batched, count = is_batched(dataset), 0
     template = template_of(dataset.element_spec)
     specs = leaves_of(dataset.element_spec)
     single = isinstance(template[1], int)  # one target, not several
     number = template[1] if single else 0
     classes = single and specs[number].dtype.is_integer
+    for leaves in scan.watch(_chunks(dataset)):
+        target = leaves[number]
+        if classes and not isinstance(target, list) and _one_each(target):
+            targets.append(target.reshape(-1))
+        heartbeat(scan.count)
+    return scan.count
+
+
+def _chunks(dataset: tf.data.Dataset) -> Iterator[list[Any]]:
+    """Some examples at a time: for each leaf an array, or a list of arrays that may differ."""
+    batched = is_batched(dataset)
+    specs = leaves_of(dataset.element_spec)
+    variable = [None in spec.shape.as_list()[batched:] for spec in specs]
     if not batched:
+        template = template_of(dataset.element_spec)
         dataset = dataset.map(lambda *parts: packed(template, leaves_of(parts)))
         dataset = dataset.ragged_batch(_BATCH_SIZE)
     for element in dataset.with_options(fixed_options()):
-        leaves = leaves_of(element)
-        count += int(leaves[0].shape[0])
-        if classes and isinstance(leaves[number], tf.Tensor) and _one_each(leaves[number]):
-            targets.append(leaves[number].numpy().reshape(-1))
-        heartbeat(count)
-    return count
+        yield [
+            [row.numpy() for row in leaf]
+            if isinstance(leaf, tf.RaggedTensor)
+            else list(leaf.numpy())
+            if differs
+            else leaf.numpy()
+            for leaf, differs in zip(leaves_of(element), variable, strict=True)
+        ]
 
 
-def _one_each(target: tf.Tensor) -> bool:
-    return bool(target.shape.rank == 1 or (target.shape.rank == 2 and target.shape[1] == 1))
+def _read_again(make_dataset: MakeDataset, split: str) -> Iterator[list[Any]]:
+    """A second pass: of the training data with another seed, since trials have several."""
+    made = make_split(make_dataset, split, _BATCH_SIZE, _SEED + (split == "train"))
+    return _chunks(made)
+
+
+def _one_each(target: npt.NDArray[Any]) -> bool:
+    return target.ndim == 1 or target.shape[1:] == (1,)
 
 
 def _class_counts(targets: list[Any]) -> tuple[int, ...]:

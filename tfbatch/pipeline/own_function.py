@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfbatch.data_content import DataContent
 from tfbatch.errors import DataError
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.batched import is_batched, values_in
@@ -50,6 +51,11 @@ class FunctionData:
         self._evaluations: dict[tuple[str, int], tf.data.Dataset] = {}
 
     @property
+    def content(self) -> DataContent:
+        """What a look at the examples has shown."""
+        return self._counted.content
+
+    @property
     def input_shape(self) -> Any:
         """Shape of one input; for several inputs, the same structure of shapes."""
         return _as_shapes(self._counted.input_shape)
@@ -66,7 +72,7 @@ class FunctionData:
 
     def describe(self) -> DataDescription:
         """What a process without the data must know."""
-        notes = []
+        notes = [*self.content.sentences()]
         made = make_split(self._make_dataset, "train", EVALUATION_BATCH_SIZE)
         if made is not None and is_batched(made):
             notes.append(_REBATCHED.format(name=self.name))
@@ -76,6 +82,7 @@ class FunctionData:
             where=f"made by {self.name} in each process",
             num_classes=self.num_classes,
             class_counts=self._counted.class_counts,
+            weighted_classes=self.content.weighted_classes(self.num_classes),
             notes=tuple(notes),
         )
 

@@ -6,6 +6,7 @@ The folder's name is the hash of what it holds; tfbatch.pipeline.stored_format s
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import secrets
 import shutil
@@ -16,13 +17,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.own_data import STORED, check_splits
 from tfbatch.pipeline.batched import check_dataset, is_batched
 from tfbatch.pipeline.carving import carve_validation
 from tfbatch.pipeline.element import check_element, leaves_of, packed, template_of
 from tfbatch.pipeline.leaf_writer import append_all
-from tfbatch.pipeline.stored_format import MOST_CLASSES, Leaf, Stored, integer_targets
+from tfbatch.pipeline.scanning import Contents, in_carved_splits
+from tfbatch.pipeline.stored_format import CONTENT, MOST_CLASSES, Leaf, Stored, integer_targets
 from tfbatch.run_folder.durable import FREE_SPACE
 
 _CHUNK_EXAMPLES = 256
@@ -53,10 +56,13 @@ def store_data(root: Path, data: Any, *, heartbeat: Callable[[int], None] | None
         for leftover in root.glob(".partial-*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        stored = _write(partial, splits, heartbeat or (lambda _: None))
+        stored, content = _write(partial, splits, heartbeat or (lambda _: None))
         (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
         folder = root / _hash(partial)
+        # Not in the hash: the same data is the same, however much of it a check has read.
+        (partial / CONTENT).write_text(content.model_dump_json(indent=1), encoding="utf-8")
         if (folder / STORED).exists():
+            (partial / CONTENT).replace(folder / CONTENT)
             return folder
         with contextlib.suppress(FileNotFoundError):  # one without a description is no data
             shutil.rmtree(folder)
@@ -80,7 +86,11 @@ def _is_mapping_of_splits(data: Any) -> bool:
     )
 
 
-def _write(partial: Path, splits: Mapping[str, Any], heartbeat: Callable[[int], None]) -> Stored:
+def _write(
+    partial: Path, splits: Mapping[str, Any], heartbeat: Callable[[int], None]
+) -> tuple[Stored, DataContent]:
+    contents = Contents()
+    again: dict[str, Callable[[], Iterator[list[Any]]]] = {}
     written: dict[str, tuple[Any, tuple[Leaf, ...], int]] = {}
     notes: list[str] = []
     for split, data in splits.items():
@@ -89,8 +99,10 @@ def _write(partial: Path, splits: Mapping[str, Any], heartbeat: Callable[[int], 
         where = f"Your `{split}` data"
         if isinstance(data, tf.data.Dataset):
             template, chunks = _chunks_of_dataset(data, where, notes)
+            again[split] = functools.partial(_read_again, data, where)
         else:
             template, chunks = _chunks_of_arrays(data, where)
+        chunks = contents.begin(split, template, dropped=_most_dropped(data)).watch(chunks)
         leaves, count = append_all(partial, split, chunks, heartbeat)
         if not count:
             raise InputError(f"{where} is empty.")
@@ -108,9 +120,24 @@ def _write(partial: Path, splits: Mapping[str, Any], heartbeat: Callable[[int], 
         splits={split: count for split, (_, _, count) in written.items()},
         notes=tuple(dict.fromkeys(notes)),
     )
-    if "validation" not in stored.splits:
+    carved = "validation" not in stored.splits
+    content = contents.found(again, carved=carved)
+    if carved:
         stored = carve_validation(partial, stored)
-    return _with_classes(partial, stored)
+        content = in_carved_splits(content, partial, stored)
+    return _with_classes(partial, stored), content
+
+
+def _read_again(dataset: tf.data.Dataset, where: str) -> Iterator[list[Any]]:
+    return _chunks_of_dataset(dataset, where, [])[1]
+
+
+def _most_dropped(data: Any) -> int:
+    """Examples that `batch(..., drop_remainder=True)` may have left out of one pass."""
+    if not isinstance(data, tf.data.Dataset) or not is_batched(data):
+        return 0
+    sizes = [spec.shape[0] for spec in leaves_of(data.element_spec) if spec.shape.rank]
+    return max(size - 1 for size in sizes) if sizes and None not in sizes else 0
 
 
 def _chunks_of_arrays(data: Any, where: str) -> tuple[Any, Iterator[list[Any]]]:
