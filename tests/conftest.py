@@ -18,19 +18,18 @@ import pytest
 
 from tfbatch.recipes import Recipe
 
-
 # By the CPU time of their quick or slow tests; measured with 4,535 tests.
-HEAVIEST_FIRST = (
-    "kill callback_contract program accumulation batch_growth find_batch_size command_line pipeline "
-    "models trial instrument_memory records readme checkpoint callback_examples own_model oracles "
-    "callback_learning_rate_range_test callback_gradient_noise_scale gradient_options snippet "
-    "structure search_loop probe faults chief strategy examples exporters"
-).split()
+HEAVIEST_FIRST = """
+    kill callback_contract program accumulation batch_growth find_batch_size command_line pipeline
+    models trial instrument_memory records readme checkpoint callback_examples own_model oracles
+    callback_learning_rate_range_test callback_gradient_noise_scale gradient_options snippet
+    structure search_loop probe faults chief strategy examples exporters
+"""
 
 
 def pytest_collection_modifyitems(items):
     """Longest files first: then two processes end at about the same time."""
-    rank = {f"test_{name}": number for number, name in enumerate(HEAVIEST_FIRST)}
+    rank = {f"test_{name}": number for number, name in enumerate(HEAVIEST_FIRST.split())}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
