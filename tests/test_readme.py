@@ -56,7 +56,7 @@ def test_python_block_runs(script, tmp_path, monkeypatch):
     find_batch_size = tfbatch.find_batch_size
 
     def in_process(*arguments, **options):
-        shorter = {"workers": 0, "trial_length": "0.2 epochs"}
+        shorter = {"workers": 0, "trial_length": "0.4 epochs"}
         return find_batch_size(*arguments, **{**options, **shorter})
 
     monkeypatch.setattr(tfbatch, "find_batch_size", in_process, raising=False)
