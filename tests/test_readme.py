@@ -1,5 +1,6 @@
 """README's code blocks are run, its YAML is loaded, its commands are parsed."""
 
+import functools
 import os
 import re
 import shlex
@@ -53,12 +54,7 @@ def test_python_block_runs(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFBATCH_RECORDS_DIR", str(tmp_path / "records"))
     # In this process: worker processes are tried elsewhere, and take seconds to start.
-    find_batch_size = tfbatch.find_batch_size
-
-    def in_process(*arguments, **options):
-        shorter = {"workers": 0, "trial_length": "0.4 epochs"}
-        return find_batch_size(*arguments, **{**options, **shorter})
-
+    in_process = functools.partial(tfbatch.find_batch_size, workers=0)
     monkeypatch.setattr(tfbatch, "find_batch_size", in_process, raising=False)
     exec(compile(script, "README.md", "exec"), {"__name__": "readme"})
 
