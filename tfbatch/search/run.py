@@ -122,8 +122,7 @@ class Run:
             answer = self._answer()
             with told(self.progress, "The step times could not be measured"):
                 self._measure_step_times(answer)
-                answer = self._answer()
-            return self._ending().finish(answer, failure=failure)
+            return self._ending().finish(self._answer(), failure=failure)
 
     def _search_and_verify(self) -> Exception | None:
         """Searches and verifies as long as there is time for both; what ended it early, or None."""
@@ -223,7 +222,8 @@ class Run:
             )
             self._budget = Budget(
                 trial_seconds=seconds,
-                left=self.clock.left - self.clock.finishing,
+                left=self.clock.left,
+                finishing=self.clock.finishing,
                 at_once=self.book.at_once,
                 max_trials=self.request.search.max_trials,
                 to_verify=self.request.search.confirmation.batch_sizes + 1,
