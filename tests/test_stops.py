@@ -39,16 +39,22 @@ def test_a_signal_in_a_late_stage_leaves_the_answer(tmp_path, until, number, ver
     assert verified in (None, content["verified_on_fresh_seeds"])
 
 
+def _datasets(group):
+    names = []
+    group.visit(names.append)
+    return [name for name in names if isinstance(group[name], h5py.Dataset)]
+
+
 def weights(path):
     """Every weight of the model's layers in a .keras file."""
     found = {}
-    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
-        with h5py.File(file, "r") as whole:
-            whole["layers"].visititems(
-                lambda name, part: (
-                    found.__setitem__(name, part[()]) if isinstance(part, h5py.Dataset) else None
-                )
-            )
+    with (
+        zipfile.ZipFile(path) as archive,
+        archive.open("model.weights.h5") as file,
+        h5py.File(file, "r") as whole,
+    ):
+        for name in _datasets(whole["layers"]):
+            found[name] = whole["layers"][name][()]
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -79,7 +78,8 @@ class Run:
         self.stop_requested = stop_requested
         self.untrained = untrained
         self.step_seconds = read_step_seconds(folder.path)
-        self.chance = untrained.chance.get(request.objective.name.removeprefix("val_"))
+        name = request.objective.name  # of a training metric nothing is known without training
+        self.chance = untrained.chance.get(name[4:]) if name.startswith("val_") else None
         self.num_examples = data.splits["train"]
         self.total_examples = request.trial_length.examples(self.num_examples)
         spent = spent_seconds(folder.path, folder.journal.rows)
