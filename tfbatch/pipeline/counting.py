@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.pipeline.batched import check_dataset, is_batched
+from tfbatch.pipeline.batched import batched_like, check_dataset, form_of
 from tfbatch.pipeline.batches import fixed_options
-from tfbatch.pipeline.element import check_element, leaves_of, packed, template_of
+from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expect, expect_without_model
+from tfbatch.pipeline.element import Form, leaves_of, packed
+from tfbatch.pipeline.endless import READ_BYTES, EndWatch
 from tfbatch.recipes import SPLITS
 from tfbatch.run_folder.durable import FREE_SPACE, write_whole
 from tfbatch.schema import Strict, content_hash
@@ -22,7 +23,7 @@ from tfbatch.schema import Strict, content_hash
 MakeDataset = Callable[..., Any]
 FILE_NAME = "function.json"
 _BATCH_SIZE = 32
-_SEED = 1
+SEED = 1
 
 
 class Counted(Strict):
@@ -34,6 +35,9 @@ class Counted(Strict):
         input_shape: Shapes of the inputs.
         num_classes: Number of classes, or None.
         class_counts: Training examples of each class.
+        one_hot: Whether targets are one-hot rows of those classes.
+        batched: Whether the elements of each split are batches.
+        drops_remainder: Splits whose last batch is left out where it is short.
     """
 
     identity: str
@@ -41,6 +45,9 @@ class Counted(Strict):
     input_shape: Any
     num_classes: int | None
     class_counts: tuple[int, ...]
+    one_hot: bool
+    batched: dict[str, bool]
+    drops_remainder: tuple[str, ...]
 
 
 def takes_a_split(function: MakeDataset) -> bool:
@@ -66,7 +73,13 @@ def takes_a_split(function: MakeDataset) -> bool:
 
 
 def count_examples(
-    make_dataset: MakeDataset, root: Path, *, name: str, sign_of_life: Callable[[int], None]
+    make_dataset: MakeDataset,
+    root: Path,
+    *,
+    name: str,
+    batched: bool | None = None,
+    expect: Expect = expect_without_model,
+    sign_of_life: Callable[[int], None],
 ) -> tuple[Path, bool]:
     """Reads each split once, and writes down how many examples it has.
 
@@ -74,6 +87,8 @@ def count_examples(
         make_dataset: The user's function.
         root: Folder in which a folder for the description is made.
         name: What the data is called in messages.
+        batched: Whether the elements are batches, where the user says it.
+        expect: Asks the model.
         sign_of_life: Told the number of examples now and then.
 
     Returns:
@@ -83,35 +98,43 @@ def count_examples(
         InputError: The function's result cannot be used, or there is no validation split.
         RunFolderError: The description cannot be written.
     """
-    splits: dict[str, int] = {}
-    targets: list[Any] = []
-    template: Any = None
+    forms: dict[str, Form] = {}
     for split in SPLITS:
         made = make_split(make_dataset, split, _BATCH_SIZE)
-        if made is None:
-            continue
-        check_element(made.element_spec, where=f"`{name}` for the split {split!r}")
-        if split == "train":
-            template = made.element_spec
-        found = targets if split == "train" else []
-        splits[split] = _count(made, found, sign_of_life)
-        if not splits[split]:
-            raise InputError(f"`{name}` gives no example for the split {split!r}.")
+        if made is not None:
+            where = f"`{name}` for the split {split!r}"
+            forms[split] = form_of(made, where=where, declared=batched)
     for split in ("train", "validation"):
-        if split not in splits:
+        if split not in forms:
             raise InputError(
                 f"`{name}` gives no `{split}` data: it must return a tf.data.Dataset for "
                 'split="train" and split="validation". It may return None for "test".'
             )
-    counts = _class_counts(targets)
-    shapes = _input_shapes(template, make_split(make_dataset, "train", _BATCH_SIZE))
+    train = forms["train"]
+    expected = expect(train)
+    passes = {}
+    for split, form in forms.items():
+        batches = expected.batched
+        if split != "train" and not form.certain:
+            batches = batched_like(form, train, train_batched=expected.batched)
+        elif split != "train":
+            batches = False
+        reader = ClassReader(expected) if split == "train" else None
+        passes[split] = _Pass(make_dataset, split, form, batches, reader, sign_of_life)
+        if not passes[split].examples:
+            raise InputError(f"`{name}` gives no example for the split {split!r}.")
+    found = passes["train"].classes()
+    shapes = list(map(list, train.example_shapes(batched=expected.batched) or ()))
     content = {
-        "splits": splits,
-        "input_shape": shapes,
-        "num_classes": max(len(counts), 2) if counts else None,
-        "class_counts": counts,
+        "splits": {split: counted.examples for split, counted in passes.items()},
+        "input_shape": _with_lists(train.template[0], shapes),
+        "num_classes": None if found is None else found.num_classes,
+        "class_counts": () if found is None else found.counts(),
     }
     identity = content_hash([_source(make_dataset), content])
+    content["one_hot"] = found is not None and found.one_hot
+    content["batched"] = {split: counted.batched for split, counted in passes.items()}
+    content["drops_remainder"] = [split for split, counted in passes.items() if counted.drops]
     folder = root / identity
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +144,7 @@ def count_examples(
     return folder, True
 
 
-def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int = _SEED) -> Any:
+def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int = SEED) -> Any:
     """The function's own result, checked; None where there is no such split."""
     name = getattr(make_dataset, "__name__", "make_dataset")
     made = make_dataset(split=split, batch_size=batch_size, seed=seed)
@@ -130,44 +153,68 @@ def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int
     return check_dataset(made, where=f"What `{name}` returns for the split {split!r}")
 
 
-def _count(
-    dataset: tf.data.Dataset, targets: list[Any], sign_of_life: Callable[[int], None]
-) -> int:
-    """Number of examples; the targets are collected where they are whole numbers."""
-    batched, count = is_batched(dataset), 0
-    template = template_of(dataset.element_spec)
-    specs = leaves_of(dataset.element_spec)
-    single = isinstance(template[1], int)  # one target, not several
-    number = template[1] if single else 0
-    classes = single and specs[number].dtype.is_integer
-    if not batched:
-        dataset = dataset.map(lambda *parts: packed(template, leaves_of(parts)))
-        dataset = dataset.ragged_batch(_BATCH_SIZE)
-    for element in dataset.with_options(fixed_options()):
-        leaves = leaves_of(element)
-        count += int(leaves[0].shape[0])
-        if classes and isinstance(leaves[number], tf.Tensor) and _one_each(leaves[number]):
-            targets.append(leaves[number].numpy().reshape(-1))
-        sign_of_life(count)
-    return count
+class _Pass:
+    """One reading of a split.
+
+    Attributes:
+        examples: Number of examples.
+        batched: Whether its elements are batches.
+        drops: Whether a short last batch is left out.
+    """
+
+    def __init__(
+        self,
+        make_dataset: MakeDataset,
+        split: str,
+        form: Form,
+        batched: bool,
+        reader: ClassReader | None,
+        sign_of_life: Callable[[int], None],
+    ):
+        self.batched = batched
+        self._make_dataset, self._split, self._form = make_dataset, split, form
+        self._reader = reader
+        self._sign_of_life = sign_of_life
+        self.examples = self._count(_BATCH_SIZE)
+        self.drops = False
+        fixed = form.batched is None or all(shape and shape[0] for shape in form.shapes)
+        if batched and fixed and self.examples % _BATCH_SIZE == 0:  # perhaps it drops a remainder
+            self._reader = None if reader is None else reader.anew()
+            again = self._count(1)
+            self.drops, self.examples = again != self.examples, again
+
+    def classes(self) -> ClassIndices | None:
+        return None if self._reader is None else self._reader.found()
+
+    def _count(self, batch_size: int) -> int:
+        dataset = make_split(self._make_dataset, self._split, batch_size)
+        watch = None
+        if int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY:
+            watch = EndWatch(self._form.where, most_bytes=READ_BYTES)
+        if not self.batched:
+            template = self._form.template
+            dataset = dataset.map(lambda *parts: packed(template, leaves_of(parts)))
+            dataset = dataset.ragged_batch(_BATCH_SIZE)
+        number, count = self._form.template[1], 0
+        for element in dataset.with_options(fixed_options()):
+            leaves = leaves_of(element)
+            count += int(leaves[0].shape[0])
+            if watch is not None:
+                watch.add([_as_rows(leaf) for leaf in leaves])
+            if self._reader is not None and isinstance(number, int):  # one target, not several
+                target = leaves[number]
+                self._reader.add(target.numpy() if isinstance(target, tf.Tensor) else None)
+            self._sign_of_life(count)
+        return count
 
 
-def _one_each(target: tf.Tensor) -> bool:
-    return bool(target.shape.rank == 1 or (target.shape.rank == 2 and target.shape[1] == 1))
+def _as_rows(leaf: Any) -> Any:
+    return [row.numpy() for row in leaf] if isinstance(leaf, tf.RaggedTensor) else leaf.numpy()
 
 
-def _class_counts(targets: list[Any]) -> tuple[int, ...]:
-    if not targets:
-        return ()
-    found = np.concatenate(targets)
-    return tuple(map(int, np.bincount(found))) if found.min() >= 0 else ()
-
-
-def _input_shapes(spec: Any, dataset: tf.data.Dataset) -> Any:
-    batched = is_batched(dataset)
-    template = template_of(spec)
-    shapes = [list(leaf.shape)[batched:] for leaf in leaves_of(spec)]
-    return _with_lists(template[0], shapes)
+def largest_divisor(number: int, *, at_most: int) -> int:
+    """The largest divisor of a number that is at most another."""
+    return next(size for size in range(min(number, at_most), 0, -1) if number % size == 0)
 
 
 def _with_lists(template: Any, shapes: list[Any]) -> Any:

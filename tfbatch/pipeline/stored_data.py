@@ -35,7 +35,6 @@ class StoredData:
         DataError: The folder is absent or damaged.
     """
 
-    soft_labels = False
     resident = True
 
     def __init__(self, folder: Path, *, name: str):
@@ -63,8 +62,13 @@ class StoredData:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, or None where the targets are no class indices."""
+        """Number of classes, or None where the targets are no classes."""
         return self._stored.num_classes
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether targets are one-hot rows, not class indices."""
+        return self._stored.one_hot
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -79,6 +83,7 @@ class StoredData:
             where=f"stored in {self.folder}, mapped into memory",
             num_classes=self.num_classes,
             class_counts=self._stored.class_counts,
+            soft_labels=self.soft_labels,
             notes=self._stored.notes,
         )
 

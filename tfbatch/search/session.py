@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from tfbatch.pipeline.own_splits import OwnSplit
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.schema import content_hash
 from tfbatch.search.adaptation import adapt
@@ -38,6 +39,7 @@ def run_search(
     request: Request,
     code: UserCode,
     *,
+    splits: Mapping[str, OwnSplit] | None = None,
     progress: Progress,
     stop_requested: Callable[[], bool],
     lock: RunLock,
@@ -49,6 +51,7 @@ def run_search(
     Args:
         request: What is asked.
         code: The model's builder, and what else a user gives as code.
+        splits: Arrays or Datasets that are to be stored in the run folder.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
         lock: The run folder's lock.
@@ -67,7 +70,7 @@ def run_search(
         lock,
         open_engine(request, code, lock=lock, warm=warm, stop_requested=stop_requested) as engine,
     ):
-        data = load_records(request, engine, progress, own_dir=lock.data)
+        request, data = load_records(request, engine, progress, own_dir=lock.data, splits=splits)
         num_examples = data.splits["train"]
         model: ModelDescription = engine.call("describe_model", list(request.model_arguments))
         for note in model.notes:
