@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Tests run in this many processes, a file in one of them; WORKERS=0 is one process, for a debugger.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: tune test test-all check format docs clean
 
@@ -12,10 +15,10 @@ tune: $(VENV)/.installed
 	$(BIN)/python -m tfbatch.tune $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(PYTEST) -m "slow or not slow" $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

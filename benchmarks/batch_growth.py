@@ -89,7 +89,7 @@ def scheduler_of(arm: str, *, epochs: int, seed: int) -> BatchSizeScheduler:
 
 
 def ghost(layer: keras.layers.Layer, size: int) -> keras.layers.Layer:
-    """The same layer; batch normalisation over so many examples at a time, whatever the batch."""
+    """The same layer; batch normalization over this many examples at a time, whatever the batch."""
     config = layer.get_config()
     if not isinstance(layer, keras.layers.BatchNormalization):
         return layer.__class__.from_config(config)
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--data_dir", help="TensorFlow Datasets folder (default: TFDS_DATA_DIR)")
     parser.add_argument("--model", choices=MODELS, default="small_cnn")
     parser.add_argument("--arms", default=",".join(ARMS), help="decay among them")
-    parser.add_argument("--ghost_size", type=int, help="ghost batch normalisation in every arm")
+    parser.add_argument("--ghost_size", type=int, help="ghost batch normalization in every arm")
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--held_out", type=int, default=5_000)
     parser.add_argument("--epochs", type=int, default=12)

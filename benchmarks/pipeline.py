@@ -3,8 +3,8 @@
 usage: python benchmarks/pipeline.py [--data_dir=DIR] [--rounds=5] [--epochs=4] [--json=FILE]
 (without --data_dir: TFDS_DATA_DIR)
 
-Neither side augments. Both decode, shuffle and normalise the same images: once with the guide's
-normalisation (pixel / 255), once with the recipe's own for each channel, which the guide leaves
+Neither side augments. Both decode, shuffle and normalize the same images: once with the guide's
+normalization (pixel / 255), once with the recipe's own for each channel, which the guide leaves
 out. Rounds are interleaved, and every ratio is taken within a round.
 
     resident   one stream of 4 epochs, a trial's length in the recipe, against 4 epochs of
@@ -33,9 +33,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import tfbatch
-from tfbatch.pipeline import PreparedData
-from tfbatch.recipes import load_recipe
+from tfbatch.pipeline import PreparedData, prepare_records
+from tfbatch.recipes import Recipe, load_recipe
 from tfbatch.run_folder.fingerprint import hardware, software
 
 BATCH_SIZES = (32, 128, 1024)
@@ -60,14 +59,15 @@ def guide(
 
 
 def load(data_dir: str | None, *, guides: bool, stored: str, share: float) -> PreparedData:
-    """CIFAR-10 without augmentation, with the guide's normalisation or the recipe's."""
+    """CIFAR-10 without augmentation, with the guide's normalization or the recipe's."""
     written = load_recipe("cifar10").model_dump(mode="json", by_alias=True)
     written["augmentation"] = []
     written["features"]["image"]["stored"] = stored
     if guides:
         written["normalization"] = {"mean": [0, 0, 0], "standard_deviation": [1, 1, 1]}
-    recipe = tfbatch.recipes.Recipe.model_validate(written)
-    return tfbatch.load_data(recipe, data_dir=data_dir, resident_share=share)
+    recipe = Recipe.model_validate(written)
+    folder, _ = prepare_records(recipe, data_dir=Path(data_dir) if data_dir else None)
+    return PreparedData(recipe, folder, resident_share=share)
 
 
 class Nothing(keras.Model):

@@ -48,7 +48,7 @@ VOCABULARY = vectorize.get_vocabulary(include_special_tokens=False)
 
 
 def build_model() -> keras.Model:
-    """Embedding, convolution over neighbouring words, and the mean over all of them."""
+    """Embedding, convolution over neighboring words, and the mean over all of them."""
     texts = keras.Input((), dtype="string")
     tokens = keras.layers.TextVectorization(vocabulary=VOCABULARY)(texts)
     x = keras.layers.Embedding(len(VOCABULARY) + 2, 16)(tokens)

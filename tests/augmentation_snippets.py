@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import textwrap
-from typing import Any
 
 from ruamel.yaml import YAML
 
 from tfbatch.augmentations import AUGMENTATIONS
 
 
-def snippet(name: str) -> list[dict[str, Any]]:
+def snippet(name):
     """The list under `augmentation:` in the docstring; its last item is the plug-in itself."""
     found = re.search(r"^ +augmentation:\n(?: +- .*\n)+", AUGMENTATIONS.load(name).__doc__, re.M)
     assert found, f"show a recipe's `augmentation:` in the docstring of augmentations/{name}.py"
@@ -20,6 +19,6 @@ def snippet(name: str) -> list[dict[str, Any]]:
     return shown
 
 
-def mixes(name: str) -> bool:
+def mixes(name):
     """Whether it is of the kind that mixes two examples."""
     return hasattr(AUGMENTATIONS.load(name), "mix")

@@ -12,9 +12,7 @@ functions and not registered: another process can read the folders, but not make
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,18 +20,18 @@ SIGN_CLASSES = 43
 PATTERN_CLASSES = 50
 
 
-def sign_counts(scale: int = 1) -> list[int]:
+def sign_counts(scale=1):
     """Examples of each class, the largest with 25 times as many as the smallest."""
     return [
         scale * round(50 * 25 ** (-label / (SIGN_CLASSES - 1))) for label in range(SIGN_CLASSES)
     ]
 
 
-def make_unequal_signs(data_dir: Path, *, scale: int = 1) -> Path:
+def make_unequal_signs(data_dir, *, scale=1):
     """Writes `unequal_signs`; returns the folder of its version."""
     import tensorflow_datasets as tfds
 
-    def generate(counts: list[int], seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def generate(counts, seed):
         generator = np.random.default_rng(seed)
         for label, count in enumerate(counts):
             for number in range(count):
@@ -46,7 +44,7 @@ def make_unequal_signs(data_dir: Path, *, scale: int = 1) -> Path:
         class UnequalSigns(tfds.core.GeneratorBasedBuilder):
             VERSION = tfds.core.Version("1.0.0")
 
-            def _info(self) -> Any:
+            def _info(self):
                 features = {
                     "sign": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
                     "kind": tfds.features.ClassLabel(num_classes=SIGN_CLASSES),
@@ -55,23 +53,23 @@ def make_unequal_signs(data_dir: Path, *, scale: int = 1) -> Path:
                     builder=self, features=tfds.features.FeaturesDict(features)
                 )
 
-            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            def _split_generators(self, dl_manager):
                 del dl_manager
                 counts = sign_counts(scale)
                 few = [max(1, count // 4) for count in counts]
                 return {"train": generate(counts, 1), "test": generate(few, 2)}
 
-            def _generate_examples(self) -> Any:
+            def _generate_examples(self):
                 raise NotImplementedError  # the generators above are its splits
 
     return _write(UnequalSigns(data_dir=data_dir))
 
 
-def make_fifty_patterns(data_dir: Path, *, per_class: int = 12) -> Path:
+def make_fifty_patterns(data_dir, *, per_class=12):
     """Writes `fifty_patterns/fine` and `/coarse`; returns the folder of the first one's version."""
     import tensorflow_datasets as tfds
 
-    def generate(shift: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    def generate(shift):
         generator = np.random.default_rng(shift)
         for number in range(PATTERN_CLASSES * per_class):
             label = number % PATTERN_CLASSES
@@ -84,7 +82,7 @@ def make_fifty_patterns(data_dir: Path, *, per_class: int = 12) -> Path:
             VERSION = tfds.core.Version("2.1.0")
             BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("fine", "coarse")]
 
-            def _info(self) -> Any:
+            def _info(self):
                 features = {
                     "image": tfds.features.Image(shape=(64, 64, 3), encoding_format="png"),
                     "label": tfds.features.ClassLabel(num_classes=PATTERN_CLASSES),
@@ -96,18 +94,18 @@ def make_fifty_patterns(data_dir: Path, *, per_class: int = 12) -> Path:
                     supervised_keys=("image", "label"),
                 )
 
-            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            def _split_generators(self, dl_manager):
                 del dl_manager
                 return {"train": generate(0 if self.builder_config.name == "fine" else 100)}
 
-            def _generate_examples(self) -> Any:
+            def _generate_examples(self):
                 raise NotImplementedError  # the generator above is its split
 
     _write(FiftyPatterns(data_dir=data_dir, config="coarse"))
     return _write(FiftyPatterns(data_dir=data_dir, config="fine"))
 
 
-def _write(builder: Any) -> Path:
+def _write(builder):
     import tensorflow_datasets as tfds
 
     builder.download_and_prepare(
@@ -116,7 +114,7 @@ def _write(builder: Any) -> Path:
     return Path(builder.data_dir)
 
 
-def _pattern(label: int, height: int, width: int, generator: np.random.Generator) -> np.ndarray:
+def _pattern(label, height, width, generator):
     """A class's 4 x 4 cells of colour, stretched to a size, under noise: uint8 [h, w, 3]."""
     cells = np.random.default_rng(label).uniform(40, 215, (4, 4, 3))
     rows, columns = (np.arange(size) * 4 // size for size in (height, width))

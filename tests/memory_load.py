@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from processes import HANG_SECONDS, fall_silent
 
 from tfbatch.instruments.climbing import climb
 from tfbatch.workers.memory import peak_resident
@@ -16,7 +17,7 @@ from tfbatch.workers.memory import peak_resident
 MEGABYTE = 2**20
 
 
-def nothing() -> None:
+def nothing():
     """What a process does first."""
 
 
@@ -50,12 +51,12 @@ def linear(options, sizes, budget_bytes, record):
 
 
 def hang():
-    time.sleep(600)
+    fall_silent()
 
 
 def kill_itself():
     os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(600)
+    time.sleep(HANG_SECONDS)
 
 
 def refuse():
@@ -79,5 +80,7 @@ def join(group):
 
 
 def balloon():
-    """More memory than any limit of a test."""
-    np.ones(4096 * MEGABYTE, np.uint8)
+    """More memory than any limit of a test, kept until the process is ended for it."""
+    kept = np.ones(1024 * MEGABYTE, np.uint8)
+    time.sleep(HANG_SECONDS)
+    del kept

@@ -19,21 +19,21 @@ class Parameter:
     bounds: dict[str, float]
 
     @property
-    def span(self) -> tuple[float, float]:
+    def span(self):
         """Both ends well inside; a number without an upper bound is tried up to 50."""
         low = self.bounds.get("ge", self.bounds.get("gt", 0) + 0.01)
         high = self.bounds.get("le", self.bounds.get("lt", 50.01) - 0.01)
         return low, high
 
     @property
-    def beyond(self) -> list[float]:
+    def beyond(self):
         """What lies just outside of each bound."""
         off = 1 if self.whole else 1e-6
         out = {"ge": -off, "gt": 0, "le": off, "lt": 0}
         return [bound + out[name] for name, bound in self.bounds.items()]
 
 
-def numeric_parameters(family: str) -> list[Parameter]:
+def numeric_parameters(family):
     """The numbers among a family's parameters, read from its fields."""
     found = []
     for name, field in SCHEDULES.load(family).Family.model_fields.items():

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.config import SearchConfig
-from tfbatch.search.finished import FinishedTrial, make_row, read_row
+from tfbatch.search.finished import make_row, read_row
 from tfbatch.search.objective import Objective
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request, make_request
+from tfbatch.search.request import make_request
 from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_book import TrialBook
-from tfbatch.training.derived import Derived, derive
-from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
+from tfbatch.training.derived import derive
+from tfbatch.training.outcome import Outcome, TrialSpec
 
 NUM_EXAMPLES = 1000
 TOTAL_EXAMPLES = 2500
@@ -27,7 +25,7 @@ ACCURACY = Objective("val_accuracy", "max")
 BASELINE = Configuration(batch_size=32, base_learning_rate=0.01)
 
 
-def make_config(*, oracle: str = "random", max_trials: int = 8, **space: Any) -> SearchConfig:
+def make_config(*, oracle="random", max_trials=8, **space):
     """A search of at most 3 * 2 * 4 combinations for each learning rate."""
     written: dict[str, Any] = {
         "batch_size": [16, 32, 64],
@@ -48,15 +46,15 @@ def make_config(*, oracle: str = "random", max_trials: int = 8, **space: Any) ->
     )
 
 
-def make_space(**changes: Any) -> SearchSpace:
+def make_space(**changes):
     return SearchSpace(make_config(**changes).space, num_examples=NUM_EXAMPLES)
 
 
-def small_derive(configuration: Configuration) -> Derived:
+def small_derive(configuration):
     return derive(configuration, num_examples=NUM_EXAMPLES, total_examples=TOTAL_EXAMPLES)
 
 
-def loss_of(configuration: Configuration, seed: int = 0) -> float:
+def loss_of(configuration, seed=0):
     """Smallest, 1, at batch size 32, learning rate 0.1 and the wsd schedule; little noise."""
     rate = small_derive(configuration).learning_rate
     far = abs(math.log10(rate / 0.1)) + abs(math.log2(configuration.batch_size / 32)) / 4
@@ -64,9 +62,7 @@ def loss_of(configuration: Configuration, seed: int = 0) -> float:
     return 1.0 + far + 1e-3 * math.sin(seed)
 
 
-def outcome(
-    spec: TrialSpec, *, loss: float = 1.0, seconds: float = 2.0, status: Status = "completed"
-) -> Outcome:
+def outcome(spec, *, loss=1.0, seconds=2.0, status="completed"):
     """What a trial of `spec` could have come to."""
     return Outcome(
         status=status,
@@ -80,15 +76,7 @@ def outcome(
     )
 
 
-def finished(
-    trial: str,
-    configuration: Configuration,
-    *,
-    loss: float = 1.0,
-    seed: int = 1,
-    phase: Phase = "search",
-    status: Status = "completed",
-) -> FinishedTrial:
+def finished(trial, configuration, *, loss=1.0, seed=1, phase="search", status="completed"):
     """A trial as it is read from the journal; its score is the loss."""
     spec = TrialSpec(trial, phase, seed, configuration, TOTAL_EXAMPLES)
     row = make_row(
@@ -109,12 +97,12 @@ class Trainer:
         ends: How trials of some names end, other than by completing.
     """
 
-    def __init__(self, ends: dict[str, Status] | None = None):
+    def __init__(self, ends=None):
         self.ran: list[TrialSpec] = []
         self.ends = ends or {}
         self.interrupt_at: str | None = None
 
-    def __call__(self, spec: TrialSpec) -> Outcome:
+    def __call__(self, spec):
         self.ran.append(spec)
         assert spec.log_dir
         assert spec.weights_file
@@ -130,7 +118,7 @@ class Trainer:
         return outcome(spec, loss=loss_of(spec.configuration, spec.seed))
 
 
-def make_request_of(**changes: Any) -> Request:
+def make_request_of(**changes):
     """A request as `tune` makes it without flags, but for the changes."""
     absent = ("objective", "trial_length", "batch_sizes", "optimizer", "max_trials", "max_minutes")
     written: dict[str, Any] = dict.fromkeys((*absent, "run_dir", "data_dir", "records_dir"))
@@ -138,7 +126,7 @@ def make_request_of(**changes: Any) -> Request:
     return make_request(**{**written, "seed": 1, "overwrite": False, **changes})
 
 
-def make_book(folder: RunFolder, trainer: Callable[[TrialSpec], Outcome]) -> TrialBook:
+def make_book(folder, trainer):
     return TrialBook(
         folder,
         engine=SerialEngine(trainer),
@@ -149,5 +137,5 @@ def make_book(folder: RunFolder, trainer: Callable[[TrialSpec], Outcome]) -> Tri
     )
 
 
-def open_folder(path: Path) -> RunFolder:
+def open_folder(path):
     return RunFolder(path, identity={}, budget={})

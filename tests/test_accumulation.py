@@ -335,9 +335,8 @@ def mean_of_weights():
         (network, {"gradient_accumulation_steps": 2}, {}, (X, Y), "accumulates gradients already"),
         (masked, {}, {"loss": "mse"}, (X[..., None], X[..., None]), "output is masked"),
         (network, {}, mean_of_weights(), (X, Y, WEIGHTS), "mean_with_sample_weight"),
-        (lambda: network(activity_regularizer="l2"), {}, {}, (X, Y), "activity regularizer"),
     ],
-    ids=["twice", "mask", "weights", "activity"],
+    ids=["twice", "mask", "weights"],
 )
 def test_what_would_not_be_exact_is_refused(build, optimizer, compiled, data, message):
     with pytest.raises(InputError, match=message):

@@ -120,7 +120,7 @@ def slow_colour(image, draws, brightness=0.4, contrast=0.4, saturation=0.4, hue=
 
 
 def murmur(word):
-    """The finaliser of MurmurHash3."""
+    """The finalizer of MurmurHash3."""
     word = (word ^ word >> 16) * 0x85EBCA6B % 2**32
     word = (word ^ word >> 13) * 0xC2B2AE35 % 2**32
     return word ^ word >> 16

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import HANG_SECONDS
 
 import tfbatch.train
 import tfbatch.tune
@@ -99,7 +100,9 @@ runpy.run_module("tfbatch.tune", run_name="__main__")
 def test_help_and_bad_input_need_no_tensorflow(arguments, code, stream, message):
     """Dashes are accepted, errors are one message on stderr, and exit codes are as documented."""
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=HANG_SECONDS, check=False
+    )
     assert done.returncode == code, done.stderr
     assert message in getattr(done, stream)
     assert "Traceback" not in done.stderr

@@ -9,7 +9,6 @@ import runpy
 import subprocess
 import sys
 import textwrap
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import HANG_SECONDS, wait_until
 from sklearn.datasets import load_digits
 
 from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler, GradientNoiseScale
@@ -38,12 +38,12 @@ ONES = np.ones((COUNT, 1), "float32")
 class Seen(keras.layers.Layer):
     """Passes its input on, and notes what it was."""
 
-    def __init__(self, seen: list[list[int]]):
+    def __init__(self, seen):
         super().__init__()
         self._note = seen.append  # Keras would track a copy of the list
 
-    def call(self, x: Any) -> Any:
-        def note(batch: Any) -> Any:
+    def call(self, x):
+        def note(batch):
             self._note(batch[:, 0].astype(int).tolist())
             return batch
 
@@ -51,7 +51,7 @@ class Seen(keras.layers.Layer):
         return tf.ensure_shape(noted, x.shape)
 
 
-def recording(**compiled: Any) -> tuple[Any, list[list[int]]]:
+def recording(**compiled):
     """A model, and the numbers of the examples of each batch that it was trained on."""
     seen: list[list[int]] = []
     inputs = keras.Input((1,))
@@ -60,13 +60,13 @@ def recording(**compiled: Any) -> tuple[Any, list[list[int]]]:
     return model, seen
 
 
-def fit(model: Any, dataset: Any, *callbacks: Any, epochs: int = EPOCHS, **more: Any) -> Any:
+def fit(model, dataset, *callbacks, epochs=EPOCHS, **more):
     return model.fit(
         dataset, epochs=epochs, callbacks=list(callbacks), verbose=0, shuffle=False, **more
     )
 
 
-def order(passes: int, *, seed: int = 0, count: int = COUNT) -> list[int]:
+def order(passes, *, seed=0, count=COUNT):
     """The stream: one permutation after the other."""
     own = tf.constant(derive_seed(seed, "order"), tf.int64)
     return [
@@ -76,9 +76,7 @@ def order(passes: int, *, seed: int = 0, count: int = COUNT) -> list[int]:
     ]
 
 
-def reference(
-    sizes: dict[float, int] = SIZES, *, epochs: int = EPOCHS, length: int = COUNT
-) -> list[list[int]]:
+def reference(sizes=SIZES, *, epochs=EPOCHS, length=COUNT):
     """The sizes of each epoch's batches, counted batch by batch."""
     position, found = 0, []
     for epoch in range(epochs):
@@ -90,17 +88,17 @@ def reference(
     return found
 
 
-def cut(stream: list[int], sizes: list[int]) -> list[list[int]]:
+def cut(stream, sizes):
     ends = np.cumsum(sizes)
     return [stream[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
-def flat(parts: list[list[int]]) -> list[int]:
+def flat(parts):
     return [item for part in parts for item in part]
 
 
 @pytest.mark.parametrize("execution", [1, 3, 7])
-def test_every_batch_has_its_size_and_its_examples(execution: int) -> None:
+def test_every_batch_has_its_size_and_its_examples(execution):
     """Prefetching and several steps in one execution delay no switch."""
     model, seen = recording(steps_per_execution=execution)
     scheduler = BatchSizeScheduler(SIZES, seed=3)
@@ -114,7 +112,7 @@ def test_every_batch_has_its_size_and_its_examples(execution: int) -> None:
     assert history["batch_size"] == [epoch[-1] for epoch in sizes]
 
 
-def test_each_example_is_seen_once_in_each_pass_whatever_the_sizes() -> None:
+def test_each_example_is_seen_once_in_each_pass_whatever_the_sizes():
     model, seen = recording()
     scheduler = BatchSizeScheduler(SIZES)
 
@@ -125,7 +123,7 @@ def test_each_example_is_seen_once_in_each_pass_whatever_the_sizes() -> None:
     assert flat(seen)[:COUNT] != flat(seen)[COUNT : 2 * COUNT]
 
 
-def test_positions_may_be_examples_and_sizes_may_fall() -> None:
+def test_positions_may_be_examples_and_sizes_may_fall():
     model, seen = recording()
     scheduler = BatchSizeScheduler({0: 9, 30: 5, 31: 7, 120: 2}, unit="examples")
 
@@ -137,7 +135,7 @@ def test_positions_may_be_examples_and_sizes_may_fall() -> None:
 
 
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
-def test_a_dataset_of_examples_is_cut_alike(shuffle: bool) -> None:
+def test_a_dataset_of_examples_is_cut_alike(shuffle):
     model, seen = recording()
     scheduler = BatchSizeScheduler(SIZES)
     examples = tf.data.Dataset.from_tensor_slices((X, X))
@@ -150,8 +148,8 @@ def test_a_dataset_of_examples_is_cut_alike(shuffle: bool) -> None:
     assert len({tuple(one) for one in passes}) == (EPOCHS if shuffle else 1)
 
 
-def test_the_seed_alone_decides_the_order_of_a_shuffled_dataset() -> None:
-    def trained(seed: int, global_seed: int) -> list[int]:
+def test_the_seed_alone_decides_the_order_of_a_shuffled_dataset():
+    def trained(seed, global_seed):
         keras.utils.set_random_seed(global_seed)
         model, seen = recording()
         scheduler = BatchSizeScheduler(SIZES, seed=seed)
@@ -162,7 +160,7 @@ def test_the_seed_alone_decides_the_order_of_a_shuffled_dataset() -> None:
     assert trained(1, 5) == trained(1, 6) != trained(2, 5)
 
 
-def test_structures_weights_and_other_kinds_of_data_come_through() -> None:
+def test_structures_weights_and_other_kinds_of_data_come_through():
     scheduler = BatchSizeScheduler({0: 4})
     inputs = {"a": np.arange(6, dtype="int64"), "b": [np.ones((6, 2)), np.array(list("uvwxyz"))]}
     dataset = scheduler.dataset(inputs, np.arange(6) % 2 == 0, np.arange(6.0), shuffle=False)
@@ -177,8 +175,8 @@ def test_structures_weights_and_other_kinds_of_data_come_through() -> None:
 
 
 @pytest.mark.parametrize("execution", [1, 4])
-def test_a_constant_size_trains_as_plain_fit_on_the_same_order(execution: int) -> None:
-    def model() -> Any:
+def test_a_constant_size_trains_as_plain_fit_on_the_same_order(execution):
+    def model():
         keras.utils.set_random_seed(1)
         model = keras.Sequential(
             [keras.Input((3,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
@@ -199,7 +197,7 @@ def test_a_constant_size_trains_as_plain_fit_on_the_same_order(execution: int) -
         np.testing.assert_array_equal(mine, other)
 
 
-def test_going_on_at_an_epoch_is_as_if_training_had_not_stopped() -> None:
+def test_going_on_at_an_epoch_is_as_if_training_had_not_stopped():
     whole, seen = recording()
     parts, seen_in_parts = recording()
     parts.set_weights(whole.get_weights())
@@ -214,7 +212,7 @@ def test_going_on_at_an_epoch_is_as_if_training_had_not_stopped() -> None:
     np.testing.assert_array_equal(whole.get_weights()[0], parts.get_weights()[0])
 
 
-def test_a_second_fit_begins_anew_and_a_copy_drives_the_same_dataset() -> None:
+def test_a_second_fit_begins_anew_and_a_copy_drives_the_same_dataset():
     scheduler = BatchSizeScheduler(SIZES)
     dataset = scheduler.dataset(X, X)
     found = []
@@ -227,7 +225,7 @@ def test_a_second_fit_begins_anew_and_a_copy_drives_the_same_dataset() -> None:
     assert [len(batch) for batch in found[0]] == flat(reference())
 
 
-def test_an_epoch_of_fit_may_be_shorter_than_the_data() -> None:
+def test_an_epoch_of_fit_may_be_shorter_than_the_data():
     model, seen = recording()
     scheduler = BatchSizeScheduler({0: 4, 2: 8})
 
@@ -240,25 +238,25 @@ def test_an_epoch_of_fit_may_be_shorter_than_the_data() -> None:
 class Stop(keras.callbacks.Callback):  # type: ignore[misc]
     """Asks to stop at the last batch of the second epoch, or at its end."""
 
-    def __init__(self, *, at_batch: bool):
+    def __init__(self, *, at_batch):
         super().__init__()
         self.at_batch = at_batch
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch, logs=None):
         if self.at_batch and self.epoch == 1 and batch + 1 == len(reference()[1]):
             self.model.stop_training = True
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch, logs=None):
         if epoch == 1 and not self.at_batch:
             self.model.stop_training = True
 
 
 @pytest.mark.parametrize("at_batch", [False, True], ids=["epoch", "batch"])
 @pytest.mark.parametrize("before", [False, True], ids=["after it", "before it"])
-def test_somebody_elses_stop_is_not_undone(at_batch: bool, before: bool) -> None:
+def test_somebody_elses_stop_is_not_undone(at_batch, before):
     model, _ = recording()
     scheduler, stop = BatchSizeScheduler(SIZES), Stop(at_batch=at_batch)
     callbacks = [stop, scheduler] if before else [scheduler, stop]
@@ -279,7 +277,7 @@ def test_somebody_elses_stop_is_not_undone(at_batch: bool, before: bool) -> None
         ),
     ],
 )
-def test_another_dataset_is_refused_with_the_line_that_mends_it(data: Any) -> None:
+def test_another_dataset_is_refused_with_the_line_that_mends_it(data):
     model, _ = recording()
     scheduler = BatchSizeScheduler(SIZES)
     scheduler.dataset(X, X)
@@ -289,7 +287,7 @@ def test_another_dataset_is_refused_with_the_line_that_mends_it(data: Any) -> No
     assert int(model.optimizer.iterations) <= 1
 
 
-def test_a_scheduler_without_a_dataset_and_one_with_steps_per_epoch_are_refused() -> None:
+def test_a_scheduler_without_a_dataset_and_one_with_steps_per_epoch_are_refused():
     model, _ = recording()
     scheduler = BatchSizeScheduler(SIZES)
 
@@ -299,7 +297,7 @@ def test_a_scheduler_without_a_dataset_and_one_with_steps_per_epoch_are_refused(
         fit(model, scheduler.dataset(X, X), scheduler, steps_per_epoch=4)
 
 
-def test_the_dataset_without_its_callback_fails_instead_of_training_at_one_size() -> None:
+def test_the_dataset_without_its_callback_fails_instead_of_training_at_one_size():
     model, _ = recording()
 
     with pytest.raises(tf.errors.InvalidArgumentError, match="was used without it"):
@@ -337,13 +335,13 @@ def test_the_dataset_without_its_callback_fails_instead_of_training_at_one_size(
         (lambda: BatchSizeScheduler.instead_of_decay(4, boundaries=[1], gamma=2), "`gamma`"),
     ],
 )
-def test_bad_input_is_refused(make: Any, text: str) -> None:
+def test_bad_input_is_refused(make, text):
     with pytest.raises(InputError, match=text):
         make()
 
 
-def test_ramps_and_growth_instead_of_decay_are_positions_and_sizes() -> None:
-    def pieces(scheduler: BatchSizeScheduler) -> Any:
+def test_ramps_and_growth_instead_of_decay_are_positions_and_sizes():
+    def pieces(scheduler):
         return scheduler.batch_sizes(examples_per_epoch=100).pieces
 
     up = BatchSizeScheduler.ramp(8, 64, until=6)
@@ -357,7 +355,7 @@ def test_ramps_and_growth_instead_of_decay_are_positions_and_sizes() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_map_from_updates_to_examples_is_that_of_counting(seed: int) -> None:
+def test_the_map_from_updates_to_examples_is_that_of_counting(seed):
     rng = np.random.default_rng(seed)
     starts = np.concatenate([[0], np.sort(rng.choice(np.arange(1, 120), 6, replace=False))])
     given = {int(at): int(rng.integers(1, 30)) for at in starts}
@@ -376,7 +374,7 @@ def test_the_map_from_updates_to_examples_is_that_of_counting(seed: int) -> None
     np.testing.assert_array_equal(schedule._examples(np.arange(60)), begins)
 
 
-def gradient_minus_one(rate: Any, **compiled: Any) -> Any:
+def gradient_minus_one(rate, **compiled):
     """One weight that every update of plain SGD raises by the learning rate."""
     model = keras.Sequential(
         [keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")]
@@ -386,7 +384,7 @@ def gradient_minus_one(rate: Any, **compiled: Any) -> Any:
 
 
 @pytest.mark.parametrize("rule", ["none", "linear", "square_root"])
-def test_each_update_has_the_learning_rate_of_its_example_and_its_batch(rule: str) -> None:
+def test_each_update_has_the_learning_rate_of_its_example_and_its_batch(rule):
     scheduler = BatchSizeScheduler(SIZES)
     dataset = scheduler.dataset(ONES, ONES)
     rate = scheduler.learning_rate(
@@ -411,8 +409,8 @@ def test_each_update_has_the_learning_rate_of_its_example_and_its_batch(rule: st
     np.testing.assert_allclose(np.diff(weights), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_learning_rates_inside_one_execution_are_those_outside() -> None:
-    def weight(execution: int) -> float:
+def test_learning_rates_inside_one_execution_are_those_outside():
+    def weight(execution):
         scheduler = BatchSizeScheduler(SIZES)
         dataset = scheduler.dataset(ONES, ONES)
         rate = scheduler.learning_rate(
@@ -425,7 +423,7 @@ def test_learning_rates_inside_one_execution_are_those_outside() -> None:
     assert weight(1) == weight(5)
 
 
-def test_the_schedule_with_batch_sizes_comes_back_from_json() -> None:
+def test_the_schedule_with_batch_sizes_comes_back_from_json():
     rate = BatchSizeScheduler(SIZES).learning_rate(
         "cosine", learning_rate=0.5, total_examples=250, scaling_rule="linear",
         examples_per_epoch=COUNT,
@@ -440,7 +438,7 @@ def test_the_schedule_with_batch_sizes_comes_back_from_json() -> None:
     assert [float(again(step)) for step in range(40)] == [float(rate(step)) for step in range(40)]
 
 
-def test_a_schedule_that_counts_other_examples_is_refused() -> None:
+def test_a_schedule_that_counts_other_examples_is_refused():
     scheduler = BatchSizeScheduler(SIZES)
     dataset = scheduler.dataset(ONES, ONES)
     rate = LearningRateInExamples("cosine", learning_rate=0.5, batch_size=4, total_examples=250)
@@ -449,7 +447,7 @@ def test_a_schedule_that_counts_other_examples_is_refused() -> None:
         fit(gradient_minus_one(rate), dataset, scheduler)
 
 
-def test_piece_factors_must_fit_the_pieces() -> None:
+def test_piece_factors_must_fit_the_pieces():
     with pytest.raises(InputError, match="`piece_factors`"):
         LearningRateInExamples(
             "constant", learning_rate=1, batch_size=[[0, 4], [9, 8]], total_examples=50,
@@ -457,11 +455,11 @@ def test_piece_factors_must_fit_the_pieces() -> None:
         )  # fmt: skip
 
 
-def test_a_keras_tuner_search_trains_with_the_changing_batch(tmp_path: Any) -> None:
+def test_a_keras_tuner_search_trains_with_the_changing_batch(tmp_path):
     """It copies the callbacks for each execution."""
     seen: list[list[int]] = []
 
-    def build(hp: Any) -> Any:
+    def build(hp):
         inputs = keras.Input((1,))
         model = keras.Model(inputs, keras.layers.Dense(1)(Seen(seen)(inputs)))
         rate = hp.Float("learning_rate", 1e-7, 1e-6)
@@ -523,10 +521,10 @@ TWO_REPLICAS = """
 
 
 @pytest.mark.slow
-def test_two_replicas_share_each_batch() -> None:
+def test_two_replicas_share_each_batch():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(TWO_REPLICAS)],
-        env=dict(os.environ), capture_output=True, text=True, check=False, timeout=300,
+        env=dict(os.environ), capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -540,7 +538,7 @@ def test_two_replicas_share_each_batch() -> None:
 # The adaptive one
 
 
-def adaptive(*scales: float | None, **arguments: Any) -> AdaptiveBatchSize:
+def adaptive(*scales, **arguments):
     """One whose noise scale is given for each epoch."""
     left = iter(scales)
     return AdaptiveBatchSize(
@@ -548,7 +546,7 @@ def adaptive(*scales: float | None, **arguments: Any) -> AdaptiveBatchSize:
     )
 
 
-def test_the_batch_grows_after_so_many_measurements_above_it_and_never_beyond_the_bound() -> None:
+def test_the_batch_grows_after_so_many_measurements_above_it_and_never_beyond_the_bound():
     scales = [9, 1, 9, 9, 9, 9, None, float("nan"), 17, 99, 99, 99, 99, 99]
     callback, (model, seen) = adaptive(*scales, max_batch_size=16), recording()
 
@@ -562,7 +560,7 @@ def test_the_batch_grows_after_so_many_measurements_above_it_and_never_beyond_th
     assert [(epoch, size) for epoch, _, size in callback.switches] == [(0, 4), (4, 8), (6, 16)]
 
 
-def test_the_ratio_and_the_factor_are_used() -> None:
+def test_the_ratio_and_the_factor_are_used():
     callback, (model, _) = adaptive(13, 13, 13, ratio=3, patience=1, factor=4), recording()
 
     history = fit(model, callback.dataset(X, X), callback, epochs=3).history
@@ -570,7 +568,7 @@ def test_the_ratio_and_the_factor_are_used() -> None:
     assert history["batch_size"] == [4, 16, 16]  # 13 > 3 * 4, and 13 < 3 * 16
 
 
-def test_the_adaptive_one_begins_anew_or_goes_on_where_it_ended() -> None:
+def test_the_adaptive_one_begins_anew_or_goes_on_where_it_ended():
     callback, (model, seen) = adaptive(*[99] * 20, patience=1), recording()
     dataset = callback.dataset(X, X)
 
@@ -584,7 +582,7 @@ def test_the_adaptive_one_begins_anew_or_goes_on_where_it_ended() -> None:
     assert seen == whole
 
 
-def test_the_learning_rate_follows_the_adaptive_batch_by_the_rule() -> None:
+def test_the_learning_rate_follows_the_adaptive_batch_by_the_rule():
     callback = adaptive(99, 99, 99, patience=1, scaling_rule="square_root")
     model = gradient_minus_one(0.5)
     rates: list[float] = []
@@ -602,11 +600,11 @@ class Meter(keras.callbacks.Callback):  # type: ignore[misc]
 
     estimate: Any = None
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch, logs=None):
         self.estimate = type("NoiseScale", (), {"noise_scale": 99.0})
 
 
-def test_a_callbacks_estimate_is_read_and_one_left_out_of_fit_is_refused() -> None:
+def test_a_callbacks_estimate_is_read_and_one_left_out_of_fit_is_refused():
     meter, (model, _) = Meter(), recording()
     callback = AdaptiveBatchSize(meter, batch_size=4, max_batch_size=16, patience=1)
     dataset = callback.dataset(X, X)
@@ -620,18 +618,18 @@ def test_a_callbacks_estimate_is_read_and_one_left_out_of_fit_is_refused() -> No
 class Estimates(keras.callbacks.Callback):  # type: ignore[misc]
     """Gives (lower end, noise scale, measurements so far) of each epoch."""
 
-    def __init__(self, *found: tuple[float, float, int]):
+    def __init__(self, *found):
         super().__init__()
         self.found, self.measurements = found, 0
         self.estimate: Any = None
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch, logs=None):
         low, scale, self.measurements = self.found[epoch]
         interval = Interval(low, float("inf"))
         self.estimate = type("NoiseScale", (), {"noise_scale": scale, "interval": interval})
 
 
-def test_an_uncertain_noise_scale_counts_by_its_lower_end() -> None:
+def test_an_uncertain_noise_scale_counts_by_its_lower_end():
     inf, nan = float("inf"), float("nan")
     found = [(0, 99, 2), (3, 99, 4), (nan, 99, 5), (5, inf, 6), (7, 99, 8), (9, 99, 9)]
     noise, (model, _) = Estimates(*found), recording()
@@ -643,7 +641,7 @@ def test_an_uncertain_noise_scale_counts_by_its_lower_end() -> None:
     assert callback.batch_size == 16
 
 
-def test_an_epoch_without_a_new_measurement_is_not_counted() -> None:
+def test_an_epoch_without_a_new_measurement_is_not_counted():
     noise, (model, _) = Estimates(*[(9, 9, n) for n in (3, 3, 3, 4, 4)]), recording()
     callback = AdaptiveBatchSize(noise, batch_size=4, max_batch_size=8, patience=2)
 
@@ -652,7 +650,7 @@ def test_an_epoch_without_a_new_measurement_is_not_counted() -> None:
     assert history["batch_size"] == [4, 4, 4, 4, 8]
 
 
-def test_batches_too_small_to_be_measured_are_refused_before_training() -> None:
+def test_batches_too_small_to_be_measured_are_refused_before_training():
     noise, (model, _) = GradientNoiseScale(micro_batches=8), recording()
     callback = AdaptiveBatchSize(noise, batch_size=4, max_batch_size=8)
 
@@ -660,7 +658,7 @@ def test_batches_too_small_to_be_measured_are_refused_before_training() -> None:
         fit(model, callback.dataset(X, X), noise, callback, epochs=1)
 
 
-def test_the_noise_is_measured_after_each_switch_too() -> None:
+def test_the_noise_is_measured_after_each_switch_too():
     """Without data of its own: the batches are those of the training, whose size has changed."""
     random = np.random.default_rng(0)
     x, y = random.normal(size=(512, 4)).astype("float32"), random.normal(size=(512, 1))
@@ -691,12 +689,12 @@ def test_the_noise_is_measured_after_each_switch_too() -> None:
         ({"scaling_rule": "lineer"}, "Did you mean `linear`"),
     ],
 )
-def test_bad_arguments_of_the_adaptive_one_are_refused(arguments: Any, text: str) -> None:
+def test_bad_arguments_of_the_adaptive_one_are_refused(arguments, text):
     with pytest.raises(InputError, match=text):
         adaptive(**arguments)
 
 
-def test_schedules_that_the_adaptive_one_cannot_follow_are_refused() -> None:
+def test_schedules_that_the_adaptive_one_cannot_follow_are_refused():
     rate = LearningRateInExamples("cosine", learning_rate=0.5, batch_size=4, total_examples=250)
     callback = adaptive()
     with pytest.raises(InputError, match="LearningRateScheduler"):
@@ -715,7 +713,7 @@ def test_schedules_that_the_adaptive_one_cannot_follow_are_refused() -> None:
 # What Keras does, so that a release that changes it is noticed
 
 
-def test_trap_24_a_dataset_of_unknown_length_adds_a_phantom_iteration() -> None:
+def test_trap_24_a_dataset_of_unknown_length_adds_a_phantom_iteration():
     model, seen = recording()
     dataset = tf.data.Dataset.from_tensor_slices((X, X)).batch(5).filter(lambda *_: True)
 
@@ -726,12 +724,18 @@ def test_trap_24_a_dataset_of_unknown_length_adds_a_phantom_iteration() -> None:
     assert int(model.optimizer.iterations) == len(seen) + 1 == 11
 
 
-def test_trap_25_a_variable_read_within_an_epoch_lags_by_the_prefetched_batches() -> None:
+def test_trap_25_a_variable_read_within_an_epoch_lags_by_the_prefetched_batches():
     """Why the sizes of an epoch are told before it, and not one after the other."""
     size = tf.Variable(5, dtype=tf.int64)
+    made = []
+
+    def batch(number):
+        made.append(int(number))
+        return np.ones((int(size), 1), "float32")
+
     dataset = (
         tf.data.Dataset.range(10)
-        .map(lambda _: tf.ones([size.read_value(), 1]))
+        .map(lambda n: tf.ensure_shape(tf.numpy_function(batch, [n], tf.float32), [None, 1]))
         .prefetch(4)
         .map(lambda x: (x, x))
     )
@@ -739,7 +743,7 @@ def test_trap_25_a_variable_read_within_an_epoch_lags_by_the_prefetched_batches(
     for number, (x, _) in enumerate(dataset):
         sizes.append(len(x))
         if number == 2:
-            time.sleep(0.2)  # the prefetcher fills its buffer
+            wait_until(lambda: len(made) >= 7)  # the prefetcher fills its buffer
             size.assign(7)
 
     assert sizes[:3] == [5] * 3
@@ -747,15 +751,13 @@ def test_trap_25_a_variable_read_within_an_epoch_lags_by_the_prefetched_batches(
     assert sizes[-1] == 7
 
 
-def digits(examples: int) -> tuple[np.ndarray, np.ndarray]:
+def digits(examples):
     """In place of the script's own images: no download, and small."""
     images, labels = load_digits(return_X_y=True)
     return images.reshape(-1, 8, 8, 1)[:examples].astype("float32") / 16, labels[:examples]
 
 
-def test_the_example_grows_its_batch_and_takes_fewer_updates(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_example_grows_its_batch_and_takes_fewer_updates(capsys):
     """Without the callback its dataset cannot be trained on, and there is no `batch_size`."""
     path = Path(__file__).parents[1] / "examples" / "batch_growth.py"
     main = runpy.run_path(str(path))["main"]

@@ -21,7 +21,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 from trial_cost import keras_parts, plan, process, report, side_by_side  # noqa: E402
-from trial_cost.images import Images, normalise  # noqa: E402
+from trial_cost.images import Images, normalize  # noqa: E402
 from trial_cost.plan import Job, Pair  # noqa: E402
 
 COUNT = 75
@@ -81,7 +81,7 @@ def test_the_bare_loop_trains_as_keras_does(loop, images, schedule, in_graph):
 
     loop.train(pair, order, in_graph=in_graph)
     model.fit(
-        normalise(images.images[order]).numpy(),
+        normalize(images.images[order]).numpy(),
         images.labels[order],
         batch_size=16,
         shuffle=False,
@@ -91,7 +91,7 @@ def test_the_bare_loop_trains_as_keras_does(loop, images, schedule, in_graph):
     assert int(model.optimizer.iterations) == pair.steps(COUNT) == 5
     for ours, theirs in zip(loop.model.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
-    measured = model.evaluate(normalise(images.images), images.labels, verbose=0)[1]
+    measured = model.evaluate(normalize(images.images), images.labels, verbose=0)[1]
     assert float(loop.accuracy()) == pytest.approx(measured, abs=1.5 / COUNT)
 
 
@@ -107,11 +107,11 @@ def test_a_reset_leaves_nothing_of_the_trial_before(loop):
         np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-7)
 
 
-def test_images_are_normalised_alike_singly_and_in_batches(images):
+def test_images_are_normalized_alike_singly_and_in_batches(images):
     expected = (images.images[:3] / 255 - [0.4914, 0.4822, 0.4465]) / [0.2470, 0.2435, 0.2616]
 
-    batch = normalise(tf.constant(images.images[:3]))
-    single = normalise(tf.constant(images.images[0]))
+    batch = normalize(tf.constant(images.images[:3]))
+    single = normalize(tf.constant(images.images[0]))
 
     np.testing.assert_allclose(batch, expected, atol=1e-5)
     np.testing.assert_allclose(single, batch[0])
@@ -235,12 +235,15 @@ def test_memory_is_read_when_the_journal_reaches_a_count(tmp_path):
 
     journal = tmp_path / "trials.jsonl"
     program = (
-        "import sys, time\n"
+        "import sys\n"
         "with open(sys.argv[1], 'a') as file:\n"
-        "    for number in range(5): print(number, file=file, flush=True); time.sleep(0.2)"
+        "    for number in range(5): print(number, file=file, flush=True)\n"
+        "sys.stdin.read()"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(journal)]) as process:
+    command = [sys.executable, "-c", program, str(journal)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         measured = watch(process, journal, [4, 2])
+        process.stdin.close()
         with pytest.raises(RunEndedError, match=r"It ended \(0\) before trial 9"):
             watch(process, journal, [9])
 
@@ -248,7 +251,7 @@ def test_memory_is_read_when_the_journal_reaches_a_count(tmp_path):
     assert ratios(measured)["rss"] == pytest.approx(1, rel=0.2)
 
 
-def test_the_line_of_a_trial_is_recognised():
+def test_the_line_of_a_trial_is_recognized():
     from rich.console import Console
     from search_fixtures import BASELINE, finished
     from startup import TRIAL

@@ -25,6 +25,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import HANG_SECONDS
 
 import tfbatch
 from tfbatch import callbacks as folder
@@ -263,7 +264,7 @@ def test_under_a_strategy_a_callback_works_but_for_those_that_read_batches():
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import HANG_SECONDS
 from sklearn.datasets import load_digits
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -128,7 +129,7 @@ def test_a_script_runs_on_cifar10_as_it_is(name, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr

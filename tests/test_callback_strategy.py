@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import Any
 
 import pytest
+from processes import HANG_SECONDS
 
 TWO_REPLICAS = """
     import json, warnings
@@ -74,14 +74,14 @@ TWO_REPLICAS = """
 
 
 @pytest.fixture(scope="module")
-def found() -> Any:
+def found():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(TWO_REPLICAS)],
         env=dict(os.environ),
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -96,9 +96,7 @@ def found() -> Any:
         ("Advisor", "Advisor"),
     ],
 )
-def test_who_reads_batches_refuses_in_one_sentence_with_the_remedy(
-    found: Any, made: str, name: str
-) -> None:
+def test_who_reads_batches_refuses_in_one_sentence_with_the_remedy(found, made, name):
     said, untouched = found[made]
 
     assert said == (
@@ -108,7 +106,7 @@ def test_who_reads_batches_refuses_in_one_sentence_with_the_remedy(
     assert untouched
 
 
-def test_a_range_test_that_was_interrupted_restores_every_replica(found: Any) -> None:
+def test_a_range_test_that_was_interrupted_restores_every_replica(found):
     losses, same, rate = found["restored"]
 
     assert losses == 31
@@ -116,7 +114,7 @@ def test_a_range_test_that_was_interrupted_restores_every_replica(found: Any) ->
     assert rate == pytest.approx(0.01)
 
 
-def test_the_batch_grows_and_the_learning_rate_follows(found: Any) -> None:
+def test_the_batch_grows_and_the_learning_rate_follows(found):
     sizes, updates, rate = found["adaptive"]
 
     assert sizes == [8, 16, 32]

@@ -9,15 +9,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import with_long_enough_pauses
 
 from tfbatch.callbacks import GradientNoiseScale, Throughput
 from tfbatch.callbacks._watched_input import WatchedInput
 
 PAUSE = 0.03
+pause = [PAUSE]
 
 
 def sleeping(value):
-    time.sleep(PAUSE)
+    time.sleep(pause[0])
     return value
 
 
@@ -53,26 +55,38 @@ def fit(made, batches, *callbacks, epochs=2):
         return made.fit(batches, epochs=epochs, callbacks=list(callbacks), verbose=0)
 
 
+def throughput_with_pauses(holds, *, steps_per_execution=1, slow_model=False, slow_data=False):
+    """What the callback and its history say where either side sleeps for each batch."""
+
+    def measure(seconds):
+        pause[0] = seconds
+        throughput = Throughput()
+        made = model(slow=slow_model, steps_per_execution=steps_per_execution)
+        history = fit(made, data(slow=slow_data), throughput).history
+        return throughput, history, seconds
+
+    return with_long_enough_pauses(measure, lambda found: holds(found[0]), seconds=PAUSE)
+
+
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_a_pipeline_that_sleeps_is_what_training_waits_for(steps_per_execution):
-    throughput = Throughput()
+    throughput, history, seconds = throughput_with_pauses(
+        lambda found: found.input_wait > 0.6,
+        steps_per_execution=steps_per_execution,
+        slow_data=True,
+    )
 
-    history = fit(
-        model(steps_per_execution=steps_per_execution), data(slow=True), throughput
-    ).history
-
-    assert min(history["input_wait"]) > 0.5
-    assert history["input_wait"][-1] == throughput.input_wait
-    assert history["examples_per_second"][-1] == throughput.examples_per_second < 8 / PAUSE
+    assert history["input_wait"][-1] == throughput.input_wait > 0.6
+    assert history["examples_per_second"][-1] == throughput.examples_per_second < 8 / seconds
 
 
 def test_a_model_that_sleeps_hardly_waits_for_input():
-    throughput = Throughput()
-
-    fit(model(slow=True), data(), throughput)
+    throughput, _, seconds = throughput_with_pauses(
+        lambda found: found.input_wait < 0.3, slow_model=True
+    )
 
     assert throughput.input_wait < 0.3
-    assert throughput.seconds_per_step > PAUSE
+    assert throughput.seconds_per_step > seconds
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 4])

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
 from tfbatch.models import resnet
-from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.training.checkpoint import CheckpointFile, Position, WriteCheckpoint, state
 from tfbatch.training.outcome import Outcome, TrialSpec
@@ -47,20 +46,20 @@ SPEC = TrialSpec(
 EPOCHS = 4  # of 1,085 examples each, the last one shorter
 
 
-def with_dropout(input_shape: Any, num_classes: int) -> keras.Model:
+def with_dropout(input_shape, num_classes):
     inputs = keras.Input(input_shape)
     x = keras.layers.Dense(12, activation="relu")(keras.layers.Flatten()(inputs))
     return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Dropout(0.3)(x)))
 
 
-def in_bfloat16(input_shape: Any, num_classes: int) -> keras.Model:
+def in_bfloat16(input_shape, num_classes):
     """Weights of a kind that NumPy's files do not know."""
     inputs = keras.Input(input_shape)
     x = keras.layers.Dense(12, activation="relu", dtype="bfloat16")(keras.layers.Flatten()(inputs))
     return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
 
 
-def tiny_resnet(input_shape: Any, num_classes: int) -> keras.Model:
+def tiny_resnet(input_shape, num_classes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "_BLOCKS", 1)
         patch.setattr(resnet, "_WIDTHS", (4, 6))
@@ -68,22 +67,22 @@ def tiny_resnet(input_shape: Any, num_classes: int) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def programs(digits: PreparedData) -> ProgramCache:
+def programs(digits):
     return ProgramCache(Workload(digits, with_dropout))
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> TrialSpec:
+def spec(tmp_path):
     return kept_in(tmp_path)
 
 
 @pytest.fixture(autouse=True)
-def float32() -> Iterator[None]:
+def float32():
     yield
     keras.config.set_dtype_policy("float32")
 
 
-def kept_in(folder: Path, spec: TrialSpec = SPEC) -> TrialSpec:
+def kept_in(folder, spec=SPEC):
     return dataclasses.replace(
         spec,
         checkpoint_file=folder / "search-0001.npz",
@@ -91,7 +90,7 @@ def kept_in(folder: Path, spec: TrialSpec = SPEC) -> TrialSpec:
     )
 
 
-def change(spec: TrialSpec, **configuration: Any) -> TrialSpec:
+def change(spec, **configuration):
     changed = spec.configuration.model_copy(update=configuration)
     return dataclasses.replace(spec, configuration=changed)
 
@@ -99,14 +98,14 @@ def change(spec: TrialSpec, **configuration: Any) -> TrialSpec:
 class Steps(keras.callbacks.Callback):
     """Counts the updates that are really made."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.made = 0
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch, logs=None):
         self._before = int(self.model.optimizer.iterations)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch, logs=None):
         self.made += int(self.model.optimizer.iterations) - self._before
 
 
@@ -119,12 +118,12 @@ class Ran:
     variables: list[np.ndarray]
 
 
-def run(programs: ProgramCache, spec: TrialSpec, *, seconds: float = 0, **options: Any) -> Ran:
+def run(programs, spec, *, seconds=0, **options):
     steps = Steps()
     models: list[Any] = []
 
     class Keep(keras.callbacks.Callback):
-        def on_train_begin(self, logs: Any = None) -> None:
+        def on_train_begin(self, logs=None):
             models.append(self.model)
 
     outcome = run_trial(
@@ -138,18 +137,18 @@ def run(programs: ProgramCache, spec: TrialSpec, *, seconds: float = 0, **option
     return Ran(outcome, steps.made, [v.numpy() for v in state(models[-1])])
 
 
-def after(executions: int) -> Callable[[], bool]:
+def after(executions):
     """A request to stop that comes after so many executions."""
     asked: list[bool] = []
 
-    def stop_requested() -> bool:
+    def stop_requested():
         asked.append(True)
         return len(asked) > executions
 
     return stop_requested
 
 
-def interrupt(programs: ProgramCache, spec: TrialSpec, *, epochs: float = 2.5) -> Position:
+def interrupt(programs, spec, *, epochs=2.5):
     """Ends a trial in the middle of an epoch; how far its checkpoint is."""
     assert spec.checkpoint_file
     derived = programs.workload.derive(spec.configuration, spec.total_examples)
@@ -159,7 +158,7 @@ def interrupt(programs: ProgramCache, spec: TrialSpec, *, epochs: float = 2.5) -
     return CheckpointFile(spec.checkpoint_file, identity=spec.identity()).read_position()
 
 
-def assert_same(got: Ran, expected: Ran) -> None:
+def assert_same(got, expected):
     assert got.outcome.status == expected.outcome.status == "completed"
     assert got.outcome.metrics == expected.outcome.metrics
     assert got.outcome.steps == expected.outcome.steps
@@ -193,9 +192,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         for same in (True, False)
     ],
 )
-def test_an_interrupted_training_ends_as_an_undisturbed_one(
-    digits: PreparedData, spec: TrialSpec, case: str, same_process: bool
-) -> None:
+def test_an_interrupted_training_ends_as_an_undisturbed_one(digits, spec, case, same_process):
     """A new process has traced nothing yet."""
     build, changes, options = CASES[case]
     spec = change(spec, **changes)
@@ -219,7 +216,7 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.slow
-def test_it_can_be_interrupted_again_and_again(programs: ProgramCache, spec: TrialSpec) -> None:
+def test_it_can_be_interrupted_again_and_again(programs, spec):
     undisturbed = run(programs, dataclasses.replace(spec, checkpoint_file=None))
     positions = [interrupt(programs, spec, epochs=1.5) for _ in range(3)]
     continued = run(programs, spec)
@@ -231,7 +228,7 @@ def test_it_can_be_interrupted_again_and_again(programs: ProgramCache, spec: Tri
 
 
 KILLED = """
-import pickle, sys
+import pickle, signal, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[3])
@@ -245,9 +242,8 @@ from tfbatch.training.workload import Workload
 class Say(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         print(int(self.model.optimizer.iterations), flush=True)
-        if sys.argv[4] == "slowly":
-            import time
-            time.sleep(0.2)
+        if int(self.model.optimizer.iterations) > int(sys.argv[4]):
+            signal.pause()
 
 data = load_data("digits", records_dir=Path(sys.argv[2]))
 spec = test_checkpoint.kept_in(Path(sys.argv[1]))
@@ -260,16 +256,14 @@ print(outcome.metrics)
 
 
 @pytest.mark.slow
-def test_a_killed_training_ends_as_an_undisturbed_one(
-    programs: ProgramCache, tmp_path: Path, records_dir: Path
-) -> None:
+def test_a_killed_training_ends_as_an_undisturbed_one(programs, tmp_path, records_dir):
     """SIGKILL in the middle of the third epoch, and a new process."""
     spec = kept_in(tmp_path)
     steps = programs.workload.derive(spec.configuration, spec.total_examples).steps_per_epoch
     child = subprocess.Popen(
         [
             *(sys.executable, "-c", KILLED),
-            *(str(tmp_path), str(records_dir), str(Path(__file__).parent), "slowly"),
+            *(str(tmp_path), str(records_dir), str(Path(__file__).parent), str(2 * steps)),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -293,10 +287,10 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
     assert continued.steps == undisturbed.steps - 2 * steps
 
 
-def test_a_short_training_writes_nothing(programs: ProgramCache, spec: TrialSpec) -> None:
+def test_a_short_training_writes_nothing(programs, spec):
     """Before a minute is over, and at its end."""
     assert spec.checkpoint_file
-    run(programs, spec, seconds=60, stop_requested=after(40))
+    run(programs, spec, seconds=3600, stop_requested=after(40))
     assert not spec.checkpoint_file.exists()
     one_epoch = dataclasses.replace(spec, total_examples=1085)
     seen: list[bool] = []
@@ -313,9 +307,7 @@ OTHERS: dict[str, Callable[[TrialSpec], TrialSpec]] = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_another_trainings_checkpoint_is_not_used(
-    programs: ProgramCache, spec: TrialSpec, what: str
-) -> None:
+def test_another_trainings_checkpoint_is_not_used(programs, spec, what):
     other = OTHERS[what](spec)
     assert interrupt(programs, other).epochs == 2
     fresh = run(programs, dataclasses.replace(SPEC, checkpoint_file=None))
@@ -323,7 +315,7 @@ def test_another_trainings_checkpoint_is_not_used(
     assert_same(run(programs, spec), fresh)
 
 
-def small_checkpoint(path: Path) -> tuple[CheckpointFile, Any]:
+def small_checkpoint(path):
     """A checkpoint of a model of a few numbers."""
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
@@ -334,7 +326,7 @@ def small_checkpoint(path: Path) -> tuple[CheckpointFile, Any]:
     return file, model
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_what_was_written_is_read(tmp_path):
     file, model = small_checkpoint(tmp_path / "a" / "b.npz")
     expected = [v.numpy() for v in state(model)]
     for variable in state(model):
@@ -348,7 +340,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(variable, value)
 
 
-def test_a_checkpoint_with_any_damage_is_used_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_checkpoint_with_any_damage_is_used_whole_or_not_at_all(tmp_path):
     """Every byte is damaged once: most damages are in a variable, a few in the ZIP's own fields."""
     file, model = small_checkpoint(tmp_path / "a.npz")
     whole = file.path.read_bytes()
@@ -375,7 +367,7 @@ def test_a_checkpoint_with_any_damage_is_used_whole_or_not_at_all(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
-def test_a_file_that_is_no_checkpoint_is_not_used(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_checkpoint_is_not_used(tmp_path, content):
     path = tmp_path / "a.npz"
     path.write_bytes(content)
 
@@ -386,7 +378,7 @@ def test_a_file_that_is_no_checkpoint_is_not_used(tmp_path: Path, content: bytes
 @pytest.mark.parametrize(
     "change", [{"schema": 99}, {"identity": "other"}, {"unknown": 1}, {"schema": None}, None]
 )
-def test_a_checkpoint_of_another_version_is_not_used(tmp_path: Path, change: Any) -> None:
+def test_a_checkpoint_of_another_version_is_not_used(tmp_path, change):
     file, _ = small_checkpoint(tmp_path / "a.npz")
     with np.load(file.path) as archive:
         arrays = dict(archive)
@@ -399,9 +391,7 @@ def test_a_checkpoint_of_another_version_is_not_used(tmp_path: Path, change: Any
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut"])
-def test_a_training_with_a_damaged_checkpoint_begins_anew(
-    programs: ProgramCache, spec: TrialSpec, damage: str
-) -> None:
+def test_a_training_with_a_damaged_checkpoint_begins_anew(programs, spec, damage):
     assert spec.checkpoint_file
     interrupt(programs, spec)
     content = bytearray(spec.checkpoint_file.read_bytes())
@@ -415,7 +405,7 @@ def test_a_training_with_a_damaged_checkpoint_begins_anew(
 
 
 @contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
+def file_size_limit(size):
     """What a file may grow to; Python ignores the signal and gets an OSError.
 
     Not a fixture: the test run itself writes its progress to a file, before a fixture ends.
@@ -429,7 +419,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, share: float) -> None:
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, share):
     file, model = small_checkpoint(tmp_path / "a.npz")
     whole = file.path.read_bytes()
     with (
@@ -444,12 +434,12 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path: Path, share: float)
 
 
 def test_a_disk_that_fills_during_a_training_ends_the_run_and_nothing_is_lost(
-    programs: ProgramCache, spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    programs, spec, monkeypatch
+):
     """The third checkpoint finds no room; with room the training goes on from the second."""
     write, written = np.savez, []
 
-    def full(file: Any, **arrays: Any) -> None:
+    def full(file, **arrays):
         written.append(file)
         if len(written) == 3:
             file.write(b"half of it")
@@ -468,14 +458,12 @@ def test_a_disk_that_fills_during_a_training_ends_the_run_and_nothing_is_lost(
     assert continued.steps == fresh.steps - 2 * steps
 
 
-def test_disk_use_is_two_files_of_the_states_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_use_is_two_files_of_the_states_size(tmp_path, monkeypatch):
     file, model = small_checkpoint(tmp_path / "a.npz")
     used: list[list[int]] = []
     fsync = os.fsync
 
-    def note(descriptor: int) -> None:
+    def note(descriptor):
         used.append([p.stat().st_size for p in tmp_path.iterdir()])
         fsync(descriptor)
 
@@ -490,21 +478,17 @@ def test_disk_use_is_two_files_of_the_states_size(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_a_kill_left_of_a_checkpoint_is_removed_with_it(
-    programs: ProgramCache, spec: TrialSpec
-) -> None:
+def test_what_a_kill_left_of_a_checkpoint_is_removed_with_it(programs, spec):
     assert spec.checkpoint_file
     interrupt(programs, spec)
     partial = spec.checkpoint_file.with_name(f"partial-{spec.checkpoint_file.name}")
     partial.write_bytes(b"half of it")
-    run(programs, spec, seconds=60)
+    run(programs, spec, seconds=3600)
 
     assert [p.name for p in partial.parent.iterdir()] == ["search-0001.weights.h5"]
 
 
-def test_divergence_is_still_told_by_the_first_loss(
-    programs: ProgramCache, spec: TrialSpec
-) -> None:
+def test_divergence_is_still_told_by_the_first_loss(programs, spec):
     """It is the first batch's loss of the whole training, not of its rest."""
     position = interrupt(programs, spec)
     assert position.first_loss is not None
@@ -514,7 +498,7 @@ def test_divergence_is_still_told_by_the_first_loss(
     with pytest.MonkeyPatch.context() as patch:
 
         class Noted(DivergenceGuard):
-            def on_train_begin(self, logs: Any = None) -> None:
+            def on_train_begin(self, logs=None):
                 super().on_train_begin(logs)
                 guards.append(self)
 
@@ -523,7 +507,7 @@ def test_divergence_is_still_told_by_the_first_loss(
     assert guards[0].first_loss == position.first_loss
 
 
-def test_a_checkpoint_waits_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_waits_its_time(tmp_path, monkeypatch):
     """Counted from the last one's end, so that a slow disk is not always written to."""
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])

@@ -10,11 +10,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import keras_tuner
 import pytest
 from keras_tuner.engine.trial import Trial
+from processes import HANG_SECONDS
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -45,34 +45,34 @@ class Hands:
 
     now = 100.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now
 
 
 @pytest.fixture
-def hands() -> Hands:
+def hands():
     return Hands()
 
 
 @pytest.fixture
-def board(hands: Hands) -> Board:
+def board(hands):
     return Board({"model": "m"}, now=hands)
 
 
-def take(board: Board, worker: str = "a") -> Any:
+def take(board, worker="a"):
     board.create_trial(worker)
     board.post(worker, SPEC)
     return board.create_trial(worker)
 
 
-def report(board: Board, worker: str = "a", outcome: Outcome = OUTCOME) -> None:
+def report(board, worker="a", outcome=OUTCOME):
     hyperparameters = keras_tuner.HyperParameters()
     hyperparameters.Fixed(chief.OUTCOME, chief.outcome_to_json(outcome))
     trial = Trial(hyperparameters, trial_id=worker, status="COMPLETED")
     board.end_trial(Trial.from_proto(trial.to_proto()))
 
 
-def test_a_trial_travels_without_its_paths_and_its_outcome_comes_back_whole(board: Board) -> None:
+def test_a_trial_travels_without_its_paths_and_its_outcome_comes_back_whole(board):
     trial = Trial.from_proto(take(board).to_proto())  # as through gRPC
     assert trial.status == "RUNNING"
     received = chief.spec_from_json(trial.hyperparameters.values[chief.SPEC])
@@ -86,12 +86,12 @@ def test_a_trial_travels_without_its_paths_and_its_outcome_comes_back_whole(boar
     assert board.ended() == []
 
 
-def test_what_the_job_is_can_be_asked(board: Board) -> None:
+def test_what_the_job_is_can_be_asked(board):
     space = keras_tuner.HyperParameters.from_proto(board.get_space().to_proto())
     assert json.loads(space.values[chief.JOB]) == {"model": "m"}
 
 
-def test_only_workers_that_ask_and_have_nothing_to_do_are_free(board: Board, hands: Hands) -> None:
+def test_only_workers_that_ask_and_have_nothing_to_do_are_free(board, hands):
     assert board.free() == []
     assert board.create_trial("a").status == "IDLE"
     assert board.create_trial("b").status == "IDLE"
@@ -107,9 +107,7 @@ def test_only_workers_that_ask_and_have_nothing_to_do_are_free(board: Board, han
     assert board.free() == ["a"]
 
 
-def test_a_silent_worker_costs_its_trial_and_what_it_says_later_does_not_count(
-    board: Board, hands: Hands
-) -> None:
+def test_a_silent_worker_costs_its_trial_and_what_it_says_later_does_not_count(board, hands):
     take(board, "a")
     take(board, "b")
     hands.now += 59
@@ -124,7 +122,7 @@ def test_a_silent_worker_costs_its_trial_and_what_it_says_later_does_not_count(
     assert board.update_trial("b", {}).status == "RUNNING"
 
 
-def test_a_trial_that_was_never_taken_is_not_waited_for(board: Board, hands: Hands) -> None:
+def test_a_trial_that_was_never_taken_is_not_waited_for(board, hands):
     board.create_trial("a")
     board.post("a", SPEC)
     hands.now += 59
@@ -133,7 +131,7 @@ def test_a_trial_that_was_never_taken_is_not_waited_for(board: Board, hands: Han
     assert [outcome.status for _, outcome in board.ended()] == ["killed"]
 
 
-def test_what_is_taken_back_is_told_to_its_workers(board: Board) -> None:
+def test_what_is_taken_back_is_told_to_its_workers(board):
     take(board, "a")
     assert board.abandon() == [SPEC]
     assert board.update_trial("a", {}).status == "STOPPED"
@@ -143,12 +141,12 @@ def test_what_is_taken_back_is_told_to_its_workers(board: Board) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "host", "host:", ":80", "host:port", "h:0", "h:65536"])
-def test_an_address_of_another_form_is_refused(address: str) -> None:
+def test_an_address_of_another_form_is_refused(address):
     with pytest.raises(InputError, match=r"`--join` must be HOST:PORT"):
         parse_address(address, flag="--join")
 
 
-def test_an_address_in_use_is_refused_at_once(board: Board) -> None:
+def test_an_address_in_use_is_refused_at_once(board):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InputError, match="cannot be listened on"):
@@ -156,12 +154,12 @@ def test_an_address_in_use_is_refused_at_once(board: Board) -> None:
 
 
 @pytest.mark.slow
-def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path: Path) -> None:
+def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     run_dir = tmp_path / "run"
 
-    def start(name: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(name, *arguments):
         return subprocess.Popen(
             [sys.executable, "-u", "-m", "tfbatch.tune", "--workers=1", *arguments],
             stdout=subprocess.PIPE,
@@ -176,8 +174,8 @@ def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path: 
         f"--run_dir={run_dir}",
         *("--search=quick", "--max_trials=24", "--trial_length=8 epochs"),
     )
-    told, _ = leader.communicate(timeout=300)
-    heard = [process.communicate(timeout=60)[0] for process in joined]
+    told, _ = leader.communicate(timeout=HANG_SECONDS)
+    heard = [process.communicate(timeout=HANG_SECONDS)[0] for process in joined]
 
     assert leader.returncode == 0, told
     rows = [json.loads(line) for line in (run_dir / "trials.jsonl").read_text().splitlines()]

@@ -12,14 +12,14 @@ from tfbatch.search.clock import CONFIRMATION_SHARE, FINISHING_SECONDS, SearchCl
 class Hands:
     """A monotonic clock that stands still until it is turned."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.time = 1000.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.time
 
 
-def test_without_a_limit_there_is_always_time() -> None:
+def test_without_a_limit_there_is_always_time():
     hands = Hands()
     clock = SearchClock(None, now=hands)
     hands.time += 1e9
@@ -31,7 +31,7 @@ def test_without_a_limit_there_is_always_time() -> None:
     assert clock.confirmation_reserve(1000.0) == 0.0
 
 
-def test_time_runs_down_from_the_limit() -> None:
+def test_time_runs_down_from_the_limit():
     hands = Hands()
     clock = SearchClock(2.0, now=hands)
     assert (clock.elapsed, clock.left) == (0.0, 120.0)
@@ -40,13 +40,13 @@ def test_time_runs_down_from_the_limit() -> None:
     assert (clock.elapsed, clock.left) == (50.0, 70.0)
 
 
-def test_time_of_earlier_sessions_counts() -> None:
+def test_time_of_earlier_sessions_counts():
     clock = SearchClock(2.0, spent_seconds=100.0, now=Hands())
 
     assert (clock.elapsed, clock.left) == (100.0, 20.0)
 
 
-def test_a_limit_expires_while_there_is_still_time_to_finish() -> None:
+def test_a_limit_expires_while_there_is_still_time_to_finish():
     hands = Hands()
     clock = SearchClock(1.0, now=hands)
 
@@ -56,7 +56,7 @@ def test_a_limit_expires_while_there_is_still_time_to_finish() -> None:
     assert clock.expired()
 
 
-def test_only_what_ends_before_the_reserve_and_the_finish_fits() -> None:
+def test_only_what_ends_before_the_reserve_and_the_finish_fits():
     clock = SearchClock(1.0, now=Hands())
     free = 60 - FINISHING_SECONDS
 
@@ -66,7 +66,7 @@ def test_only_what_ends_before_the_reserve_and_the_finish_fits() -> None:
     assert not clock.fits(free - 20, reserve=20.001)
 
 
-def test_a_long_finish_keeps_more_time() -> None:
+def test_a_long_finish_keeps_more_time():
     hands = Hands()
     clock = SearchClock(1.0, finishing_seconds=20.0, now=hands)
 
@@ -81,5 +81,5 @@ def test_a_long_finish_keeps_more_time() -> None:
     [(0.0, 0.0), (120.0, 120.0), (1e6, CONFIRMATION_SHARE * 600)],
     ids=["nothing to verify", "what it takes", "at most a share"],
 )
-def test_verification_keeps_the_time_that_it_will_take(seconds: float, reserve: float) -> None:
+def test_verification_keeps_the_time_that_it_will_take(seconds, reserve):
     assert SearchClock(10.0, now=Hands()).confirmation_reserve(seconds) == reserve

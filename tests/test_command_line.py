@@ -7,11 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import HANG_SECONDS, wait_until
 
 from tfbatch import command_line, errors
 from tfbatch.run_folder.journal import Journal
@@ -36,16 +35,14 @@ sys.meta_path.insert(0, Blocker())
 
 
 @pytest.fixture(scope="module")
-def light(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def light(tmp_path_factory):
     """An environment in which importing TensorFlow ends the process with code 1."""
     folder = tmp_path_factory.mktemp("blocker")
     (folder / "sitecustomize.py").write_text(BLOCKER)
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
-def command(
-    name: str, *arguments: str, cwd: Path, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def command(name, *arguments, cwd, environment=None):
     return subprocess.run(
         [sys.executable, "-m", f"tfbatch.{name}", *arguments],
         cwd=cwd,
@@ -56,7 +53,7 @@ def command(
     )
 
 
-def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
+def refused(done, code=2):
     """Checks that a command ended with one message and nothing else; returns it."""
     assert done.returncode == code, done.stderr or done.stdout
     assert done.stderr.startswith("error: ")
@@ -65,19 +62,19 @@ def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
     return done.stderr
 
 
-def test_the_blocker_blocks(light: dict[str, str], tmp_path: Path) -> None:
+def test_the_blocker_blocks(light, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", "import tensorflow"], env=light, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr.strip()) == (1, "imported tensorflow")
 
 
-def test_every_command_is_known_here() -> None:
+def test_every_command_is_known_here():
     assert {"prepare", "train", "tune"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_shown_without_tensorflow(name: str, light: dict[str, str], tmp_path: Path) -> None:
+def test_help_is_shown_without_tensorflow(name, light, tmp_path):
     done = command(name, "--help", cwd=tmp_path, environment=light)
 
     assert done.returncode == 0, done.stderr
@@ -90,9 +87,7 @@ def test_help_is_shown_without_tensorflow(name: str, light: dict[str, str], tmp_
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_unknown_flag_is_refused_with_the_closest_one(
-    name: str, light: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_unknown_flag_is_refused_with_the_closest_one(name, light, tmp_path):
     flag = "run-dir" if name == "export" else "records-dir"
     done = command(name, f"--{flag}r=x", cwd=tmp_path, environment=light)
 
@@ -175,7 +170,7 @@ print(json.dumps(ends))
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     (folder / "file").touch()
     (folder / "foreign").mkdir()
@@ -188,7 +183,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ends(place: Path, light: dict[str, str]) -> dict[str, subprocess.CompletedProcess[str]]:
+def ends(place, light):
     """How each command of REFUSED ends: processes of their own, forked from one to save imports."""
     commands = {case: [name, *arguments] for case, (name, arguments, _) in REFUSED.items()}
     before = sorted(place.rglob("*"))
@@ -209,14 +204,12 @@ def ends(place: Path, light: dict[str, str]) -> dict[str, subprocess.CompletedPr
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_used_is_one_message_without_tensorflow(
-    case: str, ends: dict[str, subprocess.CompletedProcess[str]]
-) -> None:
+def test_what_cannot_be_used_is_one_message_without_tensorflow(case, ends):
     assert REFUSED[case][2] in refused(ends[case])
     assert ends[case].stdout == ""
 
 
-def test_what_only_the_data_can_tell_is_one_message_too(tmp_path: Path) -> None:
+def test_what_only_the_data_can_tell_is_one_message_too(tmp_path):
     """The batch size is known to be too large when the records have been read."""
     done = command("tune", "--batch-sizes=32,2000", "--run-dir", "run", cwd=tmp_path)
 
@@ -237,13 +230,8 @@ def test_what_only_the_data_can_tell_is_one_message_too(tmp_path: Path) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_an_error_becomes_its_message_and_its_code(
-    error: Exception,
-    code: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def main(arguments: list[str]) -> int:
+def test_an_error_becomes_its_message_and_its_code(error, code, monkeypatch, capsys):
+    def main(arguments):
         raise error
 
     codes: list[int] = []
@@ -255,9 +243,7 @@ def test_an_error_becomes_its_message_and_its_code(
     assert f"  {code}    " in command_line.EXIT_CODES
 
 
-def test_a_bug_shows_its_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bug_shows_its_traceback(monkeypatch, capsys):
     codes: list[int] = []
     monkeypatch.setattr(command_line.os, "_exit", codes.append)
     command_line.run_command(lambda arguments: 1 // 0)
@@ -267,7 +253,7 @@ def test_a_bug_shows_its_traceback(
 
 
 @pytest.fixture(scope="module")
-def long_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_search(tmp_path_factory):
     """A folder with a model of no depth and a search that would take hours."""
     folder = tmp_path_factory.mktemp("long")
     (folder / "flat.py").write_text(
@@ -279,7 +265,7 @@ def long_search(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path, run_dir: Path, *more: str) -> subprocess.Popen[str]:
+def start(folder, run_dir, *more):
     return subprocess.Popen(
         [
             *(sys.executable, "-u", "-m", "tfbatch.tune", "--model=flat:build", "--search=quick"),
@@ -292,33 +278,22 @@ def start(folder: Path, run_dir: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while not true():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
 )
-def test_a_signal_ends_a_run_with_the_best_answer_so_far(
-    long_search: Path, tmp_path: Path, number: int, code: int
-) -> None:
+def test_a_signal_ends_a_run_with_the_best_answer_so_far(long_search, tmp_path, number, code):
     run_dir = tmp_path / "run"
     journal = run_dir / "trials.jsonl"
     process = start(long_search, run_dir)
-    wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, process)
-    time.sleep(0.3)  # into the next trial
+    wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, process=process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG_SECONDS)
 
     assert process.returncode == code, err
     assert "Stopping after this batch" in err
     assert "Traceback" not in out + err
     rows = Journal(journal).rows
-    assert 2 <= len(rows) < 8
+    assert 2 <= len(rows) < 900, "it did not run to its end"
     content = json.loads((run_dir / "recommendation.json").read_text())
     best = min(rows, key=lambda row: row["score"])
     assert content["status"] == "interrupted"
@@ -332,14 +307,12 @@ def test_a_signal_ends_a_run_with_the_best_answer_so_far(
     assert "python -m tfbatch.train --config=" in out
 
 
-def test_a_signal_before_the_first_trial_ends_says_that_there_is_no_answer(
-    long_search: Path, tmp_path: Path
-) -> None:
+def test_a_signal_before_the_first_trial_ends_says_that_there_is_no_answer(long_search, tmp_path):
     run_dir = tmp_path / "run"
     process = start(long_search, run_dir, "--trial-length=1000 epochs")
-    wait_for(lambda: (run_dir / "config.json").exists(), process)
+    wait_until((run_dir / "config.json").exists, process=process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANG_SECONDS)
 
     assert process.returncode == 143, err
     assert "there is no answer yet" in err

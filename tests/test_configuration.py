@@ -42,7 +42,7 @@ EACH = pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CON
 
 
 @EACH
-def test_flat_rows_hold_everything(configuration: Configuration) -> None:
+def test_flat_rows_hold_everything(configuration):
     row = json.loads(json.dumps({"trial": "x", **configuration.flat(), "steps": 5, "message": ""}))
 
     assert Configuration.from_flat(row) == configuration
@@ -50,13 +50,13 @@ def test_flat_rows_hold_everything(configuration: Configuration) -> None:
 
 
 @EACH
-def test_a_dump_holds_everything(configuration: Configuration) -> None:
+def test_a_dump_holds_everything(configuration):
     dumped = json.loads(json.dumps(configuration.model_dump(mode="json")))
 
     assert Configuration.model_validate(dumped) == configuration
 
 
-def test_parameters_of_other_trials_in_a_table_are_ignored() -> None:
+def test_parameters_of_other_trials_in_a_table_are_ignored():
     """In a table of trials an empty cell is None."""
     one, other = CONFIGURATIONS["defaults"], CONFIGURATIONS["everything"]
     table = pd.DataFrame([one.flat(), other.flat()]).astype(object)
@@ -65,7 +65,7 @@ def test_parameters_of_other_trials_in_a_table_are_ignored() -> None:
     assert [Configuration.from_flat(row) for row in rows] == [one, other]
 
 
-def test_flat_names_say_whose_parameter_it_is() -> None:
+def test_flat_names_say_whose_parameter_it_is():
     flat = CONFIGURATIONS["everything"].flat()
 
     assert flat["schedule"] == "wsd"
@@ -75,7 +75,7 @@ def test_flat_names_say_whose_parameter_it_is() -> None:
     assert flat["learning_rate_octaves"] == -0.5
 
 
-def test_equal_configurations_and_no_others_have_the_same_identity() -> None:
+def test_equal_configurations_and_no_others_have_the_same_identity():
     everything = CONFIGURATIONS["everything"]
     changes: list[dict[str, Any]] = [
         {},
@@ -118,14 +118,14 @@ def test_equal_configurations_and_no_others_have_the_same_identity() -> None:
     ],
     ids=str,
 )
-def test_a_value_out_of_range_is_refused(change: dict[str, Any]) -> None:
+def test_a_value_out_of_range_is_refused(change):
     data = CONFIGURATIONS["defaults"].model_dump() | change
 
     with pytest.raises(pydantic.ValidationError, match=next(iter(change))):
         Configuration.model_validate(data)
 
 
-def test_a_rule_without_parameters_is_its_name_alone() -> None:
+def test_a_rule_without_parameters_is_its_name_alone():
     """As it was before rules had any: old rows and files are read, and keep their identity."""
     short = Configuration(batch_size=1, base_learning_rate=0.1, scaling_rule="square_root")
 
@@ -136,7 +136,7 @@ def test_a_rule_without_parameters_is_its_name_alone() -> None:
     assert written.flat()["scaling_rule_alpha"] == 0.7
 
 
-def test_a_row_of_before_there_were_rules_has_the_default() -> None:
+def test_a_row_of_before_there_were_rules_has_the_default():
     row = CONFIGURATIONS["defaults"].flat()
     del row["scaling_rule"]
 
@@ -144,7 +144,7 @@ def test_a_row_of_before_there_were_rules_has_the_default() -> None:
 
 
 @pytest.mark.parametrize("key", ["batch_size", "base_learning_rate", "schedule", "optimizer"])
-def test_a_row_without_a_key_is_refused_by_its_name(key: str) -> None:
+def test_a_row_without_a_key_is_refused_by_its_name(key):
     row = CONFIGURATIONS["defaults"].flat()
     del row[key]
 
@@ -152,6 +152,6 @@ def test_a_row_without_a_key_is_refused_by_its_name(key: str) -> None:
         Configuration.from_flat(row)
 
 
-def test_a_configuration_cannot_be_changed() -> None:
+def test_a_configuration_cannot_be_changed():
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         CONFIGURATIONS["defaults"].batch_size = 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from search_fixtures import (
     ACCURACY,
@@ -26,12 +24,11 @@ from tfbatch.search.confirmation import (
     trial_name,
     verified_groups,
 )
-from tfbatch.search.trial_book import InterruptedTrialError, Planned, TrialBook
+from tfbatch.search.trial_book import InterruptedTrialError, Planned
 from tfbatch.seeds import derive_seed
-from tfbatch.training.outcome import Outcome, TrialSpec
 
 
-def configuration(batch_size: int, rate: float = 0.1) -> Configuration:
+def configuration(batch_size, rate=0.1):
     return Configuration(batch_size=batch_size, base_learning_rate=rate)
 
 
@@ -46,7 +43,7 @@ SEARCHED = [
 ]
 
 
-def search(book: TrialBook, *sizes: int) -> None:
+def search(book, *sizes):
     """The baseline, and one trial of the search for each batch size."""
     book.run(Planned("baseline", "baseline", 1, BASELINE))
     for number, size in enumerate(sizes, start=1):
@@ -54,9 +51,7 @@ def search(book: TrialBook, *sizes: int) -> None:
         book.run(Planned(name, "search", number, configuration(size)))
 
 
-def verify(
-    book: TrialBook, *, rounds: int = 3, stop: bool = False, seconds: float | None = None
-) -> None:
+def verify(book, *, rounds=3, stop=False, seconds=None):
     run_rounds(
         choose_candidates(book.trials, objective=LOSS, batch_sizes=3),
         rounds=rounds,
@@ -67,17 +62,17 @@ def verify(
     )
 
 
-def groups(book: TrialBook) -> dict[str, int]:
+def groups(book):
     """Number of verification trials by the key of the configuration."""
     found = verified_groups(book, objective=LOSS, batch_sizes=3)
     return {key: len(trials) for key, trials in found.items()}
 
 
-def verifications(trainer: Trainer) -> list[TrialSpec]:
+def verifications(trainer):
     return [spec for spec in trainer.ran if spec.phase == "confirmation"]
 
 
-def test_the_best_of_each_of_the_best_batch_sizes_and_the_baseline_are_verified() -> None:
+def test_the_best_of_each_of_the_best_batch_sizes_and_the_baseline_are_verified():
     chosen = choose_candidates(SEARCHED, objective=LOSS, batch_sizes=3)
 
     assert [c.key for c in chosen] == ["search-0003", "search-0002", "search-0004", "baseline"]
@@ -85,20 +80,20 @@ def test_the_best_of_each_of_the_best_batch_sizes_and_the_baseline_are_verified(
     assert {c.seconds for c in chosen} == {2.0}
 
 
-def test_larger_is_better_where_the_objective_says_so() -> None:
+def test_larger_is_better_where_the_objective_says_so():
     chosen = choose_candidates(SEARCHED, objective=ACCURACY, batch_sizes=2)
 
     assert [c.key for c in chosen] == ["baseline", "search-0004"]
 
 
-def test_the_baseline_is_verified_once_also_when_it_is_among_the_best() -> None:
+def test_the_baseline_is_verified_once_also_when_it_is_among_the_best():
     trials = [finished("baseline", BASELINE, loss=0.2, phase="baseline"), *SEARCHED[1:]]
     chosen = choose_candidates(trials, objective=LOSS, batch_sizes=2)
 
     assert [c.key for c in chosen] == ["baseline", "search-0003"]
 
 
-def test_a_baseline_without_a_score_is_not_verified() -> None:
+def test_a_baseline_without_a_score_is_not_verified():
     failed = finished("baseline", BASELINE, phase="baseline", status="error")
     chosen = choose_candidates([failed, *SEARCHED[1:3]], objective=LOSS, batch_sizes=3)
 
@@ -106,7 +101,7 @@ def test_a_baseline_without_a_score_is_not_verified() -> None:
     assert choose_candidates([failed], objective=LOSS, batch_sizes=3) == []
 
 
-def test_what_was_verified_does_not_change_who_is_verified() -> None:
+def test_what_was_verified_does_not_change_who_is_verified():
     lucky = finished("confirm-x-1", configuration(128), loss=0.01, phase="confirmation")
 
     assert choose_candidates([*SEARCHED, lucky], objective=LOSS, batch_sizes=3) == (
@@ -114,7 +109,7 @@ def test_what_was_verified_does_not_change_who_is_verified() -> None:
     )
 
 
-def test_all_candidates_of_a_round_have_the_same_fresh_seed(tmp_path: Path) -> None:
+def test_all_candidates_of_a_round_have_the_same_fresh_seed(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
@@ -129,7 +124,7 @@ def test_all_candidates_of_a_round_have_the_same_fresh_seed(tmp_path: Path) -> N
     assert not set.union(*seeds) & (searched | {derive_seed(7, "baseline"), 7})
 
 
-def test_no_candidate_is_always_first(tmp_path: Path) -> None:
+def test_no_candidate_is_always_first(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
@@ -141,7 +136,7 @@ def test_no_candidate_is_always_first(tmp_path: Path) -> None:
     assert len({sizes[0], sizes[3], sizes[6]}) == 3
 
 
-def test_a_name_depends_on_configuration_and_round_only() -> None:
+def test_a_name_depends_on_configuration_and_round_only():
     names = {
         trial_name(configuration(16), 1),
         trial_name(configuration(16), 1),
@@ -152,7 +147,7 @@ def test_a_name_depends_on_configuration_and_round_only() -> None:
     assert len(names) == 3
 
 
-def test_an_interrupted_verification_is_continued_and_nothing_is_run_twice(tmp_path: Path) -> None:
+def test_an_interrupted_verification_is_continued_and_nothing_is_run_twice(tmp_path):
     uninterrupted = Trainer()
     with open_folder(tmp_path / "a") as folder:
         book = make_book(folder, uninterrupted)
@@ -174,7 +169,7 @@ def test_an_interrupted_verification_is_continued_and_nothing_is_run_twice(tmp_p
     assert [spec.trial for spec in trainer.ran] == [*names[:8], *names[7:]]
 
 
-def test_more_seeds_add_rounds(tmp_path: Path) -> None:
+def test_more_seeds_add_rounds(tmp_path):
     trainer = Trainer()
     for rounds, count in ((1, 2), (1, 2), (3, 6)):
         with open_folder(tmp_path) as folder:
@@ -184,7 +179,7 @@ def test_more_seeds_add_rounds(tmp_path: Path) -> None:
         assert len(verifications(trainer)) == count
 
 
-def test_a_round_is_begun_only_if_it_fits_as_a_whole(tmp_path: Path) -> None:
+def test_a_round_is_begun_only_if_it_fits_as_a_whole(tmp_path):
     """Each of the three candidates took 2 seconds."""
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
@@ -196,7 +191,7 @@ def test_a_round_is_begun_only_if_it_fits_as_a_whole(tmp_path: Path) -> None:
         assert len(verifications(trainer)) == 9
 
 
-def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path: Path) -> None:
+def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
@@ -212,7 +207,7 @@ def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path: Path) -> None
         assert len(book.trials) - before == left
 
 
-def test_no_round_is_begun_when_a_stop_is_asked_for(tmp_path: Path) -> None:
+def test_no_round_is_begun_when_a_stop_is_asked_for(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
@@ -221,7 +216,7 @@ def test_no_round_is_begun_when_a_stop_is_asked_for(tmp_path: Path) -> None:
     assert verifications(trainer) == []
 
 
-def test_only_whole_rounds_count(tmp_path: Path) -> None:
+def test_only_whole_rounds_count(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
@@ -237,7 +232,7 @@ def test_only_whole_rounds_count(tmp_path: Path) -> None:
         assert groups(book) == {"baseline": 2, "search-0001": 2, "search-0002": 2}
 
 
-def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path: Path) -> None:
+def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path):
     trainer = Trainer(ends={trial_name(configuration(16), 2): "diverged"})
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
@@ -253,9 +248,7 @@ def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path: P
     assert [v.key for v in as_verified(found)] == ["baseline", "search-0002"]
 
 
-def test_what_was_verified_stays_so_while_a_longer_search_has_better_candidates(
-    tmp_path: Path,
-) -> None:
+def test_what_was_verified_stays_so_while_a_longer_search_has_better_candidates(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         book = make_book(folder, trainer)
@@ -276,8 +269,8 @@ def test_what_was_verified_stays_so_while_a_longer_search_has_better_candidates(
         assert set(groups(book).values()) == {1}, "the same seeds for all that are compared"
 
 
-def test_scores_and_training_seconds_are_paired_by_round(tmp_path: Path) -> None:
-    def numbered(spec: TrialSpec) -> Outcome:
+def test_scores_and_training_seconds_are_paired_by_round(tmp_path):
+    def numbered(spec):
         number = int(spec.trial[-1]) if spec.phase == "confirmation" else 1
         return outcome(spec, loss=number / spec.configuration.batch_size, seconds=number)
 

@@ -9,8 +9,7 @@ import pytest
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS, parameters_of, roles_of
-from tfbatch.scaling_rules import SCALING_RULES
-from tfbatch.scaling_rules import parameters_of as parameters_of_rule
+from tfbatch.scaling_rules import SCALING_RULES, rule_parameters
 from tfbatch.schema import Named
 from tfbatch.training.derived import derive
 
@@ -115,7 +114,7 @@ def test_by_its_own_rule_an_optimizer_has_the_numbers_that_its_file_declares(nam
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
 def test_at_the_base_batch_size_every_number_is_as_it_is_written(name, rule):
     numbers = {k: 0.1 for k, v in OPTIMIZERS.load(name).PARAMETERS.items() if type(v) is float}
-    required = dict.fromkeys(parameters_of_rule(rule), 0.75)
+    required = dict.fromkeys(rule_parameters(rule), 0.75)
     if getattr(SCALING_RULES.load(rule), "REQUIRES", "") not in ("", *roles_of(name).values()):
         with pytest.raises(InputError, match=f"{rule} is for optimizers with a second moment"):
             optimizer(32, rule={"name": rule, **required}, name=name, **numbers)

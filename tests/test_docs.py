@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import HANG_SECONDS
 
 import tfbatch
 from tfbatch import layers
@@ -18,7 +19,11 @@ BUILD = Path(__file__).parent.parent / "docs" / "build_reference.py"
 def test_the_reference_is_built_without_warnings(tmp_path):
     pytest.importorskip("pdoc", reason="pdoc is not installed: pip install -e '.[dev]'")
     ended = subprocess.run(
-        [sys.executable, BUILD, tmp_path], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, BUILD, tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     page = (tmp_path / "tfbatch.html").read_text(encoding="utf-8")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from search_fixtures import ACCURACY, LOSS, finished, make_space
 
@@ -15,7 +13,7 @@ SPACE = make_space(  # 0.001 to 1, an octave on either side of 2**-1 and 2**1: 0
 )
 
 
-def trials(losses: dict[float, float], *, batch_size: int = 16, **more: Any) -> list[Any]:
+def trials(losses, *, batch_size=16, **more):
     """Trials of one batch size: the loss of each base learning rate."""
     return [
         finished(
@@ -37,27 +35,27 @@ def trials(losses: dict[float, float], *, batch_size: int = 16, **more: Any) -> 
         (1.9, Edges(high=(16,))),
     ],
 )
-def test_the_outer_tenth_at_either_end_is_an_edge(best: float, expected: Edges) -> None:
+def test_the_outer_tenth_at_either_end_is_an_edge(best, expected):
     found = edges_of(trials({0.05: 3.0, best: 1.0, 0.2: 2.0}), space=SPACE, objective=LOSS)
 
     assert found == expected
 
 
-def test_the_offset_around_the_rule_is_part_of_the_place() -> None:
+def test_the_offset_around_the_rule_is_part_of_the_place():
     at_end = trials({0.6: 1.0, 0.5: 2.0, 0.3: 3.0}, learning_rate_octaves=1.0)
 
     assert edges_of(at_end, space=SPACE, objective=LOSS).high == (16,)
     assert edges_of(trials({0.6: 1.0, 0.5: 2.0, 0.3: 3.0}), space=SPACE, objective=LOSS) == Edges()
 
 
-def test_the_rule_moves_the_range_with_the_batch_size() -> None:
+def test_the_rule_moves_the_range_with_the_batch_size():
     """Four times the base batch size: the learning rate is four times the base one."""
     large = trials({0.05: 1.0, 0.1: 2.0, 0.2: 3.0}, batch_size=64, base_batch_size=16)
 
     assert edges_of(large, space=SPACE, objective=LOSS) == Edges()
 
 
-def test_each_batch_size_is_looked_at_by_itself() -> None:
+def test_each_batch_size_is_looked_at_by_itself():
     found = [
         *trials({0.001: 1.0, 0.01: 2.0, 0.1: 3.0}, batch_size=16),
         *trials({0.01: 1.0, 0.1: 2.0, 0.001: 3.0}, batch_size=32),
@@ -73,11 +71,11 @@ def test_each_batch_size_is_looked_at_by_itself() -> None:
     assert Edges().lines() == []
 
 
-def test_a_few_trials_say_nothing() -> None:
+def test_a_few_trials_say_nothing():
     assert edges_of(trials({0.001: 1.0, 0.01: 2.0}), space=SPACE, objective=LOSS) == Edges()
 
 
-def test_a_diverged_trial_is_not_the_best() -> None:
+def test_a_diverged_trial_is_not_the_best():
     found = trials({0.01: 1.0, 0.1: 2.0, 0.05: 3.0})
     diverged = Configuration(batch_size=16, base_learning_rate=1.9)
     found.append(finished("search-x", diverged, loss=0.0, status="diverged"))
@@ -85,7 +83,7 @@ def test_a_diverged_trial_is_not_the_best() -> None:
     assert edges_of(found, space=SPACE, objective=LOSS) == Edges()
 
 
-def test_one_learning_rate_has_no_edges() -> None:
+def test_one_learning_rate_has_no_edges():
     space = make_space(base_learning_rate=0.1, learning_rate_octaves=0.0)
 
     assert edges_of(trials(dict.fromkeys((0.1, 0.2, 0.3), 1.0)), space=space, objective=LOSS) == (

@@ -97,7 +97,7 @@ def test_rates_from_a_coarse_grid_are_not_known_better_than_its_step():
 
 
 def test_the_grid_interval_covers_rates_that_were_rounded():
-    """Centre of the grid at random, step of one octave, no other noise; 600 repeats."""
+    """Center of the grid at random, step of one octave, no other noise; 600 repeats."""
     random = np.random.default_rng(1)
     covered = 0
     for _ in range(600):

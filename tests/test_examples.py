@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from processes import HANG_SECONDS
 
 from tfbatch.run_folder.journal import Journal
 
@@ -82,7 +83,7 @@ def test_an_example_runs_as_a_script_with_worker_processes(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
 
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from wandb_file import read_offline_run
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.exporters import EXPORTERS, Exported, export_run
+from tfbatch.exporters import EXPORTERS, export_run
 from tfbatch.exporters._curves import read_curves
 from tfbatch.exporters._trial import trial_of
 from tfbatch.run_folder.folder import RunFolder
@@ -50,7 +50,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run_dir(tmp_path, monkeypatch):
     """A run folder with an answer; the working directory is an empty one beside it."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_DIR", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
@@ -71,7 +71,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def export(run_dir: Path, to: str, destination: str | None = None) -> Exported:
+def export(run_dir, to, destination=None):
     """Skips the test where the exporter's package is not installed."""
     try:
         return export_run(run_dir, to=to, destination=destination)
@@ -82,7 +82,7 @@ def export(run_dir: Path, to: str, destination: str | None = None) -> Exported:
 
 
 @pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+def empty_store(tmp_path_factory):
     """Made once: MLflow makes the tables of a new SQLite file step by step, for seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     if not importlib.util.find_spec("mlflow"):
@@ -96,14 +96,14 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 
 
 @pytest.fixture
-def uri(empty_store: Path | None, tmp_path: Path) -> str:
+def uri(empty_store, tmp_path):
     """An MLflow store of the test's own."""
     if empty_store is None:
         pytest.skip("mlflow is not installed")
     return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -113,8 +113,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", EXPORTERS.names())
 def test_an_exporter_writes_every_trial_and_leaves_the_run_folder_as_it_was(
-    name: str, run_dir: Path, empty_store: Path | None
-) -> None:
+    name, run_dir, empty_store
+):
     if empty_store:
         shutil.copy(empty_store, Path.cwd())  # MLflow's default
     before = contents(run_dir)
@@ -130,9 +130,7 @@ def test_an_exporter_writes_every_trial_and_leaves_the_run_folder_as_it_was(
 
 
 @pytest.mark.parametrize("name", EXPORTERS.names())
-def test_an_exporter_takes_a_run_without_an_answer_and_with_a_torn_line(
-    name: str, run_dir: Path, empty_store: Path | None
-) -> None:
+def test_an_exporter_takes_a_run_without_an_answer_and_with_a_torn_line(name, run_dir, empty_store):
     if empty_store:
         shutil.copy(empty_store, Path.cwd())  # MLflow's default
     (run_dir / "recommendation.json").unlink()
@@ -145,7 +143,7 @@ def test_an_exporter_takes_a_run_without_an_answer_and_with_a_torn_line(
     assert contents(run_dir) == before
 
 
-def test_csv_is_written_where_it_is_asked_for(run_dir: Path, tmp_path: Path) -> None:
+def test_csv_is_written_where_it_is_asked_for(run_dir, tmp_path):
     export_run(run_dir, to="csv", destination=tmp_path / "here.csv")
     export_run(run_dir, to="csv")
 
@@ -158,7 +156,7 @@ def test_csv_is_written_where_it_is_asked_for(run_dir: Path, tmp_path: Path) -> 
 class Mlflow:
     """What a store holds of the fixture's run."""
 
-    def __init__(self, uri: str):
+    def __init__(self, uri):
         import mlflow
 
         self.client = mlflow.MlflowClient(tracking_uri=uri)
@@ -167,12 +165,12 @@ class Mlflow:
         self.runs = {run.info.run_name: run for run in runs}
         self.count = len(runs)
 
-    def history(self, run: str, metric: str) -> list[tuple[int, float]]:
+    def history(self, run, metric):
         found = self.client.get_metric_history(self.runs[run].info.run_id, metric)
         return sorted((point.step, point.value) for point in found)
 
 
-def test_mlflow_has_a_nested_run_for_each_trial(run_dir: Path, uri: str) -> None:
+def test_mlflow_has_a_nested_run_for_each_trial(run_dir, uri):
     export(run_dir, "mlflow", uri)
     store = Mlflow(uri)
     search, trial = store.runs["my-run"], store.runs["search-0001"]
@@ -201,7 +199,7 @@ def test_mlflow_has_a_nested_run_for_each_trial(run_dir: Path, uri: str) -> None
     assert {"recommendation.json", "best.yaml"} <= artifacts
 
 
-def test_mlflow_shows_what_failed_as_what_it_is(run_dir: Path, uri: str) -> None:
+def test_mlflow_shows_what_failed_as_what_it_is(run_dir, uri):
     export(run_dir, "mlflow", uri)
     diverged, failed = (Mlflow(uri).runs[f"search-000{n}"] for n in (2, 3))
 
@@ -215,9 +213,7 @@ def test_mlflow_shows_what_failed_as_what_it_is(run_dir: Path, uri: str) -> None
     assert "score" not in failed.data.metrics
 
 
-def test_mlflow_keeps_infinity_in_a_file_store(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mlflow_keeps_infinity_in_a_file_store(run_dir, tmp_path, monkeypatch):
     uri = f"file:{tmp_path}/mlruns"
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     for expected in (4, 0):
@@ -228,9 +224,7 @@ def test_mlflow_keeps_infinity_in_a_file_store(
     assert math.isnan(metrics["val_loss"])
 
 
-def test_mlflow_adds_what_is_new_and_mends_what_was_cut_off(
-    run_dir: Path, uri: str, tmp_path: Path
-) -> None:
+def test_mlflow_adds_what_is_new_and_mends_what_was_cut_off(run_dir, uri, tmp_path):
     export(run_dir, "mlflow", uri)
     store = Mlflow(uri)
     store.client.update_run(store.runs["search-0001"].info.run_id, status="RUNNING")
@@ -252,9 +246,7 @@ def test_mlflow_adds_what_is_new_and_mends_what_was_cut_off(
     assert now.runs["search-0001"].info.run_id != store.runs["search-0001"].info.run_id
 
 
-def test_mlflow_keeps_two_runs_of_equal_settings_apart(
-    run_dir: Path, uri: str, tmp_path: Path
-) -> None:
+def test_mlflow_keeps_two_runs_of_equal_settings_apart(run_dir, uri, tmp_path):
     other = tmp_path / "other"
     with RunFolder(other, identity=IDENTITY, budget={}) as folder:
         folder.journal.append(ROWS[0] | {"finished_at": "2026-01-02T00:00:00+00:00"})
@@ -264,15 +256,13 @@ def test_mlflow_keeps_two_runs_of_equal_settings_apart(
     assert Mlflow(uri).count == 7
 
 
-def test_mlflow_says_why_a_store_cannot_be_used(run_dir: Path) -> None:
+def test_mlflow_says_why_a_store_cannot_be_used(run_dir):
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     with pytest.raises(InputError, match=r"MLflow cannot write to nonsense://x: .+"):
         export_run(run_dir, to="mlflow", destination="nonsense://x")
 
 
-def test_wandb_writes_one_offline_run_for_each_trial(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_writes_one_offline_run_for_each_trial(run_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")  # the exporter stays offline all the same
     target = Path(export(run_dir, "wandb", str(tmp_path / "out")).destination)
     key = read_run(run_dir).key
@@ -306,7 +296,7 @@ def test_wandb_writes_one_offline_run_for_each_trial(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["wandb"]
 
 
-def test_wandb_adds_what_is_new(run_dir: Path, tmp_path: Path) -> None:
+def test_wandb_adds_what_is_new(run_dir, tmp_path):
     first = export(run_dir, "wandb")
     with RunFolder(run_dir, identity=IDENTITY, budget={}) as folder:
         folder.journal.append(finished("search-0004", BASELINE).row)
@@ -317,7 +307,7 @@ def test_wandb_adds_what_is_new(run_dir: Path, tmp_path: Path) -> None:
     assert len(list(Path(first.destination).glob("offline-run-*"))) == 7  # one for each answer
 
 
-def test_curves_are_read_up_to_a_cut_and_a_repeated_epoch_counts_once(run_dir: Path) -> None:
+def test_curves_are_read_up_to_a_cut_and_a_repeated_epoch_counts_once(run_dir):
     (file,) = (run_dir / "tensorboard/baseline/train").iterdir()
     whole = file.read_bytes()
     with tf.summary.create_file_writer(str(file.parent), filename_suffix=".later").as_default():
@@ -334,7 +324,7 @@ def test_curves_are_read_up_to_a_cut_and_a_repeated_epoch_counts_once(run_dir: P
     assert read_curves(run_dir / "tensorboard", ROWS[1]) == []
 
 
-def test_no_value_of_a_row_is_lost_between_parameters_metrics_and_tags() -> None:
+def test_no_value_of_a_row_is_lost_between_parameters_metrics_and_tags():
     row = ROWS[1] | {"of_tomorrow": 7, "text_of_tomorrow": "a", "score": 0.5}
     trial = trial_of(row)
 
@@ -345,7 +335,7 @@ def test_no_value_of_a_row_is_lost_between_parameters_metrics_and_tags() -> None
     assert {"batch_size", "optimizer", "schedule_cooldown"} <= set(trial.parameters)
 
 
-def test_the_key_of_a_run_outlives_a_move_and_further_trials(run_dir: Path, tmp_path: Path) -> None:
+def test_the_key_of_a_run_outlives_a_move_and_further_trials(run_dir, tmp_path):
     key = read_run(run_dir).key
     moved = Path(shutil.move(run_dir, tmp_path / "moved"))
     with RunFolder(moved, identity=IDENTITY, budget={}) as folder:
@@ -356,8 +346,8 @@ def test_the_key_of_a_run_outlives_a_move_and_further_trials(run_dir: Path, tmp_
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
 def test_a_package_that_is_not_installed_is_one_sentence_with_the_command(
-    name: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name, run_dir, monkeypatch
+):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError) as caught:
         export_run(run_dir, to=name)
@@ -367,7 +357,7 @@ def test_a_package_that_is_not_installed_is_one_sentence_with_the_command(
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_what_is_no_run_folder_is_refused(run_dir: Path, tmp_path: Path) -> None:
+def test_what_is_no_run_folder_is_refused(run_dir, tmp_path):
     with pytest.raises(InputError, match=r"Unknown exporter `mlflo`. Did you mean `mlflow`\?"):
         export_run(run_dir, to="mlflo")
     with pytest.raises(InputError, match=r"must be a run folder.*no trials\.jsonl in it"):
@@ -394,9 +384,7 @@ def test_what_is_no_run_folder_is_refused(run_dir: Path, tmp_path: Path) -> None
     ],
     ids=["csv", "no folder", "no exporter", "unknown exporter", "another folder"],
 )
-def test_the_command_says_what_it_did(
-    arguments: list[str], code: int, message: str, run_dir: Path
-) -> None:
+def test_the_command_says_what_it_did(arguments, code, message, run_dir):
     done = subprocess.run(
         [sys.executable, "-m", "tfbatch.export"]
         + [argument.replace("RUN", str(run_dir)) for argument in arguments],
@@ -412,9 +400,7 @@ def test_the_command_says_what_it_did(
 
 
 @pytest.mark.slow
-def test_a_real_run_is_exported_with_its_curves(
-    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_real_run_is_exported_with_its_curves(tmp_path, uri, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = tfbatch.find_batch_size(
         "small_cnn",

@@ -9,7 +9,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ import tiny_model
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.pipeline import PreparedData, prepared_data
+from tfbatch.pipeline import prepared_data
 from tfbatch.recipes import load_recipe
 from tfbatch.run_folder.journal import Journal
-from tfbatch.search.result import Result
 from tfbatch.training import runner
 from tfbatch.training.evaluation import evaluate_weights
 from tfbatch.training.program_cache import ProgramCache
@@ -46,11 +44,11 @@ FILES = ("best.keras", "best.yaml", "config.json", "fingerprint.json", "recommen
 class Reader:
     """Notes which splits are read, and how many trials are in the journal by then."""
 
-    def __init__(self, run_dir: Path, patch: pytest.MonkeyPatch):
+    def __init__(self, run_dir, patch):
         self.read: list[tuple[str, int]] = []
         real = prepared_data.read_split
 
-        def read_split(folder: Path, manifest: Any, split: str) -> Any:
+        def read_split(folder, manifest, split):
             journal = run_dir / "trials.jsonl"
             lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
             self.read.append((split, lines))
@@ -60,33 +58,33 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("runs") / "digits"
 
 
 @pytest.fixture(scope="module")
-def reader(run_dir: Path) -> Iterator[Reader]:
+def reader(run_dir):
     with pytest.MonkeyPatch.context() as patch:
         yield Reader(run_dir, patch)
 
 
 @pytest.fixture(scope="module")
-def result(run_dir: Path, reader: Reader) -> Result:
+def result(run_dir, reader):
     return tfbatch.find_batch_size(tiny_model.build, "digits", run_dir=run_dir, **BUDGET)
 
 
 @pytest.fixture(scope="module")
-def content(result: Result) -> dict[str, Any]:
+def content(result):
     written: dict[str, Any] = json.loads((result.run_dir / "recommendation.json").read_text())
     return written
 
 
-def rows_of(result: Result, key: str) -> list[dict[str, Any]]:
+def rows_of(result, key):
     trials = {t.trial for t in result.answer.contenders[key].trials}
     return [row for row in result.rows if row["trial"] in trials]
 
 
-def test_a_run_is_baseline_search_and_verification(result: Result) -> None:
+def test_a_run_is_baseline_search_and_verification(result):
     phases = [row["phase"] for row in result.rows]
 
     assert phases[:4] == ["baseline", "search", "search", "search"]
@@ -97,7 +95,7 @@ def test_a_run_is_baseline_search_and_verification(result: Result) -> None:
     assert {row["total_examples"] for row in result.rows} == {1085}
 
 
-def test_the_test_split_is_read_once_and_at_the_very_end(result: Result, reader: Reader) -> None:
+def test_the_test_split_is_read_once_and_at_the_very_end(result, reader):
     splits = [split for split, _ in reader.read]
 
     assert splits.count("test") == 1
@@ -105,7 +103,7 @@ def test_the_test_split_is_read_once_and_at_the_very_end(result: Result, reader:
     assert set(splits) == {"train", "validation", "test"}
 
 
-def test_the_run_folder_holds_everything(result: Result, run_dir: Path) -> None:
+def test_the_run_folder_holds_everything(result, run_dir):
     assert result.run_dir == run_dir
     for name in FILES:
         assert (run_dir / name).stat().st_size > 0
@@ -119,9 +117,7 @@ def test_the_run_folder_holds_everything(result: Result, run_dir: Path) -> None:
     assert settings["identity"]["search"]["space"]["batch_size"] == [32, 64]
 
 
-def test_the_recommendation_says_what_the_result_says(
-    result: Result, content: dict[str, Any]
-) -> None:
+def test_the_recommendation_says_what_the_result_says(result, content):
     recommended = result.answer.recommended
 
     assert content == result.recommendation
@@ -140,9 +136,7 @@ def test_the_recommendation_says_what_the_result_says(
     assert json.dumps(content, allow_nan=False)
 
 
-def test_validation_figures_are_those_of_the_journal(
-    result: Result, content: dict[str, Any]
-) -> None:
+def test_validation_figures_are_those_of_the_journal(result, content):
     shown = {result.answer.recommended.key: content, "baseline": content["baseline"]}
     for key, part in shown.items():
         rows = rows_of(result, key)
@@ -159,9 +153,7 @@ def test_validation_figures_are_those_of_the_journal(
         assert part["training_seconds"]["alone_on_the_device"] is True
 
 
-def test_test_figures_are_those_of_the_kept_weights(
-    result: Result, content: dict[str, Any], digits: PreparedData
-) -> None:
+def test_test_figures_are_those_of_the_kept_weights(result, content, digits):
     workload = Workload(digits, tiny_model.build)
     contender = result.answer.recommended
     measured = [
@@ -182,7 +174,7 @@ def test_test_figures_are_those_of_the_kept_weights(
         assert content["baseline"]["metrics"]["test"][name]["seeds"] == 2
 
 
-def test_contenders_share_their_fresh_seeds(result: Result) -> None:
+def test_contenders_share_their_fresh_seeds(result):
     seeds = [[row["seed"] for row in rows_of(result, key)] for key in result.answer.contenders]
 
     assert all(sorted(found) == sorted(seeds[0]) for found in seeds)
@@ -190,7 +182,7 @@ def test_contenders_share_their_fresh_seeds(result: Result) -> None:
     assert not searched & set(seeds[0])
 
 
-def test_the_best_model_is_of_the_first_fresh_seed(result: Result, digits: PreparedData) -> None:
+def test_the_best_model_is_of_the_first_fresh_seed(result, digits):
     model = keras.models.load_model(result.run_dir / "best.keras")
     first = rows_of(result, result.answer.recommended.key)[0]
     measured = model.evaluate(digits.evaluation("validation"), verbose=0, return_dict=True)
@@ -199,7 +191,7 @@ def test_the_best_model_is_of_the_first_fresh_seed(result: Result, digits: Prepa
     assert int(model.optimizer.iterations) == first["steps"]
 
 
-def test_a_frame_has_a_row_for_each_trial(result: Result) -> None:
+def test_a_frame_has_a_row_for_each_trial(result):
     frame = result.to_dataframe()
 
     assert list(frame["trial"]) == [row["trial"] for row in result.rows]
@@ -208,7 +200,7 @@ def test_a_frame_has_a_row_for_each_trial(result: Result) -> None:
     assert frame["learning_rate"].to_list() == [row["learning_rate"] for row in result.rows]
 
 
-def test_the_summary_names_recommendation_and_baseline(result: Result) -> None:
+def test_the_summary_names_recommendation_and_baseline(result):
     summary = result.summary()
 
     assert f"batch size {result.batch_size}, learning rate {result.learning_rate:.4g}" in summary
@@ -217,9 +209,9 @@ def test_the_summary_names_recommendation_and_baseline(result: Result) -> None:
 
 
 def test_running_it_again_trains_nothing_and_leaves_the_test_split_alone(
-    result: Result, content: dict[str, Any], run_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forbidden(*arguments: Any, **more: Any) -> Any:
+    result, content, run_dir, monkeypatch
+):
+    def forbidden(*arguments, **more):
         raise AssertionError("nothing is left to be trained")
 
     journal = (run_dir / "trials.jsonl").read_bytes()
@@ -234,7 +226,7 @@ def test_running_it_again_trains_nothing_and_leaves_the_test_split_alone(
     assert again.summary() == result.summary()
 
 
-def test_a_larger_budget_searches_further(result: Result, run_dir: Path, tmp_path: Path) -> None:
+def test_a_larger_budget_searches_further(result, run_dir, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "copy")
     more = tfbatch.find_batch_size(
         tiny_model.build, "digits", run_dir=copy, **BUDGET | {"max_trials": 4}
@@ -245,14 +237,14 @@ def test_a_larger_budget_searches_further(result: Result, run_dir: Path, tmp_pat
     assert more.recommendation["status"] == "complete"
 
 
-def test_other_settings_on_the_same_folder_are_refused(result: Result, run_dir: Path) -> None:
+def test_other_settings_on_the_same_folder_are_refused(result, run_dir):
     with pytest.raises(InputError, match=r"objective: val_loss:min -> val_accuracy:max"):
         tfbatch.find_batch_size(
             tiny_model.build, "digits", run_dir=run_dir, **BUDGET, objective="val_accuracy"
         )
 
 
-def test_a_run_folder_in_use_is_refused(result: Result, run_dir: Path) -> None:
+def test_a_run_folder_in_use_is_refused(result, run_dir):
     with (
         filelock.FileLock(run_dir / ".lock"),
         pytest.raises(RunFolderError, match=rf"Another run has {run_dir} open"),
@@ -260,12 +252,12 @@ def test_a_run_folder_in_use_is_refused(result: Result, run_dir: Path) -> None:
         tfbatch.find_batch_size(tiny_model.build, "digits", run_dir=run_dir, **BUDGET)
 
 
-def test_another_model_on_the_same_folder_is_refused(result: Result, run_dir: Path) -> None:
+def test_another_model_on_the_same_folder_is_refused(result, run_dir):
     with pytest.raises(InputError, match=r"model: tiny_model:build -> small_cnn"):
         tfbatch.find_batch_size("small_cnn", "digits", run_dir=run_dir, **BUDGET)
 
 
-def test_the_snippet_is_a_script_with_the_reported_figures(result: Result, tmp_path: Path) -> None:
+def test_the_snippet_is_a_script_with_the_reported_figures(result, tmp_path):
     (tmp_path / "recommended.py").write_text(result.snippet)
     done = subprocess.run(
         [sys.executable, "recommended.py"],
@@ -287,7 +279,7 @@ def test_the_snippet_is_a_script_with_the_reported_figures(result: Result, tmp_p
     assert f"val_accuracy: {first['metric_val_accuracy']:.4f}" in done.stdout
 
 
-def test_training_from_best_yaml_gives_the_reported_figures(result: Result) -> None:
+def test_training_from_best_yaml_gives_the_reported_figures(result):
     path = result.run_dir / "best.yaml"
     config = load_training_config(path)
     first = rows_of(result, result.answer.recommended.key)[0]
@@ -312,9 +304,7 @@ def test_training_from_best_yaml_gives_the_reported_figures(result: Result) -> N
     assert lines["reported by the search"] == str(config.reported)
 
 
-def test_a_kept_baseline_is_not_measured_on_test_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kept_baseline_is_not_measured_on_test_again(tmp_path, monkeypatch):
     """With learning rates of nothing the search cannot beat the baseline."""
     (tmp_path / "hopeless.yaml").write_text(
         "description: learns nothing\n"
@@ -357,9 +347,7 @@ def test_a_kept_baseline_is_not_measured_on_test_again(
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_used_is_refused_before_any_training(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_what_cannot_be_used_is_refused_before_any_training(tmp_path, changes, message):
     arguments = {
         "build_model": tiny_model.build,
         "data": "digits",

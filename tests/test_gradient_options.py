@@ -69,14 +69,14 @@ def stored(tmp_path):
 
 def noise(workload, weights=Weights(), settings=SETTINGS, configuration=PLAIN):  # noqa: B008
     return measure_noise_scale(
-        ProgramCache(workload), configuration, weights, settings, sign_of_life=lambda: None
+        ProgramCache(workload), configuration, weights, settings, heartbeat=lambda: None
     )
 
 
 def curvature(workload, weights=Weights()):  # noqa: B008
     settings = CurvatureSettings(examples=EXAMPLES, most_products=40)
     return measure_curvature_of(
-        ProgramCache(workload), PLAIN, weights, settings, sign_of_life=lambda: None
+        ProgramCache(workload), PLAIN, weights, settings, heartbeat=lambda: None
     )
 
 
@@ -148,7 +148,7 @@ def test_a_sweeps_losses_are_weighted_by_class(stored):
     workload = Workload(data, linear, compilation=Compilation(class_weight=weight_of))
     settings = RangeSettings(lowest=1e-3, highest=1.0, steps=20, seeds=(1,))
     found = measure_learning_rate_range(
-        ProgramCache(workload), PLAIN, settings, sign_of_life=lambda: None
+        ProgramCache(workload), PLAIN, settings, heartbeat=lambda: None
     )
     batch = next(iter(data.training(batch_size=32, seed=1, num_examples=20 * 32)))
     _, chances, targets, weights = by_hand(batch, *initial(workload), weight_of)
@@ -183,7 +183,7 @@ def test_a_dict_of_inputs_is_measured_as_one_array_of_them(stored, tmp_path):
     )
     settings = RangeSettings(lowest=1e-3, highest=1.0, steps=20, seeds=(1,))
     one, other = (
-        measure_learning_rate_range(ProgramCache(w), PLAIN, settings, sign_of_life=lambda: None)
+        measure_learning_rate_range(ProgramCache(w), PLAIN, settings, heartbeat=lambda: None)
         for w in (whole, halves)
     )
     np.testing.assert_allclose(one.losses, other.losses, rtol=1e-4)
@@ -223,7 +223,7 @@ def test_the_figures_are_float32_whatever_the_precision(digits, precision):
     settings = NoiseScaleSettings(small_batch_size=SMALL, micro_batches=PARTS, most_pairs=PAIRS)
     workload, plain = Workload(digits, linear, precision=precision), Workload(digits, linear)
     programs = ProgramCache(workload)
-    found = measure_noise_scale(programs, PLAIN, Weights(), settings, sign_of_life=lambda: None)
+    found = measure_noise_scale(programs, PLAIN, Weights(), settings, heartbeat=lambda: None)
     assert found.estimate == noise(plain).estimate
     assert curvature(workload).eigenvalues == curvature(plain).eigenvalues
     model = programs.begin(PLAIN, total_examples=64, seed=1)

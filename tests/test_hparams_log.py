@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -45,7 +44,7 @@ class Backend:
     runs: frozenset[str]
 
     @classmethod
-    def of(cls, log_dir: Path) -> Backend:
+    def of(cls, log_dir):
         multiplexer = plugin_event_multiplexer.EventMultiplexer()
         multiplexer.AddRunsFromDirectory(str(log_dir))
         multiplexer.Reload()
@@ -53,14 +52,14 @@ class Backend:
         context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
         return cls(context, frozenset(multiplexer.Runs()))
 
-    def experiment(self) -> Any:
+    def experiment(self):
         request = api_pb2.GetExperimentRequest()
         handler = get_experiment.Handler(
             request_context.RequestContext(), self.context, "", request
         )
         return handler.run()
 
-    def rows(self, *column_parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def rows(self, *column_parameters):
         request = json_format.ParseDict(
             {
                 "allowedStatuses": STATUSES,
@@ -77,18 +76,18 @@ class Backend:
         return {group["name"]: group for group in groups}
 
 
-def _metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
+def _metrics_of(row):
     return {metric["name"]["tag"]: metric["value"] for metric in row.get("metricValues", [])}
 
 
-def _write_search(log_dir: Path, trials: Mapping[str, tuple[dict[str, float], str]]) -> None:
+def _write_search(log_dir, trials):
     write_experiment(log_dir, columns=COLUMNS, metrics=METRICS)
     for trial, (metrics, status) in trials.items():
         values: dict[str, Any] = {"batch_size": 32, "learning_rate": 0.1, "schedule": "constant"}
         write_trial(log_dir / trial, values=values, metrics=metrics, status=status)
 
 
-def test_columns_have_domains_and_names(tmp_path: Path) -> None:
+def test_columns_have_domains_and_names(tmp_path):
     write_experiment(tmp_path, columns=COLUMNS, metrics=METRICS)
     infos = {info.name: info for info in Backend.of(tmp_path).experiment().hparam_infos}
     assert list(infos["batch_size"].domain_discrete) == [32, 64, 128]
@@ -104,7 +103,7 @@ def test_columns_have_domains_and_names(tmp_path: Path) -> None:
     assert infos["added_later"].WhichOneof("domain") is None
 
 
-def test_status_and_first_columns_are_the_ones_displayed(tmp_path: Path) -> None:
+def test_status_and_first_columns_are_the_ones_displayed(tmp_path):
     write_experiment(tmp_path, columns=COLUMNS, metrics=METRICS)
     names = [info.name for info in Backend.of(tmp_path).experiment().hparam_infos]
     assert names[: hparams_log.DISPLAYED_COLUMNS] == [
@@ -117,7 +116,7 @@ def test_status_and_first_columns_are_the_ones_displayed(tmp_path: Path) -> None
     assert names[hparams_log.DISPLAYED_COLUMNS :] == ["added_later", "final_fraction"]
 
 
-def test_numbers_without_bounds_are_numbers(tmp_path: Path) -> None:
+def test_numbers_without_bounds_are_numbers(tmp_path):
     write_experiment(tmp_path, columns=[Column("rate", domain=Interval(low=0))], metrics=METRICS)
     infos = {info.name: info for info in Backend.of(tmp_path).experiment().hparam_infos}
     assert infos["rate"].type == api_pb2.DATA_TYPE_FLOAT64
@@ -132,15 +131,13 @@ def test_numbers_without_bounds_are_numbers(tmp_path: Path) -> None:
         (tuple("abcdefghij"), "domain_discrete"),
     ],
 )
-def test_long_lists_of_numbers_stay_filterable(
-    tmp_path: Path, choices: tuple[int, ...] | tuple[str, ...], domain: str
-) -> None:
+def test_long_lists_of_numbers_stay_filterable(tmp_path, choices, domain):
     write_experiment(tmp_path, columns=[Column("choice", domain=choices)], metrics=METRICS)
     infos = {info.name: info for info in Backend.of(tmp_path).experiment().hparam_infos}
     assert infos["choice"].WhichOneof("domain") == domain
 
 
-def test_metrics_say_which_direction_is_better(tmp_path: Path) -> None:
+def test_metrics_say_which_direction_is_better(tmp_path):
     write_experiment(tmp_path, columns=COLUMNS, metrics=METRICS)
     infos = Backend.of(tmp_path).experiment().metric_infos
     assert [(info.name.tag, info.name.group) for info in infos] == [
@@ -156,7 +153,7 @@ def test_metrics_say_which_direction_is_better(tmp_path: Path) -> None:
     assert [info.description for info in infos] == ["Lower is better.", "Higher is better.", ""]
 
 
-def test_values_keep_their_type_and_missing_ones_are_left_out(tmp_path: Path) -> None:
+def test_values_keep_their_type_and_missing_ones_are_left_out(tmp_path):
     write_experiment(tmp_path, columns=COLUMNS, metrics=METRICS)
     values: dict[str, Any] = {
         "batch_size": np.int64(64),
@@ -181,14 +178,14 @@ def test_values_keep_their_type_and_missing_ones_are_left_out(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e39])
-def test_metrics_that_are_not_finite_are_left_out(tmp_path: Path, value: float) -> None:
+def test_metrics_that_are_not_finite_are_left_out(tmp_path, value):
     _write_search(tmp_path, {"one": ({"val_loss": value, "seconds": 2.0}, "diverged")})
     row = Backend.of(tmp_path).rows()["one"]
     assert row["hparams"]["_status"] == "diverged"
     assert _metrics_of(row) == {"seconds": 2.0}
 
 
-def test_every_trial_has_a_row_and_sorting_works(tmp_path: Path) -> None:
+def test_every_trial_has_a_row_and_sorting_works(tmp_path):
     trials: dict[str, tuple[dict[str, float], str]] = {
         "a": ({"val_loss": 0.3}, "completed"),
         "b": ({"val_loss": math.nan}, "diverged"),
@@ -207,7 +204,7 @@ def test_every_trial_has_a_row_and_sorting_works(tmp_path: Path) -> None:
     assert list(backend.rows(status)) == ["d", "f"]
 
 
-def test_conditional_columns_can_be_sorted_and_filtered(tmp_path: Path) -> None:
+def test_conditional_columns_can_be_sorted_and_filtered(tmp_path):
     write_experiment(tmp_path, columns=COLUMNS, metrics=METRICS)
     fractions: Sequence[float | None] = (0.2, None, 0.1)
     for trial, fraction in zip("abc", fractions, strict=True):
@@ -221,7 +218,7 @@ def test_conditional_columns_can_be_sorted_and_filtered(tmp_path: Path) -> None:
     assert list(shown) == ["c"]
 
 
-def test_a_second_declaration_takes_the_place_of_the_first(tmp_path: Path) -> None:
+def test_a_second_declaration_takes_the_place_of_the_first(tmp_path):
     foreign_file = tmp_path / "events.out.tfevents.1.host.1.0.v2"
     foreign_file.write_bytes(b"")
     write_experiment(tmp_path, columns=COLUMNS[:2], metrics=METRICS[:1])
@@ -233,7 +230,7 @@ def test_a_second_declaration_takes_the_place_of_the_first(tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_repeated_trial_takes_the_place_of_the_first(tmp_path: Path) -> None:
+def test_a_repeated_trial_takes_the_place_of_the_first(tmp_path):
     _write_search(tmp_path, {"one": ({"val_loss": 0.5, "seconds": 1.0}, "diverged")})
     _write_search(tmp_path, {"one": ({"val_loss": 0.25}, "completed")})
     rows = Backend.of(tmp_path).rows()
@@ -242,7 +239,7 @@ def test_a_repeated_trial_takes_the_place_of_the_first(tmp_path: Path) -> None:
     assert _metrics_of(rows["one"]) == {"val_loss": 0.25}
 
 
-def test_equal_trial_names_in_two_searches_are_two_rows(tmp_path: Path) -> None:
+def test_equal_trial_names_in_two_searches_are_two_rows(tmp_path):
     _write_search(tmp_path / "first", {"one": ({"val_loss": 0.5}, "completed")})
     _write_search(tmp_path / "second", {"one": ({"val_loss": 0.25}, "completed")})
     rows = Backend.of(tmp_path).rows()
@@ -252,7 +249,7 @@ def test_equal_trial_names_in_two_searches_are_two_rows(tmp_path: Path) -> None:
     }
 
 
-def test_keras_callback_in_the_same_folder_adds_no_rows(tmp_path: Path) -> None:
+def test_keras_callback_in_the_same_folder_adds_no_rows(tmp_path):
     write_experiment(tmp_path, columns=COLUMNS, metrics=METRICS)
     trial_dir = tmp_path / "one"
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
@@ -274,7 +271,7 @@ def test_keras_callback_in_the_same_folder_adds_no_rows(tmp_path: Path) -> None:
     ]
 
 
-def test_unusable_arguments_are_refused(tmp_path: Path) -> None:
+def test_unusable_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown status 'failed'"):
         write_trial(tmp_path, values={}, metrics={}, status="failed")
     with pytest.raises(ValueError, match="'_status' is written from the status"):
@@ -293,6 +290,6 @@ def test_unusable_arguments_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (0.0, math.nan)])
-def test_intervals_are_ascending(low: float, high: float) -> None:
+def test_intervals_are_ascending(low, high):
     with pytest.raises(ValueError, match="not an interval"):
         Interval(low, high)

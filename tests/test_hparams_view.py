@@ -17,12 +17,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import tensorflow as tf
+from processes import HANG_SECONDS
 
 from tfbatch.hparams_log import Column, Interval, Metric, write_experiment, write_trial
 
@@ -69,7 +69,7 @@ class Trial:
     val_accuracy: float | None = None
     val_loss: float | None = None
 
-    def values(self) -> dict[str, str | int | float | None]:
+    def values(self):
         is_cosine = self.schedule == "cosine"
         return {
             "batch_size": self.batch_size,
@@ -80,7 +80,7 @@ class Trial:
             "schedule_step_factor": None if is_cosine else self.parameter,
         }
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self):
         metrics = {"val_accuracy": self.val_accuracy, "val_loss": self.val_loss}
         return {name: value for name, value in metrics.items() if value is not None}
 
@@ -115,18 +115,20 @@ const rows = selector => [...grid.shadowRoot.querySelectorAll(selector)]
     .map(cell => text(cell).replace(/\\s+/g, ' ').trim()));
 return grid ? {header: rows('thead tr').at(-1) ?? [], rows: rows('tbody tr')} : null;
 """
+PAGE_SECONDS = 300
+"""Until a page shows what it should, on the slowest machine."""
 CLICK = "find(arguments[0]).filter(e => e.textContent.trim() === arguments[1])[0].click();"
 LINES = "return find('g.foreground path').length;"
 
 
-def _shown(number: float) -> str:
+def _shown(number):
     """How the table shows numbers, but not strings."""
     return f"{number:#.5g}"
 
 
-def _wait_for(probe: Callable[[], T | None], *, seconds: float) -> T | None:
+def _wait_for(probe):
     """What the probe returns as soon as it is true, otherwise None."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PAGE_SECONDS
     while time.monotonic() < deadline:
         if result := probe():
             return result
@@ -134,7 +136,7 @@ def _wait_for(probe: Callable[[], T | None], *, seconds: float) -> T | None:
     return None
 
 
-def _executable(variable: str, *names: str) -> str:
+def _executable(variable, *names):
     candidates = (os.environ[variable],) if variable in os.environ else names
     for path in map(shutil.which, candidates):
         if path:
@@ -143,7 +145,7 @@ def _executable(variable: str, *names: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+def browser(tmp_path_factory):
     options = Options()
     options.binary_location = _executable(
         "TFBATCH_CHROMIUM", "chromium", "chromium-browser", "google-chrome"
@@ -167,7 +169,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 
 @pytest.fixture(scope="module")
-def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def log_dir(tmp_path_factory):
     log_dir = tmp_path_factory.mktemp("run") / "tensorboard"
     write_experiment(log_dir, columns=COLUMNS, metrics=METRICS)
     for name, trial in TRIALS.items():
@@ -185,7 +187,7 @@ def log_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(log_dir, tmp_path_factory):
     with socket.socket() as free_socket:
         free_socket.bind(("127.0.0.1", 0))
         port = free_socket.getsockname()[1]
@@ -195,7 +197,7 @@ def address(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with output.open("w") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
 
-    def has_loaded() -> bool:
+    def has_loaded():
         if process.poll() is not None:
             pytest.fail(f"TensorBoard ended:\n{output.read_text()}")
         with contextlib.suppress(OSError):
@@ -205,11 +207,11 @@ def address(log_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         return False
 
     try:
-        assert _wait_for(has_loaded, seconds=90), f"not loaded:\n{output.read_text()}"
+        assert _wait_for(has_loaded), f"not loaded:\n{output.read_text()}"
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=HANG_SECONDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,30 +228,30 @@ class View:
 
     browser: webdriver.Chrome
 
-    def table(self) -> Table:
+    def table(self):
         # The parts of the page appear one after the other.
         with contextlib.suppress(JavascriptException):
             table = self.browser.execute_script(FIND + TABLE)
             return Table(**table) if table else Table()
         return Table()
 
-    def rows(self, expected: set[str]) -> dict[str, dict[str, str]]:
+    def rows(self, expected):
         """Cells by trial and column, once the table has the expected trials."""
 
-        def probe() -> dict[str, dict[str, str]] | None:
+        def probe():
             table = self.table()
             rows = [dict(zip(table.header, row, strict=False)) for row in table.rows]
             by_trial = {row.get("Trial ID", ""): row for row in rows}
             return by_trial if by_trial.keys() == expected else None
 
-        rows = _wait_for(probe, seconds=20)
+        rows = _wait_for(probe)
         assert rows is not None, f"expected {sorted(expected)}, the page shows {self.table()}"
         return rows
 
-    def click(self, selector: str, text: str) -> None:
+    def click(self, selector, text):
         self.browser.execute_script(FIND + CLICK, selector, text)
 
-    def save_picture(self, name: str) -> None:
+    def save_picture(self, name):
         folder = os.environ.get("TFBATCH_SCREENSHOT_DIR")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -258,14 +260,14 @@ class View:
 
 
 @pytest.fixture
-def view(browser: webdriver.Chrome, address: str) -> View:
+def view(browser, address):
     browser.get("about:blank")
     browser.get_log("browser")
     browser.get(f"{address}/#hparams")
     return View(browser)
 
 
-def test_every_trial_has_a_row(view: View) -> None:
+def test_every_trial_has_a_row(view):
     rows = view.rows(set(TRIALS))
     view.save_picture("tensorboard_hparams.png")
     assert view.table().header == HEADER
@@ -280,17 +282,23 @@ def test_every_trial_has_a_row(view: View) -> None:
     assert rows["trial-09"]["val_loss (lower is better)"] == ""
 
 
-def test_cells_of_inactive_parameters_are_empty(view: View) -> None:
+def test_cells_of_inactive_parameters_are_empty(view):
     view.rows(set(TRIALS))
     view.click("paper-checkbox.hparam-checkbox", "final fraction")
-    assert _wait_for(lambda: "final fraction" in view.table().header, seconds=20)
-    time.sleep(0.5)  # The cells follow the header.
-    for name, row in view.rows(set(TRIALS)).items():
-        is_active = TRIALS[name].schedule == "cosine"
-        assert row["final fraction"] == (_shown(TRIALS[name].parameter) if is_active else "")
+    assert _wait_for(lambda: "final fraction" in view.table().header)
+    expected = {
+        name: _shown(trial.parameter) if trial.schedule == "cosine" else ""
+        for name, trial in TRIALS.items()
+    }
+
+    def cells():
+        return {name: row["final fraction"] for name, row in view.rows(set(TRIALS)).items()}
+
+    # The cells follow the header.
+    assert _wait_for(lambda: cells() == expected), cells()
 
 
-def test_rows_can_be_filtered(view: View) -> None:
+def test_rows_can_be_filtered(view):
     view.rows(set(TRIALS))
     view.click("paper-checkbox.discrete-value-checkbox", "completed")
     view.rows(set(TRIALS) - COMPLETED)
@@ -301,15 +309,15 @@ def test_rows_can_be_filtered(view: View) -> None:
     view.rows({"trial-06"})
 
 
-def test_parallel_coordinates_show_every_completed_trial(view: View) -> None:
+def test_parallel_coordinates_show_every_completed_trial(view):
     view.rows(set(TRIALS))
     view.click("paper-tab", "PARALLEL COORDINATES VIEW")
-    lines = _wait_for(lambda: view.browser.execute_script(FIND + LINES), seconds=20)
+    lines = _wait_for(lambda: view.browser.execute_script(FIND + LINES))
     view.save_picture("tensorboard_hparams_parallel.png")
     assert lines == len(COMPLETED)
 
 
-def test_page_logs_no_errors(view: View) -> None:
+def test_page_logs_no_errors(view):
     view.rows(set(TRIALS))
     time.sleep(1.0)
     log: list[dict[str, Any]] = view.browser.get_log("browser")

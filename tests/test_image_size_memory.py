@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from tfbatch.errors import InputError
 from tfbatch.instruments.climbing import Peak, Written
 from tfbatch.instruments.image_size_memory import (
-    ImageSizeMemory,
     ResizedData,
     measure_image_sizes,
 )
@@ -30,7 +27,7 @@ class Processes:
     floor: float = 0.0
     fitting: int = 6
 
-    def run(self, sizes: Sequence[int]) -> Run:
+    def run(self, sizes):
         each = 3000 * self.image_size**2
         peaks = [
             Peak(size, int(max(self.floor, 500 * MEGABYTE + each * size)))
@@ -39,14 +36,14 @@ class Processes:
         return Run(tuple(sizes), "oom", Written(0, tuple(peaks)), "", 1.0, 0)
 
 
-def measured(*image_sizes: int, **options: Any) -> ImageSizeMemory:
-    def prober_of(image_size: int) -> Any:
+def measured(*image_sizes, **options):
+    def prober_of(image_size):
         return Processes(image_size, **options)
 
     return measure_image_sizes(prober_of, image_sizes, batch_sizes=SIZES)
 
 
-def test_twice_the_side_is_four_times_the_memory_of_an_example() -> None:
+def test_twice_the_side_is_four_times_the_memory_of_an_example():
     found = measured(16, 32, 64)
 
     assert found.area_exponent == pytest.approx(1.0, abs=1e-3)
@@ -58,7 +55,7 @@ def test_twice_the_side_is_four_times_the_memory_of_an_example() -> None:
     assert f"to {found.sizes[-1].predicted.batch_size} at 64" in found.conclusion()
 
 
-def test_the_floor_that_small_batches_lie_on_bends_no_line() -> None:
+def test_the_floor_that_small_batches_lie_on_bends_no_line():
     """Batches of 1 and 2 peak at what batches of 7 would; the four largest are looked at."""
     floor = 500.0 * MEGABYTE + 3000 * 64**2 * 7
     (at,) = measured(64, floor=floor).sizes
@@ -67,16 +64,16 @@ def test_the_floor_that_small_batches_lie_on_bends_no_line() -> None:
     assert at.predicted.bytes_per_example == pytest.approx(3000 * 64**2, rel=1e-3)
 
 
-def test_one_batch_alone_gives_no_line() -> None:
+def test_one_batch_alone_gives_no_line():
     with pytest.raises(InputError, match=r"At 32 pixels at least two of the batch sizes 1, 2, 8"):
         measured(32, fitting=1)
     assert len(measured(32, fitting=2).sizes[0].peaks) == 2
 
 
-def test_resized_data_begins_where_it_is_asked_to(digits: Any) -> None:
+def test_resized_data_begins_where_it_is_asked_to(digits):
     resized = ResizedData(digits, 12)
 
-    def labels(**options: int) -> list[int]:
+    def labels(**options):
         (batch,) = resized.training(batch_size=16, seed=1, num_examples=32, **options).skip(1)
         return list(batch[1].numpy())
 

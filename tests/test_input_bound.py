@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import with_long_enough_pauses
 
 import tfbatch
 from tfbatch.bench import open_bench
@@ -29,15 +28,16 @@ from tfbatch.training.step_times import StepTime
 BATCH_SIZE = 16
 EXAMPLES = 256
 MODEL_SECONDS = 0.003
+sleeps = {"model": MODEL_SECONDS}
 
 
 @tfbatch.reusable
 class Sleeping(keras.layers.Layer):  # type: ignore[misc]
     """Takes a while whatever the machine, and changes nothing."""
 
-    def call(self, inputs: Any) -> Any:
-        def wait(values: Any) -> Any:
-            time.sleep(MODEL_SECONDS)
+    def call(self, inputs):
+        def wait(values):
+            time.sleep(sleeps["model"])
             return values
 
         kept = tf.numpy_function(wait, [tf.stop_gradient(inputs)], tf.float32)
@@ -45,24 +45,24 @@ class Sleeping(keras.layers.Layer):  # type: ignore[misc]
             return tf.identity(inputs)
 
 
-def build_model() -> keras.Model:
+def build_model():
     inputs = keras.Input((4,))
     return keras.Model(inputs, keras.layers.Dense(2)(Sleeping()(inputs)))
 
 
-def dataset(delay: float) -> Callable[..., Any]:
+def dataset(delay):
     """A user's `make_dataset` whose map function sleeps so long for each batch."""
 
-    def wait(values: Any) -> Any:
+    def wait(values):
         time.sleep(delay)
         return values
 
-    def slowed(features: Any, labels: Any) -> Any:
+    def slowed(features, labels):
         kept = tf.numpy_function(wait, [features], tf.float32)
         kept.set_shape(features.shape)
         return kept, labels
 
-    def make_dataset(split: str, batch_size: int, seed: int) -> tf.data.Dataset | None:
+    def make_dataset(split, batch_size, seed):
         del seed
         if split == "test":
             return None
@@ -74,30 +74,41 @@ def dataset(delay: float) -> Callable[..., Any]:
     return make_dataset
 
 
-def measure(delay: float, monkeypatch: pytest.MonkeyPatch) -> InputShare:
-    monkeypatch.setattr(pacing, "_EXECUTION_SECONDS", 2 * MODEL_SECONDS)
-    monkeypatch.setattr(pacing, "_ROUND_SECONDS", 4 * MODEL_SECONDS)
+def measure(factor, seconds, monkeypatch):
+    """With a model that takes so many seconds for a batch, and a pipeline of a factor of them."""
+    delay, sleeps["model"] = factor * seconds, seconds
+    monkeypatch.setattr(pacing, "_EXECUTION_SECONDS", 2 * seconds)
+    monkeypatch.setattr(pacing, "_ROUND_SECONDS", 4 * seconds)
     with open_bench(build_model, dataset(delay), execution=Execution(workers=0)) as bench:
         found: InputBound = bench.measure(measure_input_bound, [bench.configuration(BATCH_SIZE)])
     return found.at(BATCH_SIZE)
 
 
-def test_the_verdict_flips_where_the_pipeline_passes_the_model(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_verdict_flips_where_the_pipeline_passes_the_model(monkeypatch):
     """From a tenth of the model's step to ten times of it."""
-    quick, slow = (measure(factor * MODEL_SECONDS, monkeypatch) for factor in (0.1, 10))
 
-    assert quick.verdict == "compute-bound"
-    assert slow.verdict == "input-bound"
-    assert slow.pipeline.seconds > 3 * slow.model.seconds
-    assert slow.pipeline.seconds > 10 * quick.pipeline.seconds
-    assert slow.together.seconds >= 0.9 * slow.pipeline.seconds, "a step waits for its batch"
-    # The delay is the pipeline's alone: on a cached batch the model does not feel it.
-    assert slow.model.seconds < slow.pipeline.seconds / 3
+    def relations(found):
+        quick, slow = found
+        return {
+            "the quick pipeline is not waited for": quick.verdict == "compute-bound",
+            "the slow pipeline is": slow.verdict == "input-bound",
+            "the delay is in the pipeline": (slow.pipeline.seconds > 10 * quick.pipeline.seconds),
+            "on a cached batch the model does not feel it": (
+                slow.model.seconds < slow.pipeline.seconds / 3
+            ),
+            "a step waits for its batch": slow.together.seconds >= 0.9 * slow.pipeline.seconds,
+        }
+
+    found = with_long_enough_pauses(
+        lambda seconds: [measure(factor, seconds, monkeypatch) for factor in (0.1, 10)],
+        lambda found: all(relations(found).values()),
+        seconds=MODEL_SECONDS,
+    )
+
+    assert [what for what, holds in relations(found).items() if not holds] == []
 
 
-def share(pipeline: float, model: float, batch_size: int = 8) -> InputShare:
+def share(pipeline, model, batch_size=8):
     times = (pipeline, model, max(pipeline, model))
     return InputShare(batch_size, *(StepTime(batch_size, t, (t, t, t)) for t in times))
 
@@ -113,11 +124,11 @@ def share(pipeline: float, model: float, batch_size: int = 8) -> InputShare:
     ],
     ids=str,
 )
-def test_the_rule_is_a_tenth_to_either_side(pipeline: float, verdict: str) -> None:
+def test_the_rule_is_a_tenth_to_either_side(pipeline, verdict):
     assert share(pipeline, 1.0).verdict == verdict
 
 
-def test_the_advice_is_about_the_pipeline_and_names_the_sizes() -> None:
+def test_the_advice_is_about_the_pipeline_and_names_the_sizes():
     found = InputBound((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
 
     assert "at batch size 8: raise the pipeline's parallelism" in found.conclusion()
@@ -127,7 +138,7 @@ def test_the_advice_is_about_the_pipeline_and_names_the_sizes() -> None:
     assert "about as long" in InputBound((share(1.0, 1.0),)).conclusion()
 
 
-def test_a_quick_pipeline_that_takes_the_models_cores_is_told() -> None:
+def test_a_quick_pipeline_that_takes_the_models_cores_is_told():
     times = (0.5, 1.0, 1.4)
     found = InputShare(8, *(StepTime(8, t, (t, t, t)) for t in times))
 
@@ -135,14 +146,14 @@ def test_a_quick_pipeline_that_takes_the_models_cores_is_told() -> None:
     assert "lengthens the step by 40%" in InputBound((found,)).conclusion()
 
 
-def test_the_verdict_of_a_size_between_is_that_of_the_nearest_by_ratio() -> None:
+def test_the_verdict_of_a_size_between_is_that_of_the_nearest_by_ratio():
     found = InputBound((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
 
     assert found.verdict_at(22) == "input-bound"
     assert found.verdict_at(30) == "compute-bound"
 
 
-def test_the_chart_has_the_rounds_for_error_bars() -> None:
+def test_the_chart_has_the_rounds_for_error_bars():
     times = (StepTime(8, t, (0.9 * t, t, 1.2 * t)) for t in (0.001, 0.002, 0.003))
     (chart,) = InputBound((InputShare(8, *times),)).charts()
 
@@ -151,13 +162,11 @@ def test_the_chart_has_the_rounds_for_error_bars() -> None:
     assert chart.series[1].high == pytest.approx((2.4,))
 
 
-def test_batches_that_fill_the_pipelines_buffers_are_not_timed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_batches_that_fill_the_pipelines_buffers_are_not_timed(monkeypatch):
     """10 s for the two executions before, 2 s for each of three with four batches."""
     now, taken = [0.0], []
 
-    def take(iterator: Any, count: Any) -> None:
+    def take(iterator, count):
         taken.append(int(count))
         now[0] += 10 if len(taken) == 1 else 2
 
@@ -177,14 +186,12 @@ def test_batches_that_fill_the_pipelines_buffers_are_not_timed(
     assert seconds == pytest.approx(0.5)
 
 
-def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def first_visit(batch_size: int, kind: Any, *, most_at_once: int) -> pacing.Paced:
+def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(monkeypatch):
+    def first_visit(batch_size, kind, *, most_at_once):
         seconds = kind(executions=1, warmup=1, at_once=most_at_once)
         return pacing.Paced(batch_size, kind, most_at_once, seconds, 0.0, [seconds] * 3)
 
-    def training(programs: Any, configuration: Any, *, cached: bool = False, **pace: int) -> float:
+    def training(programs, configuration, *, cached=False, **pace):
         return (2.0 if cached else 3.0) * configuration.batch_size
 
     monkeypatch.setattr(input_bound, "first_visit", first_visit)
@@ -200,7 +207,7 @@ def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(
     found = measure_input_bound(
         None,  # type: ignore[arg-type]
         configurations,
-        sign_of_life=lambda: None,
+        heartbeat=lambda: None,
     )
 
     assert [
@@ -211,11 +218,11 @@ def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(
     assert found.at(8).added == pytest.approx(0.5)
 
 
-def test_a_size_that_was_not_measured_is_refused() -> None:
+def test_a_size_that_was_not_measured_is_refused():
     with pytest.raises(InputError, match=r"must be a measured one: 8\. Received: 9"):
         InputBound((share(1.0, 1.0),)).at(9)
 
 
-def test_sizes_are_spread_with_both_ends() -> None:
+def test_sizes_are_spread_with_both_ends():
     assert spread([8, 16, 32, 64, 128, 256, 512, 1024], 4) == [8, 32, 256, 1024]
     assert spread([8, 16], 4) == [8, 16]

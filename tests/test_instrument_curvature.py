@@ -102,7 +102,7 @@ def test_a_workload_is_measured_in_the_time_given(digits):
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(),
         CurvatureSettings(examples=100, seconds=0.0),
-        sign_of_life=lambda: None,
+        heartbeat=lambda: None,
     )
     assert found.examples == 100
     assert found.eigenvalues.products <= 10
@@ -141,7 +141,7 @@ def test_a_large_sample_is_measured_in_whole_batches(digits):
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(),
         CurvatureSettings(examples=300, seconds=0.0),
-        sign_of_life=lambda: None,
+        heartbeat=lambda: None,
     )
     assert found.examples == 2 * 128
 
@@ -162,7 +162,7 @@ def shifted_model(input_shape, num_classes):
     return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
 
 
-def test_at_initial_weights_normalisation_has_the_statistics_of_the_sample(digits):
+def test_at_initial_weights_normalization_has_the_statistics_of_the_sample(digits):
     """Mean 0 and variance 1, as a new layer has them, would make the largest eigenvalue huge."""
     workload = Workload(digits, shifted_model)
     found = measure_curvature_of(
@@ -170,7 +170,7 @@ def test_at_initial_weights_normalisation_has_the_statistics_of_the_sample(digit
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(seed=4),
         CurvatureSettings(examples=64),
-        sign_of_life=lambda: None,
+        heartbeat=lambda: None,
     )
     model = model_at(
         ProgramCache(workload),
@@ -178,13 +178,13 @@ def test_at_initial_weights_normalisation_has_the_statistics_of_the_sample(digit
         Weights(seed=4),
     )
     (batch,) = training_batches(workload, batch_size=64, batches=1, seed=0, augmented=False)
-    normalisation = next(
+    normalization = next(
         layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
     )
-    hidden = keras.Model(model.input, normalisation.input)(batch[0]).numpy()
+    hidden = keras.Model(model.input, normalization.input)(batch[0]).numpy()
     plain = curvature_of(model, [batch], settings=CurvatureSettings())
-    normalisation.moving_mean.assign(hidden.mean(axis=0))
-    normalisation.moving_variance.assign(hidden.var(axis=0))
+    normalization.moving_mean.assign(hidden.mean(axis=0))
+    normalization.moving_variance.assign(hidden.var(axis=0))
     truth = curvature_of(model, [batch], settings=CurvatureSettings())
     assert "moving statistics from the sample" in found.conclusion()
     assert found.eigenvalues.largest.value == pytest.approx(

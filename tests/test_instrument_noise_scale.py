@@ -121,7 +121,7 @@ def test_a_diagonal_preconditioner_weighs_each_weight():
     assert large[1].sum() == pytest.approx((gradients.mean(0) ** 2 @ scale).item(), rel=1e-4)
 
 
-def test_regularisation_is_part_of_the_gradient_and_has_no_noise():
+def test_regularization_is_part_of_the_gradient_and_has_no_noise():
     plain, decayed = linear_model(), linear_model(kernel_regularizer=keras.regularizers.L2(0.5))
     batch = next(linear_batches(1, 2, seed=2))
     one, other = (LayerNorms(m, micro_batches=2)(batch) for m in (plain, decayed))
@@ -151,7 +151,7 @@ def test_a_workload_is_measured_layer_by_layer(programs, steps):
         Configuration(batch_size=32, base_learning_rate=0.001, optimizer=Named(name="adam")),
         Weights(trained_steps=steps),
         NoiseScaleSettings(small_batch_size=4, preconditioned=True, most_pairs=10),
-        sign_of_life=lambda: signs.append(1),
+        heartbeat=lambda: signs.append(1),
     )
     assert len(reading.by_layer) == len(reading.layers) == 2
     total = sum(layer.squared_gradient for layer in reading.by_layer)

@@ -13,7 +13,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
-from tfbatch.estimators.predicted_batch_size import BatchSizePrediction, predict_batch_size
+from tfbatch.estimators.predicted_batch_size import predict_batch_size
 from tfbatch.instruments import throughput
 from tfbatch.instruments.throughput import alignment_of, throughput_from, with_odd_sizes
 from tfbatch.training.step_times import StepTime
@@ -21,16 +21,16 @@ from tfbatch.training.step_times import StepTime
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 
 
-def affine(fixed: float = 0.016, each: float = 0.0005) -> list[StepTime]:
+def affine(fixed=0.016, each=0.0005):
     times = {size: fixed + each * size for size in SIZES}
     return [StepTime(size, t, (0.99 * t, t, 1.01 * t)) for size, t in times.items()]
 
 
-def noise(scale: float, low: float, high: float) -> NoiseScale:
+def noise(scale, low, high):
     return NoiseScale(scale, Interval(low, high), 1.0, scale, 20, ())
 
 
-def test_a_known_line_gives_its_numbers_and_the_knee_behind_nine_times_their_quotient() -> None:
+def test_a_known_line_gives_its_numbers_and_the_knee_behind_nine_times_their_quotient():
     """9 a / b = 288; 0.9 of the best measured throughput, at 512, is reached from 256 on."""
     found = throughput_from(affine())
 
@@ -44,7 +44,7 @@ def test_a_known_line_gives_its_numbers_and_the_knee_behind_nine_times_their_quo
     assert "From batch size 256" in found.conclusion()
 
 
-def test_the_table_and_the_charts_say_the_same_in_their_units() -> None:
+def test_the_table_and_the_charts_say_the_same_in_their_units():
     """20 ms for 8 examples are 400 a second; the best are 512 in 272 ms, 1,882 a second."""
     found = throughput_from(list(reversed(affine())))
 
@@ -61,7 +61,7 @@ def test_the_table_and_the_charts_say_the_same_in_their_units() -> None:
     assert (fitted.y[0], fitted.y[-1]) == pytest.approx((20, 272))
 
 
-def test_no_line_is_drawn_where_none_fits() -> None:
+def test_no_line_is_drawn_where_none_fits():
     crooked = [
         StepTime(size, t, (t, t, t))
         for size, t in zip(SIZES, (0.01, 0.05, 0.01, 0.05, 0.01, 0.2, 0.3), strict=True)
@@ -73,7 +73,7 @@ def test_no_line_is_drawn_where_none_fits() -> None:
     assert "no line or floor fits" in bent.conclusion()
 
 
-def test_a_slow_odd_size_shows_as_its_residual() -> None:
+def test_a_slow_odd_size_shows_as_its_residual():
     times = affine()
     slow = StepTime(65, 1.08 * (0.016 + 0.0005 * 65), (0.05, 0.052, 0.053))
     found = throughput_from([*times, slow])
@@ -85,7 +85,7 @@ def test_a_slow_odd_size_shows_as_its_residual() -> None:
     assert kinds["64"] == "2^6"
 
 
-def test_neighbours_of_each_kind_are_among_the_odd_sizes() -> None:
+def test_neighbors_of_each_kind_are_among_the_odd_sizes():
     assert with_odd_sizes([64]) == [60, 63, 64, 65, 72, 96]
     assert [alignment_of(size) for size in (60, 63, 64, 72, 96, 70, 66)] == [
         "10 * 6",
@@ -99,7 +99,7 @@ def test_neighbours_of_each_kind_are_among_the_odd_sizes() -> None:
     assert min(with_odd_sizes([1])) >= 1
 
 
-def test_one_size_alone_has_a_knee_and_no_line() -> None:
+def test_one_size_alone_has_a_knee_and_no_line():
     found = throughput_from(affine()[:1])
 
     assert found.fit is None
@@ -107,12 +107,12 @@ def test_one_size_alone_has_a_knee_and_no_line() -> None:
     assert found.knee.batch_size == 8
 
 
-def test_a_size_that_was_not_measured_is_refused() -> None:
+def test_a_size_that_was_not_measured_is_refused():
     with pytest.raises(InputError, match=r"must be a measured one: 8, 16.* Received: 7"):
         throughput_from(affine()).seconds(7)
 
 
-def test_the_predicted_size_is_the_root_of_noise_and_line() -> None:
+def test_the_predicted_size_is_the_root_of_noise_and_line():
     """sqrt(a noise / b) = sqrt(32 * 128) = 64, in time (sqrt(a) + sqrt(b noise))^2."""
     found = throughput_from(affine())
     made = predict_batch_size(
@@ -134,7 +134,7 @@ def test_the_predicted_size_is_the_root_of_noise_and_line() -> None:
     assert "predicted" in made.conclusion().lower()
 
 
-def test_without_a_line_only_measured_sizes_are_compared() -> None:
+def test_without_a_line_only_measured_sizes_are_compared():
     seconds = {8: 0.010, 16: 0.050, 32: 0.011, 64: 0.2}
     made = predict_batch_size(
         noise(100.0, 50.0, 200.0), seconds, fit=None, baseline=8, largest=4096
@@ -145,12 +145,12 @@ def test_without_a_line_only_measured_sizes_are_compared() -> None:
     assert any("no line fits" in doubt for doubt in made.doubts)
 
 
-def predict(seconds: dict[int, float], **options: Any) -> BatchSizePrediction:
+def predict(seconds, **options):
     asked: dict[str, Any] = {"fit": None, "baseline": 8, "largest": 4096} | options
     return predict_batch_size(asked.pop("scale", noise(100.0, 50.0, 200.0)), seconds, **asked)
 
 
-def test_only_what_is_allowed_is_compared_and_what_is_about_as_fast_is_named() -> None:
+def test_only_what_is_allowed_is_compared_and_what_is_about_as_fast_is_named():
     """Times to the target, by (1 + 100 / B) t: 13.5, 7.25 and 7.43, and 3 at 32, too large."""
     seconds = {8: 1.0, 16: 1.0, 24: 1.438, 32: 0.7}
     made = predict(seconds, largest=31)
@@ -164,7 +164,7 @@ def test_only_what_is_allowed_is_compared_and_what_is_about_as_fast_is_named() -
         predict(seconds, largest=7)
 
 
-def test_memory_holds_the_predicted_size_between_measured_ones() -> None:
+def test_memory_holds_the_predicted_size_between_measured_ones():
     """The line's best is 64; 40 is allowed, and was not measured."""
     found = throughput_from(affine())
     seconds = {time.batch_size: time.seconds for time in found.step_times}
@@ -174,7 +174,7 @@ def test_memory_holds_the_predicted_size_between_measured_ones() -> None:
     assert made.speed_up == pytest.approx(17 * 0.02 / ((1 + 128 / 40) * (0.016 + 0.0005 * 40)))
 
 
-def test_a_size_beyond_all_measured_ones_is_doubted_and_so_is_a_weak_noise_scale() -> None:
+def test_a_size_beyond_all_measured_ones_is_doubted_and_so_is_a_weak_noise_scale():
     found = throughput_from(affine())
     seconds = {time.batch_size: time.seconds for time in found.step_times}
     weak = NoiseScale(1e5, Interval(5e4, 2e5), 1.0, 1e5, 3, ("3 pairs, 8 are needed",))
@@ -189,7 +189,7 @@ def test_a_size_beyond_all_measured_ones_is_doubted_and_so_is_a_weak_noise_scale
     assert inside.doubts == ()
 
 
-def test_without_an_upper_end_of_the_noise_the_largest_size_is_in_the_interval() -> None:
+def test_without_an_upper_end_of_the_noise_the_largest_size_is_in_the_interval():
     found = throughput_from(affine())
     seconds = {time.batch_size: time.seconds for time in found.step_times}
     made = predict(seconds, scale=noise(128.0, 0.0, math.inf), fit=found.fit)
@@ -198,7 +198,7 @@ def test_without_an_upper_end_of_the_noise_the_largest_size_is_in_the_interval()
     assert made.interval.low == 1
 
 
-def test_a_form_that_does_not_fit_gives_no_seconds() -> None:
+def test_a_form_that_does_not_fit_gives_no_seconds():
     crooked = {8: 0.01, 16: 0.05, 32: 0.01, 64: 0.05, 128: 0.5}
     times = [StepTime(size, t, (t, t, t)) for size, t in crooked.items()]
     fit = throughput_from(times).fit
@@ -216,7 +216,7 @@ def test_a_form_that_does_not_fit_gives_no_seconds() -> None:
     [(float("inf"), 8, "not a positive number"), (100.0, 9, "`baseline` must be a measured")],
     ids=["no noise scale", "baseline not measured"],
 )
-def test_nothing_is_predicted_from_nothing(scale: float, baseline: int, message: str) -> None:
+def test_nothing_is_predicted_from_nothing(scale, baseline, message):
     with pytest.raises(InputError, match=message):
         predict_batch_size(
             noise(scale, 0.0, float("inf")),
@@ -227,12 +227,10 @@ def test_nothing_is_predicted_from_nothing(scale: float, baseline: int, message:
         )
 
 
-def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(monkeypatch):
     asked: dict[str, Any] = {}
 
-    def step_times(programs: Any, configurations: Any, **options: Any) -> list[StepTime]:
+    def step_times(programs, configurations, **options):
         asked.update(options, sizes=[one.batch_size for one in configurations])
         return affine()[:2]
 
@@ -244,7 +242,7 @@ def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(
         None,  # type: ignore[arg-type]
         configurations,
         7.0,
-        sign_of_life=lambda: None,
+        heartbeat=lambda: None,
     )
 
     assert asked["sizes"] == [8, 16, 32, 64]
@@ -253,7 +251,7 @@ def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(
     assert "too slow to measure in the time: 32, 64" in found.conclusion()
 
 
-def test_a_real_training_is_timed_at_every_size() -> None:
+def test_a_real_training_is_timed_at_every_size():
     report = tfbatch.measure_throughput(
         tiny_model.build,
         "digits",
@@ -272,6 +270,6 @@ def test_a_real_training_is_timed_at_every_size() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[], [0, 8]], ids=["none", "zero"])
-def test_batch_sizes_that_cannot_be_used_are_refused_first(sizes: list[int]) -> None:
+def test_batch_sizes_that_cannot_be_used_are_refused_first(sizes):
     with pytest.raises(InputError, match="`batch_sizes` must hold"):
         tfbatch.measure_throughput("no such model", "digits", batch_sizes=sizes)

@@ -7,8 +7,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,27 +23,27 @@ ROWS = [
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path):
     return tmp_path / "trials.jsonl"
 
 
-def write(path: Path, rows: list[dict[str, object]]) -> bytes:
+def write(path, rows):
     journal = Journal(path)
     for row in rows:
         journal.append(row)
     return path.read_bytes()
 
 
-def line(**row: object) -> bytes:
+def line(**row):
     return json.dumps({"schema_version": SCHEMA_VERSION, **row}).encode() + b"\n"
 
 
-def test_a_new_journal_is_an_empty_file(path: Path) -> None:
+def test_a_new_journal_is_an_empty_file(path):
     assert Journal(path).rows == []
     assert path.read_bytes() == b""
 
 
-def test_appended_rows_are_read_back_exactly_and_in_order(path: Path) -> None:
+def test_appended_rows_are_read_back_exactly_and_in_order(path):
     content = write(path, ROWS)
 
     again = Journal(path)
@@ -57,13 +55,11 @@ def test_appended_rows_are_read_back_exactly_and_in_order(path: Path) -> None:
     assert len(content.splitlines()) == content.count(b"\n") == 3
 
 
-def test_a_row_is_on_disk_before_it_is_announced(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_is_on_disk_before_it_is_announced(path, monkeypatch):
     journal = Journal(path)
     seen = []
 
-    def fsync(descriptor: int) -> None:
+    def fsync(descriptor):
         seen.append((os.fstat(descriptor).st_size, list(journal.rows)))
 
     monkeypatch.setattr(journal_module.os, "fsync", fsync)
@@ -74,7 +70,7 @@ def test_a_row_is_on_disk_before_it_is_announced(
     assert seen == [(first, []), (path.stat().st_size, [ROWS[0]])]
 
 
-def test_a_last_line_torn_at_any_byte_is_cut_off_and_can_be_written_again(path: Path) -> None:
+def test_a_last_line_torn_at_any_byte_is_cut_off_and_can_be_written_again(path):
     content = write(path, ROWS)
     start = content.rstrip(b"\n").rfind(b"\n") + 1
     assert len(content) - start > 50
@@ -102,9 +98,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize("number", [2, 3], ids=["middle line", "last line"])
-def test_a_damaged_line_is_refused_with_its_number_and_nothing_is_changed(
-    path: Path, damage: bytes, number: int
-) -> None:
+def test_a_damaged_line_is_refused_with_its_number_and_nothing_is_changed(path, damage, number):
     lines = write(path, ROWS).splitlines(keepends=True)
     lines[number - 1] = damage
     path.write_bytes(b"".join(lines))
@@ -114,7 +108,7 @@ def test_a_damaged_line_is_refused_with_its_number_and_nothing_is_changed(
     assert path.read_bytes() == b"".join(lines)
 
 
-def test_a_trial_is_never_written_twice(path: Path) -> None:
+def test_a_trial_is_never_written_twice(path):
     content = write(path, ROWS)
 
     with pytest.raises(ValueError, match=r"The trial search-0001 is in .*trials\.jsonl already"):
@@ -122,7 +116,7 @@ def test_a_trial_is_never_written_twice(path: Path) -> None:
     assert path.read_bytes() == content
 
 
-def test_a_repeated_trial_is_refused_with_its_line(path: Path) -> None:
+def test_a_repeated_trial_is_refused_with_its_line(path):
     path.write_bytes(line(trial="a") + line(trial="b") + line(trial="a"))
 
     with pytest.raises(RunFolderError, match=r"line 3 repeats the trial a: .* Remove one"):
@@ -134,18 +128,18 @@ def test_a_repeated_trial_is_refused_with_its_line(path: Path) -> None:
     [b'{"schema_version": 3, "trial": "b"}\n', b'{"trial": "b"}\n'],
     ids=["newer", "none"],
 )
-def test_another_schema_version_is_refused(path: Path, other: bytes) -> None:
+def test_another_schema_version_is_refused(path, other):
     path.write_bytes(line(trial="a") + other)
 
     with pytest.raises(RunFolderError, match=r"line 2 has another schema version than 2\. Use the"):
         Journal(path)
 
 
-def test_non_finite_numbers_survive_in_a_file_of_strict_json(path: Path) -> None:
+def test_non_finite_numbers_survive_in_a_file_of_strict_json(path):
     row = {"trial": "a", "nan": math.nan, "up": math.inf, "down": -math.inf, "number": 1.5}
     content = write(path, [row])
 
-    def refuse(constant: str) -> None:
+    def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
     written = json.loads(content, parse_constant=refuse)
@@ -157,7 +151,7 @@ def test_non_finite_numbers_survive_in_a_file_of_strict_json(path: Path) -> None
     assert decode_row(encode_row({"x": -math.inf})) == {"x": -math.inf}
 
 
-def test_pandas_reads_the_file(path: Path) -> None:
+def test_pandas_reads_the_file(path):
     losses = [0.1 + 0.2, math.nan, math.inf]
     write(path, [{"trial": f"t{i}", "metric_loss": loss} for i, loss in enumerate(losses)])
 
@@ -168,7 +162,7 @@ def test_pandas_reads_the_file(path: Path) -> None:
     assert list(frame["metric_loss"].fillna(-1)) == [0.1 + 0.2, -1, math.inf]
 
 
-def test_a_row_that_json_cannot_hold_changes_nothing(path: Path) -> None:
+def test_a_row_that_json_cannot_hold_changes_nothing(path):
     content = write(path, ROWS[:1])
     journal = Journal(path)
 
@@ -178,18 +172,16 @@ def test_a_row_that_json_cannot_hold_changes_nothing(path: Path) -> None:
     assert journal.rows == ROWS[:1]
 
 
-def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_a_file_is_refused(tmp_path):
     with pytest.raises(RunFolderError, match="cannot be used"):
         Journal(tmp_path)
 
 
-def test_a_failing_disk_leaves_the_file_as_it_was(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_disk_leaves_the_file_as_it_was(path, monkeypatch):
     content = write(path, ROWS[:2])
     journal = Journal(path)
 
-    def fsync(descriptor: int) -> None:
+    def fsync(descriptor):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
@@ -203,7 +195,7 @@ def test_a_failing_disk_leaves_the_file_as_it_was(
     assert Journal(path).rows == ROWS
 
 
-def test_a_file_that_may_not_grow_is_left_as_it_was(path: Path) -> None:
+def test_a_file_that_may_not_grow_is_left_as_it_was(path):
     """The write is cut in the middle of the row, as on a full disk."""
     content = write(path, ROWS[:2])
     child = f"""
@@ -232,7 +224,7 @@ except RunFolderError as error:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path):
     """A file system of 16 KiB."""
     mount = tmp_path / "disk"
     mount.mkdir()
@@ -245,7 +237,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(mount)], check=True)
 
 
-def test_on_a_full_disk_every_trial_before_is_kept(small_disk: Path) -> None:
+def test_on_a_full_disk_every_trial_before_is_kept(small_disk):
     path = small_disk / "trials.jsonl"
     journal = Journal(path)
     content = b""

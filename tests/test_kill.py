@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -71,7 +70,7 @@ print(kills, torn)
 """
 
 
-def test_a_journal_whose_writer_is_killed_has_whole_lines_only(tmp_path: Path) -> None:
+def test_a_journal_whose_writer_is_killed_has_whole_lines_only(tmp_path):
     path = tmp_path / "trials.jsonl"
     done = subprocess.run(
         [sys.executable, "-c", APPENDERS, str(path), "seed 1"],
@@ -105,7 +104,7 @@ confirmation: {batch_sizes: 2, seeds: 2}
 class Run:
     """`python -m tfbatch.tune` on one run folder, begun again and again."""
 
-    def __init__(self, folder: Path, run_dir: Path):
+    def __init__(self, folder, run_dir):
         self.folder = folder
         self.journal = run_dir / "trials.jsonl"
         self._command = [
@@ -114,14 +113,14 @@ class Run:
             f"--run_dir={run_dir}",
         ]
 
-    def finish(self) -> str:
+    def finish(self):
         done = subprocess.run(
             self._command, cwd=self.folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def kill(self, moment: str, delay: float) -> bool:
+    def kill(self, moment, delay):
         """Begins the run and kills it some time after a moment; False if it ended before."""
         lines = self._lines()
         with subprocess.Popen(
@@ -147,10 +146,10 @@ class Run:
             assert alive or process.returncode == 0, stderr
         return alive
 
-    def _lines(self) -> int:
+    def _lines(self):
         return self.journal.read_bytes().count(b"\n") if self.journal.exists() else 0
 
-    def outcomes(self) -> dict[str, Any]:
+    def outcomes(self):
         """What each trial came to; fails if one is there twice."""
         rows = [json.loads(line) for line in self.journal.read_text().splitlines()]
         assert len({row["trial"] for row in rows}) == len(rows)
@@ -159,7 +158,7 @@ class Run:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_twenty_times_comes_to_the_same_trials(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_twenty_times_comes_to_the_same_trials(tmp_path):
     shutil.copy(Path(__file__).with_name("tiny_model.py"), tmp_path)
     (tmp_path / "search.yaml").write_text(SEARCH)
     whole = Run(tmp_path, tmp_path / "whole")

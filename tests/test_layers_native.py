@@ -1,4 +1,4 @@
-"""Ghost batch normalisation, its momentum in examples, and recalibration."""
+"""Ghost batch normalization, its momentum in examples, and recalibration."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_one_layer_gets_exactly_the_statistics_of_the_data_whatever_the_batches(
         assert_same(state(model.layers[0]), [x.mean(0), x.var(0)], atol=1e-6)
 
 
-def test_every_layer_of_a_chain_sees_the_data_normalised_as_at_inference():
+def test_every_layer_of_a_chain_sees_the_data_normalized_as_at_inference():
     """Each layer's statistics are those of its input, computed by a model cut before it."""
     model, x = deep(), values((50, 4, 4, 3))
     batches = [x[:30], x[30:]]  # a list, and of unequal size

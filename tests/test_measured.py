@@ -1,4 +1,4 @@
-"""Normalisation that a recipe leaves out: exact, kept in the manifest, used by the pipeline."""
+"""Normalization that a recipe leaves out: exact, kept in the manifest, used by the pipeline."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_mean_and_deviation_are_those_of_the_training_split_alone(write, tiny_ex
     np.testing.assert_allclose(measured.standard_deviation, pixels.std(axis=(0, 1, 2)), rtol=1e-12)
 
 
-def test_batches_are_normalised_with_what_was_measured(write, tiny_examples):
+def test_batches_are_normalized_with_what_was_measured(write, tiny_examples):
     recipe, folder = write()
 
     images = np.concatenate(
@@ -91,13 +91,13 @@ def test_what_a_recipe_gives_is_used_and_nothing_is_measured(write, make_recipe)
     assert images.min() >= 0
 
 
-def test_records_with_a_measured_normalisation_are_other_records(make_recipe):
+def test_records_with_a_measured_normalization_are_other_records(make_recipe):
     given, measured = make_recipe(), make_recipe(normalization=None)
 
     assert given.records_hash({}) != measured.records_hash({})
 
 
-def test_a_manifest_from_before_there_was_a_measured_normalisation_is_still_read(write):
+def test_a_manifest_from_before_there_was_a_measured_normalization_is_still_read(write):
     given = {"mean": [0, 0, 0], "standard_deviation": [1, 1, 1]}
     recipe, folder = write(normalization=given)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -106,7 +106,7 @@ def test_a_manifest_from_before_there_was_a_measured_normalisation_is_still_read
 
     assert PreparedData(recipe, folder).num_examples("train") == 11
     without = recipe.model_copy(update={"normalization": None})
-    with pytest.raises(DataError, match="hold no measured normalisation and its recipe gives none"):
+    with pytest.raises(DataError, match="hold no measured normalization and its recipe gives none"):
         PreparedData(without, folder)
 
 

@@ -388,8 +388,8 @@ def test_a_normalization_takes_mean_and_variance_over_its_axes(normalization, ax
     x = 3 * images((4, 5, 16), count=6) + np.arange(16, dtype="float32")
     shape = (6, 4, 5, 16, 1) if normalization == "batch" else (6, 4, 5, 2, 8)
     grouped = x.reshape(shape)
-    centred = grouped - grouped.mean(axis=axes, keepdims=True)
-    expected = centred / np.sqrt(grouped.var(axis=axes, keepdims=True) + 1e-3)
+    centered = grouped - grouped.mean(axis=axes, keepdims=True)
+    expected = centered / np.sqrt(grouped.var(axis=axes, keepdims=True) + 1e-3)
 
     given = model(x, training=True)
 

@@ -28,7 +28,7 @@ from tfbatch.search.objective import Objective
         ("val_head_precision_loss", "val_head_precision_loss", "min"),
     ],
 )
-def test_an_objective_is_read_from_its_text(text: str, name: str, direction: str) -> None:
+def test_an_objective_is_read_from_its_text(text, name, direction):
     objective = Objective.parse(text)
 
     assert (objective.name, objective.direction) == (name, direction)
@@ -47,12 +47,12 @@ def test_an_objective_is_read_from_its_text(text: str, name: str, direction: str
         ("val_backlossless", "cannot be told from its name"),
     ],
 )
-def test_a_text_that_does_not_say_enough_is_refused(text: str, message: str) -> None:
+def test_a_text_that_does_not_say_enough_is_refused(text, message):
     with pytest.raises(InputError, match=message):
         Objective.parse(text)
 
 
-def test_a_metric_that_the_model_lacks_is_refused_with_those_that_it_has() -> None:
+def test_a_metric_that_the_model_lacks_is_refused_with_those_that_it_has():
     objective = Objective.parse("val_acuracy:max")
     available = ["loss", "accuracy", "val_loss", "val_accuracy"]
 
@@ -62,7 +62,7 @@ def test_a_metric_that_the_model_lacks_is_refused_with_those_that_it_has() -> No
     Objective.parse("val_accuracy").check(available)
 
 
-def test_better_and_worst_follow_the_direction() -> None:
+def test_better_and_worst_follow_the_direction():
     low, high = Objective("val_loss", "min"), Objective("val_accuracy", "max")
 
     assert low.better(1.0, 2.0)
@@ -75,6 +75,6 @@ def test_better_and_worst_follow_the_direction() -> None:
     assert high.worst([1.0, 3.0, 2.0]) == 1.0
 
 
-def test_half_a_point_of_accuracy_does_not_matter() -> None:
+def test_half_a_point_of_accuracy_does_not_matter():
     assert Objective.parse("val_accuracy").smallest_margin == 0.005
     assert Objective.parse("val_loss").smallest_margin == 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,7 @@ from search_fixtures import ACCURACY, LOSS, loss_of, make_space
 
 from tfbatch.errors import InputError
 from tfbatch.search.config import OracleChoice
-from tfbatch.search.objective import Objective
 from tfbatch.search.oracles import AskTell
-from tfbatch.search.space import SearchSpace
 
 EACH = pytest.mark.parametrize("name", ["random", "bayesian", "grid"])
 ONE_NUMBER: dict[str, Any] = {
@@ -23,14 +20,12 @@ ONE_NUMBER: dict[str, Any] = {
 }
 
 
-def oracle(
-    name: str, space: SearchSpace, *, seed: int = 5, objective: Objective = LOSS, initial: int = 4
-) -> AskTell:
+def oracle(name, space, *, seed=5, objective=LOSS, initial=4):
     choice = OracleChoice(name=name, initial_trials=initial, values_of_range=12)  # type: ignore[arg-type]
     return AskTell(choice, space=space, objective=objective, seed=seed)
 
 
-def proposals(asked: AskTell, space: SearchSpace, count: int) -> list[dict[str, Any]]:
+def proposals(asked, space, count):
     """What an oracle asks for when it is told a closed-form loss."""
     found = []
     for _ in range(count):
@@ -42,7 +37,7 @@ def proposals(asked: AskTell, space: SearchSpace, count: int) -> list[dict[str, 
 
 
 @EACH
-def test_proposals_lie_in_the_space_and_are_plain_python(name: str) -> None:
+def test_proposals_lie_in_the_space_and_are_plain_python(name):
     space = make_space()
 
     for values in proposals(oracle(name, space), space, 5):
@@ -54,7 +49,7 @@ def test_proposals_lie_in_the_space_and_are_plain_python(name: str) -> None:
 
 
 @EACH
-def test_the_same_seed_and_scores_give_the_same_proposals(name: str) -> None:
+def test_the_same_seed_and_scores_give_the_same_proposals(name):
     space = make_space(**ONE_NUMBER | {"batch_size": [16, 32, 64]})
     first = proposals(oracle(name, space, seed=5), space, 6)
 
@@ -63,8 +58,8 @@ def test_the_same_seed_and_scores_give_the_same_proposals(name: str) -> None:
 
 
 @EACH
-def test_no_proposal_is_repeated(name: str) -> None:
-    """KerasTuner's Gaussian process alone would: its favourite is not one that it has not seen."""
+def test_no_proposal_is_repeated(name):
+    """KerasTuner's Gaussian process alone would: its favorite is not one that it has not seen."""
     space = make_space(**ONE_NUMBER | {"base_learning_rate": [0.01 * n for n in range(1, 13)]})
     found = proposals(oracle(name, space), space, 9)
 
@@ -72,7 +67,7 @@ def test_no_proposal_is_repeated(name: str) -> None:
 
 
 @EACH
-def test_an_exhausted_space_is_told_apart_from_a_proposal(name: str) -> None:
+def test_an_exhausted_space_is_told_apart_from_a_proposal(name):
     space = make_space(**ONE_NUMBER | {"base_learning_rate": [0.01, 0.1], "batch_size": [16, 32]})
     asked = oracle(name, space)
     found = proposals(asked, space, 4)
@@ -87,7 +82,7 @@ def test_an_exhausted_space_is_told_apart_from_a_proposal(name: str) -> None:
 
 
 @EACH
-def test_fewer_configurations_than_initial_trials_are_each_asked_once(name: str) -> None:
+def test_fewer_configurations_than_initial_trials_are_each_asked_once(name):
     space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1, "batch_size": [16, 32, 64]})
     asked = oracle(name, space, initial=8)
 
@@ -96,7 +91,7 @@ def test_fewer_configurations_than_initial_trials_are_each_asked_once(name: str)
 
 
 @EACH
-def test_a_space_of_one_configuration_is_asked_once(name: str) -> None:
+def test_a_space_of_one_configuration_is_asked_once(name):
     space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1})
     asked = oracle(name, space, initial=1)
 
@@ -106,7 +101,7 @@ def test_a_space_of_one_configuration_is_asked_once(name: str) -> None:
 
 
 @EACH
-def test_many_equally_bad_scores_do_not_end_a_search(name: str) -> None:
+def test_many_equally_bad_scores_do_not_end_a_search(name):
     """Three failed trials in a row end a search of KerasTuner's own loop."""
     space = make_space(**ONE_NUMBER)
     asked = oracle(name, space)
@@ -118,7 +113,7 @@ def test_many_equally_bad_scores_do_not_end_a_search(name: str) -> None:
 
 
 @pytest.mark.parametrize("objective", [LOSS, ACCURACY], ids=str)
-def test_the_bayesian_oracle_moves_towards_the_better_scores(objective: Objective) -> None:
+def test_the_bayesian_oracle_moves_towards_the_better_scores(objective):
     space = make_space(**ONE_NUMBER)
     asked = oracle("bayesian", space, objective=objective, initial=6)
     sign = 1.0 if objective.direction == "min" else -1.0
@@ -133,7 +128,7 @@ def test_the_bayesian_oracle_moves_towards_the_better_scores(objective: Objectiv
     assert sum(distance < 0.15 for distance in distances[6:]) >= 2
 
 
-def grid(*, seed: int = 5, **space: Any) -> list[dict[str, Any]]:
+def grid(*, seed=5, **space):
     """Everything that a grid of four values of a range asks for."""
     made = make_space(**space)
     choice = OracleChoice(name="grid", values_of_range=4)
@@ -143,7 +138,7 @@ def grid(*, seed: int = 5, **space: Any) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_grid_is_every_combination_once() -> None:
+def test_a_grid_is_every_combination_once():
     """3 batch sizes, 4 rates, 2 warm-ups, and linear or one of three wsd."""
     found = grid()
     rates = sorted({values["base_learning_rate"] for values in found})
@@ -154,7 +149,7 @@ def test_a_grid_is_every_combination_once() -> None:
     assert all(("schedule_wsd_cooldown" in v) == (v["schedule"] == "wsd") for v in found)
 
 
-def test_every_beginning_of_a_grid_has_all_batch_sizes_alike() -> None:
+def test_every_beginning_of_a_grid_has_all_batch_sizes_alike():
     found = grid()
     for end in range(0, len(found), 3):
         assert sorted(v["batch_size"] for v in found[end : end + 3]) == [16, 32, 64]
@@ -164,7 +159,7 @@ def test_every_beginning_of_a_grid_has_all_batch_sizes_alike() -> None:
     assert rates != sorted(rates), "the rest is drawn"
 
 
-def test_a_grid_does_not_depend_on_what_its_trials_came_to() -> None:
+def test_a_grid_does_not_depend_on_what_its_trials_came_to():
     """Asked again from the journal it continues: KerasTuner's own begins anew (issue 1055)."""
     space = make_space()
     choice = OracleChoice(name="grid", values_of_range=4)
@@ -179,18 +174,18 @@ def test_a_grid_does_not_depend_on_what_its_trials_came_to() -> None:
     assert continued == whole
 
 
-def test_a_grid_that_nobody_would_wait_for_is_refused() -> None:
+def test_a_grid_that_nobody_would_wait_for_is_refused():
     rates = {"base_learning_rate": [0.001 * n for n in range(1, 2002)]}
     with pytest.raises(InputError, match=r"at most 10,000 configurations\. .*values_of_range"):
         grid(**ONE_NUMBER | rates | {"batch_size": [8, 16, 32, 64, 128]})
 
 
-def test_only_a_grid_knows_its_size() -> None:
+def test_only_a_grid_knows_its_size():
     space = make_space()
     assert [oracle(name, space).size for name in ("random", "bayesian")] == [None, None]
 
 
-def test_the_bayesian_oracle_stays_away_from_what_diverged() -> None:
+def test_the_bayesian_oracle_stays_away_from_what_diverged():
     space = make_space(**ONE_NUMBER)
     asked = oracle("bayesian", space, initial=8)
     rates = []
@@ -204,7 +199,7 @@ def test_the_bayesian_oracle_stays_away_from_what_diverged() -> None:
     assert sum(rate > 0.2 for rate in rates[8:]) <= 1
 
 
-def test_what_was_tried_instead_is_what_is_learned_from() -> None:
+def test_what_was_tried_instead_is_what_is_learned_from():
     """The mirrored values are tried, and 0.9 is best: its own proposals would point to 0.0011."""
     space = make_space(**ONE_NUMBER)
     asked = oracle("bayesian", space, initial=16)
@@ -221,7 +216,7 @@ def test_what_was_tried_instead_is_what_is_learned_from() -> None:
 
 
 @EACH
-def test_what_was_tried_instead_may_be_of_another_schedule(name: str) -> None:
+def test_what_was_tried_instead_may_be_of_another_schedule(name):
     """Then other hyperparameters are active than those that were proposed."""
     space = make_space()
     asked = oracle(name, space, initial=2)
@@ -235,9 +230,7 @@ def test_what_was_tried_instead_may_be_of_another_schedule(name: str) -> None:
 
 
 @EACH
-def test_an_oracle_writes_no_files(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_oracle_writes_no_files(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space = make_space()
     proposals(oracle(name, space), space, 3)

@@ -7,29 +7,28 @@ import math
 import pytest
 from search_fixtures import ACCURACY, LOSS
 
-from tfbatch.search.objective import Objective
 from tfbatch.search.outcome_policy import final_status, score_of, told_score
-from tfbatch.training.outcome import Outcome, Status
+from tfbatch.training.outcome import Outcome
 
 NOT_COMPLETED = ("diverged", "oom", "error", "interrupted")
 
 
-def outcome(status: Status, **metrics: float) -> Outcome:
+def outcome(status, **metrics):
     return Outcome(status, metrics, 100, 10, 1.0, 0.5)
 
 
-def test_only_a_completed_trial_has_a_score() -> None:
+def test_only_a_completed_trial_has_a_score():
     assert score_of("completed", 0.5) == 0.5
     for status in NOT_COMPLETED:
         assert score_of(status, 0.5) is None
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
-def test_a_value_that_is_no_number_is_no_score(value: float | None) -> None:
+def test_a_value_that_is_no_number_is_no_score(value):
     assert score_of("completed", value) is None
 
 
-def test_a_score_is_told_as_it_is() -> None:
+def test_a_score_is_told_as_it_is():
     assert told_score(0.7, objective=LOSS, untrained=2.3, others=[0.1, 5.0]) == 0.7
 
 
@@ -46,13 +45,13 @@ def test_a_score_is_told_as_it_is() -> None:
     ids=lambda value: str(value),
 )
 def test_a_trial_without_a_score_is_told_as_no_better_than_untrained_or_any_other(
-    objective: Objective, untrained: float, others: list[float], told: float
-) -> None:
+    objective, untrained, others, told
+):
     assert told_score(None, objective=objective, untrained=untrained, others=others) == told
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_trial_that_ends_with_no_number_has_diverged(value: float) -> None:
+def test_a_trial_that_ends_with_no_number_has_diverged(value):
     final = final_status(outcome("completed", val_loss=value, loss=1.0), LOSS)
 
     assert final.status == "diverged"
@@ -60,14 +59,14 @@ def test_a_trial_that_ends_with_no_number_has_diverged(value: float) -> None:
     assert final.metrics.keys() == {"val_loss", "loss"}
 
 
-def test_another_metric_may_be_no_number() -> None:
+def test_another_metric_may_be_no_number():
     before = outcome("completed", val_loss=1.0, loss=math.nan)
 
     assert final_status(before, LOSS) is before
 
 
 @pytest.mark.parametrize("status", NOT_COMPLETED)
-def test_every_other_end_stays_as_it_is(status: Status) -> None:
+def test_every_other_end_stays_as_it_is(status):
     before = outcome(status, val_loss=math.nan)
 
     assert final_status(before, LOSS) is before

@@ -260,7 +260,7 @@ def without_test(split, batch_size, seed):
 
 
 def opened(function, folder):
-    found, _ = count_examples(function, folder, name="mine", sign_of_life=lambda _: None)
+    found, _ = count_examples(function, folder, name="mine", heartbeat=lambda _: None)
     return FunctionData(function, found, name="mine")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from tfbatch.training import pacing
@@ -13,25 +11,23 @@ from tfbatch.training.pacing import Paced, first_visit, measure_in_rounds
 class Steps:
     """Steps that take known seconds, with a while around them."""
 
-    def __init__(self, *per_step: float, around: float = 0.0):
+    def __init__(self, *per_step, around=0.0):
         self.now = 100.0
         self.paces: list[tuple[int, int, int]] = []
         self._per_step, self._around = list(per_step), around
 
-    def __call__(self, *, executions: int, warmup: int, at_once: int) -> float:
+    def __call__(self, *, executions, warmup, at_once):
         per_step = self._per_step.pop(0) if len(self._per_step) > 1 else self._per_step[0]
         self.paces.append((warmup, executions, at_once))
         self.now += self._around + (warmup + executions) * at_once * per_step
         return per_step
 
 
-def clock_of(monkeypatch: pytest.MonkeyPatch, *steps: Steps) -> None:
+def clock_of(monkeypatch, *steps):
     monkeypatch.setattr(pacing.time, "perf_counter", lambda: sum(one.now for one in steps))
 
 
-def test_a_first_visit_tells_a_step_from_what_is_around_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_first_visit_tells_a_step_from_what_is_around_it(monkeypatch):
     steps = Steps(0.25, around=2.0)
     clock_of(monkeypatch, steps)
     found = first_visit(8, steps, most_at_once=4)
@@ -52,9 +48,7 @@ def test_a_first_visit_tells_a_step_from_what_is_around_it(
     ],
     ids=["a tenth at once", "the most at once", "a short round", "slow", "very slow", "very quick"],
 )
-def test_a_round_has_as_many_steps_as_its_seconds_ask_for(
-    per_step: float, seconds: float, pace: tuple[int, int, int]
-) -> None:
+def test_a_round_has_as_many_steps_as_its_seconds_ask_for(per_step, seconds, pace):
     """Warm-up, measured executions, and steps in each."""
     steps = Steps(per_step)
     paced = Paced(8, steps, most_at_once=32, per_step=per_step, around=0.25)
@@ -68,7 +62,7 @@ def test_a_round_has_as_many_steps_as_its_seconds_ask_for(
     )
 
 
-def test_a_round_goes_by_the_pace_of_the_last() -> None:
+def test_a_round_goes_by_the_pace_of_the_last():
     steps = Steps(0.1, 0.02)
     paced = Paced(8, steps, most_at_once=1, per_step=0.05, around=0.0)
     for _ in range(3):
@@ -78,25 +72,21 @@ def test_a_round_goes_by_the_pace_of_the_last() -> None:
     assert paced.rounds == [0.1, 0.02, 0.02]
 
 
-def test_rounds_are_shortened_to_half_of_the_time_for_all_of_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rounds_are_shortened_to_half_of_the_time_for_all_of_them(monkeypatch):
     """12 s for 5 rounds of 2 sizes with 2 kinds of steps each: 0.3 s a round and kind."""
     steps = Steps(0.01)
     clock_of(monkeypatch, steps)
 
-    def visit(index: int) -> Sequence[Paced]:
+    def visit(index):
         return [first_visit((8, 16)[index], steps, most_at_once=1) for _ in range(2)]
 
-    measure_in_rounds([8, 16], visit, rounds=5, sign_of_life=lambda: None, seconds=12.0)
+    measure_in_rounds([8, 16], visit, rounds=5, heartbeat=lambda: None, seconds=12.0)
 
     assert steps.paces[:4] == [(1, 2, 1)] * 4
     assert steps.paces[4:] == [(4, 30, 1)] * 20
 
 
-def test_what_one_size_more_takes_is_expected_of_the_last_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_one_size_more_takes_is_expected_of_the_last_one(monkeypatch):
     """Three rounds of three steps of 1, 2 and 4 s with 0.5 s around, and a look of three steps.
 
     What came around the first size's steps was tracing, and comes once.

@@ -33,23 +33,21 @@ for folder, load in ((RECIPES, load_recipe), (SEARCHES, load_search)):
 
 
 @pytest.fixture(scope="module")
-def settings() -> configparser.ConfigParser:
+def settings():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     return parser
 
 
-def lines(text: str) -> list[str]:
+def lines(text):
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def yaml_files(root: Path = ROOT) -> list[str]:
+def yaml_files(root=ROOT):
     return sorted(f"{f}/{p.name}" for f in DATA_FOLDERS for p in (root / f).glob("*.yaml"))
 
 
-def test_setup_cfg_lists_every_package_folder_and_no_other(
-    settings: configparser.ConfigParser,
-) -> None:
+def test_setup_cfg_lists_every_package_folder_and_no_other(settings):
     """`find:` cannot be used, since it does not see the two mapped folders."""
     folders = {
         ".".join(path.parent.relative_to(ROOT).parts)
@@ -63,13 +61,13 @@ def test_setup_cfg_lists_every_package_folder_and_no_other(
     ]
 
 
-def test_no_folder_with_modules_lacks_an_init() -> None:
+def test_no_folder_with_modules_lacks_an_init():
     folders = {path.parent for path in (ROOT / "tfbatch").rglob("*.py")}
 
     assert [str(f) for f in sorted(folders) if not (f / "__init__.py").exists()] == []
 
 
-def test_every_file_that_is_no_module_is_declared(settings: configparser.ConfigParser) -> None:
+def test_every_file_that_is_no_module_is_declared(settings):
     others = {
         path.name
         for path in (ROOT / "tfbatch").rglob("*")
@@ -83,7 +81,7 @@ def test_every_file_that_is_no_module_is_declared(settings: configparser.ConfigP
         assert {path.suffix for path in (ROOT / folder).iterdir()} == {".yaml"}
 
 
-def test_every_library_that_is_imported_is_required(settings: configparser.ConfigParser) -> None:
+def test_every_library_that_is_imported_is_required(settings):
     names = {
         "absl": "absl-py",
         "google": "protobuf",
@@ -115,7 +113,7 @@ def test_every_library_that_is_imported_is_required(settings: configparser.Confi
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory):
     """A copy of what is under version control, and of nothing that a build left behind."""
     copy = tmp_path_factory.mktemp("copy") / "checkout"
     copy.mkdir()
@@ -127,7 +125,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(checkout, tmp_path_factory):
     source = tmp_path_factory.mktemp("source") / "tfbatch"
     shutil.copytree(checkout, source)
     target = tmp_path_factory.mktemp("wheel")
@@ -136,7 +134,7 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(target.glob("tfbatch-*.whl"))
 
 
-def run(arguments: list[str], *, cwd: Path, path: Path | None = None) -> str:
+def run(arguments, *, cwd, path=None):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     if path:
         environment["PYTHONPATH"] = str(path)
@@ -153,7 +151,7 @@ def run(arguments: list[str], *, cwd: Path, path: Path | None = None) -> str:
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_every_module_and_yaml_file(wheel: Path, checkout: Path) -> None:
+def test_a_wheel_holds_every_module_and_yaml_file(wheel, checkout):
     held = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(p.relative_to(checkout)) for p in (checkout / "tfbatch").rglob("*.py")}
     expected = modules | {"tfbatch/py.typed"} | {f"tfbatch/{name}" for name in yaml_files()}
@@ -163,7 +161,7 @@ def test_a_wheel_holds_every_module_and_yaml_file(wheel: Path, checkout: Path) -
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_an_installed_wheel_works_without_the_checkout(wheel, tmp_path):
     place = tmp_path / "installed"
     command = ["-m", "pip", "install", "--no-deps", "--no-index", "--target", str(place)]
     subprocess.run([sys.executable, *command, str(wheel)], capture_output=True, check=True)
@@ -178,6 +176,6 @@ def test_an_installed_wheel_works_without_the_checkout(wheel: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_bare_checkout_works_without_an_installation(checkout: Path) -> None:
+def test_a_bare_checkout_works_without_an_installation(checkout):
     assert lines(run(["-c", LOADED, str(checkout)], cwd=checkout)) == yaml_files()
     assert "usage: python -m tfbatch.tune" in run(["-m", "tfbatch.tune", "--help"], cwd=checkout)

@@ -376,7 +376,7 @@ def test_autotuning_is_off(prepared, mode, kind):
 
 
 @BOTH
-def test_pixels_are_normalised_channel_by_channel(prepared, tiny_examples, mode):
+def test_pixels_are_normalized_channel_by_channel(prepared, tiny_examples, mode):
     mean, deviation = [0.1, 0.2, 0.3], [0.5, 0.25, 2.0]
     data = prepared(mode, normalization={"mean": mean, "standard_deviation": deviation})
     ((images, labels),) = data.evaluation("test").as_numpy_iterator()
@@ -393,7 +393,7 @@ def test_pixels_are_normalised_channel_by_channel(prepared, tiny_examples, mode)
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (0.3, 0.25), (-2.0, 3.0)])
-def test_pixels_are_normalised_with_one_number_for_all_channels(make_recipe, mean, deviation):
+def test_pixels_are_normalized_with_one_number_for_all_channels(make_recipe, mean, deviation):
     written = {"mean": [mean] * 3, "standard_deviation": [deviation] * 3}
     images = np.random.default_rng(1).integers(0, 256, (7, 4, 6, 3)).astype(np.uint8)
     images[0, 0, 0], images[0, 0, 1] = 0, 255
@@ -532,7 +532,7 @@ def test_digits_are_loaded_by_name_and_described(digits):
     assert set(labels.tolist()) == set(range(10))
 
 
-def test_the_numbers_of_the_recipe_normalise_its_training_split(digits):
+def test_the_numbers_of_the_recipe_normalize_its_training_split(digits):
     images = np.concatenate([x for x, _ in digits.evaluation("train").as_numpy_iterator()])
 
     assert abs(images.mean()) < 0.02

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 import pytest
@@ -26,21 +24,21 @@ CONFIGURATION = Configuration(batch_size=8, base_learning_rate=0.01)
 
 
 @pytest.fixture(scope="module")
-def lines(tmp_path_factory) -> StoredData:
+def lines(tmp_path_factory):
     x = np.random.default_rng(0).normal(size=(72, 3)).astype(np.float32)
     data = (x, x.sum(axis=1, keepdims=True))
     folder = tmp_path_factory.mktemp("lines")
     return StoredData(store_data(folder, {"train": data, "validation": data}), name="lines")
 
 
-def dense(**arguments: Any) -> keras.Model:
+def dense(**arguments):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     if arguments:
         model.compile(optimizer="sgd", **arguments)
     return model
 
 
-def in_batch_negatives(target: Any, output: Any) -> Any:
+def in_batch_negatives(target, output):
     """Each example against all others of its batch, as a contrastive loss does."""
     scores = keras.ops.matmul(output, keras.ops.transpose(target))
     labels = keras.ops.arange(keras.ops.shape(scores)[0])
@@ -97,11 +95,11 @@ def test_a_loss_that_sums_is_named(lines):
         assert sum("sums over the batch" in note for note in notes) == 1
 
 
-def fixed() -> keras.Model:
+def fixed():
     return keras.Sequential([keras.Input(batch_shape=(16, 3)), keras.layers.Dense(1)])
 
 
-def stateful() -> keras.Model:
+def stateful():
     inputs = keras.Input(batch_shape=(4, 3, 1))
     hidden = keras.layers.SimpleRNN(2, stateful=True)(inputs)
     return keras.Model(inputs, keras.layers.Dense(1)(hidden))

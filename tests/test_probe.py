@@ -11,16 +11,16 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_model
+from processes import HANG_SECONDS
 from rich.console import Console
 
 import tfbatch.probe
-from tfbatch.bench import Bench, open_bench
+from tfbatch.bench import open_bench
 from tfbatch.chart_page import PageSection, figure, page
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.errors import InputError, SearchError
@@ -38,20 +38,20 @@ QUICK = [name for name in INSTRUMENTS.names() if name != "largest_batch"]
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench():
     with open_bench(tiny_model.build, "digits", execution=Execution(workers=0)) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def probed(bench: Bench) -> Probed:
+def probed(bench):
     """Every instrument that needs no process of its own."""
     return run_instruments(
         bench, names=QUICK, batch_sizes=SIZES, say=lambda text: None, seconds=8.0
     )
 
 
-def test_every_instrument_declares_what_the_command_needs() -> None:
+def test_every_instrument_declares_what_the_command_needs():
     modules = [INSTRUMENTS.load(name) for name in INSTRUMENTS.names()]
 
     assert {"largest_batch", "throughput", "input_bound", "noise_scale"} <= set(INSTRUMENTS.names())
@@ -59,7 +59,7 @@ def test_every_instrument_declares_what_the_command_needs() -> None:
     assert len({module.ORDER for module in modules}) == len(modules)
 
 
-def check_reading(reading: Any) -> None:
+def check_reading(reading):
     columns, rows = reading.columns(), reading.rows()
     assert columns
     assert rows
@@ -72,19 +72,19 @@ def check_reading(reading: Any) -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_reading_keeps_the_contract(name: str, probed: Probed) -> None:
+def test_a_reading_keeps_the_contract(name, probed):
     section = next(section for section in probed.sections if section.name == name)
 
     assert section.failure == "", section.trace
     check_reading(section.reading)
 
 
-def test_instruments_run_in_their_order(probed: Probed) -> None:
+def test_instruments_run_in_their_order(probed):
     orders = [INSTRUMENTS.load(section.name).ORDER for section in probed.sections]
     assert orders == sorted(orders)
 
 
-def test_the_conclusion_is_of_hardware_and_of_gradient_and_says_predicted(probed: Probed) -> None:
+def test_the_conclusion_is_of_hardware_and_of_gradient_and_says_predicted(probed):
     throughput = probed.reading("throughput")
     hardware, gradient = probed.hardware(), probed.gradient("python -m tfbatch.tune")
 
@@ -98,7 +98,7 @@ def test_the_conclusion_is_of_hardware_and_of_gradient_and_says_predicted(probed
         assert "no batch size is predicted" in gradient
 
 
-def joined(limited_by: str, largest: int | None, **readings: Any) -> Probed:
+def joined(limited_by, largest, **readings):
     """A line of 16 ms and 0.5 ms an example, and a noise scale of 128: 64 is the fastest."""
     times = [
         StepTime(size, seconds, (seconds,) * 3)
@@ -126,16 +126,14 @@ def joined(limited_by: str, largest: int | None, **readings: Any) -> Probed:
     ],
     ids=["memory", "examples", "not asked further", "nothing known"],
 )
-def test_memory_and_examples_hold_the_predicted_size(
-    limited_by: str, largest: int | None, examples: int, predicted: int
-) -> None:
+def test_memory_and_examples_hold_the_predicted_size(limited_by, largest, examples, predicted):
     data = types.SimpleNamespace(splits={"train": examples})
     bench: Any = types.SimpleNamespace(data=data)
 
     assert probing._predict(bench, joined(limited_by, largest)).batch_size == predicted
 
 
-def test_what_bounds_the_training_is_said_of_the_knee_and_else_of_the_baseline() -> None:
+def test_what_bounds_the_training_is_said_of_the_knee_and_else_of_the_baseline():
     bound = types.SimpleNamespace(verdict_at=lambda size: f"bound by {size}")
     found = joined("memory", 40, input_bound=bound)
     without = joined("memory", 40, input_bound=bound, throughput=None)
@@ -146,7 +144,7 @@ def test_what_bounds_the_training_is_said_of_the_knee_and_else_of_the_baseline()
     assert without.hardware().endswith("training at batch size 8 is bound by 8.")
 
 
-def test_what_is_written_is_json_without_numbers_that_are_none(probed: Probed) -> None:
+def test_what_is_written_is_json_without_numbers_that_are_none(probed):
     content = json.loads(json.dumps(probed.as_json(), allow_nan=False))
 
     assert set(content["instruments"]) == set(QUICK)
@@ -155,17 +153,17 @@ def test_what_is_written_is_json_without_numbers_that_are_none(probed: Probed) -
     assert measured + reading["left_out"] == list(SIZES)
 
 
-def die(programs: Any, *, sign_of_life: Any) -> None:
+def die(programs, *, heartbeat):
     os._exit(3)
 
 
 class Fails:
     """Instruments that fail in other ways."""
 
-    def __init__(self, error: BaseException | None):
+    def __init__(self, error):
         self.error = error
 
-    def load(self, name: str) -> types.ModuleType:
+    def load(self, name):
         module = INSTRUMENTS.load("throughput")
         if name == "throughput":
             return module
@@ -174,7 +172,7 @@ class Fails:
         failing.__dict__["probe"] = self.probe
         return failing
 
-    def probe(self, bench: Any, **_: Any) -> Any:
+    def probe(self, bench, **_):
         if self.error is None:
             bench.measure(die)
         raise self.error or AssertionError
@@ -185,9 +183,7 @@ class Fails:
     [(InputError("this and that"), "this and that"), (KeyError("bug"), "KeyError: 'bug'")],
     ids=["message", "bug"],
 )
-def test_a_failing_instrument_does_not_end_the_others(
-    error: Exception, message: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_instrument_does_not_end_the_others(error, message, bench, monkeypatch):
     told: list[str] = []
     monkeypatch.setattr(probing, "INSTRUMENTS", Fails(error))
     found = run_instruments(
@@ -203,9 +199,7 @@ def test_a_failing_instrument_does_not_end_the_others(
 
 
 @pytest.mark.slow
-def test_an_instrument_whose_process_dies_does_not_end_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_instrument_whose_process_dies_does_not_end_the_others(monkeypatch):
     monkeypatch.setattr(probing, "INSTRUMENTS", Fails(None))
     with open_bench(tiny_model.build, "digits") as in_worker:
         found = run_instruments(
@@ -220,7 +214,7 @@ def test_an_instrument_whose_process_dies_does_not_end_the_others(
     assert found.reading("throughput").batch_sizes == (32,)
 
 
-def test_a_request_to_stop_ends_it_before_the_next_instrument(bench: Bench) -> None:
+def test_a_request_to_stop_ends_it_before_the_next_instrument(bench):
     found = run_instruments(
         bench,
         names=QUICK,
@@ -235,7 +229,7 @@ def test_a_request_to_stop_ends_it_before_the_next_instrument(bench: Bench) -> N
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory):
     """What the command writes for two instruments, run in this process."""
     folder = tmp_path_factory.mktemp("probe")
     left_out = sorted(set(INSTRUMENTS.names()) - {"throughput", "input_bound"})
@@ -256,7 +250,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_command_writes_everything(written: Path) -> None:
+def test_the_command_writes_everything(written):
     content = json.loads((written / "probe.json").read_text())
 
     assert set(content["instruments"]) == {"throughput", "input_bound"}
@@ -266,7 +260,7 @@ def test_the_command_writes_everything(written: Path) -> None:
     assert "tfbatch.tune --model=tiny_model:build --batch_sizes=16,32,64" in content["verify_with"]
 
 
-def test_the_page_loads_nothing_from_elsewhere(written: Path) -> None:
+def test_the_page_loads_nothing_from_elsewhere(written):
     text = (written / "probe.html").read_text(encoding="utf-8")
     own = re.sub(r"<script\b.*?</script>", "", text, flags=re.DOTALL)
 
@@ -277,7 +271,7 @@ def test_the_page_loads_nothing_from_elsewhere(written: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_instrument_measures_under_a_strategy_too(tmp_path: Path) -> None:
+def test_every_instrument_measures_under_a_strategy_too(tmp_path):
     """Two logical CPUs: what a batch is split into is said, and a gradient needs no splitting."""
     done = subprocess.run(
         [
@@ -289,7 +283,7 @@ def test_every_instrument_measures_under_a_strategy_too(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "probe.json").read_text())["instruments"]
@@ -304,7 +298,7 @@ def test_every_instrument_measures_under_a_strategy_too(tmp_path: Path) -> None:
     assert found["curvature"]["reading"]["dimension"] == 64 * 16 + 16 + 16 * 10 + 10
 
 
-def test_what_is_written_on_the_page_is_escaped() -> None:
+def test_what_is_written_on_the_page_is_escaped():
     chart = Chart("T", "x", "y", (Series("s", (1.0, 2.0), (float("nan"), 2.0)),), (Mark(1.0, "m"),))
     section = PageSection("<b>", "a < b", ("<i>",), (("<u>",),), (chart,))
     text = page("<s>", ("<em>",), (section,)).split("<body>")[1]
@@ -313,7 +307,7 @@ def test_what_is_written_on_the_page_is_escaped() -> None:
         assert tag not in text
 
 
-def test_series_of_different_lengths_are_refused() -> None:
+def test_series_of_different_lengths_are_refused():
     with pytest.raises(InputError, match="same length"):
         Series("s", (1.0,), (1.0, 2.0))
 
@@ -335,9 +329,7 @@ def test_series_of_different_lengths_are_refused() -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_flag_that_cannot_be_used_is_refused(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_flag_that_cannot_be_used_is_refused(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as refused:
         tfbatch.probe.main(arguments)
@@ -350,22 +342,22 @@ def test_a_flag_that_cannot_be_used_is_refused(
 class LongReading:
     """A reading of many rows."""
 
-    def columns(self) -> tuple[str, ...]:
+    def columns(self):
         return ("row",)
 
-    def rows(self) -> list[tuple[str, ...]]:
+    def rows(self):
         return [(f"row {number}",) for number in range(15)]
 
 
 class ChoosingReading(LongReading):
     """One that knows which of them to show."""
 
-    def short_rows(self, most: int) -> tuple[list[tuple[str, ...]], str]:
+    def short_rows(self, most):
         return [("row 14",)], f"all but one of {most + 3}"
 
 
-def test_the_terminal_shows_a_few_rows_and_says_what_is_left_out() -> None:
-    def shown(reading: Any) -> str:
+def test_the_terminal_shows_a_few_rows_and_says_what_is_left_out():
+    def shown(reading):
         console = Console(width=80, record=True, file=io.StringIO())
         tfbatch.probe._show_table(console, reading)
         return console.export_text()
@@ -379,9 +371,7 @@ def test_the_terminal_shows_a_few_rows_and_says_what_is_left_out() -> None:
     assert chosen.endswith("\nIn probe.html alone: all but one of 15.\n")
 
 
-def test_nothing_measured_at_all_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_measured_at_all_is_an_error(tmp_path, monkeypatch):
     empty = Probed("CPU", (8,), 8, (), None, "")
     monkeypatch.setattr(tfbatch.probe, "_probe", lambda *_: empty)
     with pytest.raises(SearchError, match="No instrument"):

@@ -23,13 +23,13 @@ class Instruments:
         broken: Those that fail when their time is over.
     """
 
-    def __init__(self, taken: dict[str, float], shares: dict[str, float], broken: str = ""):
+    def __init__(self, taken, shares, broken=""):
         self.now = 1000.0
         self.allowed: dict[str, float] = {}
         self._taken, self._shares, self._broken = taken, shares, broken
 
-    def load(self, name: str) -> types.ModuleType:
-        def probe(bench: Any, *, batch_sizes: Any, seconds: float) -> Any:
+    def load(self, name):
+        def probe(bench, *, batch_sizes, seconds):
             self.allowed[name] = seconds
             self.now += self._taken[name]
             if name == self._broken:
@@ -50,23 +50,18 @@ class Bench:
     engine = None
     request = types.SimpleNamespace(baseline=types.SimpleNamespace(batch_size=8))
 
-    def __init__(self, first_steps: float = 0.0):
+    def __init__(self, first_steps=0.0):
         self.first_steps, self.asked = first_steps, 0
 
-    def configuration(self, batch_size: int) -> Configuration:
+    def configuration(self, batch_size):
         return Configuration(batch_size=batch_size, base_learning_rate=0.1)
 
-    def measure(self, function: Any, *arguments: Any) -> float:
+    def measure(self, function, *arguments):
         self.asked += 1
         return self.first_steps
 
 
-def run(
-    instruments: Instruments,
-    monkeypatch: pytest.MonkeyPatch,
-    seconds: float | None = 60.0,
-    bench: Any = None,
-) -> probing.Probed:
+def run(instruments, monkeypatch, seconds=60.0, bench=None):
     monkeypatch.setattr(probing, "INSTRUMENTS", instruments)
     clock = types.SimpleNamespace(monotonic=lambda: instruments.now)
     monkeypatch.setattr(probing, "time", clock)
@@ -91,12 +86,7 @@ SHARES = {"free": 0.0, "one": 3.0, "two": 2.0, "three": 1.0}
     ],
     ids=["as shared", "one is quick", "all are quick", "one is slow", "one takes it all"],
 )
-def test_what_is_left_is_shared_by_those_that_follow(
-    taken: tuple[float, ...],
-    allowed: tuple[float, ...],
-    broken: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_left_is_shared_by_those_that_follow(taken, allowed, broken, monkeypatch):
     """60 s in parts of 3, 2 and 1; the one without a share takes what it takes, of no one's."""
     fakes = Instruments(dict(zip(SHARES, taken, strict=True)), SHARES, broken)
     found = run(fakes, monkeypatch)
@@ -109,9 +99,7 @@ def test_what_is_left_is_shared_by_those_that_follow(
 
 
 @pytest.mark.parametrize(("first", "total"), [(1.0, 35.0), (5.0, 70.0), (100.0, 180.0)])
-def test_the_whole_time_follows_from_the_first_steps_and_has_bounds(
-    first: float, total: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_whole_time_follows_from_the_first_steps_and_has_bounds(first, total, monkeypatch):
     fakes = Instruments({"free": 9.0, "one": 5.0, "two": 0.0}, SHARES)
     bench = Bench(first)
     run(fakes, monkeypatch, None, bench)
@@ -121,7 +109,7 @@ def test_the_whole_time_follows_from_the_first_steps_and_has_bounds(
     assert bench.asked == 1
 
 
-def test_instruments_without_a_share_need_no_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instruments_without_a_share_need_no_first_steps(monkeypatch):
     bench = Bench()
     run(Instruments({"free": 9.0}, SHARES), monkeypatch, None, bench)
 
@@ -129,14 +117,14 @@ def test_instruments_without_a_share_need_no_first_steps(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["noise_scale", "learning_rate_range", "curvature"])
-def test_a_gradient_is_looked_at_near_a_batch_of_128_in_the_time_given(name: str) -> None:
+def test_a_gradient_is_looked_at_near_a_batch_of_128_in_the_time_given(name):
     """Nearest by ratio: 300 is 2.3 times as large, 40 is a 3.2th."""
     measured: list[Any] = []
 
     class Noting(Bench):
-        def measure(self, function: Any, *arguments: Any) -> Any:
+        def measure(self, function, *arguments):
             measured.extend(arguments)
-            return None
+            return
 
     INSTRUMENTS.load(name).probe(Noting(), batch_sizes=(8, 40, 300, 1024), seconds=7.0)
 

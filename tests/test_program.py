@@ -6,7 +6,6 @@ import dataclasses
 import gc
 import math
 import weakref
-from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -61,7 +60,7 @@ class Trained:
     test: dict[str, float]
 
 
-def change(spec: TrialSpec = SPEC, *, seed: int | None = None, **configuration: Any) -> TrialSpec:
+def change(spec=SPEC, *, seed=None, **configuration):
     total_examples = configuration.pop("total_examples", spec.total_examples)
     return dataclasses.replace(
         spec,
@@ -71,7 +70,7 @@ def change(spec: TrialSpec = SPEC, *, seed: int | None = None, **configuration: 
     )
 
 
-def others(optimizer: Named = SGD) -> list[TrialSpec]:
+def others(optimizer=SGD):
     """Trials that differ in everything from SPEC, one shorter and one longer than it."""
     return [
         change(
@@ -88,7 +87,7 @@ def others(optimizer: Named = SGD) -> list[TrialSpec]:
     ]
 
 
-def train(model: Any, workload: Workload, spec: TrialSpec) -> Trained:
+def train(model, workload, spec):
     history = fit(
         model,
         workload,
@@ -101,26 +100,26 @@ def train(model: Any, workload: Workload, spec: TrialSpec) -> Trained:
     return Trained(history.history, [v.numpy() for v in state(model)], test)
 
 
-def train_with(programs: ProgramCache, spec: TrialSpec) -> Trained:
+def train_with(programs, spec):
     model = programs.begin(spec.configuration, total_examples=spec.total_examples, seed=spec.seed)
     return train(model, programs.workload, spec)
 
 
-def train_plainly(workload: Workload, spec: TrialSpec) -> Trained:
+def train_plainly(workload, spec):
     model = workload.compiled(
         spec.configuration, total_examples=spec.total_examples, seed=spec.seed
     )
     return train(model, workload, spec)
 
 
-def assert_same(got: Trained, expected: Trained) -> None:
+def assert_same(got, expected):
     assert got.history == expected.history
     assert got.test == expected.test
     for one, other in zip(got.variables, expected.variables, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def assert_close(got: Trained, expected: Trained, *, rtol: float = 1e-5) -> None:
+def assert_close(got, expected, *, rtol=1e-5):
     for name, values in expected.history.items():
         assert got.history[name] == pytest.approx(values, rel=10 * rtol)
     assert got.test == pytest.approx(expected.test, rel=10 * rtol)
@@ -129,7 +128,7 @@ def assert_close(got: Trained, expected: Trained, *, rtol: float = 1e-5) -> None
 
 
 @pytest.fixture(scope="module")
-def data(digits: PreparedData) -> PreparedData:
+def data(digits):
     """The digits, evaluated in several batches, as larger data always are."""
     own = PreparedData(digits.recipe, digits.folder)
     whole = own.evaluation
@@ -138,20 +137,20 @@ def data(digits: PreparedData) -> PreparedData:
 
 
 @pytest.fixture(scope="module")
-def workload(data: PreparedData) -> Workload:
+def workload(data):
     return Workload(data, dense)
 
 
 @pytest.fixture(autouse=True)
-def float32() -> Iterator[None]:
+def float32():
     yield
     keras.config.set_dtype_policy("float32")
 
 
-def through(*hidden: Callable[[], Any]) -> Callable[..., keras.Model]:
+def through(*hidden):
     """A builder of a model with layers between the flattened image and the logits."""
 
-    def build(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+    def build(input_shape, num_classes):
         inputs = keras.Input(input_shape)
         x = keras.layers.Flatten()(inputs)
         for make in hidden:
@@ -161,20 +160,20 @@ def through(*hidden: Callable[[], Any]) -> Callable[..., keras.Model]:
     return build
 
 
-def hidden_layer() -> Any:
+def hidden_layer():
     return keras.layers.Dense(12, activation="relu")
 
 
 dense = through(hidden_layer)
 
 
-def adapted() -> Any:
+def adapted():
     layer = keras.layers.Normalization()
     layer.adapt(np.random.default_rng(3).normal(1.0, 2.0, (50, 64)).astype(np.float32))
     return layer
 
 
-def pretrained() -> Any:
+def pretrained():
     """A frozen part with other weights in every trial: drawn under the trial's seed."""
     layer = keras.layers.Dense(20, activation="tanh")
     layer.build((None, 64))
@@ -183,7 +182,7 @@ def pretrained() -> Any:
     return layer
 
 
-def embedded(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+def embedded(input_shape, num_classes):
     """Pixels as words, in a frozen embedding that every trial draws anew."""
     inputs = keras.Input(input_shape)
     words = keras.ops.cast(keras.ops.clip(2 * inputs + 4, 0, 9), "int32")
@@ -191,21 +190,21 @@ def embedded(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model
     return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Flatten()(x)))
 
 
-def augmented(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+def augmented(input_shape, num_classes):
     inputs = keras.Input(input_shape)
     x = keras.layers.RandomTranslation(0.2, 0.2)(keras.layers.RandomFlip("horizontal")(inputs))
     x = keras.layers.GaussianNoise(0.1)(x)
     return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Flatten()(x)))
 
 
-def tiny_resnet(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+def tiny_resnet(input_shape, num_classes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "_BLOCKS", 1)
         patch.setattr(resnet, "_WIDTHS", (4, 6))
         return resnet.build(input_shape, num_classes)
 
 
-def some_slow(names: Iterable[str], *, quick: Container[str]) -> list[Any]:
+def some_slow(names, *, quick):
     """Each is traced three times and more."""
     return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
 
@@ -214,7 +213,7 @@ MODELS = {
     "small_cnn": small_cnn.build,
     "resnet": tiny_resnet,
     "dropout": through(hidden_layer, lambda: keras.layers.Dropout(0.3)),
-    "batch normalisation": through(hidden_layer, keras.layers.BatchNormalization),
+    "batch normalization": through(hidden_layer, keras.layers.BatchNormalization),
     "adapted": through(adapted, hidden_layer),
     "pretrained": through(pretrained),
     "embedded": embedded,
@@ -222,11 +221,11 @@ MODELS = {
 }
 
 
-QUICK_MODELS = ("batch normalisation",)
+QUICK_MODELS = ("batch normalization",)
 
 
 @pytest.mark.parametrize("name", some_slow(MODELS, quick=QUICK_MODELS))
-def test_a_reused_program_trains_each_model_as_a_fresh_one(data: PreparedData, name: str) -> None:
+def test_a_reused_program_trains_each_model_as_a_fresh_one(data, name):
     workload = Workload(data, MODELS[name])
     programs = ProgramCache(workload)
     for spec in others():
@@ -235,11 +234,11 @@ def test_a_reused_program_trains_each_model_as_a_fresh_one(data: PreparedData, n
 
     assert programs.traced == 1
     assert_same(got, train_with(ProgramCache(workload), SPEC))
-    # Batch normalisation of a few examples magnifies the last bits.
+    # Batch normalization of a few examples magnifies the last bits.
     assert_close(got, train_plainly(workload, SPEC), rtol=1e-3 if name == "resnet" else 1e-5)
 
 
-def written(name: str, share: float, **shared: float) -> Named:
+def written(name, share, **shared):
     """Every number of an optimizer, and what all optimizers share, changed by a share."""
     defaults = optimizers.OPTIMIZERS.load(name).PARAMETERS
     numbers = {k: v * share for k, v in defaults.items() if isinstance(v, float)}
@@ -248,7 +247,7 @@ def written(name: str, share: float, **shared: float) -> Named:
     return Named(name=name, **numbers, **shared)
 
 
-def switches() -> Iterator[Any]:
+def switches():
     """Each optimizer with nothing but its defaults, and with each of its switches turned."""
     for name in optimizers.OPTIMIZERS.names():
         parameters = optimizers.OPTIMIZERS.load(name).PARAMETERS
@@ -260,9 +259,7 @@ def switches() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", some_slow(optimizers.OPTIMIZERS.names(), quick=("muon",)))
-def test_every_number_of_every_optimizer_is_a_variable_of_the_graph(
-    workload: Workload, name: str
-) -> None:
+def test_every_number_of_every_optimizer_is_a_variable_of_the_graph(workload, name):
     rate = optimizers.OPTIMIZERS.load(name).BASE_LEARNING_RATE[0] * 3
     spec = change(
         optimizer=written(name, 0.9, global_clipnorm=0.5, ema_half_life_fraction=0.1),
@@ -279,9 +276,7 @@ def test_every_number_of_every_optimizer_is_a_variable_of_the_graph(
 
 
 @pytest.mark.parametrize("optimizer", list(switches()))
-def test_a_switch_of_an_optimizer_is_part_of_the_graph(
-    workload: Workload, optimizer: Named
-) -> None:
+def test_a_switch_of_an_optimizer_is_part_of_the_graph(workload, optimizer):
     programs = ProgramCache(workload)
     for other in others(Named(name=optimizer.name)):
         train_with(programs, other)
@@ -304,9 +299,7 @@ QUICK_OPTIMIZERS = ("adamw {'beta_1': 0.95, 'weight_decay': 0.1}",)
 
 
 @pytest.mark.parametrize("name", some_slow(OPTIMIZERS, quick=QUICK_OPTIMIZERS))
-def test_a_reused_program_trains_with_each_optimizer_as_a_fresh_one(
-    workload: Workload, name: str
-) -> None:
+def test_a_reused_program_trains_with_each_optimizer_as_a_fresh_one(workload, name):
     """The trials before have other numbers, but for those that are zero."""
     optimizer = OPTIMIZERS[name]
     number = {k: v * 0.7 for k, v in optimizer.arguments.items()}
@@ -327,7 +320,7 @@ def test_a_reused_program_trains_with_each_optimizer_as_a_fresh_one(
 
 
 @pytest.mark.slow
-def test_zero_is_part_of_the_graph(workload: Workload) -> None:
+def test_zero_is_part_of_the_graph(workload):
     """A momentum of zero has no slots."""
     programs = ProgramCache(workload)
     for number in (0.9, 0.0, 0.8, 0.0):
@@ -337,7 +330,7 @@ def test_zero_is_part_of_the_graph(workload: Workload) -> None:
     assert programs.traced == 2
 
 
-def test_without_reuse_every_trial_is_traced_and_comes_to_the_same(workload: Workload) -> None:
+def test_without_reuse_every_trial_is_traced_and_comes_to_the_same(workload):
     programs = ProgramCache(workload, reuse=False)
     first, second = (train_with(programs, SPEC) for _ in range(2))
 
@@ -354,13 +347,13 @@ TRACES: list[bool] = []
 class NotesTraces(keras.layers.Layer):
     """Its Python runs when a graph is made, and at no other time."""
 
-    def call(self, x: Any, training: bool = False) -> Any:
+    def call(self, x, training=False):
         if not isinstance(x, keras.KerasTensor) and not tf.executing_eagerly():
             TRACES.append(training)
         return x
 
 
-def test_one_trace_serves_all_batch_sizes_schedules_and_rates(data: PreparedData) -> None:
+def test_one_trace_serves_all_batch_sizes_schedules_and_rates(data):
     programs = ProgramCache(Workload(data, through(hidden_layer, NotesTraces)))
     traces = traces_of(programs, SPEC)
     assert True in traces
@@ -379,7 +372,7 @@ def test_one_trace_serves_all_batch_sizes_schedules_and_rates(data: PreparedData
     assert programs.traced == 1
 
 
-def traces_of(programs: ProgramCache, spec: TrialSpec) -> list[bool]:
+def traces_of(programs, spec):
     """What is traced after the trial's own build: whether in training."""
     model = programs.begin(spec.configuration, total_examples=spec.total_examples, seed=spec.seed)
     TRACES.clear()
@@ -388,16 +381,14 @@ def traces_of(programs: ProgramCache, spec: TrialSpec) -> list[bool]:
 
 
 @pytest.mark.parametrize("sizes", [(512, 8), (8, 512)], ids=["more at once", "fewer at once"])
-def test_validation_is_of_the_whole_split_whatever_was_executed_at_once(
-    workload: Workload, sizes: tuple[int, int]
-) -> None:
+def test_validation_is_of_the_whole_split_whatever_was_executed_at_once(workload, sizes):
     """Keras's own test function keeps the number of steps that it was traced with."""
     programs = ProgramCache(workload)
     train_with(programs, change(batch_size=sizes[0]))
     seen: list[int] = []
 
     class Count(keras.callbacks.Callback):
-        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        def on_test_batch_end(self, batch, logs=None):
             seen.append(batch)
 
     spec = change(batch_size=sizes[1])
@@ -417,7 +408,7 @@ def test_validation_is_of_the_whole_split_whatever_was_executed_at_once(
 
 
 @pytest.mark.slow
-def test_predictions_work_whatever_was_executed_at_once(workload: Workload) -> None:
+def test_predictions_work_whatever_was_executed_at_once(workload):
     """A user's callback may ask for them."""
     programs = ProgramCache(workload)
     x = np.concatenate([x for x, _ in workload.data.evaluation("validation")])
@@ -431,7 +422,7 @@ def test_predictions_work_whatever_was_executed_at_once(workload: Workload) -> N
 class Spoil(keras.callbacks.Callback):
     """Leaves a model as no trial may find it."""
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch, logs=None):
         for variable in [*self.model.variables, *self.model.optimizer.variables]:
             variable.assign(keras.ops.ones_like(variable) * 3)
 
@@ -439,14 +430,14 @@ class Spoil(keras.callbacks.Callback):
 class Fail(keras.callbacks.Callback):
     """Fails inside an epoch."""
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch, logs=None):
         raise RuntimeError("a user's callback")
 
 
 class FailInValidation(keras.callbacks.Callback):
     """Fails while Keras keeps an iterator of the validation split."""
 
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_test_batch_end(self, batch, logs=None):
         raise RuntimeError("a user's callback")
 
 
@@ -460,7 +451,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", some_slow(BAD, quick=("failed in validation",)))
-def test_a_bad_trial_leaves_nothing_behind(data: PreparedData, kind: str) -> None:
+def test_a_bad_trial_leaves_nothing_behind(data, kind):
     options, changes, status = BAD[kind]
     if kind == "spoiled":
         changes = {**changes, "optimizer": SGD}
@@ -476,7 +467,7 @@ def test_a_bad_trial_leaves_nothing_behind(data: PreparedData, kind: str) -> Non
     assert_same(train_with(programs, SPEC), train_with(ProgramCache(workload), SPEC))
 
 
-def test_a_program_is_as_new_when_it_begins(workload: Workload) -> None:
+def test_a_program_is_as_new_when_it_begins(workload):
     programs = ProgramCache(workload)
     train_with(programs, others()[0])
     model = programs.begin(SPEC.configuration, total_examples=542, seed=11)
@@ -494,9 +485,7 @@ def test_a_program_is_as_new_when_it_begins(workload: Workload) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_saved_by_a_callback_has_the_trials_own_optimizer(
-    workload: Workload, tmp_path: Any
-) -> None:
+def test_a_model_saved_by_a_callback_has_the_trials_own_optimizer(workload, tmp_path):
     programs = ProgramCache(workload)
     train_with(programs, others()[0])
     train_with(programs, SPEC)
@@ -512,17 +501,17 @@ def test_a_model_saved_by_a_callback_has_the_trials_own_optimizer(
     loaded.fit(np.zeros((8, 8, 8, 1)), np.zeros(8), verbose=0)
 
 
-def builders() -> list[Callable[..., keras.Model]]:
+def builders():
     return [through(lambda n=n: keras.layers.Dense(n)) for n in range(3, 4 + MOST_PROGRAMS)]
 
 
 @pytest.mark.slow
-def test_the_program_used_least_recently_is_dropped_and_freed(data: PreparedData) -> None:
+def test_the_program_used_least_recently_is_dropped_and_freed(data):
     workload = Workload(data, dense)
     programs = ProgramCache(workload)
     alive: dict[int, weakref.ref[Any]] = {}
 
-    def begin(number: int) -> None:
+    def begin(number):
         workload.build_model = builders()[number]
         spec = change(total_examples=100)
         model = programs.begin(spec.configuration, total_examples=100, seed=1)
@@ -547,7 +536,7 @@ def test_the_program_used_least_recently_is_dropped_and_freed(data: PreparedData
 
 
 @pytest.mark.parametrize("precision", some_slow(["mixed_float16", "mixed_bfloat16"], quick=[]))
-def test_mixed_precision_is_reused_exactly(data: PreparedData, precision: str) -> None:
+def test_mixed_precision_is_reused_exactly(data, precision):
     workload = Workload(data, dense, precision=precision)
     programs = ProgramCache(workload)
     model = programs.begin(SPEC.configuration, total_examples=542, seed=1)
@@ -564,7 +553,7 @@ def test_mixed_precision_is_reused_exactly(data: PreparedData, precision: str) -
 
 
 @pytest.mark.slow
-def test_a_loss_scale_does_not_leak(data: PreparedData) -> None:
+def test_a_loss_scale_does_not_leak(data):
     """Halved by overflowing gradients of the trial before."""
     workload = Workload(data, dense, precision="mixed_float16")
     programs = ProgramCache(workload)
@@ -576,9 +565,7 @@ def test_a_loss_scale_does_not_leak(data: PreparedData) -> None:
 
 
 @pytest.mark.slow
-def test_loading_weights_leaves_a_loss_scaling_program_whole(
-    data: PreparedData, tmp_path: Any
-) -> None:
+def test_loading_weights_leaves_a_loss_scaling_program_whole(data, tmp_path):
     workload = Workload(data, dense, precision="mixed_float16")
     programs = ProgramCache(workload)
     spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
@@ -594,7 +581,7 @@ def test_loading_weights_leaves_a_loss_scaling_program_whole(
 
 
 @pytest.mark.slow
-def test_xla_goes_the_same_way(data: PreparedData) -> None:
+def test_xla_goes_the_same_way(data):
     compiled = Workload(data, dense, jit_compile=True)
     programs = ProgramCache(compiled)
     train_with(programs, change(batch_size=64, seed=2))
@@ -609,7 +596,7 @@ def test_xla_goes_the_same_way(data: PreparedData) -> None:
     ("family", "warmup"),
     [(name, w) for name in SCHEDULES.names() for w in (0, 130) if not (w and has_own_warmup(name))],
 )
-def test_the_table_holds_what_the_schedule_gives_in_a_graph(family: str, warmup: int) -> None:
+def test_the_table_holds_what_the_schedule_gives_in_a_graph(family, warmup):
     total, batch_size = 2000, 7
     schedule = LearningRateInExamples(
         family,
@@ -625,7 +612,7 @@ def test_the_table_holds_what_the_schedule_gives_in_a_graph(family: str, warmup:
     step = tf.Variable(0, dtype=tf.int64)
 
     @tf.function(autograph=False)
-    def both() -> tuple[tf.Tensor, tf.Tensor]:
+    def both():
         return tf.cast(schedule(step), tf.float32), table(step)
 
     for number in range(steps):
@@ -636,7 +623,7 @@ def test_the_table_holds_what_the_schedule_gives_in_a_graph(family: str, warmup:
     assert both()[1].numpy() == tabulate(schedule, steps)[-1].numpy()
 
 
-def test_a_momentum_in_a_program_is_bit_for_bit_the_native_one_and_so_is_one_minus_it() -> None:
+def test_a_momentum_in_a_program_is_bit_for_bit_the_native_one_and_so_is_one_minus_it():
     total, batch_size = 2000, 7
     schedule = LearningRateInExamples(
         "one_cycle", learning_rate=0.37, batch_size=batch_size, total_examples=total
@@ -647,7 +634,7 @@ def test_a_momentum_in_a_program_is_bit_for_bit_the_native_one_and_so_is_one_min
     held = InGraphMomentum(0.9, step=lambda: optimizer.iterations)
 
     @tf.function(autograph=False)
-    def both() -> tuple[tf.Tensor, ...]:
+    def both():
         return (
             keras.ops.cast(native, "float32"),
             1 - native,
@@ -675,9 +662,7 @@ ONE_CYCLE = Named(name="one_cycle", momentum_at_peak=0.5)
     [Named(name="sgd", momentum=0.9), pytest.param(Named(name="adam"), marks=pytest.mark.slow)],
     ids=["sgd", "adam"],
 )
-def test_a_schedules_momentum_is_the_trials_own_in_a_reused_program(
-    workload: Workload, optimizer: Named
-) -> None:
+def test_a_schedules_momentum_is_the_trials_own_in_a_reused_program(workload, optimizer):
     """In turn with trials whose momentum is a number; it equals a fresh program and plain Keras."""
     programs = ProgramCache(workload)
     rate = {"optimizer": optimizer, "base_learning_rate": 0.005, "warmup_fraction": 0.0}
@@ -693,7 +678,7 @@ def test_a_schedules_momentum_is_the_trials_own_in_a_reused_program(
     assert trained[2].history["loss"] != pytest.approx(trained[3].history["loss"], rel=1e-3)
 
 
-def test_a_schedules_momentum_needs_an_optimizer_that_has_one(workload: Workload) -> None:
+def test_a_schedules_momentum_needs_an_optimizer_that_has_one(workload):
     spec = change(
         schedule=ONE_CYCLE, optimizer=Named(name="sgd", momentum=0.0), warmup_fraction=0.0
     )
@@ -701,9 +686,7 @@ def test_a_schedules_momentum_needs_an_optimizer_that_has_one(workload: Workload
         ProgramCache(workload).begin(spec.configuration, total_examples=542, seed=1)
 
 
-def test_a_table_of_a_very_long_training_is_quick_and_close(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_table_of_a_very_long_training_is_quick_and_close(monkeypatch):
     schedule = LearningRateInExamples(
         "cosine", learning_rate=0.37, batch_size=1, total_examples=150_000, warmup_examples=999
     )
@@ -716,16 +699,16 @@ def test_a_table_of_a_very_long_training_is_quick_and_close(
 
 
 @pytest.mark.parametrize("value", [0.9, 0.999, 0.95, 1e-4, 0.1, 1 / 3])
-def test_a_number_in_a_graph_is_kerass_own(value: float) -> None:
+def test_a_number_in_a_graph_is_kerass_own(value):
     number = InGraphNumber(0.5)
 
     @tf.function(autograph=False)
-    def read(x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def read(x):
         cast = keras.ops.cast(number, "float32")
         return x * (1 - number), cast, 2.0 - number, x * (number - 1), x * number, number * x
 
     @tf.function(autograph=False)
-    def own(x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def own(x):
         cast = keras.ops.cast(value, "float32")
         return x * (1 - value), cast, 2.0 - cast, x * (value - 1), x * value, value * x
 
@@ -738,7 +721,7 @@ def test_a_number_in_a_graph_is_kerass_own(value: float) -> None:
     assert number > 0
 
 
-def draws_from_tensorflow(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+def draws_from_tensorflow(input_shape, num_classes):
     """Its weights come from TensorFlow's global generator."""
     inputs = keras.Input(input_shape)
     dense = keras.layers.Dense(num_classes)
@@ -747,9 +730,7 @@ def draws_from_tensorflow(input_shape: tuple[int, ...], num_classes: int) -> ker
     return model
 
 
-def test_trap_seeding_tensorflow_forgets_kernels_and_is_left_out_only_where_nothing_needs_it(
-    data: PreparedData,
-) -> None:
+def test_trap_seeding_tensorflow_forgets_kernels_and_is_left_out_only_where_nothing_needs_it(data):
     seeded: list[int] = []
     real = keras.utils.set_random_seed
     for build, expected in ((small_cnn.build, False), (draws_from_tensorflow, True)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import keras
 import keras_tuner
@@ -26,18 +25,18 @@ ORACLES = {
 class OneUpdate(keras_tuner.HyperModel):
     """A model of one weight; sizes from the wall on lack memory, as TensorFlow says it."""
 
-    def __init__(self, *, wall: float = np.inf, error: type[Exception] = MemoryError):
+    def __init__(self, *, wall=np.inf, error=MemoryError):
         super().__init__()
         self.wall, self.error = wall, error
         self.tried: list[int] = []
 
-    def build(self, hp: Any) -> Any:
+    def build(self, hp):
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
         rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
         model.compile(optimizer=keras.optimizers.SGD(rate), loss="mse", run_eagerly=True)
         return model
 
-    def fit(self, hp: Any, model: Any, **arguments: Any) -> float:
+    def fit(self, hp, model, **arguments):
         size = hp.Choice("batch_size", SIZES)
         self.tried.append(size)
         if size >= self.wall:
@@ -45,7 +44,7 @@ class OneUpdate(keras_tuner.HyperModel):
         return abs(np.log2(size) - 4.0)
 
 
-def search(tmp_path: Any, oracle: Any, hypermodel: OneUpdate) -> list[int]:
+def search(tmp_path, oracle, hypermodel):
     tuner = keras_tuner.Tuner(
         oracle=oracle, hypermodel=hypermodel, directory=tmp_path, overwrite=True
     )
@@ -53,7 +52,7 @@ def search(tmp_path: Any, oracle: Any, hypermodel: OneUpdate) -> list[int]:
     return hypermodel.tried
 
 
-def objective() -> Any:
+def objective():
     return keras_tuner.Objective("default_objective", "min")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import HANG_SECONDS
 from ruamel.yaml import YAML
 
 import tfbatch
@@ -69,7 +70,7 @@ def test_script_that_starts_processes_runs(script, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANG_SECONDS,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Images of another size: the centre, its aspect ratio kept, averaged and not sampled."""
+"""Images of another size: the center, its aspect ratio kept, averaged and not sampled."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_large_image_is_averaged_and_not_sampled():
 
     small = crop_and_resize(noise, height=16, width=16)
 
-    assert small.std() < 15  # of four neighbours, as without antialiasing, 37
+    assert small.std() < 15  # of four neighbors, as without antialiasing, 37
 
 
 def test_small_images_grow_without_over_or_undershoot():

@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,11 +19,11 @@ from tfbatch.run_folder.folder import LOG, RunFolder, check_run_dir, differences
 IDENTITY = {"seed": 1, "search": {"space": {"batch_size": {"min": 8, "max": 512}}}}
 
 
-def run_folder(path: Path, **changes: Any) -> RunFolder:
+def run_folder(path, **changes):
     return RunFolder(path, **{"identity": IDENTITY, "budget": {"max_trials": 3}, **changes})
 
 
-def begin(path: Path) -> None:
+def begin(path):
     """Leaves a run with one trial and every kind of file."""
     with run_folder(path) as run:
         run.journal.append({"trial": "baseline"})
@@ -35,14 +33,14 @@ def begin(path: Path) -> None:
         (path / LOG).write_text("being written by the command that opened the folder")
 
 
-def tree(path: Path) -> dict[str, bytes | None]:
+def tree(path):
     return {
         str(p.relative_to(path)): p.read_bytes() if p.is_file() else None
         for p in sorted(path.rglob("*"))
     }
 
 
-def test_a_new_folder_is_made_with_its_parents_and_settings(tmp_path: Path) -> None:
+def test_a_new_folder_is_made_with_its_parents_and_settings(tmp_path):
     with run_folder(tmp_path / "a" / "b") as run:
         settings = json.loads((run.path / "config.json").read_text())
 
@@ -52,13 +50,13 @@ def test_a_new_folder_is_made_with_its_parents_and_settings(tmp_path: Path) -> N
         assert run.tensorboard == run.path / "tensorboard"
 
 
-def test_the_same_settings_continue_a_run(tmp_path: Path) -> None:
+def test_the_same_settings_continue_a_run(tmp_path):
     begin(tmp_path)
     with run_folder(tmp_path) as run:
         assert run.journal.rows == [{"trial": "baseline"}]
 
 
-def test_the_budget_may_change(tmp_path: Path) -> None:
+def test_the_budget_may_change(tmp_path):
     begin(tmp_path)
     with run_folder(tmp_path, budget={"max_trials": 30, "max_minutes": 5.0}) as run:
         assert run.journal.rows == [{"trial": "baseline"}]
@@ -66,7 +64,7 @@ def test_the_budget_may_change(tmp_path: Path) -> None:
     assert settings["budget"] == {"max_trials": 30, "max_minutes": 5.0}
 
 
-def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> None:
+def test_other_settings_are_refused_with_every_difference(tmp_path):
     begin(tmp_path)
     before = tree(tmp_path)
     other = {"search": {"space": {"batch_size": {"min": 8, "max": 1024}}}, "model": "resnet"}
@@ -87,7 +85,7 @@ def test_other_settings_are_refused_with_every_difference(tmp_path: Path) -> Non
     assert tree(tmp_path) == before
 
 
-def test_a_refused_folder_is_not_left_locked(tmp_path: Path) -> None:
+def test_a_refused_folder_is_not_left_locked(tmp_path):
     begin(tmp_path)
     refused = run_folder(tmp_path, identity={})  # a name, since its end would free the lock too
     with pytest.raises(InputError), refused:
@@ -96,7 +94,7 @@ def test_a_refused_folder_is_not_left_locked(tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_is_unlocked_after_an_exception(tmp_path: Path) -> None:
+def test_a_folder_is_unlocked_after_an_exception(tmp_path):
     failed = run_folder(tmp_path)
     with pytest.raises(ZeroDivisionError), failed:
         raise ZeroDivisionError
@@ -104,7 +102,7 @@ def test_a_folder_is_unlocked_after_an_exception(tmp_path: Path) -> None:
         pass
 
 
-def test_overwriting_begins_anew(tmp_path: Path) -> None:
+def test_overwriting_begins_anew(tmp_path):
     begin(tmp_path)
     with run_folder(tmp_path, identity={"seed": 2}, overwrite=True) as run:
         assert run.journal.rows == []
@@ -113,7 +111,7 @@ def test_overwriting_begins_anew(tmp_path: Path) -> None:
     assert settings["identity"] == {"seed": 2}
 
 
-def test_overwriting_does_not_follow_links(tmp_path: Path) -> None:
+def test_overwriting_does_not_follow_links(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").touch()
@@ -128,15 +126,13 @@ def test_overwriting_does_not_follow_links(tmp_path: Path) -> None:
     assert (elsewhere / "kept").exists()
 
 
-def test_overwriting_removes_the_settings_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overwriting_removes_the_settings_last(tmp_path, monkeypatch):
     """A run killed while it clears a folder must still know the folder as its own."""
     begin(tmp_path)
     removed = []
     unlink = Path.unlink
 
-    def noted(path: Path, missing_ok: bool = False) -> None:
+    def noted(path, missing_ok=False):
         removed.append((path.name, (tmp_path / "config.json").exists()))
         unlink(path, missing_ok)
 
@@ -158,8 +154,8 @@ FOREIGN = {
 @pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])
 @pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
 def test_a_folder_of_other_files_is_refused_and_nothing_in_it_is_touched(
-    tmp_path: Path, files: dict[str, str], overwrite: bool
-) -> None:
+    tmp_path, files, overwrite
+):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -179,7 +175,7 @@ def test_a_folder_of_other_files_is_refused_and_nothing_in_it_is_touched(
     assert after == before
 
 
-def test_damaged_settings_of_a_run_are_refused_but_may_be_overwritten(tmp_path: Path) -> None:
+def test_damaged_settings_of_a_run_are_refused_but_may_be_overwritten(tmp_path):
     begin(tmp_path)
     (tmp_path / "config.json").write_text('{"identity": ')
 
@@ -193,7 +189,7 @@ def test_damaged_settings_of_a_run_are_refused_but_may_be_overwritten(tmp_path: 
 
 
 @pytest.mark.parametrize("place", ["file/run", "file"], ids=["below a file", "a file"])
-def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path, place: str) -> None:
+def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path, place):
     (tmp_path / "file").touch()
     message = r"run folder .* cannot be written: .*--run_dir=DIR"
 
@@ -204,12 +200,12 @@ def test_a_place_that_cannot_be_a_folder_is_refused(tmp_path: Path, place: str) 
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
-def test_an_unwritable_folder_is_refused() -> None:
+def test_an_unwritable_folder_is_refused():
     with pytest.raises(InputError, match=r"run folder /proc/.* cannot be written: .*--run_dir"):
         check_run_dir(Path("/proc/self"))
 
 
-def test_checking_a_usable_folder_leaves_it_empty(tmp_path: Path) -> None:
+def test_checking_a_usable_folder_leaves_it_empty(tmp_path):
     assert check_run_dir(tmp_path / "new") == tmp_path / "new"
     assert tree(tmp_path / "new") == {}
     (tmp_path / "new" / LOG).touch()  # from a command that found its flags unusable
@@ -228,7 +224,7 @@ with RunFolder(Path(sys.argv[1]), identity={}, budget={}):
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def holder(tmp_path):
     """Another process that has `tmp_path` open."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)],
@@ -243,9 +239,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_process_is_refused_until_the_first_is_killed(
-    tmp_path: Path, holder: subprocess.Popen[str]
-) -> None:
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path, holder):
     for overwrite in (False, True):
         with (
             pytest.raises(RunFolderError, match=r"Another run has .* open"),
@@ -260,7 +254,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(
         assert run.journal.rows == []
 
 
-def test_two_runs_in_one_process_cannot_have_the_same_folder(tmp_path: Path) -> None:
+def test_two_runs_in_one_process_cannot_have_the_same_folder(tmp_path):
     with (
         run_folder(tmp_path),
         pytest.raises(RunFolderError, match="Another run has"),
@@ -281,18 +275,16 @@ def test_two_runs_in_one_process_cannot_have_the_same_folder(tmp_path: Path) -> 
     ],
     ids=["none", "value", "nested", "list", "kind", "key"],
 )
-def test_differences_are_named_by_their_path(before: Any, now: Any, lines: list[str]) -> None:
+def test_differences_are_named_by_their_path(before, now, lines):
     assert differences(before, now) == lines
 
 
-def test_a_text_file_is_replaced_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "answer.json"
     write_whole(path, "first")
     assert path.read_text() == "first"
 
-    def full(descriptor: int) -> None:
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(durable.os, "fsync", full)
@@ -301,7 +293,7 @@ def test_a_text_file_is_replaced_whole_or_not_at_all(
     assert path.read_text() == "first"
 
 
-def test_the_fingerprint_names_hardware_and_software() -> None:
+def test_the_fingerprint_names_hardware_and_software():
     versions = software()
     machine = hardware(["/physical_device:GPU:0"])
 

@@ -11,7 +11,7 @@ from tfbatch.optimizers import ROLE_NAMES
 from tfbatch.scaling_rules import (
     SCALING_RULES,
     check_rule,
-    parameters_of,
+    rule_parameters,
     scaled,
     scaled_number,
 )
@@ -36,7 +36,7 @@ DECAYS = ("momentum", "first_moment", "second_moment", "weight_average")
 
 def at(rule, learning_rate, batch_size, base=32):
     """By a rule, each of whose parameters is 0.75 where no number is given above."""
-    parameters = PARAMETERS.get(rule, dict.fromkeys(parameters_of(rule), 0.75))
+    parameters = PARAMETERS.get(rule, dict.fromkeys(rule_parameters(rule), 0.75))
     return scaled(
         rule,
         learning_rate,

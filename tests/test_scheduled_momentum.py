@@ -22,7 +22,7 @@ from tfbatch.schedules import (
 BATCH, STEPS = 4, 24
 
 
-def one_cycle(learning_rate: float = 0.5, **parameters: Any) -> LearningRateInExamples:
+def one_cycle(learning_rate=0.5, **parameters):
     return LearningRateInExamples(
         "one_cycle",
         learning_rate=learning_rate,
@@ -32,7 +32,7 @@ def one_cycle(learning_rate: float = 0.5, **parameters: Any) -> LearningRateInEx
     )
 
 
-def momenta(**parameters: Any) -> np.ndarray:
+def momenta(**parameters):
     """What each update must use, in float64."""
     momentum: np.ndarray = make_family("one_cycle", **parameters).momentum(
         np.arange(STEPS) / STEPS, np
@@ -40,7 +40,7 @@ def momenta(**parameters: Any) -> np.ndarray:
     return momentum
 
 
-def with_gradient_minus_one(optimizer: Any, **arguments: Any) -> Any:
+def with_gradient_minus_one(optimizer, **arguments):
     """One weight, from 0; its gradient is -1 always."""
     model = keras.Sequential(
         [keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")]
@@ -49,7 +49,7 @@ def with_gradient_minus_one(optimizer: Any, **arguments: Any) -> Any:
     return model
 
 
-def train(model: Any, *callbacks: Any, scheduled: bool = True, epochs: int = 1) -> list[float]:
+def train(model, *callbacks, scheduled=True, epochs=1):
     """The weight after every call of the callbacks, 0 before it."""
     weights = [0.0]
     note = keras.callbacks.LambdaCallback(
@@ -64,7 +64,7 @@ def train(model: Any, *callbacks: Any, scheduled: bool = True, epochs: int = 1) 
     return weights
 
 
-def sgd_weights(rates: Any, momentum: Any) -> np.ndarray:
+def sgd_weights(rates, momentum):
     velocity, weights = 0.0, [0.0]
     for rate, m in zip(rates, momentum, strict=True):
         velocity = m * velocity + rate
@@ -72,11 +72,11 @@ def sgd_weights(rates: Any, momentum: Any) -> np.ndarray:
     return np.array(weights)
 
 
-def rates_of(schedule: LearningRateInExamples) -> list[float]:
+def rates_of(schedule):
     return [float(schedule(step)) for step in range(STEPS)]
 
 
-def test_sgd_uses_the_momentum_of_each_update() -> None:
+def test_sgd_uses_the_momentum_of_each_update():
     """After an update the velocity is momentum * velocity + rate: the momentum is read back."""
     schedule = one_cycle()
     weights = train(with_gradient_minus_one(keras.optimizers.SGD(schedule, momentum=0.5)))
@@ -89,7 +89,7 @@ def test_sgd_uses_the_momentum_of_each_update() -> None:
 
 
 @pytest.mark.parametrize("at_once", [5, 24])
-def test_the_momentum_changes_within_an_execution_of_several_steps(at_once: int) -> None:
+def test_the_momentum_changes_within_an_execution_of_several_steps(at_once):
     schedule = one_cycle(momentum_at_peak=0.3)
     model = with_gradient_minus_one(
         keras.optimizers.SGD(schedule, momentum=0.5), steps_per_execution=at_once
@@ -101,7 +101,7 @@ def test_the_momentum_changes_within_an_execution_of_several_steps(at_once: int)
     np.testing.assert_allclose(weights, want[ends], rtol=1e-5)
 
 
-def test_nesterovs_momentum_follows_too() -> None:
+def test_nesterovs_momentum_follows_too():
     schedule = one_cycle()
     optimizer = keras.optimizers.SGD(schedule, momentum=0.5, nesterov=True)
     weights = train(with_gradient_minus_one(optimizer))
@@ -113,7 +113,7 @@ def test_nesterovs_momentum_follows_too() -> None:
     np.testing.assert_allclose(weights, want, rtol=1e-5)
 
 
-def test_adams_first_moment_follows() -> None:
+def test_adams_first_moment_follows():
     """With gradient -1: moment - 1 shrinks by beta_1 in each update."""
     optimizer = keras.optimizers.Adam(one_cycle(), beta_1=0.5)
     moments = [0.0]
@@ -141,7 +141,7 @@ OPTIMIZERS = {
 }
 
 
-def fitted(name: str, scheduled: bool, **parameters: Any) -> list[np.ndarray]:
+def fitted(name, scheduled, **parameters):
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
     make = getattr(keras.optimizers, name)
@@ -158,7 +158,7 @@ def fitted(name: str, scheduled: bool, **parameters: Any) -> list[np.ndarray]:
     [pytest.param(n, marks=[] if n == "RMSprop" else pytest.mark.slow)
      for n in OPTIMIZERS],
 )  # fmt: skip
-def test_each_optimizer_of_keras_uses_the_schedules_momentum_in_all_its_places(name: str) -> None:
+def test_each_optimizer_of_keras_uses_the_schedules_momentum_in_all_its_places(name):
     """One that never changes gives what the optimizer's own of that value gives."""
     plain = fitted(name, False, cycle_momentum=False)
     constant = fitted(name, True, momentum_at_peak=0.9, momentum_at_ends=0.9)
@@ -169,7 +169,7 @@ def test_each_optimizer_of_keras_uses_the_schedules_momentum_in_all_its_places(n
     assert max(np.abs(a - b).max() for a, b in zip(cycled, plain, strict=True)) > 1e-3
 
 
-def test_after_fit_and_in_a_saved_model_the_optimizer_has_its_own_momentum(tmp_path: Any) -> None:
+def test_after_fit_and_in_a_saved_model_the_optimizer_has_its_own_momentum(tmp_path):
     schedule = one_cycle()
     model = with_gradient_minus_one(keras.optimizers.SGD(schedule, momentum=0.5))
     model.compile(optimizer=model.optimizer, loss="mse")
@@ -189,7 +189,7 @@ def test_after_fit_and_in_a_saved_model_the_optimizer_has_its_own_momentum(tmp_p
     assert int(loaded.optimizer.iterations) == STEPS
 
 
-def test_a_training_traced_before_is_traced_anew_with_the_callback_and_without_it() -> None:
+def test_a_training_traced_before_is_traced_anew_with_the_callback_and_without_it():
     """Epoch by epoch: without, with, without, one program each."""
     schedule = one_cycle()
     model = with_gradient_minus_one(keras.optimizers.SGD(schedule, momentum=0.5))
@@ -204,7 +204,7 @@ def test_a_training_traced_before_is_traced_anew_with_the_callback_and_without_i
         np.testing.assert_allclose(weights, sgd_weights(rates, want[scheduled]), rtol=1e-5)
 
 
-def test_a_loss_scaling_optimizer_is_looked_into() -> None:
+def test_a_loss_scaling_optimizer_is_looked_into():
     schedule = one_cycle()
     inner = keras.optimizers.SGD(schedule, momentum=0.5)
     model = with_gradient_minus_one(keras.optimizers.LossScaleOptimizer(inner, initial_scale=4.0))
@@ -215,7 +215,7 @@ def test_a_loss_scaling_optimizer_is_looked_into() -> None:
     assert type(inner.momentum) is float
 
 
-def test_a_copy_of_the_momentum_is_the_plain_number() -> None:
+def test_a_copy_of_the_momentum_is_the_plain_number():
     number = follow_momentum(keras.optimizers.SGD(one_cycle(), momentum=0.5))
 
     assert type(number) is MomentumInExamples
@@ -223,7 +223,7 @@ def test_a_copy_of_the_momentum_is_the_plain_number() -> None:
         assert (type(copied), copied) == (float, 0.5)
 
 
-def test_every_operator_computes_with_the_schedules_momentum() -> None:
+def test_every_operator_computes_with_the_schedules_momentum():
     optimizer = keras.optimizers.SGD(one_cycle(), momentum=0.5)
     m = follow_momentum(optimizer)
     optimizer.iterations.assign(STEPS // 2)
@@ -245,7 +245,7 @@ def test_every_operator_computes_with_the_schedules_momentum() -> None:
     ],
     ids=["zero", "none"],
 )
-def test_an_optimizer_without_momentum_is_refused(optimizer: Any, received: str) -> None:
+def test_an_optimizer_without_momentum_is_refused(optimizer, received):
     model = with_gradient_minus_one(optimizer(one_cycle()))
 
     with pytest.raises(InputError) as caught:
@@ -270,7 +270,7 @@ def test_an_optimizer_without_momentum_is_refused(optimizer: Any, received: str)
     ],
     ids=["linear", "kerass", "number"],
 )
-def test_a_schedule_without_momentum_is_refused(rate: Any, received: str) -> None:
+def test_a_schedule_without_momentum_is_refused(rate, received):
     model = with_gradient_minus_one(keras.optimizers.SGD(rate, momentum=0.5))
 
     with pytest.raises(InputError, match=rf'such as "one_cycle"\. Received: {received}\.$'):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,31 +27,21 @@ from tfbatch.run_folder.journal import Journal
 from tfbatch.search import loop
 from tfbatch.search.answer import find_answer
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
-from tfbatch.search.config import SearchConfig
 from tfbatch.search.confirmation import choose_candidates, run_rounds
-from tfbatch.search.finished import FinishedTrial, read_row
+from tfbatch.search.finished import read_row
 from tfbatch.search.loop import Search
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_book import InterruptedTrialError
 from tfbatch.seeds import derive_seed
-from tfbatch.training.outcome import Outcome, TrialSpec
 
 UNTRAINED = 2.3
 SMALL: dict[str, Any] = {"schedules": [{"name": "constant"}], "warmup_fraction": 0.0}
 """A space of two dimensions, where the Bayesian oracle is quick."""
 
 
-def run(
-    path: Path,
-    trainer: Callable[[TrialSpec], Outcome],
-    config: SearchConfig,
-    *,
-    seed: int = 7,
-    clock: SearchClock | None = None,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> list[FinishedTrial]:
+def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: False):
     """One session as tfbatch.search.session runs it; returns what is in the journal after it."""
     clock = clock or SearchClock(None)
     with open_folder(path) as folder:
@@ -86,22 +74,22 @@ def run(
         return make_book(folder, trainer).trials
 
 
-def content(trials: list[FinishedTrial]) -> list[dict[str, Any]]:
+def content(trials):
     """The rows of the journal without the time of day."""
     return [{k: v for k, v in t.row.items() if k != "finished_at"} for t in trials]
 
 
-def names(trials: list[FinishedTrial]) -> list[str]:
+def names(trials):
     return [t.trial for t in trials]
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def told(monkeypatch):
     """Every score that the oracle hears."""
     scores: list[float] = []
 
     class Listening(AskTell):
-        def tell(self, score: float, trial: str = "") -> None:
+        def tell(self, score, trial=""):
             scores.append(score)
             super().tell(score, trial)
 
@@ -109,7 +97,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return scores
 
 
-def test_a_search_is_baseline_then_trials_then_verification(tmp_path: Path) -> None:
+def test_a_search_is_baseline_then_trials_then_verification(tmp_path):
     trainer = Trainer()
     trials = run(tmp_path, trainer, make_config(max_trials=4))
 
@@ -123,7 +111,7 @@ def test_a_search_is_baseline_then_trials_then_verification(tmp_path: Path) -> N
     assert {spec.total_examples for spec in trainer.ran} == {TOTAL_EXAMPLES}
 
 
-def test_a_row_says_everything_about_its_trial(tmp_path: Path) -> None:
+def test_a_row_says_everything_about_its_trial(tmp_path):
     trainer = Trainer()
     trial = run(tmp_path, trainer, make_config(max_trials=1))[1]
     derived = small_derive(trial.configuration)
@@ -154,9 +142,7 @@ def test_a_row_says_everything_about_its_trial(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("oracle", ["random", "bayesian"])
-def test_the_same_seed_gives_the_same_trials_and_another_one_others(
-    tmp_path: Path, oracle: str
-) -> None:
+def test_the_same_seed_gives_the_same_trials_and_another_one_others(tmp_path, oracle):
     config = make_config(oracle=oracle, max_trials=5, **SMALL)
     first = content(run(tmp_path / "a", Trainer(), config))
 
@@ -167,9 +153,7 @@ def test_the_same_seed_gives_the_same_trials_and_another_one_others(
 
 
 @pytest.mark.parametrize("oracle", ["random", "bayesian"])
-def test_a_search_stopped_anywhere_continues_as_if_it_had_not_been(
-    tmp_path: Path, oracle: str
-) -> None:
+def test_a_search_stopped_anywhere_continues_as_if_it_had_not_been(tmp_path, oracle):
     """Stopped twice: between two trials, and in the middle of one."""
     config = make_config(oracle=oracle, max_trials=6, **SMALL)
     uninterrupted = run(tmp_path / "whole", Trainer(), config)
@@ -193,7 +177,7 @@ def test_a_search_stopped_anywhere_continues_as_if_it_had_not_been(
         assert len(ran) == len(uninterrupted) + interrupted, "only that trial is run again"
 
 
-def test_an_interrupted_trial_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_interrupted_trial_leaves_nothing_behind(tmp_path):
     trainer = Trainer()
     trainer.interrupt_at = "search-0002"
     trials = run(tmp_path, trainer, make_config(max_trials=4))
@@ -204,7 +188,7 @@ def test_an_interrupted_trial_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "weights" / "search-0002.weights.h5").exists()
 
 
-def test_curves_of_a_killed_trial_are_removed_before_it_runs_again(tmp_path: Path) -> None:
+def test_curves_of_a_killed_trial_are_removed_before_it_runs_again(tmp_path):
     with open_folder(tmp_path / "run") as folder:
         half = folder.tensorboard / "baseline" / "half a curve"
         half.parent.mkdir(parents=True)
@@ -215,7 +199,7 @@ def test_curves_of_a_killed_trial_are_removed_before_it_runs_again(tmp_path: Pat
     assert (half.parent / "curve").exists()
 
 
-def test_a_finished_search_does_nothing_when_it_is_run_again(tmp_path: Path) -> None:
+def test_a_finished_search_does_nothing_when_it_is_run_again(tmp_path):
     trainer = Trainer()
     config = make_config(max_trials=3)
     first = run(tmp_path, trainer, config)
@@ -226,7 +210,7 @@ def test_a_finished_search_does_nothing_when_it_is_run_again(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("oracle", ["random", "bayesian"])
-def test_more_trials_extend_a_search(tmp_path: Path, oracle: str) -> None:
+def test_more_trials_extend_a_search(tmp_path, oracle):
     trainer = Trainer()
     for max_trials in (3, 5):
         trials = run(
@@ -234,14 +218,14 @@ def test_more_trials_extend_a_search(tmp_path: Path, oracle: str) -> None:
         )
     whole = run(tmp_path / "b", Trainer(), make_config(oracle=oracle, max_trials=5, **SMALL))
 
-    def searched(trials: list[FinishedTrial]) -> list[dict[str, Any]]:
+    def searched(trials):
         return content([t for t in trials if t.phase != "confirmation"])
 
     assert searched(trials) == searched(whole)
     assert len({spec.trial for spec in trainer.ran}) == len(trainer.ran)
 
 
-def test_fewer_trials_than_there_are_change_nothing(tmp_path: Path) -> None:
+def test_fewer_trials_than_there_are_change_nothing(tmp_path):
     trainer = Trainer()
     first = run(tmp_path, trainer, make_config(max_trials=4))
     again = run(tmp_path, trainer, make_config(max_trials=2))
@@ -250,12 +234,10 @@ def test_fewer_trials_than_there_are_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["error", "timeout", "diverged"])
-def test_a_trial_that_fails_is_a_result_and_not_the_end(
-    tmp_path: Path, told: list[float], status: Any
-) -> None:
+def test_a_trial_that_fails_is_a_result_and_not_the_end(tmp_path, told, status):
     losses = {"baseline": 1.5, "search-0004": 4.0, "search-0006": 3.0}
 
-    def train(spec: TrialSpec) -> Outcome:
+    def train(spec):
         if spec.trial in losses or spec.phase == "confirmation":
             return outcome(spec, loss=losses.get(spec.trial, 1.0))
         return outcome(spec, loss=math.nan, status=status)
@@ -269,8 +251,8 @@ def test_a_trial_that_fails_is_a_result_and_not_the_end(
     assert told == [UNTRAINED, UNTRAINED, UNTRAINED, 4.0, 4.0, 3.0]
 
 
-def test_a_loss_that_is_no_number_is_a_divergence(tmp_path: Path, told: list[float]) -> None:
-    def train(spec: TrialSpec) -> Outcome:
+def test_a_loss_that_is_no_number_is_a_divergence(tmp_path, told):
+    def train(spec):
         return outcome(spec, loss=math.nan if spec.trial == "search-0001" else 3.0)
 
     trials = run(tmp_path, train, make_config(max_trials=2))
@@ -280,10 +262,10 @@ def test_a_loss_that_is_no_number_is_a_divergence(tmp_path: Path, told: list[flo
     assert told == [3.0, 3.0]
 
 
-def oom_from(wall: int) -> Callable[[TrialSpec], Outcome]:
+def oom_from(wall):
     """Memory is used up at batch sizes from `wall` on."""
 
-    def train(spec: TrialSpec) -> Outcome:
+    def train(spec):
         fits = spec.configuration.batch_size < wall
         return outcome(spec, loss=3.0 if fits else math.nan, status="completed" if fits else "oom")
 
@@ -292,9 +274,7 @@ def oom_from(wall: int) -> Callable[[TrialSpec], Outcome]:
 
 @pytest.mark.parametrize("oracle", ["random", "bayesian"])
 @pytest.mark.parametrize("wall", [32, 64])
-def test_after_running_out_of_memory_no_batch_size_as_large_is_tried(
-    tmp_path: Path, wall: int, oracle: str
-) -> None:
+def test_after_running_out_of_memory_no_batch_size_as_large_is_tried(tmp_path, wall, oracle):
     trials = run(tmp_path, oom_from(wall), make_config(oracle=oracle, max_trials=12))
     failed = [t for t in trials if t.status == "oom"]
 
@@ -306,7 +286,7 @@ def test_after_running_out_of_memory_no_batch_size_as_large_is_tried(
     assert fitting == {size for size in (16, 32, 64) if size < wall}
 
 
-def test_a_search_with_no_batch_size_that_fits_ends(tmp_path: Path) -> None:
+def test_a_search_with_no_batch_size_that_fits_ends(tmp_path):
     trials = run(tmp_path, oom_from(16), make_config(max_trials=8))
 
     assert {t.status for t in trials} == {"oom"}
@@ -314,10 +294,10 @@ def test_a_search_with_no_batch_size_that_fits_ends(tmp_path: Path) -> None:
     assert len(trials) <= 4
 
 
-def test_the_wall_of_another_kind_of_device_does_not_count(tmp_path: Path) -> None:
+def test_the_wall_of_another_kind_of_device_does_not_count(tmp_path):
     trainer = oom_from(32)
 
-    def elsewhere(spec: TrialSpec) -> Outcome:
+    def elsewhere(spec):
         return dataclasses.replace(trainer(spec), device="NVIDIA H100")
 
     run(tmp_path, elsewhere, make_config(max_trials=4))
@@ -326,9 +306,7 @@ def test_the_wall_of_another_kind_of_device_does_not_count(tmp_path: Path) -> No
     assert 64 in [t.configuration.batch_size for t in trials[5:] if t.phase == "search"]
 
 
-def test_a_killed_trial_teaches_the_oracle_nothing_and_is_not_run_again(
-    tmp_path: Path, told: list[float]
-) -> None:
+def test_a_killed_trial_teaches_the_oracle_nothing_and_is_not_run_again(tmp_path, told):
     ends: dict[str, Any] = {f"search-{n:04d}": "killed" for n in range(2, 7)}
     trials = run(tmp_path, Trainer(ends), make_config(max_trials=8))
     searched = [t for t in trials if t.phase == "search"]
@@ -339,7 +317,7 @@ def test_a_killed_trial_teaches_the_oracle_nothing_and_is_not_run_again(
     assert trainer.ran == []
 
 
-def test_a_failed_baseline_does_not_end_a_search(tmp_path: Path) -> None:
+def test_a_failed_baseline_does_not_end_a_search(tmp_path):
     trials = run(tmp_path, Trainer({"baseline": "oom"}), make_config(max_trials=3))
 
     assert names(trials)[:4] == ["baseline", "search-0001", "search-0002", "search-0003"]
@@ -348,9 +326,7 @@ def test_a_failed_baseline_does_not_end_a_search(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", ["error", "killed", "timeout"])
-def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(
-    tmp_path: Path, status: Any
-) -> None:
+def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(tmp_path, status):
     ends = dict.fromkeys(("baseline", *(f"search-{n:04d}" for n in range(1, 9))), status)
     trainer = Trainer(ends)
 
@@ -360,14 +336,14 @@ def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(
     assert [spec.trial for spec in trainer.ran] == ["baseline", "search-0001", "search-0002"]
 
 
-def test_a_search_that_only_diverges_is_not_given_up(tmp_path: Path) -> None:
+def test_a_search_that_only_diverges_is_not_given_up(tmp_path):
     ends = dict.fromkeys(("baseline", *(f"search-{n:04d}" for n in range(1, 5))), "diverged")
     trials = run(tmp_path, Trainer(ends), make_config(max_trials=5))  # type: ignore[arg-type]
 
     assert [t.status for t in trials[:6]] == ["diverged"] * 5 + ["completed"]
 
 
-def test_without_any_score_there_is_no_answer(tmp_path: Path) -> None:
+def test_without_any_score_there_is_no_answer(tmp_path):
     ends = dict.fromkeys(("baseline", "search-0001"), "diverged")
     trainer = Trainer(ends)  # type: ignore[arg-type]
     run(tmp_path, trainer, make_config(max_trials=1))
@@ -379,7 +355,7 @@ def test_without_any_score_there_is_no_answer(tmp_path: Path) -> None:
         find_answer(make_book(folder, trainer), objective=LOSS, batch_sizes=2)
 
 
-def test_an_exhausted_space_ends_a_search(tmp_path: Path) -> None:
+def test_an_exhausted_space_ends_a_search(tmp_path):
     config = make_config(max_trials=9, batch_size=[16, 32], base_learning_rate=0.1, **SMALL)
     trials = run(tmp_path, Trainer(), config)
 
@@ -391,15 +367,15 @@ def test_an_exhausted_space_ends_a_search(tmp_path: Path) -> None:
 class Hands:
     """A clock that training turns: 10 seconds a trial."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.time = 0.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.time
 
 
-def timed(hands: Hands) -> Callable[[TrialSpec], Outcome]:
-    def train(spec: TrialSpec) -> Outcome:
+def timed(hands):
+    def train(spec):
         hands.time += 10
         assert spec.log_dir
         return outcome(spec, loss=Trainer()(spec).metrics["val_loss"], seconds=10)
@@ -408,7 +384,7 @@ def timed(hands: Hands) -> Callable[[TrialSpec], Outcome]:
 
 
 @pytest.mark.parametrize("minutes", [1.5, 2.0, 3.0, 4.0])
-def test_a_time_limit_is_kept_and_leaves_time_to_verify(tmp_path: Path, minutes: float) -> None:
+def test_a_time_limit_is_kept_and_leaves_time_to_verify(tmp_path, minutes):
     hands = Hands()
     clock = SearchClock(minutes, now=hands)
     trials = run(tmp_path, timed(hands), make_config(max_trials=99), clock=clock)
@@ -420,7 +396,7 @@ def test_a_time_limit_is_kept_and_leaves_time_to_verify(tmp_path: Path, minutes:
     assert phases.count("confirmation") >= 2
 
 
-def test_a_limit_that_was_used_up_is_extended_by_a_larger_one(tmp_path: Path) -> None:
+def test_a_limit_that_was_used_up_is_extended_by_a_larger_one(tmp_path):
     trials = []
     for minutes, spent in ((1.5, 0.0), (1.5, 80.0), (3.0, 80.0)):
         hands = Hands()
@@ -430,7 +406,7 @@ def test_a_limit_that_was_used_up_is_extended_by_a_larger_one(tmp_path: Path) ->
     assert trials[0] == trials[1] < trials[2]
 
 
-def test_the_first_trial_is_not_begun_after_a_stop(tmp_path: Path) -> None:
+def test_the_first_trial_is_not_begun_after_a_stop(tmp_path):
     trainer = Trainer()
     trials = run(tmp_path, trainer, make_config(), stop_requested=lambda: True)
 
@@ -438,9 +414,7 @@ def test_the_first_trial_is_not_begun_after_a_stop(tmp_path: Path) -> None:
     assert trainer.ran == []
 
 
-def test_what_was_measured_stands_when_a_library_proposes_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_measured_stands_when_a_library_proposes_otherwise(tmp_path, monkeypatch):
     """The journal is the truth: a new version of KerasTuner may draw other numbers."""
     trainer = Trainer()
     config = make_config(max_trials=5)
@@ -448,10 +422,10 @@ def test_what_was_measured_stands_when_a_library_proposes_otherwise(
     replaced = []
 
     class Other(AskTell):
-        def __init__(self, *arguments: Any, seed: int, **more: Any):
+        def __init__(self, *arguments, seed, **more):
             super().__init__(*arguments, seed=seed + 1000, **more)
 
-        def replace(self, values: dict[str, Any], trial: str = "") -> None:
+        def replace(self, values, trial=""):
             replaced.append(values)
             super().replace(values, trial)
 
@@ -464,9 +438,7 @@ def test_what_was_measured_stands_when_a_library_proposes_otherwise(
     assert {"search-0004", "search-0005"} <= set(names(trials))
 
 
-def test_only_the_best_weights_of_the_search_are_kept_and_all_of_the_verification(
-    tmp_path: Path,
-) -> None:
+def test_only_the_best_weights_of_the_search_are_kept_and_all_of_the_verification(tmp_path):
     trials = run(tmp_path, Trainer(), make_config(max_trials=6))
     searched = [t for t in trials if t.phase != "confirmation"]
     best = min(searched, key=lambda t: t.score or math.inf)
@@ -476,11 +448,11 @@ def test_only_the_best_weights_of_the_search_are_kept_and_all_of_the_verificatio
 
 
 def test_a_journal_that_cannot_be_written_ends_the_run_and_keeps_what_is_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     append = Journal.append
 
-    def full(journal: Journal, row: dict[str, Any]) -> None:
+    def full(journal, row):
         if row["trial"] == "search-0002":
             raise RunFolderError("the disk is full")
         append(journal, row)
@@ -495,13 +467,13 @@ def test_a_journal_that_cannot_be_written_ends_the_run_and_keeps_what_is_in_it(
 
 
 @pytest.mark.parametrize("key", ["phase", "score", "seconds", "message"])
-def test_a_row_that_was_changed_by_hand_is_refused_by_what_it_lacks(key: str) -> None:
+def test_a_row_that_was_changed_by_hand_is_refused_by_what_it_lacks(key):
     row = {k: v for k, v in finished("search-0001", BASELINE).row.items() if k != key}
 
     with pytest.raises(RunFolderError, match=f"trial search-0001 in the journal has no `{key}`"):
         read_row(row)
 
 
-def test_a_stop_before_any_answer_has_an_exit_code_of_its_own() -> None:
+def test_a_stop_before_any_answer_has_an_exit_code_of_its_own():
     assert StoppedError.exit_code == 130
     assert SearchError.exit_code == 5

@@ -6,7 +6,6 @@ import ast
 import contextlib
 import dataclasses
 import io
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,7 +17,6 @@ import tfbatch
 from tfbatch.configuration import Configuration
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.own_data import DataDescription
-from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.search.snippet import keras_snippet, optimizer_call
 from tfbatch.search.task import Task
@@ -80,9 +78,7 @@ CONFIGURATIONS = {
 DIGITS = DataDescription("digits", {"train": 1085, "validation": 357, "test": 355}, "")
 
 
-def script(
-    configuration: Configuration, *, total_examples: int = 542, **changes: Any
-) -> tuple[str, ast.Module]:
+def script(configuration, *, total_examples=542, **changes):
     derived = derive(configuration, num_examples=1085, total_examples=total_examples)
     given = {"data": DIGITS, "build_model": tiny_model.build, "compiled": False}
     given |= {key: changes.pop(key) for key in given if key in changes}
@@ -94,9 +90,7 @@ def script(
 @pytest.mark.parametrize(
     ("configuration", "total_examples"), CONFIGURATIONS.values(), ids=CONFIGURATIONS
 )
-def test_the_script_trains_to_the_same_metrics_as_the_trial(
-    digits: PreparedData, configuration: Configuration, total_examples: int
-) -> None:
+def test_the_script_trains_to_the_same_metrics_as_the_trial(digits, configuration, total_examples):
     text, _ = script(configuration, total_examples=total_examples)
     namespace: dict[str, Any] = {}
     keras.utils.set_random_seed(999)
@@ -116,7 +110,7 @@ def test_the_script_trains_to_the_same_metrics_as_the_trial(
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS.names())
-def test_the_written_optimizer_is_the_one_that_was_tried(name: str) -> None:
+def test_the_written_optimizer_is_the_one_that_was_tried(name):
     defaults = OPTIMIZERS.load(name).PARAMETERS
     halved = {
         key: not value if isinstance(value, bool) else (value or 0.1) / 2
@@ -135,7 +129,7 @@ def test_the_written_optimizer_is_the_one_that_was_tried(name: str) -> None:
         assert written.get_config() == tried.get_config() | {"name": written.name}
 
 
-def test_only_a_schedule_that_sets_the_momentum_gets_its_callback() -> None:
+def test_only_a_schedule_that_sets_the_momentum_gets_its_callback():
     needs = "callbacks=[tfbatch.callbacks.ScheduledMomentum(), tfbatch.callbacks.StopAfterSteps("
     for schedule, needed in (
         (Named(name="one_cycle"), True),
@@ -147,7 +141,7 @@ def test_only_a_schedule_that_sets_the_momentum_gets_its_callback() -> None:
         assert (needs in text, "ScheduledMomentum" in text) == (needed, needed)
 
 
-def test_numbers_are_written_exactly() -> None:
+def test_numbers_are_written_exactly():
     configuration = Configuration(
         batch_size=8, base_learning_rate=0.1 + 0.2, base_batch_size=8, schedule=Named(name="linear")
     )
@@ -163,7 +157,7 @@ def test_numbers_are_written_exactly() -> None:
         ("my.package:make_model", "from my.package import make_model"),
     ],
 )
-def test_the_script_imports_the_model_that_was_tried(model: str, imported: str) -> None:
+def test_the_script_imports_the_model_that_was_tried(model, imported):
     text, tree = script(CONFIGURATIONS["less than an epoch"][0], model=model)
 
     assert imported in text.splitlines()
@@ -172,7 +166,7 @@ def test_the_script_imports_the_model_that_was_tried(model: str, imported: str) 
 
 
 @pytest.mark.parametrize("model", ["__main__:build", "script:main.<locals>.build", "x:<lambda>"])
-def test_a_function_that_cannot_be_imported_is_left_to_the_reader(model: str) -> None:
+def test_a_function_that_cannot_be_imported_is_left_to_the_reader(model):
     text, tree = script(CONFIGURATIONS["less than an epoch"][0], model=model)
 
     assert "# build_model is your own" in text
@@ -180,7 +174,7 @@ def test_a_function_that_cannot_be_imported_is_left_to_the_reader(model: str) ->
     assert "__main__" not in ast.unparse(tree)
 
 
-def test_the_script_reads_the_same_data(tmp_path: Path) -> None:
+def test_the_script_reads_the_same_data(tmp_path):
     configuration = CONFIGURATIONS["less than an epoch"][0]
     text, _ = script(configuration, dataset="/a/my.yaml", data_dir=str(tmp_path))
 
@@ -188,7 +182,7 @@ def test_the_script_reads_the_same_data(tmp_path: Path) -> None:
     assert "data = tfbatch.load_data('digits')\n" in script(configuration)[0]
 
 
-def compiled_builder() -> Any:
+def compiled_builder():
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
     model.add(keras.layers.Dense(10))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -196,9 +190,7 @@ def compiled_builder() -> Any:
     return model
 
 
-def test_the_script_of_a_compiled_model_replaces_its_optimizer_alone(
-    digits: PreparedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_script_of_a_compiled_model_replaces_its_optimizer_alone(digits, monkeypatch):
     configuration = Configuration(
         batch_size=100,
         base_learning_rate=0.01,
@@ -221,11 +213,11 @@ def test_the_script_of_a_compiled_model_replaces_its_optimizer_alone(
     assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
 
 
-def build_with_hp(hp: Any, num_classes: int) -> Any:
+def build_with_hp(hp, num_classes):
     raise NotImplementedError(hp, num_classes)
 
 
-def build_otherwise(shape: Any, classes: int, width: int = 3) -> Any:
+def build_otherwise(shape, classes, width=3):
     raise NotImplementedError(shape, classes, width)
 
 
@@ -236,7 +228,7 @@ def build_otherwise(shape: Any, classes: int, width: int = 3) -> Any:
         (build_otherwise, "build_model(data.input_shape, data.num_classes, width=5)"),
     ],
 )
-def test_a_builder_is_called_with_what_it_asks_for(build_model: Any, call: str) -> None:
+def test_a_builder_is_called_with_what_it_asks_for(build_model, call):
     configuration = Configuration(batch_size=8, base_learning_rate=0.1, model={"width": 5})
     text, _ = script(configuration, model="__main__:build", build_model=build_model)
 
@@ -244,7 +236,7 @@ def test_a_builder_is_called_with_what_it_asks_for(build_model: Any, call: str) 
     assert ("hp.values.update({'width': 5})" in text) == ("hp=hp" in call)
 
 
-def test_the_script_knows_the_task() -> None:
+def test_the_script_knows_the_task():
     configuration = Configuration(batch_size=8, base_learning_rate=0.1)
     own = DataDescription("mine", {"train": 100, "validation": 20}, "")
     task = Task("mse", ("mae",), {0: 1.0, 1: 2.0})

@@ -98,7 +98,7 @@ def test_the_order_of_digits_is_fixed_and_does_not_follow_the_class_nor_the_writ
     assert [key for key, _ in first] == [key for key, _ in again]
     assert [key for key, _ in first[:3]] != ["digits-0000", "digits-0001", "digits-0002"]
     assert len(set(labels[:60])) == 10
-    # Neighbours have the same class as often as by chance, one in ten, within five errors.
+    # Neighbors have the same class as often as by chance, one in ten, within five errors.
     assert abs((labels[1:] == labels[:-1]).mean() - 0.1) < 5 * (0.1 * 0.9 / 1796) ** 0.5
 
 
@@ -184,7 +184,7 @@ def test_classes_alone_and_a_late_start_are_the_same_stream(sorted_data, name):
 
 @EACH
 def test_the_order_of_a_source_does_not_follow_the_class(sorted_data, name):
-    """Neighbours have the same class as often as by chance, within five standard errors."""
+    """Neighbors have the same class as often as by chance, within five standard errors."""
     source, root = sorted_data(name)
     labels = np.array([e["label"] for _, e in source.examples("train", root)])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import keras_tuner
@@ -22,7 +21,7 @@ from tfbatch.training.derived import derive
 from tfbatch.training.workload import make_optimizer
 
 
-def sampled(space: SearchSpace, count: int) -> list[dict[str, Any]]:
+def sampled(space, count):
     """Values of the active hyperparameters, drawn at random, both ends of each among them."""
     rng = random.Random(3)
     draws = []
@@ -38,7 +37,7 @@ def sampled(space: SearchSpace, count: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("num_examples", [1085, 45_000])
 @pytest.mark.parametrize("name", SEARCHES.names())
-def test_values_and_configurations_are_inverse(name: str, num_examples: int) -> None:
+def test_values_and_configurations_are_inverse(name, num_examples):
     space = SearchSpace(load_search(name).space, num_examples=num_examples)
 
     for values in sampled(space, 60):
@@ -49,7 +48,7 @@ def test_values_and_configurations_are_inverse(name: str, num_examples: int) -> 
 
 
 @pytest.mark.parametrize("name", SEARCHES.names())
-def test_shipped_searches_describe_themselves_and_stay_within_their_space(name: str) -> None:
+def test_shipped_searches_describe_themselves_and_stay_within_their_space(name):
     search = load_search(name)
     space = SearchSpace(search.space, num_examples=1085)
     schedules = {schedule.name for schedule in search.space.schedules}
@@ -64,7 +63,7 @@ def test_shipped_searches_describe_themselves_and_stay_within_their_space(name: 
         assert configuration.optimizer.name == search.space.optimizer.name
 
 
-def test_values_mean_what_the_yaml_says() -> None:
+def test_values_mean_what_the_yaml_says():
     space = make_space(
         learning_rate_octaves={"min": -1, "max": 1},
         base_batch_size=128,
@@ -94,7 +93,7 @@ def test_values_mean_what_the_yaml_says() -> None:
     )
 
 
-def test_a_schedules_parameter_is_active_only_with_its_schedule() -> None:
+def test_a_schedules_parameter_is_active_only_with_its_schedule():
     space = make_space(
         schedules=[
             {"name": "linear"},
@@ -120,8 +119,8 @@ def test_a_schedules_parameter_is_active_only_with_its_schedule() -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_the_learning_rates_range_and_rule_are_the_optimizers_unless_the_yaml_has_its_own(
-    optimizer: str,
-) -> None:
+    optimizer,
+):
     module = OPTIMIZERS.load(optimizer)
     space = make_space(base_learning_rate=None, optimizer={"name": optimizer})
     rate = next(p for p in space.hyperparameters().space if p.name == "base_learning_rate")
@@ -138,7 +137,7 @@ def test_the_learning_rates_range_and_rule_are_the_optimizers_unless_the_yaml_ha
     assert own.scaling_rule == Named(name="none")
 
 
-def alternatives(schedule: str) -> dict[str, list[float]]:
+def alternatives(schedule):
     """Two values of each numeric parameter of a schedule, its default among them."""
     found = {}
     for parameter in numeric_parameters(schedule):
@@ -150,7 +149,7 @@ def alternatives(schedule: str) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.names())
-def test_a_yaml_can_search_every_number_of_every_schedule(schedule: str, tmp_path: Path) -> None:
+def test_a_yaml_can_search_every_number_of_every_schedule(schedule, tmp_path):
     """Alone with its defaults, and beside another one with each number as a list."""
     numbers = alternatives(schedule)
     written = read_yaml(SEARCHES.find("quick"))
@@ -177,7 +176,7 @@ def test_a_yaml_can_search_every_number_of_every_schedule(schedule: str, tmp_pat
             assert {name: sorted(values) for name, values in seen.items()} == numbers
 
 
-def test_boundaries_of_steps_are_alternatives_as_text() -> None:
+def test_boundaries_of_steps_are_alternatives_as_text():
     """A list of numbers would be a search over single drops, and hardly meant so."""
     space = make_space(schedules=[{"name": "step", "boundaries": ["0.5", "0.5/0.75"]}])
     chosen = [space.configuration(values).schedule.arguments for values in sampled(space, 30)]
@@ -187,7 +186,7 @@ def test_boundaries_of_steps_are_alternatives_as_text() -> None:
         make_space(schedules=[{"name": "step", "boundaries": [0.5, 0.75]}])
 
 
-def test_a_warmup_is_searched_only_for_schedules_without_one_of_their_own() -> None:
+def test_a_warmup_is_searched_only_for_schedules_without_one_of_their_own():
     space = make_space(
         warmup_fraction=[0.03, 0.1],
         schedules=[{"name": "linear"}, {"name": "one_cycle", "peak_at": [0.2, 0.3]}],
@@ -206,7 +205,7 @@ def test_a_warmup_is_searched_only_for_schedules_without_one_of_their_own() -> N
     assert got == {("linear", 0.1), ("one_cycle", 0.0)}
 
 
-def test_what_an_optimizer_must_take_covers_the_momentum_of_a_schedule() -> None:
+def test_what_an_optimizer_must_take_covers_the_momentum_of_a_schedule():
     """A worker makes each before any trial; tests/test_program.py sees the refusal itself."""
     cycle = {"name": "one_cycle", "cycle_momentum": [False, True]}
     searched = {"schedules": [cycle], "warmup_fraction": 0.0}
@@ -224,7 +223,7 @@ def test_what_an_optimizer_must_take_covers_the_momentum_of_a_schedule() -> None
     assert {o.schedule.name for o in plain} == {"constant"}
 
 
-def test_what_has_one_value_is_not_searched() -> None:
+def test_what_has_one_value_is_not_searched():
     space = make_space(
         batch_size=[32],
         base_learning_rate=0.1,
@@ -240,7 +239,7 @@ def test_what_has_one_value_is_not_searched() -> None:
     assert space.values(configuration) == {}
 
 
-def test_one_schedule_may_still_have_a_searched_parameter() -> None:
+def test_one_schedule_may_still_have_a_searched_parameter():
     space = make_space(schedules=[{"name": "wsd", "cooldown": [0.1, 0.2]}])
 
     for values in sampled(space, 10):
@@ -250,7 +249,7 @@ def test_one_schedule_may_still_have_a_searched_parameter() -> None:
         )
 
 
-def test_whole_numbers_and_fractions_may_be_mixed() -> None:
+def test_whole_numbers_and_fractions_may_be_mixed():
     space = make_space(
         schedules=[{"name": "cosine", "final_fraction": [0, 0.01]}],
         optimizer={"name": "sgd", "momentum": [0, 0.9], "weight_decay": 0},
@@ -271,20 +270,18 @@ def test_whole_numbers_and_fractions_may_be_mixed() -> None:
         (64, [8]),
     ],
 )
-def test_the_grid_ends_at_an_eighth_of_the_training_split(
-    num_examples: int, sizes: list[int]
-) -> None:
+def test_the_grid_ends_at_an_eighth_of_the_training_split(num_examples, sizes):
     space = SearchSpace(load_search("joint").space, num_examples=num_examples)
 
     assert space.batch_sizes == sizes
 
 
-def test_an_empty_grid_is_refused_with_its_numbers() -> None:
+def test_an_empty_grid_is_refused_with_its_numbers():
     with pytest.raises(InputError, match=r"min=8, max=1024, 63 training examples"):
         SearchSpace(load_search("joint").space, num_examples=63)
 
 
-def test_listed_batch_sizes_may_be_any_up_to_the_whole_split() -> None:
+def test_listed_batch_sizes_may_be_any_up_to_the_whole_split():
     assert make_space(batch_size=[1000, 7, 96, 7]).batch_sizes == [7, 96, 1000]
     with pytest.raises(InputError, match=r"must not exceed the 1000 training .* Received: 1001, 2"):
         make_space(batch_size=[7, 1001, 2000])
@@ -302,15 +299,13 @@ def test_listed_batch_sizes_may_be_any_up_to_the_whole_split() -> None:
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_what_an_optimizer_does_not_take_is_refused_before_any_trial(
-    optimizer: dict[str, Any], message: str
-) -> None:
+def test_what_an_optimizer_does_not_take_is_refused_before_any_trial(optimizer, message):
     """KerasTuner would fail on it in every single trial."""
     with pytest.raises(ValueError, match=message):  # from a file it is a ConfigurationError
         make_all_optimizers(make_space(optimizer={"name": "sgd", **optimizer}))
 
 
-def make_all_optimizers(space: SearchSpace) -> list[Any]:
+def make_all_optimizers(space):
     return [make_optimizer(c, 1.0, small_derive(c)) for c in space.optimizer_options()]
 
 
@@ -333,14 +328,12 @@ def make_all_optimizers(space: SearchSpace) -> list[Any]:
     ],
     ids=str,
 )
-def test_a_number_without_meaning_at_one_of_the_batch_sizes_is_refused(
-    change: dict[str, Any], message: str
-) -> None:
+def test_a_number_without_meaning_at_one_of_the_batch_sizes_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         make_space(**change)
 
 
-def test_a_rule_and_an_optimizer_are_searched_like_a_schedule() -> None:
+def test_a_rule_and_an_optimizer_are_searched_like_a_schedule():
     space = make_space(
         batch_size=[16],
         base_learning_rate=0.1,
@@ -372,7 +365,7 @@ def test_a_rule_and_an_optimizer_are_searched_like_a_schedule() -> None:
         assert space.values(configuration) == values
 
 
-def test_the_space_says_where_a_number_is_held() -> None:
+def test_the_space_says_where_a_number_is_held():
     adam = make_space(
         batch_size=[32, 256, 512],
         base_learning_rate=None,
@@ -387,7 +380,7 @@ def test_the_space_says_where_a_number_is_held() -> None:
 
 @pytest.mark.parametrize("num_examples", [1437, 45_000])
 @pytest.mark.parametrize("name", SEARCHES.names())
-def test_what_a_shipped_search_proposes_can_be_derived(name: str, num_examples: int) -> None:
+def test_what_a_shipped_search_proposes_can_be_derived(name, num_examples):
     search = load_search(name)
     space = SearchSpace(search.space, num_examples=num_examples)
     for values in sampled(space, 20):
@@ -406,7 +399,7 @@ def test_what_a_shipped_search_proposes_can_be_derived(name: str, num_examples: 
 
 
 @pytest.mark.parametrize("name", SEARCHES.names())
-def test_a_search_written_out_and_read_again_is_the_same(name: str) -> None:
+def test_a_search_written_out_and_read_again_is_the_same(name):
     search = load_search(name)
 
     assert type(search).model_validate(search.model_dump(mode="json")) == search
@@ -521,9 +514,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG.values(), ids=WRONG)
-def test_a_search_that_cannot_be_used_is_refused_with_file_and_key(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_a_search_that_cannot_be_used_is_refused_with_file_and_key(tmp_path, change, message):
     written = read_yaml(SEARCHES.find("quick"))
     change = {k: {**written[k], **v} if isinstance(v, dict) else v for k, v in change.items()}
     path = tmp_path / "mine.yaml"
@@ -545,7 +536,7 @@ def test_a_search_that_cannot_be_used_is_refused_with_file_and_key(
     ],
     ids=["open bracket", "key twice", "tab", "no mapping", "empty"],
 )
-def test_malformed_yaml_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+def test_malformed_yaml_is_refused_with_its_line(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
 
@@ -553,24 +544,24 @@ def test_malformed_yaml_is_refused_with_its_line(tmp_path: Path, text: str, mess
         load_search(str(path))
 
 
-def test_an_unknown_search_lists_the_known_ones() -> None:
+def test_an_unknown_search_lists_the_known_ones():
     with pytest.raises(ConfigurationError, match=r"Unknown search `joit`\. Did you mean `joint`\?"):
         load_search("joit")
 
 
-def test_the_ends_of_a_range_are_its_options() -> None:
+def test_the_ends_of_a_range_are_its_options():
     assert as_options({"min": 0.1, "max": 0.2}, where="x") == [0.1, 0.2]
     assert as_options([3, 1], where="x") == [3, 1]
     assert as_options("linear", where="x") == ["linear"]
 
 
 @pytest.mark.parametrize("ends", [(1, 1), (2, 1)])
-def test_a_range_needs_two_ends_in_order(ends: tuple[float, float]) -> None:
+def test_a_range_needs_two_ends_in_order(ends):
     with pytest.raises(ValueError, match="`min < max` must hold"):
         Range(min=ends[0], max=ends[1])
 
 
-def test_batch_sizes_are_declared_in_order() -> None:
+def test_batch_sizes_are_declared_in_order():
     declared = make_space().hyperparameters().space[0]
 
     assert isinstance(declared, keras_tuner.engine.hyperparameters.Choice)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 import keras
 import pytest
@@ -11,7 +10,6 @@ import tiny_model
 
 from tfbatch.callbacks import training_clock
 from tfbatch.configuration import Configuration
-from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.training import pacing, step_times
 from tfbatch.training.outcome import TrialSpec
@@ -33,24 +31,24 @@ CONFIGURATIONS = [
 
 
 @pytest.fixture(scope="module")
-def workload(digits: PreparedData) -> Workload:
+def workload(digits):
     return Workload(digits, tiny_model.build)
 
 
 class Begun(ProgramCache):
     """Notes which batch size begins."""
 
-    def __init__(self, workload: Workload):
+    def __init__(self, workload):
         super().__init__(workload)
         self.sizes: list[int] = []
 
-    def begin(self, configuration: Configuration, **options: Any) -> Any:
+    def begin(self, configuration, **options):
         self.sizes.append(configuration.batch_size)
         return super().begin(configuration, **options)
 
 
 @pytest.fixture(scope="module")
-def measured(workload: Workload) -> tuple[Begun, list[StepTime], list[int]]:
+def measured(workload):
     programs = Begun(workload)
     signs: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
@@ -58,15 +56,13 @@ def measured(workload: Workload) -> tuple[Begun, list[StepTime], list[int]]:
         times = measure_step_times(
             programs,
             CONFIGURATIONS,
-            sign_of_life=lambda: signs.append(len(programs.sizes)),
+            heartbeat=lambda: signs.append(len(programs.sizes)),
             rounds=3,
         )
     return programs, times, signs
 
 
-def test_each_configuration_is_measured_in_every_round(
-    measured: tuple[Begun, list[StepTime], list[int]],
-) -> None:
+def test_each_configuration_is_measured_in_every_round(measured):
     _, times, _ = measured
 
     assert [time.batch_size for time in times] == [16, 300, 64]
@@ -76,9 +72,7 @@ def test_each_configuration_is_measured_in_every_round(
         assert time.seconds == statistics.median(time.rounds)
 
 
-def test_rounds_are_interleaved_with_signs_of_life(
-    measured: tuple[Begun, list[StepTime], list[int]],
-) -> None:
+def test_rounds_are_interleaved_with_signs_of_life(measured):
     programs, _, signs = measured
 
     assert programs.sizes == [16, 300, 64] * 4  # once to trace and to see how long it takes
@@ -86,9 +80,7 @@ def test_rounds_are_interleaved_with_signs_of_life(
     assert programs.traced == 1
 
 
-def test_a_trial_after_it_is_as_without_it(
-    workload: Workload, measured: tuple[Begun, list[StepTime], list[int]]
-) -> None:
+def test_a_trial_after_it_is_as_without_it(workload, measured):
     spec = TrialSpec("search-0001", "search", 11, CONFIGURATIONS[0], 1500)
     after = run_trial(measured[0], spec)
 
@@ -96,30 +88,26 @@ def test_a_trial_after_it_is_as_without_it(
     assert after.metrics == run_trial(ProgramCache(workload), spec).metrics
 
 
-def test_measuring_does_not_depend_on_the_clock_being_fine(
-    workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_does_not_depend_on_the_clock_being_fine(workload, monkeypatch):
     """Very slow steps are still executed twice in a round, very quick ones at most 200 times."""
     executed: list[int] = []
 
-    def seconds(programs: Any, configuration: Any, *, executions: int, **_: int) -> float:
+    def seconds(programs, configuration, *, executions, **_):
         executed.append(executions)
         return {16: 1e-9, 300: 100.0}[configuration.batch_size]
 
     monkeypatch.setattr(step_times, "time_training", seconds)
-    measure_step_times(
-        ProgramCache(workload), CONFIGURATIONS[:2], sign_of_life=lambda: None, rounds=1
-    )
+    measure_step_times(ProgramCache(workload), CONFIGURATIONS[:2], heartbeat=lambda: None, rounds=1)
 
     assert executed == [2, 2, 200, 2]
 
 
-def test_only_measured_steps_count(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_measured_steps_count(workload, monkeypatch):
     """Exactly the steps that were asked for, warm-up included, are executed."""
     seen: list[int] = []
     fit = keras.Model.fit
 
-    def noted(model: Any, *arguments: Any, **options: Any) -> Any:
+    def noted(model, *arguments, **options):
         history = fit(model, *arguments, **options)
         seen.append(int(model.optimizer.iterations))
         return history
@@ -132,13 +120,11 @@ def test_only_measured_steps_count(workload: Workload, monkeypatch: pytest.Monke
     assert seen == [7 * 6]
 
 
-def test_executions_that_warm_up_are_no_part_of_a_steps_seconds(
-    workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_executions_that_warm_up_are_no_part_of_a_steps_seconds(workload, monkeypatch):
     """Two of 10 s, then 1, 2 and 3 s for four steps each: half a second a step."""
     now = [0.0]
 
-    def fit(model: Any, *arguments: Any, callbacks: list[Any], **options: Any) -> None:
+    def fit(model, *arguments, callbacks, **options):
         for callback in callbacks:
             callback.set_model(model)
             callback.on_train_begin()
@@ -157,14 +143,14 @@ def test_executions_that_warm_up_are_no_part_of_a_steps_seconds(
     assert seconds == pytest.approx(0.5)
 
 
-def test_the_median_of_the_rounds_is_a_steps_time() -> None:
+def test_the_median_of_the_rounds_is_a_steps_time():
     """A round beside something else that takes the machine does not count."""
     paced = pacing.Paced(8, lambda **_: 0.0, 1, 1.0, 0.0, rounds=[2.0, 90.0, 1.0])
 
     assert step_times.step_time_of(paced) == StepTime(8, 2.0, (2.0, 90.0, 1.0))
 
 
-def test_a_cached_stream_is_one_batch_again_and_again(workload: Workload) -> None:
+def test_a_cached_stream_is_one_batch_again_and_again(workload):
     programs = ProgramCache(workload)
     fresh, cached = (
         [batch[1].numpy().tolist() for batch in step_times.stream(programs, 16, 3, cached=kept)]
@@ -176,14 +162,12 @@ def test_a_cached_stream_is_one_batch_again_and_again(workload: Workload) -> Non
     assert fresh[1] != fresh[0]
 
 
-def fake_steps(
-    monkeypatch: pytest.MonkeyPatch, per_example: float
-) -> list[tuple[int, dict[str, int]]]:
+def fake_steps(monkeypatch, per_example):
     """Stands in for training: a step takes its examples' time by a clock that stands still."""
     visits: list[tuple[int, dict[str, int]]] = []
     now = [0.0]
 
-    def seconds(programs: Any, configuration: Any, **pace: int) -> float:
+    def seconds(programs, configuration, **pace):
         visits.append((configuration.batch_size, pace))
         taken: float = per_example * configuration.batch_size
         now[0] += taken * pace["at_once"] * (pace["executions"] + pace["warmup"])
@@ -197,21 +181,17 @@ def fake_steps(
 ASCENDING = [CONFIGURATIONS[0], CONFIGURATIONS[2], CONFIGURATIONS[1]]
 
 
-def test_slow_steps_are_executed_one_by_one_with_one_to_warm_up(
-    workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_steps_are_executed_one_by_one_with_one_to_warm_up(workload, monkeypatch):
     """Else a round of large batches would take minutes: six executions of up to 2,048 examples."""
     visits = fake_steps(monkeypatch, 1.0)
-    measure_step_times(ProgramCache(workload), ASCENDING, sign_of_life=lambda: None)
+    measure_step_times(ProgramCache(workload), ASCENDING, heartbeat=lambda: None)
 
     assert all(pace == {"executions": 2, "warmup": 1, "at_once": 1} for _, pace in visits)
 
 
-def test_quick_steps_are_executed_as_many_at_once_as_in_training(
-    workload: Workload, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quick_steps_are_executed_as_many_at_once_as_in_training(workload, monkeypatch):
     visits = fake_steps(monkeypatch, 1e-7)
-    measure_step_times(ProgramCache(workload), CONFIGURATIONS[:1], sign_of_life=lambda: None)
+    measure_step_times(ProgramCache(workload), CONFIGURATIONS[:1], heartbeat=lambda: None)
 
     at_once = workload.derive(CONFIGURATIONS[0], 1085).steps_per_execution
     assert at_once > 1
@@ -224,16 +204,12 @@ def test_quick_steps_are_executed_as_many_at_once_as_in_training(
     ids=["all", "the largest does not fit", "less than one fits"],
 )
 def test_what_does_not_fit_into_the_time_is_left_out_from_the_largest_down(
-    seconds: float,
-    sizes: list[int],
-    rounds: int,
-    workload: Workload,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    seconds, sizes, rounds, workload, monkeypatch
+):
     """16 s, 64 s and 300 s a step; a round has three steps of each."""
     fake_steps(monkeypatch, 1.0)
     times = measure_step_times(
-        ProgramCache(workload), ASCENDING, sign_of_life=lambda: None, seconds=seconds
+        ProgramCache(workload), ASCENDING, heartbeat=lambda: None, seconds=seconds
     )
 
     assert [time.batch_size for time in times] == sizes

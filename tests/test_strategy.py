@@ -8,10 +8,10 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_model
+from processes import HANG_SECONDS
 
 from tfbatch.configuration import Configuration
 from tfbatch.training.derived import derive
@@ -19,7 +19,7 @@ from tfbatch.training.derived import derive
 FOLDER = str(Path(tiny_model.__file__).parent)
 
 
-def run(code: str, *arguments: str) -> Any:
+def run(code, *arguments):
     """Runs code in a process of its own, whose CPU may still be split; what it prints as JSON."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
@@ -27,7 +27,7 @@ def run(code: str, *arguments: str) -> Any:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -73,18 +73,16 @@ TWO_AND_ONE = """
 
 
 @pytest.fixture(scope="module")
-def found() -> Any:
+def found():
     return run(TWO_AND_ONE)
 
 
-def test_a_strategy_takes_every_device_in_one_worker(found: Any) -> None:
+def test_a_strategy_takes_every_device_in_one_worker(found):
     assert (found["replicas"], found["workers"]) == (2, 1)
 
 
 @pytest.mark.parametrize("trial", [0, 1, 2])
-def test_two_replicas_train_as_one_device_does_with_the_global_batch(
-    found: Any, trial: int
-) -> None:
+def test_two_replicas_train_as_one_device_does_with_the_global_batch(found, trial):
     (status, steps, loss), (other_status, other_steps, other_loss) = (
         found[f"{name}-{trial}"] for name in ("one", "two")
     )
@@ -93,11 +91,11 @@ def test_two_replicas_train_as_one_device_does_with_the_global_batch(
     assert other_loss == pytest.approx(loss, rel=1e-4)
 
 
-def test_a_program_is_shared_under_a_strategy_too(found: Any) -> None:
+def test_a_program_is_shared_under_a_strategy_too(found):
     assert found["two-0"] == found["two-2"]
 
 
-def test_replicas_get_no_short_batch_and_rules_see_the_global_one() -> None:
+def test_replicas_get_no_short_batch_and_rules_see_the_global_one():
     configuration = Configuration(batch_size=64, base_learning_rate=0.1, base_batch_size=32)
     derived = derive(configuration, num_examples=1000, total_examples=1000, replicas=2)
 
@@ -107,8 +105,8 @@ def test_replicas_get_no_short_batch_and_rules_see_the_global_one() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_command_prints_both_batch_sizes(tmp_path: Path) -> None:
-    def tune(*arguments: str) -> subprocess.CompletedProcess[str]:
+def test_the_whole_command_prints_both_batch_sizes(tmp_path):
+    def tune(*arguments):
         return subprocess.run(
             [
                 *(sys.executable, "-m", "tfbatch.tune", "--search=quick", "--max_trials=2"),
@@ -119,7 +117,7 @@ def test_the_whole_command_prints_both_batch_sizes(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=HANG_SECONDS,
         )
 
     done = tune()

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from tfbatch.configuration import Configuration
 from tfbatch.models import resnet, small_cnn
-from tfbatch.pipeline import PreparedData
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.structure import reusable, structure_key
 from tfbatch.training.trial import fit
@@ -25,7 +24,7 @@ from tfbatch.training.workload import Workload
 SHAPE = (8, 8, 1)
 
 
-def key_of(build: Callable[..., Any], *, seed: int = 1) -> str | None:
+def key_of(build, *, seed=1):
     """The key of a build as a trial would make it."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
@@ -33,13 +32,13 @@ def key_of(build: Callable[..., Any], *, seed: int = 1) -> str | None:
 
 
 @pytest.fixture(autouse=True)
-def float32() -> Iterator[None]:
+def float32():
     yield
     keras.config.set_dtype_policy("float32")
 
 
-def with_layer(make: Callable[[], Any]) -> Callable[..., keras.Model]:
-    def build(input_shape: Any, num_classes: int) -> keras.Model:
+def with_layer(make):
+    def build(input_shape, num_classes):
         inputs = keras.Input(input_shape)
         x = make()(keras.layers.Flatten()(inputs))
         return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
@@ -47,8 +46,8 @@ def with_layer(make: Callable[[], Any]) -> Callable[..., keras.Model]:
     return build
 
 
-def changed(change: Callable[[keras.Model], Any]) -> Callable[..., keras.Model]:
-    def build(input_shape: Any, num_classes: int) -> keras.Model:
+def changed(change):
+    def build(input_shape, num_classes):
         model = with_layer(lambda: keras.layers.Dense(5, activation="relu"))(
             input_shape, num_classes
         )
@@ -58,29 +57,29 @@ def changed(change: Callable[[keras.Model], Any]) -> Callable[..., keras.Model]:
     return build
 
 
-def own_function(x: Any) -> Any:
+def own_function(x):
     return 2 * x
 
 
 @functools.wraps(keras.activations.relu)
-def in_disguise(x: Any) -> Any:
+def in_disguise(x):
     """It has the name and the module of Keras's own."""
     return 3 * keras.activations.relu(x)
 
 
 class OwnRegularizer(keras.regularizers.Regularizer):
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x):
         return keras.ops.sum(x)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {}
 
 
 class OwnInitializer(keras.initializers.Initializer):
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+    def __call__(self, shape, dtype=None):
         return keras.ops.zeros(shape, dtype)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {}
 
 
@@ -93,22 +92,22 @@ class OwnModel(keras.Model):
 
 
 class OwnOperation(keras.Operation):
-    def __init__(self, factor: float):
+    def __init__(self, factor):
         super().__init__()
         self.factor = factor
 
-    def call(self, x: Any) -> Any:
+    def call(self, x):
         return x * self.factor
 
-    def compute_output_spec(self, x: Any) -> Any:
+    def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, x.dtype)
 
 
 class OwnObject:
-    def method(self, x: Any) -> Any:
+    def method(self, x):
         return x
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x):
         return x
 
 
@@ -119,7 +118,7 @@ class Options:
 
 @keras.saving.register_keras_serializable("tfbatch_tests")
 class NotDeclared(keras.layers.Layer):
-    def call(self, x: Any) -> Any:
+    def call(self, x):
         return x
 
 
@@ -128,15 +127,15 @@ class NotDeclared(keras.layers.Layer):
 class Declared(keras.layers.Layer):
     """A user's layer with attributes that are in no configuration."""
 
-    def __init__(self, **attributes: Any):
+    def __init__(self, **attributes):
         super().__init__()
         for name, value in attributes.items():
             setattr(self, name, value)
 
-    def call(self, x: Any) -> Any:
+    def call(self, x):
         return x
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {}
 
 
@@ -152,48 +151,48 @@ PluginLayer = type("PluginLayer", (keras.layers.Dense,), {"__module__": "tfbatch
 class DeclaredWithWeights(keras.layers.Layer):
     """Keras wraps its `build` on every object."""
 
-    def build(self, shape: Any) -> None:
+    def build(self, shape):
         self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
 
-    def call(self, x: Any) -> Any:
+    def call(self, x):
         return x * self.scale
 
 
-def mapped(input_shape: Any, num_classes: int) -> keras.Model:
+def mapped(input_shape, num_classes):
     """A user's function in the graph between layers."""
     inputs = keras.Input(input_shape)
     x = keras.ops.vectorized_map(own_function, keras.layers.Flatten()(inputs))
     return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
 
 
-def with_operation(input_shape: Any, num_classes: int) -> keras.Model:
+def with_operation(input_shape, num_classes):
     inputs = keras.Input(input_shape)
     x = OwnOperation(2.0)(keras.layers.Flatten()(inputs))
     return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
 
 
-def subclass(input_shape: Any, num_classes: int) -> keras.Model:
+def subclass(input_shape, num_classes):
     inputs = keras.Input(input_shape)
     return OwnModel(inputs, keras.layers.Dense(num_classes)(keras.layers.Flatten()(inputs)))
 
 
-def nested(input_shape: Any, num_classes: int) -> keras.Model:
+def nested(input_shape, num_classes):
     inner = keras.Sequential([keras.Input((64,)), OwnDense(4)])
     return with_layer(lambda: inner)(input_shape, num_classes)
 
 
-def from_empty_globals() -> Any:
+def from_empty_globals():
     """A function without a module."""
     made: dict[str, Any] = {}
     exec("def f(x): return 7 * x", made)
     return made["f"]
 
 
-def activation(function: Any) -> Callable[..., keras.Model]:
+def activation(function):
     return with_layer(lambda: keras.layers.Dense(5, activation=function))
 
 
-def with_call(model: keras.Model) -> None:
+def with_call(model):
     layer = model.layers[2]
     layer.call = types.MethodType(type(model.layers[1]).call, layer)
 
@@ -259,11 +258,11 @@ FOREIGN: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_what_is_the_users_own_is_never_shared(name: str) -> None:
+def test_what_is_the_users_own_is_never_shared(name):
     assert key_of(FOREIGN[name]) is None
 
 
-def stack(input_shape: Any, num_classes: int) -> keras.Model:
+def stack(input_shape, num_classes):
     """Layers of many kinds, and operations between them."""
     inputs = keras.Input(input_shape)
     x = keras.layers.RandomFlip()(inputs)
@@ -277,13 +276,13 @@ def stack(input_shape: Any, num_classes: int) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(num_classes, activation="linear")(x))
 
 
-def sequential(input_shape: Any, num_classes: int) -> keras.Model:
+def sequential(input_shape, num_classes):
     return keras.Sequential(
         [keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(num_classes)]
     )
 
 
-def deeper(input_shape: Any, num_classes: int) -> keras.Model:
+def deeper(input_shape, num_classes):
     inner = sequential(input_shape, 6)
     return keras.Sequential([inner, keras.layers.Dense(num_classes)])
 
@@ -296,15 +295,15 @@ def deeper(input_shape: Any, num_classes: int) -> keras.Model:
     ],
     ids=["small_cnn", "resnet", "stack", "sequential", "nested", "declared", "with weights"],
 )
-def test_equal_builds_have_equal_keys_whatever_their_seed(build: Callable[..., Any]) -> None:
+def test_equal_builds_have_equal_keys_whatever_their_seed(build):
     keys = [key_of(build, seed=seed) for seed in (1, 2, 2)]
 
     assert keys[0] is not None
     assert len(set(keys)) == 1
 
 
-def scaled_by(factor: Any) -> Callable[..., keras.Model]:
-    def build(input_shape: Any, num_classes: int) -> keras.Model:
+def scaled_by(factor):
+    def build(input_shape, num_classes):
         inputs = keras.Input(input_shape)
         x = keras.layers.Flatten()(inputs) * factor
         return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
@@ -312,8 +311,8 @@ def scaled_by(factor: Any) -> Callable[..., keras.Model]:
     return build
 
 
-def normalised(number: int) -> Callable[..., keras.Model]:
-    def adapted() -> Any:
+def normalized(number):
+    def adapted():
         layer = keras.layers.Normalization()
         layer.adapt(np.random.default_rng(number).normal(size=(50, 64)).astype(np.float32))
         return layer
@@ -321,29 +320,29 @@ def normalised(number: int) -> Callable[..., keras.Model]:
     return with_layer(adapted)
 
 
-def activations(name: str) -> Callable[..., keras.Model]:
+def activations(name):
     return with_layer(lambda: keras.layers.Dense(5, activation=name))
 
 
-def frozen(*numbers: int) -> Callable[..., keras.Model]:
-    def freeze(model: keras.Model) -> None:
+def frozen(*numbers):
+    def freeze(model):
         for number in numbers:
             model.layers[number].trainable = False
 
     return changed(freeze)
 
 
-def batch_norm(trainable: bool) -> Callable[..., keras.Model]:
+def batch_norm(trainable):
     return with_layer(lambda: keras.layers.BatchNormalization(trainable=trainable))
 
 
-def two_layers(first: int, second: int) -> Callable[..., keras.Model]:
+def two_layers(first, second):
     return with_layer(
         lambda: keras.Sequential([keras.layers.Dense(first), keras.layers.Dense(second)])
     )
 
 
-def declared(**attributes: Any) -> Callable[..., keras.Model]:
+def declared(**attributes):
     return with_layer(lambda: Declared(**attributes))
 
 
@@ -354,11 +353,11 @@ DIFFERENT = {
         scaled_by(np.arange(64, dtype=np.float32)[::-1].copy()),
     ),
     "operations' tensors": (scaled_by(tf.constant([2.0])), scaled_by(tf.constant([3.0]))),
-    "adapted statistics": (normalised(1), normalised(2)),
+    "adapted statistics": (normalized(1), normalized(2)),
     "activation": (activations("relu"), activations("tanh")),
     "frozen layers": (frozen(2), frozen(3)),
     "none frozen": (frozen(), frozen(2)),
-    "batch normalisation in inference": (batch_norm(True), batch_norm(False)),
+    "batch normalization in inference": (batch_norm(True), batch_norm(False)),
     "width": (two_layers(3, 4), two_layers(4, 3)),
     "number": (declared(a=1), declared(a=2)),
     "number's name": (declared(a=1), declared(b=1)),
@@ -384,7 +383,7 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_whatever_differs_makes_another_key(name: str) -> None:
+def test_whatever_differs_makes_another_key(name):
     first, second = DIFFERENT[name]
 
     assert key_of(first) is not None
@@ -393,7 +392,7 @@ def test_whatever_differs_makes_another_key(name: str) -> None:
     assert key_of(first) != key_of(second)
 
 
-def test_sets_have_the_same_key_in_any_order() -> None:
+def test_sets_have_the_same_key_in_any_order():
     many = [f"name {number}" for number in range(50)]
 
     backwards = many[::-1]
@@ -402,11 +401,11 @@ def test_sets_have_the_same_key_in_any_order() -> None:
     assert key_of(declared(a=set(many))) == key_of(other_way)
 
 
-def test_the_builders_closure_is_in_the_key() -> None:
+def test_the_builders_closure_is_in_the_key():
     """A declared layer may do with it what no configuration shows."""
 
-    def builder(size: int) -> Callable[..., keras.Model]:
-        def build(input_shape: Any, num_classes: int) -> keras.Model:
+    def builder(size):
+        def build(input_shape, num_classes):
             assert size
             return sequential(input_shape, num_classes)
 
@@ -416,7 +415,7 @@ def test_the_builders_closure_is_in_the_key() -> None:
     assert key_of(builder(1)) != key_of(builder(2))
 
 
-def test_shapes_and_policies_are_in_the_key() -> None:
+def test_shapes_and_policies_are_in_the_key():
     keys = [key_of(sequential)]
     for policy in ("mixed_bfloat16", "mixed_float16"):
         keras.utils.clear_session(free_memory=False)  # it forgets the policy too
@@ -430,10 +429,10 @@ def test_shapes_and_policies_are_in_the_key() -> None:
     assert len(set(keys)) == len(keys)
 
 
-def test_values_of_weights_are_not_in_the_key() -> None:
+def test_values_of_weights_are_not_in_the_key():
     """They are copied, whatever they are."""
 
-    def pretrained(input_shape: Any, num_classes: int) -> keras.Model:
+    def pretrained(input_shape, num_classes):
         model = sequential(input_shape, num_classes)
         model.set_weights([np.random.normal(size=w.shape) for w in model.get_weights()])
         return model
@@ -447,7 +446,7 @@ class ScalesItsLoss(keras.Model):
 
     factor = 1.0
 
-    def train_step(self, data: Any) -> Any:
+    def train_step(self, data):
         x, y = data
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
@@ -464,7 +463,7 @@ class DeclaredScalesItsLoss(ScalesItsLoss):
     """The same, declared: its attribute is a plain value, and in the key."""
 
 
-def first_losses(programs: ProgramCache, factors: list[float]) -> list[float]:
+def first_losses(programs, factors):
     """The first loss of one trial for each factor, which the builder takes from outside."""
     losses = []
     configuration = Configuration(batch_size=32, base_learning_rate=1e-6)
@@ -483,12 +482,10 @@ FACTOR = {"now": 1.0}
 @pytest.mark.parametrize(
     ("cls", "traced"), [(ScalesItsLoss, 4), (DeclaredScalesItsLoss, 2)], ids=["own", "declared"]
 )
-def test_an_attribute_that_a_training_step_reads_is_never_ignored(
-    digits: PreparedData, cls: Any, traced: int
-) -> None:
+def test_an_attribute_that_a_training_step_reads_is_never_ignored(digits, cls, traced):
     """Trap 27: reuse must not train with the attribute of an earlier trial."""
 
-    def build(input_shape: Any, num_classes: int) -> keras.Model:
+    def build(input_shape, num_classes):
         inputs = keras.Input(input_shape)
         model = cls(inputs, keras.layers.Dense(num_classes)(keras.layers.Flatten()(inputs)))
         model.factor = copy.copy(FACTOR["now"])
@@ -503,7 +500,7 @@ def test_an_attribute_that_a_training_step_reads_is_never_ignored(
     assert programs.traced == traced
 
 
-def test_a_trial_with_the_users_own_parts_is_traced_anew(digits: PreparedData) -> None:
+def test_a_trial_with_the_users_own_parts_is_traced_anew(digits):
     configuration = Configuration(batch_size=32, base_learning_rate=0.01)
     programs = ProgramCache(Workload(digits, FOREIGN["activation, lambda"]))
     models = [programs.begin(configuration, total_examples=32, seed=1) for _ in range(2)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,13 +30,13 @@ WRITTEN: dict[str, Any] = {
 }
 
 
-def load(folder: Path, data: dict[str, Any]) -> TrainingConfig:
+def load(folder, data):
     path = folder / "best.yaml"
     path.write_text(write_yaml(data, comment="a comment"))
     return load_training_config(path)
 
 
-def test_a_written_training_is_read_exactly(tmp_path: Path) -> None:
+def test_a_written_training_is_read_exactly(tmp_path):
     config = load(tmp_path, WRITTEN)
 
     assert config == TrainingConfig(
@@ -57,7 +56,7 @@ def test_a_written_training_is_read_exactly(tmp_path: Path) -> None:
     assert load(tmp_path, config.model_dump(mode="json")) == config
 
 
-def test_what_is_optional_may_be_left_out(tmp_path: Path) -> None:
+def test_what_is_optional_may_be_left_out(tmp_path):
     needed = {k: v for k, v in WRITTEN.items() if k not in ("data_dir", "reported")}
     config = load(tmp_path, needed)
 
@@ -81,14 +80,12 @@ def test_what_is_optional_may_be_left_out(tmp_path: Path) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_wrong_key_is_named_with_its_file(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_a_wrong_key_is_named_with_its_file(tmp_path, change, message):
     with pytest.raises(ConfigurationError, match=rf"best\.yaml: {message}"):
         load(tmp_path, WRITTEN | change)
 
 
-def test_an_absent_file_is_named(tmp_path: Path) -> None:
+def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match=r"none\.yaml: cannot be read: No such file"):
         load_training_config(tmp_path / "none.yaml")
 
@@ -98,5 +95,5 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
     [(0.00341, "val_loss 0.6812 ± 0.0034 (n=3)"), (None, "val_loss 0.6812 (n=3)")],
     ids=["seeds", "one seed"],
 )
-def test_what_was_reported_is_shown_with_its_spread(deviation: float | None, shown: str) -> None:
+def test_what_was_reported_is_shown_with_its_spread(deviation, shown):
     assert str(Reported(metric="val_loss", mean=0.68123, deviation=deviation, seeds=3)) == shown

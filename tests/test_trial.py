@@ -6,9 +6,7 @@ import dataclasses
 import math
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -22,7 +20,7 @@ from tfbatch.schema import Named
 from tfbatch.training.derived import derive
 from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
 from tfbatch.training.model_builder import find_model_builder
-from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import fit, run_trial
 from tfbatch.training.workload import Workload, make_optimizer
@@ -42,24 +40,24 @@ SPEC = TrialSpec(
 )
 
 
-def build(input_shape: tuple[int, int, int], num_classes: int) -> keras.Model:
+def build(input_shape, num_classes):
     inputs = keras.Input(input_shape)
     hidden = keras.layers.Dense(24, activation="relu")(keras.layers.Flatten()(inputs))
     return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
 
 
 @pytest.fixture(scope="module")
-def workload(digits: PreparedData) -> Workload:
+def workload(digits):
     return Workload(digits, build)
 
 
-def change(spec: TrialSpec, **configuration: Any) -> TrialSpec:
+def change(spec, **configuration):
     changed = spec.configuration.model_copy(update=configuration)
     return dataclasses.replace(spec, configuration=changed)
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> TrialSpec:
+def kept(tmp_path_factory):
     """The trial that keeps its weights and curves."""
     folder = tmp_path_factory.mktemp("trial")
     return dataclasses.replace(
@@ -68,11 +66,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> TrialSpec:
 
 
 @pytest.fixture(scope="module")
-def result(workload: Workload, kept: TrialSpec) -> Outcome:
+def result(workload, kept):
     return run_trial(ProgramCache(workload), kept)
 
 
-def test_a_trial_says_everything_that_it_measured(result: Outcome) -> None:
+def test_a_trial_says_everything_that_it_measured(result):
     assert result.status == "completed"
     assert result.message == ""
     assert result.metrics.keys() == {"loss", "accuracy", "val_loss", "val_accuracy"}
@@ -81,7 +79,7 @@ def test_a_trial_says_everything_that_it_measured(result: Outcome) -> None:
     assert 0 < result.training_seconds < result.seconds
 
 
-def test_a_trial_leaves_whole_weights_and_curves(result: Outcome, kept: TrialSpec) -> None:
+def test_a_trial_leaves_whole_weights_and_curves(result, kept):
     assert result.status == "completed"
     assert kept.weights_file
     folder = kept.weights_file.parent
@@ -90,13 +88,11 @@ def test_a_trial_leaves_whole_weights_and_curves(result: Outcome, kept: TrialSpe
     assert curves == ["train", "validation"]
 
 
-def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(
-    workload: Workload, result: Outcome
-) -> None:
+def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(workload, result):
     """The trials between them are another one, and the same one interrupted after 5 batches."""
     asked = []
 
-    def stop_requested() -> bool:
+    def stop_requested():
         asked.append(True)
         return len(asked) >= 5
 
@@ -109,7 +105,7 @@ def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(
     assert (stopped.status, stopped.steps) == ("interrupted", 5 * 17)
 
 
-def test_each_part_of_a_specification_matters(workload: Workload, result: Outcome) -> None:
+def test_each_part_of_a_specification_matters(workload, result):
     short = dataclasses.replace(SPEC, total_examples=160)
     specs = [
         short,
@@ -123,10 +119,10 @@ def test_each_part_of_a_specification_matters(workload: Workload, result: Outcom
     assert len(set(losses)) == len(losses)
 
 
-def test_seeds_are_paired_across_batch_sizes(workload: Workload) -> None:
+def test_seeds_are_paired_across_batch_sizes(workload):
     """With a learning rate of almost nothing the weights stay where the seed put them."""
 
-    def val_loss(seed: int, batch_size: int) -> float:
+    def val_loss(seed, batch_size):
         still = change(SPEC, batch_size=batch_size, base_learning_rate=1e-30)
         spec = dataclasses.replace(still, seed=seed, total_examples=160)
         return run_trial(ProgramCache(workload), spec).metrics["val_loss"]
@@ -135,9 +131,7 @@ def test_seeds_are_paired_across_batch_sizes(workload: Workload) -> None:
     assert val_loss(12, 16) != val_loss(11, 16)
 
 
-def test_validation_is_of_the_final_weights_on_the_whole_split(
-    workload: Workload, result: Outcome, kept: TrialSpec
-) -> None:
+def test_validation_is_of_the_final_weights_on_the_whole_split(workload, result, kept):
     model = build((8, 8, 1), 10)
     model.load_weights(kept.weights_file)
 
@@ -152,14 +146,14 @@ def test_validation_is_of_the_final_weights_on_the_whole_split(
     assert result.metrics["val_accuracy"] == pytest.approx((logits.argmax(axis=1) == y).mean())
 
 
-def test_the_metrics_are_those_after_the_last_update_not_the_best(workload: Workload) -> None:
+def test_the_metrics_are_those_after_the_last_update_not_the_best(workload):
     """Two epochs with a learning rate that rises until it spoils what the first one learned."""
     rising = change(SPEC, base_learning_rate=0.8, warmup_fraction=1.0)
     spec = dataclasses.replace(rising, total_examples=2 * 1085)
     seen: list[dict[str, float]] = []
 
     class Noted(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        def on_epoch_end(self, epoch, logs=None):
             seen.append(dict(logs))
 
     derived = workload.derive(spec.configuration, spec.total_examples)
@@ -172,9 +166,7 @@ def test_the_metrics_are_those_after_the_last_update_not_the_best(workload: Work
     assert result.metrics["val_loss"] == seen[-1]["val_loss"]
 
 
-def test_kept_weights_can_be_evaluated_again(
-    workload: Workload, result: Outcome, kept: TrialSpec
-) -> None:
+def test_kept_weights_can_be_evaluated_again(workload, result, kept):
     assert kept.weights_file
     again = evaluate_weights(
         ProgramCache(workload), kept.configuration, kept.weights_file, split="validation", seed=99
@@ -184,9 +176,7 @@ def test_kept_weights_can_be_evaluated_again(
     assert again["accuracy"] == result.metrics["val_accuracy"]
 
 
-def test_a_saved_model_continues_where_its_training_ended(
-    workload: Workload, result: Outcome, kept: TrialSpec, tmp_path: Path
-) -> None:
+def test_a_saved_model_continues_where_its_training_ended(workload, result, kept, tmp_path):
     assert kept.weights_file
     save_model(
         workload,
@@ -208,9 +198,7 @@ def test_a_saved_model_continues_where_its_training_ended(
     assert all(np.abs(np.asarray(v)).max() > 0 for v in momenta)
 
 
-def test_a_learning_rate_far_too_large_ends_early_as_diverged(
-    workload: Workload, tmp_path: Path
-) -> None:
+def test_a_learning_rate_far_too_large_ends_early_as_diverged(workload, tmp_path):
     wild = change(SPEC, base_learning_rate=1e4, warmup_fraction=0.0)
     spec = dataclasses.replace(
         wild,
@@ -227,10 +215,8 @@ def test_a_learning_rate_far_too_large_ends_early_as_diverged(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_exception_of_the_builder_is_an_outcome_with_its_traceback(
-    digits: PreparedData,
-) -> None:
-    def broken(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+def test_an_exception_of_the_builder_is_an_outcome_with_its_traceback(digits):
+    def broken(input_shape, num_classes):
         raise RuntimeError(f"no layers for {num_classes} classes")
 
     result = run_trial(ProgramCache(Workload(digits, broken)), SPEC)
@@ -242,17 +228,17 @@ def test_an_exception_of_the_builder_is_an_outcome_with_its_traceback(
     assert (result.metrics, result.steps) == ({}, 0)
 
 
-def test_running_out_of_memory_is_an_outcome(digits: PreparedData) -> None:
-    def greedy(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+def test_running_out_of_memory_is_an_outcome(digits):
+    def greedy(input_shape, num_classes):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     result = run_trial(ProgramCache(Workload(digits, greedy)), SPEC)
 
     assert result.status == "oom"
-    assert result.message == "TensorFlow is out of memory: OOM when allocating tensor"
+    assert result.message == "Out of memory: OOM when allocating tensor"
 
 
-def test_damaged_records_are_no_outcome(digits: PreparedData, tmp_path: Path) -> None:
+def test_damaged_records_are_no_outcome(digits, tmp_path):
     """Every trial after it would read the same wrong data."""
     folder = tmp_path / digits.folder.name
     shutil.copytree(digits.folder, folder)
@@ -266,7 +252,7 @@ def test_damaged_records_are_no_outcome(digits: PreparedData, tmp_path: Path) ->
         run_trial(ProgramCache(Workload(PreparedData(digits.recipe, folder), build)), SPEC)
 
 
-def test_an_interrupted_trial_keeps_no_weights(workload: Workload, tmp_path: Path) -> None:
+def test_an_interrupted_trial_keeps_no_weights(workload, tmp_path):
     spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
     stopped = run_trial(ProgramCache(workload), spec, stop_requested=lambda: True)
 
@@ -274,7 +260,7 @@ def test_an_interrupted_trial_keeps_no_weights(workload: Workload, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_untrained_model_guesses(workload: Workload) -> None:
+def test_the_untrained_model_guesses(workload):
     untrained = measure_untrained(ProgramCache(workload), SPEC.configuration)
 
     assert untrained.metrics.keys() == {"loss", "accuracy"}
@@ -283,15 +269,13 @@ def test_the_untrained_model_guesses(workload: Workload) -> None:
     assert untrained.seconds > 0
 
 
-def test_the_models_hash_changes_with_the_model_and_with_nothing_else(
-    digits: PreparedData, workload: Workload
-) -> None:
-    def wider(input_shape: Any, num_classes: int) -> Any:
+def test_the_models_hash_changes_with_the_model_and_with_nothing_else(digits, workload):
+    def wider(input_shape, num_classes):
         inputs = keras.Input(input_shape)
         hidden = keras.layers.Dense(25, activation="relu")(keras.layers.Flatten()(inputs))
         return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
 
-    def other_activation(input_shape: Any, num_classes: int) -> Any:
+    def other_activation(input_shape, num_classes):
         inputs = keras.Input(input_shape)
         hidden = keras.layers.Dense(24, activation="tanh")(keras.layers.Flatten()(inputs))
         return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
@@ -309,8 +293,8 @@ def test_the_models_hash_changes_with_the_model_and_with_nothing_else(
     assert len({first, *others}) == 3
 
 
-def test_a_builder_that_raises_is_shown_whole_before_any_trial(digits: PreparedData) -> None:
-    def broken(input_shape: tuple[int, ...], num_classes: int) -> keras.Model:
+def test_a_builder_that_raises_is_shown_whole_before_any_trial(digits):
+    def broken(input_shape, num_classes):
         raise RuntimeError(f"no layers for {num_classes} classes")
 
     with pytest.raises(InputError, match=r"(?s)cannot be built.*Traceback.*no layers for 10"):
@@ -318,12 +302,12 @@ def test_a_builder_that_raises_is_shown_whole_before_any_trial(digits: PreparedD
 
 
 def test_a_disk_that_is_full_ends_the_run_and_leaves_no_half_weights(
-    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    workload, tmp_path, monkeypatch
+):
     """It says nothing about the configuration, so that it is no outcome."""
     spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
 
-    def full(model: Any, path: Path) -> None:
+    def full(model, path):
         Path(path).write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
@@ -333,15 +317,15 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_no_half_weights(
     assert list(tmp_path.iterdir()) == []
 
 
-def no_model(input_shape: Any, num_classes: int) -> Any:
+def no_model(input_shape, num_classes):
     return "a model"
 
 
-def too_wide(input_shape: Any, num_classes: int) -> Any:
+def too_wide(input_shape, num_classes):
     return build(input_shape, num_classes + 1)
 
 
-def with_softmax(input_shape: Any, num_classes: int) -> Any:
+def with_softmax(input_shape, num_classes):
     inputs = keras.Input(input_shape)
     flat = keras.layers.Flatten()(inputs)
     return keras.Model(inputs, keras.layers.Dense(num_classes, activation="softmax")(flat))
@@ -356,9 +340,7 @@ def with_softmax(input_shape: Any, num_classes: int) -> Any:
     ],
     ids=["no model", "wrong shape", "softmax"],
 )
-def test_a_model_that_cannot_be_used_is_refused(
-    digits: PreparedData, builder: Callable[..., Any], message: str
-) -> None:
+def test_a_model_that_cannot_be_used_is_refused(digits, builder, message):
     with pytest.raises(InputError, match=message):
         measure_untrained(ProgramCache(Workload(digits, builder)), SPEC.configuration)
 
@@ -376,9 +358,7 @@ def test_a_model_that_cannot_be_used_is_refused(
         ("mine:not valid", r"`--model` must be a model's name or package\.module:function"),
     ],
 )
-def test_a_builder_that_cannot_be_found_or_called_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
-) -> None:
+def test_a_builder_that_cannot_be_found_or_called_is_refused(tmp_path, monkeypatch, name, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for module in ("mine", "unparsable", "raising"):
@@ -394,9 +374,7 @@ def test_a_builder_that_cannot_be_found_or_called_is_refused(
         find_model_builder(name)
 
 
-def test_a_builder_beside_the_user_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_builder_beside_the_user_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "mine_too", raising=False)
@@ -406,7 +384,7 @@ def test_a_builder_beside_the_user_is_found(
     assert find_model_builder("small_cnn").__module__ == "tfbatch.models.small_cnn"
 
 
-def test_whole_numbers_are_taken_for_an_optimizers_parameters() -> None:
+def test_whole_numbers_are_taken_for_an_optimizers_parameters():
     configuration = SPEC.configuration.model_copy(
         update={"optimizer": Named(name="sgd", momentum=0)}
     )

@@ -7,7 +7,6 @@ import io
 import math
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -41,11 +40,11 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-def read(text: str) -> list[dict[str, str]]:
+def read(text):
     return list(csv.DictReader(text.splitlines(keepends=True), strict=True))
 
 
-def test_every_value_of_the_journal_is_in_the_csv_exactly() -> None:
+def test_every_value_of_the_journal_is_in_the_csv_exactly():
     found = read(csv_text(ROWS))
 
     assert len(found) == len(ROWS)
@@ -65,7 +64,7 @@ def test_every_value_of_the_journal_is_in_the_csv_exactly() -> None:
                 assert cell == "[0.5, 0.75]"
 
 
-def test_the_csv_follows_rfc_4180() -> None:
+def test_the_csv_follows_rfc_4180():
     text = csv_text(ROWS)
 
     assert text.count("\r\n") == len(ROWS) + 1 + MESSAGE.count("\r\n")
@@ -73,7 +72,7 @@ def test_the_csv_follows_rfc_4180() -> None:
     assert text.endswith('"a ""quoted"", text\r\nof two lines; ü"\r\n')
 
 
-def test_pandas_reads_the_csv_as_the_frame_is() -> None:
+def test_pandas_reads_the_csv_as_the_frame_is():
     found = pd.read_csv(io.StringIO(csv_text(ROWS)))
     frame = to_frame(ROWS)
 
@@ -83,7 +82,7 @@ def test_pandas_reads_the_csv_as_the_frame_is() -> None:
         pd.testing.assert_series_equal(found[column], frame[column], rtol=1e-15)
 
 
-def test_columns_stand_in_one_order_whichever_trial_ended_first() -> None:
+def test_columns_stand_in_one_order_whichever_trial_ended_first():
     order = column_order(ROWS)
 
     assert column_order(ROWS[::-1]) == order
@@ -101,7 +100,7 @@ def test_columns_stand_in_one_order_whichever_trial_ended_first() -> None:
     assert column_order([{"new": 1, "message": "", "trial": "a"}]) == ["trial", "new", "message"]
 
 
-def test_a_frame_has_types_that_do_not_depend_on_what_is_missing() -> None:
+def test_a_frame_has_types_that_do_not_depend_on_what_is_missing():
     frame = to_frame(ROWS)
     types = {column: str(kind) for column, kind in frame.dtypes.items()}
 
@@ -117,13 +116,13 @@ def test_a_frame_has_types_that_do_not_depend_on_what_is_missing() -> None:
     assert str(to_frame(ROWS[3:])["score"].dtype) == "float64"
 
 
-def test_bytes_that_are_no_text_do_not_cost_the_file(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_do_not_cost_the_file(tmp_path):
     write_csv(tmp_path / "t.csv", [{"trial": "a", "message": "file \udce4.h5"}])
 
     assert (tmp_path / "t.csv").read_bytes() == b"trial,message\r\na,file \\udce4.h5\r\n"
 
 
-def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
     path = tmp_path / TRIALS_CSV
     write_csv(path, ROWS[:1])
     before = path.read_bytes()
@@ -147,12 +146,10 @@ write_csv(Path({str(path)!r}), [{{"trial": "b", "message": "long" * 100}}])
 @pytest.mark.parametrize(
     "ending", [None, SearchError("no trial"), KeyboardInterrupt()], ids=["end", "error", "ctrl-c"]
 )
-def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(
-    tmp_path: Path, ending: BaseException | None
-) -> None:
+def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(tmp_path, ending):
     trainer = Trainer(ends={"search-0001": "diverged"})
 
-    def run() -> None:
+    def run():
         with open_folder(tmp_path / "run") as folder, csv_at_the_end(folder, Progress(None)):
             book = make_book(folder, trainer)
             book.run(Planned("baseline", "baseline", 1, BASELINE))
@@ -174,9 +171,7 @@ def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(
     assert rows[1]["status"] == "diverged"
 
 
-def test_a_csv_that_cannot_be_written_costs_no_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_csv_that_cannot_be_written_costs_no_answer(tmp_path, monkeypatch):
     said: list[str] = []
     progress = Progress(None)
     monkeypatch.setattr(progress, "say", said.append)
@@ -187,7 +182,7 @@ def test_a_csv_that_cannot_be_written_costs_no_answer(
     assert "trials.csv cannot be written" in said[0]
 
 
-def test_a_journal_in_use_is_read_up_to_its_last_whole_line(tmp_path: Path) -> None:
+def test_a_journal_in_use_is_read_up_to_its_last_whole_line(tmp_path):
     path = tmp_path / "trials.jsonl"
     journal = Journal(path)
     for row in ROWS[:3]:
@@ -204,5 +199,5 @@ def test_a_journal_in_use_is_read_up_to_its_last_whole_line(tmp_path: Path) -> N
         read_rows(tmp_path / "none.jsonl")
 
 
-def test_metric_columns_are_those_of_the_journal() -> None:
+def test_metric_columns_are_those_of_the_journal():
     assert any(key.startswith(table.METRIC) for key in ROWS[0])

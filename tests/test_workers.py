@@ -14,21 +14,23 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import HANG_SECONDS, fall_silent, wait_until
 
 from tfbatch.run_folder.file_lock import wait_until_released
 from tfbatch.workers import ProcessEndedError, Slot, ending
+from tfbatch.workers.mailbox import Mailbox
 from tfbatch.workers.slot import Start, worker_mailbox
 
 
-def nothing() -> None:
+def nothing():
     """What a worker does first here."""
 
 
 @pytest.fixture
-def make_slot(tmp_path: Path):
+def make_slot(tmp_path):
     slots = []
 
-    def make(function=nothing, *arguments, lock=None, **options) -> Slot:
+    def make(function=nothing, *arguments, lock=None, **options):
         slot = Slot(Start(tmp_path / "worker.log", lock, function, arguments), **options)
         slots.append(slot)
         return slot
@@ -38,12 +40,12 @@ def make_slot(tmp_path: Path):
         slot.close()
 
 
-def run(slot: Slot, task, *arguments):
+def run(slot, task, *arguments):
     slot.submit(task, *arguments)
     return slot.result()
 
 
-def end_of(slot: Slot, task, *arguments) -> ProcessEndedError:
+def end_of(slot, task, *arguments):
     with pytest.raises(ProcessEndedError) as caught:
         run(slot, task, *arguments)
     return caught.value
@@ -64,7 +66,7 @@ def test_an_exception_of_a_task_is_raised_and_the_process_stays(make_slot):
     assert run(slot, os.getpid) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
 def test_a_killed_process_costs_its_task_and_is_replaced(make_slot, number):
     slot = make_slot()
     found = end_of(slot, _die_of, number)
@@ -74,23 +76,19 @@ def test_a_killed_process_costs_its_task_and_is_replaced(make_slot, number):
     assert slot.started == 2
 
 
-def _die_of(number: int) -> None:
+def _die_of(number):
     os.kill(os.getpid(), number)
-    time.sleep(60)
+    time.sleep(HANG_SECONDS)
 
 
 def test_trap_one_slots_death_leaves_the_other_slot_alone(make_slot):
     doomed, innocent = make_slot(), make_slot()
     before = run(innocent, os.getpid)
-    innocent.submit(_sleep_and_return, 1.0)
+    innocent.submit(_until_asked)
     assert end_of(doomed, _die_of, signal.SIGKILL).ending == "killed"
-    assert innocent.result() == "woken"
+    innocent.mailbox.request_stop()
+    assert innocent.result() == "asked"
     assert run(innocent, os.getpid) == before
-
-
-def _sleep_and_return(seconds: float) -> str:
-    time.sleep(seconds)
-    return "woken"
 
 
 def test_a_process_at_its_memory_limit_is_told_from_its_last_words(make_slot):
@@ -99,7 +97,7 @@ def test_a_process_at_its_memory_limit_is_told_from_its_last_words(make_slot):
     assert "std::bad_alloc" in found.message
 
 
-def _abort_like_an_allocator() -> None:
+def _abort_like_an_allocator():
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
     os.abort()
 
@@ -123,7 +121,7 @@ def test_memory_error_of_a_real_limit_is_an_exception_of_the_task(make_slot):
     assert slot.started == 1
 
 
-def _allocate_over_a_limit() -> int:
+def _allocate_over_a_limit():
     limit = psutil.Process().memory_info().vms + 2**28
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return len(bytearray(2**30))
@@ -154,22 +152,22 @@ def memory_cgroup():
     group.rmdir()
 
 
-def _join(group: Path) -> None:
+def _join(group):
     (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
-def _touch(size: int) -> int:
+def _touch(size):
     return sum(bytearray(size)[::4096])
 
 
 def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
-    slot = make_slot(stall_seconds=1.0)
-    run(slot, os.getpid)  # starting up is not silence
-    future = slot.submit(_show_life_for, 2.0)
-    while not wait([future], timeout=0.05).done:
-        slot.watch()
-    assert slot.result() == "alive"
-    future = slot.submit(time.sleep, 60)
+    slot = make_slot(stall_seconds=HANG_SECONDS)
+    slot.submit(_until_asked)
+    wait_until(lambda: slot.mailbox.progress() == (1, 2))
+    slot.watch()
+    slot.mailbox.request_stop()
+    assert slot.result() == "asked"
+    future = slot.submit(fall_silent)
     while not wait([future], timeout=0.05).done:
         slot.watch()
     with pytest.raises(ProcessEndedError) as caught:
@@ -177,31 +175,38 @@ def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
     assert caught.value.ending == "timeout"
 
 
-def _show_life_for(seconds: float) -> str:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        worker_mailbox().report(1, 2)
-        time.sleep(0.05)
-    return "alive"
+def test_a_heartbeat_ends_a_silence(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    mailbox = Mailbox(tmp_path / "mailbox")
+    mailbox.clear()
+    now[0] = 107.0
+    assert mailbox.silence() == 7
+    mailbox.report(1, 2)
+    assert mailbox.silence() == 0
+    now[0] = 108.5
+    assert mailbox.silence() == 1.5
+    mailbox.close()
 
 
 def test_a_request_to_stop_reaches_a_running_task(make_slot):
     slot = make_slot()
     slot.submit(_until_asked)
-    time.sleep(0.2)
+    wait_until(lambda: slot.mailbox.progress() == (1, 2))
     slot.mailbox.request_stop()
     assert slot.result() == "asked"
     slot.submit(_is_asked)
     assert slot.result() is False
 
 
-def _until_asked() -> str:
+def _until_asked():
+    worker_mailbox().report(1, 2)
     while not worker_mailbox().stop_requested():
         time.sleep(0.01)
     return "asked"
 
 
-def _is_asked() -> bool:
+def _is_asked():
     return worker_mailbox().stop_requested()
 
 
@@ -216,7 +221,7 @@ def test_a_process_that_has_grown_past_its_bound_is_replaced(make_slot):
 _KEPT = []
 
 
-def _grow(size: int) -> int:
+def _grow(size):
     _KEPT.append(bytearray(size))
     _KEPT[-1][::4096] = b"x" * len(range(0, size, 4096))
     return os.getpid()
@@ -230,11 +235,11 @@ PARENT = """
     def busy():                      # of __main__, in a script without a guard
         import ctypes, os
         (folder / "pid").write_text(str(os.getpid()))
-        ctypes.PyDLL(None).sleep(60)     # holds the interpreter's lock: no thread can run
+        ctypes.PyDLL(None).sleep(9999)   # holds the interpreter's lock: no thread can run
     slot = Slot(Start(folder / "log", folder / "lock", os.getpid))
     slot.submit(busy)
     print("started", flush=True)
-    time.sleep(60)
+    time.sleep(9999)
 """
 
 
@@ -243,14 +248,12 @@ def test_workers_end_with_their_killed_parent_also_in_the_middle_of_a_step(tmp_p
     script.write_text(textwrap.dedent(PARENT))
     parent = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE)
     assert parent.stdout.readline() == b"started\n"
-    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-        time.sleep(0.05)
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     worker = psutil.Process(int((tmp_path / "pid").read_text()))
-    time.sleep(0.3)
     assert not wait_until_released(tmp_path / "lock", seconds=0)
     parent.kill()
     parent.wait()
-    assert wait_until_released(tmp_path / "lock", seconds=10)
+    assert wait_until_released(tmp_path / "lock", seconds=HANG_SECONDS)
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     parent.stdout.close()
 
@@ -258,9 +261,12 @@ def test_workers_end_with_their_killed_parent_also_in_the_middle_of_a_step(tmp_p
 def test_a_worker_whose_parent_is_gone_before_it_asks_the_kernel_ends_too():
     code = (
         "import time; from tfbatch.workers.lifeline import follow_parent;"
-        "follow_parent(1 + 2**20); time.sleep(30)"
+        "follow_parent(1 + 2**20); time.sleep(9999)"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=20, check=False).returncode == 1
+    assert (
+        subprocess.run([sys.executable, "-c", code], timeout=HANG_SECONDS, check=False).returncode
+        == 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
 from typing import Any
 
 HEADER, BLOCK = 7, 32768
 LAST = {1, 4}
 
 
-def messages(path: Path) -> list[bytes]:
+def messages(path):
     data, place, parts, found = path.read_bytes(), HEADER, b"", []
     assert data[:4] == b":W&B"
     while place + 7 <= len(data):
@@ -28,7 +27,7 @@ def messages(path: Path) -> list[bytes]:
     return found
 
 
-def read_offline_run(folder: Path) -> dict[str, Any]:
+def read_offline_run(folder):
     """`run`, `config`, `summary`, `history` (a list), `exit_code` and `files` of an offline run."""
     from wandb.proto import wandb_internal_pb2
 
@@ -51,5 +50,5 @@ def read_offline_run(folder: Path) -> dict[str, Any]:
     return read
 
 
-def items(updates: Any) -> dict[str, Any]:
+def items(updates):
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}

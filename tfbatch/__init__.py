@@ -95,7 +95,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _register_with_keras(module: Any) -> None:
-    """Registers the serialisable classes, so that `load_model` finds them."""
+    """Registers the serializable classes, so that `load_model` finds them."""
     del module
     for name in _KERAS_CLASSES:
         importlib.import_module(name)

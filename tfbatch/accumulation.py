@@ -1,12 +1,15 @@
-"""One update from several micro-batches, equal to that of the whole batch."""
+"""One update from several micro-batches: that of the whole batch where the loss is a mean."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
@@ -27,7 +30,8 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
         model.fit(x, y, batch_size=1024)
         ```
 
-    The gradient is that of the loss of the whole batch, so a smaller last micro-batch, or a last
+    Where the loss is a mean over the examples, or a Keras loss with `reduction="sum"`, the gradient
+    is that of the loss of the whole batch, up to rounding. A smaller last micro-batch, or a last
     batch of any size, counts by its examples; nothing is carried over or dropped:
 
     ```python
@@ -37,19 +41,18 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
     optimizer.apply(gradient)
     ```
 
-    The weights of these means add up to 1, so regularisation counts once per update. With
+    The weights of these means add up to 1, so regularization counts once per update. With
     `reduction="sum"` each micro-batch counts in full. Sample weights, several inputs and outputs,
     metrics, loss scaling of mixed precision, `steps_per_execution` and `jit_compile` work as usual.
     Keras's own `gradient_accumulation_steps` instead takes a mean of means, and counts micro-steps
     as iterations of the schedule.
 
     What a layer does to the batch as a whole is done to the micro-batch, so that the result
-    differs: batch normalisation uses the statistics of the micro-batch, and its moving statistics
-    are updated once for each (a warning says so). `tfbatch.layers.GhostBatchNormalization` is exact
-    where its `ghost_size` divides the micro-batch size and every batch. Dropout draws other
-    numbers. What a user adds with `add_loss` must be a mean over the examples. Gradients of
-    embeddings are dense: Keras's own, which squares those of a repeated word one by one, gives
-    Adam and its like a smaller second moment.
+    differs: batch normalization uses the statistics of the micro-batch, and its moving statistics
+    are updated once for each (a warning says so). `tfbatch.layers.GhostBatchNormalization` is as
+    without accumulation where its `ghost_size` divides the micro-batch size and every batch.
+    Dropout draws other numbers. Gradients of embeddings are dense: Keras's own, which squares those
+    of a repeated word one by one, gives Adam and its like a smaller second moment.
 
     Only this model object is changed, by a `train_step` of its own. A saved model is an ordinary
     one, which loads without tfbatch; call this function again to go on with accumulation.
@@ -65,8 +68,9 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
         InputError: A number out of its range; a model with a `train_step` of its own. During
             `fit`: an optimizer with `gradient_accumulation_steps`; several replicas, whose batches
             are parts already; a loss that no cut keeps: masked outputs, the reduction
-            "mean_with_sample_weight" with sample weights, sums mixed with means, or an activity
-            regularizer, which Keras sums over the batch.
+            "mean_with_sample_weight" with sample weights, sums mixed with means, or a loss that is
+            measured to be no mean over examples, such as Dice over the batch or a function that
+            returns a sum.
     """
     if micro_batch_size is not None and micro_batch_size < 1:
         raise InputError(f"`micro_batch_size` must be >= 1 or None. Received: {micro_batch_size=}.")
@@ -79,11 +83,66 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
             "each micro-batch."
         )
     model.__dict__.pop("train_step", None)
+    model.__dict__.pop("make_train_function", None)
     model.train_function = None  # the old step may have been traced
     if micro_batch_size is not None:
         _warn_of_batch_normalization(model, micro_batch_size)
         model.train_step = functools.partial(_train_step, model, micro_batch_size)
+        model.make_train_function = functools.partial(_make_train_function, model)
     return model
+
+
+def checked(model: Any, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A train function that measures, before its first update, whether the batch can be cut.
+
+    `fit` of an accumulated model has it already; one who makes a train function of their own wraps
+    it in this.
+
+    Args:
+        model: The compiled model.
+        train_function: Takes an iterator, and makes `model.steps_per_execution` updates.
+
+    Returns:
+        The same function for a model that does not accumulate.
+    """
+    step = vars(model).get("train_step")
+    if getattr(step, "func", None) is not _train_step:
+        return train_function
+    micro_batch_size = step.args[1]
+    measured = False
+
+    def check_first(iterator: Any) -> Any:
+        nonlocal measured
+        if measured:
+            return train_function(iterator)
+        batches = list(itertools.islice(iterator, model.steps_per_execution))
+        if not batches:
+            raise StopIteration
+        measured = any(_measure(model, micro_batch_size, batch) for batch in batches)
+        return train_function(_replayed(batches, iterator))
+
+    return check_first
+
+
+def _make_train_function(model: Any, force: bool = False) -> None:
+    """What `fit` calls; compiling anew takes the old function away, and measures again."""
+    if model.train_function is None or force:
+        type(model).make_train_function(model, force)
+        model.train_function = checked(model, model.train_function)
+
+
+def _replayed(batches: list[Any], iterator: Any) -> Iterator[Any]:
+    """An iterator over the batches that were taken from another, of the same type if it can be."""
+    leaves = tf.nest.flatten(getattr(iterator, "element_spec", None))
+    if not all(isinstance(leaf, tf.TensorSpec) for leaf in leaves):
+        return iter(batches)  # Keras's functions take any; it is one more trace
+    options = tf.data.Options()
+    options.autotune.enabled = False  # with it, an iterator's end waits for seconds
+    replayed = tf.data.Dataset.from_generator(
+        lambda: iter(batches), output_signature=iterator.element_spec
+    )
+    again: Iterator[Any] = iter(replayed.with_options(options))
+    return again
 
 
 def _warn_of_batch_normalization(model: Any, micro_batch_size: int) -> None:
@@ -162,7 +221,7 @@ class _MicroBatches:
             loss = model._compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
-            loss = self._part_of_the_whole(loss, tf.cast(length / self._size, loss.dtype))
+            loss = self._part_of_the_whole(loss, _share(length, self._size, loss.dtype))
             scaled = model.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self._variables)
         model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
@@ -176,12 +235,142 @@ class _MicroBatches:
         ]
         return [sums[0] + tf.cast(loss, sums[0].dtype), *added]
 
+    def losses_of(self, cut: list[tuple[int, int]]) -> list[tuple[Any, Any]]:
+        """The batch in inference: whole, and in parts; see `_compare`.
+
+        The predictions are made once, so that a layer that draws numbers makes no difference.
+
+        Args:
+            cut: The parts: first example and number of examples.
+        """
+        y_pred, added = self._called(0, self._size)
+        loss, slopes = self._loss_and_slopes(y_pred, 0, self._size)
+        parts = [self._loss_and_slopes(y_pred, *part) for part in cut]
+        pairs = [(loss, sum(part_loss for part_loss, _ in parts))]
+        for number, slope in enumerate(slopes):
+            pairs.append((slope, np.concatenate([part[1][number] for part in parts])))
+        if self._model.losses and np.isclose(added, self._called(0, self._size)[1], rtol=1e-6):
+            in_parts = [self._called(*part)[1] * part[1] / self._size for part in cut]
+            pairs.append((added, sum(in_parts)))
+        return pairs
+
+    def _called(self, start: int, length: int) -> tuple[Any, float]:
+        """The predictions for a part, and the losses that layers add in making them."""
+        model = self._model
+        x = _cut(self._batch[0], start, length)
+        y_pred = model(x, training=False) if model._call_has_training_arg else model(x)
+        _check_masks(y_pred)
+        return y_pred, float(sum(keras.ops.sum(part) for part in model.losses))
+
+    def _loss_and_slopes(self, y_pred: Any, start: int, length: int) -> tuple[Any, list[Any]]:
+        x, y, sample_weight = (_cut(part, start, length) for part in self._batch)
+        # A copy also of the whole: Keras's losses look for logits at the output of a softmax.
+        y_pred = _cut(y_pred, start, length)
+        outputs = [o for o in keras.tree.flatten(y_pred) if o is not None and o.dtype.is_floating]
+        with tf.GradientTape() as tape:
+            tape.watch(outputs)
+            loss = self._model._compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+            )
+            loss = self._part_of_the_whole(loss, _share(length, self._size, loss.dtype))
+        slopes = tape.gradient(loss, outputs, unconnected_gradients="zero")
+        loss, *slopes = (np.asarray(part, "float64") for part in (loss, *slopes))
+        return loss, slopes
+
     def _part_of_the_whole(self, loss: Any, share: Any) -> Any:
-        """What a micro-batch's loss adds to that of the batch, regularisation included."""
+        """What a micro-batch's loss adds to that of the batch, regularization included."""
         if not self._sums:
             return loss * share
         regularization = sum(keras.ops.sum(part) for part in self._model.losses)
         return loss - (1 - share) * tf.cast(regularization, loss.dtype)
+
+
+def _share(length: Any, size: Any, dtype: Any) -> Any:
+    """`length / size`; a Python float would pass through float32 on its way to float64."""
+    quotient = length / size
+    return tf.cast(quotient, dtype) if tf.is_tensor(quotient) else tf.constant(quotient, dtype)
+
+
+_FEWEST = 4
+"""Examples that a loss is measured on where a micro-batch is a single one."""
+_ROUNDING = {"float64": 1e-9, "float32": 1e-4}
+"""Relative differences that are rounding; what computes in half precision differs by more."""
+_HALF_ROUNDING = 1e-2
+
+
+def _measure(model: Any, micro_batch_size: int, batch: Any) -> bool:
+    """Compares the loss of examples of a batch with that of their micro-batches.
+
+    As many as two micro-batches, taken evenly from all of the batch, since it may be ordered. In
+    inference, so that nothing is drawn and no statistics move. Returns whether it could be
+    measured: not on a batch that is a single micro-batch.
+
+    Raises:
+        InputError: They differ by more than rounding.
+    """
+    batch = tf.nest.map_structure(
+        lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, batch
+    )
+    parts = keras.utils.unpack_x_y_sample_weight(batch)
+    _check(model, weighted=parts[2] is not None)
+    size = int(tf.shape(next(x for x in keras.tree.flatten(parts[0]) if x is not None))[0])
+    if size <= micro_batch_size:
+        return False
+    if not model.built:
+        model._symbolic_build(data_batch=parts)
+    count = min(size, max(2 * micro_batch_size, _FEWEST))
+    chosen = np.linspace(0, size - 1, count).astype("int64")
+    examples = keras.tree.map_structure(
+        lambda leaf: None if leaf is None else tf.gather(leaf, chosen), parts
+    )
+    before = [variable.numpy() for variable in model.metrics_variables]
+    micro_batches = _MicroBatches(model, examples, count)
+    cut = [
+        (start, min(micro_batch_size, count - start)) for start in range(0, count, micro_batch_size)
+    ]
+    found = micro_batches.losses_of(cut)
+    if len(before) == len(model.metrics_variables):
+        for variable, value in zip(model.metrics_variables, before, strict=True):
+            variable.assign(value)
+    else:  # built just now
+        model.reset_metrics()
+    _compare(model, found, micro_batch_size)
+    return True
+
+
+def _compare(model: Any, pairs: list[tuple[Any, Any]], micro_batch_size: int) -> None:
+    """Compares what was found for the examples together, and for their micro-batches.
+
+    Args:
+        model: The model.
+        pairs: The loss, its derivative by each output, and the added losses if there are any.
+        micro_batch_size: For messages.
+
+    Raises:
+        InputError: They differ by more than rounding.
+    """
+    off = 0.0
+    for one, other in pairs:
+        length = max(np.linalg.norm(one), np.linalg.norm(other))
+        if np.isfinite(length) and length > 0:
+            off = max(off, float(np.linalg.norm(one - other) / length))
+    rounding = _ROUNDING.get(model.dtype_policy.compute_dtype, _HALF_ROUNDING)
+    if off <= rounding:
+        return
+    differs = (
+        f"The loss of the first batch differs from that of its micro-batches of {micro_batch_size} "
+        f"by {off:.2%} (loss {float(pairs[0][0]):.6g} against {float(pairs[0][1]):.6g}; "
+        "compared are the loss, its derivatives by the predictions, and added losses)"
+    )
+    if off <= 10 * rounding:
+        warnings.warn(f"{differs}: little more than rounding.", stacklevel=5)
+        return
+    raise InputError(
+        f"{differs}, so that micro-batches would train another model. Accumulation needs a loss "
+        "that is a mean over the examples, or a Keras loss with reduction='sum'. Let the loss "
+        "function return one value per example, of which Keras takes the mean; or train without "
+        "`tfbatch.accumulated`."
+    )
 
 
 def _cut(part: Any, start: Any, length: Any) -> Any:
@@ -207,7 +396,7 @@ def _reductions(model: Any) -> set[str]:
 
 
 def _check(model: Any, *, weighted: bool) -> None:
-    """Refuses what could not be exact."""
+    """Refuses what is known without measuring to give another gradient."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if steps := optimizer.gradient_accumulation_steps:
         raise InputError(
@@ -232,12 +421,6 @@ def _check(model: Any, *, weighted: bool) -> None:
             'A loss with reduction="mean_with_sample_weight" divides by the weights of its '
             'micro-batch, not of the batch: use "sum_over_batch_size" with sample weights.'
         )
-    for layer in model._flatten_layers(include_self=False, recursive=True):
-        if layer.activity_regularizer is not None:
-            raise InputError(
-                f"`{layer.name}` has an activity regularizer, which Keras sums over the batch "
-                "while the loss is a mean. Remove it, or add its mean in `compute_loss`."
-            )
 
 
 def _check_masks(y_pred: Any) -> None:

@@ -39,7 +39,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """A labelled vertical line.
+    """A labeled vertical line.
 
     Attributes:
         x: Where.

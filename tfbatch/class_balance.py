@@ -1,9 +1,12 @@
-"""What unequal classes do to batches and splits, from the number of examples of each class."""
+"""Classes in batches and splits, from the number of examples of each class."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from tfbatch.errors import InputError
 from tfbatch.recipes import SPLITS
@@ -11,6 +14,47 @@ from tfbatch.recipes import SPLITS
 USUAL_BATCH_SIZE = 32
 """Keras's default; a class that is absent from half of all smaller batches alone is not told of."""
 _MOST_NAMES = 8
+_MUCH_SMALLER = 0.8
+"""A split below this part of its share is reported."""
+
+
+def apportion(
+    counts: npt.NDArray[np.int64], total: int, *, seed: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """How many examples of each class a split gets, so that it has `total` of them in all.
+
+    The largest remainder method (Hamilton): each class gives the whole part of its quota, and the
+    largest remainders give one more. A class gives its last example only if no other has two.
+
+        def quota(count):
+            return total * count / sum(counts)
+
+    Args:
+        counts: Examples of each class, int64 [classes].
+        total: Examples of the split, in [0, sum(counts)].
+        seed: Decides between equal remainders; without it the first classes would always win.
+
+    Returns:
+        int64 [classes], with the sum `total`.
+
+    Raises:
+        InputError: `total` out of range.
+    """
+    held = int(counts.sum())
+    if not 0 <= total <= held:
+        raise InputError(f"`total` must be in [0, {held}]. Received: {total}.")
+    if not total:
+        return np.zeros_like(counts)
+    given = total * counts // held
+    ties = np.random.default_rng(seed).permutation(len(counts))
+    for kept in (1, 0):
+        while (left := total - int(given.sum())) > 0:
+            order = np.lexsort((ties, held * given - total * counts))  # the largest debt first
+            willing = order[(given < counts - kept)[order]]
+            if not len(willing):
+                break
+            given[willing[:left]] += 1
+    return given
 
 
 def absence_probability(share: float, *, batch_size: int) -> float:
@@ -112,9 +156,30 @@ def balance_warnings(class_counts: Mapping[str, Sequence[int]]) -> tuple[str, ..
             warnings.append(
                 f"{_named(absent)} {_have(absent)} no {split} example: the {split} figures do not "
                 f"speak of {'it' if len(absent) == 1 else 'them'}. A class needs at least "
-                "1 / fraction examples to be in a split that is taken from train."
+                "1 / fraction examples to be sure of one in a split that is taken from train."
             )
     return tuple(warnings)
+
+
+def share_warnings(
+    class_counts: Mapping[str, Sequence[int]], fractions: Mapping[str, float]
+) -> tuple[str, ...]:
+    """One line for each split that is much smaller than the share of train that it should be.
+
+    Of each class a split gets whole examples, rounded down: of nine examples a tenth is none.
+
+    Args:
+        class_counts: Number of examples of each class in each split.
+        fractions: Share of the whole that each split which is taken from train should have.
+    """
+    counts = {split: sum(class_counts[split]) for split in ("train", *fractions)}
+    whole = sum(counts.values())
+    return tuple(
+        f"{split} has {counts[split] / whole:.1%} of the examples that it is taken from, not "
+        f"{fraction:.0%}: of each class a whole number is taken, rounded down."
+        for split, fraction in fractions.items()
+        if counts[split] < _MUCH_SMALLER * fraction * whole
+    )
 
 
 def _named(labels: Sequence[int]) -> str:

@@ -9,7 +9,7 @@
      +- SearchError         5   no trial of a search could be completed
      +- StoppedError      130   ended by a signal before there was an answer
 
-A message says what was asked, the rule, what was received, and the change that mends it.
+A message says what was asked, the rule, what was received, and the change that fixes it.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def find_batch_size(
         memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
             "auto" for 80 % of what there is: the largest batch that fits is measured first, and
             larger ones are left out. Default: trials find out.
-        stall_minutes: A trial that gives no sign of life for so long is ended as "timeout".
+        stall_minutes: A trial that gives no heartbeat for this long is ended as "timeout".
         checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
 

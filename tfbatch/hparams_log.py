@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from google.protobuf import json_format
@@ -23,6 +23,8 @@ from tensorboard.plugins.hparams import api as hp
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from tfbatch.metric_direction import Direction
 
 # The underscore sorts before letters: the status is the first column, shown as "status".
 STATUS_COLUMN = "_status"
@@ -89,7 +91,7 @@ class Metric:
     """
 
     name: str
-    direction: Literal["min", "max"] | None = None
+    direction: Direction | None = None
 
 
 def write_experiment(
@@ -258,7 +260,7 @@ def _declared(experiment: api_pb2.Experiment) -> tuple[list[Column], list[Metric
         for info in experiment.hparam_infos
         if info.name != STATUS_COLUMN
     ]
-    directions: dict[str, Literal["min", "max"]] = {
+    directions: dict[str, Direction] = {
         "Lower is better.": "min",
         "Higher is better.": "max",
     }

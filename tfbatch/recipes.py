@@ -1,4 +1,4 @@
-"""A recipe describes one data set: its source, splits, features, normalisation, augmentation.
+"""A recipe describes one data set: its source, splits, features, normalization, augmentation.
 
 pipelines/NAME.yaml is the recipe of the data set NAME. This module imports no TensorFlow.
 """
@@ -78,7 +78,7 @@ class ImageFeature(Strict):
         stored: "encoded" keeps JPEG or PNG bytes as the source has them; "raw" stores the pixels,
             for small images whose decoding would cost more than their reading.
         resize: Whether images of other sizes are brought to `shape` when the records are written:
-            the largest centred part with the shape's aspect ratio is cut out and resized
+            the largest centered part with the shape's aspect ratio is cut out and resized
             (bilinear, antialiased). Images that have the shape stay as they are. With
             "encoded", what was resized is stored as PNG.
     """

@@ -16,7 +16,7 @@ def check_reference(text: str, *, flag: str) -> None:
     """Refuses what is not `package.module:function`, importing nothing.
 
     Raises:
-        InputError: As it says.
+        InputError: A part is absent, or the function's name is no identifier.
     """
     module, colon, function = text.partition(":")
     if not colon or not module or not function.isidentifier():

@@ -87,7 +87,7 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
     "stall_minutes",
     10.0,
-    "A trial without a sign of life for so long is ended.",
+    "A trial without a heartbeat for this long is ended.",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trial_cost.images import Images, normalise, resident
+from trial_cost.images import Images, normalize, resident
 from trial_cost.network import build
 from trial_cost.plan import EVALUATION_BATCH_SIZE, MOMENTUM, Job, Pair, Trained
 
@@ -87,7 +87,7 @@ class Loop:
         self, order: tf.Tensor, table: tf.Tensor, batch_size: tf.Tensor, step: tf.Tensor
     ) -> None:
         chosen = order[step * batch_size : (step + 1) * batch_size]
-        images, labels = normalise(tf.gather(self._images, chosen)), tf.gather(self._labels, chosen)
+        images, labels = normalize(tf.gather(self._images, chosen)), tf.gather(self._labels, chosen)
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
@@ -111,7 +111,7 @@ class Loop:
         images, labels = self._validation
         right = tf.constant(0, tf.int64)
         for low in tf.range(0, len(labels), EVALUATION_BATCH_SIZE):
-            batch = normalise(images[low : low + EVALUATION_BATCH_SIZE])
+            batch = normalize(images[low : low + EVALUATION_BATCH_SIZE])
             guessed = tf.argmax(self.model(batch, training=False), axis=-1, output_type=tf.int32)
             found = tf.equal(guessed, labels[low : low + EVALUATION_BATCH_SIZE])
             right += tf.math.count_nonzero(found)

@@ -77,7 +77,7 @@ def resident(data_dir: Path, split: str) -> Images:
     )
 
 
-def normalise(images: tf.Tensor) -> tf.Tensor:
+def normalize(images: tf.Tensor) -> tf.Tensor:
     """uint8 to (pixel / 255 - mean) / standard deviation; of one image or of a batch."""
     width, channels = images.shape[-2:]
     deviation = np.asarray(STANDARD_DEVIATION, np.float32)

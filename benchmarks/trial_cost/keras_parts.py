@@ -65,12 +65,12 @@ def compiled(
 def as_the_guide_shows(data_dir: Path) -> MakeData:
     """TensorFlow Datasets' guide: map, cache, shuffle, batch, prefetch, with default options.
 
-    The decoded, normalised images are cached in memory once for all trials.
+    The decoded, normalized images are cached in memory once for all trials.
     """
 
     def decoded(split: str) -> tf.data.Dataset:
         return images.load(data_dir, split).map(
-            lambda image, label: (images.normalise(image), label),
+            lambda image, label: (images.normalize(image), label),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
 
@@ -97,7 +97,7 @@ def from_memory(data_dir: Path) -> MakeData:
     def batches(split: str, indices: tf.data.Dataset) -> tf.data.Dataset:
         pixels, labels = tensors[split]
         gathered = indices.map(
-            lambda chosen: (images.normalise(tf.gather(pixels, chosen)), tf.gather(labels, chosen)),
+            lambda chosen: (images.normalize(tf.gather(pixels, chosen)), tf.gather(labels, chosen)),
             num_parallel_calls=2,
         )
         return gathered.prefetch(8).with_options(options)

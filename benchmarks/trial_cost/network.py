@@ -1,4 +1,4 @@
-"""The network of the comparison: six convolutions, no batch normalisation."""
+"""The network of the comparison: six convolutions, no batch normalization."""
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ A file holds `Parameters`, a `tfbatch.schema.Strict` with the arguments that a r
 one of two functions. Its docstring shows a recipe's `augmentation:` with it, which the tests read.
 
 `augment(images, draws, parameters)` changes each image on its own: uint8 [batch, height, width,
-channels] in and out, before normalisation.
+channels] in and out, before normalization.
 
 `mix(images, labels, partner_images, partner_labels, draws, parameters)` mixes each example with a
-partner: float32 images after augmentation and normalisation, float32 labels [batch, classes], and
+partner: float32 images after augmentation and normalization, float32 labels [batch, classes], and
 returns such images and labels. The partner of the stream's example number x is example number x of
 a second stream of the same data, with a seed and augmentations of its own. A recipe can have one
 such file, as the last. All its splits then have one-hot labels.

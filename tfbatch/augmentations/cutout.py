@@ -26,7 +26,7 @@ class Parameters(Strict):
 
 
 def augment(images: tf.Tensor, draws: tf.Tensor, parameters: Parameters) -> tf.Tensor:
-    """See tfbatch.augmentations; the first two words choose the square's centre."""
+    """See tfbatch.augmentations; the first two words choose the square's center."""
     size = parameters.size
     rows, columns = (
         Span(_centre(draws[:, axis], images.shape[1 + axis]) - size // 2, size) for axis in (0, 1)

@@ -96,7 +96,7 @@ def _sides(
 def _noise(words: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
     """Uniform uint8 [batch, *shape] of one word for each image.
 
-    Each four bytes are the finaliser of MurmurHash3 (Appleby 2011) of the word and their number.
+    Each four bytes are the finalizer of MurmurHash3 (Appleby 2011) of the word and their number.
     """
     size = shape.num_elements()
     number = np.arange(-(-size // 4), dtype=np.uint64) * 0x9E3779B9 % 2**32

@@ -1,4 +1,4 @@
-"""What follows from a training's measurements, in sentences. Predictions are labelled."""
+"""What follows from a training's measurements, in sentences. Predictions are labeled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tfbatch.estimators.step_time import StepTimeFit, fit_step_time
 from tfbatch.estimators.time_to_target import predict_fastest_batch_size, predict_speed_up
 
 INPUT_BOUND = 0.3
-"""From this share of waiting on, the input is what to mend first."""
+"""From this share of waiting on, the input is what to improve first."""
 _WORTHWHILE = 1.1
 
 
@@ -113,7 +113,7 @@ def _step_time(measured: Measured) -> tuple[StepTimeFit | None, str]:
         return fit, f"the step time against the batch size fits no form ({fit})"
     if measured.input_wait > INPUT_BOUND:
         return fit, (
-            "training waits for its input, which another batch size does not mend: prefetch, "
+            "training waits for its input, which another batch size does not fix: prefetch, "
             "cache or parallel map first"
         )
     return fit, ""

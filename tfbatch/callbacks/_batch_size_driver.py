@@ -18,7 +18,7 @@ _RIGHT_WAY = "`model.fit(scheduler.dataset(x, y), callbacks=[scheduler])`"
 
 
 class _EndOfEpoch:
-    """What `model.stop_training` is at an epoch's last batch: true, and told from True."""
+    """`model.stop_training` at an epoch's last batch: truthy, distinguishable from `True`."""
 
 
 _END_OF_EPOCH = _EndOfEpoch()

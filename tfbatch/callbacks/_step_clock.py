@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfbatch.callbacks.peak_memory import measured_bytes
 from tfbatch.gradients import untouched
+from tfbatch.out_of_memory import is_out_of_memory
 
 _ROUNDS = 5
 _ROUND_SECONDS = 0.05
@@ -87,7 +88,9 @@ def _warm(step: Any, batch: Any, size: int) -> float | None:
     data = resized(batch, size)
     try:
         _seconds(step, data, 1)
-    except tf.errors.ResourceExhaustedError:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         return None
     return _seconds(step, data, 1)
 

@@ -156,7 +156,7 @@ class WatchedInput:
             self._examples.assign_add(tf.shape(first, out_type=tf.int64)[0])
             return value
 
-        # No optimisation may run ahead of the requests.
+        # No optimization may run ahead of the requests.
         options = tf.data.Options()
         options.autotune.enabled = False
         options.experimental_optimization.apply_default_optimizations = False

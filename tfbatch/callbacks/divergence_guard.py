@@ -26,7 +26,7 @@ class DivergenceGuard(keras.callbacks.Callback):  # type: ignore[misc]
     Args:
         factor: Multiple of the first batch's loss that counts as diverged, > 1.
         first_loss: The first batch's loss, of a training that is continued; None for a new one.
-        fewest_batches: A finite loss counts as diverged only from so many batches of an epoch on,
+        fewest_batches: A finite loss counts as diverged only from this many batches of an epoch on,
             or at its end: the mean of a few small batches is noise.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
@@ -19,10 +19,9 @@ from tfbatch.hparams_log import (
     write_experiment,
     write_trial,
 )
+from tfbatch.metric_direction import Direction, direction_of
 
 Value = str | int | float | bool | None
-_SMALL = ("loss", "error", "mse", "mae", "rmse", "gap", "wait", "seconds", "memory")
-_LARGE = ("accuracy", "acc", "auc", "precision", "recall", "iou", "f1", "per_second", "r2")
 
 
 class HParams(keras.callbacks.Callback):  # type: ignore[misc]
@@ -46,7 +45,8 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
             cell empty.
         derived: Whether to add what the model says: optimizer, learning_rate (at the beginning,
             after any scaling), epochs, steps_per_epoch, precision, parameters.
-        directions: {metric: "min" or "max"}, where the name does not say which is better.
+        directions: {metric: "min" or "max"}, where neither Keras's metric nor its name says which
+            is better.
 
     Attributes:
         folder: Where the last row is; None before.
@@ -64,7 +64,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
         hparams: Mapping[str, Value] | None = None,
         *,
         derived: bool = True,
-        directions: Mapping[str, Literal["min", "max"]] | None = None,
+        directions: Mapping[str, Direction] | None = None,
     ):
         super().__init__()
         self.log_dir = Path(log_dir)
@@ -113,12 +113,8 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
             status="completed" if finite else "diverged",
         )
 
-    def _direction(self, name: str) -> Literal["min", "max"] | None:
-        if name in self.directions:
-            return self.directions[name]
-        if any(part in name for part in _SMALL):
-            return "min"
-        return "max" if any(part in name for part in _LARGE) else None
+    def _direction(self, name: str) -> Direction | None:
+        return self.directions.get(name) or direction_of(name, self.model.metrics)
 
 
 def _derived(model: Any, params: Mapping[str, Any]) -> dict[str, Value]:

@@ -137,7 +137,7 @@ def fit_critical_batch_size(
 
 @dataclasses.dataclass(frozen=True)
 class _Profile:
-    """The likelihood, maximised over min_steps and deviation, for a grid of critical sizes."""
+    """The likelihood, maximized over min_steps and deviation, for a grid of critical sizes."""
 
     sizes: Array
     log_steps: Array

@@ -83,7 +83,7 @@ def extreme_eigenvalues(
 
     Args:
         product: v to H v, the same matrix at every call: fixed examples, no dropout, batch
-            normalisation in inference mode.
+            normalization in inference mode.
         dimension: Length of v.
         most_products: Most matrix-vector products.
         tolerance: Stop when both error bounds are below this share of the larger magnitude.

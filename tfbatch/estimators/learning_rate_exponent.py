@@ -157,9 +157,9 @@ def _doubts(interval: Interval, power: LearningRateCurve, best: LearningRateCurv
 
 
 def _power(x: Array, y: Array) -> LearningRateCurve:
-    centred = x - x.mean()
-    exponent = float(centred @ y / (centred @ centred))
-    residuals = y - y.mean() - exponent * centred
+    centered = x - x.mean()
+    exponent = float(centered @ y / (centered @ centered))
+    residuals = y - y.mean() - exponent * centered
     scale = math.exp(float(y.mean() - exponent * x.mean()))
     return LearningRateCurve("power", scale, exponent, _deviation(residuals))
 

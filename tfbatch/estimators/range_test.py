@@ -121,7 +121,7 @@ def read_range_test(learning_rates: Any, losses: Any) -> RangeTest:
 
 
 def _smoothed(losses: Array) -> tuple[Array, int]:
-    """A centred mean, which does not lag as a running one does, and where the curve diverges.
+    """A centered mean, which does not lag as a running one does, and where the curve diverges.
 
     The mean is taken up to the first step that is not finite, or jumps above the bar by itself.
     """

@@ -20,7 +20,7 @@ class HessianProduct:
 
     By double back-propagation: the gradient of g'v. It needs no forward mode, which lacks rules
     for some operations. In inference mode: no dropout, BatchNormalization by its moving
-    statistics; regularisation is included.
+    statistics; regularization is included.
 
     Args:
         model: A built, compiled model; nothing of it is changed.

@@ -18,7 +18,7 @@ class LayerNorms:
     """Computes, for batches cut into k micro-batches, squared norms of each layer.
 
     As SquaredNorms, whose conventions it shares (the compiled loss or the model's own
-    `compute_loss`, sample weights, regularisation included), in one graph for all micro-batches.
+    `compute_loss`, sample weights, regularization included), in one graph for all micro-batches.
 
     Args:
         model: A built, compiled model; nothing of it is changed.

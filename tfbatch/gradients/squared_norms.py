@@ -43,7 +43,7 @@ class SquaredNorms:
     The mean of the k squared norms of the micro-batches' gradients, and the squared norm of the
     mean of these gradients: `small_squares` and `large_squares` of
     tfbatch.estimators.noise_scale, with b = examples // k and B = b k. Gradients are those of the
-    compiled loss, averaged over the examples, regularisation included, with respect to the
+    compiled loss, averaged over the examples, regularization included, with respect to the
     trainable weights. Nothing of the model is changed.
 
     Args:
@@ -51,7 +51,7 @@ class SquaredNorms:
         micro_batches: k, at least 2.
         training: False: the inference mode, without dropout and with the moving statistics of
             BatchNormalization, so that examples do not depend on each other. True: the training
-            mode, in which each micro-batch is normalised by itself.
+            mode, in which each micro-batch is normalized by itself.
 
     Attributes:
         micro_batches: k.

@@ -13,7 +13,7 @@ import tensorflow as tf
 def untouched(model: Any, *, weights: bool = False) -> Iterator[None]:
     """Restores, bit by bit, what forward passes change; also if the block raises.
 
-    That are the moving statistics, the seed generators of dropout and augmentation layers, and
+    These are the moving statistics, the seed generators of dropout and augmentation layers, and
     the metrics. A generator that is no layer's, such as Keras's global one, is not restored.
 
     Args:

@@ -82,7 +82,7 @@ class Bench(Protocol):
         """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
 
     def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(programs, *arguments, sign_of_life=...)` returns in the process."""
+        """What `function(programs, *arguments, heartbeat=...)` returns in the process."""
 
 
 class Reading(Protocol):
@@ -90,7 +90,7 @@ class Reading(Protocol):
 
     Its fields are what probe.json holds (`dataclasses.asdict`), so they are numbers, texts,
     dataclasses, and tuples and dicts of these. The terminal shows the first rows; one that has
-    better ones to show declares `short_rows(most)`: at most so many rows, and what is left out of
+    better ones to show declares `short_rows(most)`: at most this many rows, and what is left out of
     them, such as "33 of 45 layers", or nothing.
     """
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 from tfbatch.errors import TfbatchError
+from tfbatch.out_of_memory import is_out_of_memory, memory_message
+from tfbatch.tracebacks import short_traceback
 
 SLOW_SECONDS = 20.0
-"""A climb that has taken so long ends as soon as memory is seen to grow."""
+"""A climb that has taken this long ends as soon as memory is seen to grow."""
 GROWN = 1.3
-"""Memory is seen to grow when the peak is so many times the first."""
+"""Memory is seen to grow when the peak is this many times the first."""
 _WORST_SCORE = "1000"
 
 
@@ -30,7 +31,7 @@ class Load(Protocol):
         """Makes everything ready that is needed at any size."""
 
     def step(self, size: int) -> int:
-        """Runs one size; MemoryError where the machine refuses memory."""
+        """Runs one size; fails as TensorFlow does where the machine refuses memory."""
 
     def finish(self) -> int | None:
         """What belongs to every run whatever its size, or None where there is nothing."""
@@ -42,7 +43,7 @@ class Ended:
 
     Attributes:
         outcome: "ok", "oom" for a refusal of memory, "error" for any other exception.
-        message: The exception's traceback.
+        message: The refusal in a line, or the exception's traceback.
     """
 
     outcome: Literal["ok", "oom", "error"]
@@ -114,10 +115,10 @@ def climb(
                 write("finished", load.finish())
         except TfbatchError:
             raise
-        except MemoryError:
-            return Ended("oom", traceback.format_exc())
-        except Exception:  # a user's own code: shown whole to whoever asked
-            return Ended("error", traceback.format_exc())
+        except Exception as error:
+            if is_out_of_memory(error):
+                return Ended("oom", memory_message(error))
+            return Ended("error", short_traceback(error))  # of a user's own code
     return Ended("ok")
 
 

@@ -126,7 +126,7 @@ def curvature_of(
     *,
     settings: CurvatureSettings,
     where: str = "at the given weights",
-    sign_of_life: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> CurvatureReading:
     """Measures any compiled Keras model at its weights, in inference mode, and leaves it as it was.
 
@@ -135,7 +135,7 @@ def curvature_of(
         batches: The fixed sample, as `fit` takes batches.
         settings: How to measure.
         where: Said in the conclusion.
-        sign_of_life: Called after every product.
+        heartbeat: Called after every product.
 
     Raises:
         InputError: A model whose gradient cannot be measured, a Hessian that is not finite.
@@ -145,7 +145,7 @@ def curvature_of(
 
     def product(vector: np.ndarray) -> np.ndarray:
         image = hessian(vector)
-        sign_of_life()
+        heartbeat()
         return image
 
     product(np.ones(hessian.dimension))  # traced now, so that a product can be timed
@@ -192,7 +192,7 @@ def measure_curvature_of(
     weights: Weights,
     settings: CurvatureSettings,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> CurvatureReading:
     """Measures in the process that trains.
 
@@ -201,10 +201,10 @@ def measure_curvature_of(
         configuration: What the weights are trained with.
         weights: At which weights.
         settings: How to measure.
-        sign_of_life: Called now and then.
+        heartbeat: Called now and then.
     """
     model = model_at(programs, configuration, weights)
-    sign_of_life()
+    heartbeat()
     wanted = min(settings.examples, programs.workload.data.num_examples("train"))
     size = min(_AT_ONCE, wanted)
     sample = training_batches(
@@ -223,7 +223,7 @@ def measure_curvature_of(
         batches,
         settings=settings,
         where=f"{weights}{note}",
-        sign_of_life=sign_of_life,
+        heartbeat=heartbeat,
     )
 
 

@@ -134,7 +134,7 @@ def measure_resized(
     budget_bytes: float,
     record: Path,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, on images resized to `image_size`.
 
@@ -149,7 +149,7 @@ def measure_resized(
         jit_compile=workload.jit_compile,
         strategy=workload.strategy,
     )
-    load = TrainingLoad(ProgramCache(resized), configuration, sign_of_life, validate=False)
+    load = TrainingLoad(ProgramCache(resized), configuration, heartbeat, validate=False)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 

@@ -182,7 +182,7 @@ def measure_input_bound(
     configurations: Sequence[Configuration],
     seconds: float = math.inf,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> InputBound:
     """Times pipeline, model, and both, in interleaved rounds, in the process that trains.
 
@@ -190,7 +190,7 @@ def measure_input_bound(
         programs: Data, model builder and traced programs.
         configurations: What to measure, at most one for each batch size.
         seconds: About what it may take; the largest sizes are left out where that is short.
-        sign_of_life: Called now and then.
+        heartbeat: Called now and then.
     """
     ascending = sorted(configurations, key=lambda one: one.batch_size)
 
@@ -209,7 +209,7 @@ def measure_input_bound(
         [one.batch_size for one in ascending],
         visit,
         rounds=FEWEST_ROUNDS,
-        sign_of_life=sign_of_life,
+        heartbeat=heartbeat,
         seconds=seconds,
     )
     shares = tuple(
@@ -227,7 +227,7 @@ def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> InputB
 
 
 def spread(sizes: Sequence[int], most: int) -> list[int]:
-    """At most so many of the sizes, the ends among them."""
+    """At most this many of the sizes, the ends among them."""
     if len(sizes) <= most:
         return list(sizes)
     return [sizes[round(i * (len(sizes) - 1) / (most - 1))] for i in range(most)]

@@ -23,7 +23,7 @@ HEADING = "Memory and the largest batch"
 ORDER = 10
 SHARE = 0.0
 _MARGIN = 0.2  # of what can be used; see tfbatch.measuring.memory
-_LIMIT = 2.0  # a process is measured up to so many times the budget, then ended
+_LIMIT = 2.0  # a process is measured up to this many times the budget, then ended
 _FREE = 0.9  # but never past this share of what is free
 
 
@@ -126,7 +126,7 @@ def measure_memory(
     budget_bytes: float | None,
     margin: float,
     largest: int | None = None,
-    wished_batch_size: int | None = None,
+    target_batch_size: int | None = None,
     evaluation: bool = True,
 ) -> MemoryReport:
     """The largest batches on a bench that is open already; see tfbatch.find_max_batch_size."""
@@ -137,12 +137,12 @@ def measure_memory(
         cap, why = _cap(bench, largest, replicas)
         training = search_largest(prober, cap=cap, replicas=replicas)
         accumulation = None
-        if wished_batch_size and 0 < training.batch_size < wished_batch_size:
+        if target_batch_size and 0 < training.batch_size < target_batch_size:
             accumulation = verify_accumulation(
                 lambda steps: dataclasses.replace(
                     prober, arguments=(*prober.arguments[:-1], steps)
                 ),
-                wished_batch_size,
+                target_batch_size,
                 largest=training.batch_size,
                 replicas=replicas,
             )

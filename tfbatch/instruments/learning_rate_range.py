@@ -33,7 +33,7 @@ def measure_learning_rate_range(
     configuration: Configuration,
     settings: RangeSettings,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> RangeReading:
     """Sweeps in the process that trains: the traced program's learning-rate table is replaced.
 
@@ -43,7 +43,7 @@ def measure_learning_rate_range(
         programs: Data, model builder and traced programs.
         configuration: Optimizer and batch size; its learning rate and schedule are out of effect.
         settings: The sweep.
-        sign_of_life: Called after each update.
+        heartbeat: Called after each update.
 
     Raises:
         InputError: Weights that make no finite loss at the lowest rate.
@@ -56,7 +56,7 @@ def measure_learning_rate_range(
             len(curves) + 1
         ):
             break
-        curves.append(_sweep(programs, configuration, rates, seed, sign_of_life))
+        curves.append(_sweep(programs, configuration, rates, seed, heartbeat))
     return RangeReading(
         batch_size=configuration.batch_size,
         learning_rates=tuple(rates.tolist()),
@@ -72,7 +72,7 @@ def _sweep(
     configuration: Configuration,
     rates: np.ndarray,
     seed: int,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> list[float]:
     """A loss for each rate, NaN from where it diverged."""
     steps, examples = len(rates), len(rates) * configuration.batch_size
@@ -84,7 +84,7 @@ def _sweep(
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         table = optimizer._learning_rate
         own_rates = tf.identity(table._table)
-        watcher = _Losses(sign_of_life)
+        watcher = _Losses(heartbeat)
         with untouched(model, weights=True):
             table.assign(tf.constant(rates, tf.float32))
             try:
@@ -107,17 +107,17 @@ def _sweep(
 class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
     """Each update's own loss; ends the sweep when it has diverged."""
 
-    def __init__(self, sign_of_life: Callable[[], None]):
+    def __init__(self, heartbeat: Callable[[], None]):
         super().__init__()
         self.losses: list[float] = []
-        self._sign_of_life = sign_of_life
+        self._heartbeat = heartbeat
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self.model.reset_metrics()  # the running mean is then the loss of this update alone
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.losses.append(float((logs or {})["loss"]))
-        self._sign_of_life()
+        self._heartbeat()
         bar = DIVERGED * float(np.median(self.losses[:_FIRST]))
         lasting = len(self.losses) >= _FIRST and bar > 0 and min(self.losses[-3:]) > bar
         if lasting or not math.isfinite(self.losses[-1]):

@@ -21,7 +21,7 @@ class RangeSettings:
         highest: Learning rate of the last one.
         steps: Updates of a sweep, at least 20.
         seeds: One sweep each, from its own initial weights and with its own order.
-        seconds: After so long no further seed begins.
+        seconds: After this long no further seed begins.
     """
 
     lowest: float = 1e-6

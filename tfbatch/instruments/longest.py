@@ -16,12 +16,12 @@ MOST_SCANNED = 20_000
 _AT_ONCE = 64
 
 
-def longest_shapes(data: Data, *, sign_of_life: Callable[[], None]) -> Longest | None:
+def longest_shapes(data: Data, *, heartbeat: Callable[[], None]) -> Longest | None:
     """The longest shape of each part among the training examples; None where all are alike.
 
     Args:
         data: The data.
-        sign_of_life: Called after each batch.
+        heartbeat: Called after each batch.
     """
     examples = min(data.num_examples("train"), MOST_SCANNED)
     batch_size = min(_AT_ONCE, examples)
@@ -31,7 +31,7 @@ def longest_shapes(data: Data, *, sign_of_life: Callable[[], None]) -> Longest |
         return None
     longest = [[0] * (len(spec.shape) - 1) for spec in specs]
     for element in stream:
-        sign_of_life()
+        heartbeat()
         parts = tf.nest.flatten(element)
         longest = [
             [max(pair) for pair in zip(found, part.shape[1:], strict=True)]

@@ -146,62 +146,62 @@ class Accumulation:
     """How to make a batch that does not fit, by summing the gradients of smaller ones.
 
     Attributes:
-        wished: The batch that was wished for.
+        target: The batch size asked for.
         micro_batch_size: Examples in one step.
         steps: Steps to an update: Keras's `gradient_accumulation_steps`.
         peak_bytes: Peak of a process that ran it, accumulators included; None if it did not fit.
     """
 
-    wished: int
+    target: int
     micro_batch_size: int
     steps: int
     peak_bytes: int | None
 
     @property
     def batch_size(self) -> int:
-        """Examples in an update: the wished number where a divisor fits, else a little more."""
+        """Examples in an update: the target number where a divisor fits, else a little more."""
         return self.micro_batch_size * self.steps
 
 
-def plan_accumulation(wished: int, *, largest: int, replicas: int = 1) -> tuple[int, int]:
+def plan_accumulation(target: int, *, largest: int, replicas: int = 1) -> tuple[int, int]:
     """Micro-batch and number of steps that make a batch.
 
         def plan():
-            fewest = ceil(wished / largest)
-            exact = [k for k in range(fewest, 2 * fewest + 1) if wished % (k * replicas) == 0]
+            fewest = ceil(target / largest)
+            exact = [k for k in range(fewest, 2 * fewest + 1) if target % (k * replicas) == 0]
             steps = exact[0] if exact else fewest
-            return ceil(wished / steps / replicas) * replicas, steps
+            return ceil(target / steps / replicas) * replicas, steps
 
     Args:
-        wished: Examples in an update.
+        target: Examples in an update.
         largest: Largest batch that fits, a multiple of `replicas`.
         replicas: Devices that share every batch.
     """
-    fewest = -(-wished // largest)
-    exact = (k for k in range(fewest, 2 * fewest + 1) if wished % (k * replicas) == 0)
+    fewest = -(-target // largest)
+    exact = (k for k in range(fewest, 2 * fewest + 1) if target % (k * replicas) == 0)
     steps = next(exact, fewest)
-    return -(-wished // (steps * replicas)) * replicas, steps
+    return -(-target // (steps * replicas)) * replicas, steps
 
 
 def verify_accumulation(
-    prober_of: Any, wished: int, *, largest: int, replicas: int = 1
+    prober_of: Any, target: int, *, largest: int, replicas: int = 1
 ) -> Accumulation:
     """Plans, and runs the plan in a fresh process: the sums of gradients need memory too.
 
     Args:
         prober_of: `prober_of(steps)`, a Prober whose training accumulates.
-        wished: Examples in an update.
+        target: Examples in an update.
         largest: Largest batch that fits without accumulation.
         replicas: Devices that share every batch.
     """
     for _ in range(_ATTEMPTS):
-        micro, steps = plan_accumulation(wished, largest=largest, replicas=replicas)
+        micro, steps = plan_accumulation(target, largest=largest, replicas=replicas)
         prober: Prober = prober_of(steps)
         (probe,) = prober.run([micro]).probes()
         if probe.fits(prober.budget_bytes):
-            return Accumulation(wished, micro, steps, int(probe.peak_bytes or 0))
+            return Accumulation(target, micro, steps, int(probe.peak_bytes or 0))
         smaller = int(micro * _SMALLER) // replicas * replicas
         if smaller < replicas:
             break
         largest = smaller
-    return Accumulation(wished, micro, steps, None)
+    return Accumulation(target, micro, steps, None)

@@ -22,7 +22,7 @@ class MemoryReport:
         cap: Largest batch that was allowed, and why, in words.
         training: The largest training batch; validation's own batch fits beside it.
         evaluation: The largest evaluation batch; None if it was not asked for.
-        accumulation: How to make the wished batch where it does not fit; else None.
+        accumulation: How to make the target batch where it does not fit; else None.
     """
 
     budget_bytes: float
@@ -86,14 +86,14 @@ class MemoryReport:
         made = self.accumulation
         if made and made.peak_bytes:
             yield (
-                f"A batch of {made.wished} does not fit: {made.steps} batches of "
+                f"A batch of {made.target} does not fit: {made.steps} batches of "
                 f"{made.micro_batch_size} make one of {made.batch_size} with "
                 f"`gradient_accumulation_steps={made.steps}` ({_megabytes(made.peak_bytes)}, "
                 "verified)."
             )
         elif made:
             yield (
-                f"A batch of {made.wished} does not fit, nor do {made.steps} batches of "
+                f"A batch of {made.target} does not fit, nor do {made.steps} batches of "
                 f"{made.micro_batch_size} with the sum of their gradients."
             )
 

@@ -42,12 +42,12 @@ def noise_scale_of(
     mode: Mode = "inference",
     num_examples: int | None = None,
     where: str = "at the given weights",
-    sign_of_life: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> NoiseScaleReading:
     """Measures any compiled Keras model at its weights, and leaves it as it was.
 
     The loss is the compiled one or the model's own `compute_loss`, with sample weights and
-    regularisation: what training descends. A regulariser has no noise, but it is part of G. Where
+    regularization: what training descends. A regularizer has no noise, but it is part of G. Where
     a loss divides by a batch's sum of weights or its unmasked steps, the gradient of the large
     batch is the mean of its micro-batches' gradients.
 
@@ -58,7 +58,7 @@ def noise_scale_of(
         mode: The mode.
         num_examples: Number of examples that the batches are drawn from; None if infinite.
         where: Said in the conclusion.
-        sign_of_life: Called after every pair.
+        heartbeat: Called after every pair.
 
     Raises:
         InputError: A model whose gradient cannot be measured, or no full batch.
@@ -76,7 +76,7 @@ def noise_scale_of(
         one, other = norms(batch, scales)
         small.append(one)
         large.append(other)
-        sign_of_life()
+        heartbeat()
         late = time.perf_counter() - started > settings.seconds
         if len(small) >= settings.most_pairs or (
             len(small) >= FEWEST_PAIRS and (late or _tight(small, large, settings))
@@ -166,7 +166,7 @@ def measure_noise_scale(
     weights: Weights,
     settings: NoiseScaleSettings,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> NoiseScaleReading:
     """Measures in the process that trains.
 
@@ -175,7 +175,7 @@ def measure_noise_scale(
         configuration: What the weights are trained with; its batch size is that training's.
         weights: At which weights.
         settings: How to measure. A large batch beyond the training split is made smaller.
-        sign_of_life: Called now and then.
+        heartbeat: Called now and then.
     """
     data = programs.workload.data
     examples = data.num_examples("train")
@@ -189,11 +189,11 @@ def measure_noise_scale(
         settings, small_batch_size=min(settings.small_batch_size, examples // k)
     )
     model = model_at(programs, configuration, weights)
-    sign_of_life()
-    normalised = any(
+    heartbeat()
+    normalized = any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
     )
-    default: Mode = "micro-batch" if normalised and weights.untrained else "inference"
+    default: Mode = "micro-batch" if normalized and weights.untrained else "inference"
     batches = training_batches(
         programs.workload,
         batch_size=settings.small_batch_size * k,
@@ -208,7 +208,7 @@ def measure_noise_scale(
         mode=settings.mode or default,
         num_examples=examples,
         where=f"{weights}{'' if settings.augmented else ', without augmentation,'}",
-        sign_of_life=sign_of_life,
+        heartbeat=heartbeat,
     )
 
 

@@ -21,12 +21,12 @@ class NoiseScaleSettings:
         small_batch_size: b, examples in a micro-batch.
         micro_batches: k; the large batch has B = k b examples.
         mode: "inference": without dropout, BatchNormalization by its moving statistics.
-            "micro-batch": the training mode, dropout on, each micro-batch normalised by itself.
+            "micro-batch": the training mode, dropout on, each micro-batch normalized by itself.
             None: "micro-batch" for a model with BatchNormalization at initial weights, whose moving
             statistics are not yet those of any data, else "inference".
         augmented: Whether batches are augmented as in training.
         preconditioned: Whether the noise scale under an adaptive optimizer is measured too.
-        most_pairs: Pairs are measured until the interval is tight, or so many.
+        most_pairs: Pairs are measured until the interval is tight, or this many.
         seconds: About what it may take, tracing included; 8 pairs are measured anyway.
         seed: Seed of the batches.
     """
@@ -152,7 +152,7 @@ def _has_a_figure(found: NoiseScale) -> bool:
 
 
 def _layer_row(name: str, found: NoiseScale) -> tuple[str, ...]:
-    """What mends a doubt stands in the first row: here it would be repeated for most layers."""
+    """The remedy for a doubt stands in the first row: here it would be repeated for most layers."""
     row = _row(name, found)
     return (*row[:-1], row[-1].split(":")[0])
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,6 @@ STEPS = 5
 """Training steps at each size: the pipeline's buffers are full, and the heap has settled."""
 _EVALUATION_STEPS = 2
 _SEED = 1
-# What TensorFlow says of a device without memory, where it does not say ResourceExhausted.
-_REFUSALS = re.compile(
-    r"out of memory|OUT_OF_MEMORY|failed to allocate|Dst tensor is not initialized|ALLOC_FAILED",
-    re.IGNORECASE,
-)
 
 
 def measure_training(
@@ -42,7 +35,7 @@ def measure_training(
     budget_bytes: float,
     record: Path,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, and of validation after the last.
 
@@ -53,12 +46,12 @@ def measure_training(
         sizes: Batch sizes, all replicas together.
         budget_bytes: Bytes that may be used.
         record: File for what is measured.
-        sign_of_life: Called after each batch.
+        heartbeat: Called after each batch.
     """
     workload = programs.workload
     if accumulation > 1:
         programs = ProgramCache(_Accumulating(workload, accumulation))
-    load = TrainingLoad(programs, configuration, sign_of_life)
+    load = TrainingLoad(programs, configuration, heartbeat)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
@@ -69,21 +62,19 @@ def measure_evaluation(
     budget_bytes: float,
     record: Path,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of evaluation alone at growing batch sizes; see `measure_training`."""
-    load = _Evaluation(programs, configuration, sign_of_life)
+    load = _Evaluation(programs, configuration, heartbeat)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
-def device_memory(
-    programs: ProgramCache, *, sign_of_life: Callable[[], None]
-) -> tuple[str, int, int]:
+def device_memory(programs: ProgramCache, *, heartbeat: Callable[[], None]) -> tuple[str, int, int]:
     """The kind of device, its usable bytes, and the replicas that share a batch.
 
     The GPU's part was never run by its authors; see `peak_bytes`.
     """
-    sign_of_life()
+    heartbeat()
     replicas = programs.workload.replicas
     if not tf.config.list_logical_devices("GPU"):
         return "CPU", usable_memory(), replicas
@@ -111,18 +102,17 @@ class _Loaded:
         self,
         programs: ProgramCache,
         configuration: Configuration,
-        sign_of_life: Callable[[], None],
+        heartbeat: Callable[[], None],
     ):
         self._programs, self._configuration = programs, configuration
         self._data = programs.workload.data
-        self._alive = _Alive(sign_of_life)
-        self._sign_of_life = sign_of_life
+        self._alive = _Alive(heartbeat)
+        self._heartbeat = heartbeat
 
     def begin(self) -> int:
         """Finds the longest inputs, and builds the model."""
-        self._longest = longest_shapes(self._data, sign_of_life=self._sign_of_life)
-        with refusals():
-            self._model(1, steps=1)
+        self._longest = longest_shapes(self._data, heartbeat=self._heartbeat)
+        self._model(1, steps=1)
         return peak_bytes()
 
     def _model(self, batch_size: int, *, steps: int) -> Any:
@@ -144,7 +134,7 @@ class TrainingLoad(_Loaded):
     Args:
         programs: Data, model and optimizer.
         configuration: What to train with; the batch size is replaced.
-        sign_of_life: Called after each batch.
+        heartbeat: Called after each batch.
         validate: Whether validation follows.
     """
 
@@ -152,34 +142,32 @@ class TrainingLoad(_Loaded):
         self,
         programs: ProgramCache,
         configuration: Configuration,
-        sign_of_life: Callable[[], None],
+        heartbeat: Callable[[], None],
         *,
         validate: bool = True,
     ):
-        super().__init__(programs, configuration, sign_of_life)
+        super().__init__(programs, configuration, heartbeat)
         self._validate = validate
 
     def step(self, size: int) -> int:
         """Trains on a few batches, augmented and shuffled as ever."""
-        with refusals():
-            self._fitted = self._model(size, steps=STEPS)
-            stream = self._data.training(batch_size=size, seed=_SEED, num_examples=STEPS * size)
-            self._fitted.fit(
-                lengthened(stream, self._longest),
-                steps_per_epoch=STEPS,
-                class_weight=self._programs.workload.class_weight,
-                callbacks=[self._alive],
-                shuffle=False,
-                verbose=0,
-            )
+        self._fitted = self._model(size, steps=STEPS)
+        stream = self._data.training(batch_size=size, seed=_SEED, num_examples=STEPS * size)
+        self._fitted.fit(
+            lengthened(stream, self._longest),
+            steps_per_epoch=STEPS,
+            class_weight=self._programs.workload.class_weight,
+            callbacks=[self._alive],
+            shuffle=False,
+            verbose=0,
+        )
         return peak_bytes()
 
     def finish(self) -> int | None:
         """Evaluates, as every epoch of a training ends."""
         if not self._validate:
             return None
-        with refusals():
-            self._evaluate(self._fitted, self._programs.workload.evaluation("validation"))
+        self._evaluate(self._fitted, self._programs.workload.evaluation("validation"))
         return peak_bytes()
 
 
@@ -188,10 +176,9 @@ class _Evaluation(_Loaded):
 
     def step(self, size: int) -> int:
         """Evaluates a few batches."""
-        with refusals():
-            model = self._model(1, steps=1)
-            whole = max(self._data.num_examples("validation") // size, 1)  # no short batch
-            self._evaluate(model, self._data.evaluation("validation", batch_size=size).take(whole))
+        model = self._model(1, steps=1)
+        whole = max(self._data.num_examples("validation") // size, 1)  # no short batch
+        self._evaluate(model, self._data.evaluation("validation", batch_size=size).take(whole))
         return peak_bytes()
 
     def finish(self) -> int | None:
@@ -200,19 +187,19 @@ class _Evaluation(_Loaded):
 
 
 class _Alive(keras.callbacks.Callback):  # type: ignore[misc]
-    """Gives a sign of life after each batch."""
+    """Gives a heartbeat after each batch."""
 
-    def __init__(self, sign_of_life: Callable[[], None]):
+    def __init__(self, heartbeat: Callable[[], None]):
         super().__init__()
-        self._sign_of_life = sign_of_life
+        self._heartbeat = heartbeat
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Gives it."""
-        self._sign_of_life()
+        self._heartbeat()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Gives it."""
-        self._sign_of_life()
+        self._heartbeat()
 
 
 class _Accumulating(Workload):
@@ -234,16 +221,3 @@ class _Accumulating(Workload):
         made = super().optimizer(configuration, total_examples, model)
         unwrapped(made).gradient_accumulation_steps = self._steps  # before it has variables
         return made
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """TensorFlow's ways to say that there is no memory, as Python's."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise MemoryError(error.message) from error
-    except tf.errors.OpError as error:
-        if not _REFUSALS.search(error.message):
-            raise
-        raise MemoryError(error.message) from error

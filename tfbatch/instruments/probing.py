@@ -10,15 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, SearchError
 from tfbatch.estimators.memory_search import Outcome, Probe
 from tfbatch.instruments.climbing import Ended, Peak, Written, read_written
+from tfbatch.out_of_memory import follows_out_of_memory
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.memory import peak_resident
 from tfbatch.workers.slot import Start
 
 STALL_SECONDS = 600.0
-"""A process without a sign of life for so long is ended."""
+"""A process without a heartbeat for this long is ended."""
 _POLL_SECONDS = 0.05
 _LITTLE = 0.05  # more is no addition to training's peak, but a peak of validation's own
 
@@ -88,7 +89,7 @@ class Prober:
         budget_bytes: Bytes that may be used.
         limit_bytes: A process is ended when its peak passes this; infinite where the memory that
             counts is not the process's own.
-        stall_seconds: A process without a sign of life for so long is ended.
+        stall_seconds: A process without a heartbeat for this long is ended.
     """
 
     start: Start
@@ -103,14 +104,14 @@ class Prober:
 
         Raises:
             InputError: The work fails for a reason other than memory, shown with its traceback.
+            SearchError: Memory is used up before there is any batch.
             TfbatchError: As the task does.
         """
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="tfbatch-probe-") as folder:
             record = Path(folder) / "peaks"
-            outcome, message, highest = self._watched(
-                self.task, (*self.arguments, tuple(sizes), self.budget_bytes, record)
-            )
+            arguments = (*self.arguments, tuple(sizes), self.budget_bytes, record)
+            outcome, message, highest = self._started(arguments)
             written = read_written(record)
         if outcome == "error":
             at = written.running or sizes[0]
@@ -120,13 +121,27 @@ class Prober:
         seconds = time.monotonic() - began
         return Run(tuple(sizes), outcome, written, message, seconds, highest)
 
-    def _watched(
-        self, task: Callable[..., Ended], arguments: tuple[Any, ...]
-    ) -> tuple[Outcome, str, int]:
+    def _started(self, arguments: tuple[Any, ...]) -> tuple[Outcome, str, int]:
+        """Once more where memory is used up before there is any batch: a driver frees it late.
+
+        Raises:
+            SearchError: It is used up again. No batch size is to blame.
+        """
+        for _ in range(2):
+            try:
+                return self._watched(arguments)
+            except ProcessEndedError as error:
+                message = error.message
+        raise SearchError(
+            f"No batch size could be run, since memory is used up without one. {message} Free the "
+            "memory that other processes hold (on a GPU, nvidia-smi lists them)."
+        )
+
+    def _watched(self, arguments: tuple[Any, ...]) -> tuple[Outcome, str, int]:
         slot = Slot(self.start, stall_seconds=self.stall_seconds)
         highest = 0
         try:
-            future = slot.submit(task, *arguments)
+            future = slot.submit(self.task, *arguments)
             while not future.done():
                 concurrent.futures.wait([future], timeout=_POLL_SECONDS)
                 slot.watch()
@@ -135,10 +150,15 @@ class Prober:
                 if highest > self.limit_bytes:
                     slot.kill()
             ended: Ended = slot.result()
+            printed = slot.printed()
         except ProcessEndedError as error:
             if highest > self.limit_bytes:
                 return "oom", f"Its memory passed {self.limit_bytes:,.0f} bytes: ended.", highest
+            if error.starting and error.ending == "oom":
+                raise
             return error.ending, error.message, highest
         finally:
             slot.close()
+        if ended.outcome == "error" and follows_out_of_memory(ended.message, printed):
+            return "oom", ended.message, highest
         return ended.outcome, ended.message, highest

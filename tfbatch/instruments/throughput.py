@@ -184,7 +184,7 @@ def measure_throughput_of(
     configurations: Sequence[Configuration],
     seconds: float = math.inf,
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Throughput:
     """Times the steps of each configuration in the process that trains.
 
@@ -192,11 +192,11 @@ def measure_throughput_of(
         programs: Data, model builder and traced programs.
         configurations: What to measure, at most one for each batch size.
         seconds: About what it may take; the largest sizes are left out where that is short.
-        sign_of_life: Called now and then.
+        heartbeat: Called now and then.
     """
     ascending = sorted(configurations, key=lambda one: one.batch_size)
     times = measure_step_times(
-        programs, ascending, sign_of_life=sign_of_life, rounds=ROUNDS, seconds=seconds
+        programs, ascending, heartbeat=heartbeat, rounds=ROUNDS, seconds=seconds
     )
     left_out = tuple(one.batch_size for one in ascending[len(times) :])
     return throughput_from(times, left_out=left_out)
@@ -227,7 +227,7 @@ def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Throug
 
 
 def with_odd_sizes(batch_sizes: Iterable[int]) -> list[int]:
-    """Batch sizes with neighbours that are multiples of 32, 8 and 10, and odd ones, ascending.
+    """Batch sizes with neighbors that are multiples of 32, 8 and 10, and odd ones, ascending.
 
         for size in (64, 128): 60, 63, 64, 65, 72, 96, 120, 127, 128, 129, 136, 192
 

@@ -37,7 +37,8 @@ def load_weights(model: Any, file: Path) -> None:
     if kept is not None and kept > len(model.weights):
         raise InputError(
             f"`weights_file` must hold weights of this model, which has {len(model.weights)} "
-            f"arrays of them. Received: {file} with {kept}. Build the model that it was kept of."
+            f"arrays of them. Received: {file} with {kept}. Build the model "
+            "these weights were saved from."
         )
 
 

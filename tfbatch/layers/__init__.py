@@ -1,4 +1,4 @@
-"""Batch normalisation whose effect does not hang on the batch size: a layer and two functions."""
+"""Batch normalization that does not depend on the batch size: a layer and two functions."""
 
 from __future__ import annotations
 

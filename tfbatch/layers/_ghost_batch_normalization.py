@@ -1,4 +1,4 @@
-"""Batch normalisation over parts of the batch."""
+"""Batch normalization over parts of the batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tfbatch.errors import InputError
 
 @keras.saving.register_keras_serializable(package="tfbatch")
 class GhostBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Normalises each ghost batch, a part of the batch, with its own statistics.
+    """Normalizes each ghost batch, a part of the batch, with its own statistics.
 
-    The noise that batch normalisation adds is then that of a batch of `ghost_size`, whatever the
-    batch size; a large batch keeps the regularisation of a small one.
+    The noise that batch normalization adds is then that of a batch of `ghost_size`, whatever the
+    batch size; a large batch keeps the regularization of a small one.
 
     Example:
         ```python
@@ -26,7 +26,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
     A batch of B examples is cut, in its order, into max(B // ghost_size, 1) ghost batches. Each has
     `ghost_size` examples, but the last also takes the remainder: never a tiny ghost batch, whose
-    statistics would be useless. So B < 2 * ghost_size is ordinary batch normalisation. The moving
+    statistics would be useless. So B < 2 * ghost_size is ordinary batch normalization. The moving
     statistics are updated once for each ghost batch, in order, as by Keras's layer called with one
     after the other:
 
@@ -63,7 +63,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         refused = [key for key in ("renorm", "synchronized") if kwargs.get(key)]
         if refused:
             raise InputError(
-                f"A ghost batch is normalised by itself: `{refused[0]}` must be False. "
+                f"A ghost batch is normalized by itself: `{refused[0]}` must be False. "
                 f"Received: {refused[0]}={kwargs[refused[0]]!r}."
             )
         super().__init__(**kwargs)

@@ -1,4 +1,4 @@
-"""The momentum of batch normalisation, counted in examples."""
+"""The momentum of batch normalization, counted in examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tfbatch.layers._ghost_batch_normalization import GhostBatchNormalization
 def set_batch_normalization_momentum(
     model: Any, *, batch_size: int, momentum: float = 0.99, reference_batch_size: int = 32
 ) -> int:
-    """Sets the momentum of every batch normalisation so that it means the same in examples.
+    """Sets the momentum of every batch normalization so that it means the same in examples.
 
     Keras counts it in updates: with 0.99 the moving statistics still hold 60 % of their initial
     values after 50 updates, which makes a large batch, that has few, look bad at inference.
@@ -42,7 +42,7 @@ def set_batch_normalization_momentum(
         reference_batch_size: The batch size that it is meant for.
 
     Returns:
-        The number of layers set; 0 for a model without batch normalisation.
+        The number of layers set; 0 for a model without batch normalization.
 
     Raises:
         InputError: A number out of its range.
@@ -66,7 +66,7 @@ def set_batch_normalization_momentum(
 
 
 def batch_normalizations(model: Any) -> list[Any]:
-    """Every batch normalisation of a model, at any depth."""
+    """Every batch normalization of a model, at any depth."""
     return [
         layer
         for layer in model._flatten_layers(include_self=True, recursive=True)

@@ -1,4 +1,4 @@
-"""The statistics of batch normalisation, computed anew after training."""
+"""The statistics of batch normalization, computed anew after training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfbatch.layers._momentum_in_examples import batch_normalizations
 def recalibrate_batch_normalization(
     model: Any, dataset: Iterable[Any], *, tolerance: float = 1e-3, max_passes: int = 20
 ) -> int:
-    """Replaces the moving statistics of every batch normalisation by those of the data.
+    """Replaces the moving statistics of every batch normalization by those of the data.
 
     After a short training the moving statistics still hold their initial values (60 % of them
     after 50 updates with momentum 0.99), and the model is judged worse than it is. Nothing but the
@@ -34,7 +34,7 @@ def recalibrate_batch_normalization(
 
     The result is the mean and variance (of the population, dividing by its size) that each layer
     sees over all examples when the layers before it use theirs, as at inference. It depends neither
-    on the batch size nor on the order. The first pass over the data lets each batch normalise
+    on the batch size nor on the order. The first pass over the data lets each batch normalize
     itself, a good guess; each further one uses the statistics found before, for all layers at once.
     A layer is exact when all before it are, so a chain of L layers is exact after L + 1 passes; it
     ends earlier once no statistic moves by more than `tolerance`, after two or three passes as a
@@ -57,10 +57,10 @@ def recalibrate_batch_normalization(
             augmentation, or the passes differ.
         tolerance: Largest change from one pass to the next, of a mean in standard deviations or of
             a variance as a share, at which it ends. 0 for the exact result.
-        max_passes: At most so many passes over the data, at least 1.
+        max_passes: At most this many passes over the data, at least 1.
 
     Returns:
-        The number of passes; 0 for a model without batch normalisation. If the last one still
+        The number of passes; 0 for a model without batch normalization. If the last one still
         moved a statistic by more than `tolerance`, a warning is logged.
 
     Raises:
@@ -93,7 +93,7 @@ def recalibrate_batch_normalization(
             return number
     if max_passes > 1 and layers:
         logging.warning(
-            "Statistics of batch normalisation still moved by %.2g in pass %d; the tolerance is "
+            "Statistics of batch normalization still moved by %.2g in pass %d; the tolerance is "
             "%.2g. Raise `max_passes`, and give data without random augmentation.",
             moved,
             max_passes,
@@ -125,7 +125,7 @@ class _Population:
         if not self.count:
             raise InputError(
                 f"`{layer.name}` saw no example: the dataset must not be empty, and the model must "
-                "call every one of its normalisation layers."
+                "call every one of its normalization layers."
             )
         variance = self.squares / self.count
         scale = np.sqrt(variance + layer.epsilon)

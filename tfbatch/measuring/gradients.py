@@ -48,7 +48,7 @@ def gradient_noise_scale(
     Batches of B = small_batch_size * micro_batches examples of the training stream give the squared
     norms of their micro-batches' gradients and of the mean of these: an unbiased pair. Pairs are
     measured until the ends of the interval are less than 1.5 times apart, or the time is used.
-    Everything is computed in float32. Regularisation, class and sample weights are included.
+    Everything is computed in float32. Regularization, class and sample weights are included.
 
     Example:
         ```python
@@ -65,7 +65,7 @@ def gradient_noise_scale(
         small_batch_size: Examples in a micro-batch.
         micro_batches: Micro-batches in a batch.
         mode: "inference": no dropout, BatchNormalization by its moving statistics. "micro-batch":
-            the training mode, each micro-batch normalised by itself. Default: "micro-batch" for a
+            the training mode, each micro-batch normalized by itself. Default: "micro-batch" for a
             model with BatchNormalization at initial weights, else "inference".
         augmented: Whether a recipe augments the batches as in training.
         preconditioned: Whether tr(P Sigma) / G'PG with P = 1 / (sqrt(v) + epsilon) is measured

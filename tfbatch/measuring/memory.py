@@ -27,7 +27,7 @@ def find_max_batch_size(
     memory_budget: float | str | None = None,
     safety_margin: float | None = None,
     largest: int | None = None,
-    wished_batch_size: int | None = None,
+    target_batch_size: int | None = None,
     evaluation: bool = True,
     precision: str = "float32",
     jit_compile: bool = False,
@@ -60,14 +60,14 @@ def find_max_batch_size(
         safety_margin: Share of the budget that is left free. Default: 0.2 where no budget is
             stated, else 0.
         largest: Largest batch of interest. Default: the number of training examples.
-        wished_batch_size: A batch that you would like: where it does not fit, the micro-batch and
+        target_batch_size: A batch that you would like: where it does not fit, the micro-batch and
             number of accumulation steps that make it are found and run too.
         evaluation: Whether the largest evaluation batch is searched too.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model.
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
-        stall_minutes: A process that gives no sign of life for so long is ended.
+        stall_minutes: A process that gives no heartbeat for this long is ended.
         verbose: 0 prints nothing.
         **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
             model_arguments, data_dir, image_size, records_dir.
@@ -82,7 +82,7 @@ def find_max_batch_size(
     """
     budget = bytes_of(memory_budget)
     margin = _margin(safety_margin, stated=budget is not None)
-    for name, value in (("largest", largest), ("wished_batch_size", wished_batch_size)):
+    for name, value in (("largest", largest), ("target_batch_size", target_batch_size)):
         if value is not None and value < 1:
             raise InputError(f"`{name}` must be >= 1. Received: {value}.")
     from rich.console import Console
@@ -109,7 +109,7 @@ def find_max_batch_size(
             budget_bytes=budget,
             margin=margin,
             largest=largest,
-            wished_batch_size=wished_batch_size,
+            target_batch_size=target_batch_size,
             evaluation=evaluation,
         )
     progress.say(str(report))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FEWEST_SECONDS = 35.0
 MOST_SECONDS = 180.0
 _PACE = 14.0
-"""Instruments get so many times the seconds of the first training steps, tracing included."""
+"""Instruments get this many times the seconds of the first training steps, tracing included."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Probed:
         """
         noise = self.reading("noise_scale")
         if noise is None:
-            return "Of the gradient is no noise scale known, so that no batch size is predicted."
+            return "No gradient noise scale was measured, so no batch size is predicted."
         found = f"The gradient noise scale is {noise.estimate}"
         made = self.prediction
         if made is None:

@@ -73,7 +73,7 @@ def measure_throughput(
         data: The data, see find_batch_size.
         batch_sizes: Sizes to measure, at most the number of training examples. Default: powers of
             two from 8 to 1024, at most an eighth of them.
-        alignment: Whether their neighbours are measured too: odd sizes and multiples of 8, 10 and
+        alignment: Whether their neighbors are measured too: odd sizes and multiples of 8, 10 and
             32 beside powers of two. `throughput.residual(size)` is what they miss the line by.
         input_bound: Whether the pipeline alone and the model alone are timed as well.
         max_seconds: About what the measurements may take in all; the largest sizes are left out

@@ -2,8 +2,8 @@
 
 A file holds `build(input_shape, num_classes, *, normalization=...)`, which returns an uncompiled
 `keras.Model` from float32 [batch, *input_shape] to logits, float32 [batch, num_classes]. The
-normalisation is "none", "batch", "group" or "layer", by default that of the paper the model is
-named after. In a network with convolutions they are what is normalised.
+normalization is "none", "batch", "group" or "layer", by default that of the paper the model is
+named after. In a network with convolutions they are what is normalized.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_model_name(name: str) -> None:
     """Refuses an unknown model name or an ill-formed `module:function`, importing nothing.
 
     Raises:
-        InputError: As it says.
+        InputError: No model has the name, or it is no `module:function`.
     """
     if is_keras_application(name):
         return

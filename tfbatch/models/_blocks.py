@@ -1,4 +1,4 @@
-"""The blocks that several networks here are made of: linear part, normalisation, ReLU, dropout."""
+"""The blocks that several networks here are made of: linear part, normalization, ReLU, dropout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def convolution(
     stride: int = 1,
     kernel_initializer: str = "he_normal",
 ) -> Any:
-    """Convolution, normalisation and ReLU; the convolution has a bias if nothing is normalised."""
+    """Convolution, normalization and ReLU; the convolution has a bias if nothing is normalized."""
     plain = normalization == "none"
     x = layers.Conv2D(
         width,
@@ -36,7 +36,7 @@ def convolution(
 def fully_connected(
     x: Any, width: int, *, normalization: str = "none", kernel_initializer: str = "he_normal"
 ) -> Any:
-    """A dense layer, normalisation and ReLU; it has a bias if nothing is normalised."""
+    """A dense layer, normalization and ReLU; it has a bias if nothing is normalized."""
     plain = normalization == "none"
     x = layers.Dense(
         width,
@@ -65,7 +65,7 @@ def check_dropout(rate: float) -> None:
     """Refuses a rate outside [0, 1).
 
     Raises:
-        InputError: As it says.
+        InputError: It is no number, or lies outside [0, 1).
     """
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise InputError(

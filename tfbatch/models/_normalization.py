@@ -1,7 +1,7 @@
-"""The normalisation layers a model of this folder can be built with.
+"""The normalization layers a model of this folder can be built with.
 
-Batch normalisation couples the examples of a batch and is the one that acts differently at
-different batch sizes; group and layer normalisation look at one example at a time.
+Batch normalization couples the examples of a batch and is the one that acts differently at
+different batch sizes; group and layer normalization look at one example at a time.
 
 Its moving average uses momentum 0.9: Keras's default 0.99 still holds 60 % of the initial values
 after 50 updates, which makes a large batch look falsely bad at inference.
@@ -21,7 +21,7 @@ _CHANNELS_PER_GROUP = 8
 
 
 def check_normalization(name: str) -> None:
-    """Refuses an unknown normalisation.
+    """Refuses an unknown normalization.
 
     Raises:
         InputError: The message lists the names and the closest one.
@@ -34,12 +34,12 @@ def check_normalization(name: str) -> None:
 
 
 def normalized(x: Any, normalization: str) -> Any:
-    """Normalises a layer's output before its activation; `"none"` returns it as it is.
+    """Normalizes a layer's output before its activation; `"none"` returns it as it is.
 
     - `"batch"`: each channel over the batch and the image (Ioffe & Szegedy 2015, arXiv 1502.03167).
     - `"group"`: each example over the image and a group of channels (Wu & He 2018, 1803.08494).
     - `"layer"`: each example over the image and all channels (Ba et al. 2016, 1607.06450, as Wu &
-      He draw it): group normalisation with one group. Keras's `LayerNormalization` would look at
+      He draw it): group normalization with one group. Keras's `LayerNormalization` would look at
       each pixel alone, or have a gain for each pixel.
 
     All have a gain and an offset for each channel, so the layer before them needs no bias.
@@ -61,7 +61,7 @@ def group_count(channels: int) -> int:
     """Wu & He's 32 groups, or fewer so that a group has at least 8 channels.
 
     They made it for widths of 64 to 2048. In a narrow network 32 groups would come near to one
-    channel in a group, instance normalisation, which is clearly worse in their table 3.
+    channel in a group, instance normalization, which is clearly worse in their table 3.
 
     ```python
     most = max(min(32, channels // 8), 1)

@@ -7,9 +7,9 @@ pooling after convolutions 1, 2 and 5, and dropout of 0.5 after both hidden dens
 
 - Convolutions 2, 4 and 5 are not split into two halves (60 million parameters in the paper), as
   the paper did for its two GPUs: one column, like Krizhevsky's own later one (arXiv 1404.5997).
-- No local response normalisation: Simonyan & Zisserman 2014 (arXiv 1409.1556, section 4.1) found
+- No local response normalization: Simonyan & Zisserman 2014 (arXiv 1409.1556, section 4.1) found
   it to cost time and to bring no accuracy. `normalization` puts another in its place.
-- Glorot's initialisation and biases of zero. The paper's standard deviation 0.01 lets the signal
+- Glorot's initialization and biases of zero. The paper's standard deviation 0.01 lets the signal
   fade in layers this narrow; the last layer keeps it. He's would let it grow, since each
   overlapping pooling takes the largest of nine.
 - Below 128 pixels widths and strides as in tfbatch/models/_image_size.py says; the first kernel
@@ -50,7 +50,7 @@ def build(
         dropout: Fraction of the hidden dense units to drop in training.
 
     Raises:
-        InputError: An unknown normalisation, or a dropout outside [0, 1).
+        InputError: An unknown normalization, or a dropout outside [0, 1).
     """
     check_normalization(normalization)
     check_dropout(dropout)

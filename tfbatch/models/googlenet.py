@@ -7,10 +7,10 @@ of table 1, average pooling in place of hidden dense layers, dropout of 0.4. At 
 - No auxiliary classifiers: a model here gives one output, the logits. They were not there to be
   used at inference, and their authors later found them not to speed up the early training
   (Szegedy et al. 2015, arXiv 1512.00567, section 4).
-- No local response normalisation: Simonyan & Zisserman 2014 (arXiv 1409.1556, section 4.1) found
+- No local response normalization: Simonyan & Zisserman 2014 (arXiv 1409.1556, section 4.1) found
   it to cost time and to bring no accuracy. `normalization` puts another in its place, after every
   convolution, as in Ioffe & Szegedy 2015.
-- He's initialisation; the paper tells none.
+- He's initialization; the paper tells none.
 - Below 128 pixels widths and strides are as tfbatch/models/_image_size.py says: at 32 x 32 the
   first convolution is 3 x 3 with stride 1 and no pooling, in place of 7 x 7 with stride 2, and the
   modules see 16, 8 and 4 pixels.
@@ -77,7 +77,7 @@ def build(
         dropout: Fraction of the pooled features to drop in training.
 
     Raises:
-        InputError: An unknown normalisation, or a dropout outside [0, 1).
+        InputError: An unknown normalization, or a dropout outside [0, 1).
     """
     check_normalization(normalization)
     check_dropout(dropout)

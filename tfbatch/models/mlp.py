@@ -1,7 +1,7 @@
 """LeNet-300-100, a multilayer perceptron: two hidden layers of 300 and 100 units.
 
 Of LeCun et al. 1998 ("Gradient-based learning applied to document recognition", section III.C). It
-differs in its ReLU in place of a scaled tanh, in He's initialisation, and in giving logits.
+differs in its ReLU in place of a scaled tanh, in He's initialization, and in giving logits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def build(
         normalization: "none", "batch", "group" or "layer", before each ReLU.
 
     Raises:
-        InputError: An unknown normalisation.
+        InputError: An unknown normalization.
     """
     check_normalization(normalization)
     inputs = keras.Input(input_shape)

@@ -1,14 +1,14 @@
 """The CIFAR residual network of He et al. 2016 (arXiv 1512.03385, section 4.2), ResNet-20.
 
 As in the paper: 20 layers with weights in three stages of 16, 32 and 64 channels, batch
-normalisation after every convolution (tfbatch/models/_normalization.py says why its momentum is
+normalization after every convolution (tfbatch/models/_normalization.py says why its momentum is
 0.9). It differs in this:
 
 - Shortcuts that change the shape are projections, the paper's option B.
 - Larger images than CIFAR's are shrunk first, as by the paper's network for ImageNet: from 64
   pixels the first convolution is 7 x 7 with stride 2, and from 128 pooling halves once more. The
   widths stay.
-- Without normalisation nothing holds the sum of the branches in bounds: nine branches that double
+- Without normalization nothing holds the sum of the branches in bounds: nine branches that double
   the variance would multiply it by 512. The last convolution of a branch then begins with a ninth
   of He's variance, and a projection with its input's, in the manner of Zhang et al. 2019
   (arXiv 1901.09321).
@@ -40,7 +40,7 @@ def build(
         normalization: "none", "batch", "group" or "layer", after each convolution.
 
     Raises:
-        InputError: An unknown normalisation.
+        InputError: An unknown normalization.
     """
     check_normalization(normalization)
     inputs = keras.Input(input_shape)
@@ -69,7 +69,7 @@ def _convolution(
     size: int = 3,
     unnormalized_scale: float = 2.0,
 ) -> Any:
-    """A convolution and its normalisation; without one it has a bias and a variance of its own."""
+    """A convolution and its normalization; without one it has a bias and a variance of its own."""
     plain = normalization == "none"
     scale = unnormalized_scale if plain else 2.0
     x = layers.Conv2D(

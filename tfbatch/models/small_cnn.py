@@ -1,6 +1,6 @@
-"""A small convolutional network without normalisation, for measuring in minutes on a CPU.
+"""A small convolutional network without normalization, for measuring in minutes on a CPU.
 
-Without batch normalisation its loss is a plain mean over examples, so that the batch size acts
+Without batch normalization its loss is a plain mean over examples, so that the batch size acts
 through the gradient alone.
 """
 
@@ -26,7 +26,7 @@ def build(
         normalization: "none", "batch", "group" or "layer", after each convolution.
 
     Raises:
-        InputError: An unknown normalisation.
+        InputError: An unknown normalization.
     """
     check_normalization(normalization)
     inputs = keras.Input(input_shape)

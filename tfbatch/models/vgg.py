@@ -1,10 +1,10 @@
 """VGG-16, configuration D of Simonyan & Zisserman 2014 (arXiv 1409.1556, table 1).
 
 As in the paper: 13 convolutions of 3 x 3 in five blocks, each followed by 2 x 2 pooling, two hidden
-dense layers with dropout of 0.5, no normalisation. At 224 x 224 x 3 with 1000 classes it has the
+dense layers with dropout of 0.5, no normalization. At 224 x 224 x 3 with 1000 classes it has the
 paper's 138 million parameters. It differs in this:
 
-- He's initialisation. The paper started the deep network from a trained shallow one, since a
+- He's initialization. The paper started the deep network from a trained shallow one, since a
   standard deviation of 0.01 does not train it from the beginning; the last layer keeps it.
 - Below 128 pixels the widths are a quarter, 16 to 128 and 1024 in the dense layers; a block does
   not pool an image of 4 x 4 or smaller. tfbatch/models/_image_size.py says why.
@@ -42,7 +42,7 @@ def build(
         dropout: Fraction of the hidden dense units to drop in training.
 
     Raises:
-        InputError: An unknown normalisation, or a dropout outside [0, 1).
+        InputError: An unknown normalization, or a dropout outside [0, 1).
     """
     check_normalization(normalization)
     check_dropout(dropout)

@@ -35,7 +35,7 @@ class LARS(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     Source: You, Gitman, Ginsburg 2017, "Large Batch Training of Convolutional Networks", arXiv
     1708.03888, algorithm 1. The paper adapts every tensor. As is common practice since, biases and
-    the gains and offsets of normalisation layers are left out by default, since their norms say
+    the gains and offsets of normalization layers are left out by default, since their norms say
     little: they get plain SGD with momentum, without trust ratio and weight decay. Mind that the
     learning rate of LARS is large: beyond about 1, biases of a small network can diverge by it, and
     `exclude_vectors=False` is the safe choice.
@@ -54,9 +54,9 @@ class LARS(keras.optimizers.Optimizer):  # type: ignore[misc]
         global_clipnorm: The norm of all gradients together is clipped to this.
         use_ema: Whether to keep an average of the weights.
         ema_momentum: Its decay in each step.
-        ema_overwrite_frequency: The average replaces the weights every so many steps.
+        ema_overwrite_frequency: The average replaces the weights every this many steps.
         loss_scale_factor: The loss is multiplied, the gradient divided by it.
-        gradient_accumulation_steps: Keras's own accumulation; `tfbatch.accumulated` is exact.
+        gradient_accumulation_steps: Keras's own accumulation; rather use `tfbatch.accumulated`.
         name: Name of the optimizer.
 
     Raises:

@@ -64,6 +64,11 @@ class SobolOracle(keras_tuner.Oracle):  # type: ignore[misc]
             max_consecutive_failed_trials=max_consecutive_failed_trials,
         )
 
+    def accepts(self, values: dict[str, Any]) -> bool:
+        """Whether a point may be proposed; `with_memory_bound` leaves out those that cannot fit."""
+        del values
+        return True
+
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The next point; a space of few choices ends when all of them were tried."""
         del trial_id
@@ -72,7 +77,7 @@ class SobolOracle(keras_tuner.Oracle):  # type: ignore[misc]
         points = spread_points(self.get_space(), count=4 * self.max_trials, seed=self.seed)
         tried = [trial.hyperparameters.values for trial in self.trials.values()]
         for values in points:
-            if not any(_same(values, other) for other in tried):
+            if self.accepts(values) and not any(_same(values, other) for other in tried):
                 return {"status": "RUNNING", "values": values}
         if not points and not tried:  # nothing to search yet: the defaults
             return {"status": "RUNNING", "values": {}}

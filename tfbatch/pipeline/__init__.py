@@ -11,15 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfbatch.pipeline.datasets import load_data
     from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
     from tfbatch.pipeline.preparation import default_records_root, prepare_records
-    from tfbatch.pipeline.prepared_data import PreparedData, load_data
+    from tfbatch.pipeline.prepared_data import PreparedData
 
 _LAZY = {
     "EVALUATION_BATCH_SIZE": "limits",
     "PreparedData": "prepared_data",
     "default_records_root": "preparation",
-    "load_data": "prepared_data",
+    "load_data": "datasets",
     "prepare_records": "preparation",
 }
 

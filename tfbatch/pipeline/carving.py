@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfbatch.class_balance import apportion
 from tfbatch.errors import InputError
 from tfbatch.pipeline.stored_format import Leaf, Stored, leaf_files, read_leaf
 
@@ -24,22 +25,22 @@ def carve_validation(folder: Path, stored: Stored, classes: npt.NDArray[np.int64
         classes: The class of each training example, or None where targets are no classes.
 
     Raises:
-        InputError: There are too few examples.
+        InputError: There is only one training example.
     """
     count = stored.splits["train"]
-    chosen = _choose(count, classes)
-    if not 0 < len(chosen) < count:
+    if count < 2:
         raise InputError(
-            f"A validation split cannot be taken from {count} training examples. Give one: "
-            '{"train": ..., "validation": ...}.'
+            f"A validation split cannot be taken from {count} training example(s). Give more, or "
+            'the split itself: {"train": ..., "validation": ...}.'
         )
+    chosen = _choose(count, classes)
     inside = np.zeros(count, bool)
     inside[chosen] = True
     for number, leaf in enumerate(stored.leaves):
         _divide(folder, number, leaf, inside)
     note = (
         f"No validation split was given: {VALIDATION_FRACTION:.0%} of the training examples were "
-        f"taken at random{'' if classes is None else ', class by class'}. Where neighbours are "
+        f"taken at random{'' if classes is None else ', class by class'}. Where neighbors are "
         "alike (time series, frames of a film, several images of one person) give one yourself."
     )
     return stored.model_copy(
@@ -55,13 +56,19 @@ def carve_validation(folder: Path, stored: Stored, classes: npt.NDArray[np.int64
 
 
 def _choose(count: int, classes: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:
+    """Indices of the validation examples: a fifth of all, and of each class as nearly as can be."""
     generator = np.random.default_rng(_SPLIT_SEED)
     groups = [np.arange(count)]
     if classes is not None:
         order = np.argsort(classes, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(classes[order])) + 1)
+    sizes = apportion(
+        np.array([len(group) for group in groups], np.int64),
+        max(1, round(VALIDATION_FRACTION * count)),
+        seed=[_SPLIT_SEED, 1],
+    )
     chosen = [
-        generator.permutation(group)[: round(VALIDATION_FRACTION * len(group))] for group in groups
+        generator.permutation(group)[:size] for group, size in zip(groups, sizes, strict=True)
     ]
     return np.sort(np.concatenate(chosen))
 

@@ -79,7 +79,7 @@ def count_examples(
     name: str,
     batched: bool | None = None,
     expect: Expect = expect_without_model,
-    sign_of_life: Callable[[int], None],
+    heartbeat: Callable[[int], None],
 ) -> tuple[Path, bool]:
     """Reads each split once, and writes down how many examples it has.
 
@@ -89,7 +89,7 @@ def count_examples(
         name: What the data is called in messages.
         batched: Whether the elements are batches, where the user says it.
         expect: Asks the model.
-        sign_of_life: Told the number of examples now and then.
+        heartbeat: Told the number of examples now and then.
 
     Returns:
         The folder, and True: it was read.
@@ -120,7 +120,7 @@ def count_examples(
         elif split != "train":
             batches = False
         reader = ClassReader(expected) if split == "train" else None
-        passes[split] = _Pass(make_dataset, split, form, batches, reader, sign_of_life)
+        passes[split] = _Pass(make_dataset, split, form, batches, reader, heartbeat)
         if not passes[split].examples:
             raise InputError(f"`{name}` gives no example for the split {split!r}.")
     found = passes["train"].classes()
@@ -169,12 +169,12 @@ class _Pass:
         form: Form,
         batched: bool,
         reader: ClassReader | None,
-        sign_of_life: Callable[[int], None],
+        heartbeat: Callable[[int], None],
     ):
         self.batched = batched
         self._make_dataset, self._split, self._form = make_dataset, split, form
         self._reader = reader
-        self._sign_of_life = sign_of_life
+        self._heartbeat = heartbeat
         self.examples = self._count(_BATCH_SIZE)
         self.drops = False
         fixed = form.batched is None or all(shape and shape[0] for shape in form.shapes)
@@ -204,7 +204,7 @@ class _Pass:
             if self._reader is not None and isinstance(number, int):  # one target, not several
                 target = leaves[number]
                 self._reader.add(target.numpy() if isinstance(target, tf.Tensor) else None)
-            self._sign_of_life(count)
+            self._heartbeat(count)
         return count
 
 

@@ -45,7 +45,7 @@ def derive_recipe(text: str, *, data_dir: Path | None, image_size: int | None = 
     Images of one size keep it. Others are resized to 64 x 64; `@96` or `@96x128` (height x width)
     at the end of the text, or `image_size`, gives another size to any data set. The splits are the
     source's own; a validation or a test split that is absent is a tenth of the training split.
-    Pixels are normalised with the measured mean and deviation of the training split. There is no
+    Pixels are normalized with the measured mean and deviation of the training split. There is no
     augmentation: whether a mirrored image is of the same class cannot be told from the data.
 
     Args:

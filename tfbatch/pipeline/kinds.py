@@ -62,7 +62,7 @@ def prepare_folder(
         if progress:
             progress("train", done, 0)
 
-    options: Any = {"batched": spec.batched, "expect": expect, "sign_of_life": alive}
+    options: Any = {"batched": spec.batched, "expect": expect, "heartbeat": alive}
     if takes_a_split(make_dataset):
         return count_examples(make_dataset, root, name=spec.name, **options)
     return store_data(root, make_dataset(), **options), True

@@ -50,7 +50,7 @@ def append_all(
     folder: Path,
     split: str,
     chunks: Iterator[list[Any]],
-    sign_of_life: Callable[[int], None],
+    heartbeat: Callable[[int], None],
     *,
     names: Sequence[str],
 ) -> tuple[tuple[Leaf, ...], int]:
@@ -60,7 +60,7 @@ def append_all(
         folder: Where to write.
         split: Name of the split.
         chunks: Each leaf of some examples.
-        sign_of_life: Told the number of examples now and then.
+        heartbeat: Told the number of examples now and then.
         names: What each leaf is called in messages.
 
     Raises:
@@ -78,7 +78,7 @@ def append_all(
             for writer, rows in zip(writers, chunk, strict=True):
                 writer.append(rows)
             count += len(chunk[0])
-            sign_of_life(count)
+            heartbeat(count)
         leaves = tuple(writer.leaf() for writer in writers)
     return leaves, count
 

@@ -18,7 +18,7 @@ def make_normalize(
 
     Args:
         recipe: The data set.
-        measured: What the records' manifest holds; used where the recipe gives no normalisation.
+        measured: What the records' manifest holds; used where the recipe gives no normalization.
 
     Raises:
         DataError: Neither gives one.
@@ -26,7 +26,7 @@ def make_normalize(
     normalization = recipe.normalization or measured
     if normalization is None:
         raise DataError(
-            f"The records of {recipe.name} hold no measured normalisation and its recipe gives "
+            f"The records of {recipe.name} hold no measured normalization and its recipe gives "
             "none. Prepare the data again, or add `normalization` to the recipe."
         )
     deviation = np.asarray(normalization.standard_deviation)

@@ -27,7 +27,7 @@ def shuffled_indices(
 
 def permutation(num_examples: int, *, epoch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """A permutation of `num_examples`, int32, uniform and different for each epoch and seed."""
-    # Not tf.random.experimental.index_shuffle: with neighbouring seeds its permutations
+    # Not tf.random.experimental.index_shuffle: with neighboring seeds its permutations
     # are far from uniform (tests/test_traps.py). Sorting 64 random bits is.
     bits = tf.random.stateless_uniform(
         [num_examples],

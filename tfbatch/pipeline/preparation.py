@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -95,9 +96,17 @@ class _Reading:
             if not carved:
                 yield from itertools.repeat(split, total)
                 continue
-            assignment = StratifiedAssignment(carved, rest=split)
-            labels = self._source.labels(origin, self._data_dir)
-            for label in self._told(labels, f"classes of {origin}", 0, total, split=origin):
+            labels: Iterable[int] = self._told(
+                self._source.labels(origin, self._data_dir),
+                *(f"classes of {origin}", 0, total),
+                split=origin,
+            )
+            counts = None
+            if total < self._recipe.features.label.num_classes / min(carved.values()):
+                labels = list(labels)  # a few for each class: only then may a split be empty
+                counts = collections.Counter(labels)
+            assignment = StratifiedAssignment(carved, rest=split, counts=counts)
+            for label in labels:
                 yield assignment.assign(label)
 
     def examples(self, start: int) -> Iterator[tuple[str, Example]]:

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfbatch.class_balance import balance_warnings
+from tfbatch.class_balance import balance_warnings, share_warnings
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.augmentation import augmentation_keys, make_augment, make_mix
 from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetched
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.pipeline.memory import usable_memory
 from tfbatch.pipeline.normalization import make_normalize
-from tfbatch.pipeline.preparation import Progress, prepare_records
 from tfbatch.pipeline.resident import ResidentSplit
 from tfbatch.pipeline.streaming import StreamingSplit, shuffle_sizes
-from tfbatch.recipes import SPLITS, Recipe, load_recipe
+from tfbatch.recipes import SPLITS, Recipe
 from tfbatch.records.decoded import read_split
 from tfbatch.records.manifest import Manifest
 from tfbatch.records.reader import find_damage, open_records
@@ -90,7 +89,11 @@ class PreparedData:
             num_classes=self.num_classes,
             class_counts=self.manifest.class_counts["train"],
             soft_labels=self.soft_labels,
-            notes=(*self.notes, *balance_warnings(self.manifest.class_counts)),
+            notes=(
+                *self.notes,
+                *share_warnings(self.manifest.class_counts, self.recipe.splits.carved),
+                *balance_warnings(self.manifest.class_counts),
+            ),
         )
 
     @property
@@ -121,7 +124,7 @@ class PreparedData:
     def training(
         self, *, batch_size: int, seed: int, num_examples: int, start: int = 0
     ) -> tf.data.Dataset:
-        """The training stream: augmented, normalised, shuffled anew in each epoch.
+        """The training stream: augmented, normalized, shuffled anew in each epoch.
 
         The stream is continuous: batches reach over the ends of epochs, and only the very last one
         can be short. The same seed gives the same order and the same augmentation for every batch
@@ -219,35 +222,4 @@ class PreparedData:
 
 
 def _reopen(recipe: Recipe, folder: Path, resident_share: float) -> PreparedData:
-    return PreparedData(recipe, folder, resident_share=resident_share)
-
-
-def load_data(
-    dataset: str | Recipe,
-    *,
-    data_dir: str | Path | None = None,
-    records_dir: str | Path | None = None,
-    resident_share: float = RESIDENT_SHARE,
-    progress: Progress | None = None,
-) -> PreparedData:
-    """Loads a data set by its recipe's name, and prepares its records on first use.
-
-    Args:
-        dataset: A recipe, its name, or a path that ends in .yaml.
-        data_dir: Folder with the source's data; for TensorFlow Datasets also TFDS_DATA_DIR.
-        records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
-        resident_share: Share of the usable memory that decoded data may take, in [0, 1].
-        progress: Told how far the preparation is.
-
-    Raises:
-        InputError: An unknown data set, or a recipe that does not fit its data.
-        DataError: Data that is absent and cannot be fetched, or that is damaged.
-    """
-    recipe = dataset if isinstance(dataset, Recipe) else load_recipe(dataset)
-    folder, _ = prepare_records(
-        recipe,
-        data_dir=Path(data_dir) if data_dir else None,
-        records_dir=Path(records_dir) if records_dir else None,
-        progress=progress,
-    )
     return PreparedData(recipe, folder, resident_share=resident_share)

@@ -42,11 +42,11 @@ def store_data(
     *,
     batched: bool | None = None,
     expect: Expect = expect_without_model,
-    sign_of_life: Callable[[int], None] | None = None,
+    heartbeat: Callable[[int], None] | None = None,
 ) -> Path:
     """Stores a user's data; see `read_splits` for what it may be, and `store_splits`."""
     splits = read_splits(data, declared=batched)
-    return store_splits(root, splits, expect(splits["train"].form), sign_of_life=sign_of_life)
+    return store_splits(root, splits, expect(splits["train"].form), heartbeat=heartbeat)
 
 
 def store_splits(
@@ -54,7 +54,7 @@ def store_splits(
     splits: Mapping[str, OwnSplit],
     expected: Expected,
     *,
-    sign_of_life: Callable[[int], None] | None = None,
+    heartbeat: Callable[[int], None] | None = None,
 ) -> Path:
     """Stores a user's data, and takes a validation split out of it where there is none.
 
@@ -62,7 +62,7 @@ def store_splits(
         root: Where the folder is made; its name there is the hash of what it holds.
         splits: What `read_splits` has found.
         expected: What the model expects of the training split.
-        sign_of_life: Told the number of examples now and then.
+        heartbeat: Told the number of examples now and then.
 
     Returns:
         The folder.
@@ -77,7 +77,7 @@ def store_splits(
         for leftover in root.glob(".partial-*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        stored = _write(partial, splits, expected, sign_of_life or (lambda _: None))
+        stored = _write(partial, splits, expected, heartbeat or (lambda _: None))
         (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
         folder = root / _hash(partial)
         if (folder / STORED).exists():
@@ -96,7 +96,7 @@ def _write(
     partial: Path,
     splits: Mapping[str, OwnSplit],
     expected: Expected,
-    sign_of_life: Callable[[int], None],
+    heartbeat: Callable[[int], None],
 ) -> Stored:
     train = splits["train"].form
     written: dict[str, tuple[tuple[Leaf, ...], int]] = {}
@@ -110,7 +110,7 @@ def _write(
         chunks = _in_order_of(part, train, batched)
         if part.length_unknown:
             chunks = refuse_endless(chunks, where=part.form.where)
-        leaves, count = append_all(partial, split, chunks, sign_of_life, names=names)
+        leaves, count = append_all(partial, split, chunks, heartbeat, names=names)
         if not count:
             raise InputError(f"{part.form.where} is empty.")
         written[split] = (leaves, count)

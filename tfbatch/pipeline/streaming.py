@@ -15,7 +15,7 @@ from tfbatch.records.manifest import Manifest
 SHUFFLE_EXAMPLES = 10_000
 SHUFFLE_BYTES = 256 << 20
 SHUFFLE_SHARE = 1 / 16
-"""A shuffle buffer has at most so many records, bytes, and so large a share of usable memory. The
+"""A shuffle buffer has at most this many records, bytes, and so large a share of usable memory. The
 bytes alone decide where there are 4 GB or more: so the order is the same on such machines.
 """
 _INTERLEAVE_BYTES = 64 << 20
@@ -48,7 +48,7 @@ class ShuffleSizes:
         return (
             f"Training examples are streamed and drawn from {self.buffer:,} at a time "
             f"({self.buffer_bytes / 2**20:,.0f} MiB) of {self.num_examples:,}, from "
-            f"{self.cycle_length} file(s) at once: neighbours in the records meet in a batch more "
+            f"{self.cycle_length} file(s) at once: neighbors in the records meet in a batch more "
             "often than by chance. Their order does not depend on the class. More memory, or "
             "smaller records, mix further."
         )

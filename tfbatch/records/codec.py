@@ -15,7 +15,7 @@ from tfbatch.records.resizing import crop_and_resize
 
 
 def encode(key: str, image: Any, label: int, features: Features) -> bytes:
-    """Serialises one example. Encoded images are checked to their end: none fails in training.
+    """Serializes one example. Encoded images are checked to their end: none fails in training.
 
     Args:
         key: The example's key, for messages.
@@ -53,7 +53,7 @@ def encode(key: str, image: Any, label: int, features: Features) -> bytes:
 
 
 def decode_batch(serialized: tf.Tensor, features: Features) -> tuple[tf.Tensor, tf.Tensor]:
-    """Parses a batch of serialised examples.
+    """Parses a batch of serialized examples.
 
     Args:
         serialized: String [batch].

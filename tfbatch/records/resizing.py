@@ -10,7 +10,7 @@ import tensorflow as tf
 def crop_and_resize(
     pixels: npt.NDArray[np.uint8], *, height: int, width: int
 ) -> npt.NDArray[np.uint8]:
-    """Cuts out the largest centred part with the target's aspect ratio, and resizes it.
+    """Cuts out the largest centered part with the target's aspect ratio, and resizes it.
 
         def part(image_height, image_width):
             scale = max(height / image_height, width / image_width)

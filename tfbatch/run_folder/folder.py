@@ -18,7 +18,7 @@ from tfbatch.run_folder.journal import Journal
 
 LOG = "tensorflow.log"
 WORKER_SECONDS = 15.0
-"""Workers end within a second of their parent; so long they are waited for."""
+"""Workers end within a second of their parent; they are waited for this long."""
 _LOCK, _SETTINGS, _JOURNAL = ".lock", "config.json", "trials.jsonl"
 _WORKERS = ".workers"
 _WORKER_LOGS = "logs"

@@ -82,7 +82,7 @@ def scaled_number(
     return float(module.scale_number(role, value, batch_size / base_batch_size))
 
 
-def parameters_of(rule: str) -> list[str]:
+def rule_parameters(rule: str) -> list[str]:
     """The names of a rule's own parameters.
 
     Raises:
@@ -103,7 +103,7 @@ def check_rule(rule: str, *, roles: Mapping[str, str], optimizer: str) -> None:
         optimizer: Its name, for the message.
 
     Raises:
-        InputError: As it says.
+        InputError: The rule requires a number that the optimizer does not have.
     """
     required = getattr(SCALING_RULES.load(rule), "REQUIRES", None)
     if required and required not in roles.values():
@@ -115,7 +115,7 @@ def check_rule(rule: str, *, roles: Mapping[str, str], optimizer: str) -> None:
 
 
 def _checked(rule: str, parameters: Mapping[str, Any]) -> dict[str, float]:
-    known = parameters_of(rule)
+    known = rule_parameters(rule)
     for name in parameters:
         if name not in known:
             allowed = f"Available: {', '.join(known)}." if known else "It has none."
@@ -133,4 +133,4 @@ def _checked(rule: str, parameters: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in parameters.items()}
 
 
-__all__ = ["SCALING_RULES", "check_rule", "parameters_of", "scaled", "scaled_number"]
+__all__ = ["SCALING_RULES", "check_rule", "rule_parameters", "scaled", "scaled_number"]

@@ -31,7 +31,8 @@ def adapt(request: Request, model: ModelDescription) -> Request:
     if request.optimizer not in (None, model.optimizer.name):
         raise InputError(
             f"The model is compiled with the optimizer {model.optimizer.name}, which it keeps. "
-            f"Received: --optimizer={request.optimizer}. Leave it out, or compile the model so."
+            f"Received: --optimizer={request.optimizer}. Leave it out, or compile the "
+            "model with that optimizer."
         )
     space = request.search.space
     same = space.optimizer.name == model.optimizer.name

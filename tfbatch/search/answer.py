@@ -60,7 +60,7 @@ class Contender:
 
     def validation(self) -> dict[str, Measured]:
         """Every metric of its completed trials."""
-        return summarise([t.metrics for t in self.completed])
+        return summarize([t.metrics for t in self.completed])
 
     def training_seconds(self) -> Measured:
         """Seconds of training steps: alone on the device, or else as they were in the trials."""
@@ -98,7 +98,7 @@ class Answer:
         return self.baseline is not None and self.recommended.key == self.baseline.key
 
 
-def summarise(metrics: Sequence[dict[str, float]]) -> dict[str, Measured]:
+def summarize(metrics: Sequence[dict[str, float]]) -> dict[str, Measured]:
     """Mean and deviation of each metric over several trainings."""
     names = metrics[0] if metrics else {}
     return {

@@ -26,7 +26,7 @@ from tfbatch.errors import InputError
 from tfbatch.training.outcome import Outcome, TrialSpec
 
 SILENT_SECONDS = 60.0
-"""A joined worker that says nothing for so long is taken for dead; it speaks every second."""
+"""A joined worker that says nothing for this long is taken for dead; it speaks every second."""
 _ASKING_SECONDS = 5.0
 SPEC, OUTCOME, JOB = "spec", "outcome", "job"
 
@@ -52,7 +52,7 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
         self._closed = False
 
     def free(self, within: float = _ASKING_SECONDS) -> list[str]:
-        """Workers without a trial that have asked for one within so many seconds."""
+        """Workers without a trial that have asked for one within this many seconds."""
         with self._mutex:
             since = self._now() - within
             busy = {*self._posted, *self._running}
@@ -82,7 +82,7 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
             return found
 
     def abandon(self) -> list[TrialSpec]:
-        """Takes every trial back: workers hear of it when they give their next sign of life."""
+        """Takes every trial back: workers hear of it when they give their next heartbeat."""
         with self._mutex:
             specs = [*self._posted.values(), *(running[0] for running in self._running.values())]
             self._posted.clear()
@@ -107,7 +107,7 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
             return Trial(_carrying(SPEC, spec_to_json(spec)), trial_id=tuner_id, status="RUNNING")
 
     def update_trial(self, trial_id: str, metrics: Any, step: int = 0) -> Any:
-        """KerasTuner's protocol, used as a sign of life; the answer says whether to go on."""
+        """KerasTuner's protocol, used as a heartbeat; the answer says whether to go on."""
         del metrics, step
         with self._mutex:
             running = self._running.get(trial_id)

@@ -49,7 +49,7 @@ class SearchClock:
         return self.left < self._finishing
 
     def fits(self, seconds: float, *, reserve: float = 0.0) -> bool:
-        """Whether something that takes so long fits before the reserve and the finish."""
+        """Whether something that takes this long fits before the reserve and the finish."""
         return self.left - self._finishing - reserve >= seconds
 
     def confirmation_reserve(self, seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
@@ -13,6 +14,7 @@ from tfbatch.hparams_log import (
     write_experiment,
     write_trial,
 )
+from tfbatch.metric_direction import Direction
 from tfbatch.search.config import Range
 from tfbatch.search.finished import FinishedTrial
 from tfbatch.search.objective import Objective
@@ -25,7 +27,7 @@ def declare_columns(
     *,
     space: SearchSpace,
     objective: Objective,
-    metrics: list[str],
+    metrics: Mapping[str, Direction | None],
     baseline: Configuration,
 ) -> None:
     """Writes the columns of a search.
@@ -34,7 +36,7 @@ def declare_columns(
         log_dir: The run's TensorBoard folder.
         space: The search space.
         objective: The objective, the first metric column.
-        metrics: Names of the validation metrics of the model.
+        metrics: Validation metrics of the model, each with its direction.
         baseline: Its values belong to the domains too: a filter must be able to show its row.
     """
     batch_sizes: Choices = tuple(sorted({*space.batch_sizes, baseline.batch_size}))
@@ -69,9 +71,7 @@ def declare_columns(
     ]
     shown = [Metric(objective.name, objective.direction)]
     shown += [
-        Metric(name, "max" if "accuracy" in name else "min" if "loss" in name else None)
-        for name in metrics
-        if name != objective.name
+        Metric(name, direction) for name, direction in metrics.items() if name != objective.name
     ]
     shown.append(Metric("training_seconds", "min"))
     write_experiment(log_dir, columns=columns, metrics=shown)

@@ -17,7 +17,7 @@ from pydantic import (
 
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.optimizers import OPTIMIZERS, roles_of
-from tfbatch.scaling_rules import check_rule, parameters_of, scaled
+from tfbatch.scaling_rules import check_rule, rule_parameters, scaled
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, Strict, as_named, as_written, load, validate
 from tfbatch.training.optimizer_numbers import find_option
@@ -76,7 +76,8 @@ class BatchSizeGrid(Strict):
             raise InputError(
                 f"No power of two lies between `batch_size.min` and min(`batch_size.max`, "
                 f"training examples / 8). Received: min={self.min}, max={self.max}, "
-                f"{num_examples} training examples."
+                f"{num_examples} training examples. Give the batch sizes with --batch_sizes "
+                "(in Python: batch_sizes=[2, 4])."
             )
         return sizes
 
@@ -150,7 +151,7 @@ class Space(Strict):
             key: as_options(value, where=f"scaling_rule {rule.name}: {key}")
             for key, value in rule.arguments.items()
         }
-        for key in given or parameters_of(rule.name):
+        for key in given or rule_parameters(rule.name):
             for option in given.get(key, [None]):
                 first = {name: options[0] for name, options in given.items()}
                 scaled(

@@ -13,7 +13,7 @@ from tfbatch.errors import RecordError
 from tfbatch.own_data import DataDescription
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search import answer_files
-from tfbatch.search.answer import Answer, Contender, Measured, summarise
+from tfbatch.search.answer import Answer, Contender, Measured, summarize
 from tfbatch.search.answer_files import RECOMMENDATION, TestMetrics
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.edges import edges_of
@@ -125,7 +125,7 @@ class Ending:
                 if file.exists()
             ]
             if measured:
-                test[contender.key] = summarise(measured)
+                test[contender.key] = summarize(measured)
         return test
 
     def _known_answer(self, answer: Answer) -> TestMetrics | None:

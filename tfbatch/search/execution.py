@@ -22,7 +22,7 @@ class Execution:
             0 for none: everything in this process.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model.
-        stall_minutes: A trial without a sign of life for so long is ended.
+        stall_minutes: A trial without a heartbeat for this long is ended.
         checkpoint_seconds: The least time between two checkpoints of a trial.
         chief: "HOST:PORT" where other machines may join the search, or None.
         strategy: "mirrored" to train each trial on all devices of the machine, or None.

@@ -156,7 +156,7 @@ class _Joined:
         return False
 
     def _is_unwanted(self, worker: str) -> bool:
-        """Gives the chief a sign of life; whether it has given the trial up."""
+        """Gives the chief a heartbeat; whether it has given the trial up."""
         return bool(self._client.update_trial(worker, {}).status == "STOPPED")
 
     def _report(self) -> int:

@@ -50,7 +50,7 @@ class MemoryLimit:
         """Refuses a search of which nothing, or not the baseline, fits.
 
         Raises:
-            InputError: As it says.
+            InputError: The smallest batch size of the search, or the baseline's, does not fit.
         """
         remedy = "Raise --memory_budget, or let fewer --workers share it."
         if min(batch_sizes) > self.largest_batch_size:

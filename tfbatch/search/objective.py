@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Collection, Mapping
 
 from tfbatch.errors import InputError, did_you_mean
-
-Direction = Literal["min", "max"]
-# Keras's own names and their short forms, as words of a name such as val_binary_accuracy or auc_1.
-_LARGER_IS_BETTER = (
-    *("acc", "accuracy", "auc", "precision", "recall", "f1", "iou", "dice", "r2"),
-    *("sensitivity", "specificity"),
-)
-_SMALLER_IS_BETTER = (
-    *("loss", "error", "mae", "mse", "mape", "msle", "rmse"),
-    *("crossentropy", "hinge", "divergence", "perplexity"),
-)
+from tfbatch.metric_direction import Direction, direction_of, is_accuracy
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """A metric's name as in Keras's logs, and its direction."""
+    """A metric's name as in Keras's logs, and its direction.
+
+    Attributes:
+        name: The name.
+        direction: Whether a good value is small ("min") or large ("max").
+        stated: Whether the user gave the direction; else it follows from the name.
+    """
 
     name: str
     direction: Direction
+    stated: bool = dataclasses.field(default=True, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Objective:
         """Reads "val_loss", "val_accuracy:max", ...
 
-        The direction may be left out where a word of the name says it (loss, error, mae, mse and
-        the like down; accuracy, AUC, precision, recall, F1, IoU, R2 up).
+        The direction may be left out where Keras knows the metric at the end of the name; see
+        tfbatch.metric_direction.
 
         Raises:
             InputError: A direction that is neither min nor max, or that has to be given.
@@ -45,26 +40,39 @@ class Objective:
             )
         if colon:
             return cls(name, "min" if direction == "min" else "max")
-        words = set(re.split("[^a-z0-9]+", name.lower()))
-        if words.intersection(_SMALLER_IS_BETTER):  # first: `precision_loss`
-            return cls(name, "min")
-        if words.intersection(_LARGER_IS_BETTER):
-            return cls(name, "max")
+        if known := direction_of(name):
+            return cls(name, known, stated=False)
         raise InputError(
             f"Whether `{name}` should be large or small cannot be told from its name. Give the "
             f'objective as "{name}:min" or "{name}:max" (--objective={name}:min).'
         )
 
-    def check(self, available: Collection[str]) -> None:
-        """Refuses a metric that the model does not have.
+    def check(
+        self,
+        available: Collection[str],
+        directions: Mapping[str, Direction | None] | None = None,
+    ) -> None:
+        """Refuses a metric that the model does not have, or whose direction is in doubt.
+
+        Args:
+            available: Names in the model's logs.
+            directions: What is known of their directions from the model's own metrics.
 
         Raises:
-            InputError: With the names that there are.
+            InputError: The model does not log the name; or the direction was taken from the name
+                and the model's own metric says the opposite.
         """
         if self.name not in available:
             raise InputError(
                 f"The model has no metric `{self.name}`.{did_you_mean(self.name, available)} "
                 f"Available: {', '.join(sorted(available))}."
+            )
+        own = (directions or {}).get(self.name.removeprefix("val_"))
+        if own not in (None, self.direction) and not self.stated:
+            raise InputError(
+                f"By its name `{self.name}` is best at its {self.direction}imum, but the model's "
+                f"metric of that name says {own}. Give the direction: "
+                f"--objective={self.name}:min or --objective={self.name}:max."
             )
 
     def better(self, first: float, second: float) -> bool:
@@ -78,7 +86,7 @@ class Objective:
     @property
     def smallest_margin(self) -> float:
         """Differences below this do not matter: half a point of accuracy; else nothing is known."""
-        return 0.005 if "accuracy" in self.name else 0.0
+        return 0.005 if is_accuracy(self.name) else 0.0
 
     def __str__(self) -> str:
         """The form that `parse` reads."""

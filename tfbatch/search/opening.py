@@ -144,7 +144,7 @@ def load_records(
         engine.on_progress = None
     else:
         expected: Expected = engine.call("expect", splits["train"].form)
-        folder = store_splits(own_dir, splits, expected, sign_of_life=_every_few_seconds(progress))
+        folder = store_splits(own_dir, splits, expected, heartbeat=_every_few_seconds(progress))
         stored = request.data.model_copy(update={"where": str(folder)})
         request = dataclasses.replace(request, data=stored, dataset=str(folder))
     engine.open(folder)
@@ -183,7 +183,8 @@ def check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -
     """Refuses batch sizes larger than the data or than a trial.
 
     Raises:
-        InputError: As it says.
+        InputError: The baseline's batch size exceeds the training examples, or a batch exceeds a
+            trial.
     """
     if request.baseline.batch_size > num_examples:
         raise InputError(
@@ -204,7 +205,7 @@ def check_comparable(request: Request, untrained: Untrained, progress: Progress)
     """Names metrics that depend on the batch; refuses to rank batch sizes by a training one.
 
     Raises:
-        InputError: As it says.
+        InputError: The objective is a training metric that depends on the batch.
     """
     for name, (large, small) in untrained.batch_dependent.items():
         what = (
@@ -227,7 +228,7 @@ def check_replicas(request: Request, space: SearchSpace, replicas: int) -> None:
     """Refuses global batch sizes that the replicas cannot share equally.
 
     Raises:
-        InputError: As it says.
+        InputError: A batch size is no multiple of the number of replicas.
     """
     wrong = [b for b in (*space.batch_sizes, request.baseline.batch_size) if b % replicas]
     if wrong:

@@ -35,7 +35,7 @@ class _Random(_InMemory, keras_tuner.oracles.RandomSearchOracle):  # type: ignor
 
 class _Bayesian(_InMemory, keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
     def populate_space(self, trial_id: str) -> Any:
-        """Never the same twice: without a continuous parameter KerasTuner repeats its favourite."""
+        """Never the same twice: without a continuous parameter KerasTuner repeats its favorite."""
         if not self.hyperparameters.space:  # one configuration, nothing to model
             return self._random_populate_space()
         with warnings.catch_warnings():

@@ -70,7 +70,7 @@ class Progress:
         self._refresh("", best)
 
     def end(self) -> None:
-        """The last line has been told."""
+        """Stops the display."""
 
     def _refresh(self, running: str = "", best: FinishedTrial | None = None) -> None:
         """Updates the bar, where there is one."""

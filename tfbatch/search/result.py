@@ -136,7 +136,11 @@ class Result:
         recommended = next(c for c in choice.comparisons if c.key == choice.recommended)
         tied = [c for c in choice.comparisons if c.tied]
         count = len(self.answer.recommended.trials)
-        seeds = f"{count} fresh seeds" if count > 1 else "one fresh seed, which shows no noise"
+        seeds = (
+            f"{count} fresh seeds"
+            if count > 1
+            else "one fresh seed (one seed gives no noise estimate)"
+        )
         if len(tied) == 1:
             return f"It is the best on {seeds}, and no other one is tied with it."
         interval = (

@@ -207,6 +207,6 @@ class Run:
             self.folder.tensorboard,
             space=self.space,
             objective=self.request.objective,
-            metrics=[f"val_{name}" for name in self.untrained.metrics],
+            metrics={f"val_{n}": d for n, d in self.untrained.directions.items()},
             baseline=self.request.baseline_configuration(self.space.scaling_rule),
         )

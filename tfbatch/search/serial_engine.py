@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import collections
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tfbatch.search.engine import Finished, Progress
+from tfbatch.search.engine import Finished, Progress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.devices import Devices
 from tfbatch.training.outcome import Outcome, Phase, TrialSpec
 from tfbatch.training.runner import Job, Runner
+from tfbatch.workers.mailbox import TaskProgress
 
 
 class SerialEngine:
@@ -30,6 +32,9 @@ class SerialEngine:
         self._run_trial = run_trial
         self.devices = devices
         self._waiting: collections.deque[TrialSpec] = collections.deque()
+        self._running: TrialSpec | None = None
+        self._began = 0.0
+        self.progress = TaskProgress()
 
     @property
     def free(self) -> bool:
@@ -48,7 +53,18 @@ class SerialEngine:
     def wait(self) -> list[Finished]:
         """See Engine."""
         spec = self._waiting.popleft()
-        return [(spec, self._run_trial(spec))]
+        self._running, self._began, self.progress = spec, time.perf_counter(), TaskProgress()
+        try:
+            return [(spec, self._run_trial(spec))]
+        finally:
+            self._running = None
+
+    def running(self) -> list[Running]:
+        """See Engine."""
+        spec = self._running
+        if spec is None:
+            return []
+        return [Running(spec, self.progress, time.perf_counter() - self._began)]
 
 
 class InProcessEngine(SerialEngine):
@@ -73,8 +89,9 @@ class InProcessEngine(SerialEngine):
         self._runner = Runner(job, self)
         super().__init__(lambda spec: self._runner.run_trial(spec, checkpoint_seconds))
 
-    def report(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int, within: float = 0.0) -> None:
         """See tfbatch.training.runner.Signs."""
+        self.progress = TaskProgress(done, total, within)
         if self.on_progress:
             self.on_progress(done, total)
 
@@ -84,8 +101,18 @@ class InProcessEngine(SerialEngine):
         self._runner.open(folder)
 
     def call(self, task: str, *arguments: Any) -> Any:
-        """Runs one of the Runner's tasks by name."""
-        return getattr(self._runner, task)(*arguments)
+        """Runs one of the Runner's tasks by name.
+
+        Raises:
+            SearchError: Memory was used up.
+        """
+        try:
+            return getattr(self._runner, task)(*arguments)
+        except Exception as error:
+            failure = memory_failure(task, error)
+            if failure is None:
+                raise
+            raise failure from error
 
     def call_alone(self, task: str, *arguments: Any) -> Any:
         """The same: nothing else runs."""

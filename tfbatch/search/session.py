@@ -90,7 +90,7 @@ def run_search(
         baseline = request.baseline_configuration(space.scaling_rule)
         untrained: Untrained = engine.call("measure_untrained", baseline)
         names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
-        request.objective.check(names)
+        request.objective.check(names, untrained.directions)
         check_comparable(request, untrained, progress)
         folder = RunFolder(
             request.run_dir,

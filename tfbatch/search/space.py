@@ -305,6 +305,7 @@ def _batch_sizes(space: Space, num_examples: int) -> list[int]:
     if too_large:
         raise InputError(
             f"A batch size must not exceed the {num_examples} training examples. "
-            f"Received: {', '.join(map(str, too_large))}."
+            f"Received: {', '.join(map(str, too_large))}. Give smaller ones with --batch_sizes "
+            "(in Python: batch_sizes=[...])."
         )
     return sorted(set(space.batch_size))

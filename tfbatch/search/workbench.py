@@ -43,7 +43,7 @@ class Bench:
         return baseline.model_copy(update={"batch_size": batch_size})
 
     def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(programs, *arguments, sign_of_life=...)` returns in the process.
+        """What `function(programs, *arguments, heartbeat=...)` returns in the process.
 
         Args:
             function: Module-level: it travels by its name.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import time
@@ -10,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tfbatch.errors import SearchError
+from tfbatch.errors import SearchError, StoppedError
+from tfbatch.out_of_memory import follows_out_of_memory
 from tfbatch.search.chief import SILENT_SECONDS, Board
-from tfbatch.search.engine import Finished, Progress
+from tfbatch.search.engine import Finished, Progress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.devices import MOST_WORKERS, Devices
-from tfbatch.training.outcome import Outcome, Phase, TrialSpec
+from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
 from tfbatch.training.runner import Job, begin_worker, describe_devices, perform
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.memory import worker_bytes
@@ -23,7 +26,12 @@ from tfbatch.workers.slot import Start
 
 _POLL_SECONDS = 0.1
 STALL_MINUTES = 10.0
-"""A trial without a sign of life for so long is ended."""
+"""A trial without a heartbeat for this long is ended."""
+GRACE_SECONDS = 3.0
+"""A task that is asked to stop and does not (it traces, or is in one long step) is then ended."""
+LAST_SECONDS = 7.0
+"""What is begun after the user's request to stop, such as saving the model, is ended then."""
+_STARTS = 2
 
 
 class WorkerEngine:
@@ -35,7 +43,7 @@ class WorkerEngine:
         folder: The run folder, for the workers' output.
         lock: File that every worker keeps locked while it lives, or None.
         stop_requested: When true, running tasks end.
-        stall_minutes: A task without a sign of life for so long is ended.
+        stall_minutes: A task without a heartbeat for this long is ended.
         checkpoint_seconds: The least time between two checkpoints of a trial.
         warm: A slot whose process has imported tfbatch.training.runner, to be the first.
     """
@@ -53,7 +61,12 @@ class WorkerEngine:
         warm: Slot | None = None,
     ):
         self.job, self._workers, self._folder, self._lock = job, workers, folder, lock
-        self.stop_requested = stop_requested
+        self.stop_requested = stop_requested  # the run adds the end of its time
+        self._users_stop = stop_requested
+        self._stop_seen: float | None = None
+        self._users_stop_seen: float | None = None
+        self._stopped: set[int] = set()
+        self._starts: collections.Counter[str] = collections.Counter()
         self.on_progress: Progress | None = None
         self._stall_seconds = stall_minutes * 60
         self._checkpoint_seconds = checkpoint_seconds
@@ -105,12 +118,22 @@ class WorkerEngine:
         slot.submit(perform, "run_trial", self.records, spec, self._checkpoint_seconds)
         self._running[number] = (spec, time.perf_counter())
 
+    def running(self) -> list[Running]:
+        """See Engine."""
+        now = time.perf_counter()
+        return [
+            Running(spec, self._slots[number].mailbox.progress(), now - started)
+            for number, (spec, started) in list(self._running.items())
+        ]
+
     def wait(self, seconds: float = float("inf")) -> list[Finished]:
         """See Engine; returns nothing if that takes longer than `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
             ended = [n for n in self._running if self._look_after(self._slots[n])]
-            found = [self._finished(n) for n in ended] + self._joined()
+            self._end_what_does_not_stop()
+            ends = [self._finished(n) for n in ended]
+            found = [end for end in ends if end] + self._joined()
             if found or time.monotonic() > deadline:
                 return found
             if not self._running:
@@ -141,7 +164,8 @@ class WorkerEngine:
         """Runs one of the Runner's tasks in the first worker, while no trial runs.
 
         Raises:
-            SearchError: Its process ended.
+            SearchError: Its process ended, or memory was used up.
+            StoppedError: The user has asked to stop, and it did not end soon enough.
         """
         self.devices  # noqa: B018 - the first worker has started up
         return self._call(self._slots[0], task, *arguments)
@@ -202,19 +226,40 @@ class WorkerEngine:
     def _look_after(self, slot: Slot) -> bool:
         """Passes on a request to stop, and ends what is silent; whether its task is over."""
         if self.stop_requested():
+            self._stop_seen = self._stop_seen or time.monotonic()
             slot.mailbox.request_stop()
         slot.watch()
         return slot.future is None or slot.future.done()
 
+    def _end_what_does_not_stop(self) -> None:
+        """Running trials that were asked to stop some time ago; each costs itself alone."""
+        if self._stop_seen is None or time.monotonic() < self._stop_seen + GRACE_SECONDS:
+            return
+        for number in set(self._running) - self._stopped:
+            self._stopped.add(number)
+            self._slots[number].kill()
+
     def _call(self, slot: Slot, task: str, *arguments: Any) -> Any:
+        begun_after_stop = self._users_stop()
+        if begun_after_stop and not slot.alive:
+            raise StoppedError(
+                f"`{task}` was left out: there is no time to start a process for it."
+            )
         slot.submit(perform, task, self.records, *arguments)
         before = slot.mailbox.progress()
         while not self._look_after(slot):
             concurrent.futures.wait([slot.future], timeout=_POLL_SECONDS)  # type: ignore[list-item]
             now = slot.mailbox.progress()
             if self.on_progress and now != before:
-                self.on_progress(*now)
+                self.on_progress(now.done, now.total)
             before = now
+            if self._users_stop() and self._is_over(
+                LAST_SECONDS if begun_after_stop else GRACE_SECONDS
+            ):
+                slot.kill()
+                with contextlib.suppress(ProcessEndedError):
+                    slot.result()
+                raise StoppedError(f"`{task}` was ended: it did not stop by itself.")
         try:
             return slot.result()
         except ProcessEndedError as error:
@@ -222,6 +267,16 @@ class WorkerEngine:
                 f"A worker process ended in `{task}`: {error.message}\n"
                 "`--workers=0` runs everything in one process, where a debugger can look."
             ) from error
+        except Exception as error:
+            failure = memory_failure(task, error, slot.printed())
+            if failure is None:
+                raise
+            raise failure from error
+
+    def _is_over(self, seconds: float) -> bool:
+        """Whether the user asked to stop so long ago."""
+        self._users_stop_seen = self._users_stop_seen or time.monotonic()
+        return time.monotonic() > self._users_stop_seen + seconds
 
     def _first(self, slot: Slot) -> Devices:
         try:
@@ -230,12 +285,25 @@ class WorkerEngine:
             raise SearchError(f"A worker process cannot start: {error.message}") from error
         return found
 
-    def _finished(self, number: int) -> Finished:
+    def _finished(self, number: int) -> Finished | None:
+        """How a trial ended; None if its process could not start and is started once more."""
         spec, started = self._running.pop(number)
+        slot = self._slots[number]
         try:
-            return spec, self._slots[number].result()
+            outcome: Outcome = slot.result()
         except ProcessEndedError as error:
-            message = f"{spec.trial}: {error.message}"
             seconds = time.perf_counter() - started
-            kind = self.devices.kind
-            return spec, Outcome(error.ending, {}, 0, 0, seconds, 0.0, message, kind)
+            ending: Status = "interrupted" if number in self._stopped else error.ending
+            if error.starting and ending != "interrupted":  # the trial itself is not to blame
+                self._starts[spec.trial] += 1
+                if self._starts[spec.trial] < _STARTS and not self.stop_requested():
+                    self.start(spec)
+                    return None
+                ending = "killed"
+            self._stopped.discard(number)
+            message = f"{spec.trial}: {error.message}"
+            return spec, Outcome(ending, {}, 0, 0, seconds, 0.0, message, self.devices.kind)
+        self._stopped.discard(number)
+        if outcome.status == "error" and follows_out_of_memory(outcome.message, slot.printed()):
+            outcome = dataclasses.replace(outcome, status="oom")
+        return spec, outcome

@@ -44,7 +44,7 @@ def check_callbacks(callbacks: Sequence[Any]) -> list[str]:
             if callback.restore_best_weights:
                 raise InputError(
                     "EarlyStopping(restore_best_weights=True) cannot be used: it would score each "
-                    "trial by its best epoch, which favours noisy trials, on the split that chose "
+                    "trial by its best epoch, which favors noisy trials, on the split that chose "
                     "the epoch. Leave restore_best_weights out; the score is that of the end."
                 )
             notes.append(

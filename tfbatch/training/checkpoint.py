@@ -19,7 +19,7 @@ from tfbatch.run_folder.durable import FREE_SPACE
 from tfbatch.training.program import weights_of
 
 CHECKPOINT_SECONDS = 60.0
-"""A training is written down at the first end of an epoch after so many seconds, and again."""
+"""A training is written down at the first end of an epoch after this many seconds, and again."""
 _SCHEMA = 1
 
 

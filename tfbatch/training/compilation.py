@@ -112,7 +112,7 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
 
     Raises:
         InputError: It is no Keras model, has several optimizers, or does not fit data and loss;
-            a loss, a metric or a class that there is not.
+            a loss, a metric or a class that does not exist.
     """
     check_is_model(model)
     fixed = [s[0] for s in _input_shapes(model) if s and s[0] is not None]
@@ -160,7 +160,7 @@ def _refuse_given(compilation: Compilation) -> None:
 
 
 def _check_class_weight(compilation: Compilation, data: Data) -> None:
-    """Keras takes a weight for a class that there is not, and does nothing."""
+    """Keras silently ignores weights of nonexistent classes."""
     weights = compilation.class_weight or {}
     if data.num_classes is None:
         return

@@ -16,7 +16,7 @@ class Place:
     Attributes:
         slot: Its number, from 0.
         workers: How many there are; None for one per GPU, or the default of a CPU.
-        logical_cpus: Split the CPU into so many logical devices, to try a strategy without GPUs.
+        logical_cpus: Split the CPU into this many logical devices, to try a strategy without GPUs.
         strategy: "mirrored" to train every trial on all devices at once, or None.
         whole: Whether it gets every core and every GPU: it works alone.
     """
@@ -50,7 +50,7 @@ class Devices:
 
 
 MOST_WORKERS = 8
-"""The default on a CPU is one worker a core, with one thread each, and at most so many."""
+"""The default on a CPU is one worker a core, with one thread each, and at most this many."""
 
 
 def claim_devices(place: Place) -> Devices:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, TfbatchError
+from tfbatch.metric_direction import Direction, direction_of
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
 from tfbatch.training.program_cache import ProgramCache
@@ -29,12 +30,14 @@ class Untrained:
         model_hash: Changes when the model that is built changes.
         batch_dependent: Metrics whose value depends on the batch that it is computed on, such as a
             contrastive loss or a sum over the batch, each with its value at two batch sizes.
+        directions: Whether a good value of each metric is small or large, where that is known.
     """
 
     metrics: dict[str, float]
     seconds: float
     model_hash: str
     batch_dependent: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    directions: dict[str, Direction | None] = dataclasses.field(default_factory=dict)
 
 
 def measure_untrained(programs: ProgramCache, configuration: Configuration) -> Untrained:
@@ -59,7 +62,8 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
         raise InputError(
             f"The model cannot be built and evaluated:\n{traceback.format_exc()}"
         ) from error
-    return Untrained(metrics, seconds, _model_hash(model), dependent)
+    directions = {name: direction_of(name, model.metrics) for name in metrics}
+    return Untrained(metrics, seconds, _model_hash(model), dependent, directions)
 
 
 def _batch_dependent(model: Any, workload: Workload) -> dict[str, tuple[float, float]]:

@@ -24,7 +24,8 @@ def find_model_builder(name: str) -> BuildModel:
             `package.module:function`.
 
     Raises:
-        InputError: There is no such model, module or function, or it asks for what there is not.
+        InputError: There is no such model, module or function, or it requires an unavailable
+            argument.
     """
     check_model_name(name)
     if is_keras_application(name):
@@ -38,7 +39,7 @@ def find_model_builder(name: str) -> BuildModel:
 
 
 def check_builder(builder: BuildModel) -> None:
-    """Refuses a builder that asks for what there is not.
+    """Refuses a builder that requires an unavailable argument.
 
     Raises:
         InputError: It is a model, or has a required parameter other than `input_shape`,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tfbatch.configuration import Configuration
+from tfbatch.metric_direction import Direction
 
 Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
 Phase = Literal["baseline", "search", "confirmation"]
@@ -24,7 +25,7 @@ class BetterThan:
     """
 
     metric: str
-    direction: Literal["min", "max"]
+    direction: Direction
     value: float
 
     def holds(self, metrics: dict[str, float]) -> bool:
@@ -74,7 +75,7 @@ class Outcome:
         status: "completed"; "diverged" (loss not finite, or over three times the first);
             "oom" (out of memory, shown by an error, an allocator's last words or the kernel);
             "error" (an exception); "killed" (its process ended for an unknown reason); "timeout"
-            (no sign of life for too long); "interrupted" (asked to stop: never written to the
+            (no heartbeat for too long); "interrupted" (asked to stop: never written to the
             journal).
         metrics: Final value of every metric, validation ones with `val_`; may be non-finite for a
             diverged trial; empty for "oom" and "error".

@@ -55,7 +55,7 @@ class Paced:
         return max(1, min(self.most_at_once, round(one / self.per_step)))
 
     def executions(self, seconds: float) -> tuple[int, int]:
-        """How many warm up, and how many are measured, in a round of so many seconds."""
+        """How many warm up, and how many are measured, in a round of this many seconds."""
         one = self.per_step * self.at_once(seconds)
         warmup = max(1, min(round(seconds / one), _WARMUP_EXECUTIONS))
         return warmup, max(2, min(round(seconds / one), _MOST_EXECUTIONS))
@@ -86,7 +86,7 @@ def measure_in_rounds(
     visit: Callable[[int], Sequence[Paced]],
     *,
     rounds: int,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
     seconds: float = math.inf,
 ) -> list[Sequence[Paced]]:
     """Visits each batch size once, then measures all kinds of all sizes round after round.
@@ -95,7 +95,7 @@ def measure_in_rounds(
         batch_sizes: What to measure; ascending if `seconds` is given.
         visit: `visit(index)` looks at the kinds of steps of one batch size for the first time.
         rounds: Number of rounds.
-        sign_of_life: Called before each measurement.
+        heartbeat: Called before each measurement.
         seconds: About what it may take: rounds are shortened, batch sizes from the first one on
             of which three rounds would not fit are left out, and after three rounds no further one
             is begun when it is over.
@@ -120,7 +120,7 @@ def measure_in_rounds(
             break
         for kinds in visited:
             for paced in kinds:
-                sign_of_life()
+                heartbeat()
                 paced.measure(round_seconds)
     return visited
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfbatch.accumulation import checked
 from tfbatch.schedules import MomentumInExamples, momentum_attribute
 from tfbatch.training.in_graph import (
     InGraphMomentum,
@@ -64,7 +65,7 @@ class Program:
         self._slots = [(v, v.numpy()) for v in model.optimizer.variables]
         self._own_functions = not tf.distribute.has_strategy() and not model.run_eagerly
         if self._own_functions:
-            model.train_function = self._make_train_function()
+            model.train_function = checked(model, self._make_train_function())
             model.test_function = self._make_test_function()
 
     def begin(

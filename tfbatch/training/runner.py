@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import cloudpickle
 import keras
+import tensorflow as tf
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
@@ -42,8 +43,8 @@ class Signs(Protocol):
     def stop_requested(self) -> bool:
         """Whether the running task is to end."""
 
-    def report(self, done: int, total: int) -> None:
-        """A sign of life, and how far the task is."""
+    def report(self, done: int, total: int, within: float = 0.0) -> None:
+        """A heartbeat, and how far the task is; see tfbatch.workers.mailbox.TaskProgress."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,18 +226,18 @@ class Runner:
         )
 
     def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls an instrument's function: `function(programs, *arguments, sign_of_life=...)`.
+        """Calls an instrument's function: `function(programs, *arguments, heartbeat=...)`.
 
         Args:
             function: Module-level, so that it travels by its name.
             arguments: Its further arguments.
         """
-        return function(self._programs(), *arguments, sign_of_life=lambda: self._signs.report(0, 0))
+        return function(self._programs(), *arguments, heartbeat=lambda: self._signs.report(0, 0))
 
     def step_times(self, configurations: Sequence[Configuration]) -> list[StepTime]:
         """See tfbatch.training.step_times."""
         return measure_step_times(
-            self._programs(), configurations, sign_of_life=lambda: self._signs.report(0, 0)
+            self._programs(), configurations, heartbeat=lambda: self._signs.report(0, 0)
         )
 
     def _programs(self) -> ProgramCache:
@@ -255,33 +256,37 @@ class Runner:
         return self._loaded
 
     def _callbacks(self) -> list[Any]:
-        return [*(self._code.callbacks or list)(), SignOfLife(self._signs.report)]
+        return [*(self._code.callbacks or list)(), Heartbeat(self._signs.report)]
 
 
-class SignOfLife(keras.callbacks.Callback):  # type: ignore[misc]
+class Heartbeat(keras.callbacks.Callback):  # type: ignore[misc]
     """Reports how far a training is, and that an evaluation goes on.
 
     Args:
-        report: Called with (epochs done, epochs in all); cheap.
+        report: Called with (epochs done, epochs in all, share of the running epoch); cheap.
     """
 
-    def __init__(self, report: Callable[[int, int], None]):
+    def __init__(self, report: Callable[[int, int, float], None]):
         super().__init__()
         self._report = report
-        self._epoch = 0
+        self._epoch, self._within = 0, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Reports."""
-        self._epoch = epoch
-        self._report(self._epoch, self.params["epochs"])
+        self._epoch, self._within = epoch, 0.0
+        self._beat()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Reports."""
-        self._report(self._epoch, self.params["epochs"])
+        self._within = min((batch + 1) / (self.params["steps"] or float("inf")), 1.0)
+        self._beat()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Reports."""
-        self._report(self._epoch, self.params["epochs"])
+        self._beat()
+
+    def _beat(self) -> None:
+        self._report(self._epoch, self.params["epochs"], self._within)
 
 
 _RUNNER: Runner | None = None
@@ -289,9 +294,13 @@ _DEVICES: Devices | None = None
 
 
 def begin_worker(job: Job) -> None:
-    """Inside a worker, before any task."""
+    """Inside a worker, before any task.
+
+    The devices are opened here: a GPU without room for this process's context is no trial's fault.
+    """
     global _RUNNER, _DEVICES
     _DEVICES = claim_devices(job.place)
+    tf.config.list_logical_devices()
     _RUNNER = Runner(job, worker_mailbox())
 
 

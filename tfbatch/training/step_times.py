@@ -39,7 +39,7 @@ def measure_step_times(
     programs: ProgramCache,
     configurations: Sequence[Configuration],
     *,
-    sign_of_life: Callable[[], None],
+    heartbeat: Callable[[], None],
     rounds: int = ROUNDS,
     seconds: float = math.inf,
 ) -> list[StepTime]:
@@ -51,7 +51,7 @@ def measure_step_times(
     Args:
         programs: Data, model builder and traced programs.
         configurations: What to measure, at most one for each batch size.
-        sign_of_life: Called now and then.
+        heartbeat: Called now and then.
         rounds: Number of rounds.
         seconds: See `measure_in_rounds`.
     """
@@ -63,9 +63,7 @@ def measure_step_times(
         return [first_visit(configuration.batch_size, time_steps, most_at_once=most)]
 
     sizes = [configuration.batch_size for configuration in configurations]
-    visited = measure_in_rounds(
-        sizes, visit, rounds=rounds, sign_of_life=sign_of_life, seconds=seconds
-    )
+    visited = measure_in_rounds(sizes, visit, rounds=rounds, heartbeat=heartbeat, seconds=seconds)
     return [step_time_of(paced) for (paced,) in visited]
 
 
@@ -127,10 +125,10 @@ def stream(
 
 
 def seconds_of_first_steps(
-    programs: ProgramCache, configuration: Configuration, *, sign_of_life: Callable[[], None]
+    programs: ProgramCache, configuration: Configuration, *, heartbeat: Callable[[], None]
 ) -> float:
     """How long three steps take, building and tracing included."""
-    sign_of_life()
+    heartbeat()
     started = time.perf_counter()
     time_training(programs, configuration, executions=2, warmup=1, at_once=1)
     return time.perf_counter() - started

@@ -27,7 +27,7 @@ _HARMLESS = (bool, int, float, complex, str, bytes)
 def reusable(cls: T) -> T:
     """Declares a `keras.Model` or layer class of your own fit for sharing a traced program.
 
-    Its behaviour must follow from `get_config()`, from its weights, and from attributes that are
+    Its behavior must follow from `get_config()`, from its weights, and from attributes that are
     plain values or arrays. tfbatch then traces it once for all trials with an equal configuration;
     without the declaration it is traced anew in each trial.
 
@@ -64,7 +64,7 @@ def structure_key(model: Any, build_model: Any) -> str | None:
         return None
     try:
         config = keras.saving.serialize_keras_object(model)
-    except (TypeError, ValueError, NotImplementedError):  # a layer that cannot be serialised
+    except (TypeError, ValueError, NotImplementedError):  # a layer that cannot be serialized
         return None
     variables = [[str(v.dtype), list(v.shape), bool(v.trainable)] for v in model.variables]
     attributes = [_plain(_attributes(layer)) for layer in layers]

@@ -16,7 +16,9 @@ import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, TrainingClock
 from tfbatch.errors import RecordError, RunFolderError
+from tfbatch.out_of_memory import is_out_of_memory, memory_message
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
+from tfbatch.tracebacks import short_traceback
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
     CheckpointFile,
@@ -30,7 +32,7 @@ from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
 _JUDGED_EXAMPLES = 64
-"""A loss is called diverged on the mean of so many examples: one batch of two is noise."""
+"""A loss is called diverged on the mean of this many examples: one batch of two is noise."""
 
 
 def never() -> bool:
@@ -214,12 +216,11 @@ def _failed(trial: _Trial, error: Exception) -> Outcome:
         # A stream ends so when a record is damaged: say which one.
         trial.programs.workload.data.raise_damage("train")
         trial.programs.workload.data.raise_damage("validation")
+    traceback.print_exception(error)  # whole, with TensorFlow's graph: a worker's goes to its log
     status: Status = "error"
-    message = "".join(traceback.format_exception(error))
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        status, message = "oom", f"TensorFlow is out of memory: {error.message}"
-    elif isinstance(error, MemoryError):
-        status, message = "oom", f"Python is out of memory: {error}"
+    message = short_traceback(error)
+    if is_out_of_memory(error):
+        status, message = "oom", f"Out of memory: {memory_message(error)}"
     trial.programs.clear()  # what an exception leaves of a program is not trusted
     return trial.outcome(status, metrics={}, message=message)
 

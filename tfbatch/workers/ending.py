@@ -7,9 +7,11 @@ import signal
 from pathlib import Path
 from typing import Literal
 
+from tfbatch.out_of_memory import out_of_memory_line
+
 Ending = Literal["oom", "killed", "timeout"]
 
-_ALLOCATORS = re.compile(r"std::bad_alloc|out of memory|cannot allocate memory", re.IGNORECASE)
+_LAST_LINES = 15
 _TAIL_BYTES = 4096
 
 
@@ -20,16 +22,23 @@ class ProcessEndedError(Exception):
         ending: "oom" if the kernel or the process's own last words say so; "timeout" if it was
             ended for its silence; else "killed".
         message: What is known, with the last lines that the process printed.
+        starting: Whether it ended before its task began, which is then not to blame.
     """
 
-    def __init__(self, ending: Ending, message: str):
+    def __init__(self, ending: Ending, message: str, *, starting: bool = False):
         super().__init__(message)
         self.ending: Ending = ending
         self.message = message
+        self.starting = starting
 
 
 def describe_end(
-    exit_code: int | None, *, last_words: str, kernel_kills: int, silent_for: float | None
+    exit_code: int | None,
+    *,
+    last_words: str,
+    kernel_kills: int,
+    silent_for: float | None,
+    starting: bool = False,
 ) -> ProcessEndedError:
     """Tells from the traces of a process why it ended.
 
@@ -38,20 +47,28 @@ def describe_end(
         last_words: The end of what it printed.
         kernel_kills: Processes that the kernel killed for lack of memory in the meantime.
         silent_for: Seconds of silence for which it was ended by its parent, or None.
+        starting: Whether its task had not begun.
     """
-    words = f"\nIts last words:\n{last_words.strip()}" if last_words.strip() else ""
+    ending, message = _why(exit_code, last_words, kernel_kills, silent_for)
+    if starting:
+        message = f"Before its task began: {message}"
+    return ProcessEndedError(ending, message, starting=starting)
+
+
+def _why(
+    exit_code: int | None, last_words: str, kernel_kills: int, silent_for: float | None
+) -> tuple[Ending, str]:
+    lines = last_words.strip().splitlines()
+    words = "".join(f"\n{line}" for line in ["Its last words:", *lines[-_LAST_LINES:]] if lines)
     if silent_for is not None:
-        return ProcessEndedError(
-            "timeout", f"It gave no sign of life for {silent_for:.0f} s and was ended.{words}"
-        )
+        return "timeout", f"It gave no heartbeat for {silent_for:.0f} s and was ended.{words}"
     if exit_code == -signal.SIGKILL and kernel_kills > 0:
-        return ProcessEndedError(
-            "oom", f"The kernel killed its process because memory was used up.{words}"
-        )
+        return "oom", "The kernel killed its process because memory was used up."
     how = _signal_name(exit_code)
-    if exit_code not in (None, 0, -signal.SIGKILL) and _ALLOCATORS.search(last_words):
-        return ProcessEndedError("oom", f"An allocator gave up: its process ended by {how}.{words}")
-    return ProcessEndedError("killed", f"Its process ended by {how}.{words}")
+    refusal = out_of_memory_line(last_words)
+    if exit_code not in (None, 0, -signal.SIGKILL) and refusal:
+        return "oom", f"An allocator gave up: its process ended by {how}: {refusal}"
+    return "killed", f"Its process ended by {how}.{words}"
 
 
 def tail(path: Path, *, start: int) -> str:

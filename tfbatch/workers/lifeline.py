@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -28,9 +30,25 @@ def follow_parent(parent: int) -> None:
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
-def ignore_terminal_signals() -> None:
-    """Ctrl-C reaches every process of a terminal: the parent decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that a terminal, `timeout`, systemd or Slurm sends to every process of a group."""
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Signals to the group wait until the block ends; a process started in it inherits the mask."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore_signals_to_the_group() -> None:
+    """The parent decides what they mean; a worker ends when it does."""
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
 
 
 def write_output_to(log: Path) -> None:

@@ -1,14 +1,35 @@
-"""A few bytes that a worker and its parent share: a request to stop, and signs of life."""
+"""A few bytes that a worker and its parent share: a request to stop, and heartbeats."""
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 import struct
 import time
 from pathlib import Path
 
-_SIZE = 40
-_STOP, _BEAT, _COUNT, _PROCESS = 0, 8, 16, 32
+_SIZE = 56
+_STOP, _BEAT, _COUNT, _PROCESS, _BEGUN = 0, 8, 16, 40, 48
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskProgress:
+    """How far a task is.
+
+    Attributes:
+        done: Parts that are done, such as epochs or examples.
+        total: Parts in all; 0 where that is not known.
+        within: Share of the next part that is done, from 0 to 1.
+    """
+
+    done: int = 0
+    total: int = 0
+    within: float = 0.0
+
+    @property
+    def fraction(self) -> float:
+        """Share of the whole task that is done; 0 where the total is not known."""
+        return min((self.done + self.within) / self.total, 1.0) if self.total else 0.0
 
 
 class Mailbox:
@@ -30,7 +51,7 @@ class Mailbox:
         self._map[_STOP] = 1
 
     def begin(self, process: int) -> None:
-        """The worker says who it is."""
+        """The worker's process ID is noted."""
         struct.pack_into("<q", self._map, _PROCESS, process)
 
     def process(self) -> int:
@@ -38,26 +59,35 @@ class Mailbox:
         return int(struct.unpack_from("<q", self._map, _PROCESS)[0])
 
     def clear(self) -> None:
-        """The parent takes the request back, and counts as having heard a sign of life."""
+        """Before a task: the parent takes the request back, and counts as having heard a beat."""
         self._map[_STOP] = 0
+        self._map[_BEGUN] = 0
         self.report(0, 0)
+
+    def begin_task(self) -> None:
+        """The worker has started up and begins the task."""
+        self._map[_BEGUN] = 1
+        self.report(0, 0)
+
+    def task_begun(self) -> bool:
+        """Whether the worker has begun the task."""
+        return self._map[_BEGUN] != 0
 
     def stop_requested(self) -> bool:
         """Whether the worker is to end what it does."""
         return self._map[_STOP] != 0
 
-    def report(self, done: int, total: int) -> None:
-        """The worker gives a sign of life, and says how far it is."""
-        struct.pack_into("<qq", self._map, _COUNT, done, total)
+    def report(self, done: int, total: int, within: float = 0.0) -> None:
+        """A heartbeat of the worker, and how far its task is; see TaskProgress."""
+        struct.pack_into("<qqd", self._map, _COUNT, done, total, within)
         struct.pack_into("<d", self._map, _BEAT, time.monotonic())
 
-    def progress(self) -> tuple[int, int]:
-        """(done, total) as last reported; (0, 0) before."""
-        done, total = struct.unpack_from("<qq", self._map, _COUNT)
-        return int(done), int(total)
+    def progress(self) -> TaskProgress:
+        """As last reported; nothing done of nothing before."""
+        return TaskProgress(*struct.unpack_from("<qqd", self._map, _COUNT))
 
     def silence(self) -> float:
-        """Seconds since the last sign of life."""
+        """Seconds since the last heartbeat."""
         return time.monotonic() - float(struct.unpack_from("<d", self._map, _BEAT)[0])
 
     def close(self) -> None:

@@ -8,7 +8,9 @@ import importlib
 import os
 import re
 import signal
+import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -50,7 +52,7 @@ class Slot:
 
     Args:
         start: What each of its processes does first.
-        stall_seconds: After so long without a sign of life from a task its process is ended.
+        stall_seconds: After this long without a heartbeat from a task its process is ended.
         most_bytes: A process whose resident set is larger after a task is replaced.
     """
 
@@ -89,7 +91,9 @@ class Slot:
         self._silent_for = None
         self._kills = kernel_kills()
         self._log_size = self._start.log.stat().st_size if self._start.log.exists() else 0
-        future: Future[Any] = self._executor.submit(_run, task, arguments)
+        # A process inherits the mask: Ctrl-C must not end it before it ignores it.
+        with lifeline.deferred_signals():
+            future: Future[Any] = self._executor.submit(_run, task, arguments)
         self._future = future
         return future
 
@@ -124,6 +128,15 @@ class Slot:
         if self._executor is not None and process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+
+    def printed(self) -> str:
+        """The end of what the process has printed since its task was submitted."""
+        return tail(self._start.log, start=self._log_size)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has a process, or one that starts."""
+        return self._executor is not None
 
     def recycle(self) -> None:
         """Ends the process in good order; the next task begins in a new one."""
@@ -162,9 +175,10 @@ class Slot:
         codes = re.findall(r"\((-?\d+)\)", str(error))
         return describe_end(
             int(codes[0]) if codes else None,
-            last_words=tail(self._start.log, start=self._log_size),
+            last_words=self.printed(),
             kernel_kills=kernel_kills() - self._kills,
             silent_for=self._silent_for,
+            starting=not self.mailbox.task_begun(),
         )
 
 
@@ -189,17 +203,23 @@ def _begin(parent: int, log: Path, lock: Path | None, mailbox: Path, first: byte
     """A worker's first steps."""
     global _MAILBOX
     lifeline.follow_parent(parent)
-    lifeline.ignore_terminal_signals()
+    lifeline.ignore_signals_to_the_group()
     lifeline.write_output_to(log)
     if lock is not None:
         hold(lock)
     _MAILBOX = Mailbox(mailbox)
     _MAILBOX.begin(os.getpid())
-    function, arguments = cloudpickle.loads(first)
-    function(*arguments)
+    try:
+        function, arguments = cloudpickle.loads(first)
+        function(*arguments)
+    except BaseException:  # loky would end the process without a word
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _run(task: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, int]:
     """A task's result, and the process's resident set after it."""
+    worker_mailbox().begin_task()
     value = task(*arguments)
     return value, psutil.Process().memory_info().rss
