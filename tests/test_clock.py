@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tfbatch.search.clock import CONFIRMATION_SHARE, FINISHING_SECONDS, SearchClock
+from tfbatch.search.clock import FINISHING_SECONDS, SearchClock, side_by_side
 
 
 class Hands:
@@ -28,7 +28,7 @@ def test_without_a_limit_there_is_always_time():
     assert clock.elapsed == 1e9
     assert not clock.expired()
     assert clock.fits(1e12)
-    assert clock.confirmation_reserve(1000.0) == 0.0
+    assert clock.confirmation_reserve([1000.0]) == 0.0
 
 
 def test_time_runs_down_from_the_limit():
@@ -76,10 +76,35 @@ def test_a_long_finish_keeps_more_time():
     assert clock.expired()
 
 
+def test_the_first_trial_may_use_the_time_that_is_kept_for_the_end():
+    hands = Hands()
+    clock = SearchClock(1.0, finishing_seconds=50.0, now=hands)
+
+    hands.time += 20
+    assert clock.expired()
+    assert not clock.expired(keep_finish=False)
+    hands.time += 41
+    assert clock.expired(keep_finish=False)
+
+
 @pytest.mark.parametrize(
-    ("seconds", "reserve"),
-    [(0.0, 0.0), (120.0, 120.0), (1e6, CONFIRMATION_SHARE * 600)],
-    ids=["nothing to verify", "what it takes", "at most a share"],
+    ("rounds", "reserve"),
+    [
+        ([], 0.0),
+        ([100.0, 100.0], 200.0),
+        ([100.0, 100.0, 100.0], 200.0),  # 40 % of 600 s
+        ([300.0, 100.0], 300.0),
+        ([400.0], 0.0),
+    ],
+    ids=["nothing to verify", "what it takes", "whole rounds", "one round", "no round fits"],
 )
-def test_verification_keeps_the_time_that_it_will_take(seconds, reserve):
-    assert SearchClock(10.0, now=Hands()).confirmation_reserve(seconds) == reserve
+def test_verification_keeps_the_time_of_whole_rounds(rounds, reserve):
+    assert SearchClock(10.0, now=Hands()).confirmation_reserve(rounds) == reserve
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at_once", "wall"),
+    [([], 2, 0), ([5.0, 3.0], 1, 8), ([5.0, 3.0, 3.0], 2, 6), ([5.0, 3.0, 2.0], 8, 5)],
+)
+def test_trials_side_by_side_take_the_time_of_the_fullest_place(seconds, at_once, wall):
+    assert side_by_side(seconds, at_once) == wall

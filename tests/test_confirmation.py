@@ -83,14 +83,88 @@ def test_the_best_of_each_of_the_best_batch_sizes_and_the_baseline_are_verified(
 def test_larger_is_better_where_the_objective_says_so():
     chosen = choose_candidates(SEARCHED, objective=ACCURACY, batch_sizes=2)
 
-    assert [c.key for c in chosen] == ["baseline", "search-0004"]
+    assert [c.key for c in chosen] == ["baseline", "search-0006", "search-0004"]
 
 
 def test_the_baseline_is_verified_once_also_when_it_is_among_the_best():
     trials = [finished("baseline", BASELINE, loss=0.2, phase="baseline"), *SEARCHED[1:]]
     chosen = choose_candidates(trials, objective=LOSS, batch_sizes=2)
 
-    assert [c.key for c in chosen] == ["baseline", "search-0003"]
+    assert [c.key for c in chosen] == ["baseline", "search-0003", "search-0002"]
+
+
+def test_the_best_of_the_search_is_verified_also_at_the_batch_size_of_the_baseline():
+    """The best searched configuration was never verified where the baseline sat on its 32."""
+    trials = [
+        finished("baseline", BASELINE, loss=0.30, phase="baseline"),
+        finished("search-0001", configuration(32), loss=0.31),
+        finished("search-0002", configuration(64), loss=0.33),
+        finished("search-0003", configuration(16), loss=0.35),
+    ]
+    chosen = choose_candidates(trials, objective=LOSS, batch_sizes=1)
+
+    assert [c.key for c in chosen] == ["baseline", "search-0001"]
+
+
+def test_the_baseline_found_again_by_the_search_is_verified_once():
+    trials = [
+        finished("baseline", BASELINE, loss=0.30, phase="baseline"),
+        finished("search-0001", BASELINE, loss=0.30),
+    ]
+
+    assert len(choose_candidates(trials, objective=LOSS, batch_sizes=3)) == 1
+
+
+@pytest.mark.parametrize(
+    ("chance", "keys"),
+    [
+        (None, ["search-0001", "search-0002", "search-0003", "baseline"]),
+        (2.3, ["search-0001", "search-0002", "baseline"]),  # a tenth of 2.3 - 0.3 is 0.2
+        (0.8, ["search-0001", "baseline"]),
+    ],
+)
+def test_what_is_hopelessly_behind_is_not_verified(chance, keys):
+    trials = [
+        finished("baseline", BASELINE, loss=0.9, phase="baseline"),
+        finished("search-0001", configuration(32), loss=0.30),
+        finished("search-0002", configuration(64), loss=0.49),
+        finished("search-0003", configuration(256), loss=0.51),
+    ]
+    chosen = choose_candidates(trials, objective=LOSS, batch_sizes=3, chance=chance)
+
+    assert [c.key for c in chosen] == keys
+
+
+def test_an_accuracy_that_is_hopelessly_behind_is_not_verified():
+    """CIFAR-10: 0.4792 at 256 beside 0.6718, where chance is 0.1."""
+    trials = [
+        finished("search-0001", configuration(64), loss=0.6718),
+        finished("search-0002", configuration(512), loss=0.6220),
+        finished("search-0003", configuration(256), loss=0.4792),
+    ]
+    chosen = choose_candidates(trials, objective=ACCURACY, batch_sizes=3, chance=0.1)
+
+    assert [c.key for c in chosen] == ["search-0001", "search-0002"]
+
+
+def test_rounds_that_would_replace_more_rounds_are_not_begun(tmp_path):
+    trainer = Trainer()
+    with open_folder(tmp_path) as folder:
+        book = make_book(folder, trainer)
+        search(book, 16, 64)
+        candidates = choose_candidates(book.trials, objective=LOSS, batch_sizes=3)
+        clock = SearchClock((FINISHING_SECONDS + 11.0) / 60, now=lambda: 0.0)
+        for at_least, count in ((2, 0), (1, 9)):  # 3 candidates of 2 s: 12 s for two rounds
+            run_rounds(
+                candidates,
+                rounds=3,
+                book=book,
+                clock=clock,
+                seed=7,
+                stop_requested=lambda: False,
+                at_least=at_least,
+            )
+            assert len(verifications(trainer)) == count
 
 
 def test_a_baseline_without_a_score_is_not_verified():

@@ -21,6 +21,7 @@ from search_fixtures import (
     outcome,
     small_derive,
 )
+from sklearn.gaussian_process import GaussianProcessRegressor
 
 from tfbatch.errors import RunFolderError, SearchError, StoppedError
 from tfbatch.run_folder.journal import Journal
@@ -225,6 +226,28 @@ def test_more_trials_extend_a_search(tmp_path, oracle):
     assert len({spec.trial for spec in trainer.ran}) == len(trainer.ran)
 
 
+def test_known_trials_cost_no_proposal_and_change_none(tmp_path, monkeypatch):
+    """A resumed search fitted a Gaussian process for each known trial: 17 s for 24 of them."""
+    trainer = Trainer()
+    fits = []
+    fit = GaussianProcessRegressor.fit
+    monkeypatch.setattr(
+        GaussianProcessRegressor, "fit", lambda gpr, *data: fits.append(1) or fit(gpr, *data)
+    )
+    counts = []
+    for max_trials in (6, 6, 8):
+        trials = run(
+            tmp_path / "a", trainer, make_config(oracle="bayesian", max_trials=max_trials, **SMALL)
+        )
+        counts.append(len(fits))
+        fits.clear()
+    whole = run(tmp_path / "b", Trainer(), make_config(oracle="bayesian", max_trials=8, **SMALL))
+
+    assert counts == [3, 0, 2]  # 3 of 6 are not from the Gaussian process
+    searched = [content([t for t in ts if t.phase != "confirmation"]) for ts in (trials, whole)]
+    assert searched[0] == searched[1]
+
+
 def test_fewer_trials_than_there_are_change_nothing(tmp_path):
     trainer = Trainer()
     first = run(tmp_path, trainer, make_config(max_trials=4))
@@ -394,6 +417,42 @@ def test_a_time_limit_is_kept_and_leaves_time_to_verify(tmp_path, minutes):
     assert hands.time > 60 * minutes - FINISHING_SECONDS - 40, "time was left unused"
     assert phases.count("search") >= 3
     assert phases.count("confirmation") >= 2
+
+
+@pytest.mark.parametrize("minutes", [1.0, 2.5, 3.7])
+def test_time_that_is_left_after_verification_is_searched_on(tmp_path, minutes):
+    """As tfbatch.search.run does: search and verify until neither adds a trial."""
+    hands = Hands()
+    clock = SearchClock(minutes, now=hands)
+    config = make_config(max_trials=99)
+    with open_folder(tmp_path) as folder:
+        book = make_book(folder, timed(hands))
+        search = Search(
+            config,
+            space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
+            objective=LOSS,
+            book=book,
+            clock=clock,
+            seed=7,
+            untrained=UNTRAINED,
+            progress=Progress(None),
+        )
+        count = -1
+        while count < len(book.trials):
+            count = len(book.trials)
+            search.run(BASELINE, stop_requested=lambda: False)
+            run_rounds(
+                choose_candidates(book.trials, objective=LOSS, batch_sizes=2),
+                rounds=2,
+                book=book,
+                clock=clock,
+                seed=7,
+                stop_requested=lambda: False,
+            )
+        left = clock.left - FINISHING_SECONDS
+
+    assert 0 <= left < 40, "a trial and its verification would have fitted"
+    assert len({t.trial for t in book.trials}) == len(book.trials)
 
 
 def test_a_limit_that_was_used_up_is_extended_by_a_larger_one(tmp_path):

@@ -10,7 +10,9 @@ import tiny_model
 
 from tfbatch.callbacks import training_clock
 from tfbatch.configuration import Configuration
+from tfbatch.errors import StoppedError
 from tfbatch.schema import Named
+from tfbatch.search.step_seconds import read_step_seconds
 from tfbatch.training import pacing, step_times
 from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
@@ -76,7 +78,7 @@ def test_rounds_are_interleaved_with_signs_of_life(measured):
     programs, _, signs = measured
 
     assert programs.sizes == [16, 300, 64] * 4  # once to trace and to see how long it takes
-    assert signs == list(range(3, 12))
+    assert signs == list(range(12))
     assert programs.traced == 1
 
 
@@ -214,3 +216,55 @@ def test_what_does_not_fit_into_the_time_is_left_out_from_the_largest_down(
 
     assert [time.batch_size for time in times] == sizes
     assert {len(time.rounds) for time in times} == {rounds}
+
+
+def test_what_is_measured_is_on_disk_before_the_next_measurement(workload, tmp_path, monkeypatch):
+    """A stop in the middle of the second round keeps the first one whole."""
+    monkeypatch.setattr(pacing, "_ROUND_SECONDS", 0.02)
+    file = tmp_path / step_times.FILE
+    file.write_text('{"device": "CPU, 1 thread", "seconds": {"8": [1.0]}}')
+    kept = step_times.StepTimesFile(file, "CPU, 1 thread")
+    beats: list[int] = []
+
+    def heartbeat():
+        beats.append(1)
+        if len(beats) == 6:  # two visits and three measurements are over
+            raise StoppedError("stop")
+
+    with pytest.raises(StoppedError):
+        measure_step_times(
+            ProgramCache(workload), CONFIGURATIONS[:2], heartbeat=heartbeat, measured=kept.keep
+        )
+    found = read_step_seconds(tmp_path)
+
+    assert {size: len(times) for size, times in found.rounds.items()} == {8: 1, 16: 2, 300: 1}
+    assert not found.is_measured(16)
+    assert found.median(300) is not None
+
+
+def test_times_of_another_device_are_dropped(tmp_path):
+    file = tmp_path / step_times.FILE
+    file.write_text('{"device": "NVIDIA H100", "seconds": {"8": [1.0]}}')
+    step_times.StepTimesFile(file, "CPU, 1 thread").keep(16, [2.0, 3.0, 4.0])
+    found = read_step_seconds(tmp_path)
+
+    assert (found.device, dict(found.rounds)) == ("CPU, 1 thread", {16: (2.0, 3.0, 4.0)})
+    assert found.is_measured(16)
+    assert found.validation is None
+
+
+def test_a_trial_is_predicted_from_its_first_steps(workload, monkeypatch):
+    """Three steps and a round are timed, by a clock that says 10 ms a step."""
+    monkeypatch.setattr(step_times, "time_training", lambda *_, **__: 0.01)
+    configuration = CONFIGURATIONS[0]
+    derived = workload.derive(configuration, 2170)
+    seconds = step_times.expected_trial_seconds(
+        ProgramCache(workload),
+        configuration,
+        total_examples=2170,
+        validation_seconds=0.5,
+        heartbeat=lambda: None,
+    )
+
+    assert (derived.steps, derived.epochs) == (136, 2)
+    assert seconds == pytest.approx(136 * 0.01 + 2 * 0.5)

@@ -14,6 +14,7 @@ from tfbatch.recipes import SPLITS
 USUAL_BATCH_SIZE = 32
 """Keras's default; a class that is absent from half of all smaller batches alone is not told of."""
 _MOST_NAMES = 8
+_FROM_ONE = " Labels that count from 1 need 1 subtracted: classes are counted from 0."
 _MUCH_SMALLER = 0.8
 """A split below this part of its share is reported."""
 
@@ -131,10 +132,16 @@ def balance_warnings(class_counts: Mapping[str, Sequence[int]]) -> tuple[str, ..
     """One line for each thing that a run should know of its classes; none where all is well.
 
     Args:
-        class_counts: Number of examples of each class in each split, as a manifest holds them.
+        class_counts: Number of examples of each class in each split, all of one length; "train"
+            at least.
     """
     warnings = []
     counts = class_counts["train"]
+    present = [label for label, count in enumerate(counts) if count]
+    if len(present) == 1:
+        return (
+            f"Every training example is of class {present[0]}: there is nothing to tell apart.",
+        )
     rare, limit = rare_classes(counts)
     if rare:
         share = max(counts[label] for label in rare) / sum(counts)
@@ -145,12 +152,13 @@ def balance_warnings(class_counts: Mapping[str, Sequence[int]]) -> tuple[str, ..
             else f"{_named(rare)} is absent from more than half of all batches of {limit} or "
             f"smaller ({share:.2g} of the training examples)."
         )
-    for split in SPLITS:
+    for split in filter(class_counts.__contains__, SPLITS):
         absent = [label for label, count in enumerate(class_counts[split]) if count == 0]
         if absent and split == "train":
             warnings.append(
                 f"{_named(absent)} {_have(absent)} no training example: nothing can be learned of "
                 f"{'it' if len(absent) == 1 else 'them'}."
+                + (_FROM_ONE if absent == [0] and len(counts) > 2 else "")
             )
         elif absent := [label for label in absent if counts[label]]:
             warnings.append(

@@ -31,6 +31,7 @@ exit codes:
   3    data is absent, cannot be fetched, or is damaged
   4    the run folder is in use, full or damaged
   5    no trial could be completed
+  6    no trial learned anything: lengthen the trials
   130  ended by Ctrl-C, 143 by SIGTERM: the best answer so far was printed and saved
 """
 

@@ -7,6 +7,7 @@
      |   +- RecordError     3   a stored record is damaged: names file and record
      +- RunFolderError      4   the run folder is in use, full, or belongs to another search
      +- SearchError         5   no trial of a search could be completed
+     |   +- NothingLearnedError 6   trials completed, and none of them has learned anything
      +- StoppedError      130   ended by a signal before there was an answer
 
 A message says what was asked, the rule, what was received, and the change that fixes it.
@@ -74,6 +75,12 @@ class SearchError(TfbatchError):
     """A search in which no trial could be completed."""
 
     exit_code = 5
+
+
+class NothingLearnedError(SearchError):
+    """No trial is better than chance beyond luck. All that was measured is in the run folder."""
+
+    exit_code = 6
 
 
 class StoppedError(TfbatchError):

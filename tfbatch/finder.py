@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,8 @@ def find_batch_size(
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
         SearchError: No trial completed.
+        NothingLearnedError: No trial is better than chance by more than luck; what was measured is
+            in the run folder.
     """
     started = time.monotonic()
     named = isinstance(build_model, str)
@@ -175,7 +178,14 @@ def find_batch_size(
         loss=loss,
         metrics=metrics,
     )
-    return run_request(request, given, progress=progress, started=started)
+    result = run_request(request, given, progress=progress, started=started)
+    if result.failure:
+        warnings.warn(
+            f"The run ended early; the result rests on what was measured before: {result.failure}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return result
 
 
 def run_request(

@@ -50,6 +50,7 @@ class DataDescription:
         num_classes: Number of classes, or None where the targets are no classes.
         class_counts: Training examples of each class; empty where there are none.
         soft_labels: Whether targets are a probability for each class, not a class index.
+        weighted_classes: Classes that `class_weight` tells apart, if other than `num_classes`.
         notes: What a user should know, a sentence each.
     """
 
@@ -59,6 +60,7 @@ class DataDescription:
     num_classes: int | None = None
     class_counts: tuple[int, ...] = ()
     soft_labels: bool = False
+    weighted_classes: int | None = None
     notes: tuple[str, ...] = ()
 
 

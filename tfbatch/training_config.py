@@ -39,6 +39,7 @@ class TrainingConfig(Strict):
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model.
         strategy: "mirrored" to train on all GPUs of the machine, or None.
+        threads: Threads of the trials on a CPU; None: as many as there are cores.
         loss: Name of a Keras loss, for a model that its builder does not compile; or None.
         metrics: Names of Keras metrics, for the same; or None.
         class_weight: Weight of each class in the training loss, or None.
@@ -55,6 +56,7 @@ class TrainingConfig(Strict):
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
     strategy: Literal["mirrored"] | None = None
+    threads: int | None = Field(default=None, ge=1)
     loss: str | None = None
     metrics: tuple[str, ...] | None = None
     class_weight: dict[int, float] | None = None

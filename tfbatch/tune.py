@@ -8,6 +8,7 @@ command on the same run folder continues it; a larger budget extends it.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -27,7 +28,7 @@ from tfbatch.command_line import (
     run_command,
     say,
 )
-from tfbatch.errors import InputError, StoppedError
+from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.given import Given
 from tfbatch.references import check_reference, find_function
@@ -150,8 +151,11 @@ def main(arguments: list[str]) -> int:
                 started=STARTED,
             )
         except StoppedError as error:
-            say(err, str(error))
+            say(err, f"{error}{_answer_before(run_dir)}")
             return stop.exit_code
+        except NothingLearnedError as error:
+            say(err, f"error: {error}")
+            return stop.exit_code or error.exit_code
         finally:
             progress.end()
         # The answer comes last: it is what the terminal shows when the run is over.
@@ -159,7 +163,9 @@ def main(arguments: list[str]) -> int:
         out.print(result.table)
         say(out, result.summary())
         say(out, _next_steps(result.run_dir, request))
-        return stop.exit_code
+        if result.failure:
+            say(err, f"error: the run ended early: {result.failure}")
+        return stop.exit_code or getattr(result.failure, "exit_code", 1 if result.failure else 0)
 
 
 def _join() -> int:
@@ -202,6 +208,18 @@ def _next_steps(run_dir: Path, request: Request) -> str:
         f"  {tensorboard}    (HPARAMS shows every trial)\n"
         f"  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"
+    )
+
+
+def _answer_before(run_dir: Path) -> str:
+    """Where the answer of earlier sessions is, for a session that has added nothing to it."""
+    path = run_dir / "recommendation.json"
+    if not path.exists():
+        return ""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return (
+        f" The answer of the earlier sessions stands: batch size {content['batch_size']}, learning "
+        f"rate {content['learning_rate']:.4g} ({path})."
     )
 
 

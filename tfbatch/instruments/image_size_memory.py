@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.configuration import Configuration
+from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError
 from tfbatch.estimators.memory_line import MemoryPrediction, predict_largest_batch_size
 from tfbatch.instruments.climbing import Ended, Peak, climb
@@ -188,6 +189,11 @@ class ResizedData:
     def num_classes(self) -> int | None:
         """See Data."""
         return self._data.num_classes
+
+    @property
+    def content(self) -> DataContent:
+        """See Data."""
+        return self._data.content
 
     @property
     def splits(self) -> tuple[str, ...]:

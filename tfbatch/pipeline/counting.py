@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.pipeline.batched import batched_like, check_dataset, form_of
 from tfbatch.pipeline.batches import fixed_options
 from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expect, expect_without_model
 from tfbatch.pipeline.element import Form, leaves_of, packed
 from tfbatch.pipeline.endless import READ_BYTES, EndWatch
+from tfbatch.pipeline.own_splits import rows_of
+from tfbatch.pipeline.scanning import Contents, Scan
 from tfbatch.recipes import SPLITS
 from tfbatch.run_folder.durable import FREE_SPACE, write_whole
 from tfbatch.schema import Strict, content_hash
@@ -38,6 +41,7 @@ class Counted(Strict):
         one_hot: Whether targets are one-hot rows of those classes.
         batched: Whether the elements of each split are batches.
         drops_remainder: Splits whose last batch is left out where it is short.
+        content: What a look at the examples has shown.
     """
 
     identity: str
@@ -48,6 +52,7 @@ class Counted(Strict):
     one_hot: bool
     batched: dict[str, bool]
     drops_remainder: tuple[str, ...]
+    content: DataContent = DataContent()
 
 
 def takes_a_split(function: MakeDataset) -> bool:
@@ -112,7 +117,8 @@ def count_examples(
             )
     train = forms["train"]
     expected = expect(train)
-    passes = {}
+    passes: dict[str, _Pass] = {}
+    contents = Contents()
     for split, form in forms.items():
         batches = expected.batched
         if split != "train" and not form.certain:
@@ -120,9 +126,13 @@ def count_examples(
         elif split != "train":
             batches = False
         reader = ClassReader(expected) if split == "train" else None
-        passes[split] = _Pass(make_dataset, split, form, batches, reader, heartbeat)
+        begin = functools.partial(contents.begin, split, form.template)
+        passes[split] = _Pass(make_dataset, split, form, batches, reader, begin, heartbeat)
         if not passes[split].examples:
             raise InputError(f"`{name}` gives no example for the split {split!r}.")
+    found_content = contents.found(
+        {split: counted.again for split, counted in passes.items()}, function=name
+    )
     found = passes["train"].classes()
     shapes = list(map(list, train.example_shapes(batched=expected.batched) or ()))
     content = {
@@ -138,7 +148,8 @@ def count_examples(
     folder = root / identity
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE_NAME, json.dumps({"identity": identity, **content}, indent=1))
+        counted = Counted(identity=identity, **content, content=found_content)
+        write_whole(folder / FILE_NAME, counted.model_dump_json(indent=1))
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be written: {error}. {FREE_SPACE}") from error
     return folder, True
@@ -169,11 +180,12 @@ class _Pass:
         form: Form,
         batched: bool,
         reader: ClassReader | None,
+        begin_scan: Callable[[], Scan],
         heartbeat: Callable[[int], None],
     ):
         self.batched = batched
         self._make_dataset, self._split, self._form = make_dataset, split, form
-        self._reader = reader
+        self._reader, self._begin_scan = reader, begin_scan
         self._heartbeat = heartbeat
         self.examples = self._count(_BATCH_SIZE)
         self.drops = False
@@ -184,32 +196,41 @@ class _Pass:
             self.drops, self.examples = again != self.examples, again
 
     def classes(self) -> ClassIndices | None:
+        """The classes of the examples, or None where targets are no classes."""
         return None if self._reader is None else self._reader.found()
+
+    def again(self) -> Iterator[list[Any]]:
+        """A second pass: of the training data with another seed, since trials have several."""
+        seed = SEED + (self._split == "train")
+        return self._chunks(make_split(self._make_dataset, self._split, _BATCH_SIZE, seed))
 
     def _count(self, batch_size: int) -> int:
         dataset = make_split(self._make_dataset, self._split, batch_size)
-        watch = None
+        watch, scan = None, self._begin_scan()
         if int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY:
             watch = EndWatch(self._form.where, most_bytes=READ_BYTES)
+        number = self._form.template[1]
+        for leaves in scan.watch(self._chunks(dataset)):
+            if watch is not None:
+                watch.add(leaves)
+            if self._reader is not None and isinstance(number, int):  # one target, not several
+                target = leaves[number]
+                self._reader.add(None if isinstance(target, list) else target)
+            self._heartbeat(scan.count)
+        return scan.count
+
+    def _chunks(self, dataset: tf.data.Dataset) -> Iterator[list[Any]]:
+        """Some examples at a time: for each leaf an array, or a list of arrays that may differ."""
+        shapes = self._form.example_shapes(batched=self.batched) or ()
         if not self.batched:
             template = self._form.template
             dataset = dataset.map(lambda *parts: packed(template, leaves_of(parts)))
             dataset = dataset.ragged_batch(_BATCH_SIZE)
-        number, count = self._form.template[1], 0
         for element in dataset.with_options(fixed_options()):
-            leaves = leaves_of(element)
-            count += int(leaves[0].shape[0])
-            if watch is not None:
-                watch.add([_as_rows(leaf) for leaf in leaves])
-            if self._reader is not None and isinstance(number, int):  # one target, not several
-                target = leaves[number]
-                self._reader.add(target.numpy() if isinstance(target, tf.Tensor) else None)
-            self._heartbeat(count)
-        return count
-
-
-def _as_rows(leaf: Any) -> Any:
-    return [row.numpy() for row in leaf] if isinstance(leaf, tf.RaggedTensor) else leaf.numpy()
+            yield [
+                rows_of(leaf, variable=None in shape)
+                for leaf, shape in zip(leaves_of(element), shapes, strict=True)
+            ]
 
 
 def largest_divisor(number: int, *, at_most: int) -> int:

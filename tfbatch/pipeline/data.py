@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from tfbatch.data_content import DataContent
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 
@@ -22,6 +23,10 @@ class Data(Protocol):
     @property
     def soft_labels(self) -> bool:
         """Whether targets are a probability for each class, not a class index."""
+
+    @property
+    def content(self) -> DataContent:
+        """What a look at the examples has shown; empty for records, checked when written."""
 
     @property
     def input_shape(self) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfbatch.data_content import DataContent
 from tfbatch.errors import DataError
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.batched import values_in
@@ -61,6 +62,11 @@ class FunctionData:
         self._evaluations: dict[tuple[str, int], tf.data.Dataset] = {}
 
     @property
+    def content(self) -> DataContent:
+        """What a look at the examples has shown."""
+        return self._counted.content
+
+    @property
     def input_shape(self) -> Any:
         """Shape of one input; for several inputs, the same structure of shapes."""
         return _as_shapes(self._counted.input_shape)
@@ -82,7 +88,7 @@ class FunctionData:
 
     def describe(self) -> DataDescription:
         """What a process without the data must know."""
-        notes = []
+        notes = [*self.content.sentences()]
         if self._counted.batched["train"]:
             notes.append(_REBATCHED.format(name=self.name))
         if self._counted.drops_remainder:
@@ -94,6 +100,7 @@ class FunctionData:
             num_classes=self.num_classes,
             class_counts=self._counted.class_counts,
             soft_labels=self.soft_labels,
+            weighted_classes=self.content.weighted_classes(self.num_classes),
             notes=tuple(notes),
         )
 

@@ -39,12 +39,14 @@ class OwnSplit:
     Attributes:
         form: What it gives at a time.
         chunks: Reads it from its beginning: `chunks(batched)`.
+        fixed: Whether every reading gives the same.
         length_unknown: Whether nothing says how many examples there are: it may never end.
         notes: What a user should know, beside what storing batches means.
     """
 
     form: Form
     chunks: Callable[[bool], Iterator[Chunk]]
+    fixed: bool = False
     length_unknown: bool = False
     notes: tuple[str, ...] = ()
 
@@ -126,7 +128,7 @@ def _of_arrays(data: Any, where: str) -> OwnSplit:
         for low in steps:
             yield [array[low : low + _CHUNK_EXAMPLES] for array in arrays]
 
-    return OwnSplit(_form_of_arrays(template, arrays, where, batch=False), chunks)
+    return OwnSplit(_form_of_arrays(template, arrays, where, batch=False), chunks, fixed=True)
 
 
 def _stack_hint(arrays: list[Any]) -> str:
@@ -236,7 +238,10 @@ def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> 
         specs = leaves_of(source.element_spec)
         variable = [spec.shape.rank > 1 and spec.shape[1] is None for spec in specs]
         for element in source.prefetch(2):
-            chunk = [_rows(*pair) for pair in zip(leaves_of(element), variable, strict=True)]
+            chunk = [
+                rows_of(leaf, variable=differs)
+                for leaf, differs in zip(leaves_of(element), variable, strict=True)
+            ]
             if len({len(rows) for rows in chunk}) > 1:
                 sizes = " and ".join(str(len(rows)) for rows in chunk)
                 raise InputError(
@@ -249,7 +254,7 @@ def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> 
     return OwnSplit(form, chunks, length_unknown=unknown)
 
 
-def _rows(leaf: Any, variable: bool) -> Any:
+def rows_of(leaf: Any, *, variable: bool) -> Any:
     """A chunk of one leaf: an array, or a list of arrays that may differ in length."""
     if isinstance(leaf, tf.RaggedTensor):
         return [row.numpy() for row in leaf]

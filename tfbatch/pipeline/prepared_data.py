@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.class_balance import balance_warnings, share_warnings
+from tfbatch.data_content import DataContent
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.augmentation import augmentation_keys, make_augment, make_mix
 from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetched
@@ -68,6 +69,11 @@ class PreparedData:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process gets recipe, folder and share, and maps the same decoded files."""
         return _reopen, (self.recipe, self.folder, self._resident_share)
+
+    @property
+    def content(self) -> DataContent:
+        """Nothing: records are checked when they are written."""
+        return DataContent()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

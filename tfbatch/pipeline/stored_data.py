@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfbatch.data_content import DataContent
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetched
 from tfbatch.pipeline.element import inputs_and_targets, packed
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.pipeline.memory import as_tensor
 from tfbatch.pipeline.order import shuffled_indices
-from tfbatch.pipeline.stored_format import Leaf, read_leaf, read_stored
+from tfbatch.pipeline.stored_format import Leaf, read_content, read_leaf, read_stored
 
 Gather = Callable[[tf.Tensor], tf.Tensor]
 """Indices [batch] of examples to one leaf of a batch."""
@@ -41,6 +42,7 @@ class StoredData:
         self.folder = folder
         self.name = name
         self._stored = read_stored(folder)
+        self._content = read_content(folder)
         self._gathers: dict[str, list[Gather]] = {}
         self._evaluations: dict[tuple[str, int], tf.data.Dataset] = {}
         self._stream = tf.function(
@@ -50,6 +52,11 @@ class StoredData:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process gets the folder and maps the same files."""
         return _reopen, (self.folder, self.name)
+
+    @property
+    def content(self) -> DataContent:
+        """What a look at the examples has shown."""
+        return self._content
 
     @property
     def input_shape(self) -> Any:
@@ -84,7 +91,8 @@ class StoredData:
             num_classes=self.num_classes,
             class_counts=self._stored.class_counts,
             soft_labels=self.soft_labels,
-            notes=self._stored.notes,
+            weighted_classes=self.content.weighted_classes(self.num_classes),
+            notes=(*self._stored.notes, *self._content.sentences()),
         )
 
     def num_examples(self, split: str = "train") -> int:

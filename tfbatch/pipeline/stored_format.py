@@ -1,6 +1,7 @@
 """What a folder of stored arrays holds, and how it is read.
 
 FOLDER/stored.json             what is where: a `Stored`
+FOLDER/content.json            what a look at the examples has shown: a `DataContent`
 FOLDER/SPLIT-LEAF.bin          the values of one leaf, one example after the other
 FOLDER/SPLIT-LEAF-lengths.bin  int64 [examples]: lengths, where examples differ in length
 """
@@ -14,11 +15,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tfbatch.data_content import DataContent
 from tfbatch.errors import DataError
 from tfbatch.own_data import STORED
 from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expected
 from tfbatch.schema import Strict
 
+CONTENT = "content.json"
 _CHUNK_EXAMPLES = 65_536
 
 
@@ -75,6 +78,20 @@ def read_stored(folder: Path) -> Stored:
         return Stored.model_validate_json((folder / STORED).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no stored data that can be read: {error}") from error
+
+
+def read_content(folder: Path) -> DataContent:
+    """Reads what a look at the examples has shown; nothing, for data of an earlier version.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    try:
+        return DataContent.model_validate_json((folder / CONTENT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return DataContent()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / CONTENT} cannot be read: {error}") from error
 
 
 def read_leaf(folder: Path, split: str, number: int, leaf: Leaf, count: int) -> Any:

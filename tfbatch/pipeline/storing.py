@@ -6,6 +6,7 @@ The folder's name is the hash of what it holds; tfbatch.pipeline.stored_format s
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import secrets
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.own_data import STORED
 from tfbatch.pipeline.batched import batched_like
@@ -22,7 +24,8 @@ from tfbatch.pipeline.element import leaf_names, leaf_order, numbers_of, packed
 from tfbatch.pipeline.endless import refuse_endless
 from tfbatch.pipeline.leaf_writer import append_all
 from tfbatch.pipeline.own_splits import Chunk, OwnSplit, read_splits
-from tfbatch.pipeline.stored_format import Leaf, Stored, read_classes
+from tfbatch.pipeline.scanning import Contents, in_carved_splits
+from tfbatch.pipeline.stored_format import CONTENT, Leaf, Stored, read_classes
 from tfbatch.run_folder.durable import FREE_SPACE
 
 _TAKEN_APART = (
@@ -77,10 +80,13 @@ def store_splits(
         for leftover in root.glob(".partial-*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        stored = _write(partial, splits, expected, heartbeat or (lambda _: None))
+        stored, content = _write(partial, splits, expected, heartbeat or (lambda _: None))
         (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
         folder = root / _hash(partial)
+        # Not in the hash: the same data is the same, however much of it a check has read.
+        (partial / CONTENT).write_text(content.model_dump_json(indent=1), encoding="utf-8")
         if (folder / STORED).exists():
+            (partial / CONTENT).replace(folder / CONTENT)
             return folder
         with contextlib.suppress(FileNotFoundError):  # one without a description is no data
             shutil.rmtree(folder)
@@ -97,7 +103,9 @@ def _write(
     splits: Mapping[str, OwnSplit],
     expected: Expected,
     heartbeat: Callable[[int], None],
-) -> Stored:
+) -> tuple[Stored, DataContent]:
+    contents = Contents()
+    again: dict[str, Callable[[], Iterator[Chunk]]] = {}
     train = splits["train"].form
     written: dict[str, tuple[tuple[Leaf, ...], int]] = {}
     notes: list[str] = []
@@ -108,8 +116,12 @@ def _write(
         notes += part.notes or ((_TAKEN_APART,) if batched else ())
         names = leaf_names(train.template)
         chunks = _in_order_of(part, train, batched)
+        if not part.fixed:
+            again[split] = functools.partial(_in_order_of, part, train, batched)
         if part.length_unknown:
             chunks = refuse_endless(chunks, where=part.form.where)
+        scan = contents.begin(split, train.template, dropped=_most_dropped(part, batched))
+        chunks = scan.watch(chunks)
         leaves, count = append_all(partial, split, chunks, heartbeat, names=names)
         if not count:
             raise InputError(f"{part.form.where} is empty.")
@@ -129,10 +141,19 @@ def _write(
         splits={split: count for split, (_, count) in written.items()},
         notes=tuple(dict.fromkeys(notes)),
     )
-    if "validation" not in stored.splits:
+    carved = "validation" not in stored.splits
+    content = contents.found(again, carved=carved)
+    if carved:
         found = read_classes(partial, stored, "train", expected)
         stored = carve_validation(partial, stored, None if found is None else found.indices)
-    return _with_classes(partial, stored, expected)
+        content = in_carved_splits(content, partial, stored)
+    return _with_classes(partial, stored, expected), content
+
+
+def _most_dropped(part: OwnSplit, batched: bool) -> int:
+    """Examples that `batch(..., drop_remainder=True)` may have left out of one pass."""
+    sizes = [shape[0] for shape in part.form.shapes if batched]
+    return max((size or 1) - 1 for size in sizes) if sizes and None not in sizes else 0
 
 
 def _batched(part: OwnSplit, train: Any, expected: Expected) -> bool:

@@ -100,7 +100,7 @@ class RunFolder:
     Args:
         path: The folder; made where absent.
         identity: Everything that makes two runs comparable. A folder that was begun with another
-            identity is refused, with the difference.
+            identity is refused, with the difference, as soon as a trial is in its journal.
         budget: What may change from one run to the next (limits of trials and time).
         overwrite: Remove what is in the folder and start anew.
         lock: The folder's lock, where it is held already.
@@ -165,8 +165,8 @@ class RunFolder:
         if self._overwrite:
             self._clear()
         settings = self.path / _SETTINGS
-        if settings.exists():
-            self._compare(settings)
+        if settings.exists() and not self._compare(settings):
+            self._clear()
         write_whole(
             settings, json.dumps({"identity": self._identity, "budget": self._budget}, indent=1)
         )
@@ -183,7 +183,8 @@ class RunFolder:
             else:
                 entry.unlink()
 
-    def _compare(self, settings: Path) -> None:
+    def _compare(self, settings: Path) -> bool:
+        """Whether the settings are the same; others are taken where no trial was finished."""
         try:
             before = json.loads(settings.read_text(encoding="utf-8"))["identity"]
         except ValueError as error:
@@ -191,6 +192,9 @@ class RunFolder:
                 f"{settings} is damaged: {error}. Start anew with --overwrite."
             ) from error
         changes = differences(before, self._identity)
+        journal = self.path / _JOURNAL
+        if changes and (not journal.exists() or b"\n" not in journal.read_bytes()):
+            return False
         if changes:
             raise InputError(
                 f"{self.path} was begun with other settings:\n"
@@ -198,6 +202,7 @@ class RunFolder:
                 + "\nTrials of different settings cannot be compared. Choose another folder with "
                 "--run_dir=DIR, or start anew with --overwrite."
             )
+        return True
 
 
 def check_run_dir(path: Path) -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import SearchError
+from tfbatch.errors import NothingLearnedError, SearchError
+from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.estimators.recommendation import Choice, choose
 from tfbatch.search.confirmation import as_verified, verified_groups
 from tfbatch.search.finished import BASELINE, FinishedTrial
@@ -39,6 +41,9 @@ class Contender:
         trials: Its verification trials, or, if there are none, its trial of the search.
         alone: Seconds of all its training steps, alone on the device: one for each round in which
             they were measured; empty where they were not.
+        validation_alone: Seconds of all its evaluations on the validation split, alone; None where
+            they were not measured.
+        device: Where both were measured, such as "CPU, 2 threads".
     """
 
     key: str
@@ -46,6 +51,14 @@ class Contender:
     learning_rate: float
     trials: tuple[FinishedTrial, ...]
     alone: tuple[float, ...] = ()
+    validation_alone: float | None = None
+    device: str = ""
+
+    @property
+    def validations(self) -> int:
+        """Number of evaluations in one of its trials."""
+        first = self.trials[0]
+        return math.ceil(first.steps / int(first.row["steps_per_epoch"]))
 
     @property
     def completed(self) -> tuple[FinishedTrial, ...]:
@@ -68,6 +81,10 @@ class Contender:
             return Measured(*mean_and_deviation(list(self.alone)), len(self.alone))
         times = [t.training_seconds for t in self.completed or self.trials]
         return Measured(*mean_and_deviation(times), len(times))
+
+    def trial_seconds(self) -> float:
+        """Mean seconds of its whole trials, as they were: beside others, building included."""
+        return mean_and_deviation([t.seconds for t in self.completed or self.trials])[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +130,8 @@ def find_answer(
     objective: Objective,
     batch_sizes: int,
     step_seconds: StepSeconds = _NOT_MEASURED,
+    chance: ChanceLevel | None = None,
+    too_short: str = "give more time with --max_minutes, or shorten the trials",
 ) -> Answer:
     """Decides among what was measured.
 
@@ -121,13 +140,42 @@ def find_answer(
         objective: The objective.
         batch_sizes: How many batch sizes are verified.
         step_seconds: Step times, each batch size alone.
+        chance: The objective's level without learning; None where it is not known.
+        too_short: What to do where no trial has ended.
 
     Raises:
         SearchError: No trial has completed.
+        NothingLearnedError: The answer would be a configuration that is no better than chance.
     """
-    if book.best() is None:
-        raise SearchError(_nothing_completed(book))
-    groups = verified_groups(book, objective=objective, batch_sizes=batch_sizes)
+    first_best = book.best()
+    if first_best is None or first_best.score is None:
+        raise SearchError(_nothing_completed(book, too_short))
+    if chance and not chance.beaten_by(first_best.score, objective.direction):
+        raise NothingLearnedError(_nothing_learned(book, first_best, objective, chance))
+    answer = _decide(book, objective, batch_sizes, step_seconds, chance)
+    mean = answer.recommended.validation()[objective.name].mean
+    if chance and not chance.beaten_by(mean, objective.direction):
+        raise NothingLearnedError(
+            f"On fresh seeds the recommendation would come to {objective.name} {mean:.4g} on "
+            f"average, which is no better than chance. {_lengthen(chance, objective)}"
+        )
+    return answer
+
+
+def _decide(
+    book: TrialBook,
+    objective: Objective,
+    batch_sizes: int,
+    step_seconds: StepSeconds,
+    chance: ChanceLevel | None,
+) -> Answer:
+    level = chance.best(objective.direction) if chance else math.nan
+    groups = verified_groups(
+        book,
+        objective=objective,
+        batch_sizes=batch_sizes,
+        chance=level if math.isfinite(level) else None,
+    )
     contenders = {key: _contender(key, trials, step_seconds) for key, trials in groups.items()}
     first = book.find(BASELINE)
     if first is not None and first.score is not None and BASELINE not in contenders:
@@ -151,18 +199,52 @@ def find_answer(
 
 def _contender(key: str, trials: Sequence[FinishedTrial], step_seconds: StepSeconds) -> Contender:
     first = trials[0]
-    alone = tuple(step_seconds.of(first))
-    return Contender(key, first.configuration, first.learning_rate, tuple(trials), alone)
+    found = Contender(
+        key,
+        first.configuration,
+        first.learning_rate,
+        tuple(trials),
+        tuple(step_seconds.of(first)),
+        device=step_seconds.device,
+    )
+    if step_seconds.validation is None:
+        return found
+    seconds = found.validations * step_seconds.validation
+    return dataclasses.replace(found, validation_alone=seconds)
 
 
-def _nothing_completed(book: TrialBook) -> str:
+def _nothing_completed(book: TrialBook, too_short: str) -> str:
     if not book.trials:
         return (
-            "The time was over before the first trial ended. Give more time with --max_minutes, "
-            'or shorten the trials with --trial_length="1 epochs".'
+            f"The time was over before the first trial ended: {too_short}. The same command with "
+            "other values is accepted, since no trial is in the journal."
         )
     last = book.trials[-1]
     return (
         f"None of {len(book.trials)} trials completed. The last one ({last.trial}) ended as "
         f"{last.status}: {last.message}"
+    )
+
+
+def _nothing_learned(
+    book: TrialBook, best: FinishedTrial, objective: Objective, chance: ChanceLevel
+) -> str:
+    completed = len(book.completed("baseline", "search"))
+    return (
+        f"Nothing was learned: the best of {completed} completed trials ({best.trial}, batch size "
+        f"{best.configuration.batch_size}, learning rate {best.learning_rate:.3g}) has "
+        f"{objective.name} {best.score:.4g}, which is not better than chance by more than luck. "
+        f"{_lengthen(chance, objective)}"
+    )
+
+
+def _lengthen(chance: ChanceLevel, objective: Objective) -> str:
+    constant = (
+        "" if chance.constant is None else f", the best constant prediction {chance.constant:.4g}"
+    )
+    return (
+        f"The untrained model has {chance.untrained:.4g}{constant}, and luck reaches "
+        f"{chance.noise:.2g} on the validation examples. Lengthen the trials (--trial_length, with "
+        "another --run_dir or with --overwrite), or search other learning rates. Nothing was "
+        "verified; every trial is in trials.jsonl of the run folder."
     )

@@ -69,6 +69,8 @@ def recommendation(
         "optimizer": {"name": c.optimizer.name, **c.optimizer.arguments, **derived.numbers()},
         "metrics": _metrics(answer.recommended, test),
         "training_seconds": _seconds(answer.recommended),
+        "validation_seconds": _validation_seconds(answer.recommended),
+        "trial_seconds": answer.recommended.trial_seconds(),
         "baseline": None
         if answer.baseline is None
         else {
@@ -76,6 +78,8 @@ def recommendation(
             "learning_rate": answer.baseline.learning_rate,
             "metrics": _metrics(answer.baseline, test),
             "training_seconds": _seconds(answer.baseline),
+            "validation_seconds": _validation_seconds(answer.baseline),
+            "trial_seconds": answer.baseline.trial_seconds(),
             "failures": answer.baseline.failures,
         },
         "evidence": sorted(
@@ -98,8 +102,14 @@ def recommendation(
     }
 
 
-def best_yaml(answer: Answer, *, request: Request) -> str:
-    """The content of best.yaml, which `python -m tfbatch.train --config` reads."""
+def best_yaml(answer: Answer, *, request: Request, threads: int | None) -> str:
+    """The content of best.yaml, which `python -m tfbatch.train --config` reads.
+
+    Args:
+        answer: The answer.
+        request: What was asked.
+        threads: Threads of each trial on a CPU; None on another device.
+    """
     reported = answer.recommended.validation()[request.objective.name]
     content = {
         "dataset": request.dataset,
@@ -111,6 +121,7 @@ def best_yaml(answer: Answer, *, request: Request) -> str:
         "precision": request.execution.precision,
         "jit_compile": request.execution.jit_compile,
         "strategy": request.execution.strategy,
+        "threads": threads,
         **{key: _plain(value) for key, value in request.task.identity().items()},
         "configuration": answer.recommended.configuration.model_dump(mode="json"),
         "reported": {
@@ -146,9 +157,20 @@ def table_by_batch_size(trials: list[FinishedTrial], answer: Answer, objective: 
     groups = [("baseline", first)] if first else []
     sizes = sorted({t.configuration.batch_size for t in searched})
     groups += [(str(b), [t for t in searched if t.configuration.batch_size == b]) for b in sizes]
-    for name, group in groups:
-        table.add_row(*_row(name, group, answer, objective))
+    rows = [_row(name, group, answer, objective) for name, group in groups]
+    for row in rows:
+        table.add_row(*row)
+    if any(row[_SECONDS].endswith(_AS_IN_TRIAL) for row in rows):
+        table.caption = (
+            f"train s: seconds of training steps, alone on the device;{_AS_IN_TRIAL} as they were "
+            "in the trial, beside others"
+        )
     return table
+
+
+_SECONDS = 6
+_AS_IN_TRIAL = " *"
+"""Marks seconds that other trials slowed down."""
 
 
 def _row(name: str, group: list[FinishedTrial], answer: Answer, objective: Objective) -> list[str]:
@@ -162,11 +184,12 @@ def _row(name: str, group: list[FinishedTrial], answer: Answer, objective: Objec
         return [shown, str(len(group)), f"none ({ends})", "", "", "", "", ""]
     best = next((t for t in scored if t.trial in answer.contenders), scored[0])
     contender = answer.contenders.get(best.trial)
-    fresh, seconds = "", f"{best.training_seconds:.3g}"
+    fresh, seconds = "", f"{best.training_seconds:.3g}{_AS_IN_TRIAL}"
     if contender and _on_fresh_seeds(contender):
         measured = contender.validation()
         fresh = contender.failures or shown_as(measured[objective.name])
-        seconds = f"{contender.training_seconds().mean:.3g}"
+        mark = "" if contender.alone else _AS_IN_TRIAL
+        seconds = f"{contender.training_seconds().mean:.3g}{mark}"
     return [
         shown,
         str(len(group)),
@@ -233,7 +256,13 @@ def _seconds(contender: Contender) -> dict[str, Any]:
         "standard_deviation": None if math.isnan(measured.deviation) else measured.deviation,
         "measurements": measured.seeds,
         "alone_on_the_device": bool(contender.alone),
+        "device": contender.device or None,
     }
+
+
+def _validation_seconds(contender: Contender) -> dict[str, Any]:
+    """Of all evaluations of a training together; null where they were not measured alone."""
+    return {"mean": contender.validation_alone, "evaluations": contender.validations}
 
 
 def _as_json(measured: Measured) -> dict[str, Any]:

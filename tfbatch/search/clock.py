@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 CONFIRMATION_SHARE = 0.4
-"""At most this share of the time is kept for verification on fresh seeds."""
+"""At most this share of the time is kept for verification on fresh seeds ..."""
+ONE_ROUND_SHARE = 0.6
+"""... but one round of it may take this share: without one nothing is verified."""
 FINISHING_SECONDS = 5.0
 """Kept for saving, beside what the test split is expected to take."""
 
@@ -44,14 +46,43 @@ class SearchClock:
         """Seconds left; infinite without a limit."""
         return float("inf") if self._limit is None else self._limit - self.elapsed
 
-    def expired(self) -> bool:
-        """Whether only the time for finishing is left: a running trial must stop."""
-        return self.left < self._finishing
+    @property
+    def finishing(self) -> float:
+        """Seconds kept for the test split and for saving."""
+        return self._finishing
+
+    def expired(self, *, keep_finish: bool = True) -> bool:
+        """Whether a running trial must stop.
+
+        Args:
+            keep_finish: Whether the time for finishing is kept; else all of it may be used.
+        """
+        return self.left < (self._finishing if keep_finish else 0.0)
 
     def fits(self, seconds: float, *, reserve: float = 0.0) -> bool:
         """Whether something that takes this long fits before the reserve and the finish."""
         return self.left - self._finishing - reserve >= seconds
 
-    def confirmation_reserve(self, seconds: float) -> float:
-        """Seconds to keep for a verification that takes `seconds`: up to the stated share."""
-        return 0.0 if self._limit is None else min(seconds, CONFIRMATION_SHARE * self._limit)
+    def confirmation_reserve(self, rounds: Sequence[float]) -> float:
+        """Seconds to keep for a verification: as many whole rounds as the stated shares allow.
+
+        Args:
+            rounds: Seconds of each round that is to come; a part of a round is of no use.
+        """
+        if self._limit is None:
+            return 0.0
+        kept = 0.0
+        for number, seconds in enumerate(rounds):
+            share = CONFIRMATION_SHARE if number else ONE_ROUND_SHARE
+            if kept + seconds > share * self._limit:
+                break
+            kept += seconds
+        return kept
+
+
+def side_by_side(seconds: Sequence[float], at_once: int) -> float:
+    """Wall-clock seconds of trials that share `at_once` places, the longest first."""
+    places = [0.0] * max(at_once, 1)
+    for one in sorted(seconds, reverse=True):
+        places[places.index(min(places))] += one
+    return max(places)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.recommendation import Verified
-from tfbatch.search.clock import SearchClock
+from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
 from tfbatch.search.step_seconds import StepSeconds
@@ -16,6 +17,9 @@ from tfbatch.search.trial_book import Planned, TrialBook
 from tfbatch.seeds import derive_seed
 
 _NOT_MEASURED = StepSeconds()
+HOPELESS_SHARE = 0.1
+"""A trial that lies behind the best one by more than this share of what that one has learned is not
+verified: it could be recommended only as a tie, and seeds differ by less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,24 +38,43 @@ class Candidate:
 
 
 def choose_candidates(
-    trials: Sequence[FinishedTrial], *, objective: Objective, batch_sizes: int
+    trials: Sequence[FinishedTrial],
+    *,
+    objective: Objective,
+    batch_sizes: int,
+    chance: float | None = None,
 ) -> list[Candidate]:
-    """The best trial of each of the best batch sizes, and the baseline.
+    """The best searched trial of each of the best batch sizes, and the baseline.
+
+    The baseline takes no batch size's place: the best trial of the search is verified also where
+    the baseline has its batch size. Trials that lie hopelessly behind the best one are left out.
 
     Args:
         trials: Finished trials; those of the verification and those without a score are left out.
         objective: The objective.
         batch_sizes: How many batch sizes.
+        chance: The objective's value without learning; None where it is not known: then no trial
+            is left out for its quality.
     """
     scored = [t for t in trials if t.score is not None and t.phase != "confirmation"]
     sign = 1.0 if objective.direction == "min" else -1.0
     scored.sort(key=lambda t: sign * (t.score or 0.0))
+    baseline = [t for t in scored if t.trial == BASELINE]
+    same = {t.configuration.identity() for t in baseline}
     best: dict[int, FinishedTrial] = {}
     for trial in scored:
-        best.setdefault(trial.configuration.batch_size, trial)
+        if trial.trial != BASELINE and trial.configuration.identity() not in same:
+            best.setdefault(trial.configuration.batch_size, trial)
     chosen = list(best.values())[:batch_sizes]
-    chosen += [t for t in scored if t.trial == BASELINE and t not in chosen]
+    if chance is not None and scored:
+        farthest = HOPELESS_SHARE * abs(chance - _score(scored[0]))
+        chosen = [t for t in chosen if abs(_score(t) - _score(scored[0])) <= farthest]
+    chosen = sorted([*chosen, *baseline], key=lambda t: sign * _score(t))
     return [Candidate(t.trial, t.configuration, t.seconds) for t in chosen]
+
+
+def _score(trial: FinishedTrial) -> float:
+    return trial.score if trial.score is not None else math.nan
 
 
 def run_rounds(
@@ -62,19 +85,46 @@ def run_rounds(
     clock: SearchClock,
     seed: int,
     stop_requested: Callable[[], bool],
+    at_least: int = 1,
 ) -> None:
     """Trains every candidate with the same fresh seeds, a round for each seed.
 
     A round is begun only if it fits in the time that is left. The order changes from round to
     round, so that a drift of the machine does not fall on one candidate.
 
+    Args:
+        candidates: What to verify.
+        rounds: Number of rounds.
+        book: Runs the trials.
+        clock: The time limit.
+        seed: The run's seed.
+        stop_requested: When true, no further round is begun.
+        at_least: So many rounds must fit together: an earlier verification has as many, and fewer
+            would replace it.
+
     Raises:
         InterruptedTrialError: Running trials were asked to stop.
     """
+    seconds = missing_seconds(candidates, rounds=rounds, book=book)
+    if not clock.fits(sum(seconds[:at_least])):
+        return
     plan = _rounds(
         candidates, rounds=rounds, book=book, clock=clock, seed=seed, stop_requested=stop_requested
     )
     book.run_all(lambda: next(plan, None))
+
+
+def missing_seconds(
+    candidates: Sequence[Candidate], *, rounds: int, book: TrialBook
+) -> list[float]:
+    """What is missing of each round, in expected wall-clock seconds; 0 for a whole one."""
+    return [
+        side_by_side(
+            [c.seconds for c in candidates if book.find(trial_name(c.configuration, n)) is None],
+            book.at_once,
+        )
+        for n in range(1, rounds + 1)
+    ]
 
 
 def _rounds(
@@ -87,9 +137,8 @@ def _rounds(
     stop_requested: Callable[[], bool],
 ) -> Iterator[Planned]:
     for number in range(1, rounds + 1):
-        missing = [c for c in candidates if book.find(trial_name(c.configuration, number)) is None]
-        expected = sum(c.seconds for c in missing) / book.at_once
-        if missing and (stop_requested() or not clock.fits(expected)):
+        missing = missing_seconds(candidates, rounds=number, book=book)[-1]
+        if missing and (stop_requested() or not clock.fits(missing)):
             return
         first = number % max(len(candidates), 1)
         for candidate in [*candidates[first:], *candidates[:first]]:
@@ -102,7 +151,7 @@ def _rounds(
 
 
 def verified_groups(
-    book: TrialBook, *, objective: Objective, batch_sizes: int
+    book: TrialBook, *, objective: Objective, batch_sizes: int, chance: float | None = None
 ) -> dict[str, list[FinishedTrial]]:
     """The verification trials of every configuration that was in whole rounds, by its key.
 
@@ -110,7 +159,7 @@ def verified_groups(
     earlier session stays verified when new candidates were not. Every configuration with the same
     rounds is in, also one with a trial that did not complete. Empty if no round is whole.
     """
-    for candidates in _candidate_sets(book.trials, objective, batch_sizes):
+    for candidates in _candidate_sets(book.trials, objective, batch_sizes, chance):
         rounds = 0
         while candidates and all(
             book.find(trial_name(c.configuration, rounds + 1)) for c in candidates
@@ -152,15 +201,23 @@ def confirmation_seed(seed: int, number: int) -> int:
 
 
 def _candidate_sets(
-    trials: Sequence[FinishedTrial], objective: Objective, batch_sizes: int
+    trials: Sequence[FinishedTrial],
+    objective: Objective,
+    batch_sizes: int,
+    chance: float | None,
 ) -> list[list[Candidate]]:
     """The candidates now, then those of each earlier verification, newest first."""
-    sets = [choose_candidates(trials, objective=objective, batch_sizes=batch_sizes)]
+
+    def candidates(trials: Sequence[FinishedTrial]) -> list[Candidate]:
+        return choose_candidates(
+            trials, objective=objective, batch_sizes=batch_sizes, chance=chance
+        )
+
+    sets = [candidates(trials)]
     for index in reversed(range(len(trials))):
         starts = trials[index].phase == "confirmation" and trials[index - 1].phase != "confirmation"
         if starts:
-            before = trials[:index]
-            sets.append(choose_candidates(before, objective=objective, batch_sizes=batch_sizes))
+            sets.append(candidates(trials[:index]))
     return sets
 
 

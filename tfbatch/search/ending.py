@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import RecordError
+from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search import answer_files
@@ -60,39 +61,75 @@ class Ending:
     build_model: Callable[..., Any]
     compiled: bool
 
-    def finish(self, answer: Answer) -> Result:
-        """Writes the answer, then reads test and saves the model: their failure loses nothing."""
-        interrupted = self.stop_requested()
+    def keep(self, answer: Answer) -> None:
+        """Writes the answer so far, unless the files hold one that rests on the same trials.
+
+        It is marked as interrupted: a run that comes to its end writes another one.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        if self._known_answer(answer) is None:
+            self._write(self._content(answer, {}, interrupted=True), answer)
+
+    def finish(self, answer: Answer, *, failure: Exception | None = None) -> Result:
+        """Writes the answer, then reads test and saves the model: their failure loses nothing.
+
+        Args:
+            answer: The answer.
+            failure: What has ended the run early, or None.
+        """
+        early = failure is not None or self.stop_requested()
+        failures = [failure] if failure else []
         known = self._known_answer(answer)
-        content = self._write(answer, known or {}, interrupted=interrupted)
-        if known is None and not interrupted:
-            with self._told("The test split could not be evaluated"):
-                content = self._write(answer, self._test_metrics(answer), interrupted=False)
-        with self._told("best.keras could not be written"):
+        test: TestMetrics = dict(known or {})
+        content = self._content(answer, test, interrupted=early)
+        with told(self.progress, "The answer could not be written", failures):
+            self._write(content, answer)
+        if known is None and not early:
+            with told(self.progress, "The test split could not be evaluated", failures):
+                for key, metrics in self._test_metrics(answer):
+                    test[key] = metrics  # on disk as soon as it is measured
+                    content = self._content(answer, test, interrupted=True)
+                    self._write(content, answer)
+        with told(self.progress, "best.keras could not be written", failures):
             self._save_best(answer.recommended)
-        first = answer.recommended.trials[0]
+        early = early or (self.stop_requested() and known is None)
+        content = self._content(answer, test, interrupted=early)
+        with told(self.progress, "The answer could not be written", failures):
+            self._write(content, answer)
+        snippet = ""
+        with told(self.progress, "The script in plain Keras could not be written", failures):
+            snippet = self._snippet(answer)
         return Result(
             run_dir=self.folder.path,
             recommendation=content,
             table=answer_files.table_by_batch_size(
                 self.book.trials, answer, self.request.objective
             ),
-            snippet=keras_snippet(
-                first.configuration,
-                self.derive(first.configuration),
-                request=self.request,
-                data=self.data,
-                build_model=self.build_model,
-                compiled=self.compiled,
-                seed=first.seed,
-            ),
+            snippet=snippet,
             answer=answer,
             rows=self.folder.journal.rows,
-            interrupted=interrupted,
+            interrupted=self.stop_requested(),
+            failure=next((e for e in failures if _ends_a_run(e, failure)), None),
         )
 
-    def _write(self, answer: Answer, test: TestMetrics, *, interrupted: bool) -> dict[str, Any]:
-        content = answer_files.recommendation(
+    def _snippet(self, answer: Answer) -> str:
+        first = answer.recommended.trials[0]
+        devices = self.engine.devices
+        return keras_snippet(
+            first.configuration,
+            self.derive(first.configuration),
+            request=self.request,
+            data=self.data,
+            build_model=self.build_model,
+            compiled=self.compiled,
+            seed=first.seed,
+            threads=devices.threads if devices.kind == "CPU" else None,
+        )
+
+    def _content(self, answer: Answer, test: TestMetrics, *, interrupted: bool) -> dict[str, Any]:
+        return answer_files.recommendation(
             answer,
             self.derive(answer.recommended.configuration),
             objective=str(self.request.objective),
@@ -106,17 +143,19 @@ class Ending:
             else None,
             edges=edges_of(self.book.trials, space=self.space, objective=self.request.objective),
         )
-        best = answer_files.best_yaml(answer, request=self.request)
-        answer_files.write_answer(self.folder.path, content, best)
-        return content
 
-    def _test_metrics(self, answer: Answer) -> TestMetrics:
+    def _write(self, content: dict[str, Any], answer: Answer) -> None:
+        devices = self.engine.devices
+        threads = devices.threads if devices.kind == "CPU" else None
+        best = answer_files.best_yaml(answer, request=self.request, threads=threads)
+        answer_files.write_answer(self.folder.path, content, best)
+
+    def _test_metrics(self, answer: Answer) -> Iterator[tuple[str, dict[str, Measured]]]:
         """Reads the test split, once for each answer: here and nowhere else."""
         if "test" not in self.data.splits:
             self.progress.say("There is no test split: the answer rests on validation alone.")
-            return {}
+            return
         self.progress.say("Evaluating the recommendation and the baseline on the test split.")
-        test: TestMetrics = {}
         for contender in _distinct(answer):
             kept = [(t, self.book.weights_file(t.trial)) for t in contender.completed]
             measured = [
@@ -125,8 +164,7 @@ class Ending:
                 if file.exists()
             ]
             if measured:
-                test[contender.key] = summarize(measured)
-        return test
+                yield contender.key, summarize(measured)
 
     def _known_answer(self, answer: Answer) -> TestMetrics | None:
         """The test metrics of an earlier session, if its answer rests on the same trials."""
@@ -150,16 +188,6 @@ class Ending:
             parts[answer.baseline.key] = before["baseline"]["metrics"]["test"]
         return {key: _as_measured(part) for key, part in parts.items() if part}
 
-    @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """The answer stands whatever fails after it: the failure is told, and the run goes on."""
-        try:
-            yield
-        except RecordError:
-            raise
-        except Exception as error:  # of the user's own layers, or a lack of memory
-            self.progress.say(f"{what}: {type(error).__name__}: {error}")
-
     def _save_best(self, contender: Contender) -> None:
         """Saves the model of the first verification seed: not the luckiest one."""
         first = contender.trials[0]
@@ -173,6 +201,38 @@ class Ending:
                 first.row["total_examples"],
                 self.folder.path / "best.keras",
             )
+
+
+@contextlib.contextmanager
+def told(progress: Progress, what: str, failures: list[Exception] | None = None) -> Iterator[None]:
+    """A stage of which nothing else depends: its failure is told, and the run goes on.
+
+    Args:
+        progress: Told of it.
+        what: What could not be done, for a sentence.
+        failures: Gets the failure.
+    """
+    try:
+        yield
+    except Exception as error:  # of a user's own layers, of a worker, of a disk
+        if failures is not None:
+            failures.append(error)
+        tell_failure(progress, what, error)
+
+
+def tell_failure(progress: Progress, what: str, error: Exception) -> None:
+    """One sentence; the traceback goes where the libraries' output goes."""
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else ""
+    name = "" if isinstance(error, TfbatchError) else f"{type(error).__name__}: "
+    progress.say(f"{what}: {name}{reason}")
+    if not isinstance(error, StoppedError):
+        traceback.print_exception(error)
+
+
+def _ends_a_run(error: Exception, first: Exception | None) -> bool:
+    """Whether a failure decides the exit code: damaged data and full disks do wherever they are."""
+    return error is first or isinstance(error, (RecordError, RunFolderError))
 
 
 def _distinct(answer: Answer) -> list[Contender]:

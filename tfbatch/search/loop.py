@@ -8,9 +8,9 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
-from tfbatch.search.clock import SearchClock
+from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.config import SearchConfig
-from tfbatch.search.confirmation import choose_candidates
+from tfbatch.search.confirmation import choose_candidates, missing_seconds
 from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
 from tfbatch.search.oracles import AskTell
@@ -37,6 +37,7 @@ class Search:
         untrained: The objective's value before any training.
         progress: Told of the search's progress.
         largest_batch_size: No larger one is tried; None where nothing was measured.
+        chance: The objective's value without learning, where it is known.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Search:
         untrained: float,
         progress: Progress,
         largest_batch_size: int | None = None,
+        chance: float | None = None,
     ):
         self._config = config
         self._space = space
@@ -61,8 +63,10 @@ class Search:
         self._untrained = untrained
         self._progress = progress
         self._largest = largest_batch_size or max(space.batch_sizes)
+        self._chance = chance
         self._scores: list[float] = []
         self._replaced = 0
+        self._next = 0  # the baseline
         self._oracle = AskTell(
             config.oracle, space=space, objective=objective, seed=derive_seed(seed, "oracle")
         )
@@ -70,7 +74,8 @@ class Search:
     def run(self, baseline: Configuration, *, stop_requested: Callable[[], bool]) -> None:
         """Runs the baseline and the search's trials, as far as budget and time allow.
 
-        Trials of an earlier session are told to the oracle in their order and not run again.
+        Trials of an earlier session are told to the oracle in their order and not run again. A
+        second call goes on where the first one ended, if there is time again.
 
         Raises:
             InterruptedTrialError: Running trials were asked to stop.
@@ -78,7 +83,8 @@ class Search:
         """
         if stop_requested() and not self._book.trials:
             raise InterruptedTrialError(BASELINE)
-        self._announce()
+        if not self._next:
+            self._announce()
         plan = self._plan(baseline, stop_requested)
         self._book.run_all(lambda: next(plan, None), self._finished)
 
@@ -86,22 +92,28 @@ class Search:
         self, baseline: Configuration, stop_requested: Callable[[], bool]
     ) -> Iterator[Planned]:
         """Yields trial after trial, each when a place for it is free."""
-        yield Planned(BASELINE, "baseline", derive_seed(self._seed, BASELINE), baseline)
-        for number in range(1, self._config.max_trials + 1):
-            name = f"search-{number:04d}"
+        if not self._next:
+            self._next = 1
+            yield Planned(BASELINE, "baseline", derive_seed(self._seed, BASELINE), baseline)
+        while self._next <= self._config.max_trials:
+            number, name = self._next, f"search-{self._next:04d}"
             known = self._book.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 return
-            values = self._oracle.ask(name)
+            before = self._space.values(known.configuration) if known else None
+            values = self._oracle.ask(name, known=before)
             if values is None:
                 self._progress.say(
                     f"The oracle finds no untried configuration after {number - 1} trials."
                 )
+                self._next = self._config.max_trials + 1
                 return
-            tried = self._space.values(known.configuration) if known else self._fitting(values)
+            tried = before or self._fitting(values)
             if tried is None:
                 self._progress.say("No batch size of the search fits in memory: it ends here.")
+                self._next = self._config.max_trials + 1
                 return
+            self._next += 1
             if tried != values:
                 # Another version of a library proposes otherwise, or it does not fit.
                 self._oracle.replace(tried, name)
@@ -125,12 +137,24 @@ class Search:
         return [size for size in self._space.batch_sizes if size <= self._largest]
 
     def confirmation_reserve(self) -> float:
-        """Seconds kept for verification."""
+        """Seconds kept for verification.
+
+        Where no further round of it fits, the search goes on, and what is kept is the time in
+        which a better configuration would get the rounds that the others have.
+        """
         c = self._config.confirmation
         candidates = choose_candidates(
-            self._book.trials, objective=self._objective, batch_sizes=c.batch_sizes
+            self._book.trials,
+            objective=self._objective,
+            batch_sizes=c.batch_sizes,
+            chance=self._chance,
         )
-        return self._clock.confirmation_reserve(c.seeds * sum(x.seconds for x in candidates))
+        rounds = missing_seconds(candidates, rounds=c.seeds, book=self._book)
+        done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
+        if done < len(rounds) and self._clock.fits(rounds[done]):
+            return self._clock.confirmation_reserve(rounds[done:])
+        expected = statistics.median(self._book.seconds_of_trials() or [0.0])
+        return side_by_side([expected] * done, self._book.at_once)
 
     def _finished(self, trial: FinishedTrial) -> None:
         if trial.trial != BASELINE:

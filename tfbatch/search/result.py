@@ -30,6 +30,8 @@ class Result:
         answer: The comparison that the recommendation rests on.
         rows: The journal's rows.
         interrupted: Whether somebody ended the run early.
+        failure: What else ended it early, such as damaged records; the answer then rests on what
+            was measured before. None if it came to its end.
     """
 
     run_dir: Path
@@ -39,6 +41,7 @@ class Result:
     answer: Answer
     rows: list[dict[str, Any]]
     interrupted: bool
+    failure: Exception | None = None
 
     @property
     def batch_size(self) -> int:
@@ -146,10 +149,13 @@ class Result:
         interval = (
             "" if recommended.half_width == float("inf") else f" ± {recommended.half_width:.4f}"
         )
+        where = f"behind the best mean by {recommended.deficit:.4f}{interval}"
+        if recommended.key == choice.best:
+            where = "and has the best mean"
         return (
             f"{len(tied)} configurations are tied with the best on {seeds} (not shown to be "
             f"worse, and behind by at most {choice.margin:.4f}); this is the fastest of them, "
-            f"behind the best mean by {recommended.deficit:.4f}{interval}."
+            f"{where}."
         )
 
 
@@ -174,9 +180,24 @@ def _figures(content: dict[str, Any]) -> str:
             continue
         figures = ", ".join(f"{name} {_measured(value)}" for name, value in metrics.items())
         parts.append(f"{split} {figures}")
-    seconds = content["training_seconds"]
-    alone = " alone on the device" if seconds["alone_on_the_device"] else " beside other trials"
-    return "; ".join([*parts, f"{seconds['mean']:.3g} s of training{alone}"])
+    return "; ".join([*parts, _duration(content)])
+
+
+def _duration(content: dict[str, Any]) -> str:
+    """What a training takes, and what that holds."""
+    steps, validation = content["training_seconds"], content["validation_seconds"]
+    if not steps["alone_on_the_device"]:
+        return (
+            f"{content['trial_seconds']:.3g} s beside other trials, of which "
+            f"{steps['mean']:.3g} s are training steps"
+        )
+    where = f"alone on {steps['device'] or 'the device'}"
+    if validation["mean"] is None:
+        return f"{steps['mean']:.3g} s of training steps {where}, validation not included"
+    return (
+        f"{steps['mean'] + validation['mean']:.3g} s {where}: {steps['mean']:.3g} s of training "
+        f"steps, {validation['mean']:.3g} s of {validation['evaluations']} validations"
+    )
 
 
 def _measured(value: dict[str, Any]) -> str:

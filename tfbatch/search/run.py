@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 from tfbatch.configuration import Configuration
+from tfbatch.durations import TrainingLength
+from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.own_data import DataDescription
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.fingerprint import hardware, software
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.search.answer import find_answer
-from tfbatch.search.answer_files import RECOMMENDATION
+from tfbatch.run_folder.wall_time import WallTime, spent_seconds
+from tfbatch.search.answer import Answer, find_answer
+from tfbatch.search.budget import Budget
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
-from tfbatch.search.confirmation import choose_candidates, run_rounds
-from tfbatch.search.ending import Ending
+from tfbatch.search.confirmation import (
+    choose_candidates,
+    missing_seconds,
+    run_rounds,
+    verified_groups,
+)
+from tfbatch.search.ending import Ending, tell_failure, told
 from tfbatch.search.loop import Search
 from tfbatch.search.opening import (
     AnyEngine,
@@ -33,11 +42,11 @@ from tfbatch.search.step_seconds import (
     by_batch_size,
     device_name,
     read_step_seconds,
-    write_step_seconds,
 )
 from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.evaluation import Untrained
+from tfbatch.training.step_times import FILE as STEP_TIMES
 
 
 class Run:
@@ -61,6 +70,7 @@ class Run:
     ):
         self._build_model, self._compiled = build_model, compiled
         self._largest_batch_size = largest_batch_size
+        self._budget: Budget | None = None
         self.request = request
         self.data = data
         self.engine = engine
@@ -70,16 +80,18 @@ class Run:
         self.stop_requested = stop_requested
         self.untrained = untrained
         self.step_seconds = read_step_seconds(folder.path)
+        self.chance = untrained.chance.get(request.objective.name.removeprefix("val_"))
         self.num_examples = data.splits["train"]
         self.total_examples = request.trial_length.examples(self.num_examples)
-        spent = self._spent_seconds()
+        spent = spent_seconds(folder.path, folder.journal.rows)
+        self.wall_time = WallTime(folder.path, before=spent, started=started)
         self.clock = SearchClock(
             request.max_minutes,
             spent_seconds=spent + time.monotonic() - started,
             finishing_seconds=FINISHING_SECONDS + self._expected_test_seconds(),
         )
         # A trial that runs into the end of the time is stopped like one that is asked to.
-        engine.stop_requested = lambda: stop_requested() or self.clock.expired()
+        engine.stop_requested = self._must_stop
         self.book = TrialBook(
             folder,
             engine=engine,
@@ -91,9 +103,58 @@ class Run:
         )
 
     def complete(self) -> Result:
-        """Search, verification, answer."""
-        self._write_settings()
-        search = Search(
+        """Search, verification, answer.
+
+        What ends a stage early costs what that stage would have measured, and not the answer.
+
+        Raises:
+            NothingLearnedError: No trial is better than chance.
+            SearchError: No trial has completed.
+            StoppedError: A stop was asked for before any trial had completed.
+        """
+        with self.wall_time:
+            self._write_settings()
+            failure = self._search_and_verify()
+            # From here on the end of the time stops nothing: time was kept for what is left.
+            self.engine.stop_requested = self.stop_requested
+            if self.book.best() is None:
+                stop_if(self.stop_requested)
+            answer = self._answer()
+            with told(self.progress, "The step times could not be measured"):
+                self._measure_step_times(answer)
+                answer = self._answer()
+            return self._ending().finish(answer, failure=failure)
+
+    def _search_and_verify(self) -> Exception | None:
+        """Searches and verifies as long as there is time for both; what ended it early, or None."""
+        try:
+            self._check_budget()
+            search = self._search()
+            baseline = self.request.baseline_configuration(self.space.scaling_rule)
+            while True:
+                before = len(self.book.trials)
+                search.run(baseline, stop_requested=self.stop_requested)
+                self._keep_answer()
+                self._verify()
+                self._keep_answer()
+                if len(self.book.trials) == before or self.stop_requested():
+                    return None
+        except InterruptedTrialError as trial:
+            self.progress.say(f"{trial} was stopped before its end; it is not counted.")
+        except StoppedError:
+            pass  # whoever asked for it has been told
+        except (NothingLearnedError, InputError):
+            raise
+        except Exception as error:
+            if self.book.best() is None:
+                raise
+            tell_failure(self.progress, "The run ended early; what was measured stands", error)
+            return error
+        self._keep_answer()
+        return None
+
+    def _search(self) -> Search:
+        return Search(
             self.request.search,
             space=self.space,
             objective=self.request.objective,
@@ -103,22 +164,35 @@ class Run:
             untrained=self.untrained.metrics[self.request.objective.name.removeprefix("val_")],
             progress=self.progress,
             largest_batch_size=self._largest_batch_size,
+            chance=self._chance_value(),
         )
-        baseline = self.request.baseline_configuration(self.space.scaling_rule)
-        try:
-            search.run(baseline, stop_requested=self.stop_requested)
-            self._verify()
-            self._measure_step_times()
-        except InterruptedTrialError as trial:
-            self.progress.say(f"{trial} was stopped before its end; it is not counted.")
-        if self.book.best() is None:
-            stop_if(self.stop_requested)
-        answer = find_answer(
+
+    def _must_stop(self) -> bool:
+        """The first trial may take all the time that there is: without it there is no answer."""
+        first = self.book.best() is None
+        return self.stop_requested() or self.clock.expired(keep_finish=not first)
+
+    def _chance_value(self) -> float | None:
+        """The objective's value without learning, where it is known."""
+        value = self.chance.best(self.request.objective.direction) if self.chance else math.nan
+        return value if math.isfinite(value) else None
+
+    def _answer(self) -> Answer:
+        return find_answer(
             self.book,
             objective=self.request.objective,
             batch_sizes=self.request.search.confirmation.batch_sizes,
             step_seconds=self.step_seconds,
+            chance=self.chance,
+            too_short=self._too_short(),
         )
+
+    def _keep_answer(self) -> None:
+        """Writes the answer so far: a run that is killed later has it on disk."""
+        if self.book.best() is not None:
+            self._ending().keep(self._answer())
+
+    def _ending(self) -> Ending:
         return Ending(
             request=self.request,
             data=self.data,
@@ -132,7 +206,47 @@ class Run:
             stop_requested=self.stop_requested,
             build_model=self._build_model,
             compiled=self._compiled,
-        ).finish(answer)
+        )
+
+    def _check_budget(self) -> None:
+        """Says before the first trial how many fit, and which length would.
+
+        Raises:
+            InputError: Not even one trial fits.
+        """
+        if self.request.max_minutes is None or self.book.trials or self.stop_requested():
+            return
+        baseline = self.request.baseline_configuration(self.space.scaling_rule)
+        with told(self.progress, "The duration of a trial could not be predicted"):
+            seconds = self.engine.call(
+                "expected_trial_seconds", baseline, self.total_examples, self.untrained.seconds
+            )
+            self._budget = Budget(
+                trial_seconds=seconds,
+                left=self.clock.left - self.clock.finishing,
+                at_once=self.book.at_once,
+                max_trials=self.request.search.max_trials,
+                to_verify=self.request.search.confirmation.batch_sizes + 1,
+                length=self.request.trial_length,
+                shortest=self._shortest_length(),
+                max_minutes=self.request.max_minutes,
+            )
+        if self._budget:
+            self._budget.check()
+            for line in self._budget.lines():
+                self.progress.say(line)
+
+    def _shortest_length(self) -> TrainingLength:
+        """One batch of the largest size: no trial may be shorter."""
+        largest = max(*self.space.batch_sizes, self.request.baseline.batch_size)
+        if self.request.trial_length.unit == "examples":
+            return TrainingLength(amount=largest, unit="examples")
+        return TrainingLength(amount=largest / self.num_examples, unit="epochs")
+
+    def _too_short(self) -> str:
+        """What to do where the time was over before the first trial ended."""
+        advice = self._budget.advice() if self._budget else ""
+        return advice or "give more time with --max_minutes, or shorten the trials"
 
     def _expected_test_seconds(self) -> float:
         """What evaluating recommendation and baseline on test will take, from the untrained one."""
@@ -140,13 +254,6 @@ class Run:
         share = splits.get("test", 0) / splits["validation"]
         models = 2 * max(self.request.search.confirmation.seeds, 1)
         return models * self.untrained.seconds * share
-
-    def _spent_seconds(self) -> float:
-        """What earlier sessions used: their trials, and if one came to an end, all its work."""
-        trials = sum(row["seconds"] for row in self.folder.journal.rows)
-        path = self.folder.path / RECOMMENDATION
-        recorded = json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else 0.0
-        return float(max(trials, recorded))
 
     def derive(self, configuration: Configuration) -> Derived:
         """Derived values of a configuration, for this run's length of trials."""
@@ -158,13 +265,32 @@ class Run:
         )
 
     def _verify(self) -> None:
+        """Trains the candidates on fresh seeds.
+
+        Raises:
+            NothingLearnedError: There is nothing to verify.
+            InterruptedTrialError: Running trials were asked to stop.
+        """
+        self._answer()  # of a search that has learned nothing there is none
         confirmation = self.request.search.confirmation
         candidates = choose_candidates(
             self.book.trials,
             objective=self.request.objective,
             batch_sizes=confirmation.batch_sizes,
+            chance=self._chance_value(),
         )
-        if self.stop_requested() or not candidates or not confirmation.seeds:
+        missing = missing_seconds(candidates, rounds=confirmation.seeds, book=self.book)
+        if self.stop_requested() or not any(missing):
+            return
+        verified = verified_groups(
+            self.book,
+            objective=self.request.objective,
+            batch_sizes=confirmation.batch_sizes,
+            chance=self._chance_value(),
+        )
+        before = min((len(trials) for trials in verified.values()), default=1)
+        begun = next(n for n, seconds in enumerate(missing, start=1) if seconds)
+        if not self.clock.fits(sum(missing[: max(before, begun)])):
             return
         self.progress.say(
             f"Verifying {len(candidates)} configurations, the baseline among them, on up to "
@@ -177,27 +303,29 @@ class Run:
             clock=self.clock,
             seed=self.request.seed,
             stop_requested=self.stop_requested,
+            at_least=before,
         )
 
-    def _measure_step_times(self) -> None:
-        """Each candidate's batch size alone on the device, while no trial runs."""
-        candidates = choose_candidates(
-            self.book.trials,
-            objective=self.request.objective,
-            batch_sizes=self.request.search.confirmation.batch_sizes,
-        )
-        configurations = by_batch_size(c.configuration for c in candidates)
-        verified = self.book.completed("confirmation")
-        known = self.step_seconds.device == device_name(self.engine.devices) and all(
-            self.step_seconds.median(c.batch_size) for c in configurations
+    def _measure_step_times(self, answer: Answer) -> None:
+        """Each verified batch size alone on the device, while no trial runs."""
+        if not answer.verified:
+            return
+        configurations = by_batch_size(c.configuration for c in answer.contenders.values())
+        device = device_name(self.engine.devices)
+        known = self.step_seconds.device == device and all(
+            self.step_seconds.is_measured(c.batch_size) for c in configurations
         )
         expected = STARTING_SECONDS + SECONDS_EACH * len(configurations)
-        if known or not verified or self.stop_requested() or not self.clock.fits(expected):
+        if known or self.stop_requested() or not self.clock.fits(expected):
             return
         sizes = ", ".join(str(c.batch_size) for c in configurations)
         self.progress.say(f"Measuring the step times of batch sizes {sizes}, each alone.")
-        measured = self.engine.call_alone("step_times", configurations)
-        self.step_seconds = write_step_seconds(self.folder.path, measured, self.engine.devices)
+        try:
+            self.engine.call_alone(
+                "step_times", configurations, self.folder.path / STEP_TIMES, device
+            )
+        finally:  # also what was measured before it failed
+            self.step_seconds = read_step_seconds(self.folder.path)
 
     def _write_settings(self) -> None:
         accelerators = list(self.engine.devices.accelerators)

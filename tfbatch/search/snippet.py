@@ -14,7 +14,7 @@ from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.schedules import make_family
 from tfbatch.search.request import Request
 from tfbatch.search.task import IN_PYTHON
-from tfbatch.training.compilation import every_class_weight
+from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.derived import Derived
 
 
@@ -27,6 +27,7 @@ def keras_snippet(
     build_model: Callable[..., Any],
     compiled: bool,
     seed: int,
+    threads: int | None = None,
 ) -> str:
     """A whole script: data, model, schedule, `compile`, `fit`, `evaluate`.
 
@@ -38,6 +39,7 @@ def keras_snippet(
         build_model: The model's builder, for the arguments that it asks for.
         compiled: Whether the builder compiles the model.
         seed: Seed of weights, order and augmentation.
+        threads: Threads of the trials on a CPU, which the script takes too; None: all there are.
     """
     execution, batch_size = request.execution, configuration.batch_size
     imports, model = _model(request.model, build_model, configuration.model)
@@ -64,10 +66,16 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     if execution.strategy:  # batches of the global size, shared by all devices
         made = "with tf.distribute.MirroredStrategy().scope():\n" + textwrap.indent(made, "    ")
         imports.append("import tensorflow as tf")
+    few = ""
+    if threads is not None:
+        imports = list(dict.fromkeys([*imports, "import tensorflow as tf"]))
+        few = _THREADS.format(threads=threads)
     policy = ""
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
-    weights = every_class_weight(request.task.class_weight, data.num_classes)
+    weights = every_class_weight(
+        request.task.class_weight, data.weighted_classes or data.num_classes
+    )
     test = """\
 print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
 """
@@ -76,7 +84,7 @@ import keras
 import tfbatch
 {chr(10).join(imports)}
 
-data = tfbatch.load_data({request.dataset!r}{where})
+{few}data = tfbatch.load_data({request.dataset!r}{where})
 {policy}keras.utils.set_random_seed({seed})
 {made}model.fit(
     data.training(batch_size={batch_size}, seed={seed}, num_examples={derived.total_examples}),
@@ -88,6 +96,13 @@ data = tfbatch.load_data({request.dataset!r}{where})
     shuffle=False,  # the stream is shuffled already
 )
 {test if "test" in data.splits else ""}"""
+
+
+_THREADS = """\
+# As in the trials: with other numbers of threads sums are rounded otherwise, and results differ.
+tf.config.threading.set_intra_op_parallelism_threads({threads})
+tf.config.threading.set_inter_op_parallelism_threads({threads})
+"""
 
 
 def _model(

@@ -11,12 +11,11 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
-from tfbatch.run_folder.durable import write_whole
 from tfbatch.search.finished import FinishedTrial
 from tfbatch.training.devices import Devices
-from tfbatch.training.step_times import ROUNDS, StepTime
+from tfbatch.training.pacing import FEWEST_ROUNDS
+from tfbatch.training.step_times import FILE, ROUNDS
 
-FILE = "step_times.json"
 SECONDS_EACH = 0.6 * ROUNDS
 """What measuring one batch size takes, beside starting up."""
 STARTING_SECONDS = 15.0
@@ -29,10 +28,12 @@ class StepSeconds:
     Attributes:
         device: Where, such as "CPU, 2 threads".
         rounds: By batch size.
+        validation: Seconds of one evaluation on the validation split, or None.
     """
 
     device: str = ""
     rounds: Mapping[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    validation: float | None = None
 
     def of(self, trial: FinishedTrial) -> list[float]:
         """Seconds of all steps of a trial's training, alone: one value a round.
@@ -47,6 +48,10 @@ class StepSeconds:
         times = self.rounds.get(batch_size)
         return statistics.median(times) if times else None
 
+    def is_measured(self, batch_size: int) -> bool:
+        """Whether enough rounds were measured; a session that was ended may leave fewer."""
+        return len(self.rounds.get(batch_size, ())) >= FEWEST_ROUNDS
+
 
 def read_step_seconds(folder: Path) -> StepSeconds:
     """What an earlier session has measured.
@@ -60,19 +65,11 @@ def read_step_seconds(folder: Path) -> StepSeconds:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         rounds = {int(size): tuple(times) for size, times in content["seconds"].items()}
-        return StepSeconds(content["device"], rounds)
+        return StepSeconds(content["device"], rounds, content.get("validation_seconds"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{path} is damaged: {error!r}. Remove it: step times are measured again."
         ) from error
-
-
-def write_step_seconds(folder: Path, measured: Iterable[StepTime], devices: Devices) -> StepSeconds:
-    """Keeps what was measured."""
-    found = StepSeconds(device_name(devices), {t.batch_size: t.rounds for t in measured})
-    seconds = {str(size): list(times) for size, times in found.rounds.items()}
-    write_whole(folder / FILE, json.dumps({"device": found.device, "seconds": seconds}, indent=1))
-    return found
 
 
 def device_name(devices: Devices) -> str:

@@ -10,6 +10,8 @@ import keras
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.pipeline.data import Data
+from tfbatch.training.class_weights import check_class_weight
+from tfbatch.training.content_checks import check_targets
 
 _ALIASES = ("accuracy", "acc", "crossentropy", "ce")
 """Metrics that `Model.compile` resolves by the loss."""
@@ -38,20 +40,6 @@ class Compilation:
             loss = keras.losses.CategoricalCrossentropy(from_logits=True)
         metrics = ["accuracy"] if self.metrics is None else [_copied(m) for m in self.metrics]
         return {"loss": loss, "metrics": metrics}
-
-
-def every_class_weight(
-    class_weight: dict[int, float] | None, num_classes: int | None
-) -> dict[int, float] | None:
-    """The weights with a 1 for each class without one: Keras fails on classes above the last named.
-
-    Args:
-        class_weight: Weights of some classes, or None.
-        num_classes: Number of classes, or None where the targets are no classes.
-    """
-    if not class_weight or num_classes is None:
-        return class_weight
-    return {index: class_weight.get(index, 1.0) for index in range(num_classes)}
 
 
 def _copied(part: Any) -> Any:
@@ -132,14 +120,24 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
             "A model with several optimizers has several learning rates, and tfbatch searches one: "
             f"train it with one optimizer. Received: {', '.join(sorted(optimizers.values()))}."
         )
-    _check_class_weight(compilation, data)
+    check_class_weight(compilation.class_weight, data)
     if model.compiled:
         _refuse_given(compilation)
+        _check_names("loss", "losses", keras.tree.flatten(model.loss))
+        _check_names("metrics", "metrics", keras.tree.flatten(_compiled_metrics(model)))
+        check_targets(model, data, model.loss)
         return
     _check_names("loss", "losses", [compilation.loss])
     _check_names("metrics", "metrics", compilation.metrics or ())
     if compilation.loss is None:
         _check_classifier(model, data)
+    check_targets(model, data, compilation.arguments(data)["loss"])
+
+
+def _compiled_metrics(model: Any) -> list[Any]:
+    """The metrics that a model's builder compiled, as it gave them; Keras has no public name."""
+    kept = getattr(model, "_compile_metrics", None)
+    return [getattr(kept, name, None) for name in ("_user_metrics", "_user_weighted_metrics")]
 
 
 def _input_shapes(model: Any) -> list[tuple[int | None, ...]]:
@@ -156,19 +154,6 @@ def _refuse_given(compilation: Compilation) -> None:
         raise InputError(
             f"The model is compiled in its builder, so `{given[0]}` cannot be given too. Leave it "
             "out, or remove `compile` from the builder."
-        )
-
-
-def _check_class_weight(compilation: Compilation, data: Data) -> None:
-    """Keras silently ignores weights of nonexistent classes."""
-    weights = compilation.class_weight or {}
-    if data.num_classes is None:
-        return
-    absent = sorted(set(weights) - set(range(data.num_classes)))
-    if absent:
-        raise InputError(
-            f"`class_weight` must name classes from 0 to {data.num_classes - 1} of {data.name}. "
-            f"Received: class {absent[0]}."
         )
 
 

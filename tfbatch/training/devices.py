@@ -86,6 +86,25 @@ def claim_devices(place: Place) -> Devices:
     )
 
 
+def use_threads(threads: int | None) -> int:
+    """Gives this process so many threads, if TensorFlow has not begun to run.
+
+    Args:
+        threads: The number; None for one per core.
+
+    Returns:
+        The number that it has, which is another one where TensorFlow runs already.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    wanted = threads or cores or 1
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(wanted)
+        tf.config.threading.set_inter_op_parallelism_threads(wanted)
+    except RuntimeError:  # its threads are made once
+        return tf.config.threading.get_intra_op_parallelism_threads() or cores or 1
+    return wanted
+
+
 def make_strategy(name: str | None) -> Any:
     """The tf.distribute.Strategy of a name, over every device that the process sees; or None."""
     if name is None:

@@ -13,9 +13,12 @@ import tensorflow as tf
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, TfbatchError
+from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.metric_direction import Direction, direction_of
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
+from tfbatch.training.chance import chance_levels
+from tfbatch.training.content_checks import check_finite_loss
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
@@ -26,11 +29,12 @@ class Untrained:
 
     Attributes:
         metrics: Every metric on the validation split: the names that there are, and a floor.
-        seconds: What building and evaluating took.
+        seconds: What building and evaluating takes once the device is open and all is traced.
         model_hash: Changes when the model that is built changes.
         batch_dependent: Metrics whose value depends on the batch that it is computed on, such as a
             contrastive loss or a sum over the batch, each with its value at two batch sizes.
         directions: Whether a good value of each metric is small or large, where that is known.
+        chance: What each metric comes to without learning.
     """
 
     metrics: dict[str, float]
@@ -38,10 +42,11 @@ class Untrained:
     model_hash: str
     batch_dependent: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     directions: dict[str, Direction | None] = dataclasses.field(default_factory=dict)
+    chance: dict[str, ChanceLevel] = dataclasses.field(default_factory=dict)
 
 
 def measure_untrained(programs: ProgramCache, configuration: Configuration) -> Untrained:
-    """Builds the model once and evaluates it on the validation split.
+    """Builds the model and evaluates it on the validation split, twice: the second is timed.
 
     Raises:
         InputError: The model cannot be used.
@@ -49,13 +54,17 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
     """
     workload = programs.workload
     workload.evaluation("validation")  # reading the split is not the model's time
-    start = time.perf_counter()
     try:
-        # Traced for the trials too.
-        model = programs.begin(configuration, total_examples=1, seed=1)
-        metrics = evaluate(model, workload, "validation")
-        seconds = time.perf_counter() - start
+        # The first time opens the device and traces (for the trials too): what it
+        # takes says nothing about any later evaluation.
+        for _ in range(2):
+            start = time.perf_counter()
+            model = programs.begin(configuration, total_examples=1, seed=1)
+            metrics = evaluate(model, workload, "validation")
+            seconds = time.perf_counter() - start
+            check_finite_loss(metrics, workload.data)
         dependent = _batch_dependent(model, workload)
+        chance = chance_levels(model, workload, metrics)
     except TfbatchError:
         raise
     except Exception as error:  # of the user's own code: shown whole, before any trial
@@ -63,7 +72,7 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
             f"The model cannot be built and evaluated:\n{traceback.format_exc()}"
         ) from error
     directions = {name: direction_of(name, model.metrics) for name in metrics}
-    return Untrained(metrics, seconds, _model_hash(model), dependent, directions)
+    return Untrained(metrics, seconds, _model_hash(model), dependent, directions, chance)
 
 
 def _batch_dependent(model: Any, workload: Workload) -> dict[str, tuple[float, float]]:

@@ -88,6 +88,7 @@ def measure_in_rounds(
     rounds: int,
     heartbeat: Callable[[], None],
     seconds: float = math.inf,
+    measured: Callable[[Paced], None] = lambda paced: None,
 ) -> list[Sequence[Paced]]:
     """Visits each batch size once, then measures all kinds of all sizes round after round.
 
@@ -95,10 +96,11 @@ def measure_in_rounds(
         batch_sizes: What to measure; ascending if `seconds` is given.
         visit: `visit(index)` looks at the kinds of steps of one batch size for the first time.
         rounds: Number of rounds.
-        heartbeat: Called before each measurement.
+        heartbeat: Called before each visit and each measurement.
         seconds: About what it may take: rounds are shortened, batch sizes from the first one on
             of which three rounds would not fit are left out, and after three rounds no further one
             is begun when it is over.
+        measured: Told of each measurement, as soon as it is made.
 
     Returns:
         The kinds of steps of each batch size that was measured.
@@ -114,6 +116,7 @@ def measure_in_rounds(
             expected = _expected_seconds(visited, batch_size, fewest, round_seconds)
             if expected > deadline - time.perf_counter():
                 break
+        heartbeat()
         visited.append(visit(index))
     for number in range(rounds):
         if number >= FEWEST_ROUNDS and time.perf_counter() > deadline:
@@ -122,6 +125,7 @@ def measure_in_rounds(
             for paced in kinds:
                 heartbeat()
                 paced.measure(round_seconds)
+                measured(paced)
     return visited
 
 

@@ -31,7 +31,12 @@ from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import BuildModel, check_arguments
 from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
-from tfbatch.training.step_times import StepTime, measure_step_times
+from tfbatch.training.step_times import (
+    StepTimesFile,
+    expected_trial_seconds,
+    measure_step_times,
+    seconds_of_validation,
+)
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload, build_before_data, make_optimizer
 from tfbatch.workers.slot import worker_mailbox
@@ -234,11 +239,40 @@ class Runner:
         """
         return function(self._programs(), *arguments, heartbeat=lambda: self._signs.report(0, 0))
 
-    def step_times(self, configurations: Sequence[Configuration]) -> list[StepTime]:
+    def step_times(self, configurations: Sequence[Configuration], file: Path, device: str) -> None:
+        """Measures step times and one validation, and keeps each on disk as it is measured.
+
+        Args:
+            configurations: What to measure, at most one for each batch size.
+            file: Where they are kept; see tfbatch.training.step_times.StepTimesFile.
+            device: What is measured on.
+
+        Raises:
+            StoppedError: It was asked to stop.
+        """
+        kept = StepTimesFile(file, device)
+        programs = self._programs()
+        measure_step_times(programs, configurations, heartbeat=self._alive, measured=kept.keep)
+        self._alive()
+        kept.keep_validation(seconds_of_validation(programs, configurations[0]))
+
+    def expected_trial_seconds(
+        self, configuration: Configuration, total_examples: int, validation_seconds: float
+    ) -> float:
         """See tfbatch.training.step_times."""
-        return measure_step_times(
-            self._programs(), configurations, heartbeat=lambda: self._signs.report(0, 0)
+        return expected_trial_seconds(
+            self._programs(),
+            configuration,
+            total_examples=total_examples,
+            validation_seconds=validation_seconds,
+            heartbeat=self._alive,
         )
+
+    def _alive(self) -> None:
+        """A heartbeat; ends a measurement that is asked to stop."""
+        self._signs.report(0, 0)
+        if self._signs.stop_requested():
+            raise StoppedError("the run was asked to stop")
 
     def _programs(self) -> ProgramCache:
         if self._loaded is None:

@@ -21,7 +21,7 @@ from tfbatch.training.checkpoint import (
     WriteCheckpoint,
 )
 from tfbatch.training.compilation import Compilation
-from tfbatch.training.devices import make_strategy
+from tfbatch.training.devices import make_strategy, use_threads
 from tfbatch.training.evaluation import evaluate
 from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import find_model_builder
@@ -37,6 +37,7 @@ def train_once(
     output: Path | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, dict[str, float]]:
     """Trains and evaluates on the validation and the test split.
@@ -50,6 +51,8 @@ def train_once(
         output: Where to save the model, or None.
         checkpoint: File for the last epoch of a running training, removed at its end; or None.
         checkpoint_seconds: The least time between two checkpoints.
+        threads: Threads on a CPU; 0 for one per core; None for the configuration's, with which it
+            comes to the trial's result, to the last bit.
         say: Told what happens.
 
     Returns:
@@ -60,6 +63,7 @@ def train_once(
         DataError: Data absent or damaged.
         RunFolderError: The checkpoint cannot be written.
     """
+    _claim_threads(config, threads, say)
     build_model = find_model_builder(config.model)
     compilation = Compilation(config.loss, config.metrics, config.class_weight)
     strategy = make_strategy(config.strategy)
@@ -124,6 +128,17 @@ def train_once(
     if file:
         file.remove()
     return metrics
+
+
+def _claim_threads(config: TrainingConfig, threads: int | None, say: Callable[[str], None]) -> None:
+    """Takes the threads, and says what follows where they are not the trials'."""
+    used = use_threads(config.threads if threads is None else threads or None)
+    if config.threads not in (None, used):
+        say(
+            f"Training with {used} threads, where the trials had {config.threads}: sums are "
+            "rounded otherwise, so the result differs as it does between seeds. Without --threads "
+            "it is the trial's."
+        )
 
 
 def _data_of(config: TrainingConfig) -> Recipe | OwnData:

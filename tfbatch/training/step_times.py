@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from tfbatch.callbacks import StopAfterSteps, TrainingClock
 from tfbatch.configuration import Configuration
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.training.evaluation import evaluate
 from tfbatch.training.pacing import Paced, first_visit, measure_in_rounds
 from tfbatch.training.program_cache import ProgramCache
 
+FILE = "step_times.json"
+"""In a run folder: what was measured, by batch size."""
+_FIRST_LOOK_SECONDS = 0.3
 ROUNDS = 5
 SEED = 1
 
@@ -42,6 +50,7 @@ def measure_step_times(
     heartbeat: Callable[[], None],
     rounds: int = ROUNDS,
     seconds: float = math.inf,
+    measured: Callable[[int, Sequence[float]], None] = lambda batch_size, rounds: None,
 ) -> list[StepTime]:
     """Trains each configuration for half a second, in turn, round after round.
 
@@ -54,6 +63,7 @@ def measure_step_times(
         heartbeat: Called now and then.
         rounds: Number of rounds.
         seconds: See `measure_in_rounds`.
+        measured: Told of a batch size and its rounds so far, after each round.
     """
 
     def visit(index: int) -> list[Paced]:
@@ -63,8 +73,42 @@ def measure_step_times(
         return [first_visit(configuration.batch_size, time_steps, most_at_once=most)]
 
     sizes = [configuration.batch_size for configuration in configurations]
-    visited = measure_in_rounds(sizes, visit, rounds=rounds, heartbeat=heartbeat, seconds=seconds)
+    visited = measure_in_rounds(
+        sizes,
+        visit,
+        rounds=rounds,
+        heartbeat=heartbeat,
+        seconds=seconds,
+        measured=lambda paced: measured(paced.batch_size, paced.rounds),
+    )
     return [step_time_of(paced) for (paced,) in visited]
+
+
+class StepTimesFile:
+    """Keeps step times on disk as they are measured, beside those of earlier sessions.
+
+    Args:
+        path: The file, `step_times.json` of a run folder.
+        device: Where is measured, such as "CPU, 2 threads"; times of another device are dropped.
+    """
+
+    def __init__(self, path: Path, device: str):
+        self._path = path
+        self._content: dict[str, Any] = {"device": device, "seconds": {}}
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            if before["device"] == device:
+                self._content = before
+
+    def keep(self, batch_size: int, rounds: Sequence[float]) -> None:
+        """Writes the seconds of a step in each round so far."""
+        self._content["seconds"][str(batch_size)] = list(rounds)
+        write_whole(self._path, json.dumps(self._content, indent=1))
+
+    def keep_validation(self, seconds: float) -> None:
+        """Writes the seconds of one evaluation on the validation split."""
+        self._content["validation_seconds"] = seconds
+        write_whole(self._path, json.dumps(self._content, indent=1))
 
 
 def step_time_of(paced: Paced) -> StepTime:
@@ -132,3 +176,40 @@ def seconds_of_first_steps(
     started = time.perf_counter()
     time_training(programs, configuration, executions=2, warmup=1, at_once=1)
     return time.perf_counter() - started
+
+
+def expected_trial_seconds(
+    programs: ProgramCache,
+    configuration: Configuration,
+    *,
+    total_examples: int,
+    validation_seconds: float,
+    heartbeat: Callable[[], None],
+) -> float:
+    """A prediction of a trial's seconds from a few of its steps, tracing left out.
+
+    Args:
+        programs: Data, model builder and traced programs.
+        configuration: What to train with.
+        total_examples: Length of the trial.
+        validation_seconds: Seconds of one evaluation.
+        heartbeat: Called now and then.
+    """
+    most = steps_at_once(programs, configuration)
+    time_steps = functools.partial(time_training, programs, configuration)
+    heartbeat()
+    paced = first_visit(configuration.batch_size, time_steps, most_at_once=most)
+    heartbeat()
+    paced.measure(_FIRST_LOOK_SECONDS)
+    derived = programs.workload.derive(configuration, total_examples)
+    return derived.steps * paced.per_step + derived.epochs * validation_seconds
+
+
+def seconds_of_validation(programs: ProgramCache, configuration: Configuration) -> float:
+    """Seconds of one evaluation on the validation split, the second one: nothing is traced."""
+    model = programs.begin(configuration, total_examples=1, seed=SEED)
+    for _ in range(2):
+        started = time.perf_counter()
+        evaluate(model, programs.workload, "validation")
+        seconds = time.perf_counter() - started
+    return seconds

@@ -20,13 +20,8 @@ from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
 from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
-from tfbatch.training.compilation import (
-    Compilation,
-    check_is_model,
-    check_model,
-    compile_with,
-    every_class_weight,
-)
+from tfbatch.training.class_weights import every_class_weight
+from tfbatch.training.compilation import Compilation, check_is_model, check_model, compile_with
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.model_builder import BuildModel, asks_for_classes, call_builder
 from tfbatch.training.own_optimizer import optimizer_like
@@ -89,7 +84,8 @@ class Workload:
     @property
     def class_weight(self) -> dict[int, float] | None:
         """What `Model.fit` is given as `class_weight`; None without any."""
-        return every_class_weight(self.compilation.class_weight, self.data.num_classes)
+        classes = self.data.content.weighted_classes(self.data.num_classes)
+        return every_class_weight(self.compilation.class_weight, classes)
 
     def evaluation(self, split: str) -> tf.data.Dataset:
         """Every example of a split once, in batches that the replicas can share.

@@ -1,0 +1,372 @@
+"""What a look at a user's data finds: missing values, classes, copies, and chance."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfbatch.class_balance import balance_warnings
+from tfbatch.data_content import DataContent, changed_is_told, overlap_is_excessive
+from tfbatch.errors import InputError
+from tfbatch.pipeline.counting import count_examples
+from tfbatch.pipeline.own_function import FunctionData
+from tfbatch.pipeline.scanning import Contents
+from tfbatch.pipeline.stored_data import StoredData
+from tfbatch.pipeline.storing import store_data
+from tfbatch.training.class_weights import every_class_weight
+from tfbatch.training.compilation import Compilation, check_model
+from tfbatch.training.content_checks import check_finite_loss, content_notes
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(200, 3)).astype(np.float32)
+Y = np.arange(200) % 2
+SLICES = tf.data.Dataset.from_tensor_slices
+
+
+def stored(folder, data):
+    return StoredData(store_data(folder, data), name="mine")
+
+
+def notes_of(folder, data):
+    return " ".join(stored(folder, data).content.notes)
+
+
+def of_function(folder, function):
+    found, _ = count_examples(function, folder, name="made", heartbeat=lambda _: None)
+    return FunctionData(function, found, name="made")
+
+
+def add_noise(x, y):
+    return x + tf.random.normal([]), y
+
+
+def functional(units, loss=None, activation=None):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(units, activation)(inputs))
+    if loss is not None:
+        model.compile("sgd", loss)
+    return model
+
+
+# Copies and chance
+
+
+def test_a_shuffled_dataset_is_no_alarm(tmp_path):
+    data = {
+        "train": SLICES((X, Y)).shuffle(200).batch(32).shuffle(7),
+        "validation": SLICES((X + 1, Y)).shuffle(200),
+    }
+
+    assert notes_of(tmp_path, data) == ""
+
+
+def test_batches_that_leave_out_other_examples_in_each_order_are_no_alarm(tmp_path):
+    data = SLICES((X[:50], Y[:50])).shuffle(50).batch(32, drop_remainder=True)
+
+    assert notes_of(tmp_path, data) == ""
+
+
+def test_padding_that_depends_on_the_batch_is_no_alarm(tmp_path):
+    def texts():
+        for number in range(1, 61):
+            yield np.arange(number, number + 1 + number % 5), number % 2
+
+    spec = (tf.TensorSpec((None,), tf.int64), tf.TensorSpec((), tf.int32))
+    data = tf.data.Dataset.from_generator(texts, output_signature=spec)
+    pad = (tf.constant(-1, tf.int64), tf.constant(0, tf.int32))
+
+    assert notes_of(tmp_path, data.shuffle(60).padded_batch(8, padding_values=pad)) == ""
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("batch", [None, 16], ids=["examples", "batches"])
+def test_a_random_dataset_is_reported(tmp_path, split, batch):
+    data = {"train": SLICES((X, Y)), "validation": SLICES((X + 1, Y))}
+    data[split] = data[split].shuffle(200).map(add_noise)
+    if batch:
+        data[split] = data[split].batch(batch)
+
+    notes = notes_of(tmp_path, data)
+
+    assert notes.startswith("100% of the")
+    assert ("make_dataset" in notes) == (split == "train")
+    assert f"`{split}`" in notes or split == "train"
+
+
+def test_half_of_the_examples_changed_is_reported_of_a_dataset_alone(tmp_path):
+    def flip(x, y):
+        return (x[::-1] if tf.random.uniform([]) < 0.5 else x), y
+
+    assert "make_dataset" in notes_of(tmp_path, SLICES((X, Y)).map(flip))
+
+
+def test_a_generator_that_is_used_up_is_no_alarm(tmp_path):
+    examples = iter([(X[i], Y[i]) for i in range(200)])
+    spec = (tf.TensorSpec((3,), tf.float32), tf.TensorSpec((), tf.int32))
+    data = tf.data.Dataset.from_generator(lambda: examples, output_signature=spec)
+
+    assert notes_of(tmp_path, data) == ""
+
+
+def test_a_split_drawn_anew_at_each_reading_is_reported_once(tmp_path):
+    whole = SLICES((X, Y)).shuffle(200)
+    notes = stored(tmp_path, {"train": whole.skip(40), "validation": whole.take(40)}).content.notes
+
+    (note,) = notes
+    assert "of your `validation` examples" in note
+    assert "reshuffle_each_iteration=False" in note
+
+
+def test_a_split_by_a_fixed_order_is_no_alarm(tmp_path):
+    whole = SLICES((X, Y)).shuffle(200, reshuffle_each_iteration=False)
+
+    assert notes_of(tmp_path, {"train": whole.skip(40), "validation": whole.take(40)}) == ""
+
+
+def test_validation_arrays_that_stand_in_train_are_counted(tmp_path):
+    validation = (np.concatenate([X[:30], X[:10] + 1]), Y[:40])
+
+    notes = notes_of(tmp_path, {"train": (X, Y), "validation": validation})
+
+    assert notes.startswith("75% of your `validation` examples (30 of 40)")
+
+
+def test_a_table_that_repeats_itself_is_no_alarm(tmp_path):
+    table = RANDOM.integers(0, 3, size=(300, 3))
+
+    assert (
+        notes_of(tmp_path, {"train": (table[:200], Y), "validation": (table[200:], Y[:100])}) == ""
+    )
+
+
+def test_copies_on_both_sides_of_a_validation_split_that_was_taken_are_reported(tmp_path):
+    assert "same inputs as another" in notes_of(tmp_path, (np.concatenate([X, X]), np.tile(Y, 2)))
+
+
+def test_equal_inputs_are_reported(tmp_path):
+    assert "All 200 training examples have the same inputs" in notes_of(
+        tmp_path, (np.ones_like(X), Y)
+    )
+
+
+def test_a_functions_random_validation_and_seeded_split_are_reported(tmp_path):
+    def random_validation(split, batch_size, seed):
+        return SLICES((X + (split == "validation"), Y)).map(add_noise) if split != "test" else None
+
+    def drawn_by_the_seed(split, batch_size, seed):
+        whole = SLICES((X, Y)).shuffle(200, seed=seed, reshuffle_each_iteration=False)
+        parts = {"train": whole.skip(40), "validation": whole.take(40), "test": None}
+        return parts[split]
+
+    (note,) = of_function(tmp_path, random_validation).content.notes
+    assert note.startswith("100% of the `validation` examples")
+    (note,) = of_function(tmp_path, drawn_by_the_seed).content.notes
+    assert "of the `train` examples of a second reading stood in `validation`" in note
+
+
+def test_the_same_data_keeps_its_folder_whatever_a_check_has_seen(tmp_path):
+    folder = store_data(tmp_path, (X, Y))
+    (folder / "content.json").unlink()
+
+    assert StoredData(folder, name="mine").content == DataContent()  # of an earlier version
+    assert store_data(tmp_path, (X, Y)) == folder
+    assert StoredData(folder, name="mine").content.targets
+
+
+def test_the_thresholds_are_their_closed_forms():
+    # 4 standard errors: pooled p = 0.15, sqrt(.15 * .85 * 2 / 100) = 0.0505.
+    assert overlap_is_excessive(0.26, 0.04, num_examples=100, num_training=100)
+    assert not overlap_is_excessive(0.24, 0.06, num_examples=100, num_training=100)
+    assert not overlap_is_excessive(0.009, 0.0, num_examples=10**6, num_training=10**6)
+    # 31 dropped of 100 + 31.
+    assert not changed_is_told(0.23, dropped=31, stored=100, overlapping=False)
+    assert changed_is_told(0.24, dropped=31, stored=100, overlapping=False)
+    assert not changed_is_told(8 / 27, dropped=0, stored=100, overlapping=True)
+    assert changed_is_told(0.02, dropped=0, stored=100, overlapping=False)
+
+
+# Missing values
+
+
+def look(template, *chunks):
+    contents = Contents()
+    scan = contents.begin("train", template)
+    for chunk in chunks:
+        scan.add(chunk)
+    return contents.found({})
+
+
+def test_missing_values_are_named_by_column_and_first_row():
+    holes = X.copy()
+    holes[150, 2] = np.nan
+    holes[150, 1] = holes[180, 2] = np.inf
+    content = look(
+        [{"a": 0, "b": 1}, 2], [X[:100], holes[:100], Y[:100]], [X[100:], holes[100:], Y[100:]]
+    )
+
+    (found,) = content.non_finite
+    assert (found.name, found.values, found.examples) == ("input `b`", 3, 2)
+    assert (found.first_example, found.first_index, found.columns) == (150, (1,), (1, 2))
+    assert "the first is example 150, column 1" in str(found)
+
+
+def test_missing_values_of_rows_of_unequal_length_and_of_images_are_placed():
+    rows = [np.ones(2), np.ones(0), np.array([1, np.nan, np.nan])]
+    images = np.ones((3, 2, 2, 1))
+    images[1, 0, 1, 0] = np.nan
+    found = look([[0, 1], 2], [rows, images, Y[:3]]).non_finite
+
+    assert [(f.values, f.first_example, f.first_index) for f in found] == [
+        (2, 2, (1,)),
+        (1, 1, (0, 1, 0)),
+    ]
+
+
+def test_numbers_too_large_for_float32_are_reported():
+    assert look([0, 1], [np.array([[1e300]]), np.zeros(1)]).non_finite[0].values == 1
+
+
+def test_a_missing_sample_weight_is_refused(tmp_path):
+    weight = np.ones(200)
+    weight[7] = np.nan
+    with pytest.raises(
+        InputError, match=r"sample weights of your `train` data.*first is example 7"
+    ):
+        store_data(tmp_path, (X, Y, weight))
+
+
+def own_loss(targets, outputs):
+    return tf.where(tf.math.is_nan(targets), 0.0, tf.square(targets - outputs))
+
+
+def test_missing_targets_are_refused_under_a_loss_of_keras_alone(tmp_path):
+    y = np.where(np.arange(200) == 9, np.nan, 1.5)[:, None]
+    data = stored(tmp_path, (X, y))
+
+    assert any("first is example 9" in note for note in data.describe().notes)
+    with pytest.raises(InputError, match=r"not a number.*targets.*first is example 9"):
+        check_model(functional(1, "mse"), data, Compilation())
+    with pytest.raises(InputError, match="not a number"):
+        check_model(functional(1), data, Compilation(loss=keras.losses.Huber()))
+    check_model(functional(1, own_loss), data, Compilation())
+
+
+def test_missing_inputs_are_refused_where_the_untrained_loss_shows_them(tmp_path):
+    x = np.where(np.arange(600).reshape(200, 3) == 28, np.nan, X)
+    data = stored(tmp_path, (x, Y))
+
+    check_finite_loss({"loss": 0.7}, data)
+    with pytest.raises(InputError, match=r"first is example 9, column 1.*untrained.*nan"):
+        check_finite_loss({"loss": float("nan")}, data)
+
+
+# Labels, losses and weights
+
+
+@pytest.mark.parametrize(
+    ("labels", "model", "message"),
+    [
+        (
+            Y + 1,
+            lambda: functional(2, "sparse_categorical_crossentropy"),
+            "from 1 to 2.*subtracted",
+        ),
+        (-Y, lambda: functional(2, "sparse_categorical_crossentropy"), "Received.*from -1 to 0"),
+        (Y * 2 - 1, lambda: functional(1, "binary_crossentropy"), "from 0 to 1.*from -1 to 1"),
+        (Y, lambda: functional(2, "sparse_categorical_crosentropy"), "Did you mean `sparse_cat"),
+    ],
+    ids=["from 1", "negative", "signs", "misspelt"],
+)
+def test_labels_outside_of_the_models_range_are_refused(tmp_path, labels, model, message):
+    with pytest.raises(InputError, match=message):
+        check_model(model(), stored(tmp_path, (X, labels)), Compilation())
+
+
+def test_a_validation_label_beyond_the_outputs_is_refused(tmp_path):
+    data = stored(tmp_path, {"train": (X, Y), "validation": (X + 1, Y + 1)})
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    with pytest.raises(InputError, match="from 1 to 2 in your `validation` data"):
+        check_model(functional(2, loss), data, Compilation())
+    ignoring = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=2)
+    check_model(functional(2, ignoring), data, Compilation())
+
+
+def test_a_misspelt_metric_of_a_compiled_model_is_refused(tmp_path):
+    model = functional(1)
+    model.compile("sgd", "mse", metrics=["mean_absolut_error"])
+    with pytest.raises(InputError, match=r"`metrics` must be known.*Did you mean `mean_absolute_"):
+        check_model(model, stored(tmp_path, (X, Y)), Compilation())
+
+
+RARE = np.where(np.arange(200) < 4, 1, 0)
+
+
+@pytest.mark.parametrize("form", ["indices", "one-hot", "float"])
+def test_classes_are_counted_in_every_form_of_targets(tmp_path, form):
+    y = {"indices": RARE, "one-hot": np.eye(2)[RARE], "float": RARE.astype(float)[:, None]}[form]
+    loss = {"indices": None, "one-hot": "categorical_crossentropy", "float": "binary_crossentropy"}
+    data = stored(tmp_path, {"train": (X, y), "validation": (X[:100] + 1, y[:100])})
+
+    (note,) = content_notes(functional(2), data, loss[form])
+
+    assert note.startswith("Class 1 is absent from more than half of all batches of 34 or smaller")
+    assert data.content.class_counts() == {"train": (196, 4), "validation": (96, 4)}
+
+
+def test_classes_are_counted_after_a_validation_split_was_taken(tmp_path):
+    data = stored(tmp_path, (X, RARE))
+
+    assert data.content.class_counts() == {"train": (157, 3), "validation": (39, 1)}
+
+
+def test_targets_of_a_regression_are_no_classes_but_may_be_constant(tmp_path):
+    assert content_notes(functional(1), stored(tmp_path, (X, RARE * 3)), "mse") == ()
+    (note,) = content_notes(functional(1), stored(tmp_path, (X, Y * 0 + 2.5)), "mse")
+    assert note.startswith("All training targets are 2.5")
+
+
+def test_one_class_and_labels_from_one_are_told():
+    assert balance_warnings({"train": (9, 0)})[0].startswith("Every training example is of class 0")
+    (note,) = balance_warnings({"train": (0, 9, 9)})
+    assert "Class 0 has no training example" in note
+    assert "count from 1" in note
+
+
+def test_unscaled_inputs_give_a_hint_unless_a_layer_rescales(tmp_path):
+    images = RANDOM.integers(0, 256, size=(200, 3)).astype(np.uint8)
+    data = stored(tmp_path, (images, Y))
+    rescaling = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(1 / 255)])
+
+    assert content_notes(functional(2), data, None)[0].startswith("Hint: the mean absolute value")
+    assert content_notes(rescaling, data, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [(np.eye(4)[Y], 4), (Y * 1.0, 2), (Y + 0.5, None), (-Y, None), (X, None)],
+    ids=["one-hot", "float", "fractions", "negative", "rows"],
+)
+def test_class_weights_are_completed_or_refused(tmp_path, y, classes):
+    data = stored(tmp_path, (X, y))
+    compilation = Compilation(loss="mse", class_weight={1: 5.0})
+
+    assert data.content.weighted_classes(data.num_classes) == classes
+    assert data.describe().weighted_classes == classes
+    if classes is None:
+        with pytest.raises(InputError, match="needs targets that are classes"):
+            check_model(functional(1), data, compilation)
+        return
+    check_model(functional(classes), data, compilation)
+    completed = every_class_weight({1: 5.0}, classes)
+    assert completed == {**dict.fromkeys(range(classes), 1.0), 1: 5.0}
+    with pytest.raises(InputError, match=f"from 0 to {classes - 1}.*class 7"):
+        check_model(functional(classes), data, Compilation(loss="mse", class_weight={7: 1.0}))
+
+
+def test_class_weights_of_several_targets_are_refused(tmp_path):
+    data = stored(tmp_path, (X, {"a": Y, "b": Y}))
+    with pytest.raises(InputError, match="needs a model with one target"):
+        check_model(functional(1), data, Compilation(loss="mse", class_weight={1: 5.0}))

@@ -1,0 +1,109 @@
+"""Whether a time limit suits the length of the trials: said before the first one is begun."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tfbatch.durations import TrainingLength
+from tfbatch.errors import InputError
+from tfbatch.search.clock import side_by_side
+
+ENOUGH_TRIALS = 8
+"""A search of fewer trials than this gets the advice to shorten them."""
+_ROOM = 0.9
+"""A proposed length takes this share of the time: the prediction is of the first steps."""
+_CERTAIN = 1.2
+"""A trial that is predicted to take so many times the time that is left is refused."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """A time limit beside what a trial is predicted to take.
+
+    Attributes:
+        trial_seconds: Predicted seconds of the baseline's trial.
+        left: Seconds left for trials.
+        at_once: Trials that run side by side.
+        max_trials: Trials of the search.
+        to_verify: Trials of one round of verification.
+        length: Length of a trial.
+        shortest: The shortest length that a trial can have.
+        max_minutes: The limit.
+    """
+
+    trial_seconds: float
+    left: float
+    at_once: int
+    max_trials: int
+    to_verify: int
+    length: TrainingLength
+    shortest: TrainingLength
+    max_minutes: float
+
+    def check(self) -> None:
+        """Refuses a limit in which not even one trial can end.
+
+        Raises:
+            InputError: With a length and a limit that suit each other.
+        """
+        if self.trial_seconds > _CERTAIN * max(self.left, 0.0):
+            raise InputError(
+                f"A trial of {self.length} takes about {_minutes(self.trial_seconds)} here "
+                f"(predicted from its first steps), and of --max_minutes={self.max_minutes:g} "
+                f"only {_minutes(self.left)} are left for trials. {_sentence(self.advice())} The "
+                "same run folder takes either, since no trial is in its journal."
+            )
+
+    def lines(self) -> list[str]:
+        """What a user should know, if fewer trials fit than a search needs."""
+        if self._seconds_of(self._enough()) <= self.left:
+            return []
+        return [
+            f"A trial of {self.length} takes about {_minutes(self.trial_seconds)} here (predicted "
+            f"from its first steps): about {self.fitting()} of {self.max_trials} trials fit in "
+            f"the time, beside the baseline and one round of verification. For "
+            f"{self._enough()}: {self.advice()}."
+        ]
+
+    def fitting(self) -> int:
+        """Trials of the search that fit beside the baseline and one round of verification."""
+        count = 0
+        while count < self.max_trials and self._seconds_of(count + 1) <= self.left:
+            count += 1
+        return count
+
+    def advice(self) -> str:
+        """Such as 'give --trial_length="2 epochs" or --max_minutes=25'."""
+        spent = self.max_minutes * 60 - self.left
+        minutes = math.ceil((self._seconds_of(self._enough()) / _ROOM + spent) / 60)
+        more = f"--max_minutes={minutes}"
+        shorter = self._shorter()
+        return f'give --trial_length="{shorter}" or {more}' if shorter else f"give {more}"
+
+    def _shorter(self) -> TrainingLength | None:
+        """The longest length of two digits with which enough trials fit; None if none does."""
+        share = _ROOM * self.left / self._seconds_of(self._enough())
+        amount = self.length.amount * share
+        if not 0 < share < 1:
+            return None
+        digits = 1 - math.floor(math.log10(amount))
+        amount = math.floor(amount * 10**digits) / 10**digits
+        if amount < self.shortest.amount:
+            return None
+        return TrainingLength(amount=amount, unit=self.length.unit)
+
+    def _enough(self) -> int:
+        return min(self.max_trials, ENOUGH_TRIALS)
+
+    def _seconds_of(self, searched: int) -> float:
+        trials = side_by_side([self.trial_seconds] * (1 + searched), self.at_once)
+        return trials + side_by_side([self.trial_seconds] * self.to_verify, self.at_once)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(seconds, 0.0) / 60:.1f} min" if seconds >= 60 else f"{max(seconds, 0.0):.0f} s"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

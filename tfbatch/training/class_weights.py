@@ -1,0 +1,68 @@
+"""A user's `class_weight`: checked before any trial, and completed for every class."""
+
+from __future__ import annotations
+
+from tfbatch.data_content import TargetContent
+from tfbatch.errors import InputError
+from tfbatch.pipeline.data import Data
+
+
+def every_class_weight(
+    class_weight: dict[int, float] | None, num_classes: int | None
+) -> dict[int, float] | None:
+    """The weights with a 1 for each class without one: Keras fails on classes above the last named.
+
+    (On a GPU it gives their examples a weight of 0 instead.)
+
+    Args:
+        class_weight: Weights of some classes, or None.
+        num_classes: Number of classes, see `DataContent.weighted_classes`; None leaves the weights
+            as they are.
+    """
+    if not class_weight or num_classes is None:
+        return class_weight
+    return {index: class_weight.get(index, 1.0) for index in range(num_classes)}
+
+
+def check_class_weight(class_weight: dict[int, float] | None, data: Data) -> None:
+    """Refuses weights that Keras would fail on in every trial, or ignore.
+
+    Raises:
+        InputError: Several targets, targets that are no classes, sample weights beside it, or the
+            weight of a class that does not exist.
+    """
+    if not class_weight:
+        return
+    if len(data.content.targets.get("train", ())) > 1:
+        raise InputError(
+            "`class_weight` needs a model with one target: Keras cannot tell which of several it "
+            f"is meant for. {data.name} has {len(data.content.targets['train'])} targets. Give "
+            "sample weights in the data instead: (inputs, targets, sample_weight)."
+        )
+    if data.content.sample_weights:
+        raise InputError(
+            "`class_weight` needs data without sample weights: Keras takes one of them only. "
+            f"Multiply the sample weights of {data.name} by the weight of each class."
+        )
+    classes = data.content.weighted_classes(data.num_classes)
+    if classes is None and data.content.targets:
+        target = data.content.targets["train"][0]
+        raise InputError(
+            "`class_weight` needs targets that are classes: whole numbers from 0, or one-hot "
+            f"rows. Received: {_described(target)}. Give sample weights in the data instead: "
+            "(inputs, targets, sample_weight)."
+        )
+    absent = sorted(key for key in class_weight if classes is not None and not 0 <= key < classes)
+    if absent:
+        raise InputError(
+            f"`class_weight` must name classes from 0 to {(classes or 0) - 1} of {data.name}. "
+            f"Received: class {absent[0]}."
+        )
+
+
+def _described(target: TargetContent) -> str:
+    if target.minimum is None or target.maximum is None:
+        return "targets that are no numbers"
+    kind = "whole numbers" if target.whole else "numbers"
+    shape = f" of shape {list(target.shape)}" if target.shape else ""
+    return f"{kind}{shape} from {target.minimum:g} to {target.maximum:g}"

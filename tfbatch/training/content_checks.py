@@ -1,0 +1,185 @@
+"""Whether what a user's data holds suits the model: ranges of labels, missing values, scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+from tfbatch.class_balance import balance_warnings
+from tfbatch.data_content import TargetContent, scale_hints
+from tfbatch.errors import InputError
+from tfbatch.pipeline.data import Data
+
+_SPARSE = ("sparsecategoricalcrossentropy",)
+_BINARY = ("binarycrossentropy", "binaryfocalcrossentropy")
+_OVERSHOOT = 0.01
+"""How far outside [0, 1] a soft target may lie: resized masks overshoot a little."""
+_RESCALING = (
+    keras.layers.Rescaling,
+    keras.layers.Normalization,
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.UnitNormalization,
+)
+_OPERATIONS = ("TrueDivide", "Divide", "Multiply", "Subtract", "Normalize", "Lambda")
+
+
+def check_targets(model: Any, data: Data, loss: Any) -> None:
+    """Refuses targets that the model's loss is not defined for.
+
+    Labels that no output stands for fail on a CPU in the middle of an epoch and become NaN on a
+    GPU. A NaN among the targets makes every of Keras's own losses NaN; a loss or a model of a
+    user's own may leave such targets out, so that those are reported only (by the data's notes).
+
+    Args:
+        model: A built model.
+        data: Its data.
+        loss: The loss that it is or will be compiled with.
+
+    Raises:
+        InputError: A label outside the range of the model's outputs or of a binary loss; a target
+            that is NaN or infinite under a loss of Keras.
+    """
+    losses = keras.tree.flatten(loss)
+    if losses and all(map(_is_kerass_own, losses)) and _trains_as_keras_does(model):
+        for found in data.content.non_finite:
+            if found.part == "targets":
+                raise InputError(
+                    f"{found} The loss of such an example is NaN, and with it every weight. Leave "
+                    "the examples out, or give a loss function that does."
+                )
+    for split, targets in data.content.targets.items():
+        for target, one, shape in _matched(targets, loss, model):
+            _check_range(target, one, shape, split)
+
+
+def _check_range(target: TargetContent, loss: Any, shape: Any, split: str) -> None:
+    low, high = target.minimum, target.maximum
+    if low is None or high is None:
+        return
+    ignored = getattr(loss, "ignore_class", None)
+    name = _name(loss)
+    if name in _SPARSE:
+        axis = getattr(loss, "axis", -1)
+        units = shape[axis] if isinstance(shape, tuple) and len(shape) > 1 else None
+        too_low = low < 0 and low != ignored
+        too_high = units is not None and high >= units and high != ignored
+        if too_low or too_high:
+            rule = "from 0" if units is None else f"from 0 to {units - 1}"
+            outputs = "" if units is None else f", since the model has {units} outputs"
+            hint = " Labels that count from 1 need 1 subtracted." if low == 1 else ""
+            raise InputError(
+                f"Class indices must be {rule}{outputs}. Received: {target.name} from {low:g} to "
+                f"{high:g} in your `{split}` data.{hint} (A label that means none of the classes "
+                "is given as ignore_class of keras.losses.SparseCategoricalCrossentropy.)"
+            )
+    elif name in _BINARY and (low < -_OVERSHOOT or high > 1 + _OVERSHOOT):
+        raise InputError(
+            f"The loss {loss if isinstance(loss, str) else name} takes targets from 0 to 1. "
+            f"Received: {target.name} from {low:g} to {high:g} in your `{split}` data. "
+            "Map the two classes to 0 and 1."
+        )
+
+
+def content_notes(model: Any, data: Data, loss: Any) -> tuple[str, ...]:
+    """What a user should know of the data beside this model; a sentence each.
+
+    Classes that are absent, rare or alone, where the targets are class indices or one-hot rows;
+    else targets that are all equal; a hint for inputs far from 1, where no layer rescales.
+    """
+    counts = data.content.class_counts()
+    notes = tuple(data.content.constant_targets())
+    if counts and _are_classes(data, loss):
+        notes = balance_warnings(padded_counts(counts, data.num_classes or 0))
+    return notes if _rescales(model) else (*notes, *scale_hints(data.content.scales))
+
+
+def padded_counts(
+    counts: Mapping[str, tuple[int, ...]], num_classes: int
+) -> dict[str, tuple[int, ...]]:
+    """The same counts, with a 0 for each class that a split lacks."""
+    length = max(num_classes, *map(len, counts.values()))
+    return {split: (*found, *[0] * (length - len(found))) for split, found in counts.items()}
+
+
+def check_finite_loss(metrics: Mapping[str, float], data: Data) -> None:
+    """Refuses inputs that are NaN or infinite where an untrained model's loss shows it.
+
+    Whether a model handles such values is not to be seen from outside: one with a layer of its own
+    may. So they are reported, and refused only if the loss is not finite before any training.
+
+    Raises:
+        InputError: The loss is not finite, and inputs are not.
+    """
+    inputs = [found for found in data.content.non_finite if found.part == "inputs"]
+    if inputs and not math.isfinite(metrics.get("loss", 0.0)):
+        raise InputError(
+            f"{inputs[0]} The untrained model's loss is {metrics['loss']} on the validation data: "
+            "the model does not handle such values. Fill them, such as by np.nan_to_num, or leave "
+            "the examples out."
+        )
+
+
+def _are_classes(data: Data, loss: Any) -> bool:
+    """Whether targets are classes: by the loss if that says it, else as the data was read."""
+    losses = keras.tree.flatten(loss)
+    known = len(losses) == 1 and _is_kerass_own(losses[0])
+    if not known:
+        return data.num_classes is not None
+    return "crossentropy" in _name(losses[0]) or "hinge" in _name(losses[0])
+
+
+def _matched(
+    targets: tuple[TargetContent, ...], loss: Any, model: Any
+) -> Iterator[tuple[TargetContent, Any, tuple[int | None, ...] | None]]:
+    """Each target with its loss and the shape of its output, or None where that is ambiguous."""
+    outputs = [tuple(output.shape) for output in getattr(model, "outputs", None) or []]
+    named = dict(zip(getattr(model, "output_names", None) or [], outputs, strict=False))
+    for number, target in enumerate(targets):
+        if isinstance(loss, Mapping):
+            if target.key in loss:
+                yield target, loss[target.key], named.get(target.key)
+        elif isinstance(loss, list | tuple):
+            if len(loss) == len(targets) == len(outputs) and target.key in ("", str(number)):
+                yield target, loss[number], outputs[number]
+        elif len(targets) == 1:
+            yield target, loss, outputs[0] if len(outputs) == 1 else None
+
+
+def _name(loss: Any) -> str:
+    """A loss's name without case and underscores, whether it is a text, a function or an object."""
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:  # misspelt: refused elsewhere
+            return str(loss)
+    name = getattr(loss, "__name__", type(loss).__name__)
+    return str(name).replace("_", "").lower()
+
+
+def _is_kerass_own(loss: Any) -> bool:
+    """Whether a loss is one of Keras's, which propagates NaN."""
+    if isinstance(loss, str):
+        return True
+    kind = loss if hasattr(loss, "__name__") else type(loss)
+    return str(getattr(kind, "__module__", "")).startswith("keras.")
+
+
+def _trains_as_keras_does(model: Any) -> bool:
+    """Whether no method that computes the loss is overridden."""
+    return all(
+        getattr(type(model), name) is getattr(keras.Model, name)
+        for name in ("train_step", "compute_loss")
+    )
+
+
+def _rescales(model: Any) -> bool:
+    """Whether a layer brings inputs of any scale near 1, or may do so by arithmetic."""
+    return any(
+        isinstance(layer, _RESCALING) or type(layer).__name__ in _OPERATIONS
+        for layer in model._flatten_layers(include_self=False, recursive=True)
+    )
