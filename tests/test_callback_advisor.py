@@ -15,6 +15,7 @@ from tfbatch.callbacks._advice import Measured, advise
 from tfbatch.callbacks._step_clock import TimedSteps, resized, time_steps
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
+from tfbatch.estimators.predicted_batch_size import CAVEAT
 
 COMMAND = "python -m tfbatch.tune --batch_sizes={batch_sizes}"
 NOISE = NoiseScale(1_000.0, Interval(800, 1_250), 1.0, 1_000.0, 30, ())
@@ -45,8 +46,8 @@ def test_the_prediction_is_that_of_the_closed_form():
     assert advice.batch_size == 256
     assert advice.speed_up == pytest.approx(seconds(64) / seconds(256))
     assert advice.lines[-1] == (
-        "predicted: B=256, 1.6 x faster to the same loss; not verified; verify with: "
-        "python -m tfbatch.tune --batch_sizes=64,128,256,512"
+        f"predicted: B=256, 1.6 x faster to the same loss; not verified: {CAVEAT}; verify with: "
+        "python -m tfbatch.tune --batch_sizes=64,128,256,512,1024"
     )
     assert "5% of the time is waiting for batches; 3,200 examples/s at B=64" in advice.lines[0]
     assert "gradient noise scale 1000 [800, 1250]" in advice.lines[1]
@@ -104,6 +105,7 @@ def test_a_weak_noise_scale_and_a_size_that_does_not_fit_are_named():
 
     assert "from a weak noise scale; not verified" in advice.lines[-1]
     assert "B=512 does not fit" in advice.lines[2]
+    assert advice.command.endswith("--batch_sizes=64,128,256"), "what fits"
 
 
 def build(kind=keras.Sequential):

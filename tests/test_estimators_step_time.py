@@ -20,9 +20,9 @@ def test_an_affine_step_time_is_found_exactly():
 
     assert (fit.form, fit.fits) == ("affine", True)
     assert (fit.fixed_seconds, fit.seconds_per_example) == pytest.approx((0.004, 0.0002))
-    assert fit.seconds(1000) == pytest.approx(0.204)
+    assert fit.seconds(250) == pytest.approx(0.054)
     assert fit.misfit < 1e-9
-    assert str(fit) == "4 ms + 0.2 ms * batch size (misses at most 0.0%)"
+    assert str(fit) == "4 ms + 0.2 ms * batch size (misses at most 0.0%; measured from 8 to 256)"
 
 
 def test_a_saturating_step_time_is_found_exactly():

@@ -26,7 +26,7 @@ CURVE = Hyperbola(min_steps=500, critical_batch_size=400)
 
 
 def step_time(fixed=0.01, each=0.001, form="affine", *, fits=True):
-    return StepTimeFit(form, fixed, each, misfit=0.01, fits=fits)
+    return StepTimeFit(form, fixed, each, misfit=0.01, fits=fits, smallest=1, largest=10**9)
 
 
 def test_the_fastest_size_of_an_affine_step_time_in_closed_form():

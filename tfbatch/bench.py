@@ -128,7 +128,11 @@ def open_request(request: Request, given: Given, progress: Progress) -> Iterator
             request, data = load_records(
                 request, engine, progress, own_dir=lock.data, splits=splits
             )
+            progress.doing("building the model")
             model = engine.call("describe_model", list(request.model_arguments))
             for note in model.notes:
                 progress.say(note)
-            yield Bench(adapt(request, model), code, data, model, engine)
+            try:
+                yield Bench(adapt(request, model), code, data, model, engine)
+            finally:
+                progress.end()

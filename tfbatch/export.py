@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"`--run_dir` and `--to` must be given. Add --{absent}. See --help.")
     with (
         tempfile.NamedTemporaryFile(prefix="tfbatch-", suffix=".log") as log,
-        library_noise_to(Path(log.name)) as (out, _),
+        library_noise_to(Path(log.name), kept=False) as (out, _),
     ):
         exported = export_run(run_dir, to=FLAGS.to, destination=FLAGS.destination)
         out.print(str(exported), markup=False, highlight=False, soft_wrap=True)

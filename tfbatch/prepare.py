@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     with (
         tempfile.NamedTemporaryFile(prefix="tfbatch-", suffix=".log") as log,
-        library_noise_to(Path(log.name)) as (out, _),
+        library_noise_to(Path(log.name), kept=False) as (out, _),
     ):
         from tfbatch.pipeline import prepare_records
         from tfbatch.records.reader import open_records, verify

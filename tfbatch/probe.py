@@ -31,6 +31,7 @@ from tfbatch.command_line import (
     say,
 )
 from tfbatch.errors import InputError, SearchError, StoppedError
+from tfbatch.estimators.predicted_batch_size import sizes_to_verify
 from tfbatch.given import Given
 from tfbatch.instruments import INSTRUMENTS
 from tfbatch.run_folder.durable import write_whole
@@ -275,12 +276,10 @@ def _verifying(probed: Probed) -> str:
     """The search that compares what is predicted to be about as fast."""
     given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
     flags_given = as_given(FLAGS, given)
-    sizes = {probed.baseline}
+    sizes = {probed.baseline, *probed.batch_sizes}
     if made := probed.prediction:
-        sizes |= {made.batch_size}
-        sizes |= {b for b in probed.batch_sizes if made.as_fast_from <= b <= made.as_fast_to}
-    else:
-        sizes |= set(probed.batch_sizes)
+        also = {size for size in (probed.baseline,) if size <= made.largest}
+        sizes = set(sizes_to_verify(made.batch_size, largest=made.largest, also=also))
     flags_given.append(f"--batch_sizes={','.join(map(str, sorted(sizes)))}")
     return shlex.join([sys.executable, "-m", "tfbatch.tune", *flags_given])
 

@@ -20,7 +20,6 @@ from typing import Any
 from absl import flags
 
 from tfbatch.command_line import (
-    StopSignal,
     announcer,
     library_noise_to,
     parse_flags,
@@ -36,6 +35,7 @@ from tfbatch.run_folder.folder import LOG, check_run_dir
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import LiveProgress, Progress
 from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
+from tfbatch.stop_signal import StopSignal
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 STARTED = time.monotonic()
@@ -142,14 +142,16 @@ def main(arguments: list[str]) -> int:
     ):
         say(out, f"Run folder: {run_dir} (what the libraries print goes to {LOG} in it)")
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
+        progress.on_begin = stop.keep
         try:
-            result = run_request(
-                request,
-                Given(callbacks=_callbacks()),
-                progress=progress,
-                stop_requested=stop,
-                started=STARTED,
-            )
+            with stop.starting_up():
+                result = run_request(
+                    request,
+                    Given(callbacks=_callbacks()),
+                    progress=progress,
+                    stop_requested=stop,
+                    started=STARTED,
+                )
         except StoppedError as error:
             say(err, f"{error}{_answer_before(run_dir)}")
             return stop.exit_code
@@ -177,7 +179,7 @@ def _join() -> int:
             f"chief. Received: --{other[0]}. Leave it out."
         )
     with (
-        library_noise_to(Path(os.devnull)) as (out, err),
+        library_noise_to(Path(os.devnull), kept=False) as (out, err),
         StopSignal(announcer(err, STOPPING)) as stop,
     ):
         from tfbatch.search.joined import join_search

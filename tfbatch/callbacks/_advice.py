@@ -11,6 +11,7 @@ from tfbatch.callbacks._step_clock import TimedSteps
 from tfbatch.estimators.critical_batch_size import Hyperbola
 from tfbatch.estimators.memory_line import predict_largest_batch_size
 from tfbatch.estimators.noise_scale import NoiseScale
+from tfbatch.estimators.predicted_batch_size import CAVEAT, sizes_to_verify
 from tfbatch.estimators.step_time import StepTimeFit, fit_step_time
 from tfbatch.estimators.time_to_target import predict_fastest_batch_size, predict_speed_up
 
@@ -84,11 +85,11 @@ def advise(measured: Measured, *, command: str) -> Advice:
     ]
     fit, reason = _step_time(measured)
     if fit is None or reason:
-        verify = command.format(batch_sizes=_sizes(measured.batch_size, measured.batch_size))
+        verify = command.format(batch_sizes=_sizes(measured, measured.batch_size))
         lines.append(f"nothing predicted: {reason}; measure with: {verify}")
         return Advice(tuple(lines), None, None, verify)
     size, speed_up = _predicted(measured, fit)
-    verify = command.format(batch_sizes=_sizes(measured.batch_size, size))
+    verify = command.format(batch_sizes=_sizes(measured, size))
     lines.append(f"a step takes {fit}")
     if size == measured.batch_size or speed_up < _WORTHWHILE:
         size, speed_up = measured.batch_size, 1.0
@@ -96,7 +97,7 @@ def advise(measured: Measured, *, command: str) -> Advice:
     else:
         what = f"B={size}, {speed_up:.1f} x faster to the same loss"
     weak = ", from a weak noise scale" if noise and noise.low_confidence else ""
-    lines.append(f"predicted: {what}{weak}; not verified; verify with: {verify}")
+    lines.append(f"predicted: {what}{weak}; not verified: {CAVEAT}; verify with: {verify}")
     return Advice(tuple(lines), size, speed_up, verify)
 
 
@@ -153,6 +154,8 @@ def _memory(measured: Measured) -> str:
     return f"{said}; estimate of the largest that fits, {line}, not verified"
 
 
-def _sizes(present: int, predicted: int) -> str:
-    around = {present, predicted, max(predicted // 2, 1), predicted * 2}
-    return ",".join(str(size) for size in sorted(around))
+def _sizes(measured: Measured, predicted: int) -> str:
+    failed = measured.steps.failed if measured.steps else None
+    largest = failed - 1 if failed else math.inf
+    also = (measured.batch_size, predicted)
+    return ",".join(map(str, sizes_to_verify(predicted, largest=largest, also=also)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfbatch.callbacks._measuring_time import MeasuringTime
+from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
 from tfbatch.gradients import SquaredNorms
@@ -24,16 +25,27 @@ class NoiseMeter:
         decay: Of the stream.
         interval: Steps between two measurements; None: as `max_share` allows.
         max_share: Largest share of the training's time.
+        num_examples: Number of examples that the batches are taken from; None if unknown.
+        steps_per_pass: Batches of a pass over the data, where that is what is known.
 
     Attributes:
         stream: The pairs so far; None before the first.
         time: What they took.
         measurements: Number of them.
+        refused: Why the first batch cannot be measured; empty where it can.
     """
 
     def __init__(
-        self, norms: SquaredNorms, *, decay: float, interval: int | None, max_share: float
+        self,
+        norms: SquaredNorms,
+        *,
+        decay: float,
+        interval: int | None,
+        max_share: float,
+        num_examples: int | None = None,
+        steps_per_pass: int | None = None,
     ):
+        self._num_examples, self._steps_per_pass = num_examples, steps_per_pass
         self._norms, self._decay, self._interval = norms, decay, interval
         self.stream: NoiseScaleStream | None = None
         self.time = MeasuringTime(max_share=max_share)
@@ -41,6 +53,7 @@ class NoiseMeter:
         self._seen_size = self._size = 0
         self._costs: dict[int, float] = {}
         self._is_running = False
+        self.refused = ""
 
     def begin_epoch(self) -> None:
         """What lay between two epochs is no training."""
@@ -48,7 +61,7 @@ class NoiseMeter:
 
     def due(self, step: int) -> bool:
         """Whether to measure before the update with this index, counted over all epochs."""
-        if not step:  # the first execution traces the training
+        if not step or self.refused:  # the first execution traces the training
             return False
         if self._is_running:
             self.time.arrive()
@@ -68,11 +81,17 @@ class NoiseMeter:
             waited: Seconds since `due` that were spent waiting for the batch.
         """
         self.time.wait(waited)
+        if self._num_examples is None and self._steps_per_pass:
+            self._num_examples = self._steps_per_pass * self._norms.examples(batch)
         size = self._norms.micro_batch_size(batch)
         if self._is_to_stay(size):
             self._size = size
             if size not in self._costs:
-                self._costs[size] = self._rehearsed(batch)
+                try:
+                    self._costs[size] = self._rehearsed(batch)
+                except InputError as error:
+                    self.refused = str(error)
+                    return
             if self._interval is not None or self.time.affords(self._costs[size]):
                 self._add(batch)
                 self.measurements += 1
@@ -115,4 +134,6 @@ class NoiseMeter:
 
     def estimate(self) -> NoiseScale | None:
         """The noise scale now; None before the first pair."""
-        return self.stream.estimate() if self.stream is not None and self.stream.pairs else None
+        if self.stream is None or not self.stream.pairs:
+            return None
+        return self.stream.estimate(num_examples=self._num_examples)

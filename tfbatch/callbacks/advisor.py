@@ -18,6 +18,12 @@ from tfbatch.gradients import why_not
 _FACTORS = (0.5, 1, 2, 4)
 
 
+class _QuietNoiseScale(GradientNoiseScale):
+    """Where the loss cannot be measured, the training goes on, and the advice gives the reason."""
+
+    _ends_training = False
+
+
 class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     """Prints measurements of the training and a PREDICTION of the fastest batch size.
 
@@ -68,7 +74,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         self.time_steps = time_steps
         self.verbose = verbose
         self.throughput, self.memory = Throughput(), PeakMemory()
-        self.noise = GradientNoiseScale()
+        self.noise = _QuietNoiseScale()
         self._watched: WatchedInput | None = None
         self._forget()
 
@@ -131,7 +137,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
             input_wait=self.throughput.input_wait,
             peak_memory_mb=self.memory.peak_memory_mb,
             noise=self.noise.estimate,
-            no_noise=self._no_noise,
+            no_noise=self.noise.refused or self._no_noise,
             steps=self._steps,
         )
         self.advice = advise(measured, command=self._command(size))

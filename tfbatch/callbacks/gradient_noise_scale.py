@@ -22,7 +22,9 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     examples: far below it a larger batch saves steps in proportion, far above it none. Now and
     then a batch is cut into micro-batches, whose gradients and their mean give an unbiased pair
     (tfbatch.estimators.noise_scale); numerator and denominator are averaged exponentially over
-    the pairs before they are divided. It grows during training: early values are too small.
+    the pairs before they are divided. It grows during training: early values are too small. The
+    interval is of the value for the population that the examples come from: epochs see the same
+    ones, so that no more pairs than one epoch holds are taken as independent.
 
     Without data it takes the batches that training is about to see, before it sees them; where
     their size changes during `fit` it goes on at the new one. A batch of fewer examples than
@@ -59,13 +61,16 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
             counts but waiting for a batch, which training would have done as well.
         tracing_seconds: Seconds spent tracing, at the first batch and at one of another size.
         measurements: Number of measurements.
+        refused: Why the training's batches cannot be measured; empty where they can.
 
     Raises:
         InputError: An argument out of its range. At the beginning of `fit`: a `tf.distribute`
-            strategy, a train_step of the model's own, a loss that is summed, float16.
+            strategy, a train_step of the model's own, a loss that is summed, float16. At the first
+            measured batch: a loss that is no mean over its examples.
     """
 
     only_looks = True
+    _ends_training = True  # where the first batch cannot be measured
 
     def __init__(
         self,
@@ -92,6 +97,7 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     def _forget(self) -> None:
         self._meter: NoiseMeter | None = None
         self.estimate: NoiseScale | None = None
+        self.refused = ""
         self.share = self.tracing_seconds = 0.0
         self.measurements = 0
 
@@ -102,7 +108,12 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
         check_single_device(self.model, caller="GradientNoiseScale")
         norms = SquaredNorms(self.model, micro_batches=self.micro_batches, training=self.training)
         self._meter = NoiseMeter(
-            norms, decay=self.decay, interval=self.interval, max_share=self.max_share
+            norms,
+            decay=self.decay,
+            interval=self.interval,
+            max_share=self.max_share,
+            num_examples=None if self.x is None else len(keras.tree.flatten(self.x)[0]),
+            steps_per_pass=self.params.get("steps"),
         )
         self._random = np.random.default_rng(self.seed)
         self._steps = self._steps_before = 0
@@ -129,6 +140,10 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """`batch` is the index of the last update, also with `steps_per_execution` > 1."""
         self._steps = self._steps_before + batch + 1
+        if self._meter is not None and self._meter.refused:
+            self.refused = self._meter.refused
+            if self._ends_training:
+                raise InputError(self.refused)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Publishes; NaN where nothing was measured yet."""

@@ -110,8 +110,13 @@ class NoiseScaleStream:
             self, small_batch_size=small_batch_size, large_batch_size=large_batch_size
         )
 
-    def estimate(self, *, level: float = 0.95) -> NoiseScale:
+    def estimate(self, *, num_examples: int | None = None, level: float = 0.95) -> NoiseScale:
         """The noise scale now; its `count` is what the weights are worth in pairs.
+
+        Args:
+            num_examples: Number N of examples that the training passes over again and again: no
+                more than N / B pairs are then taken as independent. None if none comes twice.
+            level: Coverage of the interval.
 
         Raises:
             InputError: No pair was seen.
@@ -121,7 +126,9 @@ class NoiseScaleStream:
         concentration = self.squared_weight / self.weight**2
         noise, gradient = self.noise / self.weight, self.gradient / self.weight
         # Variance of a weighted mean: the unbiased weighted variance times sum(weight^2).
-        factor = concentration / (1 - concentration) if self.pairs > 1 else math.nan
+        alike = 0.0 if num_examples is None else self.large_batch_size / num_examples
+        shares = max(concentration, alike)
+        factor = shares / (1 - concentration) if self.pairs > 1 else math.nan
         moments = Moments(
             numerator=noise,
             denominator=gradient,

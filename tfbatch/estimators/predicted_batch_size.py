@@ -6,14 +6,16 @@ With the noise scale in the place of the critical batch size, the seconds to a t
 
 where min_steps is unknown, so that only ratios are predicted (McCandlish et al. 2018, arXiv
 1812.06162). The noise scale grows during training and can differ from the critical batch size
-several times over.
+several times over, either way: with the Hessian, which it leaves out, it would be tr(H Sigma) /
+G'HG (the same paper), and a noisy quadratic was fastest at 2.7 times the predicted size. The
+interval is that of the measurement alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.errors import InputError
@@ -23,6 +25,29 @@ from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.statistical_efficiency import goodput, statistical_efficiency
 from tfbatch.estimators.step_time import StepTimeFit
 from tfbatch.estimators.time_to_target import AS_FAST, predict_fastest_batch_size
+
+OFF = 4
+"""A search that verifies a prediction looks from a quarter of it to so many times of it."""
+CAVEAT = (
+    "a noise scale can be several times the critical batch size or a fraction of it "
+    "(McCandlish et al. 2018, arXiv 1812.06162: it leaves out the curvature)"
+)
+
+
+def sizes_to_verify(
+    predicted: int, *, largest: float = math.inf, also: Iterable[int] = ()
+) -> tuple[int, ...]:
+    """Powers of two from at most a quarter to at least four times a prediction, ascending.
+
+    Args:
+        predicted: The predicted batch size.
+        largest: Largest size allowed.
+        also: Further sizes, such as the baseline's.
+    """
+    low = math.floor(math.log2(max(predicted / OFF, 1)))
+    high = math.ceil(math.log2(predicted * OFF))
+    powers = {2**n for n in range(low, high + 1) if 2**n <= largest}
+    return tuple(sorted(powers | set(also)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +75,17 @@ class BatchSizePrediction:
 
     Attributes:
         batch_size: Predicted fastest size.
-        interval: The same from the ends of the noise scale's interval.
+        interval: The same from the ends of the noise scale's interval: the error of measuring it,
+            not that of taking it for the critical batch size.
         as_fast_from: Smallest size predicted to take at most 5 % longer.
         as_fast_to: Largest such size.
         speed_up: Predicted seconds at the baseline's batch size, divided by those at this one.
         baseline: The baseline's batch size.
         largest: Largest size allowed.
         limited_by: What holds the size where it is: "noise" (larger ones waste examples), "memory"
-            (the largest allowed size would be passed) or "one example"; "measured sizes" where no
-            line fits the step times and the fastest of the measured sizes is named.
+            (the largest allowed size would be passed) or "one example"; "measured sizes" where the
+            largest timed size would be passed, or no line fits the step times and the fastest of
+            the measured sizes is named.
         sizes: What is predicted of each measured size, ascending.
         doubts: Why not to rely on it, beside that it is a prediction.
     """
@@ -103,8 +130,9 @@ class BatchSizePrediction:
         return (
             f"Predicted fastest to a target: batch size {self.batch_size} "
             f"({self.as_fast_from} to {self.as_fast_to} within {AS_FAST:.0%}; "
-            f"{self.interval} from the noise scale's interval; limited by {self.limited_by}), "
-            f"predicted {self.speed_up:.2f} times as fast as batch size {self.baseline}{doubts}."
+            f"{self.interval} from the error of the measured noise scale alone; limited by "
+            f"{self.limited_by}), predicted {self.speed_up:.2f} times as fast as batch size "
+            f"{self.baseline}; {CAVEAT}: compare sizes from a quarter of it to {OFF} times{doubts}."
         )
 
     def charts(self) -> tuple[Chart, ...]:
@@ -173,8 +201,12 @@ def predict_batch_size(
         else step_seconds[found.batch_size]
     )
     doubts = list(noise_scale.doubts)
-    if found.batch_size > max(step_seconds):
-        doubts.append(f"it is larger than any measured size ({max(step_seconds)})")
+    if found.limited_by == "measured sizes" and fit is not None and fit.fits:
+        doubts.append(f"larger sizes than {max(step_seconds)} were not timed, and may be faster")
+    if found.batch_size < min(step_seconds):
+        doubts.append(
+            f"it is smaller than any timed size ({min(step_seconds)}): its time is extrapolated"
+        )
     if fit is None or not fit.fits:
         doubts.append("no line fits the step times: only measured sizes are compared")
     return BatchSizePrediction(

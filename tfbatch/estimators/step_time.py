@@ -16,6 +16,8 @@ LARGEST_MISFIT = 0.10
 FEWEST_SIZES = 4
 """Two numbers are fitted: with fewer sizes than this, a good fit would show nothing."""
 
+_ROUNDING = 1e-9
+
 Form = Literal["affine", "saturating"]
 
 
@@ -33,6 +35,9 @@ class StepTimeFit:
         misfit: Largest share by which the form misses a measured median.
         fits: Whether the form describes the measurement: a misfit of at most 10 % over at least
             4 sizes. Where it does not, nothing should be computed from it.
+        smallest: Smallest measured batch size.
+        largest: Largest measured batch size. Beyond it nothing is known, however well the form
+            fits: caches, threads and kernels change (46 % were missed at four times the largest).
     """
 
     form: Form
@@ -40,9 +45,24 @@ class StepTimeFit:
     seconds_per_example: float
     misfit: float
     fits: bool
+    smallest: float
+    largest: float
 
     def seconds(self, batch_size: float) -> float:
-        """Predicted seconds of a step."""
+        """Predicted seconds of a step.
+
+        Args:
+            batch_size: Up to the largest measured one. Below the smallest it is an extrapolation
+                that the smallest one's seconds bound from above.
+
+        Raises:
+            InputError: A batch size above the largest measured one.
+        """
+        if batch_size > self.largest * (1 + _ROUNDING):
+            raise InputError(
+                "A step time is not extrapolated beyond the largest measured batch size, "
+                f"{self.largest:g}. Received: {batch_size:g}. Measure larger batches."
+            )
         return float(_seconds(self.form, self.fixed_seconds, self.seconds_per_example, batch_size))
 
     def __str__(self) -> str:
@@ -53,7 +73,8 @@ class StepTimeFit:
             f"{fixed:.3g} ms + {line}" if self.form == "affine" else f"max({fixed:.3g} ms, {line})"
         )
         verdict = "misses at most" if self.fits else "DOES NOT FIT: misses up to"
-        return f"{formula} ({verdict} {self.misfit:.1%})"
+        measured = f"measured from {self.smallest:g} to {self.largest:g}"
+        return f"{formula} ({verdict} {self.misfit:.1%}; {measured})"
 
 
 def fit_step_time(batch_sizes: Any, seconds: Any, *, form: Form | None = None) -> StepTimeFit:
@@ -110,6 +131,8 @@ def _judged(form: Form, fixed: float, slope: float, sizes: Array, times: Array) 
         seconds_per_example=float(slope),
         misfit=misfit,
         fits=misfit <= LARGEST_MISFIT and len(sizes) >= FEWEST_SIZES,
+        smallest=float(sizes.min()),
+        largest=float(sizes.max()),
     )
 
 

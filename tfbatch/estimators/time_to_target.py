@@ -20,6 +20,9 @@ AS_FAST = 0.05
 """Predicted times that differ by less than this share are called equal."""
 
 
+Limit = Literal["noise", "memory", "measured sizes", "one example"]
+
+
 @dataclasses.dataclass(frozen=True)
 class TimePrediction:
     """A PREDICTION of the batch size that reaches the target first. Not a measurement.
@@ -30,16 +33,17 @@ class TimePrediction:
         steps: Predicted steps.
         examples: Predicted examples.
         limited_by: What holds the size where it is: "noise" (larger ones waste examples), "memory"
-            (the largest allowed size would be passed) or "one example".
+            (the largest allowed size would be passed), "measured sizes" (the largest timed one
+            would be passed) or "one example".
         as_fast_from: Smallest size predicted to take at most 5 % longer.
-        as_fast_to: Largest such size that is allowed.
+        as_fast_to: Largest such size that is allowed and not larger than any that was timed.
     """
 
     batch_size: int
     seconds: float
     steps: float
     examples: float
-    limited_by: Literal["noise", "memory", "one example"]
+    limited_by: Limit
     as_fast_from: int
     as_fast_to: int
 
@@ -55,7 +59,8 @@ def predict_seconds(hyperbola: Hyperbola, step_time: StepTimeFit, *, batch_size:
     """Predicted seconds to the target at a batch size.
 
     Raises:
-        InputError: A batch size that is not > 0, a step time that does not fit its form.
+        InputError: A batch size that is not > 0 or above the largest timed one, a step time that
+            does not fit its form.
     """
     check_positive(batch_size=batch_size)
     _check_fits(step_time)
@@ -83,7 +88,8 @@ def predict_fastest_batch_size(
     Args:
         hyperbola: Steps against batch size. From a noise scale alone, take that for the critical
             batch size: it can be wrong several times over.
-        step_time: Seconds of a step against batch size.
+        step_time: Seconds of a step against batch size. Nothing is predicted beyond the largest
+            size that was timed.
         largest: Largest size allowed: what fits in memory, or the number of training examples.
 
     Raises:
@@ -93,15 +99,16 @@ def predict_fastest_batch_size(
         raise InputError(f"`largest` must be >= 1. Received: {largest=}.")
     _check_fits(step_time)
     optimum = _optimum(hyperbola.critical_batch_size, step_time)
+    allowed, largest = largest, min(largest, max(1, math.floor(step_time.largest)))
 
     def seconds(batch_size: float) -> float:
         return predict_seconds(hyperbola, step_time, batch_size=batch_size)
 
     below = max(1, min(largest, math.floor(min(optimum, largest))))
     best = min((below, min(below + 1, largest)), key=seconds)
-    limited_by: Literal["noise", "memory", "one example"] = "noise"
+    limited_by: Limit = "noise"
     if optimum >= largest + 0.5:
-        limited_by = "memory"
+        limited_by = "memory" if largest == allowed else "measured sizes"
     elif optimum < 1:
         limited_by = "one example"
     low, high = _as_fast(

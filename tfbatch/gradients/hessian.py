@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfbatch.errors import InputError
 from tfbatch.gradients.layer_norms import loss_of
+from tfbatch.gradients.mean_loss import measured_sum
 from tfbatch.gradients.squared_norms import why_not
 from tfbatch.gradients.untouched import untouched
 
@@ -31,7 +32,8 @@ class HessianProduct:
         examples: Number of examples.
 
     Raises:
-        InputError: A model that `why_not` refuses, or no batch.
+        InputError: A model that `why_not` refuses, no batch, or a loss that is no mean over the
+            examples of the first batch.
     """
 
     def __init__(self, model: Any, batches: Sequence[Any]):
@@ -39,6 +41,8 @@ class HessianProduct:
             raise InputError(f"The model's Hessian cannot be measured: {reason}.")
         if not batches:
             raise InputError("`batches` must hold at least one batch. Received: none.")
+        if reason := measured_sum(model, batches[0]):
+            raise InputError(f"The model's Hessian cannot be measured: {reason}.")
         self._model, self._batches = model, list(batches)
         self._sizes = [int(keras.tree.flatten(batch)[0].shape[0]) for batch in self._batches]
         self.examples = sum(self._sizes)

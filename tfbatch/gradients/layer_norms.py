@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.gradients.squared_norms import check_measurable
-from tfbatch.gradients.untouched import untouched
+from tfbatch.gradients.squared_norms import MeanLossCheck, check_measurable
+from tfbatch.gradients.untouched import OwnRandomness, untouched
 
 
 class LayerNorms:
@@ -43,6 +43,7 @@ class LayerNorms:
         owners = [variable.path.rsplit("/", 1)[0] for variable in model.trainable_variables]
         self.layers = tuple(dict.fromkeys(owners))
         self._layer_of = [self.layers.index(owner) for owner in owners]
+        self._mean_loss, self._randomness = MeanLossCheck(model), OwnRandomness(model)
         self._sum = tf.function(self._summed, reduce_retracing=True, autograph=False)
 
     def __call__(
@@ -56,16 +57,25 @@ class LayerNorms:
         Args:
             batch: x, (x, y) or (x, y, sample_weight), with k * b examples.
             preconditioner: The diagonal of P, a tensor >= 0 for each trainable weight.
+
+        Raises:
+            InputError: The loss of the first batch is no mean over its examples.
         """
+        self._mean_loss(batch)
         scales = self._ones() if preconditioner is None else list(preconditioner)
-        with untouched(self._model):
+        with untouched(self._model), self._randomness.running():
             squares, sums = self._sum(batch, scales)
             large = self._squares(sums, scales)
         return squares.numpy() / self.micro_batches, large.numpy() / self.micro_batches**2
 
     def mean_gradient(self, batch: Any) -> list[Any]:
-        """The mean gradient of the micro-batches, a tensor for each trainable weight."""
-        with untouched(self._model):
+        """The mean gradient of the micro-batches, a tensor for each trainable weight.
+
+        Raises:
+            InputError: The loss of the first batch is no mean over its examples.
+        """
+        self._mean_loss(batch)
+        with untouched(self._model), self._randomness.running():
             _, sums = self._sum(batch, self._ones())
         return [part / self.micro_batches for part in sums]
 

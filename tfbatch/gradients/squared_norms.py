@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.gradients.untouched import untouched
+from tfbatch.gradients.mean_loss import declared_sum, measured_sum
+from tfbatch.gradients.untouched import OwnRandomness, untouched
 
 
 def why_not(model: Any) -> str | None:
@@ -20,9 +21,7 @@ def why_not(model: Any) -> str | None:
         )
     if model.dtype_policy.compute_dtype == "float16":
         return "gradients of float16 need the loss scaling of training: use mixed_bfloat16"
-    if getattr(model.loss, "reduction", None) == "sum":
-        return 'the loss is summed over the batch: use reduction="sum_over_batch_size"'
-    return None
+    return declared_sum(model)
 
 
 def check_measurable(model: Any, micro_batches: int) -> None:
@@ -35,6 +34,30 @@ def check_measurable(model: Any, micro_batches: int) -> None:
         raise InputError(f"`micro_batches` must be >= 2. Received: {micro_batches=}.")
     if reason := why_not(model):
         raise InputError(f"The model's gradients cannot be measured: {reason}.")
+
+
+class MeanLossCheck:
+    """Refuses, at the first batch, a loss that is no mean over the examples.
+
+    Args:
+        model: A built, compiled model.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._is_checked = False
+
+    def __call__(self, batch: Any) -> None:
+        """Looks at the first batch alone.
+
+        Raises:
+            InputError: Its loss is no mean over its examples.
+        """
+        if self._is_checked:
+            return
+        if reason := measured_sum(self._model, batch):
+            raise InputError(f"The model's gradients cannot be measured: {reason}.")
+        self._is_checked = True
 
 
 class SquaredNorms:
@@ -65,6 +88,7 @@ class SquaredNorms:
         check_measurable(model, micro_batches)
         self.micro_batches, self.training = micro_batches, training
         self._model = model
+        self._mean_loss, self._randomness = MeanLossCheck(model), OwnRandomness(model)
         self._add = tf.function(self._added, reduce_retracing=True)
 
     @property
@@ -74,7 +98,11 @@ class SquaredNorms:
 
     def micro_batch_size(self, batch: Any) -> int:
         """Examples in one micro-batch of a batch; 0 if the batch is too small."""
-        return int(keras.tree.flatten(batch)[0].shape[0]) // self.micro_batches
+        return self.examples(batch) // self.micro_batches
+
+    def examples(self, batch: Any) -> int:
+        """Examples in a batch."""
+        return int(keras.tree.flatten(batch)[0].shape[0])
 
     def __call__(self, batch: Any) -> tuple[float, float]:
         """The two squared norms.
@@ -84,11 +112,12 @@ class SquaredNorms:
                 dimension. Examples beyond k times the micro-batch size are left out.
 
         Raises:
-            InputError: Fewer examples than micro-batches.
+            InputError: Fewer examples than micro-batches; the loss of the first batch is no mean
+                over its examples.
         """
         self._check(batch)
         sums, squares = self._zeros(), []
-        with untouched(self._model):
+        with untouched(self._model), self._randomness.running():
             for index in range(self.micro_batches):
                 square, sums = self._add(self._part(batch, index), sums)
                 squares.append(square)
@@ -103,7 +132,8 @@ class SquaredNorms:
             batch: As for a call.
 
         Raises:
-            InputError: Fewer examples than micro-batches.
+            InputError: Fewer examples than micro-batches; the loss of the first batch is no mean
+                over its examples.
         """
         self._check(batch)
         with untouched(self._model):
@@ -115,6 +145,7 @@ class SquaredNorms:
             raise InputError(
                 f"A batch must hold an example for each of the {self.micro_batches} micro-batches."
             )
+        self._mean_loss(batch)
 
     def _zeros(self) -> list[Any]:
         return [tf.zeros(v.shape, v.dtype) for v in self._model.trainable_variables]

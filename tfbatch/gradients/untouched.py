@@ -1,4 +1,4 @@
-"""Lets something run on a model and puts the model's state back."""
+"""Lets something run on a model and puts the model's state back; random masks of one's own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -32,3 +33,36 @@ def untouched(model: Any, *, weights: bool = False) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+
+
+class OwnRandomness:
+    """Random numbers of layers that go on from one measurement to the next.
+
+    `untouched` puts seed generators back, so that every measurement would see the same dropout
+    masks, and those of the training's next steps. Within `running` the generators go on where the
+    last measurement left them, on a stream apart from the training's.
+
+    Args:
+        model: A model that is built before the first measurement.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._states: list[Any] | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """To be used within `untouched`."""
+        found = self._model.non_trainable_variables
+        generators = [variable for variable in found if variable.name == "seed_generator_state"]
+        if self._states is None:
+            self._states = [generator.value.numpy() ^ _APART for generator in generators]
+        for generator, state in zip(generators, self._states, strict=True):
+            generator.assign(state)
+        try:
+            yield
+        finally:
+            self._states = [generator.value.numpy() for generator in generators]
+
+
+_APART = np.array([0x9E3779B9, 0], np.uint32)

@@ -26,7 +26,8 @@ class NoiseScaleSettings:
             statistics are not yet those of any data, else "inference".
         augmented: Whether batches are augmented as in training.
         preconditioned: Whether the noise scale under an adaptive optimizer is measured too.
-        most_pairs: Pairs are measured until the interval is tight, or this many.
+        most_pairs: Pairs are measured until the interval is tight, or so many, or 8 passes over
+            the data are made: more of the same examples tell nothing new.
         seconds: About what it may take, tracing included; 8 pairs are measured anyway.
         seed: Seed of the batches.
     """
@@ -69,6 +70,8 @@ class NoiseScaleReading:
         mode: See NoiseScaleSettings.
         where: At which weights, and on which examples.
         seconds: What it took.
+        num_examples: Number of examples that the batches were drawn from; None if infinite. The
+            intervals are of the value for the population that these examples come from.
     """
 
     estimate: NoiseScale
@@ -82,6 +85,7 @@ class NoiseScaleReading:
     mode: Mode
     where: str
     seconds: float
+    num_examples: int | None = None
 
     def columns(self) -> tuple[str, ...]:
         """See tfbatch.instruments.Reading."""
@@ -121,11 +125,13 @@ class NoiseScaleReading:
             else ""
         )
         doubts = f" Weak: {'; '.join(found.doubts)}." if found.doubts else ""
+        examples = f"the {self.num_examples:,} training" if self.num_examples else "the"
         return (
             f"The gradient noise scale {self.where} is {found.noise_scale:.4g} {found.interval} "
-            f"examples ({found.count:.0f} pairs of {self.small_batch_size} and "
-            f"{self.large_batch_size}, {self.mode} mode){adaptive}; it grows during training, and "
-            f"as a critical batch size it is a prediction.{doubts}"
+            f"examples ({found.interval.level:.0%} interval of the value for the population that "
+            f"{examples} examples come from; {found.count:.0f} pairs of {self.small_batch_size} "
+            f"and {self.large_batch_size}, {self.mode} mode){adaptive}; it grows during training, "
+            f"and as a critical batch size it is a prediction.{doubts}"
         )
 
     def charts(self) -> tuple[Chart, ...]:

@@ -6,17 +6,27 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfbatch.gradients import LayerNorms
 
-_PILOT_BATCHES = 8
+PILOT_BATCHES = 8
 _EPSILON = 1e-7
+_WITH_SECOND_MOMENTS = (
+    keras.optimizers.Adam,
+    keras.optimizers.Nadam,
+    keras.optimizers.Lamb,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adagrad,
+)
 
 
 def slots_preconditioner(model: Any) -> tuple[list[Any], str] | None:
-    """From the second moments that the model's optimizer has gathered; None if it has none."""
+    """From the second moments that the model's optimizer has gathered; None if it keeps none."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not isinstance(optimizer, _WITH_SECOND_MOMENTS):  # velocities of LARS are momentum
+        return None
     slots = getattr(optimizer, "_velocities", None) or getattr(optimizer, "_accumulators", None)
     steps = int(optimizer.iterations)
     if not slots or not steps or len(slots) != len(model.trainable_variables):
@@ -35,7 +45,7 @@ def measured_preconditioner(norms: LayerNorms, batches: Iterator[Any]) -> tuple[
     """From the mean square of a few batches' gradients, which are then not measured again."""
     moments: list[Any] = []
     count = 0
-    for batch in itertools.islice(batches, _PILOT_BATCHES):
+    for batch in itertools.islice(batches, PILOT_BATCHES):
         squares = [tf.square(gradient) for gradient in norms.mean_gradient(batch)]
         moments = [a + b for a, b in zip(moments, squares, strict=True)] if count else squares
         count += 1

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfbatch.errors import InputError, TfbatchError
-from tfbatch.estimators.predicted_batch_size import BatchSizePrediction, predict_batch_size
+from tfbatch.estimators.predicted_batch_size import (
+    CAVEAT,
+    OFF,
+    BatchSizePrediction,
+    predict_batch_size,
+)
 from tfbatch.instruments import INSTRUMENTS, Reading
 from tfbatch.search.step_seconds import device_name
 from tfbatch.search.workbench import Bench
@@ -111,8 +116,8 @@ class Probed:
         return (
             f"{found}, from which the predicted time-optimal batch size is {made.batch_size} "
             f"({made.as_fast_from} to {made.as_fast_to} within 5 %; predicted "
-            f"{made.speed_up:.2f} times as fast as {made.baseline}), which a search verifies: "
-            f"{command}"
+            f"{made.speed_up:.2f} times as fast as {made.baseline}); {CAVEAT}, which a search from "
+            f"a quarter of the prediction to {OFF} times settles: {command}"
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class TrialBook:
         self._objective = objective
         self._total_examples = total_examples
         self._progress = progress
+        progress.watch(engine.running)
         self._untrained_loss = untrained_loss
         self.trials = [read_row(row) for row in folder.journal.rows]
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
