@@ -97,7 +97,7 @@ class Run:
             objective=request.objective,
             total_examples=self.total_examples,
             progress=progress,
-            untrained_loss=untrained.metrics.get("loss"),
+            training_loss=untrained.training_loss,
         )
 
     def complete(self) -> Result:
