@@ -110,8 +110,21 @@ def open_bench(
 
 
 @contextlib.contextmanager
-def open_request(request: Request, given: Given, progress: Progress) -> Iterator[Bench]:
-    """The same for a request that is checked already; see `open_bench`."""
+def open_request(
+    request: Request,
+    given: Given,
+    progress: Progress,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Iterator[Bench]:
+    """The same for a request that is checked already; see `open_bench`.
+
+    Args:
+        request: What is asked.
+        given: What was given as objects.
+        progress: Told what is done.
+        stop_requested: When true, what runs is ended with a StoppedError.
+    """
     with RunLock(request.run_dir) as lock:
         from tfbatch.search.adaptation import adapt
         from tfbatch.search.opening import load_records, open_engine
@@ -120,10 +133,10 @@ def open_request(request: Request, given: Given, progress: Progress) -> Iterator
             request = stored(request, given.payload, lock)
         code = user_code(request, given)
         with open_engine(
-            request, code, lock=lock, warm=None, stop_requested=lambda: False
+            request, code, lock=lock, warm=None, stop_requested=stop_requested
         ) as engine:
             data = load_records(request, engine, progress, own_dir=lock.data)
             model = engine.call("describe_model", list(request.model_arguments))
             for note in model.notes:
                 progress.say(note)
-            yield Bench(adapt(request, model), code, data, model, engine)
+            yield Bench(adapt(request, model), code, data, model, engine, progress.doing)

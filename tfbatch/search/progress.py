@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from rich.console import Console
@@ -11,6 +12,9 @@ from rich.progress import Progress as RichProgress
 from tfbatch.search.finished import FinishedTrial
 from tfbatch.training.derived import Derived
 from tfbatch.training.outcome import TrialSpec
+
+LINE_SECONDS = 5.0
+"""Without a terminal, what a long measurement is doing is a line no more often than this."""
 
 
 class Progress:
@@ -25,6 +29,7 @@ class Progress:
         self._left: Callable[[], float] = lambda: float("inf")
         self._done = 0
         self._total = 0
+        self._last_line = float("-inf")
 
     def begin(self, *, done: int, total: int, seconds_left: Callable[[], float]) -> None:
         """Starts counting search trials."""
@@ -35,6 +40,13 @@ class Progress:
         """One line of text."""
         if self._console:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def doing(self, text: str) -> None:
+        """What a long measurement is doing now; may be called as often as one likes."""
+        now = time.monotonic()
+        if now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            self.say(text)
 
     def preparing(self, split: str, done: int, total: int) -> None:
         """Records are being written; told every 1,000 examples."""
@@ -103,6 +115,10 @@ class LiveProgress(Progress):
         self._preparing = self._bar.add_task("", total=None, stage="", left="", best="", running="")
         self._bar.update(self._preparing, visible=False)
         self._bar.start()
+
+    def doing(self, text: str) -> None:
+        """See Progress."""
+        self._bar.update(self._task, running=text)
 
     def preparing(self, split: str, done: int, total: int) -> None:
         """See Progress."""
