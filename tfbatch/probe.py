@@ -36,7 +36,6 @@ from tfbatch.command_line import (
     say,
 )
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
-from tfbatch.estimators.predicted_batch_size import sizes_to_verify
 from tfbatch.given import Given
 from tfbatch.instruments import INSTRUMENTS
 from tfbatch.run_folder.durable import write_whole
@@ -386,7 +385,9 @@ def _page(request: Request, probed: Probed) -> str:
 
 
 def _verifying(probed: Probed) -> str:
-    """The search that compares what is predicted to be about as fast."""
+    """The search that compares what is predicted with what is around it."""
+    from tfbatch.estimators.predicted_batch_size import sizes_to_verify  # imports SciPy
+
     given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
     flags_given = as_given(FLAGS, given)
     sizes = {probed.baseline, *probed.batch_sizes}
