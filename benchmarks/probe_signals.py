@@ -63,9 +63,8 @@ def is_right(found: dict[str, object]) -> bool:
     told = bool(found["written"]) or bool(found["says nothing was"])
     finished = found["exit"] == 0
     quick = float(str(found["seconds"])) <= ALLOWED_SECONDS
-    return (
-        finished
-        or (quick and told and found["exit"] == 143)
+    return finished or (
+        (quick and told and found["exit"] == 143)
         and found["printed"] == found["written"]
         and not found["left"]
     )

@@ -16,8 +16,9 @@ from tfbatch.pipeline.scanning import Contents
 from tfbatch.pipeline.stored_data import StoredData
 from tfbatch.pipeline.storing import store_data
 from tfbatch.training.class_weights import every_class_weight
-from tfbatch.training.compilation import Compilation, check_model
+from tfbatch.training.compilation import Compilation
 from tfbatch.training.content_checks import check_finite_loss, content_notes
+from tfbatch.training.workload import Workload
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(200, 3)).astype(np.float32)
@@ -40,6 +41,11 @@ def of_function(folder, function):
 
 def add_noise(x, y):
     return x + tf.random.normal([]), y
+
+
+def check(model, data, **compilation):
+    """As each build of a model is checked before any trial."""
+    Workload(data, lambda: model, compilation=Compilation(**compilation)).build(seed=1)
 
 
 def functional(units, loss=None, activation=None):
@@ -247,10 +253,10 @@ def test_missing_targets_are_refused_under_a_loss_of_keras_alone(tmp_path):
 
     assert any("first is example 9" in note for note in data.describe().notes)
     with pytest.raises(InputError, match=r"not a number.*targets.*first is example 9"):
-        check_model(functional(1, "mse"), data, Compilation())
+        check(functional(1, "mse"), data)
     with pytest.raises(InputError, match="not a number"):
-        check_model(functional(1), data, Compilation(loss=keras.losses.Huber()))
-    check_model(functional(1, own_loss), data, Compilation())
+        check(functional(1), data, loss=keras.losses.Huber())
+    check(functional(1, own_loss), data)
 
 
 def test_missing_inputs_are_refused_where_the_untrained_loss_shows_them(tmp_path):
@@ -281,7 +287,7 @@ def test_missing_inputs_are_refused_where_the_untrained_loss_shows_them(tmp_path
 )
 def test_labels_outside_of_the_models_range_are_refused(tmp_path, labels, model, message):
     with pytest.raises(InputError, match=message):
-        check_model(model(), stored(tmp_path, (X, labels)), Compilation())
+        check(model(), stored(tmp_path, (X, labels)))
 
 
 def test_a_validation_label_beyond_the_outputs_is_refused(tmp_path):
@@ -289,16 +295,32 @@ def test_a_validation_label_beyond_the_outputs_is_refused(tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     with pytest.raises(InputError, match="from 1 to 2 in your `validation` data"):
-        check_model(functional(2, loss), data, Compilation())
+        check(functional(2, loss), data)
     ignoring = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=2)
-    check_model(functional(2, ignoring), data, Compilation())
+    check(functional(2, ignoring), data)
+
+
+class Subclass(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_label_beyond_the_outputs_of_a_subclassed_model_is_refused(tmp_path):
+    model = Subclass()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(InputError, match="from 0 to 1, since the model has 2 outputs"):
+        check(model, stored(tmp_path, (X, Y + 1)))
 
 
 def test_a_misspelt_metric_of_a_compiled_model_is_refused(tmp_path):
     model = functional(1)
     model.compile("sgd", "mse", metrics=["mean_absolut_error"])
     with pytest.raises(InputError, match=r"`metrics` must be known.*Did you mean `mean_absolute_"):
-        check_model(model, stored(tmp_path, (X, Y)), Compilation())
+        check(model, stored(tmp_path, (X, Y)))
 
 
 RARE = np.where(np.arange(200) < 4, 1, 0)
@@ -351,22 +373,21 @@ def test_unscaled_inputs_give_a_hint_unless_a_layer_rescales(tmp_path):
 )
 def test_class_weights_are_completed_or_refused(tmp_path, y, classes):
     data = stored(tmp_path, (X, y))
-    compilation = Compilation(loss="mse", class_weight={1: 5.0})
 
     assert data.content.weighted_classes(data.num_classes) == classes
     assert data.describe().weighted_classes == classes
     if classes is None:
         with pytest.raises(InputError, match="needs targets that are classes"):
-            check_model(functional(1), data, compilation)
+            check(functional(1), data, loss="mse", class_weight={1: 5.0})
         return
-    check_model(functional(classes), data, compilation)
+    check(functional(classes), data, loss="mse", class_weight={1: 5.0})
     completed = every_class_weight({1: 5.0}, classes)
     assert completed == {**dict.fromkeys(range(classes), 1.0), 1: 5.0}
     with pytest.raises(InputError, match=f"from 0 to {classes - 1}.*class 7"):
-        check_model(functional(classes), data, Compilation(loss="mse", class_weight={7: 1.0}))
+        check(functional(classes), data, loss="mse", class_weight={7: 1.0})
 
 
 def test_class_weights_of_several_targets_are_refused(tmp_path):
     data = stored(tmp_path, (X, {"a": Y, "b": Y}))
     with pytest.raises(InputError, match="needs a model with one target"):
-        check_model(functional(1), data, Compilation(loss="mse", class_weight={1: 5.0}))
+        check(functional(1), data, loss="mse", class_weight={1: 5.0})

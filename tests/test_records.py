@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbatch.errors import DataError, InputError, RecordError, RunFolderError
+from tfbatch.errors import DataError, InputError, RecordError, RunFolderError, TfbatchError
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.recipes import ImageFeature, load_recipe
 from tfbatch.records import reader
@@ -441,7 +441,7 @@ def encoded_as(encode, shape):
             0,
             "Example train-5 has an image of shape (6, 4, 3); the recipe says (4, 6, 3).",
         ),
-        ({}, lambda: b"noise", 0, "Example train-5 has an image that cannot be decoded: "),
+        ({}, lambda: b"noise", 0, "train-5 cannot be decoded as an image: "),
         (
             ENCODED,
             None,
@@ -460,8 +460,8 @@ def encoded_as(encode, shape):
             0,
             "Example train-5 has an image of shape (6, 4, 3); the recipe says (4, 6, 3).",
         ),
-        (ENCODED, lambda: b"noise", 0, "Example train-5 has an image that cannot be decoded: "),
-        (ENCODED, lambda: b"\xff\xd8\xff", 0, "Example train-5 has an image that cannot be deco"),
+        (ENCODED, lambda: b"noise", 0, "train-5 cannot be decoded as an image: "),
+        (ENCODED, lambda: b"\xff\xd8\xff", 0, "train-5 cannot be decoded as an image: "),
     ],
     ids=[
         "label",
@@ -486,7 +486,7 @@ def test_an_example_that_does_not_fit_its_recipe_is_refused(
                 e = {**e, "image": tf.io.encode_png(e["image"]).numpy()}
             yield split, key, e
 
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(TfbatchError) as caught:
         write(examples=examples, **({"features": features} if features else {}))
 
     assert str(caught.value).startswith(message)

@@ -136,7 +136,12 @@ def open_request(
             request, code, lock=lock, warm=None, stop_requested=stop_requested
         ) as engine:
             data = load_records(request, engine, progress, own_dir=lock.data)
+            progress.doing("building the model")
             model = engine.call("describe_model", list(request.model_arguments))
             for note in model.notes:
                 progress.say(note)
-            yield Bench(adapt(request, model), code, data, model, engine, progress.doing)
+            try:
+                described = adapt(request, model)
+                yield Bench(described, code, data, model, engine, progress.measuring)
+            finally:
+                progress.end()

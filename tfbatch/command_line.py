@@ -16,12 +16,17 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from absl import flags
-from rich.console import Console
 
 from tfbatch.errors import InputError, TfbatchError
+from tfbatch.steady_stream import SteadyStream
+from tfbatch.stop_signal import SIGNALS
+from tfbatch.stop_signal import StopSignal as StopSignal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_CODES = """\
 exit codes:
@@ -32,7 +37,7 @@ exit codes:
   4    the run folder is in use, full or damaged
   5    no trial could be completed
   6    no trial learned anything: lengthen the trials
-  130  ended by Ctrl-C, 143 by SIGTERM: the best answer so far was printed and saved
+  130  ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP: the best answer so far was printed and saved
 """
 
 
@@ -112,24 +117,52 @@ def help_text(values: flags.FlagValues, usage: str) -> str:
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
-    """Runs a command's `main(arguments)` and exits with its code; errors become messages."""
+    """Runs a command's `main(arguments)` and exits with its code; errors become messages.
+
+    A reader that closes the pipe (`| head`) ends no command: what it would print is dropped.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _steady(sys.stdout), _steady(sys.stderr)
     try:
-        code = main(sys.argv[1:])
+        code = _code_of(main)
+        _flush(sys.stdout, sys.stderr)
+        # TensorFlow's threads can hang in the interpreter's teardown; everything is on disk.
+        os._exit(code)
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _code_of(main: Callable[[list[str]], int]) -> int:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise KeyboardInterrupt(number)
+
+    try:
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, interrupt)
+        return main(sys.argv[1:])
     except TfbatchError as error:
         print(f"error: {error}", file=sys.stderr or sys.stdout)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        print("Ended by Ctrl-C before there was an answer.", file=sys.stderr)
-        code = 130
+        return error.exit_code
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0
+    except KeyboardInterrupt as error:
+        number = error.args[0] if error.args else signal.SIGINT
+        by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        print(f"Ended by {by}. What was finished before is on disk.", file=sys.stderr)
+        return 128 + int(number)
     except Exception:
         traceback.print_exc()
-        code = 1
-    _flush(sys.stdout, sys.stderr)
-    # TensorFlow's threads can hang in the interpreter's teardown; everything is on disk.
-    os._exit(code)
+        return 1
 
 
-def _flush(*streams: IO[str] | None) -> None:
+def _steady(stream: TextIO | None) -> TextIO:
+    # It is None where it was closed before Python began.
+    return cast(TextIO, stream and SteadyStream(stream))
+
+
+def _flush(*streams: IO[str] | SteadyStream | None) -> None:
     for stream in streams:
         with contextlib.suppress(OSError, ValueError):  # closed, a full disk, a broken pipe
             if stream is not None:  # closed before Python began
@@ -146,68 +179,47 @@ def announcer(console: Console, text: str) -> Callable[[], None]:
     line = f"\n{text} Again to quit at once.\n".encode()
 
     def announce() -> None:
-        os.write(console.file.fileno(), line)
+        with contextlib.suppress(OSError):  # nobody reads it
+            os.write(console.file.fileno(), line)
 
     return announce
 
 
-class StopSignal:
-    """Ctrl-C and SIGTERM ask a run to end with the best answer so far; a second one ends it.
+@contextlib.contextmanager
+def library_noise_to(path: Path, *, kept: bool = True) -> Iterator[tuple[Console, Console]]:
+    """Sends everything that libraries print to a file, also what C++ code writes.
+
+    Once nobody reads the standard output or error (`| head`, a closed terminal), the file takes
+    what would go there too, and the command goes on.
 
     Args:
-        announce: Called at the first one, inside the signal handler.
-    """
-
-    def __init__(self, announce: Callable[[], None]) -> None:
-        self.received: int | None = None
-        self._announce = announce
-
-    def __enter__(self) -> StopSignal:
-        """Installs the handlers."""
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Puts the earlier handlers back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> bool:
-        """Whether a signal has come."""
-        return self.received is not None
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 128 and the signal's number."""
-        return 0 if self.received is None else 128 + self.received
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-        self._announce()
-
-
-@contextlib.contextmanager
-def library_noise_to(path: Path) -> Iterator[tuple[Console, Console]]:
-    """Sends everything that libraries print to a file, also what C++ code writes.
+        path: The file.
+        kept: Whether it is there after the command, so that its path is worth a sentence.
 
     Yields:
         Consoles that still reach the real standard output and standard error.
     """
+    from rich.console import Console
+
     _flush(sys.stdout, sys.stderr)
     real = _duplicate(1), _duplicate(2)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.close(log)
-    out = os.fdopen(os.dup(real[0]), "w", encoding="utf-8", errors="replace")
-    err = os.fdopen(os.dup(real[1]), "w", encoding="utf-8", errors="replace")
-    faulthandler.enable(file=err)  # a crash in C++ code is not silent
+    noise = os.fdopen(log, "w", encoding="utf-8", errors="replace")
+    where = f", and writes to {path}" if kept else ""
+
+    def tell() -> None:
+        err.write(f"Nobody reads the standard output any more: the command goes on{where}.\n")
+        err.flush()
+
+    err = SteadyStream(_text(real[1]), instead=noise)
+    out = SteadyStream(_text(real[0]), instead=noise, lost=tell)
+    faulthandler.enable(file=real[1])  # a crash in C++ code is not silent
     width = None if out.isatty() else 140
     try:
-        yield Console(file=out, width=width), Console(file=err, width=width)
+        files = cast(TextIO, out), cast(TextIO, err)
+        yield Console(file=files[0], width=width), Console(file=files[1], width=width)
     finally:
         faulthandler.disable()
         _flush(sys.stdout, sys.stderr, out, err)
@@ -215,9 +227,14 @@ def library_noise_to(path: Path) -> Iterator[tuple[Console, Console]]:
         os.dup2(real[1], 2)
         for descriptor in real:
             os.close(descriptor)
-        for stream in (out, err):
+        for stream in (out, err, noise):
             with contextlib.suppress(OSError):
                 stream.close()
+
+
+def _text(descriptor: int) -> TextIO:
+    """A stream of its own for a descriptor."""
+    return os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
 
 
 def _duplicate(descriptor: int) -> int:

@@ -220,5 +220,6 @@ def run_request(
                 started=started,
             )
         finally:
+            progress.end()
             if warm:
                 warm.close()

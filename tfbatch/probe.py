@@ -35,6 +35,7 @@ from tfbatch.command_line import (
     run_command,
     say,
 )
+from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
 from tfbatch.given import Given
 from tfbatch.instruments import INSTRUMENTS
@@ -66,12 +67,11 @@ define_workload_flags(
 flags.DEFINE_list(
     "skip", [], f"Instruments to leave out: {', '.join(INSTRUMENTS.names())}.", flag_values=FLAGS
 )
-flags.DEFINE_float(
+define_common_flags(
+    FLAGS,
     "max_minutes",
-    None,
-    "What the instruments share, beside starting up and finding the largest batch. Default: as "
-    "the model's first steps suggest, at most 3.",
-    flag_values=FLAGS,
+    more="The instruments share it; starting up and finding the largest batch come on top. "
+    "Default: as the model's first steps suggest, at most 3.",
 )
 flags.DEFINE_string(
     "run_dir",

@@ -50,7 +50,7 @@ class TrainingConfig(Strict):
     data_dir: str | None = None
     model: str
     trial_length: TrainingLengthText
-    seed: int = Field(ge=1)
+    seed: int = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
     strategy: Literal["mirrored"] | None = None

@@ -20,7 +20,6 @@ from typing import Any
 from absl import flags
 
 from tfbatch.command_line import (
-    StopSignal,
     announcer,
     library_noise_to,
     parse_flags,
@@ -28,6 +27,7 @@ from tfbatch.command_line import (
     run_command,
     say,
 )
+from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.given import Given
@@ -36,6 +36,7 @@ from tfbatch.run_folder.folder import LOG, check_run_dir
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import LiveProgress, Progress
 from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
+from tfbatch.stop_signal import StopSignal
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 STARTED = time.monotonic()
@@ -59,7 +60,6 @@ for _name, _default, _help in (
         None,
         'Length of a trial, e.g. "5 epochs", "200_000 examples". Default: recipe.',
     ),
-    ("run_dir", None, f"The run folder. Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH."),
     (
         "memory_budget",
         None,
@@ -73,10 +73,10 @@ for _name, _default, _help in (
 flags.DEFINE_integer(
     "max_trials", None, "Trials of the search. Default: the search's.", 1, flag_values=FLAGS
 )
-flags.DEFINE_float(
-    "max_minutes", None, "Time limit, verification and the end included.", flag_values=FLAGS
-)
-flags.DEFINE_integer("seed", 1, "Everything random derives from it.", 0, flag_values=FLAGS)
+define_common_flags(FLAGS, "max_minutes", more="Verification and the end are included.")
+define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH.")
+define_common_flags(FLAGS, "seed", default=1)
+define_common_flags(FLAGS, "checkpoint_seconds")
 flags.DEFINE_integer(
     "workers",
     None,
@@ -90,9 +90,6 @@ flags.DEFINE_float(
     10.0,
     "A trial without a heartbeat for this long is ended.",
     flag_values=FLAGS,
-)
-flags.DEFINE_float(
-    "checkpoint_seconds", 60.0, "Least time between two checkpoints of a trial.", flag_values=FLAGS
 )
 flags.DEFINE_boolean(
     "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
@@ -142,14 +139,16 @@ def main(arguments: list[str]) -> int:
     ):
         say(out, f"Run folder: {run_dir} (what the libraries print goes to {LOG} in it)")
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
+        progress.on_begin = stop.keep
         try:
-            result = run_request(
-                request,
-                Given(callbacks=_callbacks()),
-                progress=progress,
-                stop_requested=stop,
-                started=STARTED,
-            )
+            with stop.starting_up():
+                result = run_request(
+                    request,
+                    Given(callbacks=_callbacks()),
+                    progress=progress,
+                    stop_requested=stop,
+                    started=STARTED,
+                )
         except StoppedError as error:
             say(err, f"{error}{_answer_before(run_dir)}")
             return stop.exit_code
@@ -177,7 +176,7 @@ def _join() -> int:
             f"chief. Received: --{other[0]}. Leave it out."
         )
     with (
-        library_noise_to(Path(os.devnull)) as (out, err),
+        library_noise_to(Path(os.devnull), kept=False) as (out, err),
         StopSignal(announcer(err, STOPPING)) as stop,
     ):
         from tfbatch.search.joined import join_search

@@ -8,24 +8,15 @@ from typing import Any, TypedDict
 from absl import flags
 
 from tfbatch.command_line import parse_arguments, path_of
+from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError
 from tfbatch.search.task import Task
 
 _TEXTS: dict[str, tuple[str | None, str]] = {
-    "dataset": (
-        "digits",
-        "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a "
-        "recipe: tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
-    ),
     "data": (
         None,
         "package.module:function of yours, `make_dataset(split, batch_size, seed)`, or a function "
         "without arguments that gives arrays or a Dataset. Instead of --dataset.",
-    ),
-    "data_dir": (None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR."),
-    "records_dir": (
-        None,
-        "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.",
     ),
     "model": (
         "small_cnn",
@@ -65,13 +56,7 @@ def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None
     """
     for name, (default, text) in _TEXTS.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
-    flags.DEFINE_integer(
-        "image_size",
-        None,
-        "Height and width of the images of a data set without a recipe.",
-        1,
-        flag_values=values,
-    )
+    define_common_flags(values, "dataset", "image_size", "data_dir", "records_dir")
     flags.DEFINE_list("metrics", None, "Keras metrics, as --loss.", flag_values=values)
     flags.DEFINE_list("batch_sizes", None, batch_sizes, flag_values=values)
     flags.DEFINE_boolean(

@@ -14,6 +14,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.instruments.weights_file import load_weights
 from tfbatch.pipeline.data import Data
+from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
@@ -128,7 +129,7 @@ def training_batches(
             "`class_weight` needs data of inputs and one target, without sample weights. Received: "
             f"{len(spec)} parts of an example. Leave it out, or put it into the sample weights."
         )
-    return stream.map(lambda *batch: _weighted(batch, weights))
+    return stream.map(lambda *batch: with_class_weight(batch, weights))
 
 
 def without_augmentation(data: Data) -> Data:
@@ -140,14 +141,3 @@ def without_augmentation(data: Data) -> Data:
     plain = data.recipe.model_copy(update={"augmentation": ()})
     bare: Data = PreparedData(plain, data.folder)
     return bare
-
-
-def _weighted(batch: tuple[Any, ...], class_weight: dict[int, float]) -> tuple[Any, ...]:
-    """What `fit` makes of class weights: the weight of each example's class, else 1."""
-    x, y = batch[0], batch[1]
-    classes = tf.argmax(y, -1) if y.shape.rank > 1 and y.shape[-1] != 1 else tf.reshape(y, [-1])
-    table = [class_weight.get(index, 1.0) for index in range(max(class_weight) + 1)]
-    indices = tf.cast(classes, tf.int32)
-    inside = tf.minimum(indices, len(table) - 1)
-    found = tf.where(indices < len(table), tf.gather(tf.constant(table, tf.float32), inside), 1.0)
-    return (x, y, found)

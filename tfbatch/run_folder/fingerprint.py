@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 from pathlib import Path
@@ -10,7 +11,54 @@ from typing import Any
 
 import psutil
 
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.machine_load import MachineLoad, usable_cores
+
+FILE = "fingerprint.json"
 _PACKAGES = ("tensorflow", "keras", "keras-tuner", "tensorflow-datasets", "numpy")
+
+
+def write_fingerprint(folder: Path, accelerators: list[str]) -> None:
+    """Writes fingerprint.json, and keeps what it holds of the machine's load.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
+    fingerprint = {"software": software(), "hardware": hardware(accelerators)}
+    if load := _read(folder).get("load"):
+        fingerprint["load"] = load
+    write_whole(folder / FILE, json.dumps(fingerprint, indent=1))
+
+
+def record_load(folder: Path, **loads: MachineLoad) -> None:
+    """Notes in fingerprint.json what other processes took of the cores.
+
+    Args:
+        folder: The run folder.
+        loads: By when: `at_start`, `during_run`.
+
+    Raises:
+        RunFolderError: It cannot be written.
+    """
+    fingerprint = _read(folder)
+    written = {
+        when: {
+            "cores": round(load.cores, 2),
+            "used_by_others": round(load.others, 2),
+            "seconds": round(load.seconds, 1),
+        }
+        for when, load in loads.items()
+    }
+    fingerprint["load"] = {**fingerprint.get("load", {}), **written}
+    write_whole(folder / FILE, json.dumps(fingerprint, indent=1))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or of a run that was killed
+        return {}
+    return found
 
 
 def software() -> dict[str, str]:
@@ -34,6 +82,7 @@ def hardware(accelerators: list[str]) -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": cores,
+        "usable_cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
         "accelerators": accelerators,
     }

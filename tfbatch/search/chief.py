@@ -195,6 +195,7 @@ def spec_to_json(spec: TrialSpec) -> str:
             "configuration": spec.configuration.model_dump(mode="json"),
             "total_examples": spec.total_examples,
             "untrained_loss": spec.untrained_loss,
+            "judged_examples": spec.judged_examples,
         }
     )
 

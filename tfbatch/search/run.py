@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -12,8 +11,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.own_data import DataDescription
-from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.fingerprint import hardware, software
+from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
 from tfbatch.search.answer import Answer, find_answer
@@ -99,7 +97,7 @@ class Run:
             objective=request.objective,
             total_examples=self.total_examples,
             progress=progress,
-            untrained_loss=untrained.metrics.get("loss"),
+            training_loss=untrained.training_loss,
         )
 
     def complete(self) -> Result:
@@ -328,9 +326,7 @@ class Run:
             self.step_seconds = read_step_seconds(self.folder.path)
 
     def _write_settings(self) -> None:
-        accelerators = list(self.engine.devices.accelerators)
-        fingerprint = {"software": software(), "hardware": hardware(accelerators)}
-        write_whole(self.folder.path / "fingerprint.json", json.dumps(fingerprint, indent=1))
+        write_fingerprint(self.folder.path, list(self.engine.devices.accelerators))
         declare_columns(
             self.folder.tensorboard,
             space=self.space,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+from tfbatch.errors import RunFolderError
+from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
+from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
 from tfbatch.schema import content_hash
 from tfbatch.search.adaptation import adapt
 from tfbatch.search.memory_limit import limit_memory
@@ -63,12 +68,15 @@ def run_search(
     """
     started = time.monotonic() if started is None else started
     stop_if(stop_requested)
+    load_before = sample_load()
+    progress.doing("starting the first worker process")
     with (
         lock,
         open_engine(request, code, lock=lock, warm=warm, stop_requested=stop_requested) as engine,
     ):
         data = load_records(request, engine, progress, own_dir=lock.data)
         num_examples = data.splits["train"]
+        progress.doing("building the model")
         model: ModelDescription = engine.call("describe_model", list(request.model_arguments))
         for note in model.notes:
             progress.say(note)
@@ -85,6 +93,7 @@ def run_search(
         engine.call("check_optimizers", space.optimizer_options())
         stop_if(stop_requested)
         baseline = request.baseline_configuration(space.scaling_rule)
+        progress.doing("evaluating the untrained model")
         untrained: Untrained = engine.call("measure_untrained", baseline)
         names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
         request.objective.check(names, untrained.directions)
@@ -101,7 +110,11 @@ def run_search(
             overwrite=request.overwrite,
             lock=lock,
         )
-        with folder, csv_at_the_end(folder, progress):
+        with (
+            folder,
+            csv_at_the_end(folder, progress),
+            _load_told(folder.path, progress, load_before),
+        ):
             open_to_others(
                 request,
                 engine,
@@ -111,7 +124,7 @@ def run_search(
             )
             largest = None
             if request.execution.memory_budget is not None:
-                bench = Bench(request, code, data, model, engine, progress.doing)
+                bench = Bench(request, code, data, model, engine, progress.measuring)
                 largest = limit_memory(bench, space.batch_sizes, folder.path, progress)
             run = Run(
                 request,
@@ -128,6 +141,31 @@ def run_search(
                 largest_batch_size=largest,
             )
             return run.complete()
+
+
+@contextlib.contextmanager
+def _load_told(folder: Path, progress: Progress, before: LoadSample) -> Iterator[None]:
+    """Says at both ends whether other processes take cores, and notes how many."""
+    cores = usable_cores()
+    at_start = load_between(before, sample_load(), cores=cores)
+    record_load(folder, at_start=at_start)
+    if at_start.busy:
+        progress.say(
+            f"The machine is busy: other processes use {at_start.others:.1f} of {cores:.1f} cores. "
+            "All seconds are longer than on an idle machine."
+        )
+    begun = sample_load()
+    try:
+        yield
+    finally:
+        during = load_between(begun, sample_load(), cores=cores)
+        with contextlib.suppress(RunFolderError):  # whatever ends the run is told
+            record_load(folder, during_run=during)
+        if during.busy:
+            progress.say(
+                f"During the run other processes used {during.others:.1f} of {cores:.1f} cores: "
+                "its seconds are longer than those of an idle machine."
+            )
 
 
 def _say_replicas(engine: AnyEngine, space: SearchSpace, progress: Progress) -> None:

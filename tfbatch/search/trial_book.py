@@ -20,7 +20,14 @@ from tfbatch.search.objective import Objective
 from tfbatch.search.outcome_policy import final_status, score_of
 from tfbatch.search.progress import Progress
 from tfbatch.training.derived import Derived
-from tfbatch.training.outcome import BetterThan, Outcome, Phase, TrialSpec
+from tfbatch.training.outcome import (
+    JUDGED_EXAMPLES,
+    BetterThan,
+    Outcome,
+    Phase,
+    TrainingLoss,
+    TrialSpec,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +60,7 @@ class TrialBook:
         derive: Derived values of a configuration.
         objective: The objective.
         total_examples: Length of every trial.
-        untrained_loss: The loss before any training.
+        training_loss: The training loss before any training.
         progress: Told of every trial.
     """
 
@@ -66,7 +73,7 @@ class TrialBook:
         objective: Objective,
         total_examples: int,
         progress: Progress,
-        untrained_loss: float | None = None,
+        training_loss: TrainingLoss | None = None,
     ):
         self._folder = folder
         self._engine = engine
@@ -76,7 +83,8 @@ class TrialBook:
         self._objective = objective
         self._total_examples = total_examples
         self._progress = progress
-        self._untrained_loss = untrained_loss
+        progress.watch(engine.running)
+        self._training_loss = training_loss
         self.trials = [read_row(row) for row in folder.journal.rows]
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
             self._log(trial)
@@ -201,7 +209,10 @@ class TrialBook:
             log_dir=self._folder.tensorboard / planned.trial,
             weights_file=self.weights_file(planned.trial),
             checkpoint_file=self._folder.checkpoints / f"{planned.trial}.npz",
-            untrained_loss=self._untrained_loss,
+            untrained_loss=self._training_loss.value if self._training_loss else None,
+            judged_examples=(
+                self._training_loss.judged_examples if self._training_loss else JUDGED_EXAMPLES
+            ),
             keep_if=None if planned.phase == "confirmation" else self._better_than_best(),
         )
         if spec.checkpoint_file and not spec.checkpoint_file.exists():

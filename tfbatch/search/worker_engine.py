@@ -168,7 +168,12 @@ class WorkerEngine:
             StoppedError: The user has asked to stop, and it did not end soon enough.
         """
         self.devices  # noqa: B018 - the first worker has started up
-        return self._call(self._slots[0], task, *arguments)
+        return self._call(self._caller(), task, *arguments)
+
+    def _caller(self) -> Slot:
+        """The first worker, or where the user's stop has ended that one's trial, any that lives."""
+        idle = [slot for slot in self._slots if slot.alive and slot.future is None]
+        return idle[0] if idle and self._users_stop() else self._slots[0]
 
     def call_alone(self, task: str, *arguments: Any) -> Any:
         """Runs a task with the whole machine: one worker's share would show other times."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import tensorflow as tf
+
 from tfbatch.data_content import TargetContent
 from tfbatch.errors import InputError
 from tfbatch.pipeline.data import Data
@@ -66,3 +70,19 @@ def _described(target: TargetContent) -> str:
     kind = "whole numbers" if target.whole else "numbers"
     shape = f" of shape {list(target.shape)}" if target.shape else ""
     return f"{kind}{shape} from {target.minimum:g} to {target.maximum:g}"
+
+
+def with_class_weight(batch: tuple[Any, ...], class_weight: dict[int, float]) -> tuple[Any, ...]:
+    """What `fit` makes of class weights: the weight of each example's class, else 1.
+
+    Args:
+        batch: Inputs and one target: class indices, or a row for each example.
+        class_weight: Weight by class.
+    """
+    x, y = batch[0], batch[1]
+    classes = tf.argmax(y, -1) if y.shape.rank > 1 and y.shape[-1] != 1 else tf.reshape(y, [-1])
+    table = [class_weight.get(index, 1.0) for index in range(max(class_weight) + 1)]
+    indices = tf.cast(classes, tf.int32)
+    inside = tf.minimum(indices, len(table) - 1)
+    found = tf.where(indices < len(table), tf.gather(tf.constant(table, tf.float32), inside), 1.0)
+    return (x, y, found)

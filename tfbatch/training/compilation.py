@@ -11,7 +11,6 @@ import keras
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.pipeline.data import Data
 from tfbatch.training.class_weights import check_class_weight
-from tfbatch.training.content_checks import check_targets
 
 _ALIASES = ("accuracy", "acc", "crossentropy", "ce")
 """Metrics that `Model.compile` resolves by the loss."""
@@ -116,13 +115,16 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
         _refuse_given(compilation)
         _check_names("loss", "losses", keras.tree.flatten(model.loss))
         _check_names("metrics", "metrics", keras.tree.flatten(_compiled_metrics(model)))
-        check_targets(model, data, model.loss)
         return
     _check_names("loss", "losses", [compilation.loss])
     _check_names("metrics", "metrics", compilation.metrics or ())
     if compilation.loss is None:
         _check_classifier(model, data)
-    check_targets(model, data, compilation.arguments(data)["loss"])
+
+
+def loss_of(model: Any, data: Data, compilation: Compilation) -> Any:
+    """The loss that a model is or will be compiled with, as `Model.compile` takes it."""
+    return model.loss if model.compiled else compilation.arguments(data)["loss"]
 
 
 def _compiled_metrics(model: Any) -> list[Any]:

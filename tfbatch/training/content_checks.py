@@ -28,7 +28,7 @@ _RESCALING = (
 _OPERATIONS = ("TrueDivide", "Divide", "Multiply", "Subtract", "Normalize", "Lambda")
 
 
-def check_targets(model: Any, data: Data, loss: Any) -> None:
+def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
     """Refuses targets that the model's loss is not defined for.
 
     Labels that no output stands for fail on a CPU in the middle of an epoch and become NaN on a
@@ -39,6 +39,7 @@ def check_targets(model: Any, data: Data, loss: Any) -> None:
         model: A built model.
         data: Its data.
         loss: The loss that it is or will be compiled with.
+        outputs: Its outputs, symbolic or of a few examples; None where they are not known.
 
     Raises:
         InputError: A label outside the range of the model's outputs or of a binary loss; a target
@@ -53,7 +54,7 @@ def check_targets(model: Any, data: Data, loss: Any) -> None:
                     "the examples out, or give a loss function that does."
                 )
     for split, targets in data.content.targets.items():
-        for target, one, shape in _matched(targets, loss, model):
+        for target, one, shape in _matched(targets, loss, model, outputs):
             _check_range(target, one, shape, split)
 
 
@@ -134,20 +135,20 @@ def _are_classes(data: Data, loss: Any) -> bool:
 
 
 def _matched(
-    targets: tuple[TargetContent, ...], loss: Any, model: Any
+    targets: tuple[TargetContent, ...], loss: Any, model: Any, outputs: Any
 ) -> Iterator[tuple[TargetContent, Any, tuple[int | None, ...] | None]]:
     """Each target with its loss and the shape of its output, or None where that is ambiguous."""
-    outputs = [tuple(output.shape) for output in getattr(model, "outputs", None) or []]
-    named = dict(zip(getattr(model, "output_names", None) or [], outputs, strict=False))
+    shapes = [tuple(output.shape) for output in keras.tree.flatten(outputs) if output is not None]
+    named = dict(zip(getattr(model, "output_names", None) or [], shapes, strict=False))
     for number, target in enumerate(targets):
         if isinstance(loss, Mapping):
             if target.key in loss:
                 yield target, loss[target.key], named.get(target.key)
         elif isinstance(loss, list | tuple):
-            if len(loss) == len(targets) == len(outputs) and target.key in ("", str(number)):
-                yield target, loss[number], outputs[number]
+            if len(loss) == len(targets) == len(shapes) and target.key in ("", str(number)):
+                yield target, loss[number], shapes[number]
         elif len(targets) == 1:
-            yield target, loss, outputs[0] if len(outputs) == 1 else None
+            yield target, loss, shapes[0] if len(shapes) == 1 else None
 
 
 def _name(loss: Any) -> str:

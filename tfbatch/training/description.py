@@ -10,6 +10,7 @@ import keras
 
 from tfbatch.optimizers import OWN
 from tfbatch.schema import Named
+from tfbatch.training.compilation import loss_of
 from tfbatch.training.content_checks import content_notes
 from tfbatch.training.own_optimizer import learning_rate_of, named_like, unwrapped
 from tfbatch.training.workload import Workload
@@ -43,7 +44,7 @@ def describe_model(workload: Workload) -> ModelDescription:
     """
     model = workload.build(seed=1, arguments={})
     hyperparameters, notes = _hyperparameters(workload)
-    loss = model.loss if model.compiled else workload.compilation.arguments(workload.data)["loss"]
+    loss = loss_of(model, workload.data, workload.compilation)
     notes += content_notes(model, workload.data, loss)
     notes += [*_normalization_notes(model), *_sum_notes(model, workload)]
     if not model.compiled:

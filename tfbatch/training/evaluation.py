@@ -19,7 +19,9 @@ from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
 from tfbatch.training.chance import chance_levels
 from tfbatch.training.content_checks import check_finite_loss
+from tfbatch.training.outcome import TrainingLoss
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.workload import Workload
 
 
@@ -33,6 +35,8 @@ class Untrained:
         model_hash: Changes when the model that is built changes.
         batch_dependent: Metrics whose value depends on the batch that it is computed on, such as a
             contrastive loss or a sum over the batch, each with its value at two batch sizes.
+        training_loss: The loss that `fit` would report for it, weights included; None if that is
+            not finite.
         directions: Whether a good value of each metric is small or large, where that is known.
         chance: What each metric comes to without learning.
     """
@@ -42,6 +46,7 @@ class Untrained:
     model_hash: str
     batch_dependent: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     directions: dict[str, Direction | None] = dataclasses.field(default_factory=dict)
+    training_loss: TrainingLoss | None = None
     chance: dict[str, ChanceLevel] = dataclasses.field(default_factory=dict)
 
 
@@ -50,7 +55,7 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
 
     Raises:
         InputError: The model cannot be used.
-        RecordError: The validation records are damaged.
+        RecordError: Validation or training records are damaged.
     """
     workload = programs.workload
     workload.evaluation("validation")  # reading the split is not the model's time
@@ -64,6 +69,7 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
             seconds = time.perf_counter() - start
             check_finite_loss(metrics, workload.data)
         dependent = _batch_dependent(model, workload)
+        training_loss = measure_training_loss(model, workload)
         chance = chance_levels(model, workload, metrics)
     except TfbatchError:
         raise
@@ -72,7 +78,15 @@ def measure_untrained(programs: ProgramCache, configuration: Configuration) -> U
             f"The model cannot be built and evaluated:\n{traceback.format_exc()}"
         ) from error
     directions = {name: direction_of(name, model.metrics) for name in metrics}
-    return Untrained(metrics, seconds, _model_hash(model), dependent, directions, chance)
+    return Untrained(
+        metrics,
+        seconds,
+        _model_hash(model),
+        batch_dependent=dependent,
+        directions=directions,
+        training_loss=training_loss,
+        chance=chance,
+    )
 
 
 def _batch_dependent(model: Any, workload: Workload) -> dict[str, tuple[float, float]]:

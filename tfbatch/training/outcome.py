@@ -12,6 +12,21 @@ from tfbatch.metric_direction import Direction
 
 Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
 Phase = Literal["baseline", "search", "confirmation"]
+JUDGED_EXAMPLES = 64
+"""A loss is called diverged on the mean of this many examples: one batch of two is noise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingLoss:
+    """The training loss of an untrained model, its weights included.
+
+    Attributes:
+        value: The loss.
+        judged_examples: Examples whose mean is as certain as that of 64 without weights.
+    """
+
+    value: float
+    judged_examples: int = JUDGED_EXAMPLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +60,9 @@ class TrialSpec:
         configuration: What to train with.
         total_examples: Length of the training.
         keep_if: Weights are kept only if this holds; None: they always are.
-        untrained_loss: The loss before any training, if it is known: what divergence is told by.
+        untrained_loss: The training loss before any training, if it is known: what divergence is
+            told by.
+        judged_examples: Examples whose mean loss is compared with it.
         log_dir: Folder for TensorBoard, or None.
         weights_file: Where to save the final weights (`.weights.h5`), or None.
         checkpoint_file: Where a long training keeps its last epoch (`.npz`), or None.
@@ -60,6 +77,7 @@ class TrialSpec:
     weights_file: Path | None = None
     checkpoint_file: Path | None = None
     untrained_loss: float | None = None
+    judged_examples: int = JUDGED_EXAMPLES
     keep_if: BetterThan | None = None
 
     def identity(self) -> str:

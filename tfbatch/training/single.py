@@ -20,6 +20,8 @@ from tfbatch.training.compilation import Compilation
 from tfbatch.training.devices import make_strategy, use_threads
 from tfbatch.training.evaluation import evaluate
 from tfbatch.training.model_builder import find_model_builder
+from tfbatch.training.outcome import JUDGED_EXAMPLES
+from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.trial import fit
 from tfbatch.training.workload import Workload
 from tfbatch.training_config import TrainingConfig
@@ -76,7 +78,13 @@ def train_once(
     if checkpoint:
         file = CheckpointFile(checkpoint, identity=_identity(config, data.describe().identity))
         before = file.read_position()
-    guard, clock = DivergenceGuard(first_loss=before.first_loss), TrainingClock()
+    untrained = measure_training_loss(model, workload)
+    judged = untrained.judged_examples if untrained else JUDGED_EXAMPLES
+    guard = DivergenceGuard(
+        first_loss=before.first_loss or (untrained.value if untrained else None),
+        fewest_batches=-(-judged // config.configuration.batch_size),
+    )
+    clock = TrainingClock()
     if file:
         if before.steps:
             file.restore(model)

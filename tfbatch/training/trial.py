@@ -31,9 +31,6 @@ from tfbatch.training.outcome import Outcome, Status, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
-_JUDGED_EXAMPLES = 64
-"""A loss is called diverged on the mean of this many examples: one batch of two is noise."""
-
 
 def never() -> bool:
     """The default of `stop_requested`."""
@@ -142,7 +139,7 @@ class _Trial:
             self.checkpoint.restore(self.model)
         guard = DivergenceGuard(
             first_loss=self.before.first_loss or spec.untrained_loss,
-            fewest_batches=-(-_JUDGED_EXAMPLES // spec.configuration.batch_size),
+            fewest_batches=-(-spec.judged_examples // spec.configuration.batch_size),
         )
         history = fit(
             self.model,

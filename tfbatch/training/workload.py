@@ -20,7 +20,8 @@ from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.class_weights import every_class_weight
-from tfbatch.training.compilation import Compilation, check_model, compile_with
+from tfbatch.training.compilation import Compilation, check_model, compile_with, loss_of
+from tfbatch.training.content_checks import check_targets
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.model_builder import BuildModel, call_builder
 from tfbatch.training.own_optimizer import optimizer_like
@@ -135,8 +136,12 @@ class Workload:
                 hp=lambda: self._hyperparameters(arguments or {}),
             )
             check_model(model, self.data, self.compilation)
+            outputs = getattr(model, "outputs", None)
             if not all(layer.built for layer in model._flatten_layers()):
-                model(self._sample())  # a subclass or a Sequential that has not seen a shape yet
+                # A subclass or a Sequential that has not seen a shape yet.
+                outputs = model(self._sample())
+            loss = loss_of(model, self.data, self.compilation)
+            check_targets(model, self.data, loss, outputs=outputs)
         return model
 
     def _sample(self) -> Any:

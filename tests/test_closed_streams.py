@@ -1,0 +1,129 @@
+"""A reader that goes away, a full disk, a terminal that hangs up: no command ends of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tfbatch.steady_stream import SteadyStream
+
+COMMANDS = ["export", "prepare", "probe", "train", "tune"]
+
+
+def piped(command: str, reader: str, folder: Path) -> tuple[int, str, str]:
+    """The command's exit code, what the reader printed, and the standard error."""
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m {command} | {reader}; echo ${{PIPESTATUS[0]}}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *lines, code = done.stdout.splitlines()
+    return int(code), "\n".join(lines), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"), [*((name, "head -n 1") for name in COMMANDS), ("tune", "true")]
+)
+def test_help_that_nobody_reads_to_its_end_ends_quietly(
+    name: str, reader: str, tmp_path: Path
+) -> None:
+    code, out, err = piped(f"tfbatch.{name} --help", reader, tmp_path)
+
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == (1 if reader != "true" else 0)
+
+
+@pytest.mark.parametrize("how", [">&-", "> /dev/full", "> /dev/full 2>&1", ">&- 2>&-"])
+def test_help_into_a_closed_or_full_stream_ends_quietly(how: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m tfbatch.export --help {how}",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_error_that_nobody_reads_keeps_its_exit_code(tmp_path: Path) -> None:
+    code, _, _ = piped("tfbatch.tune --dataset=digts 2>&1", "true", tmp_path)
+
+    assert code == 2
+
+
+def pipe_without_reader() -> io.TextIOWrapper:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w")
+
+
+def test_a_stream_goes_on_elsewhere_with_what_was_not_delivered() -> None:
+    instead, lost = io.StringIO(), []
+    stream = SteadyStream(pipe_without_reader(), instead=instead, lost=lambda: lost.append(1))
+    stream.write("one\n")
+    stream.flush()
+    stream.write("two\n")
+    stream.flush()
+
+    assert instead.getvalue() == "one\ntwo\n"
+    assert lost == [1]
+    assert not stream.isatty()
+
+
+def test_what_was_delivered_is_not_repeated_elsewhere() -> None:
+    reader, writer = os.pipe()
+    instead = io.StringIO()
+    stream = SteadyStream(os.fdopen(writer, "w"), instead=instead)
+    stream.write("one\n")
+    stream.flush()
+    assert os.read(reader, 100) == b"one\n"
+    os.close(reader)
+    stream.write("two\n")
+    stream.flush()
+
+    assert instead.getvalue() == "two\n"
+
+
+NOISY = """
+import sys
+from pathlib import Path
+from tfbatch.command_line import library_noise_to, run_command, say
+
+def main(arguments):
+    with library_noise_to(Path("libraries.log")) as (out, err):
+        for number in range(2000):
+            say(out, f"line {number}")
+            print(f"noise {number}")
+        Path("done").touch()
+        return 3
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_command_goes_on_into_its_log_when_its_reader_goes_away(
+    tmp_path: Path, both: bool
+) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    code, out, err = piped(f"noisy {'2>&1' if both else ''}", "head -n 2", tmp_path)
+
+    assert code == 3
+    assert out == "line 0\nline 1"
+    log = (tmp_path / "libraries.log").read_text().splitlines()
+    assert log[-2:] == ["line 1999", "noise 1999"] or log[-1] == "noise 1999"
+    assert "line 1999" in log
+    if not both:
+        assert err == (
+            "Nobody reads the standard output any more: the command goes on, and writes to "
+            "libraries.log.\n"
+        )
+    assert (tmp_path / "done").exists()

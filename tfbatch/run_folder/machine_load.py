@@ -1,0 +1,138 @@
+"""What other processes take of the cores: seconds measured meanwhile are too long."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from pathlib import Path
+
+import psutil
+
+BUSY_SHARE = 0.2
+"""Other processes that take more than this share of the cores are worth a sentence."""
+FEWEST_SECONDS = 1.0
+"""A shorter look says nothing: the kernel counts in hundredths of a second."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadSample:
+    """Counters of the kernel at one moment.
+
+    Attributes:
+        time: A monotonic clock, in seconds.
+        busy: Seconds that the cores which this process may use were busy, by whomever.
+        own: Seconds of them used by this process and its descendants.
+    """
+
+    time: float
+    busy: float
+    own: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MachineLoad:
+    """What other processes took of the cores, over some seconds.
+
+    Attributes:
+        cores: Cores that this process may use: its affinity, and its control group's quota.
+        others: Cores that other processes (and, on a virtual machine, other machines) took of
+            them, on average.
+        seconds: How long was looked.
+    """
+
+    cores: float
+    others: float
+    seconds: float
+
+    @property
+    def busy(self) -> bool:
+        """Whether measured seconds are notably longer than on an idle machine."""
+        return self.seconds >= FEWEST_SECONDS and self.others > BUSY_SHARE * self.cores
+
+    @property
+    def available(self) -> float:
+        """Cores that are left."""
+        return max(self.cores - self.others, 0.0)
+
+
+def sample_load() -> LoadSample:
+    """The counters now."""
+    return LoadSample(time.monotonic(), _busy_seconds(), _own_seconds())
+
+
+def load_between(first: LoadSample, last: LoadSample, *, cores: float) -> MachineLoad:
+    """The load from one moment to another.
+
+        others = (busy - own) / seconds, between 0 and the cores
+
+    Args:
+        first: The earlier sample.
+        last: The later one.
+        cores: See `usable_cores`.
+    """
+    seconds = last.time - first.time
+    if seconds <= 0:
+        return MachineLoad(cores, 0.0, 0.0)
+    others = ((last.busy - first.busy) - (last.own - first.own)) / seconds
+    return MachineLoad(cores, min(max(others, 0.0), cores), seconds)
+
+
+def usable_cores(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores that this process may use: its affinity's, or the control group's quota if it is less.
+
+    Args:
+        proc: Where the kernel's files are.
+        cgroups: Where the control groups are.
+    """
+    return min([float(len(_affinity())), *_quotas(proc, cgroups)])
+
+
+def _affinity() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _busy_seconds() -> float:
+    every = psutil.cpu_times(percpu=True)
+    mine = [every[n] for n in _affinity() if n < len(every)]
+    # `guest` is part of `user`; `steal` is what other virtual machines take.
+    names = ("user", "nice", "system", "irq", "softirq", "steal")
+    return sum(getattr(core, name, 0.0) for core in mine for name in names)
+
+
+def _own_seconds() -> float:
+    process = psutil.Process()
+    times = process.cpu_times()
+    ended = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    total = times.user + times.system + ended
+    for child in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            times = child.cpu_times()
+            total += times.user + times.system
+    return float(total)
+
+
+def _quotas(proc: Path, cgroups: Path) -> list[float]:
+    """Cores that the control groups of this process allow, of either version; [] without limits."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        with contextlib.suppress(OSError, ValueError):
+            if not controllers:
+                text = (cgroups / path.lstrip("/") / "cpu.max").read_text(encoding="utf-8")
+                quota, period = text.split()
+                found.append(float(quota) / float(period))  # ValueError for "max"
+            elif "cpu" in controllers.split(","):
+                folder = cgroups / "cpu" / path.lstrip("/")
+                quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
+                period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
+                if float(quota) > 0:
+                    found.append(float(quota) / float(period))
+    return found
