@@ -24,6 +24,8 @@ import psutil
 
 COMMAND = ("-m", "tfbatch.probe", "--model=mlp", "--batch_sizes=16,32", "--max_minutes=0.1")
 ALLOWED_SECONDS = 10.0
+FIRST_SECONDS = 0.5
+"""Before that Python itself is starting, and the signal ends it as any process."""
 
 
 def ended_at(moment: float, number: int = signal.SIGTERM) -> dict[str, object]:
@@ -52,7 +54,7 @@ def ended_at(moment: float, number: int = signal.SIGTERM) -> dict[str, object]:
             "exit": run.returncode,
             "printed": len(printed),
             "written": len(written),
-            "says nothing was": "Stopped before anything was measured" in text,
+            "says nothing was": "nothing was measured" in text or "before anything was" in text,
             "left": [process.pid for process in left if process.is_running()],
             "text": text,
         }
@@ -80,7 +82,7 @@ def main() -> int:
     draws = random.Random(given.seed)
     wrong = 0
     for _ in range(given.moments):
-        found = ended_at(draws.uniform(0, given.longest))
+        found = ended_at(draws.uniform(FIRST_SECONDS, given.longest))
         wrong += not is_right(found)
         shown = {name: value for name, value in found.items() if name != "text"}
         print("ok" if is_right(found) else "WRONG", shown, flush=True)
