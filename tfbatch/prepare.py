@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
         library_noise_to(Path(log.name), kept=False) as (out, _),
     ):
         from tfbatch.pipeline import prepare_records
+        from tfbatch.records.manifest import read_notes
         from tfbatch.records.reader import open_records, verify
 
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
@@ -69,6 +70,8 @@ def main(arguments: list[str]) -> int:
                 f"  {split}: {manifest.num_examples(split):,} examples in {len(shards)} "
                 f"files, {size:.1f} MiB"
             )
+        for note in read_notes(folder):
+            progress.say(f"  {note}")
         if FLAGS.verify:
             progress.say("  every record was read: checksums and counts agree")
         progress.say(f"  {time.monotonic() - started:.1f} s")
