@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError
-from tfbatch.given import Given, as_dataset, reference, stored, task_of, user_code
+from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request, make_request
+from tfbatch.stop_signal import python_interrupt
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ def find_batch_size(
     build_model: Callable[..., Any] | str,
     data: Any,
     *,
+    batched: bool | None = None,
     search: str = "joint",
     objective: str | None = None,
     trial_length: str | None = None,
@@ -72,11 +76,15 @@ def find_batch_size(
             not gives logits, or `loss` is given.
         data: Name of a recipe in pipelines/, a path of one, or a `Recipe`; a data set without one:
             "tfds:NAME", "images:FOLDER", "npz:PATH", "synthetic"; a function
-            `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None if
-            there is no test split); arrays `(inputs, targets)` or `(inputs, targets,
-            sample_weight)`, inputs perhaps a dict or a tuple; a tf.data.Dataset; or a dict of
-            "train", "validation" and "test" to such. Arrays and Datasets are stored in the run
-            folder once, and mapped by every worker.
+            `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None if there is
+            no test split); arrays `(inputs, targets)` or `(inputs, targets, sample_weight)`, inputs
+            and targets perhaps a dict, a tuple or a list of arrays; a tf.data.Dataset; a
+            keras.utils.PyDataset; or a dict of "train", "validation" and "test" to such. Arrays,
+            Datasets and PyDatasets are stored in the run folder once, and mapped by every worker.
+            Whether targets are classes follows from the model's loss and output, or from a builder
+            that asks for `num_classes`, never from their type.
+        batched: Whether each element of a tf.data.Dataset is a batch (True) or one example
+            (False). Needed only where neither its transformations nor the model show it.
         search: Name of a search in tuner_configs/, or a path of one.
         objective: "METRIC", "METRIC:min" or "METRIC:max"; the final value of any metric of the
             model. Default: the recipe's.
@@ -120,6 +128,9 @@ def find_batch_size(
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
         SearchError: No trial completed.
+        StoppedError: Ctrl-C came before the first trial ended. Later it ends the run with the
+            answer so far, which is returned (`result.interrupted`); a second one raises
+            KeyboardInterrupt.
         NothingLearnedError: No trial is better than chance by more than luck; what was measured is
             in the run folder.
     """
@@ -132,6 +143,7 @@ def find_batch_size(
     dataset, make_dataset, payload = as_dataset(data)
     request = make_request(
         dataset=dataset,
+        batched=batched,
         image_size=image_size,
         model=str(build_model) if named else reference(build_model),
         search=search,
@@ -172,7 +184,11 @@ def find_batch_size(
         loss=loss,
         metrics=metrics,
     )
-    result = run_request(request, given, progress=progress, started=started)
+    with python_interrupt(_announce) as stop:
+        progress.on_begin = stop.keep
+        result = run_request(
+            request, given, progress=progress, stop_requested=stop, started=started
+        )
     if result.failure:
         warnings.warn(
             f"The run ended early; the result rests on what was measured before: {result.failure}",
@@ -180,6 +196,13 @@ def find_batch_size(
             stacklevel=2,
         )
     return result
+
+
+def _announce() -> None:
+    """Inside a signal handler, where the console's lock may be held."""
+    with contextlib.suppress(OSError, RuntimeError, AttributeError):
+        sys.stderr.write("\nStopping after this batch, with the best answer so far.\n")
+        sys.stderr.flush()
 
 
 def run_request(
@@ -208,11 +231,10 @@ def run_request(
         try:
             from tfbatch.search.session import run_search
 
-            if given.payload is not None:
-                request = stored(request, given.payload, lock)
             return run_search(
                 request,
                 user_code(request, given),
+                splits=splits_of(request, given),
                 progress=progress,
                 stop_requested=stop_requested,
                 lock=lock,

@@ -203,7 +203,8 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     tensorboard = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir}/tensorboard"])
     return (
         "\nNext:\n"
-        f"  {shlex.join([python, '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}\n"
+        f"  {shlex.join([python, '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}"
+        "    (on a CPU with the threads of a trial; --threads=all is faster and ends otherwise)\n"
         f"  {tensorboard}    (HPARAMS shows every trial)\n"
         f"  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"

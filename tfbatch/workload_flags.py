@@ -36,6 +36,7 @@ class Workload(TypedDict):
     """What `make_request` takes of these flags."""
 
     dataset: str
+    batched: bool | None
     image_size: int | None
     model: str
     model_arguments: dict[str, Any]
@@ -57,6 +58,13 @@ def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None
     for name, (default, text) in _TEXTS.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
     define_common_flags(values, "dataset", "image_size", "data_dir", "records_dir")
+    flags.DEFINE_boolean(
+        "batched",
+        None,
+        "Whether each element of --data's Datasets is a batch; where neither they nor the model "
+        "show it.",
+        flag_values=values,
+    )
     flags.DEFINE_list("metrics", None, "Keras metrics, as --loss.", flag_values=values)
     flags.DEFINE_list("batch_sizes", None, batch_sizes, flag_values=values)
     flags.DEFINE_boolean(
@@ -81,6 +89,7 @@ def workload_from(values: flags.FlagValues) -> Workload:
     metrics = None if values.metrics is None else tuple(values.metrics)
     return {
         "dataset": values.data or values.dataset,
+        "batched": values.batched,
         "image_size": values.image_size,
         "model": values.model,
         "model_arguments": parse_arguments(values.model_arguments, flag="--model_arguments"),
