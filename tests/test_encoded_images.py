@@ -13,11 +13,12 @@ import tensorflow as tf
 from PIL import Image
 
 from tfbatch.encoded_images import UnreadableImageError, decodable, has_alpha, to_8_bits
-from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.errors import ConfigurationError, DataError, InputError
 from tfbatch.pipeline import load_data
 from tfbatch.pipeline.derivation import derive_recipe
 from tfbatch.recipes import Features
 from tfbatch.records.codec import encode
+from tfbatch.sources import make_source
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLOUR = np.stack([RAMP, 255 - RAMP, RAMP.T], axis=-1)
@@ -216,3 +217,54 @@ def test_transparency_is_seen_in_the_header_and_reported(tmp_path: Path) -> None
     assert sum(map(has_alpha, files)) == 10
     notes = load_data(f"images:{tmp_path}/images", records_dir=tmp_path / "r").describe().notes
     assert "Alpha channels are dropped, as Keras does: 10 of 20 images looked at have one." in notes
+
+
+class FakeInfo:
+    """What `tfds` asks of a data set's description."""
+
+    full_name = "micro/1.0.0"
+
+    def __init__(self, kind: Any) -> None:
+        import tensorflow_datasets as tfds
+
+        self.splits = {"train": type("Split", (), {"num_examples": 4})()}
+        self.features = tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(4, 4, 1), dtype=kind),
+                "label": tfds.features.ClassLabel(num_classes=2),
+            }
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            np.uint16,
+            r"images of micro/1\.0\.0 are uint16.*`features\.image\.pixel_range: ",
+        ),
+        (np.float32, r"images of micro/1\.0\.0 are float32; .*Give the data itself: tfbatch\.find"),
+    ],
+)
+def test_deep_images_of_tensorflow_datasets_are_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, message: str
+) -> None:
+    builder = type("Builder", (), {"info": FakeInfo(kind)})()
+    monkeypatch.setattr("tfbatch.sources.tfds._builder", lambda *_: builder)
+
+    with pytest.raises(InputError, match=message):
+        make_source("tfds", dataset="micro").describe(None)
+
+
+def test_deep_arrays_of_a_file_get_the_expression_that_keeps_most(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=DEEP[None].repeat(4, 0), y=np.arange(4))
+
+    with pytest.raises(DataError) as caught:
+        derive_recipe(f"npz:{tmp_path}/a.npz", data_dir=None)
+
+    message = str(caught.value)
+    expression = "numpy.interp(x, [0, 828], [0, 255]).round().astype(numpy.uint8)"
+    assert f"Received: uint16. Save {expression}" in message
+    assert "tfbatch.find_batch_size(model, (x, y))" in message
+    x = np.interp(DEEP, [0, 828], [0, 255]).round().astype(np.uint8)
+    assert len(np.unique(x)) == 208

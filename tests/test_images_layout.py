@@ -255,6 +255,8 @@ def test_a_size_that_may_be_a_name_is_refused_and_a_slash_settles_it(tmp_path: P
         derive_recipe(f"images:{tmp_path}/shots@8", data_dir=None)
     recipe = derive_recipe(f"images:{tmp_path}/shots@8/", data_dir=None)
     assert recipe.source.arguments["folder"] == str(tmp_path / "shots@8")
+    with pytest.raises(InputError, match="image_size=8 beside a recipe"):
+        load_data(recipe, image_size=8)
 
 
 def records(recipe: Recipe, folder: Path) -> Path:
