@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import WarmProcess
 
 import tfbatch
 from tfbatch.errors import InputError
@@ -367,10 +365,11 @@ with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     model.compile(optimizer="sgd", loss="mse")
 tfbatch.accumulated(model, micro_batch_size=2).fit(np.ones((8, 3)), np.ones((8, 1)), verbose=0)
 """
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    with WarmProcess("-c", program) as run:
+        _, said = run.communicate()
 
     assert (
-        run.stderr.strip()
+        said.strip()
         .splitlines()[-1]
         .endswith(
             "InputError: Accumulation needs a single replica: with several, choose a smaller batch "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import keras
 import numpy as np
@@ -19,14 +18,14 @@ X = RANDOM.normal(size=(64, 6)).astype("float32")
 ORDERED = (np.arange(64) >= 56).astype("float32")[:, None]  # the first micro-batches are all zeros
 
 
-def network(**dense: Any) -> Any:
+def network(**dense):
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6,))
     hidden = keras.layers.Dense(4, activation="tanh", **dense)(inputs)
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(hidden))
 
 
-def one_update(model: Any, loss: Any, *, micro: int | None, y: Any = ORDERED, **fit: Any) -> Any:
+def one_update(model, loss, *, micro, y=ORDERED, **fit):
     """The change of all weights in one update with the whole batch."""
     if micro:
         tfbatch.accumulated(model, micro_batch_size=micro)
@@ -38,43 +37,43 @@ def one_update(model: Any, loss: Any, *, micro: int | None, y: Any = ORDERED, **
     )
 
 
-def dice(y_true: Any, y_pred: Any) -> Any:
+def dice(y_true, y_pred):
     overlap = keras.ops.sum(y_true * y_pred)
     return 1 - 2 * overlap / (keras.ops.sum(y_true) + keras.ops.sum(y_pred))
 
 
-def dice_of_each_example(y_true: Any, y_pred: Any) -> Any:
+def dice_of_each_example(y_true, y_pred):
     overlap = keras.ops.sum(y_true * y_pred, axis=-1)
     return 1 - 2 * overlap / keras.ops.sum(y_true + y_pred, axis=-1)
 
 
-def total(y_true: Any, y_pred: Any) -> Any:
+def total(y_true, y_pred):
     return keras.ops.sum(keras.ops.square(y_true - y_pred))
 
 
-def blind_to_its_value(y_true: Any, y_pred: Any) -> Any:
+def blind_to_its_value(y_true, y_pred):
     """Always 0, but its derivative is that of a sum."""
     error = keras.ops.sum(y_pred - y_true)
     return error - keras.ops.stop_gradient(error)
 
 
 class SummedActivity(keras.layers.Layer):
-    def call(self, x: Any) -> Any:
+    def call(self, x):
         self.add_loss(keras.ops.sum(keras.ops.square(x)))
         return x
 
 
-def with_summed_activity() -> Any:
+def with_summed_activity():
     model = network()
     return keras.Model(model.inputs, SummedActivity()(model.outputs[0]))
 
 
-def of_two_classes() -> Any:
+def of_two_classes():
     inputs = keras.Input((6,))
     return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(inputs))
 
 
-def ignoring() -> Any:
+def ignoring():
     """Keras divides by the number of targets that are not ignored, of each micro-batch."""
     return keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
 
@@ -145,7 +144,7 @@ def test_in_float64_the_update_is_that_of_the_batch_to_the_last_digits():
 
 
 def test_a_small_difference_is_a_warning():
-    def nearly(y_true: Any, y_pred: Any) -> Any:
+    def nearly(y_true, y_pred):
         error = keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
         return error + 5e-3 * keras.ops.mean(error) * keras.ops.sum(error) / 64
 
@@ -158,16 +157,16 @@ def test_measuring_costs_no_further_trace_and_no_example(steps_per_execution):
     traces, seen = [], []
 
     class Counts(keras.layers.Layer):
-        def call(self, x: Any, training: bool = False) -> Any:
+        def call(self, x, training=False):
             if training:
                 traces.append(x)
             return x
 
     class Steps(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        def on_train_batch_end(self, batch, logs=None):
             seen.append(batch)
 
-    def batches() -> Any:
+    def batches():
         yield from ((X[:size], ORDERED[:size]) for size in (8, 64, 20, 64))
 
     spec = (tf.TensorSpec((None, 6), tf.float32), tf.TensorSpec((None, 1), tf.float32))

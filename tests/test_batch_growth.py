@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import runpy
-import subprocess
-import sys
 import textwrap
 import warnings
 from pathlib import Path
@@ -18,7 +15,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
-from processes import HANG_SECONDS, wait_until
+from processes import run_warm, wait_until
 from sklearn.datasets import load_digits
 
 from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler, GradientNoiseScale
@@ -522,11 +519,7 @@ TWO_REPLICAS = """
 
 @pytest.mark.slow
 def test_two_replicas_share_each_batch():
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(TWO_REPLICAS)],
-        env=dict(os.environ), capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_warm("-c", textwrap.dedent(TWO_REPLICAS))
     found = json.loads(done.stdout.splitlines()[-1])
 
     assert found["one"][1:] == found["two"][1:] == [12 + 6 + 3, [4, 8, 16]]

@@ -10,7 +10,8 @@ from tfbatch.search.budget import Budget
 
 BUDGET = Budget(
     trial_seconds=10.0,
-    left=600.0,
+    left=610.0,
+    finishing=10.0,
     at_once=2,
     max_trials=24,
     to_verify=4,
@@ -50,7 +51,7 @@ def test_a_limit_without_room_for_one_trial_is_refused():
 
 
 def test_a_prediction_just_above_the_limit_is_no_reason_to_refuse():
-    dataclasses.replace(BUDGET, trial_seconds=650.0).check()
+    dataclasses.replace(BUDGET, trial_seconds=700.0).check()
 
 
 def test_no_length_is_proposed_that_a_batch_does_not_fit_in():

@@ -11,11 +11,8 @@ import functools
 import inspect
 import json
 import math
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import textwrap
 import unittest
 import warnings
@@ -25,7 +22,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
-from processes import HANG_SECONDS
+from processes import run_warm
 
 import tfbatch
 from tfbatch import callbacks as folder
@@ -258,15 +255,7 @@ DISTRIBUTED = """
 
 @pytest.mark.slow
 def test_under_a_strategy_a_callback_works_but_for_those_that_read_batches():
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(DISTRIBUTED)],
-        env=os.environ | {"PYTHONPATH": f"{pathlib.Path(__file__).parent}:{pathlib.Path.cwd()}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_warm("-c", textwrap.dedent(DISTRIBUTED), cwd=pathlib.Path(__file__).parent)
 
     found = json.loads(done.stdout.splitlines()[-1])
     refused = {name: what for name, (how, what) in found.items() if how == "refused"}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import textwrap
 
 import pytest
-from processes import HANG_SECONDS
+from processes import run_warm
 
 TWO_REPLICAS = """
     import json, warnings
@@ -75,15 +72,7 @@ TWO_REPLICAS = """
 
 @pytest.fixture(scope="module")
 def found():
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(TWO_REPLICAS)],
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_warm("-c", textwrap.dedent(TWO_REPLICAS))
     return json.loads(done.stdout.splitlines()[-1])
 
 

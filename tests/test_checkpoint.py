@@ -8,8 +8,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from processes import WarmProcess
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.configuration import Configuration
@@ -260,24 +259,13 @@ def test_a_killed_training_ends_as_an_undisturbed_one(programs, tmp_path, record
     """SIGKILL in the middle of the third epoch, and a new process."""
     spec = kept_in(tmp_path)
     steps = programs.workload.derive(spec.configuration, spec.total_examples).steps_per_epoch
-    child = subprocess.Popen(
-        [
-            *(sys.executable, "-c", KILLED),
-            *(str(tmp_path), str(records_dir), str(Path(__file__).parent), str(2 * steps)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert child.stdout
-    for line in child.stdout:
-        if line.strip().isdigit() and int(line) > 2 * steps:
-            child.send_signal(signal.SIGKILL)
-            break
-    child.communicate()
-
-    assert child.returncode == -signal.SIGKILL
+    here = Path(__file__).parent
+    with WarmProcess("-c", KILLED, tmp_path, records_dir, here, 2 * steps) as child:
+        for line in child.stdout:
+            if line.strip().isdigit() and int(line) > 2 * steps:
+                break
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
     assert spec.checkpoint_file
     kept = CheckpointFile(spec.checkpoint_file, identity=spec.identity())
     assert kept.read_position().epochs == 2

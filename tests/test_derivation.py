@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from make_tfds_folders import make_fifty_patterns, make_unequal_signs, sign_counts
+from processes import run_warm
 
 from tfbatch.class_balance import balance_warnings
 from tfbatch.durations import TrainingLength
@@ -363,9 +364,8 @@ for text in ("tfds:unequal_signs@16", "tfds:fifty_patterns/fine"):
     found[text] = [data.num_classes, list(images.shape[1:])]
 print(json.dumps(found))
 """
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    run = run_warm("-c", program)
 
-    assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout.splitlines()[-1]) == {
         "tfds:unequal_signs@16": [43, [16, 16, 3]],
         "tfds:fifty_patterns/fine": [50, [64, 64, 3]],

@@ -26,25 +26,23 @@ from tfbatch.search.config import BatchSizeGrid
         ([0, 5], 2, [0, 2]),
     ],
 )
-def test_the_largest_remainders_give_one_more(
-    counts: list[int], total: int, expected: list[int]
-) -> None:
+def test_the_largest_remainders_give_one_more(counts, total, expected):
     assert apportion(np.array(counts), total, seed=[0]).tolist() == expected
 
 
-def test_the_last_example_of_a_class_is_taken_only_where_no_class_has_two() -> None:
+def test_the_last_example_of_a_class_is_taken_only_where_no_class_has_two():
     """The quotas of the classes of one example are the largest remainders."""
     assert apportion(np.array([1, 1, 1, 2]), 1, seed=[0]).tolist() == [0, 0, 0, 1]
     assert apportion(np.array([1, 1, 1, 2]), 2, seed=[0])[3] == 1
 
 
 @pytest.mark.parametrize("total", [-1, 5])
-def test_a_split_larger_than_the_data_is_refused(total: int) -> None:
+def test_a_split_larger_than_the_data_is_refused(total):
     with pytest.raises(InputError, match=rf"must be in \[0, 4\]. Received: {total}"):
         apportion(np.array([2, 2]), total, seed=[0])
 
 
-def test_equal_remainders_are_decided_by_the_seed_and_not_by_the_order() -> None:
+def test_equal_remainders_are_decided_by_the_seed_and_not_by_the_order():
     given = apportion(np.full(1000, 2), 400, seed=[3])
 
     assert Counter(given.tolist()) == {0: 600, 1: 400}
@@ -53,7 +51,7 @@ def test_equal_remainders_are_decided_by_the_seed_and_not_by_the_order() -> None
 
 
 @pytest.mark.parametrize("each", [1, 2, 3, 7, 9, 10])
-def test_a_fifth_of_arrays_is_validation_however_small_the_classes(each: int) -> None:
+def test_a_fifth_of_arrays_is_validation_however_small_the_classes(each):
     labels = np.repeat(np.arange(300 // each), each)
 
     chosen = _choose(len(labels), labels)
@@ -63,7 +61,7 @@ def test_a_fifth_of_arrays_is_validation_however_small_the_classes(each: int) ->
     assert taken.max() - taken.min() <= 1
 
 
-def test_where_every_class_has_a_whole_fifth_the_choice_is_the_one_it_was() -> None:
+def test_where_every_class_has_a_whole_fifth_the_choice_is_the_one_it_was():
     labels = np.arange(100) % 4
     generator = np.random.default_rng(20181206)
     expected = [generator.permutation(np.flatnonzero(labels == c))[:5] for c in range(4)]
@@ -71,12 +69,12 @@ def test_where_every_class_has_a_whole_fifth_the_choice_is_the_one_it_was() -> N
     np.testing.assert_array_equal(_choose(100, labels), np.sort(np.concatenate(expected)))
 
 
-def assign(labels: list[int], **fractions: float) -> list[str]:
+def assign(labels, **fractions):
     assignment = StratifiedAssignment(fractions, rest="train", counts=Counter(labels))
     return [assignment.assign(label) for label in labels]
 
 
-def test_nine_images_of_each_class_give_two_tenths_to_validation_and_test() -> None:
+def test_nine_images_of_each_class_give_two_tenths_to_validation_and_test():
     labels = [0, 1] * 9
 
     splits = assign(labels, test=0.1, validation=0.1)
@@ -87,7 +85,7 @@ def test_nine_images_of_each_class_give_two_tenths_to_validation_and_test() -> N
     }
 
 
-def test_two_images_of_each_of_a_hundred_classes_leave_one_of_each_to_train() -> None:
+def test_two_images_of_each_of_a_hundred_classes_leave_one_of_each_to_train():
     labels = [*range(100)] * 2
 
     splits = assign(labels, test=0.1, validation=0.1)
@@ -96,18 +94,18 @@ def test_two_images_of_each_of_a_hundred_classes_leave_one_of_each_to_train() ->
     assert {y for y, split in zip(labels, splits, strict=True) if split == "train"} == {*range(100)}
 
 
-def test_where_no_split_would_be_empty_the_counts_change_nothing() -> None:
+def test_where_no_split_would_be_empty_the_counts_change_nothing():
     labels = np.random.default_rng(0).integers(0, 5, 80).tolist()
     plain = StratifiedAssignment({"test": 0.1, "validation": 0.1}, rest="train")
 
     assert assign(labels, test=0.1, validation=0.1) == [plain.assign(y) for y in labels]
 
 
-def test_too_few_examples_for_three_splits_are_refused() -> None:
+def test_too_few_examples_for_three_splits_are_refused():
     with pytest.raises(InputError, match="2 examples are too few to take test and validation"):
         assign([0, 1], test=0.1, validation=0.1)
 
 
-def test_without_a_power_of_two_the_flag_for_batch_sizes_is_named() -> None:
+def test_without_a_power_of_two_the_flag_for_batch_sizes_is_named():
     with pytest.raises(InputError, match=r"Give the batch sizes with --batch_sizes .*batch_sizes="):
         BatchSizeGrid().sizes(8)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tiny_model
+from processes import run_warm
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
@@ -259,14 +257,8 @@ def test_another_model_on_the_same_folder_is_refused(result, run_dir):
 
 def test_the_snippet_is_a_script_with_the_reported_figures(result, tmp_path):
     (tmp_path / "recommended.py").write_text(result.snippet)
-    done = subprocess.run(
-        [sys.executable, "recommended.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(tiny_model.__file__).parent)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    here = {"PYTHONPATH": str(Path(tiny_model.__file__).parent)}
+    done = run_warm("recommended.py", cwd=tmp_path, environment=here)
     first = rows_of(result, result.answer.recommended.key)[0]
     model = keras.models.load_model(result.run_dir / "best.keras")
     data = tfbatch.load_data("digits")
@@ -289,14 +281,8 @@ def test_training_from_best_yaml_gives_the_reported_figures(result):
     shown = result.recommendation["metrics"]["validation"]["loss"]
     assert (config.reported.mean, config.reported.seeds) == (shown["mean"], 2)
 
-    command = [sys.executable, "-m", "tfbatch.train", f"--config={path}"]
-    done = subprocess.run(
-        command,
-        cwd=Path(tiny_model.__file__).parent,  # where the user's model is
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    where_the_model_is = Path(tiny_model.__file__).parent
+    done = run_warm("-m", "tfbatch.train", f"--config={path}", cwd=where_the_model_is)
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
 
     assert f"loss {first['metric_val_loss']:.4f}" in lines["validation"]

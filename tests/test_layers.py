@@ -19,6 +19,7 @@ FLOORS = {
     "training_config own_data data_content backend references run_folder estimators class_balance "
     "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
     "steady_stream",
+    0.5: "encoded_images",
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
     "gradients hparams_log oracles accumulation",
     2: "pipeline workers",
@@ -30,6 +31,7 @@ FLOORS = {
     5.6: "bench",
     6: "finder measuring",
     7: "command_line",
+    7.1: "common_flags",
     7.2: "workload_flags",
     7.4: "prepare tune train export probe",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import itertools
-from typing import Any
 
 import keras_tuner
 import pytest
@@ -25,7 +24,7 @@ STOCK = {
 }
 
 
-def space(*, with_batch_size_last: bool) -> keras_tuner.HyperParameters:
+def space(*, with_batch_size_last):
     found = keras_tuner.HyperParameters()
     if not with_batch_size_last:
         found.Choice("batch_size", SIZES)
@@ -35,7 +34,7 @@ def space(*, with_batch_size_last: bool) -> keras_tuner.HyperParameters:
     return found
 
 
-def search(oracle: Any, *, wall: float = 1e9, workers: int = 1) -> list[dict[str, Any]]:
+def search(oracle, *, wall=1e9, workers=1):
     """The values of all trials: each ends with a score, or for lack of memory from `wall` on."""
     tried, running, idle = [], collections.deque(), 0
     for _ in range(500):
@@ -59,7 +58,7 @@ def search(oracle: Any, *, wall: float = 1e9, workers: int = 1) -> list[dict[str
     raise AssertionError("the search does not end")
 
 
-def make(name: str, tmp_path: Any, *, bound: bool, last: bool) -> Any:
+def make(name, tmp_path, *, bound, last):
     kind, arguments = STOCK[name]
     oracle = (with_memory_bound(kind) if bound else kind)(
         objective=keras_tuner.Objective("score", "min"),

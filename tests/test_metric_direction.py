@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +17,7 @@ from tfbatch.search.objective import Objective
 _ARGUMENTS = {"num_classes": 2, "target_class_ids": [0], "recall": 0.5, "precision": 0.5}
 
 
-def keras_metrics() -> list[Any]:
+def keras_metrics():
     made = []
     for kind in vars(keras.metrics).values():
         if inspect.isclass(kind) and issubclass(kind, keras.metrics.Metric):

@@ -94,18 +94,18 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("text", SHORTAGES)
-def test_a_lack_of_memory_is_known_from_every_librarys_words(text: str) -> None:
+def test_a_lack_of_memory_is_known_from_every_librarys_words(text):
     assert is_out_of_memory(text)
     assert is_out_of_memory(RuntimeError(f"Graph execution error:\n\nat node x\n{text}\n"))
 
 
 @pytest.mark.parametrize("text", OTHERS)
-def test_other_failures_are_not_called_a_lack_of_memory(text: str) -> None:
+def test_other_failures_are_not_called_a_lack_of_memory(text):
     assert not is_out_of_memory(text)
     assert not is_out_of_memory(RuntimeError(text))
 
 
-def test_a_real_array_too_large_for_the_machine() -> None:
+def test_a_real_array_too_large_for_the_machine():
     with pytest.raises(MemoryError) as caught:
         np.zeros(2**60, np.uint8)
 
@@ -113,7 +113,7 @@ def test_a_real_array_too_large_for_the_machine() -> None:
     assert memory_message(caught.value).startswith("Unable to allocate 1.00 EiB for an array")
 
 
-def test_exceptions_are_known_by_kind_number_and_cause() -> None:
+def test_exceptions_are_known_by_kind_number_and_cause():
     assert is_out_of_memory(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
     assert is_out_of_memory(ResourceExhaustedError("{{node a}} no more room"))
     caused = ValueError("the model cannot be built")
@@ -126,7 +126,7 @@ def test_exceptions_are_known_by_kind_number_and_cause() -> None:
     assert not is_out_of_memory(ResourceExhaustedError("a; Too many open files"))
 
 
-def test_source_lines_of_a_traceback_do_not_count() -> None:
+def test_source_lines_of_a_traceback_do_not_count():
     text = (
         "Traceback (most recent call last):\n"
         '  File "a.py", line 3, in call\n'
@@ -147,7 +147,7 @@ def test_source_lines_of_a_traceback_do_not_count() -> None:
         "No algorithm worked!  Error messages:",
     ],
 )
-def test_a_library_that_cannot_be_opened_counts_after_a_refusal_alone(text: str) -> None:
+def test_a_library_that_cannot_be_opened_counts_after_a_refusal_alone(text):
     refused = "I failed to allocate 2.46G from device: CUDA_ERROR_OUT_OF_MEMORY: out of memory"
 
     assert follows_out_of_memory(text, f"loading\n{refused}\n{text}")
@@ -155,7 +155,7 @@ def test_a_library_that_cannot_be_opened_counts_after_a_refusal_alone(text: str)
     assert not follows_out_of_memory("shapes do not match", refused)
 
 
-def test_the_message_is_one_line_without_tensorflows_graph() -> None:
+def test_the_message_is_one_line_without_tensorflows_graph():
     error = ResourceExhaustedError(
         "Graph execution error:\n\nDetected at node a/b defined at (most recent call last):\n"
         + '  File "/x/site-packages/keras/src/a.py", line 1, in fit\n\n' * 60
@@ -171,8 +171,8 @@ def test_the_message_is_one_line_without_tensorflows_graph() -> None:
     assert out_of_memory_line("a\n  MemoryError: b \nc") == "MemoryError: b"
 
 
-def test_a_traceback_keeps_the_users_lines_and_leaves_out_the_graph() -> None:
-    def users_layer() -> None:
+def test_a_traceback_keeps_the_users_lines_and_leaves_out_the_graph():
+    def users_layer():
         raise RuntimeError(
             "Graph execution error:\n\nDetected at node a/b defined at (most recent call last):\n"
             + '  File "/x/site-packages/keras/src/a.py", line 1, in fit\n\n' * 60
@@ -193,7 +193,7 @@ def test_a_traceback_keeps_the_users_lines_and_leaves_out_the_graph() -> None:
     assert shown.endswith("\t [[{{node a/b}}]]\n")
 
 
-def test_a_traceback_without_a_line_of_the_users_keeps_all_frames() -> None:
+def test_a_traceback_without_a_line_of_the_users_keeps_all_frames():
     error = RuntimeError("odd")
     code = compile("def f(e): raise e", "/x/site-packages/keras/src/a.py", "exec")
     scope: dict[str, object] = {}
@@ -209,17 +209,17 @@ def test_a_traceback_without_a_line_of_the_users_keeps_all_frames() -> None:
     assert "keras/src/a.py" in short_traceback(error)
 
 
-def start_without_memory() -> None:
+def start_without_memory():
     limit = psutil.Process().memory_info().vms + 2**28
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     bytearray(2**30)
 
 
-def start_like_a_gpu_that_is_full() -> None:
+def start_like_a_gpu_that_is_full():
     raise RuntimeError("cudaSetDevice() on GPU:0 failed. Status: out of memory")
 
 
-def start_oddly() -> None:
+def start_oddly():
     raise RuntimeError("no such device")
 
 
@@ -231,9 +231,7 @@ def start_oddly() -> None:
         (start_oddly, "killed", "RuntimeError: no such device"),
     ],
 )
-def test_a_process_that_cannot_start_says_why_and_blames_no_task(
-    tmp_path: Path, first: object, ending: str, words: str
-) -> None:
+def test_a_process_that_cannot_start_says_why_and_blames_no_task(tmp_path, first, ending, words):
     slot = Slot(Start(tmp_path / "log", None, first))  # type: ignore[arg-type]
     try:
         slot.submit(os.getpid)
@@ -248,7 +246,7 @@ def test_a_process_that_cannot_start_says_why_and_blames_no_task(
     assert words in caught.value.message
 
 
-def _interrupted_group(ready: Path) -> str:
+def _interrupted_group(ready):
     """Signals to the process itself, as to every process of its group."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(os.getpid(), number)
@@ -256,7 +254,7 @@ def _interrupted_group(ready: Path) -> str:
     return "alive"
 
 
-def test_signals_to_the_group_are_the_parents_to_judge(tmp_path: Path) -> None:
+def test_signals_to_the_group_are_the_parents_to_judge(tmp_path):
     slot = Slot(Start(tmp_path / "log", None, os.getpid))
     try:
         wait([slot.submit(_interrupted_group, tmp_path / "ready")])

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfbatch.errors import DataError, InputError
 from tfbatch.own_data import OwnData, own_data_of
-from tfbatch.pipeline.batched import is_batched
+from tfbatch.pipeline.batched import known_batching
 from tfbatch.pipeline.counting import count_examples, takes_a_split
 from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.pipeline.stored_data import StoredData
@@ -338,15 +338,15 @@ def test_the_arguments_of_a_function_are_checked():
 
 def test_batches_are_told_from_examples():
     examples = tf.data.Dataset.from_tensor_slices((np.zeros((6, 4, 4)), np.zeros((6, 4))))
-    assert not is_batched(examples)  # a segmentation: all parts begin with the same number
-    assert is_batched(examples.batch(2, drop_remainder=True).map(lambda x, y: (x, y)))
-    assert not is_batched(examples.batch(2).unbatch().prefetch(1))
-    assert is_batched(examples.batch(2).rebatch(3).shuffle(2))
+    assert not known_batching(examples)  # a segmentation: all parts begin with the same number
+    assert known_batching(examples.batch(2, drop_remainder=True).map(lambda x, y: (x, y)))
+    assert not known_batching(examples.batch(2).unbatch().prefetch(1))
+    assert known_batching(examples.batch(2).rebatch(3).shuffle(2))
     sequences = tf.data.Dataset.from_generator(
         lambda: iter([(np.ones(2), np.ones(2))]),
         output_signature=(tf.TensorSpec((None,)), tf.TensorSpec((None,))),
     )
-    assert is_batched(sequences.padded_batch(2))
+    assert known_batching(sequences.padded_batch(2))
 
 
 def test_names_of_own_data(tmp_path):

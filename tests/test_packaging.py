@@ -83,6 +83,7 @@ def test_every_file_that_is_no_module_is_declared(settings):
 
 def test_every_library_that_is_imported_is_required(settings):
     names = {
+        "PIL": "pillow",
         "absl": "absl-py",
         "google": "protobuf",
         "ruamel": "ruamel.yaml",

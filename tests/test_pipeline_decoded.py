@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 import tracemalloc
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import WarmProcess
 
 from tfbatch.errors import RecordError
 from tfbatch.pipeline import PreparedData
@@ -247,13 +246,7 @@ sys.stdin.readline()
 
 
 def start_child(recipe, folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, recipe.model_dump_json(by_alias=True), str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    return WarmProcess("-c", CHILD, recipe.model_dump_json(by_alias=True), folder)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="asks Linux for memory")

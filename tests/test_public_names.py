@@ -18,7 +18,7 @@ PACKAGE = ROOT / "tfbatch"
 SCRIPTS = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
 
-def exported(path: Path) -> list[str]:
+def exported(path):
     """The names in a package's literal `__all__`; lists made from a registry are left out."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
@@ -29,7 +29,7 @@ def exported(path: Path) -> list[str]:
     return []
 
 
-def test_a_public_name_has_one_definition() -> None:
+def test_a_public_name_has_one_definition():
     public = {name for path in PACKAGE.rglob("__init__.py") for name in exported(path)}
     definitions = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -41,7 +41,7 @@ def test_a_public_name_has_one_definition() -> None:
     assert {name: paths for name, paths in definitions.items() if len(paths) > 1} == {}
 
 
-def names_of(tree: ast.Module) -> dict[str, Any]:
+def names_of(tree):
     """What the imports of tfbatch in a script make of its names."""
     names: dict[str, Any] = {}
     for node in ast.walk(tree):
@@ -62,7 +62,7 @@ def names_of(tree: ast.Module) -> dict[str, Any]:
     return names
 
 
-def resolve(node: ast.expr, names: dict[str, Any]) -> Any:
+def resolve(node, names):
     """The object of tfbatch that an expression such as `tfbatch.callbacks.HParams` names."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
@@ -72,7 +72,7 @@ def resolve(node: ast.expr, names: dict[str, Any]) -> Any:
     return None
 
 
-def bind(call: ast.Call, function: Any) -> None:
+def bind(call, function):
     """Binds a call's arguments, without their values, as Python would.
 
     Raises:
@@ -85,7 +85,7 @@ def bind(call: ast.Call, function: Any) -> None:
     (signature.bind_partial if unpacked else signature.bind)(*positional, **named)
 
 
-def check_calls(source: str) -> int:
+def check_calls(source):
     """Binds every call of something of tfbatch; returns how many there are."""
     tree = ast.parse(source)
     names = names_of(tree)
@@ -107,11 +107,11 @@ def check_calls(source: str) -> int:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=[str(p.relative_to(ROOT)) for p in SCRIPTS])
-def test_every_call_of_a_script_fits_what_it_calls(path: Path) -> None:
+def test_every_call_of_a_script_fits_what_it_calls(path):
     check_calls(path.read_text(encoding="utf-8"))
 
 
-def test_a_call_that_does_not_fit_is_found() -> None:
+def test_a_call_that_does_not_fit_is_found():
     good = "import tfbatch\ntfbatch.load_data('digits', data_dir=None)"
 
     assert check_calls(good) == 1

@@ -90,7 +90,7 @@ def test_no_size_as_large_as_one_that_lacked_memory_is_tried_again(tmp_path, nam
     space = keras_tuner.HyperParameters()
     space.Choice("batch_size", SIZES)
     oracle = with_memory_bound(ORACLES[name])(
-        objective=objective(), max_trials=16, hyperparameters=space, seed=2
+        objective=objective(), max_trials=10, hyperparameters=space, seed=2
     )
     tried = search(tmp_path, oracle, OneUpdate(wall=WALL))
 

@@ -6,15 +6,14 @@ import itertools
 import json
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import WarmProcess, run_warm
 
-from tfbatch.errors import DataError, InputError, RecordError, RunFolderError
+from tfbatch.errors import DataError, InputError, RecordError, RunFolderError, TfbatchError
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.recipes import ImageFeature, load_recipe
 from tfbatch.records import reader
@@ -441,7 +440,7 @@ def encoded_as(encode, shape):
             0,
             "Example train-5 has an image of shape (6, 4, 3); the recipe says (4, 6, 3).",
         ),
-        ({}, lambda: b"noise", 0, "Example train-5 has an image that cannot be decoded: "),
+        ({}, lambda: b"noise", 0, "train-5 cannot be decoded as an image: "),
         (
             ENCODED,
             None,
@@ -460,8 +459,8 @@ def encoded_as(encode, shape):
             0,
             "Example train-5 has an image of shape (6, 4, 3); the recipe says (4, 6, 3).",
         ),
-        (ENCODED, lambda: b"noise", 0, "Example train-5 has an image that cannot be decoded: "),
-        (ENCODED, lambda: b"\xff\xd8\xff", 0, "Example train-5 has an image that cannot be deco"),
+        (ENCODED, lambda: b"noise", 0, "train-5 cannot be decoded as an image: "),
+        (ENCODED, lambda: b"\xff\xd8\xff", 0, "train-5 cannot be decoded as an image: "),
     ],
     ids=[
         "label",
@@ -486,7 +485,7 @@ def test_an_example_that_does_not_fit_its_recipe_is_refused(
                 e = {**e, "image": tf.io.encode_png(e["image"]).numpy()}
             yield split, key, e
 
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(TfbatchError) as caught:
         write(examples=examples, **({"features": features} if features else {}))
 
     assert str(caught.value).startswith(message)
@@ -589,23 +588,16 @@ print("written", flush=True)
 def child_in_the_middle(make_recipe, tmp_path):
     """Another process, waiting in the middle of writing the tiny records."""
     recipe = make_recipe().model_dump_json(by_alias=True)
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, recipe, str(tmp_path / "records" / "abc")],
-        cwd=Path(__file__).parent,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as child:
+    folder = tmp_path / "records" / "abc"
+    with WarmProcess("-c", CHILD, recipe, folder, cwd=Path(__file__).parent) as child:
         assert child.stdout.readline() == "in the middle\n"
         yield child
-        child.kill()
 
 
 def test_a_killed_writer_leaves_nothing_that_looks_whole_and_the_next_clears_up(
     child_in_the_middle, write, tmp_path
 ):
-    child_in_the_middle.send_signal(signal.SIGKILL)
+    child_in_the_middle.kill()
     assert child_in_the_middle.wait() == -signal.SIGKILL
 
     left = names(tmp_path / "records")
@@ -624,7 +616,7 @@ def test_two_writers_at_once_both_succeed_with_one_folder(child_in_the_middle, w
 
     output, _ = child_in_the_middle.communicate("go on\n")
 
-    assert (output, child_in_the_middle.returncode) == ("written\n", 0)
+    assert (output, child_in_the_middle.poll()) == ("written\n", 0)
     assert names(tmp_path / "records") == ["abc"]
     assert names(folder) == FILES
     assert before == {n: ((folder / n).read_bytes(), (folder / n).stat().st_ino) for n in FILES}
@@ -886,17 +878,8 @@ def test_a_preparation_that_is_killed_again_and_again_ends_with_the_same_bytes(
     write, make_recipe, tmp_path, count, kills, workers
 ):
     recipe = make_recipe(shards=100)
-    run = subprocess.run(
-        [
-            *(sys.executable, "-c", KILLED, recipe.model_dump_json(by_alias=True)),
-            *(str(tmp_path / "killed" / "abc"), str(count), str(kills), str(workers)),
-        ],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    arguments = (recipe.model_dump_json(by_alias=True), tmp_path / "killed" / "abc")
+    run = run_warm("-c", KILLED, *arguments, count, kills, workers, cwd=Path(__file__).parent)
     told = json.loads(run.stdout)
     folder = tmp_path / "killed" / "abc"
 
@@ -943,16 +926,9 @@ def test_memory_does_not_grow_with_what_is_written(make_recipe, tmp_path):
     features = make_recipe().features.model_dump(mode="json")
     features["image"]["shape"] = [128, 128, 3]
     recipe = make_recipe(features=features, shards=8)
-    run = subprocess.run(
-        [
-            *(sys.executable, "-c", LARGE, recipe.model_dump_json(by_alias=True)),
-            *(str(tmp_path / "records" / "abc"), str(1_200_000_000 // (128 * 128 * 3))),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    count = 1_200_000_000 // (128 * 128 * 3)
+    written = recipe.model_dump_json(by_alias=True)
+    run = run_warm("-c", LARGE, written, tmp_path / "records" / "abc", count)
 
     tenth, last, end = json.loads(run.stdout)
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import subprocess
-import sys
 
 import hypothesis
 import hypothesis.strategies as st
@@ -336,29 +334,6 @@ def test_a_config_holds_exactly_the_arguments_of_the_constructor():
     accepted = set(inspect.signature(LearningRateInExamples.__init__).parameters) - {"self"}
 
     assert set(native("linear").get_config()) == accepted
-
-
-@pytest.mark.parametrize("first", ["tfbatch", "keras"])
-def test_a_saved_model_is_loaded_whichever_is_imported_first(first, tmp_path):
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    schedule = native("cosine", warmup=640, final_fraction=0.1)
-    model.compile(optimizer=keras.optimizers.SGD(schedule, momentum=0.9), loss="mse")
-    model.fit(np.ones((64, 3), "float32"), np.ones((64, 1), "float32"), batch_size=16, verbose=0)
-    model.save(tmp_path / "model.keras")
-    second = {"tfbatch": "keras", "keras": "tfbatch"}[first]
-    program = (
-        f"import {first}, {second}\nimport keras, sys\n"
-        f"model = keras.models.load_model({str(tmp_path / 'model.keras')!r})\n"
-        "schedule = model.optimizer._learning_rate\n"
-        "print(type(schedule).__name__, int(model.optimizer.iterations), float(schedule(9)))\n"
-    )
-
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-
-    assert run.returncode == 0, run.stderr[-2000:]
-    name, iterations, rate = run.stdout.split()
-    assert (name, iterations) == ("LearningRateInExamples", "4")
-    assert float(rate) == float(schedule(9))
 
 
 @EACH_FAMILY

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny_model
-from processes import HANG_SECONDS
+from processes import HANG_SECONDS, run_warm
 
 from tfbatch.configuration import Configuration
 from tfbatch.training.derived import derive
@@ -21,15 +20,7 @@ FOLDER = str(Path(tiny_model.__file__).parent)
 
 def run(code, *arguments):
     """Runs code in a process of its own, whose CPU may still be split; what it prints as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *arguments],
-        env=os.environ | {"PYTHONPATH": FOLDER},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_warm("-c", textwrap.dedent(code), *arguments, environment={"PYTHONPATH": FOLDER})
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import run_warm
 
 from tfbatch.pipeline import PreparedData, streaming
 from tfbatch.pipeline.memory import usable_memory
@@ -232,17 +231,8 @@ def test_data_of_four_times_the_memory_trains_in_flat_memory(make_recipe, tmp_pa
     count = 4 * (300 << 20) // (128 * 128 * 3)
 
     def run(script, number):
-        done = subprocess.run(
-            [
-                *(sys.executable, "-c", script, recipe.model_dump_json(by_alias=True)),
-                *(str(tmp_path / "abc"), str(number)),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        written = recipe.model_dump_json(by_alias=True)
+        return run_warm("-c", script, written, tmp_path / "abc", number).stdout
 
     run(MAKE, count)
     told = json.loads(run(TRAIN, 550))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from tfbatch.errors import InputError
-from tfbatch.given import Given, as_dataset, reference, stored, task_of, user_code
+from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
@@ -20,6 +20,7 @@ from tfbatch.search.workbench import Bench
 class BenchOptions(TypedDict, total=False):
     """What all measuring functions take beside model and data; open_bench says what each is."""
 
+    batched: bool | None
     optimizer: str | None
     baseline: str
     loss: Any
@@ -36,6 +37,7 @@ def open_bench(
     build_model: Callable[..., Any] | str,
     data: Any,
     *,
+    batched: bool | None = None,
     optimizer: str | None = None,
     baseline: str = "",
     loss: Any = None,
@@ -53,6 +55,7 @@ def open_bench(
     Args:
         build_model: See find_batch_size.
         data: The data, see find_batch_size.
+        batched: Whether each element of a Dataset is a batch, see find_batch_size.
         optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
         baseline: Batch size and learning rate, such as "batch_size=128,learning_rate=0.05".
         loss: Loss of a model that is not compiled.
@@ -78,6 +81,7 @@ def open_bench(
     with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
         request = make_request(
             dataset=dataset,
+            batched=batched,
             image_size=image_size,
             model=str(build_model) if named else reference(build_model),
             search="joint",
@@ -116,13 +120,14 @@ def open_request(request: Request, given: Given, progress: Progress) -> Iterator
         from tfbatch.search.adaptation import adapt
         from tfbatch.search.opening import load_records, open_engine
 
-        if given.payload is not None:
-            request = stored(request, given.payload, lock)
+        splits = splits_of(request, given)
         code = user_code(request, given)
         with open_engine(
             request, code, lock=lock, warm=None, stop_requested=lambda: False
         ) as engine:
-            data = load_records(request, engine, progress, own_dir=lock.data)
+            request, data = load_records(
+                request, engine, progress, own_dir=lock.data, splits=splits
+            )
             progress.doing("building the model")
             model = engine.call("describe_model", list(request.model_arguments))
             for note in model.notes:

@@ -15,11 +15,12 @@ from pathlib import Path
 from absl import flags
 
 from tfbatch.command_line import library_noise_to, parse_flags, path_of, run_command
+from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError
 from tfbatch.exporters import EXPORTERS, export_run
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("run_dir", None, "The run folder of tune.", flag_values=FLAGS)
+define_common_flags(FLAGS, "run_dir", more="One that tune has written; required.")
 flags.DEFINE_string("to", None, f"One of: {', '.join(EXPORTERS.names())}.", flag_values=FLAGS)
 flags.DEFINE_string(
     "destination",

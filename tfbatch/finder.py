@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError
-from tfbatch.given import Given, as_dataset, reference, stored, task_of, user_code
+from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
@@ -24,6 +24,7 @@ def find_batch_size(
     build_model: Callable[..., Any] | str,
     data: Any,
     *,
+    batched: bool | None = None,
     search: str = "joint",
     objective: str | None = None,
     trial_length: str | None = None,
@@ -72,11 +73,15 @@ def find_batch_size(
             not gives logits, or `loss` is given.
         data: Name of a recipe in pipelines/, a path of one, or a `Recipe`; a data set without one:
             "tfds:NAME", "images:FOLDER", "npz:PATH", "synthetic"; a function
-            `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None if
-            there is no test split); arrays `(inputs, targets)` or `(inputs, targets,
-            sample_weight)`, inputs perhaps a dict or a tuple; a tf.data.Dataset; or a dict of
-            "train", "validation" and "test" to such. Arrays and Datasets are stored in the run
-            folder once, and mapped by every worker.
+            `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None if there is
+            no test split); arrays `(inputs, targets)` or `(inputs, targets, sample_weight)`, inputs
+            and targets perhaps a dict, a tuple or a list of arrays; a tf.data.Dataset; a
+            keras.utils.PyDataset; or a dict of "train", "validation" and "test" to such. Arrays,
+            Datasets and PyDatasets are stored in the run folder once, and mapped by every worker.
+            Whether targets are classes follows from the model's loss and output, or from a builder
+            that asks for `num_classes`, never from their type.
+        batched: Whether each element of a tf.data.Dataset is a batch (True) or one example
+            (False). Needed only where neither its transformations nor the model show it.
         search: Name of a search in tuner_configs/, or a path of one.
         objective: "METRIC", "METRIC:min" or "METRIC:max"; the final value of any metric of the
             model. Default: the recipe's.
@@ -132,6 +137,7 @@ def find_batch_size(
     dataset, make_dataset, payload = as_dataset(data)
     request = make_request(
         dataset=dataset,
+        batched=batched,
         image_size=image_size,
         model=str(build_model) if named else reference(build_model),
         search=search,
@@ -208,11 +214,10 @@ def run_request(
         try:
             from tfbatch.search.session import run_search
 
-            if given.payload is not None:
-                request = stored(request, given.payload, lock)
             return run_search(
                 request,
                 user_code(request, given),
+                splits=splits_of(request, given),
                 progress=progress,
                 stop_requested=stop_requested,
                 lock=lock,

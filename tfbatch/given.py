@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from tfbatch.own_data import OwnData
 from tfbatch.recipes import Recipe
 from tfbatch.references import find_function
-from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.request import Request
 from tfbatch.search.task import IN_PYTHON, Task
 
 if TYPE_CHECKING:
+    from tfbatch.pipeline.own_splits import OwnSplit
     from tfbatch.training.runner import UserCode  # imports TensorFlow
 
 
@@ -69,20 +69,25 @@ def user_code(request: Request, given: Given) -> UserCode:
     )
 
 
-def stored(request: Request, payload: Any, lock: RunLock) -> Request:
-    """The request for arrays or Datasets, once they are in the run folder."""
-    from tfbatch.pipeline.storing import store_data
+def splits_of(request: Request, given: Given) -> dict[str, OwnSplit] | None:
+    """Arrays or Datasets that are to be stored, checked; None where the data is named.
 
-    folder = store_data(lock.data, payload)
-    data = request.data.model_copy(update={"where": str(folder)})
-    return dataclasses.replace(request, data=data, dataset=str(folder))
+    Raises:
+        InputError: They cannot be used.
+    """
+    if given.payload is None:
+        return None
+    from tfbatch.pipeline.own_splits import read_splits
+
+    declared = request.data.batched if isinstance(request.data, OwnData) else None
+    return read_splits(given.payload, declared=declared)
 
 
 def as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | None, Any]:
     """What the request calls the data, the user's function, and what is to be stored."""
     if isinstance(data, str | Path | Recipe):
         return str(data) if isinstance(data, Path) else data, None, None
-    if callable(data):
+    if callable(data) and not hasattr(data, "num_batches"):  # a PyDataset may be callable
         where = reference(data)
         name = where.split(":")[-1].split(".")[-1].strip("<>")
         return OwnData(name=name, kind="function", where=where), data, None

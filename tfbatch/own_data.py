@@ -24,6 +24,7 @@ class OwnData(Strict):
         kind: "function": it is made again in each process, for each stream; "stored": arrays in a
             folder, mapped by every process.
         where: `package.module:function`, or the folder.
+        batched: Whether the elements of Datasets are batches, where the user says it.
         trial_length: Default length of a trial.
         objective: Default objective.
         baseline: The default baseline.
@@ -32,6 +33,7 @@ class OwnData(Strict):
     name: str
     kind: Literal["function", "stored"]
     where: str
+    batched: bool | None = None
     trial_length: TrainingLengthText = TrainingLength(amount=5, unit="epochs")
     objective: str = "val_loss:min"
     baseline: Baseline = Baseline()
@@ -89,8 +91,7 @@ def check_splits(names: object) -> None:
     """Refuses splits of other names, and data without a training split.
 
     Raises:
-        InputError: A split has another name than train, validation or test, or there is no
-            training split.
+        InputError: A name other than `train`, `validation` and `test`, or no `train`.
     """
     found = sorted(names) if isinstance(names, dict | set | list | tuple) else []
     unknown = [name for name in found if name not in SPLITS]

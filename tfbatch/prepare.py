@@ -15,36 +15,16 @@ from pathlib import Path
 from absl import flags
 
 from tfbatch.command_line import library_noise_to, parse_flags, path_of, run_command
+from tfbatch.common_flags import define_common_flags, threads_of
 from tfbatch.errors import InputError
 from tfbatch.pipeline.datasets import find_dataset
 from tfbatch.recipes import Recipe
 from tfbatch.search.progress import LiveProgress, Progress
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "dataset",
-    "digits",
-    "A recipe's name in pipelines/, a path of one, or one without a recipe: tfds:NAME, "
-    "images:FOLDER, npz:PATH, synthetic.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_integer(
-    "image_size",
-    None,
-    "Height and width of the images of a data set without a recipe.",
-    1,
-    flag_values=FLAGS,
-)
-flags.DEFINE_string("data_dir", None, "Folder with the source's data.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "records_dir", None, "Folder for TFRecords. Default: user's cache.", flag_values=FLAGS
-)
-flags.DEFINE_integer(
-    "workers",
-    None,
-    "Threads that encode. Default: one for each core. The files are the same.",
-    lower_bound=1,
-    flag_values=FLAGS,
+define_common_flags(FLAGS, "dataset", "image_size", "data_dir", "records_dir")
+define_common_flags(
+    FLAGS, "threads", more="They encode. Default: one for each core; the files are the same."
 )
 flags.DEFINE_boolean(
     "verify", False, "Re-read every record and compare checksums and counts.", flag_values=FLAGS
@@ -67,6 +47,7 @@ def main(arguments: list[str]) -> int:
         library_noise_to(Path(log.name), kept=False) as (out, _),
     ):
         from tfbatch.pipeline import prepare_records
+        from tfbatch.records.manifest import read_notes
         from tfbatch.records.reader import open_records, verify
 
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
@@ -76,7 +57,7 @@ def main(arguments: list[str]) -> int:
                 data_dir=data_dir,
                 records_dir=records_dir,
                 progress=progress.preparing,
-                workers=FLAGS.workers,
+                workers=threads_of(FLAGS.threads) or None,
             )
         finally:
             progress.end()
@@ -89,6 +70,8 @@ def main(arguments: list[str]) -> int:
                 f"  {split}: {manifest.num_examples(split):,} examples in {len(shards)} "
                 f"files, {size:.1f} MiB"
             )
+        for note in read_notes(folder):
+            progress.say(f"  {note}")
         if FLAGS.verify:
             progress.say("  every record was read: checksums and counts agree")
         progress.say(f"  {time.monotonic() - started:.1f} s")

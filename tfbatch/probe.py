@@ -30,6 +30,7 @@ from tfbatch.command_line import (
     run_command,
     say,
 )
+from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.predicted_batch_size import sizes_to_verify
 from tfbatch.given import Given
@@ -59,12 +60,11 @@ define_workload_flags(
 flags.DEFINE_list(
     "skip", [], f"Instruments to leave out: {', '.join(INSTRUMENTS.names())}.", flag_values=FLAGS
 )
-flags.DEFINE_float(
+define_common_flags(
+    FLAGS,
     "max_minutes",
-    None,
-    "What the instruments share, beside starting up and finding the largest batch. Default: as "
-    "the model's first steps suggest, at most 3.",
-    flag_values=FLAGS,
+    more="The instruments share it; starting up and finding the largest batch come on top. "
+    "Default: as the model's first steps suggest, at most 3.",
 )
 flags.DEFINE_string(
     "output_dir",

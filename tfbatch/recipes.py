@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 import pydantic
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from tfbatch.durations import TrainingLengthText
 from tfbatch.errors import ConfigurationError
@@ -20,6 +20,16 @@ from tfbatch.yaml_folder import YamlFolder
 
 SPLITS = ("train", "validation", "test")
 RECIPES = YamlFolder("pipelines", kind="data set", variable="TFBATCH_RECIPE_DIR")
+
+
+def _increasing(value: tuple[float, float]) -> tuple[float, float]:
+    if not value[0] < value[1]:
+        raise ValueError("the first number must be below the second")
+    return value
+
+
+PixelRange = Annotated[tuple[float, float], pydantic.AfterValidator(_increasing)]
+"""The values that become 0 and 255 of an image that has more than 8 bits a channel."""
 
 
 class Example(TypedDict):
@@ -81,12 +91,23 @@ class ImageFeature(Strict):
             the largest centered part with the shape's aspect ratio is cut out and resized
             (bilinear, antialiased). Images that have the shape stay as they are. With
             "encoded", what was resized is stored as PNG.
+        pixel_range: (low, high): the values that become 0 and 255 of encoded images of more than
+            8 bits a channel, which are refused without it. Values outside are clipped.
     """
 
     kind: Literal["image"]
     shape: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Literal[1, 3, 4]]
     stored: Literal["encoded", "raw"] = "encoded"
     resize: bool = False
+    pixel_range: PixelRange | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_range(self, serialize: Any) -> dict[str, Any]:
+        """Records of before `pixel_range` keep their hash."""
+        written: dict[str, Any] = serialize(self)
+        if self.pixel_range is None:
+            del written["pixel_range"]
+        return written
 
 
 class LabelFeature(Strict):

@@ -13,13 +13,13 @@ from pathlib import Path
 from absl import flags
 
 from tfbatch.command_line import parse_flags, path_of, run_command
+from tfbatch.common_flags import define_common_flags, threads_of
 from tfbatch.errors import InputError
 from tfbatch.training_config import TrainingConfig, load_training_config
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("config", None, "The configuration, e.g. RUN/best.yaml.", flag_values=FLAGS)
-flags.DEFINE_string("data_dir", None, "Folder with the source's data.", flag_values=FLAGS)
-flags.DEFINE_string("records_dir", None, "Folder for TFRecords.", flag_values=FLAGS)
+define_common_flags(FLAGS, "data_dir", "records_dir", "checkpoint_seconds")
 flags.DEFINE_string("output", None, "Where to save the model (.keras).", flag_values=FLAGS)
 flags.DEFINE_string(
     "checkpoint",
@@ -28,10 +28,7 @@ flags.DEFINE_string(
     "Default: beside the configuration.",
     flag_values=FLAGS,
 )
-flags.DEFINE_float(
-    "checkpoint_seconds", 60.0, "Least time between two checkpoints.", 0.0, flag_values=FLAGS
-)
-flags.DEFINE_integer("seed", None, "Replaces the configuration's seed.", 1, flag_values=FLAGS)
+define_common_flags(FLAGS, "seed", more="Default: the configuration's.")
 flags.DEFINE_integer(
     "batch_size",
     None,
@@ -39,12 +36,11 @@ flags.DEFINE_integer(
     1,
     flag_values=FLAGS,
 )
-flags.DEFINE_string(
+define_common_flags(
+    FLAGS,
     "threads",
-    None,
-    'Threads on a CPU: a number, or "all". Default: those of the trials, with which the result is '
-    "the trial's to the last bit; all of them are faster, and the result differs.",
-    flag_values=FLAGS,
+    more="Default: those of the trials, with which the result is the trial's to the last bit; all "
+    "of them are faster, and the result differs.",
 )
 
 
@@ -66,7 +62,7 @@ def main(arguments: list[str]) -> int:
         raise InputError(
             f"`--checkpoint`: the folder {checkpoint.parent} is absent or not writable."
         )
-    threads = _threads(FLAGS.threads)
+    threads = threads_of(FLAGS.threads)
     from tfbatch.training.single import train_once
 
     metrics = train_once(
@@ -82,21 +78,6 @@ def main(arguments: list[str]) -> int:
     if config.reported:
         print(f"reported by the search: {config.reported}")
     return 0
-
-
-def _threads(text: str | None) -> int | None:
-    """What `--threads` means: None for the configuration's, 0 for one per core.
-
-    Raises:
-        InputError: Neither a number from 1 nor "all".
-    """
-    if text is None:
-        return None
-    if text == "all":
-        return 0
-    if not text.isdecimal() or int(text) < 1:
-        raise InputError(f'`--threads` must be a number from 1, or "all". Received: {text!r}.')
-    return int(text)
 
 
 def _with_flags(config: TrainingConfig) -> TrainingConfig:

@@ -32,6 +32,7 @@ class TrainingConfig(Strict):
     Attributes:
         dataset: What `--dataset` or `--data` takes.
         data_dir: The source's data folder, or None.
+        batched: Whether a user's own Dataset gives batches, where the user says it; or None.
         model: A model's name or `package.module:function`.
         trial_length: Length of the training.
         seed: Seed of weights, order and augmentation.
@@ -48,9 +49,10 @@ class TrainingConfig(Strict):
 
     dataset: str
     data_dir: str | None = None
+    batched: bool | None = None
     model: str
     trial_length: TrainingLengthText
-    seed: int = Field(ge=1)
+    seed: int = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit_compile: bool = False
     strategy: Literal["mirrored"] | None = None

@@ -27,6 +27,7 @@ from tfbatch.command_line import (
     run_command,
     say,
 )
+from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.given import Given
@@ -59,7 +60,6 @@ for _name, _default, _help in (
         None,
         'Length of a trial, e.g. "5 epochs", "200_000 examples". Default: recipe.',
     ),
-    ("run_dir", None, f"The run folder. Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH."),
     (
         "memory_budget",
         None,
@@ -73,10 +73,10 @@ for _name, _default, _help in (
 flags.DEFINE_integer(
     "max_trials", None, "Trials of the search. Default: the search's.", 1, flag_values=FLAGS
 )
-flags.DEFINE_float(
-    "max_minutes", None, "Time limit, verification and the end included.", flag_values=FLAGS
-)
-flags.DEFINE_integer("seed", 1, "Everything random derives from it.", 0, flag_values=FLAGS)
+define_common_flags(FLAGS, "max_minutes", more="Verification and the end are included.")
+define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH.")
+define_common_flags(FLAGS, "seed", default=1)
+define_common_flags(FLAGS, "checkpoint_seconds")
 flags.DEFINE_integer(
     "workers",
     None,
@@ -90,9 +90,6 @@ flags.DEFINE_float(
     10.0,
     "A trial without a heartbeat for this long is ended.",
     flag_values=FLAGS,
-)
-flags.DEFINE_float(
-    "checkpoint_seconds", 60.0, "Least time between two checkpoints of a trial.", flag_values=FLAGS
 )
 flags.DEFINE_boolean(
     "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
@@ -206,7 +203,8 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     tensorboard = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir}/tensorboard"])
     return (
         "\nNext:\n"
-        f"  {shlex.join([python, '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}\n"
+        f"  {shlex.join([python, '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}"
+        "    (on a CPU with the threads of a trial; --threads=all is faster and ends otherwise)\n"
         f"  {tensorboard}    (HPARAMS shows every trial)\n"
         f"  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\n"
         f"Written: {', '.join(_written(run_dir))} in {run_dir}"

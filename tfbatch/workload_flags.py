@@ -8,24 +8,15 @@ from typing import Any, TypedDict
 from absl import flags
 
 from tfbatch.command_line import parse_arguments, path_of
+from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError
 from tfbatch.search.task import Task
 
 _TEXTS: dict[str, tuple[str | None, str]] = {
-    "dataset": (
-        "digits",
-        "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a "
-        "recipe: tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
-    ),
     "data": (
         None,
         "package.module:function of yours, `make_dataset(split, batch_size, seed)`, or a function "
         "without arguments that gives arrays or a Dataset. Instead of --dataset.",
-    ),
-    "data_dir": (None, "Folder with the source's data; for TFDS also TFDS_DATA_DIR."),
-    "records_dir": (
-        None,
-        "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache.",
     ),
     "model": (
         "small_cnn",
@@ -45,6 +36,7 @@ class Workload(TypedDict):
     """What `make_request` takes of these flags."""
 
     dataset: str
+    batched: bool | None
     image_size: int | None
     model: str
     model_arguments: dict[str, Any]
@@ -65,11 +57,12 @@ def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None
     """
     for name, (default, text) in _TEXTS.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
-    flags.DEFINE_integer(
-        "image_size",
+    define_common_flags(values, "dataset", "image_size", "data_dir", "records_dir")
+    flags.DEFINE_boolean(
+        "batched",
         None,
-        "Height and width of the images of a data set without a recipe.",
-        1,
+        "Whether each element of --data's Datasets is a batch; where neither they nor the model "
+        "show it.",
         flag_values=values,
     )
     flags.DEFINE_list("metrics", None, "Keras metrics, as --loss.", flag_values=values)
@@ -96,6 +89,7 @@ def workload_from(values: flags.FlagValues) -> Workload:
     metrics = None if values.metrics is None else tuple(values.metrics)
     return {
         "dataset": values.data or values.dataset,
+        "batched": values.batched,
         "image_size": values.image_size,
         "model": values.model,
         "model_arguments": parse_arguments(values.model_arguments, flag="--model_arguments"),

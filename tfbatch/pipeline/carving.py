@@ -10,40 +10,37 @@ import numpy.typing as npt
 
 from tfbatch.class_balance import apportion
 from tfbatch.errors import InputError
-from tfbatch.pipeline.stored_format import (
-    MOST_CLASSES,
-    Leaf,
-    Stored,
-    integer_targets,
-    leaf_files,
-    read_leaf,
-)
+from tfbatch.pipeline.stored_format import Leaf, Stored, leaf_files, read_leaf
 
 VALIDATION_FRACTION = 0.2
 _SPLIT_SEED = 20181206
 
 
-def carve_validation(folder: Path, stored: Stored) -> Stored:
+def carve_validation(folder: Path, stored: Stored, classes: npt.NDArray[np.int64] | None) -> Stored:
     """Takes a fifth of the training split, class by class where there are classes.
+
+    Args:
+        folder: Where the data is stored.
+        stored: What is there.
+        classes: The class of each training example, or None where targets are no classes.
 
     Raises:
         InputError: There is only one training example.
     """
     count = stored.splits["train"]
-    targets = integer_targets(folder, stored, "train")
     if count < 2:
         raise InputError(
             f"A validation split cannot be taken from {count} training example(s). Give more, or "
             'the split itself: {"train": ..., "validation": ...}.'
         )
-    chosen = _choose(count, targets)
+    chosen = _choose(count, classes)
     inside = np.zeros(count, bool)
     inside[chosen] = True
     for number, leaf in enumerate(stored.leaves):
         _divide(folder, number, leaf, inside)
     note = (
         f"No validation split was given: {VALIDATION_FRACTION:.0%} of the training examples were "
-        f"taken at random{'' if targets is None else ', class by class'}. Where neighbors are "
+        f"taken at random{'' if classes is None else ', class by class'}. Where neighbors are "
         "alike (time series, frames of a film, several images of one person) give one yourself."
     )
     return stored.model_copy(
@@ -58,13 +55,13 @@ def carve_validation(folder: Path, stored: Stored) -> Stored:
     )
 
 
-def _choose(count: int, targets: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def _choose(count: int, classes: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:
     """Indices of the validation examples: a fifth of all, and of each class as nearly as can be."""
     generator = np.random.default_rng(_SPLIT_SEED)
     groups = [np.arange(count)]
-    if targets is not None and targets.max() <= MOST_CLASSES:
-        order = np.argsort(targets, kind="stable")
-        groups = np.split(order, np.flatnonzero(np.diff(targets[order])) + 1)
+    if classes is not None:
+        order = np.argsort(classes, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(classes[order])) + 1)
     sizes = apportion(
         np.array([len(group) for group in groups], np.int64),
         max(1, round(VALIDATION_FRACTION * count)),

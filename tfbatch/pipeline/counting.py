@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.pipeline.batched import check_dataset, is_batched
+from tfbatch.pipeline.batched import batched_like, check_dataset, form_of
 from tfbatch.pipeline.batches import fixed_options
-from tfbatch.pipeline.element import check_element, leaves_of, packed, template_of
+from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expect, expect_without_model
+from tfbatch.pipeline.element import Form, leaves_of, packed
+from tfbatch.pipeline.endless import READ_BYTES, EndWatch
+from tfbatch.pipeline.own_splits import rows_of
 from tfbatch.pipeline.scanning import Contents, Scan
 from tfbatch.recipes import SPLITS
 from tfbatch.run_folder.durable import FREE_SPACE, write_whole
@@ -25,7 +26,7 @@ from tfbatch.schema import Strict, content_hash
 MakeDataset = Callable[..., Any]
 FILE_NAME = "function.json"
 _BATCH_SIZE = 32
-_SEED = 1
+SEED = 1
 
 
 class Counted(Strict):
@@ -37,7 +38,10 @@ class Counted(Strict):
         input_shape: Shapes of the inputs.
         num_classes: Number of classes, or None.
         class_counts: Training examples of each class.
-        content: What the look has shown beside that.
+        one_hot: Whether targets are one-hot rows of those classes.
+        batched: Whether the elements of each split are batches.
+        drops_remainder: Splits whose last batch is left out where it is short.
+        content: What a look at the examples has shown.
     """
 
     identity: str
@@ -45,6 +49,9 @@ class Counted(Strict):
     input_shape: Any
     num_classes: int | None
     class_counts: tuple[int, ...]
+    one_hot: bool
+    batched: dict[str, bool]
+    drops_remainder: tuple[str, ...]
     content: DataContent = DataContent()
 
 
@@ -71,7 +78,13 @@ def takes_a_split(function: MakeDataset) -> bool:
 
 
 def count_examples(
-    make_dataset: MakeDataset, root: Path, *, name: str, heartbeat: Callable[[int], None]
+    make_dataset: MakeDataset,
+    root: Path,
+    *,
+    name: str,
+    batched: bool | None = None,
+    expect: Expect = expect_without_model,
+    heartbeat: Callable[[int], None],
 ) -> tuple[Path, bool]:
     """Reads each split once, and writes down how many examples it has.
 
@@ -79,6 +92,8 @@ def count_examples(
         make_dataset: The user's function.
         root: Folder in which a folder for the description is made.
         name: What the data is called in messages.
+        batched: Whether the elements are batches, where the user says it.
+        expect: Asks the model.
         heartbeat: Told the number of examples now and then.
 
     Returns:
@@ -88,41 +103,48 @@ def count_examples(
         InputError: The function's result cannot be used, or there is no validation split.
         RunFolderError: The description cannot be written.
     """
-    splits: dict[str, int] = {}
-    contents = Contents()
-    targets: list[Any] = []
-    template: Any = None
+    forms: dict[str, Form] = {}
     for split in SPLITS:
         made = make_split(make_dataset, split, _BATCH_SIZE)
-        if made is None:
-            continue
-        check_element(made.element_spec, where=f"`{name}` for the split {split!r}")
-        if split == "train":
-            template = made.element_spec
-        found = targets if split == "train" else []
-        scan = contents.begin(split, template_of(made.element_spec))
-        splits[split] = _count(made, found, scan, heartbeat)
-        if not splits[split]:
-            raise InputError(f"`{name}` gives no example for the split {split!r}.")
+        if made is not None:
+            where = f"`{name}` for the split {split!r}"
+            forms[split] = form_of(made, where=where, declared=batched)
     for split in ("train", "validation"):
-        if split not in splits:
+        if split not in forms:
             raise InputError(
                 f"`{name}` gives no `{split}` data: it must return a tf.data.Dataset for "
                 'split="train" and split="validation". It may return None for "test".'
             )
+    train = forms["train"]
+    expected = expect(train)
+    passes: dict[str, _Pass] = {}
+    contents = Contents()
+    for split, form in forms.items():
+        batches = expected.batched
+        if split != "train" and not form.certain:
+            batches = batched_like(form, train, train_batched=expected.batched)
+        elif split != "train":
+            batches = False
+        reader = ClassReader(expected) if split == "train" else None
+        begin = functools.partial(contents.begin, split, form.template)
+        passes[split] = _Pass(make_dataset, split, form, batches, reader, begin, heartbeat)
+        if not passes[split].examples:
+            raise InputError(f"`{name}` gives no example for the split {split!r}.")
     found_content = contents.found(
-        {split: functools.partial(_read_again, make_dataset, split) for split in splits},
-        function=name,
+        {split: counted.again for split, counted in passes.items()}, function=name
     )
-    counts = _class_counts(targets)
-    shapes = _input_shapes(template, make_split(make_dataset, "train", _BATCH_SIZE))
+    found = passes["train"].classes()
+    shapes = list(map(list, train.example_shapes(batched=expected.batched) or ()))
     content = {
-        "splits": splits,
-        "input_shape": shapes,
-        "num_classes": max(len(counts), 2) if counts else None,
-        "class_counts": counts,
+        "splits": {split: counted.examples for split, counted in passes.items()},
+        "input_shape": _with_lists(train.template[0], shapes),
+        "num_classes": None if found is None else found.num_classes,
+        "class_counts": () if found is None else found.counts(),
     }
     identity = content_hash([_source(make_dataset), content])
+    content["one_hot"] = found is not None and found.one_hot
+    content["batched"] = {split: counted.batched for split, counted in passes.items()}
+    content["drops_remainder"] = [split for split, counted in passes.items() if counted.drops]
     folder = root / identity
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +155,7 @@ def count_examples(
     return folder, True
 
 
-def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int = _SEED) -> Any:
+def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int = SEED) -> Any:
     """The function's own result, checked; None where there is no such split."""
     name = getattr(make_dataset, "__name__", "make_dataset")
     made = make_dataset(split=split, batch_size=batch_size, seed=seed)
@@ -142,68 +164,78 @@ def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int
     return check_dataset(made, where=f"What `{name}` returns for the split {split!r}")
 
 
-def _count(
-    dataset: tf.data.Dataset,
-    targets: list[Any],
-    scan: Scan,
-    heartbeat: Callable[[int], None],
-) -> int:
-    """Number of examples; the targets are collected where they are whole numbers."""
-    template = template_of(dataset.element_spec)
-    specs = leaves_of(dataset.element_spec)
-    single = isinstance(template[1], int)  # one target, not several
-    number = template[1] if single else 0
-    classes = single and specs[number].dtype.is_integer
-    for leaves in scan.watch(_chunks(dataset)):
-        target = leaves[number]
-        if classes and not isinstance(target, list) and _one_each(target):
-            targets.append(target.reshape(-1))
-        heartbeat(scan.count)
-    return scan.count
+class _Pass:
+    """One reading of a split.
+
+    Attributes:
+        examples: Number of examples.
+        batched: Whether its elements are batches.
+        drops: Whether a short last batch is left out.
+    """
+
+    def __init__(
+        self,
+        make_dataset: MakeDataset,
+        split: str,
+        form: Form,
+        batched: bool,
+        reader: ClassReader | None,
+        begin_scan: Callable[[], Scan],
+        heartbeat: Callable[[int], None],
+    ):
+        self.batched = batched
+        self._make_dataset, self._split, self._form = make_dataset, split, form
+        self._reader, self._begin_scan = reader, begin_scan
+        self._heartbeat = heartbeat
+        self.examples = self._count(_BATCH_SIZE)
+        self.drops = False
+        fixed = form.batched is None or all(shape and shape[0] for shape in form.shapes)
+        if batched and fixed and self.examples % _BATCH_SIZE == 0:  # perhaps it drops a remainder
+            self._reader = None if reader is None else reader.anew()
+            again = self._count(1)
+            self.drops, self.examples = again != self.examples, again
+
+    def classes(self) -> ClassIndices | None:
+        """The classes of the examples, or None where targets are no classes."""
+        return None if self._reader is None else self._reader.found()
+
+    def again(self) -> Iterator[list[Any]]:
+        """A second pass: of the training data with another seed, since trials have several."""
+        seed = SEED + (self._split == "train")
+        return self._chunks(make_split(self._make_dataset, self._split, _BATCH_SIZE, seed))
+
+    def _count(self, batch_size: int) -> int:
+        dataset = make_split(self._make_dataset, self._split, batch_size)
+        watch, scan = None, self._begin_scan()
+        if int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY:
+            watch = EndWatch(self._form.where, most_bytes=READ_BYTES)
+        number = self._form.template[1]
+        for leaves in scan.watch(self._chunks(dataset)):
+            if watch is not None:
+                watch.add(leaves)
+            if self._reader is not None and isinstance(number, int):  # one target, not several
+                target = leaves[number]
+                self._reader.add(None if isinstance(target, list) else target)
+            self._heartbeat(scan.count)
+        return scan.count
+
+    def _chunks(self, dataset: tf.data.Dataset) -> Iterator[list[Any]]:
+        """Some examples at a time: for each leaf an array, or a list of arrays that may differ."""
+        shapes = self._form.example_shapes(batched=self.batched) or ()
+        if not self.batched:
+            template = self._form.template
+            dataset = dataset.map(lambda *parts: packed(template, leaves_of(parts)))
+            dataset = dataset.ragged_batch(_BATCH_SIZE)
+        for element in dataset.with_options(fixed_options()):
+            yield [
+                rows_of(leaf, variable=None in shape)
+                for leaf, shape in zip(leaves_of(element), shapes, strict=True)
+            ]
 
 
-def _chunks(dataset: tf.data.Dataset) -> Iterator[list[Any]]:
-    """Some examples at a time: for each leaf an array, or a list of arrays that may differ."""
-    batched = is_batched(dataset)
-    specs = leaves_of(dataset.element_spec)
-    variable = [None in spec.shape.as_list()[batched:] for spec in specs]
-    if not batched:
-        template = template_of(dataset.element_spec)
-        dataset = dataset.map(lambda *parts: packed(template, leaves_of(parts)))
-        dataset = dataset.ragged_batch(_BATCH_SIZE)
-    for element in dataset.with_options(fixed_options()):
-        yield [
-            [row.numpy() for row in leaf]
-            if isinstance(leaf, tf.RaggedTensor)
-            else list(leaf.numpy())
-            if differs
-            else leaf.numpy()
-            for leaf, differs in zip(leaves_of(element), variable, strict=True)
-        ]
-
-
-def _read_again(make_dataset: MakeDataset, split: str) -> Iterator[list[Any]]:
-    """A second pass: of the training data with another seed, since trials have several."""
-    made = make_split(make_dataset, split, _BATCH_SIZE, _SEED + (split == "train"))
-    return _chunks(made)
-
-
-def _one_each(target: npt.NDArray[Any]) -> bool:
-    return target.ndim == 1 or target.shape[1:] == (1,)
-
-
-def _class_counts(targets: list[Any]) -> tuple[int, ...]:
-    if not targets:
-        return ()
-    found = np.concatenate(targets)
-    return tuple(map(int, np.bincount(found))) if found.min() >= 0 else ()
-
-
-def _input_shapes(spec: Any, dataset: tf.data.Dataset) -> Any:
-    batched = is_batched(dataset)
-    template = template_of(spec)
-    shapes = [list(leaf.shape)[batched:] for leaf in leaves_of(spec)]
-    return _with_lists(template[0], shapes)
+def largest_divisor(number: int, *, at_most: int) -> int:
+    """The largest divisor of a number that is at most another."""
+    return next(size for size in range(min(number, at_most), 0, -1) if number % size == 0)
 
 
 def _with_lists(template: Any, shapes: list[Any]) -> Any:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.pipeline.batched import check_dataset, is_batched
+from tfbatch.pipeline.batched import check_dataset, known_batching
 from tfbatch.pipeline.batches import fixed_options, parallel_calls
 from tfbatch.pipeline.memory import as_tensor
 from tfbatch.pipeline.order import permutation
@@ -145,7 +145,10 @@ def of_dataset(
         InputError: Batches, an endless Dataset, or one whose length is neither known nor given.
     """
     given = check_dataset(given, where="`x`")
-    if is_batched(given):
+    shapes = [spec.shape for spec in tf.nest.flatten(given.element_spec)]
+    open_sizes = all(shape.rank is None or (shape.rank and shape[0] is None) for shape in shapes)
+    batched = known_batching(given)
+    if batched or (batched is None and open_sizes):  # which `batch` could not make batches of
         raise InputError(
             "`x` must be a Dataset of single examples: its batches are cut anew. "
             "Leave out `batch`, or append `.unbatch()`."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +50,10 @@ def load_data(
     dataset: str | Recipe,
     *,
     data_dir: str | Path | None = None,
+    image_size: int | None = None,
     records_dir: str | Path | None = None,
+    batched: bool | None = None,
+    classes: bool | None = None,
     progress: Progress | None = None,
 ) -> Data:
     """Loads a data set, and prepares it on first use.
@@ -58,19 +62,36 @@ def load_data(
         dataset: A recipe, or anything that `--dataset` or `--data` takes: a recipe's name, a path
             that ends in .yaml, `package.module:function`, or a folder of stored arrays.
         data_dir: Folder with the source's data; for TensorFlow Datasets also TFDS_DATA_DIR.
+        image_size: Height and width of the images of a data set without a recipe, in pixels.
         records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
+        batched: Whether each element of a function's Datasets is a batch. Default: as their
+            transformations show it.
+        classes: Whether the targets of a function's data are classes, which a search reads off the
+            model's loss. Default: if they are one-hot, or whole numbers from 0 without a gap.
         progress: Told how far the preparation is: (split, examples done, examples in all).
 
     Raises:
         InputError: An unknown data set, or one that cannot be used.
         DataError: Data that is absent and cannot be fetched, or that is damaged.
     """
+    from tfbatch.pipeline.classes import expect_without_model
     from tfbatch.pipeline.kinds import prepare_data
 
     where = Path(data_dir) if data_dir else None
-    spec = dataset if isinstance(dataset, Recipe) else find_dataset(dataset, data_dir=where)
+    if isinstance(dataset, Recipe):
+        if image_size is not None:
+            raise InputError(
+                "`image_size` is for a data set without a recipe. Received: image_size="
+                f"{image_size} beside a recipe. Set its `features.image.shape`."
+            )
+        spec: Recipe | OwnData = dataset
+    else:
+        spec = find_dataset(dataset, data_dir=where, image_size=image_size)
+    if isinstance(spec, OwnData) and batched is not None:
+        spec = spec.model_copy(update={"batched": batched})
     return prepare_data(
         spec,
+        expect=functools.partial(expect_without_model, classes=classes),
         data_dir=where,
         records_dir=Path(records_dir) if records_dir else None,
         progress=progress,

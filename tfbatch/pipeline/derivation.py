@@ -12,7 +12,7 @@ from tfbatch.errors import InputError
 from tfbatch.recipes import RECIPES, ImageFeature, Recipe
 from tfbatch.records.manifest import recommended_shards
 from tfbatch.schema import validate
-from tfbatch.sources import SOURCES, Description
+from tfbatch.sources import SOURCES, Description, SourceBase
 
 DEFAULT_SIZE = 64
 """Height and width of the images of a data set whose images differ in size."""
@@ -39,7 +39,8 @@ def derive_recipe(text: str, *, data_dir: Path | None, image_size: int | None = 
 
         tfds:NAME[/CONFIG][:VERSION]     TensorFlow Datasets, known to it or only in DATA_DIR
         npz:PATH                         arrays x_train, y_train, x_test, ... of one file
-        images:DIR                       DIR/CLASS/*.png or DIR/SPLIT/CLASS/*.png
+        images:DIR                       DIR/CLASS/*.png or DIR/SPLIT/CLASS/*.png; with options
+                                         images:DIR,train=FOLDER,test=FOLDER,pixel_range=0:4095
         synthetic[:classes=10,size=16]   made
 
     Images of one size keep it. Others are resized to 64 x 64; `@96` or `@96x128` (height x width)
@@ -57,7 +58,7 @@ def derive_recipe(text: str, *, data_dir: Path | None, image_size: int | None = 
         InputError: An unknown source, features or splits that cannot be told apart, a wrong size.
         DataError: Data that is absent, or that cannot be used.
     """
-    asked, size = _split_size(text, image_size)
+    asked, size = _split_size(text, image_size, data_dir)
     name, _, rest = asked.partition(":")
     source = SOURCES.load(name).Source.from_text(rest, data_dir=data_dir)
     found: Description = source.describe(data_dir)
@@ -73,6 +74,7 @@ def derive_recipe(text: str, *, data_dir: Path | None, image_size: int | None = 
         shape=(height, width, found.channels),
         stored="raw" if raw else "encoded",
         resize=not fixed,
+        pixel_range=found.pixel_range,
     )
     absent = (validation is None) + (test is None)
     left = int(found.splits[train] * (1 - absent * CARVED_FRACTION))
@@ -98,9 +100,23 @@ def derive_recipe(text: str, *, data_dir: Path | None, image_size: int | None = 
     )
 
 
-def _split_size(text: str, image_size: int | None) -> tuple[str, tuple[int, int] | None]:
+def _split_size(
+    text: str, image_size: int | None, data_dir: Path | None
+) -> tuple[str, tuple[int, int] | None]:
     """The text without its `@SIZE`, and (height, width) where one is asked for."""
     match = _SIZE.search(text)
+    asked = text
+    if match and _is_there(text, data_dir):
+        if _is_there(text[: match.start()], data_dir):
+            raise InputError(
+                f"`{match[0]}` at the end of {text} may be a size or a part of the name: there is "
+                f"data by the name {text[: match.start()].partition(':')[2]} and by the whole "
+                f"name. Write {text}/ for the latter, and for the former give the size with "
+                "--image_size (in Python: image_size=)."
+            )
+        match = None
+    if match:
+        asked = text[: match.start()]
     size = (int(match[1]), int(match[2] or match[1])) if match else None
     if image_size is not None:
         if size and size != (image_size, image_size):
@@ -111,11 +127,22 @@ def _split_size(text: str, image_size: int | None) -> tuple[str, tuple[int, int]
         size = (image_size, image_size)
     if size and min(size) < 1:
         raise InputError(f"The size of the images must be 1 or more pixels. Received: {text}.")
-    return _SIZE.sub("", text), size
+    return asked, size
+
+
+def _is_there(text: str, data_dir: Path | None) -> bool:
+    """Whether the text without any size is a path of data that exists."""
+    name, _, rest = text.partition(":")
+    if not rest:
+        return False
+    source: type[SourceBase] = SOURCES.load(name).Source
+    return source.is_there(rest, data_dir=data_dir)
 
 
 def _choose_splits(text: str, found: Description) -> tuple[str, str | None, str | None]:
     """The source's splits for train, validation and test; None for one to be carved."""
+    if found.roles:
+        return found.roles["train"], found.roles.get("validation"), found.roles.get("test")
     held = list(found.splits)
     train = "train" if "train" in held else held[0]
     if train != "train" and len(held) > 1:

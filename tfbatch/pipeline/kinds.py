@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.own_data import STORED, OwnData
+from tfbatch.pipeline.classes import Expect, expect_without_model
 from tfbatch.pipeline.counting import MakeDataset, count_examples, takes_a_split
 from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.own_function import FunctionData
@@ -27,6 +28,7 @@ def prepare_folder(
     data_dir: Path | None,
     records_dir: Path | None,
     own_dir: Path | None = None,
+    expect: Expect = expect_without_model,
     progress: Progress | None = None,
 ) -> tuple[Path, bool]:
     """Makes the folder that any process of this machine opens the data from.
@@ -37,6 +39,7 @@ def prepare_folder(
         data_dir: The source's data folder.
         records_dir: Folder for records.
         own_dir: Folder for what is kept of a user's own data. Default: beside the records.
+        expect: Asks the model about a user's own data.
         progress: Told how far it is.
 
     Returns:
@@ -59,9 +62,10 @@ def prepare_folder(
         if progress:
             progress("train", done, 0)
 
+    options: Any = {"batched": spec.batched, "expect": expect, "heartbeat": alive}
     if takes_a_split(make_dataset):
-        return count_examples(make_dataset, root, name=spec.name, heartbeat=alive)
-    return store_data(root, make_dataset(), heartbeat=alive), True
+        return count_examples(make_dataset, root, name=spec.name, **options)
+    return store_data(root, make_dataset(), **options), True
 
 
 def open_prepared(spec: Recipe | OwnData, folder: Path, make_dataset: MakeDataset | None) -> Data:
@@ -83,10 +87,11 @@ def prepare_data(
     *,
     data_dir: Path | None,
     records_dir: Path | None,
+    expect: Expect = expect_without_model,
     progress: Any = None,
 ) -> Data:
     """Prepares data and opens it; see `prepare_folder`."""
     folder, _ = prepare_folder(
-        spec, None, data_dir=data_dir, records_dir=records_dir, progress=progress
+        spec, None, data_dir=data_dir, records_dir=records_dir, expect=expect, progress=progress
     )
     return open_prepared(spec, folder, None)

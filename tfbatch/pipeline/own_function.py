@@ -11,14 +11,26 @@ import tensorflow as tf
 from tfbatch.data_content import DataContent
 from tfbatch.errors import DataError
 from tfbatch.own_data import DataDescription
-from tfbatch.pipeline.batched import is_batched, values_in
+from tfbatch.pipeline.batched import values_in
 from tfbatch.pipeline.batches import fixed_options, prefetched
-from tfbatch.pipeline.counting import FILE_NAME, Counted, MakeDataset, make_split
+from tfbatch.pipeline.counting import (
+    FILE_NAME,
+    SEED,
+    Counted,
+    MakeDataset,
+    largest_divisor,
+    make_split,
+)
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE, check_stream
 
 _REBATCHED = (
     "`{name}` gives batches that tfbatch cuts anew, so that no batch is short at the end of an "
     "epoch: what it does to whole batches (mixing, bucketing by length) may reach over two."
+)
+_DROPPED = (
+    "`{name}` leaves out the remainder of its batches (drop_remainder=True). For validation and "
+    "test it is asked for batches that divide the split, so that every example counts; in training "
+    "each pass loses up to a batch. Leave `drop_remainder` out: the batches are cut anew anyway."
 )
 
 
@@ -36,7 +48,6 @@ class FunctionData:
         DataError: There is no description.
     """
 
-    soft_labels = False
     resident = False
 
     def __init__(self, make_dataset: MakeDataset, folder: Path, *, name: str):
@@ -62,8 +73,13 @@ class FunctionData:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, or None where the targets are no class indices."""
+        """Number of classes, or None where the targets are no classes."""
         return self._counted.num_classes
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether targets are one-hot rows, not class indices."""
+        return self._counted.one_hot
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -73,15 +89,17 @@ class FunctionData:
     def describe(self) -> DataDescription:
         """What a process without the data must know."""
         notes = [*self.content.sentences()]
-        made = make_split(self._make_dataset, "train", EVALUATION_BATCH_SIZE)
-        if made is not None and is_batched(made):
+        if self._counted.batched["train"]:
             notes.append(_REBATCHED.format(name=self.name))
+        if self._counted.drops_remainder:
+            notes.append(_DROPPED.format(name=self.name))
         return DataDescription(
             identity=self._counted.identity,
             splits=dict(self._counted.splits),
             where=f"made by {self.name} in each process",
             num_classes=self.num_classes,
             class_counts=self._counted.class_counts,
+            soft_labels=self.soft_labels,
             weighted_classes=self.content.weighted_classes(self.num_classes),
             notes=tuple(notes),
         )
@@ -98,9 +116,9 @@ class FunctionData:
         The order is the function's: it gets the seed. Only the very last batch can be short.
         """
         check_stream(self, batch_size=batch_size, seed=seed, num_examples=num_examples, start=start)
-        made = make_split(self._make_dataset, "train", batch_size, seed)
+        made = self._made("train", batch_size, seed)
         steps = -((start - num_examples) // batch_size)
-        batches = _rebatched(made.repeat(), is_batched(made), batch_size)
+        batches = _rebatched(made.repeat(), self._counted.batched["train"], batch_size)
         batches = batches.skip(start // batch_size).take(steps)
         if num_examples % batch_size:
             batches = batches.enumerate().map(_cut_last(steps - 1, num_examples % batch_size))
@@ -110,8 +128,8 @@ class FunctionData:
     def evaluation(self, split: str, *, batch_size: int = EVALUATION_BATCH_SIZE) -> tf.data.Dataset:
         """Every example of a split once."""
         if (split, batch_size) not in self._evaluations:
-            made = make_split(self._make_dataset, split, batch_size)
-            batches = _rebatched(made, is_batched(made), batch_size)
+            made = self._made(split, batch_size)
+            batches = _rebatched(made, self._counted.batched[split], batch_size)
             steps = -(-self.num_examples(split) // batch_size)
             batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
             self._evaluations[split, batch_size] = self._prefetched(batches, batch_size)
@@ -119,6 +137,16 @@ class FunctionData:
 
     def raise_damage(self, split: str) -> None:
         """Nothing is known of where a user's function reads."""
+
+    def _made(self, split: str, batch_size: int, seed: int = SEED) -> tf.data.Dataset:
+        """The function's data, asked for in a batch size with which it gives every example.
+
+        A training pass may lose its remainder, as the function has it, but must not be empty.
+        """
+        count = self.num_examples(split)
+        if split in self._counted.drops_remainder and (split != "train" or batch_size > count):
+            batch_size = largest_divisor(count, at_most=batch_size)
+        return make_split(self._make_dataset, split, batch_size, seed)
 
     def _prefetched(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         values = values_in(batches.element_spec, batched=True)

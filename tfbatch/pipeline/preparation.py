@@ -16,7 +16,7 @@ from tfbatch.errors import DataError
 from tfbatch.pipeline.augmentation import make_augment
 from tfbatch.pipeline.batches import parallel_calls
 from tfbatch.recipes import Example, Recipe
-from tfbatch.records.manifest import FILE_NAME
+from tfbatch.records.manifest import FILE_NAME, write_notes
 from tfbatch.records.splitting import StratifiedAssignment
 from tfbatch.records.writer import ExampleStream, write_records
 from tfbatch.sources import SourceBase, make_source
@@ -75,6 +75,7 @@ def prepare_records(
         examples=ExampleStream(splits=reading.splits, examples=reading.examples),
         workers=parallel_calls() if workers is None else workers,
     )
+    write_notes(folder, source.notes(data_dir))
     return folder, absent
 
 

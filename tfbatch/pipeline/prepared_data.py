@@ -21,7 +21,7 @@ from tfbatch.pipeline.resident import ResidentSplit
 from tfbatch.pipeline.streaming import StreamingSplit, shuffle_sizes
 from tfbatch.recipes import SPLITS, Recipe
 from tfbatch.records.decoded import read_split
-from tfbatch.records.manifest import Manifest
+from tfbatch.records.manifest import Manifest, read_notes
 from tfbatch.records.reader import find_damage, open_records
 from tfbatch.seeds import derive_seed
 
@@ -122,10 +122,11 @@ class PreparedData:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of results should know of how this data is read; often nothing."""
+        notes = read_notes(self.folder)
         if self.resident:
-            return ()
+            return notes
         sizes = shuffle_sizes(self.manifest, "train", usable_bytes=usable_memory())
-        return (sizes.note,) if sizes.note else ()
+        return (*notes, sizes.note) if sizes.note else notes
 
     def training(
         self, *, batch_size: int, seed: int, num_examples: int, start: int = 0

@@ -32,7 +32,8 @@ from tfbatch.data_content import (
     random_scores_note,
 )
 from tfbatch.errors import InputError
-from tfbatch.pipeline.stored_format import MOST_CLASSES, Stored, read_leaf
+from tfbatch.pipeline.classes import MOST_CLASSES
+from tfbatch.pipeline.stored_format import Stored, read_leaf
 
 Hashes = npt.NDArray[np.uint64]
 Chunk = Sequence[Any]

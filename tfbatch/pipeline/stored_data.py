@@ -36,7 +36,6 @@ class StoredData:
         DataError: The folder is absent or damaged.
     """
 
-    soft_labels = False
     resident = True
 
     def __init__(self, folder: Path, *, name: str):
@@ -70,8 +69,13 @@ class StoredData:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, or None where the targets are no class indices."""
+        """Number of classes, or None where the targets are no classes."""
         return self._stored.num_classes
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether targets are one-hot rows, not class indices."""
+        return self._stored.one_hot
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -86,6 +90,7 @@ class StoredData:
             where=f"stored in {self.folder}, mapped into memory",
             num_classes=self.num_classes,
             class_counts=self._stored.class_counts,
+            soft_labels=self.soft_labels,
             weighted_classes=self.content.weighted_classes(self.num_classes),
             notes=(*self._stored.notes, *self._content.sentences()),
         )

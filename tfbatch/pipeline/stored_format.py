@@ -18,11 +18,11 @@ import numpy.typing as npt
 from tfbatch.data_content import DataContent
 from tfbatch.errors import DataError
 from tfbatch.own_data import STORED
+from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expected
 from tfbatch.schema import Strict
 
 CONTENT = "content.json"
-MOST_CLASSES = 100_000
-"""Larger whole numbers are taken for amounts."""
+_CHUNK_EXAMPLES = 65_536
 
 
 class Leaf(Strict):
@@ -49,6 +49,7 @@ class Stored(Strict):
         splits: Number of examples of each split.
         num_classes: Number of classes, or None where the targets are no class indices.
         class_counts: Training examples of each class.
+        one_hot: Whether targets are one-hot rows of those classes.
         notes: What a user should know.
     """
 
@@ -58,6 +59,7 @@ class Stored(Strict):
     splits: dict[str, int]
     num_classes: int | None = None
     class_counts: tuple[int, ...] = ()
+    one_hot: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -131,15 +133,18 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArra
     return np.asarray(np.memmap(path, dtype, "c", shape=shape))
 
 
-def integer_targets(folder: Path, stored: Stored, split: str) -> npt.NDArray[Any] | None:
-    """The targets of a split, if they are one whole number for each example, else None."""
+def read_classes(
+    folder: Path, stored: Stored, split: str, expected: Expected
+) -> ClassIndices | None:
+    """The classes of a split's examples, or None where their targets are no classes."""
     number = stored.template[1]
-    if not isinstance(number, int):
+    if not isinstance(number, int):  # several targets
         return None
     leaf = stored.leaves[number]
-    if np.dtype("O" if leaf.dtype == "string" else leaf.dtype).kind not in "iu":
+    if leaf.dtype == "string" or leaf.variable or len(leaf.shape) > 1:
         return None
-    if leaf.variable or leaf.shape not in ((), (1,)):
-        return None
-    targets = read_leaf(folder, split, number, leaf, stored.splits[split]).reshape(-1)
-    return targets if targets.min() >= 0 else None
+    targets = read_leaf(folder, split, number, leaf, stored.splits[split])
+    reader = ClassReader(expected)
+    for low in range(0, len(targets), _CHUNK_EXAMPLES):
+        reader.add(targets[low : low + _CHUNK_EXAMPLES])
+    return reader.found()

@@ -1,4 +1,4 @@
-"""Writes a user's arrays or Dataset into a folder that every worker process maps into memory.
+"""Writes a user's arrays or Datasets into a folder that every worker process maps into memory.
 
 The folder's name is the hash of what it holds; tfbatch.pipeline.stored_format says what that is.
 """
@@ -14,31 +14,57 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tensorflow as tf
-
 from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.own_data import STORED, check_splits
-from tfbatch.pipeline.batched import check_dataset, is_batched
+from tfbatch.own_data import STORED
+from tfbatch.pipeline.batched import batched_like
 from tfbatch.pipeline.carving import carve_validation
-from tfbatch.pipeline.element import check_element, leaves_of, packed, template_of
+from tfbatch.pipeline.classes import Expect, Expected, expect_without_model
+from tfbatch.pipeline.element import leaf_names, leaf_order, numbers_of, packed
+from tfbatch.pipeline.endless import refuse_endless
 from tfbatch.pipeline.leaf_writer import append_all
+from tfbatch.pipeline.own_splits import Chunk, OwnSplit, read_splits
 from tfbatch.pipeline.scanning import Contents, in_carved_splits
-from tfbatch.pipeline.stored_format import CONTENT, MOST_CLASSES, Leaf, Stored, integer_targets
+from tfbatch.pipeline.stored_format import CONTENT, Leaf, Stored, read_classes
 from tfbatch.run_folder.durable import FREE_SPACE
 
-_CHUNK_EXAMPLES = 256
+_TAKEN_APART = (
+    "Your Dataset gives batches; they are taken apart and made anew for every batch size. "
+    "What it does to whole batches (bucketing by length, mixing) stays as it was in its "
+    "own batches; padding that it added stays too."
+)
+_PADDED_TARGETS = (
+    "Your targets differ in length: they are padded with zeros to the longest of their batch, and "
+    "the loss takes these zeros for targets unless the data has a sample_weight of the same length."
+)
 
 
-def store_data(root: Path, data: Any, *, heartbeat: Callable[[int], None] | None = None) -> Path:
+def store_data(
+    root: Path,
+    data: Any,
+    *,
+    batched: bool | None = None,
+    expect: Expect = expect_without_model,
+    heartbeat: Callable[[int], None] | None = None,
+) -> Path:
+    """Stores a user's data; see `read_splits` for what it may be, and `store_splits`."""
+    splits = read_splits(data, declared=batched)
+    return store_splits(root, splits, expect(splits["train"].form), heartbeat=heartbeat)
+
+
+def store_splits(
+    root: Path,
+    splits: Mapping[str, OwnSplit],
+    expected: Expected,
+    *,
+    heartbeat: Callable[[int], None] | None = None,
+) -> Path:
     """Stores a user's data, and takes a validation split out of it where there is none.
 
     Args:
         root: Where the folder is made; its name there is the hash of what it holds.
-        data: `(inputs, targets)` or `(inputs, targets, sample_weight)` of arrays with the examples
-            along the first dimension (inputs may be a dict or a tuple of arrays), or a
-            tf.data.Dataset; or a mapping of "train", "validation" and "test" to such.
+        splits: What `read_splits` has found.
+        expected: What the model expects of the training split.
         heartbeat: Told the number of examples now and then.
 
     Returns:
@@ -48,15 +74,13 @@ def store_data(root: Path, data: Any, *, heartbeat: Callable[[int], None] | None
         InputError: The data cannot be used.
         RunFolderError: The folder cannot be written.
     """
-    splits = data if _is_mapping_of_splits(data) else {"train": data}
-    check_splits(dict(splits))
     partial = root / f".partial-{secrets.token_hex(4)}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         for leftover in root.glob(".partial-*"):  # of a killed process
             shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir()
-        stored, content = _write(partial, splits, heartbeat or (lambda _: None))
+        stored, content = _write(partial, splits, expected, heartbeat or (lambda _: None))
         (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
         folder = root / _hash(partial)
         # Not in the hash: the same data is the same, however much of it a check has read.
@@ -74,139 +98,82 @@ def store_data(root: Path, data: Any, *, heartbeat: Callable[[int], None] | None
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_mapping_of_splits(data: Any) -> bool:
-    if isinstance(data, Mapping):
-        return True
-    if isinstance(data, tuple | tf.data.Dataset):
-        return False
-    raise InputError(
-        "The data must be a data set's name, a function `make_dataset(split, batch_size, seed)`, "
-        "arrays `(inputs, targets)`, a tf.data.Dataset, or a mapping of `train`, `validation` and "
-        f"`test` to such. Received: {type(data).__name__}."
-    )
-
-
 def _write(
-    partial: Path, splits: Mapping[str, Any], heartbeat: Callable[[int], None]
+    partial: Path,
+    splits: Mapping[str, OwnSplit],
+    expected: Expected,
+    heartbeat: Callable[[int], None],
 ) -> tuple[Stored, DataContent]:
     contents = Contents()
-    again: dict[str, Callable[[], Iterator[list[Any]]]] = {}
-    written: dict[str, tuple[Any, tuple[Leaf, ...], int]] = {}
+    again: dict[str, Callable[[], Iterator[Chunk]]] = {}
+    train = splits["train"].form
+    written: dict[str, tuple[tuple[Leaf, ...], int]] = {}
     notes: list[str] = []
-    for split, data in splits.items():
-        if data is None:
-            continue
-        where = f"Your `{split}` data"
-        if isinstance(data, tf.data.Dataset):
-            template, chunks = _chunks_of_dataset(data, where, notes)
-            again[split] = functools.partial(_read_again, data, where)
-        else:
-            template, chunks = _chunks_of_arrays(data, where)
-        chunks = contents.begin(split, template, dropped=_most_dropped(data)).watch(chunks)
-        leaves, count = append_all(partial, split, chunks, heartbeat)
+    for split, part in splits.items():
+        batched = expected.batched
+        if split != "train":
+            batched = _batched(part, train, expected)
+        notes += part.notes or ((_TAKEN_APART,) if batched else ())
+        names = leaf_names(train.template)
+        chunks = _in_order_of(part, train, batched)
+        if not part.fixed:
+            again[split] = functools.partial(_in_order_of, part, train, batched)
+        if part.length_unknown:
+            chunks = refuse_endless(chunks, where=part.form.where)
+        scan = contents.begin(split, train.template, dropped=_most_dropped(part, batched))
+        chunks = scan.watch(chunks)
+        leaves, count = append_all(partial, split, chunks, heartbeat, names=names)
         if not count:
-            raise InputError(f"{where} is empty.")
-        written[split] = (template, leaves, count)
-    template, leaves, _ = written["train"]
-    for split, (other, other_leaves, _) in written.items():
-        if (other, other_leaves) != (template, leaves):
+            raise InputError(f"{part.form.where} is empty.")
+        written[split] = (leaves, count)
+    leaves, _ = written["train"]
+    for split, (other, _) in written.items():
+        if other != leaves:
             raise InputError(
-                f"Your `{split}` data differs in form from `train`: {_form(other, other_leaves)} "
-                f"and {_form(template, leaves)}. Give all splits alike."
+                f"Your `{split}` data differs in form from `train`: {_form(train.template, other)} "
+                f"and {_form(train.template, leaves)}. Give all splits alike."
             )
+    if any(leaves[number].variable for number in numbers_of(train.template[1])):
+        notes.append(_PADDED_TARGETS)
     stored = Stored(
-        template=template,
+        template=train.template,
         leaves=leaves,
-        splits={split: count for split, (_, _, count) in written.items()},
+        splits={split: count for split, (_, count) in written.items()},
         notes=tuple(dict.fromkeys(notes)),
     )
     carved = "validation" not in stored.splits
     content = contents.found(again, carved=carved)
     if carved:
-        stored = carve_validation(partial, stored)
+        found = read_classes(partial, stored, "train", expected)
+        stored = carve_validation(partial, stored, None if found is None else found.indices)
         content = in_carved_splits(content, partial, stored)
-    return _with_classes(partial, stored), content
+    return _with_classes(partial, stored, expected), content
 
 
-def _read_again(dataset: tf.data.Dataset, where: str) -> Iterator[list[Any]]:
-    return _chunks_of_dataset(dataset, where, [])[1]
-
-
-def _most_dropped(data: Any) -> int:
+def _most_dropped(part: OwnSplit, batched: bool) -> int:
     """Examples that `batch(..., drop_remainder=True)` may have left out of one pass."""
-    if not isinstance(data, tf.data.Dataset) or not is_batched(data):
-        return 0
-    sizes = [spec.shape[0] for spec in leaves_of(data.element_spec) if spec.shape.rank]
-    return max(size - 1 for size in sizes) if sizes and None not in sizes else 0
+    sizes = [shape[0] for shape in part.form.shapes if batched]
+    return max((size or 1) - 1 for size in sizes) if sizes and None not in sizes else 0
 
 
-def _chunks_of_arrays(data: Any, where: str) -> tuple[Any, Iterator[list[Any]]]:
-    check_element(data, where=where)
-    arrays = [_as_array(leaf, where) for leaf in leaves_of(data)]
-    counts = {len(array) for array in arrays}
-    if len(counts) > 1:
+def _batched(part: OwnSplit, train: Any, expected: Expected) -> bool:
+    """Whether another split gives batches: it says it itself, or its ranks do."""
+    form = part.form
+    if form.certain or (form.declared is None and form.batched is not None):
+        return bool(form.batched)
+    return batched_like(form, train, train_batched=expected.batched)
+
+
+def _in_order_of(part: OwnSplit, train: Any, batched: bool) -> Iterator[Chunk]:
+    """A split's chunks with the leaves in the order of the training split's."""
+    order = leaf_order(part.form.template, train.template)
+    if order is None:
         raise InputError(
-            f"{where} must have one example for each example: all arrays must have the same first "
-            f"dimension. Received: {', '.join(str(len(array)) for array in arrays)}."
+            f"{part.form.where} differs in form from `train`: {part.form.shown()} and "
+            f"{train.shown()}. Give all splits alike."
         )
-    count = counts.pop()
-    steps = range(0, count, _CHUNK_EXAMPLES)
-    return template_of(data), ([a[low : low + _CHUNK_EXAMPLES] for a in arrays] for low in steps)
-
-
-def _as_array(leaf: Any, where: str) -> Any:
-    if isinstance(leaf, tf.RaggedTensor):
-        return [row.numpy() for row in leaf]
-    try:
-        array = np.asarray(leaf)
-    except ValueError as error:
-        raise InputError(
-            f"{where} holds a list of parts that differ in length. Give it as a tf.RaggedTensor, "
-            "such as tf.ragged.constant(...), or as a tf.data.Dataset."
-        ) from error
-    if array.dtype == object and not all(isinstance(v, str | bytes) for v in array.ravel()[:1000]):
-        raise InputError(
-            f"{where} holds an array of Python objects, which TensorFlow has no type for. Give "
-            "arrays of numbers or of text, such as a dict of a DataFrame's columns."
-        )
-    if array.dtype.kind in "mM":
-        raise InputError(
-            f"{where} holds dates or durations ({array.dtype}), which TensorFlow has no type for. "
-            'Make numbers of them, such as (dates - dates.min()) / np.timedelta64(1, "D").'
-        )
-    if array.ndim == 0:
-        raise InputError(f"{where} holds a single number where an array of examples must be.")
-    return array
-
-
-def _chunks_of_dataset(
-    dataset: tf.data.Dataset, where: str, notes: list[str]
-) -> tuple[Any, Iterator[list[Any]]]:
-    check_element(check_dataset(dataset, where=where).element_spec, where=where)
-    if is_batched(dataset):
-        notes.append(
-            "Your Dataset gives batches; they are taken apart and made anew for every batch size. "
-            "What it does to whole batches (bucketing by length, mixing) stays as it was in its "
-            "own batches; padding that it added stays too."
-        )
-    else:
-        dataset = dataset.ragged_batch(_CHUNK_EXAMPLES)
-
-    specs = leaves_of(dataset.element_spec)
-    variable = [spec.shape.rank > 1 and spec.shape[1] is None for spec in specs]
-
-    def chunks() -> Iterator[list[Any]]:
-        for element in dataset.prefetch(2):
-            yield [_rows(*pair) for pair in zip(leaves_of(element), variable, strict=True)]
-
-    return template_of(dataset.element_spec), chunks()
-
-
-def _rows(leaf: Any, variable: bool) -> Any:
-    """A chunk of one leaf: an array, or a list of arrays that may differ in length."""
-    if isinstance(leaf, tf.RaggedTensor):
-        return [row.numpy() for row in leaf]
-    return list(leaf.numpy()) if variable else leaf.numpy()
+    for chunk in part.chunks(batched):
+        yield [chunk[number] for number in order]
 
 
 def _form(template: Any, leaves: Sequence[Leaf]) -> str:
@@ -216,13 +183,16 @@ def _form(template: Any, leaves: Sequence[Leaf]) -> str:
     return str(packed(template, shown)).replace("'", "")
 
 
-def _with_classes(folder: Path, stored: Stored) -> Stored:
-    targets = integer_targets(folder, stored, "train")
-    if targets is None or targets.max() > MOST_CLASSES:
+def _with_classes(folder: Path, stored: Stored, expected: Expected) -> Stored:
+    found = read_classes(folder, stored, "train", expected)
+    if found is None:
         return stored
-    counts = np.bincount(targets)
     return stored.model_copy(
-        update={"num_classes": max(len(counts), 2), "class_counts": tuple(map(int, counts))}
+        update={
+            "num_classes": found.num_classes,
+            "class_counts": found.counts(),
+            "one_hot": found.one_hot,
+        }
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfbatch.encoded_images import UnreadableImageError, decodable, without_frame
 from tfbatch.errors import InputError
 from tfbatch.recipes import Features
 from tfbatch.records.resizing import crop_and_resize
@@ -25,13 +26,21 @@ def encode(key: str, image: Any, label: int, features: Features) -> bytes:
 
     Raises:
         InputError: The label is outside the classes, or the image has another shape or kind, or
-            cannot be decoded.
+            more than 8 bits without a `pixel_range`.
+        UnreadableImageError: It cannot be decoded.
     """
     if not 0 <= label < features.label.num_classes:
         raise InputError(
             f"Example {key} has the label {label}, outside the {features.label.num_classes} "
             f"classes of the recipe (0 to {features.label.num_classes - 1}). Correct "
             "`features.label.num_classes`, or the data."
+        )
+    if isinstance(image, bytes):
+        image = decodable(key, image, features.image.pixel_range)
+    elif image.dtype != np.uint8:
+        raise InputError(
+            f"Example {key} must have uint8 pixels. Received: {image.dtype}. The source converts "
+            "them, in the same way for all images."
         )
     encoded = features.image.stored == "encoded"
     if encoded and not isinstance(image, bytes) and not features.image.resize:
@@ -106,10 +115,7 @@ def _fit(key: str, image: Any, features: Features) -> tuple[npt.NDArray[np.uint8
     try:
         pixels = _decode(image, shape[2]) if isinstance(image, bytes) else np.asarray(image)
     except tf.errors.InvalidArgumentError as error:
-        raise InputError(
-            f"Example {key} has an image that cannot be decoded: {error.message}. Replace it, or "
-            "take it out of the data."
-        ) from error
+        raise UnreadableImageError(key, without_frame(error)) from error
     if pixels.shape == shape:
         return pixels, False
     if features.image.resize and pixels.ndim == 3 and pixels.shape[2] == shape[2]:

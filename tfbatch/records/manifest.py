@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import math
+import os
 from pathlib import Path
 
 from tfbatch.errors import DataError, RecordError
@@ -11,6 +14,7 @@ from tfbatch.recipes import Features, ImageFeature, Normalization
 from tfbatch.schema import Strict
 
 FILE_NAME = "manifest.json"
+NOTES_NAME = "notes.json"
 FORMAT_VERSION = 1
 _SHARD_BYTES = 128 << 20
 
@@ -106,6 +110,25 @@ def load_manifest(folder: Path) -> Manifest:
             f"{FORMAT_VERSION}. Delete the folder {folder} and prepare the data again."
         )
     return manifest
+
+
+def write_notes(folder: Path, notes: tuple[str, ...]) -> None:
+    """Keeps what a user should know of how the data was read, beside its records."""
+    if notes == read_notes(folder):
+        return
+    path = folder / NOTES_NAME
+    with contextlib.suppress(OSError):  # records that others have written are read all the same
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(notes, indent=1), encoding="utf-8")
+        partial.replace(path)
+
+
+def read_notes(folder: Path) -> tuple[str, ...]:
+    """What `write_notes` has kept; nothing if there is no such file."""
+    try:
+        return tuple(json.loads((folder / NOTES_NAME).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return ()
 
 
 def sha256(path: Path) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfbatch.encoded_images import UnreadableImageError
 from tfbatch.recipes import Example, Features, Recipe
 from tfbatch.records.codec import encode
 from tfbatch.records.manifest import shard_name
@@ -25,6 +26,20 @@ from tfbatch.records.sealing import Seal, is_whole, seal_shard
 _CHUNK_EXAMPLES = 256
 _CHUNK_BYTES = 4 << 20
 """A thread encodes a chunk of at most so much at once, or one larger example."""
+
+
+class UnreadableImagesError(Exception):
+    """Examples that cannot be encoded; `write_records` makes a DataError of it.
+
+    Attributes:
+        images: Each of them.
+        examined: Number of examples that were looked at.
+    """
+
+    def __init__(self, images: Sequence[UnreadableImageError], *, examined: int):
+        super().__init__(f"{len(images)} of {examined} images cannot be decoded")
+        self.images = tuple(images)
+        self.examined = examined
 
 
 class _Assigned(NamedTuple):
@@ -70,6 +85,7 @@ def write_shards(
 
     Raises:
         InputError: An example that does not fit the recipe.
+        UnreadableImagesError: Images that cannot be decoded: all of them, after the last one.
         PlanError: The stream has another length than the plan.
         OSError, tf.errors.OpError: The folder cannot be written.
     """
@@ -82,8 +98,13 @@ def write_shards(
         try:
             start = plan.first_example_outside(kept.keys())
             chunks = _chunks(plan, kept, start, examples(start), name=recipe.name)
-            for chunk in _mapped(_encode, chunks, recipe.features, threads=threads):
-                files.write(chunk)
+            unreadable: list[UnreadableImageError] = []
+            for chunk, refused in _mapped(_encode, chunks, recipe.features, threads=threads):
+                unreadable += refused
+                if not unreadable:
+                    files.write(chunk)
+            if unreadable:
+                raise UnreadableImagesError(unreadable, examined=plan.num_examples - start)
             return files.seals()
         finally:
             files.close()
@@ -229,11 +250,18 @@ def _chunks(
         yield chunk
 
 
-def _encode(chunk: list[_Assigned], features: Features) -> list[_Encoded]:
-    return [
-        _Encoded(place, encode(key, example["image"], example["label"], features), example["label"])
-        for place, key, example in chunk
-    ]
+def _encode(
+    chunk: list[_Assigned], features: Features
+) -> tuple[list[_Encoded], list[UnreadableImageError]]:
+    """The records, and what is wrong with the examples that have none."""
+    encoded, unreadable = [], []
+    for place, key, example in chunk:
+        try:
+            record = encode(key, example["image"], example["label"], features)
+            encoded.append(_Encoded(place, record, example["label"]))
+        except UnreadableImageError as error:
+            unreadable.append(error)
+    return encoded, unreadable
 
 
 def _mapped(

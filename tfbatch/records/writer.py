@@ -18,7 +18,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfbatch.errors import InputError, RunFolderError
+from tfbatch.encoded_images import MOST_NAMES, listed
+from tfbatch.errors import DataError, InputError, RunFolderError
 from tfbatch.recipes import SPLITS, Example, Recipe
 from tfbatch.records.manifest import FILE_NAME, Manifest, load_manifest, read_manifest
 from tfbatch.records.measured import measure_normalization
@@ -31,7 +32,10 @@ from tfbatch.records.partial_folder import (
 )
 from tfbatch.records.plan import Place, PlanError, is_planned, make_plan, read_plan
 from tfbatch.records.sealing import Seal, append_seal, cut_torn_line, read_seals
-from tfbatch.records.shard_files import write_shards
+from tfbatch.records.shard_files import UnreadableImagesError, write_shards
+
+LIST_NAME = "unreadable-images.txt"
+"""Beside the records: the images of the last preparation that could not be decoded, if many."""
 
 Assigned = Callable[[], Iterable[tuple[str, str, Example]]]
 """Yields (split, key, example) in the order of the records, the same at each call."""
@@ -71,7 +75,8 @@ def write_records(
     Raises:
         InputError: An empty split, a label outside the classes, a wrong image shape, or `workers`.
         DataError: The records are there already, with a manifest that cannot be read; or the
-            stream has another length when it is read again.
+            stream has another length when it is read again; or images cannot be decoded, all of
+            which are named.
         RunFolderError: The folder cannot be written.
     """
     if workers < 1:
@@ -88,11 +93,13 @@ def write_records(
         with partial_folder(
             folder,
             progress=lambda partial: _progress(partial, folder.name),
-            hopeless=(InputError, PlanError),
+            hopeless=(InputError, PlanError, UnreadableImagesError),
         ) as partial:
             built = partial / "records"
             _write_all(recipe, partial, built, folder.name, stream, workers)
             rename_into_place(built, folder, proof=FILE_NAME)
+    except UnreadableImagesError as error:
+        raise _damage(error, folder.parent / LIST_NAME) from error
     except (OSError, tf.errors.OpError) as error:
         raise RunFolderError(
             f"The records folder {folder.parent} cannot be written: {error}. The same command "
@@ -100,6 +107,23 @@ def write_records(
             f"TFBATCH_RECORDS_DIR, and delete {folder.parent}/.partial-*."
         ) from error
     read_manifest(folder)
+
+
+def _damage(error: UnreadableImagesError, path: Path) -> DataError:
+    """Names the images that cannot be decoded; where they are many, all of them in a file."""
+    if len(error.images) == 1:
+        return error.images[0]
+    each = [f"{image.name} ({image.reason})" for image in error.images]
+    where = ""
+    if len(each) > MOST_NAMES:
+        with contextlib.suppress(OSError):  # of a list that cannot be written the start is named
+            names = "".join(f"{image.name}\n" for image in error.images)
+            path.write_bytes(names.encode("utf-8", "surrogateescape"))
+            where = f" All of them are listed in {path}."
+    return DataError(
+        f"{len(each):,} of {error.examined:,} images cannot be decoded: {listed(each)}. Replace "
+        f"them, or take them out of the data.{where}"
+    )
 
 
 def _stream_of(assigned: Assigned) -> ExampleStream:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from tfbatch.own_data import OwnData
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.schema import write_yaml
 from tfbatch.search.answer import Answer, Contender, Measured
@@ -112,6 +113,7 @@ def best_yaml(answer: Answer, *, request: Request, threads: int | None) -> str:
     reported = answer.recommended.validation()[request.objective.name]
     content = {
         "dataset": request.dataset,
+        **_batched(request),
         "data_dir": str(request.data_dir) if request.data_dir else None,
         "model": request.model,
         "trial_length": str(request.trial_length),
@@ -270,3 +272,9 @@ def _as_json(measured: Measured) -> dict[str, Any]:
 
 def _better(objective: Objective) -> str:
     return "higher is better" if objective.direction == "max" else "lower is better"
+
+
+def _batched(request: Request) -> dict[str, bool]:
+    """What the user says of the batches of a Dataset."""
+    declared = request.data.batched if isinstance(request.data, OwnData) else None
+    return {} if declared is None else {"batched": declared}

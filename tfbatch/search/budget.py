@@ -13,6 +13,7 @@ ENOUGH_TRIALS = 8
 """A search of fewer trials than this gets the advice to shorten them."""
 _ROOM = 0.9
 """A proposed length takes this share of the time: the prediction is of the first steps."""
+_LEAST_SECONDS = 1e-3
 _CERTAIN = 1.2
 """A trial that is predicted to take so many times the time that is left is refused."""
 
@@ -23,7 +24,8 @@ class Budget:
 
     Attributes:
         trial_seconds: Predicted seconds of the baseline's trial.
-        left: Seconds left for trials.
+        left: Seconds left of the limit.
+        finishing: Seconds of them that are kept for the end; the first trial may use them too.
         at_once: Trials that run side by side.
         max_trials: Trials of the search.
         to_verify: Trials of one round of verification.
@@ -34,6 +36,7 @@ class Budget:
 
     trial_seconds: float
     left: float
+    finishing: float
     at_once: int
     max_trials: int
     to_verify: int
@@ -51,13 +54,13 @@ class Budget:
             raise InputError(
                 f"A trial of {self.length} takes about {_minutes(self.trial_seconds)} here "
                 f"(predicted from its first steps), and of --max_minutes={self.max_minutes:g} "
-                f"only {_minutes(self.left)} are left for trials. {_sentence(self.advice())} The "
+                f"only {_minutes(self.left)} are left. {_sentence(self.advice())} The "
                 "same run folder takes either, since no trial is in its journal."
             )
 
     def lines(self) -> list[str]:
         """What a user should know, if fewer trials fit than a search needs."""
-        if self._seconds_of(self._enough()) <= self.left:
+        if self._seconds_of(self._enough()) <= self._for_trials():
             return []
         return [
             f"A trial of {self.length} takes about {_minutes(self.trial_seconds)} here (predicted "
@@ -69,13 +72,13 @@ class Budget:
     def fitting(self) -> int:
         """Trials of the search that fit beside the baseline and one round of verification."""
         count = 0
-        while count < self.max_trials and self._seconds_of(count + 1) <= self.left:
+        while count < self.max_trials and self._seconds_of(count + 1) <= self._for_trials():
             count += 1
         return count
 
     def advice(self) -> str:
         """Such as 'give --trial_length="2 epochs" or --max_minutes=25'."""
-        spent = self.max_minutes * 60 - self.left
+        spent = self.max_minutes * 60 - self._for_trials()
         minutes = math.ceil((self._seconds_of(self._enough()) / _ROOM + spent) / 60)
         more = f"--max_minutes={minutes}"
         shorter = self._shorter()
@@ -83,7 +86,7 @@ class Budget:
 
     def _shorter(self) -> TrainingLength | None:
         """The longest length of two digits with which enough trials fit; None if none does."""
-        share = _ROOM * self.left / self._seconds_of(self._enough())
+        share = _ROOM * self._for_trials() / max(self._seconds_of(self._enough()), _LEAST_SECONDS)
         amount = self.length.amount * share
         if not 0 < share < 1:
             return None
@@ -95,6 +98,9 @@ class Budget:
 
     def _enough(self) -> int:
         return min(self.max_trials, ENOUGH_TRIALS)
+
+    def _for_trials(self) -> float:
+        return self.left - self.finishing
 
     def _seconds_of(self, searched: int) -> float:
         trials = side_by_side([self.trial_seconds] * (1 + searched), self.at_once)

@@ -77,6 +77,9 @@ class Execution:
             )
         if self.logical_cpus < 0:
             raise InputError(f"`logical_cpus` must be >= 0. Received: {self.logical_cpus}.")
-        for name in ("stall_minutes", "checkpoint_seconds"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` must be > 0. Received: {getattr(self, name)}.")
+        if not self.stall_minutes > 0:
+            raise InputError(f"`stall_minutes` must be > 0. Received: {self.stall_minutes}.")
+        if not self.checkpoint_seconds >= 0:
+            raise InputError(
+                f"`checkpoint_seconds` must be >= 0. Received: {self.checkpoint_seconds}."
+            )

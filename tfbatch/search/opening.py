@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription, OwnData
+from tfbatch.pipeline.classes import Expected
+from tfbatch.pipeline.own_splits import OwnSplit
+from tfbatch.pipeline.storing import store_splits
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
 from tfbatch.search.progress import Progress
@@ -21,6 +26,7 @@ from tfbatch.training.evaluation import Untrained
 from tfbatch.training.runner import Job, UserCode, dump_code
 from tfbatch.workers import Slot
 
+_SAY_SECONDS = 10.0
 AnyEngine = InProcessEngine | WorkerEngine
 
 
@@ -108,19 +114,59 @@ def open_to_others(
 
 
 def load_records(
-    request: Request, engine: AnyEngine, progress: Progress, *, own_dir: Path
-) -> DataDescription:
-    """Prepares the data where that is needed, by the engine, and says what there is."""
-    engine.on_progress = lambda done, total: progress.preparing("records", done, total)
-    folder, _ = engine.call("prepare", request.data_dir, request.records_dir, own_dir)
-    engine.on_progress = None
+    request: Request,
+    engine: AnyEngine,
+    progress: Progress,
+    *,
+    own_dir: Path,
+    splits: Mapping[str, OwnSplit] | None = None,
+) -> tuple[Request, DataDescription]:
+    """Prepares the data where that is needed, by the engine, and says what there is.
+
+    Args:
+        request: What is asked.
+        engine: Runs the trials; its model is asked what it expects of a user's own data.
+        progress: Told what there is.
+        own_dir: Folder for a user's own data.
+        splits: Arrays or Datasets of this process, to be stored there.
+
+    Returns:
+        The request with the place of what was stored, and what the data holds.
+
+    Raises:
+        InputError: The data, or the data with this model, cannot be used.
+        DataError: It is absent or damaged.
+        RunFolderError: It cannot be written.
+    """
+    if splits is None:
+        engine.on_progress = lambda done, total: progress.preparing("records", done, total)
+        folder, _ = engine.call("prepare", request.data_dir, request.records_dir, own_dir)
+        engine.on_progress = None
+    else:
+        expected: Expected = engine.call("expect", splits["train"].form)
+        folder = store_splits(own_dir, splits, expected, heartbeat=_every_few_seconds(progress))
+        stored = request.data.model_copy(update={"where": str(folder)})
+        request = dataclasses.replace(request, data=stored, dataset=str(folder))
     engine.open(folder)
     data: DataDescription = engine.call("describe_data")
     counts = ", ".join(f"{count:,} {split}" for split, count in data.splits.items())
     progress.say(f"{request.data.name}: {counts} examples; {data.where}.")
     for note in data.notes:
         progress.say(note)
-    return data
+    return request, data
+
+
+def _every_few_seconds(progress: Progress) -> Callable[[int], None]:
+    """Says how much is stored, where that takes long."""
+    last = time.monotonic()
+
+    def alive(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > _SAY_SECONDS:
+            last = time.monotonic()
+            progress.say(f"storing your data: {done:,} examples so far")
+
+    return alive
 
 
 def stop_if(stop_requested: Callable[[], bool]) -> None:

@@ -99,8 +99,11 @@ class Request:
 
     def identity(self, **more: Any) -> dict[str, Any]:
         """Everything that makes two runs comparable."""
+        data = self.data.model_dump(mode="json", by_alias=True)
+        if data.get("batched") is None:  # as runs have it that began before there was the question
+            data.pop("batched", None)
         return {
-            "dataset": self.data.model_dump(mode="json", by_alias=True),
+            "dataset": data,
             "model": self.model,
             "search": self.search.model_dump(
                 mode="json", exclude={"max_trials", "description", "confirmation"}
@@ -181,6 +184,7 @@ def parse_baseline(text: str, default: Baseline) -> Baseline:
 def make_request(
     *,
     dataset: str | Recipe | OwnData,
+    batched: bool | None = None,
     image_size: int | None = None,
     model: str,
     search: str,
@@ -221,6 +225,13 @@ def make_request(
         data = derive_apart(dataset, data_dir=folder, image_size=image_size)
     else:
         data = find_dataset(dataset, data_dir=folder, image_size=image_size)
+    if batched is not None:
+        if not isinstance(data, OwnData):
+            raise InputError(
+                "`batched` is for Datasets of your own: what has a name says itself what it "
+                f"holds. Received: {batched=} for {data.name}."
+            )
+        data = data.model_copy(update={"batched": batched})
     name = "-".join((data.name, model.split(":")[-1].split(".")[-1], Path(search).stem))
     return Request(
         data=data,

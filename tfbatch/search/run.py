@@ -78,7 +78,8 @@ class Run:
         self.stop_requested = stop_requested
         self.untrained = untrained
         self.step_seconds = read_step_seconds(folder.path)
-        self.chance = untrained.chance.get(request.objective.name.removeprefix("val_"))
+        name = request.objective.name  # of a training metric nothing is known without training
+        self.chance = untrained.chance.get(name[4:]) if name.startswith("val_") else None
         self.num_examples = data.splits["train"]
         self.total_examples = request.trial_length.examples(self.num_examples)
         spent = spent_seconds(folder.path, folder.journal.rows)
@@ -120,8 +121,7 @@ class Run:
             answer = self._answer()
             with told(self.progress, "The step times could not be measured"):
                 self._measure_step_times(answer)
-                answer = self._answer()
-            return self._ending().finish(answer, failure=failure)
+            return self._ending().finish(self._answer(), failure=failure)
 
     def _search_and_verify(self) -> Exception | None:
         """Searches and verifies as long as there is time for both; what ended it early, or None."""
@@ -221,7 +221,8 @@ class Run:
             )
             self._budget = Budget(
                 trial_seconds=seconds,
-                left=self.clock.left - self.clock.finishing,
+                left=self.clock.left,
+                finishing=self.clock.finishing,
                 at_once=self.book.at_once,
                 max_trials=self.request.search.max_trials,
                 to_verify=self.request.search.confirmation.batch_sizes + 1,

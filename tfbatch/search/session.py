@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import RunFolderError
+from tfbatch.pipeline.own_splits import OwnSplit
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
@@ -43,6 +44,7 @@ def run_search(
     request: Request,
     code: UserCode,
     *,
+    splits: Mapping[str, OwnSplit] | None = None,
     progress: Progress,
     stop_requested: Callable[[], bool],
     lock: RunLock,
@@ -54,6 +56,7 @@ def run_search(
     Args:
         request: What is asked.
         code: The model's builder, and what else a user gives as code.
+        splits: Arrays or Datasets that are to be stored in the run folder.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
         lock: The run folder's lock.
@@ -74,7 +77,7 @@ def run_search(
         lock,
         open_engine(request, code, lock=lock, warm=warm, stop_requested=stop_requested) as engine,
     ):
-        data = load_records(request, engine, progress, own_dir=lock.data)
+        request, data = load_records(request, engine, progress, own_dir=lock.data, splits=splits)
         num_examples = data.splits["train"]
         progress.doing("building the model")
         model: ModelDescription = engine.call("describe_model", list(request.model_arguments))

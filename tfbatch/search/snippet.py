@@ -10,7 +10,7 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.models import is_keras_application
 from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
-from tfbatch.own_data import DataDescription
+from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.schedules import make_family
 from tfbatch.search.request import Request
 from tfbatch.search.task import IN_PYTHON
@@ -44,6 +44,10 @@ def keras_snippet(
     execution, batch_size = request.execution, configuration.batch_size
     imports, model = _model(request.model, build_model, configuration.model)
     where = f", data_dir={str(request.data_dir)!r}" if request.data_dir else ""
+    if isinstance(request.data, OwnData) and request.data.kind == "function":
+        declared = request.data.batched
+        where += "" if declared is None else f", batched={declared}"
+        where += f", classes={data.num_classes is not None}"
     made = f"""\
 {model}
 learning_rate = tfbatch.schedules.LearningRateInExamples(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tfbatch.errors import SearchError, StoppedError
+from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
 from tfbatch.out_of_memory import follows_out_of_memory
 from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.search.engine import Finished, Progress, Running, memory_failure
@@ -168,7 +168,12 @@ class WorkerEngine:
             StoppedError: The user has asked to stop, and it did not end soon enough.
         """
         self.devices  # noqa: B018 - the first worker has started up
-        return self._call(self._slots[0], task, *arguments)
+        return self._call(self._caller(), task, *arguments)
+
+    def _caller(self) -> Slot:
+        """The first worker, or where the user's stop has ended that one's trial, any that lives."""
+        idle = [slot for slot in self._slots if slot.alive and slot.future is None]
+        return idle[0] if idle and self._users_stop() else self._slots[0]
 
     def call_alone(self, task: str, *arguments: Any) -> Any:
         """Runs a task with the whole machine: one worker's share would show other times."""
@@ -198,10 +203,10 @@ class WorkerEngine:
 
     def _adopted(self, warm: Slot) -> Slot:
         try:
-            warm.result()
+            self._started(warm)
             warm.limit(**self._limits())
             warm.adopt(self._begin(0, whole=False))
-            warm.result()
+            self._started(warm)
         except ProcessEndedError as error:
             raise SearchError(f"A worker process cannot start: {error.message}") from error
         return warm
@@ -278,9 +283,21 @@ class WorkerEngine:
         self._users_stop_seen = self._users_stop_seen or time.monotonic()
         return time.monotonic() > self._users_stop_seen + seconds
 
+    def _started(self, slot: Slot) -> Any:
+        """The result of a process's first task: a stop does not wait until TensorFlow is imported.
+
+        Raises:
+            StoppedError: The user has asked to stop.
+        """
+        while slot.future is not None and not slot.future.done():
+            if self._users_stop():
+                raise StoppedError(STOPPED_EARLY)
+            concurrent.futures.wait([slot.future], timeout=_POLL_SECONDS)
+        return slot.result()
+
     def _first(self, slot: Slot) -> Devices:
         try:
-            found: Devices = slot.result()
+            found: Devices = self._started(slot)
         except ProcessEndedError as error:
             raise SearchError(f"A worker process cannot start: {error.message}") from error
         return found

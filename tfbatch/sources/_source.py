@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfbatch.errors import InputError
-from tfbatch.recipes import Example
+from tfbatch.recipes import Example, PixelRange
 from tfbatch.schema import Strict
 
 
@@ -23,6 +23,8 @@ class Description(Strict):
         same_size: Whether the source promises `size`; False if it was only seen in a sample.
         channels: 1 for grey, 3 for colour, 4 for colour with transparency.
         encoded: Whether the images are encoded bytes.
+        roles: The source's split for train, validation and test, where the source knows it.
+        pixel_range: See `tfbatch.recipes.ImageFeature`.
     """
 
     num_classes: int
@@ -31,6 +33,8 @@ class Description(Strict):
     same_size: bool = True
     channels: Literal[1, 3, 4]
     encoded: bool
+    roles: dict[str, str] = {}
+    pixel_range: PixelRange | None = None
 
 
 class SourceBase(Strict):
@@ -48,6 +52,15 @@ class SourceBase(Strict):
         if text:
             raise InputError(f"The source {name} takes nothing after `{name}:`. Received: {text}.")
         return cls()
+
+    @classmethod
+    def is_there(cls, text: str, *, data_dir: Path | None) -> bool:
+        """Whether there is a file or folder by the whole of `TEXT`; then no `@96` in it is a size.
+
+        Override it where the text is a path.
+        """
+        del text, data_dir
+        return False
 
     @abstractmethod
     def identity(self, data_dir: Path | None) -> dict[str, Any]:
@@ -80,6 +93,11 @@ class SourceBase(Strict):
             InputError: What is image and what is class cannot be told.
             DataError: The data is absent, or cannot be used.
         """
+
+    def notes(self, data_dir: Path | None) -> tuple[str, ...]:
+        """What a user should know of how the data was read, a sentence each; often nothing."""
+        del data_dir
+        return ()
 
     def labels(self, split: str, data_dir: Path | None) -> Iterator[int]:
         """Yields the class index of each example, in the order of `examples`.

@@ -51,6 +51,11 @@ class Source(SourceBase):
             raise InputError("The source npz needs a file: npz:PATH.")
         return cls(path=_resolve(Path(text), data_dir))
 
+    @classmethod
+    def is_there(cls, text: str, *, data_dir: Path | None) -> bool:
+        """See SourceBase."""
+        return _resolve(Path(text), data_dir).exists()
+
     def identity(self, data_dir: Path | None) -> dict[str, Any]:
         """See SourceBase: name, size and checksum of each array, as the file lists them."""
         path = _resolve(self.path, data_dir)
@@ -191,10 +196,11 @@ def _image_shape(path: Path, name: str) -> tuple[int, int, int, Any]:
             "of [examples, height, width, channels], or as files in folders (images:DIR)."
         )
     if kind != np.uint8:
-        remedy = f"{name}.astype(numpy.uint8)"
-        if kind.kind == "f":
-            remedy = f"numpy.round(255 * {name}).astype(numpy.uint8) if they are in [0, 1]"
-        raise DataError(f"{where} must hold uint8 pixels. Received: {kind}. Save {remedy}.")
+        raise DataError(
+            f"{where} must hold uint8 pixels. Received: {kind}. Save "
+            f"{_in_8_bits(path, name, kind)}; or give the arrays themselves, which keeps every "
+            "value: tfbatch.find_batch_size(model, (x, y))."
+        )
     if len(shape) == 3:
         shape = (*shape, 1)
     if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape:
@@ -206,6 +212,22 @@ def _image_shape(path: Path, name: str) -> tuple[int, int, int, Any]:
             f"channels] with 1, 3 or 4 channels. Received: {list(shape)}.{hint}"
         )
     return shape
+
+
+def _in_8_bits(path: Path, name: str, kind: np.dtype[Any]) -> str:
+    """The expression that makes uint8 pixels of an array."""
+    if kind.kind == "f":
+        return f"numpy.round(255 * {name}).astype(numpy.uint8) if the values are in [0, 1]"
+    if kind.kind not in "iu":
+        return f"{name}.astype(numpy.uint8)"
+    values = _read(path, name)
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if low >= 0 and high <= 255:
+        return f"{name}.astype(numpy.uint8), which loses nothing of values up to {high}"
+    return (
+        f"numpy.interp({name}, [{low}, {high}], [0, 255]).round().astype(numpy.uint8), which "
+        f"brings the values {low} to {high} to 256 levels (the same numbers for all splits)"
+    )
 
 
 def _labels(path: Path, name: str, count: int) -> npt.NDArray[np.int64]:

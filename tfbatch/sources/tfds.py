@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfbatch.errors import DataError, InputError, did_you_mean
 from tfbatch.recipes import Example
 from tfbatch.sources._images import SAMPLE, check_split, common_size
@@ -54,6 +56,12 @@ class Source(SourceBase):
         image, label = _features_by_kind(text, info)
         return cls(dataset=dataset, version=version or None, image=image, label=label)
 
+    @classmethod
+    def is_there(cls, text: str, *, data_dir: Path | None) -> bool:
+        """See SourceBase."""
+        del data_dir
+        return _is_stored(Path(text).expanduser())
+
     def identity(self, data_dir: Path | None) -> dict[str, Any]:
         """See SourceBase: name, version and the size of every shard."""
         info = _builder(self.dataset, self.version, data_dir).info
@@ -71,6 +79,14 @@ class Source(SourceBase):
         classes = info.features[self.label].num_classes
         if not classes or classes < 2:
             raise DataError(f"{info.full_name} must have at least 2 classes. Received: {classes}.")
+        kind = _check_pixels(info.full_name, info.features[self.image])
+        if kind != np.uint8:
+            raise InputError(
+                f"The images of {info.full_name} are {kind}, and 8 bits are kept of an image. "
+                "Write a recipe (pipelines/NAME.yaml) that says in `features.image.pixel_range: "
+                "[LOW, HIGH]` which values become 0 and 255; or give the data itself, which keeps "
+                "every value: tfbatch.find_batch_size(model, tfds.load(NAME, as_supervised=True))."
+            )
         height, width, channels = info.features[self.image].shape
         size: tuple[int, int] | None = (height, width)
         known = None not in (height, width, channels)
@@ -153,6 +169,7 @@ class Source(SourceBase):
                     f"{self.dataset} has no feature `{role}`.{did_you_mean(role, features)} "
                     f"Available: {', '.join(features)}."
                 )
+        _check_pixels(self.dataset, features[self.image])
         return builder.as_dataset(
             split=tfds.core.ReadInstruction(split, from_=start, unit="abs"),
             shuffle_files=False,
@@ -256,6 +273,21 @@ def _features_by_kind(text: str, info: Any) -> tuple[str, str]:
                 "image: FEATURE, label: FEATURE}`."
             )
     return images[0], labels[0]
+
+
+def _check_pixels(name: str, feature: Any) -> np.dtype[Any]:
+    """The type of an image feature's pixels.
+
+    Raises:
+        InputError: It is one that is not read.
+    """
+    kind = np.dtype(getattr(feature, "np_dtype", np.uint8))
+    if kind not in (np.uint8, np.uint16):
+        raise InputError(
+            f"The images of {name} are {kind}; those of a recipe are uint8 or uint16. Give the "
+            "data itself: tfbatch.find_batch_size(model, tfds.load(NAME, as_supervised=True))."
+        )
+    return kind
 
 
 def _check_network(homepage: str) -> None:

@@ -87,6 +87,18 @@ def compile_with(
         kept.config["optimizer"] = optimizer
 
 
+def check_is_model(model: Any) -> None:
+    """Refuses a builder's result that is no Keras model.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if not isinstance(model, keras.Model):
+        raise InputError(
+            f"The model builder must return a keras.Model. Received: {type(model).__name__}."
+        )
+
+
 def check_model(model: Any, data: Data, compilation: Compilation) -> None:
     """Refuses a model that cannot be trained as it is.
 
@@ -94,10 +106,7 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
         InputError: It is no Keras model, has several optimizers, or does not fit data and loss;
             a loss, a metric or a class that does not exist.
     """
-    if not isinstance(model, keras.Model):
-        raise InputError(
-            f"The model builder must return a keras.Model. Received: {type(model).__name__}."
-        )
+    check_is_model(model)
     fixed = [s[0] for s in _input_shapes(model) if s and s[0] is not None]
     if fixed:
         raise InputError(
@@ -175,8 +184,9 @@ def _check_names(argument: str, where: str, names: Iterable[Any]) -> None:
 def _check_classifier(model: Any, data: Data) -> None:
     if data.num_classes is None:
         raise InputError(
-            f"The targets of {data.name} are no class indices, so the loss must be given: compile "
-            'the model in its builder, or give loss= (--loss), such as "mse".'
+            f"The targets of {data.name} are no classes (neither whole numbers from 0 nor one-hot "
+            "rows), so the loss must be given: compile the "
+            'model in its builder, or give loss= (--loss), such as "mse".'
         )
     expected = (None, data.num_classes)
     if getattr(model, "output_shape", expected) != expected:

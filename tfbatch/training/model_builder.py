@@ -88,12 +88,14 @@ def call_builder(
             argument that was given.
     """
     parameters = _parameters(builder)
-    if "num_classes" in parameters and num_classes is None:
+    if asks_for_classes(builder) and num_classes is None:
         raise InputError(
-            "The model builder asks for `num_classes`, but the targets are no class indices. Let "
-            "the builder know the size of its output."
+            "The model builder asks for `num_classes`, but the targets are no classes: neither "
+            "whole numbers from 0 nor one-hot rows. Let the builder know the size of its output."
         )
     offered = {"input_shape": input_shape, "num_classes": num_classes}
+    if num_classes is None and "num_classes" in parameters:  # it has a default
+        del offered["num_classes"]
     if not parameters or not any(name in parameters for name in _OFFERED):
         positional = [p for p in parameters.values() if p.default is p.empty]
         values = list(offered.values()) if len(positional) == 2 else []
@@ -104,11 +106,17 @@ def call_builder(
     return builder(**given, **arguments)
 
 
+def asks_for_classes(builder: BuildModel) -> bool:
+    """Whether a builder cannot do without a number of classes, so that targets must be classes."""
+    asked = _parameters(builder).get("num_classes")
+    return asked is not None and asked.default is asked.empty
+
+
 def check_arguments(builder: BuildModel, arguments: Mapping[str, Any]) -> None:
     """Refuses arguments that a builder does not take.
 
     Raises:
-        InputError: An argument is none that the builder takes.
+        InputError: The builder has no parameter of an argument's name.
     """
     parameters = _parameters(builder)
     if "hp" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -16,6 +16,8 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.optimizers import OWN
 from tfbatch.own_data import DataDescription, OwnData
+from tfbatch.pipeline.classes import Expected
+from tfbatch.pipeline.element import Form
 from tfbatch.pipeline.kinds import open_prepared, prepare_folder
 from tfbatch.recipes import Recipe
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
@@ -26,6 +28,7 @@ from tfbatch.training.derived import derive
 from tfbatch.training.description import ModelDescription, describe_model
 from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
 from tfbatch.training.evaluation import Untrained, evaluate_weights, measure_untrained, save_model
+from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import BuildModel, check_arguments
 from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
@@ -36,7 +39,7 @@ from tfbatch.training.step_times import (
     seconds_of_validation,
 )
 from tfbatch.training.trial import run_trial
-from tfbatch.training.workload import Workload, make_optimizer
+from tfbatch.training.workload import Workload, build_before_data, make_optimizer
 from tfbatch.workers.slot import worker_mailbox
 
 
@@ -127,7 +130,23 @@ class Runner:
             data_dir=data_dir,
             records_dir=records_dir,
             own_dir=own_dir,
+            expect=self.expect,
             progress=progress,
+        )
+
+    def expect(self, form: Form) -> Expected:
+        """Asks the model about data that is not read yet; see tfbatch.training.expectation."""
+        code = self._code
+        return expect(
+            form,
+            code.build_model,
+            code.compilation,
+            build=lambda input_shape: build_before_data(
+                code.build_model,
+                input_shape=input_shape,
+                precision=self._job.precision,
+                strategy=make_strategy(self._job.place.strategy),
+            ),
         )
 
     def open(self, folder: Path) -> None:

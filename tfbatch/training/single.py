@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
-from tfbatch.pipeline.datasets import load_data
+from tfbatch.own_data import OwnData
+from tfbatch.pipeline.datasets import find_dataset
+from tfbatch.pipeline.kinds import prepare_data
+from tfbatch.recipes import Recipe
 from tfbatch.schema import content_hash
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
@@ -19,11 +23,12 @@ from tfbatch.training.checkpoint import (
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.devices import make_strategy, use_threads
 from tfbatch.training.evaluation import evaluate
+from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.outcome import JUDGED_EXAMPLES
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.trial import fit
-from tfbatch.training.workload import Workload
+from tfbatch.training.workload import Workload, build_before_data
 from tfbatch.training_config import TrainingConfig
 
 
@@ -61,14 +66,27 @@ def train_once(
         RunFolderError: The checkpoint cannot be written.
     """
     _claim_threads(config, threads, say)
-    data = load_data(config.dataset, data_dir=config.data_dir, records_dir=records_dir)
+    build_model = find_model_builder(config.model)
+    compilation = Compilation(config.loss, config.metrics, config.class_weight)
+    strategy = make_strategy(config.strategy)
+    build = functools.partial(
+        build_before_data, build_model, precision=config.precision, strategy=strategy
+    )
+    data = prepare_data(
+        _data_of(config),
+        data_dir=Path(config.data_dir) if config.data_dir else None,
+        records_dir=records_dir,
+        expect=lambda form: expect(
+            form, build_model, compilation, build=lambda shape: build(input_shape=shape)
+        ),
+    )
     workload = Workload(
         data,
-        find_model_builder(config.model),
-        compilation=Compilation(config.loss, config.metrics, config.class_weight),
+        build_model,
+        compilation=compilation,
         precision=config.precision,
         jit_compile=config.jit_compile,
-        strategy=make_strategy(config.strategy),
+        strategy=strategy,
     )
     total_examples = config.trial_length.examples(data.num_examples("train"))
     model = workload.compiled(config.configuration, total_examples=total_examples, seed=config.seed)
@@ -129,6 +147,14 @@ def _claim_threads(config: TrainingConfig, threads: int | None, say: Callable[[s
             "rounded otherwise, so the result differs as it does between seeds. Without --threads "
             "it is the trial's."
         )
+
+
+def _data_of(config: TrainingConfig) -> Recipe | OwnData:
+    data_dir = Path(config.data_dir) if config.data_dir else None
+    found = find_dataset(config.dataset, data_dir=data_dir)
+    if isinstance(found, OwnData) and config.batched is not None:
+        return found.model_copy(update={"batched": config.batched})
+    return found
 
 
 def _identity(config: TrainingConfig, records: str) -> str:

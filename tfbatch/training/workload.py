@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -20,10 +21,16 @@ from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.class_weights import every_class_weight
-from tfbatch.training.compilation import Compilation, check_model, compile_with, loss_of
+from tfbatch.training.compilation import (
+    Compilation,
+    check_is_model,
+    check_model,
+    compile_with,
+    loss_of,
+)
 from tfbatch.training.content_checks import check_targets
 from tfbatch.training.derived import Derived, derive
-from tfbatch.training.model_builder import BuildModel, call_builder
+from tfbatch.training.model_builder import BuildModel, asks_for_classes, call_builder
 from tfbatch.training.own_optimizer import optimizer_like
 
 
@@ -211,6 +218,37 @@ class Workload:
         optimizer = self.optimizer(configuration, total_examples, model)
         self.compile(model, optimizer, steps_per_execution=derived.steps_per_execution)
         return model
+
+
+def build_before_data(
+    build_model: BuildModel, *, input_shape: Any, precision: str, strategy: Any
+) -> Any:
+    """Builds a model to ask it about data that is not read: two classes stand for their number.
+
+    Raises:
+        InputError: The builder does not return a model.
+    """
+    reset_uids()
+    keras.config.set_dtype_policy(precision)
+    keras.utils.set_random_seed(1)
+
+    def hyperparameters() -> Any:
+        import keras_tuner
+
+        return keras_tuner.HyperParameters()
+
+    optional = "num_classes" in inspect.signature(build_model).parameters
+    stand_in = None if optional and not asks_for_classes(build_model) else 2
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = call_builder(
+            build_model,
+            input_shape=input_shape,
+            num_classes=stand_in,
+            arguments={},
+            hp=hyperparameters,
+        )
+    check_is_model(model)
+    return model
 
 
 def make_optimizer(configuration: Configuration, learning_rate: Any, derived: Derived) -> Any:

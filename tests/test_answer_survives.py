@@ -1,0 +1,342 @@
+"""What was measured is printed and on disk, whatever fails after it."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from search_fixtures import NUM_EXAMPLES, Trainer, make_request_of, open_folder, outcome
+
+from tfbatch.errors import (
+    InputError,
+    NothingLearnedError,
+    RecordError,
+    SearchError,
+    StoppedError,
+)
+from tfbatch.estimators.chance_level import ChanceLevel
+from tfbatch.own_data import DataDescription
+from tfbatch.run_folder.folder import RunFolder
+from tfbatch.run_folder.wall_time import FILE as WALL_TIME
+from tfbatch.search.progress import Progress
+from tfbatch.search.run import Run
+from tfbatch.search.serial_engine import SerialEngine
+from tfbatch.search.space import SearchSpace
+from tfbatch.training.evaluation import Untrained
+
+UNTRAINED = Untrained({"loss": 9.0, "accuracy": 0.1}, 0.0, "hash")
+
+
+def build(input_shape, num_classes):
+    raise NotImplementedError  # looked at for its arguments, never called
+
+
+class Engine(SerialEngine):
+    """Trials by a closed form; the other tasks do nothing, or what `tasks` has for them."""
+
+    def __init__(self, trainer, tasks):
+        super().__init__(trainer)
+        self.tasks = tasks
+        self.called = []
+        self.stop_requested = lambda: False
+
+    def call(self, task, *arguments):
+        self.called.append(task)
+        if task in self.tasks:
+            return self.tasks[task](*arguments)
+        return {"loss": 0.5, "accuracy": 0.9} if task == "evaluate_weights" else 0.0
+
+    call_alone = call
+
+
+class Told(Progress):
+    def __init__(self):
+        super().__init__(None)
+        self.lines = []
+
+    def say(self, text):
+        self.lines.append(text)
+
+
+def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **tasks):
+    """One session of tfbatch.search.run; the result and what was said."""
+    minutes = tasks.pop("max_minutes", None)
+    request = make_request_of(
+        objective="val_loss", max_trials=3, model="resnet", max_minutes=minutes, run_dir=path
+    )
+    told = Told()
+    engine = Engine(trainer or Trainer(), tasks)
+    with open_folder(path) as folder:
+        run = Run(
+            request,
+            DataDescription("x", {"train": NUM_EXAMPLES, "validation": 100, "test": 100}, ""),
+            engine,
+            SearchSpace(request.search.space, num_examples=NUM_EXAMPLES),
+            folder,
+            told,
+            stop,
+            time.monotonic(),
+            untrained,
+            build_model=build,
+            compiled=False,
+            largest_batch_size=None,
+        )
+        return run.complete(), told.lines, engine
+
+
+def on_disk(path):
+    return json.loads((path / "recommendation.json").read_text())
+
+
+def fails(error):
+    def task(*_):
+        raise error
+
+    return task
+
+
+def one_line(lines, start):
+    (line,) = [line for line in lines if line.startswith(start)]
+    assert "\n" not in line
+    return line
+
+
+def test_a_run_that_comes_to_its_end_is_complete(tmp_path):
+    result, lines, engine = complete(tmp_path)
+
+    assert on_disk(tmp_path) == result.recommendation
+    assert result.recommendation["status"] == "complete"
+    assert result.recommendation["metrics"]["test"]["loss"]["mean"] == 0.5
+    assert result.failure is None
+    assert engine.called[0] == "step_times"
+    assert engine.called[-1] == "save_model"
+    assert json.loads((tmp_path / WALL_TIME).read_text())["seconds"] >= 0
+    assert not [line for line in lines if "could not" in line]
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        ("step_times", "The step times could not be measured: "),
+        ("evaluate_weights", "The test split could not be evaluated: "),
+        ("save_model", "best.keras could not be written: "),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [SearchError("A worker process ended in it: SIGKILL\nlast words"), ZeroDivisionError("x / 0")],
+    ids=["killed worker", "exception"],
+)
+def test_a_stage_after_verification_fails_alone(tmp_path, task, sentence, error):
+    result, lines, engine = complete(tmp_path, **{task: fails(error)})
+
+    assert str(error).splitlines()[0] in one_line(lines, sentence)
+    assert on_disk(tmp_path) == result.recommendation
+    assert result.recommendation["verified_on_fresh_seeds"]
+    assert result.failure is None, "the answer is whole: exit code 0"
+    assert engine.called[-1] == "save_model", "the stages after it are tried"
+    assert "model.fit(" in result.snippet
+
+
+def test_the_step_times_that_were_measured_before_a_failure_are_used(tmp_path):
+    def half(configurations, file, device):
+        seconds = {str(c.batch_size): [0.25] for c in configurations}
+        file.write_text(json.dumps({"device": device, "seconds": seconds}))
+        raise SearchError("A worker process ended in `step_times`: SIGKILL")
+
+    result, _, _ = complete(tmp_path, step_times=half)
+    derived_steps = result.answer.recommended.trials[0].steps
+
+    assert result.recommendation["training_seconds"]["alone_on_the_device"]
+    assert result.recommendation["training_seconds"]["mean"] == 0.25 * derived_steps
+
+
+def test_damaged_test_records_decide_the_exit_code_and_cost_no_answer(tmp_path):
+    error = RecordError(Path("test-0"), 3, "its checksum differs")
+    result, _, _ = complete(tmp_path, evaluate_weights=fails(error))
+
+    assert result.failure is error
+    assert error.exit_code == 3
+    assert on_disk(tmp_path)["metrics"]["validation"]
+    assert on_disk(tmp_path)["metrics"]["test"] is None
+
+
+@pytest.mark.parametrize("phase", ["search", "confirmation"])
+@pytest.mark.parametrize(
+    "error", [RecordError(Path("train-0"), 3, "damaged"), RuntimeError("a bug")], ids=str
+)
+def test_what_ends_search_or_verification_leaves_the_answer_so_far(tmp_path, phase, error):
+    inner = Trainer()
+    count = []
+
+    def train(spec):
+        count.append(spec.phase)
+        if count.count(phase) == 2:
+            raise error
+        return inner(spec)
+
+    result, lines, _ = complete(tmp_path, train)
+
+    assert result.failure is error
+    one_line(lines, "The run ended early; what was measured stands: ")
+    assert on_disk(tmp_path)["status"] == "interrupted"
+    assert on_disk(tmp_path)["batch_size"] == result.batch_size
+    assert not result.recommendation["verified_on_fresh_seeds"]
+
+
+def test_what_ends_a_run_before_any_answer_is_raised(tmp_path):
+    with pytest.raises(RecordError):
+        complete(tmp_path, fails(RecordError(Path("train-0"), 3, "damaged")))
+
+
+def test_the_answer_so_far_is_on_disk_before_any_later_stage(tmp_path):
+    seen = []
+
+    def look(*_):
+        seen.append(on_disk(tmp_path))
+
+    complete(tmp_path, step_times=look)
+
+    (before,) = seen
+    assert before["status"] == "interrupted", "a run that is killed now has not come to its end"
+    assert before["verified_on_fresh_seeds"]
+
+
+def test_an_answer_that_cannot_be_written_is_still_returned(tmp_path):
+    """The folder of best.yaml is taken by a directory: nothing can be renamed over it."""
+    with open_folder(tmp_path):
+        pass
+    (tmp_path / "best.yaml").mkdir()
+    (tmp_path / "best.yaml" / "file").touch()
+    result, lines, _ = complete(tmp_path)
+
+    assert result.failure is not None
+    assert getattr(result.failure, "exit_code", None) == 4
+    assert [line for line in lines if "The answer could not be written" in line]
+    assert result.batch_size == result.recommendation["batch_size"]
+
+
+@pytest.mark.parametrize("task", ["step_times", "evaluate_weights", "save_model"])
+def test_a_signal_in_a_later_stage_leaves_the_answer(tmp_path, task):
+    """A real signal; the worker engine then ends the task with StoppedError."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise StoppedError(f"`{task}` was ended: it did not stop by itself.")
+
+    try:
+        result, _, _ = complete(tmp_path, stop=lambda: bool(received), **{task: interrupted})
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert received
+    assert result.interrupted
+    assert result.failure is None
+    assert on_disk(tmp_path) == result.recommendation
+    assert on_disk(tmp_path)["verified_on_fresh_seeds"]
+    assert on_disk(tmp_path)["status"] == "interrupted"
+
+
+def test_a_continued_run_keeps_the_test_metrics_of_the_answer(tmp_path):
+    complete(tmp_path)
+    (tmp_path / "best.keras").touch()  # the engine here writes none
+    again, _, engine = complete(tmp_path)
+
+    assert "evaluate_weights" not in engine.called
+    assert again.recommendation["metrics"]["test"]["loss"]["mean"] == 0.5
+    assert again.recommendation["status"] == "complete"
+
+
+FIFTY = dataclasses.replace(
+    UNTRAINED,
+    metrics={"loss": 4.4, "accuracy": 0.02},
+    chance={"loss": ChanceLevel(4.4, math.log(50), 0.0056)},
+)
+
+
+def test_trials_that_learned_nothing_are_no_answer_and_not_verified(tmp_path):
+    """All trials at a loss of ln 50: exit code 6, and everything measured is kept."""
+    ran = []
+
+    def train(spec):
+        ran.append(spec)
+        return outcome(spec, loss=math.log(50) - 1e-6)
+
+    with pytest.raises(NothingLearnedError, match=r"best of 4 completed .* 3\.912") as caught:
+        complete(tmp_path, train, untrained=FIFTY)
+
+    assert caught.value.exit_code == 6
+    assert "--trial_length" in str(caught.value)
+    assert [spec.phase for spec in ran] == ["baseline"] + ["search"] * 3
+    assert (tmp_path / "trials.jsonl").read_bytes().count(b"\n") == 4
+    assert not (tmp_path / "recommendation.json").exists()
+
+
+def test_what_learned_by_luck_on_one_seed_is_no_answer_either(tmp_path):
+    def train(spec):
+        return outcome(spec, loss=3.5 if spec.trial == "search-0002" else math.log(50))
+
+    with pytest.raises(NothingLearnedError, match="On fresh seeds"):
+        complete(tmp_path, train, untrained=FIFTY)
+
+
+def test_the_first_trial_is_never_stopped_for_the_end(tmp_path):
+    """An end of 60 s is reserved of 54 s: the reserve may not eat the only trial."""
+    untrained = dataclasses.replace(UNTRAINED, seconds=10.0)
+    states = []
+
+    def train(spec):
+        states.append(engine_of[0].stop_requested())
+        return outcome(spec, loss=0.5)
+
+    engine_of = []
+    original = Engine.__init__
+
+    def remember(self, *arguments):
+        original(self, *arguments)
+        engine_of.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "__init__", remember)
+        result, _, _ = complete(tmp_path, train, untrained=untrained, max_minutes=0.9)
+
+    assert states == [False], "one trial, which was not stopped; then only the end is left"
+    assert result.recommendation["trials"] == 1
+
+
+def test_a_trial_that_cannot_fit_is_refused_before_it_begins(tmp_path):
+    trainer = Trainer()
+    with pytest.raises(InputError, match=r"--trial_length=\"[0-9.]+ epochs\"") as caught:
+        complete(tmp_path, trainer, max_minutes=2, expected_trial_seconds=lambda *_: 900.0)
+
+    assert "about 15.0 min" in str(caught.value)
+    assert trainer.ran == []
+
+
+def test_a_prediction_that_fails_costs_only_itself(tmp_path):
+    result, lines, _ = complete(
+        tmp_path, max_minutes=100, expected_trial_seconds=fails(SearchError("SIGKILL"))
+    )
+
+    one_line(lines, "The duration of a trial could not be predicted: ")
+    assert result.recommendation["status"] == "complete"
+
+
+def test_other_settings_are_taken_while_no_trial_is_finished(tmp_path):
+    """The advice to shorten the trials must not ask for --overwrite in an empty folder."""
+    with RunFolder(tmp_path, identity={"trial_length": "30 epochs"}, budget={}) as folder:
+        (folder.path / "tensorboard").mkdir()
+    with RunFolder(tmp_path, identity={"trial_length": "1 epochs"}, budget={}) as folder:
+        assert not (folder.path / "tensorboard").exists(), "of a trial of another length"
+        folder.journal.append({"trial": "baseline"})
+    with (
+        pytest.raises(InputError, match="trial_length: 1 epochs -> 2 epochs"),
+        RunFolder(tmp_path, identity={"trial_length": "2 epochs"}, budget={}),
+    ):
+        pass

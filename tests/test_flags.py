@@ -1,0 +1,62 @@
+"""A flag's name means the same in every command: kind, bounds, and what its help says first."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from tfbatch.common_flags import threads_of
+from tfbatch.errors import InputError
+
+COMMANDS = ("export", "prepare", "probe", "train", "tune")
+
+
+def flags_by_name() -> dict[str, dict[str, Any]]:
+    """{flag: {command: absl's flag}}."""
+    found: dict[str, dict[str, Any]] = {}
+    for command in COMMANDS:
+        values = importlib.import_module(f"tfbatch.{command}").FLAGS
+        for name in values:
+            found.setdefault(name, {})[command] = values[name]
+    return found
+
+
+SHARED = {name: flags for name, flags in flags_by_name().items() if len(flags) > 1}
+
+
+def test_some_flags_are_shared() -> None:
+    assert {"dataset", "data_dir", "records_dir", "run_dir", "seed"} <= SHARED.keys()
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_a_flag_means_the_same_in_every_command_that_takes_it(name: str) -> None:
+    kinds = {
+        (
+            type(flag).__name__,
+            type(flag.parser).__name__,
+            getattr(flag.parser, "lower_bound", None),
+            getattr(flag.parser, "upper_bound", None),
+        )
+        for flag in SHARED[name].values()
+    }
+    assert len(kinds) == 1, kinds
+    if name == "batch_sizes":  # a list that each command uses in its own way
+        return
+    sentences = {flag.help.split(". ")[0].rstrip(".") for flag in SHARED[name].values()}
+    assert len(sentences) == 1, sentences
+    defaults = {str(flag.default) for flag in SHARED[name].values()} - {"None"}
+    assert len(defaults) <= 1, defaults
+
+
+def test_no_two_flags_name_the_folder_of_a_run() -> None:
+    others = {"output_dir", "rundir", "logdir", "out_dir"} & flags_by_name().keys()
+    assert [name for name in others if flags_by_name()[name].keys() != {"probe"}] == []
+
+
+def test_threads_are_a_number_or_all() -> None:
+    assert [threads_of(text) for text in (None, "all", "3")] == [None, 0, 3]
+    for text in ("0", "-1", "two", "1.5", ""):
+        with pytest.raises(InputError, match="`--threads` must be a number from 1, or"):
+            threads_of(text)

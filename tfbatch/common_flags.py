@@ -1,0 +1,83 @@
+"""The flags that several commands take: one definition, so that a name means the same in all."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from absl import flags
+
+from tfbatch.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flag:
+    """What is the same wherever a flag is taken; its first sentence says what it is."""
+
+    kind: Literal["text", "whole", "number"]
+    help: str
+    default: Any = None
+    lowest: float | None = None
+
+
+_COMMON = {
+    "dataset": _Flag(
+        "text",
+        "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a "
+        "recipe: tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
+        "digits",
+    ),
+    "image_size": _Flag(
+        "whole", "Height and width of the images of a data set without a recipe.", lowest=1
+    ),
+    "data_dir": _Flag("text", "Folder with the source's data; for TFDS also TFDS_DATA_DIR."),
+    "records_dir": _Flag(
+        "text", "Folder for TFRecords; also TFBATCH_RECORDS_DIR. Default: user's cache."
+    ),
+    "run_dir": _Flag("text", "The run folder."),
+    "max_minutes": _Flag("number", "Time limit in minutes."),
+    "seed": _Flag("whole", "Everything random derives from it.", lowest=0),
+    "threads": _Flag("text", 'Threads on a CPU: a number, or "all".'),
+    "checkpoint_seconds": _Flag(
+        "number", "Least time between two checkpoints of a training.", 60.0, lowest=0.0
+    ),
+}
+
+
+def define_common_flags(
+    values: flags.FlagValues, *names: str, default: Any = None, more: str = ""
+) -> None:
+    """Adds common flags to a command's.
+
+    Args:
+        values: The command's flags.
+        names: Which.
+        default: Instead of the common default.
+        more: What follows the common help in this command.
+    """
+    for name in names:
+        flag = _COMMON[name]
+        help_text = f"{flag.help} {more}".strip()
+        used = flag.default if default is None else default
+        if flag.kind == "text":
+            flags.DEFINE_string(name, used, help_text, flag_values=values)
+        elif flag.kind == "whole":
+            lowest = None if flag.lowest is None else int(flag.lowest)
+            flags.DEFINE_integer(name, used, help_text, lowest, flag_values=values)
+        else:
+            flags.DEFINE_float(name, used, help_text, flag.lowest, flag_values=values)
+
+
+def threads_of(text: str | None) -> int | None:
+    """What `--threads` means: None where it is not given, 0 for one per core.
+
+    Raises:
+        InputError: Neither a number from 1 nor "all".
+    """
+    if text is None:
+        return None
+    if text == "all":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f'`--threads` must be a number from 1, or "all". Received: {text!r}.')
+    return int(text)

@@ -1,0 +1,311 @@
+"""What a user gives as data: arrays, Datasets and PyDatasets, checked before any of it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter  # its workers
+
+from tfbatch.errors import InputError
+from tfbatch.own_data import check_splits
+from tfbatch.pipeline.batched import check_dataset, form_of
+from tfbatch.pipeline.element import (
+    Form,
+    as_structure,
+    check_element,
+    leaf_names,
+    leaves_of,
+    template_of,
+)
+from tfbatch.pipeline.leaf_writer import check_texts
+
+Chunk = list[Any]
+"""Each leaf of some examples: an array, or a list of arrays that may differ in length."""
+_CHUNK_EXAMPLES = 256
+_WIDEST = {"f": 8, "c": 16}
+"""Bytes of TensorFlow's widest types of a kind."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnSplit:
+    """One split as it was given.
+
+    Attributes:
+        form: What it gives at a time.
+        chunks: Reads it from its beginning: `chunks(batched)`.
+        fixed: Whether every reading gives the same.
+        length_unknown: Whether nothing says how many examples there are: it may never end.
+        notes: What a user should know, beside what storing batches means.
+    """
+
+    form: Form
+    chunks: Callable[[bool], Iterator[Chunk]]
+    fixed: bool = False
+    length_unknown: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_splits(data: Any, *, declared: bool | None = None) -> dict[str, OwnSplit]:
+    """Checks what a user gives as data; reads nothing of Datasets.
+
+    Args:
+        data: `(inputs, targets)` or `(inputs, targets, sample_weight)` of arrays with the examples
+            along the first dimension, inputs and targets perhaps a dict, a tuple or a list of
+            arrays; a tf.data.Dataset; a keras.utils.PyDataset; or a mapping of "train",
+            "validation" and "test" to such.
+        declared: Whether the elements of Datasets are batches, where the user says it.
+
+    Returns:
+        The splits, "train" first.
+
+    Raises:
+        InputError: The data cannot be used.
+    """
+    splits = data if isinstance(data, Mapping) else {"train": data}
+    if not isinstance(data, Mapping) and not _is_a_split(data):
+        raise InputError(
+            "The data must be a data set's name, a function `make_dataset(split, batch_size, "
+            "seed)`, arrays `(inputs, targets)`, a tf.data.Dataset, a keras.utils.PyDataset, or a "
+            f"mapping of `train`, `validation` and `test` to such. Received: {type(data).__name__}."
+            f"{_hint(data)}"
+        )
+    check_splits(dict(splits))
+    found = {split: part for split, part in splits.items() if part is not None}
+    first = {"train": found.pop("train"), **found}
+    return {split: _read(part, f"Your `{split}` data", declared) for split, part in first.items()}
+
+
+def _is_a_split(data: Any) -> bool:
+    if isinstance(data, list):
+        return isinstance(as_structure(data), tuple)
+    return isinstance(data, tuple | tf.data.Dataset | keras.utils.PyDataset)
+
+
+def _hint(data: Any) -> str:
+    if isinstance(data, Iterator):
+        return (
+            " Give tf.data.Dataset.from_generator(function, output_signature=...), of a function "
+            "that makes a new generator."
+        )
+    if hasattr(data, "columns") and hasattr(data, "iloc"):  # a DataFrame, without importing pandas
+        return " Give a DataFrame as (frame.drop(columns=TARGET).to_numpy(), frame[TARGET])."
+    return ""
+
+
+def _read(data: Any, where: str, declared: bool | None) -> OwnSplit:
+    if isinstance(data, tf.data.Dataset):
+        return _of_dataset(data, where, declared)
+    if isinstance(data, keras.utils.PyDataset):
+        return _of_py_dataset(data, where)
+    return _of_arrays(data, where)
+
+
+def _of_arrays(data: Any, where: str) -> OwnSplit:
+    data = as_structure(data)
+    check_element(data, where=where)
+    template = template_of(data)
+    names = leaf_names(template)
+    arrays = [as_array(*pair, where=where) for pair in zip(leaves_of(data), names, strict=True)]
+    counts = {len(array) for array in arrays}
+    if len(counts) > 1:
+        raise InputError(
+            f"{where} must have one example for each example: all arrays must have the same first "
+            f"dimension. Received: {', '.join(str(len(array)) for array in arrays)}."
+            f"{_stack_hint(arrays)}"
+        )
+    if not counts.copy().pop():
+        raise InputError(f"{where} is empty.")
+    steps = range(0, counts.pop(), _CHUNK_EXAMPLES)
+
+    def chunks(batched: bool) -> Iterator[Chunk]:
+        del batched
+        for low in steps:
+            yield [array[low : low + _CHUNK_EXAMPLES] for array in arrays]
+
+    return OwnSplit(_form_of_arrays(template, arrays, where, batch=False), chunks, fixed=True)
+
+
+def _stack_hint(arrays: list[Any]) -> str:
+    if len(arrays) <= 3:
+        return ""
+    return (
+        " A list of arrays is several inputs, as in Keras; make one array of its rows with "
+        "numpy.stack."
+    )
+
+
+def _form_of_arrays(template: Any, arrays: list[Any], where: str, *, batch: bool) -> Form:
+    """The form of arrays whose first dimension has the examples.
+
+    Args:
+        template: Their structure.
+        arrays: Arrays, or lists of arrays that may differ in length.
+        where: What they are called in messages.
+        batch: Whether they are a batch of a stream, whose other open dimensions are unknown.
+    """
+    shapes = []
+    for array in arrays:
+        if isinstance(array, list):
+            inner: tuple[int | None, ...] = (None, *array[0].shape[1:]) if array else (None,)
+        else:
+            inner = array.shape[1:]
+        shapes.append((None, *inner) if batch else inner)
+    kinds = [np.asarray(array[0]).dtype if len(array) else np.dtype("float32") for array in arrays]
+    return Form(
+        where=where,
+        template=template,
+        shapes=tuple(shapes),
+        dtypes=tuple("string" if kind.kind in "OSU" else kind.name for kind in kinds),
+        batched=batch,
+        certain=True,
+    )
+
+
+def as_array(leaf: Any, name: str, *, where: str) -> Any:
+    """One leaf as an array that can be stored, or a list of arrays that differ in length.
+
+    Raises:
+        InputError: It holds what TensorFlow has no type for, or nothing that can be cut into
+            examples.
+    """
+    if isinstance(leaf, tf.RaggedTensor):
+        return [row.numpy() for row in leaf]
+    _refuse_sparse(leaf, f"{where}: {name}")
+    try:
+        array = np.asarray(leaf)
+    except ValueError as error:
+        raise InputError(
+            f"{where}: {name} is a list of parts that differ in length. Give it as a "
+            "tf.RaggedTensor, such as tf.ragged.constant(...), or as a tf.data.Dataset."
+        ) from error
+    if array.dtype.kind == "T":  # NumPy's StringDType
+        array = array.astype(object)
+    if array.dtype == object:
+        check_texts(array, f"{where}: {name}")
+    if array.dtype.kind in "mM":
+        raise InputError(
+            f"{where} holds dates or durations ({name}: {array.dtype}), which TensorFlow has no "
+            "type for. Make numbers of them, such as "
+            '(dates - dates.min()) / np.timedelta64(1, "D").'
+        )
+    if array.dtype.kind == "V":
+        raise InputError(
+            f"{where} holds a structured array ({name}: {array.dtype}). Give its fields as a dict, "
+            "{field: x[field] for field in x.dtype.names}."
+        )
+    if array.dtype.kind in "fc" and array.dtype.itemsize > _WIDEST[array.dtype.kind]:
+        raise InputError(
+            f"{where} holds numbers of a type that TensorFlow does not have ({name}: "
+            f'{array.dtype}). Convert them, such as x.astype("float32").'
+        )
+    if array.ndim == 0:
+        raise InputError(
+            f"{where} holds a single number where an array of examples must be ({name})."
+        )
+    return array
+
+
+def _refuse_sparse(leaf: Any, where: str) -> None:
+    """Refuses what NumPy would take for an object, or whose mask it would drop."""
+    if isinstance(leaf, tf.SparseTensor):
+        raise InputError(
+            f"{where} is a sparse tf.SparseTensor, which cannot be cut into batches. Make it dense "
+            "with tf.sparse.to_dense(x)."
+        )
+    if type(leaf).__module__.startswith(("scipy.sparse", "sparse.")):
+        raise InputError(
+            f"{where} is a sparse matrix ({type(leaf).__name__}), which cannot be cut into "
+            'batches. Make it dense with x.toarray(), perhaps x.astype("float32").toarray().'
+        )
+    if isinstance(leaf, np.ma.MaskedArray) and np.ma.is_masked(leaf):
+        raise InputError(
+            f"{where} is a masked array, whose masked values would be trained on. Fill them with "
+            "x.filled(VALUE), or leave their examples out."
+        )
+
+
+def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> OwnSplit:
+    form = form_of(check_dataset(dataset, where=where), where=where, declared=declared)
+
+    def chunks(batched: bool) -> Iterator[Chunk]:
+        source = dataset if batched else dataset.ragged_batch(_CHUNK_EXAMPLES)
+        specs = leaves_of(source.element_spec)
+        variable = [spec.shape.rank > 1 and spec.shape[1] is None for spec in specs]
+        for element in source.prefetch(2):
+            chunk = [
+                rows_of(leaf, variable=differs)
+                for leaf, differs in zip(leaves_of(element), variable, strict=True)
+            ]
+            if len({len(rows) for rows in chunk}) > 1:
+                sizes = " and ".join(str(len(rows)) for rows in chunk)
+                raise InputError(
+                    f"{where} has a batch whose parts differ in their number of examples: {sizes}. "
+                    "If each element is one example, say batched=False."
+                )
+            yield chunk
+
+    unknown = int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
+    return OwnSplit(form, chunks, length_unknown=unknown)
+
+
+def rows_of(leaf: Any, *, variable: bool) -> Any:
+    """A chunk of one leaf: an array, or a list of arrays that may differ in length."""
+    if isinstance(leaf, tf.RaggedTensor):
+        return [row.numpy() for row in leaf]
+    return list(leaf.numpy()) if variable else leaf.numpy()
+
+
+_READ_ONCE = (
+    "Your PyDataset was read once, batch by batch in its order, and its examples are stored: what "
+    "it draws at random stays as it was drawn. For new draws in each epoch give a function "
+    "`make_dataset(split, batch_size, seed)`."
+)
+
+
+def _of_py_dataset(dataset: keras.utils.PyDataset, where: str) -> OwnSplit:
+    """A PyDataset's batches, read in order by as many workers as it asks for."""
+    if dataset.num_batches is None:
+        raise InputError(
+            f"{where} is a PyDataset without end: its `num_batches` is None. It must give each "
+            "example once: let `__len__` return the number of batches of one pass."
+        )
+    if not dataset.num_batches:
+        raise InputError(f"{where} is empty: the length of the PyDataset is 0.")
+    template, first = _batch_of(dataset[0], where)
+
+    def chunks(batched: bool) -> Iterator[Chunk]:
+        del batched
+        dataset.on_epoch_begin()
+        adapter = PyDatasetAdapter(dataset, shuffle=False)
+        try:
+            for batch in adapter._get_iterator():
+                found, arrays = _batch_of(batch, where)
+                if found != template:
+                    raise InputError(f"{where} gives batches of different structures.")
+                yield arrays
+        finally:
+            if adapter.enqueuer is not None and adapter.enqueuer.is_running():
+                adapter.enqueuer.stop()
+
+    form = _form_of_arrays(template, first, where, batch=True)
+    return OwnSplit(form, chunks, notes=(_READ_ONCE,))
+
+
+def _batch_of(batch: Any, where: str) -> tuple[Any, Chunk]:
+    element = as_structure(tuple(batch) if isinstance(batch, list) else batch)
+    check_element(element, where=f"Each batch of {where[0].lower()}{where[1:]}")
+    template = template_of(element)
+    pairs = zip(leaves_of(element), leaf_names(template), strict=True)
+    arrays: list[npt.NDArray[Any]] = [as_array(*pair, where=where) for pair in pairs]
+    if len({len(array) for array in arrays}) > 1:
+        sizes = ", ".join(str(len(array)) for array in arrays)
+        raise InputError(
+            f"{where} has a batch whose parts differ in their number of examples: {sizes}."
+        )
+    return template, arrays
