@@ -114,8 +114,21 @@ def open_bench(
 
 
 @contextlib.contextmanager
-def open_request(request: Request, given: Given, progress: Progress) -> Iterator[Bench]:
-    """The same for a request that is checked already; see `open_bench`."""
+def open_request(
+    request: Request,
+    given: Given,
+    progress: Progress,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Iterator[Bench]:
+    """The same for a request that is checked already; see `open_bench`.
+
+    Args:
+        request: What is asked.
+        given: What was given as objects.
+        progress: Told what is done.
+        stop_requested: When true, what runs is ended with a StoppedError.
+    """
     with RunLock(request.run_dir) as lock:
         from tfbatch.search.adaptation import adapt
         from tfbatch.search.opening import load_records, open_engine
@@ -123,7 +136,7 @@ def open_request(request: Request, given: Given, progress: Progress) -> Iterator
         splits = splits_of(request, given)
         code = user_code(request, given)
         with open_engine(
-            request, code, lock=lock, warm=None, stop_requested=lambda: False
+            request, code, lock=lock, warm=None, stop_requested=stop_requested
         ) as engine:
             request, data = load_records(
                 request, engine, progress, own_dir=lock.data, splits=splits
@@ -133,6 +146,7 @@ def open_request(request: Request, given: Given, progress: Progress) -> Iterator
             for note in model.notes:
                 progress.say(note)
             try:
-                yield Bench(adapt(request, model), code, data, model, engine)
+                described = adapt(request, model)
+                yield Bench(described, code, data, model, engine, progress.measuring)
             finally:
                 progress.end()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +16,7 @@ from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request, make_request
+from tfbatch.stop_signal import python_interrupt
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
@@ -125,6 +128,9 @@ def find_batch_size(
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
         SearchError: No trial completed.
+        StoppedError: Ctrl-C came before the first trial ended. Later it ends the run with the
+            answer so far, which is returned (`result.interrupted`); a second one raises
+            KeyboardInterrupt.
         NothingLearnedError: No trial is better than chance by more than luck; what was measured is
             in the run folder.
     """
@@ -178,7 +184,11 @@ def find_batch_size(
         loss=loss,
         metrics=metrics,
     )
-    result = run_request(request, given, progress=progress, started=started)
+    with python_interrupt(_announce) as stop:
+        progress.on_begin = stop.keep
+        result = run_request(
+            request, given, progress=progress, stop_requested=stop, started=started
+        )
     if result.failure:
         warnings.warn(
             f"The run ended early; the result rests on what was measured before: {result.failure}",
@@ -186,6 +196,13 @@ def find_batch_size(
             stacklevel=2,
         )
     return result
+
+
+def _announce() -> None:
+    """Inside a signal handler, where the console's lock may be held."""
+    with contextlib.suppress(OSError, RuntimeError, AttributeError):
+        sys.stderr.write("\nStopping after this batch, with the best answer so far.\n")
+        sys.stderr.flush()
 
 
 def run_request(
