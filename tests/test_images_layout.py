@@ -372,3 +372,11 @@ def test_splits_of_any_source_are_known_by_every_usual_spelling(
     )
 
     assert _choose_splits("tfds:a", found) == chosen
+
+
+@pytest.mark.parametrize("kind", ["images", "npz"])
+def test_a_path_that_cannot_be_is_one_sentence(kind: str) -> None:
+    with pytest.raises(InputError, match="~nobody0/x cannot be used: Could not determine home"):
+        derive_recipe(f"{kind}:~nobody0/x", data_dir=None)
+    with pytest.raises(DataError, match="File name too long"):
+        derive_recipe(f"{kind}:{'a' * 5000}", data_dir=None)
