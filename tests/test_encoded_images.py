@@ -199,6 +199,8 @@ def test_a_folder_of_deep_images_is_trained_on_at_the_range_that_is_asked_for(
     data = load_data(recipe, records_dir=tmp_path / "records")
 
     assert recipe.features.image.pixel_range == (0, 836)
+    note = "Values of images of more than 8 bits a channel: 0 to 836 become 0 to 255, others are"
+    assert data.describe().notes[0] == f"{note} clipped."
     (images, _), *_ = data.evaluation("train").as_numpy_iterator()
     assert len(np.unique(images[0])) == 208
 

@@ -93,6 +93,7 @@ def test_folders_of_splits_are_splits(make: Make, names: list[str], roles: dict[
         (["Train/", "train/"], "could each be the train split"),
         (["train/", "test/", "extra/"], "have the name of a split, but not extra beside them"),
         (["train/", "bus"], "has the name of a split, but not bus beside it"),
+        (["car/x", "bus/x", "train/x"], "has the name of a split, but not bus, car beside it"),
         (["seg_train/", "seg_test/"], "hold the same folders .cat, dog.: they may be splits or"),
         (["test/", "val/"], "no folder for the training split"),
         (["cat", "dog", "test"], "The folder test in .* has the name of a split, but holds images"),
@@ -147,6 +148,7 @@ def test_a_train_among_vehicles_is_a_class_and_that_is_reported(make: Make) -> N
     assert layout.notes == (
         "The folder `train` is taken for a class: it holds images and no folders.",
     )
+    assert read_layout(layout.splits["train"]["bus"][0].parents[1], "none").notes == ()
 
 
 def test_classes_that_differ_between_splits(make: Make) -> None:
