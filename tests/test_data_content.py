@@ -208,9 +208,8 @@ def test_missing_values_are_named_by_column_and_first_row():
     holes = X.copy()
     holes[150, 2] = np.nan
     holes[150, 1] = holes[180, 2] = np.inf
-    content = look(
-        [{"a": 0, "b": 1}, 2], [X[:100], holes[:100], Y[:100]], [X[100:], holes[100:], Y[100:]]
-    )
+    parts = (slice(0, 60), slice(60, 160), slice(160, 200))
+    content = look([{"a": 0, "b": 1}, 2], *([X[p], holes[p], Y[p]] for p in parts))
 
     (found,) = content.non_finite
     assert (found.name, found.values, found.examples) == ("input `b`", 3, 2)
@@ -219,13 +218,13 @@ def test_missing_values_are_named_by_column_and_first_row():
 
 
 def test_missing_values_of_rows_of_unequal_length_and_of_images_are_placed():
-    rows = [np.ones(2), np.ones(0), np.array([1, np.nan, np.nan])]
+    rows = [np.ones(2), np.ones(0), np.array([np.nan, 1, np.nan])]
     images = np.ones((3, 2, 2, 1))
     images[1, 0, 1, 0] = np.nan
     found = look([[0, 1], 2], [rows, images, Y[:3]]).non_finite
 
     assert [(f.values, f.first_example, f.first_index) for f in found] == [
-        (2, 2, (1,)),
+        (2, 2, (0,)),
         (1, 1, (0, 1, 0)),
     ]
 

@@ -17,7 +17,7 @@ from tfbatch.errors import ConfigurationError, DataError, InputError
 from tfbatch.pipeline import load_data
 from tfbatch.pipeline.derivation import derive_recipe
 from tfbatch.recipes import Features
-from tfbatch.records.codec import encode
+from tfbatch.records.codec import decode_batch, encode
 from tfbatch.sources import make_source
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
@@ -268,3 +268,18 @@ def test_deep_arrays_of_a_file_get_the_expression_that_keeps_most(tmp_path: Path
     assert "tfbatch.find_batch_size(model, (x, y))" in message
     x = np.interp(DEEP, [0, 828], [0, 255]).round().astype(np.uint8)
     assert len(np.unique(x)) == 208
+
+
+@pytest.mark.parametrize("kind", ["gif", "bmp"])
+@pytest.mark.parametrize("stored", ["raw", "encoded"])
+def test_a_colour_image_among_grey_ones_becomes_grey_whatever_its_format(
+    kind: str, stored: str
+) -> None:
+    """TensorFlow refuses to decode these two to one channel."""
+    held = features(shape=[8, 8, 1], stored=stored)
+
+    images, _ = decode_batch(tf.constant([encode("a", KINDS[kind], 0, held)]), held)
+
+    colours = np.asarray(Image.open(io.BytesIO(KINDS[kind])).convert("RGB"))
+    expected = tf.image.rgb_to_grayscale(colours)
+    np.testing.assert_array_equal(images[0], expected)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request, make_request
+from tfbatch.stop_signal import python_interrupt
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ def find_batch_size(
     precision: str = "float32",
     jit_compile: bool = False,
     loss: Any = None,
-    metrics: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | Mapping[str, Any] | None = None,
     class_weight: dict[int, float] | None = None,
     model_arguments: dict[str, Any] | None = None,
     callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None,
@@ -125,6 +128,9 @@ def find_batch_size(
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
         SearchError: No trial completed.
+        StoppedError: Ctrl-C came before the first trial ended. Later it ends the run with the
+            answer so far, which is returned (`result.interrupted`); a second one raises
+            KeyboardInterrupt.
         NothingLearnedError: No trial is better than chance by more than luck; what was measured is
             in the run folder.
     """
@@ -178,7 +184,11 @@ def find_batch_size(
         loss=loss,
         metrics=metrics,
     )
-    result = run_request(request, given, progress=progress, started=started)
+    with python_interrupt(_announce) as stop:
+        progress.on_begin = stop.keep
+        result = run_request(
+            request, given, progress=progress, stop_requested=stop, started=started
+        )
     if result.failure:
         warnings.warn(
             f"The run ended early; the result rests on what was measured before: {result.failure}",
@@ -186,6 +196,13 @@ def find_batch_size(
             stacklevel=2,
         )
     return result
+
+
+def _announce() -> None:
+    """Inside a signal handler, where the console's lock may be held."""
+    with contextlib.suppress(OSError, RuntimeError, AttributeError):
+        sys.stderr.write("\nStopping after this batch, with the best answer so far.\n")
+        sys.stderr.flush()
 
 
 def run_request(

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from tfbatch.errors import STOPPED_EARLY, StoppedError
@@ -26,18 +26,31 @@ class StopSignal:
 
     Args:
         announce: Called at the first one once there is something to keep, in the signal handler.
+        signals: Which.
+        ends_process: Whether the process ends when the run does, and is ended after some seconds
+            where the run cannot be; not in a program of a user's.
+        something_to_keep: Whether the first one only asks; see `keep`.
     """
 
-    def __init__(self, announce: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        announce: Callable[[], None],
+        *,
+        signals: Sequence[int] = SIGNALS,
+        ends_process: bool = True,
+        something_to_keep: bool = True,
+    ) -> None:
         self.received: int | None = None
         self._announce = announce
+        self._signals = signals
+        self._ends_process = ends_process
         self._count = 0
-        self._something_to_keep = True
+        self._something_to_keep = something_to_keep
 
     def __enter__(self) -> StopSignal:
         """Installs the handlers; `nohup` stays in force."""
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        numbers = [s for s in SIGNALS if not (s == signal.SIGHUP and ignored)]
+        numbers = [s for s in self._signals if not (s == signal.SIGHUP and ignored)]
         self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
@@ -84,10 +97,31 @@ class StopSignal:
             if self._something_to_keep:
                 self._announce()
                 return
-        elif self._count > 2:
+        elif self._count > 2 and self._ends_process:
             os._exit(self.exit_code)
-        end_after(_AT_ONCE_SECONDS, self.exit_code)
+        if self._ends_process:
+            end_after(_AT_ONCE_SECONDS, self.exit_code)
         raise KeyboardInterrupt(number)
+
+
+@contextlib.contextmanager
+def python_interrupt(announce: Callable[[], None]) -> Iterator[StopSignal]:
+    """Ctrl-C in a notebook or a script: it asks a run to end, once there is something to keep.
+
+    A handler of the user's own stays in force, and so does everything outside the main thread.
+
+    Args:
+        announce: See StopSignal.
+    """
+    stop = StopSignal(
+        announce, signals=(signal.SIGINT,), ends_process=False, something_to_keep=False
+    )
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        with stop:
+            yield stop
+    else:
+        yield stop
 
 
 def end_after(seconds: float, code: int) -> None:

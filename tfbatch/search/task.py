@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from tfbatch.schema import as_plain
+
 IN_PYTHON = "(given in Python)"
 """Stands for a loss or a metric that has no name."""
 
@@ -22,6 +24,9 @@ class Task:
     loss: str | None = None
     metrics: tuple[str, ...] | None = None
     class_weight: dict[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "class_weight", as_plain(self.class_weight))
 
     def identity(self) -> dict[str, Any]:
         """What of it is given."""
