@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
 from tfbatch.schedules import follow_momentum, momentum_attribute
 
@@ -39,6 +40,7 @@ class ScheduledMomentum(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Puts the schedule's momentum in place of the optimizer's."""
+        warn_of_early_end(self.model, self.params)
         number = follow_momentum(self.model.optimizer)
         if number is None:
             rate = self._inner()._learning_rate
