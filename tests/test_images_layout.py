@@ -12,9 +12,9 @@ from PIL import Image
 
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data, prepare_records
-from tfbatch.pipeline.derivation import derive_recipe
+from tfbatch.pipeline.derivation import _choose_splits, derive_recipe
 from tfbatch.recipes import Recipe
-from tfbatch.sources import make_source
+from tfbatch.sources import Description, make_source
 from tfbatch.sources._layout import Layout, read_layout, split_role
 
 Make = Callable[..., Path]
@@ -91,8 +91,8 @@ def test_folders_of_splits_are_splits(make: Make, names: list[str], roles: dict[
     [
         (["train/", "val/", "validation/"], "val, validation in .* could each be the validation"),
         (["Train/", "train/"], "could each be the train split"),
-        (["train/", "test/", "extra/"], "The folder extra beside them has not"),
-        (["train/", "bus"], "The folder bus beside it has not"),
+        (["train/", "test/", "extra/"], "have the name of a split, but not extra beside them"),
+        (["train/", "bus"], "has the name of a split, but not bus beside it"),
         (["seg_train/", "seg_test/"], "hold the same folders .cat, dog.: they may be splits or"),
         (["test/", "val/"], "no folder for the training split"),
         (["cat", "dog", "test"], "The folder test in .* has the name of a split, but holds images"),
@@ -353,3 +353,22 @@ def test_files_that_may_not_be_read_are_all_named(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in secret)
     with pytest.raises(DataError, match=r"2 of 20 images may not be read \(permission denied\): "):
         derive_recipe(f"images:{tmp_path}", data_dir=None)
+
+
+@pytest.mark.parametrize(
+    ("held", "chosen"),
+    [
+        (["Training", "Testing"], ("Training", None, "Testing")),
+        (["train", "Val", "Test"], ("train", "Val", "Test")),
+        (["train", "validation", "val", "test1", "test2"], ("train", "validation", None)),
+        (["test"], ("test", None, None)),
+    ],
+)
+def test_splits_of_any_source_are_known_by_every_usual_spelling(
+    held: list[str], chosen: tuple[str | None, ...]
+) -> None:
+    found = Description(
+        num_classes=2, splits=dict.fromkeys(held, 9), size=None, channels=3, encoded=True
+    )
+
+    assert _choose_splits("tfds:a", found) == chosen

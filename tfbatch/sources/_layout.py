@@ -179,10 +179,10 @@ def _of_splits(root: Folder, splits: list[Folder]) -> Layout:
         if len(found) > 1:
             unclear = f"{_names(found)} in {root.path} could each be the {role} split."
     if strange:
+        beside = "it" if len(splits) == 1 else "them"
         unclear = (
-            f"{_names(splits)} in {root.path} {_have(splits)} the name of a split, and "
-            f"{_names(strange)} beside {'it' if len(splits) == 1 else 'them'} "
-            f"{_have(strange)} not."
+            f"{_names(splits)} in {root.path} {_have(splits)} the name of a split, but not "
+            f"{_listed(each.name for each in strange)} beside {beside}."
         )
     elif "train" not in by_role:
         unclear = f"{root.path} has {_names(splits)}, but no folder for the training split."

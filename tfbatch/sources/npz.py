@@ -127,6 +127,8 @@ def _open(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read: {error.strerror}.") from error
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} is not an .npz file: {error}. Write one with "
