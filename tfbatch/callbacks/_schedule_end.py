@@ -26,7 +26,7 @@ def forget_stop(model: Any) -> None:
     _STOPPED.pop(model, None)
 
 
-def warn_of_early_end(model: Any, params: Mapping[str, Any]) -> None:
+def warn_of_early_end(model: Any, params: Mapping[str, Any] | None) -> None:
     """Warns where the learning rate comes to its end before the last update of a `fit`.
 
     The schedule counts every update as a whole batch, since an optimizer knows updates alone. Where
@@ -37,11 +37,12 @@ def warn_of_early_end(model: Any, params: Mapping[str, Any]) -> None:
         model: The compiled model, at the beginning of `fit`.
         params: A callback's `params`; nothing is known without its "steps".
     """
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = getattr(model, "optimizer", None)  # a callback may be driven without `fit`
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     schedule = getattr(optimizer, "_learning_rate", None)
-    epochs, steps = params.get("epochs"), params.get("steps")
+    epochs, steps = (params or {}).get("epochs"), (params or {}).get("steps")
     stopped = _STOPPED.get(model)
-    if not isinstance(schedule, LearningRateInExamples) or not epochs or not steps:
+    if not isinstance(schedule, LearningRateInExamples) or not epochs or not steps or not optimizer:
         return
     if len(schedule.batch_sizes.pieces) > 1 or int(optimizer.iterations):
         return  # the batch size changes; or a training that is continued

@@ -40,7 +40,6 @@ class ScheduledMomentum(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Puts the schedule's momentum in place of the optimizer's."""
-        warn_of_early_end(self.model, self.params)
         number = follow_momentum(self.model.optimizer)
         if number is None:
             rate = self._inner()._learning_rate
@@ -49,6 +48,7 @@ class ScheduledMomentum(keras.callbacks.Callback):  # type: ignore[misc]
                 'LearningRateInExamples of a family that sets the momentum, such as "one_cycle". '
                 f"Received: {getattr(rate, 'family', type(rate).__name__)}."
             )
+        warn_of_early_end(self.model, self.params)
         self._own = float(number)
         self.model.make_train_function(force=True)
 
