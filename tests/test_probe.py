@@ -23,7 +23,7 @@ import tfbatch.probe
 from tfbatch.bench import open_bench
 from tfbatch.chart_page import PageSection, figure, page
 from tfbatch.charts import Chart, Mark, Series
-from tfbatch.errors import InputError, SearchError
+from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.instruments import INSTRUMENTS
@@ -161,14 +161,14 @@ class Fails:
     """Instruments that fail in other ways."""
 
     def __init__(self, error):
-        self.error = error
+        self.error, self.order = error, 1
 
     def load(self, name):
         module = INSTRUMENTS.load("throughput")
         if name == "throughput":
             return module
         failing = types.ModuleType("tfbatch.instruments.failing")
-        failing.__dict__.update({"HEADING": "Failing", "ORDER": 1, "SHARE": 1.0})
+        failing.__dict__.update({"HEADING": "Failing", "ORDER": self.order, "SHARE": 1.0})
         failing.__dict__["probe"] = self.probe
         return failing
 
@@ -243,7 +243,7 @@ def written(tmp_path_factory):
                 "--batch-sizes=16,64",
                 f"--skip={','.join(left_out)}",
                 "--max-minutes=0.03",
-                f"--output-dir={folder}",
+                f"--run-dir={folder}",
             ]
         )
     assert code == 0
@@ -258,6 +258,64 @@ def test_the_command_writes_everything(written):
     assert content["batch_sizes"] == [16, 32, 64], "the baseline's size is among them"
     assert len(content["conclusion"]) == 2
     assert "tfbatch.tune --model=tiny_model:build --batch_sizes=16,32,64" in content["verify_with"]
+
+
+def test_each_instrument_is_on_disk_and_printed_when_it_has_ended(probed, tmp_path):
+    """Whatever ends the next one costs that one alone."""
+    out = Console(width=140, record=True, file=io.StringIO())
+    request = types.SimpleNamespace(
+        dataset="digits", model="mlp", data=types.SimpleNamespace(name="digits")
+    )
+    report = tfbatch.probe._Report(request, tmp_path, out)
+    assert report.stopped() == "Stopped before anything was measured."
+    for count in range(1, len(probed.sections) + 1):
+        report.add(dataclasses.replace(probed, sections=probed.sections[:count]))
+        content = json.loads((tmp_path / "probe.json").read_text())
+        assert len(content["instruments"]) == count
+    report.add(probed)
+
+    text = " ".join(out.export_text().split())
+    for section in probed.sections:
+        shown = " ".join(section.reading.conclusion().split())
+        assert text.count(shown) == 1
+    assert f"{len(QUICK)} instruments had measured" in report.stopped()
+
+
+def test_a_disk_that_is_full_costs_nothing_that_is_printed(probed, tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tfbatch.probe, "write_whole", full)
+    out = Console(width=140, record=True, file=io.StringIO())
+    request = types.SimpleNamespace(
+        dataset="digits", model="mlp", data=types.SimpleNamespace(name="digits")
+    )
+    report = tfbatch.probe._Report(request, tmp_path, out)
+    report.add(probed)
+    report.conclude()
+
+    assert "probe.json cannot be written" in out.export_text()
+    assert "No space left" in report.unwritten
+    assert report.measured == len(QUICK)
+
+
+def test_a_stop_in_an_instrument_keeps_those_before_it(bench, monkeypatch):
+    told, kept = [], []
+    failing = Fails(StoppedError("stopped"))
+    monkeypatch.setattr(probing, "INSTRUMENTS", failing)
+    failing.order = 99
+    found = run_instruments(
+        bench,
+        names=["throughput", "failing"],
+        batch_sizes=(32,),
+        say=told.append,
+        finished=kept.append,
+        seconds=1.0,
+    )
+
+    assert [section.name for section in found.sections] == ["throughput"]
+    assert [len(each.sections) for each in kept] == [1]
+    assert told[-1] == "Failing: stopped, without a result."
 
 
 def test_the_page_loads_nothing_from_elsewhere(written):
@@ -277,7 +335,7 @@ def test_every_instrument_measures_under_a_strategy_too(tmp_path):
         [
             *(sys.executable, "-m", "tfbatch.probe", "--model=tiny_model:build"),
             *("--batch_sizes=16,32", "--baseline=batch_size=32", "--max_minutes=0.2"),
-            *("--strategy=mirrored", "--logical_cpus=2", f"--output_dir={tmp_path}"),
+            *("--strategy=mirrored", "--logical_cpus=2", f"--run_dir={tmp_path}"),
         ],
         env=os.environ | {"PYTHONPATH": str(Path(tiny_model.__file__).parent)},
         capture_output=True,
@@ -325,7 +383,7 @@ def test_series_of_different_lengths_are_refused():
         (["--precision=half"], "`precision` must be one of"),
         (["--baseline=32"], "batch_size=128,learning_rate=0.05"),
         (["--dataset=digits", "--data=a:b"], "give one of them"),
-        (["--output-dir=/proc/none"], "cannot be written"),
+        (["--run-dir=/proc/none"], "cannot be written"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -375,4 +433,4 @@ def test_nothing_measured_at_all_is_an_error(tmp_path, monkeypatch):
     empty = Probed("CPU", (8,), 8, (), None, "")
     monkeypatch.setattr(tfbatch.probe, "_probe", lambda *_: empty)
     with pytest.raises(SearchError, match="No instrument"):
-        tfbatch.probe.main([f"--output-dir={tmp_path}"])
+        tfbatch.probe.main([f"--run-dir={tmp_path}"])

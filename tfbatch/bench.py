@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -24,7 +24,7 @@ class BenchOptions(TypedDict, total=False):
     optimizer: str | None
     baseline: str
     loss: Any
-    metrics: Sequence[Any] | None
+    metrics: Sequence[Any] | Mapping[str, Any] | None
     class_weight: dict[int, float] | None
     model_arguments: dict[str, Any] | None
     data_dir: str | Path | None
@@ -41,7 +41,7 @@ def open_bench(
     optimizer: str | None = None,
     baseline: str = "",
     loss: Any = None,
-    metrics: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | Mapping[str, Any] | None = None,
     class_weight: dict[int, float] | None = None,
     model_arguments: dict[str, Any] | None = None,
     data_dir: str | Path | None = None,
@@ -114,8 +114,21 @@ def open_bench(
 
 
 @contextlib.contextmanager
-def open_request(request: Request, given: Given, progress: Progress) -> Iterator[Bench]:
-    """The same for a request that is checked already; see `open_bench`."""
+def open_request(
+    request: Request,
+    given: Given,
+    progress: Progress,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Iterator[Bench]:
+    """The same for a request that is checked already; see `open_bench`.
+
+    Args:
+        request: What is asked.
+        given: What was given as objects.
+        progress: Told what is done.
+        stop_requested: When true, what runs is ended with a StoppedError.
+    """
     with RunLock(request.run_dir) as lock:
         from tfbatch.search.adaptation import adapt
         from tfbatch.search.opening import load_records, open_engine
@@ -123,7 +136,7 @@ def open_request(request: Request, given: Given, progress: Progress) -> Iterator
         splits = splits_of(request, given)
         code = user_code(request, given)
         with open_engine(
-            request, code, lock=lock, warm=None, stop_requested=lambda: False
+            request, code, lock=lock, warm=None, stop_requested=stop_requested
         ) as engine:
             request, data = load_records(
                 request, engine, progress, own_dir=lock.data, splits=splits
@@ -133,6 +146,7 @@ def open_request(request: Request, given: Given, progress: Progress) -> Iterator
             for note in model.notes:
                 progress.say(note)
             try:
-                yield Bench(adapt(request, model), code, data, model, engine)
+                described = adapt(request, model)
+                yield Bench(described, code, data, model, engine, progress.measuring)
             finally:
                 progress.end()

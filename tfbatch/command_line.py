@@ -178,14 +178,19 @@ def say(console: Console, text: str) -> None:
 
 
 def announcer(console: Console, text: str) -> Callable[[], None]:
-    """Says at once that a signal was heard; a signal handler must not wait for rich's lock."""
-    line = f"\n{text} Again to quit at once.\n".encode()
+    """Says at once that a signal was heard."""
+    return direct_writer(console, f"{text} Again to quit at once.")
 
-    def announce() -> None:
-        with contextlib.suppress(OSError):  # nobody reads it
+
+def direct_writer(console: Console, text: str) -> Callable[[], None]:
+    """Prints a line without rich: a signal handler must not wait for rich's lock."""
+    line = f"\n{text}\n".encode()
+
+    def write() -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
             os.write(console.file.fileno(), line)
 
-    return announce
+    return write
 
 
 @contextlib.contextmanager

@@ -3,17 +3,22 @@
 usage: python -m tfbatch.probe [--dataset=cifar10] [--model=resnet] [--skip=curvature] ...
 
 Runs every instrument of tfbatch/instruments in turn, prints a table for each and what follows, and
-writes probe.json and probe.html (interactive plots, no network needed) into the output folder. With
-no flags it looks at scikit-learn's embedded digits. What is predicted is called so; `tune` verifies
-it.
+writes probe.json and probe.html (interactive plots, no network needed) into the run folder, the
+first after every instrument: Ctrl-C or SIGTERM costs the running instrument alone. With no flags
+it looks at scikit-learn's embedded digits. What is predicted is called so; `tune` verifies it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shlex
 import sys
 import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +36,7 @@ from tfbatch.command_line import (
     say,
 )
 from tfbatch.common_flags import define_common_flags
-from tfbatch.errors import InputError, SearchError, StoppedError
-from tfbatch.estimators.predicted_batch_size import sizes_to_verify
+from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
 from tfbatch.given import Given
 from tfbatch.instruments import INSTRUMENTS
 from tfbatch.run_folder.durable import write_whole
@@ -42,14 +46,17 @@ from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 if TYPE_CHECKING:
-    from tfbatch.measuring.probing import Probed
+    from tfbatch.measuring.probing import Probed, Section
     from tfbatch.search.workbench import Bench  # imports TensorFlow when it is opened
 
 FLAGS = flags.FlagValues()
 LOG = "libraries.log"
-STOPPING = "Stopping after this instrument."
+STOPPING = "Stopping: what the instruments have measured is kept."
+_POLL_SECONDS = 0.1
+_LAST_SECONDS = 7.0
+"""The time from a signal to the end, where something cannot be interrupted."""
 _MOST_ROWS = 12
-_OWN = ("output_dir", "skip", "max_minutes", "batch_sizes", "logical_cpus")
+_OWN = ("run_dir", "skip", "max_minutes", "batch_sizes", "logical_cpus")
 
 
 define_workload_flags(
@@ -67,7 +74,7 @@ define_common_flags(
     "Default: as the model's first steps suggest, at most 3.",
 )
 flags.DEFINE_string(
-    "output_dir",
+    "run_dir",
     None,
     f"Folder for what is written. Default: {DEFAULT_RUNS}/DATASET-MODEL-probe.",
     flag_values=FLAGS,
@@ -111,43 +118,152 @@ def main(arguments: list[str]) -> int:
     names = _instruments()
     with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
         request = request_from_flags(Path(folder) / "run")
-        output_dir = _output_dir(request)
+        run_dir = _run_dir(request)
         with (
-            library_noise_to(output_dir / LOG) as (out, err),
+            library_noise_to(run_dir / LOG) as (out, err),
             StopSignal(announcer(err, STOPPING)) as stop,
         ):
+            report = _Report(request, run_dir, out)
             progress = LiveProgress(out) if out.is_terminal else Progress(out)
-            try:
-                probed = _probe(request, names, progress, stop)
-            except StoppedError as error:
-                say(err, str(error))
-                return stop.exit_code
-            finally:
-                progress.end()
-            _show(out, probed)
-            command = _verifying(probed)
-            conclusion = [probed.hardware(), probed.gradient(command)]
-            _write(output_dir, request, probed, conclusion, command)
-            say(out, "\n" + " ".join(conclusion))
-            say(out, f"\nWritten: probe.json, probe.html, {LOG} in {output_dir}")
-            if not any(section.reading for section in probed.sections) and not stop():
+            with _deadline(stop, report, err):
+                try:
+                    report.add(_probe(request, names, progress, stop, report.add))
+                except (StoppedError, KeyboardInterrupt):
+                    if not stop():
+                        raise
+                finally:
+                    progress.end()
+                report.conclude()
+            if stop():
+                say(err, report.stopped())
+            elif not report.measured:
                 raise SearchError("No instrument has measured anything: see above.")
+            if report.unwritten:
+                raise RunFolderError(report.unwritten)
             return stop.exit_code
 
 
-def _probe(request: Request, names: list[str], progress: Progress, stop: StopSignal) -> Probed:
+def _probe(
+    request: Request,
+    names: list[str],
+    progress: Progress,
+    stop: StopSignal,
+    finished: Callable[[Probed], None],
+) -> Probed:
     from tfbatch.bench import open_request
     from tfbatch.measuring.probing import run_instruments
 
-    with open_request(request, Given(), progress) as bench:
+    with open_request(request, Given(), progress, stop_requested=stop) as bench:
         return run_instruments(
             bench,
             names=names,
             batch_sizes=_sizes_of_interest(bench),
             say=progress.say,
+            finished=finished,
             seconds=None if FLAGS.max_minutes is None else 60 * FLAGS.max_minutes,
             stop_requested=stop,
         )
+
+
+class _Report:
+    """What is printed and written: each instrument's part as soon as it has ended.
+
+    Args:
+        request: What was asked.
+        folder: The run folder.
+        out: The terminal.
+
+    Attributes:
+        unwritten: Why something is not on disk; empty where everything is.
+    """
+
+    def __init__(self, request: Request, folder: Path, out: Console):
+        self._request, self._folder, self._out = request, folder, out
+        self._probed: Probed | None = None
+        self._shown = 0
+        self.unwritten = ""
+
+    @property
+    def measured(self) -> int:
+        """Number of instruments that have found something."""
+        sections = self._probed.sections if self._probed else ()
+        return sum(section.reading is not None for section in sections)
+
+    def add(self, probed: Probed) -> None:
+        """Prints what is new, and writes probe.json as a whole."""
+        new = probed.sections[self._shown :]
+        self._probed, self._shown = probed, len(probed.sections)
+        for section in new:
+            _show_section(self._out, section)
+        if new:
+            self._write("probe.json", lambda: _json(self._request, probed))
+            self._log("\n".join(section.trace for section in new if section.trace))
+
+    def conclude(self) -> None:
+        """Prints what follows from all, and writes the page."""
+        probed = self._probed
+        if probed is None or not probed.sections:
+            return
+        if made := probed.prediction:
+            say(self._out, "\nPredicted from noise scale and step times")
+            _show_table(self._out, made)
+            say(self._out, made.conclusion())
+        say(self._out, "\n" + " ".join(_conclusion(probed)))
+        self._write("probe.html", lambda: _page(self._request, probed))
+        if not self.unwritten:
+            say(self._out, f"\nWritten: probe.json, probe.html, {LOG} in {self._folder}")
+
+    def stopped(self) -> str:
+        """What a user is told who has ended the command."""
+        if not self.measured:
+            return "Stopped before anything was measured."
+        return (
+            f"Stopped: {self.measured} instruments had measured; what they found is above and in "
+            f"{self._folder / 'probe.json'}."
+        )
+
+    def _write(self, name: str, make: Callable[[], str]) -> None:
+        try:
+            write_whole(self._folder / name, make())
+        except OSError as error:  # what was measured is printed all the same
+            self.unwritten = f"{self._folder / name} cannot be written: {error}."
+            say(self._out, self.unwritten)
+        except Exception:  # a bug in one part of the page must not cost what was printed
+            self.unwritten = f"{self._folder / name} was not made: see {LOG}."
+            say(self._out, self.unwritten)
+            self._log(traceback.format_exc())
+
+    def _log(self, text: str) -> None:
+        if text:
+            with (
+                contextlib.suppress(OSError),
+                (self._folder / LOG).open("a", encoding="utf-8") as f,
+            ):
+                f.write(text)
+
+
+@contextlib.contextmanager
+def _deadline(stop: StopSignal, report: _Report, err: Console) -> Iterator[None]:
+    """Ends the process soon after a signal, whatever it is in the middle of.
+
+    What was measured is printed and on disk already. Worker processes end with this one.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not stop():
+            if over.wait(_POLL_SECONDS):
+                return
+        if over.wait(_LAST_SECONDS):
+            return
+        os.write(err.file.fileno(), f"{report.stopped()}\n".encode())
+        os._exit(stop.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _sizes_of_interest(bench: Bench) -> list[int]:
@@ -185,37 +301,32 @@ def _instruments() -> list[str]:
     return names
 
 
-def _output_dir(request: Request) -> Path:
+def _run_dir(request: Request) -> Path:
     """The folder, made and tried.
 
     Raises:
         InputError: It cannot be written.
     """
     name = "-".join((request.data.name, request.model.split(":")[-1].split(".")[-1], "probe"))
-    path = (path_of(FLAGS.output_dir) or Path(DEFAULT_RUNS) / name).resolve()
+    path = (path_of(FLAGS.run_dir) or Path(DEFAULT_RUNS) / name).resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
         raise InputError(
-            f"The output folder {path} cannot be written: {error}. "
-            "Choose another one with --output_dir=DIR."
+            f"The run folder {path} cannot be written: {error}. "
+            "Choose another one with --run_dir=DIR."
         ) from error
 
 
-def _show(out: Console, probed: Probed) -> None:
-    for section in probed.sections:
-        say(out, f"\n{section.heading} ({section.seconds:.1f} s)")
-        if section.reading is None:
-            say(out, f"Failed: {section.failure}")
-            continue
-        _show_table(out, section.reading)
-        say(out, section.reading.conclusion())
-    if probed.prediction:
-        say(out, "\nPredicted from noise scale and step times")
-        _show_table(out, probed.prediction)
-        say(out, probed.prediction.conclusion())
+def _show_section(out: Console, section: Section) -> None:
+    say(out, f"\n{section.heading} ({section.seconds:.1f} s)")
+    if section.reading is None:
+        say(out, f"Failed: {section.failure}")
+        return
+    _show_table(out, section.reading)
+    say(out, section.reading.conclusion())
 
 
 def _show_table(out: Console, reading: Any) -> None:
@@ -240,19 +351,24 @@ def _short_rows(reading: Any) -> tuple[list[tuple[str, ...]], str]:
     return rows[:_MOST_ROWS], f"{more} rows more" if more > 0 else ""
 
 
-def _write(
-    folder: Path, request: Request, probed: Probed, conclusion: list[str], command: str
-) -> None:
-    from tfbatch.chart_page import PageSection, page
+def _conclusion(probed: Probed) -> list[str]:
+    return [probed.hardware(), probed.gradient(_verifying(probed))]
 
+
+def _json(request: Request, probed: Probed) -> str:
     content = {
         "dataset": request.dataset,
         "model": request.model,
         **probed.as_json(),
-        "conclusion": conclusion,
-        "verify_with": command,
+        "conclusion": _conclusion(probed),
+        "verify_with": _verifying(probed),
     }
-    write_whole(folder / "probe.json", json.dumps(content, indent=1, allow_nan=False))
+    return json.dumps(content, indent=1, allow_nan=False)
+
+
+def _page(request: Request, probed: Probed) -> str:
+    from tfbatch.chart_page import PageSection, page
+
     sections = []
     for section in probed.sections:
         found = section.reading
@@ -265,15 +381,13 @@ def _write(
             PageSection(heading, made.conclusion(), made.columns(), made.rows(), made.charts())
         )
     title = f"{request.data.name}, {request.model}: what was measured before any search"
-    write_whole(folder / "probe.html", page(title, conclusion, sections))
-    traces = "\n".join(section.trace for section in probed.sections if section.trace)
-    if traces:
-        with (folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(traces)
+    return page(title, _conclusion(probed), sections)
 
 
 def _verifying(probed: Probed) -> str:
-    """The search that compares what is predicted to be about as fast."""
+    """The search that compares what is predicted with what is around it."""
+    from tfbatch.estimators.predicted_batch_size import sizes_to_verify  # imports SciPy
+
     given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
     flags_given = as_given(FLAGS, given)
     sizes = {probed.baseline, *probed.batch_sizes}

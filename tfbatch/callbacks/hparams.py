@@ -20,6 +20,7 @@ from tfbatch.hparams_log import (
     write_trial,
 )
 from tfbatch.metric_direction import Direction, direction_of
+from tfbatch.schema import as_plain
 
 Value = str | int | float | bool | None
 
@@ -68,7 +69,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
     ):
         super().__init__()
         self.log_dir = Path(log_dir)
-        self.hparams = dict(hparams or {})
+        self.hparams = as_plain(dict(hparams or {}))
         self.derived = derived
         self.directions = dict(directions or {})
         self.folder: Path | None = None

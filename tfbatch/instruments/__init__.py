@@ -75,6 +75,10 @@ class Bench(Protocol):
     def engine(self) -> Any:
         """Calls functions in the process: a tfbatch.search.worker_engine.WorkerEngine, or alike."""
 
+    @property
+    def tell(self) -> Callable[[str], None]:
+        """Told what a long measurement is doing now, as often as one likes."""
+
     def own_process(self, log: Path) -> Start:
         """How a process of an instrument's own begins, with the whole machine."""
 

@@ -188,6 +188,8 @@ def open_prober(bench: Bench, *, device: str, usable: int, budget_bytes: float) 
             budget_bytes=budget_bytes,
             limit_bytes=_limit(budget_bytes, usable) if device == "CPU" else float("inf"),
             stall_seconds=bench.request.execution.stall_minutes * 60,
+            stop_requested=bench.engine.stop_requested,
+            tell=bench.tell,
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfbatch.errors import InputError, SearchError
+from tfbatch.errors import STOPPED_EARLY, InputError, SearchError, StoppedError
 from tfbatch.estimators.memory_search import Outcome, Probe
 from tfbatch.instruments.climbing import Ended, Peak, Written, read_written
 from tfbatch.out_of_memory import follows_out_of_memory
@@ -21,6 +21,7 @@ from tfbatch.workers.slot import Start
 STALL_SECONDS = 600.0
 """A process without a heartbeat for this long is ended."""
 _POLL_SECONDS = 0.05
+_TELL_SECONDS = 0.5
 _LITTLE = 0.05  # more is no addition to training's peak, but a peak of validation's own
 
 
@@ -90,6 +91,8 @@ class Prober:
         limit_bytes: A process is ended when its peak passes this; infinite where the memory that
             counts is not the process's own.
         stall_seconds: A process without a heartbeat for this long is ended.
+        stop_requested: When true, the process is ended.
+        tell: Told now and then which size runs.
     """
 
     start: Start
@@ -98,6 +101,8 @@ class Prober:
     budget_bytes: float
     limit_bytes: float = float("inf")
     stall_seconds: float = STALL_SECONDS
+    stop_requested: Callable[[], bool] = lambda: False
+    tell: Callable[[str], None] = lambda text: None
 
     def run(self, sizes: Sequence[int]) -> Run:
         """Runs sizes in increasing order in one new process.
@@ -105,6 +110,7 @@ class Prober:
         Raises:
             InputError: The work fails for a reason other than memory, shown with its traceback.
             SearchError: Memory is used up before there is any batch.
+            StoppedError: A stop is requested.
             TfbatchError: As the task does.
         """
         began = time.monotonic()
@@ -139,7 +145,7 @@ class Prober:
 
     def _watched(self, arguments: tuple[Any, ...]) -> tuple[Outcome, str, int]:
         slot = Slot(self.start, stall_seconds=self.stall_seconds)
-        highest = 0
+        highest, began, told = 0, time.monotonic(), 0.0
         try:
             future = slot.submit(self.task, *arguments)
             while not future.done():
@@ -149,6 +155,11 @@ class Prober:
                 highest = max(highest, peak_resident(process) or 0) if process else highest
                 if highest > self.limit_bytes:
                     slot.kill()
+                if self.stop_requested():
+                    raise StoppedError(STOPPED_EARLY)
+                if (seconds := time.monotonic() - began) > told + _TELL_SECONDS:
+                    told = seconds
+                    self.tell(_doing(arguments[-1], arguments[-3], seconds))
             ended: Ended = slot.result()
             printed = slot.printed()
         except ProcessEndedError as error:
@@ -162,3 +173,10 @@ class Prober:
         if ended.outcome == "error" and follows_out_of_memory(ended.message, printed):
             return "oom", ended.message, highest
         return ended.outcome, ended.message, highest
+
+
+def _doing(record: Path, sizes: Sequence[int], seconds: float) -> str:
+    running = read_written(record).running
+    now = f"batch size {running}" if running else "starting"
+    of = f"batch size {sizes[0]}" if len(sizes) == 1 else f"batch sizes {sizes[0]} to {sizes[-1]}"
+    return f"trying {of} in a fresh process: {now}, {seconds:.0f} s"

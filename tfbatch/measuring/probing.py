@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfbatch.errors import InputError, TfbatchError
+from tfbatch.errors import InputError, StoppedError, TfbatchError
 from tfbatch.estimators.predicted_batch_size import (
     CAVEAT,
     OFF,
@@ -29,6 +31,7 @@ FEWEST_SECONDS = 35.0
 MOST_SECONDS = 180.0
 _PACE = 14.0
 """Instruments get this many times the seconds of the first training steps, tracing included."""
+_TICK_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,24 +153,28 @@ def run_instruments(
     names: Sequence[str],
     batch_sizes: Sequence[int],
     say: Callable[[str], None],
+    finished: Callable[[Probed], None] = lambda probed: None,
     seconds: float | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Probed:
-    """Runs instruments one after the other; one that fails does not end the others.
+    """Runs instruments one after the other; one that fails costs itself alone.
 
     Args:
         bench: Model and data.
         names: Files of tfbatch/instruments.
         batch_sizes: Sizes of interest, the baseline's among them, ascending.
         say: Told what begins and what failed.
+        finished: Given all that is known whenever an instrument has ended, so that it is kept
+            whatever happens to the next one.
         seconds: What all together may take, beside starting up and finding the largest batch.
             Default: 14 times the first training steps, but 35 to 180 seconds. What an instrument
             leaves of its share is its successors'.
-        stop_requested: When true, no further instrument begins.
+        stop_requested: When true, the running instrument is left and no further one begins.
     """
     modules = sorted(map(INSTRUMENTS.load, names), key=lambda module: float(module.ORDER))
     sections: list[Section] = []
     used = 0.0
+    found = _together(bench, batch_sizes, sections)
     for place, module in enumerate(modules):
         if stop_requested():
             break
@@ -180,7 +187,12 @@ def run_instruments(
                 seconds = _pace_seconds(bench)
             share = module.SHARE / (sum(later.SHARE for later in modules[place:]) or 1.0)
             allowed = max((seconds or 0.0) - used, 0.0) * share if share else math.inf
-            reading = module.probe(bench, batch_sizes=batch_sizes, seconds=allowed)
+            # What takes what it takes, the memory finder, tells itself what it does.
+            with _telling(bench, module.HEADING) if module.SHARE else contextlib.nullcontext():
+                reading = module.probe(bench, batch_sizes=batch_sizes, seconds=allowed)
+        except StoppedError:
+            say(f"{module.HEADING}: stopped, without a result.")
+            break
         except TfbatchError as error:
             failure = str(error)
         except Exception as error:  # a bug in one instrument must not cost the others' figures
@@ -190,7 +202,27 @@ def run_instruments(
         took = time.monotonic() - started
         used += took if module.SHARE else 0.0
         sections.append(Section(name, module.HEADING, reading, failure, took, trace))
-    return _together(bench, batch_sizes, sections)
+        found = _together(bench, batch_sizes, sections)
+        finished(found)
+    return found
+
+
+@contextlib.contextmanager
+def _telling(bench: Bench, heading: str) -> Iterator[None]:
+    """Tells every second which instrument runs, and for how long."""
+    over, started = threading.Event(), time.monotonic()
+
+    def tick() -> None:
+        while not over.wait(_TICK_SECONDS):
+            bench.tell(f"{heading}: {time.monotonic() - started:.0f} s")
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _pace_seconds(bench: Bench) -> float:
@@ -216,6 +248,8 @@ def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section])
         return dataclasses.replace(probed, prediction=_predict(bench, probed))
     except InputError as error:
         return dataclasses.replace(probed, unpredicted=str(error))
+    except Exception as error:  # a bug in the prediction must not cost what was measured
+        return dataclasses.replace(probed, unpredicted=f"{type(error).__name__}: {error}")
 
 
 def _predict(bench: Bench, probed: Probed) -> BatchSizePrediction:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FIRST_SILENCE, LATER_SILENCE = 30.0, 60.0
 """Without a terminal, a line tells what runs after so many seconds without one, and then again."""
 _REFRESHES_A_SECOND = 2.0
+MEASURING_SECONDS = 5.0
+"""Without a terminal, what a long measurement tries is a line no more often than this."""
 
 
 class Progress:
@@ -43,6 +45,7 @@ class Progress:
         self._total = 0
         self._best: FinishedTrial | None = None
         self._doing, self._doing_since = "", now()
+        self._measuring_line = now()
         self._last_line, self._silence = now(), FIRST_SILENCE
         self._ended = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -68,6 +71,13 @@ class Progress:
         """
         self._doing, self._doing_since = text.splitlines()[0] if text else "", self._now()
         self._start()
+
+    def measuring(self, text: str) -> None:
+        """What a long measurement tries now: a line every few seconds. May be called often."""
+        now = self._now()
+        if now - self._measuring_line >= MEASURING_SECONDS:
+            self._measuring_line = now
+            self._print(text)
 
     def preparing(self, split: str, done: int, total: int) -> None:
         """Records are being written; told every 1,000 examples."""
@@ -171,6 +181,11 @@ class LiveProgress(Progress):
             redirect_stderr=False,
         )
         self._live.start()
+
+    def measuring(self, text: str) -> None:
+        """See Progress."""
+        if text != self._doing:
+            self.doing(text)
 
     def preparing(self, split: str, done: int, total: int) -> None:
         """See Progress."""

@@ -127,7 +127,7 @@ def run_search(
             )
             largest = None
             if request.execution.memory_budget is not None:
-                bench = Bench(request, code, data, model, engine)
+                bench = Bench(request, code, data, model, engine, progress.measuring)
                 largest = limit_memory(bench, space.batch_sizes, folder.path, progress)
             run = Run(
                 request,

@@ -28,6 +28,8 @@ class Bench:
         data: What the data holds.
         model: What the model is.
         engine: Calls functions in the process.
+        tell: Told what a long measurement is doing now, such as "trying batch size 256", as often
+            as one likes.
     """
 
     request: Request
@@ -35,6 +37,7 @@ class Bench:
     data: DataDescription
     model: ModelDescription
     engine: AnyEngine
+    tell: Callable[[str], None] = lambda text: None
 
     def configuration(self, batch_size: int) -> Configuration:
         """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
