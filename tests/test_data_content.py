@@ -15,6 +15,7 @@ from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.pipeline.scanning import Contents
 from tfbatch.pipeline.stored_data import StoredData
 from tfbatch.pipeline.storing import store_data
+from tfbatch.search.task import Task
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.content_checks import check_finite_loss, content_notes
@@ -390,3 +391,15 @@ def test_class_weights_of_several_targets_are_refused(tmp_path):
     data = stored(tmp_path, (X, {"a": Y, "b": Y}))
     with pytest.raises(InputError, match="needs a model with one target"):
         check(functional(1), data, loss="mse", class_weight={1: 5.0})
+
+
+@pytest.mark.parametrize(
+    "given", ["balanced", {"0": 1.0}, {0.5: 1.0}, {0: None}, {0: np.nan}, [1.0]]
+)
+def test_a_class_weight_of_another_form_is_refused_before_any_work(given):
+    with pytest.raises(InputError, match=r"must be a dict of class indices and their weights"):
+        Task(class_weight=given)
+
+
+def test_a_class_weight_may_have_numpys_numbers_and_whole_floats():
+    assert Task(class_weight={np.int64(0): np.float32(2), 1.0: 3}).class_weight == {0: 2.0, 1: 3}

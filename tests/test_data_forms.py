@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +14,7 @@ from tfbatch.errors import InputError
 from tfbatch.pipeline.batched import form_of
 from tfbatch.pipeline.classes import ClassReader, Expected
 from tfbatch.pipeline.counting import count_examples
-from tfbatch.pipeline.element import Form, as_structure, leaf_names, leaf_order, template_of
+from tfbatch.pipeline.element import as_structure, leaf_names, leaf_order, template_of
 from tfbatch.pipeline.endless import EndWatch
 from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.pipeline.own_splits import read_splits
@@ -33,25 +30,25 @@ CLASSES = np.array([0, 1, 1, 0])
 SPARSE_LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def slices() -> tf.data.Dataset:
+def slices():
     return tf.data.Dataset.from_tensor_slices((FEATURES, CLASSES))
 
 
-def generated(*shapes: tuple[int | None, ...]) -> tf.data.Dataset:
+def generated(*shapes):
     """A Dataset that nothing is known of but its shapes."""
     dtypes = (tf.float32, tf.int64)
     signature = tuple(tf.TensorSpec(*pair) for pair in zip(shapes, dtypes, strict=True))
     return tf.data.Dataset.from_generator(lambda: iter(()), output_signature=signature)
 
 
-def known(dataset: tf.data.Dataset) -> bool | None:
+def known(dataset):
     return form_of(dataset, where="`x`").batched
 
 
 # Examples or batches
 
 
-def test_transformations_that_are_known_say_whether_elements_are_batches() -> None:
+def test_transformations_that_are_known_say_whether_elements_are_batches():
     whole = slices()
     assert known(whole.shuffle(4).map(lambda x, y: (x, y)).cache().take(2)) is False
     assert known(whole.batch(2).map(lambda x, y: (x * 2, y)).prefetch(1)) is True
@@ -65,7 +62,7 @@ def test_transformations_that_are_known_say_whether_elements_are_batches() -> No
     assert known(flattened) is False
 
 
-def test_what_a_function_of_the_user_makes_is_unknown() -> None:
+def test_what_a_function_of_the_user_makes_is_unknown():
     whole = slices()
     one = [1, 1]
     for dataset in (
@@ -80,7 +77,7 @@ def test_what_a_function_of_the_user_makes_is_unknown() -> None:
         assert known(dataset) is None
 
 
-def test_shapes_that_exclude_batches_exclude_the_declaration() -> None:
+def test_shapes_that_exclude_batches_exclude_the_declaration():
     with pytest.raises(InputError, match="cannot give batches"):
         form_of(slices(), where="`x`", declared=True)
     images = generated((28, 28, 1), (10,))
@@ -90,19 +87,14 @@ def test_shapes_that_exclude_batches_exclude_the_declaration() -> None:
         form_of(legacy, where="`x`")
 
 
-def asked(
-    dataset: tf.data.Dataset,
-    *layers: keras.layers.Layer,
-    loss: Any = SPARSE_LOSS,
-    declared: bool | None = None,
-) -> Expected:
+def asked(dataset, *layers, loss=SPARSE_LOSS, declared=None):
     """What a model of these layers expects of a Dataset."""
     form = form_of(dataset, where="Your `train` data", declared=declared)
     return expectation(form, *layers, loss=loss)
 
 
-def expectation(form: Form, *layers: keras.layers.Layer, loss: Any) -> Expected:
-    def build_model() -> keras.Model:
+def expectation(form, *layers, loss):
+    def build_model():
         model = keras.Sequential([type(la).from_config(la.get_config()) for la in layers])
         model.compile("sgd", loss)
         return model
@@ -111,11 +103,11 @@ def expectation(form: Form, *layers: keras.layers.Layer, loss: Any) -> Expected:
     return expect(form, build_model, Compilation(), build=lambda shape: build(input_shape=shape))
 
 
-def inputs(*shape: int | None) -> keras.layers.Layer:
+def inputs(*shape):
     return keras.layers.InputLayer(shape=shape)
 
 
-def test_the_models_input_tells_batches_from_examples() -> None:
+def test_the_models_input_tells_batches_from_examples():
     batches = generated((None, 6), (None,))
     assert asked(batches, inputs(6), keras.layers.Dense(2)).batched is True
     sequences = asked(
@@ -131,7 +123,7 @@ def test_the_models_input_tells_batches_from_examples() -> None:
     assert asked(images, inputs(28, 28, 1), *flat).batched is True
 
 
-def test_where_the_model_takes_both_the_user_is_asked() -> None:
+def test_where_the_model_takes_both_the_user_is_asked():
     batches = generated((None, 6), (None,))
     layers = (keras.layers.Dense(4), keras.layers.Dense(2))
     with pytest.raises(InputError, match=r"one example or a batch\. Say so: batched=True"):
@@ -140,7 +132,7 @@ def test_where_the_model_takes_both_the_user_is_asked() -> None:
     assert asked(batches, *layers, declared=False).batched is False
 
 
-def test_a_wrong_declaration_contradicts_the_model() -> None:
+def test_a_wrong_declaration_contradicts_the_model():
     layers = (inputs(6), keras.layers.Dense(2))
     with pytest.raises(InputError, match=r"as batched=False says.*Give batched=True"):
         asked(generated((None, 6), (None,)), *layers, declared=False)
@@ -169,15 +161,13 @@ def test_a_wrong_declaration_contradicts_the_model() -> None:
         (["mse"], 1, False),
     ],
 )
-def test_the_loss_says_whether_targets_are_classes(
-    loss: Any, units: int, classes: bool | None
-) -> None:
+def test_the_loss_says_whether_targets_are_classes(loss, units, classes):
     split = read_splits((FEATURES, CLASSES))["train"]
     found = expectation(split.form, inputs(6), keras.layers.Dense(units), loss=loss)
     assert (found.classes, found.outputs, found.batched) == (classes, units, False)
 
 
-def indices(targets: Any, classes: bool | None, outputs: int | None = None) -> Any:
+def indices(targets, classes, outputs=None):
     reader = ClassReader(Expected(False, classes, outputs))
     for part in np.array_split(np.asarray(targets), 2):
         reader.add(part)
@@ -185,7 +175,7 @@ def indices(targets: Any, classes: bool | None, outputs: int | None = None) -> A
     return None if found is None else (found.num_classes, found.counts(), found.one_hot)
 
 
-def test_classes_are_read_off_the_values_that_the_loss_asks_for() -> None:
+def test_classes_are_read_off_the_values_that_the_loss_asks_for():
     assert indices([0, 2, 2, 1], True) == (3, (1, 1, 2), False)
     assert indices([0.0, 1.0, 1.0, 0.0], True, 1) == (2, (2, 2), False)
     assert indices([True, False, True, True], True, 1) == (2, (1, 3), False)
@@ -198,7 +188,7 @@ def test_classes_are_read_off_the_values_that_the_loss_asks_for() -> None:
     assert indices([0, 1, 1, 0], False) is None
 
 
-def test_an_unknown_loss_leaves_it_to_outputs_and_numbers() -> None:
+def test_an_unknown_loss_leaves_it_to_outputs_and_numbers():
     assert indices([0, 2, 2, 1], None, 3) == (3, (1, 1, 2), False)
     assert indices([0, 2, 2, 3], None, 3) is None
     assert indices([0, 1, 1, 0], None, 1) == (2, (2, 2), False)
@@ -208,7 +198,7 @@ def test_an_unknown_loss_leaves_it_to_outputs_and_numbers() -> None:
     assert indices(np.arange(8), None) is None
 
 
-def test_amounts_are_divided_at_random_and_prices_are_accepted(tmp_path: Path) -> None:
+def test_amounts_are_divided_at_random_and_prices_are_accepted(tmp_path):
     prices = np.random.default_rng(0).permutation(np.arange(60_000, 60_000 + 500 * 37, 37))
     amounts = lambda _: Expected(False, classes=False)  # noqa: E731
     data = (np.arange(500, dtype=np.float32), prices)
@@ -218,7 +208,7 @@ def test_amounts_are_divided_at_random_and_prices_are_accepted(tmp_path: Path) -
     assert "class by class" not in " ".join(stored.describe().notes)
 
 
-def test_one_hot_targets_are_classes_of_a_model_without_a_loss(tmp_path: Path) -> None:
+def test_one_hot_targets_are_classes_of_a_model_without_a_loss(tmp_path):
     data = (np.zeros((4, 2)), np.eye(2)[CLASSES])
     both = {"train": data, "validation": data}
     classes = lambda _: Expected(False, classes=True)  # noqa: E731
@@ -232,7 +222,7 @@ def test_one_hot_targets_are_classes_of_a_model_without_a_loss(tmp_path: Path) -
 # Structures
 
 
-def test_a_list_of_arrays_is_several_inputs_and_a_list_of_numbers_is_one() -> None:
+def test_a_list_of_arrays_is_several_inputs_and_a_list_of_numbers_is_one():
     a = np.zeros((2, 3))
     assert template_of(as_structure(([a, a], [0, 1]))) == [[0, 1], 2]
     assert template_of(as_structure(([[1, 2], [3, 4]], [np.int64(0), np.int64(1)]))) == [0, 1]
@@ -247,7 +237,7 @@ def test_a_list_of_arrays_is_several_inputs_and_a_list_of_numbers_is_one() -> No
     assert leaf_order([{"b": 0}, 1], [{"a": 0}, 1]) is None
 
 
-def test_keys_in_another_order_are_the_same_data(tmp_path: Path) -> None:
+def test_keys_in_another_order_are_the_same_data(tmp_path):
     a, b = FEATURES, -FEATURES
     data = {
         "train": ({"a": a, "b": b}, CLASSES),
@@ -262,16 +252,16 @@ def test_keys_in_another_order_are_the_same_data(tmp_path: Path) -> None:
 class Batches(keras.utils.PyDataset):
     """Two batches, the last of them short."""
 
-    def __len__(self) -> int:
+    def __len__(self):
         return 2
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index):
         part = slice(3 * index, 3 * index + 3)
         return [FEATURES[part], FEATURES[part]], CLASSES[part]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_py_dataset_is_stored_in_its_order(tmp_path: Path, workers: int) -> None:
+def test_a_py_dataset_is_stored_in_its_order(tmp_path, workers):
     data = {"train": Batches(workers=workers), "validation": ([FEATURES, FEATURES], CLASSES)}
     stored = StoredData(store_data(tmp_path, data), name="mine")
 
@@ -315,13 +305,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_data_of_another_form_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
+def test_data_of_another_form_is_refused_with_the_remedy(tmp_path, name):
     data, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
         store_data(tmp_path, data)
 
 
-def test_numpys_own_strings_are_texts(tmp_path: Path) -> None:
+def test_numpys_own_strings_are_texts(tmp_path):
     texts = np.array(["a", "déf", ""] * 2, np.dtypes.StringDType())
     data = (texts, np.zeros(6))
     stored = StoredData(store_data(tmp_path, {"train": data, "validation": data}), name="mine")
@@ -329,7 +319,7 @@ def test_numpys_own_strings_are_texts(tmp_path: Path) -> None:
     assert x.numpy()[1].decode() == "déf"
 
 
-def test_numpys_numbers_become_pythons_own() -> None:
+def test_numpys_numbers_become_pythons_own():
     given = {np.int64(1): np.float32(0.5), "sizes": np.array([8, 16]), "pair": (np.bool_(True), 2)}
     plain = as_plain(given)
     assert plain == {1: 0.5, "sizes": [8, 16], "pair": (True, 2)}
@@ -340,20 +330,20 @@ def test_numpys_numbers_become_pythons_own() -> None:
 # Streams without an end, and functions that drop a remainder
 
 
-def drawn(examples: int, *, distinct: int, width: int = 1) -> Iterator[list[Any]]:
+def drawn(examples, *, distinct, width=1):
     generator = np.random.default_rng(0)
     values = generator.normal(size=(distinct, width)).astype(np.float32)
     for _ in range(examples // 64):
         yield [values[generator.integers(0, distinct, 64)]]
 
 
-def watched(chunks: Iterator[list[Any]], **options: Any) -> None:
+def watched(chunks, **options):
     watch = EndWatch("Your `train` data", **options)
     for chunk in chunks:
         watch.add(chunk)
 
 
-def test_a_stream_that_gives_its_examples_again_and_again_is_refused() -> None:
+def test_a_stream_that_gives_its_examples_again_and_again_is_refused():
     with pytest.raises(InputError, match=r"same 200 different examples.*assert_cardinality"):
         watched(drawn(10_000, distinct=200))
     watched(drawn(10_000, distinct=20))  # a table of few categories
@@ -362,8 +352,8 @@ def test_a_stream_that_gives_its_examples_again_and_again_is_refused() -> None:
         watched(drawn(10_000, distinct=10**6, width=8), most_bytes=100_000)
 
 
-def test_an_endless_generator_of_batches_is_refused_while_it_is_stored(tmp_path: Path) -> None:
-    def batches() -> Iterator[Any]:
+def test_an_endless_generator_of_batches_is_refused_while_it_is_stored(tmp_path):
+    def batches():
         numbers = np.arange(128, dtype=np.float32)[:, None]
         while True:
             yield numbers, np.arange(128)
@@ -373,7 +363,7 @@ def test_an_endless_generator_of_batches_is_refused_while_it_is_stored(tmp_path:
     with pytest.raises(InputError, match="same 128 different examples"):
         store_data(tmp_path, endless, batched=True)
 
-    def make_dataset(split: str, batch_size: int, seed: int) -> tf.data.Dataset:
+    def make_dataset(split, batch_size, seed):
         finite = tf.data.Dataset.from_tensor_slices((np.zeros((9, 1), np.float32), np.arange(9)))
         return endless if split == "validation" else finite.batch(batch_size)
 
@@ -381,15 +371,15 @@ def test_an_endless_generator_of_batches_is_refused_while_it_is_stored(tmp_path:
         counted(make_dataset, tmp_path)
 
 
-def counted(function: Callable[..., Any], folder: Path) -> FunctionData:
+def counted(function, folder):
     found, _ = count_examples(function, folder, name="mine", heartbeat=lambda _: None)
     return FunctionData(function, found, name="mine")
 
 
-def test_a_function_that_drops_a_remainder_gives_every_validation_example(tmp_path: Path) -> None:
+def test_a_function_that_drops_a_remainder_gives_every_validation_example(tmp_path):
     sizes = {"train": 70, "validation": 45, "test": 5}
 
-    def make_dataset(split: str, batch_size: int, seed: int) -> tf.data.Dataset:
+    def make_dataset(split, batch_size, seed):
         numbers = np.arange(sizes[split], dtype=np.float32)
         dataset = tf.data.Dataset.from_tensor_slices((numbers[:, None], numbers.astype(int) % 2))
         return dataset.batch(batch_size, drop_remainder=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 import pytest
@@ -20,76 +18,76 @@ from tfbatch.training.own_optimizer import check_kept
 class Scaled(keras.losses.Loss):
     """Not registered."""
 
-    def __init__(self, factor: float = 2.0, **kwargs: Any):
+    def __init__(self, factor=2.0, **kwargs):
         super().__init__(**kwargs)
         self.factor = factor
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true, y_pred):
         return self.factor * keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {**super().get_config(), "factor": self.factor}
 
 
 class Forgetful(Scaled):
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return keras.losses.Loss.get_config(self)
 
 
 class Unmakeable(Scaled):
     """Needs an argument that its configuration lacks: Keras says so when a model is loaded."""
 
-    def __init__(self, factor: float, table: list[float]):
+    def __init__(self, factor, table):
         super().__init__(factor)
         self.table = table
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return keras.losses.Loss.get_config(self)
 
 
 class Largest(keras.metrics.Metric):
-    def __init__(self, power: float = 1.0, name: str = "largest", **kwargs: Any):
+    def __init__(self, power=1.0, name="largest", **kwargs):
         super().__init__(name=name, **kwargs)
         self.power = power
         self.value = self.add_weight(name="value", initializer="zeros")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(self, y_true, y_pred, sample_weight=None):
         self.value.assign(
             keras.ops.maximum(self.value, keras.ops.max(keras.ops.abs(y_true - y_pred)))
         )
 
-    def result(self) -> Any:
+    def result(self):
         return self.value**self.power
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {**super().get_config(), "power": self.power}
 
 
 class Times(keras.layers.Layer):
-    def __init__(self, factor: float = 1.0, **kwargs: Any):
+    def __init__(self, factor=1.0, **kwargs):
         super().__init__(**kwargs)
         self.factor = factor
 
-    def call(self, x: Any) -> Any:
+    def call(self, x):
         return x * self.factor
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return {**super().get_config(), "factor": self.factor}
 
 
 class ForgetfulTimes(Times):
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self):
         return keras.layers.Layer.get_config(self)
 
 
 class Twisted(keras.optimizers.SGD):
-    def __init__(self, learning_rate: float = 0.1, twist: float = 1.0, **kwargs: Any):
+    def __init__(self, learning_rate=0.1, twist=1.0, **kwargs):
         super().__init__(learning_rate, **kwargs)
         self.twist = twist
 
 
 class Watch(keras.callbacks.Callback):
-    def __init__(self, metric: Any, layer: Any):
+    def __init__(self, metric, layer):
         super().__init__()
         self.metric, self.layer = metric, layer
 
@@ -132,7 +130,7 @@ def test_layers_and_models_keep_their_values_though_their_classes_are_not_regist
     assert float(np.max(model(x))) == 15.0
 
 
-def build_with(part: Any) -> Any:
+def build_with(part):
     return lambda: part
 
 
@@ -161,11 +159,11 @@ def test_an_argument_that_get_config_does_not_return_is_refused_by_name(made, na
 
 def test_what_cannot_be_made_again_is_refused_in_one_sentence():
     class Subclass(keras.Model):
-        def __init__(self, values: Any):
+        def __init__(self, values):
             super().__init__()
             self.values = values
 
-        def call(self, x: Any) -> Any:
+        def call(self, x):
             return x
 
     with pytest.raises(

@@ -110,7 +110,7 @@ def read_layout(folder: Path, chosen: Mapping[Role, str] | Literal["none"] | Non
     """
     root = _read(folder)
     if chosen == NO_SPLITS:
-        return _of_classes(root)
+        return _of_classes(root, known=True)
     if chosen is not None:
         return _chosen(root, chosen)
     named = [each for each in root.classes() if split_role(each.name)]
@@ -120,14 +120,14 @@ def read_layout(folder: Path, chosen: Mapping[Role, str] | Literal["none"] | Non
     return _of_classes(root, unclear=_unclear_classes(root, named))
 
 
-def _of_classes(root: Folder, *, unclear: str = "") -> Layout:
-    """Each folder is a class."""
+def _of_classes(root: Folder, *, unclear: str = "", known: bool = False) -> Layout:
+    """Each folder is a class; `known` if the user says so."""
     classes = {each.name: each.images() for each in root.inner}
     _check_train(root.path, classes)
     notes = [
         f"The folder `{shown(each.name)}` is taken for a class: it holds images and no folders."
         for each in root.classes()
-        if split_role(each.name) and not unclear
+        if split_role(each.name) and not unclear and not known
     ]
     return Layout(
         splits={"train": classes},
@@ -195,7 +195,7 @@ def _by_name(root: Folder, unclear: str) -> Layout:
     """Splits that a recipe may name, though what each is for is not clear."""
     splits = {each.name: each for each in root.inner if each.classes()}
     train = splits.pop("train", None)
-    if train is None:
+    if train is None or len(train.inner) < 2 or len(train.classes()) < len(train.inner):
         return Layout(splits={}, roles={}, unclear=unclear)
     known = {each.name for each in train.inner}
     further = [s for s in splits.values() if {each.name for each in s.classes()} <= known]
