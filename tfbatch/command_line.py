@@ -146,7 +146,10 @@ def _code_of(main: Callable[[list[str]], int]) -> int:
         print(f"error: {error}", file=sys.stderr or sys.stdout)
         return error.exit_code
     except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 0
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        print(error.code, file=sys.stderr)  # as Python does
+        return 1
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
