@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
 from tfbatch.hparams_log import (
     STATUS_COLUMN,
@@ -87,6 +88,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Reads what follows from the model before training changes it."""
+        warn_of_early_end(self.model, self.params)
         self.folder = None
         self._derived = _derived(self.model, self.params) if self.derived else {}
         self._last: dict[str, float] = {}
