@@ -17,7 +17,7 @@ import tiny_model
 from processes import run_warm
 
 import tfbatch
-from tfbatch.errors import InputError, RunFolderError
+from tfbatch.errors import InputError, NothingLearnedError, RunFolderError
 from tfbatch.pipeline import prepared_data
 from tfbatch.recipes import load_recipe
 from tfbatch.run_folder.journal import Journal
@@ -344,3 +344,34 @@ def test_what_cannot_be_used_is_refused_before_any_training(tmp_path, changes, m
         tfbatch.find_batch_size(**arguments | changes)
     assert not (tmp_path / "run" / "trials.jsonl").exists()
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_random_labels_give_their_trials_and_no_answer(tmp_path, capsys):
+    """Nothing measured is lost to an exception; what only an answer has says why there is none."""
+
+    def build(num_classes):
+        return keras.Sequential([keras.Input((2,)), keras.layers.Dense(num_classes)])
+
+    random = np.random.default_rng(0)
+    result = tfbatch.find_batch_size(
+        build,
+        (random.normal(size=(60, 2)), random.integers(0, 2, 60)),
+        search="quick",
+        baseline="learning_rate=1e-9",
+        batch_sizes=[32],
+        max_trials=1,
+        trial_length="1 epochs",
+        run_dir=tmp_path / "run",
+        workers=0,
+    )
+
+    assert [row["phase"] for row in result.rows] == ["baseline", "search"]
+    assert len(result.to_dataframe()) == 2
+    assert not result.interrupted
+    assert "--trial_length" in result.summary()
+    assert result.summary() in " ".join(capsys.readouterr().out.split())
+    for attribute in ("batch_size", "learning_rate", "recommendation", "answer"):
+        with pytest.raises(NothingLearnedError, match="Nothing was learned"):
+            getattr(result, attribute)
+    with pytest.raises(AttributeError, match="bach_size"):
+        result.bach_size  # noqa: B018

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, NothingLearnedError
 from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
 from tfbatch.run_folder.folder import RunLock, check_run_dir
+from tfbatch.run_folder.journal import read_rows
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import Request, make_request
@@ -20,7 +21,7 @@ from tfbatch.stop_signal import python_interrupt
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
-    from tfbatch.search.result import Result  # imports TensorFlow
+    from tfbatch.search.result import NothingLearned, Result  # imports TensorFlow
 
 
 def find_batch_size(
@@ -55,7 +56,7 @@ def find_batch_size(
     stall_minutes: float = 10.0,
     checkpoint_seconds: float = 60.0,
     verbose: int = 1,
-) -> Result:
+) -> Result | NothingLearned:
     """Searches batch size jointly with learning rate and decay schedule, and verifies the best.
 
     The same call on the same run folder continues it: no finished trial is run again, and a larger
@@ -123,6 +124,11 @@ def find_batch_size(
         checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
 
+    Returns:
+        The answer with all that it rests on. Where no trial is better than chance by more than
+        luck there is none: a `NothingLearned` with the trials, whose `batch_size` raises
+        NothingLearnedError with what to change.
+
     Raises:
         InputError: Something asked for cannot be used; nothing was trained.
         DataError: Data absent or damaged.
@@ -131,8 +137,6 @@ def find_batch_size(
         StoppedError: Ctrl-C came before the first trial ended. Later it ends the run with the
             answer so far, which is returned (`result.interrupted`); a second one raises
             KeyboardInterrupt.
-        NothingLearnedError: No trial is better than chance by more than luck; what was measured is
-            in the run folder.
     """
     started = time.monotonic()
     named = isinstance(build_model, str)
@@ -186,9 +190,13 @@ def find_batch_size(
     )
     with python_interrupt(_announce) as stop:
         progress.on_begin = stop.keep
-        result = run_request(
-            request, given, progress=progress, stop_requested=stop, started=started
-        )
+        try:
+            result = run_request(
+                request, given, progress=progress, stop_requested=stop, started=started
+            )
+        except NothingLearnedError as error:
+            progress.say(str(error))
+            return _without_an_answer(request.run_dir, error, interrupted=stop())
     if result.failure:
         warnings.warn(
             f"The run ended early; the result rests on what was measured before: {result.failure}",
@@ -196,6 +204,16 @@ def find_batch_size(
             stacklevel=2,
         )
     return result
+
+
+def _without_an_answer(
+    run_dir: Path, error: NothingLearnedError, *, interrupted: bool
+) -> NothingLearned:
+    """What was measured is returned, although there is no answer."""
+    from tfbatch.search.result import NothingLearned
+
+    rows = read_rows(run_dir / "trials.jsonl")
+    return NothingLearned(run_dir=run_dir, rows=rows, interrupted=interrupted, reason=error)
 
 
 def _announce() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.table import Table
 
+from tfbatch.errors import NothingLearnedError
 from tfbatch.exporters import Exported, export_run
 from tfbatch.run_folder.table import to_frame
 from tfbatch.search.answer import Answer
@@ -17,41 +18,22 @@ if TYPE_CHECKING:
     import pandas
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The result of a run.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Trials:
+    """The finished trials of a run.
 
     Attributes:
         run_dir: The run folder.
-        recommendation: What stands in recommendation.json: batch size, learning rate, schedule,
-            optimizer, metrics on validation and test, the baseline's, number of trials, seconds.
-        table: The table by batch size.
-        snippet: The recommended training as a script in plain Keras.
-        answer: The comparison that the recommendation rests on.
         rows: The journal's rows.
         interrupted: Whether somebody ended the run early.
-        failure: What else ended it early, such as damaged records; the answer then rests on what
-            was measured before. None if it came to its end.
+        failure: What else ended it early, such as damaged records; what was measured before stands.
+            None if it came to its end.
     """
 
     run_dir: Path
-    recommendation: dict[str, Any]
-    table: Table
-    snippet: str
-    answer: Answer
     rows: list[dict[str, Any]]
     interrupted: bool
     failure: Exception | None = None
-
-    @property
-    def batch_size(self) -> int:
-        """The recommended batch size."""
-        return self.answer.recommended.configuration.batch_size
-
-    @property
-    def learning_rate(self) -> float:
-        """The recommended peak learning rate, at that batch size."""
-        return self.answer.recommended.learning_rate
 
     def to_dataframe(self) -> pandas.DataFrame:
         """One row for each finished trial, in the order of their end.
@@ -88,6 +70,66 @@ class Result:
             RunFolderError: The run folder is damaged.
         """
         return export_run(self.run_dir, to=to, destination=destination)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NothingLearned(_Trials):
+    """The result of a run in which no trial is better than chance: its trials, and no answer.
+
+    What only an answer has, such as `batch_size`, raises NothingLearnedError.
+
+    Attributes:
+        run_dir: The run folder.
+        rows: The journal's rows.
+        interrupted: Whether somebody ended the run early.
+        failure: None.
+        reason: What was measured, and what to change.
+    """
+
+    reason: NothingLearnedError
+
+    def summary(self) -> str:
+        """What was measured, and what to change."""
+        return str(self.reason)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """What only an answer has, such as `batch_size`, raises the reason why there is none."""
+        if name in Result.__annotations__ or name in ("batch_size", "learning_rate"):
+            raise self.reason
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result(_Trials):
+    """The result of a run.
+
+    Attributes:
+        run_dir: The run folder.
+        rows: The journal's rows.
+        recommendation: What stands in recommendation.json: batch size, learning rate, schedule,
+            optimizer, metrics on validation and test, the baseline's, number of trials, seconds.
+        table: The table by batch size.
+        snippet: The recommended training as a script in plain Keras.
+        answer: The comparison that the recommendation rests on.
+        interrupted: Whether somebody ended the run early.
+        failure: What else ended it early, such as damaged records; the answer then rests on what
+            was measured before. None if it came to its end.
+    """
+
+    recommendation: dict[str, Any]
+    table: Table
+    snippet: str
+    answer: Answer
+
+    @property
+    def batch_size(self) -> int:
+        """The recommended batch size."""
+        return self.answer.recommended.configuration.batch_size
+
+    @property
+    def learning_rate(self) -> float:
+        """The recommended peak learning rate, at that batch size."""
+        return self.answer.recommended.learning_rate
 
     def summary(self) -> str:
         """The recommendation beside the baseline, in a few lines."""
