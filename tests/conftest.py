@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for limit in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(limit, "1")
 
+import filelock
 import numpy as np
 import pytest
 
@@ -65,6 +66,17 @@ def digits(records_dir):
     from tfbatch.pipeline import load_data
 
     return load_data("digits", records_dir=records_dir)
+
+
+@pytest.fixture
+def one_at_a_time(tmp_path_factory):
+    """Tests with this never overlap, in whichever process they run.
+
+    The kernel counts its kills for lack of memory for the whole machine: one that a test causes
+    would explain a SIGKILL of another test.
+    """
+    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "one_at_a_time"):
+        yield
 
 
 @pytest.fixture(scope="session")

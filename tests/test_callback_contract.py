@@ -59,6 +59,7 @@ def find_class(name):
         if inspect.isclass(one)
         and issubclass(one, keras.callbacks.Callback)
         and one.__module__ == module.__name__
+        and not one.__name__.startswith("_")
     ]
     assert len(found) == 1, f"{name}.py must define one callback"
     return found[0]

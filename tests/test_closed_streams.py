@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from tfbatch.steady_stream import SteadyStream
 COMMANDS = ["export", "prepare", "probe", "train", "tune"]
 
 
-def piped(command: str, reader: str, folder: Path) -> tuple[int, str, str]:
+def piped(command, reader, folder):
     """The command's exit code, what the reader printed, and the standard error."""
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -m {command} | {reader}; echo ${{PIPESTATUS[0]}}"],
@@ -31,9 +30,7 @@ def piped(command: str, reader: str, folder: Path) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     ("name", "reader"), [*((name, "head -n 1") for name in COMMANDS), ("tune", "true")]
 )
-def test_help_that_nobody_reads_to_its_end_ends_quietly(
-    name: str, reader: str, tmp_path: Path
-) -> None:
+def test_help_that_nobody_reads_to_its_end_ends_quietly(name, reader, tmp_path):
     code, out, err = piped(f"tfbatch.{name} --help", reader, tmp_path)
 
     assert (code, err) == (0, "")
@@ -41,7 +38,7 @@ def test_help_that_nobody_reads_to_its_end_ends_quietly(
 
 
 @pytest.mark.parametrize("how", [">&-", "> /dev/full", "> /dev/full 2>&1", ">&- 2>&-"])
-def test_help_into_a_closed_or_full_stream_ends_quietly(how: str, tmp_path: Path) -> None:
+def test_help_into_a_closed_or_full_stream_ends_quietly(how, tmp_path):
     done = subprocess.run(
         f"{sys.executable} -m tfbatch.export --help {how}",
         shell=True,
@@ -53,19 +50,19 @@ def test_help_into_a_closed_or_full_stream_ends_quietly(how: str, tmp_path: Path
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_error_that_nobody_reads_keeps_its_exit_code(tmp_path: Path) -> None:
+def test_an_error_that_nobody_reads_keeps_its_exit_code(tmp_path):
     code, _, _ = piped("tfbatch.tune --dataset=digts 2>&1", "true", tmp_path)
 
     assert code == 2
 
 
-def pipe_without_reader() -> io.TextIOWrapper:
+def pipe_without_reader():
     reader, writer = os.pipe()
     os.close(reader)
     return os.fdopen(writer, "w")
 
 
-def test_a_stream_goes_on_elsewhere_with_what_was_not_delivered() -> None:
+def test_a_stream_goes_on_elsewhere_with_what_was_not_delivered():
     instead, lost = io.StringIO(), []
     stream = SteadyStream(pipe_without_reader(), instead=instead, lost=lambda: lost.append(1))
     stream.write("one\n")
@@ -78,7 +75,7 @@ def test_a_stream_goes_on_elsewhere_with_what_was_not_delivered() -> None:
     assert not stream.isatty()
 
 
-def test_what_was_delivered_is_not_repeated_elsewhere() -> None:
+def test_what_was_delivered_is_not_repeated_elsewhere():
     reader, writer = os.pipe()
     instead = io.StringIO()
     stream = SteadyStream(os.fdopen(writer, "w"), instead=instead)
@@ -110,9 +107,7 @@ run_command(main)
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_a_command_goes_on_into_its_log_when_its_reader_goes_away(
-    tmp_path: Path, both: bool
-) -> None:
+def test_a_command_goes_on_into_its_log_when_its_reader_goes_away(tmp_path, both):
     (tmp_path / "noisy.py").write_text(NOISY)
     code, out, err = piped(f"noisy {'2>&1' if both else ''}", "head -n 2", tmp_path)
 

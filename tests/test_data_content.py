@@ -15,6 +15,7 @@ from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.pipeline.scanning import Contents
 from tfbatch.pipeline.stored_data import StoredData
 from tfbatch.pipeline.storing import store_data
+from tfbatch.search.task import Task
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.content_checks import check_finite_loss, content_notes
@@ -208,9 +209,8 @@ def test_missing_values_are_named_by_column_and_first_row():
     holes = X.copy()
     holes[150, 2] = np.nan
     holes[150, 1] = holes[180, 2] = np.inf
-    content = look(
-        [{"a": 0, "b": 1}, 2], [X[:100], holes[:100], Y[:100]], [X[100:], holes[100:], Y[100:]]
-    )
+    parts = (slice(0, 60), slice(60, 160), slice(160, 200))
+    content = look([{"a": 0, "b": 1}, 2], *([X[p], holes[p], Y[p]] for p in parts))
 
     (found,) = content.non_finite
     assert (found.name, found.values, found.examples) == ("input `b`", 3, 2)
@@ -219,13 +219,13 @@ def test_missing_values_are_named_by_column_and_first_row():
 
 
 def test_missing_values_of_rows_of_unequal_length_and_of_images_are_placed():
-    rows = [np.ones(2), np.ones(0), np.array([1, np.nan, np.nan])]
+    rows = [np.ones(2), np.ones(0), np.array([np.nan, 1, np.nan])]
     images = np.ones((3, 2, 2, 1))
     images[1, 0, 1, 0] = np.nan
     found = look([[0, 1], 2], [rows, images, Y[:3]]).non_finite
 
     assert [(f.values, f.first_example, f.first_index) for f in found] == [
-        (2, 2, (1,)),
+        (2, 2, (0,)),
         (1, 1, (0, 1, 0)),
     ]
 
@@ -391,3 +391,15 @@ def test_class_weights_of_several_targets_are_refused(tmp_path):
     data = stored(tmp_path, (X, {"a": Y, "b": Y}))
     with pytest.raises(InputError, match="needs a model with one target"):
         check(functional(1), data, loss="mse", class_weight={1: 5.0})
+
+
+@pytest.mark.parametrize(
+    "given", ["balanced", {"0": 1.0}, {0.5: 1.0}, {0: None}, {0: np.nan}, [1.0]]
+)
+def test_a_class_weight_of_another_form_is_refused_before_any_work(given):
+    with pytest.raises(InputError, match=r"must be a dict of class indices and their weights"):
+        Task(class_weight=given)
+
+
+def test_a_class_weight_may_have_numpys_numbers_and_whole_floats():
+    assert Task(class_weight={np.int64(0): np.float32(2), 1.0: 3}).class_weight == {0: 2.0, 1: 3}

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from PIL import Image
@@ -17,7 +14,7 @@ from tfbatch.errors import ConfigurationError, DataError, InputError
 from tfbatch.pipeline import load_data
 from tfbatch.pipeline.derivation import derive_recipe
 from tfbatch.recipes import Features
-from tfbatch.records.codec import encode
+from tfbatch.records.codec import decode_batch, encode
 from tfbatch.sources import make_source
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
@@ -26,13 +23,13 @@ DEEP = np.arange(0, 210 * 4, 4, dtype=np.uint16)[:208].reshape(13, 16)
 """Values of a 10-bit camera: all of them 0 to 3 where 16 bits are cut to 8."""
 
 
-def written(image: Any, form: str, **options: Any) -> bytes:
+def written(image, form, **options):
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def decoded(encoded: bytes) -> npt.NDArray[np.uint8]:
+def decoded(encoded):
     return np.asarray(tf.io.decode_image(decodable("a", encoded), expand_animations=False))
 
 
@@ -54,7 +51,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("encoded", KINDS.values(), ids=KINDS.keys())
-def test_every_kind_is_decoded_to_its_own_colours(encoded: bytes) -> None:
+def test_every_kind_is_decoded_to_its_own_colours(encoded):
     expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
     found = decoded(encoded)
@@ -62,7 +59,7 @@ def test_every_kind_is_decoded_to_its_own_colours(encoded: bytes) -> None:
     np.testing.assert_array_equal(np.broadcast_to(found, expected.shape), expected)
 
 
-def test_what_tensorflow_decodes_by_itself_keeps_its_bytes() -> None:
+def test_what_tensorflow_decodes_by_itself_keeps_its_bytes():
     for encoded in (
         *(KINDS["png palette"], KINDS["gif"], KINDS["bmp"]),
         written(Image.fromarray(COLOUR), "JPEG"),
@@ -71,7 +68,7 @@ def test_what_tensorflow_decodes_by_itself_keeps_its_bytes() -> None:
         assert decodable("a", encoded) is encoded
 
 
-def png_16(pixels: npt.NDArray[np.uint16]) -> bytes:
+def png_16(pixels):
     return bytes(tf.io.encode_png(pixels).numpy())
 
 
@@ -88,9 +85,7 @@ DEEP_KINDS = {
 @pytest.mark.parametrize(
     ("encoded", "low", "high", "message"), DEEP_KINDS.values(), ids=DEEP_KINDS.keys()
 )
-def test_more_than_8_bits_are_refused_or_scaled_as_asked(
-    encoded: bytes, low: float, high: float, message: str
-) -> None:
+def test_more_than_8_bits_are_refused_or_scaled_as_asked(encoded, low, high, message):
     with pytest.raises(InputError) as caught:
         decodable("deep.file", encoded)
     assert str(caught.value).startswith("deep.file has ")
@@ -105,13 +100,13 @@ def test_more_than_8_bits_are_refused_or_scaled_as_asked(
     assert len(np.unique(pixels)) == 208
 
 
-def test_values_outside_of_the_range_are_clipped_and_halves_go_to_the_even() -> None:
+def test_values_outside_of_the_range_are_clipped_and_halves_go_to_the_even():
     found = to_8_bits(np.array([-5.0, 0, 1, 2, 510, 600]), low=0, high=510)
 
     assert found.tolist() == [0, 0, 0, 1, 255, 255]
 
 
-def deep_colour_tiff() -> bytes:
+def deep_colour_tiff():
     """2 x 1 pixels, 16 bits for each of three channels; Pillow writes none."""
     entries = [(256, 3, 1, 2), (257, 3, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2)]
     entries += [(273, 4, 1, 128), (277, 3, 1, 3), (278, 3, 1, 1), (279, 4, 1, 12)]
@@ -127,7 +122,7 @@ def deep_colour_tiff() -> bytes:
 @pytest.mark.parametrize(
     "encoded", [deep_colour_tiff(), b"P6\n# made\n2 1\n65535\n" + bytes(12)], ids=["tiff", "ppm"]
 )
-def test_deep_colours_that_cannot_be_read_are_refused(encoded: bytes) -> None:
+def test_deep_colours_that_cannot_be_read_are_refused(encoded):
     with pytest.raises(InputError, match=r"more than 8 bits a channel.*Save it as a 16-bit PNG"):
         decodable("a", encoded, (0, 1))
 
@@ -142,19 +137,19 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("encoded", "message"), DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_file_is_one_sentence(encoded: bytes, message: str) -> None:
+def test_a_damaged_file_is_one_sentence(encoded, message):
     with pytest.raises(UnreadableImageError, match=rf"^a cannot be decoded .*{message}"):
         decodable("a", encoded, (0, 1))
 
 
-def test_several_pages_are_no_image() -> None:
+def test_several_pages_are_no_image():
     pages = [Image.fromarray(RAMP)] * 2
 
     with pytest.raises(InputError, match=r"a holds 2 images\. Save each as a file of its own"):
         decodable("a", written(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
 
 
-def features(**image: Any) -> Features:
+def features(**image):
     return Features.model_validate(
         {
             "image": {"kind": "image", "shape": [13, 16, 1], **image},
@@ -164,7 +159,7 @@ def features(**image: Any) -> Features:
 
 
 @pytest.mark.parametrize("stored", ["raw", "encoded"])
-def test_no_record_is_written_of_cut_pixels(stored: str) -> None:
+def test_no_record_is_written_of_cut_pixels(stored):
     encoded = png_16(DEEP[..., None])
 
     with pytest.raises(InputError, match="key has 16 bits a channel"):
@@ -174,20 +169,18 @@ def test_no_record_is_written_of_cut_pixels(stored: str) -> None:
         encode("key", DEEP[..., None], 0, features(stored="raw"))
 
 
-def test_a_range_is_two_increasing_numbers() -> None:
+def test_a_range_is_two_increasing_numbers():
     with pytest.raises(ValueError, match="the first number must be below the second"):
         features(pixel_range=[5, 5])
 
 
-def write(root: Path, images: dict[str, bytes]) -> None:
+def write(root, images):
     for name, content in images.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
 
 
-def test_a_folder_of_deep_images_is_trained_on_at_the_range_that_is_asked_for(
-    tmp_path: Path,
-) -> None:
+def test_a_folder_of_deep_images_is_trained_on_at_the_range_that_is_asked_for(tmp_path):
     root = tmp_path / "images"
     write(root, {f"{c}/{i}.png": png_16(DEEP[..., None]) for c in "ab" for i in range(10)})
 
@@ -199,11 +192,13 @@ def test_a_folder_of_deep_images_is_trained_on_at_the_range_that_is_asked_for(
     data = load_data(recipe, records_dir=tmp_path / "records")
 
     assert recipe.features.image.pixel_range == (0, 836)
+    note = "Values of images of more than 8 bits a channel: 0 to 836 become 0 to 255, others are"
+    assert data.describe().notes[0] == f"{note} clipped."
     (images, _), *_ = data.evaluation("train").as_numpy_iterator()
     assert len(np.unique(images[0])) == 208
 
 
-def test_transparency_is_seen_in_the_header_and_reported(tmp_path: Path) -> None:
+def test_transparency_is_seen_in_the_header_and_reported(tmp_path):
     clear = Image.fromarray(np.dstack([COLOUR, RAMP]))
     write(
         tmp_path / "images",
@@ -224,7 +219,7 @@ class FakeInfo:
 
     full_name = "micro/1.0.0"
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind):
         import tensorflow_datasets as tfds
 
         self.splits = {"train": type("Split", (), {"num_examples": 4})()}
@@ -246,9 +241,7 @@ class FakeInfo:
         (np.float32, r"images of micro/1\.0\.0 are float32; .*Give the data itself: tfbatch\.find"),
     ],
 )
-def test_deep_images_of_tensorflow_datasets_are_refused(
-    monkeypatch: pytest.MonkeyPatch, kind: Any, message: str
-) -> None:
+def test_deep_images_of_tensorflow_datasets_are_refused(monkeypatch, kind, message):
     builder = type("Builder", (), {"info": FakeInfo(kind)})()
     monkeypatch.setattr("tfbatch.sources.tfds._builder", lambda *_: builder)
 
@@ -256,7 +249,7 @@ def test_deep_images_of_tensorflow_datasets_are_refused(
         make_source("tfds", dataset="micro").describe(None)
 
 
-def test_deep_arrays_of_a_file_get_the_expression_that_keeps_most(tmp_path: Path) -> None:
+def test_deep_arrays_of_a_file_get_the_expression_that_keeps_most(tmp_path):
     np.savez(tmp_path / "a.npz", x=DEEP[None].repeat(4, 0), y=np.arange(4))
 
     with pytest.raises(DataError) as caught:
@@ -268,3 +261,16 @@ def test_deep_arrays_of_a_file_get_the_expression_that_keeps_most(tmp_path: Path
     assert "tfbatch.find_batch_size(model, (x, y))" in message
     x = np.interp(DEEP, [0, 828], [0, 255]).round().astype(np.uint8)
     assert len(np.unique(x)) == 208
+
+
+@pytest.mark.parametrize("kind", ["gif", "bmp"])
+@pytest.mark.parametrize("stored", ["raw", "encoded"])
+def test_a_colour_image_among_grey_ones_becomes_grey_whatever_its_format(kind, stored):
+    """TensorFlow refuses to decode these two to one channel."""
+    held = features(shape=[8, 8, 1], stored=stored)
+
+    images, _ = decode_batch(tf.constant([encode("a", KINDS[kind], 0, held)]), held)
+
+    colours = np.asarray(Image.open(io.BytesIO(KINDS[kind])).convert("RGB"))
+    expected = tf.image.rgb_to_grayscale(colours)
+    np.testing.assert_array_equal(images[0], expected)

@@ -21,6 +21,8 @@ import tfbatch
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.folder import RunLock
 
+pytestmark = pytest.mark.usefixtures("one_at_a_time")
+
 SEARCH = """\
 description: every batch size once
 oracle: {name: random}

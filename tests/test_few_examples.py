@@ -31,7 +31,8 @@ def test_the_largest_remainders_give_one_more(counts, total, expected):
 
 
 def test_the_last_example_of_a_class_is_taken_only_where_no_class_has_two():
-    """The quotas of the classes of one example are the largest remainders."""
+    """The quotas are 5/11, 25/11 and 25/11: the class of one example has the largest remainder."""
+    assert sorted(apportion(np.array([1, 5, 5]), 5, seed=[0]).tolist()) == [0, 2, 3]
     assert apportion(np.array([1, 1, 1, 2]), 1, seed=[0]).tolist() == [0, 0, 0, 1]
     assert apportion(np.array([1, 1, 1, 2]), 2, seed=[0])[3] == 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,18 @@ from PIL import Image
 
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data, prepare_records
-from tfbatch.pipeline.derivation import derive_recipe
-from tfbatch.recipes import Recipe
-from tfbatch.sources import make_source
-from tfbatch.sources._layout import Layout, read_layout, split_role
+from tfbatch.pipeline.derivation import _choose_splits, derive_recipe
+from tfbatch.sources import Description, make_source
+from tfbatch.sources._layout import read_layout, split_role
 
 Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
+def make(tmp_path):
     """Makes empty files at the given paths (no layout opens one); returns the folder."""
 
-    def write(*names: str, classes: Iterable[str] = ("cat", "dog"), files: int = 2) -> Path:
+    def write(*names, classes=("cat", "dog"), files=2):
         for name in names:
             paths = [name] if "." in name else [f"{name}/{i}.png" for i in range(files)]
             if name.endswith("/"):
@@ -37,7 +36,7 @@ def make(tmp_path: Path) -> Make:
     return write
 
 
-def read(root: Path) -> Layout:
+def read(root):
     return read_layout(root, None)
 
 
@@ -62,7 +61,7 @@ def read(root: Path) -> Layout:
         ),
     ],
 )
-def test_every_usual_spelling_of_a_split_is_known(role: str | None, names: str) -> None:
+def test_every_usual_spelling_of_a_split_is_known(role, names):
     assert {name: split_role(name) for name in names.split()} == dict.fromkeys(names.split(), role)
 
 
@@ -76,7 +75,7 @@ def test_every_usual_spelling_of_a_split_is_known(role: str | None, names: str) 
         (["train/", "labels.csv", "docs/about.txt"], {"train": "train"}),
     ],
 )
-def test_folders_of_splits_are_splits(make: Make, names: list[str], roles: dict[str, str]) -> None:
+def test_folders_of_splits_are_splits(make, names, roles):
     layout = read(make(*names))
 
     assert (layout.roles, layout.unclear) == (roles, "")
@@ -91,8 +90,9 @@ def test_folders_of_splits_are_splits(make: Make, names: list[str], roles: dict[
     [
         (["train/", "val/", "validation/"], "val, validation in .* could each be the validation"),
         (["Train/", "train/"], "could each be the train split"),
-        (["train/", "test/", "extra/"], "The folder extra beside them has not"),
-        (["train/", "bus"], "The folder bus beside it has not"),
+        (["train/", "test/", "extra/"], "have the name of a split, but not extra beside them"),
+        (["train/", "bus"], "has the name of a split, but not bus beside it"),
+        (["car/x", "bus/x", "train/x"], "has the name of a split, but not bus, car beside it"),
         (["seg_train/", "seg_test/"], "hold the same folders .cat, dog.: they may be splits or"),
         (["test/", "val/"], "no folder for the training split"),
         (["cat", "dog", "test"], "The folder test in .* has the name of a split, but holds images"),
@@ -101,8 +101,8 @@ def test_folders_of_splits_are_splits(make: Make, names: list[str], roles: dict[
     ],
 )
 def test_what_could_be_meant_in_two_ways_is_refused_with_the_option_that_settles_it(
-    make: Make, names: list[str], message: str
-) -> None:
+    make, names, message
+):
     root = make(*names)
 
     with pytest.raises(InputError, match=message) as caught:
@@ -111,7 +111,7 @@ def test_what_could_be_meant_in_two_ways_is_refused_with_the_option_that_settles
     assert f"images:{root},splits=none" in str(caught.value)
 
 
-def test_the_options_settle_it(make: Make) -> None:
+def test_the_options_settle_it(make):
     root = make("seg_train/", "seg_test/", "seg_pred/", "car/", "bus")
 
     splits = read_layout(root, {"train": "seg_train", "test": "seg_test"})
@@ -133,23 +133,22 @@ def test_the_options_settle_it(make: Make) -> None:
         ({"train": "train", "test": "flat"}, DataError, "flat must have a folder of images"),
     ],
 )
-def test_a_choice_that_cannot_be_used_is_refused(
-    make: Make, chosen: dict[str, str], error: type[Exception], message: str
-) -> None:
+def test_a_choice_that_cannot_be_used_is_refused(make, chosen, error, message):
     with pytest.raises(error, match=message):
         read_layout(make("train/", "flat"), chosen)  # type: ignore[arg-type]
 
 
-def test_a_train_among_vehicles_is_a_class_and_that_is_reported(make: Make) -> None:
+def test_a_train_among_vehicles_is_a_class_and_that_is_reported(make):
     layout = read(make("bus", "car", "train"))
 
     assert sorted(layout.splits["train"]) == ["bus", "car", "train"]
     assert layout.notes == (
         "The folder `train` is taken for a class: it holds images and no folders.",
     )
+    assert read_layout(layout.splits["train"]["bus"][0].parents[1], "none").notes == ()
 
 
-def test_classes_that_differ_between_splits(make: Make) -> None:
+def test_classes_that_differ_between_splits(make):
     root = make("train/", "test/cat")
 
     assert "The split test has no images of 1 of the 2 classes: dog." in read(root).notes
@@ -158,12 +157,12 @@ def test_classes_that_differ_between_splits(make: Make) -> None:
         read(root)
 
 
-def test_a_folder_around_the_data_is_named(make: Make) -> None:
+def test_a_folder_around_the_data_is_named(make):
     with pytest.raises(DataError, match=r"Received: data\. Is .*/data the folder\?"):
         read(make("data/train/cat", "data/test/cat"))
 
 
-def test_what_is_left_out_is_counted(make: Make) -> None:
+def test_what_is_left_out_is_counted(make):
     root = make(
         "a", "b", "a/deep/x.jpg", "b/.hidden.png", "b/x.heic", "b/y.HEIC", "a/notes", "c.png"
     )
@@ -183,7 +182,7 @@ def test_what_is_left_out_is_counted(make: Make) -> None:
     )
 
 
-def test_a_link_to_a_folder_above_is_refused(make: Make) -> None:
+def test_a_link_to_a_folder_above_is_refused(make):
     root = make("a", "b")
     (root / "c").symlink_to(root)
 
@@ -191,7 +190,7 @@ def test_a_link_to_a_folder_above_is_refused(make: Make) -> None:
         read(root)
 
 
-def write_images(root: Path, *, count: int = 20, classes: Iterable[str] = "ab") -> None:
+def write_images(root, *, count=20, classes="ab"):
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
@@ -199,7 +198,7 @@ def write_images(root: Path, *, count: int = 20, classes: Iterable[str] = "ab") 
             Image.fromarray(pixels).save(root / name / f"{i:02}.png")
 
 
-def test_options_are_read_from_the_text_and_kept_in_the_recipe(tmp_path: Path) -> None:
+def test_options_are_read_from_the_text_and_kept_in_the_recipe(tmp_path):
     for split in ("A, old", "B"):
         write_images(tmp_path / split, count=3)
     (tmp_path / "A, old").rename(tmp_path / "A")
@@ -216,7 +215,7 @@ def test_options_are_read_from_the_text_and_kept_in_the_recipe(tmp_path: Path) -
             derive_recipe(f"images:{tmp_path}{text}", data_dir=None)
 
 
-def test_a_folder_without_options_has_the_source_it_had_before(tmp_path: Path) -> None:
+def test_a_folder_without_options_has_the_source_it_had_before(tmp_path):
     write_images(tmp_path)
 
     recipe = derive_recipe(f"images:{tmp_path}", data_dir=None)
@@ -225,7 +224,7 @@ def test_a_folder_without_options_has_the_source_it_had_before(tmp_path: Path) -
     assert "pixel_range" not in recipe.model_dump(mode="json")["features"]["image"]
 
 
-def test_a_recipe_that_names_its_splits_is_no_guess(tmp_path: Path) -> None:
+def test_a_recipe_that_names_its_splits_is_no_guess(tmp_path):
     """Other folders beside `train` are splits for a recipe, as they were."""
     for split in ("train", "extra"):
         write_images(tmp_path / split, count=3)
@@ -236,7 +235,7 @@ def test_a_recipe_that_names_its_splits_is_no_guess(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["shots@32", "a,b=c", "train=x"])
-def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+def test_a_folder_may_have_any_name(tmp_path, name):
     write_images(tmp_path / name, count=2)
 
     recipe = derive_recipe(f"images:{tmp_path / name}", data_dir=None)
@@ -247,7 +246,7 @@ def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert sized.features.image.shape == (8, 8, 3)
 
 
-def test_a_size_that_may_be_a_name_is_refused_and_a_slash_settles_it(tmp_path: Path) -> None:
+def test_a_size_that_may_be_a_name_is_refused_and_a_slash_settles_it(tmp_path):
     for name in ("shots", "shots@8"):
         write_images(tmp_path / name, count=2)
 
@@ -259,11 +258,11 @@ def test_a_size_that_may_be_a_name_is_refused_and_a_slash_settles_it(tmp_path: P
         load_data(recipe, image_size=8)
 
 
-def records(recipe: Recipe, folder: Path) -> Path:
+def records(recipe, folder):
     return prepare_records(recipe, records_dir=folder, workers=1)[0]
 
 
-def test_names_that_are_not_utf_8_are_read_and_can_be_printed(tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_read_and_can_be_printed(tmp_path):
     root = tmp_path / "images"
     write_images(root)
     os.rename(root / "a" / "00.png", os.fsencode(root / "a") + b"/caf\xe9.png")  # noqa: PTH104
@@ -285,7 +284,7 @@ def test_names_that_are_not_utf_8_are_read_and_can_be_printed(tmp_path: Path) ->
         )
 
 
-def test_the_mapping_is_a_note_of_the_data_also_when_it_is_read_again(tmp_path: Path) -> None:
+def test_the_mapping_is_a_note_of_the_data_also_when_it_is_read_again(tmp_path):
     for split in ("Training", "Testing"):
         write_images(tmp_path / "images" / split, count=10)
     text = f"images:{tmp_path}/images"
@@ -295,9 +294,7 @@ def test_the_mapping_is_a_note_of_the_data_also_when_it_is_read_again(tmp_path: 
         assert notes[0] == "Splits by folders: test from Testing/, train from Training/."
 
 
-def test_all_damaged_images_are_named_at_once_and_many_are_listed_in_a_file(
-    tmp_path: Path,
-) -> None:
+def test_all_damaged_images_are_named_at_once_and_many_are_listed_in_a_file(tmp_path):
     root = tmp_path / "images"
     write_images(root)
     damaged = sorted(root.rglob("0[0-5].png"))
@@ -320,14 +317,12 @@ def test_all_damaged_images_are_named_at_once_and_many_are_listed_in_a_file(
     assert not list((tmp_path / "records" / recipe.name).glob(".partial-*"))
 
 
-def test_a_folder_that_may_not_be_read_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
     """Root may read everything, so the refusal is the operating system's, by another hand."""
     write_images(tmp_path)
     real = os.scandir
 
-    def denied(path: Path) -> object:
+    def denied(path):
         if Path(path).name == "b":
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
@@ -337,14 +332,12 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(
         read(tmp_path)
 
 
-def test_files_that_may_not_be_read_are_all_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_may_not_be_read_are_all_named(tmp_path, monkeypatch):
     write_images(tmp_path, count=10)
     secret = {tmp_path / "a" / "03.png", tmp_path / "b" / "04.png"}
     real = Path.read_bytes
 
-    def read_bytes(path: Path) -> bytes:
+    def read_bytes(path):
         if path in secret:
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
@@ -353,3 +346,28 @@ def test_files_that_may_not_be_read_are_all_named(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in secret)
     with pytest.raises(DataError, match=r"2 of 20 images may not be read \(permission denied\): "):
         derive_recipe(f"images:{tmp_path}", data_dir=None)
+
+
+@pytest.mark.parametrize(
+    ("held", "chosen"),
+    [
+        (["Training", "Testing"], ("Training", None, "Testing")),
+        (["train", "Val", "Test"], ("train", "Val", "Test")),
+        (["train", "validation", "val", "test1", "test2"], ("train", "validation", None)),
+        (["test"], ("test", None, None)),
+    ],
+)
+def test_splits_of_any_source_are_known_by_every_usual_spelling(held, chosen):
+    found = Description(
+        num_classes=2, splits=dict.fromkeys(held, 9), size=None, channels=3, encoded=True
+    )
+
+    assert _choose_splits("tfds:a", found) == chosen
+
+
+@pytest.mark.parametrize("kind", ["images", "npz"])
+def test_a_path_that_cannot_be_is_one_sentence(kind):
+    with pytest.raises(InputError, match="~nobody0/x cannot be used: Could not determine home"):
+        derive_recipe(f"{kind}:~nobody0/x", data_dir=None)
+    with pytest.raises(DataError, match="File name too long"):
+        derive_recipe(f"{kind}:{'a' * 5000}", data_dir=None)

@@ -41,6 +41,8 @@ from tfbatch.training.runner import begin_worker
 from tfbatch.workers.memory import peak_resident
 from tfbatch.workers.slot import Start
 
+pytestmark = pytest.mark.usefixtures("one_at_a_time")
+
 MEGABYTE = 2**20
 
 

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -18,9 +17,9 @@ from tfbatch.run_folder import machine_load
 from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
 from tfbatch.search.engine import Running
-from tfbatch.search.finished import FinishedTrial, make_row, read_row
+from tfbatch.search.finished import make_row, read_row
 from tfbatch.search.progress import FIRST_SILENCE, LATER_SILENCE, LiveProgress, Progress
-from tfbatch.training.outcome import Outcome, Status, TrialSpec
+from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.runner import Heartbeat
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
 
@@ -28,18 +27,18 @@ from tfbatch.workers.mailbox import Mailbox, TaskProgress
 class Clock:
     """A clock that is set by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.seconds = 0.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.seconds
 
 
-def running(trial: str, progress: TaskProgress, seconds: float) -> Running:
+def running(trial, progress, seconds):
     return Running(TrialSpec(trial, "search", 1, BASELINE, 2500), progress, seconds)
 
 
-def finished(status: Status, message: str) -> FinishedTrial:
+def finished(status, message):
     spec = TrialSpec("search-0001", "search", 1, BASELINE, 2500)
     outcome = Outcome(status, {"val_loss": 0.5}, 2500, 79, 3.0, 2.0, message)
     score = 0.5 if status == "completed" else None
@@ -48,16 +47,14 @@ def finished(status: Status, message: str) -> FinishedTrial:
 
 
 @pytest.fixture
-def told() -> tuple[Progress, io.StringIO, Clock]:
+def told():
     file, clock = io.StringIO(), Clock()
     progress = Progress(Console(file=file, width=140), now=clock)
     progress.end()  # it is asked here, by no thread
     return progress, file, clock
 
 
-def test_without_a_terminal_a_line_tells_what_runs_once_nothing_else_does(
-    told: tuple[Progress, io.StringIO, Clock],
-) -> None:
+def test_without_a_terminal_a_line_tells_what_runs_once_nothing_else_does(told):
     progress, file, clock = told
     at_once = [
         running("search-0003", TaskProgress(2, 10, 0.5), 41.0),
@@ -82,9 +79,7 @@ def test_without_a_terminal_a_line_tells_what_runs_once_nothing_else_does(
     assert file.getvalue().count("\n") == 3
 
 
-def test_a_long_stage_without_trials_tells_what_it_is(
-    told: tuple[Progress, io.StringIO, Clock],
-) -> None:
+def test_a_long_stage_without_trials_tells_what_it_is(told):
     progress, file, clock = told
     progress.tick()
     progress.say("Measuring the step times of batch sizes 32, 64, each alone.")
@@ -96,7 +91,7 @@ def test_a_long_stage_without_trials_tells_what_it_is(
     ]
 
 
-def test_a_thread_asks_for_the_line_and_ends() -> None:
+def test_a_thread_asks_for_the_line_and_ends():
     file, clock = io.StringIO(), Clock()
     progress = Progress(Console(file=file), now=clock)
     progress.doing("building the model")
@@ -119,9 +114,7 @@ def test_a_thread_asks_for_the_line_and_ends() -> None:
         ("completed", "", 1),
     ],
 )
-def test_what_a_trial_came_to_is_told_briefly(
-    told: tuple[Progress, io.StringIO, Clock], status: Status, message: str, lines: int
-) -> None:
+def test_what_a_trial_came_to_is_told_briefly(told, status, message, lines):
     progress, file, _ = told
     progress.trial_finished(finished(status, message), None)
 
@@ -129,7 +122,7 @@ def test_what_a_trial_came_to_is_told_briefly(
     assert (message.splitlines() or [""])[0] in file.getvalue()
 
 
-def test_the_display_shows_every_running_trial_with_its_epochs_and_the_time() -> None:
+def test_the_display_shows_every_running_trial_with_its_epochs_and_the_time():
     file, clock = io.StringIO(), Clock()
     console = Console(file=file, width=120, force_terminal=True, color_system=None)
     progress = LiveProgress(console, now=clock)
@@ -143,7 +136,7 @@ def test_the_display_shows_every_running_trial_with_its_epochs_and_the_time() ->
     )
     progress.begin(done=2, total=24, seconds_left=lambda: left[0])
 
-    def shown() -> str:
+    def shown():
         with console.capture() as capture:
             console.print(progress.render())
         return capture.get()
@@ -157,7 +150,7 @@ def test_the_display_shows_every_running_trial_with_its_epochs_and_the_time() ->
     assert "0:01, 3:19 left" in shown()
 
 
-def test_the_display_shows_what_goes_on_before_there_are_trials() -> None:
+def test_the_display_shows_what_goes_on_before_there_are_trials():
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     progress = LiveProgress(console, now=Clock())
     progress.doing("building the model")
@@ -174,7 +167,7 @@ def test_the_display_shows_what_goes_on_before_there_are_trials() -> None:
     assert "building the model" in later.get()
 
 
-def test_a_heartbeat_carries_how_far_a_training_is(tmp_path: Path) -> None:
+def test_a_heartbeat_carries_how_far_a_training_is(tmp_path):
     mailbox = Mailbox(tmp_path / "mailbox")
     beat = Heartbeat(mailbox.report)
     beat.set_params({"epochs": 4, "steps": 10})
@@ -188,7 +181,7 @@ def test_a_heartbeat_carries_how_far_a_training_is(tmp_path: Path) -> None:
     assert mailbox.progress().fraction == 0.0
 
 
-def test_the_load_is_what_others_take_of_the_cores() -> None:
+def test_the_load_is_what_others_take_of_the_cores():
     first, last = LoadSample(10.0, 100.0, 50.0), LoadSample(20.0, 118.0, 54.0)
     load = load_between(first, last, cores=2.0)
 
@@ -205,9 +198,7 @@ def test_the_load_is_what_others_take_of_the_cores() -> None:
     assert not load_between(first, little, cores=2.0).busy
 
 
-def test_work_of_this_process_and_its_children_is_not_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_work_of_this_process_and_its_children_is_not_others(monkeypatch):
     """Counted by the kernel: a child that works is own while it runs and after it has ended."""
     work = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\n{}"
     before = sample_load()
@@ -251,9 +242,7 @@ def test_work_of_this_process_and_its_children_is_not_others(
         ),
     ],
 )
-def test_usable_cores_are_bounded_by_the_control_groups_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: float
-) -> None:
+def test_usable_cores_are_bounded_by_the_control_groups_quota(tmp_path, monkeypatch, files, cores):
     monkeypatch.setattr(machine_load.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +251,7 @@ def test_usable_cores_are_bounded_by_the_control_groups_quota(
     assert usable_cores(proc=tmp_path / "proc", cgroups=tmp_path / "groups") == cores
 
 
-def test_the_load_is_in_the_fingerprint_and_stays_when_it_is_written_anew(tmp_path: Path) -> None:
+def test_the_load_is_in_the_fingerprint_and_stays_when_it_is_written_anew(tmp_path):
     load = load_between(LoadSample(0, 0, 0), LoadSample(10, 14, 0), cores=2.0)
     record_load(tmp_path, at_start=load)
     write_fingerprint(tmp_path, [])

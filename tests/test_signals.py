@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import HANG_SECONDS
 
 from tfbatch.errors import StoppedError
 from tfbatch.run_folder.journal import Journal
@@ -55,7 +56,7 @@ sys.meta_path.insert(0, SignalOnImport())
 """
 
 
-def test_the_first_signal_asks_and_the_second_ends() -> None:
+def test_the_first_signal_asks_and_the_second_ends():
     asked = []
     with StopSignal(lambda: asked.append(1), ends_process=False) as stop:
         signal.raise_signal(signal.SIGHUP)
@@ -65,21 +66,21 @@ def test_the_first_signal_asks_and_the_second_ends() -> None:
         assert stop.exit_code == 129
 
 
-def test_while_nothing_is_measured_a_signal_ends_at_once() -> None:
+def test_while_nothing_is_measured_a_signal_ends_at_once():
     with StopSignal(lambda: None, ends_process=False) as stop:
         with pytest.raises(StoppedError, match="there is no answer yet"), stop.starting_up():
             signal.raise_signal(signal.SIGTERM)
         assert stop.exit_code == 143
 
 
-def test_once_something_is_measured_a_signal_during_the_same_block_only_asks() -> None:
+def test_once_something_is_measured_a_signal_during_the_same_block_only_asks():
     with StopSignal(lambda: None, ends_process=False) as stop, stop.starting_up():
         stop.keep()
         signal.raise_signal(signal.SIGTERM)
         assert stop()
 
 
-def test_handlers_are_put_back_and_nohup_stays() -> None:
+def test_handlers_are_put_back_and_nohup_stays():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignal(lambda: None, ends_process=False) as stop:
@@ -90,7 +91,7 @@ def test_handlers_are_put_back_and_nohup_stays() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_ctrl_c_in_python_asks_once_there_is_something_to_keep() -> None:
+def test_ctrl_c_in_python_asks_once_there_is_something_to_keep():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with python_interrupt(lambda: None) as stop, pytest.raises(KeyboardInterrupt):
@@ -118,9 +119,7 @@ def test_ctrl_c_in_python_asks_once_there_is_something_to_keep() -> None:
         ("tfbatch.search.session", signal.SIGTERM, "Stopped before the first trial ended"),
     ],
 )
-def test_a_signal_while_modules_are_imported_ends_with_a_sentence(
-    tmp_path: Path, module: str, number: signal.Signals, words: str
-) -> None:
+def test_a_signal_while_modules_are_imported_ends_with_a_sentence(tmp_path, module, number, words):
     (tmp_path / "sitecustomize.py").write_text(ON_IMPORT.format(module=module, signal=number.name))
     done = subprocess.run(
         [sys.executable, "-m", "tfbatch.tune", "--run_dir=run"],
@@ -137,7 +136,7 @@ def test_a_signal_while_modules_are_imported_ends_with_a_sentence(
     assert not (tmp_path / "run" / "trials.jsonl").exists()
 
 
-def start(folder: Path, model: str, *more: str) -> subprocess.Popen[str]:
+def start(folder, model, *more):
     return subprocess.Popen(
         [
             *(sys.executable, "-u", "-m", "tfbatch.tune", f"--model={model}", "--search=quick"),
@@ -151,19 +150,19 @@ def start(folder: Path, model: str, *more: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_rows(folder: Path, count: int, process: subprocess.Popen[str]) -> None:
+def wait_for_rows(folder, count, process):
     journal = folder / "run" / "trials.jsonl"
     while not journal.exists() or journal.read_bytes().count(b"\n") < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
 
 
-def group_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def group_of(process):
     main = psutil.Process(process.pid)
     return [main, *main.children(recursive=True)]
 
 
-def check_answer(folder: Path, out: str) -> None:
+def check_answer(folder, out):
     content = json.loads((folder / "run" / "recommendation.json").read_text())
     assert content["status"] == "interrupted"
     assert Journal(folder / "run" / "trials.jsonl").rows
@@ -173,9 +172,7 @@ def check_answer(folder: Path, out: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_the_whole_group_ends_with_the_answer_and_no_process_left(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_to_the_whole_group_ends_with_the_answer_and_no_process_left(tmp_path, number):
     """As a terminal, `timeout`, systemd and Slurm send it: the workers get it too."""
     shutil.copy(Path(__file__).with_name("tiny_model.py"), tmp_path)
     process = start(tmp_path, "tiny_model:build")
@@ -190,12 +187,12 @@ def test_a_signal_to_the_whole_group_ends_with_the_answer_and_no_process_left(
     assert {row["status"] for row in Journal(tmp_path / "run" / "trials.jsonl").rows} == {
         "completed"
     }
-    psutil.wait_procs(everyone, timeout=60)
+    psutil.wait_procs(everyone, timeout=HANG_SECONDS)
     assert [p for p in everyone if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.mark.slow
-def test_a_worker_that_traces_for_an_hour_holds_no_end(tmp_path: Path) -> None:
+def test_a_worker_that_traces_for_an_hour_holds_no_end(tmp_path):
     (tmp_path / "traced.py").write_text(TRACING)
     process = start(tmp_path, "traced:build", "--batch_sizes=32,64,128,256")
     wait_for_rows(tmp_path, 1, process)
@@ -212,7 +209,7 @@ def test_a_worker_that_traces_for_an_hour_holds_no_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once_and_loses_no_trial(tmp_path: Path) -> None:
+def test_a_second_signal_ends_at_once_and_loses_no_trial(tmp_path):
     (tmp_path / "traced.py").write_text(TRACING)
     process = start(tmp_path, "traced:build")
     wait_for_rows(tmp_path, 2, process)
@@ -242,7 +239,7 @@ PYTHON = """
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_script_keeps_the_answer_so_far(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_script_keeps_the_answer_so_far(tmp_path):
     shutil.copy(Path(__file__).with_name("tiny_model.py"), tmp_path)
     (tmp_path / "script.py").write_text(textwrap.dedent(PYTHON))
     process = subprocess.Popen(

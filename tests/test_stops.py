@@ -91,3 +91,29 @@ def test_train_and_the_printed_script_are_the_trial_to_the_last_bit(tmp_path):
     assert same(tmp_path / "run/best.keras", tmp_path / "trained.keras")
     assert same(tmp_path / "run/best.keras", tmp_path / "script.keras")
     assert "Training with 2 threads, where the trials had 1" in other
+
+
+BUSY = """
+import os, signal, time
+from tfbatch import stop_signal
+from tfbatch.stop_signal import StopSignal
+
+stop_signal._AT_ONCE_SECONDS = 0.1
+said = lambda: os.write(2, b"nothing was measured")
+with StopSignal(lambda: None, nothing_kept=said) as stop, stop.starting_up():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        pass
+    while True:  # as C++ code does, which hears of no exception
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            pass
+"""
+
+
+def test_a_start_that_cannot_be_left_says_that_nothing_was_measured():
+    done = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "nothing was measured")

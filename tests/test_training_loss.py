@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
@@ -26,14 +25,14 @@ Y = (np.arange(300) % 10 == 0).astype("int64")  # a tenth
 WEIGHTS = np.where(Y == 1, 50.0, 1.0).astype("float32")
 
 
-def linear(num_classes: int) -> Any:
+def linear(num_classes):
     """All logits 0: every example's loss is ln 2."""
     return keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(num_classes, kernel_initializer="zeros")]
     )
 
 
-def regularized(num_classes: int) -> Any:
+def regularized(num_classes):
     """The regularizer alone adds 10 x (4 x 2) x 1^2 to a loss of ln 2."""
     return keras.Sequential(
         [
@@ -47,7 +46,7 @@ def regularized(num_classes: int) -> Any:
 
 @pytest.fixture
 def workload(tmp_path):
-    def make(build: Any, train: tuple[Any, ...], **given: Any) -> Workload:
+    def make(build, train, **given):
         validation = (X[:100], Y[:100], np.ones(100, "float32"))[: len(train)]
         folder = store_data(tmp_path, {"train": train, "validation": validation})
         return Workload(StoredData(folder, name="mine"), build, compilation=Compilation(**given))
@@ -55,7 +54,7 @@ def workload(tmp_path):
     return make
 
 
-def configuration(learning_rate: float = 0.01, batch_size: int = 10) -> Configuration:
+def configuration(learning_rate=0.01, batch_size=10):
     return Configuration(
         batch_size=batch_size,
         base_learning_rate=learning_rate,
@@ -93,7 +92,7 @@ def test_weights_that_validation_lacks_are_no_divergence_and_a_real_one_is_found
     programs = ProgramCache(made)
     found = measure_untrained(programs, configuration()).training_loss
 
-    def status(learning_rate: float) -> str:
+    def status(learning_rate):
         spec = TrialSpec(
             trial="one",
             phase="search",

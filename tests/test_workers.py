@@ -21,6 +21,8 @@ from tfbatch.workers import ProcessEndedError, Slot, ending
 from tfbatch.workers.mailbox import Mailbox
 from tfbatch.workers.slot import Start, worker_mailbox
 
+pytestmark = pytest.mark.usefixtures("one_at_a_time")
+
 
 def nothing():
     """What a worker does first here."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -24,7 +24,7 @@ class BenchOptions(TypedDict, total=False):
     optimizer: str | None
     baseline: str
     loss: Any
-    metrics: Sequence[Any] | None
+    metrics: Sequence[Any] | Mapping[str, Any] | None
     class_weight: dict[int, float] | None
     model_arguments: dict[str, Any] | None
     data_dir: str | Path | None
@@ -41,7 +41,7 @@ def open_bench(
     optimizer: str | None = None,
     baseline: str = "",
     loss: Any = None,
-    metrics: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | Mapping[str, Any] | None = None,
     class_weight: dict[int, float] | None = None,
     model_arguments: dict[str, Any] | None = None,
     data_dir: str | Path | None = None,

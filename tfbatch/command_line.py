@@ -146,7 +146,10 @@ def _code_of(main: Callable[[list[str]], int]) -> int:
         print(f"error: {error}", file=sys.stderr or sys.stdout)
         return error.exit_code
     except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 0
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        print(error.code, file=sys.stderr)  # as Python does
+        return 1
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
@@ -175,14 +178,19 @@ def say(console: Console, text: str) -> None:
 
 
 def announcer(console: Console, text: str) -> Callable[[], None]:
-    """Says at once that a signal was heard; a signal handler must not wait for rich's lock."""
-    line = f"\n{text} Again to quit at once.\n".encode()
+    """Says at once that a signal was heard."""
+    return direct_writer(console, f"{text} Again to quit at once.")
 
-    def announce() -> None:
-        with contextlib.suppress(OSError):  # nobody reads it
+
+def direct_writer(console: Console, text: str) -> Callable[[], None]:
+    """Prints a line without rich: a signal handler must not wait for rich's lock."""
+    line = f"\n{text}\n".encode()
+
+    def write() -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it, or it is closed
             os.write(console.file.fileno(), line)
 
-    return announce
+    return write
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ def find_batch_size(
     precision: str = "float32",
     jit_compile: bool = False,
     loss: Any = None,
-    metrics: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | Mapping[str, Any] | None = None,
     class_weight: dict[int, float] | None = None,
     model_arguments: dict[str, Any] | None = None,
     callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None,

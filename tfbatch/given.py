@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ class Given:
         payload: Arrays or Datasets, to be stored in the run folder.
         callbacks: Keras callbacks, or a function that makes them.
         loss: The loss of a model that is not compiled.
-        metrics: Its metrics.
+        metrics: Its metrics, in a list or in a dict by the model's outputs.
     """
 
     build_model: Any = None
@@ -36,7 +36,7 @@ class Given:
     payload: Any = None
     callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None
     loss: Any = None
-    metrics: Sequence[Any] | None = None
+    metrics: Sequence[Any] | Mapping[str, Any] | None = None
 
 
 def user_code(request: Request, given: Given) -> UserCode:
@@ -63,7 +63,7 @@ def user_code(request: Request, given: Given) -> UserCode:
         make_dataset,
         Compilation(
             task.loss if given.loss is None else given.loss,
-            task.metrics if given.metrics is None else tuple(given.metrics),
+            task.metrics if given.metrics is None else given.metrics,
             task.class_weight,
         ),
     )
@@ -95,13 +95,17 @@ def as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | 
 
 
 def task_of(
-    loss: Any, metrics: Sequence[Any] | None, class_weight: dict[int, float] | None
+    loss: Any,
+    metrics: Sequence[Any] | Mapping[str, Any] | None,
+    class_weight: dict[int, float] | None,
 ) -> Task:
     """The task as files name it: a loss or a metric that has no name is "given in Python"."""
 
     def name(part: Any) -> str:
         return part if isinstance(part, str) else IN_PYTHON
 
+    if isinstance(metrics, Mapping):  # files have names for a model of one output
+        metrics = [IN_PYTHON] if metrics else []
     return Task(
         None if loss is None else name(loss),
         None if metrics is None else tuple(map(name, metrics)),

@@ -73,12 +73,7 @@ define_common_flags(
     more="The instruments share it; starting up and finding the largest batch come on top. "
     "Default: as the model's first steps suggest, at most 3.",
 )
-flags.DEFINE_string(
-    "run_dir",
-    None,
-    f"Folder for what is written. Default: {DEFAULT_RUNS}/DATASET-MODEL-probe.",
-    flag_values=FLAGS,
-)
+define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-probe.")
 
 
 def request_from_flags(run_dir: Path) -> Request:

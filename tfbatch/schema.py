@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pydantic
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -19,10 +20,29 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from tfbatch.errors import ConfigurationError, InputError, did_you_mean
 
 
+def as_plain(value: Any) -> Any:
+    """Python's own numbers in place of NumPy's, in dicts (their keys too), lists and tuples.
+
+    An array of at most one dimension becomes a number or a list.
+    """
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim <= 1):
+        return value.tolist()
+    if type(value) is dict:
+        return {as_plain(key): as_plain(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(as_plain, value))
+    return value
+
+
 class Strict(pydantic.BaseModel):
     """Base of all values that travel between modules: frozen, no unknown keys, finite numbers."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        return as_plain(data)
 
 
 class Named(pydantic.BaseModel):
@@ -30,6 +50,11 @@ class Named(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     name: str
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        return as_plain(data)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class StopSignal:
         ends_process: Whether the process ends when the run does, and is ended after some seconds
             where the run cannot be; not in a program of a user's.
         something_to_keep: Whether the first one only asks; see `keep`.
+        nothing_kept: Called where the process is ended before it could say that nothing was
+            measured.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class StopSignal:
         signals: Sequence[int] = SIGNALS,
         ends_process: bool = True,
         something_to_keep: bool = True,
+        nothing_kept: Callable[[], None] = lambda: None,
     ) -> None:
         self.received: int | None = None
         self._announce = announce
@@ -46,6 +49,7 @@ class StopSignal:
         self._ends_process = ends_process
         self._count = 0
         self._something_to_keep = something_to_keep
+        self._nothing_kept = nothing_kept
 
     def __enter__(self) -> StopSignal:
         """Installs the handlers; `nohup` stays in force."""
@@ -100,7 +104,8 @@ class StopSignal:
         elif self._count > 2 and self._ends_process:
             os._exit(self.exit_code)
         if self._ends_process:
-            end_after(_AT_ONCE_SECONDS, self.exit_code)
+            first = self._count == 1
+            end_after(_AT_ONCE_SECONDS, self.exit_code, self._nothing_kept if first else None)
         raise KeyboardInterrupt(number)
 
 
@@ -124,9 +129,21 @@ def python_interrupt(announce: Callable[[], None]) -> Iterator[StopSignal]:
         yield stop
 
 
-def end_after(seconds: float, code: int) -> None:
-    """Ends the process after some seconds, whatever it does; workers end with it."""
-    timer = threading.Timer(seconds, os._exit, (code,))
+def end_after(seconds: float, code: int, before: Callable[[], None] | None = None) -> None:
+    """Ends the process after some seconds, whatever it does; workers end with it.
+
+    Args:
+        seconds: How many.
+        code: Its exit code.
+        before: Called before that.
+    """
+
+    def end() -> None:
+        if before:
+            before()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
 

@@ -21,6 +21,7 @@ from absl import flags
 
 from tfbatch.command_line import (
     announcer,
+    direct_writer,
     library_noise_to,
     parse_flags,
     path_of,
@@ -42,6 +43,7 @@ from tfbatch.workload_flags import as_given, define_workload_flags, workload_fro
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
 STOPPING = "Stopping after this batch, with the best answer so far."
+NOTHING_MEASURED = "Stopped while starting up: nothing was measured in this session."
 _BUDGET = ("max_trials", "max_minutes")
 _JOINING = ("join", "data_dir", "records_dir", "workers")
 
@@ -135,7 +137,9 @@ def main(arguments: list[str]) -> int:
     run_dir = check_run_dir(request.run_dir)
     with (
         library_noise_to(run_dir / LOG) as (out, err),
-        StopSignal(announcer(err, STOPPING)) as stop,
+        StopSignal(
+            announcer(err, STOPPING), nothing_kept=direct_writer(err, NOTHING_MEASURED)
+        ) as stop,
     ):
         say(out, f"Run folder: {run_dir} (what the libraries print goes to {LOG} in it)")
         progress = LiveProgress(out) if out.is_terminal else Progress(out)

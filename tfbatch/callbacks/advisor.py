@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfbatch.callbacks._advice import Advice, Measured, advise
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.callbacks._step_clock import TimedSteps, time_steps
 from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
 from tfbatch.callbacks.gradient_noise_scale import GradientNoiseScale
@@ -88,6 +89,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
+        warn_of_early_end(self.model, self.params)
         self._stop_watching()
         self._forget()
         check_single_device(self.model, caller="Advisor")

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
 
 
@@ -50,6 +51,7 @@ class DivergenceGuard(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forgets the last training."""
+        warn_of_early_end(self.model, self.params)
         self.diverged = False
         self.reason = ""
         self.first_loss = self._given

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
 
 
@@ -69,6 +70,7 @@ class GeneralizationGap(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
+        warn_of_early_end(self.model, self.params)
         self.gap = {}
         size = min(self.batch_size, self.num_examples)
         self._sides = [_batches(side, size) for side in (self._training, self._validation)]

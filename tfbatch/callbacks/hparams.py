@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
 from tfbatch.hparams_log import (
     STATUS_COLUMN,
@@ -20,6 +21,7 @@ from tfbatch.hparams_log import (
     write_trial,
 )
 from tfbatch.metric_direction import Direction, direction_of
+from tfbatch.schema import as_plain
 
 Value = str | int | float | bool | None
 
@@ -68,7 +70,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
     ):
         super().__init__()
         self.log_dir = Path(log_dir)
-        self.hparams = dict(hparams or {})
+        self.hparams = as_plain(dict(hparams or {}))
         self.derived = derived
         self.directions = dict(directions or {})
         self.folder: Path | None = None
@@ -86,6 +88,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Reads what follows from the model before training changes it."""
+        warn_of_early_end(self.model, self.params)
         self.folder = None
         self._derived = _derived(self.model, self.params) if self.derived else {}
         self._last: dict[str, float] = {}

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
 
 _STATUS = Path("/proc/self/status")
@@ -49,6 +50,7 @@ class PeakMemory(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the allocators' peaks anew."""
+        warn_of_early_end(self.model, self.params)
         self._forget()
         if not _gpus() and not _STATUS.exists():
             raise InputError(

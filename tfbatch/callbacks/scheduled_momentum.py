@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
 from tfbatch.schedules import follow_momentum, momentum_attribute
 
@@ -47,6 +48,7 @@ class ScheduledMomentum(keras.callbacks.Callback):  # type: ignore[misc]
                 'LearningRateInExamples of a family that sets the momentum, such as "one_cycle". '
                 f"Received: {getattr(rate, 'family', type(rate).__name__)}."
             )
+        warn_of_early_end(self.model, self.params)
         self._own = float(number)
         self.model.make_train_function(force=True)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfbatch.callbacks._schedule_end import announce_stop, forget_stop
 from tfbatch.errors import InputError
 
 
@@ -37,6 +38,11 @@ class StopAfterSteps(keras.callbacks.Callback):  # type: ignore[misc]
         self.seen = 0
         self._steps_before_epoch = 0
 
+    def set_model(self, model: Any) -> None:
+        """Tells the other callbacks, before any of them begins, where `fit` will end."""
+        super().set_model(model)
+        announce_stop(model, self.steps)
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts counting anew, so that the callback can be used again."""
         self.seen = 0
@@ -51,3 +57,7 @@ class StopAfterSteps(keras.callbacks.Callback):  # type: ignore[misc]
         self.seen = self._steps_before_epoch + batch + 1
         if self.seen >= self.steps:
             self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """The next `fit` may be without this callback."""
+        forget_stop(self.model)

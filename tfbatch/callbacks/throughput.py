@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.callbacks._watched_input import WatchedInput
 
 
@@ -58,6 +59,7 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts watching."""
+        warn_of_early_end(self.model, self.params)
         self._stop_watching()
         self._forget()
         self._watched = WatchedInput(self.model, caller="Throughput")

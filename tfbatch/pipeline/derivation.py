@@ -6,13 +6,14 @@ Importing this module imports no TensorFlow; deriving a recipe may, to look at t
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tfbatch.errors import InputError
 from tfbatch.recipes import RECIPES, ImageFeature, Recipe
 from tfbatch.records.manifest import recommended_shards
 from tfbatch.schema import validate
-from tfbatch.sources import SOURCES, Description, SourceBase
+from tfbatch.sources import SOURCES, Description, SourceBase, split_role
 
 DEFAULT_SIZE = 64
 """Height and width of the images of a data set whose images differ in size."""
@@ -144,14 +145,25 @@ def _choose_splits(text: str, found: Description) -> tuple[str, str | None, str 
     if found.roles:
         return found.roles["train"], found.roles.get("validation"), found.roles.get("test")
     held = list(found.splits)
-    train = "train" if "train" in held else held[0]
-    if train != "train" and len(held) > 1:
+    train = _split_for("train", ("train",), held) or held[0]
+    if len(held) > 1 and split_role(train) != "train":
         raise InputError(
             f"{text} must have a split `train`, or one split only. Received: {', '.join(held)}. "
             "Write a recipe (pipelines/NAME.yaml) that says in `splits` which one to train on."
         )
-    validation = next((name for name in _VALIDATION if name in held and name != train), None)
-    return train, validation, "test" if "test" in held and train != "test" else None
+    others = [name for name in held if name != train]
+    return (
+        train,
+        _split_for("validation", _VALIDATION, others),
+        _split_for("test", ("test",), others),
+    )
+
+
+def _split_for(role: str, usual: Sequence[str], held: Sequence[str]) -> str | None:
+    """The split by a usual name, or else the only one by another spelling of it."""
+    exact = [name for name in usual if name in held]
+    spelled = [name for name in held if split_role(name) == role]
+    return exact[0] if exact else spelled[0] if len(spelled) == 1 else None
 
 
 def _file_name(text: str, size: tuple[int, int] | None) -> str:

@@ -51,7 +51,7 @@ class EndWatch:
         self._bytes += sum(_bytes_of(leaf) for leaf in chunk)
         if self._bytes > self._most_bytes:
             raise InputError(
-                f"{self._where} has given {self._so_far()} and does not end. {_REMEDY}"
+                f"{self._where} has given {self._so_far()} and nothing says when it ends. {_REMEDY}"
             )
         if len(self._hashes) > _LAST_LOOK:
             return

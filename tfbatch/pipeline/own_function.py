@@ -139,13 +139,9 @@ class FunctionData:
         """Nothing is known of where a user's function reads."""
 
     def _made(self, split: str, batch_size: int, seed: int = SEED) -> tf.data.Dataset:
-        """The function's data, asked for in a batch size with which it gives every example.
-
-        A training pass may lose its remainder, as the function has it, but must not be empty.
-        """
-        count = self.num_examples(split)
-        if split in self._counted.drops_remainder and (split != "train" or batch_size > count):
-            batch_size = largest_divisor(count, at_most=batch_size)
+        """The function's data; for evaluation in a batch size with which it gives every example."""
+        if split in self._counted.drops_remainder and split != "train":
+            batch_size = largest_divisor(self.num_examples(split), at_most=batch_size)
         return make_split(self._make_dataset, split, batch_size, seed)
 
     def _prefetched(self, batches: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

@@ -123,6 +123,9 @@ class PreparedData:
     def notes(self) -> tuple[str, ...]:
         """What a reader of results should know of how this data is read; often nothing."""
         notes = read_notes(self.folder)
+        if scaled := self.recipe.features.image.pixel_range:
+            text = f"{scaled[0]:g} to {scaled[1]:g} become 0 to 255, others are clipped"
+            notes = (*notes, f"Values of images of more than 8 bits a channel: {text}.")
         if self.resident:
             return notes
         sizes = shuffle_sizes(self.manifest, "train", usable_bytes=usable_memory())

@@ -406,7 +406,10 @@ class _Leaf:
                 self._paddings[self._number] = ends.most_common(1)[0][0]
             found: Iterator[bytes] = (self._unpadded(row).tobytes() for row in arrays)
         elif rows.dtype.kind in "OSU":
-            found = (v.encode() if isinstance(v, str) else bytes(v) for v in rows.reshape(-1))
+            found = (
+                v.encode(errors="surrogatepass") if isinstance(v, str) else bytes(v)
+                for v in rows.reshape(-1)
+            )
         else:
             data = _as_stored(rows).tobytes()
             size = len(data) // max(len(rows), 1)

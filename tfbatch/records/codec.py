@@ -48,10 +48,10 @@ def encode(key: str, image: Any, label: int, features: Features) -> bytes:
             f"Example {key} has no encoded image. Set `features.image.stored: raw` in the recipe."
         )
     if not encoded or not _is_intact_png(image, features.image.shape):
-        pixels, resized = _fit(key, image, features)
+        pixels, changed = _fit(key, image, features)
         if not encoded:
             image = np.ascontiguousarray(pixels, dtype=np.uint8).tobytes()
-        elif resized or not isinstance(image, bytes):
+        elif changed or not isinstance(image, bytes):
             image = tf.io.encode_png(pixels).numpy()
     feature = {
         "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
@@ -110,14 +110,14 @@ def _is_intact_png(image: Any, shape: tuple[int, int, int]) -> bool:
 
 
 def _fit(key: str, image: Any, features: Features) -> tuple[npt.NDArray[np.uint8], bool]:
-    """An example's pixels in the recipe's shape, and whether they had to be resized for it."""
+    """An example's pixels in the recipe's shape, and whether they are not the image's own."""
     shape = features.image.shape
     try:
         pixels = _decode(image, shape[2]) if isinstance(image, bytes) else np.asarray(image)
     except tf.errors.InvalidArgumentError as error:
         raise UnreadableImageError(key, without_frame(error)) from error
     if pixels.shape == shape:
-        return pixels, False
+        return pixels, isinstance(image, bytes) and _is_colour_only(image, shape[2])
     if features.image.resize and pixels.ndim == 3 and pixels.shape[2] == shape[2]:
         return crop_and_resize(pixels, height=shape[0], width=shape[1]), True
     raise InputError(
@@ -126,5 +126,12 @@ def _fit(key: str, image: Any, features: Features) -> tuple[npt.NDArray[np.uint8
     )
 
 
+def _is_colour_only(image: bytes, channels: int) -> bool:
+    """Whether grey pixels are asked of a format that TensorFlow decodes to colours alone."""
+    return channels == 1 and image.startswith((b"GIF8", b"BM"))
+
+
 def _decode(image: bytes, channels: int) -> npt.NDArray[np.uint8]:
+    if _is_colour_only(image, channels):
+        return np.asarray(tf.image.rgb_to_grayscale(_decode(image, 3)))
     return np.asarray(tf.io.decode_image(image, channels=channels, expand_animations=False))

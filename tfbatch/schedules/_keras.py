@@ -31,6 +31,15 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
     `tfbatch.schedules._family.value`. The learning rate is computed in float32, which counts
     examples exactly up to 2**24 and to 6e-8 of their number beyond.
 
+    In a plain `fit` whose last batch of an epoch is short, every update still counts as a whole
+    batch: N = 1,000 and B = 600 are two updates an epoch, and ten epochs' schedule is over after
+    8.3. This one line lets it end with the training:
+
+        total_examples=epochs * math.ceil(num_examples / batch_size) * batch_size
+
+    The callbacks of tfbatch warn where they see that the schedule ends before `fit` does. The
+    stream of `tfbatch.load_data(...).training(...)` reaches over the ends of epochs and needs none.
+
     Where the batch size changes during training (`tfbatch.callbacks.BatchSizeScheduler`), x is
     counted piece by piece inside the graph:
 

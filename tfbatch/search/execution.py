@@ -6,6 +6,7 @@ import dataclasses
 
 from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError, did_you_mean
+from tfbatch.schema import as_plain
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 AUTOMATIC = "auto"
@@ -43,6 +44,8 @@ class Execution:
     memory_budget: str | None = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, as_plain(getattr(self, field.name)))
         if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
             raise InputError(
                 f"`workers` must be from 0 (run in this process) to {_MOST_WORKERS}. "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError
+from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.pipeline.classes import Expected
 from tfbatch.pipeline.own_splits import OwnSplit
@@ -247,6 +247,8 @@ def _is_importable(data: OwnData) -> bool:
 def _sendable(code: UserCode) -> bytes:
     try:
         return dump_code(code)
+    except TfbatchError:
+        raise
     except Exception as error:  # whatever an object's own pickling raises
         raise InputError(
             "The model's builder, the data's function, the loss, the metrics or the callbacks "

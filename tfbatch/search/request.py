@@ -18,7 +18,7 @@ from tfbatch.own_data import OwnData
 from tfbatch.pipeline.datasets import find_dataset
 from tfbatch.pipeline.derivation import is_derived
 from tfbatch.recipes import Baseline, Recipe
-from tfbatch.schema import Named, validate
+from tfbatch.schema import Named, as_plain, validate
 from tfbatch.search.config import SearchConfig, Space, load_search
 from tfbatch.search.deriving import derive_apart
 from tfbatch.search.execution import Execution
@@ -211,6 +211,9 @@ def make_request(
         InputError: The first thing that cannot be used.
     """
     check_backend()
+    batch_sizes, max_trials, max_minutes = as_plain((batch_sizes, max_trials, max_minutes))
+    seed, image_size, model_arguments = as_plain((seed, image_size, model_arguments))
+    batched = as_plain(batched)
     if check_model:
         check_model_name(model)
     chosen = load_search(search)

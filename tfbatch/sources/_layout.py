@@ -110,7 +110,7 @@ def read_layout(folder: Path, chosen: Mapping[Role, str] | Literal["none"] | Non
     """
     root = _read(folder)
     if chosen == NO_SPLITS:
-        return _of_classes(root)
+        return _of_classes(root, known=True)
     if chosen is not None:
         return _chosen(root, chosen)
     named = [each for each in root.classes() if split_role(each.name)]
@@ -120,14 +120,14 @@ def read_layout(folder: Path, chosen: Mapping[Role, str] | Literal["none"] | Non
     return _of_classes(root, unclear=_unclear_classes(root, named))
 
 
-def _of_classes(root: Folder, *, unclear: str = "") -> Layout:
-    """Each folder is a class."""
+def _of_classes(root: Folder, *, unclear: str = "", known: bool = False) -> Layout:
+    """Each folder is a class; `known` if the user says so."""
     classes = {each.name: each.images() for each in root.inner}
     _check_train(root.path, classes)
     notes = [
         f"The folder `{shown(each.name)}` is taken for a class: it holds images and no folders."
         for each in root.classes()
-        if split_role(each.name) and not unclear
+        if split_role(each.name) and not unclear and not known
     ]
     return Layout(
         splits={"train": classes},
@@ -179,10 +179,10 @@ def _of_splits(root: Folder, splits: list[Folder]) -> Layout:
         if len(found) > 1:
             unclear = f"{_names(found)} in {root.path} could each be the {role} split."
     if strange:
+        beside = "it" if len(splits) == 1 else "them"
         unclear = (
-            f"{_names(splits)} in {root.path} {_have(splits)} the name of a split, and "
-            f"{_names(strange)} beside {'it' if len(splits) == 1 else 'them'} "
-            f"{_have(strange)} not."
+            f"{_names(splits)} in {root.path} {_have(splits)} the name of a split, but not "
+            f"{_listed(each.name for each in strange)} beside {beside}."
         )
     elif "train" not in by_role:
         unclear = f"{root.path} has {_names(splits)}, but no folder for the training split."
@@ -195,7 +195,7 @@ def _by_name(root: Folder, unclear: str) -> Layout:
     """Splits that a recipe may name, though what each is for is not clear."""
     splits = {each.name: each for each in root.inner if each.classes()}
     train = splits.pop("train", None)
-    if train is None:
+    if train is None or len(train.inner) < 2 or len(train.classes()) < len(train.inner):
         return Layout(splits={}, roles={}, unclear=unclear)
     known = {each.name for each in train.inner}
     further = [s for s in splits.values() if {each.name for each in s.classes()} <= known]

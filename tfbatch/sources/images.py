@@ -82,7 +82,8 @@ class Source(SourceBase):
     @classmethod
     def is_there(cls, text: str, *, data_dir: Path | None) -> bool:
         """See SourceBase."""
-        return _resolve(Path(text), data_dir).is_dir()
+        # pathlib's own raises for a name that is too long.
+        return os.path.isdir(_resolve(Path(text), data_dir))  # noqa: PTH112
 
     def identity(self, data_dir: Path | None) -> dict[str, Any]:
         """See SourceBase: path, size and time of change of every image."""
@@ -229,7 +230,10 @@ def _parse(text: str, data_dir: Path | None) -> tuple[str, dict[str, str]]:
 
 def _resolve(path: Path, data_dir: Path | None) -> Path:
     """The absolute path: beneath the data folder where it is there, else as it is."""
-    path = path.expanduser()
-    if data_dir and (data_dir.expanduser() / path).is_dir():
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"The path {path} cannot be used: {error}") from error
+    if data_dir and os.path.isdir(data_dir.expanduser() / path):  # noqa: PTH112
         path = data_dir.expanduser() / path
     return path.resolve()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ class Source(SourceBase):
     @classmethod
     def is_there(cls, text: str, *, data_dir: Path | None) -> bool:
         """See SourceBase."""
-        return _resolve(Path(text), data_dir).exists()
+        # pathlib's own raises for a name that is too long.
+        return os.path.exists(_resolve(Path(text), data_dir))  # noqa: PTH110
 
     def identity(self, data_dir: Path | None) -> dict[str, Any]:
         """See SourceBase: name, size and checksum of each array, as the file lists them."""
@@ -116,8 +118,11 @@ class Source(SourceBase):
 
 def _resolve(path: Path, data_dir: Path | None) -> Path:
     """The absolute path: beneath the data folder where it is there, else as it is."""
-    path = path.expanduser()
-    if data_dir and (data_dir.expanduser() / path).exists():
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"The path {path} cannot be used: {error}") from error
+    if data_dir and os.path.exists(data_dir.expanduser() / path):  # noqa: PTH110
         path = data_dir.expanduser() / path
     return path.resolve()
 
@@ -127,6 +132,8 @@ def _open(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read: {error.strerror}.") from error
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} is not an .npz file: {error}. Write one with "

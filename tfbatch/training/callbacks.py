@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from tfbatch.errors import InputError
+from tfbatch.training.by_value import copied
 
 _SETS_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 
@@ -81,4 +81,5 @@ class _Copies:
         self._callbacks = callbacks
 
     def __call__(self) -> list[Any]:
-        return copy.deepcopy(self._callbacks)
+        found: list[Any] = copied(self._callbacks)
+        return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.pipeline.data import Data
+from tfbatch.training.by_value import copied
 from tfbatch.training.class_weights import check_class_weight
 
 _ALIASES = ("accuracy", "acc", "crossentropy", "ce")
@@ -22,30 +23,34 @@ class Compilation:
 
     Attributes:
         loss: A Keras loss, its name, or a function; None for classification by logits.
-        metrics: Keras metrics, their names, or functions; None for accuracy with the default loss.
+        metrics: Keras metrics, their names, or functions, in a list, or in a dict of lists by the
+            model's outputs; None for accuracy with the default loss.
         class_weight: Weight of each class in the training loss, as `Model.fit` takes it.
     """
 
     loss: Any = None
-    metrics: tuple[Any, ...] | None = None
+    metrics: Sequence[Any] | Mapping[str, Any] | None = None
     class_weight: dict[int, float] | None = None
 
     def arguments(self, data: Data) -> dict[str, Any]:
         """Loss and metrics as `Model.compile` takes them; new objects at every call."""
+        metrics = None if self.metrics is None else _copied(self.metrics)
         if self.loss is not None:
-            return {"loss": _copied(self.loss), "metrics": [_copied(m) for m in self.metrics or ()]}
+            return {"loss": _copied(self.loss), "metrics": metrics or []}
         loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if data.soft_labels:
             loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        metrics = ["accuracy"] if self.metrics is None else [_copied(m) for m in self.metrics]
-        return {"loss": loss, "metrics": metrics}
+        return {"loss": loss, "metrics": ["accuracy"] if metrics is None else metrics}
 
 
 def _copied(part: Any) -> Any:
-    """A metric has variables, which two models must not share."""
-    if isinstance(part, keras.metrics.Metric | keras.losses.Loss):
-        return type(part).from_config(part.get_config())
-    return part
+    """A metric has variables, which two models must not share; functions and names are shared."""
+    kerass = keras.metrics.Metric | keras.losses.Loss
+    structure = dict(part) if isinstance(part, Mapping) else part
+    structure = list(structure) if isinstance(structure, tuple) else structure
+    if any(isinstance(leaf, kerass) for leaf in keras.tree.flatten(structure)):
+        return copied(structure)
+    return structure
 
 
 def compile_with(
@@ -125,8 +130,8 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
         _check_names("loss", "losses", keras.tree.flatten(model.loss))
         _check_names("metrics", "metrics", keras.tree.flatten(_compiled_metrics(model)))
         return
-    _check_names("loss", "losses", [compilation.loss])
-    _check_names("metrics", "metrics", compilation.metrics or ())
+    _check_names("loss", "losses", keras.tree.flatten(compilation.loss))
+    _check_names("metrics", "metrics", keras.tree.flatten(compilation.metrics))
     if compilation.loss is None:
         _check_classifier(model, data)
 

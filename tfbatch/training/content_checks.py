@@ -46,7 +46,7 @@ def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
             that is NaN or infinite under a loss of Keras.
     """
     losses = keras.tree.flatten(loss)
-    if losses and all(map(_is_kerass_own, losses)) and _trains_as_keras_does(model):
+    if losses and all(map(_is_of_keras, losses)) and _trains_as_keras_does(model):
         for found in data.content.non_finite:
             if found.part == "targets":
                 raise InputError(
@@ -128,7 +128,7 @@ def check_finite_loss(metrics: Mapping[str, float], data: Data) -> None:
 def _are_classes(data: Data, loss: Any) -> bool:
     """Whether targets are classes: by the loss if that says it, else as the data was read."""
     losses = keras.tree.flatten(loss)
-    known = len(losses) == 1 and _is_kerass_own(losses[0])
+    known = len(losses) == 1 and _is_of_keras(losses[0])
     if not known:
         return data.num_classes is not None
     return "crossentropy" in _name(losses[0]) or "hinge" in _name(losses[0])
@@ -162,12 +162,12 @@ def _name(loss: Any) -> str:
     return str(name).replace("_", "").lower()
 
 
-def _is_kerass_own(loss: Any) -> bool:
+def _is_of_keras(loss: Any) -> bool:
     """Whether a loss is one of Keras's, which propagates NaN."""
     if isinstance(loss, str):
         return True
-    kind = loss if hasattr(loss, "__name__") else type(loss)
-    return str(getattr(kind, "__module__", "")).startswith("keras.")
+    kinds = [loss if hasattr(loss, "__name__") else type(loss), getattr(loss, "fn", keras.Loss)]
+    return all(str(getattr(kind, "__module__", "")).startswith("keras.") for kind in kinds)
 
 
 def _trains_as_keras_does(model: Any) -> bool:

@@ -10,9 +10,10 @@ import keras
 
 from tfbatch.optimizers import OWN
 from tfbatch.schema import Named
+from tfbatch.training.by_value import lost_in_configuration
 from tfbatch.training.compilation import loss_of
 from tfbatch.training.content_checks import content_notes
-from tfbatch.training.own_optimizer import learning_rate_of, named_like, unwrapped
+from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like, unwrapped
 from tfbatch.training.workload import Workload
 
 _REPLACED = ("batch_size", "learning_rate", "lr")
@@ -49,6 +50,7 @@ def describe_model(workload: Workload) -> ModelDescription:
     notes += [*_normalization_notes(model), *_sum_notes(model, workload)]
     if not model.compiled:
         return ModelDescription(hyperparameters=hyperparameters, notes=tuple(notes))
+    check_kept(model.optimizer)
     notes += list(_compiled_notes(model, workload))
     return ModelDescription(
         named_like(model.optimizer),
@@ -77,6 +79,9 @@ def _hyperparameters(workload: Workload) -> tuple[tuple[dict[str, Any], ...], li
 
 
 def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:
+    for part in keras.tree.flatten([model.loss, *map(_given_metrics, model.metrics)]):
+        if hasattr(part, "get_config") and (lost := lost_in_configuration(part)):
+            yield f"{lost} Trials train with it; a loaded `best.keras` will not."
     inner = unwrapped(model.optimizer)
     kind = type(inner).__name__
     named = named_like(model.optimizer)
@@ -100,6 +105,11 @@ def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:
         yield "It is compiled with jit_compile=True; here --jit_compile says that, and it is off."
     if model.run_eagerly:
         yield "It runs eagerly: every trial pays for it. Remove `run_eagerly` when it is debugged."
+
+
+def _given_metrics(metric: Any) -> Any:
+    """What a user has given, of the metric that Keras keeps all compiled ones in."""
+    return getattr(metric, "_user_metrics", None) or ()
 
 
 def _normalization_notes(model: Any) -> Iterator[str]:

@@ -144,7 +144,11 @@ def _fit(form: Form, batched: bool, compilation: Compilation, build: Build) -> _
         None if None in needed else sum(filter(None, needed)),
         _classes(kind, values),
         values,
-        reason=f"for which its output has the shape {single or outputs}",
+        reason=(
+            f"its inputs have the shapes {[tuple(t.shape) for t in _input_tensors(model)]}"
+            if needed[0] is None
+            else f"its output then has the shape {single}"
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS, OWN, class_of
 from tfbatch.schema import Named
+from tfbatch.training.by_value import check_configuration
 
 
 def named_like(optimizer: Any) -> Named:
@@ -28,6 +29,24 @@ def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     found = {key: config.get(key) for key in (*names, "global_clipnorm")}
     found["ema_momentum"] = config.get("ema_momentum") if config.get("use_ema") else None
     return {key: value for key, value in found.items() if value is not None}
+
+
+def check_kept(compiled: Any) -> None:
+    """Refuses an optimizer that trials would get with other settings than the compiled one's.
+
+    Each trial gets a new one made from its `get_config()`, with a learning rate of its own.
+
+    Raises:
+        InputError: The class cannot be made from its configuration, or loses an argument in it.
+    """
+    inner = unwrapped(compiled)
+    try:
+        made = type(inner).from_config(inner.get_config())
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{type(inner).__name__} cannot be made from its own `get_config()`: {error}"
+        ) from error
+    check_configuration(inner, made)
 
 
 def learning_rate_of(optimizer: Any) -> float | None:

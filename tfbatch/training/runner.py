@@ -21,6 +21,7 @@ from tfbatch.pipeline.element import Form
 from tfbatch.pipeline.kinds import open_prepared, prepare_folder
 from tfbatch.recipes import Recipe
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
+from tfbatch.training.by_value import dumps
 from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.derived import derive
@@ -89,9 +90,12 @@ class UserCode:
 
 
 def dump_code(code: UserCode) -> bytes:
-    """A user's code for another process: by value where it is defined in a notebook."""
-    data: bytes = cloudpickle.dumps(code)
-    return data
+    """A user's code for another process: by value where it is defined in a notebook.
+
+    Raises:
+        InputError: A Keras object would lose an argument; see tfbatch.training.by_value.
+    """
+    return dumps(code)
 
 
 class Runner:

@@ -1,0 +1,217 @@
+"""Keras objects that a user gives travel whole, or are refused by name: no default takes over."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from tfbatch.errors import InputError
+from tfbatch.given import Given, task_of
+from tfbatch.search.task import IN_PYTHON
+from tfbatch.training.by_value import copied, dumps
+from tfbatch.training.callbacks import as_factory
+from tfbatch.training.compilation import Compilation
+from tfbatch.training.own_optimizer import check_kept
+
+
+class Scaled(keras.losses.Loss):
+    """Not registered."""
+
+    def __init__(self, factor=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, y_true, y_pred):
+        return self.factor * keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+class Forgetful(Scaled):
+    def get_config(self):
+        return keras.losses.Loss.get_config(self)
+
+
+class Unmakeable(Scaled):
+    """Needs an argument that its configuration lacks: Keras says so when a model is loaded."""
+
+    def __init__(self, factor, table):
+        super().__init__(factor)
+        self.table = table
+
+    def get_config(self):
+        return keras.losses.Loss.get_config(self)
+
+
+class Largest(keras.metrics.Metric):
+    def __init__(self, power=1.0, name="largest", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.power = power
+        self.value = self.add_weight(name="value", initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.value.assign(
+            keras.ops.maximum(self.value, keras.ops.max(keras.ops.abs(y_true - y_pred)))
+        )
+
+    def result(self):
+        return self.value**self.power
+
+    def get_config(self):
+        return {**super().get_config(), "power": self.power}
+
+
+class Times(keras.layers.Layer):
+    def __init__(self, factor=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return x * self.factor
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+class ForgetfulTimes(Times):
+    def get_config(self):
+        return keras.layers.Layer.get_config(self)
+
+
+class Twisted(keras.optimizers.SGD):
+    def __init__(self, learning_rate=0.1, twist=1.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.twist = twist
+
+
+class Watch(keras.callbacks.Callback):
+    def __init__(self, metric, layer):
+        super().__init__()
+        self.metric, self.layer = metric, layer
+
+
+ONE, ZERO = np.ones((4, 2), "float32"), np.zeros((4, 2), "float32")
+
+
+@pytest.mark.parametrize("loss", [Scaled(100.0), Unmakeable(100.0, [1.0])])
+def test_a_loss_travels_attribute_by_attribute(loss):
+    for part in (copied(loss), copied({"a": [loss]})["a"][0]):
+        assert part is not loss
+        assert float(part(ONE, ZERO)) == 100.0
+
+
+def test_a_metric_travels_with_its_class_and_values_and_shares_no_variable():
+    metric = Largest(2.0)
+    metric.update_state(3 * ONE, ZERO)
+    copy = copied([metric])[0]
+    assert float(copy.result()) == 9.0
+    metric.reset_state()
+    copy.update_state(4 * ONE, ZERO)
+
+    assert float(copy.result()) == 16.0
+    assert float(metric.result()) == 0.0
+    assert [v.name for v in copy.variables] == ["value"]
+    auc = keras.metrics.AUC(num_thresholds=7, name="area")
+    assert copied(auc).get_config() == auc.get_config()
+
+
+def test_layers_and_models_keep_their_values_though_their_classes_are_not_registered():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(np.array([[1.0], [3.0]]))
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, Times(5.0)(normalization(inputs)))
+    model.compile("sgd", Scaled(7.0), metrics=[Largest(3.0)])
+
+    x = np.array([[2.0], [5.0]], "float32")
+    np.testing.assert_array_equal(copied(model)(x), model(x))
+    np.testing.assert_array_equal(copied(normalization)(x), normalization(x))
+    assert float(np.max(model(x))) == 15.0
+
+
+def build_with(part):
+    return lambda: part
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "wrong", "given"),
+    [
+        (lambda: Forgetful(100.0), "Forgetful", "factor=2.0", "factor=100.0"),
+        (lambda: ForgetfulTimes(3.0), "ForgetfulTimes", "factor=1.0", "factor=3.0"),
+        (lambda: Twisted(0.1, twist=4.0), "Twisted", "twist=1.0", "twist=4.0"),
+        (
+            lambda: keras.Sequential([keras.Input((1,)), ForgetfulTimes(3.0)]),
+            "ForgetfulTimes",
+            "factor=1.0",
+            "factor=3.0",
+        ),
+        (lambda: build_with(Forgetful(9.0)), "Forgetful", "factor=2.0", "factor=9.0"),
+    ],
+    ids=["loss", "layer", "optimizer", "layer-in-model", "closure-of-a-builder"],
+)
+def test_an_argument_that_get_config_does_not_return_is_refused_by_name(made, name, wrong, given):
+    with pytest.raises(InputError) as caught:
+        dumps(made())
+    for words in (f"`get_config` of {name}", f"has {wrong}.", f"Received: {given}."):
+        assert words in str(caught.value)
+
+
+def test_what_cannot_be_made_again_is_refused_in_one_sentence():
+    class Subclass(keras.Model):
+        def __init__(self, values):
+            super().__init__()
+            self.values = values
+
+        def call(self, x):
+            return x
+
+    with pytest.raises(
+        InputError, match=r"^Subclass cannot be made again from its `get_config\(\)`"
+    ):
+        dumps(Subclass(object()))
+
+
+def test_a_compiled_optimizer_is_kept_or_refused():
+    check_kept(keras.optimizers.Adam(1e-3, beta_1=0.7))
+    check_kept(Twisted(0.1, momentum=0.5))
+    with pytest.raises(InputError, match=r"`get_config` of Twisted .* has twist=1\.0"):
+        check_kept(Twisted(0.1, twist=4.0))
+
+
+def test_callbacks_are_copied_for_each_trial_with_the_keras_objects_in_them():
+    given = Watch(Largest(2.0), Times(3.0))
+    factory = as_factory([given])
+    assert factory is not None
+    first, second = factory()[0], factory()[0]
+
+    assert first.metric is not second.metric
+    assert (first.metric.power, first.layer.factor) == (2.0, 3.0)
+    with pytest.raises(InputError, match="ForgetfulTimes"):
+        as_factory([Watch(None, ForgetfulTimes(3.0))])()
+
+
+class TwoTargets:
+    soft_labels = False
+
+
+def test_metrics_of_each_output_are_compiled_and_copied():
+    metrics = {"a": ["mae", Largest(2.0)], "b": ["mse"]}
+    compilation = Compilation({"a": "mse", "b": "mse"}, metrics)
+    inputs = keras.Input((2,))
+    found = []
+    for _ in range(2):
+        model = keras.Model(
+            inputs,
+            {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")},
+        )
+        model.compile("sgd", **compilation.arguments(TwoTargets()))
+        found.append(
+            model.evaluate(ONE, {"a": ONE[:, :1], "b": ONE[:, :1]}, verbose=0, return_dict=True)
+        )
+
+    assert {"a_mae", "a_largest", "b_mse"} < set(found[0])
+    assert float(metrics["a"][1].value) == 0.0
+    task = task_of({"a": "mse"}, metrics, None)
+    assert (task.loss, task.metrics) == (IN_PYTHON, (IN_PYTHON,))
+    assert Given(metrics=metrics).metrics == metrics

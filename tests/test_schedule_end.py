@@ -1,0 +1,53 @@
+"""A schedule that would be over before `fit` is: the callbacks say which number fits."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import tfbatch
+from tfbatch.callbacks import DivergenceGuard, StopAfterSteps
+
+X = np.ones((10, 1), "float32")
+
+
+def fit(*callbacks: Any, total_examples: int, batch_size: int = 6, epochs: int = 10) -> Any:
+    """10 examples in batches of 6: two updates an epoch. Returns the last learning rate used."""
+    schedule = tfbatch.schedules.LearningRateInExamples(
+        "linear", learning_rate=0.1, batch_size=batch_size, total_examples=total_examples
+    )
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(schedule), "mse")
+    model.fit(X, X, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    return float(schedule(int(model.optimizer.iterations) - 1))
+
+
+def told(*callbacks: Any, **arguments: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(*callbacks, **arguments)
+    return [str(w.message) for w in caught if "comes to its end" in str(w.message)]
+
+
+def test_a_short_last_batch_ends_the_schedule_early_and_is_warned_of_with_the_number_that_fits():
+    """10 epochs of 10 examples: 100, of which 17 updates of 6 are the end; 20 are made."""
+    [message] = told(DivergenceGuard(), total_examples=100)
+
+    assert "after update 17 of 20 (epoch 8.5 of 10)" in message
+    total = int(re.search(r"total_examples=(\d+)", message)[1])  # type: ignore[index]
+    assert total == 10 * math.ceil(10 / 6) * 6 == 120
+    assert told(DivergenceGuard(), total_examples=total) == []
+    assert fit(total_examples=100) == 0.0
+    assert fit(total_examples=total) == pytest.approx(0.1 / 20)
+
+
+def test_whole_batches_and_an_announced_stop_are_no_reason():
+    assert told(DivergenceGuard(), total_examples=100, batch_size=5) == []
+    assert told(DivergenceGuard(), StopAfterSteps(17), total_examples=100) == []
+    assert len(told(DivergenceGuard(), StopAfterSteps(19), total_examples=100)) == 1

@@ -1,0 +1,137 @@
+"""A worker process that cannot start is no trial's fault, and one that does not stop is ended."""
+
+from __future__ import annotations
+
+import collections
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_fixtures import BASELINE
+
+from tfbatch.errors import SearchError, StoppedError
+from tfbatch.search import worker_engine
+from tfbatch.search.engine import memory_failure
+from tfbatch.search.worker_engine import WorkerEngine
+from tfbatch.training.devices import Devices
+from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.workers import ProcessEndedError
+
+SPEC = TrialSpec("search-0001", "search", 1, BASELINE, 2500)
+FULL = ProcessEndedError("oom", "cudaSetDevice() on GPU:0 failed", starting=True)
+DONE = Outcome("completed", {"val_loss": 0.5}, 2500, 79, 3.0, 2.0)
+
+
+class FakeSlot:
+    """Ends each task as it is told to."""
+
+    def __init__(self, *ends: Outcome | ProcessEndedError, log: str = ""):
+        self.ends, self.log = list(ends), log
+        self.submitted = 0
+        self.killed = 0
+        self.future = None
+        self.mailbox = self
+
+    def submit(self, *_: Any) -> None:
+        self.submitted += 1
+
+    def result(self) -> Outcome:
+        end = self.ends.pop(0)
+        if isinstance(end, ProcessEndedError):
+            raise end
+        return end
+
+    def printed(self) -> str:
+        return self.log
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    def request_stop(self) -> None:
+        """Nothing: it does not stop."""
+
+
+def make_engine(slot: FakeSlot) -> WorkerEngine:
+    engine = WorkerEngine.__new__(WorkerEngine)  # without any process
+    engine._slots = [slot]  # type: ignore[list-item]
+    engine._devices = Devices("GPU", ("GPU:0",), 1, 1)
+    engine._running, engine._stopped = {}, set()
+    engine._starts = collections.Counter()
+    engine._stop_seen, engine.board = None, None
+    engine.records, engine._checkpoint_seconds = Path(), 60.0
+    engine.stop_requested = lambda: False
+    return engine
+
+
+def test_a_start_without_memory_is_tried_again_before_the_trial_runs() -> None:
+    slot = FakeSlot(FULL, DONE)
+    engine = make_engine(slot)
+    engine.start(SPEC)
+
+    assert engine._finished(0) is None
+    assert engine._finished(0) == (SPEC, DONE)
+    assert slot.submitted == 2
+
+
+def test_a_start_that_fails_twice_teaches_nothing_of_the_batch_size() -> None:
+    engine = make_engine(FakeSlot(FULL, FULL))
+    engine.start(SPEC)
+    assert engine._finished(0) is None
+    ended = engine._finished(0)
+
+    assert ended is not None
+    assert (ended[1].status, ended[1].message) == (
+        "killed",
+        "search-0001: cudaSetDevice() on GPU:0 failed",
+    )
+
+
+def test_the_kernels_kill_during_a_trial_is_out_of_memory_at_once() -> None:
+    engine = make_engine(FakeSlot(ProcessEndedError("oom", "The kernel killed it.")))
+    engine.start(SPEC)
+    ended = engine._finished(0)
+
+    assert ended is not None
+    assert ended[1].status == "oom"
+
+
+@pytest.mark.parametrize(
+    ("log", "status"), [("CUDA_ERROR_OUT_OF_MEMORY: out of memory\n", "oom"), ("", "error")]
+)
+def test_cudnn_that_cannot_be_opened_is_judged_by_the_log(log: str, status: str) -> None:
+    failed = Outcome("error", {}, 0, 0, 1.0, 0.0, "Could not create cudnn handle: ...")
+    engine = make_engine(FakeSlot(failed, log=log))
+    engine.start(SPEC)
+    ended = engine._finished(0)
+
+    assert ended is not None
+    assert ended[1].status == status
+
+
+def test_a_trial_that_does_not_stop_is_ended_after_the_grace_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slot = FakeSlot(ProcessEndedError("killed", "Its process ended by SIGKILL."))
+    engine = make_engine(slot)
+    engine.start(SPEC)
+    engine._stop_seen = time.monotonic()
+    engine._end_what_does_not_stop()
+    assert slot.killed == 0
+    monkeypatch.setattr(worker_engine, "GRACE_SECONDS", 0.0)
+    engine._end_what_does_not_stop()
+    engine._end_what_does_not_stop()
+    ended = engine._finished(0)
+
+    assert slot.killed == 1
+    assert ended is not None
+    assert ended[1].status == "interrupted"  # and never in the journal
+
+
+def test_a_task_without_memory_is_an_error_for_users() -> None:
+    failure = memory_failure("measure_untrained", RuntimeError("CUDA_ERROR_OUT_OF_MEMORY"))
+
+    assert isinstance(failure, SearchError)
+    assert "nvidia-smi" in str(failure)
+    assert memory_failure("measure_untrained", RuntimeError("shapes do not match")) is None
+    assert memory_failure("prepare", StoppedError("out of memory")) is None

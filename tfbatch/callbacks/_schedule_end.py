@@ -1,0 +1,59 @@
+"""Says when a schedule that counts examples will reach its end before `fit` does."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from tfbatch.schedules import LearningRateInExamples
+
+_STOPPED: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""Models whose `fit` a `StopAfterSteps` will end, with the number of updates."""
+_TOLERATED = 1.01
+"""A share of updates that is no reason for a warning."""
+
+
+def announce_stop(model: Any, steps: int) -> None:
+    """Tells the other callbacks of a `fit` that it ends after a number of updates."""
+    _STOPPED[model] = steps
+
+
+def forget_stop(model: Any) -> None:
+    """Takes the announcement back: `fit` has ended."""
+    _STOPPED.pop(model, None)
+
+
+def warn_of_early_end(model: Any, params: Mapping[str, Any] | None) -> None:
+    """Warns where the learning rate comes to its end before the last update of a `fit`.
+
+    The schedule counts every update as a whole batch, since an optimizer knows updates alone. Where
+    the last batch of each epoch is short it therefore runs fast: 1,000 examples in batches of 600
+    are two updates an epoch, 12,000 counted examples in ten epochs instead of 10,000.
+
+    Args:
+        model: The compiled model, at the beginning of `fit`.
+        params: A callback's `params`; nothing is known without its "steps".
+    """
+    optimizer = getattr(model, "optimizer", None)  # a callback may be driven without `fit`
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    schedule = getattr(optimizer, "_learning_rate", None)
+    epochs, steps = (params or {}).get("epochs"), (params or {}).get("steps")
+    stopped = _STOPPED.get(model)
+    if not isinstance(schedule, LearningRateInExamples) or not epochs or not steps or not optimizer:
+        return
+    if len(schedule.batch_sizes.pieces) > 1 or int(optimizer.iterations):
+        return  # the batch size changes; or a training that is continued
+    planned = min(epochs * steps, stopped or epochs * steps)
+    reached = math.ceil(schedule.total_examples / schedule.batch_size)
+    if planned <= _TOLERATED * reached:
+        return
+    warnings.warn(
+        f"The schedule `{schedule.family}` comes to its end after update {reached} of {planned} "
+        f"(epoch {reached / steps:.1f} of {epochs}): each update counts as {schedule.batch_size} "
+        f"examples, also a short last batch. Give it total_examples={planned * schedule.batch_size}"
+        " (epochs x steps per epoch x batch size).",
+        stacklevel=3,
+    )
