@@ -271,7 +271,22 @@ def test_a_py_dataset_is_stored_in_its_order(tmp_path, workers):
     assert "read once" in stored.describe().notes[0]
 
 
-MIXED = np.array(["a", "b", "c", "d"], object)
+def test_series_with_a_target_at_each_step_are_stored_as_series(tmp_path):
+    def series():
+        for length in (2, 3, 1, 4, 2):
+            yield np.ones((length, 1), np.float32), np.arange(length) % 2
+
+    signature = (tf.TensorSpec((None, 1), tf.float32), tf.TensorSpec((None,), tf.int64))
+    data = tf.data.Dataset.from_generator(series, output_signature=signature)
+    both = {"train": data, "validation": data}
+    stored = StoredData(store_data(tmp_path, both, batched=False), name="mine")
+
+    assert (stored.num_examples("train"), stored.num_classes) == (5, None)
+    ((x, y),) = stored.evaluation("validation")
+    assert (x.shape, y.shape) == ((5, 4, 1), (5, 4))
+    assert any("targets differ in length" in note for note in stored.describe().notes)
+
+
 REFUSED = {
     "a number among texts": (
         (np.array(["a", "b", 7, "d"], object), CLASSES),

@@ -474,6 +474,8 @@ class _Target:
             pass
         elif self._shape in ((), (1,)):
             counts = np.bincount(finite.reshape(-1).astype(np.int64))
+        elif None in self._shape:  # as many as there are steps: not one class for an example
+            pass
         elif len(self._shape) == 1 and high <= 1 and bool((values.sum(axis=1) == 1).all()):
             counts = values.astype(bool).sum(axis=0)
         if counts is None:
