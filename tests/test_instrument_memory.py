@@ -120,6 +120,19 @@ def test_only_multiples_of_the_replicas_are_run(make_prober, floor):
     assert all(peak.size % 3 == 0 for run in found.runs for peak in run.peaks)
 
 
+class Refusing:
+    """A prober whose training refuses to accumulate."""
+
+    def run(self, sizes):
+        raise InputError("masked outputs")
+
+
+def test_a_loss_that_no_cut_keeps_costs_the_plan_alone():
+    made = verify_accumulation(lambda steps: Refusing(), 128, largest=64)
+
+    assert (made.peak_bytes, made.refused) == (None, "masked outputs")
+
+
 def test_a_cap_below_the_replicas_is_refused(make_prober):
     with pytest.raises(InputError, match="at least 1 for each replica"):
         search_largest(make_prober(100), cap=1, replicas=2)
@@ -411,7 +424,9 @@ def test_the_largest_batch_of_a_real_training_is_verified():
     assert made.batch_size >= 600
     assert made.micro_batch_size <= report.batch_size
     assert 0 < made.peak_bytes <= BUDGET
-    assert f"`gradient_accumulation_steps={made.steps}`" in report.conclusion()
+    asked = f"`tfbatch.accumulated(model, micro_batch_size={made.micro_batch_size})`"
+    assert asked in report.conclusion()
+    assert "gradient_accumulation_steps" not in report.conclusion()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import keras
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import tiny_model
 
+from tfbatch.chart_page import figure
+from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.estimators.range_test import RangeTest
 from tfbatch.instruments import learning_rate_range
-from tfbatch.instruments.learning_rate_range import measure_learning_rate_range
-from tfbatch.instruments.learning_rate_range_reading import RangeSettings
+from tfbatch.instruments.learning_rate_range import constant_rates, measure_learning_rate_range
+from tfbatch.instruments.learning_rate_range_reading import RangeReading, RangeSettings
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -59,6 +63,57 @@ def test_a_quadratic_diverges_above_its_threshold_and_the_suggestion_lies_below(
     assert np.array_equal(grows, rates[: len(grows)] > 0.5)
     assert 0.5 < found.result.diverges_at < rates[len(known)]
     assert 0 < found.learning_rate < 0.5
+    # 0.25 is the best constant rate; of halves, one within a factor of the root of 2.
+    assert 0.25 / 2**0.5 < found.learning_rate < 0.25 * 2**0.5
+    assert 0.25 < found.limit < 0.5
+    assert all(one.held == (one.learning_rate < 0.5) for one in found.constant)
+    assert f"{found.limit:.3g} to be the largest rate that holds" in found.conclusion()
+    assert "above what a training stands" in found.conclusion()
+
+
+def test_halves_are_tried_until_they_hold_and_as_long_as_they_end_lower():
+    def train(rate):
+        with np.errstate(over="ignore"):
+            losses = 6 * (1 - 4 * rate) ** (2 * np.arange(40.0))
+        return [loss if loss < 1e6 else np.nan for loss in losses]
+
+    def tried(has_time=lambda runs: True, above=3.4):
+        return constant_rates(train, first_loss=6.0, above=above, has_time=has_time)
+
+    assert [(one.learning_rate, one.held) for one in tried()] == [
+        (1.7, False),
+        (0.85, False),
+        (0.425, True),
+        (0.2125, True),
+        (0.10625, True),
+    ]
+    assert len(tried(lambda runs: runs < 2)) == 2
+    assert len(tried(above=1e4)) == 10
+
+
+def test_the_chart_leaves_out_what_a_divergence_reaches():
+    losses = (2.3, 2.2, 1.0, 3.0, 1e23)
+    result = RangeTest(0.1, (), 1.0, (2.3, 2.2, 1.0), ())
+    rates = (0.001, 0.01, 0.1, 0.5, 1.0)
+    reading = RangeReading(8, rates, (losses,), result, (1,), 1.0)
+    (chart,) = reading.charts()
+
+    low, high = chart.y_limits
+    assert low < 1.0
+    assert 3.0 < high < 100
+    assert figure(chart).layout.yaxis.range == pytest.approx(np.log10([low, high]))
+
+
+@pytest.mark.parametrize("log_y", [True, False])
+def test_any_chart_has_ends_that_are_finite_and_sensible(log_y):
+    series = Series(
+        "s", (1.0, 2.0, 3.0), (1.0, 1e300, math.inf), low=(0.5,) * 3, high=(math.inf,) * 3
+    )
+    drawn = figure(Chart("T", "x", "y", (series,), log_y=log_y))
+
+    assert "Infinity" not in drawn.to_json()
+    if log_y:
+        assert drawn.layout.yaxis.range[1] - drawn.layout.yaxis.range[0] <= 12
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +154,7 @@ def test_a_sweep_on_digits_is_reproducible_and_stops_when_it_diverges(programs):
     assert np.isnan(found.losses[0][-1])
     assert found.losses[0] != found.losses[1]
     assert found.learning_rate < found.result.diverges_at
-    assert len(signs) < 4 * 60
+    assert len(signs) < 4 * 60 + 2 * 60 * len(found.constant)
     assert {len(row) for row in found.rows()} == {len(found.columns())}
     assert f"{found.learning_rate:.3g}" in found.conclusion()
     assert found.charts()[0].series
@@ -121,10 +176,12 @@ def test_each_seed_has_weights_and_an_order_of_its_own(programs, monkeypatch):
     monkeypatch.setattr(programs.workload.data, "training", noted_training)
     settings = RangeSettings(steps=20, highest=1.0, seeds=(7, 3))
     measure_learning_rate_range(programs, PLAIN, settings, heartbeat=lambda: None)
-    assert begun == streams == [7, 3]
+    assert begun == streams
+    assert begun[:2] == [7, 3]
+    assert set(begun[2:]) <= {7}, "constant rates follow with the first seed"
 
 
-@pytest.mark.parametrize(("seconds", "seeds"), [(15, 1), (25, 2), (60, 3)])
+@pytest.mark.parametrize(("seconds", "seeds"), [(30, 1), (50, 2), (120, 3)])
 def test_no_seed_begins_that_would_not_end_in_the_time(programs, monkeypatch, seconds, seeds):
     """A sweep takes 10 s of a clock that stands still otherwise."""
     now = [0.0]
@@ -139,7 +196,7 @@ def test_no_seed_begins_that_would_not_end_in_the_time(programs, monkeypatch, se
     found = measure_learning_rate_range(programs, PLAIN, settings, heartbeat=lambda: None)
     assert found.seeds == (5, 6, 7)[:seeds]
     assert len(found.losses) == seeds
-    assert found.seconds == 10 * seeds
+    assert found.seconds == 10 * (seeds + len(found.constant)) <= seconds
 
 
 def test_a_sweep_that_is_too_low_says_so(programs):

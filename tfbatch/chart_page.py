@@ -11,6 +11,7 @@ from tfbatch.charts import Chart, Series
 
 _COLOURS = ("#1f5fa8", "#c4561c", "#2b8a57", "#8455a6", "#7a6a1a", "#b03060")
 _MANY_DECADES = 3.0
+_MOST_DECADES = 12.0
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -154,8 +155,8 @@ def _trace(graph_objects: Any, series: Series, colour: str) -> Any:
         errors = {
             "type": "data",
             "symmetric": False,
-            "array": [high - value for high, value in zip(series.high, series.y, strict=True)],
-            "arrayminus": [value - low for low, value in zip(series.low, series.y, strict=True)],
+            "array": _lengths(series.y, series.high),
+            "arrayminus": _lengths(series.low, series.y),
             "thickness": 1.2,
             "width": 3,
         }
@@ -176,6 +177,12 @@ def _trace(graph_objects: Any, series: Series, colour: str) -> Any:
     )
 
 
+def _lengths(low: Sequence[float], high: Sequence[float]) -> list[float | None]:
+    """Of error bars; one without an end is not drawn."""
+    found = (above - below for below, above in zip(low, high, strict=True))
+    return [length if math.isfinite(length) else None for length in found]
+
+
 def _x_axis(chart: Chart) -> dict[str, Any]:
     values = [value for series in chart.series for value in series.x]
     axis = _log_axis(values) if chart.log_x else {}
@@ -187,7 +194,13 @@ def _x_axis(chart: Chart) -> dict[str, Any]:
 
 def _y_axis(chart: Chart) -> dict[str, Any]:
     values = [value for series in chart.series for value in series.y]
-    return _log_axis(values) if chart.log_y else {"rangemode": "tozero"}
+    axis = _log_axis(values) if chart.log_y else {"rangemode": "tozero"}
+    if chart.y_limits is None:
+        return axis
+    ends = [math.log10(end) for end in chart.y_limits] if chart.log_y else list(chart.y_limits)
+    several = ends[1] - ends[0] > 1
+    tick = {"dtick": "D2" if several else None} if chart.log_y else {}
+    return {**axis, **tick, "range": ends}
 
 
 def _log_axis(values: Sequence[float]) -> dict[str, Any]:
@@ -195,6 +208,11 @@ def _log_axis(values: Sequence[float]) -> dict[str, Any]:
     shown = [value for value in values if math.isfinite(value) and value > 0]
     decades = math.log10(max(shown) / min(shown)) if shown else 0.0
     axis: dict[str, Any] = {"type": "log", "exponentformat": "power"}
+    if decades > _MOST_DECADES:  # a divergence: half as many on either side of the middle value
+        middle = math.log10(sorted(shown)[len(shown) // 2])
+        low, high = (math.log10(end(shown)) for end in (min, max))
+        half = _MOST_DECADES / 2
+        axis["range"] = [max(low, middle - half), min(high, middle + half)]
     if decades > _MANY_DECADES:
         return {**axis, "dtick": 1}
     return {**axis, "dtick": "D2"} if decades > 1 else axis

@@ -63,6 +63,8 @@ class Chart:
         log_x: Whether the horizontal axis is logarithmic.
         log_y: Whether the vertical axis is logarithmic.
         x_ticks: Where the horizontal axis has its ticks, such as the measured batch sizes; or None.
+        y_limits: Ends of the vertical axis, finite and ascending, where some values are beyond
+            interest, such as the losses of a divergence; or None.
     """
 
     title: str
@@ -73,3 +75,4 @@ class Chart:
     log_x: bool = True
     log_y: bool = True
     x_ticks: tuple[float, ...] | None = None
+    y_limits: tuple[float, float] | None = None

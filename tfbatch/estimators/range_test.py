@@ -56,7 +56,8 @@ class RangeTest:
     Attributes:
         learning_rate: Geometric median of the rules; None without a descent.
         suggestions: Every rule's own.
-        diverges_at: Smallest rate at which the loss diverged; None if it never did.
+        diverges_at: Smallest rate at which the sweep's loss diverged; None if it never did. A
+            sweep is soon past a rate, so that a training diverges at smaller ones.
         smoothed: [steps] the mean curve that the rules read, up to where it diverged.
         doubts: Why not to rely on it; empty if nothing is wrong.
     """

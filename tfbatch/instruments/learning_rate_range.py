@@ -18,7 +18,11 @@ from tfbatch.configuration import Configuration
 from tfbatch.estimators.range_test import DIVERGED, read_range_test
 from tfbatch.gradients import untouched
 from tfbatch.instruments import Bench
-from tfbatch.instruments.learning_rate_range_reading import RangeReading, RangeSettings
+from tfbatch.instruments.learning_rate_range_reading import (
+    ConstantRate,
+    RangeReading,
+    RangeSettings,
+)
 from tfbatch.training.program_cache import ProgramCache
 
 HEADING = "Learning-rate range test"
@@ -26,6 +30,9 @@ ORDER = 50
 SHARE = 3.0
 _FIRST = 5
 _LARGE = 128
+_MOST_CONSTANT = 10
+_FOR_SEEDS = 0.5
+"""Share of the time that the seeds may take, so that a limit is found too."""
 
 
 def measure_learning_rate_range(
@@ -37,7 +44,10 @@ def measure_learning_rate_range(
 ) -> RangeReading:
     """Sweeps in the process that trains: the traced program's learning-rate table is replaced.
 
-    Weights, optimizer, moving statistics and random generators are put back after each seed.
+    A growing rate is soon past each value, and a training diverges below where the sweep does. So
+    whole sweeps at constant rates follow, from there on downwards by halves, with the first seed.
+
+    Weights, optimizer, moving statistics and random generators are put back after each sweep.
 
     Args:
         programs: Data, model builder and traced programs.
@@ -52,19 +62,66 @@ def measure_learning_rate_range(
     rates = settings.rates()
     curves: list[list[float]] = []
     for seed in settings.seeds:
-        if curves and time.perf_counter() - started > settings.seconds * len(curves) / (
-            len(curves) + 1
-        ):
+        if curves and time.perf_counter() - started > _FOR_SEEDS * settings.seconds * len(
+            curves
+        ) / (len(curves) + 1):
             break
         curves.append(_sweep(programs, configuration, rates, seed, heartbeat))
+    result = read_range_test(rates, curves)
+
+    def train(rate: float) -> list[float]:
+        constant = np.full(len(rates), rate)
+        return _sweep(programs, configuration, constant, settings.seeds[0], heartbeat)
+
+    def has_time(runs: int) -> bool:
+        spent = time.perf_counter() - started
+        return spent * (1 + 1 / (len(curves) + runs)) < settings.seconds
+
     return RangeReading(
         batch_size=configuration.batch_size,
         learning_rates=tuple(rates.tolist()),
         losses=tuple(map(tuple, curves)),
-        result=read_range_test(rates, curves),
+        result=result,
+        constant=()
+        if result.learning_rate is None or result.diverges_at is None
+        else constant_rates(
+            train,
+            first_loss=float(np.median([curve[:_FIRST] for curve in curves])),
+            above=result.diverges_at,
+            has_time=has_time,
+        ),
         seeds=settings.seeds[: len(curves)],
         seconds=time.perf_counter() - started,
     )
+
+
+def constant_rates(
+    train: Callable[[float], list[float]],
+    *,
+    first_loss: float,
+    above: float,
+    has_time: Callable[[int], bool],
+) -> tuple[ConstantRate, ...]:
+    """Halves the rate until it holds for a whole sweep, and then as long as that ends lower.
+
+    Args:
+        train: The losses of a sweep at one rate; NaN from where it diverged.
+        first_loss: Loss of the untrained model.
+        above: Where the growing rate diverged.
+        has_time: Whether another sweep after so many is affordable.
+    """
+    found: list[ConstantRate] = []
+    rate = above
+    while len(found) < _MOST_CONSTANT and has_time(len(found)):
+        rate /= 2
+        losses = np.asarray(train(rate))
+        end = float(np.median(losses[-max(len(losses) // 10, 1) :]))
+        held = bool(np.isfinite(losses).all()) and end < first_loss
+        before = found[-1] if found else None
+        found.append(ConstantRate(rate, end if held else math.nan, held))
+        if before is not None and before.held and not end < before.loss:
+            break
+    return tuple(found)
 
 
 def _sweep(

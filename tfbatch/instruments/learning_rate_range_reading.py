@@ -11,6 +11,9 @@ from tfbatch.charts import Chart, Mark, Series
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest
 
+_SHOWN = 5.0
+"""The chart shows losses up to so many times the first one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RangeSettings:
@@ -47,6 +50,21 @@ class RangeSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ConstantRate:
+    """As many updates as a sweep has, at one rate.
+
+    Attributes:
+        learning_rate: The rate.
+        loss: Median loss of the last tenth of the updates; NaN where it diverged.
+        held: Whether every loss was finite, and the last ones are below the untrained model's.
+    """
+
+    learning_rate: float
+    loss: float
+    held: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class RangeReading:
     """A learning-rate range test.
 
@@ -57,6 +75,8 @@ class RangeReading:
         result: What the rules suggest, and why not to trust it.
         seeds: The seeds that were run.
         seconds: What it took.
+        constant: Whole sweeps at constant rates, descending by halves from where the sweep
+            diverged; empty without a descent or a divergence, or without time.
     """
 
     batch_size: int
@@ -65,11 +85,23 @@ class RangeReading:
     result: RangeTest
     seeds: tuple[int, ...]
     seconds: float
+    constant: tuple[ConstantRate, ...] = ()
 
     @property
     def learning_rate(self) -> float | None:
-        """The suggestion; None without a descent."""
-        return self.result.learning_rate
+        """The suggestion; None without a descent.
+
+        The constant rate whose loss ended lowest, else the median of the rules.
+        """
+        held = [one for one in self.constant if one.held]
+        if not held:
+            return self.result.learning_rate
+        return min(held, key=lambda one: one.loss).learning_rate
+
+    @property
+    def limit(self) -> float | None:
+        """The largest rate that held for a whole sweep; None if none was found."""
+        return max((one.learning_rate for one in self.constant if one.held), default=None)
 
     def columns(self) -> tuple[str, ...]:
         """See tfbatch.instruments.Reading."""
@@ -84,6 +116,13 @@ class RangeReading:
                 ", ".join(f"{rate:.2g}" for rate in suggestion.by_seed),
             )
             for suggestion in self.result.suggestions
+        ] + [
+            (
+                "constant rate",
+                f"{one.learning_rate:.3g}",
+                f"ends at a loss of {one.loss:.3g}" if one.held else "does not hold",
+            )
+            for one in self.constant
         ]
 
     def conclusion(self) -> str:
@@ -91,15 +130,21 @@ class RangeReading:
         result = self.result
         found = (
             "suggests no learning rate"
-            if result.learning_rate is None
-            else f"suggests a learning rate of {result.learning_rate:.3g}"
+            if self.learning_rate is None
+            else f"suggests a learning rate of {self.learning_rate:.3g}"
         )
+        if self.limit is not None:
+            found += (
+                f", whose {len(self.learning_rates)} updates at a constant rate ended lowest, "
+                f"finds {self.limit:.3g} to be the largest rate that holds for a whole sweep,"
+            )
         end = (
-            f"diverges at {result.diverges_at:.3g}"
+            f"diverges at {result.diverges_at:.3g}, above what a training stands"
             if result.diverges_at
             else f"does not diverge up to {self.learning_rates[-1]:.3g}"
         )
-        doubts = f" Do not trust it: {'; '.join(result.doubts)}." if result.doubts else ""
+        of = "Do not trust it" if self.limit is None else "The curve alone is not to be trusted"
+        doubts = f" {of}: {'; '.join(result.doubts)}." if result.doubts else ""
         return (
             f"The range test at batch size {self.batch_size} ({len(self.seeds)} seeds, "
             f"{len(self.learning_rates)} updates) {found} and {end}; it is where to look, and no "
@@ -118,9 +163,23 @@ class RangeReading:
         marks = (Mark(rate, f"suggested {rate:.2g}"),) if rate else ()
         return (
             Chart(
-                "Learning-rate range test", "learning rate", "loss", (*curves, mean), marks=marks
+                "Learning-rate range test",
+                "learning rate",
+                "loss",
+                (*curves, mean),
+                marks=marks,
+                y_limits=self._limits(),
             ),
         )
+
+    def _limits(self) -> tuple[float, float] | None:
+        """From the lowest loss to a few times the first: a divergence may reach 1e23."""
+        known = [loss for losses in self.losses for loss in losses if math.isfinite(loss)]
+        above = [loss for loss in known if loss > 0]
+        first = float(np.median([losses[0] for losses in self.losses]))
+        if not above or not first > 0:
+            return None
+        return min(min(above), first) / 1.2, _SHOWN * first
 
     def __str__(self) -> str:
         """The conclusion."""

@@ -148,14 +148,16 @@ class Accumulation:
     Attributes:
         target: The batch size asked for.
         micro_batch_size: Examples in one step.
-        steps: Steps to an update: Keras's `gradient_accumulation_steps`.
+        steps: Micro-batches in an update of `tfbatch.accumulated`.
         peak_bytes: Peak of a process that ran it, accumulators included; None if it did not fit.
+        refused: Why it cannot be run at all; empty where it can.
     """
 
     target: int
     micro_batch_size: int
     steps: int
     peak_bytes: int | None
+    refused: str = ""
 
     @property
     def batch_size(self) -> int:
@@ -197,7 +199,10 @@ def verify_accumulation(
     for _ in range(_ATTEMPTS):
         micro, steps = plan_accumulation(target, largest=largest, replicas=replicas)
         prober: Prober = prober_of(steps)
-        (probe,) = prober.run([micro]).probes()
+        try:
+            (probe,) = prober.run([micro]).probes()
+        except InputError as error:  # a loss that no cut keeps, several replicas
+            return Accumulation(target, micro, steps, None, refused=str(error))
         if probe.fits(prober.budget_bytes):
             return Accumulation(target, micro, steps, int(probe.peak_bytes or 0))
         smaller = int(micro * _SMALLER) // replicas * replicas

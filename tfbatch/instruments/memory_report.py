@@ -86,15 +86,15 @@ class MemoryReport:
         made = self.accumulation
         if made and made.peak_bytes:
             yield (
-                f"A batch of {made.target} does not fit: {made.steps} batches of "
-                f"{made.micro_batch_size} make one of {made.batch_size} with "
-                f"`gradient_accumulation_steps={made.steps}` ({_megabytes(made.peak_bytes)}, "
-                "verified)."
+                f"A batch of {made.target} does not fit: `tfbatch.accumulated(model, "
+                f"micro_batch_size={made.micro_batch_size})` makes one of {made.batch_size} of "
+                f"{made.steps} micro-batches ({_megabytes(made.peak_bytes)}, verified)."
             )
         elif made:
             yield (
-                f"A batch of {made.target} does not fit, nor do {made.steps} batches of "
-                f"{made.micro_batch_size} with the sum of their gradients."
+                f"A batch of {made.target} does not fit, nor do {made.steps} micro-batches of "
+                f"{made.micro_batch_size} with the sum of their gradients"
+                f"{': ' + made.refused if made.refused else '.'}"
             )
 
 

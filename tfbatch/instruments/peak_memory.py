@@ -11,14 +11,13 @@ import keras
 import tensorflow as tf
 from tensorflow.python.client import device_lib  # nothing public knows a device's memory
 
+from tfbatch.accumulation import accumulated
 from tfbatch.configuration import Configuration
 from tfbatch.instruments.climbing import Ended, climb
 from tfbatch.instruments.longest import lengthened, longest_shapes
 from tfbatch.pipeline.memory import usable_memory
 from tfbatch.training.devices import device_kind
-from tfbatch.training.own_optimizer import unwrapped
 from tfbatch.training.program_cache import ProgramCache
-from tfbatch.training.workload import Workload
 from tfbatch.workers.memory import peak_resident
 
 STEPS = 5
@@ -42,16 +41,13 @@ def measure_training(
     Args:
         programs: Data, model and optimizer as a trial has them.
         configuration: What to train with; the batch size is replaced.
-        accumulation: Batches whose gradients are summed before an update; 1 for none.
-        sizes: Batch sizes, all replicas together.
+        accumulation: Micro-batches of an update, by `tfbatch.accumulated`; 1 for none.
+        sizes: Batch sizes, all replicas together; with accumulation those of a micro-batch.
         budget_bytes: Bytes that may be used.
         record: File for what is measured.
         heartbeat: Called after each batch.
     """
-    workload = programs.workload
-    if accumulation > 1:
-        programs = ProgramCache(_Accumulating(workload, accumulation))
-    load = TrainingLoad(programs, configuration, heartbeat)
+    load = TrainingLoad(programs, configuration, heartbeat, accumulation=accumulation)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
@@ -136,6 +132,7 @@ class TrainingLoad(_Loaded):
         configuration: What to train with; the batch size is replaced.
         heartbeat: Called after each batch.
         validate: Whether validation follows.
+        accumulation: Micro-batches of an update; 1 for none.
     """
 
     def __init__(
@@ -145,14 +142,20 @@ class TrainingLoad(_Loaded):
         heartbeat: Callable[[], None],
         *,
         validate: bool = True,
+        accumulation: int = 1,
     ):
         super().__init__(programs, configuration, heartbeat)
-        self._validate = validate
+        self._validate, self._accumulation = validate, accumulation
 
     def step(self, size: int) -> int:
         """Trains on a few batches, augmented and shuffled as ever."""
-        self._fitted = self._model(size, steps=STEPS)
-        stream = self._data.training(batch_size=size, seed=_SEED, num_examples=STEPS * size)
+        batch_size = size * self._accumulation
+        self._fitted = self._model(batch_size, steps=STEPS)
+        if self._accumulation > 1:
+            accumulated(self._fitted, micro_batch_size=size)
+        stream = self._data.training(
+            batch_size=batch_size, seed=_SEED, num_examples=STEPS * batch_size
+        )
         self._fitted.fit(
             lengthened(stream, self._longest),
             steps_per_epoch=STEPS,
@@ -200,24 +203,3 @@ class _Alive(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Gives it."""
         self._heartbeat()
-
-
-class _Accumulating(Workload):
-    """A workload whose optimizers sum the gradients of several batches before an update."""
-
-    def __init__(self, workload: Workload, steps: int):
-        super().__init__(
-            workload.data,
-            workload.build_model,
-            compilation=workload.compilation,
-            precision=workload.precision,
-            jit_compile=workload.jit_compile,
-            strategy=workload.strategy,
-        )
-        self._steps = steps
-
-    def optimizer(self, configuration: Configuration, total_examples: int, model: Any) -> Any:
-        """See Workload."""
-        made = super().optimizer(configuration, total_examples, model)
-        unwrapped(made).gradient_accumulation_steps = self._steps  # before it has variables
-        return made
