@@ -58,7 +58,9 @@ def build_model(input_shape: tuple[int, int, int], num_classes: int) -> keras.Mo
     )
 
 
-def main(*, max_trials: int = 9, trial_length: str = "15 epochs", **options: Any) -> tfbatch.Result:
+def main(
+    *, max_trials: int = 9, trial_length: str = "15 epochs", **options: Any
+) -> tfbatch.Result | tfbatch.NothingLearned:
     """Searches; `options` are further arguments of `find_batch_size`."""
     return tfbatch.find_batch_size(
         build_model,

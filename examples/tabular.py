@@ -47,7 +47,9 @@ def build_model() -> keras.Model:
     return model
 
 
-def main(*, max_trials: int = 9, trial_length: str = "40 epochs", **options: Any) -> tfbatch.Result:
+def main(
+    *, max_trials: int = 9, trial_length: str = "40 epochs", **options: Any
+) -> tfbatch.Result | tfbatch.NothingLearned:
     """Searches; `options` are further arguments of `find_batch_size`."""
     return tfbatch.find_batch_size(
         build_model,

@@ -23,6 +23,8 @@ SCRIPTS = {
     if "find_batch_size(" in path.read_text(encoding="utf-8")
 }
 SLOW = ("segmentation",)
+# Long enough to learn more than luck can do on the validation split:
+LENGTHS = {"custom_train_step": "6_000 examples", "image": "16_000 examples"}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SCRIPTS]
 
 
@@ -47,7 +49,7 @@ def test_an_example_finds_a_recommendation(name, tmp_path):
     namespace = runpy.run_path(str(SCRIPTS[name]), run_name=name)
     result = namespace["main"](
         max_trials=1,
-        trial_length="128 examples",
+        trial_length=LENGTHS.get(name, "128 examples"),
         run_dir=tmp_path / "run",
         workers=0,
         verbose=0,

@@ -14,6 +14,7 @@ from tfbatch.errors import (
     ConfigurationError,
     DataError,
     InputError,
+    NothingLearnedError,
     RecordError,
     RunFolderError,
     SearchError,
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
     from tfbatch.measuring.throughput import measure_throughput
     from tfbatch.pipeline import PreparedData
     from tfbatch.pipeline.datasets import load_data
-    from tfbatch.search.result import Result
+    from tfbatch.search.result import NothingLearned, Result
     from tfbatch.training.structure import reusable
 
 _LAZY = {
+    "NothingLearned": "tfbatch.search.result",
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
     "accumulated": "tfbatch.accumulation",
@@ -62,6 +64,8 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "InputError",
+    "NothingLearned",
+    "NothingLearnedError",
     "PreparedData",
     "RecordError",
     "Result",
