@@ -24,7 +24,10 @@ SCRIPTS = {
 }
 SLOW = ("segmentation",)
 # Long enough to learn more than luck can do on the validation split:
-LENGTHS = {"custom_train_step": "6_000 examples", "image": "16_000 examples"}
+ENOUGH = {
+    "custom_train_step": {"trial_length": "6_000 examples"},
+    "image": {"trial_length": "4_000 examples", "baseline": "learning_rate=0.1"},
+}
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SCRIPTS]
 
 
@@ -49,11 +52,11 @@ def test_an_example_finds_a_recommendation(name, tmp_path):
     namespace = runpy.run_path(str(SCRIPTS[name]), run_name=name)
     result = namespace["main"](
         max_trials=1,
-        trial_length=LENGTHS.get(name, "128 examples"),
         run_dir=tmp_path / "run",
         workers=0,
         verbose=0,
         seed=3,
+        **ENOUGH.get(name, {"trial_length": "128 examples"}),
     )
 
     rows = Journal(tmp_path / "run" / "trials.jsonl").rows
