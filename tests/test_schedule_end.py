@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +16,7 @@ from tfbatch.callbacks import DivergenceGuard, StopAfterSteps
 X = np.ones((10, 1), "float32")
 
 
-def fit(*callbacks: Any, total_examples: int, batch_size: int = 6, epochs: int = 10) -> Any:
+def fit(*callbacks, total_examples, batch_size=6, epochs=10):
     """10 examples in batches of 6: two updates an epoch. Returns the last learning rate used."""
     schedule = tfbatch.schedules.LearningRateInExamples(
         "linear", learning_rate=0.1, batch_size=batch_size, total_examples=total_examples
@@ -28,7 +27,7 @@ def fit(*callbacks: Any, total_examples: int, batch_size: int = 6, epochs: int =
     return float(schedule(int(model.optimizer.iterations) - 1))
 
 
-def told(*callbacks: Any, **arguments: Any) -> list[str]:
+def told(*callbacks, **arguments):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(*callbacks, **arguments)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from search_fixtures import BASELINE
@@ -26,33 +25,33 @@ DONE = Outcome("completed", {"val_loss": 0.5}, 2500, 79, 3.0, 2.0)
 class FakeSlot:
     """Ends each task as it is told to."""
 
-    def __init__(self, *ends: Outcome | ProcessEndedError, log: str = ""):
+    def __init__(self, *ends, log=""):
         self.ends, self.log = list(ends), log
         self.submitted = 0
         self.killed = 0
         self.future = None
         self.mailbox = self
 
-    def submit(self, *_: Any) -> None:
+    def submit(self, *_):
         self.submitted += 1
 
-    def result(self) -> Outcome:
+    def result(self):
         end = self.ends.pop(0)
         if isinstance(end, ProcessEndedError):
             raise end
         return end
 
-    def printed(self) -> str:
+    def printed(self):
         return self.log
 
-    def kill(self) -> None:
+    def kill(self):
         self.killed += 1
 
-    def request_stop(self) -> None:
+    def request_stop(self):
         """Nothing: it does not stop."""
 
 
-def make_engine(slot: FakeSlot) -> WorkerEngine:
+def make_engine(slot):
     engine = WorkerEngine.__new__(WorkerEngine)  # without any process
     engine._slots = [slot]  # type: ignore[list-item]
     engine._devices = Devices("GPU", ("GPU:0",), 1, 1)
@@ -64,7 +63,7 @@ def make_engine(slot: FakeSlot) -> WorkerEngine:
     return engine
 
 
-def test_a_start_without_memory_is_tried_again_before_the_trial_runs() -> None:
+def test_a_start_without_memory_is_tried_again_before_the_trial_runs():
     slot = FakeSlot(FULL, DONE)
     engine = make_engine(slot)
     engine.start(SPEC)
@@ -74,7 +73,7 @@ def test_a_start_without_memory_is_tried_again_before_the_trial_runs() -> None:
     assert slot.submitted == 2
 
 
-def test_a_start_that_fails_twice_teaches_nothing_of_the_batch_size() -> None:
+def test_a_start_that_fails_twice_teaches_nothing_of_the_batch_size():
     engine = make_engine(FakeSlot(FULL, FULL))
     engine.start(SPEC)
     assert engine._finished(0) is None
@@ -87,7 +86,7 @@ def test_a_start_that_fails_twice_teaches_nothing_of_the_batch_size() -> None:
     )
 
 
-def test_the_kernels_kill_during_a_trial_is_out_of_memory_at_once() -> None:
+def test_the_kernels_kill_during_a_trial_is_out_of_memory_at_once():
     engine = make_engine(FakeSlot(ProcessEndedError("oom", "The kernel killed it.")))
     engine.start(SPEC)
     ended = engine._finished(0)
@@ -99,7 +98,7 @@ def test_the_kernels_kill_during_a_trial_is_out_of_memory_at_once() -> None:
 @pytest.mark.parametrize(
     ("log", "status"), [("CUDA_ERROR_OUT_OF_MEMORY: out of memory\n", "oom"), ("", "error")]
 )
-def test_cudnn_that_cannot_be_opened_is_judged_by_the_log(log: str, status: str) -> None:
+def test_cudnn_that_cannot_be_opened_is_judged_by_the_log(log, status):
     failed = Outcome("error", {}, 0, 0, 1.0, 0.0, "Could not create cudnn handle: ...")
     engine = make_engine(FakeSlot(failed, log=log))
     engine.start(SPEC)
@@ -109,9 +108,7 @@ def test_cudnn_that_cannot_be_opened_is_judged_by_the_log(log: str, status: str)
     assert ended[1].status == status
 
 
-def test_a_trial_that_does_not_stop_is_ended_after_the_grace_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_trial_that_does_not_stop_is_ended_after_the_grace_time(monkeypatch):
     slot = FakeSlot(ProcessEndedError("killed", "Its process ended by SIGKILL."))
     engine = make_engine(slot)
     engine.start(SPEC)
@@ -128,7 +125,7 @@ def test_a_trial_that_does_not_stop_is_ended_after_the_grace_time(
     assert ended[1].status == "interrupted"  # and never in the journal
 
 
-def test_a_task_without_memory_is_an_error_for_users() -> None:
+def test_a_task_without_memory_is_an_error_for_users():
     failure = memory_failure("measure_untrained", RuntimeError("CUDA_ERROR_OUT_OF_MEMORY"))
 
     assert isinstance(failure, SearchError)
