@@ -117,7 +117,7 @@ def test_a_class_that_a_split_lacks_is_told_of():
     train, validation, test = balance_warnings(splits)
 
     assert train == "Class 2 has no training example: nothing can be learned of it."
-    assert validation.startswith("Class 3 has no validation example: the validation figures do not")
+    assert validation.startswith("Class 3 has no validation example: the validation results do not")
     assert "at least 1 / fraction examples to be sure of one" in validation
     assert test.startswith("Classes 0, 1 have no test example: ")
 
@@ -126,7 +126,7 @@ def test_a_split_far_below_its_share_is_reported():
     counts = {"train": [17, 17], "validation": [1, 1], "test": [2, 2]}
 
     assert share_warnings(counts, {"test": 0.1, "validation": 0.1}) == (
-        "validation has 5.0% of the examples that it is taken from, not 10%: of each class a whole "
-        "number is taken, rounded down.",
+        "validation has 5.0% of the examples that it is taken from, not 10%: the number taken "
+        "from each class is rounded down.",
     )
     assert share_warnings(counts, {}) == ()

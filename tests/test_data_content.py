@@ -170,7 +170,7 @@ def test_a_functions_random_validation_and_seeded_split_are_reported(tmp_path):
     (note,) = of_function(tmp_path, random_validation).content.notes
     assert note.startswith("100% of the `validation` examples")
     (note,) = of_function(tmp_path, drawn_by_the_seed).content.notes
-    assert "of the `train` examples of a second reading stood in `validation`" in note
+    assert "of the `train` examples of a second pass were in `validation`" in note
 
 
 def test_the_same_data_keeps_its_folder_whatever_a_check_has_seen(tmp_path):
@@ -252,9 +252,9 @@ def test_missing_targets_are_refused_under_a_loss_of_keras_alone(tmp_path):
     data = stored(tmp_path, (X, y))
 
     assert any("first is example 9" in note for note in data.describe().notes)
-    with pytest.raises(InputError, match=r"not a number.*targets.*first is example 9"):
+    with pytest.raises(InputError, match=r"NaN or infinite.*targets.*first is example 9"):
         check(functional(1, "mse"), data)
-    with pytest.raises(InputError, match="not a number"):
+    with pytest.raises(InputError, match="NaN or infinite"):
         check(functional(1), data, loss=keras.losses.Huber())
     check(functional(1, own_loss), data)
 
@@ -277,7 +277,7 @@ def test_missing_inputs_are_refused_where_the_untrained_loss_shows_them(tmp_path
         (
             Y + 1,
             lambda: functional(2, "sparse_categorical_crossentropy"),
-            "from 1 to 2.*subtracted",
+            "from 1 to 2.*subtract 1",
         ),
         (-Y, lambda: functional(2, "sparse_categorical_crossentropy"), "Received.*from -1 to 0"),
         (Y * 2 - 1, lambda: functional(1, "binary_crossentropy"), "from 0 to 1.*from -1 to 1"),
@@ -354,7 +354,7 @@ def test_one_class_and_labels_from_one_are_told():
     assert balance_warnings({"train": (9, 0)})[0].startswith("Every training example is of class 0")
     (note,) = balance_warnings({"train": (0, 9, 9)})
     assert "Class 0 has no training example" in note
-    assert "count from 1" in note
+    assert "start at 1" in note
 
 
 def test_unscaled_inputs_give_a_hint_unless_a_layer_rescales(tmp_path):

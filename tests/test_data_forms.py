@@ -83,7 +83,7 @@ def test_shapes_that_exclude_batches_exclude_the_declaration():
     images = generated((28, 28, 1), (10,))
     assert known(images) is False
     legacy = tf.data.Dataset.from_generator(lambda: iter(()), output_types=(tf.float32,) * 2)
-    with pytest.raises(InputError, match=r"does not say how many dimensions.*output_signature"):
+    with pytest.raises(InputError, match=r"does not define how many dimensions.*output_signature"):
         form_of(legacy, where="`x`")
 
 
@@ -126,7 +126,7 @@ def test_the_models_input_tells_batches_from_examples():
 def test_where_the_model_takes_both_the_user_is_asked():
     batches = generated((None, 6), (None,))
     layers = (keras.layers.Dense(4), keras.layers.Dense(2))
-    with pytest.raises(InputError, match=r"one example or a batch\. Say so: batched=True"):
+    with pytest.raises(InputError, match=r"one example or a batch\. Give batched=True"):
         asked(batches, *layers)
     assert asked(batches, *layers, declared=True).batched is True
     assert asked(batches, *layers, declared=False).batched is False
@@ -137,7 +137,9 @@ def test_a_wrong_declaration_contradicts_the_model():
     with pytest.raises(InputError, match=r"as batched=False says.*Give batched=True"):
         asked(generated((None, 6), (None,)), *layers, declared=False)
     windows = tf.data.Dataset.from_tensor_slices((np.zeros((9, 4, 6)), np.zeros((9, 4), int)))
-    with pytest.raises(InputError, match=r"one example, as it was made.*Give batched=True"):
+    with pytest.raises(
+        InputError, match=r"one example, as the Dataset was built.*Give batched=True"
+    ):
         asked(windows, *layers)
     assert asked(windows, *layers, declared=True).batched is True
 
@@ -309,12 +311,12 @@ REFUSED = {
     ),
     "structured": ((np.zeros(4, [("a", "f4"), ("b", "i4")]), CLASSES), "Give its fields as a dict"),
     "rows in a list": ((list(FEATURES), CLASSES), r"numpy\.stack"),
-    "windows": (slices().window(2), r"those of `window`"),
+    "windows": (slices().window(2), r"from `window`"),
     "hidden repeat": (slices().repeat().filter(lambda x, y: True), "never ends"),
     "a generator": (iter([(FEATURES, CLASSES)]), r"from_generator\(function"),
     "other keys": (
         {"train": ({"a": FEATURES}, CLASSES), "validation": ({"b": FEATURES}, CLASSES)},
-        "differs in form from `train`",
+        "differs in structure from `train`",
     ),
 }
 
@@ -363,7 +365,7 @@ def test_a_stream_that_gives_its_examples_again_and_again_is_refused():
         watched(drawn(10_000, distinct=200))
     watched(drawn(10_000, distinct=20))  # a table of few categories
     watched(drawn(10_000, distinct=10**6))
-    with pytest.raises(InputError, match="nothing says when it ends"):
+    with pytest.raises(InputError, match="its length is unknown"):
         watched(drawn(10_000, distinct=10**6, width=8), most_bytes=100_000)
 
 

@@ -74,11 +74,11 @@ def png_16(pixels):
 
 FLOAT = Image.fromarray(DEEP.astype(np.float32) / 1000)
 DEEP_KINDS = {
-    "png": (png_16(DEEP[..., None]), 0, 836, "16 bits a channel (0 to 828 in this image)"),
-    "png colour": (png_16(np.stack([DEEP] * 3, -1)), 0, 836, "16 bits a channel (0 to 828"),
-    "tiff": (written(Image.fromarray(DEEP), "TIFF"), 0, 836, "16 bits a channel (0 to 828"),
-    "tiff 32": (written(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), 0, 836, "32 bits a"),
-    "tiff float": (written(FLOAT, "TIFF"), 0, 0.836, "32 bits a channel (0 to 0.828"),
+    "png": (png_16(DEEP[..., None]), 0, 836, "16 bits per channel (0 to 828 in this image)"),
+    "png colour": (png_16(np.stack([DEEP] * 3, -1)), 0, 836, "16 bits per channel (0 to 828"),
+    "tiff": (written(Image.fromarray(DEEP), "TIFF"), 0, 836, "16 bits per channel (0 to 828"),
+    "tiff 32": (written(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), 0, 836, "32 bits per"),
+    "tiff float": (written(FLOAT, "TIFF"), 0, 0.836, "32 bits per channel (0 to 0.828"),
 }
 
 
@@ -123,16 +123,16 @@ def deep_colour_tiff():
     "encoded", [deep_colour_tiff(), b"P6\n# made\n2 1\n65535\n" + bytes(12)], ids=["tiff", "ppm"]
 )
 def test_deep_colours_that_cannot_be_read_are_refused(encoded):
-    with pytest.raises(InputError, match=r"more than 8 bits a channel.*Save it as a 16-bit PNG"):
+    with pytest.raises(InputError, match=r"more than 8 bits per channel.*Save it as a 16-bit PNG"):
         decodable("a", encoded, (0, 1))
 
 
 DAMAGED = {
     "empty": (b"", "the file is empty"),
-    "text": (b"<html>", "no known image format"),
+    "text": (b"<html>", "image format is unknown"),
     "cut tiff": (KINDS["tiff 1 bit"][:-4], "."),
     "cut webp": (KINDS["webp"][: len(KINDS["webp"]) // 2], "."),
-    "nan": (written(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"), "no finite"),
+    "nan": (written(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"), "not finite"),
 }
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_file_is_one_sentence(encoded, message):
 def test_several_pages_are_no_image():
     pages = [Image.fromarray(RAMP)] * 2
 
-    with pytest.raises(InputError, match=r"a holds 2 images\. Save each as a file of its own"):
+    with pytest.raises(InputError, match=r"a holds 2 images\. Save each in its own file"):
         decodable("a", written(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
 
 
@@ -162,7 +162,7 @@ def features(**image):
 def test_no_record_is_written_of_cut_pixels(stored):
     encoded = png_16(DEEP[..., None])
 
-    with pytest.raises(InputError, match="key has 16 bits a channel"):
+    with pytest.raises(InputError, match="key has 16 bits per channel"):
         encode("key", encoded, 0, features(stored=stored))
     assert encode("key", encoded, 0, features(stored=stored, pixel_range=[0, 836]))
     with pytest.raises(InputError, match=r"Example key must have uint8 pixels. Received: uint16"):
@@ -184,7 +184,7 @@ def test_a_folder_of_deep_images_is_trained_on_at_the_range_that_is_asked_for(tm
     root = tmp_path / "images"
     write(root, {f"{c}/{i}.png": png_16(DEEP[..., None]) for c in "ab" for i in range(10)})
 
-    with pytest.raises(InputError, match=r"\.png has 16 bits a channel"):
+    with pytest.raises(InputError, match=r"\.png has 16 bits per channel"):
         derive_recipe(f"images:{root}", data_dir=None)
     with pytest.raises(ConfigurationError, match="the first number must be below the second"):
         derive_recipe(f"images:{root},pixel_range=9:0", data_dir=None)
@@ -192,7 +192,9 @@ def test_a_folder_of_deep_images_is_trained_on_at_the_range_that_is_asked_for(tm
     data = load_data(recipe, records_dir=tmp_path / "records")
 
     assert recipe.features.image.pixel_range == (0, 836)
-    note = "Values of images of more than 8 bits a channel: 0 to 836 become 0 to 255, others are"
+    note = (
+        "Values of images with more than 8 bits per channel: 0 to 836 become 0 to 255, others are"
+    )
     assert data.describe().notes[0] == f"{note} clipped."
     (images, _), *_ = data.evaluation("train").as_numpy_iterator()
     assert len(np.unique(images[0])) == 208

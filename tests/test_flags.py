@@ -57,5 +57,5 @@ def test_no_two_flags_name_the_folder_of_a_run():
 def test_threads_are_a_number_or_all():
     assert [threads_of(text) for text in (None, "all", "3")] == [None, 0, 3]
     for text in ("0", "-1", "two", "1.5", ""):
-        with pytest.raises(InputError, match="`--threads` must be a number from 1, or"):
+        with pytest.raises(InputError, match="`--threads` must be a number >= 1 or"):
             threads_of(text)

@@ -101,10 +101,10 @@ def test_the_callback_ends_the_training_and_the_advisor_does_not(capsys):
     x, y = np.tile(X, (8, 1)), np.tile(Y, (8, 1))
     noise, advisor = GradientNoiseScale(interval=1), Advisor(time_steps=False)
 
-    with pytest.raises(InputError, match="no mean over the examples"):
+    with pytest.raises(InputError, match="not a mean over the examples"):
         model.fit(x, y, batch_size=16, callbacks=[noise], verbose=0)
     model.fit(x, y, batch_size=16, callbacks=[advisor], verbose=0)
-    assert "no mean over the examples" in capsys.readouterr().out
+    assert "not a mean over the examples" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", [LayerNorms, SquaredNorms])

@@ -90,13 +90,13 @@ def test_folders_of_splits_are_splits(make, names, roles):
     [
         (["train/", "val/", "validation/"], "val, validation in .* could each be the validation"),
         (["Train/", "train/"], "could each be the train split"),
-        (["train/", "test/", "extra/"], "have the name of a split, but not extra beside them"),
-        (["train/", "bus"], "has the name of a split, but not bus beside it"),
-        (["car/x", "bus/x", "train/x"], "has the name of a split, but not bus, car beside it"),
+        (["train/", "test/", "extra/"], "have the name of a split, unlike extra beside them"),
+        (["train/", "bus"], "has the name of a split, unlike bus beside it"),
+        (["car/x", "bus/x", "train/x"], "has the name of a split, unlike bus, car beside it"),
         (["seg_train/", "seg_test/"], "hold the same folders .cat, dog.: they may be splits or"),
         (["test/", "val/"], "no folder for the training split"),
         (["cat", "dog", "test"], "The folder test in .* has the name of a split, but holds images"),
-        (["train", "test"], "have the name of a split, but hold images and no folders of classes"),
+        (["train", "test"], "have the name of a split, but hold images and no class folders"),
         (["cat/train", "cat/test", "dog/train", "dog/test"], "not the other way round"),
     ],
 )
@@ -119,17 +119,17 @@ def test_the_options_settle_it(make):
 
     assert splits.roles == {"train": "seg_train", "test": "seg_test"}
     assert sorted(splits.splits) == ["seg_test", "seg_train"]
-    assert "Left out: the folder bus/ (2 images, no folders of classes)." in splits.notes
+    assert "Left out: the folder bus/ (2 images, no class folders)." in splits.notes
     assert sorted(classes.splits["train"]) == ["bus", "car", "seg_pred", "seg_test", "seg_train"]
-    assert classes.notes == ("In folders inside of a class, and of that class: 16 images.",)
+    assert classes.notes == ("In subfolders of a class, counted as that class: 16 images.",)
 
 
 @pytest.mark.parametrize(
     ("chosen", "error", "message"),
     [
         ({"train": "trian"}, InputError, "no folder `trian` in .*Did you mean `train`"),
-        ({"test": "train"}, InputError, "one of them for `train`. Received: test=train"),
-        ({"train": "train", "test": "train"}, InputError, "must be different ones"),
+        ({"test": "train"}, InputError, "`train` must have one. Received: test=train"),
+        ({"train": "train", "test": "train"}, InputError, "of the splits must differ"),
         ({"train": "train", "test": "flat"}, DataError, "flat must have a folder of images"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_train_among_vehicles_is_a_class_and_that_is_reported(make):
 
     assert sorted(layout.splits["train"]) == ["bus", "car", "train"]
     assert layout.notes == (
-        "The folder `train` is taken for a class: it holds images and no folders.",
+        "The folder `train` is treated as a class: it holds images and no folders.",
     )
     assert read_layout(layout.splits["train"]["bus"][0].parents[1], "none").notes == ()
 
@@ -153,7 +153,9 @@ def test_classes_that_differ_between_splits(make):
 
     assert "The split test has no images of 1 of the 2 classes: dog." in read(root).notes
     make("test/Dog")
-    with pytest.raises(DataError, match=r"classes that .* has not: Dog\. Did you mean `dog`\?"):
+    with pytest.raises(
+        DataError, match=r"classes that .* does not have: Dog\. Did you mean `dog`\?"
+    ):
         read(root)
 
 
@@ -175,9 +177,9 @@ def test_what_is_left_out_is_counted(make):
 
     assert notes == (
         "Images by suffix: 6 .png, 1 .jpg.",
-        "In folders inside of a class, and of that class: 3 images.",
-        "Left out, in no class's folder: 1 image.",
-        "Left out, no images that can be read: 2 .heic, 2 broken link, 1 hidden, 1 linked folder, "
+        "In subfolders of a class, counted as that class: 3 images.",
+        "Left out, outside the class folders: 1 image.",
+        "Left out, not readable as images: 2 .heic, 2 broken link, 1 hidden, 1 linked folder, "
         "1 without suffix.",
     )
 
@@ -186,7 +188,7 @@ def test_a_link_to_a_folder_above_is_refused(make):
     root = make("a", "b")
     (root / "c").symlink_to(root)
 
-    with pytest.raises(DataError, match=r"/c is a link to a folder that it lies in .*Delete the"):
+    with pytest.raises(DataError, match=r"/c is a link to a folder that contains it .*Delete the"):
         read(root)
 
 
@@ -254,7 +256,7 @@ def test_a_size_that_may_be_a_name_is_refused_and_a_slash_settles_it(tmp_path):
         derive_recipe(f"images:{tmp_path}/shots@8", data_dir=None)
     recipe = derive_recipe(f"images:{tmp_path}/shots@8/", data_dir=None)
     assert recipe.source.arguments["folder"] == str(tmp_path / "shots@8")
-    with pytest.raises(InputError, match="image_size=8 beside a recipe"):
+    with pytest.raises(InputError, match="image_size=8 with a recipe"):
         load_data(recipe, image_size=8)
 
 
@@ -308,7 +310,7 @@ def test_all_damaged_images_are_named_at_once_and_many_are_listed_in_a_file(tmp_
     listing = tmp_path / "records" / recipe.name / "unreadable-images.txt"
     message = str(caught.value)
     assert message.startswith("12 of 40 images cannot be decoded: ")
-    assert "and 2 more. Replace them, or take them out of the data." in message
+    assert "and 2 more. Replace them or remove them from the data." in message
     assert f"{damaged[0]} (the file is empty)" in message or str(listing) in message
     assert sorted(listing.read_text().splitlines()) == sorted(map(str, damaged))
     for path in damaged:
@@ -328,7 +330,7 @@ def test_a_folder_that_may_not_be_read_is_one_sentence(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    with pytest.raises(DataError, match=r"/b cannot be read: Permission denied\. Give one that"):
+    with pytest.raises(DataError, match=r"/b cannot be read: Permission denied\. Give a readable"):
         read(tmp_path)
 
 
@@ -344,7 +346,7 @@ def test_files_that_may_not_be_read_are_all_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in secret)
-    with pytest.raises(DataError, match=r"2 of 20 images may not be read \(permission denied\): "):
+    with pytest.raises(DataError, match=r"2 of 20 images cannot be read \(permission denied\): "):
         derive_recipe(f"images:{tmp_path}", data_dir=None)
 
 

@@ -234,7 +234,7 @@ def test_the_kernels_kill_is_out_of_memory_and_spares_the_caller(make_prober, fl
         group.rmdir()
 
     assert found.runs[0].outcome == "oom"
-    assert "The kernel killed its process because memory was used up" in found.runs[0].message
+    assert "The kernel killed its process because memory was exhausted" in found.runs[0].message
     assert 115 <= found.batch_size <= 127
 
 

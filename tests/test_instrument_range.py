@@ -68,7 +68,7 @@ def test_a_quadratic_diverges_above_its_threshold_and_the_suggestion_lies_below(
     assert 0.25 < found.limit < 0.5
     assert all(one.held == (one.learning_rate < 0.5) for one in found.constant)
     assert f"{found.limit:.3g} to be the largest rate that holds" in found.conclusion()
-    assert "above what a training stands" in found.conclusion()
+    assert "above what training tolerates" in found.conclusion()
 
 
 def test_halves_are_tried_until_they_hold_and_as_long_as_they_end_lower():

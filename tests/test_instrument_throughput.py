@@ -183,7 +183,7 @@ def test_a_size_beyond_all_timed_ones_is_not_predicted_and_so_is_a_weak_noise_sc
     assert made.batch_size == 512, "the line's best is sqrt(32 * 1e5) = 1,789, where none was timed"
     assert made.doubts == (
         "3 pairs, 8 are needed",
-        "larger sizes than 512 were not timed, and may be faster",
+        "sizes larger than 512 were not timed and may be faster",
     )
     inside = predict(seconds, scale=noise(128.0, 32.0, 512.0), fit=found.fit)
     assert inside.doubts == ()

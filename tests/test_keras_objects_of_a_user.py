@@ -167,7 +167,7 @@ def test_what_cannot_be_made_again_is_refused_in_one_sentence():
             return x
 
     with pytest.raises(
-        InputError, match=r"^Subclass cannot be made again from its `get_config\(\)`"
+        InputError, match=r"^Subclass cannot be recreated from its `get_config\(\)`"
     ):
         dumps(Subclass(object()))
 

@@ -106,7 +106,9 @@ def test_a_manifest_from_before_there_was_a_measured_normalization_is_still_read
 
     assert PreparedData(recipe, folder).num_examples("train") == 11
     without = recipe.model_copy(update={"normalization": None})
-    with pytest.raises(DataError, match="hold no measured normalization and its recipe gives none"):
+    with pytest.raises(
+        DataError, match="contain no measured normalization, and its recipe has none"
+    ):
         PreparedData(without, folder)
 
 

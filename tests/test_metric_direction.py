@@ -79,6 +79,6 @@ def test_the_models_own_metric_outweighs_its_name(tmp_path):
 def test_an_objective_whose_name_contradicts_the_models_metric_is_asked_for():
     names, directions = ["val_fit_accuracy"], {"fit_accuracy": direction_of("mse")}
 
-    with pytest.raises(InputError, match=r"metric of that name says min\. Give the direction"):
+    with pytest.raises(InputError, match=r"metric with that name says min\. Give the direction"):
         Objective.parse("val_fit_accuracy").check(names, directions)
     Objective.parse("val_fit_accuracy:max").check(names, directions)

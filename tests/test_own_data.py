@@ -185,7 +185,10 @@ def test_a_validation_split_of_texts_of_unequal_length_keeps_them_beside_their_t
 
 BAD = {
     "no targets": (np.zeros((4, 2)), "must give \\(inputs, targets\\)"),
-    "unequal": ((np.zeros((4, 2)), np.zeros(3)), "same first dimension. Received: 4, 3"),
+    "unequal": (
+        (np.zeros((4, 2)), np.zeros(3)),
+        "the first dimension, in all arrays. Received: 4, 3",
+    ),
     "objects": ((np.array([{}, {}]), np.zeros(2)), "array of Python objects"),
     "dates": ((np.array(["2020-01-01"] * 4, "M8[s]"), np.zeros(4)), "dates or durations.*numbers"),
     "lists": (([[1], [2, 3]], np.zeros(2)), "differ in length. Give it as a tf.RaggedTensor"),
@@ -224,7 +227,7 @@ def test_images_of_unequal_size_are_refused_with_the_remedy(tmp_path):
 
 def test_splits_of_unequal_form_are_refused(tmp_path):
     data = {"train": numbered(9), "validation": (np.zeros((4, 3), np.float32), np.zeros(4, int))}
-    with pytest.raises(InputError, match="`validation` data differs in form from `train`"):
+    with pytest.raises(InputError, match="`validation` data differs in structure from `train`"):
         store_data(tmp_path, data)
 
 

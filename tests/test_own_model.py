@@ -134,7 +134,7 @@ def test_a_builder_that_asks_for_what_there_is_not_is_refused():
 
 
 def test_a_builder_that_asks_for_classes_where_there_are_none_is_told(regression):
-    with pytest.raises(InputError, match="asks for `num_classes`, but the targets are no classes"):
+    with pytest.raises(InputError, match="asks for `num_classes`, but the targets are not classes"):
         Workload(regression, lambda input_shape, num_classes: layers()).build(1)
 
 
@@ -338,7 +338,7 @@ def _io():
 
 REFUSED = {
     "several optimizers": (two_optimizers, {}, "several optimizers has several learning rates"),
-    "no loss": (layers, {}, "no classes .*so the loss must be given"),
+    "no loss": (layers, {}, "not classes .*so the loss must be given"),
     "loss twice": (compiled_adam, {"loss": "mae"}, "compiled in its builder, so `loss` cannot"),
     "metrics twice": (compiled_adam, {"metrics": ("mae",)}, "so `metrics` cannot"),
     "unknown loss": (layers, {"loss": "mean_square_error"}, "Did you mean `mean_squared_error`"),

@@ -54,7 +54,7 @@ def test_no_size_is_predicted_beyond_the_largest_timed_one():
     found = predicted(10_000.0)
 
     assert (found.batch_size, found.as_fast_to, found.limited_by) == (64, 64, "measured sizes")
-    assert "larger sizes than 64 were not timed" in found.conclusion()
+    assert "sizes larger than 64 were not timed" in found.conclusion()
     assert predicted(10_000.0, largest=50).limited_by == "memory"
 
 

@@ -278,7 +278,7 @@ def test_each_instrument_is_on_disk_and_printed_when_it_has_ended(probed, tmp_pa
     for section in probed.sections:
         shown = " ".join(section.reading.conclusion().split())
         assert text.count(shown) == 1
-    assert f"{len(QUICK)} instruments had measured" in report.stopped()
+    assert f"{len(QUICK)} instruments had finished" in report.stopped()
 
 
 def test_a_disk_that_is_full_costs_nothing_that_is_printed(probed, tmp_path, monkeypatch):

@@ -108,8 +108,8 @@ def test_a_thread_asks_for_the_line_and_ends():
     ("status", "message", "lines"),
     [
         ("oom", "Out of memory: OOM when allocating\n" + "graph\n" * 90, 2),
-        ("killed", "Its process ended by SIGKILL.\nIts last words:\nx\ny", 2),
-        ("timeout", "It gave no heartbeat for 600 s and was ended.\nIts last words:\nx", 2),
+        ("killed", "Its process ended by SIGKILL.\nIts last output:\nx\ny", 2),
+        ("timeout", "It gave no heartbeat for 600 s and was ended.\nIts last output:\nx", 2),
         ("error", "Traceback (most recent call last)\n  File a\nValueError: b\n", 5),
         ("completed", "", 1),
     ],

@@ -31,7 +31,7 @@ def told(*callbacks, **arguments):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(*callbacks, **arguments)
-    return [str(w.message) for w in caught if "comes to its end" in str(w.message)]
+    return [str(w.message) for w in caught if "ends after update" in str(w.message)]
 
 
 def test_a_short_last_batch_ends_the_schedule_early_and_is_warned_of_with_the_number_that_fits():

@@ -215,7 +215,7 @@ def test_a_second_signal_ends_at_once_and_loses_no_trial(tmp_path):
     wait_for_rows(tmp_path, 2, process)
     process.send_signal(signal.SIGTERM)
     assert process.stderr
-    while "Again to quit at once" not in process.stderr.readline():
+    while "Repeat to quit at once" not in process.stderr.readline():
         pass
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate()

@@ -95,11 +95,17 @@ def test_hidden_and_other_files_are_left_out_as_keras_does(folder):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "cannot be read: No such file or directory. Give one that holds a folder of images"),
+        (
+            {},
+            "cannot be read: No such file or directory. Give a readable folder that holds",
+        ),
         (many(classes=("cat",)), "for each of at least 2 classes. Received: cat."),
         ({"a.png": png(1)}, "for each of at least 2 classes. Received: none."),
         ({**many(), "fox/a.txt": b""}, "The class `fox` has no image (.bmp, .gif, "),
-        ({**many("train/"), **many("test/", 1, ("cat", "dgo"))}, "that .../train has not: dgo."),
+        (
+            {**many("train/"), **many("test/", 1, ("cat", "dgo"))},
+            "that .../train does not have: dgo.",
+        ),
     ],
     ids=["absent", "one class", "no class", "empty class", "other classes"],
 )

@@ -92,7 +92,7 @@ def test_classes_are_counted_over_all_splits(source):
         ({"x": IMAGES / 255.0, "y": LABELS}, "uint8 pixels. Received: float64. Save numpy.round("),
         (
             {"x": IMAGES.astype(int), "y": LABELS},
-            "Received: int64. Save x.astype(numpy.uint8), which loses noth",
+            "Received: int64. Save x.astype(numpy.uint8), which preserves",
         ),
         ({"x": IMAGES[0], "y": LABELS}, "with 1, 3 or 4 channels. Received: [4, 5]."),
         ({"x": IMAGES[..., None, None], "y": LABELS}, "Received: [12, 4, 5, 1, 1]."),

@@ -86,7 +86,9 @@ def test_a_buffer_smaller_than_the_split_is_noted_and_a_larger_one_is_not(
     monkeypatch.setattr(streaming, "SHUFFLE_EXAMPLES", 50)
     (note,) = PreparedData(data.recipe, data.folder, resident_share=0).notes
 
-    assert note.startswith("Training examples are streamed and drawn from 50 at a time (0 MiB) of")
+    assert note.startswith(
+        "Training examples are streamed through a shuffle buffer of 50 (0 MiB) of"
+    )
     assert PreparedData(data.recipe, data.folder).notes == ()  # resident: shuffled as a whole
 
 

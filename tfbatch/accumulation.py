@@ -95,8 +95,7 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
 def checked(model: Any, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A train function that measures, before its first update, whether the batch can be cut.
 
-    `fit` of an accumulated model has it already; one who makes a train function of their own wraps
-    it in this.
+    `fit` of an accumulated model already includes it; wrap a custom train function in it.
 
     Args:
         model: The compiled model.
@@ -358,17 +357,18 @@ def _compare(model: Any, pairs: list[tuple[Any, Any]], micro_batch_size: int) ->
     if off <= rounding:
         return
     differs = (
-        f"The loss of the first batch differs from that of its micro-batches of {micro_batch_size} "
-        f"by {off:.2%} (loss {float(pairs[0][0]):.6g} against {float(pairs[0][1]):.6g}; "
-        "compared are the loss, its derivatives by the predictions, and added losses)"
+        "The loss of the first batch differs from that of its micro-batches of "
+        f"{micro_batch_size} by {off:.2%} (loss {float(pairs[0][0]):.6g} against "
+        f"{float(pairs[0][1]):.6g}; the loss, its derivatives with respect to the predictions, "
+        "and added losses are compared)"
     )
     if off <= 10 * rounding:
         warnings.warn(f"{differs}: little more than rounding.", stacklevel=5)
         return
     raise InputError(
-        f"{differs}, so that micro-batches would train another model. Accumulation needs a loss "
+        f"{differs}, so micro-batches would train a different model. Accumulation needs a loss "
         "that is a mean over the examples, or a Keras loss with reduction='sum'. Let the loss "
-        "function return one value per example, of which Keras takes the mean; or train without "
+        "function return one value per example, which Keras averages, or train without "
         "`tfbatch.accumulated`."
     )
 

@@ -66,7 +66,7 @@ def open_bench(
         image_size: Size of the images of a data set without a recipe, in pixels.
         records_dir: Folder for records.
         execution: Precision, XLA, strategy; `workers=0` for this process. Default: one worker.
-        progress: Told what is done.
+        progress: Receives the progress.
 
     Raises:
         InputError: Something asked for cannot be used.
@@ -126,7 +126,7 @@ def open_request(
     Args:
         request: What is asked.
         given: What was given as objects.
-        progress: Told what is done.
+        progress: Receives the progress.
         stop_requested: When true, what runs is ended with a StoppedError.
     """
     with RunLock(request.run_dir) as lock:

@@ -14,7 +14,7 @@ from tfbatch.recipes import SPLITS
 USUAL_BATCH_SIZE = 32
 """Keras's default; a class that is absent from half of all smaller batches alone is not told of."""
 _MOST_NAMES = 8
-_FROM_ONE = " Labels that count from 1 need 1 subtracted: classes are counted from 0."
+_FROM_ONE = " If the labels start at 1, subtract 1: classes are counted from 0."
 _MUCH_SMALLER = 0.8
 """A split below this part of its share is reported."""
 
@@ -139,9 +139,7 @@ def balance_warnings(class_counts: Mapping[str, Sequence[int]]) -> tuple[str, ..
     counts = class_counts["train"]
     present = [label for label, count in enumerate(counts) if count]
     if len(present) == 1:
-        return (
-            f"Every training example is of class {present[0]}: there is nothing to tell apart.",
-        )
+        return (f"Every training example is of class {present[0]}: there is nothing to classify.",)
     rare, limit = rare_classes(counts)
     if rare:
         share = max(counts[label] for label in rare) / sum(counts)
@@ -162,9 +160,9 @@ def balance_warnings(class_counts: Mapping[str, Sequence[int]]) -> tuple[str, ..
             )
         elif absent := [label for label in absent if counts[label]]:
             warnings.append(
-                f"{_named(absent)} {_have(absent)} no {split} example: the {split} figures do not "
-                f"speak of {'it' if len(absent) == 1 else 'them'}. A class needs at least "
-                "1 / fraction examples to be sure of one in a split that is taken from train."
+                f"{_named(absent)} {_have(absent)} no {split} example: the {split} results do not "
+                f"cover {'it' if len(absent) == 1 else 'them'}. A class needs at least 1 / "
+                "fraction examples to be sure of one in a split that is taken from train."
             )
     return tuple(warnings)
 
@@ -174,7 +172,7 @@ def share_warnings(
 ) -> tuple[str, ...]:
     """One line for each split that is much smaller than the share of train that it should be.
 
-    Of each class a split gets whole examples, rounded down: of nine examples a tenth is none.
+    The number from each class is rounded down: a tenth of nine examples is zero.
 
     Args:
         class_counts: Number of examples of each class in each split.
@@ -184,7 +182,7 @@ def share_warnings(
     whole = sum(counts.values())
     return tuple(
         f"{split} has {counts[split] / whole:.1%} of the examples that it is taken from, not "
-        f"{fraction:.0%}: of each class a whole number is taken, rounded down."
+        f"{fraction:.0%}: the number taken from each class is rounded down."
         for split, fraction in fractions.items()
         if counts[split] < _MUCH_SMALLER * fraction * whole
     )

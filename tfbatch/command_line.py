@@ -32,8 +32,8 @@ EXIT_CODES = """\
 exit codes:
   0    done
   1    an unexpected error (a bug): the traceback is shown
-  2    something asked for cannot be used; nothing was trained
-  3    data is absent, cannot be fetched, or is damaged
+  2    the request cannot be carried out; nothing was trained
+  3    data is missing, cannot be fetched, or is damaged
   4    the run folder is in use, full or damaged
   5    no trial could be completed
   6    no trial learned anything: lengthen the trials
@@ -119,7 +119,7 @@ def help_text(values: flags.FlagValues, usage: str) -> str:
 def run_command(main: Callable[[list[str]], int]) -> None:
     """Runs a command's `main(arguments)` and exits with its code; errors become messages.
 
-    A reader that closes the pipe (`| head`) ends no command: what it would print is dropped.
+    A closed pipe (`| head`) does not end the command: further output is dropped.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _steady(sys.stdout), _steady(sys.stderr)
@@ -153,7 +153,7 @@ def _code_of(main: Callable[[list[str]], int]) -> int:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"Ended by {by}. What was finished before is on disk.", file=sys.stderr)
+        print(f"Ended by {by}. Everything finished before is on disk.", file=sys.stderr)
         return 128 + int(number)
     except Exception:
         traceback.print_exc()
@@ -178,8 +178,8 @@ def say(console: Console, text: str) -> None:
 
 
 def announcer(console: Console, text: str) -> Callable[[], None]:
-    """Says at once that a signal was heard."""
-    return direct_writer(console, f"{text} Again to quit at once.")
+    """Reports at once that a signal has arrived."""
+    return direct_writer(console, f"{text} Repeat to quit at once.")
 
 
 def direct_writer(console: Console, text: str) -> Callable[[], None]:
@@ -215,10 +215,10 @@ def library_noise_to(path: Path, *, kept: bool = True) -> Iterator[tuple[Console
     os.dup2(log, 1)
     os.dup2(log, 2)
     noise = os.fdopen(log, "w", encoding="utf-8", errors="replace")
-    where = f", and writes to {path}" if kept else ""
+    where = f" and writes to {path}" if kept else ""
 
     def tell() -> None:
-        err.write(f"Nobody reads the standard output any more: the command goes on{where}.\n")
+        err.write(f"The standard output is closed: the command continues{where}.\n")
         err.flush()
 
     err = SteadyStream(_text(real[1]), instead=noise)

@@ -23,8 +23,8 @@ class _Flag:
 _COMMON = {
     "dataset": _Flag(
         "text",
-        "A data set: a recipe's name in pipelines/, a path of one (.yaml), or one without a "
-        "recipe: tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
+        "A data set: the name of a recipe in pipelines/, the path of a recipe (.yaml), or data "
+        "without a recipe: tfds:NAME, images:FOLDER, npz:PATH, synthetic.",
         "digits",
     ),
     "image_size": _Flag(
@@ -36,10 +36,10 @@ _COMMON = {
     ),
     "run_dir": _Flag("text", "The run folder."),
     "max_minutes": _Flag("number", "Time limit in minutes."),
-    "seed": _Flag("whole", "Everything random derives from it.", lowest=0),
+    "seed": _Flag("whole", "All randomness derives from it.", lowest=0),
     "threads": _Flag("text", 'Threads on a CPU: a number, or "all".'),
     "checkpoint_seconds": _Flag(
-        "number", "Least time between two checkpoints of a training.", 60.0, lowest=0.0
+        "number", "Minimum time between two checkpoints of a training.", 60.0, lowest=0.0
     ),
 }
 
@@ -69,7 +69,7 @@ def define_common_flags(
 
 
 def threads_of(text: str | None) -> int | None:
-    """What `--threads` means: None where it is not given, 0 for one per core.
+    """The value of `--threads`: None if it is not given, 0 for one per core.
 
     Raises:
         InputError: Neither a number from 1 nor "all".
@@ -79,5 +79,5 @@ def threads_of(text: str | None) -> int | None:
     if text == "all":
         return 0
     if not text.isdecimal() or int(text) < 1:
-        raise InputError(f'`--threads` must be a number from 1, or "all". Received: {text!r}.')
+        raise InputError(f'`--threads` must be a number >= 1 or "all". Received: {text!r}.')
     return int(text)

@@ -1,6 +1,6 @@
-"""What one look at a user's data has shown, and the sentences that follow from it.
+"""The findings of one look at a user's data, and the sentences that follow from them.
 
-Pure numbers and text, without TensorFlow: `tfbatch.pipeline.scanning` looks. Thresholds stand here.
+Pure numbers and text, without TensorFlow: `tfbatch.pipeline.scanning` does the looking.
 """
 
 from __future__ import annotations
@@ -57,10 +57,9 @@ class NonFinite(Strict):
             place = f", at {list(self.first_index)}"
         are = "value is" if self.values == 1 else "values are"
         return (
-            f"{self.values:,} {are} not a number (NaN) or infinite in the {self.name} of your "
-            f"`{self.split}` data{columns}, in {self.examples:,} "
-            f"example{'' if self.examples == 1 else 's'}; the first is example "
-            f"{self.first_example:,}{place} (counted from 0)."
+            f"{self.values:,} {are} NaN or infinite in the {self.name} of your `{self.split}` "
+            f"data{columns}, in {self.examples:,} example{'' if self.examples == 1 else 's'}; the "
+            f"first is example {self.first_example:,}{place} (counted from 0)."
         )
 
 
@@ -100,7 +99,7 @@ class InputScale(Strict):
 
 
 class DataContent(Strict):
-    """What one look at all splits has shown.
+    """The findings of one look at all splits.
 
     Attributes:
         non_finite: Values that are NaN or infinite.
@@ -117,7 +116,7 @@ class DataContent(Strict):
     notes: tuple[str, ...] = ()
 
     def sentences(self) -> tuple[str, ...]:
-        """What a user should know before the first trial, whatever the model is."""
+        """Notes for the user before the first trial, independent of the model."""
         return (*map(_with_remedy, self.non_finite), *self.notes)
 
     def class_counts(self) -> dict[str, tuple[int, ...]]:
@@ -128,7 +127,7 @@ class DataContent(Strict):
         return counts if all(counts.values()) else {}
 
     def weighted_classes(self, num_classes: int | None) -> int | None:
-        """How many classes `class_weight` tells apart; None where the targets are no classes.
+        """How many classes `class_weight` distinguishes; None if the targets are not classes.
 
         For a row of several numbers Keras takes the largest one's index, so that a one-hot row has
         a class for each of its numbers. Single numbers it rounds.
@@ -176,11 +175,11 @@ def _with_remedy(found: NonFinite) -> str:
 def overlap_is_excessive(
     overlap: float, repeats: float, *, num_examples: int, num_training: int
 ) -> bool:
-    """Whether more examples of a split stand in the training data than chance puts there.
+    """Whether more examples of a split occur in the training data than chance explains.
 
     If both splits are drawn from one source, an example of either finds an equal one among the
     training examples with the same probability, so the share of training examples that have
-    another equal to them is what to expect. Excessive is a difference of at least 1 % and of more
+    another equal to them is the expected value. Excessive is a difference of at least 1 % and more
     than 4 standard errors of two proportions with the pooled share p:
 
         sqrt(p (1 - p) (1 / num_examples + 1 / num_training))
@@ -197,15 +196,16 @@ def overlap_is_excessive(
 
 
 def overlap_note(split: str, *, overlap: float, repeats: float, num_examples: int) -> str:
-    """Says that examples of a split stand in the training data, and what mends it."""
+    """Reports that a split's examples occur in the training data, and the remedy."""
     count = round(overlap * num_examples)
     own = f"{repeats:.1%} of the training examples repeat another"
     return (
         f"{overlap:.0%} of your `{split}` examples ({count:,} of {num_examples:,}) have the same "
-        f"inputs as a training example, while {own if repeats else 'no training example repeats'}: "
-        f"the {split} figures are not those of unseen examples. `shuffle` before `take` and `skip` "
-        "causes this, because it draws a new order at each reading: use "
-        "`shuffle(..., reshuffle_each_iteration=False)`, or split by index."
+        "inputs as a training example, while "
+        f"{own if repeats else 'no training example repeats'}: the {split} results are not "
+        "measured on unseen examples. `shuffle` before `take` and `skip` causes this, because it "
+        "draws a new order on each pass: use `shuffle(..., reshuffle_each_iteration=False)`, or "
+        "split by index."
     )
 
 
@@ -213,7 +213,7 @@ def changed_is_told(changed: float, *, dropped: int, stored: int, overlapping: b
     """Whether a second pass over a Dataset has new examples that neither order nor cut explains.
 
     A Dataset that drops its last short batch of b leaves out other examples in each order: up to
-    (b - 1) / (n + b - 1) of its examples, for n that were read. Where `shuffle` stands before
+    (b - 1) / (n + b - 1) of its examples, for n that were read. Where `shuffle` comes before
     `take` and `skip`, an example was in no split at the first reading with the probability
     prod(1 - f) over the splits' shares f: at most 1/4 for two splits, 8/27 for three.
 
@@ -228,7 +228,7 @@ def changed_is_told(changed: float, *, dropped: int, stored: int, overlapping: b
 
 
 def frozen_note(split: str, *, changed: float, stored: int) -> str:
-    """Says that a Dataset is random, and that one draw of it is stored."""
+    """Reports that a Dataset is random, and that one draw of it is stored."""
     if split != "train":
         return (
             f"{changed:.0%} of the `{split}` examples are different when your Dataset is read "
@@ -237,44 +237,44 @@ def frozen_note(split: str, *, changed: float, stored: int) -> str:
         )
     return (
         f"{changed:.0%} of the training examples are different when your Dataset is read again: "
-        "something in it is random, such as an augmentation in `map` or a `shuffle` before `take`. "
-        f"It was read once: every epoch of every trial sees the same {stored:,} examples, as they "
-        "were drawn once. Give a function `make_dataset(split, batch_size, seed)` that returns the "
-        "Dataset, which is called anew for each training, or augment in the model "
+        "something in it is random, such as an augmentation in `map` or a `shuffle` before "
+        f"`take`. It was read once: every epoch of every trial sees the same {stored:,} stored "
+        "examples. Give a function `make_dataset(split, batch_size, seed)` that returns the "
+        "Dataset, which is called for each training, or augment in the model "
         "(keras.layers.RandomFlip and others)."
     )
 
 
 def random_scores_note(split: str, *, changed: float, name: str) -> str:
-    """Says that a function's validation or test data is random."""
+    """Reports that a function's validation or test data is random."""
     return (
-        f"{changed:.0%} of the `{split}` examples are different when `{name}` makes them again: "
-        f"{split} figures differ by chance from one evaluation to the next. Leave random "
+        f"{changed:.0%} of the `{split}` examples are different when `{name}` produces them "
+        f"again: {split} results differ by chance from one evaluation to the next. Leave random "
         f"augmentation, and `shuffle` before `take`, out of `{split}`."
     )
 
 
 def moved_note(split: str, *, moved: float, other: str) -> str:
-    """Says that examples change their split from one pass or seed to the next."""
+    """Reports that examples change their split from one pass or seed to the next."""
     return (
-        f"{moved:.0%} of the `{split}` examples of a second reading stood in `{other}` at the "
-        "first: the splits are drawn anew at each reading, so that a model is evaluated on "
-        "examples that it was trained on. Use `shuffle(..., reshuffle_each_iteration=False)` with "
-        "a fixed seed before `take` and `skip`, or split by index."
+        f"{moved:.0%} of the `{split}` examples of a second pass were in `{other}` in the first: "
+        "the splits are drawn again on each pass, so a model is evaluated on examples that it was "
+        "trained on. Use `shuffle(..., reshuffle_each_iteration=False)` with a fixed seed before "
+        "`take` and `skip`, or split by index."
     )
 
 
 def equal_inputs_note(stored: int) -> str:
-    """Says that all inputs are equal."""
-    return f"All {stored:,} training examples have the same inputs: nothing tells them apart."
+    """Reports that all inputs are equal."""
+    return f"All {stored:,} training examples have the same inputs: no model can tell them apart."
 
 
 def copies_note(repeats: float) -> str:
-    """Says that a split taken from data with copies has them on both sides."""
+    """Reports that a split taken from data with duplicates has them on both sides."""
     return (
-        f"{repeats:.0%} of your examples have the same inputs as another one, so that equal "
-        "examples stand in both parts of the validation split that was taken. Remove copies (a "
-        "`repeat()` makes them), or give a validation split yourself."
+        f"{repeats:.0%} of your examples have the same inputs as another one, so the validation "
+        "split taken from them repeats training examples. Remove the copies (`repeat()` creates "
+        "them), or give your own validation split."
     )
 
 
@@ -282,9 +282,9 @@ def scale_hints(scales: Sequence[InputScale]) -> tuple[str, ...]:
     """A hint for each array of inputs whose values are far from 1."""
     return tuple(
         f"Hint: the mean absolute value of the {scale.name} is {scale.mean_absolute:.3g}, and no "
-        "layer of the model rescales. Unless the model does so itself, bring inputs near 1, such "
-        "as by keras.layers.Rescaling(1 / 255) or keras.layers.Normalization: learning rates that "
-        "work are otherwise small and depend on the scale."
+        "layer of the model rescales it. Unless the model does so in another way, scale inputs to "
+        "about 1, for example with keras.layers.Rescaling(1 / 255) or keras.layers.Normalization: "
+        "otherwise the learning rates that work are small and depend on the scale."
         for scale in scales
         if scale.mean_absolute > _LARGE_INPUTS
     )

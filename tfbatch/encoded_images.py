@@ -48,8 +48,8 @@ class UnreadableImageError(DataError):
 
     def __str__(self) -> str:
         return (
-            f"{shown(self.name)} cannot be decoded as an image: {self.reason}. Replace it, or take "
-            "it out of the data."
+            f"{shown(self.name)} cannot be decoded as an image: {self.reason}. Replace it or "
+            "remove it from the data."
         )
 
 
@@ -74,8 +74,8 @@ def decodable(name: str, encoded: bytes, pixel_range: PixelRange | None = None) 
             outside are clipped.
 
     Raises:
-        UnreadableImageError: It is no image, or a damaged one. JPEG, GIF and PNG are not checked.
-        InputError: It has more than 8 bits a channel, and there is no `pixel_range`.
+        UnreadableImageError: It is not an image, or is damaged. JPEG, GIF and PNG are not checked.
+        InputError: It has more than 8 bits per channel, and there is no `pixel_range`.
     """
     if not encoded:
         raise UnreadableImageError(name, "the file is empty")
@@ -89,7 +89,7 @@ def decodable(name: str, encoded: bytes, pixel_range: PixelRange | None = None) 
 
 
 def has_alpha(path: Path) -> bool:
-    """Whether an image has transparency; its pixels are not read. False if it is no image."""
+    """Whether an image has transparency; pixels are not read. False if it is not an image."""
     from PIL import Image
 
     try:
@@ -100,7 +100,7 @@ def has_alpha(path: Path) -> bool:
 
 
 def without_frame(error: Any) -> str:
-    """What an error of a TensorFlow operation says, without the operation's name around it."""
+    """The message of a TensorFlow error, without the operation's name around it."""
     text = re.sub(r"^\{\{.*?\}\}\s*", "", str(error.message).strip())
     return re.sub(r"\s*\[Op:.*$", "", text, flags=re.DOTALL).rstrip(".")
 
@@ -133,8 +133,8 @@ def _by_pillow(name: str, encoded: bytes, pixel_range: PixelRange | None) -> byt
             image.load()
             if getattr(image, "n_frames", 1) > 1:
                 raise InputError(
-                    f"{shown(name)} holds {getattr(image, 'n_frames', 1)} images. Save each as a "
-                    "file of its own."
+                    f"{shown(name)} holds {getattr(image, 'n_frames', 1)} images. Save each in "
+                    "its own file."
                 )
             if image.mode.startswith(("I", "F")):
                 return _written(_scaled(name, np.asarray(image), pixel_range))
@@ -144,7 +144,7 @@ def _by_pillow(name: str, encoded: bytes, pixel_range: PixelRange | None) -> byt
             alpha = image.mode in ("PA", "La", "RGBa") or "transparency" in image.info
             return _png(image.convert("RGBA" if alpha else "RGB"))
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(name, "it is in no known image format") from error
+        raise UnreadableImageError(name, "its image format is unknown") from error
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -157,8 +157,8 @@ def _check_bits(name: str, image: Any, encoded: bytes) -> None:
     largest = _LARGEST_OF_PNM.match(encoded)
     if bits > 8 or (largest and int(largest[1]) > 255):
         raise InputError(
-            f"{shown(name)} is a colour image of more than 8 bits a channel in the format "
-            f"{image.format}, of which only 8 bits can be read. Save it as a 16-bit PNG."
+            f"{shown(name)} is a color image with more than 8 bits per channel in the format "
+            f"{image.format}, from which only 8 bits can be read. Save it as a 16-bit PNG."
         )
 
 
@@ -167,12 +167,12 @@ def _scaled(
 ) -> npt.NDArray[np.uint8]:
     """Pixels in 8 bits: low becomes 0, high becomes 255."""
     if not np.isfinite(pixels).all():
-        raise UnreadableImageError(name, "it has values that are no finite numbers")
+        raise UnreadableImageError(name, "it has values that are not finite")
     if pixel_range is None:
         bits = 8 * pixels.dtype.itemsize
         raise InputError(
-            f"{shown(name)} has {bits} bits a channel ({pixels.min():g} to {pixels.max():g} in "
-            "this image), and 8 bits are kept of an image. Say which values become 0 and 255: "
+            f"{shown(name)} has {bits} bits per channel ({pixels.min():g} to {pixels.max():g} in "
+            "this image), and images are stored with 8 bits. State which values become 0 and 255: "
             "images:DIR,pixel_range=LOW:HIGH, in a recipe `features.image.pixel_range: [LOW, "
             "HIGH]`, the same for all images."
         )

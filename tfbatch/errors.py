@@ -10,7 +10,7 @@
      |   +- NothingLearnedError 6   trials completed, and none of them has learned anything
      +- StoppedError      130   ended by a signal before there was an answer
 
-A message says what was asked, the rule, what was received, and the change that fixes it.
+A message states the request, the rule, the received value, and the change that fixes it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class SearchError(TfbatchError):
 
 
 class NothingLearnedError(SearchError):
-    """No trial is better than chance beyond luck. All that was measured is in the run folder."""
+    """No trial is better than chance beyond noise. All measurements are in the run folder."""
 
     exit_code = 6
 

@@ -80,7 +80,7 @@ def find_batch_size(
             `make_dataset(split, batch_size, seed)` that returns a tf.data.Dataset (None if there is
             no test split); arrays `(inputs, targets)` or `(inputs, targets, sample_weight)`, inputs
             and targets perhaps a dict, a tuple or a list of arrays; a tf.data.Dataset; a
-            keras.utils.PyDataset; or a dict of "train", "validation" and "test" to such. Arrays,
+            keras.utils.PyDataset; or a dict of "train", "validation" and "test" to these. Arrays,
             Datasets and PyDatasets are stored in the run folder once, and mapped by every worker.
             Whether targets are classes follows from the model's loss and output, or from a builder
             that asks for `num_classes`, never from their type.
@@ -125,16 +125,16 @@ def find_batch_size(
         verbose: 0 prints nothing, 1 a line for each trial.
 
     Returns:
-        The answer with all that it rests on. Where no trial is better than chance by more than
-        luck there is none: a `NothingLearned` with the trials, whose `batch_size` raises
-        NothingLearnedError with what to change.
+        The answer with its evidence. If no trial is better than chance beyond the noise, there is
+        none: a `NothingLearned` with the trials, whose `batch_size` raises NothingLearnedError
+        with the remedy.
 
     Raises:
         InputError: Something asked for cannot be used; nothing was trained.
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
         SearchError: No trial completed.
-        StoppedError: Ctrl-C came before the first trial ended. Later it ends the run with the
+        StoppedError: Ctrl-C before the first trial ended. Later it ends the run with the
             answer so far, which is returned (`result.interrupted`); a second one raises
             KeyboardInterrupt.
     """
@@ -199,7 +199,7 @@ def find_batch_size(
             return _without_an_answer(request.run_dir, error, interrupted=stop())
     if result.failure:
         warnings.warn(
-            f"The run ended early; the result rests on what was measured before: {result.failure}",
+            f"The run ended early; the result is based on what had been measured: {result.failure}",
             RuntimeWarning,
             stacklevel=2,
         )

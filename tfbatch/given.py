@@ -70,7 +70,7 @@ def user_code(request: Request, given: Given) -> UserCode:
 
 
 def splits_of(request: Request, given: Given) -> dict[str, OwnSplit] | None:
-    """Arrays or Datasets that are to be stored, checked; None where the data is named.
+    """The checked arrays or Datasets to be stored; None if the data is named.
 
     Raises:
         InputError: They cannot be used.

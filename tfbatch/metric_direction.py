@@ -1,4 +1,4 @@
-"""Whether a metric's good values are small or large: decided here, for all of tfbatch."""
+"""Whether a metric is to be minimized or maximized: decided here, for all of tfbatch."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _KERAS_WORDS: dict[str, Direction] = {"up": "max", "down": "min"}
 
 
 def direction_of(name: str, metrics: Iterable[Any] = ()) -> Direction | None:
-    """The direction of a value in Keras's logs, or None where neither Keras nor its name tells.
+    """The direction of a value in Keras's logs; None if neither Keras nor its name determines it.
 
     Keras's own knowledge comes first: the metric object of the model that logs the name. Without
     one the end of the name decides, since Keras logs a metric of one output as `OUTPUT_METRIC`:
-    `val_ratio_loss_accuracy` is an accuracy, `precision_loss` a loss, and of `accuracy_ratio`
-    nothing is known.
+    `val_ratio_loss_accuracy` is an accuracy, `precision_loss` a loss, and `accuracy_ratio`
+    is unknown.
 
     Args:
         name: A name in the logs, such as "val_auc_1".

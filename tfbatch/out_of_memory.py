@@ -1,4 +1,4 @@
-"""Whether a failure is a lack of memory: the one place that knows how libraries word it.
+"""Whether a failure is a lack of memory: the one place that knows the libraries' messages.
 
 TensorFlow, XLA, cuDNN, cuBLAS, the CUDA driver, C++ and Python each report it in their own words,
 some as an error of another kind (`InternalError: cudaSetDevice() on GPU:0 failed`), and
@@ -63,7 +63,7 @@ def is_out_of_memory(failure: BaseException | str) -> bool:
 def follows_out_of_memory(message: str, log: str) -> bool:
     """Whether cuDNN or cuBLAS could not be opened because memory was refused before.
 
-    An old driver has the same words, so the log must show the refusal.
+    An old driver gives the same message, so the log must show the refusal.
 
     Args:
         message: The error's message or traceback.

@@ -47,7 +47,7 @@ class DataDescription:
         identity: Differs for data that differs.
         splits: Number of examples of each split; "train" and "validation" at least.
         where: One clause for people, such as "resident in memory".
-        num_classes: Number of classes, or None where the targets are no classes.
+        num_classes: Number of classes, or None if the targets are not classes.
         class_counts: Training examples of each class; empty where there are none.
         soft_labels: Whether targets are a probability for each class, not a class index.
         weighted_classes: Classes that `class_weight` tells apart, if other than `num_classes`.

@@ -24,7 +24,9 @@ from tfbatch.search.progress import LiveProgress, Progress
 FLAGS = flags.FlagValues()
 define_common_flags(FLAGS, "dataset", "image_size", "data_dir", "records_dir")
 define_common_flags(
-    FLAGS, "threads", more="They encode. Default: one for each core; the files are the same."
+    FLAGS,
+    "threads",
+    more="Used for encoding. Default: one for each core; the files do not depend on it.",
 )
 flags.DEFINE_boolean(
     "verify", False, "Re-read every record and compare checksums and counts.", flag_values=FLAGS

@@ -5,7 +5,7 @@ usage: python -m tfbatch.probe [--dataset=cifar10] [--model=resnet] [--skip=curv
 Runs every instrument of tfbatch/instruments in turn, prints a table for each and what follows, and
 writes probe.json and probe.html (interactive plots, no network needed) into the run folder, the
 first after every instrument: Ctrl-C or SIGTERM costs the running instrument alone. With no flags
-it looks at scikit-learn's embedded digits. What is predicted is called so; `tune` verifies it.
+it uses scikit-learn's embedded digits. Predictions are labeled as such; `tune` verifies them.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ flags.DEFINE_list(
 define_common_flags(
     FLAGS,
     "max_minutes",
-    more="The instruments share it; starting up and finding the largest batch come on top. "
-    "Default: as the model's first steps suggest, at most 3.",
+    more="Shared by the instruments; start-up and the search for the largest batch are not "
+    "included. Default: derived from the model's first steps, at most 3.",
 )
 define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-probe.")
 
@@ -180,7 +180,7 @@ class _Report:
 
     @property
     def measured(self) -> int:
-        """Number of instruments that have found something."""
+        """Number of instruments with a result."""
         sections = self._probed.sections if self._probed else ()
         return sum(section.reading is not None for section in sections)
 
@@ -195,7 +195,7 @@ class _Report:
             self._log("\n".join(section.trace for section in new if section.trace))
 
     def conclude(self) -> None:
-        """Prints what follows from all, and writes the page."""
+        """Prints the overall conclusion, and writes the page."""
         probed = self._probed
         if probed is None or not probed.sections:
             return
@@ -209,11 +209,11 @@ class _Report:
             say(self._out, f"\nWritten: probe.json, probe.html, {LOG} in {self._folder}")
 
     def stopped(self) -> str:
-        """What a user is told who has ended the command."""
+        """The message to a user who has ended the command."""
         if not self.measured:
             return "Stopped before anything was measured."
         return (
-            f"Stopped: {self.measured} instruments had measured; what they found is above and in "
+            f"Stopped: {self.measured} instruments had finished; their results are above and in "
             f"{self._folder / 'probe.json'}."
         )
 

@@ -16,7 +16,7 @@ def check_reference(text: str, *, flag: str) -> None:
     """Refuses what is not `package.module:function`, importing nothing.
 
     Raises:
-        InputError: A part is absent, or the function's name is no identifier.
+        InputError: A part is missing, or the function's name is not an identifier.
     """
     module, colon, function = text.partition(":")
     if not colon or not module or not function.isidentifier():

@@ -39,8 +39,8 @@ flags.DEFINE_integer(
 define_common_flags(
     FLAGS,
     "threads",
-    more="Default: those of the trials, with which the result is the trial's to the last bit; all "
-    "of them are faster, and the result differs.",
+    more="Default: as in the trials, which reproduces the trial's result bit for bit; all of "
+    "them are faster, but the result differs.",
 )
 
 

@@ -32,7 +32,7 @@ class TrainingConfig(Strict):
     Attributes:
         dataset: What `--dataset` or `--data` takes.
         data_dir: The source's data folder, or None.
-        batched: Whether a user's own Dataset gives batches, where the user says it; or None.
+        batched: Whether a user's own Dataset gives batches, if the user states it; or None.
         model: A model's name or `package.module:function`.
         trial_length: Length of the training.
         seed: Seed of weights, order and augmentation.

@@ -75,7 +75,7 @@ for _name, _default, _help in (
 flags.DEFINE_integer(
     "max_trials", None, "Trials of the search. Default: the search's.", 1, flag_values=FLAGS
 )
-define_common_flags(FLAGS, "max_minutes", more="Verification and the end are included.")
+define_common_flags(FLAGS, "max_minutes", more="Verification and saving are included.")
 define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH.")
 define_common_flags(FLAGS, "seed", default=1)
 define_common_flags(FLAGS, "checkpoint_seconds")
@@ -206,12 +206,12 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     python = sys.executable  # the environment need not be activated
     tensorboard = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir}/tensorboard"])
     return (
-        "\nNext:\n"
-        f"  {shlex.join([python, '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}"
-        "    (on a CPU with the threads of a trial; --threads=all is faster and ends otherwise)\n"
-        f"  {tensorboard}    (HPARAMS shows every trial)\n"
-        f"  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\n"
-        f"Written: {', '.join(_written(run_dir))} in {run_dir}"
+        "\nNext:\n  "
+        f"{shlex.join([python, '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}    (on a "
+        "CPU with the threads of a trial; --threads=all is faster but gives another result)\n  "
+        f"{tensorboard}    (HPARAMS shows every trial)\n  "
+        f"{shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\nWritten: "
+        f"{', '.join(_written(run_dir))} in {run_dir}"
     )
 
 

@@ -61,8 +61,8 @@ def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None
     flags.DEFINE_boolean(
         "batched",
         None,
-        "Whether each element of --data's Datasets is a batch; where neither they nor the model "
-        "show it.",
+        "Whether each element of --data's Datasets is a batch; required where neither they nor "
+        "the model show it.",
         flag_values=values,
     )
     flags.DEFINE_list("metrics", None, "Keras metrics, as --loss.", flag_values=values)

@@ -114,8 +114,8 @@ def _step_time(measured: Measured) -> tuple[StepTimeFit | None, str]:
         return fit, f"the step time against the batch size fits no form ({fit})"
     if measured.input_wait > INPUT_BOUND:
         return fit, (
-            "training waits for its input, which another batch size does not fix: prefetch, "
-            "cache or parallel map first"
+            "training waits for its input, and another batch size does not fix that: add "
+            "prefetch, cache or a parallel map first"
         )
     return fit, ""
 

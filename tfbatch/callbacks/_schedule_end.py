@@ -1,4 +1,4 @@
-"""Says when a schedule that counts examples will reach its end before `fit` does."""
+"""Warns when a schedule that counts examples will end before `fit` does."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def announce_stop(model: Any, steps: int) -> None:
 
 
 def forget_stop(model: Any) -> None:
-    """Takes the announcement back: `fit` has ended."""
+    """Withdraws the announcement: `fit` has ended."""
     _STOPPED.pop(model, None)
 
 
 def warn_of_early_end(model: Any, params: Mapping[str, Any] | None) -> None:
-    """Warns where the learning rate comes to its end before the last update of a `fit`.
+    """Warns if the learning-rate schedule ends before the last update of a `fit`.
 
-    The schedule counts every update as a whole batch, since an optimizer knows updates alone. Where
+    The schedule counts every update as a whole batch, since an optimizer only counts updates. Where
     the last batch of each epoch is short it therefore runs fast: 1,000 examples in batches of 600
     are two updates an epoch, 12,000 counted examples in ten epochs instead of 10,000.
 
@@ -51,9 +51,9 @@ def warn_of_early_end(model: Any, params: Mapping[str, Any] | None) -> None:
     if planned <= _TOLERATED * reached:
         return
     warnings.warn(
-        f"The schedule `{schedule.family}` comes to its end after update {reached} of {planned} "
-        f"(epoch {reached / steps:.1f} of {epochs}): each update counts as {schedule.batch_size} "
-        f"examples, also a short last batch. Give it total_examples={planned * schedule.batch_size}"
-        " (epochs x steps per epoch x batch size).",
+        f"The schedule `{schedule.family}` ends after update {reached} of {planned} (epoch "
+        f"{reached / steps:.1f} of {epochs}): each update counts as {schedule.batch_size} "
+        "examples, even a short last batch. Give it "
+        f"total_examples={planned * schedule.batch_size} (epochs x steps per epoch x batch size).",
         stacklevel=3,
     )

@@ -66,7 +66,7 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     Raises:
         InputError: An argument out of its range. At the beginning of `fit`: a `tf.distribute`
             strategy, a train_step of the model's own, a loss that is summed, float16. At the first
-            measured batch: a loss that is no mean over its examples.
+            measured batch: a loss that is not a mean over its examples.
     """
 
     only_looks = True

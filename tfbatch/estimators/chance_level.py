@@ -1,4 +1,4 @@
-"""What a metric comes to without learning, and what luck adds to it."""
+"""The value of a metric without learning, and how much noise can add to it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SAME = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class ChanceLevel:
-    """A metric's value for predictions that know nothing of the inputs.
+    """A metric's value for predictions that do not depend on the inputs.
 
     Attributes:
         untrained: That of the untrained model.
         constant: That of the best constant prediction, or None where none is known.
-        noise: By how much predictions that know nothing can be better on these examples by luck.
+        noise: How much better such predictions can be on these examples by chance.
     """
 
     untrained: float
@@ -35,7 +35,7 @@ class ChanceLevel:
         return max(known) if direction == "max" else min(known)
 
     def beaten_by(self, score: float, direction: Literal["min", "max"]) -> bool:
-        """Whether a score is better than both references by more than luck can do."""
+        """Whether a score is better than both references by more than the noise."""
         reference = self.best(direction)
         if not math.isfinite(reference):
             return True
@@ -63,13 +63,13 @@ def constant_cross_entropy(counts: Sequence[float]) -> float:
 
 
 def accuracy_noise(accuracy: float, examples: int) -> float:
-    """Luck of an accuracy: the binomial deviation, `DEVIATIONS` times."""
+    """Noise of an accuracy: `DEVIATIONS` binomial standard deviations."""
     share = min(max(accuracy, 0.0), 1.0)
     return DEVIATIONS * math.sqrt(share * (1 - share) / examples)
 
 
 def cross_entropy_noise(examples: int) -> float:
-    """Luck of a mean cross-entropy, in nats.
+    """Noise of a mean cross-entropy, in nats.
 
     Predictions that differ from the constant one by log ratios of deviation e, independent of the
     classes, cost e**2 / 2 on average and gain z * e / sqrt(n) by luck: at most z**2 / (2 n).
@@ -78,7 +78,7 @@ def cross_entropy_noise(examples: int) -> float:
 
 
 def squared_error_noise(variance: float, examples: int) -> float:
-    """Luck of a mean squared error.
+    """Noise of a mean squared error.
 
     Predictions of deviation f around the mean cost f**2 and gain 2 z f sd / sqrt(n) by luck: at
     most z**2 * variance / n.

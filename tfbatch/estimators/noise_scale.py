@@ -136,7 +136,7 @@ def estimate_noise_scale(
     times the larger batch, 5 to 100 pairs) it covered 92 to 98 %; the delete-one jackknife fell to
     56 % and the percentile bootstrap to 78 %.
 
-    Pairs that take the same examples again are not independent, however many they are. Within one
+    Pairs that reuse the same examples are not independent, however many there are. Within one
     pass over the data they are: their variance s is that of a pair, and a pass of m pairs has a
     mean of variance s / m. What is the same in every pass is not averaged away by more of them:
 

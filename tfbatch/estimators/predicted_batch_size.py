@@ -202,7 +202,7 @@ def predict_batch_size(
     )
     doubts = list(noise_scale.doubts)
     if found.limited_by == "measured sizes" and fit is not None and fit.fits:
-        doubts.append(f"larger sizes than {max(step_seconds)} were not timed, and may be faster")
+        doubts.append(f"sizes larger than {max(step_seconds)} were not timed and may be faster")
     if found.batch_size < min(step_seconds):
         doubts.append(
             f"it is smaller than any timed size ({min(step_seconds)}): its time is extrapolated"

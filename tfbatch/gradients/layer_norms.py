@@ -59,7 +59,7 @@ class LayerNorms:
             preconditioner: The diagonal of P, a tensor >= 0 for each trainable weight.
 
         Raises:
-            InputError: The loss of the first batch is no mean over its examples.
+            InputError: The loss of the first batch is not a mean over its examples.
         """
         self._mean_loss(batch)
         scales = self._ones() if preconditioner is None else list(preconditioner)
@@ -72,7 +72,7 @@ class LayerNorms:
         """The mean gradient of the micro-batches, a tensor for each trainable weight.
 
         Raises:
-            InputError: The loss of the first batch is no mean over its examples.
+            InputError: The loss of the first batch is not a mean over its examples.
         """
         self._mean_loss(batch)
         with untouched(self._model), self._randomness.running():

@@ -1,4 +1,4 @@
-"""Whether a model's loss is a mean over the examples: what every measured gradient rests on."""
+"""Whether a model's loss is a mean over the examples, as every measured gradient requires."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPREADS = 4.0
 
 
 def declared_sum(model: Any) -> str | None:
-    """Why the compiled losses are no means, by what they declare; None if they do not say so.
+    """Why the compiled losses are not means, from their declared reduction; None if unknown.
 
     Keras adds up what a reduction of None leaves, when it takes the gradient.
     """
@@ -27,11 +27,11 @@ def declared_sum(model: Any) -> str | None:
 
 
 def measured_sum(model: Any, batch: Any) -> str | None:
-    """Why the loss is no mean over the examples, by measurement; None if it is one.
+    """Why the loss is not a mean over the examples, by measurement; None if it is one.
 
-    A few examples are given once and then twice each: a mean stays what it is, a sum doubles. That
-    finds sums wherever they hide, in a function, a list, `compute_loss` or `add_loss`. Where a
-    model accepts one batch size only, nothing can be told, and None is returned.
+    A few examples are given once and then twice each: a mean is unchanged, a sum doubles. That
+    finds sums wherever they occur, in a function, a list, `compute_loss` or `add_loss`. Where a
+    model accepts only one batch size, this cannot be measured, and None is returned.
 
     Args:
         model: A built, compiled model; nothing of it is changed.
@@ -50,7 +50,7 @@ def measured_sum(model: Any, batch: Any) -> str | None:
     if not abs(twice - once) > own * largest + _SPREADS * abs(again - once):
         return None
     what = (
-        "the loss is no mean over the examples: giving each of them twice changes it from "
+        "the loss is not a mean over the examples: duplicating each example changes it from "
         f"{once:.4g} to {twice:.4g}"
     )
     return _REMEDY.format(what=what)

@@ -37,7 +37,7 @@ def check_measurable(model: Any, micro_batches: int) -> None:
 
 
 class MeanLossCheck:
-    """Refuses, at the first batch, a loss that is no mean over the examples.
+    """Refuses, at the first batch, a loss that is not a mean over the examples.
 
     Args:
         model: A built, compiled model.

@@ -1,4 +1,4 @@
-"""Lets something run on a model and puts the model's state back; random masks of one's own."""
+"""Runs something on a model and restores the model's state; has its own random masks."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Bench(Protocol):
 
     @property
     def tell(self) -> Callable[[str], None]:
-        """Told what a long measurement is doing now, as often as one likes."""
+        """Receives what a long measurement is doing now; may be called often."""
 
     def own_process(self, log: Path) -> Start:
         """How a process of an instrument's own begins, with the whole machine."""

@@ -104,11 +104,11 @@ class CurvatureReading:
         return (
             f"The Hessian {self.where} on {self.examples} examples has eigenvalues "
             f"{self.eigenvalues} and the trace {self.trace}: gradient descent on the whole sample "
-            f"without momentum is predicted to be unstable above a learning rate of "
+            "without momentum is predicted to be unstable above a learning rate of "
             f"{self.stable_learning_rate:.3g}. Curvature is not a property of the function alone: "
-            "weights that give the same outputs on another scale have another (Dinh et al. 2017, "
-            "arXiv 1703.04933), so that it compares no two models or weights, nor tells how well "
-            "one generalizes."
+            "rescaled weights that give the same outputs have a different one (Dinh et al. 2017, "
+            "arXiv 1703.04933), so it cannot compare models or weights, or tell how well a model "
+            "generalizes."
         )
 
     def charts(self) -> tuple[Chart, ...]:

@@ -102,13 +102,13 @@ def constant_rates(
     above: float,
     has_time: Callable[[int], bool],
 ) -> tuple[ConstantRate, ...]:
-    """Halves the rate until it holds for a whole sweep, and then as long as that ends lower.
+    """Halves the rate until it holds for a whole sweep, then on while the final loss falls.
 
     Args:
         train: The losses of a sweep at one rate; NaN from where it diverged.
         first_loss: Loss of the untrained model.
         above: Where the growing rate diverged.
-        has_time: Whether another sweep after so many is affordable.
+        has_time: Whether there is time for another sweep after this number of them.
     """
     found: list[ConstantRate] = []
     rate = above

@@ -12,7 +12,7 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest
 
 _SHOWN = 5.0
-"""The chart shows losses up to so many times the first one."""
+"""The chart shows losses up to this many times the first one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +139,11 @@ class RangeReading:
                 f"finds {self.limit:.3g} to be the largest rate that holds for a whole sweep,"
             )
         end = (
-            f"diverges at {result.diverges_at:.3g}, above what a training stands"
+            f"diverges at {result.diverges_at:.3g}, above what training tolerates"
             if result.diverges_at
             else f"does not diverge up to {self.learning_rates[-1]:.3g}"
         )
-        of = "Do not trust it" if self.limit is None else "The curve alone is not to be trusted"
+        of = "Do not trust it" if self.limit is None else "Do not trust the curve alone"
         doubts = f" {of}: {'; '.join(result.doubts)}." if result.doubts else ""
         return (
             f"The range test at batch size {self.batch_size} ({len(self.seeds)} seeds, "

@@ -146,7 +146,7 @@ class Accumulation:
     """How to make a batch that does not fit, by summing the gradients of smaller ones.
 
     Attributes:
-        target: The batch size asked for.
+        target: The requested batch size.
         micro_batch_size: Examples in one step.
         steps: Micro-batches in an update of `tfbatch.accumulated`.
         peak_bytes: Peak of a process that ran it, accumulators included; None if it did not fit.

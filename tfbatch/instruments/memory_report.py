@@ -87,7 +87,7 @@ class MemoryReport:
         if made and made.peak_bytes:
             yield (
                 f"A batch of {made.target} does not fit: `tfbatch.accumulated(model, "
-                f"micro_batch_size={made.micro_batch_size})` makes one of {made.batch_size} of "
+                f"micro_batch_size={made.micro_batch_size})` makes one of {made.batch_size} from "
                 f"{made.steps} micro-batches ({_megabytes(made.peak_bytes)}, verified)."
             )
         elif made:

@@ -26,8 +26,8 @@ class NoiseScaleSettings:
             statistics are not yet those of any data, else "inference".
         augmented: Whether batches are augmented as in training.
         preconditioned: Whether the noise scale under an adaptive optimizer is measured too.
-        most_pairs: Pairs are measured until the interval is tight, or so many, or 8 passes over
-            the data are made: more of the same examples tell nothing new.
+        most_pairs: Pairs are measured until the interval is tight, or this many, or 8 passes over
+            the data are made: more of the same examples add no information.
         seconds: About what it may take, tracing included; 8 pairs are measured anyway.
         seed: Seed of the batches.
     """

@@ -92,7 +92,7 @@ class Prober:
             counts is not the process's own.
         stall_seconds: A process without a heartbeat for this long is ended.
         stop_requested: When true, the process is ended.
-        tell: Told now and then which size runs.
+        tell: Called at intervals with the size that runs.
     """
 
     start: Start
@@ -109,7 +109,7 @@ class Prober:
 
         Raises:
             InputError: The work fails for a reason other than memory, shown with its traceback.
-            SearchError: Memory is used up before there is any batch.
+            SearchError: Memory is exhausted before there is any batch.
             StoppedError: A stop is requested.
             TfbatchError: As the task does.
         """
@@ -131,7 +131,7 @@ class Prober:
         """Once more where memory is used up before there is any batch: a driver frees it late.
 
         Raises:
-            SearchError: It is used up again. No batch size is to blame.
+            SearchError: It is exhausted again. This is not a matter of the batch size.
         """
         for _ in range(2):
             try:
@@ -139,8 +139,8 @@ class Prober:
             except ProcessEndedError as error:
                 message = error.message
         raise SearchError(
-            f"No batch size could be run, since memory is used up without one. {message} Free the "
-            "memory that other processes hold (on a GPU, nvidia-smi lists them)."
+            f"No batch size could be run: memory is exhausted even without a batch. {message} "
+            "Free the memory that other processes hold (on a GPU, nvidia-smi lists them)."
         )
 
     def _watched(self, arguments: tuple[Any, ...]) -> tuple[Outcome, str, int]:

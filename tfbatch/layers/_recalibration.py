@@ -1,4 +1,4 @@
-"""The statistics of batch normalization, computed anew after training."""
+"""The statistics of batch normalization, recomputed after training."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def find_max_batch_size(
         safety_margin: Share of the budget that is left free. Default: 0.2 where no budget is
             stated, else 0.
         largest: Largest batch of interest. Default: the number of training examples.
-        target_batch_size: A batch that you would like: where it does not fit, the micro-batch and
+        target_batch_size: A desired batch size: where it does not fit, the micro-batch and
             number of accumulation steps that make it are found and run too.
         evaluation: Whether the largest evaluation batch is searched too.
         precision: Keras's dtype policy.

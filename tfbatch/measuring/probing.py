@@ -118,9 +118,9 @@ class Probed:
             return f"{found}; no batch size is predicted: {self.unpredicted}"
         return (
             f"{found}, from which the predicted time-optimal batch size is {made.batch_size} "
-            f"({made.as_fast_from} to {made.as_fast_to} within 5 %; predicted "
-            f"{made.speed_up:.2f} times as fast as {made.baseline}); {CAVEAT}, which a search from "
-            f"a quarter of the prediction to {OFF} times settles: {command}"
+            f"({made.as_fast_from} to {made.as_fast_to} within 5 %; predicted {made.speed_up:.2f} "
+            f"times as fast as {made.baseline}); {CAVEAT}; verify it by a search from a quarter "
+            f"of the prediction to {OFF} times it: {command}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -157,15 +157,15 @@ def run_instruments(
     seconds: float | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Probed:
-    """Runs instruments one after the other; one that fails costs itself alone.
+    """Runs instruments one after the other; a failure costs only that instrument.
 
     Args:
         bench: Model and data.
         names: Files of tfbatch/instruments.
         batch_sizes: Sizes of interest, the baseline's among them, ascending.
         say: Told what begins and what failed.
-        finished: Given all that is known whenever an instrument has ended, so that it is kept
-            whatever happens to the next one.
+        finished: Called with all results whenever an instrument has ended, so that they are
+            kept whatever happens to the next one.
         seconds: What all together may take, beside starting up and finding the largest batch.
             Default: 14 times the first training steps, but 35 to 180 seconds. What an instrument
             leaves of its share is its successors'.
@@ -209,7 +209,7 @@ def run_instruments(
 
 @contextlib.contextmanager
 def _telling(bench: Bench, heading: str) -> Iterator[None]:
-    """Tells every second which instrument runs, and for how long."""
+    """Reports every second which instrument runs, and for how long."""
     over, started = threading.Event(), time.monotonic()
 
     def tick() -> None:

@@ -3,7 +3,7 @@
 A file holds `build(input_shape, num_classes, *, normalization=...)`, which returns an uncompiled
 `keras.Model` from float32 [batch, *input_shape] to logits, float32 [batch, num_classes]. The
 normalization is "none", "batch", "group" or "layer", by default that of the paper the model is
-named after. In a network with convolutions they are what is normalized.
+named after. In a network with convolutions, only those are normalized.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_model_name(name: str) -> None:
     """Refuses an unknown model name or an ill-formed `module:function`, importing nothing.
 
     Raises:
-        InputError: No model has the name, or it is no `module:function`.
+        InputError: No model has the name, and it is not a `module:function`.
     """
     if is_keras_application(name):
         return

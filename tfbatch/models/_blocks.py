@@ -65,7 +65,7 @@ def check_dropout(rate: float) -> None:
     """Refuses a rate outside [0, 1).
 
     Raises:
-        InputError: It is no number, or lies outside [0, 1).
+        InputError: It is not a number in [0, 1).
     """
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise InputError(

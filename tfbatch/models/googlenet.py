@@ -10,7 +10,7 @@ of table 1, average pooling in place of hidden dense layers, dropout of 0.4. At 
 - No local response normalization: Simonyan & Zisserman 2014 (arXiv 1409.1556, section 4.1) found
   it to cost time and to bring no accuracy. `normalization` puts another in its place, after every
   convolution, as in Ioffe & Szegedy 2015.
-- He's initialization; the paper tells none.
+- He's initialization; the paper names none.
 - Below 128 pixels widths and strides are as tfbatch/models/_image_size.py says: at 32 x 32 the
   first convolution is 3 x 3 with stride 1 and no pooling, in place of 7 x 7 with stride 2, and the
   modules see 16, 8 and 4 pixels.

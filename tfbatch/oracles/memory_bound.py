@@ -71,7 +71,7 @@ class _MemoryBound:
         return {**proposal, "values": moved}
 
     def accepts(self, values: dict[str, Any]) -> bool:
-        """Asked by `SobolOracle` about each of its points."""
+        """Called by `SobolOracle` for each of its points."""
         return not self._is_too_large(values)
 
     def _random_values(self) -> dict[str, Any] | None:

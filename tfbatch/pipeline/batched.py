@@ -61,9 +61,9 @@ def form_of(dataset: tf.data.Dataset, *, where: str, declared: bool | None = Non
     specs = leaves_of(spec)
     if any(part.shape.rank is None for part in specs):
         raise InputError(
-            f"{where} does not say how many dimensions its parts have. Give from_generator "
-            "`output_signature=(tf.TensorSpec(...), ...)` in place of `output_types`, or set the "
-            "shapes in a `map` with `tf.ensure_shape`."
+            f"{where} does not define how many dimensions its components have. Give "
+            "from_generator `output_signature=(tf.TensorSpec(...), ...)` in place of "
+            "`output_types`, or set the shapes in a `map` with `tf.ensure_shape`."
         )
     certain = _have_no_common_size(specs)
     form = Form(
@@ -77,15 +77,14 @@ def form_of(dataset: tf.data.Dataset, *, where: str, declared: bool | None = Non
     )
     if certain and declared:
         raise InputError(
-            f"{where} cannot give batches: the parts of an element have the shapes "
-            f"{form.shown()}, without a first dimension that all have in common. Received: "
-            "batched=True."
+            f"{where} cannot give batches: the components of an element have the shapes "
+            f"{form.shown()}, without a common first dimension. Received: batched=True."
         )
     return form
 
 
 def known_batching(dataset: tf.data.Dataset) -> bool | None:
-    """Whether the elements of a Dataset are batches; None where that cannot be told."""
+    """Whether the elements of a Dataset are batches; None if that cannot be determined."""
     specs = tf.nest.flatten(dataset.element_spec)
     return False if _have_no_common_size(specs) else _made_as(dataset)
 
@@ -130,8 +129,8 @@ def _is_index(dataset: tf.data.Dataset) -> bool:
 
 
 _ASK = (
-    "Say so: batched=True if each element is a batch, batched=False if it is one example "
-    "(--batched or --nobatched on the command line)."
+    "Give batched=True if each element is a batch, batched=False if it is one example (--batched "
+    "or --nobatched on the command line)."
 )
 
 
@@ -161,8 +160,9 @@ def batched_like(form: Form, train: Form, *, train_batched: bool) -> bool:
     found = {len(shape) - len(other) for shape, other in zip(form.shapes, examples, strict=False)}
     if len(form.shapes) != len(examples) or len(found) != 1 or not found <= {0, 1}:
         raise InputError(
-            f"{form.where} differs in form from `train`: its elements have the shapes "
-            f"{form.shown()}, those of `train` {train.shown()}. Give all splits alike."
+            f"{form.where} differs in structure from `train`: its elements have the shapes "
+            f"{form.shown()}, those of `train` {train.shown()}. Give all splits the same "
+            "structure."
         )
     return found == {1}
 
@@ -175,7 +175,7 @@ def check_dataset(dataset: Any, *, where: str) -> tf.data.Dataset:
         where: What it is called in messages.
 
     Raises:
-        InputError: It is no Dataset, it never ends, or it holds sparse tensors or Datasets.
+        InputError: It is not a Dataset, it never ends, or it holds sparse tensors or Datasets.
     """
     if not isinstance(dataset, tf.data.Dataset):
         raise InputError(
@@ -195,8 +195,8 @@ def check_dataset(dataset: Any, *, where: str) -> tf.data.Dataset:
         )
     if any(isinstance(spec, tf.data.DatasetSpec) for spec in specs):
         raise InputError(
-            f"{where} gives Datasets (those of `window`), not tensors. Make tensors of them, such "
-            "as .flat_map(lambda x, y: tf.data.Dataset.zip(x.batch(N), y.batch(N)))."
+            f"{where} gives Datasets (from `window`), not tensors. Convert them to tensors, for "
+            "example with .flat_map(lambda x, y: tf.data.Dataset.zip(x.batch(N), y.batch(N)))."
         )
     return dataset
 
@@ -204,13 +204,13 @@ def check_dataset(dataset: Any, *, where: str) -> tf.data.Dataset:
 def _remedy(received: Any) -> str:
     if isinstance(received, keras.utils.PyDataset):
         return (
-            " A PyDataset is given as the data itself, alone or in a dict of splits, or by a "
-            "function without arguments."
+            " Give a PyDataset as the data itself, alone or in a dict of splits, or return it "
+            "from a function without arguments."
         )
     if isinstance(received, Iterator):
         return (
-            " Give tf.data.Dataset.from_generator(function, output_signature=...), of a function "
-            "that makes a new generator."
+            " Give tf.data.Dataset.from_generator(function, output_signature=...), with a "
+            "function that makes a new generator."
         )
     return ""
 

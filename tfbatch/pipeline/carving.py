@@ -22,7 +22,7 @@ def carve_validation(folder: Path, stored: Stored, classes: npt.NDArray[np.int64
     Args:
         folder: Where the data is stored.
         stored: What is there.
-        classes: The class of each training example, or None where targets are no classes.
+        classes: The class of each training example, or None if targets are not classes.
 
     Raises:
         InputError: There is only one training example.
@@ -40,8 +40,9 @@ def carve_validation(folder: Path, stored: Stored, classes: npt.NDArray[np.int64
         _divide(folder, number, leaf, inside)
     note = (
         f"No validation split was given: {VALIDATION_FRACTION:.0%} of the training examples were "
-        f"taken at random{'' if classes is None else ', class by class'}. Where neighbors are "
-        "alike (time series, frames of a film, several images of one person) give one yourself."
+        f"taken at random{'' if classes is None else ', class by class'}. If neighboring examples "
+        "are similar (time series, video frames, several images of one person), give your own "
+        "validation split."
     )
     return stored.model_copy(
         update={

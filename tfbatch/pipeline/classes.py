@@ -56,7 +56,7 @@ class ClassIndices:
 
 
 def expect_without_model(form: Form, *, classes: bool | None = None) -> Expected:
-    """What can be expected of data where there is no model to ask.
+    """What can be expected of data without a model to consult.
 
     Args:
         form: What the training split gives.
@@ -103,7 +103,7 @@ class ClassReader:
         self._parts.append(found)
 
     def found(self) -> ClassIndices | None:
-        """The classes, or None where targets are no classes."""
+        """The classes, or None if targets are not classes."""
         if not self._possible or not self._parts:
             return None
         indices = np.concatenate(self._parts)

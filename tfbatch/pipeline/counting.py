@@ -41,7 +41,7 @@ class Counted(Strict):
         one_hot: Whether targets are one-hot rows of those classes.
         batched: Whether the elements of each split are batches.
         drops_remainder: Splits whose last batch is left out where it is short.
-        content: What a look at the examples has shown.
+        content: The findings of a look at the examples.
     """
 
     identity: str
@@ -92,9 +92,9 @@ def count_examples(
         make_dataset: The user's function.
         root: Folder in which a folder for the description is made.
         name: What the data is called in messages.
-        batched: Whether the elements are batches, where the user says it.
+        batched: Whether the elements are batches, if the user states it.
         expect: Asks the model.
-        heartbeat: Told the number of examples now and then.
+        heartbeat: Called at intervals with the number of examples.
 
     Returns:
         The folder, and True: it was read.
@@ -196,7 +196,7 @@ class _Pass:
             self.drops, self.examples = again != self.examples, again
 
     def classes(self) -> ClassIndices | None:
-        """The classes of the examples, or None where targets are no classes."""
+        """The classes of the examples, or None if targets are not classes."""
         return None if self._reader is None else self._reader.found()
 
     def again(self) -> Iterator[list[Any]]:

@@ -26,7 +26,7 @@ class Data(Protocol):
 
     @property
     def content(self) -> DataContent:
-        """What a look at the examples has shown; empty for records, checked when written."""
+        """The findings of a look at the examples; empty for records, checked when written."""
 
     @property
     def input_shape(self) -> Any:

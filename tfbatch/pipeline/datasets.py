@@ -81,8 +81,8 @@ def load_data(
     if isinstance(dataset, Recipe):
         if image_size is not None:
             raise InputError(
-                "`image_size` is for a data set without a recipe. Received: image_size="
-                f"{image_size} beside a recipe. Set its `features.image.shape`."
+                "`image_size` is for a data set without a recipe. Received: "
+                f"image_size={image_size} with a recipe. Set `features.image.shape` in the recipe."
             )
         spec: Recipe | OwnData = dataset
     else:

@@ -111,7 +111,7 @@ def _split_size(
         if _is_there(text[: match.start()], data_dir):
             raise InputError(
                 f"`{match[0]}` at the end of {text} may be a size or a part of the name: there is "
-                f"data by the name {text[: match.start()].partition(':')[2]} and by the whole "
+                f"data with the name {text[: match.start()].partition(':')[2]} and with the whole "
                 f"name. Write {text}/ for the latter, and for the former give the size with "
                 "--image_size (in Python: image_size=)."
             )

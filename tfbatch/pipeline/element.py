@@ -25,7 +25,7 @@ class Form:
         dtypes: Keras's name of each leaf's type.
         batched: Whether an element is a batch, as far as the data itself shows it; None if not.
         certain: Whether nothing else is possible, such as a batch of scalars.
-        declared: What the user says of it, or None.
+        declared: What the user states, or None.
     """
 
     where: str
@@ -164,7 +164,7 @@ def check_element(element: Any, *, where: str) -> None:
     """Refuses an element that Keras's `fit` could not take: `(x, y)` or `(x, y, sample_weight)`.
 
     Raises:
-        InputError: It is no tuple, or does not have two or three parts.
+        InputError: It is not a tuple of two or three parts.
     """
     if not isinstance(element, tuple) or len(
         [part for part in element if part is not None]

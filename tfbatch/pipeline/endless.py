@@ -22,9 +22,9 @@ _REPEATED_BYTES = 64 << 20
 
 
 class EndWatch:
-    """Refuses a stream of unknown length that gives its examples again and again, or too many.
+    """Refuses a stream of unknown length that repeats its examples, or gives too many.
 
-    It is taken for endless where every example has come at least three times, and either 100
+    It is considered endless where every example has come at least three times, and either 100
     differ (a table of few categories repeats itself too) or 64 MiB have been read; and in any case
     after `most_bytes`.
 
@@ -44,14 +44,14 @@ class EndWatch:
         """Takes some examples: each leaf as an array, or as a list of arrays.
 
         Raises:
-            InputError: The stream has no end, as far as can be told.
+            InputError: The stream appears to have no end.
         """
         rows = len(chunk[0])
         self._examples += rows
         self._bytes += sum(_bytes_of(leaf) for leaf in chunk)
         if self._bytes > self._most_bytes:
             raise InputError(
-                f"{self._where} has given {self._so_far()} and nothing says when it ends. {_REMEDY}"
+                f"{self._where} has given {self._so_far()} and its length is unknown. {_REMEDY}"
             )
         if len(self._hashes) > _LAST_LOOK:
             return
@@ -65,8 +65,9 @@ class EndWatch:
         enough = len(counts) >= _DISTINCT or self._bytes >= _REPEATED_BYTES
         if counts.min() >= _TIMES and enough:
             raise InputError(
-                f"{self._where} gives the same {len(counts):,} different examples again and again: "
-                f"after {self._so_far()} each has come at least {counts.min()} times. {_REMEDY}"
+                f"{self._where} gives the same {len(counts):,} different examples repeatedly: "
+                f"after {self._so_far()} each has occurred at least {counts.min()} times. "
+                f"{_REMEDY}"
             )
 
     def _so_far(self) -> str:
@@ -84,7 +85,7 @@ def refuse_endless(chunks: Iterator[list[Any]], *, where: str) -> Iterator[list[
     """Passes on the chunks of a stream of unknown length; see EndWatch.
 
     Raises:
-        InputError: It has no end, as far as can be told.
+        InputError: It appears to have no end.
     """
     watch = EndWatch(where)
     for chunk in chunks:

@@ -15,7 +15,7 @@ from tfbatch.pipeline.stored_format import Leaf, leaf_files
 
 
 def check_texts(array: npt.NDArray[Any], where: str, *, first: int = 0) -> None:
-    """Refuses an array of Python objects that are not all texts.
+    """Refuses an array of Python objects that are not all strings.
 
     Args:
         array: The objects, with the examples in the first dimension.
@@ -36,13 +36,13 @@ def check_texts(array: npt.NDArray[Any], where: str, *, first: int = 0) -> None:
             raise InputError(
                 f"{where} is an array of Python objects ({type(odd[0]).__name__}), which "
                 "TensorFlow has no type for. Give an array of numbers, such as "
-                'x.astype("float32"), or of text; for a DataFrame of several types a dict of its '
-                "columns, dict(frame)."
+                'x.astype("float32"), or of text; for a DataFrame with several types, give a dict '
+                "of its columns, dict(frame)."
             )
         raise InputError(
             f"{where} holds {odd[0]!r} ({type(odd[0]).__name__}) among texts, in example "
-            f"{first + row} counted from 0. Texts must be str or bytes: fill what is missing, such "
-            'as column.fillna(""), and turn numbers into text with .astype(str).'
+            f"{first + row} counted from 0. Texts must be str or bytes: fill missing values, for "
+            'example with column.fillna(""), and turn numbers into text with .astype(str).'
         )
 
 
@@ -60,7 +60,7 @@ def append_all(
         folder: Where to write.
         split: Name of the split.
         chunks: Each leaf of some examples.
-        heartbeat: Told the number of examples now and then.
+        heartbeat: Called at intervals with the number of examples.
         names: What each leaf is called in messages.
 
     Raises:
@@ -137,7 +137,7 @@ class _LeafWriter:
             return [t.encode() if isinstance(t, str) else bytes(t) for t in array]
         except UnicodeEncodeError as error:
             raise InputError(
-                f"{self._where} holds text that is not Unicode: {error}. Mend it with "
+                f"{self._where} holds text that is not Unicode: {error}. Fix it with "
                 'text.encode("utf-8", "replace").decode().'
             ) from error
 

@@ -26,7 +26,7 @@ def make_normalize(
     normalization = recipe.normalization or measured
     if normalization is None:
         raise DataError(
-            f"The records of {recipe.name} hold no measured normalization and its recipe gives "
+            f"The records of {recipe.name} contain no measured normalization, and its recipe has "
             "none. Prepare the data again, or add `normalization` to the recipe."
         )
     deviation = np.asarray(normalization.standard_deviation)

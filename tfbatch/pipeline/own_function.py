@@ -28,9 +28,9 @@ _REBATCHED = (
     "epoch: what it does to whole batches (mixing, bucketing by length) may reach over two."
 )
 _DROPPED = (
-    "`{name}` leaves out the remainder of its batches (drop_remainder=True). For validation and "
-    "test it is asked for batches that divide the split, so that every example counts; in training "
-    "each pass loses up to a batch. Leave `drop_remainder` out: the batches are cut anew anyway."
+    "`{name}` drops the last partial batch (drop_remainder=True). For validation and test it is "
+    "called with batch sizes that divide the split, so that every example counts; in training, "
+    "each pass loses up to one batch. Remove `drop_remainder`: the examples are rebatched anyway."
 )
 
 
@@ -63,7 +63,7 @@ class FunctionData:
 
     @property
     def content(self) -> DataContent:
-        """What a look at the examples has shown."""
+        """The findings of a look at the examples."""
         return self._counted.content
 
     @property
@@ -73,7 +73,7 @@ class FunctionData:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, or None where the targets are no classes."""
+        """Number of classes, or None if the targets are not classes."""
         return self._counted.num_classes
 
     @property

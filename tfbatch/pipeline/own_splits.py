@@ -1,4 +1,4 @@
-"""What a user gives as data: arrays, Datasets and PyDatasets, checked before any of it is read."""
+"""A user's own data: arrays, Datasets and PyDatasets, checked before any of it is read."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _WIDEST = {"f": 8, "c": 16}
 
 @dataclasses.dataclass(frozen=True)
 class OwnSplit:
-    """One split as it was given.
+    """One split as the user gave it.
 
     Attributes:
         form: What it gives at a time.
         chunks: Reads it from its beginning: `chunks(batched)`.
-        fixed: Whether every reading gives the same.
-        length_unknown: Whether nothing says how many examples there are: it may never end.
-        notes: What a user should know, beside what storing batches means.
+        fixed: Whether every pass gives the same examples.
+        length_unknown: Whether the number of examples is unknown: it may never end.
+        notes: Notes for the user, beside those on storing batches.
     """
 
     form: Form
@@ -52,14 +52,14 @@ class OwnSplit:
 
 
 def read_splits(data: Any, *, declared: bool | None = None) -> dict[str, OwnSplit]:
-    """Checks what a user gives as data; reads nothing of Datasets.
+    """Checks a user's own data; does not read Datasets.
 
     Args:
         data: `(inputs, targets)` or `(inputs, targets, sample_weight)` of arrays with the examples
             along the first dimension, inputs and targets perhaps a dict, a tuple or a list of
             arrays; a tf.data.Dataset; a keras.utils.PyDataset; or a mapping of "train",
             "validation" and "test" to such.
-        declared: Whether the elements of Datasets are batches, where the user says it.
+        declared: Whether the elements of Datasets are batches, if the user states it.
 
     Returns:
         The splits, "train" first.
@@ -72,8 +72,8 @@ def read_splits(data: Any, *, declared: bool | None = None) -> dict[str, OwnSpli
         raise InputError(
             "The data must be a data set's name, a function `make_dataset(split, batch_size, "
             "seed)`, arrays `(inputs, targets)`, a tf.data.Dataset, a keras.utils.PyDataset, or a "
-            f"mapping of `train`, `validation` and `test` to such. Received: {type(data).__name__}."
-            f"{_hint(data)}"
+            "mapping of `train`, `validation` and `test` to any of these. Received: "
+            f"{type(data).__name__}.{_hint(data)}"
         )
     check_splits(dict(splits))
     found = {split: part for split, part in splits.items() if part is not None}
@@ -90,8 +90,8 @@ def _is_a_split(data: Any) -> bool:
 def _hint(data: Any) -> str:
     if isinstance(data, Iterator):
         return (
-            " Give tf.data.Dataset.from_generator(function, output_signature=...), of a function "
-            "that makes a new generator."
+            " Give tf.data.Dataset.from_generator(function, output_signature=...), with a "
+            "function that makes a new generator."
         )
     if hasattr(data, "columns") and hasattr(data, "iloc"):  # a DataFrame, without importing pandas
         return " Give a DataFrame as (frame.drop(columns=TARGET).to_numpy(), frame[TARGET])."
@@ -115,9 +115,8 @@ def _of_arrays(data: Any, where: str) -> OwnSplit:
     counts = {len(array) for array in arrays}
     if len(counts) > 1:
         raise InputError(
-            f"{where} must have one example for each example: all arrays must have the same first "
-            f"dimension. Received: {', '.join(str(len(array)) for array in arrays)}."
-            f"{_stack_hint(arrays)}"
+            f"{where} must have the same number of examples, the first dimension, in all arrays. "
+            f"Received: {', '.join(str(len(array)) for array in arrays)}.{_stack_hint(arrays)}"
         )
     if not counts.copy().pop():
         raise InputError(f"{where} is empty.")
@@ -135,8 +134,8 @@ def _stack_hint(arrays: list[Any]) -> str:
     if len(arrays) <= 3:
         return ""
     return (
-        " A list of arrays is several inputs, as in Keras; make one array of its rows with "
-        "numpy.stack."
+        " A list of arrays means several inputs, as in Keras; to make one array from its rows, "
+        "use numpy.stack."
     )
 
 
@@ -191,8 +190,8 @@ def as_array(leaf: Any, name: str, *, where: str) -> Any:
     if array.dtype.kind in "mM":
         raise InputError(
             f"{where} holds dates or durations ({name}: {array.dtype}), which TensorFlow has no "
-            "type for. Make numbers of them, such as "
-            '(dates - dates.min()) / np.timedelta64(1, "D").'
+            "type for. Convert them to numbers, for example (dates - dates.min()) / "
+            'np.timedelta64(1, "D").'
         )
     if array.dtype.kind == "V":
         raise InputError(
@@ -205,9 +204,7 @@ def as_array(leaf: Any, name: str, *, where: str) -> Any:
             f'{array.dtype}). Convert them, such as x.astype("float32").'
         )
     if array.ndim == 0:
-        raise InputError(
-            f"{where} holds a single number where an array of examples must be ({name})."
-        )
+        raise InputError(f"{where} holds a single number instead of an array of examples ({name}).")
     return array
 
 
@@ -245,8 +242,8 @@ def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> 
             if len({len(rows) for rows in chunk}) > 1:
                 sizes = " and ".join(str(len(rows)) for rows in chunk)
                 raise InputError(
-                    f"{where} has a batch whose parts differ in their number of examples: {sizes}. "
-                    "If each element is one example, say batched=False."
+                    f"{where} has a batch whose parts differ in their number of examples: "
+                    f"{sizes}. If each element is one example, give batched=False."
                 )
             yield chunk
 
@@ -262,8 +259,8 @@ def rows_of(leaf: Any, *, variable: bool) -> Any:
 
 
 _READ_ONCE = (
-    "Your PyDataset was read once, batch by batch in its order, and its examples are stored: what "
-    "it draws at random stays as it was drawn. For new draws in each epoch give a function "
+    "Your PyDataset was read once, batch by batch in its order, and its examples are stored: its "
+    "random values are drawn only once. For new draws in each epoch, give a function "
     "`make_dataset(split, batch_size, seed)`."
 )
 
@@ -272,7 +269,7 @@ def _of_py_dataset(dataset: keras.utils.PyDataset, where: str) -> OwnSplit:
     """A PyDataset's batches, read in order by as many workers as it asks for."""
     if dataset.num_batches is None:
         raise InputError(
-            f"{where} is a PyDataset without end: its `num_batches` is None. It must give each "
+            f"{where} is an infinite PyDataset: its `num_batches` is None. It must give each "
             "example once: let `__len__` return the number of batches of one pass."
         )
     if not dataset.num_batches:

@@ -125,7 +125,7 @@ class PreparedData:
         notes = read_notes(self.folder)
         if scaled := self.recipe.features.image.pixel_range:
             text = f"{scaled[0]:g} to {scaled[1]:g} become 0 to 255, others are clipped"
-            notes = (*notes, f"Values of images of more than 8 bits a channel: {text}.")
+            notes = (*notes, f"Values of images with more than 8 bits per channel: {text}.")
         if self.resident:
             return notes
         sizes = shuffle_sizes(self.manifest, "train", usable_bytes=usable_memory())
@@ -134,7 +134,7 @@ class PreparedData:
     def training(
         self, *, batch_size: int, seed: int, num_examples: int, start: int = 0
     ) -> tf.data.Dataset:
-        """The training stream: augmented, normalized, shuffled anew in each epoch.
+        """The training stream: augmented, normalized, reshuffled in each epoch.
 
         The stream is continuous: batches reach over the ends of epochs, and only the very last one
         can be short. The same seed gives the same order and the same augmentation for every batch

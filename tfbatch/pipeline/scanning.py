@@ -1,7 +1,7 @@
 """Looks at a user's examples as they pass by: non-finite values, targets, scales, content hashes.
 
 A hash is 64 bits of an example's bytes (Python's SipHash, which differs from process to process).
-Splits and passes are compared as sets of hashes, so the order of examples says nothing.
+Splits and passes are compared as sets of hashes, so the order does not matter.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Contents:
             again: Begins a second pass over a split, where it may differ from the first; only some
                 examples of it are read.
             carved: Whether a validation split is taken out of these training examples.
-            function: Name of the function that makes the data anew for each training; None where
+            function: Name of the function that makes the data for each training; None where
                 one pass over the data is stored.
 
         Raises:
@@ -177,7 +177,7 @@ class Scan:
         return np.concatenate(self._examples)
 
     def non_finite(self) -> tuple[NonFinite, ...]:
-        """Values that are NaN or infinite, for each leaf that has some."""
+        """The NaN and infinite values, for each leaf that has some."""
         return tuple(leaf.non_finite for leaf in self._leaves if leaf.non_finite)
 
     def targets(self) -> tuple[TargetContent, ...]:

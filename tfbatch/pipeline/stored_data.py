@@ -55,7 +55,7 @@ class StoredData:
 
     @property
     def content(self) -> DataContent:
-        """What a look at the examples has shown."""
+        """The findings of a look at the examples."""
         return self._content
 
     @property
@@ -69,7 +69,7 @@ class StoredData:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, or None where the targets are no classes."""
+        """Number of classes, or None if the targets are not classes."""
         return self._stored.num_classes
 
     @property

@@ -81,7 +81,7 @@ def read_stored(folder: Path) -> Stored:
 
 
 def read_content(folder: Path) -> DataContent:
-    """Reads what a look at the examples has shown; nothing, for data of an earlier version.
+    """Reads the findings of a look at the examples; none for data of an earlier version.
 
     Raises:
         DataError: The file cannot be read.
@@ -136,7 +136,7 @@ def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArra
 def read_classes(
     folder: Path, stored: Stored, split: str, expected: Expected
 ) -> ClassIndices | None:
-    """The classes of a split's examples, or None where their targets are no classes."""
+    """The classes of a split's examples, or None if their targets are not classes."""
     number = stored.template[1]
     if not isinstance(number, int):  # several targets
         return None

@@ -29,13 +29,14 @@ from tfbatch.pipeline.stored_format import CONTENT, Leaf, Stored, read_classes
 from tfbatch.run_folder.durable import FREE_SPACE
 
 _TAKEN_APART = (
-    "Your Dataset gives batches; they are taken apart and made anew for every batch size. "
-    "What it does to whole batches (bucketing by length, mixing) stays as it was in its "
-    "own batches; padding that it added stays too."
+    "Your Dataset gives batches; they are split into examples, which are rebatched for every "
+    "batch size. What it did to whole batches (bucketing by length, mixing, padding) is stored "
+    "with the examples."
 )
 _PADDED_TARGETS = (
-    "Your targets differ in length: they are padded with zeros to the longest of their batch, and "
-    "the loss takes these zeros for targets unless the data has a sample_weight of the same length."
+    "Your targets differ in length: they are padded with zeros to the longest in the batch, and "
+    "the loss treats these zeros as targets unless the data has a sample_weight of the same "
+    "length."
 )
 
 
@@ -65,7 +66,7 @@ def store_splits(
         root: Where the folder is made; its name there is the hash of what it holds.
         splits: What `read_splits` has found.
         expected: What the model expects of the training split.
-        heartbeat: Told the number of examples now and then.
+        heartbeat: Called at intervals with the number of examples.
 
     Returns:
         The folder.
@@ -130,8 +131,9 @@ def _write(
     for split, (other, _) in written.items():
         if other != leaves:
             raise InputError(
-                f"Your `{split}` data differs in form from `train`: {_form(train.template, other)} "
-                f"and {_form(train.template, leaves)}. Give all splits alike."
+                f"Your `{split}` data differs in structure from `train`: "
+                f"{_form(train.template, other)} and {_form(train.template, leaves)}. Give all "
+                "splits the same structure."
             )
     if any(leaves[number].variable for number in numbers_of(train.template[1])):
         notes.append(_PADDED_TARGETS)
@@ -169,8 +171,8 @@ def _in_order_of(part: OwnSplit, train: Any, batched: bool) -> Iterator[Chunk]:
     order = leaf_order(part.form.template, train.template)
     if order is None:
         raise InputError(
-            f"{part.form.where} differs in form from `train`: {part.form.shown()} and "
-            f"{train.shown()}. Give all splits alike."
+            f"{part.form.where} differs in structure from `train`: {part.form.shown()} and "
+            f"{train.shown()}. Give all splits the same structure."
         )
     for chunk in part.chunks(batched):
         yield [chunk[number] for number in order]

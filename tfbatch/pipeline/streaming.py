@@ -46,11 +46,11 @@ class ShuffleSizes:
         if self.buffer >= self.num_examples:
             return None
         return (
-            f"Training examples are streamed and drawn from {self.buffer:,} at a time "
+            f"Training examples are streamed through a shuffle buffer of {self.buffer:,} "
             f"({self.buffer_bytes / 2**20:,.0f} MiB) of {self.num_examples:,}, from "
-            f"{self.cycle_length} file(s) at once: neighbors in the records meet in a batch more "
-            "often than by chance. Their order does not depend on the class. More memory, or "
-            "smaller records, mix further."
+            f"{self.cycle_length} file(s) at once: neighbors in the records share a batch more "
+            "often than by chance. Their order does not depend on the class. More memory or "
+            "smaller records improve the shuffling."
         )
 
 

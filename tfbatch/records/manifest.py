@@ -113,7 +113,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 
 def write_notes(folder: Path, notes: tuple[str, ...]) -> None:
-    """Keeps what a user should know of how the data was read, beside its records."""
+    """Saves the notes for a user on how the data was read, beside its records."""
     if notes == read_notes(folder):
         return
     path = folder / NOTES_NAME
@@ -124,7 +124,7 @@ def write_notes(folder: Path, notes: tuple[str, ...]) -> None:
 
 
 def read_notes(folder: Path) -> tuple[str, ...]:
-    """What `write_notes` has kept; nothing if there is no such file."""
+    """The notes that `write_notes` has saved; empty if there is no such file."""
     try:
         return tuple(json.loads((folder / NOTES_NAME).read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -135,8 +135,8 @@ def make_plan(folder: Path, *, recipe: Recipe, records_hash: str, splits: Iterab
     for split in SPLITS:
         if not plan.num_examples_of(split):
             raise InputError(
-                f"The split `{split}` of {recipe.name} is empty: give data that has examples in "
-                "it, or more training examples for it to be taken from."
+                f"The split `{split}` of {recipe.name} is empty: give data with examples in this "
+                "split, or more training examples to take it from."
             )
     return plan
 

@@ -78,7 +78,7 @@ def _apportioned(
     if sum(sizes.values()) >= total:
         raise InputError(
             f"{total} examples are too few to take {' and '.join(sizes)} examples from them and "
-            f"leave any for {rest}. Give more, or data that has these splits of its own."
+            f"leave any for {rest}. Give more, or data that already has these splits."
         )
     shares = {}
     for number, (split, size) in enumerate(sizes.items()):

@@ -122,7 +122,7 @@ def _damage(error: UnreadableImagesError, path: Path) -> DataError:
             where = f" All of them are listed in {path}."
     return DataError(
         f"{len(each):,} of {error.examined:,} images cannot be decoded: {listed(each)}. Replace "
-        f"them, or take them out of the data.{where}"
+        f"them or remove them from the data.{where}"
     )
 
 

@@ -31,7 +31,7 @@ def write_fingerprint(folder: Path, accelerators: list[str]) -> None:
 
 
 def record_load(folder: Path, **loads: MachineLoad) -> None:
-    """Notes in fingerprint.json what other processes took of the cores.
+    """Records in fingerprint.json the cores that other processes used.
 
     Args:
         folder: The run folder.

@@ -1,4 +1,4 @@
-"""What other processes take of the cores: seconds measured meanwhile are too long."""
+"""The share of the cores that other processes use: it lengthens measured times."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class LoadSample:
 
 @dataclasses.dataclass(frozen=True)
 class MachineLoad:
-    """What other processes took of the cores, over some seconds.
+    """The cores that other processes used, over some seconds.
 
     Attributes:
         cores: Cores that this process may use: its affinity, and its control group's quota.
         others: Cores that other processes (and, on a virtual machine, other machines) took of
             them, on average.
-        seconds: How long was looked.
+        seconds: Length of the observation.
     """
 
     cores: float
@@ -53,7 +53,7 @@ class MachineLoad:
 
     @property
     def available(self) -> float:
-        """Cores that are left."""
+        """Cores that remain."""
         return max(self.cores - self.others, 0.0)
 
 

@@ -20,7 +20,7 @@ EVERY_SECONDS = 10.0
 
 
 class WallTime:
-    """Keeps on disk how long a run folder has been worked on, also by a session that is killed.
+    """Keeps on disk the time spent on a run folder, even if the session is killed.
 
     Args:
         folder: The run folder, which is locked.

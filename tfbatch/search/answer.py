@@ -83,7 +83,7 @@ class Contender:
         return Measured(*mean_and_deviation(times), len(times))
 
     def trial_seconds(self) -> float:
-        """Mean seconds of its whole trials, as they were: beside others, building included."""
+        """Mean seconds of its whole trials as measured: beside others, building included."""
         return mean_and_deviation([t.seconds for t in self.completed or self.trials])[0]
 
 
@@ -156,7 +156,7 @@ def find_answer(
     mean = answer.recommended.validation()[objective.name].mean
     if chance and not chance.beaten_by(mean, objective.direction):
         raise NothingLearnedError(
-            f"On fresh seeds the recommendation would come to {objective.name} {mean:.4g} on "
+            f"On fresh seeds the best configuration comes to {objective.name} {mean:.4g} on "
             f"average, which is no better than chance. {_lengthen(chance, objective)}"
         )
     return answer
@@ -216,8 +216,8 @@ def _contender(key: str, trials: Sequence[FinishedTrial], step_seconds: StepSeco
 def _nothing_completed(book: TrialBook, too_short: str) -> str:
     if not book.trials:
         return (
-            f"The time was over before the first trial ended: {too_short}. The same command with "
-            "other values is accepted, since no trial is in the journal."
+            f"The time limit passed before the first trial ended: {too_short}. The same command "
+            "with other values is accepted, since no trial is in the journal."
         )
     last = book.trials[-1]
     return (
@@ -233,8 +233,8 @@ def _nothing_learned(
     return (
         f"Nothing was learned: the best of {completed} completed trials ({best.trial}, batch size "
         f"{best.configuration.batch_size}, learning rate {best.learning_rate:.3g}) has "
-        f"{objective.name} {best.score:.4g}, which is not better than chance by more than luck. "
-        f"{_lengthen(chance, objective)}"
+        f"{objective.name} {best.score:.4g}, which is not better than chance beyond the noise of "
+        f"the validation examples. {_lengthen(chance, objective)}"
     )
 
 
@@ -243,8 +243,8 @@ def _lengthen(chance: ChanceLevel, objective: Objective) -> str:
         "" if chance.constant is None else f", the best constant prediction {chance.constant:.4g}"
     )
     return (
-        f"The untrained model has {chance.untrained:.4g}{constant}, and luck reaches "
-        f"{chance.noise:.2g} on the validation examples. Lengthen the trials (--trial_length, with "
-        "another --run_dir or with --overwrite), or search other learning rates. Nothing was "
+        f"The untrained model has {chance.untrained:.4g}{constant}, and chance alone can gain "
+        f"{chance.noise:.2g} on the validation examples. Lengthen the trials (--trial_length, "
+        "with another --run_dir or with --overwrite), or search other learning rates. Nothing was "
         "verified; every trial is in trials.jsonl of the run folder."
     )

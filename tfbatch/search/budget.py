@@ -1,4 +1,4 @@
-"""Whether a time limit suits the length of the trials: said before the first one is begun."""
+"""Whether a time limit suits the length of the trials: reported before the first one begins."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CERTAIN = 1.2
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """A time limit beside what a trial is predicted to take.
+    """A time limit and the predicted duration of a trial.
 
     Attributes:
         trial_seconds: Predicted seconds of the baseline's trial.
         left: Seconds left of the limit.
-        finishing: Seconds of them that are kept for the end; the first trial may use them too.
+        finishing: Seconds of them reserved for the end; the first trial may use them too.
         at_once: Trials that run side by side.
         max_trials: Trials of the search.
         to_verify: Trials of one round of verification.
@@ -54,18 +54,18 @@ class Budget:
             raise InputError(
                 f"A trial of {self.length} takes about {_minutes(self.trial_seconds)} here "
                 f"(predicted from its first steps), and of --max_minutes={self.max_minutes:g} "
-                f"only {_minutes(self.left)} are left. {_sentence(self.advice())} The "
-                "same run folder takes either, since no trial is in its journal."
+                f"only {_minutes(self.left)} are left. {_sentence(self.advice())} The same run "
+                "folder accepts either, since no trial is in its journal."
             )
 
     def lines(self) -> list[str]:
-        """What a user should know, if fewer trials fit than a search needs."""
+        """Notes for the user, if fewer trials fit than a search needs."""
         if self._seconds_of(self._enough()) <= self._for_trials():
             return []
         return [
             f"A trial of {self.length} takes about {_minutes(self.trial_seconds)} here (predicted "
             f"from its first steps): about {self.fitting()} of {self.max_trials} trials fit in "
-            f"the time, beside the baseline and one round of verification. For "
+            "the time, in addition to the baseline and one round of verification. For "
             f"{self._enough()}: {self.advice()}."
         ]
 

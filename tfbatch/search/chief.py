@@ -82,7 +82,7 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
             return found
 
     def abandon(self) -> list[TrialSpec]:
-        """Takes every trial back: workers hear of it when they give their next heartbeat."""
+        """Withdraws every trial: workers learn of it at their next heartbeat."""
         with self._mutex:
             specs = [*self._posted.values(), *(running[0] for running in self._running.values())]
             self._posted.clear()

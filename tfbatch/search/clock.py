@@ -55,7 +55,7 @@ class SearchClock:
         """Whether a running trial must stop.
 
         Args:
-            keep_finish: Whether the time for finishing is kept; else all of it may be used.
+            keep_finish: Whether the time for finishing is reserved; else all of it may be used.
         """
         return self.left < (self._finishing if keep_finish else 0.0)
 

@@ -99,7 +99,7 @@ def run_rounds(
         clock: The time limit.
         seed: The run's seed.
         stop_requested: When true, no further round is begun.
-        at_least: So many rounds must fit together: an earlier verification has as many, and fewer
+        at_least: This many rounds must fit together: an earlier verification has as many, and fewer
             would replace it.
 
     Raises:

@@ -41,7 +41,7 @@ class Ending:
         folder: The run folder.
         book: The trials and their weights.
         clock: What the run has used.
-        progress: Told what is done.
+        progress: Receives the progress.
         derive: Derived values of a configuration, for the run's length of trials.
         stop_requested: Whether the user has asked to stop.
         build_model: The model's builder, for the snippet.
@@ -64,7 +64,7 @@ class Ending:
     def keep(self, answer: Answer) -> None:
         """Writes the answer so far, unless the files hold one that rests on the same trials.
 
-        It is marked as interrupted: a run that comes to its end writes another one.
+        It is marked as interrupted: a run that completes writes another one.
 
         Raises:
             RunFolderError: It cannot be written.
@@ -205,10 +205,10 @@ class Ending:
 
 @contextlib.contextmanager
 def told(progress: Progress, what: str, failures: list[Exception] | None = None) -> Iterator[None]:
-    """A stage of which nothing else depends: its failure is told, and the run goes on.
+    """A stage on which nothing else depends: its failure is reported, and the run continues.
 
     Args:
-        progress: Told of it.
+        progress: Receives the failure.
         what: What could not be done, for a sentence.
         failures: Gets the failure.
     """
@@ -221,7 +221,7 @@ def told(progress: Progress, what: str, failures: list[Exception] | None = None)
 
 
 def tell_failure(progress: Progress, what: str, error: Exception) -> None:
-    """One sentence; the traceback goes where the libraries' output goes."""
+    """Reports it in one sentence; the traceback goes to the libraries' log."""
     lines = str(error).strip().splitlines()
     reason = lines[0] if lines else ""
     name = "" if isinstance(error, TfbatchError) else f"{type(error).__name__}: "

@@ -32,7 +32,7 @@ class Running:
 
 
 def memory_failure(task: str, error: BaseException, log: str = "") -> SearchError | None:
-    """What a task's exception becomes if it is a lack of memory; None if it is something else.
+    """The error for a task's exception if it is a lack of memory; else None.
 
     Args:
         task: Name of a method of Runner.
@@ -44,7 +44,7 @@ def memory_failure(task: str, error: BaseException, log: str = "") -> SearchErro
     if not is_out_of_memory(error) and not follows_out_of_memory(str(error), log):
         return None
     return SearchError(
-        f"Memory was used up in `{task}`: {memory_message(error)}. Free the memory that other "
+        f"Memory was exhausted in `{task}`: {memory_message(error)}. Free the memory that other "
         "processes hold (on a GPU, nvidia-smi lists them), or let fewer --workers share it."
     )
 

@@ -74,7 +74,7 @@ class Search:
     def run(self, baseline: Configuration, *, stop_requested: Callable[[], bool]) -> None:
         """Runs the baseline and the search's trials, as far as budget and time allow.
 
-        Trials of an earlier session are told to the oracle in their order and not run again. A
+        Trials of an earlier session are replayed to the oracle in order, not run again. A
         second call goes on where the first one ended, if there is time again.
 
         Raises:
@@ -139,7 +139,7 @@ class Search:
     def confirmation_reserve(self) -> float:
         """Seconds kept for verification.
 
-        Where no further round of it fits, the search goes on, and what is kept is the time in
+        Where no further round of it fits, the search goes on, and the reserve is the time in
         which a better configuration would get the rounds that the others have.
         """
         c = self._config.confirmation

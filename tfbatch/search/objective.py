@@ -70,8 +70,8 @@ class Objective:
         own = (directions or {}).get(self.name.removeprefix("val_"))
         if own not in (None, self.direction) and not self.stated:
             raise InputError(
-                f"By its name `{self.name}` is best at its {self.direction}imum, but the model's "
-                f"metric of that name says {own}. Give the direction: "
+                f"`{self.name}` is best at its {self.direction}imum according to its name, but "
+                f"the model's metric with that name says {own}. Give the direction: "
                 f"--objective={self.name}:min or --objective={self.name}:max."
             )
 

@@ -121,12 +121,12 @@ def load_records(
     own_dir: Path,
     splits: Mapping[str, OwnSplit] | None = None,
 ) -> tuple[Request, DataDescription]:
-    """Prepares the data where that is needed, by the engine, and says what there is.
+    """Prepares the data where needed, by the engine, and reports its contents.
 
     Args:
         request: What is asked.
-        engine: Runs the trials; its model is asked what it expects of a user's own data.
-        progress: Told what there is.
+        engine: Runs the trials; its model determines how a user's own data is read.
+        progress: Receives the progress.
         own_dir: Folder for a user's own data.
         splits: Arrays or Datasets of this process, to be stored there.
 
@@ -228,7 +228,7 @@ def check_replicas(request: Request, space: SearchSpace, replicas: int) -> None:
     """Refuses global batch sizes that the replicas cannot share equally.
 
     Raises:
-        InputError: A batch size is no multiple of the number of replicas.
+        InputError: A batch size is not a multiple of the number of replicas.
     """
     wrong = [b for b in (*space.batch_sizes, request.baseline.batch_size) if b % replicas]
     if wrong:

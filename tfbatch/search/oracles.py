@@ -147,7 +147,7 @@ class AskTell:
             trial: A name for what is asked; several can be open. (KerasTuner gives the same
                 trial twice to one that asks twice under one name.)
             known: The values that an earlier session tried here. The Bayesian oracle then computes
-                no proposal; the others, whose proposals cost nothing, are asked as ever.
+                no proposal; the others, whose proposals cost nothing, are asked as usual.
         """
         if isinstance(self._oracle, _Bayesian):
             self._oracle.known = known

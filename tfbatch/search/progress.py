@@ -1,4 +1,4 @@
-"""Tells a person how far a run is: a live display on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a live display on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEASURING_SECONDS = 5.0
 
 
 class Progress:
-    """Plain lines, one for each trial, and one now and then while nothing ends.
+    """Plain lines: one for each trial, and one at intervals while no trial ends.
 
     Args:
         console: Where to print; None prints nothing.
@@ -51,23 +51,23 @@ class Progress:
         self._ticker: threading.Thread | None = None
 
     def watch(self, running: Callable[[], list[Running]]) -> None:
-        """Where to ask for the trials that run; asked from another thread."""
+        """Source of the running trials; read from another thread."""
         self._running = running
 
     def begin(self, *, done: int, total: int, seconds_left: Callable[[], float]) -> None:
-        """Starts counting search trials: from now on there is something to keep."""
+        """Starts counting search trials: from now on there are results to keep."""
         self._done, self._total, self._left = done, total, seconds_left
         self.on_begin()
 
     def say(self, text: str) -> None:
-        """One line of text. While no trial runs, it also tells what goes on until the next."""
+        """One line of text. While no trial runs, it is also the current activity until the next."""
         self.doing(text)
         self._print(text)
 
     def doing(self, text: str) -> None:
-        """What goes on now, shown where there is a display and told if it takes long.
+        """The current activity, shown on a display and reported if it takes long.
 
-        May be called as often as one likes.
+        May be called often.
         """
         self._doing, self._doing_since = text.splitlines()[0] if text else "", self._now()
         self._start()
@@ -131,7 +131,7 @@ class Progress:
         self._last_line, self._silence = self._now(), LATER_SILENCE
 
     def end(self) -> None:
-        """Stops telling what goes on; may be called twice."""
+        """Stops the display; may be called twice."""
         self._ended.set()
 
     def _print(self, text: str) -> None:

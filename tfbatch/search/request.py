@@ -231,8 +231,8 @@ def make_request(
     if batched is not None:
         if not isinstance(data, OwnData):
             raise InputError(
-                "`batched` is for Datasets of your own: what has a name says itself what it "
-                f"holds. Received: {batched=} for {data.name}."
+                "`batched` is for your own Datasets only: named data states its own form. "
+                f"Received: {batched=} for {data.name}."
             )
         data = data.model_copy(update={"batched": batched})
     name = "-".join((data.name, model.split(":")[-1].split(".")[-1], Path(search).stem))

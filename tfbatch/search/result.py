@@ -25,7 +25,7 @@ class _Trials:
     Attributes:
         run_dir: The run folder.
         rows: The journal's rows.
-        interrupted: Whether somebody ended the run early.
+        interrupted: Whether the user ended the run early.
         failure: What else ended it early, such as damaged records; what was measured before stands.
             None if it came to its end.
     """
@@ -81,9 +81,9 @@ class NothingLearned(_Trials):
     Attributes:
         run_dir: The run folder.
         rows: The journal's rows.
-        interrupted: Whether somebody ended the run early.
+        interrupted: Whether the user ended the run early.
         failure: None.
-        reason: What was measured, and what to change.
+        reason: The measurements and the remedy.
     """
 
     reason: NothingLearnedError
@@ -106,14 +106,14 @@ class Result(_Trials):
     Attributes:
         run_dir: The run folder.
         rows: The journal's rows.
-        recommendation: What stands in recommendation.json: batch size, learning rate, schedule,
+        recommendation: The content of recommendation.json: batch size, learning rate, schedule,
             optimizer, metrics on validation and test, the baseline's, number of trials, seconds.
         table: The table by batch size.
         snippet: The recommended training as a script in plain Keras.
         answer: The comparison that the recommendation rests on.
-        interrupted: Whether somebody ended the run early.
+        interrupted: Whether the user ended the run early.
         failure: What else ended it early, such as damaged records; the answer then rests on what
-            was measured before. None if it came to its end.
+            was measured before. None if it completed.
     """
 
     recommendation: dict[str, Any]

@@ -104,12 +104,12 @@ class Run:
     def complete(self) -> Result:
         """Search, verification, answer.
 
-        What ends a stage early costs what that stage would have measured, and not the answer.
+        A failure in a stage costs the measurements of that stage, not the answer.
 
         Raises:
             NothingLearnedError: No trial is better than chance.
             SearchError: No trial has completed.
-            StoppedError: A stop was asked for before any trial had completed.
+            StoppedError: A stop was requested before any trial had completed.
         """
         with self.wall_time:
             self._write_settings()

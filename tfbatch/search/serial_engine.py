@@ -104,7 +104,7 @@ class InProcessEngine(SerialEngine):
         """Runs one of the Runner's tasks by name.
 
         Raises:
-            SearchError: Memory was used up.
+            SearchError: Memory was exhausted.
         """
         try:
             return getattr(self._runner, task)(*arguments)

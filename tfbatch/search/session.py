@@ -56,7 +56,7 @@ def run_search(
     Args:
         request: What is asked.
         code: The model's builder, and what else a user gives as code.
-        splits: Arrays or Datasets that are to be stored in the run folder.
+        splits: Arrays or Datasets to be stored in the run folder.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
         lock: The run folder's lock.
@@ -154,8 +154,8 @@ def _load_told(folder: Path, progress: Progress, before: LoadSample) -> Iterator
     record_load(folder, at_start=at_start)
     if at_start.busy:
         progress.say(
-            f"The machine is busy: other processes use {at_start.others:.1f} of {cores:.1f} cores. "
-            "All seconds are longer than on an idle machine."
+            f"The machine is busy: other processes use {at_start.others:.1f} of {cores:.1f} "
+            "cores. All times are longer than on an idle machine."
         )
     begun = sample_load()
     try:
@@ -167,7 +167,7 @@ def _load_told(folder: Path, progress: Progress, before: LoadSample) -> Iterator
         if during.busy:
             progress.say(
                 f"During the run other processes used {during.others:.1f} of {cores:.1f} cores: "
-                "its seconds are longer than those of an idle machine."
+                "its times are longer than on an idle machine."
             )
 
 

@@ -99,7 +99,7 @@ import tfbatch
 
 
 _THREADS = """\
-# As in the trials: with other numbers of threads sums are rounded otherwise, and results differ.
+# As in the trials: another number of threads rounds sums differently, and results differ.
 tf.config.threading.set_intra_op_parallelism_threads({threads})
 tf.config.threading.set_inter_op_parallelism_threads({threads})
 """

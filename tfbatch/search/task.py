@@ -23,7 +23,7 @@ class Task:
         class_weight: Weight of each class in the training loss, or None.
 
     Raises:
-        InputError: `class_weight` is no dict of whole numbers to finite numbers.
+        InputError: `class_weight` is not a dict of whole numbers to finite numbers.
     """
 
     loss: str | None = None
@@ -50,8 +50,8 @@ def _checked(class_weight: Any) -> dict[int, float] | None:
     )
     if not usable:
         raise InputError(
-            "`class_weight` must be a dict of class indices and their weights, such as "
-            "{0: 1.0, 1: 5.0}. For weights that balance the classes give each num_examples / "
-            f"(num_classes * its number of examples). Received: {class_weight!r}."
+            f"`class_weight` must be a dict of class indices and their weights, such as {{0: 1.0, "
+            "1: 5.0}. To balance the classes, give each the weight num_examples / (num_classes * "
+            f"its number of examples). Received: {class_weight!r}."
         )
     return {int(key): weight for key, weight in class_weight.items()}

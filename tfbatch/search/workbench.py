@@ -28,8 +28,7 @@ class Bench:
         data: What the data holds.
         model: What the model is.
         engine: Calls functions in the process.
-        tell: Told what a long measurement is doing now, such as "trying batch size 256", as often
-            as one likes.
+        tell: Called with what a long measurement is doing now, such as "trying batch size 256".
     """
 
     request: Request

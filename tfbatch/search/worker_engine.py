@@ -165,7 +165,7 @@ class WorkerEngine:
 
         Raises:
             SearchError: Its process ended, or memory was used up.
-            StoppedError: The user has asked to stop, and it did not end soon enough.
+            StoppedError: The user requested a stop, and it did not end soon enough.
         """
         self.devices  # noqa: B018 - the first worker has started up
         return self._call(self._caller(), task, *arguments)

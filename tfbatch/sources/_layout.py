@@ -106,7 +106,7 @@ def read_layout(folder: Path, chosen: Mapping[Role, str] | Literal["none"] | Non
 
     Raises:
         DataError: A folder that is absent or cannot be read, a class without images.
-        InputError: A chosen folder that there is not.
+        InputError: A chosen folder does not exist.
     """
     root = _read(folder)
     if chosen == NO_SPLITS:
@@ -125,7 +125,7 @@ def _of_classes(root: Folder, *, unclear: str = "", known: bool = False) -> Layo
     classes = {each.name: each.images() for each in root.inner}
     _check_train(root.path, classes)
     notes = [
-        f"The folder `{shown(each.name)}` is taken for a class: it holds images and no folders."
+        f"The folder `{shown(each.name)}` is treated as a class: it holds images and no folders."
         for each in root.classes()
         if split_role(each.name) and not unclear and not known
     ]
@@ -145,16 +145,16 @@ def _unclear_classes(root: Folder, named: list[Folder]) -> str:
     if named and not (others and [split_role(each.name) for each in named] == ["train"]):
         return (
             f"{_names(named)} in {root.path} {_have(named)} the name of a split, but "
-            f"{'holds' if len(named) == 1 else 'hold'} images and no folders of classes. If each "
-            f"folder is a class, say so with images:{root.path},splits=none; if not, make a folder "
-            "for each class in every split, or take the folder away."
+            f"{'holds' if len(named) == 1 else 'hold'} images and no class folders. If each "
+            f"folder is a class, say so with images:{root.path},splits=none; if not, make a "
+            "folder for each class in every split, or remove the folder."
         )
     for one, names in zip(held, inner, strict=True):
         if len({split_role(name) for name in names} - {None}) > 1:
             return (
-                f"The folder {one.path} holds splits ({_listed(names)}). Folders of splits hold "
-                "folders of classes, not the other way round: move the images to "
-                f"{root.path}/SPLIT/CLASS, or take all for one split with "
+                f"The folder {one.path} holds splits ({_listed(names)}). Split folders must hold "
+                "class folders, not the other way round: move the images to "
+                f"{root.path}/SPLIT/CLASS, or use everything as one split with "
                 f"images:{root.path},splits=none."
             )
     same = len(held) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner)
@@ -181,7 +181,7 @@ def _of_splits(root: Folder, splits: list[Folder]) -> Layout:
     if strange:
         beside = "it" if len(splits) == 1 else "them"
         unclear = (
-            f"{_names(splits)} in {root.path} {_have(splits)} the name of a split, but not "
+            f"{_names(splits)} in {root.path} {_have(splits)} the name of a split, unlike "
             f"{_listed(each.name for each in strange)} beside {beside}."
         )
     elif "train" not in by_role:
@@ -216,8 +216,8 @@ def _chosen(root: Folder, chosen: Mapping[Role, str]) -> Layout:
             )
     if "train" not in chosen or len(set(chosen.values())) < len(chosen):
         raise InputError(
-            "The folders of the splits must be different ones, and one of them for `train`. "
-            f"Received: {', '.join(f'{role}={name}' for role, name in chosen.items())}."
+            "The folders of the splits must differ, and `train` must have one. Received: "
+            f"{', '.join(f'{role}={name}' for role, name in chosen.items())}."
         )
     return _assigned(root, {role: there[name] for role, name in chosen.items()})
 
@@ -255,10 +255,11 @@ def _classes_of(split: Folder, train: Folder, known: Collection[str]) -> dict[st
     unknown = sorted(each.name for each in split.classes() if each.name not in known)
     if unknown:
         raise DataError(
-            f"{split.path} has classes that {train.path} has not: {_listed(unknown)}."
-            f"{did_you_mean(unknown[0], known)} Each split has folders of the same classes. Rename "
-            "or move them; or use other splits with images:DIR,train=FOLDER,validation=FOLDER,"
-            "test=FOLDER, where validation and test may be left out."
+            f"{split.path} has classes that {train.path} does not have: "
+            f"{_listed(unknown)}.{did_you_mean(unknown[0], known)} All splits must have folders "
+            "of the same classes. Rename or move them; or use other splits with "
+            "images:DIR,train=FOLDER,validation=FOLDER,test=FOLDER, where validation and test may "
+            "be left out."
         )
     return {each.name: each.images() for each in split.inner if each.name in known}
 
@@ -290,13 +291,13 @@ def _left_out(root: Folder, used: list[Folder]) -> list[str]:
     classes = [each for one in used for each in one.inner]
     deeper = sum(len(each.images()) - len(each.direct) for each in classes)
     if deeper:
-        notes.append(f"In folders inside of a class, and of that class: {_images(deeper)}.")
+        notes.append(f"In subfolders of a class, counted as that class: {_images(deeper)}.")
     outside = sum(len(each.direct) for each in used if each is not root) + len(root.direct)
     if outside:
-        notes.append(f"Left out, in no class's folder: {_images(outside)}.")
+        notes.append(f"Left out, outside the class folders: {_images(outside)}.")
     unused = [] if root in used else [each for each in root.inner if each not in used]
     for each in unused:
-        labels = "" if each.classes() else ", no folders of classes"
+        labels = "" if each.classes() else ", no class folders"
         count = _images(len(each.images()))
         notes.append(f"Left out: the folder {shown(each.name)}/ ({count}{labels}).")
     skipped = root.all_skipped() if root in used else root.skipped.copy()
@@ -307,7 +308,7 @@ def _left_out(root: Folder, used: list[Folder]) -> list[str]:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds[:_MOST_NAMES])
         further = sum(count for _, count in kinds[_MOST_NAMES:])
         more = f", {further:,} others" if further else ""
-        notes.append(f"Left out, no images that can be read: {counts}{more}.")
+        notes.append(f"Left out, not readable as images: {counts}{more}.")
     return notes
 
 
@@ -325,16 +326,16 @@ def _read(folder: Path, *, above: tuple[str, ...] = ()) -> Folder:
     real = os.path.realpath(folder)
     if real in above:
         raise DataError(
-            f"{shown(str(folder))} is a link to a folder that it lies in ({shown(real)}). "
-            "Delete the link."
+            f"{shown(str(folder))} is a link to a folder that contains it ({shown(real)}). Delete "
+            "the link."
         )
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(
-            f"The folder of images {shown(str(folder))} cannot be read: {error.strerror}. Give one "
-            "that holds a folder of images for each class, and that you may read."
+            f"The folder of images {shown(str(folder))} cannot be read: {error.strerror}. Give a "
+            "readable folder that holds a folder of images for each class."
         ) from error
     for entry in listed:
         path = folder / entry.name
@@ -370,7 +371,7 @@ def _parts(word: str) -> list[str]:
 def _role(folder: Folder) -> Role:
     role = split_role(folder.name)
     if role is None:
-        raise ValueError(f"{folder.path} has no name of a split")
+        raise ValueError(f"{folder.path} does not have the name of a split")
     return role
 
 

@@ -63,8 +63,8 @@ class Source(SourceBase):
         if "splits" in options:
             if splits or options["splits"] != "none":
                 raise InputError(
-                    "`splits` must be `none`, without a folder for any split beside it. "
-                    f"Received: images:{text}."
+                    "`splits` must be `none`, without any folder for a split. Received: "
+                    f"images:{text}."
                 )
             splits = "none"
         arguments = {"folder": _resolve(Path(folder), data_dir), "splits": splits or None}
@@ -194,8 +194,8 @@ def _bytes_of(path: Path, every: list[Path]) -> bytes:
     except PermissionError as error:
         denied = [str(each) for each in every if each == path or not os.access(each, os.R_OK)]
         raise DataError(
-            f"{len(denied)} of {len(every)} images may not be read (permission denied): "
-            f"{listed(denied)}. Change their permissions, or take them out of the data."
+            f"{len(denied)} of {len(every)} images cannot be read (permission denied): "
+            f"{listed(denied)}. Change their permissions, or remove them from the data."
         ) from error
 
 
@@ -204,8 +204,8 @@ def _status_of(path: Path) -> os.stat_result:
         return path.stat()
     except OSError as error:
         raise DataError(
-            f"{shown(str(path))} cannot be read: {error.strerror}. Use the folder when nothing "
-            "changes it."
+            f"{shown(str(path))} cannot be read: {error.strerror}. Try again when nothing is "
+            "changing the folder."
         ) from error
 
 

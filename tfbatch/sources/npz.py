@@ -133,7 +133,7 @@ def _open(path: Path) -> zipfile.ZipFile:
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error
     except PermissionError as error:
-        raise DataError(f"{path} may not be read: {error.strerror}.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} is not an .npz file: {error}. Write one with "
@@ -230,10 +230,10 @@ def _in_8_bits(path: Path, name: str, kind: np.dtype[Any]) -> str:
     values = _read(path, name)
     low, high = int(values.min(initial=0)), int(values.max(initial=0))
     if low >= 0 and high <= 255:
-        return f"{name}.astype(numpy.uint8), which loses nothing of values up to {high}"
+        return f"{name}.astype(numpy.uint8), which preserves values up to {high}"
     return (
         f"numpy.interp({name}, [{low}, {high}], [0, 255]).round().astype(numpy.uint8), which "
-        f"brings the values {low} to {high} to 256 levels (the same numbers for all splits)"
+        f"maps the values {low} to {high} to 256 levels (use the same numbers for all splits)"
     )
 
 

@@ -82,8 +82,8 @@ class Source(SourceBase):
         kind = _check_pixels(info.full_name, info.features[self.image])
         if kind != np.uint8:
             raise InputError(
-                f"The images of {info.full_name} are {kind}, and 8 bits are kept of an image. "
-                "Write a recipe (pipelines/NAME.yaml) that says in `features.image.pixel_range: "
+                f"The images of {info.full_name} are {kind}, and images are stored with 8 bits. "
+                "Write a recipe (pipelines/NAME.yaml) that states in `features.image.pixel_range: "
                 "[LOW, HIGH]` which values become 0 and 255; or give the data itself, which keeps "
                 "every value: tfbatch.find_batch_size(model, tfds.load(NAME, as_supervised=True))."
             )
@@ -284,8 +284,8 @@ def _check_pixels(name: str, feature: Any) -> np.dtype[Any]:
     kind = np.dtype(getattr(feature, "np_dtype", np.uint8))
     if kind not in (np.uint8, np.uint16):
         raise InputError(
-            f"The images of {name} are {kind}; those of a recipe are uint8 or uint16. Give the "
-            "data itself: tfbatch.find_batch_size(model, tfds.load(NAME, as_supervised=True))."
+            f"The images of {name} are {kind}; a recipe needs uint8 or uint16. Give the data "
+            "itself: tfbatch.find_batch_size(model, tfds.load(NAME, as_supervised=True))."
         )
     return kind
 

@@ -74,8 +74,8 @@ def check_configuration(original: Any, made: Any) -> None:
 def lost_in_configuration(value: Any) -> str:
     """What an object of Keras loses in its own `get_config()`, in a sentence; "" for nothing.
 
-    A class that cannot be made from its configuration at all loses nothing in silence: Keras says
-    so when a saved model is loaded.
+    A class that cannot be made from its configuration at all loses nothing silently: Keras
+    reports it when a saved model is loaded.
     """
     made = None
     with contextlib.suppress(TypeError, ValueError, NotImplementedError):
@@ -94,9 +94,9 @@ def _lost(original: Any, made: Any) -> str:
             same = found == value or (found != found and value != value)  # NaN is NaN
             if name not in _STATE and isinstance(value, _PLAIN) and not same:
                 return (
-                    f"`get_config` of {kind.__name__} does not return all of it: what Keras makes "
-                    f"from it, such as a copy or a saved model that is loaded, has "
-                    f"{name}={found!r}. Received: {name}={value!r}."
+                    f"`get_config` of {kind.__name__} is incomplete: what Keras makes from it, "
+                    f"such as a copy or a loaded model, has {name}={found!r}. Received: "
+                    f"{name}={value!r}."
                 )
     return ""
 
@@ -109,7 +109,7 @@ _STATE |= {"_jit_compile", "steps_per_execution", "_run_eagerly", "_supports_jit
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
-        """Puts Keras's reduction aside, where it is not the user's own."""
+        """Bypasses Keras's reduction, where it is not the user's own."""
         if isinstance(value, keras.Variable):
             return _variable, (*_description(value),), None
         if isinstance(value, type) or not _keras_reduces(value):
@@ -125,7 +125,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             made = _made_again(function, arguments, custom)
         except (TypeError, ValueError, NotImplementedError) as error:
             raise InputError(
-                f"{type(value).__name__} cannot be made again from its `get_config()`: "
+                f"{type(value).__name__} cannot be recreated from its `get_config()`: "
                 f"{' '.join(str(error).split())} {_REMEDY}"
             ) from error
         check_configuration(value, made)

@@ -45,7 +45,7 @@ def check_callbacks(callbacks: Sequence[Any]) -> list[str]:
                 raise InputError(
                     "EarlyStopping(restore_best_weights=True) cannot be used: it would score each "
                     "trial by its best epoch, which favors noisy trials, on the split that chose "
-                    "the epoch. Leave restore_best_weights out; the score is that of the end."
+                    "the epoch. Leave restore_best_weights out; the score is taken at the end."
                 )
             notes.append(
                 "EarlyStopping ends trials after unequal numbers of examples. A trial's score is "

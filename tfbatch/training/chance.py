@@ -1,4 +1,4 @@
-"""What each metric of a model comes to on the validation split without learning."""
+"""The value of each metric of a model on the validation split without learning."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CROSS_ENTROPIES = (
 def chance_levels(
     model: Any, workload: Workload, untrained: Mapping[str, float]
 ) -> dict[str, ChanceLevel]:
-    """The level of each metric; the constant prediction's where the loss and targets tell it.
+    """The level of each metric; with the constant prediction's where loss and targets define it.
 
     That is so for one output with cross-entropy of classes, one for each example, or a mean
     squared error, and no penalty added to the loss. Elsewhere the untrained model alone counts.

@@ -32,7 +32,7 @@ def check_class_weight(class_weight: dict[int, float] | None, data: Data) -> Non
     """Refuses weights that Keras would fail on in every trial, or ignore.
 
     Raises:
-        InputError: Several targets, targets that are no classes, sample weights beside it, or the
+        InputError: Several targets, targets that are not classes, sample weights beside it, or the
             weight of a class that does not exist.
     """
     if not class_weight:
@@ -45,7 +45,7 @@ def check_class_weight(class_weight: dict[int, float] | None, data: Data) -> Non
         )
     if data.content.sample_weights:
         raise InputError(
-            "`class_weight` needs data without sample weights: Keras takes one of them only. "
+            "`class_weight` needs data without sample weights: Keras accepts only one of them. "
             f"Multiply the sample weights of {data.name} by the weight of each class."
         )
     classes = data.content.weighted_classes(data.num_classes)
@@ -66,7 +66,7 @@ def check_class_weight(class_weight: dict[int, float] | None, data: Data) -> Non
 
 def _described(target: TargetContent) -> str:
     if target.minimum is None or target.maximum is None:
-        return "targets that are no numbers"
+        return "targets that are not numbers"
     kind = "whole numbers" if target.whole else "numbers"
     shape = f" of shape {list(target.shape)}" if target.shape else ""
     return f"{kind}{shape} from {target.minimum:g} to {target.maximum:g}"

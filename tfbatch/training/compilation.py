@@ -88,7 +88,7 @@ def compile_with(
 
 
 def check_is_model(model: Any) -> None:
-    """Refuses a builder's result that is no Keras model.
+    """Refuses a builder's result that is not a Keras model.
 
     Raises:
         InputError: It is something else.
@@ -103,7 +103,7 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
     """Refuses a model that cannot be trained as it is.
 
     Raises:
-        InputError: It is no Keras model, has several optimizers, or does not fit data and loss;
+        InputError: It is not a Keras model, has several optimizers, or does not fit data and loss;
             a loss, a metric or a class that does not exist.
     """
     check_is_model(model)
@@ -184,9 +184,9 @@ def _check_names(argument: str, where: str, names: Iterable[Any]) -> None:
 def _check_classifier(model: Any, data: Data) -> None:
     if data.num_classes is None:
         raise InputError(
-            f"The targets of {data.name} are no classes (neither whole numbers from 0 nor one-hot "
-            "rows), so the loss must be given: compile the "
-            'model in its builder, or give loss= (--loss), such as "mse".'
+            f"The targets of {data.name} are not classes (neither whole numbers from 0 nor "
+            "one-hot rows), so the loss must be given: compile the model in its builder, or give "
+            'loss= (--loss), such as "mse".'
         )
     expected = (None, data.num_classes)
     if getattr(model, "output_shape", expected) != expected:

@@ -1,4 +1,4 @@
-"""Whether what a user's data holds suits the model: ranges of labels, missing values, scales."""
+"""Whether a user's data suits the model: ranges of labels, missing values, scales."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _OPERATIONS = ("TrueDivide", "Divide", "Multiply", "Subtract", "Normalize", "Lam
 def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
     """Refuses targets that the model's loss is not defined for.
 
-    Labels that no output stands for fail on a CPU in the middle of an epoch and become NaN on a
-    GPU. A NaN among the targets makes every of Keras's own losses NaN; a loss or a model of a
+    Labels without an output fail on a CPU in the middle of an epoch and become NaN on a
+    GPU. A NaN among the targets makes each of Keras's own losses NaN; a loss or a model of a
     user's own may leave such targets out, so that those are reported only (by the data's notes).
 
     Args:
@@ -50,8 +50,8 @@ def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
         for found in data.content.non_finite:
             if found.part == "targets":
                 raise InputError(
-                    f"{found} The loss of such an example is NaN, and with it every weight. Leave "
-                    "the examples out, or give a loss function that does."
+                    f"{found} The loss of such an example is NaN and makes every weight NaN. "
+                    "Leave the examples out, or give a loss function that ignores them."
                 )
     for split, targets in data.content.targets.items():
         for target, one, shape in _matched(targets, loss, model, outputs):
@@ -72,11 +72,11 @@ def _check_range(target: TargetContent, loss: Any, shape: Any, split: str) -> No
         if too_low or too_high:
             rule = "from 0" if units is None else f"from 0 to {units - 1}"
             outputs = "" if units is None else f", since the model has {units} outputs"
-            hint = " Labels that count from 1 need 1 subtracted." if low == 1 else ""
+            hint = " If the labels start at 1, subtract 1." if low == 1 else ""
             raise InputError(
                 f"Class indices must be {rule}{outputs}. Received: {target.name} from {low:g} to "
-                f"{high:g} in your `{split}` data.{hint} (A label that means none of the classes "
-                "is given as ignore_class of keras.losses.SparseCategoricalCrossentropy.)"
+                f"{high:g} in your `{split}` data.{hint} (A label that stands for no class is "
+                "given as ignore_class of keras.losses.SparseCategoricalCrossentropy.)"
             )
     elif name in _BINARY and (low < -_OVERSHOOT or high > 1 + _OVERSHOOT):
         raise InputError(
@@ -87,9 +87,9 @@ def _check_range(target: TargetContent, loss: Any, shape: Any, split: str) -> No
 
 
 def content_notes(model: Any, data: Data, loss: Any) -> tuple[str, ...]:
-    """What a user should know of the data beside this model; a sentence each.
+    """Notes for the user on the data and this model; a sentence each.
 
-    Classes that are absent, rare or alone, where the targets are class indices or one-hot rows;
+    Classes that are missing, rare or alone, where the targets are class indices or one-hot rows;
     else targets that are all equal; a hint for inputs far from 1, where no layer rescales.
     """
     counts = data.content.class_counts()
@@ -110,7 +110,7 @@ def padded_counts(
 def check_finite_loss(metrics: Mapping[str, float], data: Data) -> None:
     """Refuses inputs that are NaN or infinite where an untrained model's loss shows it.
 
-    Whether a model handles such values is not to be seen from outside: one with a layer of its own
+    Whether a model handles such values cannot be seen from outside: one with a layer of its own
     may. So they are reported, and refused only if the loss is not finite before any training.
 
     Raises:
@@ -120,8 +120,8 @@ def check_finite_loss(metrics: Mapping[str, float], data: Data) -> None:
     if inputs and not math.isfinite(metrics.get("loss", 0.0)):
         raise InputError(
             f"{inputs[0]} The untrained model's loss is {metrics['loss']} on the validation data: "
-            "the model does not handle such values. Fill them, such as by np.nan_to_num, or leave "
-            "the examples out."
+            "the model does not handle such values. Fill them, for example with np.nan_to_num, or "
+            "leave the examples out."
         )
 
 

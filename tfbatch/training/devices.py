@@ -87,7 +87,7 @@ def claim_devices(place: Place) -> Devices:
 
 
 def use_threads(threads: int | None) -> int:
-    """Gives this process so many threads, if TensorFlow has not begun to run.
+    """Limits this process to this many threads, if TensorFlow has not begun to run.
 
     Args:
         threads: The number; None for one per core.

@@ -38,7 +38,7 @@ class Untrained:
         training_loss: The loss that `fit` would report for it, weights included; None if that is
             not finite.
         directions: Whether a good value of each metric is small or large, where that is known.
-        chance: What each metric comes to without learning.
+        chance: The value of each metric without learning.
     """
 
     metrics: dict[str, float]

@@ -1,4 +1,4 @@
-"""What a model expects of data that is not read yet: examples or batches, classes or amounts."""
+"""What a model expects of data before it is read: examples or batches, classes or quantities."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class _Fit:
 def expect(
     form: Form, build_model: BuildModel, compilation: Compilation, *, build: Build
 ) -> Expected:
-    """Asks a model about its training data, before any of that is read.
+    """Infers the form of the training data from the model, before any of it is read.
 
-    What the user says goes before what the Dataset's own transformations say, and both must be
-    possible for the model. Where neither says it, the model decides if it takes the elements in one
+    The user's statement takes precedence over the Dataset's own transformations, and both must be
+    possible for the model. Where neither decides, the model decides if it takes the elements in one
     of the two ways only, or in the other only with dimensions of 1 added or dropped.
 
     Args:
@@ -80,7 +80,7 @@ def expect(
         build: Builds a model for inputs of some shapes.
 
     Raises:
-        InputError: Examples cannot be told from batches, or what is said of them contradicts the
+        InputError: Examples cannot be told from batches, or their declared form contradicts the
             model.
     """
     asked = asks_for_classes(build_model) or compilation.class_weight is not None
@@ -100,10 +100,10 @@ def _refuse_contradiction(form: Form, batched: bool, fit: _Fit, other: _Fit) -> 
     if other.adjustments is None:  # what is wrong is something else, and is reported later
         return
     taken, not_taken = ("a batch", "one example") if batched else ("one example", "a batch")
-    why = f"as batched={batched} says" if form.declared is not None else "as it was made"
+    why = f"as batched={batched} says" if form.declared is not None else "as the Dataset was built"
     raise InputError(
-        f"{form.where} gives elements of the shapes {form.shown()}. Taken for {taken}, {why}, they "
-        f"do not fit the model ({fit.reason}); taken for {not_taken} they do. Give "
+        f"{form.where} gives elements of the shapes {form.shown()}. Treated as {taken}, {why}, "
+        f"they do not fit the model ({fit.reason}); treated as {not_taken}, they do. Give "
         f"batched={not batched}, or correct the data or the model."
     )
 
@@ -124,7 +124,7 @@ def _decide(form: Form, compilation: Compilation, build: Build) -> tuple[_Fit, b
 def _fit(form: Form, batched: bool, compilation: Compilation, build: Build) -> _Fit:
     shapes = form.example_shapes(batched=batched)
     if shapes is None:
-        return _Fit(None, reason="a scalar is no batch")
+        return _Fit(None, reason="a scalar is not a batch")
     inputs, target = form.template[0], form.template[1]
     try:
         model = build(packed(inputs, shapes))

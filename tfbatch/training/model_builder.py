@@ -90,8 +90,8 @@ def call_builder(
     parameters = _parameters(builder)
     if asks_for_classes(builder) and num_classes is None:
         raise InputError(
-            "The model builder asks for `num_classes`, but the targets are no classes: neither "
-            "whole numbers from 0 nor one-hot rows. Let the builder know the size of its output."
+            "The model builder asks for `num_classes`, but the targets are not classes: neither "
+            "whole numbers from 0 nor one-hot rows. Set the output size in the builder."
         )
     offered = {"input_shape": input_shape, "num_classes": num_classes}
     if num_classes is None and "num_classes" in parameters:  # it has a default

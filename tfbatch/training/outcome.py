@@ -60,8 +60,8 @@ class TrialSpec:
         configuration: What to train with.
         total_examples: Length of the training.
         keep_if: Weights are kept only if this holds; None: they always are.
-        untrained_loss: The training loss before any training, if it is known: what divergence is
-            told by.
+        untrained_loss: The training loss before any training, if known: the reference for
+            divergence.
         judged_examples: Examples whose mean loss is compared with it.
         log_dir: Folder for TensorBoard, or None.
         weights_file: Where to save the final weights (`.weights.h5`), or None.
@@ -91,7 +91,7 @@ class Outcome:
 
     Attributes:
         status: "completed"; "diverged" (loss not finite, or over three times the first);
-            "oom" (out of memory, shown by an error, an allocator's last words or the kernel);
+            "oom" (out of memory, shown by an error, an allocator's last output or the kernel);
             "error" (an exception); "killed" (its process ended for an unknown reason); "timeout"
             (no heartbeat for too long); "interrupted" (asked to stop: never written to the
             journal).

@@ -32,9 +32,9 @@ def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def check_kept(compiled: Any) -> None:
-    """Refuses an optimizer that trials would get with other settings than the compiled one's.
+    """Refuses an optimizer whose settings would differ from the compiled one's in trials.
 
-    Each trial gets a new one made from its `get_config()`, with a learning rate of its own.
+    Each trial gets a new one made from its `get_config()`, with its own learning rate.
 
     Raises:
         InputError: The class cannot be made from its configuration, or loses an argument in it.

@@ -100,7 +100,7 @@ def measure_in_rounds(
         seconds: About what it may take: rounds are shortened, batch sizes from the first one on
             of which three rounds would not fit are left out, and after three rounds no further one
             is begun when it is over.
-        measured: Told of each measurement, as soon as it is made.
+        measured: Called with each measurement as soon as it is made.
 
     Returns:
         The kinds of steps of each batch size that was measured.

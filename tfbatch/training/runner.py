@@ -135,7 +135,7 @@ class Runner:
         )
 
     def expect(self, form: Form) -> Expected:
-        """Asks the model about data that is not read yet; see tfbatch.training.expectation."""
+        """Infers the form of data before it is read; see tfbatch.training.expectation."""
         code = self._code
         return expect(
             form,
@@ -252,7 +252,7 @@ class Runner:
             device: What is measured on.
 
         Raises:
-            StoppedError: It was asked to stop.
+            StoppedError: A stop was requested.
         """
         kept = StepTimesFile(file, device)
         programs = self._programs()
@@ -334,7 +334,7 @@ _DEVICES: Devices | None = None
 def begin_worker(job: Job) -> None:
     """Inside a worker, before any task.
 
-    The devices are opened here: a GPU without room for this process's context is no trial's fault.
+    The devices are opened here: a GPU without room for this process is not a trial's fault.
     """
     global _RUNNER, _DEVICES
     _DEVICES = claim_devices(job.place)

@@ -144,8 +144,8 @@ def _claim_threads(config: TrainingConfig, threads: int | None, say: Callable[[s
     if config.threads not in (None, used):
         say(
             f"Training with {used} threads, where the trials had {config.threads}: sums are "
-            "rounded otherwise, so the result differs as it does between seeds. Without --threads "
-            "it is the trial's."
+            "rounded differently, so the result differs as it does between seeds. Leave out "
+            "--threads to reproduce the trial."
         )
 
 

@@ -63,7 +63,7 @@ def measure_step_times(
         heartbeat: Called now and then.
         rounds: Number of rounds.
         seconds: See `measure_in_rounds`.
-        measured: Told of a batch size and its rounds so far, after each round.
+        measured: Called with a batch size and its rounds so far, after each round.
     """
 
     def visit(index: int) -> list[Paced]:

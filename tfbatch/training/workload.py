@@ -223,7 +223,7 @@ class Workload:
 def build_before_data(
     build_model: BuildModel, *, input_shape: Any, precision: str, strategy: Any
 ) -> Any:
-    """Builds a model to ask it about data that is not read: two classes stand for their number.
+    """Builds a model before the data is read; two stands in for the number of classes.
 
     Raises:
         InputError: The builder does not return a model.

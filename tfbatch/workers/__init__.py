@@ -1,7 +1,7 @@
 """Worker processes that stay warm, one a slot: process handling only, no TensorFlow.
 
 What a process does is the caller's business; here it is started, watched, stopped and replaced,
-and its end is told from its exit code, its last words and the kernel's own count of kills.
+and its ending is read from its exit code, its last output and the kernel's count of kills.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ class ProcessEndedError(Exception):
     """A worker process ended before what it was doing.
 
     Attributes:
-        ending: "oom" if the kernel or the process's own last words say so; "timeout" if it was
+        ending: "oom" if the kernel or the process's own last output reports it; "timeout" if it was
             ended for its silence; else "killed".
         message: What is known, with the last lines that the process printed.
-        starting: Whether it ended before its task began, which is then not to blame.
+        starting: Whether it ended before its task began, so the task is not the cause.
     """
 
     def __init__(self, ending: Ending, message: str, *, starting: bool = False):
@@ -59,15 +59,15 @@ def _why(
     exit_code: int | None, last_words: str, kernel_kills: int, silent_for: float | None
 ) -> tuple[Ending, str]:
     lines = last_words.strip().splitlines()
-    words = "".join(f"\n{line}" for line in ["Its last words:", *lines[-_LAST_LINES:]] if lines)
+    words = "".join(f"\n{line}" for line in ["Its last output:", *lines[-_LAST_LINES:]] if lines)
     if silent_for is not None:
         return "timeout", f"It gave no heartbeat for {silent_for:.0f} s and was ended.{words}"
     if exit_code == -signal.SIGKILL and kernel_kills > 0:
-        return "oom", "The kernel killed its process because memory was used up."
+        return "oom", "The kernel killed its process because memory was exhausted."
     how = _signal_name(exit_code)
     refusal = out_of_memory_line(last_words)
     if exit_code not in (None, 0, -signal.SIGKILL) and refusal:
-        return "oom", f"An allocator gave up: its process ended by {how}: {refusal}"
+        return "oom", f"An allocator failed: its process ended by {how}: {refusal}"
     return "killed", f"Its process ended by {how}.{words}"
 
 

@@ -45,7 +45,7 @@ def deferred_signals() -> Iterator[None]:
 
 
 def ignore_signals_to_the_group() -> None:
-    """The parent decides what they mean; a worker ends when it does."""
+    """The parent handles them; a worker ends when its parent does."""
     for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)

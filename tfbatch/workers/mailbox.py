@@ -59,7 +59,7 @@ class Mailbox:
         return int(struct.unpack_from("<q", self._map, _PROCESS)[0])
 
     def clear(self) -> None:
-        """Before a task: the parent takes the request back, and counts as having heard a beat."""
+        """Before a task: withdraws the request, and counts as a heartbeat."""
         self._map[_STOP] = 0
         self._map[_BEGUN] = 0
         self.report(0, 0)
