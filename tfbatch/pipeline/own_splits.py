@@ -115,8 +115,8 @@ def _of_arrays(data: Any, where: str) -> OwnSplit:
     counts = {len(array) for array in arrays}
     if len(counts) > 1:
         raise InputError(
-            f"{where} must have one example for each example: all arrays must have the same first "
-            f"dimension. Received: {', '.join(str(len(array)) for array in arrays)}."
+            f"{where} must have the same number of examples, the first dimension, in all arrays. "
+            f"Received: {', '.join(str(len(array)) for array in arrays)}."
             f"{_stack_hint(arrays)}"
         )
     if not counts.copy().pop():
@@ -208,7 +208,8 @@ def as_array(leaf: Any, name: str, *, where: str) -> Any:
         raise InputError(
             f"{where} holds a single number where an array of examples must be ({name})."
         )
-    return array
+    # Files of other machines (IDX, FITS) are often big-endian; the same name is another order.
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _refuse_sparse(leaf: Any, where: str) -> None:
