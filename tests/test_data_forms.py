@@ -305,6 +305,10 @@ REFUSED = {
         (FEATURES, CLASSES[:3]),
         "must have the same number of examples.*Received: 4, 3",
     ),
+    "two splits in a tuple": (
+        ((FEATURES, CLASSES), (FEATURES[:2], CLASSES[:2])),
+        r'name them: {"train"',
+    ),
     "a lone surrogate": ((np.array(["a", "\udc80", "c", "d"]), CLASSES), "not Unicode"),
     "SciPy": ((scipy.sparse.csr_matrix(FEATURES), CLASSES), r"sparse matrix.*x\.toarray\(\)"),
     "a sparse input of several": (
