@@ -8,6 +8,7 @@ import pytest
 from tfbatch.estimators.chance_level import (
     ChanceLevel,
     accuracy_noise,
+    auc_noise,
     constant_accuracy,
     constant_cross_entropy,
     cross_entropy_noise,
@@ -82,3 +83,25 @@ def test_predictions_that_know_nothing_rarely_pass():
         passed += entropy.beaten_by(loss, "min")
         passed += error.beaten_by(float(np.mean((targets - guess) ** 2)), "min")
     assert passed <= 1
+
+
+@pytest.mark.parametrize(("score", "learned"), [(0.955, True), (0.95, False), (0.94, False)])
+def test_any_gain_over_a_model_that_is_good_before_training_counts(score, learned):
+    level = ChanceLevel(0.95, 0.34, accuracy_noise(0.95, 400))  # luck of guesses: 0.033
+
+    assert level.knows_before_training("max")
+    assert level.beaten_by(score, "max") is learned
+    assert level.without_knowledge() == 0.34
+
+
+def test_an_area_under_the_curve_of_guesses_rarely_passes():
+    random = np.random.default_rng(5)
+    positives, negatives = 30, 70
+    areas = []
+    for _ in range(300):
+        ranks = random.permutation(positives + negatives)[:positives] + 1
+        areas.append((ranks.sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    level = ChanceLevel(0.5, 0.5, auc_noise(positives, negatives))
+
+    assert np.std(areas) == pytest.approx(level.noise / 3, rel=0.15)
+    assert sum(level.beaten_by(area, "max") for area in areas) <= 3

@@ -13,11 +13,13 @@ import tensorflow as tf
 from tfbatch.estimators.chance_level import (
     ChanceLevel,
     accuracy_noise,
+    auc_noise,
     constant_accuracy,
     constant_cross_entropy,
     cross_entropy_noise,
     squared_error_noise,
 )
+from tfbatch.metric_direction import leaf_metrics
 from tfbatch.training.workload import Workload
 
 _ACCURACIES = (
@@ -56,6 +58,7 @@ def chance_levels(
             return levels
         constants = dict.fromkeys(_ACCURACIES, constant_accuracy(counts))
         constants["loss"] = constant_cross_entropy(counts)
+        levels |= _areas(model, untrained, targets)
     else:
         constants = dict.fromkeys((*_SQUARED_ERRORS, "loss"), float(np.var(targets, axis=0).mean()))
     if model.losses:  # penalties of weights are no part of a constant prediction's loss
@@ -63,6 +66,24 @@ def chance_levels(
     for name in levels.keys() & constants.keys():
         levels[name] = _level(name, untrained[name], constants[name], len(targets), kind)
     return levels
+
+
+def _areas(
+    model: Any, untrained: Mapping[str, float], targets: np.ndarray
+) -> dict[str, ChanceLevel]:
+    """The levels of areas under a ROC curve, for classes 0 and 1: 0.5 without knowledge."""
+    positives = int((targets == 1).sum())
+    negatives = int((targets == 0).sum())
+    if targets.shape[1] > 1 or not positives or not negatives:
+        return {}
+    noise = auc_noise(positives, negatives)
+    return {
+        metric.name: ChanceLevel(untrained[metric.name], 0.5, noise)
+        for metric in leaf_metrics(model.metrics)
+        if type(metric) is keras.metrics.AUC
+        and metric.curve.value == "ROC"
+        and metric.name in untrained
+    }
 
 
 def _level(
