@@ -7,6 +7,7 @@ import pytest
 
 from tfbatch.estimators.chance_level import (
     ChanceLevel,
+    absolute_error_noise,
     accuracy_noise,
     auc_noise,
     constant_accuracy,
@@ -79,9 +80,12 @@ def test_predictions_that_know_nothing_rarely_pass():
         targets = random.normal(0, 5, examples)
         variance = float(np.var(targets))
         error = ChanceLevel(99.0, variance, squared_error_noise(variance, examples))
+        deviation = float(np.mean(np.abs(targets - np.median(targets))))
+        distance = ChanceLevel(99.0, deviation, absolute_error_noise(deviation, examples))
         guess = targets.mean() + random.normal(0, spread, examples)
         passed += entropy.beaten_by(loss, "min")
         passed += error.beaten_by(float(np.mean((targets - guess) ** 2)), "min")
+        passed += distance.beaten_by(float(np.mean(np.abs(targets - guess))), "min")
     assert passed <= 1
 
 

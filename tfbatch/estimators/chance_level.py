@@ -107,6 +107,16 @@ def cross_entropy_noise(examples: int) -> float:
     return DEVIATIONS**2 / (2 * examples)
 
 
+def absolute_error_noise(error: float, examples: int) -> float:
+    """Luck of a mean absolute error, where the best constant prediction has `error`.
+
+    Predictions at a distance f from the median cost p * f**2, with p the density of the targets
+    there, and gain z * f / sqrt(n) by luck: at most z**2 / (4 n p). The density is 1 / (4 error)
+    for uniform targets, and larger for normal ones and others with longer tails.
+    """
+    return DEVIATIONS**2 * error / examples
+
+
 def squared_error_noise(variance: float, examples: int) -> float:
     """Luck of a mean squared error.
 
