@@ -236,10 +236,11 @@ def _nothing_learned(
             f"{objective.name} {chance.untrained:.4g} (the best constant prediction "
             f"{chance.constant:.4g}), and the best of {completed} completed trials ({best.trial}, "
             f"batch size {best.configuration.batch_size}, learning rate {best.learning_rate:.3g}) "
-            f"has {best.score:.4g}. For weights that are trained already, search smaller learning "
-            "rates (a --baseline with a small one), lengthen the trials (--trial_length), or take "
-            "an objective that still moves (--objective=val_loss); with another --run_dir or with "
-            "--overwrite. Nothing was verified; every trial is in trials.jsonl of the run folder."
+            f"has {best.score:.4g}. If its weights are trained already, search smaller learning "
+            "rates (a --baseline with a small one), or take an objective that still moves "
+            "(--objective=val_loss). If they are random, lengthen the trials (--trial_length) or "
+            "search other rates. Either with another --run_dir or with --overwrite. Nothing was "
+            "verified; every trial is in trials.jsonl of the run folder."
         )
     return (
         f"Nothing was learned: the best of {completed} completed trials ({best.trial}, batch size "
