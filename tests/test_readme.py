@@ -112,7 +112,7 @@ def test_command_of_the_readme_has_known_flags(command):
 
 
 def test_every_schedule_that_the_readme_names_exists():
-    (named,) = re.findall(r"With it go schedule \((.*?)\)", README, flags=re.DOTALL)
+    (named,) = re.findall(r"Also searched are the schedule \((.*?)\)", README, flags=re.DOTALL)
     names = re.findall(r"`(\w+)`", named)
     assert len(names) >= 4
     assert set(names) <= set(SCHEDULES.names())
