@@ -212,3 +212,11 @@ def test_the_traced_programs_of_a_search_measure_too():
     trained = program.begin(model, schedule, steps=2, steps_per_execution=2)
     with pytest.raises(InputError, match="first batch differs"):
         trained.fit(data, steps_per_epoch=2, shuffle=False, verbose=0)
+
+
+def test_a_mean_loss_passes_where_the_model_computes_in_float64_and_keras_losses_in_float32():
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, dtype="float64")])
+    model.dtype_policy = keras.DTypePolicy("float64")
+    assert keras.config.floatx() == "float32"
+    one_update(model, "mse", micro=16, y=X.sum(axis=1, keepdims=True))  # not refused

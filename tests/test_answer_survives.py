@@ -278,6 +278,14 @@ def test_trials_that_learned_nothing_are_no_answer_and_not_verified(tmp_path):
     assert not (tmp_path / "recommendation.json").exists()
 
 
+def test_trained_weights_that_no_trial_improves_on_are_not_called_nothing_learned(tmp_path):
+    level = ChanceLevel(0.3, math.log(50), 0.0056)
+    pretrained = dataclasses.replace(FIFTY, metrics={"loss": 0.3}, chance={"loss": level})
+
+    with pytest.raises(NothingLearnedError, match=r"already has val_loss 0\.3 .* smaller learning"):
+        complete(tmp_path, lambda spec: outcome(spec, loss=0.35), untrained=pretrained)
+
+
 def test_what_learned_by_luck_on_one_seed_is_no_answer_either(tmp_path):
     def train(spec):
         return outcome(spec, loss=3.5 if spec.trial == "search-0002" else math.log(50))

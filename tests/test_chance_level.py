@@ -7,7 +7,9 @@ import pytest
 
 from tfbatch.estimators.chance_level import (
     ChanceLevel,
+    absolute_error_noise,
     accuracy_noise,
+    auc_noise,
     constant_accuracy,
     constant_cross_entropy,
     cross_entropy_noise,
@@ -78,7 +80,32 @@ def test_predictions_that_know_nothing_rarely_pass():
         targets = random.normal(0, 5, examples)
         variance = float(np.var(targets))
         error = ChanceLevel(99.0, variance, squared_error_noise(variance, examples))
+        deviation = float(np.mean(np.abs(targets - np.median(targets))))
+        distance = ChanceLevel(99.0, deviation, absolute_error_noise(deviation, examples))
         guess = targets.mean() + random.normal(0, spread, examples)
         passed += entropy.beaten_by(loss, "min")
         passed += error.beaten_by(float(np.mean((targets - guess) ** 2)), "min")
+        passed += distance.beaten_by(float(np.mean(np.abs(targets - guess))), "min")
     assert passed <= 1
+
+
+@pytest.mark.parametrize(("score", "learned"), [(0.955, True), (0.95, False), (0.94, False)])
+def test_any_gain_over_a_model_that_is_good_before_training_counts(score, learned):
+    level = ChanceLevel(0.95, 0.34, accuracy_noise(0.95, 400))  # luck of guesses: 0.033
+
+    assert level.knows_before_training("max")
+    assert level.beaten_by(score, "max") is learned
+    assert level.without_knowledge() == 0.34
+
+
+def test_an_area_under_the_curve_of_guesses_rarely_passes():
+    random = np.random.default_rng(5)
+    positives, negatives = 30, 70
+    areas = []
+    for _ in range(300):
+        ranks = random.permutation(positives + negatives)[:positives] + 1
+        areas.append((ranks.sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    level = ChanceLevel(0.5, 0.5, auc_noise(positives, negatives))
+
+    assert np.std(areas) == pytest.approx(level.noise / 3, rel=0.15)
+    assert sum(level.beaten_by(area, "max") for area in areas) <= 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +14,13 @@ from tfbatch.search.task import IN_PYTHON
 from tfbatch.training.by_value import copied, dumps
 from tfbatch.training.callbacks import as_factory
 from tfbatch.training.compilation import Compilation
-from tfbatch.training.own_optimizer import check_kept
+from tfbatch.training.evaluation import drop_unsavable_compilation
+from tfbatch.training.own_optimizer import (
+    check_kept,
+    learning_rate_of,
+    named_like,
+    optimizer_like,
+)
 
 
 class Scaled(keras.losses.Loss):
@@ -215,3 +223,40 @@ def test_metrics_of_each_output_are_compiled_and_copied():
     task = task_of({"a": "mse"}, metrics, None)
     assert (task.loss, task.metrics) == (IN_PYTHON, (IN_PYTHON,))
     assert Given(metrics=metrics).metrics == metrics
+
+
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule without `get_config`."""
+
+    def __call__(self, step):
+        return 0.5 ** keras.ops.cast(step, "float32")
+
+
+def test_a_schedule_without_get_config_is_no_obstacle_since_it_is_replaced():
+    compiled = keras.optimizers.SGD(Halving(), momentum=0.25)
+
+    check_kept(compiled)
+    assert learning_rate_of(compiled) is None
+    assert named_like(compiled).arguments["momentum"] == 0.25
+    made = optimizer_like(compiled, {}, 0.125)
+    assert (float(made.learning_rate), made.momentum) == (0.125, 0.25)
+    assert isinstance(compiled._learning_rate, Halving)
+
+
+def test_a_compiled_average_of_weights_is_refused_with_what_replaces_it():
+    with pytest.raises(InputError, match=r"use_ema=True.*ema_half_life_fraction"):
+        check_kept(keras.optimizers.AdamW(use_ema=True))
+
+
+def test_a_model_whose_loss_cannot_be_written_down_is_saved_without_it(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", functools.partial(keras.losses.huber, delta=0.5))
+    with pytest.raises(TypeError, match="Cannot serialize"):
+        model.save(tmp_path / "a.keras")
+
+    with pytest.warns(UserWarning, match="saved without its loss"):
+        drop_unsavable_compilation(model)
+    model.save(tmp_path / "b.keras")
+    loaded = keras.models.load_model(tmp_path / "b.keras")
+    assert not loaded.compiled
+    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])

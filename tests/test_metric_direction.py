@@ -49,6 +49,7 @@ def test_every_metric_of_keras_has_the_direction_that_keras_gives_it():
         ("val_MSE", "min"),
         ("gap_accuracy", "min"),
         ("val_examples_per_second", "max"),
+        ("val_my_error_rate", "min"),
         ("accuracy_ratio", None),
         ("backlossless", None),
         ("batch_size", None),
@@ -74,6 +75,17 @@ def test_the_models_own_metric_outweighs_its_name(tmp_path):
     assert direction_of("val_score", model.metrics) == "min"
     shown = {metric.name: metric.direction for metric in declared(tmp_path)[1]}
     assert shown == {"loss": "min", "fit_accuracy": "min", "score": "min"}
+
+
+def test_the_mean_of_one_of_keras_losses_is_to_be_small_also_where_its_name_is_a_scores():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    losses = [keras.losses.cosine_similarity, keras.losses.dice, keras.losses.huber]
+    model.compile("sgd", "mse", metrics=[*losses, keras.metrics.CosineSimilarity(name="angle")])
+    model.evaluate(np.ones((4, 2)), np.ones((4, 2)), verbose=0)
+
+    for loss in losses:
+        assert direction_of(f"val_{loss.__name__}", model.metrics) == "min"
+    assert direction_of("val_angle", model.metrics) == "max"
 
 
 def test_an_objective_whose_name_contradicts_the_models_metric_is_asked_for():

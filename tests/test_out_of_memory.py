@@ -68,6 +68,8 @@ SHORTAGES = [
     "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 7.45 GiB for an array",
     "MemoryError",
     "Memory cgroup out of memory: Killed process 4711 (python)",
+    "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null)",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 ]
 OTHERS = [
     "No space left on device; tensorboard/events.out.tfevents",
@@ -88,6 +90,7 @@ OTHERS = [
     "Table not initialized.",
     "shapes (3,4) and (5,6) do not match",
     "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered",
+    "unknown option out_of_memory_policy",
     "Killed",
     "",
 ]
@@ -124,6 +127,16 @@ def test_exceptions_are_known_by_kind_number_and_cause():
         assert not is_out_of_memory(OSError(number, "out of memory, says a file system"))
     assert not is_out_of_memory(ResourceExhaustedError("a; No space left on device"))
     assert not is_out_of_memory(ResourceExhaustedError("a; Too many open files"))
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError, TypeError])
+def test_a_mistake_of_a_users_own_code_is_no_lack_of_memory_whatever_it_speaks_of(kind):
+    words = "not enough memory of past steps: unknown policy 'out_of_memory'"
+    traceback = f"Traceback (most recent call last):\n  line\n{kind.__name__}: {words}\n"
+
+    assert not is_out_of_memory(kind(words))
+    assert not is_out_of_memory(traceback)
+    assert is_out_of_memory(kind("layer `a`: OOM when allocating tensor with shape[8]"))
 
 
 def test_source_lines_of_a_traceback_do_not_count():

@@ -104,7 +104,7 @@ def test_hidden_and_other_files_are_left_out_as_keras_does(folder):
         ({**many(), "fox/a.txt": b""}, "The class `fox` has no image (.bmp, .gif, "),
         (
             {**many("train/"), **many("test/", 1, ("cat", "dgo"))},
-            "that .../train does not have: dgo.",
+            ".../train does not have: dgo.",
         ),
     ],
     ids=["absent", "one class", "no class", "empty class", "other classes"],

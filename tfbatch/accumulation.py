@@ -353,7 +353,9 @@ def _compare(model: Any, pairs: list[tuple[Any, Any]], micro_batch_size: int) ->
         length = max(np.linalg.norm(one), np.linalg.norm(other))
         if np.isfinite(length) and length > 0:
             off = max(off, float(np.linalg.norm(one - other) / length))
-    rounding = _ROUNDING.get(model.dtype_policy.compute_dtype, _HALF_ROUNDING)
+    # Keras's losses compute in `floatx`, whatever the model's policy is.
+    computed = (model.dtype_policy.compute_dtype, keras.config.floatx())
+    rounding = max(_ROUNDING.get(dtype, _HALF_ROUNDING) for dtype in computed)
     if off <= rounding:
         return
     differs = (

@@ -23,7 +23,7 @@ _KERAS: dict[Direction, str] = {
 }
 # Usual short forms that Keras does not have, and what tfbatch's own callbacks and trials log.
 _OTHERS: dict[Direction, str] = {
-    "min": "error rmse divergence perplexity input_wait memory_mb seconds",
+    "min": "error error_rate rmse kld nll huber divergence perplexity input_wait memory_mb seconds",
     "max": "f1 r2 dice sensitivity specificity examples_per_second",
 }
 _DIRECTIONS: dict[str, Direction] = {
@@ -51,9 +51,7 @@ def direction_of(name: str, metrics: Iterable[Any] = ()) -> Direction | None:
     if name.startswith("gap_"):  # of `GeneralizationGap`: between training and validation
         return "min"
     own = {
-        metric.name: _KERAS_WORDS[metric._direction]
-        for metric in _leaves(metrics)
-        if getattr(metric, "_direction", None) in _KERAS_WORDS
+        metric.name: known for metric in leaf_metrics(metrics) if (known := _own_direction(metric))
     }
     found = _by_the_end(name.removeprefix("val_"), own) or _by_the_end(logged, own)
     return found or _by_the_end(logged.lower(), _DIRECTIONS)
@@ -72,11 +70,19 @@ def _by_the_end(name: str, directions: dict[str, Direction]) -> Direction | None
     return None
 
 
-def _leaves(metrics: Iterable[Any]) -> Iterable[Any]:
+def _own_direction(metric: Any) -> Direction | None:
+    """What Keras says of a metric, or that it is the mean of one of Keras's losses."""
+    if found := _KERAS_WORDS.get(getattr(metric, "_direction", None) or ""):
+        return found
+    function = getattr(metric, "_fn", None)
+    return "min" if getattr(function, "__module__", "").startswith("keras.src.losses.") else None
+
+
+def leaf_metrics(metrics: Iterable[Any]) -> Iterable[Any]:
     """The metrics in `model.metrics`: Keras keeps the compiled ones inside one of its own."""
     for metric in metrics:
         inner = getattr(metric, "metrics", None)
         if isinstance(inner, list):
-            yield from _leaves(inner)
+            yield from leaf_metrics(inner)
         else:
             yield metric

@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 
 _SHORTAGE = re.compile(
-    r"out[ _-]?of[ _-]?memory"  # XLA, CUDA, BFC allocator, oneDNN, HIP, the kernel's log
+    r"out[ _-]?of[ _-]?memory\b"  # XLA, CUDA, BFC allocator, oneDNN, HIP, the kernel's log
     r"|\bOOM when\b|\bOOM\b.{0,20}\ballocat"  # TensorFlow's kernels
-    r"|_ALLOC_FAILED\b|the resource allocation failed"  # cuDNN, cuBLAS, cuFFT, cuSPARSE, cuSOLVER
+    r"|_ALLOC(?:ATION)?_FAILED\b|the resource allocation failed"  # cuDNN, cuBLAS, cuFFT and others
     r"|\bfailed to alloc(?:ate)?\b"  # CUDA driver, PJRT, cuDNN's scratch space
     r"|\bDst tensor is not initialized"  # a copy to the device found no room
     r"|\bcudaErrorMemoryAllocation\b"
-    r"|\bstd::bad_alloc\b|\bMemoryError\b"
+    r"|\boom-kill|\bstd::bad_alloc\b|\bMemoryError\b"
     r"|\b(?:cannot|could not|unable to) allocate (?:memory|output tensor|[\d.]+ ?(?:[KMGT]i?)?B)"
     r"|\b(?:insufficient|not enough) memory\b"
     r"|\bexceeded memory limit\b"
@@ -34,6 +34,14 @@ _NO_SHORTAGE = re.compile(
     re.IGNORECASE,
 )
 """... unless it also has one of these: advice and warnings, a full disk, other resources."""
+_MISTAKES = (ValueError, TypeError, LookupError, AttributeError, NameError, ImportError)
+"""What code raises of its own: whose words count only where they quote a library's ..."""
+_MISTAKE_LINE = re.compile(
+    r"\s*(?:ValueError|TypeError|KeyError|IndexError|AttributeError|NameError|ImportError"
+    r"|ModuleNotFoundError): "
+)
+"""... and the same in the last line of a traceback."""
+_CODE = re.compile(r"[A-Z]_OUT_OF_MEMORY\b|_ALLOC(?:ATION)?_FAILED\b|OOM when|RESOURCE_EXHAUSTED")
 _CONSEQUENCE = re.compile(
     r"CU(?:DNN|BLAS)_STATUS_NOT_INITIALIZED|could not create cudnn handle"
     r"|failed to create cublas handle|failed to initialize (?:cudnn|cublas)|without BLAS support"
@@ -93,6 +101,8 @@ def memory_message(error: BaseException) -> str:
 def _in_exception(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
+    if isinstance(error, _MISTAKES) and not _CODE.search(str(error)):
+        return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
     text = str(error)
@@ -102,6 +112,8 @@ def _in_exception(error: BaseException) -> bool:
 
 
 def _reports_shortage(line: str) -> bool:
+    if _MISTAKE_LINE.match(line) and not _CODE.search(line):
+        return False
     return bool(_SHORTAGE.search(line)) and not _NO_SHORTAGE.search(line)
 
 

@@ -27,20 +27,40 @@ class ChanceLevel:
     constant: float | None = None
     noise: float = 0.0
 
-    def best(self, direction: Literal["min", "max"]) -> float:
-        """The better one of both references."""
-        known = [v for v in (self.untrained, self.constant) if v is not None and math.isfinite(v)]
-        if not known:
-            return -math.inf if direction == "max" else math.inf
-        return max(known) if direction == "max" else min(known)
+    def without_knowledge(self) -> float:
+        """The constant prediction's value, or else the untrained model's; perhaps not finite."""
+        known = self.constant is not None and math.isfinite(self.constant)
+        return self.constant if known and self.constant is not None else self.untrained
+
+    def knows_before_training(self, direction: Literal["min", "max"]) -> bool:
+        """Whether the untrained model beats a constant prediction beyond noise: pretrained."""
+        if self.constant is None or not math.isfinite(self.constant + self.untrained):
+            return False
+        return self._gain(self.untrained, self.constant, direction) > self._least(self.constant)
 
     def beaten_by(self, score: float, direction: Literal["min", "max"]) -> bool:
-        """Whether a score is better than both references by more than the noise."""
-        reference = self.best(direction)
-        if not math.isfinite(reference):
-            return True
-        gain = score - reference if direction == "max" else reference - score
-        return gain > max(self.noise, _SAME * abs(reference))
+        """Whether a score is better than both references by more than the noise.
+
+        The noise is that of predictions that ignore the inputs. A model that is good at first
+        changes few of its predictions, on the same examples: there any gain over it counts.
+        """
+        pretrained = self.knows_before_training(direction)
+        for reference in (self.untrained, self.constant):
+            if reference is None or not math.isfinite(reference):
+                continue
+            least = self._least(reference)
+            if pretrained and reference is self.untrained:
+                least = _SAME * abs(reference)
+            if not self._gain(score, reference, direction) > least:
+                return False
+        return True
+
+    def _least(self, reference: float) -> float:
+        return max(self.noise, _SAME * abs(reference))
+
+    @staticmethod
+    def _gain(score: float, reference: float, direction: Literal["min", "max"]) -> float:
+        return score - reference if direction == "max" else reference - score
 
 
 def constant_accuracy(counts: Sequence[float]) -> float:
@@ -68,6 +88,16 @@ def accuracy_noise(accuracy: float, examples: int) -> float:
     return DEVIATIONS * math.sqrt(share * (1 - share) / examples)
 
 
+def auc_noise(positives: float, negatives: float) -> float:
+    """Noise of an area under the ROC curve at 0.5: the deviation of the Mann-Whitney statistic.
+
+    Args:
+        positives: Examples of class 1, > 0.
+        negatives: Examples of class 0, > 0.
+    """
+    return DEVIATIONS * math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
+
+
 def cross_entropy_noise(examples: int) -> float:
     """Noise of a mean cross-entropy, in nats.
 
@@ -75,6 +105,16 @@ def cross_entropy_noise(examples: int) -> float:
     classes, cost e**2 / 2 on average and gain z * e / sqrt(n) by luck: at most z**2 / (2 n).
     """
     return DEVIATIONS**2 / (2 * examples)
+
+
+def absolute_error_noise(error: float, examples: int) -> float:
+    """Noise of a mean absolute error, where the best constant prediction has `error`.
+
+    Predictions at a distance f from the median cost p * f**2, with p the density of the targets
+    there, and gain z * f / sqrt(n) by luck: at most z**2 / (4 n p). The density is 1 / (4 error)
+    for uniform targets, and larger for normal ones and others with longer tails.
+    """
+    return DEVIATIONS**2 * error / examples
 
 
 def squared_error_noise(variance: float, examples: int) -> float:

@@ -116,7 +116,8 @@ def _of_arrays(data: Any, where: str) -> OwnSplit:
     if len(counts) > 1:
         raise InputError(
             f"{where} must have the same number of examples, the first dimension, in all arrays. "
-            f"Received: {', '.join(str(len(array)) for array in arrays)}.{_stack_hint(arrays)}"
+            f"Received: {', '.join(str(len(array)) for array in arrays)}."
+            f"{_hint_of_parts(data, arrays)}"
         )
     if not counts.copy().pop():
         raise InputError(f"{where} is empty.")
@@ -130,9 +131,14 @@ def _of_arrays(data: Any, where: str) -> OwnSplit:
     return OwnSplit(_form_of_arrays(template, arrays, where, batch=False), chunks, fixed=True)
 
 
-def _stack_hint(arrays: list[Any]) -> str:
+def _hint_of_parts(data: Any, arrays: list[Any]) -> str:
     if len(arrays) <= 3:
         return ""
+    if len(data) == 2 and all(isinstance(part, tuple) and len(part) == 2 for part in data):
+        return (
+            " Parts of a pair are several inputs and several targets. If these are two splits, as "
+            'keras.datasets gives them, name them: {"train": (x, y), "validation": (x, y)}.'
+        )
     return (
         " A list of arrays means several inputs, as in Keras; to make one array from its rows, "
         "use numpy.stack."
@@ -205,7 +211,8 @@ def as_array(leaf: Any, name: str, *, where: str) -> Any:
         )
     if array.ndim == 0:
         raise InputError(f"{where} holds a single number instead of an array of examples ({name}).")
-    return array
+    # Files of other machines (IDX, FITS) are often big-endian; the same name is another order.
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _refuse_sparse(leaf: Any, where: str) -> None:

@@ -252,6 +252,6 @@ def _sendable(code: UserCode) -> bytes:
     except Exception as error:  # whatever an object's own pickling raises
         raise InputError(
             "The model's builder, the data's function, the loss, the metrics or the callbacks "
-            f"cannot be sent to a worker process: {error}. "
-            "Make what they refer to inside the function, or run in this process with workers=0."
+            f"cannot be copied for a trial: {error}. "
+            "Make what they refer to inside the function, also that which makes the callbacks."
         ) from error

@@ -172,7 +172,7 @@ class Run:
 
     def _chance_value(self) -> float | None:
         """The objective's value without learning, where it is known."""
-        value = self.chance.best(self.request.objective.direction) if self.chance else math.nan
+        value = self.chance.without_knowledge() if self.chance else math.nan
         return value if math.isfinite(value) else None
 
     def _answer(self) -> Answer:

@@ -12,12 +12,15 @@ import tensorflow as tf
 
 from tfbatch.estimators.chance_level import (
     ChanceLevel,
+    absolute_error_noise,
     accuracy_noise,
+    auc_noise,
     constant_accuracy,
     constant_cross_entropy,
     cross_entropy_noise,
     squared_error_noise,
 )
+from tfbatch.metric_direction import leaf_metrics
 from tfbatch.training.workload import Workload
 
 _ACCURACIES = (
@@ -25,6 +28,7 @@ _ACCURACIES = (
     *("categorical_accuracy", "sparse_categorical_accuracy"),
 )
 _SQUARED_ERRORS = ("mse", "mean_squared_error")
+_ABSOLUTE_ERRORS = ("mae", "mean_absolute_error")
 _CROSS_ENTROPIES = (
     keras.losses.SparseCategoricalCrossentropy,
     keras.losses.CategoricalCrossentropy,
@@ -38,7 +42,8 @@ def chance_levels(
     """The level of each metric; with the constant prediction's where loss and targets define it.
 
     That is so for one output with cross-entropy of classes, one for each example, or a mean
-    squared error, and no penalty added to the loss. Elsewhere the untrained model alone counts.
+    squared or absolute error, and no penalty added to the loss. Elsewhere the untrained model alone
+    counts.
 
     Args:
         model: The compiled model.
@@ -56,13 +61,36 @@ def chance_levels(
             return levels
         constants = dict.fromkeys(_ACCURACIES, constant_accuracy(counts))
         constants["loss"] = constant_cross_entropy(counts)
+        levels |= _areas(model, untrained, targets)
     else:
-        constants = dict.fromkeys((*_SQUARED_ERRORS, "loss"), float(np.var(targets, axis=0).mean()))
+        squared = float(np.var(targets, axis=0).mean())
+        absolute = float(np.abs(targets - np.median(targets, axis=0)).mean())
+        constants = dict.fromkeys(_SQUARED_ERRORS, squared)
+        constants |= dict.fromkeys(_ABSOLUTE_ERRORS, absolute)
+        constants["loss"] = squared if kind == "squared_error" else absolute
     if model.losses:  # penalties of weights are no part of a constant prediction's loss
         del constants["loss"]
     for name in levels.keys() & constants.keys():
         levels[name] = _level(name, untrained[name], constants[name], len(targets), kind)
     return levels
+
+
+def _areas(
+    model: Any, untrained: Mapping[str, float], targets: np.ndarray
+) -> dict[str, ChanceLevel]:
+    """The levels of areas under a ROC curve, for classes 0 and 1: 0.5 without knowledge."""
+    positives = int((targets == 1).sum())
+    negatives = int((targets == 0).sum())
+    if targets.shape[1] > 1 or not positives or not negatives:
+        return {}
+    noise = auc_noise(positives, negatives)
+    return {
+        metric.name: ChanceLevel(untrained[metric.name], 0.5, noise)
+        for metric in leaf_metrics(model.metrics)
+        if type(metric) is keras.metrics.AUC
+        and metric.curve.value == "ROC"
+        and metric.name in untrained
+    }
 
 
 def _level(
@@ -72,6 +100,8 @@ def _level(
         return ChanceLevel(untrained, constant, accuracy_noise(max(untrained, constant), examples))
     if kind == "cross_entropy":
         return ChanceLevel(untrained, constant, cross_entropy_noise(examples))
+    if name in _ABSOLUTE_ERRORS or (name == "loss" and kind == "absolute_error"):
+        return ChanceLevel(untrained, constant, absolute_error_noise(constant, examples))
     return ChanceLevel(untrained, constant, squared_error_noise(constant, examples))
 
 
@@ -84,7 +114,7 @@ def _computes_as_keras(model: Any) -> bool:
 
 
 def _kind_of(loss: Any) -> str | None:
-    """Either "cross_entropy" or "squared_error", for Keras's own, without label smoothing."""
+    """Of Keras's own, without label smoothing: "cross_entropy", "squared_error" or absolute."""
     try:
         loss = keras.losses.get(loss) if isinstance(loss, str) else loss
     except ValueError:
@@ -93,11 +123,14 @@ def _kind_of(loss: Any) -> str | None:
         return None if getattr(loss, "label_smoothing", 0.0) else "cross_entropy"
     if type(loss) is keras.losses.MeanSquaredError:
         return "squared_error"
+    if type(loss) is keras.losses.MeanAbsoluteError:
+        return "absolute_error"
     functions = {
         keras.losses.sparse_categorical_crossentropy: "cross_entropy",
         keras.losses.categorical_crossentropy: "cross_entropy",
         keras.losses.binary_crossentropy: "cross_entropy",
         keras.losses.mean_squared_error: "squared_error",
+        keras.losses.mean_absolute_error: "absolute_error",
     }
     return functions.get(loss) if callable(loss) and loss.__hash__ else None
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +143,31 @@ def save_model(
     total_examples: int,
     path: Path,
 ) -> None:
-    """Writes a compiled model with kept weights as a `.keras` file, whole or not at all."""
+    """Writes a compiled model with kept weights as a `.keras` file, whole or not at all.
+
+    A model whose loss or metrics Keras cannot write down, such as a functools.partial, is saved
+    without its compilation, with a warning.
+    """
     model = workload.compiled(configuration, total_examples=total_examples, seed=seed)
     with workload.scope():
         _load_weights(model, weights)
+    drop_unsavable_compilation(model)
     partial = path.with_name(f".partial-{path.name}")
     model.save(partial)
     partial.replace(path)
+
+
+def drop_unsavable_compilation(model: Any) -> None:
+    """Lets a compiled model be saved as one that is not, where Keras cannot write down how."""
+    try:
+        model.get_compile_config()
+    except Exception as error:  # of a user's own objects
+        model.compiled = False
+        warnings.warn(
+            "The model is saved without its loss, metrics and optimizer, since Keras cannot write "
+            f"them down: {error} Compile it again after `keras.models.load_model`.",
+            stacklevel=2,
+        )
 
 
 def evaluate(model: Any, workload: Workload, split: str) -> dict[str, float]:

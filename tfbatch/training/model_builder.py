@@ -91,7 +91,9 @@ def call_builder(
     if asks_for_classes(builder) and num_classes is None:
         raise InputError(
             "The model builder asks for `num_classes`, but the targets are not classes: neither "
-            "whole numbers from 0 nor one-hot rows. Set the output size in the builder."
+            "whole numbers from 0 nor one-hot rows. Number class labels from 0, for "
+            "example with np.unique(labels, return_inverse=True)[1]; for another task, set the "
+            "output size in the builder."
         )
     offered = {"input_shape": input_shape, "num_classes": num_classes}
     if num_classes is None and "num_classes" in parameters:  # it has a default

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import keras
+
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS, OWN, class_of
 from tfbatch.schema import Named
@@ -18,7 +20,7 @@ def named_like(optimizer: Any) -> Named:
     only tunable number is the learning rate.
     """
     inner = unwrapped(optimizer)
-    config = inner.get_config()
+    config = _settings(inner)
     for name in OPTIMIZERS.names():
         if type(inner) is class_of(name):
             return Named(name=name, **_numbers(config, OPTIMIZERS.load(name).PARAMETERS))
@@ -40,18 +42,31 @@ def check_kept(compiled: Any) -> None:
         InputError: The class cannot be made from its configuration, or loses an argument in it.
     """
     inner = unwrapped(compiled)
+    config = _settings(inner)
+    if not isinstance(config.get("learning_rate"), int | float):
+        config["learning_rate"] = 0.0  # the schedule is replaced: it need not be made again
     try:
-        made = type(inner).from_config(inner.get_config())
+        made = type(inner).from_config(config)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{type(inner).__name__} cannot be made from its own `get_config()`: {error}"
+            f"{type(inner).__name__} cannot be made from its own `get_config()`: {error}. "
+            "Let `get_config` return what `__init__` takes, and `__init__` take **kwargs for "
+            "Keras's own arguments."
         ) from error
+    if config.get("use_ema"):
+        raise InputError(
+            "The compiled optimizer averages the weights in every step, over other spans of the "
+            f"training at each batch size. Received: use_ema=True, ema_momentum="
+            f"{config['ema_momentum']}. Remove `use_ema` from it, and let the trials average with "
+            "`ema_half_life_fraction`, a share of the training, in the search's or the baseline's "
+            "optimizer."
+        )
     check_configuration(inner, made)
 
 
 def learning_rate_of(optimizer: Any) -> float | None:
     """The constant learning rate that an optimizer was made with, or None for a schedule."""
-    found = unwrapped(optimizer).get_config().get("learning_rate")
+    found = _settings(unwrapped(optimizer)).get("learning_rate")
     # It was a float32 variable in between: 0.003, not 0.003000000026.
     return float(f"{found:.7g}") if isinstance(found, int | float) else None
 
@@ -69,7 +84,7 @@ def optimizer_like(compiled: Any, numbers: Mapping[str, Any], learning_rate: Any
     """
     inner = unwrapped(compiled)
     given = {key: value for key, value in numbers.items() if value is not None}
-    config = {**inner.get_config(), **given, "learning_rate": learning_rate}
+    config = {**_settings(inner), **given, "learning_rate": learning_rate}
     try:
         return type(inner).from_config(config)
     except (TypeError, ValueError) as error:
@@ -77,6 +92,20 @@ def optimizer_like(compiled: Any, numbers: Mapping[str, Any], learning_rate: Any
             f"{type(inner).__name__} cannot be made from its own `get_config()` with another "
             f"learning rate: {error}"
         ) from error
+
+
+def _settings(optimizer: Any) -> dict[str, Any]:
+    """Its `get_config()`, "learning_rate" None for a schedule without a `get_config` of its own."""
+    state = vars(optimizer)
+    schedule = state.get("_learning_rate")
+    abstract = keras.optimizers.schedules.LearningRateSchedule
+    if not isinstance(schedule, abstract) or type(schedule).get_config is not abstract.get_config:
+        return dict(optimizer.get_config())
+    state["_learning_rate"] = None
+    try:
+        return {**optimizer.get_config(), "learning_rate": None}
+    finally:
+        state["_learning_rate"] = schedule
 
 
 def unwrapped(optimizer: Any) -> Any:
