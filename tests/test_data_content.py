@@ -290,6 +290,33 @@ def test_labels_outside_of_the_models_range_are_refused(tmp_path, labels, model,
         check(model(), stored(tmp_path, (X, labels)))
 
 
+ONE_HOT = np.eye(2, dtype=np.float32)[Y]
+FORMS = {
+    "texts": (np.array(["cat", "dog"])[Y], "sparse_categorical_crossentropy", "takes numbers"),
+    "rows": (ONE_HOT, "sparse_categorical_crossentropy", r"class indices.*np\.argmax"),
+    "indices": (Y, "categorical_crossentropy", r"one-hot.*to_categorical\(targets, 2\)"),
+    "a column": (Y[:, None], "categorical_focal_crossentropy", "one-hot.*for each example in your"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_targets_in_another_form_than_the_loss_takes_are_refused(tmp_path, form):
+    labels, loss, message = FORMS[form]
+    with pytest.raises(InputError, match=message):
+        check(functional(2, loss), stored(tmp_path, (X, labels)))
+
+
+def test_targets_in_the_form_that_the_loss_takes_are_accepted(tmp_path):
+    for number, (labels, loss) in enumerate(
+        [
+            (Y[:, None], "sparse_categorical_crossentropy"),
+            (Y, keras.losses.SparseCategoricalCrossentropy(from_logits=True)),
+            (ONE_HOT, "categorical_crossentropy"),
+        ]
+    ):
+        check(functional(2, loss), stored(tmp_path / str(number), (X, labels)))
+
+
 def test_a_validation_label_beyond_the_outputs_is_refused(tmp_path):
     data = stored(tmp_path, {"train": (X, Y), "validation": (X + 1, Y + 1)})
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -296,6 +296,19 @@ REFUSED = {
         ({"x": FEATURES, "text": np.array(["a", "b", "c", np.nan], object)}, CLASSES),
         r'`inputs\["text"\]` holds nan \(float\) among texts, in example 3.*fillna',
     ),
+    "a frame of several types": (
+        (np.array([["u", 1.0], ["v", 2.0]] * 2, object), CLASSES),
+        r"holds 1\.0 \(float\) among texts, in example 0.*dict\(frame\)",
+    ),
+    "texts in a column": ((np.array([["a"], ["b"]] * 2), CLASSES), r"Received: \(1,\).*x\[:, 0\]"),
+    "one target too few": (
+        (FEATURES, CLASSES[:3]),
+        "must have the same number of examples.*Received: 4, 3",
+    ),
+    "two splits in a tuple": (
+        ((FEATURES, CLASSES), (FEATURES[:2], CLASSES[:2])),
+        r'name them: {"train"',
+    ),
     "a lone surrogate": ((np.array(["a", "\udc80", "c", "d"]), CLASSES), "not Unicode"),
     "SciPy": ((scipy.sparse.csr_matrix(FEATURES), CLASSES), r"sparse matrix.*x\.toarray\(\)"),
     "a sparse input of several": (
@@ -332,6 +345,16 @@ def test_numpys_own_strings_are_texts(tmp_path):
     stored = StoredData(store_data(tmp_path, {"train": data, "validation": data}), name="mine")
     ((x, _),) = stored.evaluation("validation")
     assert x.numpy()[1].decode() == "déf"
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i8", ">u2"])
+def test_the_byte_order_of_arrays_does_not_change_their_values(tmp_path, dtype):
+    data = (FEATURES.astype(dtype), CLASSES.astype(dtype))
+    stored = StoredData(store_data(tmp_path, {"train": data, "validation": data}), name="mine")
+    ((x, y),) = stored.evaluation("validation")
+    np.testing.assert_array_equal(x, FEATURES)
+    np.testing.assert_array_equal(y, CLASSES)
+    assert stored.num_classes == 2
 
 
 def test_numpys_numbers_become_pythons_own():

@@ -329,6 +329,7 @@ def test_a_kept_baseline_is_not_measured_on_test_again(tmp_path, monkeypatch):
         ({"build_model": 3}, r"`build_model` must be a function or a name\. Received: int"),
         ({"build_model": lambda shape: None}, r"It also asks for: shape"),
         ({"data": "digts"}, r"Unknown data set `digts`\. Did you mean `digits`\?"),
+        ({"data": None}, r"`data` must be a data set.s name.* Received: None"),
         ({"seed": -1}, r"`seed` must be from 0 to"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -111,6 +111,20 @@ def test_what_could_be_meant_in_two_ways_is_refused_with_the_option_that_settles
     assert f"images:{root},splits=none" in str(caught.value)
 
 
+def test_the_option_proposes_for_each_split_the_folder_whose_name_speaks_of_it(make):
+    root = make("seg_test/", "seg_train/")
+    with pytest.raises(InputError) as caught:
+        make_source("images", folder=str(root)).describe(None)
+    assert f"images:{root},test=seg_test,train=seg_train" in str(caught.value)
+
+
+def test_the_option_proposes_no_folder_for_training_whose_name_does_not_say_it(make):
+    root = make("indoor/", "outdoor/")
+    with pytest.raises(InputError) as caught:
+        make_source("images", folder=str(root)).describe(None)
+    assert f"images:{root},train=FOLDER" in str(caught.value)
+
+
 def test_the_options_settle_it(make):
     root = make("seg_train/", "seg_test/", "seg_pred/", "car/", "bus")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfbatch.errors import InputError
 from tfbatch.own_data import OwnData
 from tfbatch.recipes import Recipe
 from tfbatch.references import find_function
@@ -84,7 +85,17 @@ def splits_of(request: Request, given: Given) -> dict[str, OwnSplit] | None:
 
 
 def as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | None, Any]:
-    """What the request calls the data, the user's function, and what is to be stored."""
+    """What the request calls the data, the user's function, and what is to be stored.
+
+    Raises:
+        InputError: It is None.
+    """
+    if data is None:
+        raise InputError(
+            "`data` must be a data set's name, a function `make_dataset(split, batch_size, seed)`, "
+            "arrays `(inputs, targets)`, a tf.data.Dataset, a keras.utils.PyDataset, or a dict of "
+            "splits to such. Received: None. (A function that gives data must return it.)"
+        )
     if isinstance(data, str | Path | Recipe):
         return str(data) if isinstance(data, Path) else data, None, None
     if callable(data) and not hasattr(data, "num_batches"):  # a PyDataset may be callable

@@ -39,10 +39,13 @@ def check_texts(array: npt.NDArray[Any], where: str, *, first: int = 0) -> None:
                 'x.astype("float32"), or of text; for a DataFrame of several types a dict of its '
                 "columns, dict(frame)."
             )
+        columns = (
+            "" if array.ndim == 1 else " Give columns of several types as a dict, dict(frame)."
+        )
         raise InputError(
             f"{where} holds {odd[0]!r} ({type(odd[0]).__name__}) among texts, in example "
             f"{first + row} counted from 0. Texts must be str or bytes: fill what is missing, such "
-            'as column.fillna(""), and turn numbers into text with .astype(str).'
+            f'as column.fillna(""), and turn numbers into text with .astype(str).{columns}'
         )
 
 
@@ -117,7 +120,10 @@ class _LeafWriter:
         if array.dtype.kind in "OSU":
             self._check("string", shape)
             if shape:
-                raise InputError(f"{self._where}: text must be one string for each example.")
+                raise InputError(
+                    f"{self._where}: text must be one string for each example. Received: "
+                    f"{shape} for each. Give each column as an input of its own, such as x[:, 0]."
+                )
             texts = self._encoded(np.atleast_1d(array))
             self._values.write(b"".join(texts))
             self._write_lengths([len(text) for text in texts])

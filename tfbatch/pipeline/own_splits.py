@@ -115,9 +115,9 @@ def _of_arrays(data: Any, where: str) -> OwnSplit:
     counts = {len(array) for array in arrays}
     if len(counts) > 1:
         raise InputError(
-            f"{where} must have one example for each example: all arrays must have the same first "
-            f"dimension. Received: {', '.join(str(len(array)) for array in arrays)}."
-            f"{_stack_hint(arrays)}"
+            f"{where} must have the same number of examples, the first dimension, in all arrays. "
+            f"Received: {', '.join(str(len(array)) for array in arrays)}."
+            f"{_hint_of_parts(data, arrays)}"
         )
     if not counts.copy().pop():
         raise InputError(f"{where} is empty.")
@@ -131,9 +131,14 @@ def _of_arrays(data: Any, where: str) -> OwnSplit:
     return OwnSplit(_form_of_arrays(template, arrays, where, batch=False), chunks, fixed=True)
 
 
-def _stack_hint(arrays: list[Any]) -> str:
+def _hint_of_parts(data: Any, arrays: list[Any]) -> str:
     if len(arrays) <= 3:
         return ""
+    if len(data) == 2 and all(isinstance(part, tuple) and len(part) == 2 for part in data):
+        return (
+            " Parts of a pair are several inputs and several targets. If these are two splits, as "
+            'keras.datasets gives them, name them: {"train": (x, y), "validation": (x, y)}.'
+        )
     return (
         " A list of arrays is several inputs, as in Keras; make one array of its rows with "
         "numpy.stack."
@@ -208,7 +213,8 @@ def as_array(leaf: Any, name: str, *, where: str) -> Any:
         raise InputError(
             f"{where} holds a single number where an array of examples must be ({name})."
         )
-    return array
+    # Files of other machines (IDX, FITS) are often big-endian; the same name is another order.
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _refuse_sparse(leaf: Any, where: str) -> None:

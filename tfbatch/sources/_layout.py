@@ -91,7 +91,7 @@ class Layout:
 
 def split_role(name: str) -> Role | None:
     """What split a folder's name means, such as "Training", "VAL", "test_set" or "train2017"."""
-    words = [part for word in re.findall(r"[^\W\d_]+", name) for part in _parts(word)]
+    words = _words(name)
     roles = {_WORDS[word] for word in words if word in _WORDS}
     others = [word for word in words if word not in _WORDS and word not in _FILLERS]
     return roles.pop() if len(roles) == 1 and not others else None
@@ -356,6 +356,16 @@ def _read(folder: Path, *, above: tuple[str, ...] = ()) -> Folder:
     return found
 
 
+def _words(name: str) -> list[str]:
+    """The words of a folder's name, in lower case."""
+    return [part for word in re.findall(r"[^\W\d_]+", name) for part in _parts(word)]
+
+
+def _likely_role(name: str) -> Role | None:
+    """What split one of a name's words means, such as "test" in "seg_test"."""
+    return next((_WORDS[word] for word in _words(name) if word in _WORDS), None)
+
+
 def _parts(word: str) -> list[str]:
     """The words of a name such as "TrainSet" or "testset", in lower case."""
     lower = word.lower()
@@ -378,7 +388,9 @@ def _remedy(root: Folder, candidates: list[Folder]) -> str:
     """The options that settle it, with the folders that there are."""
     guessed: dict[Role, str] = {}
     for each in candidates:
-        guessed.setdefault(split_role(each.name) or "train", each.name)
+        role = _likely_role(each.name)
+        if role is not None:
+            guessed.setdefault(role, each.name)
     if "train" not in guessed:
         guessed = {"train": "FOLDER", **guessed}
     options = ",".join(f"{role}={shown(name)}" for role, name in guessed.items())

@@ -14,6 +14,7 @@ from tfbatch.errors import InputError
 from tfbatch.pipeline.data import Data
 
 _SPARSE = ("sparsecategoricalcrossentropy",)
+_ONE_HOT = ("categoricalcrossentropy", "categoricalfocalcrossentropy")
 _BINARY = ("binarycrossentropy", "binaryfocalcrossentropy")
 _OVERSHOOT = 0.01
 """How far outside [0, 1] a soft target may lie: resized masks overshoot a little."""
@@ -43,7 +44,8 @@ def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
 
     Raises:
         InputError: A label outside the range of the model's outputs or of a binary loss; a target
-            that is NaN or infinite under a loss of Keras.
+            that is NaN or infinite under a loss of Keras; one-hot rows for a loss that takes
+            indices, indices for one that takes rows, and text.
     """
     losses = keras.tree.flatten(loss)
     if losses and all(map(_is_of_keras, losses)) and _trains_as_keras_does(model):
@@ -55,7 +57,41 @@ def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
                 )
     for split, targets in data.content.targets.items():
         for target, one, shape in _matched(targets, loss, model, outputs):
+            if _is_of_keras(one) and _trains_as_keras_does(model):
+                _check_form(target, one, shape, split)
             _check_range(target, one, shape, split)
+
+
+def _check_form(
+    target: TargetContent, loss: Any, shape: tuple[int | None, ...] | None, split: str
+) -> None:
+    """Refuses targets that are written in another way than a loss of classes takes them."""
+    name = _name(loss)
+    if name not in (*_SPARSE, *_ONE_HOT, *_BINARY):
+        return
+    found = f"Received: {target.name} of shape {list(target.shape)} for each example in your "
+    found += f"`{split}` data."
+    if target.minimum is None:
+        raise InputError(
+            f"The loss {name} takes numbers. {found[:-1]}, which are none. Number the classes from "
+            "0, such as by np.unique(labels, return_inverse=True)[1]."
+        )
+    units = shape[-1] if shape and len(shape) > 1 else None
+    if units is None or units < 2 or getattr(loss, "axis", -1) != -1:
+        return
+    one_column = len(target.shape) == len(shape or ()) - 1 and target.shape[-1] == 1
+    if name in _SPARSE and len(target.shape) == len(shape or ()) - 1 and not one_column:
+        raise InputError(
+            f"SparseCategoricalCrossentropy takes class indices, not a value for each of the "
+            f"{units} outputs. {found} Compile the model with CategoricalCrossentropy, or give "
+            "np.argmax(targets, axis=-1)."
+        )
+    if name in _ONE_HOT and (len(target.shape) == len(shape or ()) - 2 or one_column):
+        raise InputError(
+            f"The loss {name} takes a value for each of the {units} outputs, such as one-hot rows. "
+            f"{found} Compile the model with SparseCategoricalCrossentropy for class indices, or "
+            f"give keras.utils.to_categorical(targets, {units})."
+        )
 
 
 def _check_range(target: TargetContent, loss: Any, shape: Any, split: str) -> None:

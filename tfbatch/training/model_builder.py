@@ -91,7 +91,9 @@ def call_builder(
     if asks_for_classes(builder) and num_classes is None:
         raise InputError(
             "The model builder asks for `num_classes`, but the targets are no classes: neither "
-            "whole numbers from 0 nor one-hot rows. Let the builder know the size of its output."
+            "whole numbers from 0 nor one-hot rows. Number classes of other names from 0, such as "
+            "by np.unique(labels, return_inverse=True)[1]; for another task let the builder know "
+            "the size of its output."
         )
     offered = {"input_shape": input_shape, "num_classes": num_classes}
     if num_classes is None and "num_classes" in parameters:  # it has a default
