@@ -114,7 +114,7 @@ _EVALUATING = ("test_step", "compute_loss", "compute_metrics", "get_metrics_resu
 
 
 def unmoved_metrics(model: Any) -> str:
-    """Tells of metrics that a model's own `train_step` alone moves; "" for none: Keras is silent."""
+    """Tells of metrics that a model's `train_step` alone moves, where Keras is silent; else ""."""
     kind = type(model)
     own = [n for n in _EVALUATING if getattr(kind, n) is not getattr(keras.Model, n)]
     if own or kind.train_step is keras.Model.train_step or kind.metrics is keras.Model.metrics:
