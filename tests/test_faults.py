@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tensorflow as tf
 import tiny_model
 from processes import HANG_SECONDS, fall_silent
 
@@ -161,9 +162,21 @@ def test_what_cannot_be_sent_to_a_worker_is_refused_before_any_work(tmp_path):
         with lock:
             return tiny_model.build(input_shape, num_classes)
 
-    with pytest.raises(InputError, match=r"cannot be copied for a trial.* inside the function"):
+    message = r"^The model's builder cannot be copied for a trial.* inside the function"
+    with pytest.raises(InputError, match=message):
         tfbatch.find_batch_size(build, "digits", run_dir=tmp_path / "run", workers=1)
     assert not (tmp_path / "run" / "trials.jsonl").exists()
+
+
+def test_a_function_that_refers_to_a_dataset_is_told_to_make_it_itself(tmp_path):
+    dataset = tf.data.Dataset.range(8)
+
+    def make_dataset(split, batch_size, seed):
+        return dataset.batch(batch_size)
+
+    message = r"^The data's function cannot be copied.*\w\. Make what .*tf\.data\.Dataset\) inside"
+    with pytest.raises(InputError, match=message):
+        tfbatch.find_batch_size(tiny_model.build, make_dataset, run_dir=tmp_path / "run", workers=0)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tfbatch.search.task import IN_PYTHON
 from tfbatch.training.by_value import copied, dumps
 from tfbatch.training.callbacks import as_factory
 from tfbatch.training.compilation import Compilation
+from tfbatch.training.description import unmoved_metrics
 from tfbatch.training.evaluation import drop_unsavable_compilation
 from tfbatch.training.own_optimizer import (
     check_kept,
@@ -232,15 +233,16 @@ class Halving(keras.optimizers.schedules.LearningRateSchedule):
         return 0.5 ** keras.ops.cast(step, "float32")
 
 
-def test_a_schedule_without_get_config_is_no_obstacle_since_it_is_replaced():
-    compiled = keras.optimizers.SGD(Halving(), momentum=0.25)
+@pytest.mark.parametrize("rate", [Halving(), lambda: 0.5], ids=["schedule", "function"])
+def test_a_schedule_without_get_config_is_no_obstacle_since_it_is_replaced(rate):
+    compiled = keras.optimizers.SGD(rate, momentum=0.25)
 
     check_kept(compiled)
     assert learning_rate_of(compiled) is None
     assert named_like(compiled).arguments["momentum"] == 0.25
     made = optimizer_like(compiled, {}, 0.125)
     assert (float(made.learning_rate), made.momentum) == (0.125, 0.25)
-    assert isinstance(compiled._learning_rate, Halving)
+    assert compiled._learning_rate is rate
 
 
 def test_a_compiled_average_of_weights_is_refused_with_what_replaces_it():
@@ -260,3 +262,39 @@ def test_a_model_whose_loss_cannot_be_written_down_is_saved_without_it(tmp_path)
     loaded = keras.models.load_model(tmp_path / "b.keras")
     assert not loaded.compiled
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+
+
+class TrainsAlone(keras.Model):
+    """As in Keras's guides, without the `test_step` that belongs to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+        self.tracker = keras.metrics.Mean(name="loss")
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        self.tracker.update_state(1.0)
+        return {"loss": self.tracker.result()}
+
+    @property
+    def metrics(self):
+        return [self.tracker]
+
+
+class Evaluates(TrainsAlone):
+    def test_step(self, data):
+        return self.train_step(data)
+
+
+def test_metrics_that_no_validation_moves_are_told_of():
+    models = TrainsAlone(), Evaluates()
+    for model in models:
+        model.compile("sgd", "mse")
+    ones = np.ones((4, 2))
+    assert models[0].evaluate(ones, ones[:, :1], verbose=0) == 0.0  # Keras says nothing
+
+    assert "Override `test_step` too" in unmoved_metrics(models[0])
+    assert unmoved_metrics(models[1]) == ""

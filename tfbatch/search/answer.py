@@ -231,16 +231,20 @@ def _nothing_learned(
 ) -> str:
     completed = len(book.completed("baseline", "search"))
     if chance.knows_before_training(objective.direction):
+        other = (
+            ""
+            if objective.name == "val_loss"
+            else ", or take an objective that still moves (--objective=val_loss)"
+        )
         return (
             f"Training improved nothing: the model that the builder returns already has "
             f"{objective.name} {chance.untrained:.4g} (the best constant prediction "
             f"{chance.constant:.4g}), and the best of {completed} completed trials ({best.trial}, "
             f"batch size {best.configuration.batch_size}, learning rate {best.learning_rate:.3g}) "
             f"has {best.score:.4g}. If its weights are trained already, search smaller learning "
-            "rates (a --baseline with a small one), or take an objective that still moves "
-            "(--objective=val_loss). If they are random, lengthen the trials (--trial_length) or "
-            "search other rates. Either with another --run_dir or with --overwrite. Nothing was "
-            "verified; every trial is in trials.jsonl of the run folder."
+            f"rates (a --baseline with a small one){other}. If they are random, lengthen the "
+            "trials (--trial_length) or search other rates. Either with another --run_dir or with "
+            "--overwrite. Nothing was verified; every trial is in trials.jsonl of the run folder."
         )
     return (
         f"Nothing was learned: the best of {completed} completed trials ({best.trial}, batch size "

@@ -250,8 +250,29 @@ def _sendable(code: UserCode) -> bytes:
     except TfbatchError:
         raise
     except Exception as error:  # whatever an object's own pickling raises
+        part, reason = _not_sendable(code) or ("The loss or a metric", error)
+        # A Dataset is a tensor of this type to TensorFlow, which names no Dataset.
+        dataset = " (such as a tf.data.Dataset)" if "dtype variant" in str(reason) else ""
         raise InputError(
-            "The model's builder, the data's function, the loss, the metrics or the callbacks "
-            f"cannot be copied for a trial: {error}. "
-            "Make what they refer to inside the function, also that which makes the callbacks."
+            f"{part} cannot be copied for a trial: {str(reason).rstrip('.')}. "
+            f"Make what it refers to{dataset} inside the function."
         ) from error
+
+
+def _not_sendable(code: UserCode) -> tuple[str, Exception] | None:
+    """Which part of a user's code cannot be copied, and why."""
+    parts = {
+        "The model's builder": UserCode(code.build_model),
+        "The data's function": UserCode(_nothing, make_dataset=code.make_dataset),
+        "What makes the callbacks": UserCode(_nothing, callbacks=code.callbacks),
+    }
+    for part, alone in parts.items():
+        try:
+            dump_code(alone)
+        except Exception as error:  # whatever an object's own pickling raises
+            return part, error
+    return None
+
+
+def _nothing() -> None:
+    """Stands for a part that is left out."""

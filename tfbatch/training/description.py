@@ -82,6 +82,8 @@ def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:
     for part in keras.tree.flatten([model.loss, *map(_given_metrics, model.metrics)]):
         if hasattr(part, "get_config") and (lost := lost_in_configuration(part)):
             yield f"{lost} Trials train with it; a loaded `best.keras` will not."
+    if unmoved := unmoved_metrics(model):
+        yield unmoved
     inner = unwrapped(model.optimizer)
     kind = type(inner).__name__
     named = named_like(model.optimizer)
@@ -105,6 +107,26 @@ def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:
         yield "It is compiled with jit_compile=True; here --jit_compile says that, and it is off."
     if model.run_eagerly:
         yield "It runs eagerly: every trial pays for it. Remove `run_eagerly` when it is debugged."
+
+
+_EVALUATING = ("test_step", "compute_loss", "compute_metrics", "get_metrics_result")
+"""What a model may override to compute its metrics on a validation split."""
+
+
+def unmoved_metrics(model: Any) -> str:
+    """Tells of metrics that a model's `train_step` alone moves, where Keras is silent; else ""."""
+    kind = type(model)
+    own = [n for n in _EVALUATING if getattr(kind, n) is not getattr(keras.Model, n)]
+    if own or kind.train_step is keras.Model.train_step or kind.metrics is keras.Model.metrics:
+        return ""
+    if any(metric is getattr(model, "_loss_tracker", None) for metric in model.metrics):
+        return ""
+    return (
+        f"{kind.__name__} has a `train_step` and `metrics` of its own, but Keras's `test_step`, "
+        "which moves none of these metrics: every validation comes to their first value, and "
+        "trials cannot be compared by it. Override `test_step` too, or compare by a training "
+        "metric (--objective=loss:min)."
+    )
 
 
 def _given_metrics(metric: Any) -> Any:

@@ -95,11 +95,12 @@ def optimizer_like(compiled: Any, numbers: Mapping[str, Any], learning_rate: Any
 
 
 def _settings(optimizer: Any) -> dict[str, Any]:
-    """Its `get_config()`, "learning_rate" None for a schedule without a `get_config` of its own."""
+    """Its `get_config()`, "learning_rate" None for a function or a schedule that has none."""
     state = vars(optimizer)
     schedule = state.get("_learning_rate")
     abstract = keras.optimizers.schedules.LearningRateSchedule
-    if not isinstance(schedule, abstract) or type(schedule).get_config is not abstract.get_config:
+    bare = isinstance(schedule, abstract) and type(schedule).get_config is abstract.get_config
+    if not bare and (isinstance(schedule, abstract) or not callable(schedule)):
         return dict(optimizer.get_config())
     state["_learning_rate"] = None
     try:
