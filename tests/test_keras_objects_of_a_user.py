@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -41,6 +42,20 @@ class Scaled(keras.losses.Loss):
 class Forgetful(Scaled):
     def get_config(self):
         return keras.losses.Loss.get_config(self)
+
+
+class Numbered(Scaled):
+    """Has a number of its own, which no configuration returns."""
+
+    numbers = itertools.count()
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.number = next(self.numbers)
+
+
+class NumberedForgetful(Numbered, Forgetful):
+    pass
 
 
 class Unmakeable(Scaled):
@@ -298,3 +313,9 @@ def test_metrics_that_no_validation_moves_are_told_of():
 
     assert "Override `test_step` too" in unmoved_metrics(models[0])
     assert unmoved_metrics(models[1]) == ""
+
+
+def test_an_attribute_that_is_drawn_anew_is_no_lost_argument():
+    assert copied(Numbered(factor=3.0)).factor == 3.0
+    with pytest.raises(InputError, match=r"factor=2\.0\. Received: factor=3\.0"):
+        copied(NumberedForgetful(factor=3.0))

@@ -77,22 +77,29 @@ def lost_in_configuration(value: Any) -> str:
     A class that cannot be made from its configuration at all loses nothing silently: Keras
     reports it when a saved model is loaded.
     """
-    made = None
+    made = again = None
     with contextlib.suppress(TypeError, ValueError, NotImplementedError):
         made = type(value).from_config(value.get_config())
-    return "" if made is None else _lost(value, made)
+        again = type(value).from_config(value.get_config())
+    return "" if made is None else _lost(value, made, again)
 
 
-def _lost(original: Any, made: Any) -> str:
-    """The first plain attribute of a user's class that differs, in a sentence; "" for none."""
-    for one, other in zip(_parts(original), _parts(made), strict=False):
+def _lost(original: Any, made: Any, again: Any = None) -> str:
+    """The first plain attribute of a user's class that differs, in a sentence; "" for none.
+
+    What differs between `made` and `again`, made from the same configuration, is no argument: a
+    time, or a number drawn at random.
+    """
+    third = made if again is None else again
+    for one, other, twin in zip(_parts(original), _parts(made), _parts(third), strict=False):
         kind = type(one)
         if kind.__module__.split(".")[0] == "keras":
             continue
         for name, value in vars(one).items():
             found = vars(other).get(name)
             same = found == value or (found != found and value != value)  # NaN is NaN
-            if name not in _STATE and isinstance(value, _PLAIN) and not same:
+            drawn = repr(vars(twin).get(name)) != repr(found)
+            if name not in _STATE and isinstance(value, _PLAIN) and not same and not drawn:
                 return (
                     f"`get_config` of {kind.__name__} is incomplete: what Keras makes from it, "
                     f"such as a copy or a loaded model, has {name}={found!r}. Received: "

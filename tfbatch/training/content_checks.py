@@ -73,8 +73,9 @@ def _check_form(
     found += f"`{split}` data."
     if target.minimum is None:
         raise InputError(
-            f"The loss {name} takes numbers. {found[:-1]}, which are none. Number the classes from "
-            "0, such as by np.unique(labels, return_inverse=True)[1]."
+            f"The loss {name} takes numbers. Received: {target.name} that are no numbers in your "
+            f"`{split}` data. Number the classes from 0, such as by "
+            "np.unique(labels, return_inverse=True)[1]."
         )
     units = shape[-1] if shape and len(shape) > 1 else None
     if units is None or units < 2 or getattr(loss, "axis", -1) != -1:
