@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfbatch.class_balance import balance_warnings
 from tfbatch.data_content import DataContent, changed_is_told, overlap_is_excessive
 from tfbatch.errors import InputError
+from tfbatch.pipeline import scanning
 from tfbatch.pipeline.counting import count_examples
 from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.pipeline.scanning import Contents
@@ -20,6 +21,13 @@ from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.content_checks import check_finite_loss, content_notes
 from tfbatch.training.workload import Workload
+
+
+@pytest.fixture(autouse=True)
+def a_second_pass_may_take_its_time(monkeypatch):
+    """Its limit in seconds must not decide what a slow machine finds."""
+    monkeypatch.setattr(scanning, "_SECOND_PASS_SECONDS", float("inf"))
+
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(200, 3)).astype(np.float32)

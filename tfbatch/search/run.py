@@ -89,8 +89,6 @@ class Run:
             spent_seconds=spent + time.monotonic() - started,
             finishing_seconds=FINISHING_SECONDS + self._expected_test_seconds(),
         )
-        # A trial that runs into the end of the time is stopped like one that is asked to.
-        engine.stop_requested = self._must_stop
         self.book = TrialBook(
             folder,
             engine=engine,
@@ -127,6 +125,8 @@ class Run:
         """Searches and verifies as long as there is time for both; what ended it early, or None."""
         try:
             self._check_budget()
+            # A trial that runs into the end of the time is stopped like one that is asked to.
+            self.engine.stop_requested = self._must_stop
             search = self._search()
             baseline = self.request.baseline_configuration(self.space.scaling_rule)
             while True:
@@ -138,7 +138,7 @@ class Run:
                 if len(self.book.trials) == before or self.stop_requested():
                     return None
         except InterruptedTrialError as trial:
-            self.progress.say(f"{trial} was stopped before its end; it is not counted.")
+            self.progress.say(f"Stopped before its end, and not counted: {trial}.")
         except StoppedError:
             pass  # whoever asked for it has been told
         except (NothingLearnedError, InputError):
