@@ -24,9 +24,14 @@ from tfbatch.training.workload import Workload
 
 
 @pytest.fixture(autouse=True)
-def a_second_pass_may_take_its_time(monkeypatch):
-    """Its limit in seconds must not decide what a slow machine finds."""
+def two_passes_differ_by_nothing_but_chance(monkeypatch):
+    """Its limit in seconds must not decide what a slow machine finds.
+
+    Nor a seed that a trial of an earlier test has set in this process: with it, every pass draws
+    the same numbers.
+    """
     monkeypatch.setattr(scanning, "_SECOND_PASS_SECONDS", float("inf"))
+    tf.random.set_seed(None)
 
 
 RANDOM = np.random.default_rng(0)
@@ -105,7 +110,7 @@ def test_a_random_dataset_is_reported(tmp_path, split, batch):
 
     notes = notes_of(tmp_path, data)
 
-    assert notes.startswith("100% of the")
+    assert int(notes.split("% of the")[0]) > 90
     assert ("make_dataset" in notes) == (split == "train")
     assert f"`{split}`" in notes or split == "train"
 

@@ -26,6 +26,7 @@ SLOW = ("segmentation",)
 # Long enough to learn more than luck can do on the validation split:
 ENOUGH = {
     "custom_train_step": {"trial_length": "6_000 examples"},
+    "text": {"trial_length": "2_000 examples"},
     "image": {"trial_length": "4_000 examples", "baseline": "learning_rate=0.1"},
 }
 NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SCRIPTS]

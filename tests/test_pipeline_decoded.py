@@ -201,7 +201,7 @@ def write_large(folder, recipe, count):
                 yield (
                     split,
                     f"{split}-{i}",
-                    {"image": np.full((64, 64, 3), i % 251), "label": i % 3},
+                    {"image": np.full((64, 64, 3), i % 251, np.uint8), "label": i % 3},
                 )
 
     write_records(folder, recipe=recipe, examples=examples)

@@ -67,7 +67,7 @@ def test_what_is_optional_may_be_left_out(tmp_path):
     ("change", "message"),
     [
         ({"sead": 1}, r"sead: is not a known key\. Did you mean `seed`\?"),
-        ({"seed": 0}, r"seed: .*greater than or equal to 1\. Received: 0"),
+        ({"seed": -1}, r"seed: .*greater than or equal to 0\. Received: -1"),
         ({"trial_length": "100 steps"}, r"trial_length: .*Steps are not allowed"),
         ({"trial_length": "0 epochs"}, r"trial_length: .*positive number"),
         ({"model": None}, r"model: .*string"),

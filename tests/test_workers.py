@@ -18,7 +18,7 @@ from processes import HANG_SECONDS, fall_silent, wait_until
 
 from tfbatch.run_folder.file_lock import wait_until_released
 from tfbatch.workers import ProcessEndedError, Slot, ending
-from tfbatch.workers.mailbox import Mailbox
+from tfbatch.workers.mailbox import Mailbox, TaskProgress
 from tfbatch.workers.slot import Start, worker_mailbox
 
 pytestmark = pytest.mark.usefixtures("one_at_a_time")
@@ -165,7 +165,7 @@ def _touch(size):
 def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
     slot = make_slot(stall_seconds=HANG_SECONDS)
     slot.submit(_until_asked)
-    wait_until(lambda: slot.mailbox.progress() == (1, 2))
+    wait_until(lambda: slot.mailbox.progress() == TaskProgress(1, 2))
     slot.watch()
     slot.mailbox.request_stop()
     assert slot.result() == "asked"
@@ -194,7 +194,7 @@ def test_a_heartbeat_ends_a_silence(tmp_path, monkeypatch):
 def test_a_request_to_stop_reaches_a_running_task(make_slot):
     slot = make_slot()
     slot.submit(_until_asked)
-    wait_until(lambda: slot.mailbox.progress() == (1, 2))
+    wait_until(lambda: slot.mailbox.progress() == TaskProgress(1, 2))
     slot.mailbox.request_stop()
     assert slot.result() == "asked"
     slot.submit(_is_asked)
