@@ -44,7 +44,7 @@ def warn_of_early_end(model: Any, params: Mapping[str, Any] | None) -> None:
     stopped = _STOPPED.get(model)
     if not isinstance(schedule, LearningRateInExamples) or not epochs or not steps or not optimizer:
         return
-    if len(schedule.batch_sizes.pieces) > 1 or int(optimizer.iterations):
+    if len(schedule.batch_sizes.pieces) > 1 or int(optimizer.iterations.value.numpy()):
         return  # the batch size changes; or a training that is continued
     planned = min(epochs * steps, stopped or epochs * steps)
     reached = math.ceil(schedule.total_examples / schedule.batch_size)

@@ -234,11 +234,12 @@ def _duration(content: dict[str, Any]) -> str:
             f"{steps['mean']:.3g} s are training steps"
         )
     where = f"alone on {steps['device'] or 'the device'}"
+    count = validation["evaluations"]
     if validation["mean"] is None:
         return f"{steps['mean']:.3g} s of training steps {where}, validation not included"
     return (
         f"{steps['mean'] + validation['mean']:.3g} s {where}: {steps['mean']:.3g} s of training "
-        f"steps, {validation['mean']:.3g} s of {validation['evaluations']} validations"
+        f"steps, {validation['mean']:.3g} s of {count} validation{'' if count == 1 else 's'}"
     )
 
 
