@@ -1,6 +1,6 @@
 """Writes a run out to a CSV file, to MLflow or to Weights & Biases.
 
-usage: python -m tfbatch.export --run_dir=RUN --to=mlflow [--destination=sqlite:///mlflow.db]
+usage: tfbatch export --run_dir=RUN --to=mlflow [--destination=sqlite:///mlflow.db]
 
 The run folder is only read (but for its trials.csv, where --to=csv has no --destination); a run in
 progress is written as far as it has come. The same command again adds what is new, nothing twice.

@@ -1,6 +1,6 @@
 """Trains one configuration, also the best.yaml that tune writes.
 
-usage: python -m tfbatch.train --config=RUN/best.yaml [--output=model.keras]
+usage: tfbatch train --config=RUN/best.yaml [--output=model.keras]
 
 The metrics of the validation split are shown after each epoch, those of the test split at the end.
 """

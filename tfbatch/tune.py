@@ -1,6 +1,6 @@
 """Searches batch size jointly with learning rate and decay schedule, and recommends.
 
-usage: python -m tfbatch.tune [--dataset=cifar10] [--model=small_cnn] [--max_minutes=15] ...
+usage: tfbatch tune [--dataset=cifar10] [--model=small_cnn] [--max_minutes=15] ...
 
 With no flags it runs scikit-learn's embedded digits: no download, minutes on two cores. The same
 command on the same run folder continues it; a larger budget extends it.
