@@ -18,18 +18,19 @@ FLOORS = {
     0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data data_content backend references run_folder estimators class_balance "
     "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
-    "steady_stream",
+    "steady_stream process_memory",
     0.5: "encoded_images",
     1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
-    "gradients hparams_log oracles accumulation",
+    "gradients hparams_log oracles accumulation device_memory",
     2: "pipeline workers",
     2.5: "callbacks",
     3: "training",
-    4: "instruments",
+    3.5: "workbench",
+    4: "largest_batch",
     5: "search",
     5.4: "given",
     5.6: "bench",
-    6: "finder measuring",
+    6: "finder instruments",
     7: "command_line",
     7.1: "common_flags",
     7.2: "workload_flags",
