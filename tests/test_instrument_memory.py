@@ -319,10 +319,7 @@ def test_micro_batches_make_the_target_batch(target, largest, replicas, expected
 
 def test_accumulation_is_run_and_shrunk_until_its_sums_fit(make_prober, floor):
     """The sums of gradients take 40 MB here, which a micro-batch of 64 leaves no room for."""
-    prober = make_prober(floor + 70)
-    holding = dataclasses.replace(
-        prober, arguments=({"per_example": MEGABYTE * 1.8, "breaks_at": None},)
-    )
+    holding = make_prober(floor + 70, per_example=MEGABYTE * 1.8)
     made = verify_accumulation(lambda steps: holding, 128, largest=64)
 
     assert isinstance(made, Accumulation)

@@ -14,29 +14,37 @@ import pytest
 import tfbatch
 
 PACKAGE = Path(tfbatch.__file__).parent
-FLOORS = {
-    0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
+# From the ground up: a module imports from the floors below its own.
+FLOORS = [
+    # No TensorFlow; these may import one another, without a circle.
+    "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data data_content backend references run_folder estimators class_balance "
     "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
     "steady_stream process_memory",
-    0.5: "encoded_images",
-    1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
+    "encoded_images",
+    # Leaves.
+    "schedules scaling_rules optimizers layers models sources records augmentations exporters "
     "gradients hparams_log oracles accumulation device_memory",
-    2: "pipeline workers",
-    2.5: "callbacks",
-    3: "training",
-    3.5: "workbench",
-    4: "largest_batch",
-    5: "search",
-    5.4: "given",
-    5.6: "bench",
-    6: "finder instruments",
-    7: "command_line",
-    7.1: "common_flags",
-    7.2: "workload_flags",
-    7.4: "prepare tune train export probe",
-}
-FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+    "pipeline workers",
+    "callbacks",
+    "training",
+    "workbench",
+    "largest_batch",
+    "search",
+    "given",
+    "bench",
+    "finder instruments",
+    # The command line.
+    "command_line",
+    "common_flags",
+    "workload_flags",
+    "prepare tune train export probe",
+    "__main__",
+]
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+GROUND = FLOOR["errors"]
+LEAVES = FLOOR["schedules"]
+COMMAND_LINE = FLOOR["command_line"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -74,7 +82,7 @@ def test_every_module_imports_from_floors_below_only():
         floor = FLOOR[part(path)]
         for name in imported_parts(path):
             below = FLOOR[name] < floor
-            within_the_ground_floor = FLOOR[name] == floor == 0
+            within_the_ground_floor = FLOOR[name] == floor == GROUND
             if not (below or within_the_ground_floor):
                 offenders.append(f"{path.relative_to(PACKAGE)} imports {name}")
 
@@ -84,7 +92,7 @@ def test_every_module_imports_from_floors_below_only():
 def test_the_ground_floor_has_no_circle():
     graph = {}
     for path in MODULES:
-        if FLOOR.get(part(path)) == 0:
+        if FLOOR.get(part(path)) == GROUND:
             graph.setdefault(part(path), set()).update(imported_parts(path))
 
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
@@ -93,21 +101,21 @@ def test_the_ground_floor_has_no_circle():
 def test_a_leaf_never_imports_another_leaf():
     """The rule above says so already; this one says it for the plug-in folders by name."""
     for path in MODULES:
-        if FLOOR.get(part(path)) == 1:
-            assert not [name for name in imported_parts(path) if FLOOR[name] == 1]
+        if FLOOR.get(part(path)) == LEAVES:
+            assert not [name for name in imported_parts(path) if FLOOR[name] == LEAVES]
 
 
 def out_of_place(path):
     """The imports of a module that belong elsewhere."""
     floor, found = FLOOR[part(path)], []
-    if floor == 0:
+    if floor == GROUND:
         found += imports_any(path, "tensorflow", "keras", "keras_tuner", "tensorboard")
     a_builders_own_hp = path == PACKAGE / "training" / "workload.py"
     if part(path) not in ("search", "oracles") and not a_builders_own_hp:
         found += imports_any(path, "keras_tuner")
     if path != PACKAGE / "sources" / "tfds.py":
         found += imports_any(path, "tensorflow_datasets")
-    if floor < 7:
+    if floor < COMMAND_LINE:
         absl = imports_any(path, "absl")
         found += [name for name in absl if name.startswith(("absl.flags", "absl.app"))]
     return found

@@ -19,11 +19,12 @@ from search_fixtures import (
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search import memory_limit
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.execution import Execution
 from tfbatch.search.loop import Search
-from tfbatch.search.memory_limit import FILE, limit_memory, read_memory_limit
+from tfbatch.search.memory_limit import limit_memory, read_memory_limit
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Devices
@@ -61,7 +62,7 @@ def limit(budget, folder, sizes=SIZES, **of_bench):
 def test_workers_share_the_budget_on_a_cpu_and_not_on_gpus(measured, tmp_path):
     assert limit("8 GB", tmp_path, workers=4) == 100
     assert limit("auto", tmp_path, workers=4) == 100
-    (tmp_path / FILE).unlink()
+    (tmp_path / MEMORY_LIMIT).unlink()
     assert limit("8 GB", tmp_path, workers=4, kind="A100") == 100
     on_cpu, automatic, on_gpu = measured
     assert (on_cpu["budget_bytes"], on_cpu["margin"]) == (2e9, 0.0)
@@ -97,7 +98,7 @@ def test_what_cannot_be_searched_is_refused_with_the_remedy(measured, tmp_path):
 
 
 def test_a_damaged_file_is_an_error_with_its_remedy(measured, tmp_path):
-    (tmp_path / FILE).write_text('{"workers": 1}', encoding="utf-8")
+    (tmp_path / MEMORY_LIMIT).write_text('{"workers": 1}', encoding="utf-8")
     with pytest.raises(RunFolderError, match="Remove it: memory is measured again"):
         limit("8 GB", tmp_path)
 
@@ -149,7 +150,7 @@ def test_a_real_search_leaves_out_what_does_not_fit(tmp_path):
         run_dir=tmp_path,
         verbose=0,
     )
-    kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
+    kept = json.loads((tmp_path / MEMORY_LIMIT).read_text(encoding="utf-8"))
     assert 32 <= kept["largest_batch_size"] < 400
     assert {row["batch_size"] for row in result.rows} == {8, 32}
     assert {row["status"] for row in result.rows} == {"completed"}

@@ -15,8 +15,9 @@ from search_fixtures import BASELINE, Trainer, finished, make_book, open_folder
 
 from tfbatch.errors import RunFolderError, SearchError
 from tfbatch.run_folder import table
+from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.journal import Journal, read_rows
-from tfbatch.run_folder.table import TRIALS_CSV, column_order, csv_text, to_frame, write_csv
+from tfbatch.run_folder.table import column_order, csv_text, to_frame, write_csv
 from tfbatch.schema import Named
 from tfbatch.search.progress import Progress
 from tfbatch.search.trial_book import Planned

@@ -11,6 +11,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import NothingLearnedError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.estimators.recommendation import Choice, choose
+from tfbatch.run_folder.files import JOURNAL
 from tfbatch.search.confirmation import as_verified, verified_groups
 from tfbatch.search.finished import BASELINE, FinishedTrial
 from tfbatch.search.objective import Objective
@@ -244,7 +245,7 @@ def _nothing_learned(
             f"has {best.score:.4g}. If its weights are trained already, search smaller learning "
             f"rates (a --baseline with a small one){other}. If they are random, lengthen the "
             "trials (--trial_length) or search other rates. Either with another --run_dir or with "
-            "--overwrite. Nothing was verified; every trial is in trials.jsonl of the run folder."
+            f"--overwrite. Nothing was verified; every trial is in {JOURNAL} of the run folder."
         )
     return (
         f"Nothing was learned: the best of {completed} completed trials ({best.trial}, batch size "
@@ -262,5 +263,5 @@ def _lengthen(chance: ChanceLevel, objective: Objective) -> str:
         f"The untrained model has {chance.untrained:.4g}{constant}, and chance alone can gain "
         f"{chance.noise:.2g} on the validation examples. Lengthen the trials (--trial_length, "
         "with another --run_dir or with --overwrite), or search other learning rates. Nothing was "
-        "verified; every trial is in trials.jsonl of the run folder."
+        f"verified; every trial is in {JOURNAL} of the run folder."
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tfbatch.own_data import OwnData
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import BEST_CONFIGURATION, RECOMMENDATION
 from tfbatch.schema import write_yaml
 from tfbatch.search.answer import Answer, Contender, Measured
 from tfbatch.search.edges import Edges
@@ -19,7 +20,6 @@ from tfbatch.search.objective import Objective
 from tfbatch.search.request import Request
 from tfbatch.training.derived import Derived
 
-RECOMMENDATION = "recommendation.json"
 TestMetrics = dict[str, dict[str, Measured]]
 """Metrics on the test split, by the contender's key."""
 
@@ -140,7 +140,7 @@ def _plain(value: Any) -> Any:
 
 def write_answer(folder: Path, content: dict[str, Any], best: str) -> None:
     """Writes recommendation.json and best.yaml, each whole or not at all."""
-    write_whole(folder / "best.yaml", best)
+    write_whole(folder / BEST_CONFIGURATION, best)
     write_whole(folder / RECOMMENDATION, json.dumps(content, indent=1) + "\n")
 
 

@@ -12,10 +12,11 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription
+from tfbatch.run_folder.files import BEST_MODEL, RECOMMENDATION
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search import answer_files
 from tfbatch.search.answer import Answer, Contender, Measured, summarize
-from tfbatch.search.answer_files import RECOMMENDATION, TestMetrics
+from tfbatch.search.answer_files import TestMetrics
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.edges import edges_of
 from tfbatch.search.memory_limit import read_memory_limit
@@ -92,7 +93,7 @@ class Ending:
                     test[key] = metrics  # on disk as soon as it is measured
                     content = self._content(answer, test, interrupted=True)
                     self._write(content, answer)
-        with told(self.progress, "best.keras could not be written", failures):
+        with told(self.progress, f"{BEST_MODEL} could not be written", failures):
             self._save_best(answer.recommended)
         early = early or (self.stop_requested() and known is None)
         content = self._content(answer, test, interrupted=early)
@@ -169,7 +170,7 @@ class Ending:
     def _known_answer(self, answer: Answer) -> TestMetrics | None:
         """The test metrics of an earlier session, if its answer rests on the same trials."""
         path = self.folder.path / RECOMMENDATION
-        if not path.exists() or not (self.folder.path / "best.keras").exists():
+        if not path.exists() or not (self.folder.path / BEST_MODEL).exists():
             return None
         before = json.loads(path.read_text(encoding="utf-8"))
         evidence = sorted(t.trial for c in _distinct(answer) for t in c.trials)
@@ -199,7 +200,7 @@ class Ending:
                 weights,
                 first.seed,
                 first.row["total_examples"],
-                self.folder.path / "best.keras",
+                self.folder.path / BEST_MODEL,
             )
 
 

@@ -13,11 +13,10 @@ from tfbatch.errors import InputError, RunFolderError
 from tfbatch.largest_batch.measurement import measure_memory
 from tfbatch.process_memory import WORKER_SHARE
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search.execution import AUTOMATIC
 from tfbatch.search.progress import Progress
 from tfbatch.workbench import Bench
-
-FILE = "memory_limit.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +90,7 @@ def limit_memory(
     """
     devices, baseline = bench.devices, bench.baseline.batch_size
     largest = max(*sizes, baseline)
-    found = _read(folder / FILE)
+    found = _read(folder / MEMORY_LIMIT)
     if found is None or not found.answers(memory_budget, devices.workers, largest):
         progress.say("Measuring the largest batch that fits into the memory.")
         total = None if memory_budget == AUTOMATIC else bytes_of(memory_budget)
@@ -112,7 +111,7 @@ def limit_memory(
             report.batch_size,
             report.conclusion(),
         )
-        write_whole(folder / FILE, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        write_whole(folder / MEMORY_LIMIT, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
     found.check(batch_sizes=sizes, baseline=baseline)
     progress.say(found.conclusion)
     left_out = [size for size in sizes if size > found.largest_batch_size]
@@ -123,7 +122,7 @@ def limit_memory(
 
 def read_memory_limit(folder: Path) -> dict[str, Any] | None:
     """What a run has measured, for its answer; None if nothing."""
-    found = _read(folder / FILE)
+    found = _read(folder / MEMORY_LIMIT)
     return dataclasses.asdict(found) if found else None
 
 

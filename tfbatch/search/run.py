@@ -11,6 +11,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.own_data import DataDescription
+from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
@@ -44,7 +45,6 @@ from tfbatch.search.step_seconds import (
 from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
 from tfbatch.training.derived import Derived, derive
 from tfbatch.training.evaluation import Untrained
-from tfbatch.training.step_times import FILE as STEP_TIMES
 
 
 class Run:

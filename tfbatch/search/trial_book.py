@@ -12,6 +12,7 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
+from tfbatch.run_folder.files import checkpoint_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.columns import log_to_tensorboard
 from tfbatch.search.engine import Engine
@@ -144,7 +145,7 @@ class TrialBook:
 
     def weights_file(self, trial: str) -> Path:
         """Where a trial's final weights are kept."""
-        return self._folder.weights / f"{trial}.weights.h5"
+        return weights_file(self._folder.path, trial)
 
     def run_all(
         self,
@@ -208,7 +209,7 @@ class TrialBook:
             total_examples=self._total_examples,
             log_dir=self._folder.tensorboard / planned.trial,
             weights_file=self.weights_file(planned.trial),
-            checkpoint_file=self._folder.checkpoints / f"{planned.trial}.npz",
+            checkpoint_file=checkpoint_file(self._folder.path, planned.trial),
             untrained_loss=self._training_loss.value if self._training_loss else None,
             judged_examples=(
                 self._training_loss.judged_examples if self._training_loss else JUDGED_EXAMPLES

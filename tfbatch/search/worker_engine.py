@@ -15,6 +15,7 @@ from typing import Any
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
 from tfbatch.out_of_memory import follows_out_of_memory
 from tfbatch.process_memory import worker_bytes
+from tfbatch.run_folder.files import worker_log
 from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.search.engine import Finished, Progress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
@@ -219,7 +220,7 @@ class WorkerEngine:
             whole=whole or self._workers == 1,
         )
         job = dataclasses.replace(self.job, place=place)
-        log = self._folder / f"worker-{'alone' if whole else number}.log"
+        log = worker_log(self._folder, "alone" if whole else number)
         return Start(log, self._lock, begin_worker, (job,))
 
     def _limits(self) -> dict[str, float]:

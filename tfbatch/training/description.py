@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tfbatch.optimizers import OWN
+from tfbatch.run_folder.files import BEST_MODEL
 from tfbatch.schema import Named
 from tfbatch.training.by_value import lost_in_configuration
 from tfbatch.training.compilation import loss_of
@@ -81,7 +82,7 @@ def _hyperparameters(workload: Workload) -> tuple[tuple[dict[str, Any], ...], li
 def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:
     for part in keras.tree.flatten([model.loss, *map(_given_metrics, model.metrics)]):
         if hasattr(part, "get_config") and (lost := lost_in_configuration(part)):
-            yield f"{lost} Trials train with it; a loaded `best.keras` will not."
+            yield f"{lost} Trials train with it; a loaded `{BEST_MODEL}` will not."
     if unmoved := unmoved_metrics(model):
         yield unmoved
     inner = unwrapped(model.optimizer)
