@@ -40,7 +40,7 @@ from tfbatch.largest_batch.training_load import (
 from tfbatch.pipeline.counting import count_examples
 from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.process_memory import peak_resident
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.training.runner import begin_worker
 from tfbatch.workers.slot import Start
 

@@ -29,7 +29,7 @@ from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.instruments import INSTRUMENTS, run_all
 from tfbatch.instruments.run_all import ProbeReport, Section, run_instruments
 from tfbatch.instruments.throughput import throughput_from
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.training.step_times import StepTime
 
 SIZES = (16, 32, 64)

@@ -26,7 +26,7 @@ from tfbatch.largest_batch.training_load import TrainingLoad, find_usable_memory
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 

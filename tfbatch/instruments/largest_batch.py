@@ -14,7 +14,7 @@ from tfbatch.byte_sizes import bytes_of
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.errors import InputError
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.search.progress import progress_lines
 from tfbatch.workbench import Bench
 

@@ -19,8 +19,8 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
 from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
 from tfbatch.instruments.input_bound import InputBoundReading, measure_input_bound
-from tfbatch.search.config import BatchSizeGrid
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
+from tfbatch.request.search_config import BatchSizeGrid
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times

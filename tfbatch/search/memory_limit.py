@@ -12,9 +12,9 @@ from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.largest_batch.measurement import measure_memory
 from tfbatch.process_memory import WORKER_SHARE
+from tfbatch.request.execution import AUTOMATIC
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import MEMORY_LIMIT
-from tfbatch.search.execution import AUTOMATIC
 from tfbatch.search.progress import Progress
 from tfbatch.workbench import Bench
 
