@@ -21,7 +21,7 @@ from tfbatch.instruments.input_bound import (
     measure_input_bound,
     spread,
 )
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.training import pacing
 from tfbatch.training.step_times import StepTime
 

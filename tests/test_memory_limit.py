@@ -9,20 +9,19 @@ import pytest
 import test_instrument_memory
 from search_fixtures import (
     BASELINE,
-    LOSS,
     NUM_EXAMPLES,
     Trainer,
-    make_book,
     make_config,
+    make_runner,
     open_folder,
 )
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.request.execution import Execution
 from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search import memory_limit
 from tfbatch.search.clock import SearchClock
-from tfbatch.search.execution import Execution
 from tfbatch.search.loop import Search
 from tfbatch.search.memory_limit import limit_memory, read_memory_limit
 from tfbatch.search.progress import Progress
@@ -122,19 +121,18 @@ def test_a_search_tries_no_larger_batch(tmp_path):
     space = SearchSpace(config.space, num_examples=NUM_EXAMPLES)
     largest = sorted(space.batch_sizes)[1]
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, Trainer({}))
+        runner = make_runner(folder, Trainer({}))
         Search(
             config,
             space=space,
-            objective=LOSS,
-            book=book,
+            runner=runner,
             clock=SearchClock(None),
             seed=7,
             untrained=2.3,
             progress=Progress(None),
             largest_batch_size=largest,
         ).run(BASELINE, stop_requested=lambda: False)
-        tried = {t.configuration.batch_size for t in book.trials if t.phase == "search"}
+        tried = {t.configuration.batch_size for t in runner.trials if t.phase == "search"}
     assert tried == {size for size in space.batch_sizes if size <= largest}
 
 

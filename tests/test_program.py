@@ -18,9 +18,9 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.models import resnet, small_cnn
 from tfbatch.pipeline import PreparedData
+from tfbatch.request.search_config import has_own_warmup
 from tfbatch.schedules import SCHEDULES, LearningRateInExamples, follow_momentum
 from tfbatch.schema import Named
-from tfbatch.search.config import has_own_warmup
 from tfbatch.training.checkpoint import state
 from tfbatch.training.evaluation import evaluate, evaluate_weights
 from tfbatch.training.in_graph import (
@@ -29,11 +29,11 @@ from tfbatch.training.in_graph import (
     LearningRateTable,
     tabulate,
 )
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import MOST_PROGRAMS, ProgramCache
 from tfbatch.training.structure import reusable
 from tfbatch.training.trial import fit, run_trial
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrialSpec
 
 SGD = Named(name="sgd", momentum=0.9)
 SPEC = TrialSpec(

@@ -14,10 +14,10 @@ from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.pipeline.classes import Expected
 from tfbatch.pipeline.own_splits import OwnSplit
 from tfbatch.pipeline.storing import store_splits
+from tfbatch.request.request import Request
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request
 from tfbatch.search.serial_engine import InProcessEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.worker_engine import WorkerEngine

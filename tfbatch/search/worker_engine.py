@@ -19,8 +19,8 @@ from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.search.engine import Finished, Progress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.devices import MOST_WORKERS, Devices
-from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
 from tfbatch.training.runner import Job, begin_worker, describe_devices, perform
+from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.memory import worker_bytes
 from tfbatch.workers.slot import Start

@@ -20,10 +20,10 @@ from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
 from tfbatch.training.chance import chance_levels
 from tfbatch.training.content_checks import check_finite_loss
-from tfbatch.training.outcome import TrainingLoss
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrainingLoss
 
 
 @dataclasses.dataclass(frozen=True)
