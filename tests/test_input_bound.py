@@ -84,6 +84,7 @@ def measure(factor, seconds, monkeypatch):
     return found.at(BATCH_SIZE)
 
 
+@pytest.mark.slow
 def test_the_verdict_flips_where_the_pipeline_passes_the_model(monkeypatch):
     """From a tenth of the model's step to ten times of it."""
 
