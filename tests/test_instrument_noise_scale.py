@@ -16,8 +16,12 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale, estimate_noise_scale
 from tfbatch.gradients import LayerNorms
-from tfbatch.instruments.noise_scale import measure_noise_scale, noise_scale_of
-from tfbatch.instruments.noise_scale_reading import NoiseScaleReading, NoiseScaleSettings
+from tfbatch.instruments.noise_scale import (
+    NoiseScaleReading,
+    NoiseScaleSettings,
+    measure_noise_scale,
+    noise_scale_of,
+)
 from tfbatch.instruments.weights_and_examples import Weights
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
@@ -143,7 +147,9 @@ def programs(digits):
     return ProgramCache(Workload(digits, tiny_model.build))
 
 
-@pytest.mark.parametrize("steps", [0, 5], ids=["initial", "trained"])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(0, marks=pytest.mark.slow), 5], ids=["initial", "trained"]
+)
 def test_a_workload_is_measured_layer_by_layer(programs, steps):
     signs = []
     reading = measure_noise_scale(

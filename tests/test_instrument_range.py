@@ -16,8 +16,12 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import RangeTest
 from tfbatch.instruments import learning_rate_range
-from tfbatch.instruments.learning_rate_range import constant_rates, measure_learning_rate_range
-from tfbatch.instruments.learning_rate_range_reading import RangeReading, RangeSettings
+from tfbatch.instruments.learning_rate_range import (
+    RangeReading,
+    RangeSettings,
+    constant_rates,
+    measure_learning_rate_range,
+)
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -143,6 +147,7 @@ def test_nothing_is_retraced_and_everything_is_restored(programs):
     assert not model.stop_training
 
 
+@pytest.mark.slow
 def test_a_sweep_on_digits_is_reproducible_and_stops_when_it_diverges(programs):
     settings = RangeSettings(lowest=1e-4, highest=1e4, steps=60, seeds=(1, 2))
     signs = []

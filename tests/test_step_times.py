@@ -15,11 +15,11 @@ from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.schema import Named
 from tfbatch.search.step_seconds import read_step_seconds
 from tfbatch.training import pacing, step_times
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import StepTime, measure_step_times
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrialSpec
 
 CONFIGURATIONS = [
     Configuration(

@@ -13,7 +13,7 @@ import tiny_model
 from processes import HANG_SECONDS, run_warm
 
 from tfbatch.configuration import Configuration
-from tfbatch.training.derived import derive
+from tfbatch.trial.derived import derive
 
 FOLDER = str(Path(tiny_model.__file__).parent)
 
@@ -34,7 +34,7 @@ TWO_AND_ONE = """
     from tfbatch.configuration import Configuration
     from tfbatch.pipeline import load_data
     from tfbatch.schema import Named
-    from tfbatch.training.outcome import TrialSpec
+    from tfbatch.trial.outcome import TrialSpec
     from tfbatch.training.program_cache import ProgramCache
     from tfbatch.training.trial import run_trial
     from tfbatch.training.workload import Workload
@@ -68,10 +68,12 @@ def found():
     return run(TWO_AND_ONE)
 
 
+@pytest.mark.slow
 def test_a_strategy_takes_every_device_in_one_worker(found):
     assert (found["replicas"], found["workers"]) == (2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", [0, 1, 2])
 def test_two_replicas_train_as_one_device_does_with_the_global_batch(found, trial):
     (status, steps, loss), (other_status, other_steps, other_loss) = (
@@ -82,6 +84,7 @@ def test_two_replicas_train_as_one_device_does_with_the_global_batch(found, tria
     assert other_loss == pytest.approx(loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_program_is_shared_under_a_strategy_too(found):
     assert found["two-0"] == found["two-2"]
 

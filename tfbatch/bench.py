@@ -10,11 +10,11 @@ from typing import Any, TypedDict
 
 from tfbatch.errors import InputError
 from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
+from tfbatch.request.execution import Execution
+from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.folder import RunLock
-from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request, make_request
-from tfbatch.search.workbench import Bench
+from tfbatch.workbench import Bench
 
 
 class BenchOptions(TypedDict, total=False):
@@ -131,7 +131,7 @@ def open_request(
     """
     with RunLock(request.run_dir) as lock:
         from tfbatch.search.adaptation import adapt
-        from tfbatch.search.opening import load_records, open_engine
+        from tfbatch.search.opening import load_records, make_bench, open_engine
 
         splits = splits_of(request, given)
         code = user_code(request, given)
@@ -147,6 +147,6 @@ def open_request(
                 progress.say(note)
             try:
                 described = adapt(request, model)
-                yield Bench(described, code, data, model, engine, progress.measuring)
+                yield make_bench(described, data, model, engine, progress)
             finally:
                 progress.end()

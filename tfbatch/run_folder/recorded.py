@@ -60,28 +60,39 @@ def read_run(path: Path) -> RecordedRun:
         RunFolderError: A file in it is damaged.
     """
     path = path.expanduser().resolve()
-    journal = path / files.JOURNAL
-    settings = _read(path / files.SETTINGS)
-    if not journal.exists() or settings is None:
-        absent = files.SETTINGS if journal.exists() else files.JOURNAL
-        raise InputError(
-            f"`run_dir` must be a run folder of tfbatch. Received: {path} (no {absent} in it)."
-        )
-    rows = read_rows(journal)
+    settings = read_settings(path)
+    rows = read_rows(path / files.JOURNAL)
     if not rows:
         raise InputError(
             f"No trial has ended in {path} yet: there is nothing to export. Run the same command "
             "again when one has."
         )
-    if "identity" not in settings:
-        raise RunFolderError(f"{path / files.SETTINGS} is damaged: it has no `identity`.")
     return RecordedRun(
         path=path,
-        settings=settings["identity"],
+        settings=settings,
         rows=rows,
         fingerprint=_read(path / files.FINGERPRINT) or {},
         recommendation=_read(path / files.RECOMMENDATION),
     )
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What makes two runs comparable: the `identity` of config.json.
+
+    Raises:
+        InputError: The folder is no run folder.
+        RunFolderError: The file is damaged.
+    """
+    content, journal = _read(path / files.SETTINGS), path / files.JOURNAL
+    if not journal.exists() or content is None:
+        absent = files.SETTINGS if journal.exists() else files.JOURNAL
+        raise InputError(
+            f"`run_dir` must be a run folder of tfbatch. Received: {path} (no {absent} in it)."
+        )
+    if "identity" not in content:
+        raise RunFolderError(f"{path / files.SETTINGS} is damaged: it has no `identity`.")
+    identity: dict[str, Any] = content["identity"]
+    return identity
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -15,11 +15,11 @@ from tfbatch.hparams_log import (
     write_trial,
 )
 from tfbatch.metric_direction import Direction
-from tfbatch.search.config import Range
-from tfbatch.search.finished import FinishedTrial
-from tfbatch.search.objective import Objective
+from tfbatch.request.search_config import Range
 from tfbatch.search.space import SearchSpace
-from tfbatch.training.derived import Derived
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.objective import Objective
 
 
 def declare_columns(

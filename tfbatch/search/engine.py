@@ -9,7 +9,7 @@ from typing import Protocol
 from tfbatch.errors import SearchError, TfbatchError
 from tfbatch.out_of_memory import follows_out_of_memory, is_out_of_memory, memory_message
 from tfbatch.training.devices import Devices
-from tfbatch.training.outcome import Outcome, Phase, TrialSpec
+from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.workers.mailbox import TaskProgress
 
 Finished = tuple[TrialSpec, Outcome]

@@ -34,8 +34,8 @@ from tfbatch.search.chief import (
 from tfbatch.search.progress import Progress
 from tfbatch.search.worker_engine import WorkerEngine
 from tfbatch.training.model_builder import find_model_builder
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.runner import Job, UserCode, dump_code
+from tfbatch.trial.outcome import TrialSpec
 
 _WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.5

@@ -14,16 +14,18 @@ from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.pipeline.classes import Expected
 from tfbatch.pipeline.own_splits import OwnSplit
 from tfbatch.pipeline.storing import store_splits
+from tfbatch.request.request import Request
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request
 from tfbatch.search.serial_engine import InProcessEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.worker_engine import WorkerEngine
+from tfbatch.training.description import ModelDescription
 from tfbatch.training.devices import Place
 from tfbatch.training.evaluation import Untrained
 from tfbatch.training.runner import Job, UserCode, dump_code
+from tfbatch.workbench import Bench
 from tfbatch.workers import Slot
 
 _SAY_SECONDS = 10.0
@@ -75,6 +77,24 @@ def open_engine(
         yield engine
     finally:
         engine.close()
+
+
+def make_bench(
+    request: Request,
+    data: DataDescription,
+    model: ModelDescription,
+    engine: AnyEngine,
+    progress: Progress,
+) -> Bench:
+    """What instruments measure, by an engine that has opened the data."""
+    return Bench(
+        data=data,
+        model=model,
+        baseline=request.baseline_configuration(request.search.space.rule),
+        process=engine,
+        stall_seconds=request.execution.stall_minutes * 60,
+        tell=progress.measuring,
+    )
 
 
 def open_to_others(

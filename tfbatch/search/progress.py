@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tfbatch.search.finished import FinishedTrial
-from tfbatch.training.derived import Derived
-from tfbatch.training.outcome import TrialSpec
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.outcome import TrialSpec
 
 if TYPE_CHECKING:
     from tfbatch.search.engine import Running  # imports TensorFlow
@@ -25,6 +25,11 @@ FIRST_SILENCE, LATER_SILENCE = 30.0, 60.0
 _REFRESHES_A_SECOND = 2.0
 MEASURING_SECONDS = 5.0
 """Without a terminal, what a long measurement tries is a line no more often than this."""
+
+
+def progress_lines(verbose: int) -> Progress:
+    """Lines for a function of Python; none for `verbose=0`."""
+    return Progress(Console() if verbose else None)
 
 
 class Progress:

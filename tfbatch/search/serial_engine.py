@@ -11,8 +11,8 @@ from typing import Any
 from tfbatch.search.engine import Finished, Progress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.devices import Devices
-from tfbatch.training.outcome import Outcome, Phase, TrialSpec
 from tfbatch.training.runner import Job, Runner
+from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.workers.mailbox import TaskProgress
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.own_splits import OwnSplit
+from tfbatch.request.request import Request
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
@@ -23,17 +24,16 @@ from tfbatch.search.opening import (
     check_comparable,
     check_replicas,
     load_records,
+    make_bench,
     open_engine,
     open_to_others,
     stop_if,
 )
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request
 from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trials_csv import csv_at_the_end
-from tfbatch.search.workbench import Bench
 from tfbatch.training.description import ModelDescription
 from tfbatch.training.evaluation import Untrained
 from tfbatch.training.runner import UserCode
@@ -127,8 +127,14 @@ def run_search(
             )
             largest = None
             if request.execution.memory_budget is not None:
-                bench = Bench(request, code, data, model, engine, progress.measuring)
-                largest = limit_memory(bench, space.batch_sizes, folder.path, progress)
+                bench = make_bench(request, data, model, engine, progress)
+                largest = limit_memory(
+                    bench,
+                    request.execution.memory_budget,
+                    space.batch_sizes,
+                    folder.path,
+                    progress,
+                )
             run = Run(
                 request,
                 data,

@@ -12,10 +12,10 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.files import STEP_TIMES
-from tfbatch.search.finished import FinishedTrial
 from tfbatch.training.devices import Devices
 from tfbatch.training.pacing import FEWEST_ROUNDS
 from tfbatch.training.step_times import ROUNDS
+from tfbatch.trial.finished import FinishedTrial
 
 SECONDS_EACH = 0.6 * ROUNDS
 """What measuring one batch size takes, beside starting up."""

@@ -24,13 +24,11 @@ from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.by_value import dumps
 from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import Compilation
-from tfbatch.training.derived import derive
 from tfbatch.training.description import ModelDescription, describe_model
 from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
 from tfbatch.training.evaluation import Untrained, evaluate_weights, measure_untrained, save_model
 from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import BuildModel, check_arguments
-from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import (
     StepTimesFile,
@@ -40,6 +38,8 @@ from tfbatch.training.step_times import (
 )
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload, build_before_data, make_optimizer
+from tfbatch.trial.derived import derive
+from tfbatch.trial.outcome import Outcome, TrialSpec
 from tfbatch.workers.slot import worker_mailbox
 
 
