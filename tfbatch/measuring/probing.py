@@ -21,7 +21,6 @@ from tfbatch.estimators.predicted_batch_size import (
     predict_batch_size,
 )
 from tfbatch.instruments import INSTRUMENTS, Reading
-from tfbatch.search.step_seconds import device_name
 from tfbatch.search.workbench import Bench
 
 if TYPE_CHECKING:
@@ -237,7 +236,7 @@ def _pace_seconds(bench: Bench) -> float:
 def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section]) -> Probed:
     devices: Devices | None = getattr(bench.engine, "devices", None)
     probed = Probed(
-        device=device_name(devices) if devices else "this machine",
+        device=devices.name if devices else "this machine",
         batch_sizes=tuple(batch_sizes),
         baseline=bench.request.baseline.batch_size,
         sections=tuple(sections),
