@@ -20,7 +20,7 @@ from tfbatch.search.engine import Running
 from tfbatch.search.finished import make_row, read_row
 from tfbatch.search.progress import FIRST_SILENCE, LATER_SILENCE, LiveProgress, Progress
 from tfbatch.training.outcome import Outcome, TrialSpec
-from tfbatch.training.runner import Heartbeat
+from tfbatch.training.trial import Heartbeat
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
 
 

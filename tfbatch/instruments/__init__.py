@@ -11,7 +11,8 @@ An instrument declares:
 - `probe(bench, *, batch_sizes, seconds)`, which returns a `Reading`.
 
 `probe` is called in the process of the command. It chooses what is to be measured, has it measured
-by `bench.measure(function, ...)` in the process that trains, and never prints. Errors may leave it:
+by `bench.measure(function, ...)` in the process that trains, where the function's first argument is
+a tfbatch.training.context.TaskContext, and never prints. Errors may leave it:
 the command says so and goes on with the next instrument.
 
 Some readings are read by others, by these attributes:
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, Protocol
 
 from tfbatch.charts import Chart
 from tfbatch.configuration import Configuration
@@ -35,8 +36,8 @@ from tfbatch.own_data import DataDescription
 from tfbatch.registry import Registry
 
 if TYPE_CHECKING:
+    from tfbatch.training.context import P, R, TaskContext, UserCode
     from tfbatch.training.description import ModelDescription  # imports TensorFlow
-    from tfbatch.training.runner import UserCode
     from tfbatch.workers.slot import Start
 
 
@@ -85,8 +86,13 @@ class Bench(Protocol):
     def configuration(self, batch_size: int) -> Configuration:
         """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
 
-    def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(programs, *arguments, heartbeat=...)` returns in the process."""
+    def measure(
+        self,
+        function: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """What `function(context, *arguments)` returns in the process."""
 
 
 class Reading(Protocol):

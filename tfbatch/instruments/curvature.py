@@ -19,7 +19,7 @@ from tfbatch.gradients import HessianProduct
 from tfbatch.instruments import Bench
 from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
 from tfbatch.layers import recalibrate_batch_normalization
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.context import TaskContext
 
 HEADING = "Curvature"
 ORDER = 60
@@ -190,24 +190,22 @@ def _affordable(
 
 
 def measure_curvature_of(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     weights: Weights,
     settings: CurvatureSettings,
-    *,
-    heartbeat: Callable[[], None],
 ) -> CurvatureReading:
     """Measures in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: What the weights are trained with.
         weights: At which weights.
         settings: How to measure.
-        heartbeat: Called now and then.
     """
+    programs = task.programs
     model = model_at(programs, configuration, weights)
-    heartbeat()
+    task.heartbeat()
     wanted = min(settings.examples, programs.workload.data.num_examples("train"))
     size = min(_AT_ONCE, wanted)
     sample = training_batches(
@@ -226,7 +224,7 @@ def measure_curvature_of(
         batches,
         settings=settings,
         where=f"{weights}{note}",
-        heartbeat=heartbeat,
+        heartbeat=task.heartbeat,
     )
 
 
@@ -234,7 +232,4 @@ def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Curvat
     """See tfbatch.instruments.Probe."""
     size = min(batch_sizes, key=lambda size: abs(math.log(size / _AT_ONCE)))
     settings = CurvatureSettings(seconds=seconds)
-    found: CurvatureReading = bench.measure(
-        measure_curvature_of, bench.configuration(size), Weights(), settings
-    )
-    return found
+    return bench.measure(measure_curvature_of, bench.configuration(size), Weights(), settings)

@@ -22,6 +22,7 @@ from tfbatch.instruments.probing import Prober
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
@@ -128,20 +129,18 @@ def measure_image_sizes(
 
 
 def measure_resized(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     image_size: int,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, on images resized to `image_size`.
 
     See tfbatch.instruments.peak_memory.measure_training for the other arguments.
     """
-    workload = programs.workload
+    workload = task.programs.workload
     resized = Workload(
         ResizedData(workload.data, image_size),
         workload.build_model,
@@ -150,7 +149,7 @@ def measure_resized(
         jit_compile=workload.jit_compile,
         strategy=workload.strategy,
     )
-    load = TrainingLoad(ProgramCache(resized), configuration, heartbeat, validate=False)
+    load = TrainingLoad(ProgramCache(resized), configuration, task.heartbeat, validate=False)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 

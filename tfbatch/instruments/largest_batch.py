@@ -17,7 +17,7 @@ from tfbatch.instruments.memory import search_largest, verify_accumulation
 from tfbatch.instruments.memory_report import MemoryReport
 from tfbatch.instruments.peak_memory import device_memory, measure_evaluation, measure_training
 from tfbatch.instruments.probing import Prober
-from tfbatch.training.runner import perform
+from tfbatch.training.context import perform
 
 HEADING = "Memory and the largest batch"
 ORDER = 10
@@ -152,7 +152,7 @@ def measure_memory(
             evaluated = search_largest(
                 dataclasses.replace(
                     prober,
-                    arguments=(*prober.arguments[:2], measure_evaluation, prober.arguments[3]),
+                    arguments=(None, measure_evaluation, bench.configuration(1)),
                 ),
                 cap=examples - examples % replicas,
                 replicas=replicas,
@@ -184,7 +184,7 @@ def open_prober(bench: Bench, *, device: str, usable: int, budget_bytes: float) 
         yield Prober(
             bench.own_process(Path(folder) / "probes.log"),
             perform,
-            ("measure", bench.engine.records, measure_training, bench.configuration(1), 1),
+            (None, measure_training, bench.configuration(1), 1),
             budget_bytes=budget_bytes,
             limit_bytes=_limit(budget_bytes, usable) if device == "CPU" else float("inf"),
             stall_seconds=bench.request.execution.stall_minutes * 60,

@@ -23,6 +23,7 @@ from tfbatch.instruments.learning_rate_range_reading import (
     RangeReading,
     RangeSettings,
 )
+from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 
 HEADING = "Learning-rate range test"
@@ -36,11 +37,7 @@ _FOR_SEEDS = 0.5
 
 
 def measure_learning_rate_range(
-    programs: ProgramCache,
-    configuration: Configuration,
-    settings: RangeSettings,
-    *,
-    heartbeat: Callable[[], None],
+    task: TaskContext, configuration: Configuration, settings: RangeSettings
 ) -> RangeReading:
     """Sweeps in the process that trains: the traced program's learning-rate table is replaced.
 
@@ -50,15 +47,14 @@ def measure_learning_rate_range(
     Weights, optimizer, moving statistics and random generators are put back after each sweep.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: Optimizer and batch size; its learning rate and schedule are out of effect.
         settings: The sweep.
-        heartbeat: Called after each update.
 
     Raises:
         InputError: Weights that make no finite loss at the lowest rate.
     """
-    started = time.perf_counter()
+    started, programs = time.perf_counter(), task.programs
     rates = settings.rates()
     curves: list[list[float]] = []
     for seed in settings.seeds:
@@ -66,12 +62,12 @@ def measure_learning_rate_range(
             curves
         ) / (len(curves) + 1):
             break
-        curves.append(_sweep(programs, configuration, rates, seed, heartbeat))
+        curves.append(_sweep(programs, configuration, rates, seed, task.heartbeat))
     result = read_range_test(rates, curves)
 
     def train(rate: float) -> list[float]:
         constant = np.full(len(rates), rate)
-        return _sweep(programs, configuration, constant, settings.seeds[0], heartbeat)
+        return _sweep(programs, configuration, constant, settings.seeds[0], task.heartbeat)
 
     def has_time(runs: int) -> bool:
         spent = time.perf_counter() - started
@@ -196,7 +192,4 @@ def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> RangeR
     """See tfbatch.instruments.Probe."""
     size = min(batch_sizes, key=lambda size: abs(math.log(size / _LARGE)))
     settings = RangeSettings(seconds=seconds)
-    found: RangeReading = bench.measure(
-        measure_learning_rate_range, bench.configuration(size), settings
-    )
-    return found
+    return bench.measure(measure_learning_rate_range, bench.configuration(size), settings)

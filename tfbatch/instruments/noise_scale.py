@@ -31,7 +31,7 @@ from tfbatch.instruments.preconditioning import (
     slots_preconditioner,
 )
 from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.context import TaskContext
 from tfbatch.training.workload import Workload
 
 HEADING = "Gradient noise scale"
@@ -195,23 +195,21 @@ def _tight(
 
 
 def measure_noise_scale(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     weights: Weights,
     settings: NoiseScaleSettings,
-    *,
-    heartbeat: Callable[[], None],
 ) -> NoiseScaleReading:
     """Measures in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: What the weights are trained with; its batch size is that training's.
         weights: At which weights.
         settings: How to measure. A large batch beyond a quarter of the training split is made
             smaller.
-        heartbeat: Called now and then.
     """
+    programs = task.programs
     data = programs.workload.data
     examples = data.num_examples("train")
     k = settings.micro_batches
@@ -221,7 +219,7 @@ def measure_noise_scale(
             f"Received: {k}."
         )
     model = model_at(programs, configuration, weights)
-    heartbeat()
+    task.heartbeat()
     normalized = any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
     )
@@ -237,7 +235,7 @@ def measure_noise_scale(
         num_examples=examples,
         pilot=_pass(programs.workload, settings, examples, number=MOST_PASSES),
         where=f"{weights}{'' if settings.augmented else ', without augmentation,'}",
-        heartbeat=heartbeat,
+        heartbeat=task.heartbeat,
     )
 
 
@@ -274,7 +272,4 @@ def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> NoiseS
     """See tfbatch.instruments.Probe."""
     settings = NoiseScaleSettings(seconds=seconds)
     size = min(batch_sizes, key=lambda size: abs(math.log(size / _LARGE)))
-    found: NoiseScaleReading = bench.measure(
-        measure_noise_scale, bench.configuration(size), Weights(), settings
-    )
-    return found
+    return bench.measure(measure_noise_scale, bench.configuration(size), Weights(), settings)

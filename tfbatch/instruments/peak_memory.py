@@ -16,6 +16,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.instruments.climbing import Ended, climb
 from tfbatch.instruments.longest import lengthened, longest_shapes
 from tfbatch.pipeline.memory import usable_memory
+from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.workers.memory import peak_resident
@@ -27,51 +28,46 @@ _SEED = 1
 
 
 def measure_training(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     accumulation: int,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, and of validation after the last.
 
     Args:
-        programs: Data, model and optimizer as a trial has them.
+        task: Model and data.
         configuration: What to train with; the batch size is replaced.
         accumulation: Micro-batches of an update, by `tfbatch.accumulated`; 1 for none.
         sizes: Batch sizes, all replicas together; with accumulation those of a micro-batch.
         budget_bytes: Bytes that may be used.
         record: File for what is measured.
-        heartbeat: Called after each batch.
     """
-    load = TrainingLoad(programs, configuration, heartbeat, accumulation=accumulation)
+    load = TrainingLoad(task.programs, configuration, task.heartbeat, accumulation=accumulation)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
 def measure_evaluation(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of evaluation alone at growing batch sizes; see `measure_training`."""
-    load = _Evaluation(programs, configuration, heartbeat)
+    load = _Evaluation(task.programs, configuration, task.heartbeat)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
-def device_memory(programs: ProgramCache, *, heartbeat: Callable[[], None]) -> tuple[str, int, int]:
+def device_memory(task: TaskContext) -> tuple[str, int, int]:
     """The kind of device, its usable bytes, and the replicas that share a batch.
 
     The GPU's part was never run by its authors; see `peak_bytes`.
     """
-    heartbeat()
-    replicas = programs.workload.replicas
+    task.heartbeat()
+    replicas = task.programs.workload.replicas
     if not tf.config.list_logical_devices("GPU"):
         return "CPU", usable_memory(), replicas
     options = tf.compat.v1.GPUOptions(allow_growth=True)  # else it would take all

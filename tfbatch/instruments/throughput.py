@@ -15,7 +15,7 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
 from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
 from tfbatch.instruments import Bench
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.context import TaskContext
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
 
 HEADING = "Step time and the knee of the throughput"
@@ -180,23 +180,18 @@ class Throughput:
 
 
 def measure_throughput_of(
-    programs: ProgramCache,
-    configurations: Sequence[Configuration],
-    seconds: float = math.inf,
-    *,
-    heartbeat: Callable[[], None],
+    task: TaskContext, configurations: Sequence[Configuration], seconds: float = math.inf
 ) -> Throughput:
     """Times the steps of each configuration in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configurations: What to measure, at most one for each batch size.
         seconds: About what it may take; the largest sizes are left out where that is short.
-        heartbeat: Called now and then.
     """
     ascending = sorted(configurations, key=lambda one: one.batch_size)
     times = measure_step_times(
-        programs, ascending, heartbeat=heartbeat, rounds=ROUNDS, seconds=seconds
+        task.programs, ascending, heartbeat=task.heartbeat, rounds=ROUNDS, seconds=seconds
     )
     left_out = tuple(one.batch_size for one in ascending[len(times) :])
     return throughput_from(times, left_out=left_out)
@@ -222,8 +217,7 @@ def throughput_from(step_times: Sequence[StepTime], *, left_out: Sequence[int] =
 def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Throughput:
     """See tfbatch.instruments.Probe."""
     configurations = [bench.configuration(size) for size in batch_sizes]
-    found: Throughput = bench.measure(measure_throughput_of, configurations, seconds)
-    return found
+    return bench.measure(measure_throughput_of, configurations, seconds)
 
 
 def with_odd_sizes(batch_sizes: Iterable[int]) -> list[int]:

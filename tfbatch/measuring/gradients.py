@@ -97,9 +97,7 @@ def gradient_noise_scale(
     )
     with _opened(build_model, data, verbose, options) as (bench, progress):
         configuration = bench.configuration(_size(bench, batch_size))
-        found: NoiseScaleReading = bench.measure(
-            measure_noise_scale, configuration, weights, settings
-        )
+        found = bench.measure(measure_noise_scale, configuration, weights, settings)
         progress.say(found.conclusion())
     return found
 
@@ -156,9 +154,7 @@ def learning_rate_range(
         size = _size(bench, batch_size)
         count = examples // size if examples is not None else (100 if steps is None else steps)
         settings = RangeSettings(lowest, highest, steps=count, seeds=tuple(seeds))
-        found: RangeReading = bench.measure(
-            measure_learning_rate_range, bench.configuration(size), settings
-        )
+        found = bench.measure(measure_learning_rate_range, bench.configuration(size), settings)
         progress.say(found.conclusion())
     return found
 
@@ -214,9 +210,7 @@ def measure_curvature(
     settings = CurvatureSettings(examples, most_products, trace_products, seconds)
     with _opened(build_model, data, verbose, options) as (bench, progress):
         configuration = bench.configuration(_size(bench, batch_size))
-        found: CurvatureReading = bench.measure(
-            measure_curvature_of, configuration, weights, settings
-        )
+        found = bench.measure(measure_curvature_of, configuration, weights, settings)
         progress.say(found.conclusion())
     return found
 

@@ -70,7 +70,7 @@ def measure_memory_by_image_size(
         bench.engine.rest()
         bytes_allowed = budget or SHARE * usable
         with open_prober(bench, device=device, usable=usable, budget_bytes=bytes_allowed) as prober:
-            first = ("measure", bench.engine.records, measure_resized, bench.configuration(1))
+            first = (None, measure_resized, bench.configuration(1))
             return measure_image_sizes(
                 lambda size: dataclasses.replace(prober, arguments=(*first, size)),
                 image_sizes,

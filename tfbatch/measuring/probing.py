@@ -230,7 +230,7 @@ def _pace_seconds(bench: Bench) -> float:
     from tfbatch.training.step_times import seconds_of_first_steps
 
     baseline = bench.configuration(bench.request.baseline.batch_size)
-    first: float = bench.measure(seconds_of_first_steps, baseline)
+    first = bench.measure(seconds_of_first_steps, baseline)
     return min(max(_PACE * first, FEWEST_SECONDS), MOST_SECONDS)
 
 

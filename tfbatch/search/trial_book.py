@@ -14,7 +14,7 @@ from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.columns import log_to_tensorboard
-from tfbatch.search.engine import Engine
+from tfbatch.search.engine import Trials
 from tfbatch.search.finished import FinishedTrial, make_row, read_row
 from tfbatch.search.objective import Objective
 from tfbatch.search.outcome_policy import final_status, score_of
@@ -62,21 +62,24 @@ class TrialBook:
         total_examples: Length of every trial.
         training_loss: The training loss before any training.
         progress: Told of every trial.
+        stop_requested: When true, running trials end. Default: when the user asks for it.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         *,
-        engine: Engine,
+        engine: Trials,
         derive: Callable[[Configuration], Derived],
         objective: Objective,
         total_examples: int,
         progress: Progress,
         training_loss: TrainingLoss | None = None,
+        stop_requested: Callable[[], bool] | None = None,
     ):
         self._folder = folder
         self._engine = engine
+        self._stop_requested = stop_requested
         self._interrupted: list[str] = []
         self._running = 0
         self._derive = derive
@@ -181,7 +184,7 @@ class TrialBook:
                 held = None
             if not self._running:
                 break
-            for spec, outcome in self._engine.wait():
+            for spec, outcome in self._engine.wait(stop_requested=self._stop_requested):
                 self._running -= 1
                 if outcome.status == "interrupted":
                     self._drop(spec)

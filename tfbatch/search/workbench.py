@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Concatenate
 
 from tfbatch.configuration import Configuration
 from tfbatch.own_data import DataDescription
@@ -13,9 +13,9 @@ from tfbatch.search.request import Request
 from tfbatch.workers.slot import Start
 
 if TYPE_CHECKING:
-    from tfbatch.search.opening import AnyEngine  # imports TensorFlow
+    from tfbatch.search.engine import Engine  # imports TensorFlow
+    from tfbatch.training.context import P, R, TaskContext, UserCode
     from tfbatch.training.description import ModelDescription
-    from tfbatch.training.runner import UserCode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Bench:
     code: UserCode
     data: DataDescription
     model: ModelDescription
-    engine: AnyEngine
+    engine: Engine
     tell: Callable[[str], None] = lambda text: None
 
     def configuration(self, batch_size: int) -> Configuration:
@@ -44,14 +44,20 @@ class Bench:
         baseline = self.request.baseline_configuration(rule)
         return baseline.model_copy(update={"batch_size": batch_size})
 
-    def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(programs, *arguments, heartbeat=...)` returns in the process.
+    def measure(
+        self,
+        function: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """What `function(context, *arguments)` returns in the process, which has all the machine.
 
         Args:
             function: Module-level: it travels by its name.
             arguments: Its further arguments.
+            options: The same by name.
         """
-        return self.engine.call_alone("measure", function, *arguments)
+        return self.engine.call_alone(function, *arguments, **options)
 
     def own_process(self, log: Path) -> Start:
         """How a process of an instrument's own begins, with the whole machine.
@@ -59,7 +65,4 @@ class Bench:
         Args:
             log: File for everything that it prints.
         """
-        from tfbatch.training.runner import begin_worker
-
-        place = dataclasses.replace(self.engine.job.place, slot=0, workers=1, whole=True)
-        return Start(log, None, begin_worker, (dataclasses.replace(self.engine.job, place=place),))
+        return self.engine.own_process(log)
