@@ -13,6 +13,12 @@ It prints, after every epoch, how far growth and neither are from decay on held-
 by seed, with the standard deviation of the difference) beside the spread of decay over seeds, and
 at the end accuracy, updates and seconds of each arm. Seconds leave out each run's first epoch,
 which traces, and all evaluation.
+
+Result: small_cnn reaches 0.6064 +- 0.0046 where the batch grows and 0.6050 +- 0.0050 where the rate
+decays, with 2,169 and 3,750 updates; ResNet, with batch normalization, 0.6452 +- 0.0083 and 0.6586
++- 0.0113 (n = 5 seeds; two CPU cores of an AMD EPYC, TensorFlow 2.21, Keras 3.15.1). No saving of
+time was shown.
+Evidence: benchmarks/results/batch_growth.md
 """
 
 from __future__ import annotations

@@ -8,6 +8,11 @@ dropout. Rounds are interleaved: each has every callback once, in turn, on one m
 traced before; the ratio is taken within the round, against the mean of the plain fits before and
 after it. Tracing that a callback causes in every fit is in "a fit"; "an epoch" is the difference
 of the later epochs alone, between two `on_epoch_begin`.
+
+Result: a later epoch takes 0.96 to 1.04 times a plain one with every callback but
+GeneralizationGap, with which it takes 1.39 times (medians, n = 5; two CPU cores of an AMD EPYC,
+TensorFlow 2.21, Keras 3.15.1).
+Evidence: benchmarks/results/callbacks.md
 """
 
 from __future__ import annotations

@@ -6,6 +6,10 @@ Runs `python -m tfbatch.tune` on the embedded digits, with trials of a fraction 
 random over several batch sizes, schedules and learning rates. Whenever the run's journal reaches
 one of the counts, the resident sets of the command and all its children are added up. (The
 baseline is the journal's first trial, and counts.)
+
+Result: after 200 trials all processes hold 1.016 times the resident memory that they held after 10
+(n = 1; two CPU cores of an AMD EPYC).
+Evidence: benchmarks/results/memory.md
 """
 
 from __future__ import annotations

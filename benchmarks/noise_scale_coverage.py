@@ -5,6 +5,10 @@
 Each repeat draws N gradients of a known population, takes passes over them in batches of B, and
 asks whether the interval holds tr(Sigma) / |G|^2 of the population. "independent" is what comes
 out where the passes are not known to take the same examples.
+
+Result: mean coverage 0.94 to 0.98 with 1 to 8 passes (nominal 0.95; 12 cells of 300 repeats); with
+passes taken as independent 0.89, 0.82 and 0.71 with 2, 4 and 8.
+Evidence: benchmarks/results/noise_scale_coverage.md
 """
 
 from __future__ import annotations

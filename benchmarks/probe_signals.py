@@ -5,6 +5,10 @@
 Prints for each moment the seconds from the signal to the end, the exit code, the instruments that
 were printed and those in probe.json, and processes that were left over. Ends with 1 where an
 ending took more than 10 s, or printed and written do not agree, or a process was left.
+
+Result: 20 of 20 moments right, the end came after at most 8.0 s (two shared CPU cores at load 12 to
+16).
+Evidence: benchmarks/results/probe_signals.md
 """
 
 from __future__ import annotations

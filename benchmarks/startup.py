@@ -5,6 +5,10 @@ usage: python benchmarks/startup.py [--rounds=5] [--arguments="--workers=2"]
 A trial is one update long (32 examples), so that the first trial's line says that the first
 training step has finished; it also holds that trial's evaluation, so the figure is an upper limit.
 Records are prepared beforehand, as they are in all runs but the first.
+
+Result: first output after 0.34 s, first trial after 7.8 s, from the last trial to the printed
+result 12.8 s (medians, n = 3; two CPU cores of an AMD EPYC).
+Evidence: benchmarks/results/startup.md
 """
 
 from __future__ import annotations

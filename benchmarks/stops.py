@@ -7,6 +7,10 @@ own and gets its signal at a random moment of that time. A row says what the run
 many trials were in the journal, how many seconds after the signal it had ended, and what is wrong:
 an answer that is not printed or not on disk though a trial had completed, a missing word where
 none had, a traceback, another exit code.
+
+Result: 15 of 15 runs ended within 6.4 s of the signal, those with trials with the answer printed
+and on disk; one ended without its message, which was fixed (two busy CPU cores).
+Evidence: benchmarks/results/stops.md
 """
 
 from __future__ import annotations

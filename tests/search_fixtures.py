@@ -8,15 +8,16 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.config import SearchConfig
-from tfbatch.search.finished import make_row, read_row
-from tfbatch.search.objective import Objective
 from tfbatch.search.progress import Progress
 from tfbatch.search.request import make_request
 from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import TrialBook
-from tfbatch.training.derived import derive
-from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.search.trial_runner import TrialRunner
+from tfbatch.trial.derived import derive
+from tfbatch.trial.finished import make_row, read_row
+from tfbatch.trial.objective import Objective
+from tfbatch.trial.outcome import Outcome, TrialSpec
+from tfbatch.trial.trials import Trials
 
 NUM_EXAMPLES = 1000
 TOTAL_EXAMPLES = 2500
@@ -126,8 +127,8 @@ def make_request_of(**changes):
     return make_request(**{**written, "seed": 1, "overwrite": False, **changes})
 
 
-def make_book(folder, trainer):
-    return TrialBook(
+def make_runner(folder, trainer):
+    return TrialRunner(
         folder,
         engine=SerialEngine(trainer),
         derive=small_derive,
@@ -135,6 +136,10 @@ def make_book(folder, trainer):
         total_examples=TOTAL_EXAMPLES,
         progress=Progress(None),
     )
+
+
+def trials_of(*trials, objective=LOSS):
+    return Trials(trials, objective=objective)
 
 
 def open_folder(path):

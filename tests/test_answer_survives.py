@@ -20,8 +20,8 @@ from tfbatch.errors import (
 )
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.own_data import DataDescription
+from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.run_folder.wall_time import FILE as WALL_TIME
 from tfbatch.search.progress import Progress
 from tfbatch.search.run import Run
 from tfbatch.search.serial_engine import SerialEngine

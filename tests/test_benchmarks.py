@@ -160,10 +160,10 @@ def test_the_search_of_tfbatch_visits_every_pair(tmp_path):
     from trial_cost import with_tfbatch
 
     from tfbatch.search.config import load_search
-    from tfbatch.search.objective import Objective
     from tfbatch.search.oracles import AskTell
     from tfbatch.search.space import SearchSpace
     from tfbatch.seeds import derive_seed
+    from tfbatch.trial.objective import Objective
 
     path = tmp_path / "pairs.yaml"
     path.write_text(with_tfbatch.SEARCH)

@@ -24,10 +24,10 @@ from tfbatch.errors import RunFolderError
 from tfbatch.models import resnet
 from tfbatch.schema import Named
 from tfbatch.training.checkpoint import CheckpointFile, Position, WriteCheckpoint, state
-from tfbatch.training.outcome import Outcome, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import Outcome, TrialSpec
 
 SPEC = TrialSpec(
     trial="search-0001",

@@ -21,7 +21,7 @@ from tfbatch.errors import InputError
 from tfbatch.schema import Named
 from tfbatch.search import chief
 from tfbatch.search.chief import Board, Chief, parse_address
-from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.trial.outcome import Outcome, TrialSpec
 
 SPEC = TrialSpec(
     trial="search-0001",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import signal
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from processes import HANG_SECONDS, wait_until
 
+import tfbatch.__main__
+import tfbatch.tune
 from tfbatch import command_line, errors
 from tfbatch.run_folder.journal import Journal
 
@@ -69,8 +72,54 @@ def test_the_blocker_blocks(light, tmp_path):
     assert (done.returncode, done.stderr.strip()) == (1, "imported tensorflow")
 
 
+def overview(*arguments, cwd, environment=None):
+    return subprocess.run(
+        [sys.executable, "-m", "tfbatch", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_every_command_is_known_here():
     assert {"prepare", "train", "tune"} <= set(COMMANDS)
+    assert sorted(tfbatch.__main__.COMMANDS) == COMMANDS
+
+
+def test_the_overview_has_a_line_for_each_command_without_tensorflow(light, tmp_path):
+    done = overview("--help", cwd=tmp_path, environment=light)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in COMMANDS:
+        (line,) = (line for line in done.stdout.splitlines() if line.split()[:1] == [name])
+        assert line.endswith(f" {sys.modules['tfbatch.__main__'].summary(name)}")
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
+
+
+def test_an_unknown_command_is_refused_with_the_closest_one(light, tmp_path):
+    done = overview("tun", cwd=tmp_path, environment=light)
+
+    assert "Did you mean `tune`?" in refused(done)
+
+
+def test_the_console_command_is_the_module_itself(monkeypatch):
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    script = settings["options.entry_points"]["console_scripts"].strip()
+    name, _, place = script.partition(" = ")
+    module, _, function = place.partition(":")
+    called = []
+    monkeypatch.setattr(tfbatch.__main__, "end_while_starting", lambda: None)
+    monkeypatch.setattr(
+        tfbatch.__main__, "run_command", lambda main, arguments: called.append((main, arguments))
+    )
+    monkeypatch.setattr(sys, "argv", [name, "tune", "--max_trials=2"])
+    getattr(sys.modules[module], function)()
+
+    assert name == "tfbatch"
+    assert called[0] == (tfbatch.tune.main, ["--max_trials=2"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -79,7 +128,7 @@ def test_help_is_shown_without_tensorflow(name, light, tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert f"usage: python -m tfbatch.{name}" in done.stdout
+    assert f"usage: tfbatch {name}" in done.stdout
     assert "flags:" in done.stdout
     assert "exit codes:" in done.stdout
     assert all(len(line) <= 100 for line in done.stdout.splitlines())

@@ -6,12 +6,12 @@ import pytest
 from search_fixtures import (
     ACCURACY,
     BASELINE,
-    LOSS,
     Trainer,
     finished,
-    make_book,
+    make_runner,
     open_folder,
     outcome,
+    trials_of,
 )
 
 from tfbatch.configuration import Configuration
@@ -24,7 +24,7 @@ from tfbatch.search.confirmation import (
     trial_name,
     verified_groups,
 )
-from tfbatch.search.trial_book import InterruptedTrialError, Planned
+from tfbatch.search.trial_runner import InterruptedTrialError, Planned
 from tfbatch.seeds import derive_seed
 
 
@@ -43,28 +43,28 @@ SEARCHED = [
 ]
 
 
-def search(book, *sizes):
+def search(runner, *sizes):
     """The baseline, and one trial of the search for each batch size."""
-    book.run(Planned("baseline", "baseline", 1, BASELINE))
+    runner.run(Planned("baseline", "baseline", 1, BASELINE))
     for number, size in enumerate(sizes, start=1):
         name = f"search-{number:04d}"
-        book.run(Planned(name, "search", number, configuration(size)))
+        runner.run(Planned(name, "search", number, configuration(size)))
 
 
-def verify(book, *, rounds=3, stop=False, seconds=None):
+def verify(runner, *, rounds=3, stop=False, seconds=None):
     run_rounds(
-        choose_candidates(book.trials, objective=LOSS, batch_sizes=3),
+        choose_candidates(runner.trials, batch_sizes=3),
         rounds=rounds,
-        book=book,
+        runner=runner,
         clock=SearchClock(None if seconds is None else seconds / 60, now=lambda: 0.0),
         seed=7,
         stop_requested=lambda: stop,
     )
 
 
-def groups(book):
+def groups(runner):
     """Number of verification trials by the key of the configuration."""
-    found = verified_groups(book, objective=LOSS, batch_sizes=3)
+    found = verified_groups(runner.trials, batch_sizes=3)
     return {key: len(trials) for key, trials in found.items()}
 
 
@@ -73,7 +73,7 @@ def verifications(trainer):
 
 
 def test_the_best_of_each_of_the_best_batch_sizes_and_the_baseline_are_verified():
-    chosen = choose_candidates(SEARCHED, objective=LOSS, batch_sizes=3)
+    chosen = choose_candidates(trials_of(*SEARCHED), batch_sizes=3)
 
     assert [c.key for c in chosen] == ["search-0003", "search-0002", "search-0004", "baseline"]
     assert [c.configuration.batch_size for c in chosen] == [64, 16, 128, 32]
@@ -81,14 +81,14 @@ def test_the_best_of_each_of_the_best_batch_sizes_and_the_baseline_are_verified(
 
 
 def test_larger_is_better_where_the_objective_says_so():
-    chosen = choose_candidates(SEARCHED, objective=ACCURACY, batch_sizes=2)
+    chosen = choose_candidates(trials_of(*SEARCHED, objective=ACCURACY), batch_sizes=2)
 
     assert [c.key for c in chosen] == ["baseline", "search-0006", "search-0004"]
 
 
 def test_the_baseline_is_verified_once_also_when_it_is_among_the_best():
     trials = [finished("baseline", BASELINE, loss=0.2, phase="baseline"), *SEARCHED[1:]]
-    chosen = choose_candidates(trials, objective=LOSS, batch_sizes=2)
+    chosen = choose_candidates(trials_of(*trials), batch_sizes=2)
 
     assert [c.key for c in chosen] == ["baseline", "search-0003", "search-0002"]
 
@@ -101,7 +101,7 @@ def test_the_best_of_the_search_is_verified_also_at_the_batch_size_of_the_baseli
         finished("search-0002", configuration(64), loss=0.33),
         finished("search-0003", configuration(16), loss=0.35),
     ]
-    chosen = choose_candidates(trials, objective=LOSS, batch_sizes=1)
+    chosen = choose_candidates(trials_of(*trials), batch_sizes=1)
 
     assert [c.key for c in chosen] == ["baseline", "search-0001"]
 
@@ -112,7 +112,7 @@ def test_the_baseline_found_again_by_the_search_is_verified_once():
         finished("search-0001", BASELINE, loss=0.30),
     ]
 
-    assert len(choose_candidates(trials, objective=LOSS, batch_sizes=3)) == 1
+    assert len(choose_candidates(trials_of(*trials), batch_sizes=3)) == 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_is_hopelessly_behind_is_not_verified(chance, keys):
         finished("search-0002", configuration(64), loss=0.49),
         finished("search-0003", configuration(256), loss=0.51),
     ]
-    chosen = choose_candidates(trials, objective=LOSS, batch_sizes=3, chance=chance)
+    chosen = choose_candidates(trials_of(*trials), batch_sizes=3, chance=chance)
 
     assert [c.key for c in chosen] == keys
 
@@ -142,7 +142,7 @@ def test_an_accuracy_that_is_hopelessly_behind_is_not_verified():
         finished("search-0002", configuration(512), loss=0.6220),
         finished("search-0003", configuration(256), loss=0.4792),
     ]
-    chosen = choose_candidates(trials, objective=ACCURACY, batch_sizes=3, chance=0.1)
+    chosen = choose_candidates(trials_of(*trials, objective=ACCURACY), batch_sizes=3, chance=0.1)
 
     assert [c.key for c in chosen] == ["search-0001", "search-0002"]
 
@@ -150,15 +150,15 @@ def test_an_accuracy_that_is_hopelessly_behind_is_not_verified():
 def test_rounds_that_would_replace_more_rounds_are_not_begun(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 16, 64)
-        candidates = choose_candidates(book.trials, objective=LOSS, batch_sizes=3)
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        candidates = choose_candidates(runner.trials, batch_sizes=3)
         clock = SearchClock((FINISHING_SECONDS + 11.0) / 60, now=lambda: 0.0)
         for at_least, count in ((2, 0), (1, 9)):  # 3 candidates of 2 s: 12 s for two rounds
             run_rounds(
                 candidates,
                 rounds=3,
-                book=book,
+                runner=runner,
                 clock=clock,
                 seed=7,
                 stop_requested=lambda: False,
@@ -169,26 +169,26 @@ def test_rounds_that_would_replace_more_rounds_are_not_begun(tmp_path):
 
 def test_a_baseline_without_a_score_is_not_verified():
     failed = finished("baseline", BASELINE, phase="baseline", status="error")
-    chosen = choose_candidates([failed, *SEARCHED[1:3]], objective=LOSS, batch_sizes=3)
+    chosen = choose_candidates(trials_of(failed, *SEARCHED[1:3]), batch_sizes=3)
 
     assert [c.key for c in chosen] == ["search-0002"]
-    assert choose_candidates([failed], objective=LOSS, batch_sizes=3) == []
+    assert choose_candidates(trials_of(failed), batch_sizes=3) == []
 
 
 def test_what_was_verified_does_not_change_who_is_verified():
     lucky = finished("confirm-x-1", configuration(128), loss=0.01, phase="confirmation")
 
-    assert choose_candidates([*SEARCHED, lucky], objective=LOSS, batch_sizes=3) == (
-        choose_candidates(SEARCHED, objective=LOSS, batch_sizes=3)
+    assert choose_candidates(trials_of(*SEARCHED, lucky), batch_sizes=3) == (
+        choose_candidates(trials_of(*SEARCHED), batch_sizes=3)
     )
 
 
 def test_all_candidates_of_a_round_have_the_same_fresh_seed(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 16, 64)
-        verify(book)
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner)
 
     ran = verifications(trainer)
     seeds = [{spec.seed for spec in ran[i : i + 3]} for i in (0, 3, 6)]
@@ -201,9 +201,9 @@ def test_all_candidates_of_a_round_have_the_same_fresh_seed(tmp_path):
 def test_no_candidate_is_always_first(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 16, 64)
-        verify(book)
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner)
 
     sizes = [spec.configuration.batch_size for spec in verifications(trainer)]
     assert [sorted(sizes[i : i + 3]) for i in (0, 3, 6)] == [[16, 32, 64]] * 3
@@ -224,21 +224,21 @@ def test_a_name_depends_on_configuration_and_round_only():
 def test_an_interrupted_verification_is_continued_and_nothing_is_run_twice(tmp_path):
     uninterrupted = Trainer()
     with open_folder(tmp_path / "a") as folder:
-        book = make_book(folder, uninterrupted)
-        search(book, 16, 64)
-        verify(book)
+        runner = make_runner(folder, uninterrupted)
+        search(runner, 16, 64)
+        verify(runner)
     names = [spec.trial for spec in uninterrupted.ran]
 
     trainer = Trainer()
     trainer.interrupt_at = names[7]
     with open_folder(tmp_path / "b") as folder:
-        book = make_book(folder, trainer)
-        search(book, 16, 64)
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
         with pytest.raises(InterruptedTrialError):
-            verify(book)
+            verify(runner)
     trainer.interrupt_at = None
     with open_folder(tmp_path / "b") as folder:
-        verify(make_book(folder, trainer))
+        verify(make_runner(folder, trainer))
 
     assert [spec.trial for spec in trainer.ran] == [*names[:8], *names[7:]]
 
@@ -247,9 +247,9 @@ def test_more_seeds_add_rounds(tmp_path):
     trainer = Trainer()
     for rounds, count in ((1, 2), (1, 2), (3, 6)):
         with open_folder(tmp_path) as folder:
-            book = make_book(folder, trainer)
-            search(book, 16)
-            verify(book, rounds=rounds)
+            runner = make_runner(folder, trainer)
+            search(runner, 16)
+            verify(runner, rounds=rounds)
         assert len(verifications(trainer)) == count
 
 
@@ -257,62 +257,62 @@ def test_a_round_is_begun_only_if_it_fits_as_a_whole(tmp_path):
     """Each of the three candidates took 2 seconds."""
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 16, 64)
-        verify(book, seconds=FINISHING_SECONDS + 5.9)
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner, seconds=FINISHING_SECONDS + 5.9)
         assert verifications(trainer) == []
-        verify(book, seconds=FINISHING_SECONDS + 6.1)
+        verify(runner, seconds=FINISHING_SECONDS + 6.1)
         assert len(verifications(trainer)) == 9
 
 
 def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 16, 64)
-        verify(book, rounds=1)
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner, rounds=1)
         trainer.interrupt_at = trial_name(configuration(16), 2)
         with pytest.raises(InterruptedTrialError):
-            verify(book, rounds=2)
-        left = 3 - (len(book.trials) - 6)
+            verify(runner, rounds=2)
+        left = 3 - (len(runner.trials) - 6)
         trainer.interrupt_at = None
-        before = len(book.trials)
-        verify(book, rounds=2, seconds=FINISHING_SECONDS + 2.0 * left + 0.1)
-        assert len(book.trials) - before == left
+        before = len(runner.trials)
+        verify(runner, rounds=2, seconds=FINISHING_SECONDS + 2.0 * left + 0.1)
+        assert len(runner.trials) - before == left
 
 
 def test_no_round_is_begun_when_a_stop_is_asked_for(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 16)
-        verify(book, stop=True)
+        runner = make_runner(folder, trainer)
+        search(runner, 16)
+        verify(runner, stop=True)
     assert verifications(trainer) == []
 
 
 def test_only_whole_rounds_count(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 16, 64)
-        assert groups(book) == {}
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        assert groups(runner) == {}
         trainer.interrupt_at = trial_name(configuration(16), 1)
         with pytest.raises(InterruptedTrialError):
-            verify(book)
-        assert groups(book) == {}
+            verify(runner)
+        assert groups(runner) == {}
         trainer.interrupt_at = trial_name(configuration(16), 3)
         with pytest.raises(InterruptedTrialError):
-            verify(book)
-        assert groups(book) == {"baseline": 2, "search-0001": 2, "search-0002": 2}
+            verify(runner)
+        assert groups(runner) == {"baseline": 2, "search-0001": 2, "search-0002": 2}
 
 
 def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path):
     trainer = Trainer(ends={trial_name(configuration(16), 2): "diverged"})
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 16, 64)
-        verify(book)
-        found = verified_groups(book, objective=LOSS, batch_sizes=3)
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner)
+        found = verified_groups(runner.trials, batch_sizes=3)
 
     assert {key: [t.status for t in trials] for key, trials in found.items()} == {
         "baseline": ["completed"] * 3,
@@ -325,22 +325,22 @@ def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path):
 def test_what_was_verified_stays_so_while_a_longer_search_has_better_candidates(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, trainer)
-        search(book, 256, 512)
-        verify(book)
-        before = groups(book)
-        search(book, 256, 512, 64, 48)
-        assert groups(book) == before == {"baseline": 3, "search-0001": 3, "search-0002": 3}
+        runner = make_runner(folder, trainer)
+        search(runner, 256, 512)
+        verify(runner)
+        before = groups(runner)
+        search(runner, 256, 512, 64, 48)
+        assert groups(runner) == before == {"baseline": 3, "search-0001": 3, "search-0002": 3}
 
-        verify(book, rounds=1)
-        assert groups(book).keys() == {
+        verify(runner, rounds=1)
+        assert groups(runner).keys() == {
             "baseline",
             "search-0001",
             "search-0002",
             "search-0003",
             "search-0004",
         }
-        assert set(groups(book).values()) == {1}, "the same seeds for all that are compared"
+        assert set(groups(runner).values()) == {1}, "the same seeds for all that are compared"
 
 
 def test_scores_and_training_seconds_are_paired_by_round(tmp_path):
@@ -349,10 +349,10 @@ def test_scores_and_training_seconds_are_paired_by_round(tmp_path):
         return outcome(spec, loss=number / spec.configuration.batch_size, seconds=number)
 
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, numbered)
-        search(book, 16, 64)
-        verify(book)
-        verified = as_verified(verified_groups(book, objective=LOSS, batch_sizes=3))
+        runner = make_runner(folder, numbered)
+        search(runner, 16, 64)
+        verify(runner)
+        verified = as_verified(verified_groups(runner.trials, batch_sizes=3))
 
     assert [v.key for v in verified] == ["baseline", "search-0001", "search-0002"]
     assert verified[0].scores == {0: 1 / 32, 1: 2 / 32, 2: 3 / 32}

@@ -11,7 +11,7 @@ from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS, parameters_of, roles_of
 from tfbatch.scaling_rules import SCALING_RULES, rule_parameters
 from tfbatch.schema import Named
-from tfbatch.training.derived import derive
+from tfbatch.trial.derived import derive
 
 
 def derived(batch_size, *, num_examples=1000, total_examples=1000, **configured):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from search_fixtures import ACCURACY, LOSS, finished, make_space
+from search_fixtures import ACCURACY, finished, make_space, trials_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.search.edges import Edges, edges_of
@@ -13,9 +13,9 @@ SPACE = make_space(  # 0.001 to 1, an octave on either side of 2**-1 and 2**1: 0
 )
 
 
-def trials(losses, *, batch_size=16, **more):
+def rates(losses, *, batch_size=16, **more):
     """Trials of one batch size: the loss of each base learning rate."""
-    return [
+    found = [
         finished(
             f"search-{batch_size}-{number}",
             Configuration(batch_size=batch_size, base_learning_rate=rate, **more),
@@ -23,6 +23,7 @@ def trials(losses, *, batch_size=16, **more):
         )
         for number, (rate, loss) in enumerate(losses.items())
     ]
+    return trials_of(*found)
 
 
 @pytest.mark.parametrize(
@@ -36,35 +37,37 @@ def trials(losses, *, batch_size=16, **more):
     ],
 )
 def test_the_outer_tenth_at_either_end_is_an_edge(best, expected):
-    found = edges_of(trials({0.05: 3.0, best: 1.0, 0.2: 2.0}), space=SPACE, objective=LOSS)
+    found = edges_of(rates({0.05: 3.0, best: 1.0, 0.2: 2.0}), space=SPACE)
 
     assert found == expected
 
 
 def test_the_offset_around_the_rule_is_part_of_the_place():
-    at_end = trials({0.6: 1.0, 0.5: 2.0, 0.3: 3.0}, learning_rate_octaves=1.0)
+    at_end = rates({0.6: 1.0, 0.5: 2.0, 0.3: 3.0}, learning_rate_octaves=1.0)
 
-    assert edges_of(at_end, space=SPACE, objective=LOSS).high == (16,)
-    assert edges_of(trials({0.6: 1.0, 0.5: 2.0, 0.3: 3.0}), space=SPACE, objective=LOSS) == Edges()
+    assert edges_of(at_end, space=SPACE).high == (16,)
+    assert edges_of(rates({0.6: 1.0, 0.5: 2.0, 0.3: 3.0}), space=SPACE) == Edges()
 
 
 def test_the_rule_moves_the_range_with_the_batch_size():
     """Four times the base batch size: the learning rate is four times the base one."""
-    large = trials({0.05: 1.0, 0.1: 2.0, 0.2: 3.0}, batch_size=64, base_batch_size=16)
+    large = rates({0.05: 1.0, 0.1: 2.0, 0.2: 3.0}, batch_size=64, base_batch_size=16)
 
-    assert edges_of(large, space=SPACE, objective=LOSS) == Edges()
+    assert edges_of(large, space=SPACE) == Edges()
 
 
 def test_each_batch_size_is_looked_at_by_itself():
     found = [
-        *trials({0.001: 1.0, 0.01: 2.0, 0.1: 3.0}, batch_size=16),
-        *trials({0.01: 1.0, 0.1: 2.0, 0.001: 3.0}, batch_size=32),
-        *trials({0.01: 2.0, 0.1: 3.0, 1.9: 1.0}, batch_size=64),
+        *rates({0.001: 1.0, 0.01: 2.0, 0.1: 3.0}, batch_size=16),
+        *rates({0.01: 1.0, 0.1: 2.0, 0.001: 3.0}, batch_size=32),
+        *rates({0.01: 2.0, 0.1: 3.0, 1.9: 1.0}, batch_size=64),
     ]
-    edges = edges_of(found, space=SPACE, objective=LOSS)
+    edges = edges_of(trials_of(*found), space=SPACE)
 
     assert edges == Edges(low=(16,), high=(64,))
-    assert edges_of(found, space=SPACE, objective=ACCURACY).high == ()  # higher is better
+    assert (
+        edges_of(trials_of(*found, objective=ACCURACY), space=SPACE).high == ()
+    )  # higher is better
     lines = edges.lines()
     assert lines[0].startswith("At batch size 16 the best learning rate lies at the lower end")
     assert "a higher `base_learning_rate` may do better" in lines[1]
@@ -72,20 +75,18 @@ def test_each_batch_size_is_looked_at_by_itself():
 
 
 def test_a_few_trials_say_nothing():
-    assert edges_of(trials({0.001: 1.0, 0.01: 2.0}), space=SPACE, objective=LOSS) == Edges()
+    assert edges_of(rates({0.001: 1.0, 0.01: 2.0}), space=SPACE) == Edges()
 
 
 def test_a_diverged_trial_is_not_the_best():
-    found = trials({0.01: 1.0, 0.1: 2.0, 0.05: 3.0})
+    found = rates({0.01: 1.0, 0.1: 2.0, 0.05: 3.0})
     diverged = Configuration(batch_size=16, base_learning_rate=1.9)
-    found.append(finished("search-x", diverged, loss=0.0, status="diverged"))
+    failed = finished("search-x", diverged, loss=0.0, status="diverged")
 
-    assert edges_of(found, space=SPACE, objective=LOSS) == Edges()
+    assert edges_of(found.with_one_more(failed), space=SPACE) == Edges()
 
 
 def test_one_learning_rate_has_no_edges():
     space = make_space(base_learning_rate=0.1, learning_rate_octaves=0.0)
 
-    assert edges_of(trials(dict.fromkeys((0.1, 0.2, 0.3), 1.0)), space=space, objective=LOSS) == (
-        Edges()
-    )
+    assert edges_of(rates(dict.fromkeys((0.1, 0.2, 0.3), 1.0)), space=space) == (Edges())

@@ -14,28 +14,39 @@ import pytest
 import tfbatch
 
 PACKAGE = Path(tfbatch.__file__).parent
-FLOORS = {
-    0: "errors durations registry schema recipes yaml_folder configuration statistics seeds "
+# From the ground up: a module imports from the floors below its own.
+FLOORS = [
+    # No TensorFlow; these may import one another, without a circle.
+    "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data data_content backend references run_folder estimators class_balance "
     "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
     "steady_stream",
-    0.5: "encoded_images",
-    1: "schedules scaling_rules optimizers layers models sources records augmentations exporters "
+    "encoded_images",
+    # Leaves.
+    "schedules scaling_rules optimizers layers models sources records augmentations exporters "
     "gradients hparams_log oracles accumulation",
-    2: "pipeline workers",
-    2.5: "callbacks",
-    3: "training",
-    4: "instruments",
-    5: "search",
-    5.4: "given",
-    5.6: "bench",
-    6: "finder measuring",
-    7: "command_line",
-    7.1: "common_flags",
-    7.2: "workload_flags",
-    7.4: "prepare tune train export probe",
-}
-FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+    "trial",
+    "pipeline workers",
+    "callbacks",
+    "training",
+    "instruments",
+    "search",
+    "given",
+    "bench",
+    "finder measuring",
+    # The command line.
+    "command_line",
+    "common_flags",
+    "workload_flags",
+    "prepare tune train export probe",
+    "__main__",
+]
+WITHOUT_TENSORFLOW = ("trial",)
+"""Parts above the leaves that must run where there is none, with all that they import."""
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
+GROUND = FLOOR["errors"]
+LEAVES = FLOOR["schedules"]
+COMMAND_LINE = FLOOR["command_line"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -73,7 +84,7 @@ def test_every_module_imports_from_floors_below_only():
         floor = FLOOR[part(path)]
         for name in imported_parts(path):
             below = FLOOR[name] < floor
-            within_the_ground_floor = FLOOR[name] == floor == 0
+            within_the_ground_floor = FLOOR[name] == floor == GROUND
             if not (below or within_the_ground_floor):
                 offenders.append(f"{path.relative_to(PACKAGE)} imports {name}")
 
@@ -83,7 +94,7 @@ def test_every_module_imports_from_floors_below_only():
 def test_the_ground_floor_has_no_circle():
     graph = {}
     for path in MODULES:
-        if FLOOR.get(part(path)) == 0:
+        if FLOOR.get(part(path)) == GROUND:
             graph.setdefault(part(path), set()).update(imported_parts(path))
 
     assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(graph)
@@ -92,21 +103,21 @@ def test_the_ground_floor_has_no_circle():
 def test_a_leaf_never_imports_another_leaf():
     """The rule above says so already; this one says it for the plug-in folders by name."""
     for path in MODULES:
-        if FLOOR.get(part(path)) == 1:
-            assert not [name for name in imported_parts(path) if FLOOR[name] == 1]
+        if FLOOR.get(part(path)) == LEAVES:
+            assert not [name for name in imported_parts(path) if FLOOR[name] == LEAVES]
 
 
 def out_of_place(path):
     """The imports of a module that belong elsewhere."""
     floor, found = FLOOR[part(path)], []
-    if floor == 0:
+    if floor == GROUND or part(path) in WITHOUT_TENSORFLOW:
         found += imports_any(path, "tensorflow", "keras", "keras_tuner", "tensorboard")
     a_builders_own_hp = path == PACKAGE / "training" / "workload.py"
     if part(path) not in ("search", "oracles") and not a_builders_own_hp:
         found += imports_any(path, "keras_tuner")
     if path != PACKAGE / "sources" / "tfds.py":
         found += imports_any(path, "tensorflow_datasets")
-    if floor < 7:
+    if floor < COMMAND_LINE:
         absl = imports_any(path, "absl")
         found += [name for name in absl if name.startswith(("absl.flags", "absl.app"))]
     return found
@@ -116,6 +127,23 @@ def test_heavy_libraries_are_imported_where_they_belong():
     found = {str(path.relative_to(PACKAGE)): out_of_place(path) for path in MODULES}
 
     assert {path: names for path, names in found.items() if names} == {}
+
+
+def writes_into_engine(path):
+    """Lines that set an attribute of what is called an engine."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            owner = target.value if isinstance(target, ast.Attribute) else None
+            name = getattr(owner, "attr", getattr(owner, "id", ""))
+            if name.strip("_") == "engine":
+                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    return found
+
+
+def test_nobody_changes_an_engine_from_outside():
+    assert [line for path in MODULES for line in writes_into_engine(path)] == []
 
 
 def test_every_part_of_the_package_is_looked_at():
@@ -135,6 +163,7 @@ import tfbatch; check("tfbatch")
 tfbatch.find_batch_size; check("a function")
 import tfbatch.recipes; tfbatch.recipes.load_recipe("cifar10"); check("recipes")
 import tfbatch.models, tfbatch.optimizers; tfbatch.models.check_model_name("resnet"); check("names")
+import tfbatch.trial.trials, tfbatch.trial.derived; check("trials")
 import tfbatch.schedules; tfbatch.schedules.make_family("cosine", final_fraction=0.1)
 check("schedules")
 """

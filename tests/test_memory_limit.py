@@ -9,21 +9,21 @@ import pytest
 import test_instrument_memory
 from search_fixtures import (
     BASELINE,
-    LOSS,
     NUM_EXAMPLES,
     Trainer,
-    make_book,
     make_config,
+    make_runner,
     open_folder,
 )
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search import memory_limit
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.execution import Execution
 from tfbatch.search.loop import Search
-from tfbatch.search.memory_limit import FILE, limit_memory, read_memory_limit
+from tfbatch.search.memory_limit import limit_memory, read_memory_limit
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Devices
@@ -64,7 +64,7 @@ def limit(bench, folder, sizes=SIZES):
 def test_workers_share_the_budget_on_a_cpu_and_not_on_gpus(measured, tmp_path):
     assert limit(bench_of("8 GB", workers=4), tmp_path) == 100
     assert limit(bench_of("auto", workers=4), tmp_path) == 100
-    (tmp_path / FILE).unlink()
+    (tmp_path / MEMORY_LIMIT).unlink()
     assert limit(bench_of("8 GB", workers=4, kind="A100"), tmp_path) == 100
     on_cpu, automatic, on_gpu = measured
     assert (on_cpu["budget_bytes"], on_cpu["margin"]) == (2e9, 0.0)
@@ -100,7 +100,7 @@ def test_what_cannot_be_searched_is_refused_with_the_remedy(measured, tmp_path):
 
 
 def test_a_damaged_file_is_an_error_with_its_remedy(measured, tmp_path):
-    (tmp_path / FILE).write_text('{"workers": 1}', encoding="utf-8")
+    (tmp_path / MEMORY_LIMIT).write_text('{"workers": 1}', encoding="utf-8")
     with pytest.raises(RunFolderError, match="Remove it: memory is measured again"):
         limit(bench_of("8 GB"), tmp_path)
 
@@ -121,19 +121,18 @@ def test_a_search_tries_no_larger_batch(tmp_path):
     space = SearchSpace(config.space, num_examples=NUM_EXAMPLES)
     largest = sorted(space.batch_sizes)[1]
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, Trainer({}))
+        runner = make_runner(folder, Trainer({}))
         Search(
             config,
             space=space,
-            objective=LOSS,
-            book=book,
+            runner=runner,
             clock=SearchClock(None),
             seed=7,
             untrained=2.3,
             progress=Progress(None),
             largest_batch_size=largest,
         ).run(BASELINE, stop_requested=lambda: False)
-        tried = {t.configuration.batch_size for t in book.trials if t.phase == "search"}
+        tried = {t.configuration.batch_size for t in runner.trials if t.phase == "search"}
     assert tried == {size for size in space.batch_sizes if size <= largest}
 
 
@@ -152,7 +151,7 @@ def test_a_real_search_leaves_out_what_does_not_fit(tmp_path):
         run_dir=tmp_path,
         verbose=0,
     )
-    kept = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
+    kept = json.loads((tmp_path / MEMORY_LIMIT).read_text(encoding="utf-8"))
     assert 32 <= kept["largest_batch_size"] < 400
     assert {row["batch_size"] for row in result.rows} == {8, 32}
     assert {row["status"] for row in result.rows} == {"completed"}

@@ -12,7 +12,7 @@ from tfbatch.callbacks import HParams
 from tfbatch.errors import InputError
 from tfbatch.hparams_log import declared
 from tfbatch.metric_direction import direction_of
-from tfbatch.search.objective import Objective
+from tfbatch.trial.objective import Objective
 
 _ARGUMENTS = {"num_classes": 2, "target_class_ids": [0], "recall": 0.5, "precision": 0.5}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tfbatch.errors import InputError
-from tfbatch.search.objective import Objective
+from tfbatch.trial.objective import Objective
 
 
 @pytest.mark.parametrize(

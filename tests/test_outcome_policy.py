@@ -8,7 +8,7 @@ import pytest
 from search_fixtures import ACCURACY, LOSS
 
 from tfbatch.search.outcome_policy import final_status, score_of, told_score
-from tfbatch.training.outcome import Outcome
+from tfbatch.trial.outcome import Outcome
 
 NOT_COMPLETED = ("diverged", "oom", "error", "interrupted")
 

@@ -25,11 +25,11 @@ from tfbatch.training.model_builder import (
     check_builder,
     find_model_builder,
 )
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.own_optimizer import named_like, optimizer_like
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrialSpec
 
 ADAM = Configuration(
     batch_size=16,

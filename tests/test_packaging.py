@@ -170,13 +170,11 @@ def test_an_installed_wheel_works_without_the_checkout(wheel, tmp_path):
     elsewhere.mkdir()
 
     assert lines(run(["-c", LOADED, str(place)], cwd=elsewhere, path=place)) == yaml_files()
-    assert "usage: python -m tfbatch.tune" in run(
-        ["-m", "tfbatch.tune", "--help"], cwd=elsewhere, path=place
-    )
+    assert "usage: tfbatch tune" in run(["-m", "tfbatch.tune", "--help"], cwd=elsewhere, path=place)
     assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_bare_checkout_works_without_an_installation(checkout):
     assert lines(run(["-c", LOADED, str(checkout)], cwd=checkout)) == yaml_files()
-    assert "usage: python -m tfbatch.tune" in run(["-m", "tfbatch.tune", "--help"], cwd=checkout)
+    assert "usage: tfbatch tune" in run(["-m", "tfbatch.tune", "--help"], cwd=checkout)

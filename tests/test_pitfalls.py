@@ -12,7 +12,6 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.pipeline.stored_data import StoredData
 from tfbatch.pipeline.storing import store_data
-from tfbatch.search.objective import Objective
 from tfbatch.search.opening import check_comparable
 from tfbatch.search.progress import Progress
 from tfbatch.training.compilation import Compilation
@@ -20,6 +19,7 @@ from tfbatch.training.description import description_of
 from tfbatch.training.evaluation import Untrained, evaluate, measure_untrained
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
+from tfbatch.trial.objective import Objective
 
 CONFIGURATION = Configuration(batch_size=8, base_learning_rate=0.01)
 

@@ -30,11 +30,11 @@ from tfbatch.training.in_graph import (
     LearningRateTable,
     tabulate,
 )
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import MOST_PROGRAMS, ProgramCache
 from tfbatch.training.structure import reusable
 from tfbatch.training.trial import fit, run_trial
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrialSpec
 
 SGD = Named(name="sgd", momentum=0.9)
 SPEC = TrialSpec(

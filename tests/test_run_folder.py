@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -11,12 +12,45 @@ from pathlib import Path
 import pytest
 
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.run_folder import durable
+from tfbatch.run_folder import durable, files
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import LIBRARY_LOG as LOG
 from tfbatch.run_folder.fingerprint import hardware, software
-from tfbatch.run_folder.folder import LOG, RunFolder, check_run_dir, differences
+from tfbatch.run_folder.folder import RunFolder, check_run_dir, differences
 
 IDENTITY = {"seed": 1, "search": {"space": {"batch_size": {"min": 8, "max": 512}}}}
+
+
+FILES = {name: value for name, value in vars(files).items() if name.isupper()}
+
+
+def spelled(module):
+    """Names of a run folder's files that a module writes as text, docstrings apart."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    documentation = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
+    }  # text that stands alone
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            joined = getattr(node.right, "value", None)
+            yield from {joined} & set(FILES.values()) if isinstance(joined, str) else ()
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if id(node) not in documentation:  # "data" alone is a word of English
+            yield from (name for name in FILES.values() if "." in name[1:] and name in node.value)
+
+
+def test_no_other_module_spells_the_name_of_a_file(tmp_path):
+    package = Path(files.__file__).parents[1]
+    modules = set(package.rglob("*.py")) - {Path(files.__file__)}
+
+    found = {str(m.relative_to(package)): sorted(set(spelled(m))) for m in sorted(modules)}
+
+    assert {module: names for module, names in found.items() if names} == {}
+    assert len(FILES) == len(set(FILES.values()))
+    offender = tmp_path / "offender.py"
+    offender.write_text('"""best.yaml"""\nx = f"{y}/best.yaml"\nz = y / "weights"\n')
+    assert sorted(spelled(offender)) == ["best.yaml", "weights"]
 
 
 def run_folder(path, **changes):

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from search_fixtures import (
     BASELINE,
-    LOSS,
     NUM_EXAMPLES,
     TOTAL_EXAMPLES,
     Trainer,
     finished,
-    make_book,
     make_config,
+    make_runner,
     open_folder,
     outcome,
     small_derive,
@@ -29,13 +28,13 @@ from tfbatch.search import loop
 from tfbatch.search.answer import find_answer
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.confirmation import choose_candidates, run_rounds
-from tfbatch.search.finished import read_row
 from tfbatch.search.loop import Search
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import InterruptedTrialError
+from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.seeds import derive_seed
+from tfbatch.trial.finished import read_row
 
 UNTRAINED = 2.3
 SMALL: dict[str, Any] = {"schedules": [{"name": "constant"}], "warmup_fraction": 0.0}
@@ -46,12 +45,11 @@ def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: Fal
     """One session as tfbatch.search.session runs it; returns what is in the journal after it."""
     clock = clock or SearchClock(None)
     with open_folder(path) as folder:
-        book = make_book(folder, trainer)
+        runner = make_runner(folder, trainer)
         search = Search(
             config,
             space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
-            objective=LOSS,
-            book=book,
+            runner=runner,
             clock=clock,
             seed=seed,
             untrained=UNTRAINED,
@@ -60,11 +58,9 @@ def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: Fal
         try:
             search.run(BASELINE, stop_requested=stop_requested)
             run_rounds(
-                choose_candidates(
-                    book.trials, objective=LOSS, batch_sizes=config.confirmation.batch_sizes
-                ),
+                choose_candidates(runner.trials, batch_sizes=config.confirmation.batch_sizes),
                 rounds=config.confirmation.seeds,
-                book=book,
+                runner=runner,
                 clock=clock,
                 seed=seed,
                 stop_requested=stop_requested,
@@ -72,7 +68,7 @@ def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: Fal
         except InterruptedTrialError:
             pass
     with open_folder(path) as folder:
-        return make_book(folder, trainer).trials
+        return make_runner(folder, trainer).trials
 
 
 def content(trials):
@@ -344,7 +340,7 @@ def test_a_failed_baseline_does_not_end_a_search(tmp_path):
     trials = run(tmp_path, Trainer({"baseline": "oom"}), make_config(max_trials=3))
 
     assert names(trials)[:4] == ["baseline", "search-0001", "search-0002", "search-0003"]
-    chosen = choose_candidates(trials, objective=LOSS, batch_sizes=2)
+    chosen = choose_candidates(trials, batch_sizes=2)
     assert "baseline" not in [candidate.key for candidate in chosen]
 
 
@@ -375,7 +371,7 @@ def test_without_any_score_there_is_no_answer(tmp_path):
         open_folder(tmp_path) as folder,
         pytest.raises(SearchError, match=r"None of 2 trials completed.*search-0001.*diverged"),
     ):
-        find_answer(make_book(folder, trainer), objective=LOSS, batch_sizes=2)
+        find_answer(make_runner(folder, trainer).trials, batch_sizes=2)
 
 
 def test_an_exhausted_space_ends_a_search(tmp_path):
@@ -426,25 +422,24 @@ def test_time_that_is_left_after_verification_is_searched_on(tmp_path, minutes):
     clock = SearchClock(minutes, now=hands)
     config = make_config(max_trials=99)
     with open_folder(tmp_path) as folder:
-        book = make_book(folder, timed(hands))
+        runner = make_runner(folder, timed(hands))
         search = Search(
             config,
             space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
-            objective=LOSS,
-            book=book,
+            runner=runner,
             clock=clock,
             seed=7,
             untrained=UNTRAINED,
             progress=Progress(None),
         )
         count = -1
-        while count < len(book.trials):
-            count = len(book.trials)
+        while count < len(runner.trials):
+            count = len(runner.trials)
             search.run(BASELINE, stop_requested=lambda: False)
             run_rounds(
-                choose_candidates(book.trials, objective=LOSS, batch_sizes=2),
+                choose_candidates(runner.trials, batch_sizes=2),
                 rounds=2,
-                book=book,
+                runner=runner,
                 clock=clock,
                 seed=7,
                 stop_requested=lambda: False,
@@ -452,7 +447,7 @@ def test_time_that_is_left_after_verification_is_searched_on(tmp_path, minutes):
         left = clock.left - FINISHING_SECONDS
 
     assert 0 <= left < 40, "a trial and its verification would have fitted"
-    assert len({t.trial for t in book.trials}) == len(book.trials)
+    assert len({t.trial for t in runner.trials}) == len(runner.trials)
 
 
 def test_a_limit_that_was_used_up_is_extended_by_a_larger_one(tmp_path):
@@ -469,7 +464,7 @@ def test_the_first_trial_is_not_begun_after_a_stop(tmp_path):
     trainer = Trainer()
     trials = run(tmp_path, trainer, make_config(), stop_requested=lambda: True)
 
-    assert trials == []
+    assert list(trials) == []
     assert trainer.ran == []
 
 

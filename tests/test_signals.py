@@ -47,7 +47,7 @@ import importlib.abc, os, signal, sys
 
 class SignalOnImport(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name == "{module}" and "tfbatch.tune" in sys.orig_argv:  # not in a worker
+        if name == "{module}" and "--run_dir=run" in sys.orig_argv:  # not in a worker
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.{signal})
 
@@ -111,18 +111,26 @@ def test_ctrl_c_in_python_asks_once_there_is_something_to_keep():
         signal.signal(signal.SIGINT, before)
 
 
+MODULE = ("-m", "tfbatch.tune")
+CONSOLE = ("-c", "from tfbatch.__main__ import main; main()", "tune")
+AT_ONCE = "Stopped while starting up: nothing was measured."
+
+
 @pytest.mark.parametrize(
-    ("module", "number", "words"),
+    ("command", "module", "number", "words"),
     [
-        ("tfbatch.finder", signal.SIGTERM, "Stopped while starting up: nothing was measured."),
-        ("tfbatch.finder", signal.SIGINT, "Stopped while starting up: nothing was measured."),
-        ("tfbatch.search.session", signal.SIGTERM, "Stopped before the first trial ended"),
+        (MODULE, "tfbatch.finder", signal.SIGTERM, AT_ONCE),
+        (MODULE, "tfbatch.finder", signal.SIGINT, AT_ONCE),
+        (CONSOLE, "tfbatch.finder", signal.SIGINT, AT_ONCE),
+        (MODULE, "tfbatch.search.session", signal.SIGTERM, "Stopped before the first trial ended"),
     ],
 )
-def test_a_signal_while_modules_are_imported_ends_with_a_sentence(tmp_path, module, number, words):
+def test_a_signal_while_modules_are_imported_ends_with_a_sentence(
+    tmp_path, command, module, number, words
+):
     (tmp_path / "sitecustomize.py").write_text(ON_IMPORT.format(module=module, signal=number.name))
     done = subprocess.run(
-        [sys.executable, "-m", "tfbatch.tune", "--run_dir=run"],
+        [sys.executable, *command, "--run_dir=run"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

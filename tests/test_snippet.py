@@ -20,11 +20,11 @@ from tfbatch.own_data import DataDescription
 from tfbatch.schema import Named
 from tfbatch.search.snippet import keras_snippet, optimizer_call
 from tfbatch.search.task import Task
-from tfbatch.training.derived import derive
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload, make_optimizer
+from tfbatch.trial.derived import derive
+from tfbatch.trial.outcome import TrialSpec
 
 MODEL = "tiny_model:build"
 CONFIGURATIONS = {

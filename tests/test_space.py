@@ -17,8 +17,8 @@ from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, read_yaml, write_yaml
 from tfbatch.search.config import SEARCHES, Range, as_options, load_search
 from tfbatch.search.space import SearchSpace
-from tfbatch.training.derived import derive
 from tfbatch.training.workload import make_optimizer
+from tfbatch.trial.derived import derive
 
 
 def sampled(space, count):

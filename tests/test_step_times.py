@@ -12,14 +12,15 @@ from contexts import context_of
 from tfbatch.callbacks import training_clock
 from tfbatch.configuration import Configuration
 from tfbatch.errors import StoppedError
+from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.schema import Named
 from tfbatch.search.step_seconds import read_step_seconds
 from tfbatch.training import pacing, step_times
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import StepTime, measure_step_times
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrialSpec
 
 CONFIGURATIONS = [
     Configuration(
@@ -222,7 +223,7 @@ def test_what_does_not_fit_into_the_time_is_left_out_from_the_largest_down(
 def test_what_is_measured_is_on_disk_before_the_next_measurement(workload, tmp_path, monkeypatch):
     """A stop in the middle of the second round keeps the first one whole."""
     monkeypatch.setattr(pacing, "_ROUND_SECONDS", 0.02)
-    file = tmp_path / step_times.FILE
+    file = tmp_path / STEP_TIMES
     file.write_text('{"device": "CPU, 1 thread", "seconds": {"8": [1.0]}}')
     kept = step_times.StepTimesFile(file, "CPU, 1 thread")
     beats: list[int] = []
@@ -244,7 +245,7 @@ def test_what_is_measured_is_on_disk_before_the_next_measurement(workload, tmp_p
 
 
 def test_times_of_another_device_are_dropped(tmp_path):
-    file = tmp_path / step_times.FILE
+    file = tmp_path / STEP_TIMES
     file.write_text('{"device": "NVIDIA H100", "seconds": {"8": [1.0]}}')
     step_times.StepTimesFile(file, "CPU, 1 thread").keep(16, [2.0, 3.0, 4.0])
     found = read_step_seconds(tmp_path)

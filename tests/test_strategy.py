@@ -13,7 +13,7 @@ import tiny_model
 from processes import HANG_SECONDS, run_warm
 
 from tfbatch.configuration import Configuration
-from tfbatch.training.derived import derive
+from tfbatch.trial.derived import derive
 
 FOLDER = str(Path(tiny_model.__file__).parent)
 
@@ -34,7 +34,7 @@ TWO_AND_ONE = """
     from tfbatch.configuration import Configuration
     from tfbatch.pipeline import load_data
     from tfbatch.schema import Named
-    from tfbatch.training.outcome import TrialSpec
+    from tfbatch.trial.outcome import TrialSpec
     from tfbatch.training.program_cache import ProgramCache
     from tfbatch.training.trial import run_trial
     from tfbatch.training.workload import Workload

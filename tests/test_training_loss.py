@@ -15,10 +15,10 @@ from tfbatch.pipeline.storing import store_data
 from tfbatch.schema import Named
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.evaluation import measure_untrained
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrialSpec
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(300, 4)).astype("float32")

@@ -18,13 +18,13 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RecordError, RunFolderError
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
-from tfbatch.training.derived import derive
 from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
 from tfbatch.training.model_builder import find_model_builder
-from tfbatch.training.outcome import TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import fit, run_trial
 from tfbatch.training.workload import Workload, make_optimizer
+from tfbatch.trial.derived import derive
+from tfbatch.trial.outcome import TrialSpec
 
 SPEC = TrialSpec(
     trial="search-0001",

@@ -11,15 +11,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from search_fixtures import BASELINE, Trainer, finished, make_book, open_folder
+from search_fixtures import BASELINE, Trainer, finished, make_runner, open_folder
 
 from tfbatch.errors import RunFolderError, SearchError
 from tfbatch.run_folder import table
+from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.journal import Journal, read_rows
-from tfbatch.run_folder.table import TRIALS_CSV, column_order, csv_text, to_frame, write_csv
+from tfbatch.run_folder.table import column_order, csv_text, to_frame, write_csv
 from tfbatch.schema import Named
 from tfbatch.search.progress import Progress
-from tfbatch.search.trial_book import Planned
+from tfbatch.search.trial_runner import Planned
 from tfbatch.search.trials_csv import csv_at_the_end
 
 WSD = BASELINE.model_copy(
@@ -151,9 +152,9 @@ def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(tmp_path, ending):
 
     def run():
         with open_folder(tmp_path / "run") as folder, csv_at_the_end(folder, Progress(None)):
-            book = make_book(folder, trainer)
-            book.run(Planned("baseline", "baseline", 1, BASELINE))
-            book.run(Planned("search-0001", "search", 1, WSD))
+            runner = make_runner(folder, trainer)
+            runner.run(Planned("baseline", "baseline", 1, BASELINE))
+            runner.run(Planned("search-0001", "search", 1, WSD))
             assert not (folder.path / TRIALS_CSV).exists()
             if ending:
                 raise ending

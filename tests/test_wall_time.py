@@ -10,7 +10,8 @@ import pytest
 
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder import wall_time
-from tfbatch.run_folder.wall_time import FILE, WallTime, covered_seconds, spent_seconds
+from tfbatch.run_folder.files import WALL_TIME
+from tfbatch.run_folder.wall_time import WallTime, covered_seconds, spent_seconds
 
 
 def row(end, seconds):
@@ -63,7 +64,7 @@ with wall_time.WallTime(Path(sys.argv[1]), before=100.0, started=time.monotonic(
 
 def test_a_session_that_is_killed_is_charged(tmp_path):
     with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)]) as process:
-        while not (tmp_path / FILE).exists() or spent_seconds(tmp_path, []) < 100.2:
+        while not (tmp_path / WALL_TIME).exists() or spent_seconds(tmp_path, []) < 100.2:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
@@ -71,9 +72,9 @@ def test_a_session_that_is_killed_is_charged(tmp_path):
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    (tmp_path / FILE).write_text("{}")
+    (tmp_path / WALL_TIME).write_text("{}")
 
-    with pytest.raises(RunFolderError, match=rf"{FILE} is damaged.*Remove it"):
+    with pytest.raises(RunFolderError, match=rf"{WALL_TIME} is damaged.*Remove it"):
         spent_seconds(tmp_path, [])
 
 
@@ -82,5 +83,5 @@ def test_it_is_written_as_a_session_goes_on(tmp_path, monkeypatch):
     hands = [0.0]
     with WallTime(tmp_path, before=0.0, started=0.0, now=lambda: hands[0]):
         hands[0] = 7.0
-        while json.loads((tmp_path / FILE).read_text())["seconds"] != 7.0:
+        while json.loads((tmp_path / WALL_TIME).read_text())["seconds"] != 7.0:
             time.sleep(0.005)

@@ -14,7 +14,7 @@ from tfbatch.search import worker_engine
 from tfbatch.search.engine import memory_failure
 from tfbatch.search.worker_engine import WorkerEngine
 from tfbatch.training.devices import Devices
-from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.trial.outcome import Outcome, TrialSpec
 from tfbatch.workers import ProcessEndedError
 
 SPEC = TrialSpec("search-0001", "search", 1, BASELINE, 2500)

@@ -116,15 +116,19 @@ def help_text(values: flags.FlagValues, usage: str) -> str:
     return "\n".join([*lines, "", EXIT_CODES])
 
 
-def run_command(main: Callable[[list[str]], int]) -> None:
+def run_command(main: Callable[[list[str]], int], arguments: list[str] | None = None) -> None:
     """Runs a command's `main(arguments)` and exits with its code; errors become messages.
 
     A closed pipe (`| head`) does not end the command: further output is dropped.
+
+    Args:
+        main: The command.
+        arguments: What stands behind the command's name. Defaults to this program's arguments.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _steady(sys.stdout), _steady(sys.stderr)
     try:
-        code = _code_of(main)
+        code = _code_of(main, sys.argv[1:] if arguments is None else arguments)
         _flush(sys.stdout, sys.stderr)
         # TensorFlow's threads can hang in the interpreter's teardown; everything is on disk.
         os._exit(code)
@@ -132,7 +136,7 @@ def run_command(main: Callable[[list[str]], int]) -> None:
         sys.stdout, sys.stderr = before
 
 
-def _code_of(main: Callable[[list[str]], int]) -> int:
+def _code_of(main: Callable[[list[str]], int], arguments: list[str]) -> int:
     def interrupt(number: int, frame: FrameType | None) -> None:
         del frame
         raise KeyboardInterrupt(number)
@@ -141,7 +145,7 @@ def _code_of(main: Callable[[list[str]], int]) -> int:
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, interrupt)
-        return main(sys.argv[1:])
+        return main(arguments)
     except TfbatchError as error:
         print(f"error: {error}", file=sys.stderr or sys.stdout)
         return error.exit_code

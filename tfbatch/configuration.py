@@ -22,7 +22,7 @@ class Configuration(Strict):
             return scale(base_learning_rate, batch_size / base_batch_size) * 2**octaves
 
     The optimizer's numbers are meant for that reference batch size too, unless they are written as
-    timescales; see tfbatch.training.optimizer_numbers.
+    timescales; see tfbatch.trial.optimizer_numbers.
 
     Attributes:
         batch_size: Examples in one update.

@@ -1,6 +1,6 @@
 """Writes a run out to a CSV file, to MLflow or to Weights & Biases.
 
-usage: python -m tfbatch.export --run_dir=RUN --to=mlflow [--destination=sqlite:///mlflow.db]
+usage: tfbatch export --run_dir=RUN --to=mlflow [--destination=sqlite:///mlflow.db]
 
 The run folder is only read (but for its trials.csv, where --to=csv has no --destination); a run in
 progress is written as far as it has come. The same command again adds what is new, nothing twice.
@@ -18,6 +18,7 @@ from tfbatch.command_line import library_noise_to, parse_flags, path_of, run_com
 from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError
 from tfbatch.exporters import EXPORTERS, export_run
+from tfbatch.run_folder.files import TRIALS_CSV
 
 FLAGS = flags.FlagValues()
 define_common_flags(FLAGS, "run_dir", more="One that tune has written; required.")
@@ -25,9 +26,9 @@ flags.DEFINE_string("to", None, f"One of: {', '.join(EXPORTERS.names())}.", flag
 flags.DEFINE_string(
     "destination",
     None,
-    "csv: a file (default: RUN/trials.csv). mlflow: a tracking URI (default: MLFLOW_TRACKING_URI, "
-    "else MLflow's own, mlflow.db in this directory). wandb: a folder for offline runs (default: "
-    "WANDB_DIR, else this directory).",
+    f"csv: a file (default: RUN/{TRIALS_CSV}). mlflow: a tracking URI (default: "
+    "MLFLOW_TRACKING_URI, else MLflow's own, mlflow.db in this directory). wandb: a folder for "
+    "offline runs (default: WANDB_DIR, else this directory).",
     flag_values=FLAGS,
 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError, NothingLearnedError
 from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
+from tfbatch.run_folder.files import JOURNAL, worker_log
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.search.execution import Execution
@@ -212,7 +213,7 @@ def _without_an_answer(
     """What was measured is returned, although there is no answer."""
     from tfbatch.search.result import NothingLearned
 
-    rows = read_rows(run_dir / "trials.jsonl")
+    rows = read_rows(run_dir / JOURNAL)
     return NothingLearned(run_dir=run_dir, rows=rows, interrupted=interrupted, reason=error)
 
 
@@ -244,7 +245,7 @@ def run_request(
         warm = None
         if request.execution.workers != 0:  # it imports TensorFlow beside this process
             lock.logs.mkdir(exist_ok=True)
-            log = lock.logs / "worker-0.log"
+            log = worker_log(lock.logs, 0)
             warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")
         try:
             from tfbatch.search.session import run_search

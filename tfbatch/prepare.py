@@ -1,6 +1,6 @@
 """Writes a data set as sharded TFRecords with a manifest, or verifies them.
 
-usage: python -m tfbatch.prepare --dataset=NAME [--verify]
+usage: tfbatch prepare --dataset=NAME [--verify]
 
 Nothing is done where the records are there already; what a killed run had finished is kept. `tune`
 prepares by itself on first use.

@@ -153,9 +153,6 @@ def end_while_starting() -> None:
 
     Python itself would die of the signal without one, and show a traceback for Ctrl-C.
     """
-    main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if main is None or not main.name.startswith("tfbatch."):
-        return  # imported by another program
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame
@@ -168,4 +165,11 @@ def end_while_starting() -> None:
             signal.signal(number, end)
 
 
-end_while_starting()
+def _is_program_of(package: str) -> bool:
+    """Whether this process is `python -m PACKAGE...`, and not another program that imports it."""
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return main is not None and main.name.startswith(f"{package}.")
+
+
+if _is_program_of("tfbatch"):
+    end_while_starting()

@@ -1,6 +1,6 @@
 """Trains one configuration, also the best.yaml that tune writes.
 
-usage: python -m tfbatch.train --config=RUN/best.yaml [--output=model.keras]
+usage: tfbatch train --config=RUN/best.yaml [--output=model.keras]
 
 The metrics of the validation split are shown after each epoch, those of the test split at the end.
 """
@@ -15,10 +15,13 @@ from absl import flags
 from tfbatch.command_line import parse_flags, path_of, run_command
 from tfbatch.common_flags import define_common_flags, threads_of
 from tfbatch.errors import InputError
+from tfbatch.run_folder.files import BEST_CONFIGURATION
 from tfbatch.training_config import TrainingConfig, load_training_config
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("config", None, "The configuration, e.g. RUN/best.yaml.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "config", None, f"The configuration, e.g. RUN/{BEST_CONFIGURATION}.", flag_values=FLAGS
+)
 define_common_flags(FLAGS, "data_dir", "records_dir", "checkpoint_seconds")
 flags.DEFINE_string("output", None, "Where to save the model (.keras).", flag_values=FLAGS)
 flags.DEFINE_string(
@@ -48,7 +51,7 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
     if not FLAGS.config:
-        raise InputError("`--config` is required, such as --config=RUN/best.yaml.")
+        raise InputError(f"`--config` is required, such as --config=RUN/{BEST_CONFIGURATION}.")
     if FLAGS.output and not FLAGS.output.endswith(".keras"):
         raise InputError(f"`--output` must end in .keras. Received: {FLAGS.output!r}.")
     output, records_dir = path_of(FLAGS.output), path_of(FLAGS.records_dir)

@@ -1,6 +1,6 @@
 """Searches batch size jointly with learning rate and decay schedule, and recommends.
 
-usage: python -m tfbatch.tune [--dataset=cifar10] [--model=small_cnn] [--max_minutes=15] ...
+usage: tfbatch tune [--dataset=cifar10] [--model=small_cnn] [--max_minutes=15] ...
 
 With no flags it runs scikit-learn's embedded digits: no download, minutes on two cores. The same
 command on the same run folder continues it; a larger budget extends it.
@@ -33,7 +33,17 @@ from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.given import Given
 from tfbatch.references import check_reference, find_function
-from tfbatch.run_folder.folder import LOG, check_run_dir
+from tfbatch.run_folder.files import (
+    BEST_CONFIGURATION,
+    BEST_MODEL,
+    JOURNAL,
+    LIBRARY_LOG,
+    RECOMMENDATION,
+    SETTINGS,
+    TENSORBOARD,
+    TRIALS_CSV,
+)
+from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.execution import Execution
 from tfbatch.search.progress import LiveProgress, Progress
 from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
@@ -136,12 +146,12 @@ def main(arguments: list[str]) -> int:
     request = request_from_flags()
     run_dir = check_run_dir(request.run_dir)
     with (
-        library_noise_to(run_dir / LOG) as (out, err),
+        library_noise_to(run_dir / LIBRARY_LOG) as (out, err),
         StopSignal(
             announcer(err, STOPPING), nothing_kept=direct_writer(err, NOTHING_MEASURED)
         ) as stop,
     ):
-        say(out, f"Run folder: {run_dir} (what the libraries print goes to {LOG} in it)")
+        say(out, f"Run folder: {run_dir} (what the libraries print goes to {LIBRARY_LOG} in it)")
         progress = LiveProgress(out) if out.is_terminal else Progress(out)
         progress.on_begin = stop.keep
         try:
@@ -204,12 +214,13 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     if request.max_minutes is not None:
         again.append(f"--max_minutes={2 * request.max_minutes:g}")
     python = sys.executable  # the environment need not be activated
-    tensorboard = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir}/tensorboard"])
+    show = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir / TENSORBOARD}"])
+    best = f"--config={run_dir / BEST_CONFIGURATION}"
     return (
         "\nNext:\n  "
-        f"{shlex.join([python, '-m', 'tfbatch.train', f'--config={run_dir}/best.yaml'])}    (on a "
-        "CPU with the threads of a trial; --threads=all is faster but gives another result)\n  "
-        f"{tensorboard}    (HPARAMS shows every trial)\n  "
+        f"{shlex.join([python, '-m', 'tfbatch.train', best])}    (on a CPU with the "
+        "threads of a trial; --threads=all is faster but gives another result)\n  "
+        f"{show}    (HPARAMS shows every trial)\n  "
         f"{shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\nWritten: "
         f"{', '.join(_written(run_dir))} in {run_dir}"
     )
@@ -217,7 +228,7 @@ def _next_steps(run_dir: Path, request: Request) -> str:
 
 def _answer_before(run_dir: Path) -> str:
     """Where the answer of earlier sessions is, for a session that has added nothing to it."""
-    path = run_dir / "recommendation.json"
+    path = run_dir / RECOMMENDATION
     if not path.exists():
         return ""
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -228,8 +239,8 @@ def _answer_before(run_dir: Path) -> str:
 
 
 def _written(run_dir: Path) -> list[str]:
-    results = ("recommendation.json", "best.yaml", "best.keras", "trials.jsonl", "trials.csv")
-    names = (*results, "config.json", LOG)
+    answer = (RECOMMENDATION, BEST_CONFIGURATION, BEST_MODEL)
+    names = (*answer, JOURNAL, TRIALS_CSV, SETTINGS, LIBRARY_LOG)
     return [name for name in names if (run_dir / name).exists()]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tfbatch.errors import InputError
 from tfbatch.exporters._exported import Exported
+from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.recorded import RecordedRun
-from tfbatch.run_folder.table import TRIALS_CSV, write_csv
+from tfbatch.run_folder.table import write_csv
 
 
 def export(run: RecordedRun, *, destination: str | None) -> Exported:

@@ -11,7 +11,7 @@ A file declares a Keras optimizer:
 
 Every optimizer has `SHARED_PARAMETERS` too. What a configuration may write for one instead of a
 number that goes stale with the batch size, such as `beta_2_half_life`, is in
-tfbatch.training.optimizer_numbers.
+tfbatch.trial.optimizer_numbers.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import FINGERPRINT
 from tfbatch.run_folder.machine_load import MachineLoad, usable_cores
 
-FILE = "fingerprint.json"
 _PACKAGES = ("tensorflow", "keras", "keras-tuner", "tensorflow-datasets", "numpy")
 
 
@@ -27,7 +27,7 @@ def write_fingerprint(folder: Path, accelerators: list[str]) -> None:
     fingerprint = {"software": software(), "hardware": hardware(accelerators)}
     if load := _read(folder).get("load"):
         fingerprint["load"] = load
-    write_whole(folder / FILE, json.dumps(fingerprint, indent=1))
+    write_whole(folder / FINGERPRINT, json.dumps(fingerprint, indent=1))
 
 
 def record_load(folder: Path, **loads: MachineLoad) -> None:
@@ -50,12 +50,12 @@ def record_load(folder: Path, **loads: MachineLoad) -> None:
         for when, load in loads.items()
     }
     fingerprint["load"] = {**fingerprint.get("load", {}), **written}
-    write_whole(folder / FILE, json.dumps(fingerprint, indent=1))
+    write_whole(folder / FINGERPRINT, json.dumps(fingerprint, indent=1))
 
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # absent, or of a run that was killed
         return {}
     return found

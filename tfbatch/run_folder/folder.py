@@ -12,18 +12,14 @@ from typing import Any
 import filelock
 
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.run_folder import files
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.file_lock import wait_until_released
 from tfbatch.run_folder.journal import Journal
 
-LOG = "tensorflow.log"
 WORKER_SECONDS = 15.0
 """Workers end within a second of their parent; they are waited for this long."""
-_LOCK, _SETTINGS, _JOURNAL = ".lock", "config.json", "trials.jsonl"
-_WORKERS = ".workers"
-_WORKER_LOGS = "logs"
-_DATA = "data"
-_KEPT = (_LOCK, _WORKERS, LOG, _WORKER_LOGS, _DATA)
+_KEPT = (files.LOCK, files.WORKERS_LOCK, files.LIBRARY_LOG, files.WORKER_LOGS, files.OWN_DATA)
 
 
 class RunLock:
@@ -41,22 +37,22 @@ class RunLock:
 
     def __init__(self, path: Path):
         self.path = path.expanduser().resolve()
-        self._lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+        self._lock = filelock.FileLock(self.path / files.LOCK, timeout=0)
 
     @property
     def workers_file(self) -> Path:
         """The file that every worker process of the run keeps locked while it lives."""
-        return self.path / _WORKERS
+        return self.path / files.WORKERS_LOCK
 
     @property
     def logs(self) -> Path:
         """Folder for what worker processes print."""
-        return self.path / _WORKER_LOGS
+        return self.path / files.WORKER_LOGS
 
     @property
     def data(self) -> Path:
         """Folder for a user's own data, each in a folder named by what it holds."""
-        return self.path / _DATA
+        return self.path / files.OWN_DATA
 
     def __enter__(self) -> RunLock:
         """Locks the folder."""
@@ -129,17 +125,17 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         """Folder for TensorBoard."""
-        return self.path / "tensorboard"
+        return self.path / files.TENSORBOARD
 
     @property
     def weights(self) -> Path:
         """Folder for weights that later steps of the run need."""
-        return self.path / "weights"
+        return self.path / files.WEIGHTS
 
     @property
     def checkpoints(self) -> Path:
         """Folder for the checkpoints of running trials."""
-        return self.path / "checkpoints"
+        return self.path / files.CHECKPOINTS
 
     def __enter__(self) -> RunFolder:
         """Locks the folder and reads its journal."""
@@ -164,18 +160,18 @@ class RunFolder:
         check_run_dir(self.path)
         if self._overwrite:
             self._clear()
-        settings = self.path / _SETTINGS
+        settings = self.path / files.SETTINGS
         if settings.exists() and not self._compare(settings):
             self._clear()
         write_whole(
             settings, json.dumps({"identity": self._identity, "budget": self._budget}, indent=1)
         )
         self.weights.mkdir(exist_ok=True)
-        self.journal = Journal(self.path / _JOURNAL)
+        self.journal = Journal(self.path / files.JOURNAL)
 
     def _clear(self) -> None:
         # The settings go last: a run that is killed here must still know the folder as its own.
-        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == _SETTINGS):
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == files.SETTINGS):
             if entry.name in _KEPT:
                 continue
             if entry.is_dir() and not entry.is_symlink():
@@ -192,7 +188,7 @@ class RunFolder:
                 f"{settings} is damaged: {error}. Start anew with --overwrite."
             ) from error
         changes = differences(before, self._identity)
-        journal = self.path / _JOURNAL
+        journal = self.path / files.JOURNAL
         if changes and (not journal.exists() or b"\n" not in journal.read_bytes()):
             return False
         if changes:
@@ -229,7 +225,7 @@ def check_run_dir(path: Path) -> Path:
         ) from error
     if not ours:
         raise InputError(
-            f"{path} holds files but no run of tfbatch (no {_SETTINGS} of its own). "
+            f"{path} holds files but no run of tfbatch (no {files.SETTINGS} of its own). "
             "Choose another folder with --run_dir=DIR."
         )
     return path
@@ -237,13 +233,13 @@ def check_run_dir(path: Path) -> Path:
 
 def _is_run(path: Path) -> bool:
     """Whether tfbatch began the folder: `config.json` alone is a name that anybody uses."""
-    settings = path / _SETTINGS
+    settings = path / files.SETTINGS
     if not settings.exists():
         return False
     try:
         content = json.loads(settings.read_text(encoding="utf-8"))
     except ValueError:  # damaged
-        return (path / _JOURNAL).exists()
+        return (path / files.JOURNAL).exists()
     return isinstance(content, dict) and content.keys() >= {"identity", "budget"}
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.run_folder import files
 from tfbatch.run_folder.journal import Row, encode_row, read_rows
 from tfbatch.schema import content_hash
 
-_FILES = ("recommendation.json", "best.yaml", "config.json", "fingerprint.json")
+_FILES = (files.RECOMMENDATION, files.BEST_CONFIGURATION, files.SETTINGS, files.FINGERPRINT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class RecordedRun:
     @property
     def tensorboard(self) -> Path:
         """Folder with the curves of trial NAME in `NAME/train` and `NAME/validation`."""
-        return self.path / "tensorboard"
+        return self.path / files.TENSORBOARD
 
     def files(self) -> list[Path]:
         """The files beside the journal that say what was asked and what came out."""
@@ -59,28 +60,39 @@ def read_run(path: Path) -> RecordedRun:
         RunFolderError: A file in it is damaged.
     """
     path = path.expanduser().resolve()
-    journal = path / "trials.jsonl"
-    settings = _read(path / "config.json")
-    if not journal.exists() or settings is None:
-        absent = "config.json" if journal.exists() else "trials.jsonl"
-        raise InputError(
-            f"`run_dir` must be a run folder of tfbatch. Received: {path} (no {absent} in it)."
-        )
-    rows = read_rows(journal)
+    settings = read_settings(path)
+    rows = read_rows(path / files.JOURNAL)
     if not rows:
         raise InputError(
             f"No trial has ended in {path} yet: there is nothing to export. Run the same command "
             "again when one has."
         )
-    if "identity" not in settings:
-        raise RunFolderError(f"{path / 'config.json'} is damaged: it has no `identity`.")
     return RecordedRun(
         path=path,
-        settings=settings["identity"],
+        settings=settings,
         rows=rows,
-        fingerprint=_read(path / "fingerprint.json") or {},
-        recommendation=_read(path / "recommendation.json"),
+        fingerprint=_read(path / files.FINGERPRINT) or {},
+        recommendation=_read(path / files.RECOMMENDATION),
     )
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What makes two runs comparable: the `identity` of config.json.
+
+    Raises:
+        InputError: The folder is no run folder.
+        RunFolderError: The file is damaged.
+    """
+    content, journal = _read(path / files.SETTINGS), path / files.JOURNAL
+    if not journal.exists() or content is None:
+        absent = files.SETTINGS if journal.exists() else files.JOURNAL
+        raise InputError(
+            f"`run_dir` must be a run folder of tfbatch. Received: {path} (no {absent} in it)."
+        )
+    if "identity" not in content:
+        raise RunFolderError(f"{path / files.SETTINGS} is damaged: it has no `identity`.")
+    identity: dict[str, Any] = content["identity"]
+    return identity
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,6 @@ from tfbatch.run_folder.journal import Row
 if TYPE_CHECKING:
     import pandas
 
-TRIALS_CSV = "trials.csv"
 METRIC = "metric_"
 _FIRST = ("trial", "phase", "status", "score", "learning_rate")
 _MEASURED = (

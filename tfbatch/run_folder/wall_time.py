@@ -13,8 +13,8 @@ from typing import Any
 
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import WALL_TIME
 
-FILE = "wall_time.json"
 EVERY_SECONDS = 10.0
 """How often it is written: so much of a session that is killed is not charged."""
 
@@ -37,7 +37,7 @@ class WallTime:
         started: float,
         now: Callable[[], float] = time.monotonic,
     ):
-        self._path = folder / FILE
+        self._path = folder / WALL_TIME
         self._started = started - before
         self._now = now
         self._over = threading.Event()
@@ -97,7 +97,7 @@ def spent_seconds(folder: Path, rows: Iterable[dict[str, Any]]) -> float:
     Raises:
         RunFolderError: The file is damaged.
     """
-    path = folder / FILE
+    path = folder / WALL_TIME
     if not path.exists():
         return covered_seconds(rows)
     try:

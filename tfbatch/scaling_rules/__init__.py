@@ -64,7 +64,7 @@ def scaled_number(
 ) -> float:
     """What a rule makes of a number of the optimizer that is meant for `base_batch_size`.
 
-    The result can lie outside of what an optimizer takes (see tfbatch.training.derived).
+    The result can lie outside of what an optimizer takes (see tfbatch.trial.derived).
 
     Args:
         rule: A file of tfbatch/scaling_rules.

@@ -7,7 +7,7 @@ It keeps the stochastic differential equation that Adam discretises:
     epsilon       -> epsilon / sqrt(ratio)
 
 There is no such beta from `ratio * (1 - beta) >= 1` on: with a beta_1 of 0.9 at a base of 32, from
-a batch size of 320 on. There the number is held at the end of its range (tfbatch.training.derived
+a batch size of 320 on. There the number is held at the end of its range (tfbatch.trial.derived
 has the ranges), and the trial says which numbers were held. The rule `half_life` has no such end.
 """
 

@@ -11,12 +11,13 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import NothingLearnedError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.estimators.recommendation import Choice, choose
+from tfbatch.run_folder.files import JOURNAL
 from tfbatch.search.confirmation import as_verified, verified_groups
-from tfbatch.search.finished import BASELINE, FinishedTrial
-from tfbatch.search.objective import Objective
 from tfbatch.search.step_seconds import StepSeconds
-from tfbatch.search.trial_book import TrialBook
 from tfbatch.statistics import mean_and_deviation
+from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.objective import Objective
+from tfbatch.trial.trials import Trials
 
 _NOT_MEASURED = StepSeconds()
 
@@ -58,7 +59,7 @@ class Contender:
     def validations(self) -> int:
         """Number of evaluations in one of its trials."""
         first = self.trials[0]
-        return math.ceil(first.steps / int(first.row["steps_per_epoch"]))
+        return math.ceil(first.steps / first.steps_per_epoch)
 
     @property
     def completed(self) -> tuple[FinishedTrial, ...]:
@@ -125,9 +126,8 @@ def summarize(metrics: Sequence[dict[str, float]]) -> dict[str, Measured]:
 
 
 def find_answer(
-    book: TrialBook,
+    trials: Trials,
     *,
-    objective: Objective,
     batch_sizes: int,
     step_seconds: StepSeconds = _NOT_MEASURED,
     chance: ChanceLevel | None = None,
@@ -136,8 +136,7 @@ def find_answer(
     """Decides among what was measured.
 
     Args:
-        book: All trials.
-        objective: The objective.
+        trials: All trials of the run.
         batch_sizes: How many batch sizes are verified.
         step_seconds: Step times, each batch size alone.
         chance: The objective's level without learning; None where it is not known.
@@ -147,12 +146,12 @@ def find_answer(
         SearchError: No trial has completed.
         NothingLearnedError: The answer would be a configuration that is no better than chance.
     """
-    first_best = book.best()
+    objective, first_best = trials.objective, trials.searched().best()
     if first_best is None or first_best.score is None:
-        raise SearchError(_nothing_completed(book, too_short))
+        raise SearchError(_nothing_completed(trials, too_short))
     if chance and not chance.beaten_by(first_best.score, objective.direction):
-        raise NothingLearnedError(_nothing_learned(book, first_best, objective, chance))
-    answer = _decide(book, objective, batch_sizes, step_seconds, chance)
+        raise NothingLearnedError(_nothing_learned(trials, first_best, chance))
+    answer = _decide(trials, batch_sizes, step_seconds, chance)
     mean = answer.recommended.validation()[objective.name].mean
     if chance and not chance.beaten_by(mean, objective.direction):
         raise NothingLearnedError(
@@ -163,21 +162,19 @@ def find_answer(
 
 
 def _decide(
-    book: TrialBook,
-    objective: Objective,
+    trials: Trials,
     batch_sizes: int,
     step_seconds: StepSeconds,
     chance: ChanceLevel | None,
 ) -> Answer:
     level = chance.without_knowledge() if chance else math.nan
     groups = verified_groups(
-        book,
-        objective=objective,
+        trials,
         batch_sizes=batch_sizes,
         chance=level if math.isfinite(level) else None,
     )
-    contenders = {key: _contender(key, trials, step_seconds) for key, trials in groups.items()}
-    first = book.find(BASELINE)
+    contenders = {key: _contender(key, group, step_seconds) for key, group in groups.items()}
+    first = trials.find(BASELINE)
     if first is not None and first.score is not None and BASELINE not in contenders:
         contenders[BASELINE] = _contender(BASELINE, [first], step_seconds)
     baseline = contenders.get(BASELINE)
@@ -185,12 +182,12 @@ def _decide(
     if verified:
         choice = choose(
             verified,
-            direction=objective.direction,
-            smallest_margin=objective.smallest_margin,
+            direction=trials.objective.direction,
+            smallest_margin=trials.objective.smallest_margin,
             incumbent=BASELINE,
         )
         return Answer(contenders[choice.recommended], baseline, choice, contenders)
-    best = book.best(without=groups)  # what failed on fresh seeds is not recommended
+    best = trials.searched().best(without=groups)  # what failed on fresh seeds is not recommended
     if best is None:
         raise SearchError("Every configuration that was verified failed on a fresh seed.")
     contenders[best.trial] = _contender(best.trial, [best], step_seconds)
@@ -213,23 +210,21 @@ def _contender(key: str, trials: Sequence[FinishedTrial], step_seconds: StepSeco
     return dataclasses.replace(found, validation_alone=seconds)
 
 
-def _nothing_completed(book: TrialBook, too_short: str) -> str:
-    if not book.trials:
+def _nothing_completed(trials: Trials, too_short: str) -> str:
+    if not trials:
         return (
             f"The time limit passed before the first trial ended: {too_short}. The same command "
             "with other values is accepted, since no trial is in the journal."
         )
-    last = book.trials[-1]
+    last = trials[-1]
     return (
-        f"None of {len(book.trials)} trials completed. The last one ({last.trial}) ended as "
+        f"None of {len(trials)} trials completed. The last one ({last.trial}) ended as "
         f"{last.status}: {last.message}"
     )
 
 
-def _nothing_learned(
-    book: TrialBook, best: FinishedTrial, objective: Objective, chance: ChanceLevel
-) -> str:
-    completed = len(book.completed("baseline", "search"))
+def _nothing_learned(trials: Trials, best: FinishedTrial, chance: ChanceLevel) -> str:
+    objective, completed = trials.objective, len(trials.searched().completed())
     if chance.knows_before_training(objective.direction):
         other = (
             ""
@@ -244,7 +239,7 @@ def _nothing_learned(
             f"has {best.score:.4g}. If its weights are trained already, search smaller learning "
             f"rates (a --baseline with a small one){other}. If they are random, lengthen the "
             "trials (--trial_length) or search other rates. Either with another --run_dir or with "
-            "--overwrite. Nothing was verified; every trial is in trials.jsonl of the run folder."
+            f"--overwrite. Nothing was verified; every trial is in {JOURNAL} of the run folder."
         )
     return (
         f"Nothing was learned: the best of {completed} completed trials ({best.trial}, batch size "
@@ -262,5 +257,5 @@ def _lengthen(chance: ChanceLevel, objective: Objective) -> str:
         f"The untrained model has {chance.untrained:.4g}{constant}, and chance alone can gain "
         f"{chance.noise:.2g} on the validation examples. Lengthen the trials (--trial_length, "
         "with another --run_dir or with --overwrite), or search other learning rates. Nothing was "
-        "verified; every trial is in trials.jsonl of the run folder."
+        f"verified; every trial is in {JOURNAL} of the run folder."
     )

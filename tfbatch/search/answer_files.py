@@ -11,15 +11,16 @@ from rich.table import Table
 
 from tfbatch.own_data import OwnData
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import BEST_CONFIGURATION, RECOMMENDATION
 from tfbatch.schema import write_yaml
 from tfbatch.search.answer import Answer, Contender, Measured
 from tfbatch.search.edges import Edges
-from tfbatch.search.finished import FinishedTrial
-from tfbatch.search.objective import Objective
 from tfbatch.search.request import Request
-from tfbatch.training.derived import Derived
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.objective import Objective
+from tfbatch.trial.trials import Trials
 
-RECOMMENDATION = "recommendation.json"
 TestMetrics = dict[str, dict[str, Measured]]
 """Metrics on the test split, by the contender's key."""
 
@@ -140,24 +141,23 @@ def _plain(value: Any) -> Any:
 
 def write_answer(folder: Path, content: dict[str, Any], best: str) -> None:
     """Writes recommendation.json and best.yaml, each whole or not at all."""
-    write_whole(folder / "best.yaml", best)
+    write_whole(folder / BEST_CONFIGURATION, best)
     write_whole(folder / RECOMMENDATION, json.dumps(content, indent=1) + "\n")
 
 
-def table_by_batch_size(trials: list[FinishedTrial], answer: Answer, objective: Objective) -> Table:
+def table_by_batch_size(trials: Trials, answer: Answer) -> Table:
     """One row for each batch size, and the baseline's."""
+    objective = trials.objective
     table = Table(title=f"By batch size ({objective.name}, {_better(objective)})")
     for column in ("batch size", "trials", "best of search", "learning rate", "schedule"):
         table.add_column(column, justify="left" if column == "schedule" else "right")
     table.add_column("fresh seeds", justify="right")
     table.add_column("train s", justify="right")
     table.add_column("")
-    first = [t for t in trials if t.phase == "baseline"]
-    searched = [t for t in trials if t.phase == "search"]
-    groups = [("baseline", first)] if first else []
-    sizes = sorted({t.configuration.batch_size for t in searched})
-    groups += [(str(b), [t for t in searched if t.configuration.batch_size == b]) for b in sizes]
-    rows = [_row(name, group, answer, objective) for name, group in groups]
+    first, searched = trials.of_phase("baseline"), trials.of_phase("search")
+    groups = [(f"{t.configuration.batch_size} (baseline)", first) for t in first]
+    groups += [(str(b), searched.of_batch_size(b)) for b in searched.batch_sizes()]
+    rows = [_row(name, group, answer) for name, group in groups]
     for row in rows:
         table.add_row(*row)
     if any(row[_SECONDS].endswith(_AS_IN_TRIAL) for row in rows):
@@ -173,25 +173,21 @@ _AS_IN_TRIAL = " *"
 """Marks seconds that other trials slowed down."""
 
 
-def _row(name: str, group: list[FinishedTrial], answer: Answer, objective: Objective) -> list[str]:
-    scored = sorted(
-        (t for t in group if t.score is not None),
-        key=lambda t: (t.score or 0.0) * (1 if objective.direction == "min" else -1),
-    )
-    shown = name if name != "baseline" else f"{group[0].configuration.batch_size} (baseline)"
+def _row(name: str, group: Trials, answer: Answer) -> list[str]:
+    scored = group.ranked()
     if not scored:
         ends = ", ".join(sorted({t.status for t in group}))
-        return [shown, str(len(group)), f"none ({ends})", "", "", "", "", ""]
+        return [name, str(len(group)), f"none ({ends})", "", "", "", "", ""]
     best = next((t for t in scored if t.trial in answer.contenders), scored[0])
     contender = answer.contenders.get(best.trial)
     fresh, seconds = "", f"{best.training_seconds:.3g}{_AS_IN_TRIAL}"
     if contender and _on_fresh_seeds(contender):
         measured = contender.validation()
-        fresh = contender.failures or shown_as(measured[objective.name])
+        fresh = contender.failures or shown_as(measured[group.objective.name])
         mark = "" if contender.alone else _AS_IN_TRIAL
         seconds = f"{contender.training_seconds().mean:.3g}{mark}"
     return [
-        shown,
+        name,
         str(len(group)),
         f"{best.score:.4f}",
         f"{best.learning_rate:.3g}",

@@ -23,7 +23,7 @@ from keras_tuner.engine.trial import Trial
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.training.outcome import Outcome, TrialSpec
+from tfbatch.trial.outcome import Outcome, TrialSpec
 
 SILENT_SECONDS = 60.0
 """A joined worker that says nothing for this long is taken for dead; it speaks every second."""

@@ -16,10 +16,10 @@ from tfbatch.hparams_log import (
 )
 from tfbatch.metric_direction import Direction
 from tfbatch.search.config import Range
-from tfbatch.search.finished import FinishedTrial
-from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
-from tfbatch.training.derived import Derived
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.objective import Objective
 
 
 def declare_columns(

@@ -20,7 +20,7 @@ from tfbatch.optimizers import OPTIMIZERS, roles_of
 from tfbatch.scaling_rules import check_rule, rule_parameters, scaled
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, Strict, as_named, as_written, load, validate
-from tfbatch.training.optimizer_numbers import find_option
+from tfbatch.trial.optimizer_numbers import find_option
 from tfbatch.yaml_folder import YamlFolder
 
 SEARCHES = YamlFolder("tuner_configs", kind="search", variable="TFBATCH_SEARCH_DIR")
@@ -98,7 +98,7 @@ class Space(Strict):
 
     `base_learning_rate` is by default the range of the optimizer, `scaling_rule` its rule. What a
     rule and an optimizer take is searched like a schedule's parameters; the keys that an optimizer
-    has beside Keras's own are in tfbatch.training.optimizer_numbers. Schedules with a warm-up of
+    has beside Keras's own are in tfbatch.trial.optimizer_numbers. Schedules with a warm-up of
     their own, such as one_cycle, are tried with a `warmup_fraction` of 0. `model` holds arguments
     of the model's builder, each a value, a list of values or a range.
     """

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.recommendation import Verified
 from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.finished import BASELINE, FinishedTrial
-from tfbatch.search.objective import Objective
 from tfbatch.search.step_seconds import StepSeconds
-from tfbatch.search.trial_book import Planned, TrialBook
+from tfbatch.search.trial_runner import Planned, TrialRunner
 from tfbatch.seeds import derive_seed
+from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.trials import Trials
 
 _NOT_MEASURED = StepSeconds()
 HOPELESS_SHARE = 0.1
@@ -38,11 +38,7 @@ class Candidate:
 
 
 def choose_candidates(
-    trials: Sequence[FinishedTrial],
-    *,
-    objective: Objective,
-    batch_sizes: int,
-    chance: float | None = None,
+    trials: Trials, *, batch_sizes: int, chance: float | None = None
 ) -> list[Candidate]:
     """The best searched trial of each of the best batch sizes, and the baseline.
 
@@ -51,14 +47,11 @@ def choose_candidates(
 
     Args:
         trials: Finished trials; those of the verification and those without a score are left out.
-        objective: The objective.
         batch_sizes: How many batch sizes.
         chance: The objective's value without learning; None where it is not known: then no trial
             is left out for its quality.
     """
-    scored = [t for t in trials if t.score is not None and t.phase != "confirmation"]
-    sign = 1.0 if objective.direction == "min" else -1.0
-    scored.sort(key=lambda t: sign * (t.score or 0.0))
+    scored = trials.searched().ranked()
     baseline = [t for t in scored if t.trial == BASELINE]
     same = {t.configuration.identity() for t in baseline}
     best: dict[int, FinishedTrial] = {}
@@ -69,7 +62,7 @@ def choose_candidates(
     if chance is not None and scored:
         farthest = HOPELESS_SHARE * abs(chance - _score(scored[0]))
         chosen = [t for t in chosen if abs(_score(t) - _score(scored[0])) <= farthest]
-    chosen = sorted([*chosen, *baseline], key=lambda t: sign * _score(t))
+    chosen = sorted([*chosen, *baseline], key=scored.index)
     return [Candidate(t.trial, t.configuration, t.seconds) for t in chosen]
 
 
@@ -81,7 +74,7 @@ def run_rounds(
     candidates: Sequence[Candidate],
     *,
     rounds: int,
-    book: TrialBook,
+    runner: TrialRunner,
     clock: SearchClock,
     seed: int,
     stop_requested: Callable[[], bool],
@@ -95,7 +88,7 @@ def run_rounds(
     Args:
         candidates: What to verify.
         rounds: Number of rounds.
-        book: Runs the trials.
+        runner: Runs the trials.
         clock: The time limit.
         seed: The run's seed.
         stop_requested: When true, no further round is begun.
@@ -105,23 +98,29 @@ def run_rounds(
     Raises:
         InterruptedTrialError: Running trials were asked to stop.
     """
-    seconds = missing_seconds(candidates, rounds=rounds, book=book)
+    seconds = missing_seconds(candidates, rounds=rounds, runner=runner)
     if not clock.fits(sum(seconds[:at_least])):
         return
     plan = _rounds(
-        candidates, rounds=rounds, book=book, clock=clock, seed=seed, stop_requested=stop_requested
+        candidates,
+        rounds=rounds,
+        runner=runner,
+        clock=clock,
+        seed=seed,
+        stop_requested=stop_requested,
     )
-    book.run_all(lambda: next(plan, None))
+    runner.run_all(lambda: next(plan, None))
 
 
 def missing_seconds(
-    candidates: Sequence[Candidate], *, rounds: int, book: TrialBook
+    candidates: Sequence[Candidate], *, rounds: int, runner: TrialRunner
 ) -> list[float]:
     """What is missing of each round, in expected wall-clock seconds; 0 for a whole one."""
+    find = runner.trials.find
     return [
         side_by_side(
-            [c.seconds for c in candidates if book.find(trial_name(c.configuration, n)) is None],
-            book.at_once,
+            [c.seconds for c in candidates if find(trial_name(c.configuration, n)) is None],
+            runner.at_once,
         )
         for n in range(1, rounds + 1)
     ]
@@ -131,13 +130,13 @@ def _rounds(
     candidates: Sequence[Candidate],
     *,
     rounds: int,
-    book: TrialBook,
+    runner: TrialRunner,
     clock: SearchClock,
     seed: int,
     stop_requested: Callable[[], bool],
 ) -> Iterator[Planned]:
     for number in range(1, rounds + 1):
-        missing = missing_seconds(candidates, rounds=number, book=book)[-1]
+        missing = missing_seconds(candidates, rounds=number, runner=runner)[-1]
         if missing and (stop_requested() or not clock.fits(missing)):
             return
         first = number % max(len(candidates), 1)
@@ -151,7 +150,7 @@ def _rounds(
 
 
 def verified_groups(
-    book: TrialBook, *, objective: Objective, batch_sizes: int, chance: float | None = None
+    trials: Trials, *, batch_sizes: int, chance: float | None = None
 ) -> dict[str, list[FinishedTrial]]:
     """The verification trials of every configuration that was in whole rounds, by its key.
 
@@ -159,14 +158,14 @@ def verified_groups(
     earlier session stays verified when new candidates were not. Every configuration with the same
     rounds is in, also one with a trial that did not complete. Empty if no round is whole.
     """
-    for candidates in _candidate_sets(book.trials, objective, batch_sizes, chance):
+    for candidates in _candidate_sets(trials, batch_sizes, chance):
         rounds = 0
         while candidates and all(
-            book.find(trial_name(c.configuration, rounds + 1)) for c in candidates
+            trials.find(trial_name(c.configuration, rounds + 1)) for c in candidates
         ):
             rounds += 1
         if rounds:
-            return _with_rounds(book, rounds)
+            return _with_rounds(trials, rounds)
     return {}
 
 
@@ -201,17 +200,12 @@ def confirmation_seed(seed: int, number: int) -> int:
 
 
 def _candidate_sets(
-    trials: Sequence[FinishedTrial],
-    objective: Objective,
-    batch_sizes: int,
-    chance: float | None,
+    trials: Trials, batch_sizes: int, chance: float | None
 ) -> list[list[Candidate]]:
     """The candidates now, then those of each earlier verification, newest first."""
 
-    def candidates(trials: Sequence[FinishedTrial]) -> list[Candidate]:
-        return choose_candidates(
-            trials, objective=objective, batch_sizes=batch_sizes, chance=chance
-        )
+    def candidates(trials: Trials) -> list[Candidate]:
+        return choose_candidates(trials, batch_sizes=batch_sizes, chance=chance)
 
     sets = [candidates(trials)]
     for index in reversed(range(len(trials))):
@@ -221,16 +215,16 @@ def _candidate_sets(
     return sets
 
 
-def _with_rounds(book: TrialBook, rounds: int) -> dict[str, list[FinishedTrial]]:
+def _with_rounds(trials: Trials, rounds: int) -> dict[str, list[FinishedTrial]]:
     """Every configuration that has all of the first `rounds` rounds."""
     groups: dict[str, list[FinishedTrial]] = {}
     identities: set[str] = set()
-    for trial in book.trials:
+    for trial in trials:
         identity = trial.configuration.identity()
         if trial.phase == "confirmation" or identity in identities:
             continue
         identities.add(identity)
-        found = [book.find(trial_name(trial.configuration, n + 1)) for n in range(rounds)]
+        found = [trials.find(trial_name(trial.configuration, n + 1)) for n in range(rounds)]
         whole = [t for t in found if t is not None]
         if len(whole) == rounds:
             groups[trial.trial] = whole

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
-from tfbatch.search.finished import FinishedTrial
-from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
+from tfbatch.trial.trials import Trials
 
 OUTER_SHARE = 0.1
 """Share of the range, in octaves, at either end that counts as its edge."""
@@ -45,7 +43,7 @@ class Edges:
         ]
 
 
-def edges_of(trials: Sequence[FinishedTrial], *, space: SearchSpace, objective: Objective) -> Edges:
+def edges_of(trials: Trials, *, space: SearchSpace) -> Edges:
     """Looks at the best completed trial of the search at each batch size.
 
     The place in the range is that of base learning rate and offset together: the rule moves the
@@ -54,25 +52,16 @@ def edges_of(trials: Sequence[FinishedTrial], *, space: SearchSpace, objective: 
     Args:
         trials: The trials of a run.
         space: What was searched.
-        objective: The objective.
     """
     low, high = (math.log2(rate) for rate in space.learning_rate_range())
     if low == high:
         return Edges()
     found: dict[str, list[int]] = {"low": [], "high": []}
     for size in space.batch_sizes:
-        own = [
-            t
-            for t in trials
-            if t.phase == "search" and t.score is not None and t.configuration.batch_size == size
-        ]
+        own = trials.of_phase("search").of_batch_size(size).ranked()
         if len(own) < FEWEST_TRIALS:
             continue
-        best = own[0]
-        for trial in own[1:]:
-            if objective.better(trial.score or 0.0, best.score or 0.0):
-                best = trial
-        c = best.configuration
+        c = own[0].configuration
         place = (math.log2(c.base_learning_rate) + c.learning_rate_octaves - low) / (high - low)
         if place <= OUTER_SHARE:
             found["low"].append(size)

@@ -12,10 +12,11 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription
+from tfbatch.run_folder.files import BEST_MODEL, RECOMMENDATION
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search import answer_files
 from tfbatch.search.answer import Answer, Contender, Measured, summarize
-from tfbatch.search.answer_files import RECOMMENDATION, TestMetrics
+from tfbatch.search.answer_files import TestMetrics
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.edges import edges_of
 from tfbatch.search.engine import Engine
@@ -25,9 +26,10 @@ from tfbatch.search.request import Request
 from tfbatch.search.result import Result
 from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import TrialBook
-from tfbatch.training.derived import Derived
+from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.training.evaluation import evaluate_weights, save_model
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.trials import Trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Ending:
         engine: Evaluates and saves models.
         space: What was searched.
         folder: The run folder.
-        book: The trials and their weights.
+        runner: The trials and their weights.
         clock: What the run has used.
         progress: Receives the progress.
         derive: Derived values of a configuration, for the run's length of trials.
@@ -54,7 +56,7 @@ class Ending:
     engine: Engine
     space: SearchSpace
     folder: RunFolder
-    book: TrialBook
+    runner: TrialRunner
     clock: SearchClock
     progress: Progress
     derive: Callable[[Configuration], Derived]
@@ -93,7 +95,7 @@ class Ending:
                     test[key] = metrics  # on disk as soon as it is measured
                     content = self._content(answer, test, interrupted=True)
                     self._write(content, answer)
-        with told(self.progress, "best.keras could not be written", failures):
+        with told(self.progress, f"{BEST_MODEL} could not be written", failures):
             self._save_best(answer.recommended)
         early = early or (self.stop_requested() and known is None)
         content = self._content(answer, test, interrupted=early)
@@ -105,9 +107,7 @@ class Ending:
         return Result(
             run_dir=self.folder.path,
             recommendation=content,
-            table=answer_files.table_by_batch_size(
-                self.book.trials, answer, self.request.objective
-            ),
+            table=answer_files.table_by_batch_size(self.runner.trials, answer),
             snippet=snippet,
             answer=answer,
             rows=self.folder.journal.rows,
@@ -135,14 +135,14 @@ class Ending:
             self.derive(answer.recommended.configuration),
             objective=str(self.request.objective),
             test=test,
-            trials=len(self.book.trials),
+            trials=len(self.runner.trials),
             seconds=self.clock.elapsed,
             status="interrupted" if interrupted else "complete",
-            memory=self.book.memory_used_up(),
+            memory=_memory_used_up(self.runner.trials, self.runner.device),
             memory_limit=read_memory_limit(self.folder.path)
             if self.request.execution.memory_budget is not None
             else None,
-            edges=edges_of(self.book.trials, space=self.space, objective=self.request.objective),
+            edges=edges_of(self.runner.trials, space=self.space),
         )
 
     def _write(self, content: dict[str, Any], answer: Answer) -> None:
@@ -158,7 +158,7 @@ class Ending:
             return
         self.progress.say("Evaluating the recommendation and the baseline on the test split.")
         for contender in _distinct(answer):
-            kept = [(t, self.book.weights_file(t.trial)) for t in contender.completed]
+            kept = [(t, self.runner.weights_file(t.trial)) for t in contender.completed]
             measured = [
                 self.engine.call(evaluate_weights, t.configuration, file, split="test", seed=t.seed)
                 for t, file in kept
@@ -170,7 +170,7 @@ class Ending:
     def _known_answer(self, answer: Answer) -> TestMetrics | None:
         """The test metrics of an earlier session, if its answer rests on the same trials."""
         path = self.folder.path / RECOMMENDATION
-        if not path.exists() or not (self.folder.path / "best.keras").exists():
+        if not path.exists() or not (self.folder.path / BEST_MODEL).exists():
             return None
         before = json.loads(path.read_text(encoding="utf-8"))
         evidence = sorted(t.trial for c in _distinct(answer) for t in c.trials)
@@ -192,15 +192,15 @@ class Ending:
     def _save_best(self, contender: Contender) -> None:
         """Saves the model of the first verification seed: not the luckiest one."""
         first = contender.trials[0]
-        weights = self.book.weights_file(first.trial)
+        weights = self.runner.weights_file(first.trial)
         if weights.exists():
             self.engine.call(
                 save_model,
                 first.configuration,
                 weights,
                 seed=first.seed,
-                total_examples=first.row["total_examples"],
-                path=self.folder.path / "best.keras",
+                total_examples=first.total_examples,
+                path=self.folder.path / BEST_MODEL,
             )
 
 
@@ -240,6 +240,18 @@ def _distinct(answer: Answer) -> list[Contender]:
     """Recommendation and baseline, once each."""
     both = [answer.recommended, *([answer.baseline] if answer.baseline else [])]
     return list({contender.key: contender for contender in both}.values())
+
+
+def _memory_used_up(trials: Trials, device: str) -> dict[str, Any] | None:
+    """Where memory was used up on this kind of device, beside what fits; None if it never was."""
+    wall = trials.memory_wall(device)
+    if wall is None:
+        return None
+    return {
+        "device": device,
+        "smallest_that_failed": wall,
+        "largest_that_fits": max(trials.completed().batch_sizes(), default=None),
+    }
 
 
 def _as_measured(part: dict[str, Any]) -> dict[str, Measured]:

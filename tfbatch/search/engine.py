@@ -13,7 +13,7 @@ from tfbatch.out_of_memory import follows_out_of_memory, is_out_of_memory, memor
 from tfbatch.search.chief import Board
 from tfbatch.training.context import P, R, TaskContext
 from tfbatch.training.devices import Devices
-from tfbatch.training.outcome import Outcome, Phase, TrialSpec
+from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.workers.mailbox import TaskProgress
 from tfbatch.workers.slot import Start
 
@@ -54,7 +54,7 @@ def memory_failure(task: str, error: BaseException, log: str = "") -> SearchErro
     )
 
 
-class Trials(Protocol):
+class TrialEngine(Protocol):
     """Runs trials, several at a time."""
 
     @property
@@ -85,7 +85,7 @@ class Trials(Protocol):
         """The trials that run now, for a display; called from another thread."""
 
 
-class Engine(Trials, Protocol):
+class Engine(TrialEngine, Protocol):
     """Runs trials, and single tasks while no trial runs: functions that get a TaskContext first.
 
     It is never changed from outside: what differs is an argument, and `opened` gives another one.

@@ -37,7 +37,7 @@ from tfbatch.training.context import Job, UserCode, dump_code
 from tfbatch.training.data_tasks import describe_data, prepare_data
 from tfbatch.training.evaluation import measure_untrained
 from tfbatch.training.model_builder import find_model_builder
-from tfbatch.training.outcome import TrialSpec
+from tfbatch.trial.outcome import TrialSpec
 
 _WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.5

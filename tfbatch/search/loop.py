@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,14 +10,14 @@ from tfbatch.errors import SearchError
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.config import SearchConfig
 from tfbatch.search.confirmation import choose_candidates, missing_seconds
-from tfbatch.search.finished import BASELINE, FinishedTrial
-from tfbatch.search.objective import Objective
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_book import InterruptedTrialError, Planned, TrialBook
+from tfbatch.search.trial_runner import InterruptedTrialError, Planned, TrialRunner
 from tfbatch.seeds import derive_seed
+from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.trials import Trials
 
 HOPELESS_AFTER = 3
 """A search whose first trials all fail is ended: the model cannot be trained."""
@@ -30,8 +29,7 @@ class Search:
     Args:
         config: The search's YAML.
         space: Its space for the data set.
-        objective: The objective.
-        book: Runs trials and keeps them.
+        runner: Runs trials and keeps them.
         clock: The time limit.
         seed: The run's seed.
         untrained: The objective's value before any training.
@@ -45,8 +43,7 @@ class Search:
         config: SearchConfig,
         *,
         space: SearchSpace,
-        objective: Objective,
-        book: TrialBook,
+        runner: TrialRunner,
         clock: SearchClock,
         seed: int,
         untrained: float,
@@ -56,8 +53,8 @@ class Search:
     ):
         self._config = config
         self._space = space
-        self._objective = objective
-        self._book = book
+        self._objective = runner.trials.objective
+        self._runner = runner
         self._clock = clock
         self._seed = seed
         self._untrained = untrained
@@ -68,8 +65,12 @@ class Search:
         self._replaced = 0
         self._next = 0  # the baseline
         self._oracle = AskTell(
-            config.oracle, space=space, objective=objective, seed=derive_seed(seed, "oracle")
+            config.oracle, space=space, objective=self._objective, seed=derive_seed(seed, "oracle")
         )
+
+    @property
+    def _trials(self) -> Trials:
+        return self._runner.trials
 
     def run(self, baseline: Configuration, *, stop_requested: Callable[[], bool]) -> None:
         """Runs the baseline and the search's trials, as far as budget and time allow.
@@ -81,12 +82,12 @@ class Search:
             InterruptedTrialError: Running trials were asked to stop.
             SearchError: The first trials all failed.
         """
-        if stop_requested() and not self._book.trials:
+        if stop_requested() and not self._trials:
             raise InterruptedTrialError(BASELINE)
         if not self._next:
             self._announce()
         plan = self._plan(baseline, stop_requested)
-        self._book.run_all(lambda: next(plan, None), self._finished)
+        self._runner.run_all(lambda: next(plan, None), self._finished)
 
     def _plan(
         self, baseline: Configuration, stop_requested: Callable[[], bool]
@@ -97,7 +98,7 @@ class Search:
             yield Planned(BASELINE, "baseline", derive_seed(self._seed, BASELINE), baseline)
         while self._next <= self._config.max_trials:
             number, name = self._next, f"search-{self._next:04d}"
-            known = self._book.find(name)
+            known = self._trials.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 return
             before = self._space.values(known.configuration) if known else None
@@ -122,7 +123,7 @@ class Search:
 
     def _fitting(self, values: dict[str, Any]) -> dict[str, Any] | None:
         """A proposal, with another batch size if memory was used up at its own or a smaller one."""
-        wall = self._book.memory_wall()
+        wall = self._trials.memory_wall(self._runner.device)
         sizes = [size for size in self._sizes() if wall is None or size < wall]
         if not sizes:
             return None
@@ -144,17 +145,16 @@ class Search:
         """
         c = self._config.confirmation
         candidates = choose_candidates(
-            self._book.trials,
-            objective=self._objective,
+            self._trials,
             batch_sizes=c.batch_sizes,
             chance=self._chance,
         )
-        rounds = missing_seconds(candidates, rounds=c.seeds, book=self._book)
+        rounds = missing_seconds(candidates, rounds=c.seeds, runner=self._runner)
         done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
         if done < len(rounds) and self._clock.fits(rounds[done]):
             return self._clock.confirmation_reserve(rounds[done:])
-        expected = statistics.median(self._book.seconds_of_trials() or [0.0])
-        return side_by_side([expected] * done, self._book.at_once)
+        expected = self._trials.median_seconds()
+        return side_by_side([expected] * done, self._runner.at_once)
 
     def _finished(self, trial: FinishedTrial) -> None:
         if trial.trial != BASELINE:
@@ -176,12 +176,10 @@ class Search:
         self._oracle.tell(score, trial.trial)
 
     def _another_fits(self) -> bool:
-        seconds = self._book.seconds_of_trials()
-        expected = statistics.median(seconds) if seconds else 0.0
-        return self._clock.fits(expected, reserve=self.confirmation_reserve())
+        return self._clock.fits(self._trials.median_seconds(), reserve=self.confirmation_reserve())
 
     def _end_if_hopeless(self) -> None:
-        trials = self._book.trials
+        trials = self._trials
         if len(trials) >= HOPELESS_AFTER and all(
             trial.status not in ("completed", "diverged") for trial in trials
         ):
@@ -191,9 +189,9 @@ class Search:
             )
 
     def _announce(self) -> None:
-        done = len([t for t in self._book.trials if t.phase == "search"])
-        if self._book.trials:
-            self._progress.say(f"Continuing: {len(self._book.trials)} trials are in the journal.")
+        done = len(self._trials.of_phase("search"))
+        if self._trials:
+            self._progress.say(f"Continuing: {len(self._trials)} trials are in the journal.")
         else:
             sizes = ", ".join(map(str, self._sizes()))
             better = "higher" if self._objective.direction == "max" else "lower"

@@ -12,12 +12,11 @@ from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.instruments.largest_batch import measure_memory
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search.execution import AUTOMATIC
 from tfbatch.search.progress import Progress
 from tfbatch.search.workbench import Bench
 from tfbatch.workers.memory import WORKER_SHARE
-
-FILE = "memory_limit.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ def limit_memory(bench: Bench, sizes: Sequence[int], folder: Path, progress: Pro
     asked, devices = str(bench.request.execution.memory_budget), bench.engine.devices
     baseline = bench.request.baseline.batch_size
     largest = max(*sizes, baseline)
-    found = _read(folder / FILE)
+    found = _read(folder / MEMORY_LIMIT)
     if found is None or not found.answers(asked, devices.workers, largest):
         progress.say("Measuring the largest batch that fits into the memory.")
         total = None if asked == AUTOMATIC else bytes_of(asked)
@@ -110,7 +109,7 @@ def limit_memory(bench: Bench, sizes: Sequence[int], folder: Path, progress: Pro
             report.batch_size,
             report.conclusion(),
         )
-        write_whole(folder / FILE, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+        write_whole(folder / MEMORY_LIMIT, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
     found.check(batch_sizes=sizes, baseline=baseline)
     progress.say(found.conclusion)
     left_out = [size for size in sizes if size > found.largest_batch_size]
@@ -121,7 +120,7 @@ def limit_memory(bench: Bench, sizes: Sequence[int], folder: Path, progress: Pro
 
 def read_memory_limit(folder: Path) -> dict[str, Any] | None:
     """What a run has measured, for its answer; None if nothing."""
-    found = _read(folder / FILE)
+    found = _read(folder / MEMORY_LIMIT)
     return dataclasses.asdict(found) if found else None
 
 

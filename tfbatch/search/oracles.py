@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from tfbatch.oracles.spread import spread_points
 from tfbatch.search.config import OracleChoice
 from tfbatch.search.grid import grid_points
-from tfbatch.search.objective import Objective
 from tfbatch.search.space import SearchSpace
+from tfbatch.trial.objective import Objective
 
 _ONE = "trial"
 _RESTARTS = 50

@@ -6,8 +6,8 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from tfbatch.search.objective import Objective
-from tfbatch.training.outcome import Outcome
+from tfbatch.trial.objective import Objective
+from tfbatch.trial.outcome import Outcome
 
 TEACHES_NOTHING = ("killed",)
 """A process that ended for an unknown reason says nothing of its configuration."""

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tfbatch.search.finished import FinishedTrial
-from tfbatch.training.derived import Derived
-from tfbatch.training.outcome import TrialSpec
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.outcome import TrialSpec
 
 if TYPE_CHECKING:
     from tfbatch.search.engine import Running  # imports TensorFlow

@@ -22,9 +22,9 @@ from tfbatch.schema import Named, as_plain, validate
 from tfbatch.search.config import SearchConfig, Space, load_search
 from tfbatch.search.deriving import derive_apart
 from tfbatch.search.execution import Execution
-from tfbatch.search.objective import Objective
 from tfbatch.search.task import Task
 from tfbatch.seeds import derive_seed
+from tfbatch.trial.objective import Objective
 
 DEFAULT_RUNS = "tfbatch_runs"
 """Folder, in the current one, of all run folders that are not named."""

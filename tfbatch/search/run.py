@@ -11,6 +11,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.own_data import DataDescription
+from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
@@ -39,11 +40,11 @@ from tfbatch.search.step_seconds import (
     device_name,
     read_step_seconds,
 )
-from tfbatch.search.trial_book import InterruptedTrialError, TrialBook
-from tfbatch.training.derived import Derived, derive
+from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.training.evaluation import Untrained
-from tfbatch.training.step_times import FILE as STEP_TIMES
 from tfbatch.training.step_times import expected_trial_seconds, keep_step_times
+from tfbatch.trial.derived import Derived, derive
+from tfbatch.trial.trials import Trials
 
 
 class Run:
@@ -88,7 +89,7 @@ class Run:
             spent_seconds=spent + time.monotonic() - started,
             finishing_seconds=FINISHING_SECONDS + self._expected_test_seconds(),
         )
-        self.book = TrialBook(
+        self.runner = TrialRunner(
             folder,
             engine=engine,
             derive=self.derive,
@@ -99,6 +100,11 @@ class Run:
             # A trial that runs into the end of the time is stopped like one that is asked to.
             stop_requested=self._must_stop,
         )
+
+    @property
+    def trials(self) -> Trials:
+        """The finished trials."""
+        return self.runner.trials
 
     def complete(self) -> Result:
         """Search, verification, answer.
@@ -114,7 +120,7 @@ class Run:
             self._write_settings()
             failure = self._search_and_verify()
             # From here on the end of the time stops nothing: time was kept for what is left.
-            if self.book.best() is None:
+            if self.trials.searched().best() is None:
                 stop_if(self.stop_requested)
             answer = self._answer()
             with told(self.progress, "The step times could not be measured"):
@@ -128,12 +134,12 @@ class Run:
             search = self._search()
             baseline = self.request.baseline_configuration(self.space.scaling_rule)
             while True:
-                before = len(self.book.trials)
+                before = len(self.trials)
                 search.run(baseline, stop_requested=self.stop_requested)
                 self._keep_answer()
                 self._verify()
                 self._keep_answer()
-                if len(self.book.trials) == before or self.stop_requested():
+                if len(self.trials) == before or self.stop_requested():
                     return None
         except InterruptedTrialError as trial:
             self.progress.say(f"Stopped before its end, and not counted: {trial}.")
@@ -142,7 +148,7 @@ class Run:
         except (NothingLearnedError, InputError):
             raise
         except Exception as error:
-            if self.book.best() is None:
+            if self.trials.searched().best() is None:
                 raise
             tell_failure(self.progress, "The run ended early; what was measured stands", error)
             return error
@@ -153,8 +159,7 @@ class Run:
         return Search(
             self.request.search,
             space=self.space,
-            objective=self.request.objective,
-            book=self.book,
+            runner=self.runner,
             clock=self.clock,
             seed=self.request.seed,
             untrained=self.untrained.metrics[self.request.objective.name.removeprefix("val_")],
@@ -165,7 +170,7 @@ class Run:
 
     def _must_stop(self) -> bool:
         """The first trial may take all the time that there is: without it there is no answer."""
-        first = self.book.best() is None
+        first = self.trials.searched().best() is None
         return self.stop_requested() or self.clock.expired(keep_finish=not first)
 
     def _chance_value(self) -> float | None:
@@ -175,8 +180,7 @@ class Run:
 
     def _answer(self) -> Answer:
         return find_answer(
-            self.book,
-            objective=self.request.objective,
+            self.trials,
             batch_sizes=self.request.search.confirmation.batch_sizes,
             step_seconds=self.step_seconds,
             chance=self.chance,
@@ -185,7 +189,7 @@ class Run:
 
     def _keep_answer(self) -> None:
         """Writes the answer so far: a run that is killed later has it on disk."""
-        if self.book.best() is not None:
+        if self.trials.searched().best() is not None:
             self._ending().keep(self._answer())
 
     def _ending(self) -> Ending:
@@ -195,7 +199,7 @@ class Run:
             engine=self.engine,
             space=self.space,
             folder=self.folder,
-            book=self.book,
+            runner=self.runner,
             clock=self.clock,
             progress=self.progress,
             derive=self.derive,
@@ -210,7 +214,7 @@ class Run:
         Raises:
             InputError: Not even one trial fits.
         """
-        if self.request.max_minutes is None or self.book.trials or self.stop_requested():
+        if self.request.max_minutes is None or self.trials or self.stop_requested():
             return
         baseline = self.request.baseline_configuration(self.space.scaling_rule)
         with told(self.progress, "The duration of a trial could not be predicted"):
@@ -224,7 +228,7 @@ class Run:
                 trial_seconds=seconds,
                 left=self.clock.left,
                 finishing=self.clock.finishing,
-                at_once=self.book.at_once,
+                at_once=self.runner.at_once,
                 max_trials=self.request.search.max_trials,
                 to_verify=self.request.search.confirmation.batch_sizes + 1,
                 length=self.request.trial_length,
@@ -274,17 +278,15 @@ class Run:
         self._answer()  # of a search that has learned nothing there is none
         confirmation = self.request.search.confirmation
         candidates = choose_candidates(
-            self.book.trials,
-            objective=self.request.objective,
+            self.trials,
             batch_sizes=confirmation.batch_sizes,
             chance=self._chance_value(),
         )
-        missing = missing_seconds(candidates, rounds=confirmation.seeds, book=self.book)
+        missing = missing_seconds(candidates, rounds=confirmation.seeds, runner=self.runner)
         if self.stop_requested() or not any(missing):
             return
         verified = verified_groups(
-            self.book,
-            objective=self.request.objective,
+            self.trials,
             batch_sizes=confirmation.batch_sizes,
             chance=self._chance_value(),
         )
@@ -299,7 +301,7 @@ class Run:
         run_rounds(
             candidates,
             rounds=confirmation.seeds,
-            book=self.book,
+            runner=self.runner,
             clock=self.clock,
             seed=self.request.seed,
             stop_requested=self.stop_requested,

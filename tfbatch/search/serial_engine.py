@@ -12,8 +12,8 @@ from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_f
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.context import Job, TaskContext, UserCode, load_code, worker_alone
 from tfbatch.training.devices import Devices
-from tfbatch.training.outcome import Outcome, Phase, TrialSpec
 from tfbatch.training.trial import run_spec
+from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.workers.mailbox import TaskProgress
 from tfbatch.workers.slot import Start
 
@@ -44,18 +44,18 @@ class SerialEngine:
         return not self._waiting
 
     def can_start(self, phase: Phase) -> bool:
-        """See Trials."""
+        """See TrialEngine."""
         del phase
         return self.free
 
     def start(self, spec: TrialSpec) -> None:
-        """See Trials."""
+        """See TrialEngine."""
         self._waiting.append(spec)
 
     def wait(
         self, *, seconds: float = float("inf"), stop_requested: Callable[[], bool] | None = None
     ) -> list[Finished]:
-        """See Trials; a trial that runs ends before this returns."""
+        """See TrialEngine; a trial that runs ends before this returns."""
         del seconds, stop_requested
         spec = self._waiting.popleft()
         self._running, self._began, self.progress = spec, time.perf_counter(), TaskProgress()
@@ -65,7 +65,7 @@ class SerialEngine:
             self._running = None
 
     def running(self) -> list[Running]:
-        """See Trials."""
+        """See TrialEngine."""
         spec = self._running
         if spec is None:
             return []
@@ -123,7 +123,7 @@ class InProcessEngine(SerialEngine, Calls):
     def wait(
         self, *, seconds: float = float("inf"), stop_requested: Callable[[], bool] | None = None
     ) -> list[Finished]:
-        """See Trials; a trial that runs ends before this returns."""
+        """See TrialEngine; a trial that runs ends before this returns."""
         self._stop = stop_requested or self._users_stop
         try:
             return super().wait(seconds=seconds)

@@ -15,7 +15,7 @@ from tfbatch.schedules import make_family
 from tfbatch.search.request import Request
 from tfbatch.search.task import IN_PYTHON
 from tfbatch.training.class_weights import every_class_weight
-from tfbatch.training.derived import Derived
+from tfbatch.trial.derived import Derived
 
 
 def keras_snippet(

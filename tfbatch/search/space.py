@@ -31,7 +31,7 @@ from tfbatch.search.searched import (
     is_fixed,
     is_number,
 )
-from tfbatch.training.derived import Derived, derive
+from tfbatch.trial.derived import Derived, derive
 
 _MODEL = "model_"
 

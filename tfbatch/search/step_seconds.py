@@ -11,10 +11,11 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
-from tfbatch.search.finished import FinishedTrial
+from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.training.devices import Devices
 from tfbatch.training.pacing import FEWEST_ROUNDS
-from tfbatch.training.step_times import FILE, ROUNDS
+from tfbatch.training.step_times import ROUNDS
+from tfbatch.trial.finished import FinishedTrial
 
 SECONDS_EACH = 0.6 * ROUNDS
 """What measuring one batch size takes, beside starting up."""
@@ -59,7 +60,7 @@ def read_step_seconds(folder: Path) -> StepSeconds:
     Raises:
         RunFolderError: The file is damaged.
     """
-    path = folder / FILE
+    path = folder / STEP_TIMES
     if not path.exists():
         return StepSeconds()
     try:

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 from tfbatch.errors import RunFolderError
+from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.run_folder.table import TRIALS_CSV, write_csv
+from tfbatch.run_folder.table import write_csv
 from tfbatch.search.progress import Progress
 
 

@@ -14,13 +14,14 @@ from typing import Any
 
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
 from tfbatch.out_of_memory import follows_out_of_memory
+from tfbatch.run_folder.files import worker_log
 from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.context import Job, begin_worker, describe_devices, perform, worker_alone
 from tfbatch.training.devices import MOST_WORKERS, Devices
-from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
 from tfbatch.training.trial import run_spec
+from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.memory import worker_bytes
 from tfbatch.workers.slot import Start
@@ -196,7 +197,7 @@ class WorkerProcesses:
             whole=whole or self._workers == 1,
         )
         job = dataclasses.replace(self.job, place=place)
-        log = self._folder / f"worker-{'alone' if whole else number}.log"
+        log = worker_log(self._folder, "alone" if whole else number)
         return Start(log, self._lock, begin_worker, (job,))
 
     def _limits(self) -> dict[str, float]:
@@ -254,7 +255,7 @@ class WorkerEngine(Calls):
 
     @property
     def devices(self) -> Devices:
-        """See Trials."""
+        """See TrialEngine."""
         return self._processes.devices
 
     @property
@@ -283,7 +284,7 @@ class WorkerEngine(Calls):
         return self._is_idle() or (phase == "search" and self.free)
 
     def start(self, spec: TrialSpec) -> None:
-        """See Trials."""
+        """See TrialEngine."""
         idle = [n for n in range(self.devices.workers) if n not in self._running]
         if not idle and self.board:
             # One that has just ceased to ask may still take it; if not, that is noticed.
@@ -297,7 +298,7 @@ class WorkerEngine(Calls):
         self._running[number] = (spec, time.perf_counter())
 
     def running(self) -> list[Running]:
-        """See Trials."""
+        """See TrialEngine."""
         now, slots = time.perf_counter(), self._processes.slots
         return [
             Running(spec, slots[number].mailbox.progress(), now - started)
@@ -307,7 +308,7 @@ class WorkerEngine(Calls):
     def wait(
         self, *, seconds: float = float("inf"), stop_requested: Callable[[], bool] | None = None
     ) -> list[Finished]:
-        """See Trials."""
+        """See TrialEngine."""
         asked = stop_requested or self.stop_requested
         deadline = time.monotonic() + seconds
         slots = self._processes.slots

@@ -12,6 +12,7 @@ import keras
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, TfbatchError
 from tfbatch.optimizers import OWN
+from tfbatch.run_folder.files import BEST_MODEL
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.schema import Named
 from tfbatch.training.by_value import lost_in_configuration
@@ -19,10 +20,10 @@ from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import loss_of
 from tfbatch.training.content_checks import content_notes
 from tfbatch.training.context import TaskContext
-from tfbatch.training.derived import derive
 from tfbatch.training.model_builder import check_arguments
 from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like, unwrapped
 from tfbatch.training.workload import Workload, make_optimizer
+from tfbatch.trial.derived import derive
 
 _REPLACED = ("batch_size", "learning_rate", "lr")
 """Hyperparameters of a user's builder that stand for what tfbatch itself searches."""
@@ -134,7 +135,7 @@ def _hyperparameters(workload: Workload) -> tuple[tuple[dict[str, Any], ...], li
 def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:
     for part in keras.tree.flatten([model.loss, *map(_given_metrics, model.metrics)]):
         if hasattr(part, "get_config") and (lost := lost_in_configuration(part)):
-            yield f"{lost} Trials train with it; a loaded `best.keras` will not."
+            yield f"{lost} Trials train with it; a loaded `{BEST_MODEL}` will not."
     if unmoved := unmoved_metrics(model):
         yield unmoved
     inner = unwrapped(model.optimizer)

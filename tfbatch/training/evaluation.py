@@ -21,9 +21,9 @@ from tfbatch.schema import content_hash
 from tfbatch.training.chance import chance_levels
 from tfbatch.training.content_checks import check_finite_loss
 from tfbatch.training.context import TaskContext
-from tfbatch.training.outcome import TrainingLoss
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrainingLoss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,11 +25,11 @@ from tfbatch.training.devices import make_strategy, use_threads
 from tfbatch.training.evaluation import evaluate
 from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import find_model_builder
-from tfbatch.training.outcome import JUDGED_EXAMPLES
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.trial import fit
 from tfbatch.training.workload import Workload, build_before_data
 from tfbatch.training_config import TrainingConfig
+from tfbatch.trial.outcome import JUDGED_EXAMPLES
 
 
 def train_once(

@@ -22,8 +22,6 @@ from tfbatch.training.evaluation import evaluate
 from tfbatch.training.pacing import Paced, first_visit, measure_in_rounds
 from tfbatch.training.program_cache import ProgramCache
 
-FILE = "step_times.json"
-"""In a run folder: what was measured, by batch size."""
 _FIRST_LOOK_SECONDS = 0.3
 ROUNDS = 5
 SEED = 1

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.training.class_weights import with_class_weight
-from tfbatch.training.outcome import JUDGED_EXAMPLES, TrainingLoss
 from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import JUDGED_EXAMPLES, TrainingLoss
 
 _MOST_EXAMPLES = 2048
 _FEWEST_EXAMPLES = 256

@@ -26,11 +26,11 @@ from tfbatch.training.checkpoint import (
     WriteCheckpoint,
 )
 from tfbatch.training.context import TaskContext
-from tfbatch.training.derived import Derived
 from tfbatch.training.devices import device_kind
-from tfbatch.training.outcome import Outcome, Status, TrialSpec
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.outcome import Outcome, Status, TrialSpec
 
 
 def never() -> bool:

@@ -29,9 +29,9 @@ from tfbatch.training.compilation import (
     loss_of,
 )
 from tfbatch.training.content_checks import check_targets
-from tfbatch.training.derived import Derived, derive
 from tfbatch.training.model_builder import BuildModel, asks_for_classes, call_builder
 from tfbatch.training.own_optimizer import optimizer_like
+from tfbatch.trial.derived import Derived, derive
 
 
 class Workload:
@@ -75,7 +75,7 @@ class Workload:
         return scope
 
     def derive(self, configuration: Configuration, total_examples: int) -> Derived:
-        """See tfbatch.training.derived."""
+        """See tfbatch.trial.derived."""
         return derive(
             configuration,
             num_examples=self.data.num_examples("train"),

@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
+from tfbatch.run_folder.files import checkpoint_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.columns import log_to_tensorboard
-from tfbatch.search.engine import Trials
-from tfbatch.search.finished import FinishedTrial, make_row, read_row
-from tfbatch.search.objective import Objective
+from tfbatch.search.engine import TrialEngine
 from tfbatch.search.outcome_policy import final_status, score_of
 from tfbatch.search.progress import Progress
-from tfbatch.training.derived import Derived
-from tfbatch.training.outcome import (
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.finished import FinishedTrial, make_row, read_row
+from tfbatch.trial.objective import Objective
+from tfbatch.trial.outcome import (
     JUDGED_EXAMPLES,
     BetterThan,
     Outcome,
@@ -28,6 +28,7 @@ from tfbatch.training.outcome import (
     TrainingLoss,
     TrialSpec,
 )
+from tfbatch.trial.trials import Trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,8 @@ class InterruptedTrialError(Exception):
     """The running trials were asked to stop; they are not in the journal."""
 
 
-class TrialBook:
-    """All trials of a run.
+class TrialRunner:
+    """Runs trials and keeps what they came to.
 
     Args:
         folder: The open run folder.
@@ -63,13 +64,16 @@ class TrialBook:
         training_loss: The training loss before any training.
         progress: Told of every trial.
         stop_requested: When true, running trials end. Default: when the user asks for it.
+
+    Attributes:
+        trials: Those that have finished, of earlier sessions too.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         *,
-        engine: Trials,
+        engine: TrialEngine,
         derive: Callable[[Configuration], Derived],
         objective: Objective,
         total_examples: int,
@@ -88,66 +92,23 @@ class TrialBook:
         self._progress = progress
         progress.watch(engine.running)
         self._training_loss = training_loss
-        self.trials = [read_row(row) for row in folder.journal.rows]
+        self.trials = Trials(map(read_row, folder.journal.rows), objective=objective)
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
             self._log(trial)
+
+    @property
+    def device(self) -> str:
+        """Kind of device that trains, such as "CPU"."""
+        return self._engine.devices.kind
 
     @property
     def at_once(self) -> int:
         """Trials that run at a time."""
         return self._engine.devices.workers
 
-    def find(self, trial: str) -> FinishedTrial | None:
-        """A finished trial by its name, or None."""
-        return next((t for t in self.trials if t.trial == trial), None)
-
-    def completed(self, *phases: Phase) -> list[FinishedTrial]:
-        """The completed trials of some phases, in the order of their end."""
-        return [t for t in self.trials if t.phase in phases and t.score is not None]
-
-    def best(self, *, without: Collection[str] = ()) -> FinishedTrial | None:
-        """The best completed trial of baseline and search, some left out by name."""
-        best = None
-        for trial in self.completed("baseline", "search"):
-            if trial.trial in without:
-                continue
-            if best is None or self._better(trial, best):
-                best = trial
-        return best
-
-    def memory_wall(self) -> int | None:
-        """The smallest batch size at which memory was used up on this kind of device, or None."""
-        kind = self._engine.devices.kind
-        sizes = [
-            t.configuration.batch_size
-            for t in self.trials
-            if t.status == "oom" and t.device == kind
-        ]
-        return min(sizes, default=None)
-
-    def memory_used_up(self) -> dict[str, Any] | None:
-        """Where memory was used up on this kind of device, beside what fits; None if it never was.
-
-        Returns:
-            `device`, `smallest_that_failed` and `largest_that_fits` (None if none did).
-        """
-        wall = self.memory_wall()
-        if wall is None:
-            return None
-        fitting = [t.configuration.batch_size for t in self.trials if t.score is not None]
-        return {
-            "device": self._engine.devices.kind,
-            "smallest_that_failed": wall,
-            "largest_that_fits": max(fitting, default=None),
-        }
-
-    def seconds_of_trials(self) -> list[float]:
-        """Wall-clock seconds of the completed trials."""
-        return [t.seconds for t in self.trials if t.status == "completed"]
-
     def weights_file(self, trial: str) -> Path:
         """Where a trial's final weights are kept."""
-        return self._folder.weights / f"{trial}.weights.h5"
+        return weights_file(self._folder.path, trial)
 
     def run_all(
         self,
@@ -174,7 +135,7 @@ class TrialBook:
                 if held is None or self._interrupted:
                     more = False
                     break
-                found = self.find(held.trial)
+                found = self.trials.find(held.trial)
                 if found:
                     finished(found)
                 elif self._engine.can_start(held.phase):
@@ -211,7 +172,7 @@ class TrialBook:
             total_examples=self._total_examples,
             log_dir=self._folder.tensorboard / planned.trial,
             weights_file=self.weights_file(planned.trial),
-            checkpoint_file=self._folder.checkpoints / f"{planned.trial}.npz",
+            checkpoint_file=checkpoint_file(self._folder.path, planned.trial),
             untrained_loss=self._training_loss.value if self._training_loss else None,
             judged_examples=(
                 self._training_loss.judged_examples if self._training_loss else JUDGED_EXAMPLES
@@ -226,7 +187,7 @@ class TrialBook:
         self._running += 1
 
     def _better_than_best(self) -> BetterThan | None:
-        best = self.best()
+        best = self.trials.searched().best()
         if best is None or best.score is None:
             return None
         return BetterThan(self._objective.name, self._objective.direction, best.score)
@@ -244,7 +205,7 @@ class TrialBook:
         finished = self._write(spec, self._derive(spec.configuration), outcome)
         if spec.phase != "confirmation":
             self._keep_best_weights(finished)
-        self._progress.trial_finished(finished, self.best())
+        self._progress.trial_finished(finished, self.trials.searched().best())
         return finished
 
     def _write(self, spec: TrialSpec, derived: Derived, outcome: Outcome) -> FinishedTrial:
@@ -258,7 +219,7 @@ class TrialBook:
         )
         self._folder.journal.append(row)
         finished = read_row(row)
-        self.trials.append(finished)
+        self.trials = self.trials.with_one_more(finished)
         self._log(finished)
         return finished
 
@@ -274,12 +235,8 @@ class TrialBook:
             raise RunFolderError(f"The disk is full: {error}. {FREE_SPACE}") from error
 
     def _keep_best_weights(self, finished: FinishedTrial) -> None:
-        best = self.best()
-        for trial in self.trials:
-            if trial.phase != "confirmation" and (best is None or trial.trial != best.trial):
+        searched = self.trials.searched()
+        best = searched.best()
+        for trial in searched:
+            if best is None or trial.trial != best.trial:
                 self.weights_file(trial.trial).unlink(missing_ok=True)
-
-    def _better(self, first: FinishedTrial, second: FinishedTrial) -> bool:
-        if first.score is None or second.score is None:
-            return second.score is None and first.score is not None
-        return self._objective.better(first.score, second.score)

@@ -7,7 +7,7 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.scaling_rules import scaled
 from tfbatch.schema import Strict
-from tfbatch.training.optimizer_numbers import numbers_at
+from tfbatch.trial.optimizer_numbers import numbers_at
 
 _MOST_STEPS = 32
 _MOST_EXAMPLES = 2048
@@ -31,7 +31,7 @@ class Derived(Strict):
         optimizer: Every number of the optimizer at this batch size, by Keras's name.
         derived_numbers: Those that the configuration does not have as they are.
         held_numbers: Those that a rule or a half-life would have taken out of their range; see
-            tfbatch.training.optimizer_numbers.
+            tfbatch.trial.optimizer_numbers.
     """
 
     learning_rate: float
@@ -70,7 +70,7 @@ def derive(
             device without an example would make the loss no number.
 
     Raises:
-        InputError: An unknown scaling rule, or what tfbatch.training.optimizer_numbers refuses.
+        InputError: An unknown scaling rule, or what tfbatch.trial.optimizer_numbers refuses.
     """
     batch_size = configuration.batch_size
     if replicas > 1:

@@ -7,8 +7,8 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
-from tfbatch.training.derived import Derived
-from tfbatch.training.outcome import Outcome, Phase, Status, TrialSpec
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
 
 BASELINE = "baseline"
 """Name of the baseline's trial."""
@@ -28,7 +28,9 @@ class FinishedTrial:
         score: The objective's final value; None unless the status is "completed".
         metrics: Final metrics.
         examples: Examples trained on.
+        total_examples: Length of the training that was asked for.
         steps: Updates made.
+        steps_per_epoch: Updates between two evaluations.
         seconds: Wall-clock seconds of the whole trial.
         training_seconds: Seconds of training steps alone.
         message: Why it diverged, or the traceback.
@@ -45,7 +47,9 @@ class FinishedTrial:
     score: float | None
     metrics: dict[str, float]
     examples: int
+    total_examples: int
     steps: int
+    steps_per_epoch: int
     seconds: float
     training_seconds: float
     message: str

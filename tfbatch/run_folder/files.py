@@ -1,0 +1,57 @@
+"""The names of a run folder's files and folders: here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LOCK = ".lock"
+"""Held by the process that directs the run."""
+WORKERS_LOCK = ".workers"
+"""Held by every worker process while it lives."""
+SETTINGS = "config.json"
+"""What makes two runs comparable, and the budget."""
+FINGERPRINT = "fingerprint.json"
+"""Hardware, software, and the load of other processes."""
+JOURNAL = "trials.jsonl"
+"""One line for each finished trial: the truth about a run."""
+TRIALS_CSV = "trials.csv"
+"""The journal as a table."""
+RECOMMENDATION = "recommendation.json"
+"""The answer."""
+BEST_CONFIGURATION = "best.yaml"
+"""The recommended training, for `python -m tfbatch.train --config`."""
+BEST_MODEL = "best.keras"
+"""The model of the recommended training's first seed."""
+STEP_TIMES = "step_times.json"
+"""Seconds of a step at each verified batch size, alone on the device."""
+MEMORY_LIMIT = "memory_limit.json"
+"""The largest batch that fits, with `--memory_budget`."""
+WALL_TIME = "wall_time.json"
+"""Seconds of all sessions."""
+LIBRARY_LOG = "tensorflow.log"
+"""What libraries print in the process that directs the run."""
+WORKER_LOGS = "logs"
+"""What worker processes print."""
+OWN_DATA = "data"
+"""A user's own arrays and Datasets."""
+TENSORBOARD = "tensorboard"
+"""Curves, and rows of the HParams view."""
+WEIGHTS = "weights"
+"""Weights that later steps of a run need."""
+CHECKPOINTS = "checkpoints"
+"""Checkpoints of running trials."""
+
+
+def weights_file(run_dir: Path, trial: str) -> Path:
+    """Where a trial's final weights are kept."""
+    return run_dir / WEIGHTS / f"{trial}.weights.h5"
+
+
+def checkpoint_file(run_dir: Path, trial: str) -> Path:
+    """Where a running trial keeps its last epoch."""
+    return run_dir / CHECKPOINTS / f"{trial}.npz"
+
+
+def worker_log(logs: Path, worker: int | str) -> Path:
+    """What a worker prints, by its number; "alone" is the one that measures without others."""
+    return logs / f"worker-{worker}.log"

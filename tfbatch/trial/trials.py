@@ -1,0 +1,122 @@
+"""The finished trials of a run: what an answer rests on, read from the folder or while it runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import overload
+
+from tfbatch.run_folder.files import JOURNAL
+from tfbatch.run_folder.journal import read_rows
+from tfbatch.run_folder.recorded import read_settings
+from tfbatch.trial.finished import FinishedTrial, read_row
+from tfbatch.trial.objective import Objective
+from tfbatch.trial.outcome import Phase
+
+
+class Trials(Sequence[FinishedTrial]):
+    """Finished trials in the order of their end; nothing changes them.
+
+    Example:
+        ```python
+        trials = Trials.read(Path("tfbatch_runs/digits-small_cnn-joint"))
+        trials.of_batch_size(128).best()
+        ```
+
+    Args:
+        trials: The trials.
+        objective: What they are compared by.
+    """
+
+    def __init__(self, trials: Iterable[FinishedTrial] = (), *, objective: Objective):
+        self._trials = tuple(trials)
+        self._by_name = {t.trial: t for t in self._trials}
+        self.objective = objective
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Trials:
+        """The trials of a run folder, also of one in which a run goes on.
+
+        Raises:
+            InputError: It is no run folder.
+            RunFolderError: A file in it is damaged.
+        """
+        objective = Objective.parse(read_settings(run_dir)["objective"])
+        return cls(map(read_row, read_rows(run_dir / JOURNAL)), objective=objective)
+
+    def __len__(self) -> int:
+        """Number of trials."""
+        return len(self._trials)
+
+    @overload
+    def __getitem__(self, index: int) -> FinishedTrial: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Trials: ...
+
+    def __getitem__(self, index: int | slice) -> FinishedTrial | Trials:
+        """A trial, or those of a part of the run."""
+        return self._part(self._trials[index]) if isinstance(index, slice) else self._trials[index]
+
+    def __repr__(self) -> str:
+        """Such as "Trials(3, val_loss:min)"."""
+        return f"Trials({len(self)}, {self.objective})"
+
+    def with_one_more(self, trial: FinishedTrial) -> Trials:
+        """These and one that has ended."""
+        return self._part((*self._trials, trial))
+
+    def find(self, name: str) -> FinishedTrial | None:
+        """A trial by its name, or None."""
+        return self._by_name.get(name)
+
+    def of_phase(self, *phases: Phase) -> Trials:
+        """Those of some phases."""
+        return self._part(t for t in self if t.phase in phases)
+
+    def of_batch_size(self, batch_size: int) -> Trials:
+        """Those of one batch size."""
+        return self._part(t for t in self if t.configuration.batch_size == batch_size)
+
+    def of_length(self, total_examples: int) -> Trials:
+        """Those of one length; scores of different lengths cannot be compared."""
+        return self._part(t for t in self if t.total_examples == total_examples)
+
+    def completed(self) -> Trials:
+        """Those that have a score."""
+        return self._part(t for t in self if t.score is not None)
+
+    def searched(self) -> Trials:
+        """The baseline and the search's own: all but those of the verification."""
+        return self.of_phase("baseline", "search")
+
+    def batch_sizes(self) -> list[int]:
+        """Their batch sizes, smallest first."""
+        return sorted({t.configuration.batch_size for t in self})
+
+    def ranked(self) -> list[FinishedTrial]:
+        """The completed ones, best first; of equal ones the earlier is first."""
+        sign = 1.0 if self.objective.direction == "min" else -1.0
+        return sorted(self.completed(), key=lambda t: sign * (t.score or 0.0))
+
+    def best(self, *, without: Collection[str] = ()) -> FinishedTrial | None:
+        """The best completed one, the first of equal ones; None if there is none.
+
+        Args:
+            without: Names of trials that are left out.
+        """
+        return next((t for t in self.ranked() if t.trial not in without), None)
+
+    def median_seconds(self) -> float:
+        """Median wall-clock seconds of the completed trials; 0 if there are none."""
+        seconds = [t.seconds for t in self if t.status == "completed"]
+        return statistics.median(seconds) if seconds else 0.0
+
+    def memory_wall(self, device: str) -> int | None:
+        """The smallest batch size at which memory was used up on a kind of device, or None."""
+        failed = self._part(t for t in self if t.status == "oom" and t.device == device)
+        return min(failed.batch_sizes(), default=None)
+
+    def _part(self, trials: Iterable[FinishedTrial]) -> Trials:
+        return Trials(trials, objective=self.objective)
