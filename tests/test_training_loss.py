@@ -110,6 +110,7 @@ def test_weights_that_validation_lacks_are_no_divergence_and_a_real_one_is_found
 
 
 def test_regularization_is_in_it(workload):
-    found = measure_untrained(ProgramCache(workload(regularized, (X, Y))), configuration())
+    programs = ProgramCache(workload(regularized, (X, Y)))
+    found = measure_untrained(context_of(programs), configuration())
 
     assert found.training_loss.value == pytest.approx(80 + math.log(2), rel=1e-5)
