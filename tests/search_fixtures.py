@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from tfbatch.configuration import Configuration
+from tfbatch.request.request import make_request
+from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.search.config import SearchConfig
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import make_request
 from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import TrialRunner

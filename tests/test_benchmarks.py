@@ -159,7 +159,7 @@ def test_the_search_of_tfbatch_visits_every_pair(tmp_path):
     """With the seed of the benchmark the random oracle finds all 24 before it gives up."""
     from trial_cost import with_tfbatch
 
-    from tfbatch.search.config import load_search
+    from tfbatch.request.search_config import load_search
     from tfbatch.search.oracles import AskTell
     from tfbatch.search.space import SearchSpace
     from tfbatch.seeds import derive_seed

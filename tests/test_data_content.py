@@ -16,7 +16,7 @@ from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.pipeline.scanning import Contents
 from tfbatch.pipeline.stored_data import StoredData
 from tfbatch.pipeline.storing import store_data
-from tfbatch.search.task import Task
+from tfbatch.request.task import Task
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.content_checks import check_finite_loss, content_notes

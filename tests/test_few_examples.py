@@ -11,7 +11,7 @@ from tfbatch.class_balance import apportion
 from tfbatch.errors import InputError
 from tfbatch.pipeline.carving import VALIDATION_FRACTION, _choose
 from tfbatch.records.splitting import StratifiedAssignment
-from tfbatch.search.config import BatchSizeGrid
+from tfbatch.request.search_config import BatchSizeGrid
 
 
 @pytest.mark.parametrize(

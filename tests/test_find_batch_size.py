@@ -256,6 +256,7 @@ def test_another_model_on_the_same_folder_is_refused(result, run_dir):
         tfbatch.find_batch_size("small_cnn", "digits", run_dir=run_dir, **BUDGET)
 
 
+@pytest.mark.slow
 def test_the_snippet_is_a_script_with_the_reported_figures(result, tmp_path):
     (tmp_path / "recommended.py").write_text(result.snippet)
     here = {"PYTHONPATH": str(Path(tiny_model.__file__).parent)}

@@ -22,7 +22,7 @@ from tfbatch.instruments.input_bound import (
     measure_input_bound,
     spread,
 )
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.training import pacing
 from tfbatch.training.step_times import StepTime
 
@@ -85,6 +85,7 @@ def measure(factor, seconds, monkeypatch):
     return found.at(BATCH_SIZE)
 
 
+@pytest.mark.slow
 def test_the_verdict_flips_where_the_pipeline_passes_the_model(monkeypatch):
     """From a tenth of the model's step to ten times of it."""
 

@@ -72,7 +72,9 @@ def two_linear():
     return compiled(keras.layers.Dense(3, use_bias=False), keras.layers.Dense(1))
 
 
-@pytest.mark.parametrize("make", [two_linear, pooled], ids=["two linear layers", "pooling"])
+@pytest.mark.parametrize(
+    "make", [two_linear, pytest.param(pooled, marks=pytest.mark.slow)], ids=["linear", "pooling"]
+)
 def test_products_and_ends_are_those_of_the_explicit_hessian(make):
     keras.utils.set_random_seed(3)
     model = make()

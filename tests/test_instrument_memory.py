@@ -36,7 +36,7 @@ from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
 from tfbatch.measuring.memory import find_max_batch_size
 from tfbatch.pipeline.counting import count_examples
 from tfbatch.pipeline.own_function import FunctionData
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.training.context import begin_worker
 from tfbatch.workers.memory import peak_resident
 from tfbatch.workers.slot import Start

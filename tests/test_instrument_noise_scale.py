@@ -144,7 +144,9 @@ def programs(digits):
     return ProgramCache(Workload(digits, tiny_model.build))
 
 
-@pytest.mark.parametrize("steps", [0, 5], ids=["initial", "trained"])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(0, marks=pytest.mark.slow), 5], ids=["initial", "trained"]
+)
 def test_a_workload_is_measured_layer_by_layer(programs, steps):
     signs = []
     reading = measure_noise_scale(

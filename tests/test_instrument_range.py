@@ -144,6 +144,7 @@ def test_nothing_is_retraced_and_everything_is_restored(programs):
     assert not model.stop_training
 
 
+@pytest.mark.slow
 def test_a_sweep_on_digits_is_reproducible_and_stops_when_it_diverges(programs):
     settings = RangeSettings(lowest=1e-4, highest=1e4, steps=60, seeds=(1, 2))
     signs = []

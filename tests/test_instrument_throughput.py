@@ -247,6 +247,7 @@ def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(m
     assert "too slow to measure in the time: 32, 64" in found.conclusion()
 
 
+@pytest.mark.slow
 def test_a_real_training_is_timed_at_every_size():
     report = tfbatch.measure_throughput(
         tiny_model.build,

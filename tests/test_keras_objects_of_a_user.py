@@ -11,7 +11,7 @@ import pytest
 
 from tfbatch.errors import InputError
 from tfbatch.given import Given, task_of
-from tfbatch.search.task import IN_PYTHON
+from tfbatch.request.task import IN_PYTHON
 from tfbatch.training.by_value import copied, dumps
 from tfbatch.training.callbacks import as_factory
 from tfbatch.training.compilation import Compilation

@@ -27,6 +27,7 @@ FLOORS = [
     "gradients hparams_log oracles accumulation",
     "trial",
     "pipeline workers",
+    "request",
     "callbacks",
     "training",
     "instruments",

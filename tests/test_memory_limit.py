@@ -18,10 +18,10 @@ from search_fixtures import (
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.request.execution import Execution
 from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search import memory_limit
 from tfbatch.search.clock import SearchClock
-from tfbatch.search.execution import Execution
 from tfbatch.search.loop import Search
 from tfbatch.search.memory_limit import limit_memory, read_memory_limit
 from tfbatch.search.progress import Progress

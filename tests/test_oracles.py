@@ -9,7 +9,7 @@ import pytest
 from search_fixtures import ACCURACY, LOSS, loss_of, make_space
 
 from tfbatch.errors import InputError
-from tfbatch.search.config import OracleChoice
+from tfbatch.request.search_config import OracleChoice
 from tfbatch.search.oracles import AskTell
 
 EACH = pytest.mark.parametrize("name", ["random", "bayesian", "grid"])

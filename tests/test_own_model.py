@@ -106,7 +106,16 @@ def build_with_options(input_shape, width=3):
     )
 
 
-@pytest.mark.parametrize("build", [layers, build_with_shape, build_positional, build_with_options])
+@pytest.mark.parametrize(
+    "build",
+    [
+        build_positional,
+        *(
+            pytest.param(build, marks=pytest.mark.slow)
+            for build in (layers, build_with_shape, build_with_options)
+        ),
+    ],
+)
 def test_a_builder_gets_what_it_asks_for(regression, build):
     check_builder(build)
     outcome, _ = train(regression, build, compilation=Compilation("mse"))
@@ -196,6 +205,7 @@ def test_a_compiled_model_keeps_loss_metrics_and_the_settings_of_its_optimizer(r
         np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_models_program_is_reused_exactly(regression):
     programs = ProgramCache(Workload(regression, compiled_adam))
     spec = TrialSpec("trial", "search", 3, ADAM, total_examples=120)

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 import tfbatch
 from tfbatch.recipes import RECIPES, load_recipe
-from tfbatch.search.config import SEARCHES, load_search
+from tfbatch.request.search_config import SEARCHES, load_search
 
 place = Path(sys.argv[1])
 assert Path(tfbatch.__file__).is_relative_to(place), tfbatch.__file__

@@ -30,7 +30,7 @@ from tfbatch.instruments import INSTRUMENTS
 from tfbatch.instruments.throughput import throughput_from
 from tfbatch.measuring import probing
 from tfbatch.measuring.probing import Probed, Section, run_instruments
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.training.step_times import StepTime
 
 SIZES = (16, 32, 64)

@@ -19,9 +19,9 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.models import resnet, small_cnn
 from tfbatch.pipeline import PreparedData
+from tfbatch.request.search_config import has_own_warmup
 from tfbatch.schedules import SCHEDULES, LearningRateInExamples, follow_momentum
 from tfbatch.schema import Named
-from tfbatch.search.config import has_own_warmup
 from tfbatch.training.checkpoint import state
 from tfbatch.training.evaluation import evaluate, evaluate_weights
 from tfbatch.training.in_graph import (
@@ -259,7 +259,7 @@ def switches():
                 yield pytest.param(turned, id=f"{name} {key}", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", some_slow(optimizers.OPTIMIZERS.names(), quick=("muon",)))
+@pytest.mark.parametrize("name", some_slow(optimizers.OPTIMIZERS.names(), quick=()))
 def test_every_number_of_every_optimizer_is_a_variable_of_the_graph(workload, name):
     rate = optimizers.OPTIMIZERS.load(name).BASE_LEARNING_RATE[0] * 3
     spec = change(
@@ -331,6 +331,7 @@ def test_zero_is_part_of_the_graph(workload):
     assert programs.traced == 2
 
 
+@pytest.mark.slow
 def test_without_reuse_every_trial_is_traced_and_comes_to_the_same(workload):
     programs = ProgramCache(workload, reuse=False)
     first, second = (train_with(programs, SPEC) for _ in range(2))
@@ -451,7 +452,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", some_slow(BAD, quick=("failed in validation",)))
+@pytest.mark.parametrize("kind", some_slow(BAD, quick=()))
 def test_a_bad_trial_leaves_nothing_behind(data, kind):
     options, changes, status = BAD[kind]
     if kind == "spoiled":
@@ -658,10 +659,9 @@ def test_a_momentum_in_a_program_is_bit_for_bit_the_native_one_and_so_is_one_min
 ONE_CYCLE = Named(name="one_cycle", momentum_at_peak=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "optimizer",
-    [Named(name="sgd", momentum=0.9), pytest.param(Named(name="adam"), marks=pytest.mark.slow)],
-    ids=["sgd", "adam"],
+    "optimizer", [Named(name="sgd", momentum=0.9), Named(name="adam")], ids=str
 )
 def test_a_schedules_momentum_is_the_trials_own_in_a_reused_program(workload, optimizer):
     """In turn with trials whose momentum is a number; it equals a fresh program and plain Keras."""

@@ -22,9 +22,9 @@ import tfbatch.train
 import tfbatch.tune
 from tfbatch.command_line import parse_flags
 from tfbatch.recipes import load_recipe
+from tfbatch.request.search_config import Space
 from tfbatch.schedules import SCHEDULES, ScheduleFamily
 from tfbatch.schema import validate
-from tfbatch.search.config import Space
 from tfbatch.search.space import SearchSpace
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

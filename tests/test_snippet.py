@@ -17,9 +17,9 @@ import tfbatch
 from tfbatch.configuration import Configuration
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.own_data import DataDescription
+from tfbatch.request.task import Task
 from tfbatch.schema import Named
 from tfbatch.search.snippet import keras_snippet, optimizer_call
-from tfbatch.search.task import Task
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload, make_optimizer
@@ -75,6 +75,7 @@ CONFIGURATIONS = {
 }
 
 
+QUICK = "an average of the weights"
 DIGITS = DataDescription("digits", {"train": 1085, "validation": 357, "test": 355}, "")
 
 
@@ -88,7 +89,11 @@ def script(configuration, *, total_examples=542, **changes):
 
 
 @pytest.mark.parametrize(
-    ("configuration", "total_examples"), CONFIGURATIONS.values(), ids=CONFIGURATIONS
+    ("configuration", "total_examples"),
+    [
+        pytest.param(*case, id=name, marks=[] if name == QUICK else [pytest.mark.slow])
+        for name, case in CONFIGURATIONS.items()
+    ],
 )
 def test_the_script_trains_to_the_same_metrics_as_the_trial(digits, configuration, total_examples):
     text, _ = script(configuration, total_examples=total_examples)

@@ -13,9 +13,9 @@ from search_fixtures import make_space, small_derive
 from tfbatch.configuration import Configuration
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.optimizers import OPTIMIZERS, parameters_of
+from tfbatch.request.search_config import SEARCHES, Range, as_options, load_search
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, read_yaml, write_yaml
-from tfbatch.search.config import SEARCHES, Range, as_options, load_search
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.workload import make_optimizer
 from tfbatch.trial.derived import derive

@@ -10,10 +10,10 @@ from typing import Any, TypedDict
 
 from tfbatch.errors import InputError
 from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
+from tfbatch.request.execution import Execution
+from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.folder import RunLock
-from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request, make_request
 from tfbatch.search.workbench import Bench
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError, NothingLearnedError
 from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
+from tfbatch.request.execution import Execution
+from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.files import JOURNAL, worker_log
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.run_folder.journal import read_rows
-from tfbatch.search.execution import Execution
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request, make_request
 from tfbatch.stop_signal import python_interrupt
 from tfbatch.workers import warm_slot
 

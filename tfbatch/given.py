@@ -11,8 +11,8 @@ from tfbatch.errors import InputError
 from tfbatch.own_data import OwnData
 from tfbatch.recipes import Recipe
 from tfbatch.references import find_function
-from tfbatch.search.request import Request
-from tfbatch.search.task import IN_PYTHON, Task
+from tfbatch.request.request import Request
+from tfbatch.request.task import IN_PYTHON, Task
 
 if TYPE_CHECKING:
     from tfbatch.pipeline.own_splits import OwnSplit

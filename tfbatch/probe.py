@@ -39,10 +39,10 @@ from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
 from tfbatch.given import Given
 from tfbatch.instruments import INSTRUMENTS
+from tfbatch.request.execution import Execution
+from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.search.execution import Execution
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 if TYPE_CHECKING:

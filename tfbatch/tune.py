@@ -33,6 +33,8 @@ from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
 from tfbatch.given import Given
 from tfbatch.references import check_reference, find_function
+from tfbatch.request.execution import Execution
+from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.run_folder.files import (
     BEST_CONFIGURATION,
     BEST_MODEL,
@@ -44,9 +46,7 @@ from tfbatch.run_folder.files import (
     TRIALS_CSV,
 )
 from tfbatch.run_folder.folder import check_run_dir
-from tfbatch.search.execution import Execution
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.search.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.stop_signal import StopSignal
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 

@@ -10,7 +10,7 @@ from absl import flags
 from tfbatch.command_line import parse_arguments, path_of
 from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError
-from tfbatch.search.task import Task
+from tfbatch.request.task import Task
 
 _TEXTS: dict[str, tuple[str | None, str]] = {
     "data": (

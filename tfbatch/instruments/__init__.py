@@ -58,7 +58,7 @@ class Bench(Protocol):
 
     @property
     def request(self) -> Any:
-        """What was asked: a tfbatch.search.request.Request."""
+        """What was asked: a tfbatch.request.request.Request."""
 
     @property
     def code(self) -> UserCode:

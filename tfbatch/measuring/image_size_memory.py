@@ -12,7 +12,7 @@ from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError
 from tfbatch.measuring.memory import SHARE
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 
 if TYPE_CHECKING:
     from tfbatch.instruments.image_size_memory import ImageSizeMemory

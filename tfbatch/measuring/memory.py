@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError
-from tfbatch.search.execution import Execution
+from tfbatch.request.execution import Execution
 from tfbatch.search.progress import Progress
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import Any
 
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.request.request import Request
+from tfbatch.request.search_config import Range
 from tfbatch.schema import Named
-from tfbatch.search.config import Range
-from tfbatch.search.request import Request
 from tfbatch.training.description import ModelDescription
 
 _AROUND = 10.0

@@ -10,12 +10,12 @@ from typing import Any
 from rich.table import Table
 
 from tfbatch.own_data import OwnData
+from tfbatch.request.request import Request
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import BEST_CONFIGURATION, RECOMMENDATION
 from tfbatch.schema import write_yaml
 from tfbatch.search.answer import Answer, Contender, Measured
 from tfbatch.search.edges import Edges
-from tfbatch.search.request import Request
 from tfbatch.trial.derived import Derived
 from tfbatch.trial.finished import FinishedTrial
 from tfbatch.trial.objective import Objective

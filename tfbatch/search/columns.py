@@ -15,7 +15,7 @@ from tfbatch.hparams_log import (
     write_trial,
 )
 from tfbatch.metric_direction import Direction
-from tfbatch.search.config import Range
+from tfbatch.request.search_config import Range
 from tfbatch.search.space import SearchSpace
 from tfbatch.trial.derived import Derived
 from tfbatch.trial.finished import FinishedTrial

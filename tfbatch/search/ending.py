@@ -12,6 +12,7 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription
+from tfbatch.request.request import Request
 from tfbatch.run_folder.files import BEST_MODEL, RECOMMENDATION
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search import answer_files
@@ -22,7 +23,6 @@ from tfbatch.search.edges import edges_of
 from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import read_memory_limit
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request
 from tfbatch.search.result import Result
 from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.space import SearchSpace

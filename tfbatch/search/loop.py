@@ -7,8 +7,8 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
+from tfbatch.request.search_config import SearchConfig
 from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.config import SearchConfig
 from tfbatch.search.confirmation import choose_candidates, missing_seconds
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score

@@ -11,9 +11,9 @@ from typing import Any
 from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.instruments.largest_batch import measure_memory
+from tfbatch.request.execution import AUTOMATIC
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import MEMORY_LIMIT
-from tfbatch.search.execution import AUTOMATIC
 from tfbatch.search.progress import Progress
 from tfbatch.search.workbench import Bench
 from tfbatch.workers.memory import WORKER_SHARE

@@ -13,11 +13,11 @@ from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.pipeline.own_splits import OwnSplit
 from tfbatch.pipeline.storing import store_splits
+from tfbatch.request.request import Request
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
 from tfbatch.search.engine import Engine
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request
 from tfbatch.search.serial_engine import InProcessEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses

@@ -11,7 +11,7 @@ import threadpoolctl
 from sklearn.exceptions import ConvergenceWarning
 
 from tfbatch.oracles.spread import spread_points
-from tfbatch.search.config import OracleChoice
+from tfbatch.request.search_config import OracleChoice
 from tfbatch.search.grid import grid_points
 from tfbatch.search.space import SearchSpace
 from tfbatch.trial.objective import Objective

@@ -11,6 +11,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.own_data import DataDescription
+from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.folder import RunFolder
@@ -30,7 +31,6 @@ from tfbatch.search.engine import Engine
 from tfbatch.search.loop import Search
 from tfbatch.search.opening import stop_if
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.step_seconds import (

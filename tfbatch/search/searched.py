@@ -6,8 +6,8 @@ from typing import Any
 
 import keras_tuner
 
+from tfbatch.request.search_config import Range, Searched, as_options, as_range
 from tfbatch.schema import Named
-from tfbatch.search.config import Range, Searched, as_options, as_range
 
 
 def as_searched(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.own_splits import OwnSplit
+from tfbatch.request.request import Request
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
@@ -28,7 +29,6 @@ from tfbatch.search.opening import (
     stop_if,
 )
 from tfbatch.search.progress import Progress
-from tfbatch.search.request import Request
 from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace

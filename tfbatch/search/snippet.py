@@ -11,9 +11,9 @@ from tfbatch.configuration import Configuration
 from tfbatch.models import is_keras_application
 from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
 from tfbatch.own_data import DataDescription, OwnData
+from tfbatch.request.request import Request
+from tfbatch.request.task import IN_PYTHON
 from tfbatch.schedules import make_family
-from tfbatch.search.request import Request
-from tfbatch.search.task import IN_PYTHON
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.trial.derived import Derived
 

@@ -11,9 +11,7 @@ import keras_tuner
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.schedules import make_family
-from tfbatch.schema import Named
-from tfbatch.search.config import (
+from tfbatch.request.search_config import (
     BatchSizeGrid,
     Range,
     Searched,
@@ -22,6 +20,8 @@ from tfbatch.search.config import (
     has_own_warmup,
     parameter_options,
 )
+from tfbatch.schedules import make_family
+from tfbatch.schema import Named
 from tfbatch.search.searched import (
     as_given,
     as_searched,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Concatenate
 
 from tfbatch.configuration import Configuration
 from tfbatch.own_data import DataDescription
-from tfbatch.search.request import Request
+from tfbatch.request.request import Request
 from tfbatch.workers.slot import Start
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from tfbatch.own_data import OwnData
 from tfbatch.pipeline.datasets import find_dataset
 from tfbatch.pipeline.derivation import is_derived
 from tfbatch.recipes import Baseline, Recipe
+from tfbatch.request.execution import Execution
+from tfbatch.request.recipe_apart import derive_apart
+from tfbatch.request.search_config import SearchConfig, Space, load_search
+from tfbatch.request.task import Task
 from tfbatch.schema import Named, as_plain, validate
-from tfbatch.search.config import SearchConfig, Space, load_search
-from tfbatch.search.deriving import derive_apart
-from tfbatch.search.execution import Execution
-from tfbatch.search.task import Task
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
 
