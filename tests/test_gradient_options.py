@@ -13,10 +13,8 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import estimate_noise_scale
 from tfbatch.instruments.curvature import CurvatureSettings, measure_curvature_of
-from tfbatch.instruments.learning_rate_range import measure_learning_rate_range
-from tfbatch.instruments.learning_rate_range_reading import RangeSettings
-from tfbatch.instruments.noise_scale import measure_noise_scale
-from tfbatch.instruments.noise_scale_reading import NoiseScaleSettings
+from tfbatch.instruments.learning_rate_range import RangeSettings, measure_learning_rate_range
+from tfbatch.instruments.noise_scale import NoiseScaleSettings, measure_noise_scale
 from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
 from tfbatch.pipeline import PreparedData
 from tfbatch.pipeline.stored_data import StoredData

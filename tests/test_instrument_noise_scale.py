@@ -17,8 +17,12 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale, estimate_noise_scale
 from tfbatch.gradients import LayerNorms
-from tfbatch.instruments.noise_scale import measure_noise_scale, noise_scale_of
-from tfbatch.instruments.noise_scale_reading import NoiseScaleReading, NoiseScaleSettings
+from tfbatch.instruments.noise_scale import (
+    NoiseScaleReading,
+    NoiseScaleSettings,
+    measure_noise_scale,
+    noise_scale_of,
+)
 from tfbatch.instruments.weights_and_examples import Weights
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache

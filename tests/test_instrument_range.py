@@ -17,8 +17,12 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import RangeTest
 from tfbatch.instruments import learning_rate_range
-from tfbatch.instruments.learning_rate_range import constant_rates, measure_learning_rate_range
-from tfbatch.instruments.learning_rate_range_reading import RangeReading, RangeSettings
+from tfbatch.instruments.learning_rate_range import (
+    RangeReading,
+    RangeSettings,
+    constant_rates,
+    measure_learning_rate_range,
+)
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload

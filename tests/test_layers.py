@@ -20,21 +20,22 @@ FLOORS = [
     "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data data_content backend references run_folder estimators class_balance "
     "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
-    "steady_stream",
+    "steady_stream process_memory",
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "
-    "gradients hparams_log oracles accumulation",
+    "gradients hparams_log oracles accumulation device_memory",
     "trial",
     "pipeline workers",
     "request",
     "callbacks",
     "training",
-    "instruments",
+    "workbench",
+    "largest_batch",
     "search",
     "given",
     "bench",
-    "finder measuring",
+    "finder instruments",
     # The command line.
     "command_line",
     "common_flags",

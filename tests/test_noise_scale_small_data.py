@@ -17,7 +17,7 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import estimate_noise_scale
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
 from tfbatch.instruments import noise_scale
-from tfbatch.instruments.noise_scale_reading import NoiseScaleSettings
+from tfbatch.instruments.noise_scale import NoiseScaleSettings
 from tfbatch.instruments.weights_and_examples import Weights
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload

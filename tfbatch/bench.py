@@ -14,7 +14,7 @@ from tfbatch.request.execution import Execution
 from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.progress import Progress
-from tfbatch.search.workbench import Bench
+from tfbatch.workbench import Bench
 
 
 class BenchOptions(TypedDict, total=False):
@@ -131,7 +131,7 @@ def open_request(
     """
     with RunLock(request.run_dir) as lock:
         from tfbatch.search.adaptation import adapt
-        from tfbatch.search.opening import load_records, open_engine
+        from tfbatch.search.opening import load_records, make_bench, open_engine
         from tfbatch.training.description import describe_model
 
         splits = splits_of(request, given)
@@ -148,6 +148,6 @@ def open_request(
                 progress.say(note)
             try:
                 described = adapt(request, model)
-                yield Bench(described, code, data, model, engine, progress.measuring)
+                yield make_bench(described, data, model, engine, progress)
             finally:
                 progress.end()

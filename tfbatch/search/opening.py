@@ -23,8 +23,10 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
 from tfbatch.training.context import Job, UserCode, dump_code
 from tfbatch.training.data_tasks import describe_data, expect_form, prepare_data
+from tfbatch.training.description import ModelDescription
 from tfbatch.training.devices import Place
 from tfbatch.training.evaluation import Untrained
+from tfbatch.workbench import Bench
 from tfbatch.workers import Slot
 
 _SAY_SECONDS = 10.0
@@ -78,6 +80,24 @@ def open_engine(
         yield engine
     finally:
         engine.close()
+
+
+def make_bench(
+    request: Request,
+    data: DataDescription,
+    model: ModelDescription,
+    engine: Engine,
+    progress: Progress,
+) -> Bench:
+    """What instruments measure, by an engine that has opened the data."""
+    return Bench(
+        data=data,
+        model=model,
+        baseline=request.baseline_configuration(request.search.space.rule),
+        process=engine,
+        stall_seconds=request.execution.stall_minutes * 60,
+        tell=progress.measuring,
+    )
 
 
 def open_to_others(

@@ -24,6 +24,7 @@ from tfbatch.search.opening import (
     check_comparable,
     check_replicas,
     load_records,
+    make_bench,
     open_engine,
     open_to_others,
     stop_if,
@@ -33,7 +34,6 @@ from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trials_csv import csv_at_the_end
-from tfbatch.search.workbench import Bench
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import check_optimizers, describe_model
 from tfbatch.training.evaluation import measure_untrained
@@ -129,8 +129,14 @@ def run_search(
             )
             largest = None
             if request.execution.memory_budget is not None:
-                bench = Bench(request, code, data, model, engine, progress.measuring)
-                largest = limit_memory(bench, space.batch_sizes, folder.path, progress)
+                bench = make_bench(request, data, model, engine, progress)
+                largest = limit_memory(
+                    bench,
+                    request.execution.memory_budget,
+                    space.batch_sizes,
+                    folder.path,
+                    progress,
+                )
             run = Run(
                 request,
                 data,

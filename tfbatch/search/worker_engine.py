@@ -14,6 +14,7 @@ from typing import Any
 
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
 from tfbatch.out_of_memory import follows_out_of_memory
+from tfbatch.process_memory import worker_bytes
 from tfbatch.run_folder.files import worker_log
 from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_failure
@@ -23,7 +24,6 @@ from tfbatch.training.devices import MOST_WORKERS, Devices
 from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
 from tfbatch.workers import ProcessEndedError, Slot
-from tfbatch.workers.memory import worker_bytes
 from tfbatch.workers.slot import Start
 
 _POLL_SECONDS = 0.1
