@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, TfbatchError
+from tfbatch.errors import TfbatchError
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.metric_direction import Direction, direction_of
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
@@ -21,6 +20,7 @@ from tfbatch.schema import content_hash
 from tfbatch.training.chance import chance_levels
 from tfbatch.training.content_checks import check_finite_loss
 from tfbatch.training.context import TaskContext
+from tfbatch.training.misfit import refusal
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.workload import Workload
 from tfbatch.trial.outcome import TrainingLoss
@@ -59,7 +59,8 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
         RecordError: Validation or training records are damaged.
     """
     programs, workload = task.programs, task.programs.workload
-    workload.evaluation("validation")  # reading the split is not the model's time
+    spec = workload.evaluation("validation").element_spec  # reading is not the model's time
+    model: Any = None
     try:
         # The first time opens the device and traces (for the trials too): what it
         # takes says nothing about any later evaluation.
@@ -75,9 +76,7 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
     except TfbatchError:
         raise
     except Exception as error:  # of the user's own code: shown whole, before any trial
-        raise InputError(
-            f"The model cannot be built and evaluated:\n{traceback.format_exc()}"
-        ) from error
+        raise refusal(error, "The model cannot be built and evaluated", model, spec) from error
     directions = {name: direction_of(name, model.metrics) for name in metrics}
     return Untrained(
         metrics,
