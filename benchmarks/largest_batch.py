@@ -22,7 +22,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tfbatch.bench import open_bench
-from tfbatch.instruments.largest_batch import measure_memory, open_prober
+from tfbatch.largest_batch.measurement import measure_memory, open_prober
+from tfbatch.largest_batch.training_load import UsableMemory, measure_training
 
 CLOSE = 0.02
 
@@ -48,7 +49,9 @@ def row(model: str, budget: int, flags: argparse.Namespace) -> list[object]:
         began = time.monotonic()
         found = measure_memory(bench, budget_bytes=limit, margin=0.0, evaluation=False).training
         seconds = time.monotonic() - began
-        with open_prober(bench, device="CPU", usable=2**40, budget_bytes=limit) as prober:
+        climb = bench.task(measure_training, bench.configuration(1), 1)
+        usable = UsableMemory("CPU", 2**40, 1)
+        with open_prober(bench, climb, usable=usable, budget_bytes=limit) as prober:
 
             def peaks(size: int) -> list[int]:
                 runs = [prober.run([size]) for _ in range(flags.repeats)]

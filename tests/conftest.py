@@ -13,11 +13,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for limit in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(limit, "1")
 
+import signal
+
 import filelock
 import numpy as np
 import pytest
 
 from tfbatch.recipes import Recipe
+
+# Under nohup, or in the background of a script, a process ignores these, and so do its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # By the CPU time of their quick or slow tests; measured with 4,535 tests.
 HEAVIEST_FIRST = """

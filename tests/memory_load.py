@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from processes import HANG_SECONDS, fall_silent
 
-from tfbatch.instruments.climbing import climb
-from tfbatch.workers.memory import peak_resident
+from tfbatch.largest_batch.fresh_process import climb
+from tfbatch.process_memory import peak_resident
 
 MEGABYTE = 2**20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tiny_model
 
 from tfbatch.configuration import Configuration
-from tfbatch.instruments.peak_memory import STEPS, TrainingLoad
+from tfbatch.largest_batch.training_load import STEPS, TrainingLoad
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 

@@ -29,7 +29,7 @@ def one_update(model, loss, *, micro, y=ORDERED, **fit):
     """The change of all weights in one update with the whole batch."""
     if micro:
         tfbatch.accumulated(model, micro_batch_size=micro)
-    model.compile(keras.optimizers.SGD(1.0), loss)
+    model.compile(keras.optimizers.SGD(1.0), loss, run_eagerly=not micro)
     before = [w.copy() for w in model.get_weights()]
     model.fit(X, y, batch_size=64, epochs=1, verbose=0, shuffle=False, **fit)
     return np.concatenate(

@@ -750,6 +750,7 @@ def digits(examples):
     return images.reshape(-1, 8, 8, 1)[:examples].astype("float32") / 16, labels[:examples]
 
 
+@pytest.mark.slow
 def test_the_example_grows_its_batch_and_takes_fewer_updates(capsys):
     """Without the callback its dataset cannot be trained on, and there is no `batch_size`."""
     path = Path(__file__).parents[1] / "examples" / "batch_growth.py"

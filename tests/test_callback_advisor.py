@@ -142,6 +142,7 @@ def test_a_batch_of_another_size_repeats_its_examples(size):
     assert resized((x,), size)[0][:, 0].numpy().tolist() == [1, 2, 3, 1, 2, 3, 1, 2][:size]
 
 
+@pytest.mark.slow
 def test_a_real_training_prints_each_line_after_each_epoch(capsys):
     advisor = Advisor(model="mine:build", data="mine:data")
     advisor.noise = GradientNoiseScale(interval=8)  # 3 % of so short a training are too few

@@ -164,11 +164,31 @@ def test_the_folder_offers_the_callback_under_its_name(name):
     assert find_class(name).__name__.lower() == name.replace("_", "")
 
 
+@functools.cache
+def traced(steps_per_execution):
+    """A model that is traced once for all callbacks, and its initial state."""
+    model = build(steps_per_execution=steps_per_execution)
+    model.optimizer.build(model.trainable_variables)
+    return model, state(model)
+
+
+def untrained(optimizer, *, steps_per_execution=1):
+    """A model as `build` gives it."""
+    if optimizer:
+        return build(optimizer, steps_per_execution=steps_per_execution)
+    model, initial = traced(steps_per_execution)
+    for variable, value in zip(
+        [*model.variables, *model.optimizer.variables], initial, strict=True
+    ):
+        variable.assign(value)
+    return model
+
+
 def trainings(optimizer, first, then):
     """State and losses after a fit, and after two fits of another model and one without."""
-    alone = build(optimizer)
+    alone = untrained(optimizer)
     ends = [(fit(alone, *first), state(alone), updates(alone))]
-    model = build(optimizer, steps_per_execution=3)
+    model = untrained(optimizer, steps_per_execution=3)
     for callbacks in (then, then, []):
         before = updates(model)
         ends.append((fit(model, *callbacks), state(model), updates(model) - before))

@@ -40,6 +40,7 @@ def example(monkeypatch):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*shuffle=True:UserWarning")
 def test_the_slow_pipeline_is_waited_for_and_the_cached_one_is_not(example, capsys):
     waits = example("throughput").main(examples=400, epochs=2, delay=0.006)
@@ -63,6 +64,7 @@ def test_the_noise_scale_is_given_for_each_epoch(example, capsys):
     assert "of the training's time" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_suggested_rate_is_trained_with(example, capsys):
     losses = example("learning_rate_range").main(examples=900, epochs=8, batch_size=32)
 
@@ -71,12 +73,14 @@ def test_the_suggested_rate_is_trained_with(example, capsys):
     assert "steepest" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_gap_in_the_same_mode_is_larger_than_that_of_the_curves(example):
     gaps = example("generalization_gap").main(examples=900, epochs=4)
 
     assert gaps["same_mode"] > gaps["curves"]
 
 
+@pytest.mark.slow
 def test_there_is_a_row_for_each_batch_size(example, tmp_path):
     folders = example("hparams_view").main(
         examples=200, batch_sizes=(16, 32), log_dir=str(tmp_path)
@@ -86,12 +90,14 @@ def test_there_is_a_row_for_each_batch_size(example, tmp_path):
     assert all(any(folder.iterdir()) for folder in folders)
 
 
+@pytest.mark.slow
 def test_the_advice_is_printed(example, capsys):
     advisor = example("advisor").main(examples=600, epochs=1, batch_size=16)
 
     assert str(advisor.advice.lines[-1]) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_batch_grows_and_saves_updates(example, capsys):
     """Without the callback there is neither its dataset nor a size that grows."""
     found = example("adaptive_batch_size").main(examples=900, epochs=6, batch_size=8, interval=5)

@@ -139,7 +139,9 @@ def restored_by(way, model, how):
 
 
 @pytest.mark.parametrize("how", ["interrupted", "broken off"])
-@pytest.mark.parametrize("way", ["with", "restore", "next fit"])
+@pytest.mark.parametrize(
+    "way", ["with", *(pytest.param(way, marks=pytest.mark.slow) for way in ("restore", "next fit"))]
+)
 def test_a_fit_that_raised_leaves_a_model_that_can_be_restored(way, how):
     """Training goes on as if there had been none."""
     before, loss, rate = undisturbed()

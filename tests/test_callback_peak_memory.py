@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfbatch.callbacks import PeakMemory, peak_memory
+from tfbatch import device_memory
+from tfbatch.callbacks import PeakMemory
 from tfbatch.errors import InputError
 
 X = np.ones((8, 2), "float32")
@@ -22,8 +23,8 @@ def test_what_one_epoch_takes_and_gives_back_is_in_the_peak_alone():
     class Takes(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 1:
-                _, peak = peak_memory.measured_bytes()
-                held, _ = peak_memory.measured_bytes()
+                _, peak = device_memory.memory_use()
+                held, _ = device_memory.memory_use()
                 block = np.ones((peak - held + 300 * 10**6) // 8)
                 del block
 
@@ -39,13 +40,13 @@ def test_what_one_epoch_takes_and_gives_back_is_in_the_peak_alone():
 
 
 def test_trap_29_the_peak_is_never_below_what_is_held():
-    held, peak = peak_memory.measured_bytes()
+    held, peak = device_memory.memory_use()
 
     assert 10**7 < held <= peak
 
 
-def test_where_nothing_tells_the_memory_it_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(peak_memory, "_STATUS", tmp_path / "absent")
+def test_where_nothing_tells_the_memory_it_is_refused(monkeypatch):
+    monkeypatch.setattr(device_memory, "resident", lambda: None)
 
     with pytest.raises(InputError, match="PeakMemory needs a GPU, or Linux's /proc/self/status"):
         fit(PeakMemory(), epochs=1)

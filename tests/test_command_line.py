@@ -328,6 +328,7 @@ def start(folder, run_dir, *more):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_run_with_the_best_answer_so_far(long_search, tmp_path):
     run_dir = tmp_path / "run"
     journal = run_dir / "trials.jsonl"
@@ -354,6 +355,7 @@ def test_ctrl_c_ends_a_run_with_the_best_answer_so_far(long_search, tmp_path):
     assert "python -m tfbatch.train --config=" in out
 
 
+@pytest.mark.slow
 def test_sigterm_before_the_first_trial_ends_says_that_there_is_no_answer(long_search, tmp_path):
     run_dir = tmp_path / "run"
     process = start(long_search, run_dir, "--trial-length=1000 epochs")

@@ -22,14 +22,12 @@ SCRIPTS = {
     for path in sorted(FOLDER.glob("*.py"))
     if "find_batch_size(" in path.read_text(encoding="utf-8")
 }
-SLOW = ("segmentation",)
 # Long enough to learn more than luck can do on the validation split:
 ENOUGH = {
     "custom_train_step": {"trial_length": "6_000 examples"},
     "text": {"trial_length": "2_000 examples"},
     "image": {"trial_length": "4_000 examples", "baseline": "learning_rate=0.1"},
 }
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SCRIPTS]
 
 
 def test_there_are_examples():
@@ -48,7 +46,8 @@ def test_every_other_example_is_run_by_a_test_of_its_callback():
     } == set()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_an_example_finds_a_recommendation(name, tmp_path):
     namespace = runpy.run_path(str(SCRIPTS[name]), run_name=name)
     result = namespace["main"](

@@ -32,6 +32,7 @@ from selenium.common.exceptions import JavascriptException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
+pytestmark = pytest.mark.slow
 T = TypeVar("T")
 
 COLUMNS = (

@@ -7,12 +7,11 @@ import dataclasses
 import pytest
 
 from tfbatch.errors import InputError
-from tfbatch.instruments.climbing import Peak, Written
 from tfbatch.instruments.image_size_memory import (
     ResizedData,
     measure_image_sizes,
 )
-from tfbatch.instruments.probing import Run
+from tfbatch.largest_batch.fresh_process import Peak, ProcessRun, Written
 
 MEGABYTE = 2**20
 SIZES = (1, 2, 8, 16, 32, 64)
@@ -33,7 +32,7 @@ class Processes:
             Peak(size, int(max(self.floor, 500 * MEGABYTE + each * size)))
             for size in sizes[: self.fitting]
         ]
-        return Run(tuple(sizes), "oom", Written(0, tuple(peaks)), "", 1.0, 0)
+        return ProcessRun(tuple(sizes), "oom", Written(0, tuple(peaks)), "", 1.0, 0)
 
 
 def measured(*image_sizes, **options):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contexts import context_of
 from processes import with_long_enough_pauses
 
 import tfbatch
@@ -16,7 +17,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.instruments import input_bound
 from tfbatch.instruments.input_bound import (
-    InputBound,
+    InputBoundReading,
     InputShare,
     measure_input_bound,
     spread,
@@ -80,10 +81,11 @@ def measure(factor, seconds, monkeypatch):
     monkeypatch.setattr(pacing, "_EXECUTION_SECONDS", 2 * seconds)
     monkeypatch.setattr(pacing, "_ROUND_SECONDS", 4 * seconds)
     with open_bench(build_model, dataset(delay), execution=Execution(workers=0)) as bench:
-        found: InputBound = bench.measure(measure_input_bound, [bench.configuration(BATCH_SIZE)])
+        found = bench.measure(measure_input_bound, [bench.configuration(BATCH_SIZE)])
     return found.at(BATCH_SIZE)
 
 
+@pytest.mark.slow
 def test_the_verdict_flips_where_the_pipeline_passes_the_model(monkeypatch):
     """From a tenth of the model's step to ten times of it."""
 
@@ -129,13 +131,13 @@ def test_the_rule_is_a_tenth_to_either_side(pipeline, verdict):
 
 
 def test_the_advice_is_about_the_pipeline_and_names_the_sizes():
-    found = InputBound((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
+    found = InputBoundReading((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
 
     assert "at batch size 8: raise the pipeline's parallelism" in found.conclusion()
     assert "not the batch" in found.conclusion()
     assert (found.verdict_at(10), found.verdict_at(1000)) == ("input-bound", "compute-bound")
-    assert "The model holds" in InputBound((share(0.5, 1.0),)).conclusion()
-    assert "about as long" in InputBound((share(1.0, 1.0),)).conclusion()
+    assert "The model holds" in InputBoundReading((share(0.5, 1.0),)).conclusion()
+    assert "about as long" in InputBoundReading((share(1.0, 1.0),)).conclusion()
 
 
 def test_a_quick_pipeline_that_takes_the_models_cores_is_told():
@@ -143,11 +145,11 @@ def test_a_quick_pipeline_that_takes_the_models_cores_is_told():
     found = InputShare(8, *(StepTime(8, t, (t, t, t)) for t in times))
 
     assert found.verdict == "compute-bound"
-    assert "lengthens the step by 40%" in InputBound((found,)).conclusion()
+    assert "lengthens the step by 40%" in InputBoundReading((found,)).conclusion()
 
 
 def test_the_verdict_of_a_size_between_is_that_of_the_nearest_by_ratio():
-    found = InputBound((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
+    found = InputBoundReading((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
 
     assert found.verdict_at(22) == "input-bound"
     assert found.verdict_at(30) == "compute-bound"
@@ -155,7 +157,7 @@ def test_the_verdict_of_a_size_between_is_that_of_the_nearest_by_ratio():
 
 def test_the_chart_has_the_rounds_for_error_bars():
     times = (StepTime(8, t, (0.9 * t, t, 1.2 * t)) for t in (0.001, 0.002, 0.003))
-    (chart,) = InputBound((InputShare(8, *times),)).charts()
+    (chart,) = InputBoundReading((InputShare(8, *times),)).charts()
 
     assert [series.y for series in chart.series] == [(1.0,), (2.0,), (3.0,)]
     assert chart.series[1].low == pytest.approx((1.8,))
@@ -204,11 +206,7 @@ def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(monke
     configurations = [
         Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 16, 32)
     ]
-    found = measure_input_bound(
-        None,  # type: ignore[arg-type]
-        configurations,
-        heartbeat=lambda: None,
-    )
+    found = measure_input_bound(context_of(None), configurations)
 
     assert [
         (one.batch_size, one.pipeline.seconds, one.model.seconds, one.together.seconds)
@@ -220,7 +218,7 @@ def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(monke
 
 def test_a_size_that_was_not_measured_is_refused():
     with pytest.raises(InputError, match=r"must be a measured one: 8\. Received: 9"):
-        InputBound((share(1.0, 1.0),)).at(9)
+        InputBoundReading((share(1.0, 1.0),)).at(9)
 
 
 def test_sizes_are_spread_with_both_ends():

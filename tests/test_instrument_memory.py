@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import resource
@@ -19,26 +20,28 @@ from processes import HANG_SECONDS
 from tfbatch.bench import open_bench
 from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError
-from tfbatch.instruments.climbing import Peak, Written, climb, read_written
-from tfbatch.instruments.image_size_memory import ResizedData
-from tfbatch.instruments.largest_batch import open_prober
-from tfbatch.instruments.longest import lengthened, longest_shapes
-from tfbatch.instruments.memory import (
+from tfbatch.instruments.image_size_memory import ResizedData, measure_memory_by_image_size
+from tfbatch.instruments.largest_batch import find_max_batch_size
+from tfbatch.largest_batch.fresh_process import Peak, Prober, Written, climb, read_written
+from tfbatch.largest_batch.measurement import MemoryReport, open_prober
+from tfbatch.largest_batch.search import (
     MOST_RUNS,
     Accumulation,
     plan_accumulation,
     search_largest,
     verify_accumulation,
 )
-from tfbatch.instruments.memory_report import MemoryReport
-from tfbatch.instruments.probing import Prober
-from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
-from tfbatch.measuring.memory import find_max_batch_size
+from tfbatch.largest_batch.training_load import (
+    UsableMemory,
+    lengthened,
+    longest_shapes,
+    measure_training,
+)
 from tfbatch.pipeline.counting import count_examples
 from tfbatch.pipeline.own_function import FunctionData
+from tfbatch.process_memory import peak_resident
 from tfbatch.request.execution import Execution
-from tfbatch.training.runner import begin_worker
-from tfbatch.workers.memory import peak_resident
+from tfbatch.training.context import begin_worker
 from tfbatch.workers.slot import Start
 
 pytestmark = pytest.mark.usefixtures("one_at_a_time")
@@ -52,8 +55,7 @@ def make_prober(tmp_path):
         limit = options.pop("limit_megabytes", 3000)
         return Prober(
             Start(tmp_path / "log", None, first, arguments),
-            memory_load.linear,
-            ({"per_example": MEGABYTE, **options},),
+            functools.partial(memory_load.linear, {"per_example": MEGABYTE, **options}),
             budget_bytes=budget_megabytes * MEGABYTE,
             limit_bytes=limit * MEGABYTE,
             stall_seconds=HANG_SECONDS,
@@ -66,7 +68,9 @@ def make_prober(tmp_path):
 def floor(tmp_path_factory):
     """Peak of such a process without any load, in megabytes."""
     start = Start(tmp_path_factory.mktemp("floor") / "log", None, memory_load.nothing)
-    prober = Prober(start, memory_load.linear, ({"per_example": 1},), budget_bytes=2**40)
+    prober = Prober(
+        start, functools.partial(memory_load.linear, {"per_example": 1}), budget_bytes=2**40
+    )
     return prober.run([1]).written.started_bytes / MEGABYTE
 
 
@@ -315,10 +319,7 @@ def test_micro_batches_make_the_target_batch(target, largest, replicas, expected
 
 def test_accumulation_is_run_and_shrunk_until_its_sums_fit(make_prober, floor):
     """The sums of gradients take 40 MB here, which a micro-batch of 64 leaves no room for."""
-    prober = make_prober(floor + 70)
-    holding = dataclasses.replace(
-        prober, arguments=({"per_example": MEGABYTE * 1.8, "breaks_at": None},)
-    )
+    holding = make_prober(floor + 70, per_example=MEGABYTE * 1.8)
     made = verify_accumulation(lambda steps: holding, 128, largest=64)
 
     assert isinstance(made, Accumulation)
@@ -446,9 +447,9 @@ def test_replicas_share_the_largest_batch():
     assert "20 (10 on each of 2 replicas)" in report.conclusion()
 
 
-def begin_limited(job, megabytes):
+def begin_limited(job, records, megabytes):
     """A process whose address space ends this many megabytes above what it has at its start."""
-    begin_worker(job)
+    begin_worker(job, records)
     limit = psutil.Process().memory_info().vms + megabytes * MEGABYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
@@ -456,9 +457,15 @@ def begin_limited(job, megabytes):
 @pytest.mark.slow
 def test_tensorflow_that_dies_of_bad_alloc_is_out_of_memory():
     """Under RLIMIT_AS TensorFlow aborts, with no ResourceExhaustedError."""
+    usable = UsableMemory("CPU", 2**40, 1)
     with (
         open_bench(wide, arrays(), execution=Execution(workers=1)) as bench,
-        open_prober(bench, device="CPU", usable=2**40, budget_bytes=2**36) as prober,
+        open_prober(
+            bench,
+            bench.task(measure_training, bench.configuration(1), 1),
+            usable=usable,
+            budget_bytes=2**36,
+        ) as prober,
     ):
         start = prober.start
         limited = dataclasses.replace(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_model
+from contexts import context_of
 from scipy import stats
 
 from tfbatch.configuration import Configuration
@@ -16,8 +17,12 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale, estimate_noise_scale
 from tfbatch.gradients import LayerNorms
-from tfbatch.instruments.noise_scale import measure_noise_scale, noise_scale_of
-from tfbatch.instruments.noise_scale_reading import NoiseScaleReading, NoiseScaleSettings
+from tfbatch.instruments.noise_scale import (
+    NoiseScaleReading,
+    NoiseScaleSettings,
+    measure_noise_scale,
+    noise_scale_of,
+)
 from tfbatch.instruments.weights_and_examples import Weights
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
@@ -143,15 +148,16 @@ def programs(digits):
     return ProgramCache(Workload(digits, tiny_model.build))
 
 
-@pytest.mark.parametrize("steps", [0, 5], ids=["initial", "trained"])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(0, marks=pytest.mark.slow), 5], ids=["initial", "trained"]
+)
 def test_a_workload_is_measured_layer_by_layer(programs, steps):
     signs = []
     reading = measure_noise_scale(
-        programs,
+        context_of(programs, lambda: signs.append(1)),
         Configuration(batch_size=32, base_learning_rate=0.001, optimizer=Named(name="adam")),
         Weights(trained_steps=steps),
         NoiseScaleSettings(small_batch_size=4, preconditioned=True, most_pairs=10),
-        heartbeat=lambda: signs.append(1),
     )
     assert len(reading.by_layer) == len(reading.layers) == 2
     total = sum(layer.squared_gradient for layer in reading.by_layer)

@@ -101,7 +101,9 @@ def test_the_norm_of_many_halves_does_not_overflow():
     assert after == pytest.approx(12.0, rel=1e-2)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_fit_learns_with_a_schedule_and_in_mixed_precision(policy):
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")

@@ -20,22 +20,23 @@ FLOORS = [
     "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data data_content backend references run_folder estimators class_balance "
     "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
-    "steady_stream",
+    "steady_stream process_memory",
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "
-    "gradients hparams_log oracles accumulation",
+    "gradients hparams_log oracles accumulation device_memory",
     "trial",
     "pipeline workers",
     "request",
     "answer",
     "callbacks",
     "training",
-    "instruments",
+    "workbench",
+    "largest_batch",
     "search",
     "given",
     "bench",
-    "finder measuring",
+    "finder instruments",
     # The command line.
     "command_line",
     "common_flags",
@@ -129,6 +130,23 @@ def test_heavy_libraries_are_imported_where_they_belong():
     found = {str(path.relative_to(PACKAGE)): out_of_place(path) for path in MODULES}
 
     assert {path: names for path, names in found.items() if names} == {}
+
+
+def writes_into_engine(path):
+    """Lines that set an attribute of what is called an engine."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            owner = target.value if isinstance(target, ast.Attribute) else None
+            name = getattr(owner, "attr", getattr(owner, "id", ""))
+            if name.strip("_") == "engine":
+                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    return found
+
+
+def test_nobody_changes_an_engine_from_outside():
+    assert [line for path in MODULES for line in writes_into_engine(path)] == []
 
 
 def test_every_part_of_the_package_is_looked_at():

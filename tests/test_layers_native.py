@@ -197,6 +197,7 @@ def test_what_makes_no_sense_is_refused(make, message):
         make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["tfbatch", "keras"])
 def test_a_saved_model_with_our_classes_loads_whichever_is_imported_first(first, tmp_path):
     model = keras.Sequential([keras.Input((3,)), GhostBatchNormalization(4, momentum=0.5)])

@@ -32,13 +32,10 @@ from tfbatch.training.devices import Devices
 SIZES = (16, 64, 256)
 
 
-def bench_of(budget, *, workers=2, kind="CPU", baseline=32):
-    request = types.SimpleNamespace(
-        execution=Execution(memory_budget=budget),
-        baseline=types.SimpleNamespace(batch_size=baseline),
-    )
+def bench_of(*, workers=2, kind="CPU", baseline=32):
     devices = Devices(kind, ("gpu",) * workers if kind != "CPU" else (), workers, workers)
-    return types.SimpleNamespace(request=request, engine=types.SimpleNamespace(devices=devices))
+    baseline = types.SimpleNamespace(batch_size=baseline)
+    return types.SimpleNamespace(devices=devices, baseline=baseline)
 
 
 @pytest.fixture
@@ -58,15 +55,15 @@ def measured(monkeypatch):
     return calls
 
 
-def limit(bench, folder, sizes=SIZES):
-    return limit_memory(bench, sizes, folder, Progress(None))
+def limit(budget, folder, sizes=SIZES, **of_bench):
+    return limit_memory(bench_of(**of_bench), budget, sizes, folder, Progress(None))
 
 
 def test_workers_share_the_budget_on_a_cpu_and_not_on_gpus(measured, tmp_path):
-    assert limit(bench_of("8 GB", workers=4), tmp_path) == 100
-    assert limit(bench_of("auto", workers=4), tmp_path) == 100
+    assert limit("8 GB", tmp_path, workers=4) == 100
+    assert limit("auto", tmp_path, workers=4) == 100
     (tmp_path / MEMORY_LIMIT).unlink()
-    assert limit(bench_of("8 GB", workers=4, kind="A100"), tmp_path) == 100
+    assert limit("8 GB", tmp_path, workers=4, kind="A100") == 100
     on_cpu, automatic, on_gpu = measured
     assert (on_cpu["budget_bytes"], on_cpu["margin"]) == (2e9, 0.0)
     assert automatic["budget_bytes"] is None
@@ -76,34 +73,34 @@ def test_workers_share_the_budget_on_a_cpu_and_not_on_gpus(measured, tmp_path):
 
 
 def test_what_was_measured_is_kept_for_the_same_budget_alone(measured, tmp_path):
-    limit(bench_of("8 GB"), tmp_path)
-    limit(bench_of("8 GB"), tmp_path)
+    limit("8 GB", tmp_path)
+    limit("8 GB", tmp_path)
     assert len(measured) == 1
-    limit(bench_of("6 GB"), tmp_path)
-    limit(bench_of("6 GB", workers=1), tmp_path)
+    limit("6 GB", tmp_path)
+    limit("6 GB", tmp_path, workers=1)
     assert len(measured) == 3
     kept = read_memory_limit(tmp_path)
     assert (kept.memory_budget, kept.workers, kept.largest_batch_size) == ("6 GB", 1, 100)
 
 
 def test_a_larger_space_is_measured_again_unless_its_end_is_known(measured, tmp_path):
-    assert limit(bench_of("8 GB"), tmp_path, sizes=(16, 64)) == 64
-    assert limit(bench_of("8 GB"), tmp_path) == 100
-    assert limit(bench_of("8 GB"), tmp_path, sizes=(*SIZES, 1024)) == 100
+    assert limit("8 GB", tmp_path, sizes=(16, 64)) == 64
+    assert limit("8 GB", tmp_path) == 100
+    assert limit("8 GB", tmp_path, sizes=(*SIZES, 1024)) == 100
     assert [call["largest"] for call in measured] == [64, 256]
 
 
 def test_what_cannot_be_searched_is_refused_with_the_remedy(measured, tmp_path):
     with pytest.raises(InputError, match=r"128 as the smallest.*8 GB for 2 workers.*100 fits"):
-        limit(bench_of("8 GB"), tmp_path, sizes=(128, 256))
+        limit("8 GB", tmp_path, sizes=(128, 256))
     with pytest.raises(InputError, match=r"baseline.*128.*--baseline=batch_size=100"):
-        limit(bench_of("8 GB", baseline=128), tmp_path)
+        limit("8 GB", tmp_path, baseline=128)
 
 
 def test_a_damaged_file_is_an_error_with_its_remedy(measured, tmp_path):
     (tmp_path / MEMORY_LIMIT).write_text('{"workers": 1}', encoding="utf-8")
     with pytest.raises(RunFolderError, match="Remove it: memory is measured again"):
-        limit(bench_of("8 GB"), tmp_path)
+        limit("8 GB", tmp_path)
 
 
 @pytest.mark.parametrize("wrong", ["lots", "0 GB", "-1"])

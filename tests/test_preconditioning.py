@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfbatch.instruments.preconditioning import slots_preconditioner
+from tfbatch.instruments.noise_scale import slots_preconditioner
 from tfbatch.optimizers import LARS
 
 

@@ -26,10 +26,9 @@ from tfbatch.charts import Chart, Mark, Series
 from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
-from tfbatch.instruments import INSTRUMENTS
+from tfbatch.instruments import INSTRUMENTS, run_all
+from tfbatch.instruments.run_all import ProbeReport, Section, run_instruments
 from tfbatch.instruments.throughput import throughput_from
-from tfbatch.measuring import probing
-from tfbatch.measuring.probing import Probed, Section, run_instruments
 from tfbatch.request.execution import Execution
 from tfbatch.training.step_times import StepTime
 
@@ -113,7 +112,7 @@ def joined(limited_by, largest, **readings):
         **readings,
     }
     sections = tuple(Section(name, name, found[name], "", 1.0) for name in found)
-    return Probed("CPU", (8, 256), 8, sections, None, "")
+    return ProbeReport("CPU", (8, 256), 8, sections, None, "")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_memory_and_examples_hold_the_predicted_size(limited_by, largest, exampl
     data = types.SimpleNamespace(splits={"train": examples})
     bench: Any = types.SimpleNamespace(data=data)
 
-    assert probing._predict(bench, joined(limited_by, largest)).batch_size == predicted
+    assert run_all._predict(bench, joined(limited_by, largest)).batch_size == predicted
 
 
 def test_what_bounds_the_training_is_said_of_the_knee_and_else_of_the_baseline():
@@ -185,7 +184,7 @@ class Fails:
 )
 def test_a_failing_instrument_does_not_end_the_others(error, message, bench, monkeypatch):
     told: list[str] = []
-    monkeypatch.setattr(probing, "INSTRUMENTS", Fails(error))
+    monkeypatch.setattr(run_all, "INSTRUMENTS", Fails(error))
     found = run_instruments(
         bench, names=["failing", "throughput"], batch_sizes=(32,), say=told.append, seconds=1.0
     )
@@ -200,7 +199,7 @@ def test_a_failing_instrument_does_not_end_the_others(error, message, bench, mon
 
 @pytest.mark.slow
 def test_an_instrument_whose_process_dies_does_not_end_the_others(monkeypatch):
-    monkeypatch.setattr(probing, "INSTRUMENTS", Fails(None))
+    monkeypatch.setattr(run_all, "INSTRUMENTS", Fails(None))
     with open_bench(tiny_model.build, "digits") as in_worker:
         found = run_instruments(
             in_worker,
@@ -302,7 +301,7 @@ def test_a_disk_that_is_full_costs_nothing_that_is_printed(probed, tmp_path, mon
 def test_a_stop_in_an_instrument_keeps_those_before_it(bench, monkeypatch):
     told, kept = [], []
     failing = Fails(StoppedError("stopped"))
-    monkeypatch.setattr(probing, "INSTRUMENTS", failing)
+    monkeypatch.setattr(run_all, "INSTRUMENTS", failing)
     failing.order = 99
     found = run_instruments(
         bench,
@@ -430,7 +429,7 @@ def test_the_terminal_shows_a_few_rows_and_says_what_is_left_out():
 
 
 def test_nothing_measured_at_all_is_an_error(tmp_path, monkeypatch):
-    empty = Probed("CPU", (8,), 8, (), None, "")
+    empty = ProbeReport("CPU", (8,), 8, (), None, "")
     monkeypatch.setattr(tfbatch.probe, "_probe", lambda *_: empty)
     with pytest.raises(SearchError, match="No instrument"):
         tfbatch.probe.main([f"--run-dir={tmp_path}"])

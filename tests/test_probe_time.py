@@ -9,9 +9,9 @@ import pytest
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.instruments import INSTRUMENTS
-from tfbatch.measuring import probing
-from tfbatch.measuring.probing import run_instruments
+from tfbatch.instruments import INSTRUMENTS, run_all
+from tfbatch.instruments.run_all import run_instruments
+from tfbatch.training.devices import Devices
 
 
 class Instruments:
@@ -47,15 +47,15 @@ class Instruments:
 class Bench:
     """What run_instruments asks of one."""
 
-    engine = None
+    devices = Devices("CPU", (), 1, 1)
     tell = staticmethod(lambda text: None)
-    request = types.SimpleNamespace(baseline=types.SimpleNamespace(batch_size=8))
+    baseline = Configuration(batch_size=8, base_learning_rate=0.1)
 
     def __init__(self, first_steps=0.0):
         self.first_steps, self.asked = first_steps, 0
 
     def configuration(self, batch_size):
-        return Configuration(batch_size=batch_size, base_learning_rate=0.1)
+        return self.baseline.model_copy(update={"batch_size": batch_size})
 
     def measure(self, function, *arguments):
         self.asked += 1
@@ -63,9 +63,9 @@ class Bench:
 
 
 def run(instruments, monkeypatch, seconds=60.0, bench=None):
-    monkeypatch.setattr(probing, "INSTRUMENTS", instruments)
+    monkeypatch.setattr(run_all, "INSTRUMENTS", instruments)
     clock = types.SimpleNamespace(monotonic=lambda: instruments.now)
-    monkeypatch.setattr(probing, "time", clock)
+    monkeypatch.setattr(run_all, "time", clock)
     names = sorted(instruments._taken, reverse=True)  # they are put in their order
     return run_instruments(
         bench or Bench(), names=names, batch_sizes=(8,), say=lambda text: None, seconds=seconds

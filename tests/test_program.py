@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contexts import context_of
 
 from tfbatch import optimizers
 from tfbatch.configuration import Configuration
@@ -258,7 +259,7 @@ def switches():
                 yield pytest.param(turned, id=f"{name} {key}", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", some_slow(optimizers.OPTIMIZERS.names(), quick=("muon",)))
+@pytest.mark.parametrize("name", some_slow(optimizers.OPTIMIZERS.names(), quick=()))
 def test_every_number_of_every_optimizer_is_a_variable_of_the_graph(workload, name):
     rate = optimizers.OPTIMIZERS.load(name).BASE_LEARNING_RATE[0] * 3
     spec = change(
@@ -330,6 +331,7 @@ def test_zero_is_part_of_the_graph(workload):
     assert programs.traced == 2
 
 
+@pytest.mark.slow
 def test_without_reuse_every_trial_is_traced_and_comes_to_the_same(workload):
     programs = ProgramCache(workload, reuse=False)
     first, second = (train_with(programs, SPEC) for _ in range(2))
@@ -450,7 +452,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", some_slow(BAD, quick=("failed in validation",)))
+@pytest.mark.parametrize("kind", some_slow(BAD, quick=()))
 def test_a_bad_trial_leaves_nothing_behind(data, kind):
     options, changes, status = BAD[kind]
     if kind == "spoiled":
@@ -573,7 +575,7 @@ def test_loading_weights_leaves_a_loss_scaling_program_whole(data, tmp_path):
     assert outcome.status == "completed", outcome.message
     assert spec.weights_file
     measured = evaluate_weights(
-        programs, spec.configuration, spec.weights_file, split="validation", seed=3
+        context_of(programs), spec.configuration, spec.weights_file, split="validation", seed=3
     )
 
     assert measured["loss"] == pytest.approx(outcome.metrics["val_loss"], rel=1e-6)
@@ -657,10 +659,9 @@ def test_a_momentum_in_a_program_is_bit_for_bit_the_native_one_and_so_is_one_min
 ONE_CYCLE = Named(name="one_cycle", momentum_at_peak=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "optimizer",
-    [Named(name="sgd", momentum=0.9), pytest.param(Named(name="adam"), marks=pytest.mark.slow)],
-    ids=["sgd", "adam"],
+    "optimizer", [Named(name="sgd", momentum=0.9), Named(name="adam")], ids=str
 )
 def test_a_schedules_momentum_is_the_trials_own_in_a_reused_program(workload, optimizer):
     """In turn with trials whose momentum is a number; it equals a fresh program and plain Keras."""

@@ -75,6 +75,7 @@ CONFIGURATIONS = {
 }
 
 
+QUICK = "an average of the weights"
 DIGITS = DataDescription("digits", {"train": 1085, "validation": 357, "test": 355}, "")
 
 
@@ -88,7 +89,11 @@ def script(configuration, *, total_examples=542, **changes):
 
 
 @pytest.mark.parametrize(
-    ("configuration", "total_examples"), CONFIGURATIONS.values(), ids=CONFIGURATIONS
+    ("configuration", "total_examples"),
+    [
+        pytest.param(*case, id=name, marks=[] if name == QUICK else [pytest.mark.slow])
+        for name, case in CONFIGURATIONS.items()
+    ],
 )
 def test_the_script_trains_to_the_same_metrics_as_the_trial(digits, configuration, total_examples):
     text, _ = script(configuration, total_examples=total_examples)

@@ -68,10 +68,12 @@ def found():
     return run(TWO_AND_ONE)
 
 
+@pytest.mark.slow
 def test_a_strategy_takes_every_device_in_one_worker(found):
     assert (found["replicas"], found["workers"]) == (2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trial", [0, 1, 2])
 def test_two_replicas_train_as_one_device_does_with_the_global_batch(found, trial):
     (status, steps, loss), (other_status, other_steps, other_loss) = (
@@ -82,6 +84,7 @@ def test_two_replicas_train_as_one_device_does_with_the_global_batch(found, tria
     assert other_loss == pytest.approx(loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_program_is_shared_under_a_strategy_too(found):
     assert found["two-0"] == found["two-2"]
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 from processes import run_warm
 
 from tfbatch.pipeline import PreparedData, streaming
-from tfbatch.pipeline.memory import usable_memory
 from tfbatch.pipeline.streaming import shuffle_sizes
+from tfbatch.process_memory import usable_memory
 from tfbatch.records.manifest import Manifest, Shard, load_manifest
 from tfbatch.records.writer import write_records
 

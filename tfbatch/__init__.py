@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from tfbatch import callbacks, layers, optimizers, oracles, schedules
     from tfbatch.accumulation import accumulated
     from tfbatch.finder import find_batch_size
-    from tfbatch.measuring.gradients import (
-        gradient_noise_scale,
-        learning_rate_range,
-        measure_curvature,
-    )
-    from tfbatch.measuring.image_size_memory import measure_memory_by_image_size
-    from tfbatch.measuring.memory import find_max_batch_size
-    from tfbatch.measuring.throughput import measure_throughput
+    from tfbatch.instruments.curvature import measure_curvature
+    from tfbatch.instruments.image_size_memory import measure_memory_by_image_size
+    from tfbatch.instruments.largest_batch import find_max_batch_size
+    from tfbatch.instruments.learning_rate_range import learning_rate_range
+    from tfbatch.instruments.noise_scale import gradient_noise_scale
+    from tfbatch.instruments.throughput import measure_throughput
     from tfbatch.pipeline import PreparedData
     from tfbatch.pipeline.datasets import load_data
     from tfbatch.search.result import NothingLearned, Result
@@ -44,13 +42,13 @@ _LAZY = {
     "Result": "tfbatch.search.result",
     "accumulated": "tfbatch.accumulation",
     "find_batch_size": "tfbatch.finder",
-    "find_max_batch_size": "tfbatch.measuring.memory",
-    "gradient_noise_scale": "tfbatch.measuring.gradients",
-    "learning_rate_range": "tfbatch.measuring.gradients",
+    "find_max_batch_size": "tfbatch.instruments.largest_batch",
+    "gradient_noise_scale": "tfbatch.instruments.noise_scale",
+    "learning_rate_range": "tfbatch.instruments.learning_rate_range",
     "load_data": "tfbatch.pipeline.datasets",
-    "measure_curvature": "tfbatch.measuring.gradients",
-    "measure_memory_by_image_size": "tfbatch.measuring.image_size_memory",
-    "measure_throughput": "tfbatch.measuring.throughput",
+    "measure_curvature": "tfbatch.instruments.curvature",
+    "measure_memory_by_image_size": "tfbatch.instruments.image_size_memory",
+    "measure_throughput": "tfbatch.instruments.throughput",
     "reusable": "tfbatch.training.structure",
 }
 _SUBMODULES = ("callbacks", "layers", "models", "optimizers", "oracles", "schedules")

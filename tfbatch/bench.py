@@ -14,7 +14,7 @@ from tfbatch.request.execution import Execution
 from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.progress import Progress
-from tfbatch.search.workbench import Bench
+from tfbatch.workbench import Bench
 
 
 class BenchOptions(TypedDict, total=False):
@@ -131,22 +131,23 @@ def open_request(
     """
     with RunLock(request.run_dir) as lock:
         from tfbatch.search.adaptation import adapt
-        from tfbatch.search.opening import load_records, open_engine
+        from tfbatch.search.opening import load_records, make_bench, open_engine
+        from tfbatch.training.description import describe_model
 
         splits = splits_of(request, given)
         code = user_code(request, given)
         with open_engine(
             request, code, lock=lock, warm=None, stop_requested=stop_requested
         ) as engine:
-            request, data = load_records(
+            request, data, engine = load_records(
                 request, engine, progress, own_dir=lock.data, splits=splits
             )
             progress.doing("building the model")
-            model = engine.call("describe_model", list(request.model_arguments))
+            model = engine.call(describe_model, list(request.model_arguments))
             for note in model.notes:
                 progress.say(note)
             try:
                 described = adapt(request, model)
-                yield Bench(described, code, data, model, engine, progress.measuring)
+                yield make_bench(described, data, model, engine, progress)
             finally:
                 progress.end()

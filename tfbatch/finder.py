@@ -17,7 +17,7 @@ from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.files import JOURNAL, worker_log
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.run_folder.journal import read_rows
-from tfbatch.search.progress import Progress
+from tfbatch.search.progress import Progress, progress_lines
 from tfbatch.stop_signal import python_interrupt
 from tfbatch.workers import warm_slot
 
@@ -178,9 +178,7 @@ def find_batch_size(
         ),
     )
     check_run_dir(request.run_dir)
-    from rich.console import Console  # a command has its own console
-
-    progress = Progress(Console() if verbose else None)
+    progress = progress_lines(verbose)
     given = Given(
         build_model=None if named else build_model,
         make_dataset=make_dataset,
@@ -246,7 +244,7 @@ def run_request(
         if request.execution.workers != 0:  # it imports TensorFlow beside this process
             lock.logs.mkdir(exist_ok=True)
             log = worker_log(lock.logs, 0)
-            warm = warm_slot(log, lock.workers_file, "tfbatch.training.runner")
+            warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")
         try:
             from tfbatch.search.session import run_search
 

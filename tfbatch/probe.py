@@ -46,8 +46,8 @@ from tfbatch.search.progress import LiveProgress, Progress
 from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
 
 if TYPE_CHECKING:
-    from tfbatch.measuring.probing import Probed, Section
-    from tfbatch.search.workbench import Bench  # imports TensorFlow when it is opened
+    from tfbatch.instruments.run_all import ProbeReport, Section  # imports TensorFlow
+    from tfbatch.workbench import Bench
 
 FLAGS = flags.FlagValues()
 LOG = "libraries.log"
@@ -143,16 +143,16 @@ def _probe(
     names: list[str],
     progress: Progress,
     stop: StopSignal,
-    finished: Callable[[Probed], None],
-) -> Probed:
+    finished: Callable[[ProbeReport], None],
+) -> ProbeReport:
     from tfbatch.bench import open_request
-    from tfbatch.measuring.probing import run_instruments
+    from tfbatch.instruments.run_all import run_instruments
 
     with open_request(request, Given(), progress, stop_requested=stop) as bench:
         return run_instruments(
             bench,
             names=names,
-            batch_sizes=_sizes_of_interest(bench),
+            batch_sizes=_sizes_of_interest(request, bench),
             say=progress.say,
             finished=finished,
             seconds=None if FLAGS.max_minutes is None else 60 * FLAGS.max_minutes,
@@ -174,7 +174,7 @@ class _Report:
 
     def __init__(self, request: Request, folder: Path, out: Console):
         self._request, self._folder, self._out = request, folder, out
-        self._probed: Probed | None = None
+        self._probed: ProbeReport | None = None
         self._shown = 0
         self.unwritten = ""
 
@@ -184,7 +184,7 @@ class _Report:
         sections = self._probed.sections if self._probed else ()
         return sum(section.reading is not None for section in sections)
 
-    def add(self, probed: Probed) -> None:
+    def add(self, probed: ProbeReport) -> None:
         """Prints what is new, and writes probe.json as a whole."""
         new = probed.sections[self._shown :]
         self._probed, self._shown = probed, len(probed.sections)
@@ -261,7 +261,7 @@ def _deadline(stop: StopSignal, report: _Report, err: Console) -> Iterator[None]
         over.set()
 
 
-def _sizes_of_interest(bench: Bench) -> list[int]:
+def _sizes_of_interest(request: Request, bench: Bench) -> list[int]:
     """The search's batch sizes and the baseline's, that the data and the replicas allow.
 
     Raises:
@@ -270,16 +270,16 @@ def _sizes_of_interest(bench: Bench) -> list[int]:
     from tfbatch.search.opening import check_replicas
     from tfbatch.search.space import SearchSpace
 
-    examples, replicas = bench.data.splits["train"], bench.engine.devices.replicas
-    space = SearchSpace(bench.request.search.space, num_examples=examples)
-    baseline = bench.request.baseline.batch_size
+    examples, replicas = bench.data.splits["train"], bench.devices.replicas
+    space = SearchSpace(request.search.space, num_examples=examples)
+    baseline = request.baseline.batch_size
     if baseline > examples:
         raise InputError(
             f"The baseline's batch size must not exceed the {examples} training examples of "
-            f"{bench.request.data.name}. Received: {baseline}. "
+            f"{request.data.name}. Received: {baseline}. "
             "Give another one with --baseline=batch_size=N."
         )
-    check_replicas(bench.request, space, replicas)
+    check_replicas(request, space, replicas)
     return sorted({*space.batch_sizes, baseline})
 
 
@@ -346,11 +346,11 @@ def _short_rows(reading: Any) -> tuple[list[tuple[str, ...]], str]:
     return rows[:_MOST_ROWS], f"{more} rows more" if more > 0 else ""
 
 
-def _conclusion(probed: Probed) -> list[str]:
+def _conclusion(probed: ProbeReport) -> list[str]:
     return [probed.hardware(), probed.gradient(_verifying(probed))]
 
 
-def _json(request: Request, probed: Probed) -> str:
+def _json(request: Request, probed: ProbeReport) -> str:
     content = {
         "dataset": request.dataset,
         "model": request.model,
@@ -361,7 +361,7 @@ def _json(request: Request, probed: Probed) -> str:
     return json.dumps(content, indent=1, allow_nan=False)
 
 
-def _page(request: Request, probed: Probed) -> str:
+def _page(request: Request, probed: ProbeReport) -> str:
     from tfbatch.chart_page import PageSection, page
 
     sections = []
@@ -379,7 +379,7 @@ def _page(request: Request, probed: Probed) -> str:
     return page(title, _conclusion(probed), sections)
 
 
-def _verifying(probed: Probed) -> str:
+def _verifying(probed: ProbeReport) -> str:
     """The search that compares what is predicted with what is around it."""
     from tfbatch.estimators.predicted_batch_size import sizes_to_verify  # imports SciPy
 

@@ -11,7 +11,7 @@ import keras
 import psutil
 import tensorflow as tf
 
-from tfbatch.callbacks.peak_memory import measured_bytes
+from tfbatch.device_memory import peak_bytes
 from tfbatch.gradients import untouched
 from tfbatch.out_of_memory import is_out_of_memory
 
@@ -64,7 +64,7 @@ def time_steps(model: Any, batch: Any, batch_sizes: list[int]) -> TimedSteps:
             if _too_large(size, peaks) or (found := _warm(step, batch, size)) is None:
                 failed = size
                 break
-            first[size], peaks[size] = found, measured_bytes()[1]
+            first[size], peaks[size] = found, peak_bytes()
         for _ in range(_ROUNDS):
             for size, once in first.items():
                 steps = max(1, min(_MOST_STEPS, int(_ROUND_SECONDS / once)))

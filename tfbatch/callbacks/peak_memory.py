@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from tfbatch.callbacks._schedule_end import warn_of_early_end
+from tfbatch.device_memory import begin_peaks, memory_use
 from tfbatch.errors import InputError
-
-_STATUS = Path("/proc/self/status")
 
 
 class PeakMemory(keras.callbacks.Callback):  # type: ignore[misc]
@@ -52,32 +49,17 @@ class PeakMemory(keras.callbacks.Callback):  # type: ignore[misc]
         """Starts the allocators' peaks anew."""
         warn_of_early_end(self.model, self.params)
         self._forget()
-        if not _gpus() and not _STATUS.exists():
+        if memory_use() is None:
             raise InputError(
                 "PeakMemory needs a GPU, or Linux's /proc/self/status for the memory of the "
                 "process. Received: neither. Leave the callback out on this system."
             )
-        for gpu in _gpus():
-            tf.config.experimental.reset_memory_stats(gpu)
+        begin_peaks()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Publishes."""
-        held, peak = measured_bytes()
-        self.memory_mb, self.peak_memory_mb = held / 1e6, peak / 1e6
+        if found := memory_use():
+            self.memory_mb, self.peak_memory_mb = found.held / 1e6, found.peak / 1e6
         if logs is not None:
             logs["memory_mb"] = self.memory_mb
             logs["peak_memory_mb"] = self.peak_memory_mb
-
-
-def measured_bytes() -> tuple[int, int]:
-    """Bytes held now and at the peak: of the fullest GPU, or of this process on a CPU."""
-    if gpus := _gpus():
-        each = [tf.config.experimental.get_memory_info(gpu) for gpu in gpus]
-        return max(m["current"] for m in each), max(m["peak"] for m in each)
-    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
-    held, peak = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return held, max(held, peak)
-
-
-def _gpus() -> list[str]:
-    return [f"GPU:{index}" for index in range(len(tf.config.list_logical_devices("GPU")))]

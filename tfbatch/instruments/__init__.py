@@ -1,8 +1,9 @@
 """Each file measures one thing of model, data and hardware, in the process that trains.
 
-A file that declares `probe` is an instrument, and its name the instrument's: `python -m
-tfbatch.probe` runs all of them, and `--skip` takes the names. The other files are parts of them.
-An instrument declares:
+A file holds all of its measurement: the function for Python, such as
+`tfbatch.gradient_noise_scale`, what it returns, and how it is measured. A file that declares
+`probe` is an instrument, and its name the instrument's: `python -m tfbatch.probe` runs all of them
+(`run_all`), and `--skip` takes the names. An instrument declares:
 
 - `HEADING`, over its table, such as "Step time and the knee";
 - `ORDER`, a number: instruments run and are shown from the smallest to the largest;
@@ -11,7 +12,8 @@ An instrument declares:
 - `probe(bench, *, batch_sizes, seconds)`, which returns a `Reading`.
 
 `probe` is called in the process of the command. It chooses what is to be measured, has it measured
-by `bench.measure(function, ...)` in the process that trains, and never prints. Errors may leave it:
+by `bench.measure(function, ...)` in the process that trains, where the function's first argument is
+a tfbatch.training.context.TaskContext, and never prints. Errors may leave it:
 the command says so and goes on with the next instrument.
 
 Some readings are read by others, by these attributes:
@@ -25,19 +27,12 @@ Some readings are read by others, by these attributes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from tfbatch.charts import Chart
-from tfbatch.configuration import Configuration
-from tfbatch.own_data import DataDescription
 from tfbatch.registry import Registry
-
-if TYPE_CHECKING:
-    from tfbatch.training.description import ModelDescription  # imports TensorFlow
-    from tfbatch.training.runner import UserCode
-    from tfbatch.workers.slot import Start
+from tfbatch.workbench import Bench
 
 
 class _Instruments(Registry):
@@ -50,43 +45,6 @@ class _Instruments(Registry):
 
 
 INSTRUMENTS = _Instruments(__name__, kind="instrument", folder=__path__)
-
-
-class Bench(Protocol):
-    """What an instrument sees of a tfbatch.search.workbench.Bench."""
-
-    @property
-    def request(self) -> Any:
-        """What was asked: a tfbatch.request.request.Request."""
-
-    @property
-    def code(self) -> UserCode:
-        """What the user gives as code."""
-
-    @property
-    def data(self) -> DataDescription:
-        """What the data holds."""
-
-    @property
-    def model(self) -> ModelDescription:
-        """What the model is."""
-
-    @property
-    def engine(self) -> Any:
-        """Calls functions in the process: a tfbatch.search.worker_engine.WorkerEngine, or alike."""
-
-    @property
-    def tell(self) -> Callable[[str], None]:
-        """Receives what a long measurement is doing now; may be called often."""
-
-    def own_process(self, log: Path) -> Start:
-        """How a process of an instrument's own begins, with the whole machine."""
-
-    def configuration(self, batch_size: int) -> Configuration:
-        """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
-
-    def measure(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What `function(programs, *arguments, heartbeat=...)` returns in the process."""
 
 
 class Reading(Protocol):
@@ -111,10 +69,15 @@ class Reading(Protocol):
         """What to draw; may be empty."""
 
 
-class Probe(Protocol):
-    """An instrument's `probe`."""
+class Instrument(Protocol):
+    """What a file that is an instrument declares; see above."""
 
-    def __call__(self, bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Reading:
+    __name__: str
+    HEADING: str
+    ORDER: float
+    SHARE: float
+
+    def probe(self, bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Reading:
         """Measures.
 
         Args:

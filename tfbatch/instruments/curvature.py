@@ -6,26 +6,96 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import Unpack
 
+from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.hutchinson import Trace, estimate_trace
 from tfbatch.estimators.lanczos import ExtremeEigenvalues, extreme_eigenvalues
 from tfbatch.gradients import HessianProduct
-from tfbatch.instruments import Bench
-from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
+from tfbatch.instruments.weights_and_examples import (
+    Weights,
+    model_at,
+    size_of_updates,
+    training_batches,
+)
 from tfbatch.layers import recalibrate_batch_normalization
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.search.progress import progress_lines
+from tfbatch.training.context import TaskContext
+from tfbatch.workbench import Bench
 
 HEADING = "Curvature"
 ORDER = 60
 SHARE = 1.0
 _AT_ONCE = 128
 _FEWEST_PRODUCTS = 10
+
+
+def measure_curvature(
+    build_model: Callable[..., Any] | str,
+    data: Any,
+    *,
+    trained_steps: int = 0,
+    weights_file: str | Path | None = None,
+    batch_size: int | None = None,
+    examples: int = 512,
+    most_products: int = 30,
+    trace_products: int = 20,
+    seconds: float = math.inf,
+    seed: int = 1,
+    verbose: int = 1,
+    **options: Unpack[BenchOptions],
+) -> CurvatureReading:
+    """Measures the ends of the Hessian's spectrum (Lanczos) and its trace (Hutchinson 1989).
+
+    On a fixed sample without augmentation, in inference mode, by Hessian-vector products.
+
+    Example:
+        ```python
+        curvature = tfbatch.measure_curvature("small_cnn", "digits", trained_steps=50)
+        print(curvature.eigenvalues.largest, curvature.stable_learning_rate)
+        ```
+
+    Args:
+        build_model: See find_batch_size.
+        data: The data, see find_batch_size.
+        trained_steps: Updates to make first; 0 for the initial weights.
+        weights_file: Kept weights (`Model.save_weights`) instead.
+        batch_size: Batch size of these updates. Default: 128, or all examples.
+        examples: Size of the sample.
+        most_products: Most Hessian-vector products for the eigenvalues.
+        trace_products: As many for the trace.
+        seconds: About what measuring may take.
+        seed: Of weights and training.
+        verbose: 0 prints nothing.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
+
+    Raises:
+        InputError: Something asked for cannot be used; a Hessian that is not finite.
+        DataError: Data absent or damaged.
+    """
+    weights = Weights(trained_steps, Path(weights_file) if weights_file else None, seed)
+    settings = CurvatureSettings(examples, most_products, trace_products, seconds)
+    progress = progress_lines(verbose)
+    with open_bench(build_model, data, progress=progress, **options) as bench:
+        configuration = bench.configuration(size_of_updates(bench, batch_size))
+        found = bench.measure(measure_curvature_of, configuration, weights, settings)
+        progress.say(found.conclusion())
+    return found
+
+
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> CurvatureReading:
+    """See tfbatch.instruments.Instrument."""
+    size = min(batch_sizes, key=lambda size: abs(math.log(size / _AT_ONCE)))
+    settings = CurvatureSettings(seconds=seconds)
+    return bench.measure(measure_curvature_of, bench.configuration(size), Weights(), settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,24 +260,22 @@ def _affordable(
 
 
 def measure_curvature_of(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     weights: Weights,
     settings: CurvatureSettings,
-    *,
-    heartbeat: Callable[[], None],
 ) -> CurvatureReading:
     """Measures in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: What the weights are trained with.
         weights: At which weights.
         settings: How to measure.
-        heartbeat: Called now and then.
     """
+    programs = task.programs
     model = model_at(programs, configuration, weights)
-    heartbeat()
+    task.heartbeat()
     wanted = min(settings.examples, programs.workload.data.num_examples("train"))
     size = min(_AT_ONCE, wanted)
     sample = training_batches(
@@ -226,15 +294,5 @@ def measure_curvature_of(
         batches,
         settings=settings,
         where=f"{weights}{note}",
-        heartbeat=heartbeat,
+        heartbeat=task.heartbeat,
     )
-
-
-def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> CurvatureReading:
-    """See tfbatch.instruments.Probe."""
-    size = min(batch_sizes, key=lambda size: abs(math.log(size / _AT_ONCE)))
-    settings = CurvatureSettings(seconds=seconds)
-    found: CurvatureReading = bench.measure(
-        measure_curvature_of, bench.configuration(size), Weights(), settings
-    )
-    return found

@@ -11,21 +11,88 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from typing_extensions import Unpack
 
+from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.byte_sizes import bytes_of
 from tfbatch.configuration import Configuration
 from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError
 from tfbatch.estimators.memory_line import MemoryPrediction, predict_largest_batch_size
-from tfbatch.instruments.climbing import Ended, Peak, climb
-from tfbatch.instruments.peak_memory import TrainingLoad
-from tfbatch.instruments.probing import Prober
+from tfbatch.instruments.largest_batch import MARGIN
+from tfbatch.largest_batch.fresh_process import Climb, Ended, Peak, Prober, climb
+from tfbatch.largest_batch.measurement import open_prober
+from tfbatch.largest_batch.training_load import TrainingLoad, find_usable_memory
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.request.execution import Execution
+from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
 _LINE_POINTS = 4  # the largest sizes: the small ones lie on the floor that start-up leaves
+
+
+def measure_memory_by_image_size(
+    build_model: Callable[..., Any] | str,
+    data: Any,
+    *,
+    image_sizes: Sequence[int],
+    batch_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+    memory_budget: float | str | None = None,
+    precision: str = "float32",
+    **options: Unpack[BenchOptions],
+) -> ImageSizeMemory:
+    """Measures what an example costs in memory at several sizes of the images.
+
+    One fresh process for each size trains at growing batch sizes. Memory that grows with the area
+    makes the batch that fits shrink with it: twice the side, a quarter of the batch.
+
+    Args:
+        build_model: See find_batch_size; a builder that takes `input_shape`.
+        data: Data of images: they are resized in the pipeline.
+        image_sizes: Heights and widths in pixels, in increasing order.
+        batch_sizes: Batch sizes, in increasing order; those that do not fit are left out.
+        memory_budget: See find_max_batch_size; default: 0.8 of the usable memory.
+        precision: Keras's dtype policy.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
+
+    Returns:
+        The measured peaks, and for each image size a line with a PREDICTED largest batch.
+
+    Raises:
+        InputError: Sizes that do not grow, or that do not fit.
+        DataError: Data absent or damaged.
+    """
+    budget = bytes_of(memory_budget)
+    for name, sizes in (("image_sizes", image_sizes), ("batch_sizes", batch_sizes)):
+        if len(sizes) < 2 or sorted(set(sizes)) != list(sizes) or sizes[0] < 1:
+            raise InputError(
+                f"`{name}` must be at least two numbers >= 1 that grow. Received: {list(sizes)}."
+            )
+    with open_bench(
+        build_model,
+        data,
+        execution=Execution(workers=1, precision=precision),
+        **options,
+    ) as bench:
+        usable = bench.measure(find_usable_memory)
+        bench.rest()
+        bytes_allowed = budget or (1 - MARGIN) * usable.size_bytes
+        one = bench.configuration(1)
+
+        def climb_of(image_size: int) -> Climb:
+            return bench.task(measure_resized, one, image_size)
+
+        first = climb_of(image_sizes[0])
+        with open_prober(bench, first, usable=usable, budget_bytes=bytes_allowed) as prober:
+            return measure_image_sizes(
+                lambda size: dataclasses.replace(prober, climb=climb_of(size)),
+                image_sizes,
+                batch_sizes=batch_sizes,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +166,7 @@ def measure_image_sizes(
     """One fresh process for each size of the images, through growing batch sizes.
 
     Args:
-        prober_of: `prober_of(image_size)`, a Prober of `measure_resized`.
+        prober_of: `prober_of(image_size)` runs batch sizes on images of a size.
         image_sizes: Heights and widths in pixels.
         batch_sizes: Batch sizes in increasing order; those that do not fit are left out.
 
@@ -128,20 +195,18 @@ def measure_image_sizes(
 
 
 def measure_resized(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     image_size: int,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, on images resized to `image_size`.
 
-    See tfbatch.instruments.peak_memory.measure_training for the other arguments.
+    See tfbatch.largest_batch.training_load.measure_training for the other arguments.
     """
-    workload = programs.workload
+    workload = task.programs.workload
     resized = Workload(
         ResizedData(workload.data, image_size),
         workload.build_model,
@@ -150,7 +215,7 @@ def measure_resized(
         jit_compile=workload.jit_compile,
         strategy=workload.strategy,
     )
-    load = TrainingLoad(ProgramCache(resized), configuration, heartbeat, validate=False)
+    load = TrainingLoad(ProgramCache(resized), configuration, task.heartbeat, validate=False)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.instruments import Bench
+from tfbatch.training.context import TaskContext
 from tfbatch.training.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_in_rounds
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import (
@@ -24,6 +24,7 @@ from tfbatch.training.step_times import (
     stream,
     time_training,
 )
+from tfbatch.workbench import Bench
 
 HEADING = "Input-bound or compute-bound"
 ORDER = 30
@@ -70,7 +71,7 @@ class InputShare:
 
 
 @dataclasses.dataclass(frozen=True)
-class InputBound:
+class InputBoundReading:
     """What holds the training up, by batch size.
 
     Attributes:
@@ -178,20 +179,16 @@ class InputBound:
 
 
 def measure_input_bound(
-    programs: ProgramCache,
-    configurations: Sequence[Configuration],
-    seconds: float = math.inf,
-    *,
-    heartbeat: Callable[[], None],
-) -> InputBound:
+    task: TaskContext, configurations: Sequence[Configuration], seconds: float = math.inf
+) -> InputBoundReading:
     """Times pipeline, model, and both, in interleaved rounds, in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configurations: What to measure, at most one for each batch size.
         seconds: About what it may take; the largest sizes are left out where that is short.
-        heartbeat: Called now and then.
     """
+    programs = task.programs
     ascending = sorted(configurations, key=lambda one: one.batch_size)
 
     def visit(index: int) -> list[Paced]:
@@ -209,21 +206,20 @@ def measure_input_bound(
         [one.batch_size for one in ascending],
         visit,
         rounds=FEWEST_ROUNDS,
-        heartbeat=heartbeat,
+        heartbeat=task.heartbeat,
         seconds=seconds,
     )
     shares = tuple(
         InputShare(kinds[0].batch_size, *(step_time_of(paced) for paced in kinds))
         for kinds in visited
     )
-    return InputBound(shares, tuple(one.batch_size for one in ascending[len(shares) :]))
+    return InputBoundReading(shares, tuple(one.batch_size for one in ascending[len(shares) :]))
 
 
-def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> InputBound:
-    """See tfbatch.instruments.Probe. Measures at most four sizes, spread over those of interest."""
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> InputBoundReading:
+    """See tfbatch.instruments.Instrument. At most four sizes, spread over those of interest."""
     configurations = [bench.configuration(size) for size in spread(batch_sizes, _MOST_SIZES)]
-    found: InputBound = bench.measure(measure_input_bound, configurations, seconds)
-    return found
+    return bench.measure(measure_input_bound, configurations, seconds)
 
 
 def spread(sizes: Sequence[int], most: int) -> list[int]:

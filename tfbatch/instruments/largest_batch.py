@@ -2,29 +2,139 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import psutil
+from typing_extensions import Unpack
 
+from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.byte_sizes import bytes_of
 from tfbatch.charts import Chart, Mark, Series
-from tfbatch.instruments import Bench
-from tfbatch.instruments.memory import search_largest, verify_accumulation
-from tfbatch.instruments.memory_report import MemoryReport
-from tfbatch.instruments.peak_memory import device_memory, measure_evaluation, measure_training
-from tfbatch.instruments.probing import Prober
-from tfbatch.training.runner import perform
+from tfbatch.errors import InputError
+from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
+from tfbatch.request.execution import Execution
+from tfbatch.search.progress import progress_lines
+from tfbatch.workbench import Bench
 
 HEADING = "Memory and the largest batch"
 ORDER = 10
 SHARE = 0.0
-_MARGIN = 0.2  # of what can be used; see tfbatch.measuring.memory
-_LIMIT = 2.0  # a process is measured up to this many times the budget, then ended
-_FREE = 0.9  # but never past this share of what is free
+MARGIN = 0.2
+"""Part of the usable memory that is left free where no budget is stated."""
+
+
+def find_max_batch_size(
+    build_model: Callable[..., Any] | str,
+    data: Any,
+    *,
+    memory_budget: float | str | None = None,
+    safety_margin: float | None = None,
+    largest: int | None = None,
+    target_batch_size: int | None = None,
+    evaluation: bool = True,
+    precision: str = "float32",
+    jit_compile: bool = False,
+    strategy: str | None = None,
+    logical_cpus: int = 0,
+    stall_minutes: float = 10.0,
+    verbose: int = 1,
+    **options: Unpack[BenchOptions],
+) -> MemoryReport:
+    """Finds the largest batch that a training fits into memory with, by running it.
+
+    Each size is trained for five full steps on the data's own stream, with the real optimizer, and
+    validated, in a fresh process: this one never runs out of memory, and its objects are left
+    alone. What counts is the process's peak resident set (VmHWM) on a CPU, model, data and Python
+    included, and the allocator's peak on a GPU. Inputs of variable length are padded to the longest
+    of the data.
+
+    Example:
+        ```python
+        report = tfbatch.find_max_batch_size("small_cnn", "digits", memory_budget="1 GB")
+        print(report.batch_size, report.conclusion())
+        ```
+
+    Args:
+        build_model: See find_batch_size.
+        data: The data, see find_batch_size.
+        memory_budget: Bytes that a training process may use, or a text such as "1.5 GB" or
+            "800 MiB". Default: what this process may use (its control group's limit, or the
+            machine's memory), or the GPU's memory.
+        safety_margin: Share of the budget that is left free. Default: 0.2 where no budget is
+            stated, else 0.
+        largest: Largest batch of interest. Default: the number of training examples.
+        target_batch_size: A desired batch size: where it does not fit, the micro-batch and
+            number of accumulation steps that make it are found and run too.
+        evaluation: Whether the largest evaluation batch is searched too.
+        precision: Keras's dtype policy.
+        jit_compile: Whether XLA compiles the model.
+        strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
+        logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
+        stall_minutes: A process that gives no heartbeat for this long is ended.
+        verbose: 0 prints nothing.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
+
+    Returns:
+        The sizes with every process's peak. `batch_size` is 0 where nothing fits.
+
+    Raises:
+        InputError: Something asked for cannot be used; or the model fails for a reason other than
+            memory, shown with its traceback.
+        DataError: Data absent or damaged.
+    """
+    budget = bytes_of(memory_budget)
+    margin = _margin(safety_margin, stated=budget is not None)
+    for name, value in (("largest", largest), ("target_batch_size", target_batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"`{name}` must be >= 1. Received: {value}.")
+    progress = progress_lines(verbose)
+    with open_bench(
+        build_model,
+        data,
+        execution=Execution(
+            workers=None if strategy else 1,
+            precision=precision,
+            jit_compile=jit_compile,
+            strategy=strategy,
+            logical_cpus=logical_cpus,
+            stall_minutes=stall_minutes,
+        ),
+        progress=progress,
+        **options,
+    ) as bench:
+        report = measure_memory(
+            bench,
+            budget_bytes=budget,
+            margin=margin,
+            largest=largest,
+            target_batch_size=target_batch_size,
+            evaluation=evaluation,
+        )
+    progress.say(str(report))
+    return report
+
+
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> LargestBatchReading:
+    """See tfbatch.instruments.Instrument. Runs nothing larger than the largest size of interest."""
+    del seconds  # its processes take what they take
+    largest = max(batch_sizes)
+    report = measure_memory(
+        bench, budget_bytes=None, margin=MARGIN, largest=largest, evaluation=False
+    )
+    line = report.training.predicted
+    predicted = None
+    if line is not None and math.isfinite(line.batch_size):
+        predicted = int(line.batch_size)
+    reached = report.batch_size >= largest - largest % report.replicas
+    return LargestBatchReading(
+        report.batch_size or None,
+        "the largest size of interest" if reached else "memory",
+        predicted,
+        report,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +183,17 @@ class LargestBatchReading:
 
     def charts(self) -> tuple[Chart, ...]:
         """See tfbatch.instruments.Reading."""
-        rows = [row for row in self.report.rows() if row["peak_megabytes"] is not None]
-        peaks = sorted({(float(row["batch_size"]), float(row["peak_megabytes"])) for row in rows})
+        peaks = sorted(
+            {
+                (float(row["batch_size"]), float(peak))
+                for row in self.report.rows()
+                if (peak := row["peak_megabytes"]) is not None
+            }
+        )
         if not peaks:
             return ()
-        sizes, megabytes = zip(*peaks, strict=True)
+        sizes = tuple(size for size, _ in peaks)
+        megabytes = tuple(peak for _, peak in peaks)
         budget = self.report.budget_bytes / 1e6
         series = [Series("peak of the process", sizes, megabytes, kind="points")]
         if max(megabytes) > budget / 3:  # else it would press the peaks to the ground
@@ -100,109 +216,9 @@ class LargestBatchReading:
         )
 
 
-def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> LargestBatchReading:
-    """See tfbatch.instruments.Probe. Runs nothing larger than the largest size of interest."""
-    del seconds  # its processes take what they take
-    largest = max(batch_sizes)
-    report = measure_memory(
-        bench, budget_bytes=None, margin=_MARGIN, largest=largest, evaluation=False
-    )
-    line = report.training.predicted
-    predicted = None
-    if line is not None and math.isfinite(line.batch_size):
-        predicted = int(line.batch_size)
-    reached = report.batch_size >= largest - largest % report.replicas
-    return LargestBatchReading(
-        report.batch_size or None,
-        "the largest size of interest" if reached else "memory",
-        predicted,
-        report,
-    )
-
-
-def measure_memory(
-    bench: Bench,
-    *,
-    budget_bytes: float | None,
-    margin: float,
-    largest: int | None = None,
-    target_batch_size: int | None = None,
-    evaluation: bool = True,
-) -> MemoryReport:
-    """The largest batches on a bench that is open already; see tfbatch.find_max_batch_size."""
-    device, usable, replicas = bench.measure(device_memory)
-    bench.engine.rest()  # it would hold memory of the device beside what is measured
-    budget = (budget_bytes or usable) * (1 - margin)
-    with open_prober(bench, device=device, usable=usable, budget_bytes=budget) as prober:
-        cap, why = _cap(bench, largest, replicas)
-        training = search_largest(prober, cap=cap, replicas=replicas)
-        accumulation = None
-        if target_batch_size and 0 < training.batch_size < target_batch_size:
-            accumulation = verify_accumulation(
-                lambda steps: dataclasses.replace(
-                    prober, arguments=(*prober.arguments[:-1], steps)
-                ),
-                target_batch_size,
-                largest=training.batch_size,
-                replicas=replicas,
-            )
-        evaluated = None
-        if evaluation and training.batch_size:
-            examples = bench.data.splits["validation"]
-            evaluated = search_largest(
-                dataclasses.replace(
-                    prober,
-                    arguments=(*prober.arguments[:2], measure_evaluation, prober.arguments[3]),
-                ),
-                cap=examples - examples % replicas,
-                replicas=replicas,
-            )
-    of = "stated" if budget_bytes else f"that can be used ({device})"
-    return MemoryReport(
-        budget_bytes=budget,
-        stated=f"{(budget_bytes or usable) / 1e6:,.0f} MB {of}, {margin:.0%} of it left free",
-        device=device,
-        replicas=replicas,
-        cap=f"{cap}, {why}",
-        training=training,
-        evaluation=evaluated,
-        accumulation=accumulation,
-    )
-
-
-@contextlib.contextmanager
-def open_prober(bench: Bench, *, device: str, usable: int, budget_bytes: float) -> Iterator[Prober]:
-    """What runs training at given batch sizes, each time in a fresh process.
-
-    Args:
-        bench: Model and data.
-        device: "CPU" if the process's own memory counts.
-        usable: Bytes that a process may use at all.
-        budget_bytes: Bytes that it is to use.
-    """
-    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
-        yield Prober(
-            bench.own_process(Path(folder) / "probes.log"),
-            perform,
-            ("measure", bench.engine.records, measure_training, bench.configuration(1), 1),
-            budget_bytes=budget_bytes,
-            limit_bytes=_limit(budget_bytes, usable) if device == "CPU" else float("inf"),
-            stall_seconds=bench.request.execution.stall_minutes * 60,
-            stop_requested=bench.engine.stop_requested,
-            tell=bench.tell,
-        )
-
-
-def _cap(bench: Bench, largest: int | None, replicas: int) -> tuple[int, str]:
-    """The largest batch that is looked at, a multiple of the replicas, and what sets it."""
-    examples = bench.data.splits["train"]
-    cap, why = examples, "the number of training examples"
-    if largest is not None and largest < examples:
-        cap, why = largest, "as asked"
-    return cap - cap % replicas if cap > replicas else cap, why
-
-
-def _limit(budget: float, usable: int) -> float:
-    """Where a process is ended: the further above the budget it is measured, the better."""
-    free = _FREE * min(float(psutil.virtual_memory().available), float(usable))
-    return max(budget, min(_LIMIT * budget, free))
+def _margin(margin: float | None, *, stated: bool) -> float:
+    if margin is None:
+        return 0.0 if stated else MARGIN
+    if not 0 <= margin < 1:
+        raise InputError(f"`safety_margin` must be at least 0 and below 1. Received: {margin}.")
+    return margin

@@ -7,11 +7,16 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import keras
 import numpy as np
+import tensorflow as tf
+from typing_extensions import Unpack
 
+from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import (
@@ -23,17 +28,18 @@ from tfbatch.estimators.noise_scale import (
     squared_gradient_of_data_set,
 )
 from tfbatch.gradients import LayerNorms
-from tfbatch.instruments import Bench
-from tfbatch.instruments.noise_scale_reading import Mode, NoiseScaleReading, NoiseScaleSettings
-from tfbatch.instruments.preconditioning import (
-    PILOT_BATCHES,
-    measured_preconditioner,
-    slots_preconditioner,
+from tfbatch.instruments.weights_and_examples import (
+    Weights,
+    model_at,
+    size_of_updates,
+    training_batches,
 )
-from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.search.progress import progress_lines
+from tfbatch.training.context import TaskContext
 from tfbatch.training.workload import Workload
+from tfbatch.workbench import Bench
 
+Mode = Literal["inference", "micro-batch"]
 HEADING = "Gradient noise scale"
 ORDER = 40
 SHARE = 2.0
@@ -42,6 +48,238 @@ _LARGE = 128
 _PAIRS_PER_PASS = 4
 _FEWEST_NORMALIZED = 8
 """Examples in a micro-batch that is normalized by itself, where there are as many."""
+PILOT_BATCHES = 8
+_EPSILON = 1e-7
+_WITH_SECOND_MOMENTS = (
+    keras.optimizers.Adam,
+    keras.optimizers.Nadam,
+    keras.optimizers.Lamb,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adagrad,
+)
+
+
+def gradient_noise_scale(
+    build_model: Callable[..., Any] | str,
+    data: Any,
+    *,
+    trained_steps: int = 0,
+    weights_file: str | Path | None = None,
+    batch_size: int | None = None,
+    small_batch_size: int = 16,
+    micro_batches: int = 8,
+    mode: Literal["inference", "micro-batch"] | None = None,
+    augmented: bool = True,
+    preconditioned: bool = False,
+    most_pairs: int = 400,
+    seconds: float = 60.0,
+    seed: int = 1,
+    verbose: int = 1,
+    **options: Unpack[BenchOptions],
+) -> NoiseScaleReading:
+    """Measures tr(Sigma) / |G|^2 at given weights (McCandlish et al. 2018, arXiv 1812.06162).
+
+        E|G_B|^2 = |G|^2 + tr(Sigma) / B
+
+    Batches of B = small_batch_size * micro_batches examples of the training stream give the squared
+    norms of their micro-batches' gradients and of the mean of these: an unbiased pair. Pairs are
+    measured until the ends of the interval are less than 1.5 times apart, or the time is used.
+    Everything is computed in float32. Regularization, class and sample weights are included.
+
+    Example:
+        ```python
+        noise = tfbatch.gradient_noise_scale("small_cnn", "digits", trained_steps=50)
+        print(noise.estimate, noise.estimate.low_confidence)
+        ```
+
+    Args:
+        build_model: See find_batch_size.
+        data: The data, see find_batch_size.
+        trained_steps: Updates to make first; 0 for the initial weights.
+        weights_file: Kept weights (`Model.save_weights`) instead.
+        batch_size: Batch size of these updates. Default: 128, or all examples.
+        small_batch_size: Examples in a micro-batch.
+        micro_batches: Micro-batches in a batch.
+        mode: "inference": no dropout, BatchNormalization by its moving statistics. "micro-batch":
+            the training mode, each micro-batch normalized by itself. Default: "micro-batch" for a
+            model with BatchNormalization at initial weights, else "inference".
+        augmented: Whether a recipe augments the batches as in training.
+        preconditioned: Whether tr(P Sigma) / G'PG with P = 1 / (sqrt(v) + epsilon) is measured
+            too: v of the optimizer if it has one and has trained, else measured.
+        most_pairs: Most pairs.
+        seconds: About what measuring may take, at least 8 pairs.
+        seed: Of weights and training.
+        verbose: 0 prints nothing.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
+
+    Raises:
+        InputError: Something asked for cannot be used; a model whose gradient cannot be measured.
+        DataError: Data absent or damaged.
+    """
+    weights = Weights(trained_steps, Path(weights_file) if weights_file else None, seed)
+    settings = NoiseScaleSettings(
+        small_batch_size=small_batch_size,
+        micro_batches=micro_batches,
+        mode=mode,
+        augmented=augmented,
+        preconditioned=preconditioned,
+        most_pairs=most_pairs,
+        seconds=seconds,
+    )
+    progress = progress_lines(verbose)
+    with open_bench(build_model, data, progress=progress, **options) as bench:
+        configuration = bench.configuration(size_of_updates(bench, batch_size))
+        found = bench.measure(measure_noise_scale, configuration, weights, settings)
+        progress.say(found.conclusion())
+    return found
+
+
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> NoiseScaleReading:
+    """See tfbatch.instruments.Instrument."""
+    settings = NoiseScaleSettings(seconds=seconds)
+    size = min(batch_sizes, key=lambda size: abs(math.log(size / _LARGE)))
+    return bench.measure(measure_noise_scale, bench.configuration(size), Weights(), settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseScaleSettings:
+    """How the noise scale is measured.
+
+    Attributes:
+        small_batch_size: b, examples in a micro-batch.
+        micro_batches: k; the large batch has B = k b examples.
+        mode: "inference": without dropout, BatchNormalization by its moving statistics.
+            "micro-batch": the training mode, dropout on, each micro-batch normalized by itself.
+            None: "micro-batch" for a model with BatchNormalization at initial weights, whose moving
+            statistics are not yet those of any data, else "inference".
+        augmented: Whether batches are augmented as in training.
+        preconditioned: Whether the noise scale under an adaptive optimizer is measured too.
+        most_pairs: Pairs are measured until the interval is tight, or this many, or 8 passes over
+            the data are made: more of the same examples add no information.
+        seconds: About what it may take, tracing included; 8 pairs are measured anyway.
+        seed: Seed of the batches.
+    """
+
+    small_batch_size: int = 16
+    micro_batches: int = 8
+    mode: Mode | None = None
+    augmented: bool = True
+    preconditioned: bool = False
+    most_pairs: int = 400
+    seconds: float = 60.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.small_batch_size < 1 or self.micro_batches < 2 or self.most_pairs < 2:
+            raise InputError(
+                "`small_batch_size` must be >= 1, `micro_batches` and `most_pairs` >= 2. Received: "
+                f"{self.small_batch_size}, {self.micro_batches} and {self.most_pairs}."
+            )
+        if self.mode not in (None, "inference", "micro-batch"):
+            raise InputError(
+                f"`mode` must be 'inference', 'micro-batch' or None. Received: {self.mode!r}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseScaleReading:
+    """The gradient noise scale of a model.
+
+    Attributes:
+        estimate: tr(Sigma) / |G|^2 of the whole model.
+        layers: Names of the layers with trainable weights.
+        by_layer: The noise scale of each.
+        preconditioned: tr(P Sigma) / G'PG, or None.
+        preconditioner: Where P = 1 / (sqrt(v) + epsilon) comes from, or None.
+        squared_gradient_of_data: |G|^2 of the training examples themselves; the estimate's is that
+            of the population that they come from, see `squared_gradient_of_data_set`.
+        small_batch_size: b.
+        large_batch_size: B.
+        mode: See NoiseScaleSettings.
+        where: At which weights, and on which examples.
+        seconds: What it took.
+        num_examples: Number of examples that the batches were drawn from; None if infinite. The
+            intervals are of the value for the population that these examples come from.
+    """
+
+    estimate: NoiseScale
+    layers: tuple[str, ...]
+    by_layer: tuple[NoiseScale, ...]
+    preconditioned: NoiseScale | None
+    preconditioner: str | None
+    squared_gradient_of_data: float
+    small_batch_size: int
+    large_batch_size: int
+    mode: Mode
+    where: str
+    seconds: float
+    num_examples: int | None = None
+
+    def columns(self) -> tuple[str, ...]:
+        """See tfbatch.instruments.Reading."""
+        return ("weights", "noise scale", "interval", "squared gradient", "noise trace", "doubts")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """See tfbatch.instruments.Reading."""
+        layers = zip(self.layers, self.by_layer, strict=True)
+        return self._rows_of_all() + [_layer_row(name, found) for name, found in layers]
+
+    def short_rows(self, most: int) -> tuple[list[tuple[str, ...]], str]:
+        """See tfbatch.instruments.Reading: the layers that have a figure come first."""
+        layers = list(zip(self.layers, self.by_layer, strict=True))
+        told = [_layer_row(name, found) for name, found in layers if _has_a_figure(found)]
+        rows = [*self._rows_of_all(), *told]
+        left_out = []
+        if len(rows) > most:
+            left_out.append(f"{len(rows) - most} layers more")
+        if untold := len(layers) - len(told):
+            left_out.append(
+                f"{untold} of {len(layers)} layers whose squared gradient is not told from 0"
+            )
+        return rows[:most], " and ".join(left_out)
+
+    def _rows_of_all(self) -> list[tuple[str, ...]]:
+        rows = [_row("all", self.estimate)]
+        if self.preconditioned:
+            rows.append(_row("all, preconditioned", self.preconditioned))
+        return rows
+
+    def conclusion(self) -> str:
+        """See tfbatch.instruments.Reading."""
+        found = self.estimate
+        adaptive = (
+            f"; preconditioned ({self.preconditioner}): {self.preconditioned}"
+            if self.preconditioned
+            else ""
+        )
+        doubts = f" Weak: {'; '.join(found.doubts)}." if found.doubts else ""
+        examples = f"the {self.num_examples:,} training" if self.num_examples else "the"
+        return (
+            f"The gradient noise scale {self.where} is {found.noise_scale:.4g} {found.interval} "
+            f"examples ({found.interval.level:.0%} interval of the value for the population that "
+            f"{examples} examples come from; {found.count:.0f} pairs of {self.small_batch_size} "
+            f"and {self.large_batch_size}, {self.mode} mode){adaptive}; it grows during training, "
+            f"and as a critical batch size it is a prediction.{doubts}"
+        )
+
+    def charts(self) -> tuple[Chart, ...]:
+        """See tfbatch.instruments.Reading."""
+        shown = [(i, e) for i, e in enumerate(self.by_layer) if math.isfinite(e.noise_scale)]
+        if not shown:
+            return ()
+        series = Series(
+            "layers",
+            tuple(float(index) for index, _ in shown),
+            tuple(estimate.noise_scale for _, estimate in shown),
+            kind="points",
+        )
+        label = "noise scale (examples)"
+        return (Chart("Gradient noise scale", "layer", label, (series,), log_x=False),)
+
+    def __str__(self) -> str:
+        """The conclusion."""
+        return self.conclusion()
 
 
 def noise_scale_of(
@@ -195,23 +433,21 @@ def _tight(
 
 
 def measure_noise_scale(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     weights: Weights,
     settings: NoiseScaleSettings,
-    *,
-    heartbeat: Callable[[], None],
 ) -> NoiseScaleReading:
     """Measures in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: What the weights are trained with; its batch size is that training's.
         weights: At which weights.
         settings: How to measure. A large batch beyond a quarter of the training split is made
             smaller.
-        heartbeat: Called now and then.
     """
+    programs = task.programs
     data = programs.workload.data
     examples = data.num_examples("train")
     k = settings.micro_batches
@@ -221,7 +457,7 @@ def measure_noise_scale(
             f"Received: {k}."
         )
     model = model_at(programs, configuration, weights)
-    heartbeat()
+    task.heartbeat()
     normalized = any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
     )
@@ -237,7 +473,7 @@ def measure_noise_scale(
         num_examples=examples,
         pilot=_pass(programs.workload, settings, examples, number=MOST_PASSES),
         where=f"{weights}{'' if settings.augmented else ', without augmentation,'}",
-        heartbeat=heartbeat,
+        heartbeat=task.heartbeat,
     )
 
 
@@ -270,11 +506,56 @@ def _pass(
     return batches
 
 
-def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> NoiseScaleReading:
-    """See tfbatch.instruments.Probe."""
-    settings = NoiseScaleSettings(seconds=seconds)
-    size = min(batch_sizes, key=lambda size: abs(math.log(size / _LARGE)))
-    found: NoiseScaleReading = bench.measure(
-        measure_noise_scale, bench.configuration(size), Weights(), settings
+def slots_preconditioner(model: Any) -> tuple[list[Any], str] | None:
+    """From the second moments that the model's optimizer has gathered; None if it keeps none."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not isinstance(optimizer, _WITH_SECOND_MOMENTS):  # velocities of LARS are momentum
+        return None
+    slots = getattr(optimizer, "_velocities", None) or getattr(optimizer, "_accumulators", None)
+    steps = int(optimizer.iterations)
+    if not slots or not steps or len(slots) != len(model.trainable_variables):
+        return None
+    if any(slot is None for slot in slots):
+        return None
+    correction = 1.0
+    if hasattr(optimizer, "beta_2"):  # Adam's v begins at 0
+        correction = 1.0 - float(optimizer.beta_2) ** steps
+    epsilon = float(getattr(optimizer, "epsilon", _EPSILON))
+    scales = [_scale(slot.value / correction, epsilon) for slot in slots]
+    return scales, f"v of {type(optimizer).__name__} after {steps} updates"
+
+
+def measured_preconditioner(norms: LayerNorms, batches: Iterator[Any]) -> tuple[list[Any], str]:
+    """From the mean square of a few batches' gradients, which are then not measured again."""
+    moments: list[Any] = []
+    count = 0
+    for batch in itertools.islice(batches, PILOT_BATCHES):
+        squares = [tf.square(gradient) for gradient in norms.mean_gradient(batch)]
+        moments = [a + b for a, b in zip(moments, squares, strict=True)] if count else squares
+        count += 1
+    return [_scale(m / max(count, 1), _EPSILON) for m in moments], f"v measured on {count} batches"
+
+
+def _scale(second_moment: Any, epsilon: float) -> Any:
+    return 1.0 / (tf.sqrt(second_moment) + epsilon)
+
+
+def _has_a_figure(found: NoiseScale) -> bool:
+    return math.isfinite(found.noise_scale) and found.interval.bounded
+
+
+def _layer_row(name: str, found: NoiseScale) -> tuple[str, ...]:
+    """The remedy for a doubt stands in the first row: here it would be repeated for most layers."""
+    row = _row(name, found)
+    return (*row[:-1], row[-1].split(":")[0])
+
+
+def _row(name: str, found: NoiseScale) -> tuple[str, ...]:
+    return (
+        name,
+        f"{found.noise_scale:.4g}",
+        str(found.interval),
+        f"{found.squared_gradient:.3g}",
+        f"{found.noise_trace:.3g}",
+        "; ".join(found.doubts),
     )
-    return found

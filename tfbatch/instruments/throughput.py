@@ -8,15 +8,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+from typing_extensions import Unpack
+
+from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
 from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
-from tfbatch.instruments import Bench
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.instruments.input_bound import InputBoundReading, measure_input_bound
+from tfbatch.request.execution import Execution
+from tfbatch.request.search_config import BatchSizeGrid
+from tfbatch.search.progress import progress_lines
+from tfbatch.training.context import TaskContext
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
+from tfbatch.workbench import Bench
 
 HEADING = "Step time and the knee of the throughput"
 ORDER = 20
@@ -26,8 +34,125 @@ _ALIGNED = (32, 10, 8)
 """Multiples that are told apart, the first that fits."""
 
 
+def measure_throughput(
+    build_model: Callable[..., Any] | str,
+    data: Any,
+    *,
+    batch_sizes: Sequence[int] | None = None,
+    alignment: bool = False,
+    input_bound: bool = True,
+    max_seconds: float = 120.0,
+    precision: str = "float32",
+    jit_compile: bool = False,
+    strategy: str | None = None,
+    logical_cpus: int = 0,
+    workers: int | None = None,
+    verbose: int = 1,
+    **options: Unpack[BenchOptions],
+) -> ThroughputReport:
+    """Times training steps at several batch sizes, and pipeline and model apart.
+
+    Steps are those of a training on the data's own stream, with the real optimizer, in interleaved
+    rounds, warm-up left out. `t = a + b * batch size` is fitted, and used only where it fits.
+
+    Example:
+        ```python
+        report = tfbatch.measure_throughput("small_cnn", "digits", batch_sizes=[16, 32, 64, 128])
+        print(report.knee, report.throughput.fit)
+        ```
+
+    Args:
+        build_model: See find_batch_size.
+        data: The data, see find_batch_size.
+        batch_sizes: Sizes to measure, at most the number of training examples. Default: powers of
+            two from 8 to 1024, at most an eighth of them.
+        alignment: Whether their neighbors are measured too: odd sizes and multiples of 8, 10 and
+            32 beside powers of two. `throughput.residual(size)` is what they miss the line by.
+        input_bound: Whether the pipeline alone and the model alone are timed as well.
+        max_seconds: About what the measurements may take in all; the largest sizes are left out
+            where that is short.
+        precision: Keras's dtype policy.
+        jit_compile: Whether XLA compiles the model.
+        strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
+        logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
+        workers: 0 to measure in this process, where a profiler sees it.
+        verbose: 0 prints nothing.
+        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
+            model_arguments, data_dir, image_size, records_dir.
+
+    Raises:
+        InputError: Something asked for cannot be used.
+        DataError: Data absent or damaged.
+    """
+    asked = None if batch_sizes is None else _checked(batch_sizes)
+    if not max_seconds > 0:
+        raise InputError(f"`max_seconds` must be > 0. Received: {max_seconds}.")
+    progress = progress_lines(verbose)
+    execution = Execution(
+        workers=workers if workers is not None or strategy else 1,
+        precision=precision,
+        jit_compile=jit_compile,
+        strategy=strategy,
+        logical_cpus=logical_cpus,
+    )
+    with open_bench(
+        build_model,
+        data,
+        execution=execution,
+        progress=progress,
+        **options,
+    ) as bench:
+        examples = bench.data.splits["train"]
+        sizes = asked or BatchSizeGrid().sizes(examples)
+        if sizes[-1] > examples:
+            raise InputError(
+                f"`batch_sizes` must not exceed the {examples} training examples. "
+                f"Received: {sizes[-1]}."
+            )
+        more = with_odd_sizes(sizes) if alignment else sizes
+        timed = [bench.configuration(size) for size in more if size <= examples]
+        share = 0.5 if input_bound else 1.0
+        throughput = bench.measure(measure_throughput_of, timed, share * max_seconds)
+        bound = None
+        if input_bound:
+            configurations = [bench.configuration(size) for size in sizes]
+            bound = bench.measure(measure_input_bound, configurations, share * max_seconds)
+    report = ThroughputReport(throughput, bound)
+    progress.say(str(report))
+    return report
+
+
+def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> ThroughputReading:
+    """See tfbatch.instruments.Instrument."""
+    configurations = [bench.configuration(size) for size in batch_sizes]
+    return bench.measure(measure_throughput_of, configurations, seconds)
+
+
 @dataclasses.dataclass(frozen=True)
-class Throughput:
+class ThroughputReport:
+    """Step times, the knee, and what holds the training up.
+
+    Attributes:
+        throughput: Seconds of a step by batch size, the fitted line, the knee.
+        input_bound: Pipeline and model apart; None if it was not asked for.
+    """
+
+    throughput: ThroughputReading
+    input_bound: InputBoundReading | None
+
+    @property
+    def knee(self) -> int:
+        """Smallest measured batch size with 90 % of the best throughput."""
+        return self.throughput.knee.batch_size
+
+    def __str__(self) -> str:
+        """The conclusions."""
+        bound = [self.input_bound.conclusion()] if self.input_bound else []
+        return "\n".join([self.throughput.conclusion(), *bound])
+
+
+@dataclasses.dataclass(frozen=True)
+class ThroughputReading:
     """Seconds of a step, input included, each batch size alone on the device.
 
     Attributes:
@@ -180,29 +305,26 @@ class Throughput:
 
 
 def measure_throughput_of(
-    programs: ProgramCache,
-    configurations: Sequence[Configuration],
-    seconds: float = math.inf,
-    *,
-    heartbeat: Callable[[], None],
-) -> Throughput:
+    task: TaskContext, configurations: Sequence[Configuration], seconds: float = math.inf
+) -> ThroughputReading:
     """Times the steps of each configuration in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configurations: What to measure, at most one for each batch size.
         seconds: About what it may take; the largest sizes are left out where that is short.
-        heartbeat: Called now and then.
     """
     ascending = sorted(configurations, key=lambda one: one.batch_size)
     times = measure_step_times(
-        programs, ascending, heartbeat=heartbeat, rounds=ROUNDS, seconds=seconds
+        task.programs, ascending, heartbeat=task.heartbeat, rounds=ROUNDS, seconds=seconds
     )
     left_out = tuple(one.batch_size for one in ascending[len(times) :])
     return throughput_from(times, left_out=left_out)
 
 
-def throughput_from(step_times: Sequence[StepTime], *, left_out: Sequence[int] = ()) -> Throughput:
+def throughput_from(
+    step_times: Sequence[StepTime], *, left_out: Sequence[int] = ()
+) -> ThroughputReading:
     """Line and knee of measured step times.
 
     Args:
@@ -216,14 +338,16 @@ def throughput_from(step_times: Sequence[StepTime], *, left_out: Sequence[int] =
     sizes = [time.batch_size for time in times]
     rounds = list(zip(*(time.rounds for time in times), strict=True))
     fit = fit_step_time(sizes, [time.seconds for time in times]) if len(times) > 1 else None
-    return Throughput(tuple(times), fit, find_knee(sizes, rounds), tuple(left_out))
+    return ThroughputReading(tuple(times), fit, find_knee(sizes, rounds), tuple(left_out))
 
 
-def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Throughput:
-    """See tfbatch.instruments.Probe."""
-    configurations = [bench.configuration(size) for size in batch_sizes]
-    found: Throughput = bench.measure(measure_throughput_of, configurations, seconds)
-    return found
+def _checked(batch_sizes: Sequence[int]) -> list[int]:
+    sizes = sorted(set(batch_sizes))
+    if not sizes or sizes[0] < 1:
+        raise InputError(
+            f"`batch_sizes` must hold whole numbers >= 1. Received: {list(batch_sizes)}."
+        )
+    return sizes
 
 
 def with_odd_sizes(batch_sizes: Iterable[int]) -> list[int]:

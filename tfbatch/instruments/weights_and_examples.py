@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,16 @@ import tensorflow as tf
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.instruments.weights_file import load_weights
 from tfbatch.pipeline.data import Data
+from tfbatch.pipeline.prepared_data import PreparedData
 from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
+from tfbatch.workbench import Bench
+
+_BATCH_SIZE = 128
+_NO_WEIGHTS = {"optimizer", "metrics", "seed_generator"}
+"""Parts of a file that a model of the same layers need not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +142,71 @@ def training_batches(
 
 def without_augmentation(data: Data) -> Data:
     """The same examples as they are, where a recipe says what is changed in training."""
-    from tfbatch.pipeline.prepared_data import PreparedData
-
     if not isinstance(data, PreparedData) or not data.recipe.augmentation:
         return data
     plain = data.recipe.model_copy(update={"augmentation": ()})
     bare: Data = PreparedData(plain, data.folder)
     return bare
+
+
+def load_weights(model: Any, file: Path) -> None:
+    """Loads what `Model.save_weights` or `Model.save` has written.
+
+    Keras looks for each of the model's layers in the file, and says nothing of what is left over:
+    the first layers of a deeper model would be taken for the whole one.
+
+    Raises:
+        InputError: No such file, or weights of another model.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Its state is of no use here: a program's optimizer has its learning rate elsewhere.
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            model.load_weights(file)
+        kept = _arrays_in(file)
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split("Target variable:", maxsplit=1)[0].split())
+        raise InputError(
+            f"`weights_file` must hold weights of this model. Received: {file}: {reason}"
+        ) from error
+    if kept is not None and kept > len(model.weights):
+        raise InputError(
+            f"`weights_file` must hold weights of this model, which has {len(model.weights)} "
+            f"arrays of them. Received: {file} with {kept}. Build the model "
+            "these weights were saved from."
+        )
+
+
+def _arrays_in(file: Path) -> int | None:
+    """Number of a file's arrays of weights; None for a format whose loading counts them itself."""
+    if file.suffix == ".keras":
+        with zipfile.ZipFile(file) as archive:
+            return _counted(io.BytesIO(archive.read("model.weights.h5")))
+    return _counted(file) if file.name.endswith(".weights.h5") else None
+
+
+def _counted(source: Any) -> int:
+    import h5py  # type: ignore[import-untyped]  # Keras reads such a file by it too
+
+    found: list[str] = []
+    with h5py.File(source, "r") as opened:
+        opened.visititems(
+            lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None
+        )
+    return sum(1 for name in found if not _NO_WEIGHTS & set(name.split("/")))
+
+
+def size_of_updates(bench: Bench, asked: int | None) -> int:
+    """The batch size that is asked for, or 128 or all examples.
+
+    Raises:
+        InputError: It exceeds the training examples, or is below 1.
+    """
+    examples = bench.data.splits["train"]
+    size = min(_BATCH_SIZE, examples) if asked is None else asked
+    if not 1 <= size <= examples:
+        raise InputError(
+            f"`batch_size` must be from 1 to the number of training examples, {examples}. "
+            f"Received: {size}."
+        )
+    return size

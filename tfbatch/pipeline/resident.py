@@ -7,8 +7,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.pipeline.batches import Finish, parallel_calls, unfinished
-from tfbatch.pipeline.memory import as_tensor
 from tfbatch.pipeline.order import shuffled_indices
+from tfbatch.pipeline.zero_copy import as_tensor
 
 
 class ResidentSplit:

@@ -15,9 +15,9 @@ from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetched
 from tfbatch.pipeline.element import inputs_and_targets, packed
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE, check_stream
-from tfbatch.pipeline.memory import as_tensor
 from tfbatch.pipeline.order import shuffled_indices
 from tfbatch.pipeline.stored_format import Leaf, read_content, read_leaf, read_stored
+from tfbatch.pipeline.zero_copy import as_tensor
 
 Gather = Callable[[tf.Tensor], tf.Tensor]
 """Indices [batch] of examples to one leaf of a batch."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tfbatch.pipeline.batches import Finish, parallel_calls, unfinished
-from tfbatch.pipeline.memory import usable_memory
+from tfbatch.process_memory import usable_memory
 from tfbatch.records.codec import decode_batch
 from tfbatch.records.manifest import Manifest
 

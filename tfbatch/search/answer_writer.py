@@ -22,11 +22,12 @@ from tfbatch.run_folder.fingerprint import software
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.schema import write_yaml
 from tfbatch.search.clock import SearchClock
-from tfbatch.search.opening import AnyEngine
+from tfbatch.search.engine import Engine
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.trial_runner import TrialRunner
+from tfbatch.training.evaluation import evaluate_weights, save_model
 from tfbatch.training_config import Reported, TrainingConfig
 from tfbatch.trial.derived import Derived
 
@@ -51,7 +52,7 @@ class AnswerWriter:
 
     request: Request
     data: DataDescription
-    engine: AnyEngine
+    engine: Engine
     folder: RunFolder
     runner: TrialRunner
     clock: SearchClock
@@ -154,7 +155,7 @@ class AnswerWriter:
         for one in answer.shown():
             kept = [(t.seed, self.runner.weights_file(t.trial)) for t in one.completed]
             measured = [
-                self.engine.call("evaluate_weights", one.configuration, file, "test", seed)
+                self.engine.call(evaluate_weights, one.configuration, file, split="test", seed=seed)
                 for seed, file in kept
                 if file.exists()
             ]
@@ -184,12 +185,12 @@ class AnswerWriter:
         weights = self.runner.weights_file(first.trial)
         if weights.exists():
             self.engine.call(
-                "save_model",
+                save_model,
                 first.configuration,
                 weights,
-                first.seed,
-                first.total_examples,
-                self.folder.path / BEST_MODEL,
+                seed=first.seed,
+                total_examples=first.total_examples,
+                path=self.folder.path / BEST_MODEL,
             )
 
 

@@ -7,16 +7,18 @@ from pathlib import Path
 
 from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
 from tfbatch.byte_sizes import bytes_of
-from tfbatch.instruments.largest_batch import measure_memory
+from tfbatch.largest_batch.measurement import measure_memory
+from tfbatch.process_memory import WORKER_SHARE
 from tfbatch.request.execution import AUTOMATIC
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search.progress import Progress
-from tfbatch.search.workbench import Bench
-from tfbatch.workers.memory import WORKER_SHARE
+from tfbatch.workbench import Bench
 
 
-def limit_memory(bench: Bench, sizes: Sequence[int], folder: Path, progress: Progress) -> int:
+def limit_memory(
+    bench: Bench, memory_budget: str, sizes: Sequence[int], folder: Path, progress: Progress
+) -> int:
     """The largest size that fits each worker's part of the budget.
 
     By the same measurement as `tfbatch.find_max_batch_size`: full training steps in fresh
@@ -24,6 +26,7 @@ def limit_memory(bench: Bench, sizes: Sequence[int], folder: Path, progress: Pro
 
     Args:
         bench: Model and data.
+        memory_budget: Bytes for all workers, such as "8 GB", or "auto".
         sizes: The search's batch sizes.
         folder: The run folder.
         progress: Told what is found.
@@ -32,13 +35,12 @@ def limit_memory(bench: Bench, sizes: Sequence[int], folder: Path, progress: Pro
         InputError: No size fits, or the baseline's does not.
         RunFolderError: What was kept is damaged.
     """
-    asked, devices = str(bench.request.execution.memory_budget), bench.engine.devices
-    baseline = bench.request.baseline.batch_size
+    devices, baseline = bench.devices, bench.baseline.batch_size
     largest = max(*sizes, baseline)
     found = read_memory_limit(folder)
-    if found is None or not found.answers(asked, devices.workers, largest):
+    if found is None or not found.answers(memory_budget, devices.workers, largest):
         progress.say("Measuring the largest batch that fits into the memory.")
-        total = None if asked == AUTOMATIC else bytes_of(asked)
+        total = None if memory_budget == AUTOMATIC else bytes_of(memory_budget)
         # A GPU's memory is its worker's own; that of the machine is shared by all workers.
         share = devices.workers if devices.kind == "CPU" else 1
         report = measure_memory(
@@ -49,7 +51,7 @@ def limit_memory(bench: Bench, sizes: Sequence[int], folder: Path, progress: Pro
             evaluation=False,
         )
         found = MemoryLimit(
-            memory_budget=asked,
+            memory_budget=memory_budget,
             workers=devices.workers,
             device=report.device,
             largest_asked=largest,

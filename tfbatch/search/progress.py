@@ -27,6 +27,11 @@ MEASURING_SECONDS = 5.0
 """Without a terminal, what a long measurement tries is a line no more often than this."""
 
 
+def progress_lines(verbose: int) -> Progress:
+    """Lines for a function of Python; none for `verbose=0`."""
+    return Progress(Console() if verbose else None)
+
+
 class Progress:
     """Plain lines: one for each trial, and one at intervals while no trial ends.
 

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +20,9 @@ from tfbatch.estimators.predicted_batch_size import (
     BatchSizePrediction,
     predict_batch_size,
 )
-from tfbatch.instruments import INSTRUMENTS, Reading
-from tfbatch.search.workbench import Bench
-
-if TYPE_CHECKING:
-    from tfbatch.training.devices import Devices
+from tfbatch.instruments import INSTRUMENTS, Instrument, Reading
+from tfbatch.training.step_times import seconds_of_first_steps
+from tfbatch.workbench import Bench
 
 FEWEST_SECONDS = 35.0
 MOST_SECONDS = 180.0
@@ -55,7 +53,7 @@ class Section:
 
 
 @dataclasses.dataclass(frozen=True)
-class Probed:
+class ProbeReport:
     """What all instruments have found.
 
     Attributes:
@@ -152,10 +150,10 @@ def run_instruments(
     names: Sequence[str],
     batch_sizes: Sequence[int],
     say: Callable[[str], None],
-    finished: Callable[[Probed], None] = lambda probed: None,
+    finished: Callable[[ProbeReport], None] = lambda probed: None,
     seconds: float | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Probed:
+) -> ProbeReport:
     """Runs instruments one after the other; a failure costs only that instrument.
 
     Args:
@@ -170,7 +168,8 @@ def run_instruments(
             leaves of its share is its successors'.
         stop_requested: When true, the running instrument is left and no further one begins.
     """
-    modules = sorted(map(INSTRUMENTS.load, names), key=lambda module: float(module.ORDER))
+    modules: list[Instrument] = [INSTRUMENTS.load(name) for name in names]
+    modules.sort(key=lambda module: module.ORDER)
     sections: list[Section] = []
     used = 0.0
     found = _together(bench, batch_sizes, sections)
@@ -226,19 +225,15 @@ def _telling(bench: Bench, heading: str) -> Iterator[None]:
 
 def _pace_seconds(bench: Bench) -> float:
     """What a model of this size and this machine need."""
-    from tfbatch.training.step_times import seconds_of_first_steps
-
-    baseline = bench.configuration(bench.request.baseline.batch_size)
-    first: float = bench.measure(seconds_of_first_steps, baseline)
+    first = bench.measure(seconds_of_first_steps, bench.baseline)
     return min(max(_PACE * first, FEWEST_SECONDS), MOST_SECONDS)
 
 
-def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section]) -> Probed:
-    devices: Devices | None = getattr(bench.engine, "devices", None)
-    probed = Probed(
-        device=devices.name if devices else "this machine",
+def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section]) -> ProbeReport:
+    probed = ProbeReport(
+        device=bench.devices.name,
         batch_sizes=tuple(batch_sizes),
-        baseline=bench.request.baseline.batch_size,
+        baseline=bench.baseline.batch_size,
         sections=tuple(sections),
         prediction=None,
         unpredicted="",
@@ -251,7 +246,7 @@ def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section])
         return dataclasses.replace(probed, unpredicted=f"{type(error).__name__}: {error}")
 
 
-def _predict(bench: Bench, probed: Probed) -> BatchSizePrediction:
+def _predict(bench: Bench, probed: ProbeReport) -> BatchSizePrediction:
     """Noise scale and step times together, under the number of examples and the memory.
 
     Raises:

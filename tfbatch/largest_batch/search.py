@@ -7,13 +7,12 @@ Every answer has been run in a process of its own, and stayed within the budget 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.memory_line import MemoryPrediction, predict_largest_batch_size
 from tfbatch.estimators.memory_search import LargestBatch, Probe, next_probe
-from tfbatch.instruments.probing import Prober, Run
+from tfbatch.largest_batch.fresh_process import Prober, ProcessRun
 
 MOST_RUNS = 7
 """Processes of one search."""
@@ -36,7 +35,7 @@ class LargestSize:
     """
 
     answer: LargestBatch
-    runs: tuple[Run, ...]
+    runs: tuple[ProcessRun, ...]
     predicted: MemoryPrediction | None
 
     @property
@@ -106,7 +105,7 @@ def _climbed(units: int) -> list[int]:
     return [*sizes, units]
 
 
-def _history(runs: Sequence[Run], replicas: int) -> list[Probe]:
+def _history(runs: Sequence[ProcessRun], replicas: int) -> list[Probe]:
     return [
         dataclasses.replace(probe, batch_size=probe.batch_size // replicas)
         for run in runs
@@ -114,7 +113,7 @@ def _history(runs: Sequence[Run], replicas: int) -> list[Probe]:
     ]
 
 
-def _ran_alone(runs: Sequence[Run], size: int) -> bool:
+def _ran_alone(runs: Sequence[ProcessRun], size: int) -> bool:
     return any(run.alone and run.sizes == (size,) and run.outcome == "ok" for run in runs)
 
 
@@ -129,7 +128,7 @@ def _in_examples(answer: LargestBatch, replicas: int, runs: int) -> LargestBatch
     )
 
 
-def _predicted(run: Run, prober: Prober) -> MemoryPrediction | None:
+def _predicted(run: ProcessRun, prober: Prober) -> MemoryPrediction | None:
     peaks = run.written.peaks
     if len(peaks) < 2:
         return None
@@ -186,19 +185,19 @@ def plan_accumulation(target: int, *, largest: int, replicas: int = 1) -> tuple[
 
 
 def verify_accumulation(
-    prober_of: Any, target: int, *, largest: int, replicas: int = 1
+    prober_of: Callable[[int], Prober], target: int, *, largest: int, replicas: int = 1
 ) -> Accumulation:
     """Plans, and runs the plan in a fresh process: the sums of gradients need memory too.
 
     Args:
-        prober_of: `prober_of(steps)`, a Prober whose training accumulates.
+        prober_of: `prober_of(steps)` runs sizes with as many micro-batches in an update.
         target: Examples in an update.
         largest: Largest batch that fits without accumulation.
         replicas: Devices that share every batch.
     """
     for _ in range(_ATTEMPTS):
         micro, steps = plan_accumulation(target, largest=largest, replicas=replicas)
-        prober: Prober = prober_of(steps)
+        prober = prober_of(steps)
         try:
             (probe,) = prober.run([micro]).probes()
         except InputError as error:  # a loss that no cut keeps, several replicas

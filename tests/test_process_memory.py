@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tfbatch.pipeline import PreparedData, prepared_data
-from tfbatch.pipeline.memory import as_tensor, usable_memory
+from tfbatch.pipeline.zero_copy import as_tensor
+from tfbatch.process_memory import usable_memory
 from tfbatch.records.writer import write_records
 
 MACHINE = psutil.virtual_memory().total

@@ -1,11 +1,15 @@
-"""What costs memory in a training: full steps with the real optimizer, and a validation batch."""
+"""What costs memory in a training: full steps with the real optimizer, and a validation batch.
+
+Inputs of variable length are padded to the longest: what a batch may cost, not what a lucky one
+costs.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,82 +17,83 @@ from tensorflow.python.client import device_lib  # nothing public knows a device
 
 from tfbatch.accumulation import accumulated
 from tfbatch.configuration import Configuration
-from tfbatch.instruments.climbing import Ended, climb
-from tfbatch.instruments.longest import lengthened, longest_shapes
-from tfbatch.pipeline.memory import usable_memory
+from tfbatch.device_memory import peak_bytes
+from tfbatch.largest_batch.fresh_process import Ended, climb
+from tfbatch.pipeline.data import Data
+from tfbatch.process_memory import usable_memory
+from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
 from tfbatch.training.program_cache import ProgramCache
-from tfbatch.workers.memory import peak_resident
 
 STEPS = 5
 """Training steps at each size: the pipeline's buffers are full, and the heap has settled."""
 _EVALUATION_STEPS = 2
 _SEED = 1
+Longest = tuple[tuple[int, ...], ...]
+"""For each part of an element, its longest shape without the batch."""
+MOST_SCANNED = 20_000
+"""Examples that are looked at."""
+_SCANNED_AT_ONCE = 64
 
 
 def measure_training(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     accumulation: int,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, and of validation after the last.
 
     Args:
-        programs: Data, model and optimizer as a trial has them.
+        task: Model and data.
         configuration: What to train with; the batch size is replaced.
         accumulation: Micro-batches of an update, by `tfbatch.accumulated`; 1 for none.
         sizes: Batch sizes, all replicas together; with accumulation those of a micro-batch.
         budget_bytes: Bytes that may be used.
         record: File for what is measured.
-        heartbeat: Called after each batch.
     """
-    load = TrainingLoad(programs, configuration, heartbeat, accumulation=accumulation)
+    load = TrainingLoad(task.programs, configuration, task.heartbeat, accumulation=accumulation)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
 def measure_evaluation(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of evaluation alone at growing batch sizes; see `measure_training`."""
-    load = _Evaluation(programs, configuration, heartbeat)
+    load = _Evaluation(task.programs, configuration, task.heartbeat)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
-def device_memory(programs: ProgramCache, *, heartbeat: Callable[[], None]) -> tuple[str, int, int]:
-    """The kind of device, its usable bytes, and the replicas that share a batch.
+class UsableMemory(NamedTuple):
+    """The memory that a process which trains may use.
 
-    The GPU's part was never run by its authors; see `peak_bytes`.
+    Attributes:
+        device: "CPU", or the kind of the GPUs.
+        size_bytes: Bytes of the process, or of the smallest GPU.
+        replicas: Devices that share every batch equally.
     """
-    heartbeat()
-    replicas = programs.workload.replicas
+
+    device: str
+    size_bytes: int
+    replicas: int
+
+
+def find_usable_memory(task: TaskContext) -> UsableMemory:
+    """What a process that trains may use; the GPU's part was never run by its authors."""
+    task.heartbeat()
+    replicas = task.programs.workload.replicas
     if not tf.config.list_logical_devices("GPU"):
-        return "CPU", usable_memory(), replicas
+        return UsableMemory("CPU", usable_memory(), replicas)
     options = tf.compat.v1.GPUOptions(allow_growth=True)  # else it would take all
     devices = device_lib.list_local_devices(tf.compat.v1.ConfigProto(gpu_options=options))
     least = min(d.memory_limit for d in devices if d.device_type == "GPU")
-    return device_kind(), int(least), replicas
-
-
-def peak_bytes() -> int:
-    """This process's peak: of the fullest GPU's allocator, or of its resident set on a CPU.
-
-    The first has been written for those who have one; it was never run by its authors.
-    """
-    gpus = tf.config.list_logical_devices("GPU")
-    if gpus:
-        return max(int(tf.config.experimental.get_memory_info(g.name)["peak"]) for g in gpus)
-    return peak_resident() or 0
+    return UsableMemory(device_kind(), int(least), replicas)
 
 
 class _Loaded:
@@ -203,3 +208,48 @@ class _Alive(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Gives it."""
         self._heartbeat()
+
+
+def longest_shapes(data: Data, *, heartbeat: Callable[[], None]) -> Longest | None:
+    """The longest shape of each part among the training examples; None where all are alike.
+
+    Args:
+        data: The data.
+        heartbeat: Called after each batch.
+    """
+    examples = min(data.num_examples("train"), MOST_SCANNED)
+    batch_size = min(_SCANNED_AT_ONCE, examples)
+    stream = data.training(batch_size=batch_size, seed=1, num_examples=examples)
+    specs = tf.nest.flatten(stream.element_spec)
+    if all(None not in spec.shape.as_list()[1:] for spec in specs):
+        return None
+    longest = [[0] * (len(spec.shape) - 1) for spec in specs]
+    for element in stream:
+        heartbeat()
+        parts = tf.nest.flatten(element)
+        longest = [
+            [max(pair) for pair in zip(found, part.shape[1:], strict=True)]
+            for found, part in zip(longest, parts, strict=True)
+        ]
+    return tuple(tuple(shape) for shape in longest)
+
+
+def lengthened(dataset: tf.data.Dataset, longest: Longest | None) -> tf.data.Dataset:
+    """Pads every batch with zeros to the longest shapes."""
+    if longest is None:
+        return dataset
+
+    def lengthen(*element: Any) -> Any:
+        parts = tf.nest.flatten(element)
+        padded = [_padded(part, shape) for part, shape in zip(parts, longest, strict=True)]
+        return tf.nest.pack_sequence_as(element, padded)
+
+    return dataset.map(lengthen)
+
+
+def _padded(part: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    if not shape:
+        return part
+    missing = tf.maximum(tf.constant(shape) - tf.shape(part)[1:], 0)
+    after = tf.concat([[0], missing], axis=0)
+    return tf.pad(part, tf.stack([tf.zeros_like(after), after], axis=1))

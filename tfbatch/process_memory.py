@@ -1,18 +1,21 @@
-"""How much memory this process may use, and arrays that TensorFlow reads where they are."""
+"""How much memory this process may use, and how much one holds and has held."""
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import psutil
-import tensorflow as tf
 
-_ALIGNMENT = 64
-"""TensorFlow's kernels refuse memory that does not begin at a multiple of this."""
+WORKER_SHARE = 0.8
+"""All workers together may keep this share of the memory before they are replaced."""
+
+
+def worker_bytes(workers: int) -> float:
+    """The largest resident set, in bytes, that one of `workers` may have between two trials."""
+    return WORKER_SHARE * float(psutil.virtual_memory().total) / workers
 
 
 def usable_memory(root: Path = Path("/")) -> int:
@@ -25,6 +28,36 @@ def usable_memory(root: Path = Path("/")) -> int:
     """
     machine: int = psutil.virtual_memory().total
     return min([machine, *_own_limits(), *_group_limits(root)])
+
+
+def resident(process: int | None = None) -> int | None:
+    """The resident set that a process has now, in bytes: VmRSS. None if it has ended.
+
+    Args:
+        process: Its ID; None for this process.
+    """
+    return _counted("VmRSS", process)
+
+
+def peak_resident(process: int | None = None) -> int | None:
+    """The largest resident set that a process has had, in bytes: VmHWM. None if it has ended.
+
+    Not `ru_maxrss`: that of a child begins at its parent's peak.
+
+    Args:
+        process: Its ID; None for this process.
+    """
+    return _counted("VmHWM", process)
+
+
+def _counted(what: str, process: int | None) -> int | None:
+    path = Path(f"/proc/{process or 'self'}/status")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(rf"^{what}:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def _own_limits() -> Iterator[int]:
@@ -61,15 +94,3 @@ def _limits(mount: Path, group: str, file_name: str) -> Iterator[int]:
             continue
         if text.isdecimal():  # not "max"
             yield int(text)
-
-
-def as_tensor(array: npt.NDArray[Any]) -> tf.Tensor:
-    """A tensor on the CPU that reads the array's own memory, where the array allows it.
-
-    So a memory-mapped file stays one copy for all processes. The array must not be changed later.
-    """
-    usable = array.flags.c_contiguous and array.flags.writeable
-    if usable and array.ctypes.data % _ALIGNMENT == 0:
-        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    with tf.device("CPU:0"):
-        return tf.constant(array)

@@ -1,13 +1,44 @@
-"""What a search for the largest batch found, as a table and in words."""
+"""Measures the largest batch under a memory budget: what was found, as a table and in words."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TypedDict
 
-from tfbatch.instruments.memory import Accumulation, LargestSize
-from tfbatch.instruments.probing import Run
+import psutil
+
+from tfbatch.largest_batch.fresh_process import Climb, Prober, ProcessRun
+from tfbatch.largest_batch.search import (
+    Accumulation,
+    LargestSize,
+    search_largest,
+    verify_accumulation,
+)
+from tfbatch.largest_batch.training_load import (
+    UsableMemory,
+    find_usable_memory,
+    measure_evaluation,
+    measure_training,
+)
+from tfbatch.workbench import Bench
+
+_LIMIT = 2.0  # a process is measured up to this many times the budget, then ended
+_FREE = 0.9  # but never past this share of what is free
+
+
+class Row(TypedDict):
+    """A size that was run, for a table; the peak is None where it is unknown."""
+
+    kind: str
+    process: int
+    batch_size: int
+    outcome: str
+    peak_megabytes: int | None
+    process_seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +75,15 @@ class MemoryReport:
         """The share of one replica."""
         return self.batch_size // self.replicas
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """A row for each size that was run."""
         kinds = {"training": self.training, "evaluation": self.evaluation}
         return [
-            {"kind": kind, "process": number, **row}
+            row
             for kind, found in kinds.items()
             if found is not None
             for number, run in enumerate(found.runs, start=1)
-            for row in _rows(run)
+            for row in _rows(kind, number, run)
         ]
 
     def __str__(self) -> str:
@@ -98,11 +129,105 @@ class MemoryReport:
             )
 
 
-def _rows(run: Run) -> Iterator[dict[str, Any]]:
+def measure_memory(
+    bench: Bench,
+    *,
+    budget_bytes: float | None,
+    margin: float,
+    largest: int | None = None,
+    target_batch_size: int | None = None,
+    evaluation: bool = True,
+) -> MemoryReport:
+    """The largest batches of what is on a bench; see tfbatch.find_max_batch_size."""
+    usable = bench.measure(find_usable_memory)
+    bench.rest()  # it would hold memory of the device beside what is measured
+    replicas = usable.replicas
+    budget = (budget_bytes or usable.size_bytes) * (1 - margin)
+    one = bench.configuration(1)
+
+    def training(steps: int) -> Climb:
+        return bench.task(measure_training, one, steps)
+
+    with open_prober(bench, training(1), usable=usable, budget_bytes=budget) as prober:
+        cap, why = _cap(bench, largest, replicas)
+        trained = search_largest(prober, cap=cap, replicas=replicas)
+        accumulation = None
+        if target_batch_size and 0 < trained.batch_size < target_batch_size:
+            accumulation = verify_accumulation(
+                lambda steps: dataclasses.replace(prober, climb=training(steps)),
+                target_batch_size,
+                largest=trained.batch_size,
+                replicas=replicas,
+            )
+        evaluated = None
+        if evaluation and trained.batch_size:
+            examples = bench.data.splits["validation"]
+            evaluated = search_largest(
+                dataclasses.replace(prober, climb=bench.task(measure_evaluation, one)),
+                cap=examples - examples % replicas,
+                replicas=replicas,
+            )
+    of = "stated" if budget_bytes else f"that can be used ({usable.device})"
+    stated = f"{(budget_bytes or usable.size_bytes) / 1e6:,.0f} MB {of}"
+    return MemoryReport(
+        budget_bytes=budget,
+        stated=f"{stated}, {margin:.0%} of it left free",
+        device=usable.device,
+        replicas=replicas,
+        cap=f"{cap}, {why}",
+        training=trained,
+        evaluation=evaluated,
+        accumulation=accumulation,
+    )
+
+
+@contextlib.contextmanager
+def open_prober(
+    bench: Bench, climb: Climb, *, usable: UsableMemory, budget_bytes: float
+) -> Iterator[Prober]:
+    """What runs given batch sizes, each time in a fresh process.
+
+    Args:
+        bench: Model and data.
+        climb: What is run, made by `bench.task`.
+        usable: What a process may use at all.
+        budget_bytes: Bytes that it is to use.
+    """
+    on_cpu = usable.device == "CPU"  # the process's own memory counts
+    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
+        yield Prober(
+            bench.own_process(Path(folder) / "probes.log"),
+            climb,
+            budget_bytes=budget_bytes,
+            limit_bytes=_limit(budget_bytes, usable.size_bytes) if on_cpu else float("inf"),
+            stall_seconds=bench.stall_seconds,
+            stop_requested=bench.stop_requested,
+            tell=bench.tell,
+        )
+
+
+def _cap(bench: Bench, largest: int | None, replicas: int) -> tuple[int, str]:
+    """The largest batch that is looked at, a multiple of the replicas, and what sets it."""
+    examples = bench.data.splits["train"]
+    cap, why = examples, "the number of training examples"
+    if largest is not None and largest < examples:
+        cap, why = largest, "as asked"
+    return cap - cap % replicas if cap > replicas else cap, why
+
+
+def _limit(budget: float, usable: int) -> float:
+    """Where a process is ended: the further above the budget it is measured, the better."""
+    free = _FREE * min(float(psutil.virtual_memory().available), float(usable))
+    return max(budget, min(_LIMIT * budget, free))
+
+
+def _rows(kind: str, process: int, run: ProcessRun) -> Iterator[Row]:
     peaks = {peak.size: peak.peak_bytes for peak in run.peaks}
     for probe in run.probes():
         known = probe.peak_bytes or peaks.get(probe.batch_size)
         yield {
+            "kind": kind,
+            "process": process,
             "batch_size": probe.batch_size,
             "outcome": probe.outcome,
             "peak_megabytes": round(known / 1e6) if known else None,
