@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 
 import keras
@@ -12,13 +13,28 @@ import tensorflow as tf
 from tfbatch.training.chance import chance_levels
 
 
-def levels(loss, metrics, targets):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, activation="sigmoid")])
+def levels(loss, metrics, targets, *, weights=None, class_weight=None, activation="sigmoid"):
+    model = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(targets.shape[-1], activation=activation)]
+    )
     model.compile("sgd", loss, metrics=metrics)
-    data = tf.data.Dataset.from_tensor_slices((np.ones((len(targets), 2)), targets)).batch(4)
+    return of_model(model, targets, weights=weights, class_weight=class_weight)
+
+
+def of_model(model, targets, *, weights=None, class_weight=None, batch_size=4):
+    count = len(tf.nest.flatten(targets)[0])
+    parts = (np.ones((count, 2), "float32"), targets)
+    parts = parts if weights is None else (*parts, weights)
+    data = tf.data.Dataset.from_tensor_slices(parts).batch(batch_size)
     untrained = model.evaluate(data, verbose=0, return_dict=True)
-    source = types.SimpleNamespace(evaluation=lambda split: data)
-    return chance_levels(model, types.SimpleNamespace(data=source), untrained)
+    source = types.SimpleNamespace(
+        evaluation=lambda split: data,
+        training=lambda **_: data,
+        num_examples=lambda split: count,
+        content=types.SimpleNamespace(sample_weights=weights is not None),
+    )
+    workload = types.SimpleNamespace(data=source, class_weight=class_weight)
+    return chance_levels(model, workload, untrained)
 
 
 def test_errors_of_a_regression_are_compared_with_the_mean_and_the_median():
@@ -30,6 +46,8 @@ def test_errors_of_a_regression_are_compared_with_the_mean_and_the_median():
     assert found["mse"].constant == pytest.approx(12.0)
     assert found["mse"].noise == pytest.approx(9 * 12.0 / 4)
     assert levels("mse", ["mae"], targets)["mae"].constant == pytest.approx(2.0)
+    root = levels("huber", [keras.metrics.RootMeanSquaredError(name="root")], targets)["root"]
+    assert (root.constant, root.noise) == pytest.approx((math.sqrt(12.0), math.sqrt(12.0)))
 
 
 def test_an_area_under_the_roc_curve_is_compared_with_a_half():
@@ -40,3 +58,103 @@ def test_an_area_under_the_roc_curve_is_compared_with_a_half():
     assert found["area"].constant == 0.5
     assert found["area"].noise == pytest.approx(3 * np.sqrt(9 / (12 * 12)))
     assert found["precise"].constant is None
+
+
+def own_squared_error(targets, predicted):
+    return keras.ops.mean(keras.ops.square(targets - predicted), axis=-1)
+
+
+def test_a_loss_of_a_users_own_has_the_level_of_the_loss_that_it_equals():
+    targets = np.random.default_rng(1).normal(7.0, 2.0, (300, 1)).astype("float32")
+    found = levels(own_squared_error, [], targets, activation=None)["loss"]
+
+    assert found.constant == pytest.approx(targets.var(), rel=1e-4)
+    assert found.noise == pytest.approx(9 * targets.var() / 300, rel=1e-2)
+
+
+def test_label_smoothing_has_the_level_of_the_smoothed_shares():
+    targets = np.eye(3, dtype="float32")[[0] * 60 + [1] * 30 + [2] * 10]
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.3)
+    found = levels(loss, ["accuracy"], targets, activation="softmax")
+
+    shares = 0.7 * np.array([0.6, 0.3, 0.1]) + 0.1
+    assert found["loss"].constant == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-4)
+    assert found["accuracy"].constant == pytest.approx(0.6)
+
+
+def test_a_constant_stays_in_the_range_of_the_models_outputs():
+    """Without the softmax, predictions of 1 everywhere would have no divergence at all."""
+    targets = np.eye(2, dtype="float32")[[0] * 30 + [1] * 10]
+    found = levels("kl_divergence", [], targets, activation="softmax")["loss"]
+
+    assert found.constant == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)), rel=1e-3)
+
+
+def test_sample_weights_count_in_the_constant():
+    targets = np.array([[0.0], [0.0], [0.0], [8.0]], "float32")
+    weights = np.array([1.0, 1.0, 1.0, 3.0], "float32")  # mean 4, squared error 16 * 6 / 4
+    found = levels("mse", [], targets, weights=weights, activation=None)["loss"]
+
+    assert found.constant == pytest.approx(24.0, rel=1e-4)
+
+
+def test_class_weights_move_the_constant_that_training_ends_at():
+    """Ten times heavier positives: shares 9 and 10 of 19, whose unweighted loss is larger."""
+    targets = np.array([[0.0]] * 90 + [[1.0]] * 10, "float32")
+    found = levels("binary_crossentropy", ["accuracy"], targets, class_weight={0: 1.0, 1: 10.0})
+
+    expected = -(0.9 * math.log(9 / 19) + 0.1 * math.log(10 / 19))
+    assert found["loss"].constant == pytest.approx(expected, rel=1e-3)
+    assert found["accuracy"].constant == pytest.approx(0.1)
+    plain = levels("binary_crossentropy", ["accuracy"], targets)
+    assert plain["accuracy"].constant == pytest.approx(0.9)
+
+
+def two_outputs(**compiled):
+    inputs = keras.Input((2,))
+    sizes = keras.layers.Dense(1, name="size")(inputs)
+    kinds = keras.layers.Activation("softmax", name="kind")(keras.layers.Dense(2)(inputs))
+    model = keras.Model(inputs, {"size": sizes, "kind": kinds})
+    model.compile("sgd", **compiled)
+    return model
+
+
+def test_several_outputs_have_a_level_together_and_an_accuracy_each():
+    model = two_outputs(
+        loss={"size": "mse", "kind": "sparse_categorical_crossentropy"},
+        loss_weights={"size": 2.0, "kind": 1.0},
+        metrics={"kind": "accuracy"},
+    )
+    sizes = np.random.default_rng(2).normal(0.0, 3.0, (40, 1)).astype("float32")
+    found = of_model(model, {"size": sizes, "kind": np.array([0] * 30 + [1] * 10)})
+
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert found["loss"].constant == pytest.approx(2 * sizes.var() + entropy, rel=1e-3)
+    assert found["kind_accuracy"].constant == pytest.approx(0.75)
+
+
+def test_several_labels_of_one_example_are_binary_each():
+    targets = np.zeros((100, 2), "float32")
+    targets[:50, 0], targets[:1, 1] = 1, 1
+    found = levels("binary_crossentropy", ["binary_accuracy"], targets)
+    rare = -(0.01 * math.log(0.01) + 0.99 * math.log(0.99))
+
+    assert found["loss"].constant == pytest.approx((math.log(2) + rare) / 2, rel=1e-3)
+    assert found["binary_accuracy"].constant == pytest.approx((0.5 + 0.99) / 2)
+
+
+def test_a_model_without_a_graph_has_the_range_that_its_predictions_show():
+    class Shares(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.last = keras.layers.Dense(3)
+
+        def call(self, inputs):
+            return keras.ops.softmax(self.last(inputs))
+
+    model = Shares()
+    model.compile("sgd", "kl_divergence")
+    targets = np.eye(3, dtype="float32")[[0] * 32 + [1] * 16 + [2] * 16]
+    found = of_model(model, targets, batch_size=64)["loss"]
+
+    assert found.constant == pytest.approx(1.5 * math.log(2), rel=1e-3)

@@ -17,9 +17,9 @@ from tfbatch.pipeline.scanning import Contents
 from tfbatch.pipeline.stored_data import StoredData
 from tfbatch.pipeline.storing import store_data
 from tfbatch.request.task import Task
-from tfbatch.training.class_weights import every_class_weight
+from tfbatch.training.class_weights import check_class_weight, every_class_weight
 from tfbatch.training.compilation import Compilation
-from tfbatch.training.content_checks import check_finite_loss, content_notes
+from tfbatch.training.content_checks import check_finite_loss, check_real, content_notes
 from tfbatch.training.workload import Workload
 
 
@@ -443,3 +443,53 @@ def test_a_class_weight_of_another_form_is_refused_before_any_work(given):
 
 def test_a_class_weight_may_have_numpys_numbers_and_whole_floats():
     assert Task(class_weight={np.int64(0): np.float32(2), 1.0: 3}).class_weight == {0: 2.0, 1: 3}
+
+
+def test_the_rows_of_a_few_categories_are_no_copies(tmp_path):
+    table = RANDOM.integers(0, 3, size=(300, 2))
+
+    assert notes_of(tmp_path / "a", (table, RANDOM.integers(0, 2, 300))) == ""
+    assert notes_of(tmp_path / "b", (table, (table[:, 0] > 0).astype(int))) == ""
+    drawn = RANDOM.integers(0, 100, size=400)
+    assert "same inputs as another" in notes_of(tmp_path / "c", (X[drawn], Y[drawn]))
+    repeated = (np.tile(table[:50], (3, 1)), np.tile(Y[:50], 3))
+    assert "same inputs as another" in notes_of(tmp_path / "d", repeated)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.where(np.arange(len(X)) == 7, -0.5, 1), r"-0\.5 for example 7 \(counted from 0\)"),
+        (np.zeros(len(X)), "are all 0: no example counts"),
+    ],
+)
+def test_weights_that_no_training_can_use_are_refused(tmp_path, weights, message):
+    with pytest.raises(InputError, match=message):
+        stored(tmp_path, (X, Y, weights))
+    dataset = SLICES((X, Y, weights.astype("float32")))
+    with pytest.raises(InputError, match=message):
+        of_function(tmp_path, lambda split, batch_size, seed: dataset.batch(batch_size))
+
+
+def test_complex_numbers_are_refused_unless_the_model_declares_them(tmp_path):
+    complex_inputs = stored(tmp_path / "a", (X.astype("complex64"), Y))
+    spec = complex_inputs.evaluation("validation").element_spec
+
+    def model(dtype):
+        inputs = keras.Input(X.shape[1:], dtype=dtype)
+        return keras.Model(inputs, keras.layers.Dense(2)(keras.ops.real(inputs)))
+
+    with pytest.raises(InputError, match=r"inputs are complex numbers.*np\.stack"):
+        check_real(model("float32"), spec)
+    check_real(model("complex64"), spec)
+    with pytest.raises(InputError, match="targets are complex"):
+        check_real(
+            model("float32"), (tf.TensorSpec((None, 4)), tf.TensorSpec((None,), "complex64"))
+        )
+
+
+@pytest.mark.parametrize("weights", [{0: -1.0, 1: 1.0}, {0: float("inf")}, {0: 0, 1: 0}])
+def test_class_weights_that_no_training_can_use_are_refused(tmp_path, weights):
+    data = stored(tmp_path, (X, Y))
+    with pytest.raises(InputError, match=r"at least 0|above 0"):
+        check_class_weight(Task(class_weight=weights).class_weight, data)

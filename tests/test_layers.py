@@ -131,6 +131,23 @@ def test_heavy_libraries_are_imported_where_they_belong():
     assert {path: names for path, names in found.items() if names} == {}
 
 
+def writes_into_engine(path):
+    """Lines that set an attribute of what is called an engine."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            owner = target.value if isinstance(target, ast.Attribute) else None
+            name = getattr(owner, "attr", getattr(owner, "id", ""))
+            if name.strip("_") == "engine":
+                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    return found
+
+
+def test_nobody_changes_an_engine_from_outside():
+    assert [line for path in MODULES for line in writes_into_engine(path)] == []
+
+
 def test_every_part_of_the_package_is_looked_at():
     assert len(MODULES) > 60
     assert {part(path) for path in MODULES} <= set(FLOOR), "give each a floor in this test"

@@ -231,6 +231,28 @@ def test_splits_of_unequal_form_are_refused(tmp_path):
         store_data(tmp_path, data)
 
 
+@pytest.mark.parametrize("form", ["arrays", "datasets"])
+def test_splits_may_differ_in_their_integer_type(tmp_path, form):
+    splits = {"train": (np.eye(3, dtype="float32"), np.arange(3))}
+    splits["validation"] = (splits["train"][0], np.array([2, 0, 1], "int32"))
+    if form == "datasets":
+        splits = {name: tf.data.Dataset.from_tensor_slices(part) for name, part in splits.items()}
+    data = StoredData(store_data(tmp_path, splits), name="mine")
+
+    ((_, targets),) = list(data.evaluation("validation"))
+    assert (targets.dtype, targets.numpy().tolist()) == (tf.int64, [2, 0, 1])
+    assert "is int32 in your `validation` data and int64 in `train`" in " ".join(
+        data.describe().notes
+    )
+
+
+def test_an_integer_that_the_training_splits_type_cannot_hold_is_refused(tmp_path):
+    images = np.zeros((4, 2, 2), "uint8"), np.arange(4)
+    wrong = np.full((4, 2, 2), 256), np.arange(4)
+    with pytest.raises(InputError, match="int64 from 256 to 256, and in `train` it is uint8"):
+        store_data(tmp_path, {"train": images, "validation": wrong})
+
+
 def test_a_cut_file_of_stored_data_is_noticed(tmp_path):
     folder = store_data(tmp_path, in_splits(numbered))
     file = folder / "train-0.bin"
@@ -322,6 +344,18 @@ BAD_FUNCTIONS = {
         "must give \\(inputs, targets\\)",
     ),
     "empty": (lambda split, batch_size, seed: examples_of(split, 4, 1).take(0), "no example"),
+    "another structure": (
+        lambda split, batch_size, seed: examples_of(split, 4, 1).map(
+            lambda x, y: (x, y) if split == "train" else ({"x": x}, y)
+        ),
+        "'validation' differs in structure from `train`",
+    ),
+    "another shape": (
+        lambda split, batch_size, seed: examples_of(split, 4, 1).map(
+            lambda x, y: (x if split == "train" else x[:, :1], y)
+        ),
+        "'validation' differs in structure from `train`",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ import statistics
 import keras
 import pytest
 import tiny_model
+from contexts import context_of
 
 from tfbatch.callbacks import training_clock
 from tfbatch.configuration import Configuration
@@ -260,11 +261,10 @@ def test_a_trial_is_predicted_from_its_first_steps(workload, monkeypatch):
     configuration = CONFIGURATIONS[0]
     derived = workload.derive(configuration, 2170)
     seconds = step_times.expected_trial_seconds(
-        ProgramCache(workload),
+        context_of(ProgramCache(workload)),
         configuration,
         total_examples=2170,
         validation_seconds=0.5,
-        heartbeat=lambda: None,
     )
 
     assert (derived.steps, derived.epochs) == (136, 2)

@@ -24,6 +24,7 @@ from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest, read_range_te
 from tfbatch.gradients import untouched
 from tfbatch.instruments.weights_and_examples import size_of_updates
 from tfbatch.search.progress import progress_lines
+from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.workbench import Bench
 
@@ -273,11 +274,7 @@ class RangeReading:
 
 
 def measure_learning_rate_range(
-    programs: ProgramCache,
-    configuration: Configuration,
-    settings: RangeSettings,
-    *,
-    heartbeat: Callable[[], None],
+    task: TaskContext, configuration: Configuration, settings: RangeSettings
 ) -> RangeReading:
     """Sweeps in the process that trains: the traced program's learning-rate table is replaced.
 
@@ -287,15 +284,14 @@ def measure_learning_rate_range(
     Weights, optimizer, moving statistics and random generators are put back after each sweep.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: Optimizer and batch size; its learning rate and schedule are out of effect.
         settings: The sweep.
-        heartbeat: Called after each update.
 
     Raises:
         InputError: Weights that make no finite loss at the lowest rate.
     """
-    started = time.perf_counter()
+    started, programs = time.perf_counter(), task.programs
     rates = settings.rates()
     curves: list[list[float]] = []
     for seed in settings.seeds:
@@ -303,12 +299,12 @@ def measure_learning_rate_range(
             curves
         ) / (len(curves) + 1):
             break
-        curves.append(_sweep(programs, configuration, rates, seed, heartbeat))
+        curves.append(_sweep(programs, configuration, rates, seed, task.heartbeat))
     result = read_range_test(rates, curves)
 
     def train(rate: float) -> list[float]:
         constant = np.full(len(rates), rate)
-        return _sweep(programs, configuration, constant, settings.seeds[0], heartbeat)
+        return _sweep(programs, configuration, constant, settings.seeds[0], task.heartbeat)
 
     def has_time(runs: int) -> bool:
         spent = time.perf_counter() - started

@@ -15,7 +15,7 @@ from tfbatch.errors import InputError, RunFolderError
 from tfbatch.pipeline.batched import batched_like, check_dataset, form_of
 from tfbatch.pipeline.batches import fixed_options
 from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expect, expect_without_model
-from tfbatch.pipeline.element import Form, leaves_of, packed
+from tfbatch.pipeline.element import Form, fits, leaf_order, leaves_of, packed
 from tfbatch.pipeline.endless import READ_BYTES, EndWatch
 from tfbatch.pipeline.own_splits import rows_of
 from tfbatch.pipeline.scanning import Contents, Scan
@@ -125,6 +125,8 @@ def count_examples(
             batches = batched_like(form, train, train_batched=expected.batched)
         elif split != "train":
             batches = False
+        if split != "train":
+            _check_like(form, train, batches, expected.batched)
         reader = ClassReader(expected) if split == "train" else None
         begin = functools.partial(contents.begin, split, form.template)
         passes[split] = _Pass(make_dataset, split, form, batches, reader, begin, heartbeat)
@@ -153,6 +155,29 @@ def count_examples(
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be written: {error}. {FREE_SPACE}") from error
     return folder, True
+
+
+def _check_like(form: Form, train: Form, batched: bool, train_batched: bool) -> None:
+    """Refuses a split whose inputs and targets are others than the training split's.
+
+    Raises:
+        InputError: Other names, numbers, kinds or shapes.
+    """
+    order = leaf_order(form.template[:2], train.template[:2])
+    if order is not None:
+        shapes = form.example_shapes(batched=batched) or ()
+        expected = train.example_shapes(batched=train_batched) or ()
+        pairs = [(number, known) for known, number in enumerate(order)]
+        if all(
+            fits(expected[known], shapes[number])
+            and (form.dtypes[number] == "string") == (train.dtypes[known] == "string")
+            for number, known in pairs
+        ):
+            return
+    raise InputError(
+        f"{form.where} differs in structure from `train`: {form.shown()} and {train.shown()}. Give "
+        "all splits the same structure."
+    )
 
 
 def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int = SEED) -> Any:

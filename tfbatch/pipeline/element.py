@@ -160,6 +160,14 @@ def leaf_order(template: Template, like: Template) -> list[int] | None:
     return found if visit(template, like) else None
 
 
+def fits(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Whether Keras takes one shape for another: equal, or with a last dimension of 1 more."""
+    if len(shape) != len(other):
+        longer, shorter = (shape, other) if len(shape) > len(other) else (other, shape)
+        return len(longer) == len(shorter) + 1 and longer[-1] == 1 and fits(longer[:-1], shorter)
+    return all(None in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True))
+
+
 def check_element(element: Any, *, where: str) -> None:
     """Refuses an element that Keras's `fit` could not take: `(x, y)` or `(x, y, sample_weight)`.
 

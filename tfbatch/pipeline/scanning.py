@@ -7,6 +7,7 @@ Splits and passes are compared as sets of hashes, so the order does not matter.
 from __future__ import annotations
 
 import collections
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,9 @@ _SECOND_PASS_SECONDS = 5.0
 _SCALE_ROWS = 16
 _SCALE_VALUES = 4096
 _MOSTLY = 0.5
+_COLUMNS = 16
+_COLUMN_EXAMPLES = 10_000
+"""Columns and examples of an array of inputs whose different values are counted."""
 _LEAST_MOVED = 0.01
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = (
@@ -91,7 +95,7 @@ class Contents:
                 one pass over the data is stored.
 
         Raises:
-            InputError: A sample weight is NaN or infinite.
+            InputError: A sample weight is NaN, infinite or negative, or all of a split's are zero.
         """
         scans = self._scans
         non_finite = tuple(found for scan in scans.values() for found in scan.non_finite())
@@ -101,6 +105,8 @@ class Contents:
                     f"{found} A weighted loss would be NaN. Give a weight of 0 to an example that "
                     "must not count."
                 )
+        for scan in scans.values():
+            scan.check_sample_weights()
         return DataContent(
             non_finite=non_finite,
             targets={split: scan.targets() for split, scan in scans.items()},
@@ -122,6 +128,7 @@ class Scan:
     def __init__(self, split: str, template: Any, *, dropped: int, paddings: dict[int, bytes]):
         self.count = 0
         self.dropped = dropped
+        self._split = split
         self._leaves = [
             _Leaf(split, part, name, key, number, paddings)
             for number, (part, name, key) in enumerate(_named_leaves(template))
@@ -179,6 +186,22 @@ class Scan:
     def non_finite(self) -> tuple[NonFinite, ...]:
         """The NaN and infinite values, for each leaf that has some."""
         return tuple(leaf.non_finite for leaf in self._leaves if leaf.non_finite)
+
+    def check_sample_weights(self) -> None:
+        """Refuses negative weights, and a split in which no example counts.
+
+        Raises:
+            InputError: There are such.
+        """
+        for leaf in self._leaves:
+            if leaf.part == "sample_weight":
+                leaf.weights.check(f"Your `{self._split}` data: {leaf.name}")
+
+    def most_values(self) -> int:
+        """The number of different values of the input column that has the most."""
+        return max(
+            (leaf.most_values() for leaf in self._leaves if leaf.part == "inputs"), default=0
+        )
 
     def targets(self) -> tuple[TargetContent, ...]:
         """What the targets are."""
@@ -238,7 +261,7 @@ def _repetition(
         ):
             overlapping.add(split)
             yield overlap_note(split, overlap=overlap, repeats=repeats, num_examples=scan.count)
-    if carved and repeats > _MOSTLY:
+    if carved and repeats > _MOSTLY and _are_copies(train):
         yield copies_note(repeats)
     known = {split: np.sort(scan.all_examples()) for split, scan in scans.items()}
     for split, second in again.items():
@@ -261,6 +284,16 @@ def _repetition(
             yield frozen_note(split, changed=share, stored=scan.count)
         elif told and split != "train":
             yield random_scores_note(split, changed=share, name=str(function))
+
+
+def _are_copies(train: Scan) -> bool:
+    """Whether examples repeat as copies do, and not as those of a few categories must.
+
+    Where all inputs occur equally often, or a multiple of that, someone has repeated them. Else
+    each column's number of different values tells: a table of categories has few.
+    """
+    _, counts = np.unique(train.all_inputs(), return_counts=True)
+    return bool(np.gcd.reduce(counts) > 1) or train.most_values() > math.sqrt(train.count)
 
 
 def _second_pass(scan: Scan, second: Callable[[], Iterable[Chunk]]) -> Hashes:
@@ -340,9 +373,11 @@ class _Leaf:
         self, split: str, part: Part, name: str, key: str, number: int, paddings: dict[int, bytes]
     ):
         self.part = part
+        self.name = name
+        self.weights = _Weights()
         self.non_finite: NonFinite | None = None
         self._split = split
-        self._name = name
+        self._columns: list[set[Any]] = []
         self._number = number
         self._paddings = paddings
         self._absolute: list[float] = []
@@ -350,6 +385,8 @@ class _Leaf:
 
     def add(self, rows: Any, before: int) -> None:
         """Looks at the rows of one chunk; `before` examples came earlier."""
+        if self.part == "inputs" and before < _COLUMN_EXAMPLES:
+            self._add_columns(rows)
         values, ends = _as_values(rows)
         if values.dtype.kind not in "biuf":
             return
@@ -359,12 +396,31 @@ class _Leaf:
             if not good.all():
                 self._add_non_finite(~good, ends, before)
                 finite = values[good]
-        if self.part == "targets":
+        if self.part == "sample_weight":
+            self.weights.add(values, ends, before)
+        elif self.part == "targets":
             self._target.add(values, finite, variable=ends is not None)
         elif self.part == "inputs" and (values.dtype.kind == "f" or values.dtype == np.uint8):
             sample = finite[:_SCALE_ROWS] if ends is None else finite[:_SCALE_VALUES]
             if sample.size:
                 self._absolute.append(float(np.abs(sample.astype(np.float64)).mean()))
+
+    def _add_columns(self, rows: Any) -> None:
+        """Collects the values of some columns; rows that differ in length are one value each."""
+        if isinstance(rows, list):
+            columns = [[np.asarray(row).tobytes() for row in rows]]
+        else:
+            flat = rows.reshape(len(rows), -1)
+            width = flat.shape[1]
+            chosen = range(0, width, -(-width // _COLUMNS)) if width else ()
+            columns = [flat[:, column].tolist() for column in chosen]
+        self._columns = self._columns or [set() for _ in columns]
+        for found, column in zip(self._columns, columns, strict=False):
+            found.update(column)
+
+    def most_values(self) -> int:
+        """The number of different values of the column that has the most, of those looked at."""
+        return max(map(len, self._columns), default=0)
 
     def _add_non_finite(
         self, bad: npt.NDArray[np.bool_], ends: npt.NDArray[np.int64] | None, before: int
@@ -378,7 +434,7 @@ class _Leaf:
         earlier = self.non_finite
         self.non_finite = NonFinite(
             part=self.part,
-            name=self._name,
+            name=self.name,
             split=self._split,
             values=len(places) + (earlier.values if earlier else 0),
             examples=len(np.unique(owners)) + (earlier.examples if earlier else 0),
@@ -395,7 +451,7 @@ class _Leaf:
         """The scale of the inputs, if they are numbers and no indices."""
         if not self._absolute:
             return None
-        return InputScale(name=self._name, mean_absolute=float(np.mean(self._absolute)))
+        return InputScale(name=self.name, mean_absolute=float(np.mean(self._absolute)))
 
     def hashes(self, rows: Any) -> Hashes:
         """A hash of each row; the padding that a batch has added is left out."""
@@ -442,6 +498,38 @@ def _as_stored(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values
     with np.errstate(over="ignore"):  # what becomes infinite is reported
         return values.astype(np.float32)
+
+
+class _Weights:
+    """Sample weights: the first negative one, and whether any is above zero."""
+
+    def __init__(self) -> None:
+        self._negative: tuple[int, float] | None = None
+        self._positive = self._any = False
+
+    def add(
+        self, values: npt.NDArray[Any], ends: npt.NDArray[np.int64] | None, before: int
+    ) -> None:
+        self._any |= values.size > 0
+        self._positive |= bool((values > 0).any())
+        if self._negative is None and (values < 0).any():
+            place = np.argwhere(values < 0)[0]
+            row = place[0] if ends is None else np.searchsorted(ends, place[0], "right")
+            self._negative = before + int(row), float(values[tuple(place)])
+
+    def check(self, where: str) -> None:
+        if self._negative is not None:
+            example, weight = self._negative
+            raise InputError(
+                f"{where} must be at least 0: an example of negative weight would be unlearned. "
+                f"Received: {weight:g} for example {example:,} (counted from 0). Give 0 to an "
+                "example that must not count."
+            )
+        if self._any and not self._positive:
+            raise InputError(
+                f"{where} are all 0: no example counts, and the loss is 0 for every model. Give "
+                "weights above 0, or leave them out."
+            )
 
 
 class _Target:

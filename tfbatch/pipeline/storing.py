@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfbatch.data_content import DataContent
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.own_data import STORED
@@ -25,7 +27,14 @@ from tfbatch.pipeline.endless import refuse_endless
 from tfbatch.pipeline.leaf_writer import append_all
 from tfbatch.pipeline.own_splits import Chunk, OwnSplit, read_splits
 from tfbatch.pipeline.scanning import Contents, in_carved_splits
-from tfbatch.pipeline.stored_format import CONTENT, Leaf, Stored, read_classes
+from tfbatch.pipeline.stored_format import (
+    CONTENT,
+    Leaf,
+    Stored,
+    leaf_files,
+    read_classes,
+    read_leaf,
+)
 from tfbatch.run_folder.durable import FREE_SPACE
 
 _TAKEN_APART = (
@@ -128,8 +137,9 @@ def _write(
             raise InputError(f"{part.form.where} is empty.")
         written[split] = (leaves, count)
     leaves, _ = written["train"]
-    for split, (other, _) in written.items():
-        if other != leaves:
+    for split, (other, count) in written.items():
+        notes += _cast_integers(partial, split, other, leaves, count, leaf_names(train.template))
+        if [_without_width(leaf) for leaf in other] != [_without_width(leaf) for leaf in leaves]:
             raise InputError(
                 f"Your `{split}` data differs in structure from `train`: "
                 f"{_form(train.template, other)} and {_form(train.template, leaves)}. Give all "
@@ -150,6 +160,52 @@ def _write(
         stored = carve_validation(partial, stored, None if found is None else found.indices)
         content = in_carved_splits(content, partial, stored)
     return _with_classes(partial, stored, expected), content
+
+
+def _without_width(leaf: Leaf) -> Leaf:
+    """The same leaf with one name for every integer type."""
+    return leaf.model_copy(update={"dtype": "integer"}) if _is_integer(leaf) else leaf
+
+
+def _is_integer(leaf: Leaf) -> bool:
+    return leaf.dtype != "string" and np.dtype(leaf.dtype).kind in "iu"
+
+
+def _cast_integers(
+    folder: Path,
+    split: str,
+    leaves: Sequence[Leaf],
+    train: Sequence[Leaf],
+    count: int,
+    names: Sequence[str],
+) -> Iterator[str]:
+    """Rewrites integers of another type than the training split's; a sentence for each leaf.
+
+    Raises:
+        InputError: A value that the training split's type cannot hold.
+    """
+    if len(leaves) != len(train):
+        return
+    for number, (leaf, like) in enumerate(zip(leaves, train, strict=True)):
+        if leaf.dtype == like.dtype or _without_width(leaf) != _without_width(like):
+            continue
+        found = read_leaf(folder, split, number, leaf, count)
+        values = found[0] if isinstance(found, tuple) else found
+        limits = np.iinfo(like.dtype)
+        if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
+            raise InputError(
+                f"Your `{split}` data: {names[number]} is {leaf.dtype} from {values.min()} to "
+                f"{values.max()}, and in `train` it is {like.dtype}, which holds {limits.min} to "
+                f"{limits.max}. Give all splits the same type."
+            )
+        path, _ = leaf_files(folder, split, number)
+        cast = values.astype(like.dtype)
+        del found, values  # the file is mapped
+        path.write_bytes(cast.data)
+        yield (
+            f"{names[number]} is {leaf.dtype} in your `{split}` data and {like.dtype} in `train`: "
+            f"it was converted to {like.dtype}."
+        )
 
 
 def _most_dropped(part: OwnSplit, batched: bool) -> int:

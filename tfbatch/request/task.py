@@ -23,7 +23,7 @@ class Task:
         class_weight: Weight of each class in the training loss, or None.
 
     Raises:
-        InputError: `class_weight` is not a dict of whole numbers to finite numbers.
+        InputError: `class_weight` is not a dict of whole numbers to finite numbers of at least 0.
     """
 
     loss: str | None = None
@@ -46,12 +46,13 @@ def _checked(class_weight: Any) -> dict[int, float] | None:
         and key == key // 1
         and isinstance(weight, int | float)
         and math.isfinite(weight)
+        and weight >= 0
         for key, weight in class_weight.items()
     )
     if not usable:
         raise InputError(
-            f"`class_weight` must be a dict of class indices and their weights, such as {{0: 1.0, "
-            "1: 5.0}. To balance the classes, give each the weight num_examples / (num_classes * "
-            f"its number of examples). Received: {class_weight!r}."
+            "`class_weight` must be a dict of class indices and their weights, finite numbers of "
+            "at least 0, such as {0: 1.0, 1: 5.0}. To balance the classes, give each the weight "
+            f"num_examples / (num_classes * its number of examples). Received: {class_weight!r}."
         )
     return {int(key): weight for key, weight in class_weight.items()}

@@ -20,13 +20,14 @@ from tfbatch.search.answer import Answer, Contender, Measured, summarize
 from tfbatch.search.answer_files import TestMetrics
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.edges import edges_of
+from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import read_memory_limit
-from tfbatch.search.opening import AnyEngine
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import TrialRunner
+from tfbatch.training.evaluation import evaluate_weights, save_model
 from tfbatch.trial.derived import Derived
 from tfbatch.trial.trials import Trials
 
@@ -52,7 +53,7 @@ class Ending:
 
     request: Request
     data: DataDescription
-    engine: AnyEngine
+    engine: Engine
     space: SearchSpace
     folder: RunFolder
     runner: TrialRunner
@@ -159,7 +160,7 @@ class Ending:
         for contender in _distinct(answer):
             kept = [(t, self.runner.weights_file(t.trial)) for t in contender.completed]
             measured = [
-                self.engine.call("evaluate_weights", t.configuration, file, "test", t.seed)
+                self.engine.call(evaluate_weights, t.configuration, file, split="test", seed=t.seed)
                 for t, file in kept
                 if file.exists()
             ]
@@ -194,12 +195,12 @@ class Ending:
         weights = self.runner.weights_file(first.trial)
         if weights.exists():
             self.engine.call(
-                "save_model",
+                save_model,
                 first.configuration,
                 weights,
-                first.seed,
-                first.total_examples,
-                self.folder.path / BEST_MODEL,
+                seed=first.seed,
+                total_examples=first.total_examples,
+                path=self.folder.path / BEST_MODEL,
             )
 
 

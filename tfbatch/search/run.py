@@ -27,11 +27,9 @@ from tfbatch.search.confirmation import (
     verified_groups,
 )
 from tfbatch.search.ending import Ending, tell_failure, told
+from tfbatch.search.engine import Engine
 from tfbatch.search.loop import Search
-from tfbatch.search.opening import (
-    AnyEngine,
-    stop_if,
-)
+from tfbatch.search.opening import stop_if
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
@@ -44,6 +42,7 @@ from tfbatch.search.step_seconds import (
 )
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.training.evaluation import Untrained
+from tfbatch.training.step_times import expected_trial_seconds, keep_step_times
 from tfbatch.trial.derived import Derived, derive
 from tfbatch.trial.trials import Trials
 
@@ -55,7 +54,7 @@ class Run:
         self,
         request: Request,
         data: DataDescription,
-        engine: AnyEngine,
+        engine: Engine,
         space: SearchSpace,
         folder: RunFolder,
         progress: Progress,
@@ -98,6 +97,8 @@ class Run:
             total_examples=self.total_examples,
             progress=progress,
             training_loss=untrained.training_loss,
+            # A trial that runs into the end of the time is stopped like one that is asked to.
+            stop_requested=self._must_stop,
         )
 
     @property
@@ -119,7 +120,6 @@ class Run:
             self._write_settings()
             failure = self._search_and_verify()
             # From here on the end of the time stops nothing: time was kept for what is left.
-            self.engine.stop_requested = self.stop_requested
             if self.trials.searched().best() is None:
                 stop_if(self.stop_requested)
             answer = self._answer()
@@ -131,8 +131,6 @@ class Run:
         """Searches and verifies as long as there is time for both; what ended it early, or None."""
         try:
             self._check_budget()
-            # A trial that runs into the end of the time is stopped like one that is asked to.
-            self.engine.stop_requested = self._must_stop
             search = self._search()
             baseline = self.request.baseline_configuration(self.space.scaling_rule)
             while True:
@@ -221,7 +219,10 @@ class Run:
         baseline = self.request.baseline_configuration(self.space.scaling_rule)
         with told(self.progress, "The duration of a trial could not be predicted"):
             seconds = self.engine.call(
-                "expected_trial_seconds", baseline, self.total_examples, self.untrained.seconds
+                expected_trial_seconds,
+                baseline,
+                total_examples=self.total_examples,
+                validation_seconds=self.untrained.seconds,
             )
             self._budget = Budget(
                 trial_seconds=seconds,
@@ -323,7 +324,7 @@ class Run:
         self.progress.say(f"Measuring the step times of batch sizes {sizes}, each alone.")
         try:
             self.engine.call_alone(
-                "step_times", configurations, self.folder.path / STEP_TIMES, device
+                keep_step_times, configurations, self.folder.path / STEP_TIMES, device
             )
         finally:  # also what was measured before it failed
             self.step_seconds = read_step_seconds(self.folder.path)

@@ -32,8 +32,8 @@ def check_class_weight(class_weight: dict[int, float] | None, data: Data) -> Non
     """Refuses weights that Keras would fail on in every trial, or ignore.
 
     Raises:
-        InputError: Several targets, targets that are not classes, sample weights beside it, or the
-            weight of a class that does not exist.
+        InputError: Several targets, targets that are not classes, sample weights beside it, the
+            weight of a class that does not exist, or no weight above 0.
     """
     if not class_weight:
         return
@@ -61,6 +61,11 @@ def check_class_weight(class_weight: dict[int, float] | None, data: Data) -> Non
         raise InputError(
             f"`class_weight` must name classes from 0 to {(classes or 0) - 1} of {data.name}. "
             f"Received: class {absent[0]}."
+        )
+    if classes and not any(class_weight.get(index, 1.0) for index in range(classes)):
+        raise InputError(
+            "`class_weight` must give some class a weight above 0: with 0 for each of the "
+            f"{classes} classes of {data.name} no example counts."
         )
 
 

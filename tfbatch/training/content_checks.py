@@ -62,6 +62,44 @@ def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
             _check_range(target, one, shape, split)
 
 
+def check_real(model: Any, spec: Any) -> None:
+    """Refuses complex numbers, of which Keras drops the imaginary parts with a mere warning.
+
+    Args:
+        model: A built model; inputs that it declares as complex are allowed, and those of a model
+            that declares none.
+        spec: The element spec of its data.
+
+    Raises:
+        InputError: Complex inputs to real ones, complex targets or sample weights.
+    """
+    declared = [str(keras.backend.standardize_dtype(t.dtype)) for t in _declared_inputs(model)]
+    for part, structure in zip(("inputs", "targets", "sample weights"), spec, strict=False):
+        found = {s.dtype.name for s in keras.tree.flatten(structure) if s.dtype.is_complex}
+        handled = part == "inputs" and (
+            not declared or any(name.startswith("complex") for name in declared)
+        )
+        if found and not handled:
+            raise InputError(
+                f"The {part} are complex numbers ({', '.join(sorted(found))}), of which Keras "
+                "would drop the imaginary parts. Give real and imaginary parts as two features, "
+                "np.stack([x.real, x.imag], axis=-1), or the absolute values np.abs(x)"
+                + (
+                    "; a model that takes complex numbers declares keras.Input(..., "
+                    'dtype="complex64").'
+                    if part == "inputs"
+                    else "."
+                )
+            )
+
+
+def _declared_inputs(model: Any) -> list[Any]:
+    try:
+        return list(model.inputs or [])
+    except (AttributeError, ValueError):  # a subclass, or a Sequential that is not built
+        return []
+
+
 def _check_form(
     target: TargetContent, loss: Any, shape: tuple[int | None, ...] | None, split: str
 ) -> None:

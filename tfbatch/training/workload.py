@@ -28,7 +28,7 @@ from tfbatch.training.compilation import (
     compile_with,
     loss_of,
 )
-from tfbatch.training.content_checks import check_targets
+from tfbatch.training.content_checks import check_real, check_targets
 from tfbatch.training.model_builder import BuildModel, asks_for_classes, call_builder
 from tfbatch.training.own_optimizer import optimizer_like
 from tfbatch.trial.derived import Derived, derive
@@ -63,6 +63,7 @@ class Workload:
         self.compilation = compilation
         self.last_hyperparameters: Any = None
         self._inputs: Any = None
+        self._spec: Any = None
         self.precision = precision
         self.jit_compile = jit_compile
         self.strategy = strategy
@@ -147,9 +148,16 @@ class Workload:
             if not all(layer.built for layer in model._flatten_layers()):
                 # A subclass or a Sequential that has not seen a shape yet.
                 outputs = model(self._sample())
+            check_real(model, self._element_spec())
             loss = loss_of(model, self.data, self.compilation)
             check_targets(model, self.data, loss, outputs=outputs)
         return model
+
+    def _element_spec(self) -> Any:
+        """What the data gives at a time."""
+        if self._spec is None:
+            self._spec = self.data.evaluation("validation").element_spec
+        return self._spec
 
     def _sample(self) -> Any:
         """The inputs of a few validation examples."""

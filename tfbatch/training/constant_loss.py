@@ -1,0 +1,262 @@
+"""The loss of the best constant prediction of a model, under whatever loss it is compiled with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tfbatch.estimators.constant_prediction import best_constant, gain_by_luck
+from tfbatch.training.class_weights import with_class_weight
+from tfbatch.training.workload import Workload
+
+Array = npt.NDArray[np.float64]
+_MOST_SLOPES = 2**22
+"""Values of a constant times examples that it is fitted on: 32 MB."""
+_MOST_VALUES = 2**24
+"""Values of all predictions that a constant is fitted on."""
+_FEWEST_FOR_A_RANGE = 32
+
+
+def constant_loss(model: Any, workload: Workload) -> tuple[float, float] | None:
+    """The validation loss of the best constant prediction, and what luck can add to it.
+
+    A constant is what the biases of the last layers could predict alone: a value for each unit,
+    through whatever activation follows, so that a softmax gives shares and a rectifier nothing
+    negative. It is fitted on the validation targets with the model's own compiled loss, its weights
+    of outputs and examples included: the best of all constants, in hindsight. Where training has
+    weights that validation lacks (class weights, or a third part of the data), a model may rightly
+    do worse there than that, so the constant is fitted on training examples.
+
+    Args:
+        model: A compiled model with Keras's `compute_loss` and `test_step`.
+        workload: Its data.
+
+    Returns:
+        None where it cannot be found: outputs of open shape or with a mask, a loss without a
+        minimum, a loss that takes no gradient.
+    """
+    validation = workload.data.evaluation("validation")
+    try:
+        heads = _heads(model, next(iter(validation))[0])
+        if heads is None or len(validation.element_spec) < 2:
+            return None
+        examples = workload.data.num_examples("validation")
+        shown = _few(validation, heads, examples)
+        loss = _Loss(model, heads, shown)
+        fitted_on = _training(workload, heads)
+        constant = best_constant(
+            loss if fitted_on is None else _Loss(model, heads, fitted_on), heads.size
+        )
+        if constant is None:
+            return None
+        value = loss(constant)[0]
+        if loss.examples < examples:
+            rest = (_without_inputs(batch) for batch in validation.skip(len(shown)))
+            other = _Loss(model, heads, rest).value(constant)
+            value += (1 - loss.examples / examples) * (other - value)
+        noise = gain_by_luck(loss, constant, blocks=heads.blocks(), examples=examples)
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError, NotImplementedError):
+        return None  # a loss of a user's own that takes no such predictions
+    return (value, noise) if math.isfinite(value) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """One output: the shape of the value that is free, and what makes a prediction of it.
+
+    Attributes:
+        shape: Without the examples.
+        axis: The axis of `shape` with a value for each unit; the others share it.
+        steps: Called one after another.
+    """
+
+    shape: tuple[int, ...]
+    axis: int
+    steps: tuple[Callable[[Any], Any], ...]
+
+    @property
+    def size(self) -> int:
+        return self.shape[self.axis] if self.shape else 1
+
+    def predict(self, free: Any) -> Any:
+        """A prediction for each row of [examples, size]."""
+        count = tf.shape(free)[0]
+        inner = [1] * len(self.shape)
+        if self.shape:
+            inner[self.axis] = self.size
+        value = tf.broadcast_to(tf.reshape(free, [count, *inner]), [count, *self.shape])
+        for step in self.steps:
+            value = step(value)
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Heads:
+    structure: Any
+    heads: tuple[_Head, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(head.size for head in self.heads)
+
+    def blocks(self) -> list[slice]:
+        ends = np.cumsum([head.size for head in self.heads]).tolist()
+        return [slice(end - head.size, end) for head, end in zip(self.heads, ends, strict=True)]
+
+    def values(self) -> int:
+        """Values of an example's predictions."""
+        return sum(math.prod(head.shape) for head in self.heads)
+
+    def predict(self, free: Any) -> Any:
+        parts = [
+            head.predict(free[:, block])
+            for head, block in zip(self.heads, self.blocks(), strict=True)
+        ]
+        return keras.tree.pack_sequence_as(self.structure, parts)
+
+
+class _Loss:
+    """The mean loss of constants over some batches of targets; see `LossOfConstant`."""
+
+    def __init__(self, model: Any, heads: _Heads, batches: Any):
+        self._model = model
+        self._heads = heads
+        self._batches = batches
+        self._traced = tf.function(self._of_batch, reduce_retracing=True)
+        self.examples = 0 if isinstance(batches, Iterator) else sum(map(_length, batches))
+
+    def __call__(self, constant: Array) -> tuple[float, Array]:
+        """The loss of a constant and the slopes of each example."""
+        total, slopes, values = 0.0, [], tf.constant(constant, tf.float32)
+        for batch in self._batches:
+            loss, slope = self._traced(values, *batch)
+            total += float(loss) * _length(batch)
+            slopes.append(np.asarray(slope, np.float64) * _length(batch))
+        found: Array = np.concatenate(slopes)
+        return total / len(found), found
+
+    def value(self, constant: Array) -> float:
+        """The loss alone, of batches that are read once."""
+        total, count, values = 0.0, 0, tf.constant(constant, tf.float32)
+        for batch in self._batches:
+            total += float(self._traced(values, *batch)[0]) * _length(batch)
+            count += _length(batch)
+        return total / count
+
+    def _of_batch(self, constant: Any, targets: Any, weights: Any = None) -> Any:
+        count = tf.shape(tf.nest.flatten(targets)[0])[0]
+        free = tf.tile(constant[None], [count, 1])
+        with tf.GradientTape() as tape:
+            tape.watch(free)
+            loss = self._model.compute_loss(
+                x=None,
+                y=targets,
+                y_pred=self._heads.predict(free),
+                sample_weight=weights,
+                training=False,
+            )
+        slope = tape.gradient(loss, free)
+        if slope is None:
+            raise ValueError("The loss does not depend on the predictions.")
+        return loss, slope
+
+
+def _length(batch: tuple[Any, ...]) -> int:
+    return int(tf.nest.flatten(batch[0])[0].shape[0])
+
+
+def _few(dataset: tf.data.Dataset, heads: _Heads, examples: int) -> list[tuple[Any, ...]]:
+    """The first batches without their inputs, all of them if they are not too many."""
+    most = min(examples, _MOST_SLOPES // heads.size, max(_MOST_VALUES // heads.values(), 1))
+    found, count = [], 0
+    for batch in dataset:
+        found.append(_without_inputs(batch))
+        count += _length(found[-1])
+        if count >= most:
+            break
+    return found
+
+
+def _without_inputs(batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    return batch[1:]
+
+
+def _training(workload: Workload, heads: _Heads) -> list[tuple[Any, ...]] | None:
+    """Training batches, where their weights are others than validation's; else None."""
+    data, class_weight = workload.data, workload.class_weight
+    if not class_weight and not weighted_in_training_only(workload):
+        return None
+    examples = min(data.num_examples("train"), max(data.num_examples("validation"), 1024))
+    stream = data.training(batch_size=min(examples, 256), seed=1, num_examples=examples)
+    if class_weight and not tf.nest.is_nested(stream.element_spec[1]):
+        stream = stream.map(lambda *batch: with_class_weight(batch, class_weight))
+    return _few(stream, heads, examples)
+
+
+def weighted_in_training_only(workload: Workload) -> bool:
+    """Whether training examples have weights, and validation's have none."""
+    spec = workload.data.evaluation("validation").element_spec
+    return workload.data.content.sample_weights and len(spec) < 3
+
+
+def _heads(model: Any, inputs: Any) -> _Heads | None:
+    predicted = model(inputs, training=False) if model._call_has_training_arg else model(inputs)
+    flat = keras.tree.flatten(predicted)
+    if any(getattr(part, "_keras_mask", None) is not None for part in flat):
+        return None
+    symbolic = keras.tree.flatten(getattr(model, "outputs", None) or [None] * len(flat))
+    heads = [
+        _head_by_its_range(part) if tensor is None else _head_by_its_graph(tensor)
+        for part, tensor in zip(flat, symbolic, strict=True)
+    ]
+    known = tuple(head for head in heads if head is not None)
+    return _Heads(predicted, known) if len(known) == len(heads) else None
+
+
+def _head_by_its_graph(tensor: Any) -> _Head | None:
+    """Back from an output to the last layer with weights, or where several branches meet."""
+    steps: list[Callable[[Any], Any]] = []
+    while True:
+        operation, node, index = tensor._keras_history
+        if isinstance(operation, keras.Model) and getattr(operation, "outputs", None):
+            tensor = keras.tree.flatten(operation.outputs)[index]
+            continue
+        parents = operation._inbound_nodes[node].input_tensors
+        if isinstance(operation, keras.layers.InputLayer):
+            return None
+        if getattr(operation, "weights", None) or len(parents) != 1:
+            break
+        steps.append(operation)
+        tensor = parents[0]
+    activation = getattr(operation, "activation", None)
+    if callable(activation):
+        steps.append(activation)
+    shape = tuple(tensor.shape[1:])
+    if None in shape:
+        return None
+    first = getattr(operation, "data_format", None) == "channels_first"
+    return _Head(shape, 0 if first else -1, tuple(reversed(steps)))
+
+
+def _head_by_its_range(predicted: Any) -> _Head:
+    """For a model without a graph: by the values that it predicts before training."""
+    values, shape = np.asarray(predicted, np.float64), tuple(predicted.shape[1:])
+    steps: tuple[Callable[[Any], Any], ...] = ()
+    if values.size >= _FEWEST_FOR_A_RANGE:
+        if values.min() >= 0 and shape and shape[-1] > 1 and _sum_to_one(values):
+            steps = (keras.activations.softmax,)
+        elif values.min() >= 0:
+            bounded = values.max() <= 1
+            steps = (keras.activations.sigmoid if bounded else keras.activations.softplus,)
+    return _Head(shape, -1, steps)
+
+
+def _sum_to_one(values: Array) -> bool:
+    return bool(np.allclose(values.sum(axis=-1), 1, atol=1e-3))
