@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import importlib.util
 import io
+import math
 import os
 import subprocess
 import sys
@@ -160,27 +161,22 @@ def test_the_search_of_tfbatch_visits_every_pair(tmp_path):
     from trial_cost import with_tfbatch
 
     from tfbatch.request.search_config import load_search
-    from tfbatch.search.oracles import AskTell
     from tfbatch.search.space import SearchSpace
     from tfbatch.seeds import derive_seed
-    from tfbatch.trial.objective import Objective
 
     path = tmp_path / "pairs.yaml"
     path.write_text(with_tfbatch.SEARCH)
     config = load_search(str(path))
     space = SearchSpace(config.space, num_examples=plan.TRAIN)
-    oracle = AskTell(
-        config.oracle,
-        space=space,
-        objective=Objective("val_accuracy", "max"),
-        seed=derive_seed(with_tfbatch.SEED, "oracle"),
+    oracle = config.oracle.make(
+        space.hyperparameters(), direction="max", seed=derive_seed(with_tfbatch.SEED, "oracle")
     )
     found = []
-    for _ in range(config.max_trials):
-        values = oracle.ask()
-        assert values is not None, f"given up after {len(found)}: choose another SEED"
-        found.append(space.configuration(values))
-        oracle.tell(0.5)
+    for number in range(config.max_trials):
+        proposal = oracle.propose(str(number), known=None, bound=math.inf)
+        assert proposal is not None, f"given up after {len(found)}: choose another SEED"
+        found.append(space.configuration(dict(proposal.values)))
+        oracle.tell(str(number), proposal, 0.5)
 
     assert sorted(Pair(c.batch_size, c.schedule.name) for c in found) == sorted(EVERY)
     assert {c.base_learning_rate * c.batch_size / 32 for c in found} == {

@@ -1,35 +1,71 @@
-"""KerasTuner's oracles behind `ask` and `tell`."""
+"""What every oracle of tfbatch/oracles must do, and what some of them do beside it."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import subprocess
+import sys
 from typing import Any
 
+import keras_tuner
 import pytest
-from search_fixtures import ACCURACY, LOSS, loss_of, make_space
+from search_fixtures import loss_of, make_space
 
-from tfbatch.errors import InputError
-from tfbatch.request.search_config import OracleChoice
-from tfbatch.search.oracles import AskTell
+from tfbatch import oracles
+from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.oracles import ORACLES, Proposal, make_settings
 
-EACH = pytest.mark.parametrize("name", ["random", "bayesian", "grid"])
+EACH = pytest.mark.parametrize("name", ORACLES.names())
 ONE_NUMBER: dict[str, Any] = {
     "batch_size": [32],
     "warmup_fraction": 0.0,
     "schedules": [{"name": "constant"}],
 }
+SMALL = ONE_NUMBER | {"base_learning_rate": [0.01 * n for n in range(1, 13)]}
+FEW: dict[str, int] = {"initial_trials": 4, "values_of_range": 12}
 
 
-def oracle(name, space, *, seed=5, objective=LOSS, initial=4):
-    choice = OracleChoice(name=name, initial_trials=initial, values_of_range=12)  # type: ignore[arg-type]
-    return AskTell(choice, space=space, objective=objective, seed=seed)
+class Asked:
+    """An oracle as the search uses it: one trial at a time unless told otherwise."""
+
+    def __init__(self, name, space, *, seed=5, direction="min", **parameters):
+        known = ORACLES.load(name).Settings.model_fields
+        written = {key: value for key, value in (FEW | parameters).items() if key in known}
+        settings = make_settings(name, **written)
+        self.oracle = settings.make(space.hyperparameters(), direction=direction, seed=seed)
+        self.open: dict[str, Proposal] = {}
+        self.count = 0
+
+    def propose(self, *, known=None, bound=math.inf):
+        """The values, or None; the trial is open until `tell` or `forget`."""
+        self.count += 1
+        trial = f"search-{self.count:04d}"
+        known = None if known is None else Proposal(known)
+        proposal = self.oracle.propose(trial, known=known, bound=bound)
+        if proposal is None:
+            return None
+        self.open[trial] = proposal
+        return dict(proposal.values)
+
+    def tell(self, score, *, tried=None):
+        """Of the trial that was opened first."""
+        trial = next(iter(self.open))
+        proposal = self.open.pop(trial)
+        self.oracle.tell(trial, Proposal(tried) if tried else proposal, score)
+
+    def forget(self):
+        """The same."""
+        trial = next(iter(self.open))
+        del self.open[trial]
+        self.oracle.forget(trial)
 
 
-def proposals(asked, space, count):
+def proposals(asked, space, count, *, bound=math.inf):
     """What an oracle asks for when it is told a closed-form loss."""
     found = []
     for _ in range(count):
-        values = asked.ask()
+        values = asked.propose(bound=bound)
         assert values is not None
         found.append(values)
         asked.tell(loss_of(space.configuration(values)))
@@ -40,7 +76,7 @@ def proposals(asked, space, count):
 def test_proposals_lie_in_the_space_and_are_plain_python(name):
     space = make_space()
 
-    for values in proposals(oracle(name, space), space, 5):
+    for values in proposals(Asked(name, space), space, 5):
         assert space.values(space.configuration(values)) == values
         assert {type(value) for value in values.values()} <= {int, float, str}
         assert values["batch_size"] in (16, 32, 64)
@@ -51,17 +87,17 @@ def test_proposals_lie_in_the_space_and_are_plain_python(name):
 @EACH
 def test_the_same_seed_and_scores_give_the_same_proposals(name):
     space = make_space(**ONE_NUMBER | {"batch_size": [16, 32, 64]})
-    first = proposals(oracle(name, space, seed=5), space, 6)
+    first = proposals(Asked(name, space, seed=5), space, 6)
 
-    assert proposals(oracle(name, space, seed=5), space, 6) == first
-    assert proposals(oracle(name, space, seed=6), space, 4) != first[:4]
+    assert proposals(Asked(name, space, seed=5), space, 6) == first
+    assert proposals(Asked(name, space, seed=6), space, 4) != first[:4]
 
 
 @EACH
 def test_no_proposal_is_repeated(name):
     """KerasTuner's Gaussian process alone would: its favorite is not one that it has not seen."""
     space = make_space(**ONE_NUMBER | {"base_learning_rate": [0.01 * n for n in range(1, 13)]})
-    found = proposals(oracle(name, space), space, 9)
+    found = proposals(Asked(name, space), space, 9)
 
     assert len({str(sorted(values.items())) for values in found}) == 9
 
@@ -69,7 +105,7 @@ def test_no_proposal_is_repeated(name):
 @EACH
 def test_an_exhausted_space_is_told_apart_from_a_proposal(name):
     space = make_space(**ONE_NUMBER | {"base_learning_rate": [0.01, 0.1], "batch_size": [16, 32]})
-    asked = oracle(name, space)
+    asked = Asked(name, space)
     found = proposals(asked, space, 4)
 
     assert sorted((v["batch_size"], v["base_learning_rate"]) for v in found) == [
@@ -78,48 +114,48 @@ def test_an_exhausted_space_is_told_apart_from_a_proposal(name):
         (32, 0.01),
         (32, 0.1),
     ]
-    assert asked.ask() is None
+    assert asked.propose() is None
 
 
 @EACH
 def test_fewer_configurations_than_initial_trials_are_each_asked_once(name):
     space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1, "batch_size": [16, 32, 64]})
-    asked = oracle(name, space, initial=8)
+    asked = Asked(name, space, initial_trials=8)
 
     assert sorted(v["batch_size"] for v in proposals(asked, space, 3)) == [16, 32, 64]
-    assert asked.ask() is None
+    assert asked.propose() is None
 
 
 @EACH
 def test_a_space_of_one_configuration_is_asked_once(name):
     space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1})
-    asked = oracle(name, space, initial=1)
+    asked = Asked(name, space, initial_trials=1)
 
-    assert asked.ask() == {}, "the one configuration, which has no values"
+    assert asked.propose() == {}, "the one configuration, which has no values"
     asked.tell(1.0)
-    assert asked.ask() is None
+    assert asked.propose() is None
 
 
 @EACH
 def test_many_equally_bad_scores_do_not_end_a_search(name):
     """Three failed trials in a row end a search of KerasTuner's own loop."""
     space = make_space(**ONE_NUMBER)
-    asked = oracle(name, space)
+    asked = Asked(name, space)
 
     for _ in range(10):
-        values = asked.ask()
+        values = asked.propose()
         assert values is not None
         asked.tell(2.3)
 
 
-@pytest.mark.parametrize("objective", [LOSS, ACCURACY], ids=str)
-def test_the_bayesian_oracle_moves_towards_the_better_scores(objective):
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_the_bayesian_oracle_moves_towards_the_better_scores(direction):
     space = make_space(**ONE_NUMBER)
-    asked = oracle("bayesian", space, objective=objective, initial=6)
-    sign = 1.0 if objective.direction == "min" else -1.0
+    asked = Asked("bayesian", space, direction=direction, initial_trials=6)
+    sign = 1.0 if direction == "min" else -1.0
     distances = []
     for _ in range(12):
-        values = asked.ask()
+        values = asked.propose()
         assert values is not None
         distance = abs(math.log10(values["base_learning_rate"] / 0.1))
         distances.append(distance)
@@ -131,10 +167,9 @@ def test_the_bayesian_oracle_moves_towards_the_better_scores(objective):
 def grid(*, seed=5, **space):
     """Everything that a grid of four values of a range asks for."""
     made = make_space(**space)
-    choice = OracleChoice(name="grid", values_of_range=4)
-    asked = AskTell(choice, space=made, objective=LOSS, seed=seed)
-    found = proposals(asked, made, asked.size or 0)
-    assert asked.ask() is None
+    asked = Asked("grid", made, seed=seed, values_of_range=4)
+    found = proposals(asked, made, asked.oracle.size)
+    assert asked.propose() is None
     return found
 
 
@@ -162,14 +197,12 @@ def test_every_beginning_of_a_grid_has_all_batch_sizes_alike():
 def test_a_grid_does_not_depend_on_what_its_trials_came_to():
     """Asked again from the journal it continues: KerasTuner's own begins anew (issue 1055)."""
     space = make_space()
-    choice = OracleChoice(name="grid", values_of_range=4)
-    first = AskTell(choice, space=space, objective=LOSS, seed=5)
-    whole = [first.ask(f"trial-{n}") for n in range(8)]  # none of them ended
+    first, again = (Asked("grid", space, values_of_range=4) for _ in range(2))
+    whole = [first.propose() for _ in range(8)]  # none of them ended
 
-    again = AskTell(choice, space=space, objective=LOSS, seed=5)
     continued = []
     for number in range(8):
-        continued.append(again.ask())
+        continued.append(again.propose())
         again.tell(float(number)) if number % 2 else again.forget()
     assert continued == whole
 
@@ -182,15 +215,16 @@ def test_a_grid_that_nobody_would_wait_for_is_refused():
 
 def test_only_a_grid_knows_its_size():
     space = make_space()
-    assert [oracle(name, space).size for name in ("random", "bayesian")] == [None, None]
+    known = {name for name in ORACLES.names() if Asked(name, space).oracle.size is not None}
+    assert known == {"grid"}
 
 
 def test_the_bayesian_oracle_stays_away_from_what_diverged():
     space = make_space(**ONE_NUMBER)
-    asked = oracle("bayesian", space, initial=8)
+    asked = Asked("bayesian", space, initial_trials=8)
     rates = []
     for _ in range(16):
-        values = asked.ask()
+        values = asked.propose()
         assert values is not None
         rates.append(values["base_learning_rate"])
         asked.tell(2.3 if rates[-1] > 0.1 else 1.0 - 0.1 * math.log10(rates[-1] / 0.001))
@@ -202,15 +236,14 @@ def test_the_bayesian_oracle_stays_away_from_what_diverged():
 def test_what_was_tried_instead_is_what_is_learned_from():
     """The mirrored values are tried, and 0.9 is best: its own proposals would point to 0.0011."""
     space = make_space(**ONE_NUMBER)
-    asked = oracle("bayesian", space, initial=16)
+    asked = Asked("bayesian", space, initial_trials=16)
     for _ in range(16):
-        values = asked.ask()
+        values = asked.propose()
         assert values is not None
         rate = 0.001 / values["base_learning_rate"]
-        asked.replace({"base_learning_rate": rate})
-        asked.tell(abs(math.log10(rate / 0.9)))
+        asked.tell(abs(math.log10(rate / 0.9)), tried={"base_learning_rate": rate})
 
-    values = asked.ask()
+    values = asked.propose()
     assert values is not None
     assert values["base_learning_rate"] > 0.3
 
@@ -219,12 +252,11 @@ def test_what_was_tried_instead_is_what_is_learned_from():
 def test_what_was_tried_instead_may_be_of_another_schedule(name):
     """Then other hyperparameters are active than those that were proposed."""
     space = make_space()
-    asked = oracle(name, space, initial=2)
+    asked = Asked(name, space, initial_trials=2)
     plain = {"batch_size": 16, "base_learning_rate": 0.1, "warmup_fraction": 0.0}
     for schedule in ({"schedule": "linear"}, {"schedule": "wsd", "schedule_wsd_cooldown": 0.1}):
-        assert asked.ask() is not None
-        asked.replace({**plain, **schedule})
-        asked.tell(1.0)
+        assert asked.propose() is not None
+        asked.tell(1.0, tried={**plain, **schedule})
     for values in proposals(asked, space, 1):
         assert space.values(space.configuration(values)) == values
 
@@ -233,6 +265,199 @@ def test_what_was_tried_instead_may_be_of_another_schedule(name):
 def test_an_oracle_writes_no_files(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     space = make_space()
-    proposals(oracle(name, space), space, 3)
+    proposals(Asked(name, space), space, 3)
 
     assert list(tmp_path.iterdir()) == []
+
+
+@EACH
+def test_no_batch_size_from_the_bound_on_is_proposed_and_all_below_are(name):
+    """In a continuous space; the bound moves in both directions, as from one device to another."""
+    space = make_space(**ONE_NUMBER | {"batch_size": [8, 16, 32, 64, 128]})
+    asked = Asked(name, space, initial_trials=24)
+    sizes = [[v["batch_size"] for v in proposals(asked, space, 8, bound=b)] for b in (64, 17)]
+
+    assert set(sizes[0]) == {8, 16, 32}
+    assert set(sizes[1]) == {8, 16}
+    assert max(v["batch_size"] for v in proposals(asked, space, 8)) >= 64, "the bound is gone"
+
+
+@EACH
+def test_what_is_left_below_the_bound_is_asked_once_each(name):
+    space = make_space(**SMALL | {"batch_size": [8, 16, 32], "base_learning_rate": [0.01, 0.1]})
+    asked = Asked(name, space)
+    found = proposals(asked, space, 4, bound=32)
+
+    pairs = [(values["batch_size"], values["base_learning_rate"]) for values in found]
+    assert sorted(pairs) == list(itertools.product([8, 16], [0.01, 0.1]))
+
+
+@EACH
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_search_replayed_from_its_journal_goes_on_as_if_it_had_not_been_stopped(name, at_once):
+    """Trials end by a score, teach nothing, and meet a bound from the fourth on."""
+    space = make_space(**ONE_NUMBER | {"batch_size": [16, 32, 64, 128]})
+
+    def end(asked, values):
+        if values["batch_size"] == 16:
+            asked.forget()
+        else:
+            asked.tell(loss_of(space.configuration(values)))
+
+    def bound(number):
+        return math.inf if number < 4 else 64
+
+    whole, asked = [], Asked(name, space)
+    for number in range(7):
+        whole.append(asked.propose(bound=bound(number)))
+        if len(asked.open) == (at_once if number < 5 else 1) or number == 4:
+            for values in whole[number + 1 - len(asked.open) :]:
+                end(asked, values)
+
+    again, continued = Asked(name, space), []
+    for number in range(7):
+        known = whole[number] if number < 5 else None
+        continued.append(again.propose(known=known, bound=bound(number)))
+        end(again, continued[-1])
+    assert continued[:5] == whole[:5]
+    if at_once == 1:
+        assert continued == whole
+
+
+@EACH
+def test_what_an_earlier_session_ran_counts_whatever_this_version_would_propose(name):
+    space = make_space(**SMALL)
+    asked = Asked(name, space)
+    known = [{"base_learning_rate": 0.01 * n} for n in range(1, 9)]
+    for values in known:
+        assert asked.propose(known=values) == values
+        asked.tell(values["base_learning_rate"])
+    others = proposals(asked, space, 2)
+
+    assert all(values not in known for values in others)
+
+
+@EACH
+def test_a_forgotten_trial_is_not_asked_for_again_and_ends_nothing(name):
+    """Three failures in a row end a search of KerasTuner's own loop."""
+    space = make_space(**SMALL)
+    asked = Asked(name, space)
+    found = []
+    for _ in range(5):
+        found.append(asked.propose())
+        asked.forget()
+
+    assert None not in found
+    assert len({str(values) for values in found}) == 5
+
+
+def test_a_grid_of_a_builders_own_hyperparameters_has_values_of_their_kind():
+    hp = keras_tuner.HyperParameters()
+    hp.Int("units", 16, 64, step=16)
+    hp.Int("filters", 8, 512, sampling="log")
+    hp.Float("rate", 0.0, 0.5, step=0.25)
+    hp.Boolean("bias")
+    hp.Fixed("kind", "relu")
+    oracle = make_settings("grid", values_of_range=3).make(hp, direction="min", seed=1)
+    values = {name: set() for name in ("units", "filters", "rate", "bias", "kind")}
+    for number in range(oracle.size):
+        proposal = oracle.propose(str(number), known=None, bound=math.inf)
+        for name, value in proposal.values.items():
+            values[name].add(value)
+
+    assert values["units"] == {16, 48, 64}
+    assert {type(value) for value in values["units"] | values["filters"]} == {int}
+    assert min(values["filters"]) == 8
+    assert max(values["filters"]) == 512
+    assert values["rate"] == {0.0, 0.25, 0.5}
+    assert values["bias"] == {True, False}
+    assert values["kind"] == {"relu"}
+
+
+NEW = '''"""Two rungs: each learning rate, then the best one with each batch size."""
+
+from tfbatch.oracles import OracleSettings, Proposal
+
+
+class Settings(OracleSettings):
+    """Waits for the first rung before it proposes the second."""
+
+    rates: tuple[float, ...] = (0.01, 0.1)
+
+    def make(self, hyperparameters, *, direction, seed):
+        return Rungs(self.rates, sign=1 if direction == "min" else -1)
+
+
+class Rungs:
+    size = None
+
+    def __init__(self, rates, *, sign):
+        self.rung = [{"batch_size": 32, "base_learning_rate": rate} for rate in rates]
+        self.sign, self.open, self.scores, self.first = sign, set(), [], True
+
+    def propose(self, trial, *, known, bound):
+        if not self.rung and not self.open and self.first:
+            best = min(self.scores)[1]
+            self.rung = [{**best, "batch_size": size} for size in (16, 64) if size < bound]
+            self.first = False
+        if not self.rung and known is None:
+            return None
+        proposed = Proposal(self.rung.pop(0)) if self.rung else known
+        self.open.add(trial)
+        return known or proposed
+
+    def tell(self, trial, proposal, score):
+        self.open.remove(trial)
+        self.scores.append((self.sign * score, dict(proposal.values)))
+
+    def forget(self, trial):
+        self.open.remove(trial)
+'''
+
+
+@pytest.fixture
+def space():
+    return make_space(**ONE_NUMBER | {"batch_size": [16, 32, 64]})
+
+
+@pytest.fixture
+def rungs(tmp_path, monkeypatch, space):
+    """One more file in a second folder, in front of the package's own."""
+    folder = tmp_path / "oracles"
+    folder.mkdir()
+    (folder / "rungs.py").write_text(NEW, encoding="utf-8")
+    monkeypatch.setattr(oracles, "__path__", [str(folder), *oracles.__path__])
+    monkeypatch.setattr(ORACLES, "_folder", folder)
+    yield "rungs"
+    sys.modules.pop("tfbatch.oracles.rungs", None)
+    vars(oracles).pop("rungs", None)
+
+
+def test_a_new_file_is_an_oracle_that_a_search_may_name(rungs, space):
+    asked = Asked(rungs, space)
+    first = [asked.propose(), asked.propose()]
+    assert asked.propose() is None, "it waits for the first rung"
+    asked.tell(2.0)
+    asked.tell(1.0)
+
+    assert [values["base_learning_rate"] for values in first] == [0.01, 0.1]
+    assert proposals(asked, space, 2) == [
+        {"batch_size": size, "base_learning_rate": 0.1} for size in (16, 64)
+    ]
+    with pytest.raises(ConfigurationError, match=r"rungs: rats: is not a known key\. Did you mean"):
+        make_settings(rungs, rats=[0.1])
+
+
+def test_settings_are_checked_without_tensorflow():
+    program = (
+        "import sys; from tfbatch import oracles; dir(oracles); "
+        "[oracles.make_settings(name) for name in oracles.ORACLES.names()]; "
+        "from tfbatch.request.search_config import load_search; load_search('joint'); "
+        "sys.exit('keras_tuner' in sys.modules or 'tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_an_unknown_oracle_is_refused_with_those_that_there_are():
+    with pytest.raises(InputError, match=r"Unknown oracle `gird`\. Did you mean `grid`\?"):
+        make_settings("gird")

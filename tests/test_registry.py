@@ -11,6 +11,7 @@ from tfbatch.errors import InputError
 from tfbatch.exporters import EXPORTERS
 from tfbatch.models import MODELS
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.oracles import ORACLES
 from tfbatch.registry import Registry
 from tfbatch.scaling_rules import SCALING_RULES
 from tfbatch.schedules import SCHEDULES
@@ -21,6 +22,7 @@ EVERY = {
     "exporters": EXPORTERS,
     "models": MODELS,
     "optimizers": OPTIMIZERS,
+    "oracles": ORACLES,
     "scaling rules": SCALING_RULES,
     "schedules": SCHEDULES,
     "sources": SOURCES,

@@ -25,11 +25,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.find import find_answer
 from tfbatch.errors import RunFolderError, SearchError, StoppedError
+from tfbatch.oracles import KerasTunerOracle, Proposal, _keras_tuner
 from tfbatch.run_folder.journal import Journal
-from tfbatch.search import loop
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.loop import Search
-from tfbatch.search.oracles import AskTell
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError
@@ -86,12 +85,12 @@ def told(monkeypatch):
     """Every score that the oracle hears."""
     scores: list[float] = []
 
-    class Listening(AskTell):
-        def tell(self, score, trial=""):
+    class Listening(KerasTunerOracle):
+        def tell(self, trial, proposal, score):
             scores.append(score)
-            super().tell(score, trial)
+            super().tell(trial, proposal, score)
 
-    monkeypatch.setattr(loop, "AskTell", Listening)
+    monkeypatch.setattr(_keras_tuner, "KerasTunerOracle", Listening)
     return scores
 
 
@@ -474,22 +473,23 @@ def test_what_was_measured_stands_when_a_library_proposes_otherwise(tmp_path, mo
     trainer = Trainer()
     config = make_config(max_trials=5)
     first = run(tmp_path, trainer, make_config(max_trials=3))
-    replaced = []
+    known = []
 
-    class Other(AskTell):
+    class Other(KerasTunerOracle):
         def __init__(self, *arguments, seed, **more):
             super().__init__(*arguments, seed=seed + 1000, **more)
 
-        def replace(self, values, trial=""):
-            replaced.append(values)
-            super().replace(values, trial)
+        def propose(self, trial, **more):
+            known.append(more["known"])
+            return super().propose(trial, **more)
 
-    monkeypatch.setattr(loop, "AskTell", Other)
+    monkeypatch.setattr(_keras_tuner, "KerasTunerOracle", Other)
     trials = run(tmp_path, trainer, config)
 
     assert content(trials[:4]) == content(first[:4])
     space = SearchSpace(config.space, num_examples=NUM_EXAMPLES)
-    assert replaced == [space.values(t.configuration) for t in first[1:4]]
+    before = [Proposal(space.values(t.configuration)) for t in first[1:4]]
+    assert known == [*before, None, None]
     assert {"search-0004", "search-0005"} <= set(names(trials))
 
 

@@ -405,6 +405,19 @@ def test_a_search_written_out_and_read_again_is_the_same(name):
     assert type(search).model_validate(search.model_dump(mode="json")) == search
 
 
+@pytest.mark.parametrize("name", ["bayesian", "grid", "random"])
+def test_the_first_three_oracles_are_written_as_in_the_run_folders_that_there_are(name):
+    """What is written is part of what identifies a run: each names the others' parameters too."""
+    written = read_yaml(SEARCHES.find("quick"))
+    config = SearchConfig.model_validate({**written, "oracle": {"name": name}})
+    given = SearchConfig.model_validate({**written, "oracle": {"name": name, "initial_trials": 3}})
+
+    defaults = {"name": name, "initial_trials": 8, "values_of_range": 5}
+    assert config.model_dump(mode="json")["oracle"] == defaults
+    assert given.model_dump(mode="json")["oracle"] == defaults | {"initial_trials": 3}
+    assert SearchConfig.model_validate({**written, "oracle": name}) == config
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"max_trails": 3}, r"max_trails: is not a known key\. .*`max_trials`"),
     "no space": ({"space": None}, "space: "),
@@ -412,7 +425,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no trials": ({"max_trials": 0}, r"max_trials: .*Received: 0"),
     "unknown oracle": (
         {"oracle": {"name": "hyperband"}},
-        r"oracle\.name: .*'bayesian', 'random' or 'grid'",
+        r"oracle: Unknown oracle `hyperband`\..* Available: bayesian, grid, random, sobol\.",
     ),
     "no seeds": ({"confirmation": {"seeds": -1}}, r"confirmation\.seeds: .*Received: -1"),
     "unknown key in space": (
@@ -500,7 +513,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a grid of one value": (
         {"oracle": {"name": "grid", "values_of_range": 1}},
-        r"oracle\.values_of_range: .*Received: 1",
+        r"oracle: grid: values_of_range: .*Received: 1",
     ),
     "no values of an optimizer": (
         {"space": {"optimizer": {"name": "sgd", "momentum": []}}},

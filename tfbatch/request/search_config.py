@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Discriminator,
     Field,
+    SerializeAsAny,
     Tag,
     field_serializer,
     field_validator,
@@ -17,6 +18,7 @@ from pydantic import (
 
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.optimizers import OPTIMIZERS, roles_of
+from tfbatch.oracles import OracleSettings, make_settings
 from tfbatch.scaling_rules import check_rule, rule_parameters, scaled
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, Strict, as_named, as_written, load, validate
@@ -198,20 +200,6 @@ class Space(Strict):
         return self
 
 
-class OracleChoice(Strict):
-    """What proposes the trials.
-
-    Attributes:
-        name: `bayesian`, `random`, or `grid`: every combination, each once.
-        initial_trials: Of `bayesian`: trials before its first model of the space.
-        values_of_range: Of `grid`: how many values of a range are tried, both ends among them.
-    """
-
-    name: Literal["bayesian", "random", "grid"]
-    initial_trials: int = Field(default=8, ge=1)
-    values_of_range: int = Field(default=5, ge=2)
-
-
 class Confirmation(Strict):
     """Fresh seeds for the best configurations, paired.
 
@@ -225,13 +213,21 @@ class Confirmation(Strict):
 
 
 class SearchConfig(Strict):
-    """One search."""
+    """One search; what `oracle` may hold, its file in tfbatch/oracles says."""
 
     description: str
-    oracle: OracleChoice
+    oracle: SerializeAsAny[OracleSettings]
     max_trials: int = Field(default=24, ge=1)
     space: Space
     confirmation: Confirmation = Confirmation()
+
+    @field_validator("oracle", mode="before")
+    @classmethod
+    def _plug_in(cls, value: Any) -> Any:
+        written = as_named(value)
+        return (
+            make_settings(**written) if isinstance(written, dict) and "name" in written else value
+        )
 
 
 def load_search(name: str) -> SearchConfig:

@@ -1,16 +1,17 @@
-"""The search loop: baseline, then ask, run, tell."""
+"""The search loop: baseline, then propose, run, tell."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from tfbatch.answer.candidates import choose_candidates
 from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
+from tfbatch.oracles import Proposal
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.oracles import AskTell
 from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
@@ -60,13 +61,15 @@ class Search:
         self._seed = seed
         self._untrained = untrained
         self._progress = progress
-        self._largest = largest_batch_size or max(space.batch_sizes)
+        self._largest = math.inf if largest_batch_size is None else largest_batch_size
         self._chance = chance
         self._scores: list[float] = []
-        self._replaced = 0
         self._next = 0  # the baseline
-        self._oracle = AskTell(
-            config.oracle, space=space, objective=self._objective, seed=derive_seed(seed, "oracle")
+        self._open: dict[str, Proposal] = {}
+        self._oracle = config.oracle.make(
+            space.hyperparameters(),
+            direction=self._objective.direction,
+            seed=derive_seed(seed, "oracle"),
         )
 
     @property
@@ -92,48 +95,58 @@ class Search:
 
     def _plan(
         self, baseline: Configuration, stop_requested: Callable[[], bool]
-    ) -> Iterator[Planned]:
-        """Yields trial after trial, each when a place for it is free."""
+    ) -> Iterator[Planned | None]:
+        """Yields trial after trial, each when a place for it is free; None for none now."""
         if not self._next:
             self._next = 1
             yield Planned(BASELINE, "baseline", derive_seed(self._seed, BASELINE), baseline)
         while self._next <= self._config.max_trials:
-            number, name = self._next, f"search-{self._next:04d}"
+            name = f"search-{self._next:04d}"
             known = self._trials.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 return
-            before = self._space.values(known.configuration) if known else None
-            values = self._oracle.ask(name, known=before)
-            if values is None:
-                self._progress.say(
-                    f"The oracle finds no untried configuration after {number - 1} trials."
-                )
-                self._next = self._config.max_trials + 1
-                return
-            tried = before or self._fitting(values)
-            if tried is None:
-                self._progress.say("No batch size of the search fits in memory: it ends here.")
+            proposal = self._proposed(name, known)
+            if proposal is None and self._open:
+                yield None  # asked again when one of them has ended
+                continue
+            if proposal is None:
+                self._progress.say(self._why_none())
                 self._next = self._config.max_trials + 1
                 return
             self._next += 1
-            if tried != values:
-                # Another version of a library proposes otherwise, or it does not fit.
-                self._oracle.replace(tried, name)
-            configuration = self._space.configuration(tried)
+            self._open[name] = proposal
+            configuration = self._space.configuration(dict(proposal.values))
             yield Planned(name, "search", derive_seed(self._seed, name), configuration)
 
-    def _fitting(self, values: dict[str, Any]) -> dict[str, Any] | None:
-        """A proposal, with another batch size if memory was used up at its own or a smaller one."""
-        wall = self._trials.memory_wall(self._runner.device)
-        sizes = [size for size in self._sizes() if wall is None or size < wall]
-        if not sizes:
+    def _proposed(self, name: str, known: FinishedTrial | None) -> Proposal | None:
+        """The oracle's next proposal; a finished trial is proposed again as it was."""
+        bound = self._bound(known)
+        if known is not None:
+            tried = Proposal(self._space.values(known.configuration))
+            return self._oracle.propose(name, known=tried, bound=bound)
+        if bound <= min(self._space.batch_sizes):
             return None
-        proposed = self._space.configuration(values).batch_size
-        if proposed in sizes:
-            return values
-        # Spread evenly over those that fit: the largest alone would get every such trial.
-        self._replaced += 1
-        return {**values, "batch_size": sizes[-1 - (self._replaced - 1) % len(sizes)]}
+        proposal = self._oracle.propose(name, known=None, bound=bound)
+        if proposal is not None and not proposal.fits(bound):
+            raise SearchError(
+                f"The oracle {self._config.oracle.name} must propose batch sizes below {bound}, "
+                f"which does not fit in memory. Received: {dict(proposal.values)}."
+            )
+        return proposal
+
+    def _bound(self, known: FinishedTrial | None = None) -> float:
+        """The smallest batch size that does not fit, as it was known when a trial began."""
+        trials, device = self._trials, self._runner.device
+        if known is not None:
+            before = itertools.takewhile(lambda trial: trial.trial != known.trial, trials)
+            trials, device = Trials(before, objective=self._objective), known.device
+        wall = trials.memory_wall(device)
+        return min(self._largest + 1, math.inf if wall is None else wall)
+
+    def _why_none(self) -> str:
+        if self._bound() <= min(self._space.batch_sizes):
+            return "No batch size of the search fits in memory: it ends here."
+        return f"The oracle finds no untried configuration after {self._next - 1} trials."
 
     def _sizes(self) -> list[int]:
         return [size for size in self._space.batch_sizes if size <= self._largest]
@@ -165,6 +178,7 @@ class Search:
         self._end_if_hopeless()
 
     def _tell(self, trial: FinishedTrial) -> None:
+        proposal = self._open.pop(trial.trial)
         if trial.status in TEACHES_NOTHING:
             self._oracle.forget(trial.trial)
             return
@@ -174,7 +188,7 @@ class Search:
             untrained=self._untrained,
             others=self._scores,
         )
-        self._oracle.tell(score, trial.trial)
+        self._oracle.tell(trial.trial, proposal, score)
 
     def _another_fits(self) -> bool:
         return self._clock.fits(self._trials.median_seconds(), reserve=self.confirmation_reserve())

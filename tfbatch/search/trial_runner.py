@@ -115,25 +115,25 @@ class TrialRunner:
         propose: Callable[[], Planned | None],
         finished: Callable[[FinishedTrial], None] = lambda trial: None,
     ) -> None:
-        """Keeps the engine busy with what `propose` gives, until it gives None and all have ended.
+        """Keeps the engine busy with what `propose` gives, until it gives none and all have ended.
 
         A trial that has finished before is not run again. The weights are on disk before the
         journal says that a trial is finished, and the journal is on disk before anybody is told.
 
         Args:
-            propose: The next trial, asked for when the engine is free; None ends the series.
+            propose: The next trial, asked for when the engine is free; None for none now. It is
+                then asked again when a running trial has ended.
             finished: Told of every trial, in the order of their ends.
 
         Raises:
             InterruptedTrialError: Trials were asked to stop; what ended before is kept.
             RunFolderError: The journal cannot be written.
         """
-        more, held = True, None
+        held = None
         while True:
-            while more and self._engine.free:
+            while self._engine.free and not self._interrupted:
                 held = held or propose()
-                if held is None or self._interrupted:
-                    more = False
+                if held is None:
                     break
                 found = self.trials.find(held.trial)
                 if found:

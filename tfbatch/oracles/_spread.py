@@ -30,12 +30,11 @@ def spread_points(
         return []
     power = max(math.ceil(math.log2(count)), 0)
     unit = qmc.Sobol(len(space), scramble=True, rng=seed).random_base2(power)[:count]
-    points = []
+    points: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
     for row in unit:
         values: dict[str, Any] = {}
         for hyperparameter, place in zip(space, row, strict=True):
             if all(c.is_active(values) for c in hyperparameter.conditions):
                 values[hyperparameter.name] = hyperparameter.prob_to_value(place)
-        if values not in points:  # a space of a few choices has fewer
-            points.append(values)
-    return points
+        points.setdefault(tuple(values.items()), values)  # a space of a few choices has fewer
+    return list(points.values())

@@ -6,6 +6,7 @@ search, and its Bayesian oracle leaves failed trials out and proposes the same r
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import keras_tuner
@@ -56,7 +57,7 @@ class _MemoryBound:
     smallest_that_failed: float | None = None
 
     def populate_space(self, trial_id: str) -> Any:
-        """The oracle's proposal, a batch size above the bound moved to the largest below it.
+        """The oracle's proposal; in place of a batch size above the bound another one below it.
 
         The oracle is asked once for each trial: Hyperband counts every answer as a place in its
         bracket. "IDLE" and "STOPPED" come without values.
@@ -66,6 +67,8 @@ class _MemoryBound:
         if not self._is_too_large(values):
             return proposal
         moved = self._moved(values)
+        if moved is not None and self._duplicate(moved) and not self._in_brackets():  # type: ignore[attr-defined]
+            moved = self._random_values()
         if moved is None:
             return {"status": "STOPPED", "values": None}
         return {**proposal, "values": moved}
@@ -128,6 +131,10 @@ class _MemoryBound:
         super().set_state(state)  # type: ignore[misc]
         self.smallest_that_failed = state.get("smallest_that_failed")
 
+    def _in_brackets(self) -> bool:
+        """Whether it is Hyperband, where each trial has a place that another one cannot take."""
+        return hasattr(self, "_brackets")
+
     def _is_too_large(self, values: dict[str, Any] | None) -> bool:
         if self.smallest_that_failed is None or not values:
             return False
@@ -135,8 +142,22 @@ class _MemoryBound:
         return value is not None and value >= self.smallest_that_failed
 
     def _moved(self, values: dict[str, Any]) -> dict[str, Any] | None:
-        """The values with the largest batch size below the bound; None if there is none."""
+        """The values with a batch size below the bound; None if there is none.
+
+        That is the one tried least often, and the larger of two: the largest alone would get every
+        trial that lies above. What was tried already comes last.
+        """
+        name = self._hyperparameter
         space = self.get_space().space  # type: ignore[attr-defined]
-        found = next(h for h in space if h.name == self._hyperparameter)
-        below = [v for v in found.values if v < self.smallest_that_failed]
-        return {**values, self._hyperparameter: max(below)} if below else None
+        below = [
+            value
+            for hyperparameter in space
+            if hyperparameter.name == name
+            for value in hyperparameter.values
+            if value < self.smallest_that_failed
+        ]
+        trials = self.trials.values()  # type: ignore[attr-defined]
+        tried = collections.Counter(trial.hyperparameters.values.get(name) for trial in trials)
+        moved = [{**values, name: v} for v in sorted(below, key=lambda v: (tried[v], -v))]
+        untried = (other for other in moved if not self._duplicate(other))  # type: ignore[attr-defined]
+        return next(untried, moved[0] if moved else None)

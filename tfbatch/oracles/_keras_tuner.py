@@ -1,0 +1,109 @@
+"""An oracle of KerasTuner, asked and told directly: without a tuner and without files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras_tuner
+import numpy as np
+import threadpoolctl
+
+from tfbatch.metric_direction import Direction
+from tfbatch.oracles._memory_bound import with_memory_bound
+from tfbatch.oracles._oracle import Proposal
+
+_SCORE = "score"
+
+
+class _Replayed:
+    """Mixed in before an oracle's class: the run folder's journal is the only truth."""
+
+    known: dict[str, Any] | None = None
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """What the oracle proposes, or what the journal says that was tried instead."""
+        proposal: dict[str, Any] = super().populate_space(trial_id)  # type: ignore[misc]
+        if self.known is None:
+            return proposal
+        return {**proposal, "status": "RUNNING", "values": dict(self.known)}
+
+    def save(self) -> None:
+        """Writes nothing."""
+
+    def _save_trial(self, trial: Any) -> None:
+        """Writes nothing."""
+
+
+class KerasTunerOracle:
+    """An `Oracle` of one of KerasTuner's.
+
+    Args:
+        oracle: A class derived from keras_tuner.Oracle. `with_memory_bound` is put around it.
+        hyperparameters: The space.
+        direction: Whether a good score is small ("min") or large ("max").
+        seed: Positive (KerasTuner takes 0 for "random").
+        **arguments: More for the class, beside those of every keras_tuner.Oracle.
+
+    Raises:
+        InputError: The class is no oracle.
+    """
+
+    size = None
+
+    def __init__(
+        self,
+        oracle: type[Any],
+        hyperparameters: keras_tuner.HyperParameters,
+        *,
+        direction: Direction,
+        seed: int,
+        **arguments: Any,
+    ):
+        kind = type(oracle.__name__, (_Replayed, with_memory_bound(oracle)), {})
+        self._oracle = kind(
+            objective=keras_tuner.Objective(_SCORE, direction),
+            max_trials=None,  # the search counts: a larger budget must extend it
+            hyperparameters=hyperparameters,
+            allow_new_entries=False,
+            seed=seed,
+            # Three killed workers must not end a search.
+            max_consecutive_failed_trials=2**31,
+            **arguments,
+        )
+        self._oracle.verbose = 0
+        self._open: dict[str, Any] = {}
+
+    def propose(self, trial: str, *, known: Proposal | None, bound: float) -> Proposal | None:
+        """See Oracle."""
+        self._oracle.known = None if known is None else dict(known.values)
+        self._oracle.smallest_that_failed = bound
+        # One thread: for so few points more threads only wait for one another (three times slower
+        # beside a busy core), and the proposal would depend on their number.
+        with threadpoolctl.threadpool_limits(1):
+            # Asked twice under one name, KerasTuner would give the same trial.
+            created = self._oracle.create_trial(trial)
+        if created.status != "RUNNING":
+            return None
+        self._open[trial] = created
+        hyperparameters = created.hyperparameters
+        return Proposal(
+            {
+                name: float(value) if isinstance(value, np.floating) else value
+                for name, value in hyperparameters.values.items()
+                if hyperparameters.is_active(name)
+            }
+        )
+
+    def tell(self, trial: str, proposal: Proposal, score: float) -> None:
+        """See Oracle."""
+        ended = self._open.pop(trial)
+        ended.hyperparameters.values = dict(proposal.values)
+        self._oracle.update_trial(ended.trial_id, {_SCORE: score})
+        ended.status = "COMPLETED"
+        self._oracle.end_trial(ended)
+
+    def forget(self, trial: str) -> None:
+        """See Oracle."""
+        ended = self._open.pop(trial)
+        ended.status = "INVALID"
+        self._oracle.end_trial(ended)

@@ -1,0 +1,30 @@
+"""Independent draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tfbatch.metric_direction import Direction
+from tfbatch.oracles._oracle import InterchangeableSettings, Oracle
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+
+class Settings(InterchangeableSettings):
+    """KerasTuner's random search."""
+
+    def make(
+        self, hyperparameters: keras_tuner.HyperParameters, *, direction: Direction, seed: int
+    ) -> Oracle:
+        """See OracleSettings."""
+        import keras_tuner
+
+        from tfbatch.oracles._keras_tuner import KerasTunerOracle
+
+        return KerasTunerOracle(
+            keras_tuner.oracles.RandomSearchOracle,
+            hyperparameters,
+            direction=direction,
+            seed=seed,
+        )
