@@ -42,13 +42,17 @@ class Engine(SerialEngine):
         super().__init__(trainer)
         self.tasks = tasks
         self.called = []
-        self.stop_requested = lambda: False
 
-    def call(self, task, *arguments):
-        self.called.append(task)
-        if task in self.tasks:
-            return self.tasks[task](*arguments)
-        return {"loss": 0.5, "accuracy": 0.9} if task == "evaluate_weights" else 0.0
+    def wait(self, *, seconds=math.inf, stop_requested):
+        self.stop_requested = stop_requested
+        return super().wait(seconds=seconds)
+
+    def call(self, task, *arguments, **_):
+        name = task.__name__
+        self.called.append(name)
+        if name in self.tasks:
+            return self.tasks[name](*arguments)
+        return {"loss": 0.5, "accuracy": 0.9} if name == "evaluate_weights" else 0.0
 
     call_alone = call
 
@@ -112,7 +116,7 @@ def test_a_run_that_comes_to_its_end_is_complete(tmp_path):
     assert result.recommendation["status"] == "complete"
     assert result.recommendation["metrics"]["test"]["loss"]["mean"] == 0.5
     assert result.failure is None
-    assert engine.called[0] == "step_times"
+    assert engine.called[0] == "keep_step_times"
     assert engine.called[-1] == "save_model"
     assert json.loads((tmp_path / WALL_TIME).read_text())["seconds"] >= 0
     assert not [line for line in lines if "could not" in line]
@@ -121,7 +125,7 @@ def test_a_run_that_comes_to_its_end_is_complete(tmp_path):
 @pytest.mark.parametrize(
     ("task", "sentence"),
     [
-        ("step_times", "The step times could not be measured: "),
+        ("keep_step_times", "The step times could not be measured: "),
         ("evaluate_weights", "The test split could not be evaluated: "),
         ("save_model", "best.keras could not be written: "),
     ],
@@ -146,9 +150,9 @@ def test_the_step_times_that_were_measured_before_a_failure_are_used(tmp_path):
     def half(configurations, file, device):
         seconds = {str(c.batch_size): [0.25] for c in configurations}
         file.write_text(json.dumps({"device": device, "seconds": seconds}))
-        raise SearchError("A worker process ended in `step_times`: SIGKILL")
+        raise SearchError("A worker process ended in `keep_step_times`: SIGKILL")
 
-    result, _, _ = complete(tmp_path, step_times=half)
+    result, _, _ = complete(tmp_path, keep_step_times=half)
     derived_steps = result.answer.recommended.trials[0].steps
 
     assert result.recommendation["training_seconds"]["alone_on_the_device"]
@@ -199,7 +203,7 @@ def test_the_answer_so_far_is_on_disk_before_any_later_stage(tmp_path):
     def look(*_):
         seen.append(on_disk(tmp_path))
 
-    complete(tmp_path, step_times=look)
+    complete(tmp_path, keep_step_times=look)
 
     (before,) = seen
     assert before["status"] == "interrupted", "a run that is killed now has not come to its end"
@@ -220,7 +224,7 @@ def test_an_answer_that_cannot_be_written_is_still_returned(tmp_path):
     assert result.batch_size == result.recommendation["batch_size"]
 
 
-@pytest.mark.parametrize("task", ["step_times", "evaluate_weights", "save_model"])
+@pytest.mark.parametrize("task", ["keep_step_times", "evaluate_weights", "save_model"])
 def test_a_signal_in_a_later_stage_leaves_the_answer(tmp_path, task):
     """A real signal; the worker engine then ends the task with StoppedError."""
     received = []

@@ -56,7 +56,9 @@ def hands():
 
 @pytest.fixture
 def board(hands):
-    return Board({"model": "m"}, now=hands)
+    made = Board(now=hands)
+    made.announce({"model": "m"})
+    return made
 
 
 def take(board, worker="a"):

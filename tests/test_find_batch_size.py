@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tiny_model
+from contexts import context_of
 from processes import run_warm
 
 import tfbatch
@@ -21,7 +22,7 @@ from tfbatch.errors import InputError, NothingLearnedError, RunFolderError
 from tfbatch.pipeline import prepared_data
 from tfbatch.recipes import load_recipe
 from tfbatch.run_folder.journal import Journal
-from tfbatch.training import runner
+from tfbatch.training import trial
 from tfbatch.training.evaluation import evaluate_weights
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -78,7 +79,7 @@ def content(result):
 
 
 def rows_of(result, key):
-    trials = {t.trial for t in result.answer.contenders[key].trials}
+    trials = {t.trial for t in result.answer.find(key).trials}
     return [row for row in result.rows if row["trial"] in trials]
 
 
@@ -156,7 +157,7 @@ def test_test_figures_are_those_of_the_kept_weights(result, content, digits):
     contender = result.answer.recommended
     measured = [
         evaluate_weights(
-            ProgramCache(workload),
+            context_of(ProgramCache(workload)),
             contender.configuration,
             result.run_dir / "weights" / f"{trial.trial}.weights.h5",
             split="test",
@@ -173,7 +174,7 @@ def test_test_figures_are_those_of_the_kept_weights(result, content, digits):
 
 
 def test_contenders_share_their_fresh_seeds(result):
-    seeds = [[row["seed"] for row in rows_of(result, key)] for key in result.answer.contenders]
+    seeds = [[row["seed"] for row in rows_of(result, one.key)] for one in result.answer.contenders]
 
     assert all(sorted(found) == sorted(seeds[0]) for found in seeds)
     searched = {row["seed"] for row in result.rows if row["phase"] != "confirmation"}
@@ -214,7 +215,7 @@ def test_running_it_again_trains_nothing_and_leaves_the_test_split_alone(
 
     journal = (run_dir / "trials.jsonl").read_bytes()
     reader = Reader(run_dir, monkeypatch)
-    monkeypatch.setattr(runner, "run_trial", forbidden)
+    monkeypatch.setattr(trial, "run_trial", forbidden)
     again = tfbatch.find_batch_size(tiny_model.build, "digits", run_dir=run_dir, **BUDGET)
 
     assert (run_dir / "trials.jsonl").read_bytes() == journal

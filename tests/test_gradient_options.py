@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contexts import context_of
 
 import tfbatch
 from tfbatch.configuration import Configuration
@@ -66,16 +67,12 @@ def stored(tmp_path):
 
 
 def noise(workload, weights=Weights(), settings=SETTINGS, configuration=PLAIN):  # noqa: B008
-    return measure_noise_scale(
-        ProgramCache(workload), configuration, weights, settings, heartbeat=lambda: None
-    )
+    return measure_noise_scale(context_of(ProgramCache(workload)), configuration, weights, settings)
 
 
 def curvature(workload, weights=Weights()):  # noqa: B008
     settings = CurvatureSettings(examples=EXAMPLES, most_products=40)
-    return measure_curvature_of(
-        ProgramCache(workload), PLAIN, weights, settings, heartbeat=lambda: None
-    )
+    return measure_curvature_of(context_of(ProgramCache(workload)), PLAIN, weights, settings)
 
 
 def initial(workload, seed=1):
@@ -145,9 +142,7 @@ def test_a_sweeps_losses_are_weighted_by_class(stored):
     data, weight_of = stored(*arrays()), {0: 5.0, 2: 0.25}
     workload = Workload(data, linear, compilation=Compilation(class_weight=weight_of))
     settings = RangeSettings(lowest=1e-3, highest=1.0, steps=20, seeds=(1,))
-    found = measure_learning_rate_range(
-        ProgramCache(workload), PLAIN, settings, heartbeat=lambda: None
-    )
+    found = measure_learning_rate_range(context_of(ProgramCache(workload)), PLAIN, settings)
     batch = next(iter(data.training(batch_size=32, seed=1, num_examples=20 * 32)))
     _, chances, targets, weights = by_hand(batch, *initial(workload), weight_of)
     losses = -np.log((chances * targets).sum(axis=1))
@@ -181,7 +176,7 @@ def test_a_dict_of_inputs_is_measured_as_one_array_of_them(stored, tmp_path):
     )
     settings = RangeSettings(lowest=1e-3, highest=1.0, steps=20, seeds=(1,))
     one, other = (
-        measure_learning_rate_range(ProgramCache(w), PLAIN, settings, heartbeat=lambda: None)
+        measure_learning_rate_range(context_of(ProgramCache(w)), PLAIN, settings)
         for w in (whole, halves)
     )
     np.testing.assert_allclose(one.losses, other.losses, rtol=1e-4)
@@ -221,7 +216,7 @@ def test_the_figures_are_float32_whatever_the_precision(digits, precision):
     settings = NoiseScaleSettings(small_batch_size=SMALL, micro_batches=PARTS, most_pairs=PAIRS)
     workload, plain = Workload(digits, linear, precision=precision), Workload(digits, linear)
     programs = ProgramCache(workload)
-    found = measure_noise_scale(programs, PLAIN, Weights(), settings, heartbeat=lambda: None)
+    found = measure_noise_scale(context_of(programs), PLAIN, Weights(), settings)
     assert found.estimate == noise(plain).estimate
     assert curvature(workload).eigenvalues == curvature(plain).eigenvalues
     model = programs.begin(PLAIN, total_examples=64, seed=1)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contexts import context_of
 from processes import with_long_enough_pauses
 
 import tfbatch
@@ -205,11 +206,7 @@ def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(monke
     configurations = [
         Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 16, 32)
     ]
-    found = measure_input_bound(
-        None,  # type: ignore[arg-type]
-        configurations,
-        heartbeat=lambda: None,
-    )
+    found = measure_input_bound(context_of(None), configurations)
 
     assert [
         (one.batch_size, one.pipeline.seconds, one.model.seconds, one.together.seconds)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contexts import context_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -100,11 +101,10 @@ def test_a_workload_is_measured_in_the_time_given(digits):
 
     programs = ProgramCache(Workload(digits, tiny_model.build))
     found = measure_curvature_of(
-        programs,
+        context_of(programs),
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(),
         CurvatureSettings(examples=100, seconds=0.0),
-        heartbeat=lambda: None,
     )
     assert found.examples == 100
     assert found.eigenvalues.products <= 10
@@ -139,11 +139,10 @@ def test_a_large_sample_is_measured_in_whole_batches(digits):
     import tiny_model
 
     found = measure_curvature_of(
-        ProgramCache(Workload(digits, tiny_model.build)),
+        context_of(ProgramCache(Workload(digits, tiny_model.build))),
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(),
         CurvatureSettings(examples=300, seconds=0.0),
-        heartbeat=lambda: None,
     )
     assert found.examples == 2 * 128
 
@@ -168,11 +167,10 @@ def test_at_initial_weights_normalization_has_the_statistics_of_the_sample(digit
     """Mean 0 and variance 1, as a new layer has them, would make the largest eigenvalue huge."""
     workload = Workload(digits, shifted_model)
     found = measure_curvature_of(
-        ProgramCache(workload),
+        context_of(ProgramCache(workload)),
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(seed=4),
         CurvatureSettings(examples=64),
-        heartbeat=lambda: None,
     )
     model = model_at(
         ProgramCache(workload),

@@ -41,7 +41,7 @@ from tfbatch.pipeline.counting import count_examples
 from tfbatch.pipeline.own_function import FunctionData
 from tfbatch.process_memory import peak_resident
 from tfbatch.request.execution import Execution
-from tfbatch.training.runner import begin_worker
+from tfbatch.training.context import begin_worker
 from tfbatch.workers.slot import Start
 
 pytestmark = pytest.mark.usefixtures("one_at_a_time")
@@ -447,9 +447,9 @@ def test_replicas_share_the_largest_batch():
     assert "20 (10 on each of 2 replicas)" in report.conclusion()
 
 
-def begin_limited(job, megabytes):
+def begin_limited(job, records, megabytes):
     """A process whose address space ends this many megabytes above what it has at its start."""
-    begin_worker(job)
+    begin_worker(job, records)
     limit = psutil.Process().memory_info().vms + megabytes * MEGABYTE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_model
+from contexts import context_of
 from scipy import stats
 
 from tfbatch.configuration import Configuration
@@ -153,11 +154,10 @@ def programs(digits):
 def test_a_workload_is_measured_layer_by_layer(programs, steps):
     signs = []
     reading = measure_noise_scale(
-        programs,
+        context_of(programs, lambda: signs.append(1)),
         Configuration(batch_size=32, base_learning_rate=0.001, optimizer=Named(name="adam")),
         Weights(trained_steps=steps),
         NoiseScaleSettings(small_batch_size=4, preconditioned=True, most_pairs=10),
-        heartbeat=lambda: signs.append(1),
     )
     assert len(reading.by_layer) == len(reading.layers) == 2
     total = sum(layer.squared_gradient for layer in reading.by_layer)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tiny_model
+from contexts import context_of
 
 from tfbatch.chart_page import figure
 from tfbatch.charts import Chart, Series
@@ -55,7 +56,7 @@ def build_quadratic():
 def test_a_quadratic_diverges_above_its_threshold_and_the_suggestion_lies_below(digits):
     programs = ProgramCache(Workload(digits, build_quadratic))
     settings = RangeSettings(lowest=1e-3, highest=10.0, steps=100, seeds=(1, 2))
-    found = measure_learning_rate_range(programs, PLAIN, settings, heartbeat=lambda: None)
+    found = measure_learning_rate_range(context_of(programs), PLAIN, settings)
     rates = settings.rates()
     # The loss that an update at rate r meets is multiplied by (1 - 4 r)^2.
     losses = 6 * np.cumprod(np.r_[1, (1 - 4 * rates[:-1]) ** 2])
@@ -135,7 +136,7 @@ def test_nothing_is_retraced_and_everything_is_restored(programs):
     np.random.seed(5)
     settings = RangeSettings(steps=20, highest=1.0, seeds=(1,))
     python, numpy = random.getstate(), np.random.get_state()[1].copy()
-    measure_learning_rate_range(programs, configuration, settings, heartbeat=lambda: None)
+    measure_learning_rate_range(context_of(programs), configuration, settings)
     assert programs.traced == traced
     for variable, value in zip([*model.variables, *model.optimizer.variables], before, strict=True):
         assert np.array_equal(variable.numpy(), value), variable.path
@@ -152,7 +153,7 @@ def test_a_sweep_on_digits_is_reproducible_and_stops_when_it_diverges(programs):
     settings = RangeSettings(lowest=1e-4, highest=1e4, steps=60, seeds=(1, 2))
     signs = []
     found, again = (
-        measure_learning_rate_range(programs, PLAIN, settings, heartbeat=lambda: signs.append(1))
+        measure_learning_rate_range(context_of(programs, lambda: signs.append(1)), PLAIN, settings)
         for _ in range(2)
     )
     assert np.array_equal(found.losses, again.losses, equal_nan=True)
@@ -180,7 +181,7 @@ def test_each_seed_has_weights_and_an_order_of_its_own(programs, monkeypatch):
     monkeypatch.setattr(programs, "begin", noted_begin)
     monkeypatch.setattr(programs.workload.data, "training", noted_training)
     settings = RangeSettings(steps=20, highest=1.0, seeds=(7, 3))
-    measure_learning_rate_range(programs, PLAIN, settings, heartbeat=lambda: None)
+    measure_learning_rate_range(context_of(programs), PLAIN, settings)
     assert begun == streams
     assert begun[:2] == [7, 3]
     assert set(begun[2:]) <= {7}, "constant rates follow with the first seed"
@@ -198,7 +199,7 @@ def test_no_seed_begins_that_would_not_end_in_the_time(programs, monkeypatch, se
     monkeypatch.setattr(learning_rate_range, "_sweep", sweep)
     monkeypatch.setattr(learning_rate_range.time, "perf_counter", lambda: now[0])
     settings = RangeSettings(steps=20, seeds=(5, 6, 7), seconds=seconds)
-    found = measure_learning_rate_range(programs, PLAIN, settings, heartbeat=lambda: None)
+    found = measure_learning_rate_range(context_of(programs), PLAIN, settings)
     assert found.seeds == (5, 6, 7)[:seeds]
     assert len(found.losses) == seeds
     assert found.seconds == 10 * (seeds + len(found.constant)) <= seconds
@@ -206,7 +207,7 @@ def test_no_seed_begins_that_would_not_end_in_the_time(programs, monkeypatch, se
 
 def test_a_sweep_that_is_too_low_says_so(programs):
     settings = RangeSettings(lowest=1e-8, highest=1e-7, steps=20, seeds=(1,))
-    found = measure_learning_rate_range(programs, PLAIN, settings, heartbeat=lambda: None)
+    found = measure_learning_rate_range(context_of(programs), PLAIN, settings)
     assert any("falls" in doubt for doubt in found.result.doubts)
     assert "does not diverge" in found.conclusion()
     assert "Do not trust" in found.conclusion()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tiny_model
+from contexts import context_of
 
 import tfbatch
 from tfbatch.configuration import Configuration
@@ -238,12 +239,7 @@ def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(m
     configurations = [
         Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 32, 16)
     ]
-    found = throughput.measure_throughput_of(
-        None,  # type: ignore[arg-type]
-        configurations,
-        7.0,
-        heartbeat=lambda: None,
-    )
+    found = throughput.measure_throughput_of(context_of(None), configurations, 7.0)
 
     assert asked["sizes"] == [8, 16, 32, 64]
     assert (asked["seconds"], asked["rounds"]) == (7.0, 5)

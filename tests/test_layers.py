@@ -28,6 +28,7 @@ FLOORS = [
     "trial",
     "pipeline workers",
     "request",
+    "answer",
     "callbacks",
     "training",
     "workbench",
@@ -43,7 +44,7 @@ FLOORS = [
     "prepare tune train export probe",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial",)
+WITHOUT_TENSORFLOW = ("trial", "request", "answer")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]
@@ -131,6 +132,23 @@ def test_heavy_libraries_are_imported_where_they_belong():
     assert {path: names for path, names in found.items() if names} == {}
 
 
+def writes_into_engine(path):
+    """Lines that set an attribute of what is called an engine."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            owner = target.value if isinstance(target, ast.Attribute) else None
+            name = getattr(owner, "attr", getattr(owner, "id", ""))
+            if name.strip("_") == "engine":
+                found.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    return found
+
+
+def test_nobody_changes_an_engine_from_outside():
+    assert [line for path in MODULES for line in writes_into_engine(path)] == []
+
+
 def test_every_part_of_the_package_is_looked_at():
     assert len(MODULES) > 60
     assert {part(path) for path in MODULES} <= set(FLOOR), "give each a floor in this test"
@@ -149,6 +167,7 @@ tfbatch.find_batch_size; check("a function")
 import tfbatch.recipes; tfbatch.recipes.load_recipe("cifar10"); check("recipes")
 import tfbatch.models, tfbatch.optimizers; tfbatch.models.check_model_name("resnet"); check("names")
 import tfbatch.trial.trials, tfbatch.trial.derived; check("trials")
+import tfbatch.answer.stored, tfbatch.answer.table, tfbatch.answer.summary; check("answers")
 import tfbatch.schedules; tfbatch.schedules.make_family("cosine", final_fraction=0.1)
 check("schedules")
 """

@@ -24,6 +24,7 @@ from tfbatch.training.workload import Workload
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+from contexts import context_of
 from noise_scale_coverage import Case, coverage, squares
 
 SIZES = {"small_batch_size": 16, "large_batch_size": 128}
@@ -101,11 +102,10 @@ def test_batches_come_in_passes_that_begin_with_an_order_of_their_own(digits):
 def test_a_reading_says_what_its_interval_is_of(digits):
     programs = ProgramCache(Workload(digits, tiny_model.build))
     reading = noise_scale.measure_noise_scale(
-        programs,
+        context_of(programs),
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(),
         NoiseScaleSettings(small_batch_size=10**6, most_pairs=9),
-        heartbeat=lambda: None,
     )
 
     count = digits.num_examples("train")

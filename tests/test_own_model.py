@@ -19,7 +19,7 @@ from tfbatch.schema import Named
 from tfbatch.search.adaptation import adapt
 from tfbatch.training.callbacks import as_factory, check_callbacks
 from tfbatch.training.compilation import Compilation
-from tfbatch.training.description import describe_model
+from tfbatch.training.description import description_of
 from tfbatch.training.model_builder import (
     check_arguments,
     check_builder,
@@ -167,7 +167,7 @@ def build_with_hp(hp):
 
 def test_the_builders_own_hyperparameters_are_described_and_used(regression):
     workload = Workload(regression, build_with_hp)
-    described = describe_model(workload)
+    described = description_of(workload)
 
     assert [h["config"]["name"] for h in described.hyperparameters] == ["deep"]
     assert "`learning_rate` stays at its default" in " ".join(described.notes)
@@ -276,7 +276,7 @@ def test_an_optimizer_of_another_class_is_kept_with_its_learning_rate_alone(regr
         model.compile(optimizer=Frobenius(0.02, momentum=0.5), loss="mse")
         return model
 
-    described = describe_model(Workload(regression, build))
+    described = description_of(Workload(regression, build))
 
     assert (described.optimizer, described.learning_rate) == (Named(name="own"), 0.02)
     assert "Frobenius" in described.notes[0]
@@ -301,7 +301,7 @@ def test_a_compiled_optimizer_is_told_by_its_plug_in(optimizer, name, numbers):
 
 
 def test_a_search_takes_a_compiled_models_optimizer(regression):
-    described = describe_model(Workload(regression, compiled_adam))
+    described = description_of(Workload(regression, compiled_adam))
     adapted = adapt(make_request_of(), described)
 
     space = adapted.search.space
@@ -320,7 +320,7 @@ def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression
         model.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.7), loss="mse")
         return model
 
-    described = describe_model(Workload(regression, build))
+    described = description_of(Workload(regression, build))
 
     assert adapt(make_request_of(), described).search.space.optimizer.arguments["momentum"] == 0.7
     searched = adapt(make_request_of(search="bayesian"), described).search.space.optimizer
@@ -405,7 +405,7 @@ def test_what_is_replaced_is_named_once(regression):
         )
         return model
 
-    notes = describe_model(Workload(regression, build)).notes
+    notes = description_of(Workload(regression, build)).notes
 
     for part in (
         "momentum 0.99 counts updates",

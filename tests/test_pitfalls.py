@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from contexts import context_of
 from search_fixtures import make_request_of
 
 from tfbatch.configuration import Configuration
@@ -14,7 +15,7 @@ from tfbatch.pipeline.storing import store_data
 from tfbatch.search.opening import check_comparable
 from tfbatch.search.progress import Progress
 from tfbatch.training.compilation import Compilation
-from tfbatch.training.description import describe_model
+from tfbatch.training.description import description_of
 from tfbatch.training.evaluation import Untrained, evaluate, measure_untrained
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -57,7 +58,7 @@ def in_batch_negatives(target, output):
 def test_a_loss_that_depends_on_the_batch_is_found_out(lines, loss, dependent):
     programs = ProgramCache(Workload(lines, lambda: dense(loss=loss, metrics=["mae"])))
 
-    found = measure_untrained(programs, CONFIGURATION)
+    found = measure_untrained(context_of(programs), CONFIGURATION)
 
     assert list(found.batch_dependent) == dependent
 
@@ -88,8 +89,8 @@ def test_the_evaluation_batch_size_has_no_effect_on_a_mean(lines):
 
 def test_a_loss_that_sums_is_named(lines):
     summing = keras.losses.MeanSquaredError(reduction="sum")
-    compiled = describe_model(Workload(lines, lambda: dense(loss=summing))).notes
-    given = describe_model(Workload(lines, dense, compilation=Compilation(summing))).notes
+    compiled = description_of(Workload(lines, lambda: dense(loss=summing))).notes
+    given = description_of(Workload(lines, dense, compilation=Compilation(summing))).notes
 
     for notes in (compiled, given):
         assert sum("sums over the batch" in note for note in notes) == 1

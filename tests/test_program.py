@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contexts import context_of
 
 from tfbatch import optimizers
 from tfbatch.configuration import Configuration
@@ -574,7 +575,7 @@ def test_loading_weights_leaves_a_loss_scaling_program_whole(data, tmp_path):
     assert outcome.status == "completed", outcome.message
     assert spec.weights_file
     measured = evaluate_weights(
-        programs, spec.configuration, spec.weights_file, split="validation", seed=3
+        context_of(programs), spec.configuration, spec.weights_file, split="validation", seed=3
     )
 
     assert measured["loss"] == pytest.approx(outcome.metrics["val_loss"], rel=1e-6)

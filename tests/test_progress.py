@@ -18,7 +18,7 @@ from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
 from tfbatch.search.engine import Running
 from tfbatch.search.progress import FIRST_SILENCE, LATER_SILENCE, LiveProgress, Progress
-from tfbatch.training.runner import Heartbeat
+from tfbatch.training.trial import Heartbeat
 from tfbatch.trial.finished import make_row, read_row
 from tfbatch.trial.outcome import Outcome, TrialSpec
 from tfbatch.workers.mailbox import Mailbox, TaskProgress

@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from contexts import context_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.pipeline.stored_data import StoredData
@@ -79,7 +80,7 @@ def test_the_training_loss_has_the_weights_that_fit_gives_it(
 ):
     """Nine of ten weigh 1 and one weighs 50: a mean of 5.9, a mean square of 250.9."""
     made = workload(linear, train, **given)
-    found = measure_untrained(ProgramCache(made), configuration()).training_loss
+    found = measure_untrained(context_of(ProgramCache(made)), configuration()).training_loss
 
     assert found is not None
     # The first 256 examples of the stream, of which 8 to 12 % are positive.
@@ -90,7 +91,7 @@ def test_the_training_loss_has_the_weights_that_fit_gives_it(
 def test_weights_that_validation_lacks_are_no_divergence_and_a_real_one_is_found(workload):
     made = workload(linear, (X, Y), class_weight={0: 1.0, 1: 50.0})
     programs = ProgramCache(made)
-    found = measure_untrained(programs, configuration()).training_loss
+    found = measure_untrained(context_of(programs), configuration()).training_loss
 
     def status(learning_rate):
         spec = TrialSpec(
@@ -109,6 +110,7 @@ def test_weights_that_validation_lacks_are_no_divergence_and_a_real_one_is_found
 
 
 def test_regularization_is_in_it(workload):
-    found = measure_untrained(ProgramCache(workload(regularized, (X, Y))), configuration())
+    programs = ProgramCache(workload(regularized, (X, Y)))
+    found = measure_untrained(context_of(programs), configuration())
 
     assert found.training_loss.value == pytest.approx(80 + math.log(2), rel=1e-5)

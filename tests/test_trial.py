@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from contexts import context_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RecordError, RunFolderError
@@ -169,7 +170,11 @@ def test_the_metrics_are_those_after_the_last_update_not_the_best(workload):
 def test_kept_weights_can_be_evaluated_again(workload, result, kept):
     assert kept.weights_file
     again = evaluate_weights(
-        ProgramCache(workload), kept.configuration, kept.weights_file, split="validation", seed=99
+        context_of(ProgramCache(workload)),
+        kept.configuration,
+        kept.weights_file,
+        split="validation",
+        seed=99,
     )
 
     assert again["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-6)
@@ -179,7 +184,7 @@ def test_kept_weights_can_be_evaluated_again(workload, result, kept):
 def test_a_saved_model_continues_where_its_training_ended(workload, result, kept, tmp_path):
     assert kept.weights_file
     save_model(
-        workload,
+        context_of(ProgramCache(workload)),
         kept.configuration,
         kept.weights_file,
         seed=kept.seed,
@@ -261,7 +266,7 @@ def test_an_interrupted_trial_keeps_no_weights(workload, tmp_path):
 
 
 def test_the_untrained_model_guesses(workload):
-    untrained = measure_untrained(ProgramCache(workload), SPEC.configuration)
+    untrained = measure_untrained(context_of(ProgramCache(workload)), SPEC.configuration)
 
     assert untrained.metrics.keys() == {"loss", "accuracy"}
     assert 1.5 < untrained.metrics["loss"] < 6.0
@@ -280,12 +285,14 @@ def test_the_models_hash_changes_with_the_model_and_with_nothing_else(digits, wo
         hidden = keras.layers.Dense(24, activation="tanh")(keras.layers.Flatten()(inputs))
         return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
 
-    first = measure_untrained(ProgramCache(workload), SPEC.configuration).model_hash
+    first = measure_untrained(context_of(ProgramCache(workload)), SPEC.configuration).model_hash
     again = measure_untrained(
-        ProgramCache(workload), change(SPEC, batch_size=64).configuration
+        context_of(ProgramCache(workload)), change(SPEC, batch_size=64).configuration
     ).model_hash
     others = [
-        measure_untrained(ProgramCache(Workload(digits, builder)), SPEC.configuration).model_hash
+        measure_untrained(
+            context_of(ProgramCache(Workload(digits, builder))), SPEC.configuration
+        ).model_hash
         for builder in (wider, other_activation)
     ]
 
@@ -298,7 +305,7 @@ def test_a_builder_that_raises_is_shown_whole_before_any_trial(digits):
         raise RuntimeError(f"no layers for {num_classes} classes")
 
     with pytest.raises(InputError, match=r"(?s)cannot be built.*Traceback.*no layers for 10"):
-        measure_untrained(ProgramCache(Workload(digits, broken)), SPEC.configuration)
+        measure_untrained(context_of(ProgramCache(Workload(digits, broken))), SPEC.configuration)
 
 
 def test_a_disk_that_is_full_ends_the_run_and_leaves_no_half_weights(
@@ -342,7 +349,7 @@ def with_softmax(input_shape, num_classes):
 )
 def test_a_model_that_cannot_be_used_is_refused(digits, builder, message):
     with pytest.raises(InputError, match=message):
-        measure_untrained(ProgramCache(Workload(digits, builder)), SPEC.configuration)
+        measure_untrained(context_of(ProgramCache(Workload(digits, builder))), SPEC.configuration)
 
 
 @pytest.mark.parametrize(

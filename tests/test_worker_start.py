@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -51,16 +51,15 @@ class FakeSlot:
         """Nothing: it does not stop."""
 
 
+def never():
+    return False
+
+
 def make_engine(slot):
-    engine = WorkerEngine.__new__(WorkerEngine)  # without any process
-    engine._slots = [slot]  # type: ignore[list-item]
-    engine._devices = Devices("GPU", ("GPU:0",), 1, 1)
-    engine._running, engine._stopped = {}, set()
-    engine._starts = collections.Counter()
-    engine._stop_seen, engine.board = None, None
-    engine.records, engine._checkpoint_seconds = Path(), 60.0
-    engine.stop_requested = lambda: False
-    return engine
+    """An engine without any process."""
+    devices = Devices("GPU", ("GPU:0",), 1, 1)
+    processes = types.SimpleNamespace(slots=[slot], devices=devices, stop_requested=never)
+    return WorkerEngine(processes, records=Path())  # type: ignore[arg-type]
 
 
 def test_a_start_without_memory_is_tried_again_before_the_trial_runs():
@@ -68,16 +67,16 @@ def test_a_start_without_memory_is_tried_again_before_the_trial_runs():
     engine = make_engine(slot)
     engine.start(SPEC)
 
-    assert engine._finished(0) is None
-    assert engine._finished(0) == (SPEC, DONE)
+    assert engine._finished(0, never) is None
+    assert engine._finished(0, never) == (SPEC, DONE)
     assert slot.submitted == 2
 
 
 def test_a_start_that_fails_twice_teaches_nothing_of_the_batch_size():
     engine = make_engine(FakeSlot(FULL, FULL))
     engine.start(SPEC)
-    assert engine._finished(0) is None
-    ended = engine._finished(0)
+    assert engine._finished(0, never) is None
+    ended = engine._finished(0, never)
 
     assert ended is not None
     assert (ended[1].status, ended[1].message) == (
@@ -89,7 +88,7 @@ def test_a_start_that_fails_twice_teaches_nothing_of_the_batch_size():
 def test_the_kernels_kill_during_a_trial_is_out_of_memory_at_once():
     engine = make_engine(FakeSlot(ProcessEndedError("oom", "The kernel killed it.")))
     engine.start(SPEC)
-    ended = engine._finished(0)
+    ended = engine._finished(0, never)
 
     assert ended is not None
     assert ended[1].status == "oom"
@@ -102,7 +101,7 @@ def test_cudnn_that_cannot_be_opened_is_judged_by_the_log(log, status):
     failed = Outcome("error", {}, 0, 0, 1.0, 0.0, "Could not create cudnn handle: ...")
     engine = make_engine(FakeSlot(failed, log=log))
     engine.start(SPEC)
-    ended = engine._finished(0)
+    ended = engine._finished(0, never)
 
     assert ended is not None
     assert ended[1].status == status
@@ -118,7 +117,7 @@ def test_a_trial_that_does_not_stop_is_ended_after_the_grace_time(monkeypatch):
     monkeypatch.setattr(worker_engine, "GRACE_SECONDS", 0.0)
     engine._end_what_does_not_stop()
     engine._end_what_does_not_stop()
-    ended = engine._finished(0)
+    ended = engine._finished(0, never)
 
     assert slot.killed == 1
     assert ended is not None

@@ -132,17 +132,18 @@ def open_request(
     with RunLock(request.run_dir) as lock:
         from tfbatch.search.adaptation import adapt
         from tfbatch.search.opening import load_records, make_bench, open_engine
+        from tfbatch.training.description import describe_model
 
         splits = splits_of(request, given)
         code = user_code(request, given)
         with open_engine(
             request, code, lock=lock, warm=None, stop_requested=stop_requested
         ) as engine:
-            request, data = load_records(
+            request, data, engine = load_records(
                 request, engine, progress, own_dir=lock.data, splits=splits
             )
             progress.doing("building the model")
-            model = engine.call("describe_model", list(request.model_arguments))
+            model = engine.call(describe_model, list(request.model_arguments))
             for note in model.notes:
                 progress.say(note)
             try:

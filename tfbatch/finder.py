@@ -244,7 +244,7 @@ def run_request(
         if request.execution.workers != 0:  # it imports TensorFlow beside this process
             lock.logs.mkdir(exist_ok=True)
             log = worker_log(lock.logs, 0)
-            warm = warm_slot(log, lock.workers_file, "tfbatch.training.runner")
+            warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")
         try:
             from tfbatch.search.session import run_search
 

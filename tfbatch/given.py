@@ -16,7 +16,7 @@ from tfbatch.request.task import IN_PYTHON, Task
 
 if TYPE_CHECKING:
     from tfbatch.pipeline.own_splits import OwnSplit
-    from tfbatch.training.runner import UserCode  # imports TensorFlow
+    from tfbatch.training.context import UserCode  # imports TensorFlow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,8 @@ def user_code(request: Request, given: Given) -> UserCode:
     """
     from tfbatch.training.callbacks import as_factory
     from tfbatch.training.compilation import Compilation
+    from tfbatch.training.context import UserCode
     from tfbatch.training.model_builder import check_builder, find_model_builder
-    from tfbatch.training.runner import UserCode
 
     build_model = given.build_model or find_model_builder(request.model)
     check_builder(build_model)

@@ -6,36 +6,38 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Protocol
 
 from tfbatch.configuration import Configuration
 from tfbatch.own_data import DataDescription
 from tfbatch.workers.slot import Start
 
 if TYPE_CHECKING:
-    from tfbatch.training.description import ModelDescription  # imports TensorFlow
+    from tfbatch.training.context import P, R, TaskContext  # imports TensorFlow
+    from tfbatch.training.description import ModelDescription
     from tfbatch.training.devices import Devices
-    from tfbatch.training.runner import Job
-
-Found = TypeVar("Found")
 
 
 class Process(Protocol):
     """What a bench asks of an engine: one call at a time, with the whole machine."""
 
-    stop_requested: Callable[[], bool]
-    records: Path | None
-
-    @property
-    def job(self) -> Job:
-        """What the process was started with."""
-
     @property
     def devices(self) -> Devices:
         """What it runs on."""
 
-    def call_alone(self, task: str, *arguments: Any) -> Any:
-        """Runs one of the Runner's tasks with the whole machine."""
+    def stop_requested(self) -> bool:
+        """Whether what runs is to end."""
+
+    def call_alone(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """Runs a function with the whole machine; see tfbatch.search.engine.Engine."""
+
+    def own_process(self, log: Path) -> Start:
+        """How another process begins, with the whole machine."""
 
     def rest(self) -> None:
         """Ends the process, which holds memory; the next call starts one."""
@@ -70,21 +72,26 @@ class Bench:
         """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
         return self.baseline.model_copy(update={"batch_size": batch_size})
 
-    def measure(self, function: Callable[..., Found], *arguments: Any) -> Found:
-        """What `function(programs, *arguments, heartbeat=...)` returns in the process.
+    def measure(
+        self,
+        function: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """What `function(context, *arguments, **options)` returns in the process.
 
         Args:
             function: Module-level: it travels by its name.
             arguments: Its further arguments.
+            options: The same by name.
         """
-        found: Found = self.process.call_alone("measure", function, *arguments)
-        return found
+        return self.process.call_alone(function, *arguments, **options)
 
-    def task(self, function: Callable[..., Found], *arguments: Any) -> Callable[..., Found]:
+    def task(self, function: Callable[..., R], *arguments: object) -> Callable[..., R]:
         """The same for a process that `own_process` begins: it takes the last arguments."""
-        from tfbatch.training.runner import perform
+        from tfbatch.training.context import perform
 
-        return functools.partial(perform, "measure", self.process.records, function, *arguments)
+        return functools.partial(perform, None, function, *arguments)
 
     def own_process(self, log: Path) -> Start:
         """How a process of an instrument's own begins, with the whole machine.
@@ -92,11 +99,7 @@ class Bench:
         Args:
             log: File for everything that it prints.
         """
-        from tfbatch.training.runner import begin_worker
-
-        job = self.process.job
-        place = dataclasses.replace(job.place, slot=0, workers=1, whole=True)
-        return Start(log, None, begin_worker, (dataclasses.replace(job, place=place),))
+        return self.process.own_process(log)
 
     def rest(self) -> None:
         """Ends the bench's process until the next `measure`: it would hold a device's memory."""

@@ -12,7 +12,8 @@ A file holds all of its measurement: the function for Python, such as
 - `probe(bench, *, batch_sizes, seconds)`, which returns a `Reading`.
 
 `probe` is called in the process of the command. It chooses what is to be measured, has it measured
-by `bench.measure(function, ...)` in the process that trains, and never prints. Errors may leave it:
+by `bench.measure(function, ...)` in the process that trains, where the function's first argument is
+a tfbatch.training.context.TaskContext, and never prints. Errors may leave it:
 the command says so and goes on with the next instrument.
 
 Some readings are read by others, by these attributes:

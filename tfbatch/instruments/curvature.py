@@ -27,7 +27,7 @@ from tfbatch.instruments.weights_and_examples import (
 )
 from tfbatch.layers import recalibrate_batch_normalization
 from tfbatch.search.progress import progress_lines
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.context import TaskContext
 from tfbatch.workbench import Bench
 
 HEADING = "Curvature"
@@ -260,24 +260,22 @@ def _affordable(
 
 
 def measure_curvature_of(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     weights: Weights,
     settings: CurvatureSettings,
-    *,
-    heartbeat: Callable[[], None],
 ) -> CurvatureReading:
     """Measures in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: What the weights are trained with.
         weights: At which weights.
         settings: How to measure.
-        heartbeat: Called now and then.
     """
+    programs = task.programs
     model = model_at(programs, configuration, weights)
-    heartbeat()
+    task.heartbeat()
     wanted = min(settings.examples, programs.workload.data.num_examples("train"))
     size = min(_AT_ONCE, wanted)
     sample = training_batches(
@@ -296,5 +294,5 @@ def measure_curvature_of(
         batches,
         settings=settings,
         where=f"{weights}{note}",
-        heartbeat=heartbeat,
+        heartbeat=task.heartbeat,
     )

@@ -27,6 +27,7 @@ from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.data import Data
 from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.request.execution import Execution
+from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
@@ -194,20 +195,18 @@ def measure_image_sizes(
 
 
 def measure_resized(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     image_size: int,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, on images resized to `image_size`.
 
     See tfbatch.largest_batch.training_load.measure_training for the other arguments.
     """
-    workload = programs.workload
+    workload = task.programs.workload
     resized = Workload(
         ResizedData(workload.data, image_size),
         workload.build_model,
@@ -216,7 +215,7 @@ def measure_resized(
         jit_compile=workload.jit_compile,
         strategy=workload.strategy,
     )
-    load = TrainingLoad(ProgramCache(resized), configuration, heartbeat, validate=False)
+    load = TrainingLoad(ProgramCache(resized), configuration, task.heartbeat, validate=False)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 

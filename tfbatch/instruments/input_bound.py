@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.training.context import TaskContext
 from tfbatch.training.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_in_rounds
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import (
@@ -178,20 +179,16 @@ class InputBoundReading:
 
 
 def measure_input_bound(
-    programs: ProgramCache,
-    configurations: Sequence[Configuration],
-    seconds: float = math.inf,
-    *,
-    heartbeat: Callable[[], None],
+    task: TaskContext, configurations: Sequence[Configuration], seconds: float = math.inf
 ) -> InputBoundReading:
     """Times pipeline, model, and both, in interleaved rounds, in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configurations: What to measure, at most one for each batch size.
         seconds: About what it may take; the largest sizes are left out where that is short.
-        heartbeat: Called now and then.
     """
+    programs = task.programs
     ascending = sorted(configurations, key=lambda one: one.batch_size)
 
     def visit(index: int) -> list[Paced]:
@@ -209,7 +206,7 @@ def measure_input_bound(
         [one.batch_size for one in ascending],
         visit,
         rounds=FEWEST_ROUNDS,
-        heartbeat=heartbeat,
+        heartbeat=task.heartbeat,
         seconds=seconds,
     )
     shares = tuple(

@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
 
 from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.callbacks import StopAfterSteps
+from tfbatch.callbacks._sweep import SweptLosses
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import DIVERGED, FEWEST_STEPS, RangeTest, read_range_test
+from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest, read_range_test
 from tfbatch.gradients import untouched
 from tfbatch.instruments.weights_and_examples import size_of_updates
 from tfbatch.search.progress import progress_lines
+from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.workbench import Bench
 
@@ -273,11 +274,7 @@ class RangeReading:
 
 
 def measure_learning_rate_range(
-    programs: ProgramCache,
-    configuration: Configuration,
-    settings: RangeSettings,
-    *,
-    heartbeat: Callable[[], None],
+    task: TaskContext, configuration: Configuration, settings: RangeSettings
 ) -> RangeReading:
     """Sweeps in the process that trains: the traced program's learning-rate table is replaced.
 
@@ -287,15 +284,14 @@ def measure_learning_rate_range(
     Weights, optimizer, moving statistics and random generators are put back after each sweep.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: Optimizer and batch size; its learning rate and schedule are out of effect.
         settings: The sweep.
-        heartbeat: Called after each update.
 
     Raises:
         InputError: Weights that make no finite loss at the lowest rate.
     """
-    started = time.perf_counter()
+    started, programs = time.perf_counter(), task.programs
     rates = settings.rates()
     curves: list[list[float]] = []
     for seed in settings.seeds:
@@ -303,12 +299,12 @@ def measure_learning_rate_range(
             curves
         ) / (len(curves) + 1):
             break
-        curves.append(_sweep(programs, configuration, rates, seed, heartbeat))
+        curves.append(_sweep(programs, configuration, rates, seed, task.heartbeat))
     result = read_range_test(rates, curves)
 
     def train(rate: float) -> list[float]:
         constant = np.full(len(rates), rate)
-        return _sweep(programs, configuration, constant, settings.seeds[0], heartbeat)
+        return _sweep(programs, configuration, constant, settings.seeds[0], task.heartbeat)
 
     def has_time(runs: int) -> bool:
         spent = time.perf_counter() - started
@@ -398,24 +394,16 @@ def _sweep(
     return watcher.losses + [math.nan] * (steps - len(watcher.losses))
 
 
-class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
-    """Each update's own loss; ends the sweep when it has diverged."""
+class _Losses(SweptLosses):
+    """Gives a heartbeat too."""
 
     def __init__(self, heartbeat: Callable[[], None]):
         super().__init__()
-        self.losses: list[float] = []
         self._heartbeat = heartbeat
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.model.reset_metrics()  # the running mean is then the loss of this update alone
-
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.losses.append(float((logs or {})["loss"]))
+        super().on_train_batch_end(batch, logs)
         self._heartbeat()
-        bar = DIVERGED * float(np.median(self.losses[:_FIRST]))
-        lasting = len(self.losses) >= _FIRST and bar > 0 and min(self.losses[-3:]) > bar
-        if lasting or not math.isfinite(self.losses[-1]):
-            self.model.stop_training = True
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from tfbatch.instruments.weights_and_examples import (
     training_batches,
 )
 from tfbatch.search.progress import progress_lines
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.context import TaskContext
 from tfbatch.training.workload import Workload
 from tfbatch.workbench import Bench
 
@@ -433,23 +433,21 @@ def _tight(
 
 
 def measure_noise_scale(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     weights: Weights,
     settings: NoiseScaleSettings,
-    *,
-    heartbeat: Callable[[], None],
 ) -> NoiseScaleReading:
     """Measures in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: What the weights are trained with; its batch size is that training's.
         weights: At which weights.
         settings: How to measure. A large batch beyond a quarter of the training split is made
             smaller.
-        heartbeat: Called now and then.
     """
+    programs = task.programs
     data = programs.workload.data
     examples = data.num_examples("train")
     k = settings.micro_batches
@@ -459,7 +457,7 @@ def measure_noise_scale(
             f"Received: {k}."
         )
     model = model_at(programs, configuration, weights)
-    heartbeat()
+    task.heartbeat()
     normalized = any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
     )
@@ -475,7 +473,7 @@ def measure_noise_scale(
         num_examples=examples,
         pilot=_pass(programs.workload, settings, examples, number=MOST_PASSES),
         where=f"{weights}{'' if settings.augmented else ', without augmentation,'}",
-        heartbeat=heartbeat,
+        heartbeat=task.heartbeat,
     )
 
 

@@ -22,7 +22,7 @@ from tfbatch.instruments.input_bound import InputBoundReading, measure_input_bou
 from tfbatch.request.execution import Execution
 from tfbatch.request.search_config import BatchSizeGrid
 from tfbatch.search.progress import progress_lines
-from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.context import TaskContext
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
 from tfbatch.workbench import Bench
 
@@ -305,23 +305,18 @@ class ThroughputReading:
 
 
 def measure_throughput_of(
-    programs: ProgramCache,
-    configurations: Sequence[Configuration],
-    seconds: float = math.inf,
-    *,
-    heartbeat: Callable[[], None],
+    task: TaskContext, configurations: Sequence[Configuration], seconds: float = math.inf
 ) -> ThroughputReading:
     """Times the steps of each configuration in the process that trains.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configurations: What to measure, at most one for each batch size.
         seconds: About what it may take; the largest sizes are left out where that is short.
-        heartbeat: Called now and then.
     """
     ascending = sorted(configurations, key=lambda one: one.batch_size)
     times = measure_step_times(
-        programs, ascending, heartbeat=heartbeat, rounds=ROUNDS, seconds=seconds
+        task.programs, ascending, heartbeat=task.heartbeat, rounds=ROUNDS, seconds=seconds
     )
     left_out = tuple(one.batch_size for one in ascending[len(times) :])
     return throughput_from(times, left_out=left_out)

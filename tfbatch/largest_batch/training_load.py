@@ -21,6 +21,7 @@ from tfbatch.device_memory import peak_bytes
 from tfbatch.largest_batch.fresh_process import Ended, climb
 from tfbatch.pipeline.data import Data
 from tfbatch.process_memory import usable_memory
+from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
 from tfbatch.training.program_cache import ProgramCache
 
@@ -36,41 +37,36 @@ _SCANNED_AT_ONCE = 64
 
 
 def measure_training(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     accumulation: int,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of training at growing batch sizes, and of validation after the last.
 
     Args:
-        programs: Data, model and optimizer as a trial has them.
+        task: Model and data.
         configuration: What to train with; the batch size is replaced.
         accumulation: Micro-batches of an update, by `tfbatch.accumulated`; 1 for none.
         sizes: Batch sizes, all replicas together; with accumulation those of a micro-batch.
         budget_bytes: Bytes that may be used.
         record: File for what is measured.
-        heartbeat: Called after each batch.
     """
-    load = TrainingLoad(programs, configuration, heartbeat, accumulation=accumulation)
+    load = TrainingLoad(task.programs, configuration, task.heartbeat, accumulation=accumulation)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
 def measure_evaluation(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     sizes: Sequence[int],
     budget_bytes: float,
     record: Path,
-    *,
-    heartbeat: Callable[[], None],
 ) -> Ended:
     """The peak of evaluation alone at growing batch sizes; see `measure_training`."""
-    load = _Evaluation(programs, configuration, heartbeat)
+    load = _Evaluation(task.programs, configuration, task.heartbeat)
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
@@ -88,10 +84,10 @@ class UsableMemory(NamedTuple):
     replicas: int
 
 
-def find_usable_memory(programs: ProgramCache, *, heartbeat: Callable[[], None]) -> UsableMemory:
+def find_usable_memory(task: TaskContext) -> UsableMemory:
     """What a process that trains may use; the GPU's part was never run by its authors."""
-    heartbeat()
-    replicas = programs.workload.replicas
+    task.heartbeat()
+    replicas = task.programs.workload.replicas
     if not tf.config.list_logical_devices("GPU"):
         return UsableMemory("CPU", usable_memory(), replicas)
     options = tf.compat.v1.GPUOptions(allow_growth=True)  # else it would take all

@@ -35,14 +35,11 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
     """Where the chief posts trials and joined workers take them. All methods are thread-safe.
 
     Args:
-        job: What a worker needs to know of the search, for JSON.
         now: A monotonic clock, in seconds.
     """
 
-    def __init__(self, job: dict[str, Any], *, now: Callable[[], float] = time.monotonic):
-        hyperparameters = keras_tuner.HyperParameters()
-        hyperparameters.Fixed(JOB, json.dumps(job))
-        super().__init__("loss", hyperparameters=hyperparameters)
+    def __init__(self, *, now: Callable[[], float] = time.monotonic):
+        super().__init__("loss", hyperparameters=keras_tuner.HyperParameters())
         self._now = now
         self._mutex = threading.Lock()
         self._asking: dict[str, float] = {}
@@ -50,6 +47,14 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
         self._running: dict[str, tuple[TrialSpec, float, float]] = {}
         self._ended: deque[tuple[TrialSpec, Outcome]] = deque()
         self._closed = False
+
+    def announce(self, job: dict[str, Any]) -> None:
+        """Says what the search is, before the board is served.
+
+        Args:
+            job: What a worker needs to know of it, for JSON.
+        """
+        self.hyperparameters.Fixed(JOB, json.dumps(job))
 
     def free(self, within: float = _ASKING_SECONDS) -> list[str]:
         """Workers without a trial that have asked for one within this many seconds."""

@@ -1,19 +1,24 @@
-"""What a search asks of whatever runs its trials."""
+"""What a search asks of whatever runs its trials and tasks."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, Protocol
 
 from tfbatch.errors import SearchError, TfbatchError
 from tfbatch.out_of_memory import follows_out_of_memory, is_out_of_memory, memory_message
+from tfbatch.search.chief import Board
+from tfbatch.training.context import P, R, TaskContext
 from tfbatch.training.devices import Devices
 from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.workers.mailbox import TaskProgress
+from tfbatch.workers.slot import Start
 
 Finished = tuple[TrialSpec, Outcome]
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,7 @@ def memory_failure(task: str, error: BaseException, log: str = "") -> SearchErro
     """The error for a task's exception if it is a lack of memory; else None.
 
     Args:
-        task: Name of a method of Runner.
+        task: The task's name.
         error: What it raised.
         log: What its process printed.
     """
@@ -49,8 +54,8 @@ def memory_failure(task: str, error: BaseException, log: str = "") -> SearchErro
     )
 
 
-class Engine(Protocol):
-    """Runs trials, several at a time, and single tasks while no trial runs."""
+class TrialEngine(Protocol):
+    """Runs trials, several at a time."""
 
     @property
     def devices(self) -> Devices:
@@ -66,8 +71,127 @@ class Engine(Protocol):
     def start(self, spec: TrialSpec) -> None:
         """Starts a trial."""
 
-    def wait(self) -> list[Finished]:
-        """Waits until trials end; returns them."""
+    def wait(
+        self, *, seconds: float = float("inf"), stop_requested: Callable[[], bool] | None = None
+    ) -> list[Finished]:
+        """Waits until trials end; returns them.
+
+        Args:
+            seconds: Nothing is returned if that takes longer.
+            stop_requested: When true, running trials end. Default: when the user asks for it.
+        """
 
     def running(self) -> list[Running]:
         """The trials that run now, for a display; called from another thread."""
+
+
+class Engine(TrialEngine, Protocol):
+    """Runs trials, and single tasks while no trial runs: functions that get a TaskContext first.
+
+    It is never changed from outside: what differs is an argument, and `opened` gives another one.
+    """
+
+    @property
+    def board(self) -> Board | None:
+        """Where machines that join take trials; None where none can."""
+
+    def stop_requested(self) -> bool:
+        """Whether the user has asked to stop."""
+
+    def opened(self, records: Path) -> Engine:
+        """The same processes, whose tasks find the prepared data there."""
+
+    def call(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """Runs a task, while no trial runs.
+
+        Args:
+            task: Module-level, so that it travels by its name.
+            arguments: What it takes after the context.
+            options: The same by name.
+
+        Raises:
+            SearchError: Its process ended, or memory was used up.
+            StoppedError: The user requested a stop, and it did not end soon enough.
+        """
+
+    def call_watched(
+        self,
+        on_progress: OnProgress,
+        task: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """The same; `on_progress(done, total)` is told how far the task is."""
+
+    def call_alone(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """The same with the whole machine: one worker's share would show other times."""
+
+    def own_process(self, log: Path) -> Start:
+        """How a process begins that tasks are given to by tfbatch.training.context.perform.
+
+        Args:
+            log: File for everything that it prints.
+        """
+
+    def rest(self) -> None:
+        """Ends idle processes, and frees their memory; the next task starts them anew."""
+
+    def close(self) -> None:
+        """Ends every process at once."""
+
+
+class Calls(abc.ABC):
+    """The three ways to call a task, all by `_perform`."""
+
+    def call(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """See Engine."""
+        found: R = self._perform(task, arguments, options)
+        return found
+
+    def call_watched(
+        self,
+        on_progress: OnProgress,
+        task: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """See Engine."""
+        found: R = self._perform(task, arguments, options, on_progress=on_progress)
+        return found
+
+    def call_alone(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """See Engine."""
+        found: R = self._perform(task, arguments, options, alone=True)
+        return found
+
+    @abc.abstractmethod
+    def _perform(
+        self,
+        task: Callable[..., Any],
+        arguments: Sequence[Any],
+        options: Mapping[str, Any],
+        *,
+        on_progress: OnProgress | None = None,
+        alone: bool = False,
+    ) -> Any:
+        """Runs `task(context, *arguments, **options)`."""

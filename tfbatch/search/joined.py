@@ -32,9 +32,11 @@ from tfbatch.search.chief import (
     spec_from_json,
 )
 from tfbatch.search.progress import Progress
-from tfbatch.search.worker_engine import WorkerEngine
+from tfbatch.search.worker_engine import STALL_MINUTES, WorkerEngine, WorkerProcesses
+from tfbatch.training.context import Job, UserCode, dump_code
+from tfbatch.training.data_tasks import describe_data, prepare_data
+from tfbatch.training.evaluation import measure_untrained
 from tfbatch.training.model_builder import find_model_builder
-from tfbatch.training.runner import Job, UserCode, dump_code
 from tfbatch.trial.outcome import TrialSpec
 
 _WAIT_SECONDS = 60.0
@@ -80,15 +82,19 @@ def join_search(
         kind: type[Recipe] | type[OwnData] = OwnData if "kind" in asked["data"] else Recipe
         data = validate(kind, asked["data"], where="the chief's data")
         code = dump_code(UserCode(find_model_builder(asked["model"])))
-        engine = WorkerEngine(
+        processes = WorkerProcesses(
             Job(data, code, precision=asked["precision"], jit_compile=asked["jit_compile"]),
             workers=workers,
             folder=Path(folder),
             lock=None,
             stop_requested=stop_requested,
+            stall_minutes=STALL_MINUTES,
+            warm=None,
         )
+        engine = WorkerEngine(processes)
         try:
-            _check_same(engine, asked, data_dir, records_dir)
+            engine = engine.opened(engine.call(prepare_data, data_dir, records_dir, None))
+            _check_same(engine, asked)
             progress.say(f"Joined the search at {address} with {engine.devices.workers} workers.")
             return _Joined(client, engine, (host, port), progress, stop_requested).run()
         finally:
@@ -174,13 +180,9 @@ class _Joined:
         return len(ended)
 
 
-def _check_same(
-    engine: WorkerEngine, asked: dict[str, Any], data_dir: Path | None, records_dir: Path | None
-) -> None:
+def _check_same(engine: WorkerEngine, asked: dict[str, Any]) -> None:
     """Refuses records or a model that differ from the chief's: results could not be compared."""
-    folder, _ = engine.call("prepare", data_dir, records_dir, None)
-    engine.open(folder)
-    identity = engine.call("describe_data").identity
+    identity = engine.call(describe_data).identity
     if identity != asked["records"]:
         raise InputError(
             f"The data made here differs from the chief's ({identity} and "
@@ -188,7 +190,7 @@ def _check_same(
             "Point --data_dir to a copy of the chief's data."
         )
     baseline = Configuration.model_validate(asked["baseline"])
-    untrained = engine.call("measure_untrained", baseline)
+    untrained = engine.call(measure_untrained, baseline)
     if untrained.model_hash != asked["model_built"]:
         raise InputError(
             f"The model `{asked['model']}` here is not the chief's: layers, settings or weights "

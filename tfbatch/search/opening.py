@@ -11,25 +11,25 @@ from pathlib import Path
 from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription, OwnData
-from tfbatch.pipeline.classes import Expected
 from tfbatch.pipeline.own_splits import OwnSplit
 from tfbatch.pipeline.storing import store_splits
 from tfbatch.request.request import Request
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
+from tfbatch.search.engine import Engine
 from tfbatch.search.progress import Progress
 from tfbatch.search.serial_engine import InProcessEngine
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.worker_engine import WorkerEngine
+from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
+from tfbatch.training.context import Job, UserCode, dump_code
+from tfbatch.training.data_tasks import describe_data, expect_form, prepare_data
 from tfbatch.training.description import ModelDescription
 from tfbatch.training.devices import Place
 from tfbatch.training.evaluation import Untrained
-from tfbatch.training.runner import Job, UserCode, dump_code
 from tfbatch.workbench import Bench
 from tfbatch.workers import Slot
 
 _SAY_SECONDS = 10.0
-AnyEngine = InProcessEngine | WorkerEngine
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def open_engine(
     lock: RunLock,
     warm: Slot | None,
     stop_requested: Callable[[], bool],
-) -> Iterator[AnyEngine]:
+) -> Iterator[Engine]:
     """Starts what runs the trials; ends it however the run ends.
 
     Raises:
@@ -54,7 +54,7 @@ def open_engine(
         jit_compile=execution.jit_compile,
         place=Place(strategy=execution.strategy, logical_cpus=execution.logical_cpus),
     )
-    engine: AnyEngine
+    engine: Engine
     if execution.workers == 0:
         engine = InProcessEngine(
             job,
@@ -64,14 +64,17 @@ def open_engine(
     else:
         lock.logs.mkdir(exist_ok=True)
         engine = WorkerEngine(
-            job,
-            workers=1 if execution.strategy else execution.workers,
-            folder=lock.logs,
-            lock=lock.workers_file,
-            stop_requested=stop_requested,
-            stall_minutes=execution.stall_minutes,
+            WorkerProcesses(
+                job,
+                workers=1 if execution.strategy else execution.workers,
+                folder=lock.logs,
+                lock=lock.workers_file,
+                stop_requested=stop_requested,
+                stall_minutes=execution.stall_minutes,
+                warm=warm,
+            ),
             checkpoint_seconds=execution.checkpoint_seconds,
-            warm=warm,
+            board=Board() if execution.chief else None,
         )
     try:
         yield engine
@@ -83,7 +86,7 @@ def make_bench(
     request: Request,
     data: DataDescription,
     model: ModelDescription,
-    engine: AnyEngine,
+    engine: Engine,
     progress: Progress,
 ) -> Bench:
     """What instruments measure, by an engine that has opened the data."""
@@ -98,7 +101,7 @@ def make_bench(
 
 
 def open_to_others(
-    request: Request, engine: AnyEngine, *, records: str, model_built: str, baseline: Configuration
+    request: Request, engine: Engine, *, records: str, model_built: str, baseline: Configuration
 ) -> None:
     """Lets other machines join the search, if that is asked for.
 
@@ -106,7 +109,7 @@ def open_to_others(
         InputError: The address cannot be listened on, or the model cannot be imported elsewhere.
     """
     address = request.execution.chief
-    if address is None or isinstance(engine, InProcessEngine):
+    if address is None or engine.board is None:
         return
     if isinstance(request.data, OwnData) and not _is_importable(request.data):
         raise InputError(
@@ -119,7 +122,7 @@ def open_to_others(
             f"Machines that join must import the model, and cannot import `{request.model}`. Put "
             "its builder into a module, and give it as package.module:function."
         )
-    engine.board = Board(
+    engine.board.announce(
         {
             "data": request.data.model_dump(mode="json", by_alias=True),
             "model": request.model,
@@ -135,12 +138,12 @@ def open_to_others(
 
 def load_records(
     request: Request,
-    engine: AnyEngine,
+    engine: Engine,
     progress: Progress,
     *,
     own_dir: Path,
     splits: Mapping[str, OwnSplit] | None = None,
-) -> tuple[Request, DataDescription]:
+) -> tuple[Request, DataDescription, Engine]:
     """Prepares the data where needed, by the engine, and reports its contents.
 
     Args:
@@ -151,7 +154,8 @@ def load_records(
         splits: Arrays or Datasets of this process, to be stored there.
 
     Returns:
-        The request with the place of what was stored, and what the data holds.
+        The request with the place of what was stored, what the data holds, and the engine whose
+        tasks find it.
 
     Raises:
         InputError: The data, or the data with this model, cannot be used.
@@ -159,21 +163,25 @@ def load_records(
         RunFolderError: It cannot be written.
     """
     if splits is None:
-        engine.on_progress = lambda done, total: progress.preparing("records", done, total)
-        folder, _ = engine.call("prepare", request.data_dir, request.records_dir, own_dir)
-        engine.on_progress = None
+        folder = engine.call_watched(
+            lambda done, total: progress.preparing("records", done, total),
+            prepare_data,
+            request.data_dir,
+            request.records_dir,
+            own_dir,
+        )
     else:
-        expected: Expected = engine.call("expect", splits["train"].form)
+        expected = engine.call(expect_form, splits["train"].form)
         folder = store_splits(own_dir, splits, expected, heartbeat=_every_few_seconds(progress))
         stored = request.data.model_copy(update={"where": str(folder)})
         request = dataclasses.replace(request, data=stored, dataset=str(folder))
-    engine.open(folder)
-    data: DataDescription = engine.call("describe_data")
+    engine = engine.opened(folder)
+    data = engine.call(describe_data)
     counts = ", ".join(f"{count:,} {split}" for split, count in data.splits.items())
     progress.say(f"{request.data.name}: {counts} examples; {data.where}.")
     for note in data.notes:
         progress.say(note)
-    return request, data
+    return request, data, engine
 
 
 def _every_few_seconds(progress: Progress) -> Callable[[int], None]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfbatch.search.engine import Finished, Progress, Running, memory_failure
+from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
+from tfbatch.training.context import Job, TaskContext, UserCode, load_code, worker_alone
 from tfbatch.training.devices import Devices
-from tfbatch.training.runner import Job, Runner
+from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.workers.mailbox import TaskProgress
+from tfbatch.workers.slot import Start
 
 
 class SerialEngine:
@@ -42,16 +44,19 @@ class SerialEngine:
         return not self._waiting
 
     def can_start(self, phase: Phase) -> bool:
-        """See Engine."""
+        """See TrialEngine."""
         del phase
         return self.free
 
     def start(self, spec: TrialSpec) -> None:
-        """See Engine."""
+        """See TrialEngine."""
         self._waiting.append(spec)
 
-    def wait(self) -> list[Finished]:
-        """See Engine."""
+    def wait(
+        self, *, seconds: float = float("inf"), stop_requested: Callable[[], bool] | None = None
+    ) -> list[Finished]:
+        """See TrialEngine; a trial that runs ends before this returns."""
+        del seconds, stop_requested
         spec = self._waiting.popleft()
         self._running, self._began, self.progress = spec, time.perf_counter(), TaskProgress()
         try:
@@ -60,20 +65,25 @@ class SerialEngine:
             self._running = None
 
     def running(self) -> list[Running]:
-        """See Engine."""
+        """See TrialEngine."""
         spec = self._running
         if spec is None:
             return []
         return [Running(spec, self.progress, time.perf_counter() - self._began)]
 
 
-class InProcessEngine(SerialEngine):
+class InProcessEngine(SerialEngine, Calls):
     """`--workers=0`: everything in this process, where a debugger and a profiler see it.
 
     Args:
         job: What all tasks have in common.
         stop_requested: When true, the running task ends.
+        checkpoint_seconds: The least time between two checkpoints of a trial.
+        code: The job's code, if it is loaded already.
+        records: Where the prepared data is.
     """
+
+    board = None
 
     def __init__(
         self,
@@ -81,45 +91,71 @@ class InProcessEngine(SerialEngine):
         *,
         stop_requested: Callable[[], bool],
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        code: UserCode | None = None,
+        records: Path | None = None,
     ):
-        self.stop_requested = stop_requested
-        self.on_progress: Progress | None = None
-        self.job = job
-        self.records: Path | None = None
-        self._runner = Runner(job, self)
-        super().__init__(lambda spec: self._runner.run_trial(spec, checkpoint_seconds))
+        self._users_stop = self._stop = stop_requested
+        self._checkpoint_seconds = checkpoint_seconds
+        self._on_progress: OnProgress | None = None
+        self._context = TaskContext(job, code or load_code(job), signs=self, records=records)
+        super().__init__(lambda spec: run_spec(self._context, spec, checkpoint_seconds))
+
+    def stop_requested(self) -> bool:
+        """See Engine; while a trial runs, whether that one is to end."""
+        return self._stop()
 
     def report(self, done: int, total: int, within: float = 0.0) -> None:
-        """See tfbatch.training.runner.Signs."""
+        """See tfbatch.training.context.Signs."""
         self.progress = TaskProgress(done, total, within)
-        if self.on_progress:
-            self.on_progress(done, total)
+        if self._on_progress:
+            self._on_progress(done, total)
 
-    def open(self, folder: Path) -> None:
-        """Says where the records are."""
-        self.records = folder
-        self._runner.open(folder)
+    def opened(self, records: Path) -> InProcessEngine:
+        """See Engine."""
+        return InProcessEngine(
+            self._context.job,
+            stop_requested=self._users_stop,
+            checkpoint_seconds=self._checkpoint_seconds,
+            code=self._context.code,
+            records=records,
+        )
 
-    def call(self, task: str, *arguments: Any) -> Any:
-        """Runs one of the Runner's tasks by name.
-
-        Raises:
-            SearchError: Memory was exhausted.
-        """
+    def wait(
+        self, *, seconds: float = float("inf"), stop_requested: Callable[[], bool] | None = None
+    ) -> list[Finished]:
+        """See TrialEngine; a trial that runs ends before this returns."""
+        self._stop = stop_requested or self._users_stop
         try:
-            return getattr(self._runner, task)(*arguments)
-        except Exception as error:
-            failure = memory_failure(task, error)
-            if failure is None:
-                raise
-            raise failure from error
+            return super().wait(seconds=seconds)
+        finally:
+            self._stop = self._users_stop
 
-    def call_alone(self, task: str, *arguments: Any) -> Any:
-        """The same: nothing else runs."""
-        return self.call(task, *arguments)
+    def own_process(self, log: Path) -> Start:
+        """See Engine."""
+        return worker_alone(self._context.job, self._context.records, log)
 
     def rest(self) -> None:
         """Nothing to end."""
 
     def close(self) -> None:
         """Nothing to end."""
+
+    def _perform(
+        self,
+        task: Callable[..., Any],
+        arguments: Sequence[Any],
+        options: Mapping[str, Any],
+        *,
+        on_progress: OnProgress | None = None,
+        alone: bool = False,
+    ) -> Any:
+        self._on_progress = on_progress
+        try:
+            return task(self._context, *arguments, **options)
+        except Exception as error:
+            failure = memory_failure(task.__name__, error)
+            if failure is None:
+                raise
+            raise failure from error
+        finally:
+            self._on_progress = None

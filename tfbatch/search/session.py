@@ -17,9 +17,9 @@ from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
 from tfbatch.schema import content_hash
 from tfbatch.search.adaptation import adapt
+from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import limit_memory
 from tfbatch.search.opening import (
-    AnyEngine,
     check_batch_sizes,
     check_comparable,
     check_replicas,
@@ -34,9 +34,9 @@ from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trials_csv import csv_at_the_end
-from tfbatch.training.description import ModelDescription
-from tfbatch.training.evaluation import Untrained
-from tfbatch.training.runner import UserCode
+from tfbatch.training.context import UserCode
+from tfbatch.training.description import check_optimizers, describe_model
+from tfbatch.training.evaluation import measure_untrained
 from tfbatch.workers import Slot
 
 
@@ -60,7 +60,7 @@ def run_search(
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
         lock: The run folder's lock.
-        warm: A slot whose process has imported tfbatch.training.runner, or None.
+        warm: A slot whose process has imported TensorFlow, or None.
         started: `time.monotonic()` of the command's start, from which the time limit counts.
 
     Raises:
@@ -77,10 +77,12 @@ def run_search(
         lock,
         open_engine(request, code, lock=lock, warm=warm, stop_requested=stop_requested) as engine,
     ):
-        request, data = load_records(request, engine, progress, own_dir=lock.data, splits=splits)
+        request, data, engine = load_records(
+            request, engine, progress, own_dir=lock.data, splits=splits
+        )
         num_examples = data.splits["train"]
         progress.doing("building the model")
-        model: ModelDescription = engine.call("describe_model", list(request.model_arguments))
+        model = engine.call(describe_model, list(request.model_arguments))
         for note in model.notes:
             progress.say(note)
         request = adapt(request, model)
@@ -93,11 +95,11 @@ def run_search(
         check_batch_sizes(request, space, num_examples)
         check_replicas(request, space, engine.devices.replicas)
         _say_replicas(engine, space, progress)
-        engine.call("check_optimizers", space.optimizer_options())
+        engine.call(check_optimizers, space.optimizer_options())
         stop_if(stop_requested)
         baseline = request.baseline_configuration(space.scaling_rule)
         progress.doing("evaluating the untrained model")
-        untrained: Untrained = engine.call("measure_untrained", baseline)
+        untrained = engine.call(measure_untrained, baseline)
         names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
         request.objective.check(names, untrained.directions)
         check_comparable(request, untrained, progress)
@@ -177,7 +179,7 @@ def _load_told(folder: Path, progress: Progress, before: LoadSample) -> Iterator
             )
 
 
-def _say_replicas(engine: AnyEngine, space: SearchSpace, progress: Progress) -> None:
+def _say_replicas(engine: Engine, space: SearchSpace, progress: Progress) -> None:
     replicas = engine.devices.replicas
     if replicas > 1:
         sizes = ", ".join(f"{b} = {replicas} x {b // replicas}" for b in space.batch_sizes)

@@ -14,7 +14,7 @@ from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.files import checkpoint_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.columns import log_to_tensorboard
-from tfbatch.search.engine import Engine
+from tfbatch.search.engine import TrialEngine
 from tfbatch.search.outcome_policy import final_status, score_of
 from tfbatch.search.progress import Progress
 from tfbatch.trial.derived import Derived
@@ -63,6 +63,7 @@ class TrialRunner:
         total_examples: Length of every trial.
         training_loss: The training loss before any training.
         progress: Told of every trial.
+        stop_requested: When true, running trials end. Default: when the user asks for it.
 
     Attributes:
         trials: Those that have finished, of earlier sessions too.
@@ -72,15 +73,17 @@ class TrialRunner:
         self,
         folder: RunFolder,
         *,
-        engine: Engine,
+        engine: TrialEngine,
         derive: Callable[[Configuration], Derived],
         objective: Objective,
         total_examples: int,
         progress: Progress,
         training_loss: TrainingLoss | None = None,
+        stop_requested: Callable[[], bool] | None = None,
     ):
         self._folder = folder
         self._engine = engine
+        self._stop_requested = stop_requested
         self._interrupted: list[str] = []
         self._running = 0
         self._derive = derive
@@ -142,7 +145,7 @@ class TrialRunner:
                 held = None
             if not self._running:
                 break
-            for spec, outcome in self._engine.wait():
+            for spec, outcome in self._engine.wait(stop_requested=self._stop_requested):
                 self._running -= 1
                 if outcome.status == "interrupted":
                     self._drop(spec)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError, TfbatchError
 from tfbatch.optimizers import OWN
 from tfbatch.run_folder.files import BEST_MODEL
+from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.schema import Named
 from tfbatch.training.by_value import lost_in_configuration
+from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import loss_of
 from tfbatch.training.content_checks import content_notes
+from tfbatch.training.context import TaskContext
+from tfbatch.training.model_builder import check_arguments
 from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like, unwrapped
-from tfbatch.training.workload import Workload
+from tfbatch.training.workload import Workload, make_optimizer
+from tfbatch.trial.derived import derive
 
 _REPLACED = ("batch_size", "learning_rate", "lr")
 """Hyperparameters of a user's builder that stand for what tfbatch itself searches."""
@@ -38,7 +46,52 @@ class ModelDescription:
     notes: tuple[str, ...] = ()
 
 
-def describe_model(workload: Workload) -> ModelDescription:
+def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescription:
+    """What the model is; refuses arguments that its builder does not take.
+
+    Args:
+        task: Model and data.
+        arguments: Names of the builder's further arguments.
+
+    Raises:
+        InputError: The model, an argument or a callback cannot be used.
+    """
+    check_arguments(task.code.build_model, dict.fromkeys(arguments))
+    try:
+        notes = check_callbacks((task.code.callbacks or list)())
+        found = description_of(task.programs.workload)
+    except TfbatchError:
+        raise
+    except Exception as error:  # of the user's own code: shown whole, before any trial
+        raise InputError(
+            f"The model or the callbacks cannot be built:\n{traceback.format_exc()}"
+        ) from error
+    return dataclasses.replace(found, notes=(*found.notes, *notes))
+
+
+def check_optimizers(task: TaskContext, configurations: Sequence[Configuration]) -> None:
+    """Makes each optimizer: a typing error must not wait for the trials.
+
+    Raises:
+        InputError: An optimizer refuses a value, or has no momentum for a schedule to set.
+    """
+    del task
+    for configuration in configurations:
+        if configuration.optimizer.name == OWN:  # made with every build
+            continue
+        length = 1000 * configuration.batch_size  # any: Keras judges numbers, not their sizes
+        derived = derive(configuration, num_examples=length, total_examples=length)
+        schedule = LearningRateInExamples(
+            configuration.schedule.name,
+            learning_rate=1.0,
+            batch_size=1,
+            total_examples=1,
+            parameters=configuration.schedule.arguments,
+        )
+        follow_momentum(make_optimizer(configuration, schedule, derived))
+
+
+def description_of(workload: Workload) -> ModelDescription:
     """Builds the model once, with the defaults of its hyperparameters, and describes it.
 
     Raises:

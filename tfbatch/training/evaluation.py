@@ -19,8 +19,8 @@ from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
 from tfbatch.training.chance import chance_levels
 from tfbatch.training.content_checks import check_finite_loss
+from tfbatch.training.context import TaskContext
 from tfbatch.training.misfit import refusal
-from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.workload import Workload
 from tfbatch.trial.outcome import TrainingLoss
@@ -51,14 +51,14 @@ class Untrained:
     chance: dict[str, ChanceLevel] = dataclasses.field(default_factory=dict)
 
 
-def measure_untrained(programs: ProgramCache, configuration: Configuration) -> Untrained:
+def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrained:
     """Builds the model and evaluates it on the validation split, twice: the second is timed.
 
     Raises:
         InputError: The model cannot be used.
         RecordError: Validation or training records are damaged.
     """
-    workload = programs.workload
+    programs, workload = task.programs, task.programs.workload
     spec = workload.evaluation("validation").element_spec  # reading is not the model's time
     model: Any = None
     try:
@@ -124,9 +124,10 @@ def _model_hash(model: Any) -> str:
 
 
 def evaluate_weights(
-    programs: ProgramCache, configuration: Configuration, weights: Path, *, split: str, seed: int
+    task: TaskContext, configuration: Configuration, weights: Path, *, split: str, seed: int
 ) -> dict[str, float]:
     """Metrics of kept weights on a split."""
+    programs = task.programs
     model = programs.begin(configuration, total_examples=1, seed=seed)
     with programs.workload.scope():
         _load_weights(model, weights)
@@ -134,7 +135,7 @@ def evaluate_weights(
 
 
 def save_model(
-    workload: Workload,
+    task: TaskContext,
     configuration: Configuration,
     weights: Path,
     *,
@@ -147,6 +148,7 @@ def save_model(
     A model whose loss or metrics Keras cannot write down, such as a functools.partial, is saved
     without its compilation, with a warning.
     """
+    workload = task.programs.workload
     model = workload.compiled(configuration, total_examples=total_examples, seed=seed)
     with workload.scope():
         _load_weights(model, weights)

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfbatch.callbacks import StopAfterSteps, TrainingClock
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.training.context import TaskContext
 from tfbatch.training.evaluation import evaluate
 from tfbatch.training.pacing import Paced, first_visit, measure_in_rounds
 from tfbatch.training.program_cache import ProgramCache
@@ -166,38 +167,60 @@ def stream(
     return batches.cache().repeat(steps) if cached else batches
 
 
-def seconds_of_first_steps(
-    programs: ProgramCache, configuration: Configuration, *, heartbeat: Callable[[], None]
-) -> float:
+def keep_step_times(
+    task: TaskContext, configurations: Sequence[Configuration], file: Path, device: str
+) -> None:
+    """Measures step times and one validation, and keeps each on disk as it is measured.
+
+    Args:
+        task: Model and data.
+        configurations: What to measure, at most one for each batch size.
+        file: Where they are kept; see StepTimesFile.
+        device: What is measured on.
+
+    Raises:
+        StoppedError: A stop was requested.
+    """
+    kept = StepTimesFile(file, device)
+    measure_step_times(
+        task.programs, configurations, heartbeat=task.heartbeat_or_stop, measured=kept.keep
+    )
+    task.heartbeat_or_stop()
+    kept.keep_validation(seconds_of_validation(task.programs, configurations[0]))
+
+
+def seconds_of_first_steps(task: TaskContext, configuration: Configuration) -> float:
     """How long three steps take, building and tracing included."""
-    heartbeat()
+    task.heartbeat()
     started = time.perf_counter()
-    time_training(programs, configuration, executions=2, warmup=1, at_once=1)
+    time_training(task.programs, configuration, executions=2, warmup=1, at_once=1)
     return time.perf_counter() - started
 
 
 def expected_trial_seconds(
-    programs: ProgramCache,
+    task: TaskContext,
     configuration: Configuration,
     *,
     total_examples: int,
     validation_seconds: float,
-    heartbeat: Callable[[], None],
 ) -> float:
     """A prediction of a trial's seconds from a few of its steps, tracing left out.
 
     Args:
-        programs: Data, model builder and traced programs.
+        task: Model and data.
         configuration: What to train with.
         total_examples: Length of the trial.
         validation_seconds: Seconds of one evaluation.
-        heartbeat: Called now and then.
+
+    Raises:
+        StoppedError: A stop was requested.
     """
+    programs = task.programs
     most = steps_at_once(programs, configuration)
     time_steps = functools.partial(time_training, programs, configuration)
-    heartbeat()
+    task.heartbeat_or_stop()
     paced = first_visit(configuration.batch_size, time_steps, most_at_once=most)
-    heartbeat()
+    task.heartbeat_or_stop()
     paced.measure(_FIRST_LOOK_SECONDS)
     derived = programs.workload.derive(configuration, total_examples)
     return derived.steps * paced.per_step + derived.epochs * validation_seconds

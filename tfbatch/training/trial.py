@@ -25,6 +25,7 @@ from tfbatch.training.checkpoint import (
     Position,
     WriteCheckpoint,
 )
+from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -78,6 +79,51 @@ def run_trial(
         trial.checkpoint.remove()
     seconds = trial.before.seconds + time.perf_counter() - started
     return dataclasses.replace(result, seconds=seconds, device=device_kind())
+
+
+def run_spec(task: TaskContext, spec: TrialSpec, checkpoint_seconds: float) -> Outcome:
+    """The task of a trial: `run_trial` with the process's programs and the user's callbacks."""
+
+    def callbacks() -> list[Any]:
+        return [*(task.code.callbacks or list)(), Heartbeat(task.signs.report)]
+
+    return run_trial(
+        task.programs,
+        spec,
+        stop_requested=task.signs.stop_requested,
+        user_callbacks=callbacks,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+
+
+class Heartbeat(keras.callbacks.Callback):  # type: ignore[misc]
+    """Reports how far a training is, and that an evaluation goes on.
+
+    Args:
+        report: Called with (epochs done, epochs in all, share of the running epoch); cheap.
+    """
+
+    def __init__(self, report: Callable[[int, int, float], None]):
+        super().__init__()
+        self._report = report
+        self._epoch, self._within = 0, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Reports."""
+        self._epoch, self._within = epoch, 0.0
+        self._beat()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Reports."""
+        self._within = min((batch + 1) / (self.params["steps"] or float("inf")), 1.0)
+        self._beat()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Reports."""
+        self._beat()
+
+    def _beat(self) -> None:
+        self._report(self._epoch, self.params["epochs"], self._within)
 
 
 def save_weights(model: Any, path: Path) -> None:

@@ -83,7 +83,7 @@ class Slot:
         """Sets when its processes are ended."""
         self._stall_seconds, self._most_bytes = stall_seconds, most_bytes
 
-    def submit(self, task: Callable[..., Any], *arguments: Any) -> Future[Any]:
+    def submit(self, task: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
         """Begins a task in the slot's process, which is started if there is none."""
         if self._executor is None:
             self._open()
@@ -93,7 +93,7 @@ class Slot:
         self._log_size = self._start.log.stat().st_size if self._start.log.exists() else 0
         # A process inherits the mask: Ctrl-C must not end it before it ignores it.
         with lifeline.deferred_signals():
-            future: Future[Any] = self._executor.submit(_run, task, arguments)
+            future: Future[Any] = self._executor.submit(_run, task, arguments, options)
         self._future = future
         return future
 
@@ -218,8 +218,10 @@ def _begin(parent: int, log: Path, lock: Path | None, mailbox: Path, first: byte
         os._exit(1)
 
 
-def _run(task: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, int]:
+def _run(
+    task: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[Any, int]:
     """A task's result, and the process's resident set after it."""
     worker_mailbox().begin_task()
-    value = task(*arguments)
+    value = task(*arguments, **options)
     return value, psutil.Process().memory_info().rss
