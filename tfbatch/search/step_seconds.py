@@ -11,9 +11,9 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
+from tfbatch.pacing import FEWEST_ROUNDS
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.training.devices import Devices
-from tfbatch.training.pacing import FEWEST_ROUNDS
 from tfbatch.training.step_times import ROUNDS
 from tfbatch.trial.finished import FinishedTrial
 
