@@ -10,8 +10,8 @@ from search_fixtures import make_request_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.search.opening import check_comparable
 from tfbatch.search.progress import Progress
 from tfbatch.training.compilation import Compilation

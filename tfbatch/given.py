@@ -15,7 +15,7 @@ from tfbatch.request.request import Request
 from tfbatch.request.task import IN_PYTHON, Task
 
 if TYPE_CHECKING:
-    from tfbatch.pipeline.own_splits import OwnSplit
+    from tfbatch.pipeline.user_data import OwnSplit
     from tfbatch.training.context import UserCode  # imports TensorFlow
 
 
@@ -78,7 +78,7 @@ def splits_of(request: Request, given: Given) -> dict[str, OwnSplit] | None:
     """
     if given.payload is None:
         return None
-    from tfbatch.pipeline.own_splits import read_splits
+    from tfbatch.pipeline.user_data import read_splits
 
     declared = request.data.batched if isinstance(request.data, OwnData) else None
     return read_splits(given.payload, declared=declared)

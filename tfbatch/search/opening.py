@@ -11,8 +11,8 @@ from pathlib import Path
 from tfbatch.configuration import Configuration
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription, OwnData
-from tfbatch.pipeline.own_splits import OwnSplit
-from tfbatch.pipeline.storing import store_splits
+from tfbatch.pipeline.array_storage import store_splits
+from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.request.request import Request
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
