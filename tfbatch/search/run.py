@@ -16,6 +16,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.own_data import DataDescription
+from tfbatch.pacing import FEWEST_ROUNDS
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
@@ -34,7 +35,6 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import missing_seconds, run_rounds
 from tfbatch.training.evaluation import Untrained
-from tfbatch.training.pacing import FEWEST_ROUNDS
 from tfbatch.training.step_times import ROUNDS, expected_trial_seconds, keep_step_times
 from tfbatch.trial.derived import Derived, derive
 from tfbatch.trial.trials import Trials
