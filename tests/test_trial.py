@@ -38,6 +38,7 @@ SPEC = TrialSpec(
         optimizer=Named(name="sgd", momentum=0.9),
     ),
     total_examples=542,
+    num_examples=1085,
 )
 
 
