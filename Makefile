@@ -1,6 +1,6 @@
 # make tune    the main job on the embedded default; more flags: make tune ARGS="--dataset=cifar10"
 # make test    the quick tests;                      more flags: make test ARGS="-k schedules"
-# make docs    the API reference, in build/docs
+# make docs    the pages of docs/ and the API reference as a site, in build/docs
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -30,7 +30,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed-dev
-	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python docs/build_reference.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

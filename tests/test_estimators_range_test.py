@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import read_range_test
+from tfbatch.estimators.range_test import has_diverged, read_range_test
 
 RATES = np.geomspace(1e-5, 10, 121)  # 20 steps to a factor of ten
 
@@ -137,6 +137,22 @@ def test_a_loss_three_times_the_first_has_diverged_and_a_single_bad_batch_has_no
     found = read_range_test(RATES, losses[None])
 
     assert found.diverges_at == pytest.approx(diverged, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("losses", "ends"),
+    [
+        ([2.0, 2.0, 2.0, 2.0, 2.0, 7.0, 7.0, 7.0], True),
+        ([2.0, 2.0, 2.0, 2.0, 2.0, 7.0, 7.0], False),  # one bad batch, or two
+        ([2.0, 2.0, 2.0, 2.0, 2.0, 7.0, 5.9, 7.0], False),
+        ([2.0, 9.0, 9.0, 9.0], False),  # too few to know the first loss
+        ([2.0, float("nan")], True),
+        ([float("inf")], True),
+        ([-1.0, -1.0, -1.0, -1.0, -1.0, 4.0, 4.0, 4.0], False),  # a factor of it means nothing
+    ],
+)
+def test_a_running_sweep_ends_at_three_losses_above_three_times_the_first(losses, ends):
+    assert has_diverged(losses) is ends
 
 
 def test_one_bad_batch_at_the_beginning_does_not_hide_a_divergence():

@@ -79,7 +79,7 @@ def content(result):
 
 
 def rows_of(result, key):
-    trials = {t.trial for t in result.answer.contenders[key].trials}
+    trials = {t.trial for t in result.answer.find(key).trials}
     return [row for row in result.rows if row["trial"] in trials]
 
 
@@ -174,7 +174,7 @@ def test_test_figures_are_those_of_the_kept_weights(result, content, digits):
 
 
 def test_contenders_share_their_fresh_seeds(result):
-    seeds = [[row["seed"] for row in rows_of(result, key)] for key in result.answer.contenders]
+    seeds = [[row["seed"] for row in rows_of(result, one.key)] for one in result.answer.contenders]
 
     assert all(sorted(found) == sorted(seeds[0]) for found in seeds)
     searched = {row["seed"] for row in result.rows if row["phase"] != "confirmation"}

@@ -20,7 +20,7 @@ FLOORS = [
     "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data data_content backend references run_folder estimators class_balance "
     "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
-    "steady_stream process_memory",
+    "steady_stream process_memory pacing",
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "
@@ -28,6 +28,7 @@ FLOORS = [
     "trial",
     "pipeline workers",
     "request",
+    "answer",
     "callbacks",
     "training",
     "workbench",
@@ -43,7 +44,7 @@ FLOORS = [
     "prepare tune train export probe",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial",)
+WITHOUT_TENSORFLOW = ("trial", "request", "answer")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]
@@ -166,6 +167,7 @@ tfbatch.find_batch_size; check("a function")
 import tfbatch.recipes; tfbatch.recipes.load_recipe("cifar10"); check("recipes")
 import tfbatch.models, tfbatch.optimizers; tfbatch.models.check_model_name("resnet"); check("names")
 import tfbatch.trial.trials, tfbatch.trial.derived; check("trials")
+import tfbatch.answer.stored, tfbatch.answer.table, tfbatch.answer.summary; check("answers")
 import tfbatch.schedules; tfbatch.schedules.make_family("cosine", final_fraction=0.1)
 check("schedules")
 """

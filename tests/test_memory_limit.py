@@ -17,13 +17,14 @@ from search_fixtures import (
 )
 
 import tfbatch
+from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.request.execution import Execution
 from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search import memory_limit
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.loop import Search
-from tfbatch.search.memory_limit import limit_memory, read_memory_limit
+from tfbatch.search.memory_limit import limit_memory
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Devices
@@ -79,7 +80,7 @@ def test_what_was_measured_is_kept_for_the_same_budget_alone(measured, tmp_path)
     limit("6 GB", tmp_path, workers=1)
     assert len(measured) == 3
     kept = read_memory_limit(tmp_path)
-    assert (kept["memory_budget"], kept["workers"], kept["largest_batch_size"]) == ("6 GB", 1, 100)
+    assert (kept.memory_budget, kept.workers, kept.largest_batch_size) == ("6 GB", 1, 100)
 
 
 def test_a_larger_space_is_measured_again_unless_its_end_is_known(measured, tmp_path):

@@ -1,4 +1,4 @@
-"""README's code blocks are run, its YAML is loaded, its commands are parsed."""
+"""Code blocks of README and docs/ are run, their YAML is loaded, their commands are parsed."""
 
 import functools
 import os
@@ -27,8 +27,10 @@ from tfbatch.schedules import SCHEDULES, ScheduleFamily
 from tfbatch.schema import validate
 from tfbatch.search.space import SearchSpace
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 def blocks(language):
@@ -45,8 +47,14 @@ COMMANDS = [
     line.split("#")[0].strip()
     for text in blocks("sh")
     for line in text.splitlines()
-    if line.startswith("python -m tfbatch.")
+    if re.match(r"tfbatch [a-z]+ -", line)
 ]
+
+
+def test_the_pages_have_examples_and_commands():
+    assert len(PAGES) > 10
+    assert len(SCRIPTS) >= 9
+    assert {command.split()[1] for command in COMMANDS} >= {"tune", "train", "prepare", "export"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=ids(SCRIPTS))
@@ -56,7 +64,7 @@ def test_python_block_runs(script, tmp_path, monkeypatch):
     # In this process: worker processes are tried elsewhere, and take seconds to start.
     in_process = functools.partial(tfbatch.find_batch_size, workers=0)
     monkeypatch.setattr(tfbatch, "find_batch_size", in_process, raising=False)
-    exec(compile(script, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(script, "page.md", "exec"), {"__name__": "page"})
 
 
 @pytest.mark.slow
@@ -79,26 +87,26 @@ def test_script_that_starts_processes_runs(script, tmp_path):
         assert said in ended.stdout
 
 
-def test_the_schedule_of_the_readme_is_a_schedule_family():
+def test_the_schedule_of_the_pages_is_a_schedule_family():
     (text,) = (text for text in blocks("python") if "class Family" in text)
-    module = types.ModuleType("readme_schedule")
-    exec(compile(text, "README.md", "exec"), module.__dict__)
+    module = types.ModuleType("page_schedule")
+    exec(compile(text, "page.md", "exec"), module.__dict__)
     family = module.Family(final_fraction=0.01)
     assert isinstance(family, ScheduleFamily)
     middle = 1 - 0.99 * np.log(5.5) / np.log(10)
     np.testing.assert_allclose(family.factor(np.array([0.0, 0.5, 1.0]), np), [1.0, middle, 0.01])
 
 
-def test_the_space_of_the_readme_is_a_space():
+def test_the_space_of_the_pages_is_a_space():
     (text,) = (text for text in blocks("yaml") if text.startswith("space:"))
     written = YAML(typ="safe", pure=True).load(text)["space"]
-    space = SearchSpace(validate(Space, written, where="README"), num_examples=45_000)
+    space = SearchSpace(validate(Space, written, where="docs/space.md"), num_examples=45_000)
     assert {"schedule", "optimizer_beta_2_half_life", "model_normalization"} <= {
         hyperparameter.name for hyperparameter in space.hyperparameters().space
     }
 
 
-def test_the_recipe_of_the_readme_is_a_recipe(tmp_path):
+def test_the_recipe_of_the_pages_is_a_recipe(tmp_path):
     (text,) = (text for text in blocks("yaml") if "source:" in text)
     (tmp_path / "fashion_mnist.yaml").write_text(text, encoding="utf-8")
     recipe = load_recipe("fashion_mnist", recipe_dir=tmp_path)
@@ -106,13 +114,13 @@ def test_the_recipe_of_the_readme_is_a_recipe(tmp_path):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_of_the_readme_has_known_flags(command):
-    _, _, module, *arguments = shlex.split(command)
-    parse_flags(vars(tfbatch)[module.removeprefix("tfbatch.")].FLAGS, arguments, usage="")
+def test_command_of_a_page_has_known_flags(command):
+    _, name, *arguments = shlex.split(command)
+    parse_flags(vars(tfbatch)[name].FLAGS, arguments, usage="")
 
 
-def test_every_schedule_that_the_readme_names_exists():
-    (named,) = re.findall(r"Also searched are the schedule \((.*?)\)", README, flags=re.DOTALL)
+def test_every_schedule_that_the_pages_name_exists():
+    (named,) = re.findall(r"Also searched are the schedule \((.*?)\)", TEXT, flags=re.DOTALL)
     names = re.findall(r"`(\w+)`", named)
     assert len(names) >= 4
     assert set(names) <= set(SCHEDULES.names())

@@ -22,17 +22,18 @@ from search_fixtures import (
 )
 from sklearn.gaussian_process import GaussianProcessRegressor
 
+from tfbatch.answer.candidates import choose_candidates
+from tfbatch.answer.find import find_answer
 from tfbatch.errors import RunFolderError, SearchError, StoppedError
 from tfbatch.run_folder.journal import Journal
 from tfbatch.search import loop
-from tfbatch.search.answer import find_answer
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
-from tfbatch.search.confirmation import choose_candidates, run_rounds
 from tfbatch.search.loop import Search
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError
+from tfbatch.search.verification import run_rounds
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.finished import read_row
 

@@ -9,13 +9,14 @@ import pytest
 import tiny_model
 from contexts import context_of
 
+from tfbatch import pacing
+from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.callbacks import training_clock
 from tfbatch.configuration import Configuration
 from tfbatch.errors import StoppedError
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.schema import Named
-from tfbatch.search.step_seconds import read_step_seconds
-from tfbatch.training import pacing, step_times
+from tfbatch.training import step_times
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import StepTime, measure_step_times
 from tfbatch.training.trial import run_trial
@@ -240,7 +241,6 @@ def test_what_is_measured_is_on_disk_before_the_next_measurement(workload, tmp_p
     found = read_step_seconds(tmp_path)
 
     assert {size: len(times) for size, times in found.rounds.items()} == {8: 1, 16: 2, 300: 1}
-    assert not found.is_measured(16)
     assert found.median(300) is not None
 
 
@@ -251,7 +251,6 @@ def test_times_of_another_device_are_dropped(tmp_path):
     found = read_step_seconds(tmp_path)
 
     assert (found.device, dict(found.rounds)) == ("CPU, 1 thread", {16: (2.0, 3.0, 4.0)})
-    assert found.is_measured(16)
     assert found.validation is None
 
 

@@ -1,10 +1,12 @@
-"""A learning rate that grows exponentially, update by update."""
+"""A learning rate that grows exponentially, update by update, and the loss of each."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+
+from tfbatch.estimators.range_test import has_diverged
 
 
 @keras.saving.register_keras_serializable(package="tfbatch")
@@ -39,3 +41,30 @@ class Sweep(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
             "steps": self.steps,
             "begin": self.begin,
         }
+
+
+class SweptLosses(keras.callbacks.Callback):  # type: ignore[misc]
+    """Notes the loss of each execution alone, and ends `fit` when it has diverged.
+
+    `History` and the progress bar show the last loss too, instead of the epoch's mean.
+
+    Attributes:
+        losses: [executions] one that overflowed is not finite, and the last.
+        diverged: Whether `fit` was ended for that.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+        self.diverged = False
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Starts the running mean anew: it is then the loss of this execution alone."""
+        self.model.reset_metrics()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Notes the loss."""
+        self.losses.append(float((logs or {})["loss"]))
+        self.diverged = has_diverged(self.losses)
+        if self.diverged:
+            self.model.stop_training = True

@@ -8,14 +8,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfbatch.callbacks._sweep import Sweep
+from tfbatch.callbacks._sweep import Sweep, SweptLosses
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import DIVERGED, FEWEST_STEPS, RangeTest, read_range_test
+from tfbatch.estimators.range_test import (
+    FEWEST_STEPS,
+    RangeTest,
+    divergence_bar,
+    read_range_test,
+)
 
-_FIRST = 5
 
-
-class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
+class LearningRateRangeTest(SweptLosses):
     """Raises the learning rate from update to update, reads the losses, and restores everything.
 
     After Smith 2015 (arXiv 1506.01186). `fit` ends when the loss has diverged or the sweep is
@@ -125,19 +128,14 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
         """Notes where the epoch starts."""
         self._steps_before = self._done
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Starts the running mean anew: it is then the loss of this execution alone."""
-        self.model.reset_metrics()
-
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes the loss; the rate of an execution is the geometric mean over its updates."""
         if self._sweep is None or self._done >= self._sweep.steps:
             return
         first, self._done = self._done, self._steps_before + batch + 1
         self.learning_rates.append(self._sweep.rate((first + self._done - 1) / 2))
-        self.losses.append(float((logs or {})["loss"]))
-        self.diverged = self._has_diverged()
-        if self.diverged or self._done >= self._sweep.steps:
+        super().on_train_batch_end(batch, logs)
+        if self._done >= self._sweep.steps:
             self.model.stop_training = True
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -165,20 +163,10 @@ class LearningRateRangeTest(keras.callbacks.Callback):  # type: ignore[misc]
             )
         return int(steps)
 
-    def _has_diverged(self) -> bool:
-        """Not finite, or the last three all above a multiple of the median of the first five."""
-        if not math.isfinite(self.losses[-1]):
-            return True
-        return len(self.losses) >= _FIRST and min(self.losses[-3:]) > self._bar()
-
-    def _bar(self) -> float:
-        bar = DIVERGED * float(np.median(self.losses[:_FIRST]))
-        return bar if bar > 0 else math.inf
-
     def _read(self, sweep: Sweep) -> None:
         rates, losses = list(self.learning_rates), list(self.losses)
         if self.diverged:  # so do the last losses, and what the sweep would have tried next
-            bar = self._bar()
+            bar = divergence_bar(losses)
             for index in reversed(range(1, len(losses))):
                 if losses[index] <= bar:
                     break

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,7 @@ RULES_DISAGREE = 10.0
 SEEDS_DISAGREE = 4.0
 SMALLEST_DESCENT = 0.05
 """Less descent than this share of the first loss, or than three times the noise, is none."""
+_FIRST = 5
 _SMOOTHING = 0.05
 _VALLEY_FALL = 0.05
 _SLIDE_LAG = 0.15
@@ -119,6 +121,25 @@ def read_range_test(learning_rates: Any, losses: Any) -> RangeTest:
         smoothed=tuple(smoothed.tolist()),
         doubts=tuple(doubts),
     )
+
+
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether a running sweep is to end: one loss may be a bad batch, three are not.
+
+    Not finite, or the last three all above `divergence_bar`.
+
+    Args:
+        losses: Those so far, at least one.
+    """
+    if not math.isfinite(losses[-1]):
+        return True
+    return len(losses) >= _FIRST and min(losses[-3:]) > divergence_bar(losses)
+
+
+def divergence_bar(losses: Sequence[float]) -> float:
+    """3 times the median of the first five losses; infinite where that is not > 0."""
+    bar = DIVERGED * float(np.median(losses[:_FIRST]))
+    return bar if bar > 0 else math.inf
 
 
 def _smoothed(losses: Array) -> tuple[Array, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tfbatch.gradients.hessian import HessianProduct
-from tfbatch.gradients.layer_norms import LayerNorms
-from tfbatch.gradients.squared_norms import SquaredNorms, why_not
+from tfbatch.gradients.loss import why_not
+from tfbatch.gradients.squared_norms import LayerNorms, SquaredNorms
 from tfbatch.gradients.untouched import untouched
 
 __all__ = ["HessianProduct", "LayerNorms", "SquaredNorms", "untouched", "why_not"]

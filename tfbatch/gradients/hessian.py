@@ -10,9 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.gradients.layer_norms import loss_of
-from tfbatch.gradients.mean_loss import measured_sum
-from tfbatch.gradients.squared_norms import why_not
+from tfbatch.gradients.loss import loss_of, measured_sum, why_not
 from tfbatch.gradients.untouched import untouched
 
 

@@ -2,65 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.gradients.mean_loss import declared_sum, measured_sum
+from tfbatch.gradients.loss import MeanLossCheck, check_measurable, gradients_of
 from tfbatch.gradients.untouched import OwnRandomness, untouched
 
 
-def why_not(model: Any) -> str | None:
-    """Why the gradient of a model cannot be measured from outside; None if it can."""
-    if type(model).train_step is not keras.Model.train_step:
-        return (
-            f"{type(model).__name__} has a train_step of its own, whose gradient is not that of "
-            "the compiled loss"
-        )
-    if model.dtype_policy.compute_dtype == "float16":
-        return "gradients of float16 need the loss scaling of training: use mixed_bfloat16"
-    return declared_sum(model)
+class _MicroBatches:
+    """A batch cut into k parts, whose gradients are measured without a trace on the model."""
 
-
-def check_measurable(model: Any, micro_batches: int) -> None:
-    """Refuses what `why_not` refuses, and fewer than 2 micro-batches.
-
-    Raises:
-        InputError: Either.
-    """
-    if micro_batches < 2:
-        raise InputError(f"`micro_batches` must be >= 2. Received: {micro_batches=}.")
-    if reason := why_not(model):
-        raise InputError(f"The model's gradients cannot be measured: {reason}.")
-
-
-class MeanLossCheck:
-    """Refuses, at the first batch, a loss that is not a mean over the examples.
-
-    Args:
-        model: A built, compiled model.
-    """
-
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, *, micro_batches: int, training: bool):
+        check_measurable(model, micro_batches)
+        self.micro_batches, self.training = micro_batches, training
         self._model = model
-        self._is_checked = False
+        self._mean_loss, self._randomness = MeanLossCheck(model), OwnRandomness(model)
 
-    def __call__(self, batch: Any) -> None:
-        """Looks at the first batch alone.
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        with untouched(self._model), self._randomness.running():
+            yield
 
-        Raises:
-            InputError: Its loss is no mean over its examples.
-        """
-        if self._is_checked:
-            return
-        if reason := measured_sum(self._model, batch):
-            raise InputError(f"The model's gradients cannot be measured: {reason}.")
-        self._is_checked = True
+    def _part(self, batch: Any, index: Any, size: Any) -> Any:
+        """The micro-batch with this index, of `size` examples."""
+        rows = slice(index * size, (index + 1) * size)
+        return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
+
+    def _gradients(self, batch: Any) -> list[Any]:
+        return gradients_of(self._model, batch, training=self.training)
+
+    def _zeros(self) -> list[Any]:
+        return [tf.zeros(v.shape, v.dtype) for v in self._model.trainable_variables]
 
 
-class SquaredNorms:
+class SquaredNorms(_MicroBatches):
     """Computes, for a batch cut into k micro-batches, two squared norms.
 
     The mean of the k squared norms of the micro-batches' gradients, and the squared norm of the
@@ -85,10 +66,7 @@ class SquaredNorms:
     """
 
     def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
-        check_measurable(model, micro_batches)
-        self.micro_batches, self.training = micro_batches, training
-        self._model = model
-        self._mean_loss, self._randomness = MeanLossCheck(model), OwnRandomness(model)
+        super().__init__(model, micro_batches=micro_batches, training=training)
         self._add = tf.function(self._added, reduce_retracing=True)
 
     @property
@@ -116,10 +94,10 @@ class SquaredNorms:
                 over its examples.
         """
         self._check(batch)
-        sums, squares = self._zeros(), []
-        with untouched(self._model), self._randomness.running():
+        size, sums, squares = self.micro_batch_size(batch), self._zeros(), []
+        with self._running():
             for index in range(self.micro_batches):
-                square, sums = self._add(self._part(batch, index), sums)
+                square, sums = self._add(self._part(batch, index, size), sums)
                 squares.append(square)
         small = tf.add_n(squares) / self.micro_batches
         large = _squared_norm(sums) / self.micro_batches**2
@@ -137,7 +115,9 @@ class SquaredNorms:
         """
         self._check(batch)
         with untouched(self._model):
-            square, sums = self._add(self._part(batch, 0), self._zeros())
+            square, sums = self._add(
+                self._part(batch, 0, self.micro_batch_size(batch)), self._zeros()
+            )
             float(square + _squared_norm(sums))  # a GPU's kernels have then ended
 
     def _check(self, batch: Any) -> None:
@@ -147,26 +127,109 @@ class SquaredNorms:
             )
         self._mean_loss(batch)
 
-    def _zeros(self) -> list[Any]:
-        return [tf.zeros(v.shape, v.dtype) for v in self._model.trainable_variables]
-
-    def _part(self, batch: Any, index: int) -> Any:
-        size = self.micro_batch_size(batch)
-        rows = slice(index * size, (index + 1) * size)
-        return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
-
     def _added(self, batch: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        model = self._model
-        with tf.GradientTape() as tape:
-            y_pred = model(x, training=self.training) if model._call_has_training_arg else model(x)
-            loss = model.compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=self.training
-            )
-        variables = [v.value for v in model.trainable_variables]
-        gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
-        gradients = [tf.convert_to_tensor(g) for g in gradients]
+        gradients = self._gradients(batch)
         return _squared_norm(gradients), [s + g for s, g in zip(sums, gradients, strict=True)]
+
+
+class LayerNorms(_MicroBatches):
+    """The same of each layer, and as an optimizer rescales the gradient.
+
+    One graph holds all micro-batches: an instrument measures many batches of one size, where a
+    running `fit` may change the size, and wants to know what a part of one costs.
+
+    Args:
+        model: A built, compiled model; nothing of it is changed.
+        micro_batches: k, at least 2.
+        training: False: the inference mode. True: the training mode, with dropout, in which
+            BatchNormalization takes the statistics of each micro-batch.
+
+    Attributes:
+        layers: Names of the layers that have trainable weights.
+
+    Raises:
+        InputError: A model that `why_not` refuses, fewer than 2 micro-batches.
+    """
+
+    def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
+        super().__init__(model, micro_batches=micro_batches, training=training)
+        if not model.trainable_variables:
+            raise InputError("The model must have trainable weights: unfreeze a layer.")
+        owners = [variable.path.rsplit("/", 1)[0] for variable in model.trainable_variables]
+        self.layers = tuple(dict.fromkeys(owners))
+        self._layer_of = [self.layers.index(owner) for owner in owners]
+        self._sum = tf.function(self._summed, reduce_retracing=True, autograph=False)
+
+    def __call__(
+        self, batch: Any, preconditioner: Sequence[Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Small and large squared norms, float64 [2, layers] each.
+
+        Row 0 is |g|^2, row 1 is g'Pg; without a preconditioner both are the same. Small ones are
+        the mean over the micro-batches, large ones those of the mean gradient.
+
+        Args:
+            batch: x, (x, y) or (x, y, sample_weight), with k * b examples.
+            preconditioner: The diagonal of P, a tensor >= 0 for each trainable weight.
+
+        Raises:
+            InputError: The loss of the first batch is not a mean over its examples.
+        """
+        self._mean_loss(batch)
+        scales = self._ones() if preconditioner is None else list(preconditioner)
+        with self._running():
+            squares, sums = self._sum(batch, scales)
+            large = self._squares(sums, scales)
+        return squares.numpy() / self.micro_batches, large.numpy() / self.micro_batches**2
+
+    def mean_gradient(self, batch: Any) -> list[Any]:
+        """The mean gradient of the micro-batches, a tensor for each trainable weight.
+
+        Raises:
+            InputError: The loss of the first batch is not a mean over its examples.
+        """
+        self._mean_loss(batch)
+        with self._running():
+            _, sums = self._sum(batch, self._ones())
+        return [part / self.micro_batches for part in sums]
+
+    def _ones(self) -> list[Any]:
+        return [tf.ones([], v.dtype) for v in self._model.trainable_variables]
+
+    def _summed(self, batch: Any, scales: list[Any]) -> tuple[Any, list[Any]]:
+        size = tf.shape(keras.tree.flatten(batch)[0])[0] // self.micro_batches
+
+        def add(index: Any, squares: Any, sums: list[Any]) -> tuple[Any, Any, list[Any]]:
+            gradients = self._gradients(self._part(batch, index, size))
+            added = [one + other for one, other in zip(sums, gradients, strict=True)]
+            return index + 1, squares + self._squares(gradients, scales), added
+
+        _, squares, sums = tf.while_loop(
+            lambda index, squares, sums: index < self.micro_batches,
+            add,
+            (
+                tf.constant(0),
+                tf.zeros([2, len(self.layers)], tf.float64),
+                self._zeros(),
+            ),
+            parallel_iterations=1,
+        )
+        return squares, sums
+
+    def _squares(self, gradients: list[Any], scales: list[Any]) -> Any:
+        """In float64: the small and large squared norms are subtracted from each other."""
+        plain, scaled = [], []
+        for gradient, scale in zip(gradients, scales, strict=True):
+            square = tf.square(tf.cast(gradient, tf.float64))
+            plain.append(tf.reduce_sum(square))
+            scaled.append(tf.reduce_sum(tf.cast(scale, tf.float64) * square))
+        count = len(self.layers)
+        return tf.stack(
+            [
+                tf.math.unsorted_segment_sum(tf.stack(s), self._layer_of, count)
+                for s in (plain, scaled)
+            ]
+        )
 
 
 def _squared_norm(gradients: list[Any]) -> Any:

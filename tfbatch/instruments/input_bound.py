@@ -14,8 +14,8 @@ import tensorflow as tf
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_in_rounds
 from tfbatch.training.context import TaskContext
-from tfbatch.training.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_in_rounds
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import (
     StepTime,

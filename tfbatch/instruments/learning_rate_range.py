@@ -10,22 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
 
 from tfbatch.bench import BenchOptions, open_bench
 from tfbatch.callbacks import StopAfterSteps
+from tfbatch.callbacks._sweep import SweptLosses
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import DIVERGED, FEWEST_STEPS, RangeTest, read_range_test
+from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest, read_range_test
 from tfbatch.gradients import untouched
 from tfbatch.instruments.weights_and_examples import size_of_updates
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.trial import Heartbeat
 from tfbatch.workbench import Bench
 
 HEADING = "Learning-rate range test"
@@ -374,7 +375,7 @@ def _sweep(
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         table = optimizer._learning_rate
         own_rates = tf.identity(table._table)
-        watcher = _Losses(heartbeat)
+        watcher = SweptLosses()
         with untouched(model, weights=True):
             table.assign(tf.constant(rates, tf.float32))
             try:
@@ -384,7 +385,11 @@ def _sweep(
                     ),
                     steps_per_epoch=steps,
                     class_weight=workload.class_weight,
-                    callbacks=[watcher, StopAfterSteps(steps)],
+                    callbacks=[
+                        watcher,
+                        StopAfterSteps(steps),
+                        Heartbeat(lambda done, total, within: heartbeat()),
+                    ],
                     shuffle=False,
                     verbose=0,
                 )
@@ -392,26 +397,6 @@ def _sweep(
                 table.assign(own_rates)
                 model.stop_training = False
     return watcher.losses + [math.nan] * (steps - len(watcher.losses))
-
-
-class _Losses(keras.callbacks.Callback):  # type: ignore[misc]
-    """Each update's own loss; ends the sweep when it has diverged."""
-
-    def __init__(self, heartbeat: Callable[[], None]):
-        super().__init__()
-        self.losses: list[float] = []
-        self._heartbeat = heartbeat
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.model.reset_metrics()  # the running mean is then the loss of this update alone
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.losses.append(float((logs or {})["loss"]))
-        self._heartbeat()
-        bar = DIVERGED * float(np.median(self.losses[:_FIRST]))
-        lasting = len(self.losses) >= _FIRST and bar > 0 and min(self.losses[-3:]) > bar
-        if lasting or not math.isfinite(self.losses[-1]):
-            self.model.stop_training = True
 
 
 @contextmanager

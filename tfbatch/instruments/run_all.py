@@ -21,7 +21,6 @@ from tfbatch.estimators.predicted_batch_size import (
     predict_batch_size,
 )
 from tfbatch.instruments import INSTRUMENTS, Instrument, Reading
-from tfbatch.search.step_seconds import device_name
 from tfbatch.training.step_times import seconds_of_first_steps
 from tfbatch.workbench import Bench
 
@@ -232,7 +231,7 @@ def _pace_seconds(bench: Bench) -> float:
 
 def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section]) -> ProbeReport:
     probed = ProbeReport(
-        device=device_name(bench.devices),
+        device=bench.devices.name,
         batch_sizes=tuple(batch_sizes),
         baseline=bench.baseline.batch_size,
         sections=tuple(sections),

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 from tensorflow.python.client import device_lib  # nothing public knows a device's memory
 
@@ -24,6 +23,7 @@ from tfbatch.process_memory import usable_memory
 from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.trial import Heartbeat
 
 STEPS = 5
 """Training steps at each size: the pipeline's buffers are full, and the heap has settled."""
@@ -107,7 +107,7 @@ class _Loaded:
     ):
         self._programs, self._configuration = programs, configuration
         self._data = programs.workload.data
-        self._alive = _Alive(heartbeat)
+        self._alive = Heartbeat(lambda done, total, within: heartbeat())
         self._heartbeat = heartbeat
 
     def begin(self) -> int:
@@ -192,22 +192,6 @@ class _Evaluation(_Loaded):
     def finish(self) -> int | None:
         """Nothing else."""
         return None
-
-
-class _Alive(keras.callbacks.Callback):  # type: ignore[misc]
-    """Gives a heartbeat after each batch."""
-
-    def __init__(self, heartbeat: Callable[[], None]):
-        super().__init__()
-        self._heartbeat = heartbeat
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Gives it."""
-        self._heartbeat()
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Gives it."""
-        self._heartbeat()
 
 
 def longest_shapes(data: Data, *, heartbeat: Callable[[], None]) -> Longest | None:

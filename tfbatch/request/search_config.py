@@ -127,6 +127,19 @@ class Space(Strict):
         """The scaling rule: the optimizer's own where the search has none."""
         return self.scaling_rule or Named(name=OPTIMIZERS.load(self.optimizer.name).SCALING_RULE)
 
+    @property
+    def searched_learning_rate(self) -> Searched:
+        """What is searched for `base_learning_rate`: the optimizer's range where none is given."""
+        if self.base_learning_rate is not None:
+            return self.base_learning_rate
+        low, high = OPTIMIZERS.load(self.optimizer.name).BASE_LEARNING_RATE
+        return Range(min=low, max=high, sampling="log")
+
+    def learning_rate_range(self) -> tuple[float, float]:
+        """Lowest and highest base learning rate, the offset around the rule included."""
+        rates, octaves = _ends(self.searched_learning_rate), _ends(self.learning_rate_octaves)
+        return min(rates) * 2.0 ** min(octaves), max(rates) * 2.0 ** max(octaves)
+
     @model_validator(mode="after")
     def _plug_ins(self) -> Space:
         names = [schedule.name for schedule in self.schedules]

@@ -83,16 +83,30 @@ def read_settings(path: Path) -> dict[str, Any]:
         InputError: The folder is no run folder.
         RunFolderError: The file is damaged.
     """
+    return _part_of_settings(path, "identity")
+
+
+def read_budget(path: Path) -> dict[str, Any]:
+    """What may change when a run is continued: the `budget` of config.json.
+
+    Raises:
+        InputError: The folder is no run folder.
+        RunFolderError: The file is damaged.
+    """
+    return _part_of_settings(path, "budget")
+
+
+def _part_of_settings(path: Path, part: str) -> dict[str, Any]:
     content, journal = _read(path / files.SETTINGS), path / files.JOURNAL
     if not journal.exists() or content is None:
         absent = files.SETTINGS if journal.exists() else files.JOURNAL
         raise InputError(
             f"`run_dir` must be a run folder of tfbatch. Received: {path} (no {absent} in it)."
         )
-    if "identity" not in content:
-        raise RunFolderError(f"{path / files.SETTINGS} is damaged: it has no `identity`.")
-    identity: dict[str, Any] = content["identity"]
-    return identity
+    if part not in content:
+        raise RunFolderError(f"{path / files.SETTINGS} is damaged: it has no `{part}`.")
+    found: dict[str, Any] = content[part]
+    return found
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tfbatch.answer.candidates import choose_candidates
 from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.confirmation import choose_candidates, missing_seconds
 from tfbatch.search.oracles import AskTell
 from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
+from tfbatch.search.verification import missing_seconds
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.finished import BASELINE, FinishedTrial
 from tfbatch.trial.outcome import TrialSpec

@@ -7,44 +7,41 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tfbatch.answer.answer import Answer
+from tfbatch.answer.candidates import choose_candidates, verified_groups
+from tfbatch.answer.chance import write_chance_level
+from tfbatch.answer.find import find_answer
+from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.own_data import DataDescription
+from tfbatch.pacing import FEWEST_ROUNDS
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
-from tfbatch.search.answer import Answer, find_answer
+from tfbatch.search.answer_writer import AnswerWriter, tell_failure, told
 from tfbatch.search.budget import Budget
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
-from tfbatch.search.confirmation import (
-    choose_candidates,
-    missing_seconds,
-    run_rounds,
-    verified_groups,
-)
-from tfbatch.search.ending import Ending, tell_failure, told
 from tfbatch.search.engine import Engine
 from tfbatch.search.loop import Search
 from tfbatch.search.opening import stop_if
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.step_seconds import (
-    SECONDS_EACH,
-    STARTING_SECONDS,
-    by_batch_size,
-    device_name,
-    read_step_seconds,
-)
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
+from tfbatch.search.verification import missing_seconds, run_rounds
 from tfbatch.training.evaluation import Untrained
-from tfbatch.training.step_times import expected_trial_seconds, keep_step_times
+from tfbatch.training.step_times import ROUNDS, expected_trial_seconds, keep_step_times
 from tfbatch.trial.derived import Derived, derive
 from tfbatch.trial.trials import Trials
+
+SECONDS_EACH = 0.6 * ROUNDS
+"""What measuring the step time of one batch size takes, beside starting up."""
+STARTING_SECONDS = 15.0
 
 
 class Run:
@@ -125,7 +122,7 @@ class Run:
             answer = self._answer()
             with told(self.progress, "The step times could not be measured"):
                 self._measure_step_times(answer)
-            return self._ending().finish(self._answer(), failure=failure)
+            return self._writer().finish(self._answer(), failure=failure)
 
     def _search_and_verify(self) -> Exception | None:
         """Searches and verifies as long as there is time for both; what ended it early, or None."""
@@ -184,20 +181,21 @@ class Run:
             batch_sizes=self.request.search.confirmation.batch_sizes,
             step_seconds=self.step_seconds,
             chance=self.chance,
+            learning_rates=self.request.search.space.learning_rate_range(),
+            device=self.runner.device,
             too_short=self._too_short(),
         )
 
     def _keep_answer(self) -> None:
         """Writes the answer so far: a run that is killed later has it on disk."""
         if self.trials.searched().best() is not None:
-            self._ending().keep(self._answer())
+            self._writer().keep(self._answer())
 
-    def _ending(self) -> Ending:
-        return Ending(
+    def _writer(self) -> AnswerWriter:
+        return AnswerWriter(
             request=self.request,
             data=self.data,
             engine=self.engine,
-            space=self.space,
             folder=self.folder,
             runner=self.runner,
             clock=self.clock,
@@ -312,10 +310,11 @@ class Run:
         """Each verified batch size alone on the device, while no trial runs."""
         if not answer.verified:
             return
-        configurations = by_batch_size(c.configuration for c in answer.contenders.values())
-        device = device_name(self.engine.devices)
-        known = self.step_seconds.device == device and all(
-            self.step_seconds.is_measured(c.batch_size) for c in configurations
+        first = {c.batch_size: c.configuration for c in reversed(answer.contenders)}
+        configurations = [first[size] for size in sorted(first)]
+        device, times = self.engine.devices.name, self.step_seconds
+        known = times.device == device and all(
+            len(times.rounds.get(c.batch_size, ())) >= FEWEST_ROUNDS for c in configurations
         )
         expected = STARTING_SECONDS + SECONDS_EACH * len(configurations)
         if known or self.stop_requested() or not self.clock.fits(expected):
@@ -331,6 +330,8 @@ class Run:
 
     def _write_settings(self) -> None:
         write_fingerprint(self.folder.path, list(self.engine.devices.accelerators))
+        if self.chance:
+            write_chance_level(self.folder.path, self.chance)
         declare_columns(
             self.folder.tensorboard,
             space=self.space,

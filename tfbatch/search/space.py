@@ -10,10 +10,8 @@ import keras_tuner
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.request.search_config import (
     BatchSizeGrid,
-    Range,
     Searched,
     Space,
     as_options,
@@ -26,7 +24,6 @@ from tfbatch.search.searched import (
     as_given,
     as_searched,
     declare,
-    ends_of,
     first_of_each,
     is_fixed,
     is_number,
@@ -62,15 +59,10 @@ class SearchSpace:
         model_arguments: Mapping[str, Any] | None = None,
         model_hyperparameters: Sequence[Mapping[str, Any]] = (),
     ):
-        module = OPTIMIZERS.load(space.optimizer.name)
-        low, high = module.BASE_LEARNING_RATE
-        default = Range(min=low, max=high, sampling="log")
         self.batch_sizes = _batch_sizes(space, num_examples)
         self.scaling_rule = first_of_each(space.rule)
         self._numbers: dict[str, Searched] = {
-            "base_learning_rate": (
-                default if space.base_learning_rate is None else space.base_learning_rate
-            ),
+            "base_learning_rate": space.searched_learning_rate,
             "learning_rate_octaves": space.learning_rate_octaves,
             "warmup_fraction": space.warmup_fraction,
         }
@@ -210,13 +202,6 @@ class SearchSpace:
             for hyperparameter in self._model.space
             if isinstance(hyperparameter.default, str | bool)
         }
-
-    def learning_rate_range(self) -> tuple[float, float]:
-        """Lowest and highest base learning rate, the offset around the rule included."""
-        rates, octaves = (
-            ends_of(self._numbers[name]) for name in ("base_learning_rate", "learning_rate_octaves")
-        )
-        return min(rates) * 2.0 ** min(octaves), max(rates) * 2.0 ** max(octaves)
 
     def derived_numbers(self) -> list[str]:
         """The optimizer's numbers that are derived for a batch size, rather than configured."""

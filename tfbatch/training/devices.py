@@ -48,6 +48,13 @@ class Devices:
     cores: int = 1
     replicas: int = 1
 
+    @property
+    def name(self) -> str:
+        """What a measurement without other trials runs on, such as "CPU, 2 threads"."""
+        if self.kind != "CPU":
+            return self.kind
+        return f"CPU, {self.cores} thread{'s' if self.cores > 1 else ''}"
+
 
 MOST_WORKERS = 8
 """The default on a CPU is one worker a core, with one thread each, and at most this many."""

@@ -28,6 +28,7 @@ class FinishedTrial:
         metrics: Final metrics.
         examples: Examples trained on.
         total_examples: Length of the training that was asked for.
+        warmup_examples: Length of the warm-up.
         steps: Updates made.
         steps_per_epoch: Updates between two evaluations.
         seconds: Wall-clock seconds of the whole trial.
@@ -47,6 +48,7 @@ class FinishedTrial:
     metrics: dict[str, float]
     examples: int
     total_examples: int
+    warmup_examples: int
     steps: int
     steps_per_epoch: int
     seconds: float
@@ -54,6 +56,15 @@ class FinishedTrial:
     message: str
     device: str
     row: dict[str, Any]
+
+    @property
+    def derived_numbers(self) -> dict[str, Any]:
+        """The optimizer's numbers that follow from the batch size; see `Derived.numbers`."""
+        return {
+            key: value
+            for key, value in self.row.items()
+            if key.startswith("derived_") or key == "held_numbers"
+        }
 
 
 _METRIC = "metric_"

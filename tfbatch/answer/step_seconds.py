@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import statistics
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.files import STEP_TIMES
-from tfbatch.training.devices import Devices
-from tfbatch.training.pacing import FEWEST_ROUNDS
-from tfbatch.training.step_times import ROUNDS
+from tfbatch.schema import Strict
 from tfbatch.trial.finished import FinishedTrial
 
-SECONDS_EACH = 0.6 * ROUNDS
-"""What measuring one batch size takes, beside starting up."""
-STARTING_SECONDS = 15.0
 
-
-@dataclasses.dataclass(frozen=True)
-class StepSeconds:
+class StepSeconds(Strict):
     """Seconds of one step by batch size, round by round; empty where nothing was measured.
 
     Attributes:
@@ -33,7 +23,7 @@ class StepSeconds:
     """
 
     device: str = ""
-    rounds: Mapping[int, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    rounds: dict[int, tuple[float, ...]] = {}
     validation: float | None = None
 
     def of(self, trial: FinishedTrial) -> list[float]:
@@ -49,10 +39,6 @@ class StepSeconds:
         times = self.rounds.get(batch_size)
         return statistics.median(times) if times else None
 
-    def is_measured(self, batch_size: int) -> bool:
-        """Whether enough rounds were measured; a session that was ended may leave fewer."""
-        return len(self.rounds.get(batch_size, ())) >= FEWEST_ROUNDS
-
 
 def read_step_seconds(folder: Path) -> StepSeconds:
     """What an earlier session has measured.
@@ -66,23 +52,9 @@ def read_step_seconds(folder: Path) -> StepSeconds:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         rounds = {int(size): tuple(times) for size, times in content["seconds"].items()}
-        return StepSeconds(content["device"], rounds, content.get("validation_seconds"))
+        validation = content.get("validation_seconds")
+        return StepSeconds(device=content["device"], rounds=rounds, validation=validation)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{path} is damaged: {error!r}. Remove it: step times are measured again."
         ) from error
-
-
-def device_name(devices: Devices) -> str:
-    """Such as "CPU, 2 threads"."""
-    if devices.kind != "CPU":
-        return devices.kind
-    return f"CPU, {devices.cores} thread{'s' if devices.cores > 1 else ''}"
-
-
-def by_batch_size(configurations: Iterable[Configuration]) -> list[Configuration]:
-    """The first configuration of each batch size, smallest first."""
-    first: dict[int, Configuration] = {}
-    for configuration in configurations:
-        first.setdefault(configuration.batch_size, configuration)
-    return [first[size] for size in sorted(first)]

@@ -14,17 +14,16 @@ from search_fixtures import (
     trials_of,
 )
 
-from tfbatch.configuration import Configuration
-from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
-from tfbatch.search.confirmation import (
+from tfbatch.answer.candidates import (
     as_verified,
     choose_candidates,
-    confirmation_seed,
-    run_rounds,
     trial_name,
     verified_groups,
 )
+from tfbatch.configuration import Configuration
+from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.trial_runner import InterruptedTrialError
+from tfbatch.search.verification import run_rounds, verification_seed
 from tfbatch.seeds import derive_seed
 
 
@@ -192,7 +191,7 @@ def test_all_candidates_of_a_round_have_the_same_fresh_seed(tmp_path):
 
     ran = verifications(trainer)
     seeds = [{spec.seed for spec in ran[i : i + 3]} for i in (0, 3, 6)]
-    assert seeds == [{confirmation_seed(7, n)} for n in (1, 2, 3)]
+    assert seeds == [{verification_seed(7, n)} for n in (1, 2, 3)]
     assert len(set.union(*seeds)) == 3
     searched = {derive_seed(7, f"search-{n:04d}") for n in range(1, 999)}
     assert not set.union(*seeds) & (searched | {derive_seed(7, "baseline"), 7})

@@ -1,23 +1,18 @@
-"""Verification: the best configurations and the baseline again, on fresh seeds, paired."""
+"""Which configurations are verified on fresh seeds, and what of their trials counts."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
+from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.recommendation import Verified
-from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.step_seconds import StepSeconds
-from tfbatch.search.trial_runner import TrialRunner
-from tfbatch.seeds import derive_seed
 from tfbatch.trial.finished import BASELINE, FinishedTrial
-from tfbatch.trial.outcome import TrialSpec
 from tfbatch.trial.trials import Trials
 
-_NOT_MEASURED = StepSeconds()
 HOPELESS_SHARE = 0.1
 """A trial that lies behind the best one by more than this share of what that one has learned is not
 verified: it could be recommended only as a tie, and seeds differ by less."""
@@ -71,89 +66,15 @@ def _score(trial: FinishedTrial) -> float:
     return trial.score if trial.score is not None else math.nan
 
 
-def run_rounds(
-    candidates: Sequence[Candidate],
-    *,
-    rounds: int,
-    runner: TrialRunner,
-    clock: SearchClock,
-    seed: int,
-    stop_requested: Callable[[], bool],
-    at_least: int = 1,
-) -> None:
-    """Trains every candidate with the same fresh seeds, a round for each seed.
-
-    A round is begun only if it fits in the time that is left. The order changes from round to
-    round, so that a drift of the machine does not fall on one candidate.
-
-    Args:
-        candidates: What to verify.
-        rounds: Number of rounds.
-        runner: Runs the trials.
-        clock: The time limit.
-        seed: The run's seed.
-        stop_requested: When true, no further round is begun.
-        at_least: This many rounds must fit together: an earlier verification has as many, and fewer
-            would replace it.
-
-    Raises:
-        InterruptedTrialError: Running trials were asked to stop.
-    """
-    seconds = missing_seconds(candidates, rounds=rounds, runner=runner)
-    if not clock.fits(sum(seconds[:at_least])):
-        return
-    plan = _rounds(
-        candidates,
-        rounds=rounds,
-        runner=runner,
-        clock=clock,
-        seed=seed,
-        stop_requested=stop_requested,
-    )
-    runner.run_all(lambda: next(plan, None))
-
-
-def missing_seconds(
-    candidates: Sequence[Candidate], *, rounds: int, runner: TrialRunner
-) -> list[float]:
-    """What is missing of each round, in expected wall-clock seconds; 0 for a whole one."""
-    find = runner.trials.find
-    return [
-        side_by_side(
-            [c.seconds for c in candidates if find(trial_name(c.configuration, n)) is None],
-            runner.at_once,
-        )
-        for n in range(1, rounds + 1)
-    ]
-
-
-def _rounds(
-    candidates: Sequence[Candidate],
-    *,
-    rounds: int,
-    runner: TrialRunner,
-    clock: SearchClock,
-    seed: int,
-    stop_requested: Callable[[], bool],
-) -> Iterator[TrialSpec]:
-    for number in range(1, rounds + 1):
-        missing = missing_seconds(candidates, rounds=number, runner=runner)[-1]
-        if missing and (stop_requested() or not clock.fits(missing)):
-            return
-        first = number % max(len(candidates), 1)
-        for candidate in [*candidates[first:], *candidates[:first]]:
-            yield runner.spec(
-                trial_name(candidate.configuration, number),
-                phase="confirmation",
-                seed=confirmation_seed(seed, number),
-                configuration=candidate.configuration,
-            )
+def trial_name(configuration: Configuration, number: int) -> str:
+    """Depends on the configuration, so that an extended search finds what was verified before."""
+    return f"confirm-{configuration.identity()}-{number}"
 
 
 def verified_groups(
     trials: Trials, *, batch_sizes: int, chance: float | None = None
 ) -> dict[str, list[FinishedTrial]]:
-    """The verification trials of every configuration that was in whole rounds, by its key.
+    """The verification's trials of every configuration that was in whole rounds, by its key.
 
     A round is whole when every candidate of its time has been trained; what was verified in an
     earlier session stays verified when new candidates were not. Every configuration with the same
@@ -166,12 +87,13 @@ def verified_groups(
         ):
             rounds += 1
         if rounds:
-            return _with_rounds(trials, rounds)
+            return groups_of_rounds(trials, rounds)
     return {}
 
 
 def as_verified(
-    groups: dict[str, list[FinishedTrial]], step_seconds: StepSeconds = _NOT_MEASURED
+    groups: Mapping[str, Sequence[FinishedTrial]],
+    step_seconds: StepSeconds = StepSeconds(),  # noqa: B008 - frozen
 ) -> list[Verified]:
     """What the recommendation needs to know; configurations with a failed trial are left out."""
     # Seconds of different kinds cannot be compared: all alone, or all as they were.
@@ -190,16 +112,6 @@ def as_verified(
     ]
 
 
-def trial_name(configuration: Configuration, number: int) -> str:
-    """Depends on the configuration, so that an extended search finds what was verified before."""
-    return f"confirm-{configuration.identity()}-{number}"
-
-
-def confirmation_seed(seed: int, number: int) -> int:
-    """The same for every candidate of a round."""
-    return derive_seed(seed, "confirmation", number)
-
-
 def _candidate_sets(
     trials: Trials, batch_sizes: int, chance: float | None
 ) -> list[list[Candidate]]:
@@ -216,8 +128,8 @@ def _candidate_sets(
     return sets
 
 
-def _with_rounds(trials: Trials, rounds: int) -> dict[str, list[FinishedTrial]]:
-    """Every configuration that has all of the first `rounds` rounds."""
+def groups_of_rounds(trials: Trials, rounds: int) -> dict[str, list[FinishedTrial]]:
+    """The trials of every configuration that has all of the first `rounds` rounds, by its key."""
     groups: dict[str, list[FinishedTrial]] = {}
     identities: set[str] = set()
     for trial in trials:

@@ -6,10 +6,9 @@ Tuning Playbook, "identifying bad search space boundaries"; Shallue et al. 2019,
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
-from tfbatch.search.space import SearchSpace
+from tfbatch.schema import Strict
 from tfbatch.trial.trials import Trials
 
 OUTER_SHARE = 0.1
@@ -18,8 +17,7 @@ FEWEST_TRIALS = 3
 """Of so few completed trials of a batch size, one is at an edge by chance."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Edges:
+class Edges(Strict):
     """Batch sizes whose best learning rate of the search lies at an edge of the range.
 
     Attributes:
@@ -43,7 +41,7 @@ class Edges:
         ]
 
 
-def edges_of(trials: Trials, *, space: SearchSpace) -> Edges:
+def edges_of(trials: Trials, learning_rates: tuple[float, float]) -> Edges:
     """Looks at the best completed trial of the search at each batch size.
 
     The place in the range is that of base learning rate and offset together: the rule moves the
@@ -51,14 +49,16 @@ def edges_of(trials: Trials, *, space: SearchSpace) -> Edges:
 
     Args:
         trials: The trials of a run.
-        space: What was searched.
+        learning_rates: Lowest and highest searched base learning rate, the offset around the rule
+            included.
     """
-    low, high = (math.log2(rate) for rate in space.learning_rate_range())
+    low, high = map(math.log2, learning_rates)
     if low == high:
         return Edges()
     found: dict[str, list[int]] = {"low": [], "high": []}
-    for size in space.batch_sizes:
-        own = trials.of_phase("search").of_batch_size(size).ranked()
+    searched = trials.of_phase("search")
+    for size in searched.batch_sizes():
+        own = searched.of_batch_size(size).ranked()
         if len(own) < FEWEST_TRIALS:
             continue
         c = own[0].configuration
@@ -67,4 +67,4 @@ def edges_of(trials: Trials, *, space: SearchSpace) -> Edges:
             found["low"].append(size)
         elif place >= 1 - OUTER_SHARE:
             found["high"].append(size)
-    return Edges(tuple(found["low"]), tuple(found["high"]))
+    return Edges(low=tuple(found["low"]), high=tuple(found["high"]))

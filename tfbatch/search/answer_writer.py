@@ -4,43 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tfbatch.answer.answer import Answer, Contender, Measured, measured_metrics
+from tfbatch.answer.memory_limits import read_memory_limit
+from tfbatch.answer.stored import read_answer
+from tfbatch.answer.table import table_by_batch_size
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
-from tfbatch.own_data import DataDescription
+from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.request.request import Request
-from tfbatch.run_folder.files import BEST_MODEL, RECOMMENDATION
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import BEST_CONFIGURATION, BEST_MODEL
+from tfbatch.run_folder.fingerprint import software
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.search import answer_files
-from tfbatch.search.answer import Answer, Contender, Measured, summarize
-from tfbatch.search.answer_files import TestMetrics
+from tfbatch.schema import write_yaml
 from tfbatch.search.clock import SearchClock
-from tfbatch.search.edges import edges_of
 from tfbatch.search.engine import Engine
-from tfbatch.search.memory_limit import read_memory_limit
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.snippet import keras_snippet
-from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.training.evaluation import evaluate_weights, save_model
+from tfbatch.training_config import Reported, TrainingConfig
 from tfbatch.trial.derived import Derived
-from tfbatch.trial.trials import Trials
 
 
 @dataclasses.dataclass(frozen=True)
-class Ending:
-    """What an answer is written, tested and told with.
+class AnswerWriter:
+    """Writes an answer down, tests it, and tells it.
 
     Attributes:
         request: What was asked.
         data: What the data holds.
         engine: Evaluates and saves models.
-        space: What was searched.
         folder: The run folder.
         runner: The trials and their weights.
         clock: What the run has used.
@@ -54,7 +53,6 @@ class Ending:
     request: Request
     data: DataDescription
     engine: Engine
-    space: SearchSpace
     folder: RunFolder
     runner: TrialRunner
     clock: SearchClock
@@ -72,8 +70,8 @@ class Ending:
         Raises:
             RunFolderError: It cannot be written.
         """
-        if self._known_answer(answer) is None:
-            self._write(self._content(answer, {}, interrupted=True), answer)
+        if self._tested_before(answer) is None:
+            self._write(self._as_of_now(answer, interrupted=True))
 
     def finish(self, answer: Answer, *, failure: Exception | None = None) -> Result:
         """Writes the answer, then reads test and saves the model: their failure loses nothing.
@@ -84,72 +82,69 @@ class Ending:
         """
         early = failure is not None or self.stop_requested()
         failures = [failure] if failure else []
-        known = self._known_answer(answer)
-        test: TestMetrics = dict(known or {})
-        content = self._content(answer, test, interrupted=early)
+        known = self._tested_before(answer)
+        answer = self._as_of_now(known or answer, interrupted=early)
         with told(self.progress, "The answer could not be written", failures):
-            self._write(content, answer)
+            self._write(answer)
         if known is None and not early:
             with told(self.progress, "The test split could not be evaluated", failures):
                 for key, metrics in self._test_metrics(answer):
-                    test[key] = metrics  # on disk as soon as it is measured
-                    content = self._content(answer, test, interrupted=True)
-                    self._write(content, answer)
+                    answer = answer.with_test(key, metrics)  # on disk as soon as it is measured
+                    self._write(self._as_of_now(answer, interrupted=True))
         with told(self.progress, f"{BEST_MODEL} could not be written", failures):
             self._save_best(answer.recommended)
         early = early or (self.stop_requested() and known is None)
-        content = self._content(answer, test, interrupted=early)
+        answer = self._as_of_now(answer, interrupted=early)
         with told(self.progress, "The answer could not be written", failures):
-            self._write(content, answer)
+            self._write(answer)
         snippet = ""
         with told(self.progress, "The script in plain Keras could not be written", failures):
-            snippet = self._snippet(answer)
+            snippet = self._snippet(answer.recommended)
         return Result(
             run_dir=self.folder.path,
-            recommendation=content,
-            table=answer_files.table_by_batch_size(self.runner.trials, answer),
-            snippet=snippet,
             answer=answer,
+            table=table_by_batch_size(self.runner.trials, answer),
+            snippet=snippet,
             rows=self.folder.journal.rows,
             interrupted=self.stop_requested(),
             failure=next((e for e in failures if _ends_a_run(e, failure)), None),
         )
 
-    def _snippet(self, answer: Answer) -> str:
-        first = answer.recommended.trials[0]
+    @property
+    def _threads(self) -> int | None:
+        """Threads of each trial on a CPU; None on another device."""
         devices = self.engine.devices
+        return devices.threads if devices.kind == "CPU" else None
+
+    def _snippet(self, recommended: Contender) -> str:
         return keras_snippet(
-            first.configuration,
-            self.derive(first.configuration),
+            recommended.configuration,
+            self.derive(recommended.configuration),
             request=self.request,
             data=self.data,
             build_model=self.build_model,
             compiled=self.compiled,
-            seed=first.seed,
-            threads=devices.threads if devices.kind == "CPU" else None,
+            seed=recommended.trials[0].seed,
+            threads=self._threads,
         )
 
-    def _content(self, answer: Answer, test: TestMetrics, *, interrupted: bool) -> dict[str, Any]:
-        return answer_files.recommendation(
-            answer,
-            self.derive(answer.recommended.configuration),
-            objective=str(self.request.objective),
-            test=test,
-            trials=len(self.runner.trials),
-            seconds=self.clock.elapsed,
-            status="interrupted" if interrupted else "complete",
-            memory=_memory_used_up(self.runner.trials, self.runner.device),
-            memory_limit=read_memory_limit(self.folder.path)
-            if self.request.execution.memory_budget is not None
-            else None,
-            edges=edges_of(self.runner.trials, space=self.space),
+    def _as_of_now(self, answer: Answer, *, interrupted: bool) -> Answer:
+        budget = self.request.execution.memory_budget
+        return answer.model_copy(
+            update={
+                "status": "interrupted" if interrupted else "complete",
+                "trials": len(self.runner.trials),
+                "seconds": round(self.clock.elapsed, 1),
+                "memory_limit": None if budget is None else read_memory_limit(self.folder.path),
+                "versions": software(),
+            }
         )
 
-    def _write(self, content: dict[str, Any], answer: Answer) -> None:
-        devices = self.engine.devices
-        threads = devices.threads if devices.kind == "CPU" else None
-        best = answer_files.best_yaml(answer, request=self.request, threads=threads)
-        answer_files.write_answer(self.folder.path, content, best)
+    def _write(self, answer: Answer) -> None:
+        """Writes recommendation.json and best.yaml, each whole or not at all."""
+        best = best_yaml(answer, request=self.request, threads=self._threads)
+        write_whole(self.folder.path / BEST_CONFIGURATION, best)
+        answer.write(self.folder.path)
 
     def _test_metrics(self, answer: Answer) -> Iterator[tuple[str, dict[str, Measured]]]:
         """Reads the test split, once for each answer: here and nowhere else."""
@@ -157,41 +152,36 @@ class Ending:
             self.progress.say("There is no test split: the answer rests on validation alone.")
             return
         self.progress.say("Evaluating the recommendation and the baseline on the test split.")
-        for contender in _distinct(answer):
-            kept = [(t, self.runner.weights_file(t.trial)) for t in contender.completed]
+        for one in answer.shown():
+            kept = [(t.seed, self.runner.weights_file(t.trial)) for t in one.completed]
             measured = [
-                self.engine.call(evaluate_weights, t.configuration, file, split="test", seed=t.seed)
-                for t, file in kept
+                self.engine.call(evaluate_weights, one.configuration, file, split="test", seed=seed)
+                for seed, file in kept
                 if file.exists()
             ]
             if measured:
-                yield contender.key, summarize(measured)
+                yield one.key, measured_metrics(measured)
 
-    def _known_answer(self, answer: Answer) -> TestMetrics | None:
-        """The test metrics of an earlier session, if its answer rests on the same trials."""
-        path = self.folder.path / RECOMMENDATION
-        if not path.exists() or not (self.folder.path / BEST_MODEL).exists():
+    def _tested_before(self, answer: Answer) -> Answer | None:
+        """The answer with an earlier session's test metrics, if that rested on the same trials."""
+        before = read_answer(self.folder.path)
+        if before is None or not (self.folder.path / BEST_MODEL).exists():
             return None
-        before = json.loads(path.read_text(encoding="utf-8"))
-        evidence = sorted(t.trial for c in _distinct(answer) for t in c.trials)
-        untested = before["metrics"]["test"] is None and "test" in self.data.splits
-        if before["evidence"] != evidence or untested:
-            return None
-        same = (
-            before["batch_size"] == answer.recommended.configuration.batch_size
-            and before["learning_rate"]
-            == self.derive(answer.recommended.configuration).learning_rate
+        untested = before.recommended.metrics.test is None and "test" in self.data.splits
+        same = before.recommended_trial == answer.recommended_trial and (
+            [one.trials for one in before.shown()] == [one.trials for one in answer.shown()]
         )
-        if not same:
+        if untested or not same:
             return None
-        parts = {answer.recommended.key: before["metrics"]["test"]}
-        if answer.baseline and before["baseline"]:
-            parts[answer.baseline.key] = before["baseline"]["metrics"]["test"]
-        return {key: _as_measured(part) for key, part in parts.items() if part}
+        for one in before.shown():
+            answer = answer.with_test(one.key, one.metrics.test)
+        return answer
 
-    def _save_best(self, contender: Contender) -> None:
+    def _save_best(self, recommended: Contender) -> None:
         """Saves the model of the first verification seed: not the luckiest one."""
-        first = contender.trials[0]
+        first = self.runner.trials.find(recommended.trials[0].trial)
+        if first is None:
+            return
         weights = self.runner.weights_file(first.trial)
         if weights.exists():
             self.engine.call(
@@ -202,6 +192,43 @@ class Ending:
                 total_examples=first.total_examples,
                 path=self.folder.path / BEST_MODEL,
             )
+
+
+def best_yaml(answer: Answer, *, request: Request, threads: int | None) -> str:
+    """The content of best.yaml, which `python -m tfbatch.train --config` reads.
+
+    Args:
+        answer: The answer.
+        request: What was asked.
+        threads: Threads of each trial on a CPU; None on another device.
+    """
+    recommended, execution = answer.recommended, request.execution
+    reported = recommended.objective()
+    config = TrainingConfig(
+        dataset=request.dataset,
+        batched=request.data.batched if isinstance(request.data, OwnData) else None,
+        data_dir=str(request.data_dir) if request.data_dir else None,
+        model=request.model,
+        trial_length=request.trial_length,
+        seed=recommended.trials[0].seed,
+        precision=execution.precision,
+        jit_compile=execution.jit_compile,
+        strategy=execution.strategy,
+        threads=threads,
+        **request.task.identity(),
+        configuration=recommended.configuration,
+        reported=Reported(
+            metric=answer.objective.name,
+            mean=reported.mean,
+            deviation=reported.standard_deviation,
+            seeds=reported.seeds,
+        ),
+    )
+    absent = {"batched", "loss", "metrics", "class_weight"}
+    written = config.model_dump(mode="json")
+    content = {k: v for k, v in written.items() if v is not None or k not in absent}
+    comment = "The recommended training: python -m tfbatch.train --config"
+    return write_yaml(content, comment=comment)
 
 
 @contextlib.contextmanager
@@ -234,32 +261,3 @@ def tell_failure(progress: Progress, what: str, error: Exception) -> None:
 def _ends_a_run(error: Exception, first: Exception | None) -> bool:
     """Whether a failure decides the exit code: damaged data and full disks do wherever they are."""
     return error is first or isinstance(error, (RecordError, RunFolderError))
-
-
-def _distinct(answer: Answer) -> list[Contender]:
-    """Recommendation and baseline, once each."""
-    both = [answer.recommended, *([answer.baseline] if answer.baseline else [])]
-    return list({contender.key: contender for contender in both}.values())
-
-
-def _memory_used_up(trials: Trials, device: str) -> dict[str, Any] | None:
-    """Where memory was used up on this kind of device, beside what fits; None if it never was."""
-    wall = trials.memory_wall(device)
-    if wall is None:
-        return None
-    return {
-        "device": device,
-        "smallest_that_failed": wall,
-        "largest_that_fits": max(trials.completed().batch_sizes(), default=None),
-    }
-
-
-def _as_measured(part: dict[str, Any]) -> dict[str, Measured]:
-    return {
-        name: Measured(
-            value["mean"],
-            float("nan") if value["standard_deviation"] is None else value["standard_deviation"],
-            value["seeds"],
-        )
-        for name, value in part.items()
-    }

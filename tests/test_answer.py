@@ -1,0 +1,230 @@
+"""An answer follows from a run folder alone, is stored whole, and is read again as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+from search_fixtures import BASELINE, Trainer, make_config, make_runner, trials_of
+
+from tfbatch.answer.answer import Answer, Measured
+from tfbatch.answer.candidates import choose_candidates, trial_name
+from tfbatch.answer.chance import read_chance_level, write_chance_level
+from tfbatch.answer.find import find_answer
+from tfbatch.answer.stored import answer_of, read_answer
+from tfbatch.answer.summary import summary
+from tfbatch.configuration import Configuration
+from tfbatch.errors import NothingLearnedError, RunFolderError, SearchError
+from tfbatch.estimators.chance_level import ChanceLevel
+from tfbatch.run_folder.folder import RunFolder
+from tfbatch.search.clock import SearchClock
+from tfbatch.search.trial_runner import InterruptedTrialError
+from tfbatch.search.verification import run_rounds
+
+CONFIG = make_config()
+IDENTITY = {
+    "objective": "val_loss:min",
+    "search": CONFIG.model_dump(mode="json", include={"oracle", "space"}),
+}
+BUDGET = {"confirmation": CONFIG.confirmation.model_dump(mode="json")}
+CHANCE = ChanceLevel(untrained=50.0)
+
+
+def at(batch_size):
+    return Configuration(batch_size=batch_size, base_learning_rate=0.1)
+
+
+def run(path, trainer, *, sizes=(16, 64), rounds=2, chance=CHANCE):
+    """A run as its folder has it; returns the trials that its runner has."""
+    with RunFolder(path, identity=IDENTITY, budget=BUDGET) as folder:
+        write_chance_level(path, chance)
+        runner = make_runner(folder, trainer)
+        runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
+        for number, size in enumerate(sizes, start=1):
+            runner.run(runner.spec(f"search-{number:04d}", "search", number, at(size)))
+        with contextlib.suppress(InterruptedTrialError):
+            run_rounds(
+                choose_candidates(runner.trials, batch_sizes=2, chance=50.0),
+                rounds=rounds,
+                runner=runner,
+                clock=SearchClock(None),
+                seed=7,
+                stop_requested=lambda: False,
+            )
+        return runner.trials
+
+
+def interrupted(path):
+    return run(path, Trainer(), rounds=0)
+
+
+def interrupted_in_a_round(path):
+    trainer = Trainer()
+    trainer.interrupt_at = trial_name(at(16), 2)
+    return run(path, trainer)
+
+
+def out_of_memory(path):
+    return run(path, Trainer({"search-0003": "oom"}), sizes=(16, 64, 512))
+
+
+def failed_on_a_seed(path):
+    return run(path, Trainer({trial_name(at(16), 1): "diverged"}))
+
+
+def continued(path):
+    run(path, Trainer(), sizes=(16,))
+    return run(path, Trainer(), sizes=(16, 64))
+
+
+def unfinished_journal(path):
+    trials = run(path, Trainer())
+    with (path / "trials.jsonl").open("a") as journal:
+        journal.write('{"trial": "search-0003", "sta')
+    return trials
+
+
+RUNS = {
+    "complete": lambda path: run(path, Trainer()),
+    "interrupted before verification": interrupted,
+    "interrupted in a round": interrupted_in_a_round,
+    "out of memory": out_of_memory,
+    "failed on a seed": failed_on_a_seed,
+    "continued": continued,
+    "unfinished journal": unfinished_journal,
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_an_answer_follows_from_the_folder_alone(kind, tmp_path):
+    trials = RUNS[kind](tmp_path)
+    in_the_run = find_answer(
+        trials,
+        batch_sizes=2,
+        chance=CHANCE,
+        device="CPU",
+        learning_rates=CONFIG.space.learning_rate_range(),
+    )
+
+    assert answer_of(tmp_path) == in_the_run
+    assert in_the_run.verified is (kind != "interrupted before verification")
+    assert (in_the_run.memory_used_up is not None) is (kind == "out of memory")
+    assert read_answer(tmp_path) is None  # nobody has written it down
+    in_the_run.write(tmp_path)
+    assert read_answer(tmp_path) == in_the_run
+
+
+def test_where_nothing_was_learned_the_folder_gives_the_reason(tmp_path):
+    trials = run(tmp_path, Trainer(), rounds=0, chance=ChanceLevel(untrained=0.5))
+
+    with pytest.raises(NothingLearnedError) as in_the_run:
+        find_answer(trials, batch_sizes=2, chance=ChanceLevel(untrained=0.5))
+    with pytest.raises(NothingLearnedError) as alone:
+        answer_of(tmp_path)
+    assert str(alone.value) == str(in_the_run.value)
+
+
+def test_without_a_completed_trial_there_is_no_answer(tmp_path):
+    run(tmp_path, Trainer({"baseline": "oom", "search-0001": "oom"}), sizes=(16,), rounds=0)
+
+    with pytest.raises(SearchError, match="None of 2 trials completed"):
+        answer_of(tmp_path)
+    with pytest.raises(SearchError, match="before the first trial ended"):
+        find_answer(trials_of(), batch_sizes=2)
+
+
+def test_the_stored_answer_begins_with_the_recommendation(tmp_path):
+    run(tmp_path, Trainer())
+    answer = answer_of(tmp_path).with_test("baseline", {"loss": Measured.of([1.0, 2.0])})
+    answer.write(tmp_path)
+    content = json.loads((tmp_path / "recommendation.json").read_text())
+
+    one = answer.recommended
+    assert list(content)[:2] == ["status", "verified_on_fresh_seeds"]
+    assert content["batch_size"] == one.batch_size
+    assert content["metrics"]["validation"] == {
+        "loss": {"mean": one.objective().mean, "standard_deviation": pytest.approx(0.0, abs=1e-2)}
+        | {"seeds": 2},
+        "accuracy": content["metrics"]["validation"]["accuracy"],
+    }
+    assert content["baseline"]["metrics"]["test"]["loss"]["mean"] == 1.5
+    assert content["baseline"]["failures"] == ""
+    assert content["margin"] == answer.verification.margin
+    assert content["tied_with_best"] == [c.key for c in answer.verification.tied]
+    assert content["evidence"] == sorted(t.trial for c in (answer.baseline, one) for t in c.trials)
+    assert json.dumps(content, allow_nan=False)
+
+
+def test_a_number_that_is_not_finite_is_null_and_read_again(tmp_path):
+    run(tmp_path, Trainer(), rounds=1)
+    answer = answer_of(tmp_path)
+    answer = answer.with_test("baseline", {"loss": Measured.of([math.nan])})
+    answer.write(tmp_path)
+    content = json.loads((tmp_path / "recommendation.json").read_text())
+    read = read_answer(tmp_path)
+
+    assert content["baseline"]["metrics"]["test"]["loss"]["mean"] is None
+    assert math.isnan(read.baseline.metrics.test["loss"].mean)
+    assert [c.half_width for c in read.verification.comparisons][1:] == [None, None]
+    assert read.verification.noise is None
+    assert "one fresh seed" in summary(read)
+
+
+def test_what_an_earlier_version_wrote_is_completed_from_the_journal(tmp_path):
+    run(tmp_path, Trainer())
+    answer = answer_of(tmp_path)
+    for one in answer.shown():
+        answer = answer.with_test(one.key, {"loss": Measured.of([0.5, 0.6])})
+    answer = answer.model_copy(update={"status": "complete", "seconds": 7.0})
+    before = answer.content()
+    for key in ("contenders", "verification", "recommended_trial", "step_times", "versions"):
+        del before[key]
+    (tmp_path / "recommendation.json").write_text(json.dumps(before))
+
+    assert read_answer(tmp_path) == answer
+    run(tmp_path, Trainer(), sizes=(16, 64, 128))  # continued, and killed before its answer
+    assert read_answer(tmp_path) == answer
+
+
+def test_a_damaged_answer_is_an_error_with_its_remedy(tmp_path):
+    run(tmp_path, Trainer(), rounds=0)
+    for damaged in ("{", "[]", '{"contenders": []}', "{}"):
+        (tmp_path / "recommendation.json").write_text(damaged)
+        with pytest.raises(RunFolderError, match=r"(?s)\.json cannot be read.*Remove it"):
+            read_answer(tmp_path)
+
+
+def test_an_answer_names_one_of_its_contenders(tmp_path):
+    run(tmp_path, Trainer())
+    content = answer_of(tmp_path).content()
+
+    with pytest.raises(ValueError, match="search-0009 is no contender"):
+        Answer.model_validate(content | {"recommended_trial": "search-0009"})
+
+
+def test_the_level_without_learning_is_kept_also_where_it_is_not_finite(tmp_path):
+    assert read_chance_level(tmp_path) is None
+    write_chance_level(tmp_path, ChanceLevel(math.inf, None, 0.1))
+    assert read_chance_level(tmp_path) == ChanceLevel(math.inf, None, 0.1)
+    (tmp_path / "chance_level.json").write_text("[]")
+    with pytest.raises(RunFolderError, match="is damaged"):
+        read_chance_level(tmp_path)
+
+
+def test_an_answer_is_read_without_tensorflow(tmp_path):
+    run(tmp_path, Trainer()).best()
+    program = f"""
+import sys, pathlib
+from tfbatch.answer.stored import answer_of
+from tfbatch.answer.summary import summary
+print(summary(answer_of(pathlib.Path({str(tmp_path)!r}))))
+assert not {{"tensorflow", "keras", "keras_tuner"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Recommended: batch size")

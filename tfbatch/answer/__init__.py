@@ -1,0 +1,1 @@
+"""The answer of a run: found from its trials, stored and shown. No TensorFlow, no process."""

@@ -1,0 +1,164 @@
+"""The answer of a run: which configuration, verified how, against which baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tfbatch.answer.answer import Answer, Contender, Verification
+from tfbatch.answer.candidates import as_verified, verified_groups
+from tfbatch.answer.edges import Edges, edges_of
+from tfbatch.answer.memory_limits import memory_used_up
+from tfbatch.answer.step_seconds import StepSeconds
+from tfbatch.errors import NothingLearnedError, SearchError
+from tfbatch.estimators.chance_level import ChanceLevel
+from tfbatch.estimators.recommendation import choose
+from tfbatch.run_folder.files import JOURNAL
+from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.objective import Objective
+from tfbatch.trial.trials import Trials
+
+
+def find_answer(
+    trials: Trials,
+    *,
+    batch_sizes: int,
+    step_seconds: StepSeconds = StepSeconds(),  # noqa: B008 - frozen
+    chance: ChanceLevel | None = None,
+    learning_rates: tuple[float, float] | None = None,
+    device: str | None = None,
+    too_short: str = "give more time with --max_minutes, or shorten the trials",
+) -> Answer:
+    """Decides among what was measured.
+
+    Args:
+        trials: All trials of the run.
+        batch_sizes: How many batch sizes are verified.
+        step_seconds: Step times, each batch size alone.
+        chance: The objective's level without learning; None where it is not known.
+        learning_rates: Lowest and highest base learning rate that was searched, or None.
+        device: Kind of device whose memory is reported. Default: that of the last trial.
+        too_short: What to do where no trial has ended.
+
+    Returns:
+        The answer, without metrics on the test split: reading those is the last step of a run.
+
+    Raises:
+        SearchError: No trial has completed.
+        NothingLearnedError: The answer would be a configuration that is no better than chance.
+    """
+    objective, first_best = trials.objective, trials.searched().best()
+    if first_best is None or first_best.score is None:
+        raise SearchError(_nothing_completed(trials, too_short))
+    if chance and not chance.beaten_by(first_best.score, objective.direction):
+        raise NothingLearnedError(_nothing_learned(trials, first_best, chance))
+    level = chance.without_knowledge() if chance else math.nan
+    groups = verified_groups(
+        trials, batch_sizes=batch_sizes, chance=level if math.isfinite(level) else None
+    )
+    answer = decide(trials, groups, step_seconds)
+    mean = answer.recommended.objective().mean
+    if chance and not chance.beaten_by(mean, objective.direction):
+        raise NothingLearnedError(
+            f"On fresh seeds the best configuration comes to {objective.name} {mean:.4g} on "
+            f"average, which is no better than chance. {_lengthen(chance, objective)}"
+        )
+    edges = edges_of(trials, learning_rates) if learning_rates else Edges()
+    used_up = memory_used_up(trials, device or trials[-1].device)
+    return answer.model_copy(
+        update={"best_learning_rate_at_edge": edges, "memory_used_up": used_up}
+    )
+
+
+def decide(
+    trials: Trials, groups: Mapping[str, Sequence[FinishedTrial]], step_seconds: StepSeconds
+) -> Answer:
+    """The answer that some verified groups give; without groups, the best of the search.
+
+    Args:
+        trials: All trials of the run, one of them completed.
+        groups: The verification's trials by the contender's key.
+        step_seconds: Step times, each batch size alone.
+
+    Raises:
+        SearchError: Every configuration that was verified failed.
+    """
+    evidence = dict(groups)
+    baseline = trials.find(BASELINE)
+    if baseline is not None and baseline.score is not None:
+        evidence.setdefault(BASELINE, [baseline])
+    verified = as_verified(groups, step_seconds)
+    verification = None
+    if verified:
+        choice = choose(
+            verified,
+            direction=trials.objective.direction,
+            smallest_margin=trials.objective.smallest_margin,
+            incumbent=BASELINE,
+        )
+        recommended, verification = choice.recommended, Verification.of(choice)
+    else:
+        best = trials.searched().best(without=groups)  # what failed there is not recommended
+        if best is None:
+            raise SearchError("Every configuration that was verified failed on a fresh seed.")
+        recommended = best.trial
+        evidence[best.trial] = [best]
+    return Answer(
+        objective=trials.objective,
+        recommended_trial=recommended,
+        contenders=tuple(Contender.of(key, one, step_seconds) for key, one in evidence.items()),
+        verification=verification,
+        step_times=step_seconds,
+        trials=len(trials),
+    )
+
+
+def _nothing_completed(trials: Trials, too_short: str) -> str:
+    if not trials:
+        return (
+            f"The time limit passed before the first trial ended: {too_short}. The same command "
+            "with other values is accepted, since no trial is in the journal."
+        )
+    last = trials[-1]
+    return (
+        f"None of {len(trials)} trials completed. The last one ({last.trial}) ended as "
+        f"{last.status}: {last.message}"
+    )
+
+
+def _nothing_learned(trials: Trials, best: FinishedTrial, chance: ChanceLevel) -> str:
+    objective, completed = trials.objective, len(trials.searched().completed())
+    if chance.knows_before_training(objective.direction):
+        other = (
+            ""
+            if objective.name == "val_loss"
+            else ", or take an objective that still moves (--objective=val_loss)"
+        )
+        return (
+            f"Training improved nothing: the model that the builder returns already has "
+            f"{objective.name} {chance.untrained:.4g} (the best constant prediction "
+            f"{chance.constant:.4g}), and the best of {completed} completed trials ({best.trial}, "
+            f"batch size {best.configuration.batch_size}, learning rate {best.learning_rate:.3g}) "
+            f"has {best.score:.4g}. If its weights are trained already, search smaller learning "
+            f"rates (a --baseline with a small one){other}. If they are random, lengthen the "
+            "trials (--trial_length) or search other rates. Either with another --run_dir or with "
+            f"--overwrite. Nothing was verified; every trial is in {JOURNAL} of the run folder."
+        )
+    return (
+        f"Nothing was learned: the best of {completed} completed trials ({best.trial}, batch size "
+        f"{best.configuration.batch_size}, learning rate {best.learning_rate:.3g}) has "
+        f"{objective.name} {best.score:.4g}, which is not better than chance beyond the noise of "
+        f"the validation examples. {_lengthen(chance, objective)}"
+    )
+
+
+def _lengthen(chance: ChanceLevel, objective: Objective) -> str:
+    constant = (
+        "" if chance.constant is None else f", the best constant prediction {chance.constant:.4g}"
+    )
+    return (
+        f"The untrained model has {chance.untrained:.4g}{constant}, and chance alone can gain "
+        f"{chance.noise:.2g} on the validation examples. Lengthen the trials (--trial_length, "
+        "with another --run_dir or with --overwrite), or search other learning rates. Nothing was "
+        f"verified; every trial is in {JOURNAL} of the run folder."
+    )

@@ -1,0 +1,96 @@
+"""The answer of a run folder: as it was written, or found from the trials in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tfbatch.answer.answer import Answer, Measured
+from tfbatch.answer.candidates import groups_of_rounds
+from tfbatch.answer.chance import read_chance_level
+from tfbatch.answer.edges import Edges
+from tfbatch.answer.find import decide, find_answer
+from tfbatch.answer.memory_limits import MemoryLimit, MemoryUsedUp, read_memory_limit
+from tfbatch.answer.step_seconds import read_step_seconds
+from tfbatch.errors import ConfigurationError, RunFolderError
+from tfbatch.request.search_config import Confirmation, Space
+from tfbatch.run_folder.files import RECOMMENDATION
+from tfbatch.run_folder.recorded import read_budget, read_settings
+from tfbatch.schema import validate
+from tfbatch.trial.trials import Trials
+
+
+def read_answer(run_dir: Path) -> Answer | None:
+    """The answer in a run folder's recommendation.json; None if there is none yet.
+
+    A file that names no contenders, as earlier versions wrote it, is completed from the journal.
+
+    Raises:
+        InputError: It is no run folder.
+        RunFolderError: A file in it is damaged.
+    """
+    path = run_dir / RECOMMENDATION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "contenders" in content:
+            return validate(Answer, content, where="the answer")
+        return _completed(content, run_dir)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, ConfigurationError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read: {error}. Remove it: the same command writes it again."
+        ) from error
+
+
+def answer_of(run_dir: Path) -> Answer:
+    """The answer that the trials in a run folder give now, also while the run goes on.
+
+    Raises:
+        InputError: It is no run folder.
+        RunFolderError: A file in it is damaged.
+        SearchError: No trial has completed.
+        NothingLearnedError: No trial is better than chance.
+    """
+    settings, budget = read_settings(run_dir), read_budget(run_dir)
+    space = validate(Space, settings["search"]["space"], where="config.json")
+    confirmation = validate(Confirmation, budget["confirmation"], where="config.json")
+    found = find_answer(
+        Trials.read(run_dir),
+        batch_sizes=confirmation.batch_sizes,
+        step_seconds=read_step_seconds(run_dir),
+        chance=read_chance_level(run_dir),
+        learning_rates=space.learning_rate_range(),
+    )
+    return found.model_copy(update={"memory_limit": read_memory_limit(run_dir)})
+
+
+def _completed(content: dict[str, Any], run_dir: Path) -> Answer:
+    """What an earlier version wrote, with the contenders that the journal had then."""
+    trials = Trials.read(run_dir)[: content["trials"]]
+    rounds = 0
+    if content["verified_on_fresh_seeds"]:
+        measured = content["metrics"]["validation"]
+        rounds = max(one["seeds"] for one in measured.values())
+    groups = groups_of_rounds(trials, rounds) if rounds else {}
+    found = decide(trials, groups, read_step_seconds(run_dir))
+    found = found.with_test(found.recommended_trial, _tested(content))
+    if found.baseline and not found.keeps_baseline and content["baseline"]:
+        found = found.with_test(found.baseline.key, _tested(content["baseline"]))
+    edges = content.get("best_learning_rate_at_edge", {})
+    limit, used_up = content.get("memory_limit"), content.get("memory_used_up")
+    return found.model_copy(
+        update={
+            "status": content["status"],
+            "seconds": content["seconds"],
+            "memory_limit": limit and MemoryLimit.model_validate(limit),
+            "memory_used_up": used_up and MemoryUsedUp.model_validate(used_up),
+            "best_learning_rate_at_edge": Edges.model_validate(edges),
+        }
+    )
+
+
+def _tested(part: dict[str, Any]) -> dict[str, Measured] | None:
+    test = part["metrics"]["test"]
+    return test and {name: Measured.model_validate(one) for name, one in test.items()}

@@ -1,0 +1,89 @@
+"""The table that a run ends with: one row for each batch size."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from tfbatch.answer.answer import Answer
+from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.objective import Objective
+from tfbatch.trial.trials import Trials
+
+
+def table_by_batch_size(trials: Trials, answer: Answer) -> Table:
+    """One row for each batch size, and the baseline's."""
+    objective = trials.objective
+    table = Table(title=f"By batch size ({objective.name}, {_better(objective)})")
+    for column in ("batch size", "trials", "best of search", "learning rate", "schedule"):
+        table.add_column(column, justify="left" if column == "schedule" else "right")
+    table.add_column("fresh seeds", justify="right")
+    table.add_column("train s", justify="right")
+    table.add_column("")
+    first, searched = trials.of_phase("baseline"), trials.of_phase("search")
+    groups = [(f"{t.configuration.batch_size} (baseline)", first) for t in first]
+    groups += [(str(b), searched.of_batch_size(b)) for b in searched.batch_sizes()]
+    rows = [_row(name, group, answer) for name, group in groups]
+    for row in rows:
+        table.add_row(*row)
+    if any(row[_SECONDS].endswith(_AS_IN_TRIAL) for row in rows):
+        table.caption = (
+            f"train s: seconds of training steps, alone on the device;{_AS_IN_TRIAL} as they were "
+            "in the trial, beside others"
+        )
+    return table
+
+
+_SECONDS = 6
+_AS_IN_TRIAL = " *"
+"""Marks seconds that other trials slowed down."""
+
+
+def _row(name: str, group: Trials, answer: Answer) -> list[str]:
+    scored = group.ranked()
+    if not scored:
+        ends = ", ".join(sorted({t.status for t in group}))
+        return [name, str(len(group)), f"none ({ends})", "", "", "", "", ""]
+    best = next((t for t in scored if answer.find(t.trial)), scored[0])
+    contender = answer.find(best.trial)
+    fresh, seconds = "", f"{best.training_seconds:.3g}{_AS_IN_TRIAL}"
+    if contender and contender.on_fresh_seeds:
+        fresh = contender.failures or str(contender.objective())
+        mark = "" if contender.training_seconds.alone_on_the_device else _AS_IN_TRIAL
+        seconds = f"{contender.training_seconds.mean:.3g}{mark}"
+    return [
+        name,
+        str(len(group)),
+        f"{best.score:.4f}",
+        f"{best.learning_rate:.3g}",
+        describe_schedule(best),
+        fresh,
+        seconds,
+        _mark(best.trial, answer),
+    ]
+
+
+def describe_schedule(trial: FinishedTrial) -> str:
+    """Such as "cosine, final_fraction 0.01, 3 % warm-up"."""
+    c = trial.configuration
+    parts = [c.schedule.name, *(f"{k} {v}" for k, v in c.schedule.arguments.items())]
+    if c.warmup_fraction:
+        parts.append(f"{c.warmup_fraction:.0%} warm-up")
+    return ", ".join(parts)
+
+
+def _mark(key: str, answer: Answer) -> str:
+    marks = []
+    if key == answer.recommended_trial:
+        marks.append("recommended")
+    if answer.verification:
+        marks += ["best mean"] if key == answer.verification.best else []
+        comparison = answer.verification.of_key(key)
+        if comparison and comparison.tied and key != answer.verification.best:
+            marks.append("tied with best")
+        elif comparison and not comparison.tied:
+            marks.append(f"behind by {comparison.deficit:.4f}")
+    return ", ".join(marks)
+
+
+def _better(objective: Objective) -> str:
+    return "higher is better" if objective.direction == "max" else "lower is better"
