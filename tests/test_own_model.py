@@ -196,7 +196,8 @@ def test_a_compiled_model_keeps_loss_metrics_and_the_settings_of_its_optimizer(r
     optimizer = last_model(programs).optimizer
     assert type(optimizer) is keras.optimizers.Adam
     assert (optimizer.clipnorm, float(optimizer.beta_2)) == (0.5, pytest.approx(0.9))
-    schedule = Workload(regression, compiled_adam).optimizer(own, 120, compiled_adam())
+    workload = Workload(regression, compiled_adam)
+    schedule = workload.optimizer(own, workload.derive(own, 120), compiled_adam())
     reference = plain_keras(
         regression,
         keras.optimizers.Adam(schedule._learning_rate, beta_2=0.9, clipnorm=0.5),
