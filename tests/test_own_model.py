@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -13,10 +15,10 @@ import tfbatch
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.models import keras_applications
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.schema import Named
-from tfbatch.search.adaptation import adapt
+from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
 from tfbatch.training.callbacks import as_factory, check_callbacks
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.description import description_of
@@ -302,7 +304,12 @@ def test_a_compiled_optimizer_is_told_by_its_plug_in(optimizer, name, numbers):
 
 def test_a_search_takes_a_compiled_models_optimizer(regression):
     described = description_of(Workload(regression, compiled_adam))
-    adapted = adapt(make_request_of(), described)
+    asked = make_request_of()
+    adapted = dataclasses.replace(
+        asked,
+        subject=fit_baseline(asked.subject, described),
+        search=fit_search(asked.search, described),
+    )
 
     space = adapted.search.space
     assert (space.optimizer.name, space.optimizer.arguments["beta_2"]) == ("adam", 0.9)
@@ -311,7 +318,7 @@ def test_a_search_takes_a_compiled_models_optimizer(regression):
     baseline = adapted.baseline_configuration("none")
     assert (baseline.base_learning_rate, baseline.optimizer.name) == (0.003, "adam")
     with pytest.raises(InputError, match="compiled with the optimizer adam, which it keeps"):
-        adapt(make_request_of(optimizer="sgd"), described)
+        fit_baseline(make_request_of(optimizer="sgd").subject, described)
 
 
 def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression):
@@ -322,8 +329,9 @@ def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression
 
     described = description_of(Workload(regression, build))
 
-    assert adapt(make_request_of(), described).search.space.optimizer.arguments["momentum"] == 0.7
-    searched = adapt(make_request_of(search="bayesian"), described).search.space.optimizer
+    fitted = fit_search(make_request_of().search, described)
+    assert fitted.space.optimizer.arguments["momentum"] == 0.7
+    searched = fit_search(make_request_of(search="bayesian").search, described).space.optimizer
     assert searched.arguments["momentum"] == [0.8, 0.9, 0.95]
 
 

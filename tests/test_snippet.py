@@ -83,8 +83,12 @@ def script(configuration, *, total_examples=542, **changes):
     derived = derive(configuration, num_examples=1085, total_examples=total_examples)
     given = {"data": DIGITS, "build_model": tiny_model.build, "compiled": False}
     given |= {key: changes.pop(key) for key in given if key in changes}
-    request = dataclasses.replace(make_request_of(), **{"model": MODEL, **changes})
-    text = keras_snippet(configuration, derived, request=request, seed=5, **given)
+    asked = make_request_of()
+    execution = changes.pop("execution", asked.execution)
+    subject = dataclasses.replace(asked.subject, **{"model": MODEL, **changes})
+    text = keras_snippet(
+        configuration, derived, subject=subject, execution=execution, seed=5, **given
+    )
     return text, ast.parse(text)
 
 

@@ -25,8 +25,7 @@ from tfbatch.largest_batch.fresh_process import Climb, Ended, Peak, Prober, clim
 from tfbatch.largest_batch.measurement import open_prober
 from tfbatch.largest_batch.training_load import TrainingLoad, find_usable_memory
 from tfbatch.own_data import DataDescription
-from tfbatch.pipeline.data import Data
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
 from tfbatch.request.execution import Execution
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache

@@ -15,8 +15,8 @@ import tensorflow as tf
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.pipeline.data import Data
-from tfbatch.pipeline.prepared_data import PreparedData
+from tfbatch.pipeline.recipe_data import PreparedData
+from tfbatch.pipeline.trainable_data import Data
 from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
