@@ -15,8 +15,8 @@ import tfbatch
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.models import keras_applications
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.schema import Named
 from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
 from tfbatch.training.callbacks import as_factory, check_callbacks

@@ -9,8 +9,8 @@ from contexts import context_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.search.preparation import check_comparable
 from tfbatch.search.progress import Progress
 from tfbatch.training.compilation import Compilation

@@ -10,8 +10,8 @@ import pytest
 from contexts import context_of
 
 from tfbatch.configuration import Configuration
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.schema import Named
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.evaluation import measure_untrained

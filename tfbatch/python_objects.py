@@ -15,7 +15,7 @@ from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.request.task import IN_PYTHON, Task
 
 if TYPE_CHECKING:
-    from tfbatch.pipeline.own_splits import OwnSplit
+    from tfbatch.pipeline.user_data import OwnSplit
     from tfbatch.training.context import UserCode  # imports TensorFlow
 
 
@@ -77,7 +77,7 @@ def splits_of(subject: ModelAndData, objects: PythonObjects) -> dict[str, OwnSpl
     """
     if objects.payload is None:
         return None
-    from tfbatch.pipeline.own_splits import read_splits
+    from tfbatch.pipeline.user_data import read_splits
 
     return read_splits(objects.payload, declared=subject.batched)
 

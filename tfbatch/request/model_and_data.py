@@ -13,8 +13,7 @@ from tfbatch.errors import InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.own_data import OwnData
-from tfbatch.pipeline.datasets import find_dataset
-from tfbatch.pipeline.derivation import is_derived
+from tfbatch.pipeline.dataset_names import find_dataset, is_derived
 from tfbatch.recipes import Baseline, Recipe
 from tfbatch.request.recipe_apart import derive_apart
 from tfbatch.request.task import Task

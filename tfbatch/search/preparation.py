@@ -12,8 +12,8 @@ from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription, OwnData
-from tfbatch.pipeline.own_splits import OwnSplit
-from tfbatch.pipeline.storing import store_splits
+from tfbatch.pipeline.array_storage import store_splits
+from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.recipes import Recipe
 from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import ModelAndData

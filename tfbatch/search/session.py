@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import RunFolderError
-from tfbatch.pipeline.own_splits import OwnSplit
+from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.request.request import Request
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock

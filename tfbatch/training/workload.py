@@ -17,8 +17,7 @@ from keras.src.utils.naming import reset_uids  # no public name does this alone
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
-from tfbatch.pipeline.data import Data
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.compilation import (
