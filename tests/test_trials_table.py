@@ -20,7 +20,6 @@ from tfbatch.run_folder.journal import Journal, read_rows
 from tfbatch.run_folder.table import column_order, csv_text, to_frame, write_csv
 from tfbatch.schema import Named
 from tfbatch.search.progress import Progress
-from tfbatch.search.trial_runner import Planned
 from tfbatch.search.trials_csv import csv_at_the_end
 
 WSD = BASELINE.model_copy(
@@ -153,8 +152,8 @@ def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(tmp_path, ending):
     def run():
         with open_folder(tmp_path / "run") as folder, csv_at_the_end(folder, Progress(None)):
             runner = make_runner(folder, trainer)
-            runner.run(Planned("baseline", "baseline", 1, BASELINE))
-            runner.run(Planned("search-0001", "search", 1, WSD))
+            runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
+            runner.run(runner.spec("search-0001", "search", 1, WSD))
             assert not (folder.path / TRIALS_CSV).exists()
             if ending:
                 raise ending

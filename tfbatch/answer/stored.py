@@ -16,7 +16,7 @@ from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.errors import ConfigurationError, RunFolderError
 from tfbatch.request.search_config import Confirmation, Space
 from tfbatch.run_folder.files import RECOMMENDATION
-from tfbatch.run_folder.recorded import read_budget, read_settings
+from tfbatch.run_folder.reader import read_budget, read_settings
 from tfbatch.schema import validate
 from tfbatch.trial.trials import Trials
 
