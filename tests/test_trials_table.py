@@ -19,7 +19,6 @@ from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.journal import Journal, read_rows
 from tfbatch.run_folder.table import column_order, csv_at_the_end, csv_text, to_frame, write_csv
 from tfbatch.schema import Named
-from tfbatch.search.trial_runner import Planned
 
 WSD = BASELINE.model_copy(
     update={"batch_size": 64, "schedule": Named(name="wsd", cooldown=0.1 + 0.2)}
@@ -154,8 +153,8 @@ def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(tmp_path, ending):
             csv_at_the_end(folder.path, folder.journal.rows, lambda text: None),
         ):
             runner = make_runner(folder, trainer)
-            runner.run(Planned("baseline", "baseline", 1, BASELINE))
-            runner.run(Planned("search-0001", "search", 1, WSD))
+            runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
+            runner.run(runner.spec("search-0001", "search", 1, WSD))
             assert not (folder.path / TRIALS_CSV).exists()
             if ending:
                 raise ending
