@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tfbatch.callbacks import Advisor, GradientNoiseScale
-from tfbatch.callbacks._advice import Measured, advise
+from tfbatch.callbacks._advice import TrainingMeasurements, advise
 from tfbatch.callbacks._step_clock import TimedSteps, resized, time_steps
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
@@ -20,7 +20,7 @@ from tfbatch.estimators.predicted_batch_size import CAVEAT
 COMMAND = "python -m tfbatch.tune --batch_sizes={batch_sizes}"
 NOISE = NoiseScale(1_000.0, Interval(800, 1_250), 1.0, 1_000.0, 30, ())
 SIZES = (32, 64, 128, 256)
-MEASURED = Measured(
+MEASURED = TrainingMeasurements(
     batch_size=64,
     examples_per_second=3_200.0,
     input_wait=0.05,

@@ -19,7 +19,6 @@ from tfbatch.estimators.step_time import StepTimeFit
 from tfbatch.estimators.time_to_target import (
     predict_fastest_batch_size,
     predict_seconds,
-    predict_speed_up,
 )
 
 CURVE = Hyperbola(min_steps=500, critical_batch_size=400)
@@ -86,22 +85,11 @@ def test_examples_that_cost_nothing_want_all_the_memory(form):
     assert (found.batch_size, found.limited_by, found.as_fast_to) == (777, "memory", 777)
 
 
-def test_a_speed_up_is_the_quotient_of_the_times():
-    times = step_time(each=0.0001)
-    forth = predict_speed_up(CURVE, times, batch_size=200, against=8)
-    back = predict_speed_up(CURVE, times, batch_size=8, against=200)
-
-    assert forth == pytest.approx(500 * (1 + 400 / 8) * (0.01 + 0.0008) / 45)
-    assert forth * back == pytest.approx(1)
-    assert forth > 1
-
-
 def test_nothing_is_predicted_from_a_step_time_that_does_not_fit():
     times = step_time(fits=False)
 
     for predict in (
         lambda: predict_seconds(CURVE, times, batch_size=8),
-        lambda: predict_speed_up(CURVE, times, batch_size=8, against=16),
         lambda: predict_fastest_batch_size(CURVE, times, largest=100),
     ):
         with pytest.raises(InputError, match="does not fit its form"):

@@ -9,7 +9,7 @@ import pytest
 
 from tfbatch.class_balance import apportion
 from tfbatch.errors import InputError
-from tfbatch.pipeline.carving import VALIDATION_FRACTION, _choose
+from tfbatch.pipeline.array_storage import VALIDATION_FRACTION, _choose
 from tfbatch.records.splitting import StratifiedAssignment
 from tfbatch.request.search_config import BatchSizeGrid
 
@@ -95,8 +95,21 @@ def test_two_images_of_each_of_a_hundred_classes_leave_one_of_each_to_train():
     assert {y for y, split in zip(labels, splits, strict=True) if split == "train"} == {*range(100)}
 
 
-def test_where_no_split_would_be_empty_the_counts_change_nothing():
-    labels = np.random.default_rng(0).integers(0, 5, 80).tolist()
+@pytest.mark.parametrize("count", range(10, 20))
+def test_ten_to_nineteen_examples_of_a_class_give_a_tenth_of_all_and_one_of_each(count):
+    """Rounded down for each class, 20 of 380 examples would be taken: 0.53 of a tenth."""
+    labels = [*range(20)] * count
+
+    splits = assign(labels, validation=0.1)
+
+    assert 0.8 * 2 * count <= splits.count("validation") <= 2 * count
+    chosen = Counter(y for y, split in zip(labels, splits, strict=True) if split == "validation")
+    assert set(chosen) == {*range(20)}
+    assert set(chosen.values()) <= {1, 2}
+
+
+def test_where_rounding_down_costs_little_the_counts_change_nothing():
+    labels = np.random.default_rng(0).integers(0, 5, 800).tolist()
     plain = StratifiedAssignment({"test": 0.1, "validation": 0.1}, rest="train")
 
     assert assign(labels, test=0.1, validation=0.1) == [plain.assign(y) for y in labels]

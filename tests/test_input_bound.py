@@ -12,6 +12,7 @@ from contexts import context_of
 from processes import with_long_enough_pauses
 
 import tfbatch
+from tfbatch import pacing
 from tfbatch.bench import open_bench
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -23,7 +24,6 @@ from tfbatch.instruments.input_bound import (
     spread,
 )
 from tfbatch.request.execution import Execution
-from tfbatch.training import pacing
 from tfbatch.training.step_times import StepTime
 
 BATCH_SIZE = 16

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tfbatch.training import pacing
-from tfbatch.training.pacing import Paced, first_visit, measure_in_rounds
+from tfbatch import pacing
+from tfbatch.pacing import Paced, first_visit, measure_in_rounds
 
 
 class Steps:

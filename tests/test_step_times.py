@@ -9,13 +9,14 @@ import pytest
 import tiny_model
 from contexts import context_of
 
+from tfbatch import pacing
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.callbacks import training_clock
 from tfbatch.configuration import Configuration
 from tfbatch.errors import StoppedError
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.schema import Named
-from tfbatch.training import pacing, step_times
+from tfbatch.training import step_times
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import StepTime, measure_step_times
 from tfbatch.training.trial import run_trial
@@ -85,7 +86,7 @@ def test_rounds_are_interleaved_with_signs_of_life(measured):
 
 
 def test_a_trial_after_it_is_as_without_it(workload, measured):
-    spec = TrialSpec("search-0001", "search", 11, CONFIGURATIONS[0], 1500)
+    spec = TrialSpec("search-0001", "search", 11, CONFIGURATIONS[0], 1500, 1085)
     after = run_trial(measured[0], spec)
 
     assert after.status == "completed"

@@ -15,8 +15,8 @@ USUAL_BATCH_SIZE = 32
 """Keras's default; a class that is absent from half of all smaller batches alone is not told of."""
 _MOST_NAMES = 8
 _FROM_ONE = " If the labels start at 1, subtract 1: classes are counted from 0."
-_MUCH_SMALLER = 0.8
-"""A split below this part of its share is reported."""
+LEAST_SHARE = 0.8
+"""A split that has less than this part of its fraction of the examples is too small."""
 
 
 def apportion(
@@ -184,7 +184,7 @@ def share_warnings(
         f"{split} has {counts[split] / whole:.1%} of the examples that it is taken from, not "
         f"{fraction:.0%}: the number taken from each class is rounded down."
         for split, fraction in fractions.items()
-        if counts[split] < _MUCH_SMALLER * fraction * whole
+        if counts[split] < LEAST_SHARE * fraction * whole
     )
 
 

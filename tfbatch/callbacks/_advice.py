@@ -8,12 +8,15 @@ import math
 import psutil
 
 from tfbatch.callbacks._step_clock import TimedSteps
-from tfbatch.estimators.critical_batch_size import Hyperbola
 from tfbatch.estimators.memory_line import predict_largest_batch_size
 from tfbatch.estimators.noise_scale import NoiseScale
-from tfbatch.estimators.predicted_batch_size import CAVEAT, sizes_to_verify
+from tfbatch.estimators.predicted_batch_size import (
+    CAVEAT,
+    PredictedSize,
+    predict_batch_size,
+    sizes_to_verify,
+)
 from tfbatch.estimators.step_time import StepTimeFit, fit_step_time
-from tfbatch.estimators.time_to_target import predict_fastest_batch_size, predict_speed_up
 
 INPUT_BOUND = 0.3
 """From this share of waiting on, the input is what to improve first."""
@@ -21,7 +24,7 @@ _WORTHWHILE = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class TrainingMeasurements:
     """What the advice rests on.
 
     Attributes:
@@ -68,7 +71,7 @@ class Advice:
         return "\n".join(self.lines)
 
 
-def advise(measured: Measured, *, command: str) -> Advice:
+def advise(measured: TrainingMeasurements, *, command: str) -> Advice:
     """The lines, and the prediction where the measurements allow one.
 
     Args:
@@ -88,7 +91,8 @@ def advise(measured: Measured, *, command: str) -> Advice:
         verify = command.format(batch_sizes=_sizes(measured, measured.batch_size))
         lines.append(f"nothing predicted: {reason}; measure with: {verify}")
         return Advice(tuple(lines), None, None, verify)
-    size, speed_up = _predicted(measured, fit)
+    predicted = _predicted(measured, fit)
+    size, speed_up = predicted.batch_size, predicted.speed_up
     verify = command.format(batch_sizes=_sizes(measured, size))
     lines.append(f"a step takes {fit}")
     if size == measured.batch_size or speed_up < _WORTHWHILE:
@@ -101,7 +105,7 @@ def advise(measured: Measured, *, command: str) -> Advice:
     return Advice(tuple(lines), size, speed_up, verify)
 
 
-def _step_time(measured: Measured) -> tuple[StepTimeFit | None, str]:
+def _step_time(measured: TrainingMeasurements) -> tuple[StepTimeFit | None, str]:
     """The fit of the step time, and why nothing may be predicted."""
     if measured.noise is None:
         return None, "the noise scale is unknown"
@@ -120,21 +124,18 @@ def _step_time(measured: Measured) -> tuple[StepTimeFit | None, str]:
     return fit, ""
 
 
-def _predicted(measured: Measured, fit: StepTimeFit) -> tuple[int, float]:
-    """Fastest power-of-two multiple of the present size, among those that were timed."""
+def _predicted(measured: TrainingMeasurements, fit: StepTimeFit) -> PredictedSize:
+    """The timed size that is nearest to the predicted one."""
     assert measured.noise is not None
     assert measured.steps is not None
-    hyperbola = Hyperbola(1.0, measured.noise.noise_scale)
-    fastest = predict_fastest_batch_size(hyperbola, fit, largest=max(measured.steps.seconds))
-
-    def speed_up(size: int) -> float:
-        return predict_speed_up(hyperbola, fit, batch_size=size, against=measured.batch_size)
-
-    nearest = min(measured.steps.seconds, key=lambda size: abs(math.log(size / fastest.batch_size)))
-    return nearest, speed_up(nearest)
+    seconds = measured.steps.seconds
+    made = predict_batch_size(
+        measured.noise, seconds, fit=fit, baseline=measured.batch_size, largest=max(seconds)
+    )
+    return min(made.sizes, key=lambda size: abs(math.log(size.batch_size / made.batch_size)))
 
 
-def _memory(measured: Measured) -> str:
+def _memory(measured: TrainingMeasurements) -> str:
     said = f"memory: peak {measured.peak_memory_mb:,.0f} MB of {measured.budget_bytes / 1e6:,.0f}"
     steps = measured.steps
     if steps is None or not steps.peak_bytes:
@@ -154,7 +155,7 @@ def _memory(measured: Measured) -> str:
     return f"{said}; estimate of the largest that fits, {line}, not verified"
 
 
-def _sizes(measured: Measured, predicted: int) -> str:
+def _sizes(measured: TrainingMeasurements, predicted: int) -> str:
     failed = measured.steps.failed if measured.steps else None
     largest = failed - 1 if failed else math.inf
     also = (measured.batch_size, predicted)

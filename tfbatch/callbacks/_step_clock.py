@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 import time
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import psutil
@@ -14,10 +15,11 @@ import tensorflow as tf
 from tfbatch.device_memory import peak_bytes
 from tfbatch.gradients import untouched
 from tfbatch.out_of_memory import is_out_of_memory
+from tfbatch.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_round
 
-_ROUNDS = 5
+Step = Callable[[object], object]
+"""A training step: it takes a batch, and returns tensors."""
 _ROUND_SECONDS = 0.05
-_MOST_STEPS = 20
 _MEMORY_SHARE = 0.5
 
 
@@ -37,7 +39,7 @@ class TimedSteps:
     failed: int | None
 
 
-def time_steps(model: Any, batch: Any, batch_sizes: list[int]) -> TimedSteps:
+def time_steps(model: keras.Model, batch: object, batch_sizes: list[int]) -> TimedSteps:
     """Runs real training steps on repeated examples, and puts the model's whole state back.
 
     Weights, optimizer, moving statistics, random generators and metrics are as before. The sizes
@@ -55,26 +57,23 @@ def time_steps(model: Any, batch: Any, batch_sizes: list[int]) -> TimedSteps:
     step = tf.function(  # one trace for all sizes
         model.train_step, input_signature=[any_size], jit_compile=model.jit_compile
     )
-    seconds: dict[int, list[float]] = {}
+    visited: list[Paced] = []
     peaks: dict[int, int] = {}
     failed = None
     with untouched(model, weights=True):
-        first: dict[int, float] = {}
         for size in batch_sizes:
-            if _too_large(size, peaks) or (found := _warm(step, batch, size)) is None:
+            if _too_large(size, peaks) or (found := _visited(step, batch, size)) is None:
                 failed = size
                 break
-            first[size], peaks[size] = found, peak_bytes()
-        for _ in range(_ROUNDS):
-            for size, once in first.items():
-                steps = max(1, min(_MOST_STEPS, int(_ROUND_SECONDS / once)))
-                seconds.setdefault(size, []).append(_seconds(step, resized(batch, size), steps))
-    return TimedSteps(
-        {size: statistics.median(times) for size, times in seconds.items()}, peaks, failed
-    )
+            visited.append(found)
+            peaks[size] = peak_bytes()
+        for _ in range(FEWEST_ROUNDS):
+            measure_round(visited, _ROUND_SECONDS)
+    seconds = {paced.batch_size: statistics.median(paced.rounds) for paced in visited}
+    return TimedSteps(seconds, peaks, failed)
 
 
-def resized(batch: Any, size: int) -> Any:
+def resized(batch: object, size: int) -> object:
     """The batch with its examples repeated, or cut off."""
     count = int(keras.tree.flatten(batch)[0].shape[0])
     rows = tf.range(size) % count
@@ -83,25 +82,38 @@ def resized(batch: Any, size: int) -> Any:
     )
 
 
-def _warm(step: Any, batch: Any, size: int) -> float | None:
-    """Seconds of the second step; the first one traces. None if memory ran out."""
-    data = resized(batch, size)
+def _visited(step: Step, batch: object, size: int) -> Paced | None:
+    """A size whose step is traced and has been timed once; None if memory ran out."""
     try:
-        _seconds(step, data, 1)
+        return first_visit(size, functools.partial(_time, step, batch, size), most_at_once=1)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return None
-    return _seconds(step, data, 1)
 
 
-def _seconds(step: Any, data: Any, steps: int) -> float:
+def _time(
+    step: Step,
+    batch: object,
+    size: int,
+    *,
+    executions: int,
+    warmup: int,
+    at_once: int,
+) -> float:
+    """Seconds of a step, on a batch that no other size holds in memory meanwhile."""
+    data = resized(batch, size)
+    _run(step, data, warmup * at_once)
     started = time.perf_counter()
+    _run(step, data, executions * at_once)
+    return (time.perf_counter() - started) / (executions * at_once)
+
+
+def _run(step: Step, data: object, steps: int) -> None:
     for _ in range(steps):
         outputs = step(data)
     for output in keras.tree.flatten(outputs):
         output.numpy()  # a GPU's kernels have then ended
-    return (time.perf_counter() - started) / steps
 
 
 def _too_large(size: int, peaks: dict[int, int]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfbatch.callbacks._advice import Advice, Measured, advise
+from tfbatch.callbacks._advice import Advice, TrainingMeasurements, advise
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.callbacks._step_clock import TimedSteps, time_steps
 from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
@@ -133,7 +133,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         if self.time_steps and self._steps is None:
             sizes = sorted({max(1, int(factor * size)) for factor in _FACTORS})
             self._steps = time_steps(self.model, self._batch, sizes)
-        measured = Measured(
+        measured = TrainingMeasurements(
             batch_size=size,
             examples_per_second=self.throughput.examples_per_second,
             input_wait=self.throughput.input_wait,

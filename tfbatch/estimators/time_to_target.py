@@ -67,19 +67,6 @@ def predict_seconds(hyperbola: Hyperbola, step_time: StepTimeFit, *, batch_size:
     return hyperbola.steps(batch_size) * step_time.seconds(batch_size)
 
 
-def predict_speed_up(
-    hyperbola: Hyperbola, step_time: StepTimeFit, *, batch_size: float, against: float
-) -> float:
-    """Predicted seconds at `against` divided by those at `batch_size`: above 1 is faster.
-
-    Raises:
-        InputError: As `predict_seconds`.
-    """
-    return predict_seconds(hyperbola, step_time, batch_size=against) / predict_seconds(
-        hyperbola, step_time, batch_size=batch_size
-    )
-
-
 def predict_fastest_batch_size(
     hyperbola: Hyperbola, step_time: StepTimeFit, *, largest: int
 ) -> TimePrediction:

@@ -8,8 +8,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
@@ -26,6 +26,7 @@ from tfbatch.instruments.weights_and_examples import size_of_updates
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.trial import Heartbeat
 from tfbatch.workbench import Bench
 
 HEADING = "Learning-rate range test"
@@ -41,8 +42,8 @@ _SHOWN = 5.0
 
 
 def learning_rate_range(
-    build_model: Callable[..., Any] | str,
-    data: Any,
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
     *,
     batch_size: int | None = None,
     lowest: float = 1e-6,
@@ -374,7 +375,7 @@ def _sweep(
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         table = optimizer._learning_rate
         own_rates = tf.identity(table._table)
-        watcher = _Losses(heartbeat)
+        watcher = SweptLosses()
         with untouched(model, weights=True):
             table.assign(tf.constant(rates, tf.float32))
             try:
@@ -384,7 +385,11 @@ def _sweep(
                     ),
                     steps_per_epoch=steps,
                     class_weight=workload.class_weight,
-                    callbacks=[watcher, StopAfterSteps(steps)],
+                    callbacks=[
+                        watcher,
+                        StopAfterSteps(steps),
+                        Heartbeat(lambda done, total, within: heartbeat()),
+                    ],
                     shuffle=False,
                     verbose=0,
                 )
@@ -392,18 +397,6 @@ def _sweep(
                 table.assign(own_rates)
                 model.stop_training = False
     return watcher.losses + [math.nan] * (steps - len(watcher.losses))
-
-
-class _Losses(SweptLosses):
-    """Gives a heartbeat too."""
-
-    def __init__(self, heartbeat: Callable[[], None]):
-        super().__init__()
-        self._heartbeat = heartbeat
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        super().on_train_batch_end(batch, logs)
-        self._heartbeat()
 
 
 @contextmanager

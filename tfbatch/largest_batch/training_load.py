@@ -19,11 +19,12 @@ from tfbatch.accumulation import accumulated
 from tfbatch.configuration import Configuration
 from tfbatch.device_memory import peak_bytes
 from tfbatch.largest_batch.fresh_process import Ended, climb
-from tfbatch.pipeline.data import Data
+from tfbatch.pipeline.trainable_data import Data
 from tfbatch.process_memory import usable_memory
 from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.trial import Heartbeat
 
 STEPS = 5
 """Training steps at each size: the pipeline's buffers are full, and the heap has settled."""
@@ -107,7 +108,7 @@ class _Loaded:
     ):
         self._programs, self._configuration = programs, configuration
         self._data = programs.workload.data
-        self._alive = _Alive(heartbeat)
+        self._alive = Heartbeat(lambda done, total, within: heartbeat())
         self._heartbeat = heartbeat
 
     def begin(self) -> int:
@@ -116,7 +117,7 @@ class _Loaded:
         self._model(1, steps=1)
         return peak_bytes()
 
-    def _model(self, batch_size: int, *, steps: int) -> Any:
+    def _model(self, batch_size: int, *, steps: int) -> keras.Model:
         return self._programs.begin(
             self._configuration.model_copy(update={"batch_size": batch_size}),
             total_examples=steps * batch_size,
@@ -124,7 +125,7 @@ class _Loaded:
             steps_per_execution=1,
         )
 
-    def _evaluate(self, model: Any, dataset: tf.data.Dataset) -> None:
+    def _evaluate(self, model: keras.Model, dataset: tf.data.Dataset) -> None:
         batches = lengthened(dataset.take(_EVALUATION_STEPS), self._longest)
         model.evaluate(batches, callbacks=[self._alive], verbose=0)
 
@@ -192,22 +193,6 @@ class _Evaluation(_Loaded):
     def finish(self) -> int | None:
         """Nothing else."""
         return None
-
-
-class _Alive(keras.callbacks.Callback):  # type: ignore[misc]
-    """Gives a heartbeat after each batch."""
-
-    def __init__(self, heartbeat: Callable[[], None]):
-        super().__init__()
-        self._heartbeat = heartbeat
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Gives it."""
-        self._heartbeat()
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Gives it."""
-        self._heartbeat()
 
 
 def longest_shapes(data: Data, *, heartbeat: Callable[[], None]) -> Longest | None:

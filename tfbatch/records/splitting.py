@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from tfbatch.class_balance import apportion
+from tfbatch.class_balance import LEAST_SHARE, apportion
 from tfbatch.errors import InputError
 
 _TIES = 20150504
@@ -21,8 +21,9 @@ class StratifiedAssignment:
     not depend on what an example shows (a contract of sources), so the choice is a random one, it
     is the same each time, and it needs neither a second pass nor memory that grows with the data.
 
-    Where every class is so small that a split would be empty, `counts` makes each split as large
-    as its fraction says, and its classes as even as they can be (`class_balance.apportion`).
+    Where classes are so small that rounding down would leave a split below `LEAST_SHARE` of its
+    fraction (1 of 19 examples at a tenth), `counts` makes each split as large as its fraction says,
+    and its classes as even as they can be (`class_balance.apportion`), as for arrays of a user's.
 
     Args:
         fractions: Share of each carved split, e.g. {"test": 0.2, "validation": 0.2}.
@@ -44,7 +45,7 @@ class StratifiedAssignment:
             self._shares[split] = share / left  # of what the splits before it have left over
             left -= share
         self._apportioned: dict[tuple[str, int], Fraction] = {}
-        if counts is not None and any(not taken for taken in self._floors(counts)):
+        if counts is not None and self._are_too_small(fractions, counts):
             self._apportioned = _apportioned(fractions, counts, rest)
         self._seen: dict[tuple[str, int], int] = {}
 
@@ -57,6 +58,11 @@ class StratifiedAssignment:
             if (place + 1) * share // 1 > place * share // 1:
                 return split
         return self._rest
+
+    def _are_too_small(self, fractions: Mapping[str, float], counts: Mapping[int, int]) -> bool:
+        total = sum(counts.values())
+        pairs = zip(fractions.values(), self._floors(counts), strict=True)
+        return any(taken < LEAST_SHARE * fraction * total for fraction, taken in pairs)
 
     def _floors(self, counts: Mapping[int, int]) -> Iterable[int]:
         """The size of each carved split without `counts`."""

@@ -15,10 +15,11 @@ from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_runner import InterruptedTrialError, Planned, TrialRunner
+from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import missing_seconds
 from tfbatch.seeds import derive_seed
-from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
+from tfbatch.trial.outcome import TrialSpec
 from tfbatch.trial.trials import Trials
 
 HOPELESS_AFTER = 3
@@ -95,11 +96,12 @@ class Search:
 
     def _plan(
         self, baseline: Configuration, stop_requested: Callable[[], bool]
-    ) -> Iterator[Planned | None]:
+    ) -> Iterator[TrialSpec | None]:
         """Yields trial after trial, each when a place for it is free; None for none now."""
         if not self._next:
             self._next = 1
-            yield Planned(BASELINE, "baseline", derive_seed(self._seed, BASELINE), baseline)
+            seed = derive_seed(self._seed, BASELINE)
+            yield self._runner.spec(BASELINE, "baseline", seed, baseline)
         while self._next <= self._config.max_trials:
             name = f"search-{self._next:04d}"
             known = self._trials.find(name)
@@ -116,7 +118,8 @@ class Search:
             self._next += 1
             self._open[name] = proposal
             configuration = self._space.configuration(dict(proposal.values))
-            yield Planned(name, "search", derive_seed(self._seed, name), configuration)
+            seed = derive_seed(self._seed, name)
+            yield self._runner.spec(name, "search", seed, configuration)
 
     def _proposed(self, name: str, known: FinishedTrial | None) -> Proposal | None:
         """The oracle's next proposal; a finished trial is proposed again as it was."""
@@ -151,7 +154,7 @@ class Search:
     def _sizes(self) -> list[int]:
         return [size for size in self._space.batch_sizes if size <= self._largest]
 
-    def confirmation_reserve(self) -> float:
+    def verification_reserve(self) -> float:
         """Seconds kept for verification.
 
         Where no further round of it fits, the search goes on, and the reserve is the time in
@@ -166,7 +169,7 @@ class Search:
         rounds = missing_seconds(candidates, rounds=c.seeds, runner=self._runner)
         done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
         if done < len(rounds) and self._clock.fits(rounds[done]):
-            return self._clock.confirmation_reserve(rounds[done:])
+            return self._clock.verification_reserve(rounds[done:])
         expected = self._trials.median_seconds()
         return side_by_side([expected] * done, self._runner.at_once)
 
@@ -191,7 +194,7 @@ class Search:
         self._oracle.tell(trial.trial, proposal, score)
 
     def _another_fits(self) -> bool:
-        return self._clock.fits(self._trials.median_seconds(), reserve=self.confirmation_reserve())
+        return self._clock.fits(self._trials.median_seconds(), reserve=self.verification_reserve())
 
     def _end_if_hopeless(self) -> None:
         trials = self._trials

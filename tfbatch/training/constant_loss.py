@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfbatch.estimators.constant_prediction import best_constant, gain_by_luck
+from tfbatch.estimators.constant_prediction import Losses, best_constant, gain_by_luck, least_loss
 from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.workload import Workload
 
@@ -56,7 +56,7 @@ def constant_loss(model: Any, workload: Workload) -> tuple[float, float] | None:
         )
         if constant is None:
             return None
-        value = loss(constant)[0]
+        value = loss(constant).mean if fitted_on else least_loss(loss, constant)
         if loss.examples < examples:
             rest = (_without_inputs(batch) for batch in validation.skip(len(shown)))
             other = _Loss(model, heads, rest).value(constant)
@@ -132,15 +132,20 @@ class _Loss:
         self._traced = tf.function(self._of_batch, reduce_retracing=True)
         self.examples = 0 if isinstance(batches, Iterator) else sum(map(_length, batches))
 
-    def __call__(self, constant: Array) -> tuple[float, Array]:
-        """The loss of a constant and the slopes of each example."""
-        total, slopes, values = 0.0, [], tf.constant(constant, tf.float32)
+    def __call__(self, constant: Array) -> Losses:
+        """The loss of a constant, with the slopes and the loss of each example."""
+        total, values = 0.0, tf.constant(constant, tf.float32)
+        slopes, losses = [], []
         for batch in self._batches:
-            loss, slope = self._traced(values, *batch)
+            loss, slope, each = self._traced(values, *batch)
             total += float(loss) * _length(batch)
             slopes.append(np.asarray(slope, np.float64) * _length(batch))
-        found: Array = np.concatenate(slopes)
-        return total / len(found), found
+            losses.append(np.asarray(each, np.float64) * _length(batch))
+        found = np.concatenate(losses)
+        mean = total / len(found)
+        # A function that returns one loss for a batch gives each of its examples the same.
+        known = np.isclose(found.mean(), mean, rtol=1e-3) and any(np.ptp(part) for part in losses)
+        return Losses(mean, np.concatenate(slopes), found if known else None)
 
     def value(self, constant: Array) -> float:
         """The loss alone, of batches that are read once."""
@@ -153,19 +158,27 @@ class _Loss:
     def _of_batch(self, constant: Any, targets: Any, weights: Any = None) -> Any:
         count = tf.shape(tf.nest.flatten(targets)[0])[0]
         free = tf.tile(constant[None], [count, 1])
+        # The derivative by an example's weight is its loss.
+        single = weights is None or not tf.nest.is_nested(weights)
+        given = tf.ones([count]) if weights is None else weights
         with tf.GradientTape() as tape:
-            tape.watch(free)
+            tape.watch([free, given] if single else free)
             loss = self._model.compute_loss(
                 x=None,
                 y=targets,
                 y_pred=self._heads.predict(free),
-                sample_weight=weights,
+                sample_weight=given,
                 training=False,
             )
-        slope = tape.gradient(loss, free)
+        slope, each = (
+            tape.gradient(loss, [free, given]) if single else (tape.gradient(loss, free), None)
+        )
         if slope is None:
             raise ValueError("The loss does not depend on the predictions.")
-        return loss, slope
+        if each is None:
+            return loss, slope, tf.zeros([count])
+        each *= given
+        return loss, slope, tf.reduce_sum(tf.reshape(each, [count, -1]), axis=1)
 
 
 def _length(batch: tuple[Any, ...]) -> int:

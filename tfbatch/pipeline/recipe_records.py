@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfbatch.errors import DataError
 from tfbatch.pipeline.augmentation import make_augment
-from tfbatch.pipeline.batches import parallel_calls
+from tfbatch.pipeline.streams import parallel_calls
 from tfbatch.recipes import Example, Recipe
 from tfbatch.records.manifest import FILE_NAME, write_notes
 from tfbatch.records.splitting import StratifiedAssignment
@@ -22,6 +22,8 @@ from tfbatch.records.writer import ExampleStream, write_records
 from tfbatch.sources import SourceBase, make_source
 
 Item = TypeVar("Item")
+_FEW = 5
+"""Examples that a class gives to a split, on average, from which on a remainder does not matter."""
 Progress = Callable[[str, int, int], None]
 """Called with (split of the source, examples done, examples in all)."""
 
@@ -103,8 +105,9 @@ class _Reading:
                 split=origin,
             )
             counts = None
-            if total < self._recipe.features.label.num_classes / min(carved.values()):
-                labels = list(labels)  # a few for each class: only then may a split be empty
+            a_class = total / self._recipe.features.label.num_classes
+            if a_class < _FEW / min(carved.values()):
+                labels = list(labels)  # only then does rounding down cost a split a fifth
                 counts = collections.Counter(labels)
             assignment = StratifiedAssignment(carved, rest=split, counts=counts)
             for label in labels:

@@ -1,4 +1,7 @@
-"""Times several kinds of steps in interleaved rounds, within a time that is given."""
+"""Times several kinds of steps in interleaved rounds, within a time that is given.
+
+Interleaving lets a drift of the machine fall on all alike.
+"""
 
 from __future__ import annotations
 
@@ -122,11 +125,22 @@ def measure_in_rounds(
         if number >= FEWEST_ROUNDS and time.perf_counter() > deadline:
             break
         for kinds in visited:
-            for paced in kinds:
-                heartbeat()
-                paced.measure(round_seconds)
-                measured(paced)
+            measure_round(kinds, round_seconds, heartbeat=heartbeat, measured=measured)
     return visited
+
+
+def measure_round(
+    kinds: Sequence[Paced],
+    seconds: float,
+    *,
+    heartbeat: Callable[[], None] = lambda: None,
+    measured: Callable[[Paced], None] = lambda paced: None,
+) -> None:
+    """Measures each kind of step once, for about so many seconds; see `measure_in_rounds`."""
+    for paced in kinds:
+        heartbeat()
+        paced.measure(seconds)
+        measured(paced)
 
 
 def _expected_seconds(
