@@ -293,8 +293,7 @@ def test_what_is_left_below_the_bound_is_asked_once_each(name):
 
 
 @EACH
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_a_search_replayed_from_its_journal_goes_on_as_if_it_had_not_been_stopped(name, at_once):
+def test_a_search_replayed_from_its_journal_goes_on_as_if_it_had_not_been_stopped(name):
     """Trials end by a score, teach nothing, and meet a bound from the fourth on."""
     space = make_space(**ONE_NUMBER | {"batch_size": [16, 32, 64, 128]})
 
@@ -310,18 +309,15 @@ def test_a_search_replayed_from_its_journal_goes_on_as_if_it_had_not_been_stoppe
     whole, asked = [], Asked(name, space)
     for number in range(7):
         whole.append(asked.propose(bound=bound(number)))
-        if len(asked.open) == (at_once if number < 5 else 1) or number == 4:
-            for values in whole[number + 1 - len(asked.open) :]:
-                end(asked, values)
+        end(asked, whole[-1])
 
-    again, continued = Asked(name, space), []
-    for number in range(7):
-        known = whole[number] if number < 5 else None
-        continued.append(again.propose(known=known, bound=bound(number)))
-        end(again, continued[-1])
-    assert continued[:5] == whole[:5]
-    if at_once == 1:
-        assert continued == whole
+    again = Asked(name, space)
+    for number in range(5):
+        assert again.propose(known=whole[number], bound=bound(number)) == whole[number]
+        end(again, whole[number])
+    for number in range(5, 7):
+        assert again.propose(bound=bound(number)) == whole[number]
+        end(again, whole[number])
 
 
 @EACH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import types
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from tfbatch.run_folder.journal import Journal
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.loop import Search
 from tfbatch.search.progress import Progress
+from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.verification import run_rounds
@@ -381,6 +383,49 @@ def test_an_exhausted_space_ends_a_search(tmp_path):
     searched = [t.configuration.batch_size for t in trials if t.phase == "search"]
     assert sorted(searched) == [16, 32]
     assert [t.phase for t in trials].count("confirmation") > 0
+
+
+class Listed:
+    """An oracle that waits for both of a rung's trials before it proposes the next rung."""
+
+    size = None
+
+    def __init__(self, *sizes):
+        self.sizes, self.heard = sizes, []
+
+    def propose(self, trial, *, known, bound):
+        asked, told = (sum(word in heard for heard in self.heard) for word in ("ask", "tell"))
+        if asked == len(self.sizes) or (asked % 2 == 0 and told < asked):
+            return None
+        self.heard.append(("ask", trial))
+        others = {"base_learning_rate": 0.1, "warmup_fraction": 0.0, "schedule": "linear"}
+        return Proposal({"batch_size": self.sizes[asked], **others})
+
+    def tell(self, trial, proposal, score):
+        self.heard.append(("tell", trial))
+
+    def searched(self):
+        settings = types.SimpleNamespace(name="listed", make=lambda space, **_: self)
+        return make_config(max_trials=9).model_copy(update={"oracle": settings})
+
+
+def test_an_oracle_may_wait_for_the_trials_that_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(SerialEngine, "free", property(lambda engine: len(engine._waiting) < 3))
+    oracle = Listed(16, 32, 16, 64)
+    trials = run(tmp_path, Trainer(), oracle.searched())
+
+    sizes = [t.configuration.batch_size for t in trials if t.phase == "search"]
+    assert sizes == [16, 32, 16, 64]
+    one, two, three, four = (f"search-{n:04d}" for n in range(1, 5))
+    first = [("ask", one), ("ask", two), ("tell", one), ("tell", two)]
+    then = [("ask", three), ("ask", four), ("tell", three), ("tell", four)]
+    assert oracle.heard == first + then
+
+
+def test_an_oracle_that_proposes_what_does_not_fit_is_refused_by_its_name(tmp_path):
+    message = r"oracle listed must propose batch sizes below 32, .*'batch_size': 64"
+    with pytest.raises(SearchError, match=message):
+        run(tmp_path, oom_from(32), Listed(16, 16, 64).searched())
 
 
 class Hands:
