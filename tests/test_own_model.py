@@ -70,7 +70,7 @@ def train(data, build_model, configuration=ADAM, **more):
     """The outcome of one trial, the trial's model, and how many programs were traced."""
     callbacks = more.pop("callbacks", list)
     programs = ProgramCache(Workload(data, build_model, **more))
-    spec = TrialSpec("trial", "search", 3, configuration, total_examples=120)
+    spec = TrialSpec("trial", "search", 3, configuration, total_examples=120, num_examples=96)
     outcome = run_trial(programs, spec, user_callbacks=callbacks)
     return outcome, programs
 
@@ -198,7 +198,8 @@ def test_a_compiled_model_keeps_loss_metrics_and_the_settings_of_its_optimizer(r
     optimizer = last_model(programs).optimizer
     assert type(optimizer) is keras.optimizers.Adam
     assert (optimizer.clipnorm, float(optimizer.beta_2)) == (0.5, pytest.approx(0.9))
-    schedule = Workload(regression, compiled_adam).optimizer(own, 120, compiled_adam())
+    workload = Workload(regression, compiled_adam)
+    schedule = workload.optimizer(own, workload.derive(own, 120), compiled_adam())
     reference = plain_keras(
         regression,
         keras.optimizers.Adam(schedule._learning_rate, beta_2=0.9, clipnorm=0.5),
@@ -210,10 +211,10 @@ def test_a_compiled_model_keeps_loss_metrics_and_the_settings_of_its_optimizer(r
 @pytest.mark.slow
 def test_a_compiled_models_program_is_reused_exactly(regression):
     programs = ProgramCache(Workload(regression, compiled_adam))
-    spec = TrialSpec("trial", "search", 3, ADAM, total_examples=120)
+    spec = TrialSpec("trial", "search", 3, ADAM, total_examples=120, num_examples=96)
     first = run_trial(programs, spec).metrics
     other = ADAM.model_copy(update={"batch_size": 8, "base_learning_rate": 0.1})
-    run_trial(programs, TrialSpec("other", "search", 4, other, total_examples=120))
+    run_trial(programs, TrialSpec("other", "search", 4, other, total_examples=120, num_examples=96))
 
     assert run_trial(programs, spec).metrics == first
     assert programs.traced == 1
@@ -392,7 +393,7 @@ def test_classes_without_a_weight_count_once_in_a_training(digits):
             ProgramCache(
                 Workload(digits, tiny_model.build, compilation=Compilation(class_weight=weights))
             ),
-            TrialSpec("t", "search", 1, plain, total_examples=640),
+            TrialSpec("t", "search", 1, plain, total_examples=640, num_examples=1085),
         )
         for weights in ({3: 4.0}, {index: 4.0 if index == 3 else 1.0 for index in range(10)})
     )
@@ -464,7 +465,7 @@ def test_class_and_sample_weights_are_what_keras_makes_of_them(tmp_path):
         stored = StoredData(store_data(tmp_path, {"train": data, "validation": data}), name="w")
         workload = Workload(stored, build, compilation=Compilation(**given))
         programs = ProgramCache(workload)
-        run_trial(programs, TrialSpec("t", "search", 1, sgd, total_examples=32))
+        run_trial(programs, TrialSpec("t", "search", 1, sgd, total_examples=32, num_examples=32))
         return last_model(programs).get_weights()[1]
 
     np.testing.assert_allclose(bias((x, y)), [0, 0], atol=1e-7)

@@ -100,6 +100,7 @@ def test_weights_that_validation_lacks_are_no_divergence_and_a_real_one_is_found
             seed=1,
             configuration=configuration(learning_rate),
             total_examples=600,
+            num_examples=programs.workload.data.num_examples("train"),
             untrained_loss=found.value,
             judged_examples=found.judged_examples,
         )

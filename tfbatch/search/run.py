@@ -89,8 +89,8 @@ class Run:
         self.runner = TrialRunner(
             folder,
             engine=engine,
-            derive=self.derive,
             objective=request.objective,
+            num_examples=self.num_examples,
             total_examples=self.total_examples,
             progress=progress,
             training_loss=untrained.training_loss,

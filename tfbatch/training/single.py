@@ -121,7 +121,6 @@ def train_once(
         model,
         workload,
         derived,
-        batch_size=config.configuration.batch_size,
         seed=config.seed,
         before=before,
         callbacks=[guard, clock, *callbacks],
