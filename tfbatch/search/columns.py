@@ -18,7 +18,7 @@ from tfbatch.metric_direction import Direction
 from tfbatch.request.search_config import Range
 from tfbatch.search.space import SearchSpace
 from tfbatch.trial.derived import Derived
-from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.objective import Objective
 
 
