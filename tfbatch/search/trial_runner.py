@@ -18,7 +18,7 @@ from tfbatch.search.engine import TrialEngine
 from tfbatch.search.outcome_policy import final_status, score_of
 from tfbatch.search.progress import Progress
 from tfbatch.trial.derived import Derived
-from tfbatch.trial.finished import FinishedTrial, make_row, read_row
+from tfbatch.trial.finished_trial import FinishedTrial, make_row, read_row
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import (
     JUDGED_EXAMPLES,
