@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
@@ -15,10 +15,9 @@ from tfbatch.run_folder.files import checkpoint_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.columns import log_to_tensorboard
 from tfbatch.search.engine import TrialEngine
-from tfbatch.search.outcome_policy import final_status, score_of
 from tfbatch.search.progress import Progress
 from tfbatch.trial.derived import Derived
-from tfbatch.trial.finished import FinishedTrial, make_row, read_row
+from tfbatch.trial.finished import FinishedTrial, final_status, make_row, read_row, score_of
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import (
     JUDGED_EXAMPLES,
@@ -118,19 +117,17 @@ class TrialRunner:
         """Where a trial's final weights are kept."""
         return weights_file(self._folder.path, trial)
 
-    def run_all(
-        self,
-        propose: Callable[[], TrialSpec | None],
-        finished: Callable[[FinishedTrial], None] = lambda trial: None,
-    ) -> None:
-        """Keeps the engine busy with what `propose` gives, until it gives None and all have ended.
+    def run_all(self, plan: Iterator[TrialSpec]) -> Iterator[FinishedTrial]:
+        """Keeps the engine busy with the trials of a plan, until all have ended.
 
         A trial that has finished before is not run again. The weights are on disk before the
         journal says that a trial is finished, and the journal is on disk before anybody is told.
 
         Args:
-            propose: The next trial, asked for when the engine is free; None ends the series.
-            finished: Told of every trial, in the order of their ends.
+            plan: Asked for the next trial when the engine is free, and not before.
+
+        Yields:
+            Every trial, in the order of their ends.
 
         Raises:
             InterruptedTrialError: Trials were asked to stop; what ended before is kept.
@@ -139,13 +136,13 @@ class TrialRunner:
         more, held = True, None
         while True:
             while more and self._engine.free:
-                held = held or propose()
+                held = held or next(plan, None)
                 if held is None or self._interrupted:
                     more = False
                     break
                 found = self.trials.find(held.trial)
                 if found:
-                    finished(found)
+                    yield found
                 elif self._engine.can_start(held.phase):
                     self._start(held)
                 else:
@@ -158,17 +155,15 @@ class TrialRunner:
                 if outcome.status == "interrupted":
                     self._drop(spec)
                 else:
-                    finished(self._finish(spec, outcome))
+                    yield self._finish(spec, outcome)
         if self._interrupted:
             names, self._interrupted = ", ".join(self._interrupted), []
             raise InterruptedTrialError(names)
 
     def run(self, spec: TrialSpec) -> FinishedTrial:
         """Runs one trial, or returns it if it has finished before; see `run_all`."""
-        plan = iter([spec])
-        ended: list[FinishedTrial] = []
-        self.run_all(lambda: next(plan, None), ended.append)
-        return ended[0]
+        (finished,) = self.run_all(iter([spec]))
+        return finished
 
     def _start(self, spec: TrialSpec) -> None:
         if spec.phase != "confirmation":
