@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
+from tfbatch.hparams_log import write_trial
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.files import checkpoint_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.search.columns import log_to_tensorboard
 from tfbatch.search.engine import TrialEngine
 from tfbatch.search.progress import Progress
 from tfbatch.trial.derived import Derived
@@ -212,9 +212,22 @@ class TrialRunner:
         return finished
 
     def _log(self, finished: FinishedTrial, derived: Derived) -> None:
-        """Writes the HParams row, which can be written again from the journal at any time."""
+        """Writes the HParams row, which can be written again from the journal at any time.
+
+        Its columns are declared by tfbatch.search.columns.
+        """
         try:
-            log_to_tensorboard(self._folder.tensorboard, finished, derived=derived)
+            write_trial(
+                self._folder.tensorboard / finished.trial,
+                values={
+                    **finished.configuration.flat(),
+                    **derived.flat(),
+                    "phase": finished.phase,
+                    "seed": finished.seed,
+                },
+                metrics={**finished.metrics, "training_seconds": finished.training_seconds},
+                status=finished.status,
+            )
         except Exception as error:
             if not is_disk_full(error):
                 raise
