@@ -9,7 +9,7 @@ import tiny_model
 import tfbatch
 from tfbatch.search.oracles import AskTell
 from tfbatch.trial.derived import derive
-from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.outcome import Outcome, TrialSpec
 
 PACKAGE = Path(tfbatch.__file__).parent
@@ -23,7 +23,7 @@ WAY = [
     "search/serial_engine.py",
     "training/trial.py",
     "training/program_cache.py",
-    "trial/finished.py",
+    "trial/finished_trial.py",
     "configuration.py",
     "run_folder/journal.py",
     "search/progress.py",

@@ -8,7 +8,6 @@ command on the same run folder continues it; a larger budget extends it.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from absl import flags
 
+from tfbatch.answer.stored import read_answer
 from tfbatch.command_line import (
     announcer,
     direct_writer,
@@ -229,13 +229,13 @@ def _next_steps(run_dir: Path, request: Request) -> str:
 
 def _answer_before(run_dir: Path) -> str:
     """Where the answer of earlier sessions is, for a session that has added nothing to it."""
-    path = run_dir / RECOMMENDATION
-    if not path.exists():
+    found = read_answer(run_dir)
+    if found is None:
         return ""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    one = found.recommended
     return (
-        f" The answer of the earlier sessions stands: batch size {content['batch_size']}, learning "
-        f"rate {content['learning_rate']:.4g} ({path})."
+        f" The answer of the earlier sessions stands: batch size {one.batch_size}, learning rate "
+        f"{one.learning_rate:.4g} ({run_dir / RECOMMENDATION})."
     )
 
 

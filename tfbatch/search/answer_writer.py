@@ -165,7 +165,11 @@ class AnswerWriter:
 
     def _tested_before(self, answer: Answer) -> Answer | None:
         """The answer with an earlier session's test metrics, if that rested on the same trials."""
-        before = read_answer(self.folder.path)
+        try:
+            before = read_answer(self.folder.path)
+        except RunFolderError as error:  # it must not cost the answer that is in its place now
+            tell_failure(self.progress, "The earlier answer is replaced", error)
+            before = None
         if before is None or not (self.folder.path / BEST_MODEL).exists():
             return None
         untested = before.recommended.metrics.test is None and "test" in self.data.splits

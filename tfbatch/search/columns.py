@@ -9,8 +9,8 @@ from tfbatch.configuration import Configuration
 from tfbatch.hparams_log import (
     Choices,
     Column,
-    Interval,
     Metric,
+    RealInterval,
     write_experiment,
 )
 from tfbatch.metric_direction import Direction
@@ -40,7 +40,9 @@ def declare_columns(
     schedules = tuple(dict.fromkeys([*space.schedule_names, baseline.schedule.name]))
     columns = [
         Column("batch_size", "batch size", "Examples in one update.", batch_sizes),
-        Column("learning_rate", "learning rate", "Peak, at this batch size (derived).", Interval()),
+        Column(
+            "learning_rate", "learning rate", "Peak, at this batch size (derived).", RealInterval()
+        ),
         Column("schedule", "schedule", "Decay schedule.", schedules),
         _number(space, "warmup_fraction", "warm-up", "Share of the training that is warm-up."),
         _number(space, "base_learning_rate", "base rate", "Learning rate at the base batch size."),
@@ -48,12 +50,12 @@ def declare_columns(
         Column("phase", "phase", "What the trial is for.", ("baseline", "search", "confirmation")),
     ]
     columns += [
-        Column("steps", "steps", "Updates (derived).", Interval()),
-        Column("steps_per_epoch", "steps per epoch", "Updates (derived).", Interval()),
-        Column("warmup_steps", "warm-up steps", "Updates (derived).", Interval()),
+        Column("steps", "steps", "Updates (derived).", RealInterval()),
+        Column("steps_per_epoch", "steps per epoch", "Updates (derived).", RealInterval()),
+        Column("warmup_steps", "warm-up steps", "Updates (derived).", RealInterval()),
     ]
     columns += [
-        Column(name, name.replace("_", " "), "Only with some schedules.", Interval())
+        Column(name, name.replace("_", " "), "Only with some schedules.", RealInterval())
         for name in space.parameter_names()
     ]
     columns += [
@@ -62,7 +64,10 @@ def declare_columns(
     ]
     columns += [
         Column(
-            f"derived_{name}", name.replace("_", " "), "At this batch size (derived).", Interval()
+            f"derived_{name}",
+            name.replace("_", " "),
+            "At this batch size (derived).",
+            RealInterval(),
         )
         for name in space.derived_numbers()
     ]
@@ -77,7 +82,7 @@ def declare_columns(
 def _number(space: SearchSpace, name: str, shown: str, description: str) -> Column:
     searched = space.range_of(name)
     if isinstance(searched, Range):
-        return Column(name, shown, description, Interval(searched.min, searched.max))
+        return Column(name, shown, description, RealInterval(searched.min, searched.max))
     if isinstance(searched, tuple):
         return Column(name, shown, description, searched)
-    return Column(name, shown, description, Interval())
+    return Column(name, shown, description, RealInterval())

@@ -16,7 +16,7 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import missing_seconds
 from tfbatch.seeds import derive_seed
-from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.outcome import TrialSpec
 from tfbatch.trial.trials import Trials
 
@@ -140,7 +140,7 @@ class Search:
     def _sizes(self) -> list[int]:
         return [size for size in self._space.batch_sizes if size <= self._largest]
 
-    def confirmation_reserve(self) -> float:
+    def verification_reserve(self) -> float:
         """Seconds kept for verification.
 
         Where no further round of it fits, the search goes on, and the reserve is the time in
@@ -155,7 +155,7 @@ class Search:
         rounds = missing_seconds(candidates, rounds=c.seeds, runner=self._runner)
         done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
         if done < len(rounds) and self._clock.fits(rounds[done]):
-            return self._clock.confirmation_reserve(rounds[done:])
+            return self._clock.verification_reserve(rounds[done:])
         expected = self._trials.median_seconds()
         return side_by_side([expected] * done, self._runner.at_once)
 
@@ -179,7 +179,7 @@ class Search:
         self._oracle.tell(score, trial.trial)
 
     def _another_fits(self) -> bool:
-        return self._clock.fits(self._trials.median_seconds(), reserve=self.confirmation_reserve())
+        return self._clock.fits(self._trials.median_seconds(), reserve=self.verification_reserve())
 
     def _end_if_hopeless(self) -> None:
         trials = self._trials

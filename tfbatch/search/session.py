@@ -16,6 +16,7 @@ from tfbatch.request.request import Request
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
+from tfbatch.run_folder.table import csv_at_the_end
 from tfbatch.schema import content_hash
 from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
 from tfbatch.search.engine import Engine
@@ -34,7 +35,6 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trials_csv import csv_at_the_end
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import check_optimizers, describe_model
 from tfbatch.training.evaluation import measure_untrained
@@ -132,7 +132,7 @@ def run_search(
         )
         with (
             folder,
-            csv_at_the_end(folder, progress),
+            csv_at_the_end(folder.path, folder.journal.rows, progress.say),
             _load_told(folder.path, progress, load_before),
         ):
             open_to_others(

@@ -17,7 +17,13 @@ from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.engine import TrialEngine
 from tfbatch.search.progress import Progress
 from tfbatch.trial.derived import Derived
-from tfbatch.trial.finished import FinishedTrial, final_status, make_row, read_row, score_of
+from tfbatch.trial.finished_trial import (
+    FinishedTrial,
+    final_status,
+    make_row,
+    read_row,
+    score_of,
+)
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import (
     JUDGED_EXAMPLES,
