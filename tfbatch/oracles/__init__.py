@@ -51,12 +51,10 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "ORACLES",
     "KerasTunerOracle",
     "Oracle",
     "OracleSettings",
     "Proposal",
     "SobolOracle",
-    "make_settings",
     "with_memory_bound",
 ]

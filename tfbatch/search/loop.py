@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tfbatch.answer.candidates import choose_candidates
 from tfbatch.configuration import Configuration
@@ -12,18 +12,20 @@ from tfbatch.errors import SearchError
 from tfbatch.oracles import Proposal
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import missing_seconds
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
+from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import TrialSpec
 from tfbatch.trial.trials import Trials
 
 HOPELESS_AFTER = 3
 """A search whose first trials all fail is ended: the model cannot be trained."""
+TEACHES_NOTHING = ("killed",)
+"""A process that ended for an unknown reason says nothing of its configuration."""
 
 
 class Search:
@@ -91,8 +93,8 @@ class Search:
             raise InterruptedTrialError(BASELINE)
         if not self._next:
             self._announce()
-        plan = self._plan(baseline, stop_requested)
-        self._runner.run_all(lambda: next(plan, None), self._finished)
+        for trial in self._runner.run_all(self._plan(baseline, stop_requested)):
+            self._finished(trial)
 
     def _plan(
         self, baseline: Configuration, stop_requested: Callable[[], bool]
@@ -233,3 +235,23 @@ class Search:
             total=self._config.max_trials,
             seconds_left=lambda: self._clock.left,
         )
+
+
+def told_score(
+    score: float | None, *, objective: Objective, untrained: float, others: Iterable[float]
+) -> float:
+    """What the oracle hears for a trial.
+
+    A diverged trial, one out of memory, one that hung and one that raised are results: they teach
+    the oracle to stay away. They count as no better than the untrained model and any trial so far.
+    (KerasTuner accepts an infinite score, and its Gaussian process then fails.)
+
+    Args:
+        score: The trial's score, or None.
+        objective: The objective.
+        untrained: Its value before any training.
+        others: Scores of the completed trials so far.
+    """
+    if score is not None:
+        return score
+    return objective.worst([untrained, *others])
