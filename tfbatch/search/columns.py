@@ -12,13 +12,10 @@ from tfbatch.hparams_log import (
     Metric,
     RealInterval,
     write_experiment,
-    write_trial,
 )
 from tfbatch.metric_direction import Direction
 from tfbatch.request.search_config import Range
 from tfbatch.search.space import SearchSpace
-from tfbatch.trial.derived import Derived
-from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.objective import Objective
 
 
@@ -80,21 +77,6 @@ def declare_columns(
     ]
     shown.append(Metric("training_seconds", "min"))
     write_experiment(log_dir, columns=columns, metrics=shown)
-
-
-def log_to_tensorboard(log_dir: Path, finished: FinishedTrial, *, derived: Derived) -> None:
-    """Writes a finished trial's row of the HParams view."""
-    write_trial(
-        log_dir / finished.trial,
-        values={
-            **finished.configuration.flat(),
-            **derived.flat(),
-            "phase": finished.phase,
-            "seed": finished.seed,
-        },
-        metrics={**finished.metrics, "training_seconds": finished.training_seconds},
-        status=finished.status,
-    )
 
 
 def _number(space: SearchSpace, name: str, shown: str, description: str) -> Column:

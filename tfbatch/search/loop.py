@@ -10,8 +10,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.oracles import AskTell
-from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
+from tfbatch.search.oracles import TEACHES_NOTHING, AskTell, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
@@ -88,8 +87,8 @@ class Search:
             raise InterruptedTrialError(BASELINE)
         if not self._next:
             self._announce()
-        plan = self._plan(baseline, stop_requested)
-        self._runner.run_all(lambda: next(plan, None), self._finished)
+        for trial in self._runner.run_all(self._plan(baseline, stop_requested)):
+            self._finished(trial)
 
     def _plan(
         self, baseline: Configuration, stop_requested: Callable[[], bool]
