@@ -117,7 +117,10 @@ def read_rows(run: Path) -> list[Row]:
 
 
 def read_verified(rows: Iterable[Row], run: Path) -> list[Verified]:
-    """The configurations that were trained on fresh seeds."""
+    """The configurations that were trained on all fresh seeds.
+
+    A continued search may have dropped one that an earlier session had trained on some of them.
+    """
     answer = json.loads((run / "recommendation.json").read_text(encoding="utf-8"))
     (baseline,) = (row for row in rows if row["phase"] == "baseline")
     measured = json.loads((run / "step_times.json").read_text(encoding="utf-8"))["seconds"]
@@ -126,6 +129,7 @@ def read_verified(rows: Iterable[Row], run: Path) -> list[Verified]:
     for row in rows:
         if row["phase"] == "confirmation":
             groups[row["trial"].rsplit("-", 1)[0]].append(row)
+    most = max(len(group) for group in groups.values())
     return [
         Verified(
             batch_size=group[0]["batch_size"],
@@ -135,6 +139,7 @@ def read_verified(rows: Iterable[Row], run: Path) -> list[Verified]:
             is_recommended=_same(group[0], answer, "learning_rate"),
         )
         for group in groups.values()
+        if len(group) == most
     ]
 
 

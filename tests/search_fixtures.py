@@ -79,10 +79,9 @@ def outcome(spec, *, loss=1.0, seconds=2.0, status="completed"):
 
 def finished(trial, configuration, *, loss=1.0, seed=1, phase="search", status="completed"):
     """A trial as it is read from the journal; its score is the loss."""
-    spec = TrialSpec(trial, phase, seed, configuration, TOTAL_EXAMPLES)
+    spec = TrialSpec(trial, phase, seed, configuration, TOTAL_EXAMPLES, NUM_EXAMPLES)
     row = make_row(
         spec,
-        small_derive(configuration),
         outcome(spec, loss=loss, status=status),
         score=loss if status == "completed" else None,
         finished_at="2026-01-01T00:00:00+00:00",
@@ -131,8 +130,8 @@ def make_runner(folder, trainer):
     return TrialRunner(
         folder,
         engine=SerialEngine(trainer),
-        derive=small_derive,
         objective=LOSS,
+        num_examples=NUM_EXAMPLES,
         total_examples=TOTAL_EXAMPLES,
         progress=Progress(None),
     )

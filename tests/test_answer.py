@@ -22,7 +22,7 @@ from tfbatch.errors import NothingLearnedError, RunFolderError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.clock import SearchClock
-from tfbatch.search.trial_runner import InterruptedTrialError, Planned
+from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.verification import run_rounds
 
 CONFIG = make_config()
@@ -43,9 +43,9 @@ def run(path, trainer, *, sizes=(16, 64), rounds=2, chance=CHANCE):
     with RunFolder(path, identity=IDENTITY, budget=BUDGET) as folder:
         write_chance_level(path, chance)
         runner = make_runner(folder, trainer)
-        runner.run(Planned("baseline", "baseline", 1, BASELINE))
+        runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
         for number, size in enumerate(sizes, start=1):
-            runner.run(Planned(f"search-{number:04d}", "search", number, at(size)))
+            runner.run(runner.spec(f"search-{number:04d}", "search", number, at(size)))
         with contextlib.suppress(InterruptedTrialError):
             run_rounds(
                 choose_candidates(runner.trials, batch_sizes=2, chance=50.0),

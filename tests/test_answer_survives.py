@@ -257,6 +257,20 @@ def test_a_continued_run_keeps_the_test_metrics_of_the_answer(tmp_path):
     assert again.recommendation["status"] == "complete"
 
 
+def test_an_earlier_answer_that_is_damaged_costs_nothing(tmp_path):
+    complete(tmp_path)
+    (tmp_path / "best.keras").touch()
+    (tmp_path / "recommendation.json").write_text("{")
+    again, lines, engine = complete(tmp_path)
+
+    assert {line for line in lines if "earlier answer" in line} == {
+        one_line(set(lines), "The earlier answer is replaced: ")
+    }
+    assert "evaluate_weights" in engine.called
+    assert on_disk(tmp_path) == again.recommendation
+    assert again.recommendation["status"] == "complete"
+
+
 FIFTY = dataclasses.replace(
     UNTRAINED,
     metrics={"loss": 4.4, "accuracy": 0.02},

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler, GradientNoiseScale
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval
-from tfbatch.pipeline.order import permutation
+from tfbatch.pipeline.streams import permutation
 from tfbatch.schedules import BatchSizes, LearningRateInExamples, make_family
 from tfbatch.schedules._family import value
 from tfbatch.seeds import derive_seed

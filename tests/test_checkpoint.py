@@ -41,6 +41,7 @@ SPEC = TrialSpec(
         optimizer=Named(name="sgd", momentum=0.9),
     ),
     total_examples=4000,
+    num_examples=1085,
 )
 EPOCHS = 4  # of 1,085 examples each, the last one shorter
 

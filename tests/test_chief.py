@@ -34,6 +34,7 @@ SPEC = TrialSpec(
         optimizer=Named(name="sgd", momentum=0.9),
     ),
     total_examples=1000,
+    num_examples=1000,
     log_dir=Path("here"),
     untrained_loss=2.3,
 )

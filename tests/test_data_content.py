@@ -10,12 +10,11 @@ import tensorflow as tf
 from tfbatch.class_balance import balance_warnings
 from tfbatch.data_content import DataContent, changed_is_told, overlap_is_excessive
 from tfbatch.errors import InputError
-from tfbatch.pipeline import scanning
-from tfbatch.pipeline.counting import count_examples
-from tfbatch.pipeline.own_function import FunctionData
-from tfbatch.pipeline.scanning import Contents
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline import content_scan
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
+from tfbatch.pipeline.content_scan import Contents
+from tfbatch.pipeline.function_data import FunctionData, count_examples
 from tfbatch.request.task import Task
 from tfbatch.training.class_weights import check_class_weight, every_class_weight
 from tfbatch.training.compilation import Compilation
@@ -30,7 +29,7 @@ def two_passes_differ_by_nothing_but_chance(monkeypatch):
     Nor a seed that a trial of an earlier test has set in this process: with it, every pass draws
     the same numbers.
     """
-    monkeypatch.setattr(scanning, "_SECOND_PASS_SECONDS", float("inf"))
+    monkeypatch.setattr(content_scan, "_SECOND_PASS_SECONDS", float("inf"))
     tf.random.set_seed(None)
 
 

@@ -11,15 +11,13 @@ import scipy.sparse
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.pipeline.batched import form_of
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.pipeline.classes import ClassReader, Expected
-from tfbatch.pipeline.counting import count_examples
-from tfbatch.pipeline.element import as_structure, leaf_names, leaf_order, template_of
+from tfbatch.pipeline.elements import as_structure, form_of, leaf_names, leaf_order, template_of
 from tfbatch.pipeline.endless import EndWatch
-from tfbatch.pipeline.own_function import FunctionData
-from tfbatch.pipeline.own_splits import read_splits
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.function_data import FunctionData, count_examples
+from tfbatch.pipeline.user_data import read_splits
 from tfbatch.schema import as_plain
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.expectation import expect

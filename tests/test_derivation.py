@@ -18,7 +18,7 @@ from tfbatch.class_balance import balance_warnings
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data
-from tfbatch.pipeline.derivation import derive_recipe, is_derived
+from tfbatch.pipeline.dataset_names import derive_recipe, is_derived
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_derived_data_set_is_told_by_its_source(text, derived):
 
 def test_asking_whether_a_name_is_derived_imports_no_tensorflow():
     program = (
-        "import sys; from tfbatch.pipeline.derivation import is_derived; is_derived('tfds:x');"
+        "import sys; from tfbatch.pipeline.dataset_names import is_derived; is_derived('tfds:x');"
         "print([m for m in ('tensorflow', 'tensorflow_datasets', 'keras') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -353,7 +353,7 @@ def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
 def test_a_fresh_process_reads_both_data_sets_without_their_builders(folders, tmp_path):
     program = f"""
 import json, pathlib
-from tfbatch.pipeline.derivation import derive_recipe
+from tfbatch.pipeline.dataset_names import derive_recipe
 from tfbatch.pipeline import load_data
 root = pathlib.Path({str(folders)!r})
 found = {{}}

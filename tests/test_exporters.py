@@ -23,7 +23,7 @@ from tfbatch.exporters import EXPORTERS, export_run
 from tfbatch.exporters._curves import read_curves
 from tfbatch.exporters._trial import trial_of
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.run_folder.recorded import read_run
+from tfbatch.run_folder.reader import read_run
 from tfbatch.run_folder.table import csv_text
 from tfbatch.schema import Named
 

@@ -19,7 +19,7 @@ from processes import run_warm
 
 import tfbatch
 from tfbatch.errors import InputError, NothingLearnedError, RunFolderError
-from tfbatch.pipeline import prepared_data
+from tfbatch.pipeline import recipe_data
 from tfbatch.recipes import load_recipe
 from tfbatch.run_folder.journal import Journal
 from tfbatch.training import trial
@@ -45,7 +45,7 @@ class Reader:
 
     def __init__(self, run_dir, patch):
         self.read: list[tuple[str, int]] = []
-        real = prepared_data.read_split
+        real = recipe_data.read_split
 
         def read_split(folder, manifest, split):
             journal = run_dir / "trials.jsonl"
@@ -53,7 +53,7 @@ class Reader:
             self.read.append((split, lines))
             return real(folder, manifest, split)
 
-        patch.setattr(prepared_data, "read_split", read_split)
+        patch.setattr(recipe_data, "read_split", read_split)
 
 
 @pytest.fixture(scope="module")

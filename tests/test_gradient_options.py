@@ -17,8 +17,8 @@ from tfbatch.instruments.learning_rate_range import RangeSettings, measure_learn
 from tfbatch.instruments.noise_scale import NoiseScaleSettings, measure_noise_scale
 from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
 from tfbatch.pipeline import PreparedData
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.schema import Named
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.program_cache import ProgramCache

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data, prepare_records
-from tfbatch.pipeline.derivation import _choose_splits, derive_recipe
+from tfbatch.pipeline.dataset_names import _choose_splits, derive_recipe
 from tfbatch.sources import Description, make_source
 from tfbatch.sources._layout import read_layout, split_role
 

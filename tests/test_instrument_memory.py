@@ -38,8 +38,7 @@ from tfbatch.largest_batch.training_load import (
     longest_shapes,
     measure_training,
 )
-from tfbatch.pipeline.counting import count_examples
-from tfbatch.pipeline.own_function import FunctionData
+from tfbatch.pipeline.function_data import FunctionData, count_examples
 from tfbatch.process_memory import peak_resident
 from tfbatch.request.execution import Execution
 from tfbatch.training.context import begin_worker

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfbatch.errors import InputError
-from tfbatch.given import Given, task_of
+from tfbatch.python_objects import PythonObjects, task_of
 from tfbatch.request.task import IN_PYTHON
 from tfbatch.training.by_value import copied, dumps
 from tfbatch.training.callbacks import as_factory
@@ -238,7 +238,7 @@ def test_metrics_of_each_output_are_compiled_and_copied():
     assert float(metrics["a"][1].value) == 0.0
     task = task_of({"a": "mse"}, metrics, None)
     assert (task.loss, task.metrics) == (IN_PYTHON, (IN_PYTHON,))
-    assert Given(metrics=metrics).metrics == metrics
+    assert PythonObjects(metrics=metrics).metrics == metrics
 
 
 class Halving(keras.optimizers.schedules.LearningRateSchedule):

@@ -34,7 +34,7 @@ FLOORS = [
     "workbench",
     "largest_batch",
     "search",
-    "given",
+    "python_objects",
     "bench",
     "finder instruments",
     # The command line.

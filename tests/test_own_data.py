@@ -11,11 +11,10 @@ import tensorflow as tf
 
 from tfbatch.errors import DataError, InputError
 from tfbatch.own_data import OwnData, own_data_of
-from tfbatch.pipeline.batched import known_batching
-from tfbatch.pipeline.counting import count_examples, takes_a_split
-from tfbatch.pipeline.own_function import FunctionData
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
+from tfbatch.pipeline.elements import known_batching
+from tfbatch.pipeline.function_data import FunctionData, count_examples, takes_a_split
 
 SPLITS = {"train": 20, "validation": 6, "test": 5}
 

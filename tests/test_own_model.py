@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -13,10 +15,10 @@ import tfbatch
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.models import keras_applications
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.schema import Named
-from tfbatch.search.adaptation import adapt
+from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
 from tfbatch.training.callbacks import as_factory, check_callbacks
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.description import description_of
@@ -68,7 +70,7 @@ def train(data, build_model, configuration=ADAM, **more):
     """The outcome of one trial, the trial's model, and how many programs were traced."""
     callbacks = more.pop("callbacks", list)
     programs = ProgramCache(Workload(data, build_model, **more))
-    spec = TrialSpec("trial", "search", 3, configuration, total_examples=120)
+    spec = TrialSpec("trial", "search", 3, configuration, total_examples=120, num_examples=96)
     outcome = run_trial(programs, spec, user_callbacks=callbacks)
     return outcome, programs
 
@@ -196,7 +198,8 @@ def test_a_compiled_model_keeps_loss_metrics_and_the_settings_of_its_optimizer(r
     optimizer = last_model(programs).optimizer
     assert type(optimizer) is keras.optimizers.Adam
     assert (optimizer.clipnorm, float(optimizer.beta_2)) == (0.5, pytest.approx(0.9))
-    schedule = Workload(regression, compiled_adam).optimizer(own, 120, compiled_adam())
+    workload = Workload(regression, compiled_adam)
+    schedule = workload.optimizer(own, workload.derive(own, 120), compiled_adam())
     reference = plain_keras(
         regression,
         keras.optimizers.Adam(schedule._learning_rate, beta_2=0.9, clipnorm=0.5),
@@ -208,10 +211,10 @@ def test_a_compiled_model_keeps_loss_metrics_and_the_settings_of_its_optimizer(r
 @pytest.mark.slow
 def test_a_compiled_models_program_is_reused_exactly(regression):
     programs = ProgramCache(Workload(regression, compiled_adam))
-    spec = TrialSpec("trial", "search", 3, ADAM, total_examples=120)
+    spec = TrialSpec("trial", "search", 3, ADAM, total_examples=120, num_examples=96)
     first = run_trial(programs, spec).metrics
     other = ADAM.model_copy(update={"batch_size": 8, "base_learning_rate": 0.1})
-    run_trial(programs, TrialSpec("other", "search", 4, other, total_examples=120))
+    run_trial(programs, TrialSpec("other", "search", 4, other, total_examples=120, num_examples=96))
 
     assert run_trial(programs, spec).metrics == first
     assert programs.traced == 1
@@ -302,7 +305,12 @@ def test_a_compiled_optimizer_is_told_by_its_plug_in(optimizer, name, numbers):
 
 def test_a_search_takes_a_compiled_models_optimizer(regression):
     described = description_of(Workload(regression, compiled_adam))
-    adapted = adapt(make_request_of(), described)
+    asked = make_request_of()
+    adapted = dataclasses.replace(
+        asked,
+        subject=fit_baseline(asked.subject, described),
+        search=fit_search(asked.search, described),
+    )
 
     space = adapted.search.space
     assert (space.optimizer.name, space.optimizer.arguments["beta_2"]) == ("adam", 0.9)
@@ -311,7 +319,7 @@ def test_a_search_takes_a_compiled_models_optimizer(regression):
     baseline = adapted.baseline_configuration("none")
     assert (baseline.base_learning_rate, baseline.optimizer.name) == (0.003, "adam")
     with pytest.raises(InputError, match="compiled with the optimizer adam, which it keeps"):
-        adapt(make_request_of(optimizer="sgd"), described)
+        fit_baseline(make_request_of(optimizer="sgd").subject, described)
 
 
 def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression):
@@ -322,8 +330,9 @@ def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression
 
     described = description_of(Workload(regression, build))
 
-    assert adapt(make_request_of(), described).search.space.optimizer.arguments["momentum"] == 0.7
-    searched = adapt(make_request_of(search="bayesian"), described).search.space.optimizer
+    fitted = fit_search(make_request_of().search, described)
+    assert fitted.space.optimizer.arguments["momentum"] == 0.7
+    searched = fit_search(make_request_of(search="bayesian").search, described).space.optimizer
     assert searched.arguments["momentum"] == [0.8, 0.9, 0.95]
 
 
@@ -384,7 +393,7 @@ def test_classes_without_a_weight_count_once_in_a_training(digits):
             ProgramCache(
                 Workload(digits, tiny_model.build, compilation=Compilation(class_weight=weights))
             ),
-            TrialSpec("t", "search", 1, plain, total_examples=640),
+            TrialSpec("t", "search", 1, plain, total_examples=640, num_examples=1085),
         )
         for weights in ({3: 4.0}, {index: 4.0 if index == 3 else 1.0 for index in range(10)})
     )
@@ -456,7 +465,7 @@ def test_class_and_sample_weights_are_what_keras_makes_of_them(tmp_path):
         stored = StoredData(store_data(tmp_path, {"train": data, "validation": data}), name="w")
         workload = Workload(stored, build, compilation=Compilation(**given))
         programs = ProgramCache(workload)
-        run_trial(programs, TrialSpec("t", "search", 1, sgd, total_examples=32))
+        run_trial(programs, TrialSpec("t", "search", 1, sgd, total_examples=32, num_examples=32))
         return last_model(programs).get_weights()[1]
 
     np.testing.assert_allclose(bias((x, y)), [0, 0], atol=1e-7)

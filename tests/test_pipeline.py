@@ -16,7 +16,7 @@ from augmentation_snippets import snippet
 
 from tfbatch.augmentations import AUGMENTATIONS
 from tfbatch.errors import InputError, RecordError
-from tfbatch.pipeline import PreparedData, batches, default_records_root, load_data
+from tfbatch.pipeline import PreparedData, default_records_root, load_data, streams
 from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.records.writer import write_records
 from tfbatch.seeds import derive_seed
@@ -184,7 +184,7 @@ def test_how_many_batches_are_made_at_once_changes_nothing(prepared, mode, monke
     wanted = stream_of(data, **arguments)
 
     for examples in (1, 6, 10, SIZE):
-        monkeypatch.setattr(batches, "_CHUNK_EXAMPLES", examples)
+        monkeypatch.setattr(streams, "_CHUNK_EXAMPLES", examples)
         assert_equal(stream_of(data, **arguments), wanted)
 
 
@@ -193,7 +193,7 @@ def test_how_many_batches_are_made_at_once_changes_nothing(prepared, mode, monke
     [(32, 3072, 8), (128, 3072, 2), (255, 3072, 1), (1024, 3072, 1), (1, 64, 4096), (3, 10**7, 1)],
 )
 def test_small_batches_are_made_several_at_once(batch_size, pixels, count):
-    assert batches.batches_in_chunk(batch_size, pixels=pixels) == count
+    assert streams.batches_in_chunk(batch_size, pixels=pixels) == count
 
 
 @BOTH

@@ -6,13 +6,12 @@ import keras
 import numpy as np
 import pytest
 from contexts import context_of
-from search_fixtures import make_request_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
-from tfbatch.search.opening import check_comparable
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
+from tfbatch.search.preparation import check_comparable
 from tfbatch.search.progress import Progress
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.description import description_of
@@ -69,11 +68,11 @@ def test_batch_sizes_are_not_ranked_by_a_training_loss_that_depends_on_the_batch
     progress.say = said.append  # type: ignore[method-assign]
     untrained = Untrained({"loss": 4.0}, 1.0, "hash", {"loss": (4.0, 2.0)})
 
-    check_comparable(make_request_of(objective="val_loss"), untrained, progress)
+    check_comparable(Objective.parse("val_loss"), untrained, progress)
     assert "its training values of different batch sizes are not comparable" in said[0]
     assert Objective.parse("loss").name == "loss"
     with pytest.raises(InputError, match="as a training metric it cannot compare batch sizes"):
-        check_comparable(make_request_of(objective="loss"), untrained, progress)
+        check_comparable(Objective.parse("loss"), untrained, progress)
 
 
 def test_the_evaluation_batch_size_has_no_effect_on_a_mean(lines):

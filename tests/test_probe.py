@@ -27,8 +27,11 @@ from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.instruments import INSTRUMENTS, run_all
+from tfbatch.instruments.input_bound import InputBoundReading
+from tfbatch.instruments.largest_batch import LargestBatchReading
+from tfbatch.instruments.noise_scale import NoiseScaleReading
 from tfbatch.instruments.run_all import ProbeReport, Section, run_instruments
-from tfbatch.instruments.throughput import throughput_from
+from tfbatch.instruments.throughput import ThroughputReading, throughput_from
 from tfbatch.request.execution import Execution
 from tfbatch.training.step_times import StepTime
 
@@ -84,7 +87,7 @@ def test_instruments_run_in_their_order(probed):
 
 
 def test_the_conclusion_is_of_hardware_and_of_gradient_and_says_predicted(probed):
-    throughput = probed.reading("throughput")
+    throughput = probed.reading(ThroughputReading)
     hardware, gradient = probed.hardware(), probed.gradient("python -m tfbatch.tune")
 
     assert f"knee is batch size {throughput.knee.batch_size}" in hardware
@@ -106,9 +109,11 @@ def joined(limited_by, largest, **readings):
     ]
     noise = NoiseScale(128.0, Interval(64.0, 256.0), 1.0, 128.0, 20, ())
     found = {
-        "noise_scale": types.SimpleNamespace(estimate=noise),
+        "noise_scale": NoiseScaleReading(
+            noise, (), (), None, None, 1.0, 16, 128, "inference", "at initial weights", 1.0
+        ),
         "throughput": throughput_from(times),
-        "largest_batch": types.SimpleNamespace(largest_batch_size=largest, limited_by=limited_by),
+        "largest_batch": LargestBatchReading(largest, limited_by, None, report=None),
         **readings,
     }
     sections = tuple(Section(name, name, found[name], "", 1.0) for name in found)
@@ -133,11 +138,15 @@ def test_memory_and_examples_hold_the_predicted_size(limited_by, largest, exampl
 
 
 def test_what_bounds_the_training_is_said_of_the_knee_and_else_of_the_baseline():
-    bound = types.SimpleNamespace(verdict_at=lambda size: f"bound by {size}")
+    class Bound(InputBoundReading):
+        def verdict_at(self, batch_size):
+            return f"bound by {batch_size}"
+
+    bound = Bound(())
     found = joined("memory", 40, input_bound=bound)
     without = joined("memory", 40, input_bound=bound, throughput=None)
 
-    knee = found.reading("throughput").knee.batch_size
+    knee = found.reading(ThroughputReading).knee.batch_size
     assert knee > 8
     assert found.hardware().endswith(f"training at batch size {knee} is bound by {knee}.")
     assert without.hardware().endswith("training at batch size 8 is bound by 8.")
@@ -191,7 +200,7 @@ def test_a_failing_instrument_does_not_end_the_others(error, message, bench, mon
 
     assert [section.failure for section in found.sections] == [message, ""]
     assert f"Failing failed: {message}" in told
-    assert found.reading("throughput").batch_sizes == (32,)
+    assert found.reading(ThroughputReading).batch_sizes == (32,)
     assert ("Traceback" in found.sections[0].trace) == isinstance(error, KeyError)
     assert found.prediction is None
     assert "needs both" in found.unpredicted
@@ -210,7 +219,7 @@ def test_an_instrument_whose_process_dies_does_not_end_the_others(monkeypatch):
         )
 
     assert "A worker process ended" in found.sections[0].failure
-    assert found.reading("throughput").batch_sizes == (32,)
+    assert found.reading(ThroughputReading).batch_sizes == (32,)
 
 
 def test_a_request_to_stop_ends_it_before_the_next_instrument(bench):

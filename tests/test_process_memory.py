@@ -9,8 +9,8 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from tfbatch.pipeline import PreparedData, prepared_data
-from tfbatch.pipeline.zero_copy import as_tensor
+from tfbatch.pipeline import PreparedData, recipe_data
+from tfbatch.pipeline.streams import as_tensor
 from tfbatch.process_memory import usable_memory
 from tfbatch.records.writer import write_records
 
@@ -64,7 +64,7 @@ def test_data_larger_than_its_share_of_usable_memory_is_streamed(
     write_records(tmp_path / "abc", recipe=make_recipe(), examples=tiny_examples)
     size = 4 * 6 * 3 * (8 + 4 + 4)
     for usable, resident in ((4 * size, True), (4 * size - 1, False)):
-        monkeypatch.setattr(prepared_data, "usable_memory", lambda usable=usable: usable)
+        monkeypatch.setattr(recipe_data, "usable_memory", lambda usable=usable: usable)
 
         assert PreparedData(make_recipe(), tmp_path / "abc").resident == resident
 

@@ -49,6 +49,7 @@ SPEC = TrialSpec(
         optimizer=SGD,
     ),
     total_examples=542,
+    num_examples=1085,
 )
 
 

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from rich.console import Console
-from search_fixtures import BASELINE, small_derive
+from search_fixtures import BASELINE
 
 from tfbatch.run_folder import machine_load
 from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
@@ -35,15 +35,14 @@ class Clock:
 
 
 def running(trial, progress, seconds):
-    return Running(TrialSpec(trial, "search", 1, BASELINE, 2500), progress, seconds)
+    return Running(TrialSpec(trial, "search", 1, BASELINE, 2500, 1000), progress, seconds)
 
 
 def finished(status, message):
-    spec = TrialSpec("search-0001", "search", 1, BASELINE, 2500)
+    spec = TrialSpec("search-0001", "search", 1, BASELINE, 2500, 1000)
     outcome = Outcome(status, {"val_loss": 0.5}, 2500, 79, 3.0, 2.0, message)
     score = 0.5 if status == "completed" else None
-    derived = small_derive(BASELINE)
-    return read_row(make_row(spec, derived, outcome, score=score, finished_at="2030-01-01"))
+    return read_row(make_row(spec, outcome, score=score, finished_at="2030-01-01"))
 
 
 @pytest.fixture

@@ -57,7 +57,16 @@ def test_the_pages_have_examples_and_commands():
     assert {command.split()[1] for command in COMMANDS} >= {"tune", "train", "prepare", "export"}
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=ids(SCRIPTS))
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(
+            text, marks=[pytest.mark.slow] * ("find_batch_size(" in text or "Tuner" in text)
+        )
+        for text in SCRIPTS
+    ],
+    ids=ids(SCRIPTS),
+)
 def test_python_block_runs(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFBATCH_RECORDS_DIR", str(tmp_path / "records"))

@@ -83,8 +83,12 @@ def script(configuration, *, total_examples=542, **changes):
     derived = derive(configuration, num_examples=1085, total_examples=total_examples)
     given = {"data": DIGITS, "build_model": tiny_model.build, "compiled": False}
     given |= {key: changes.pop(key) for key in given if key in changes}
-    request = dataclasses.replace(make_request_of(), **{"model": MODEL, **changes})
-    text = keras_snippet(configuration, derived, request=request, seed=5, **given)
+    asked = make_request_of()
+    execution = changes.pop("execution", asked.execution)
+    subject = dataclasses.replace(asked.subject, **{"model": MODEL, **changes})
+    text = keras_snippet(
+        configuration, derived, subject=subject, execution=execution, seed=5, **given
+    )
     return text, ast.parse(text)
 
 
@@ -105,7 +109,7 @@ def test_the_script_trains_to_the_same_metrics_as_the_trial(digits, configuratio
     measured = model.evaluate(data.evaluation("validation"), verbose=0, return_dict=True)
 
     workload = Workload(digits, tiny_model.build)
-    spec = TrialSpec("trial", "confirmation", 5, configuration, total_examples)
+    spec = TrialSpec("trial", "confirmation", 5, configuration, total_examples, 1085)
     result = run_trial(ProgramCache(workload), spec)
 
     assert int(model.optimizer.iterations) == result.steps
@@ -212,7 +216,7 @@ def test_the_script_of_a_compiled_model_replaces_its_optimizer_alone(digits, mon
     model = namespace["model"]
     measured = model.evaluate(digits.evaluation("validation"), verbose=0, return_dict=True)
 
-    spec = TrialSpec("trial", "confirmation", 5, configuration, 542)
+    spec = TrialSpec("trial", "confirmation", 5, configuration, 542, 1085)
     result = run_trial(ProgramCache(Workload(digits, compiled_builder)), spec)
     assert model.optimizer.clipnorm == 0.7
     assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tfbatch.errors import DataError
-from tfbatch.pipeline import load_data, preparation, prepare_records
-from tfbatch.pipeline.derivation import derive_recipe
+from tfbatch.pipeline import load_data, prepare_records, recipe_records
+from tfbatch.pipeline.dataset_names import derive_recipe
 from tfbatch.sources import make_source
 
 TENTH = {"from": "train", "fraction": 0.1}
@@ -172,7 +172,7 @@ def test_what_is_no_file_is_left_out(folder):
 
 def test_a_file_that_is_gone_while_it_is_read_is_an_error_of_the_data(folder):
     root = folder(**many())
-    examples = preparation._read(source(root).examples("train", None), "train")
+    examples = recipe_records._read(source(root).examples("train", None), "train")
     next(examples)
     for path in root.rglob("*.png"):
         path.unlink()

@@ -10,10 +10,11 @@ import pytest
 from schedule_parameters import numeric_parameters
 from search_fixtures import make_space, small_derive
 
+from tfbatch.bench import DEFAULT_OPTIMIZER
 from tfbatch.configuration import Configuration
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.optimizers import OPTIMIZERS, parameters_of
-from tfbatch.request.search_config import SEARCHES, Range, as_options, load_search
+from tfbatch.request.search_config import SEARCHES, BatchSizeGrid, Range, as_options, load_search
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, read_yaml, write_yaml
 from tfbatch.search.space import SearchSpace
@@ -566,3 +567,11 @@ def test_batch_sizes_are_declared_in_order():
 
     assert isinstance(declared, keras_tuner.engine.hyperparameters.Choice)
     assert (declared.name, declared.values, declared.ordered) == ("batch_size", [16, 32, 64], True)
+
+
+def test_what_is_measured_by_default_is_what_the_default_search_trains():
+    space = load_search("joint").space
+
+    assert space.optimizer == DEFAULT_OPTIMIZER
+    assert space.scaling_rule is None  # the optimizer's own, as a bench takes it
+    assert space.batch_size == BatchSizeGrid()

@@ -86,7 +86,7 @@ def test_rounds_are_interleaved_with_signs_of_life(measured):
 
 
 def test_a_trial_after_it_is_as_without_it(workload, measured):
-    spec = TrialSpec("search-0001", "search", 11, CONFIGURATIONS[0], 1500)
+    spec = TrialSpec("search-0001", "search", 11, CONFIGURATIONS[0], 1500, 1085)
     after = run_trial(measured[0], spec)
 
     assert after.status == "completed"

@@ -56,7 +56,9 @@ TWO_AND_ONE = """
             )
             # a whole number of batches: a short last one is left out where replicas share it
             outcome = run_trial(
-                programs, TrialSpec(str(trial), "search", 3, configuration, 1984)
+                programs, TrialSpec(
+                    str(trial), "search", 3, configuration, 1984, 1085, workload.replicas
+                )
             )
             found[f"{name}-{trial}"] = [outcome.status, outcome.steps, outcome.metrics["val_loss"]]
     print(json.dumps(found))

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from processes import run_warm
 
-from tfbatch.pipeline import PreparedData, streaming
-from tfbatch.pipeline.streaming import shuffle_sizes
+from tfbatch.pipeline import PreparedData, record_splits
+from tfbatch.pipeline.record_splits import shuffle_sizes
 from tfbatch.process_memory import usable_memory
 from tfbatch.records.manifest import Manifest, Shard, load_manifest
 from tfbatch.records.writer import write_records
@@ -83,7 +83,7 @@ def test_a_buffer_smaller_than_the_split_is_noted_and_a_larger_one_is_not(
     data = streamed(make_recipe, tiny_examples, tmp_path / "abc")
     assert data.notes == ()
 
-    monkeypatch.setattr(streaming, "SHUFFLE_EXAMPLES", 50)
+    monkeypatch.setattr(record_splits, "SHUFFLE_EXAMPLES", 50)
     (note,) = PreparedData(data.recipe, data.folder, resident_share=0).notes
 
     assert note.startswith(
@@ -96,7 +96,7 @@ def test_a_small_buffer_still_gives_permutations_that_mix_far_beyond_it(
     make_recipe, tiny_examples, tmp_path, monkeypatch
 ):
     """A buffer of 20 of 200: files in a new order, interleaved, then the buffer."""
-    monkeypatch.setattr(streaming, "SHUFFLE_EXAMPLES", 20)
+    monkeypatch.setattr(record_splits, "SHUFFLE_EXAMPLES", 20)
     data = streamed(make_recipe, tiny_examples, tmp_path / "abc", shards=10)
 
     epochs = order_of(data, num_examples=60 * 200).reshape(60, 200)
@@ -187,7 +187,7 @@ import json, os, pathlib, resource, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # each thread reserves a stack
 import keras
 import tensorflow as tf
-from tfbatch.pipeline import PreparedData
+from tfbatch.pipeline import PreparedData, record_splits
 from tfbatch.recipes import Recipe
 
 def status(name):

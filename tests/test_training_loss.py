@@ -10,8 +10,8 @@ import pytest
 from contexts import context_of
 
 from tfbatch.configuration import Configuration
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.schema import Named
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.evaluation import measure_untrained
@@ -100,6 +100,7 @@ def test_weights_that_validation_lacks_are_no_divergence_and_a_real_one_is_found
             seed=1,
             configuration=configuration(learning_rate),
             total_examples=600,
+            num_examples=programs.workload.data.num_examples("train"),
             untrained_loss=found.value,
             judged_examples=found.judged_examples,
         )

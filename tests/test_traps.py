@@ -19,9 +19,8 @@ from tfbatch.augmentations._draws import look_up, quantiles, uniform
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.models import MODELS
 from tfbatch.pipeline.augmentation import draw_words
-from tfbatch.pipeline.batches import fixed_options
-from tfbatch.pipeline.order import permutation
-from tfbatch.pipeline.resident import ResidentSplit
+from tfbatch.pipeline.record_splits import ResidentSplit
+from tfbatch.pipeline.streams import fixed_options, permutation
 from tfbatch.schedules import LearningRateInExamples
 from tfbatch.seeds import derive_seed
 

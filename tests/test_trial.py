@@ -38,6 +38,7 @@ SPEC = TrialSpec(
         optimizer=Named(name="sgd", momentum=0.9),
     ),
     total_examples=542,
+    num_examples=1085,
 )
 
 
@@ -159,7 +160,7 @@ def test_the_metrics_are_those_after_the_last_update_not_the_best(workload):
 
     derived = workload.derive(spec.configuration, spec.total_examples)
     model = workload.compiled(spec.configuration, total_examples=spec.total_examples, seed=11)
-    fit(model, workload, derived, batch_size=32, seed=11, callbacks=[Noted()])
+    fit(model, workload, derived, seed=11, callbacks=[Noted()])
     result = run_trial(ProgramCache(workload), spec)
 
     assert len(seen) == 2

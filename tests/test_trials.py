@@ -15,7 +15,6 @@ from search_fixtures import (
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.search.trial_runner import Planned
 from tfbatch.trial.trials import Trials
 
 
@@ -74,8 +73,8 @@ def test_the_trials_of_a_folder_are_those_of_its_runner(tmp_path):
     identity = {"objective": "val_loss:min"}
     with RunFolder(tmp_path, identity=identity, budget={}) as folder:
         runner = make_runner(folder, Trainer({"search-0001": "oom"}))
-        runner.run(Planned("baseline", "baseline", 1, BASELINE))
-        runner.run(Planned("search-0001", "search", 2, at(64)))
+        runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
+        runner.run(runner.spec("search-0001", "search", 2, at(64)))
         with (tmp_path / "trials.jsonl").open("a") as journal:
             journal.write('{"trial": "search-0002", "sta')  # being written
 

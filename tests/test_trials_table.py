@@ -17,11 +17,8 @@ from tfbatch.errors import RunFolderError, SearchError
 from tfbatch.run_folder import table
 from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.journal import Journal, read_rows
-from tfbatch.run_folder.table import column_order, csv_text, to_frame, write_csv
+from tfbatch.run_folder.table import column_order, csv_at_the_end, csv_text, to_frame, write_csv
 from tfbatch.schema import Named
-from tfbatch.search.progress import Progress
-from tfbatch.search.trial_runner import Planned
-from tfbatch.search.trials_csv import csv_at_the_end
 
 WSD = BASELINE.model_copy(
     update={"batch_size": 64, "schedule": Named(name="wsd", cooldown=0.1 + 0.2)}
@@ -151,10 +148,13 @@ def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(tmp_path, ending):
     trainer = Trainer(ends={"search-0001": "diverged"})
 
     def run():
-        with open_folder(tmp_path / "run") as folder, csv_at_the_end(folder, Progress(None)):
+        with (
+            open_folder(tmp_path / "run") as folder,
+            csv_at_the_end(folder.path, folder.journal.rows, lambda text: None),
+        ):
             runner = make_runner(folder, trainer)
-            runner.run(Planned("baseline", "baseline", 1, BASELINE))
-            runner.run(Planned("search-0001", "search", 1, WSD))
+            runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
+            runner.run(runner.spec("search-0001", "search", 1, WSD))
             assert not (folder.path / TRIALS_CSV).exists()
             if ending:
                 raise ending
@@ -172,11 +172,12 @@ def test_every_end_of_a_run_leaves_a_csv_equal_to_the_journal(tmp_path, ending):
     assert rows[1]["status"] == "diverged"
 
 
-def test_a_csv_that_cannot_be_written_costs_no_answer(tmp_path, monkeypatch):
+def test_a_csv_that_cannot_be_written_costs_no_answer(tmp_path):
     said: list[str] = []
-    progress = Progress(None)
-    monkeypatch.setattr(progress, "say", said.append)
-    with open_folder(tmp_path / "run") as folder, csv_at_the_end(folder, progress):
+    with (
+        open_folder(tmp_path / "run") as folder,
+        csv_at_the_end(folder.path, folder.journal.rows, said.append),
+    ):
         (folder.path / TRIALS_CSV).mkdir()
 
     assert len(said) == 1

@@ -22,7 +22,7 @@ from tfbatch.answer.candidates import (
 )
 from tfbatch.configuration import Configuration
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
-from tfbatch.search.trial_runner import InterruptedTrialError, Planned
+from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.verification import run_rounds, verification_seed
 from tfbatch.seeds import derive_seed
 
@@ -44,10 +44,10 @@ SEARCHED = [
 
 def search(runner, *sizes):
     """The baseline, and one trial of the search for each batch size."""
-    runner.run(Planned("baseline", "baseline", 1, BASELINE))
+    runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
     for number, size in enumerate(sizes, start=1):
         name = f"search-{number:04d}"
-        runner.run(Planned(name, "search", number, configuration(size)))
+        runner.run(runner.spec(name, "search", number, configuration(size)))
 
 
 def verify(runner, *, rounds=3, stop=False, seconds=None):

@@ -17,7 +17,7 @@ from tfbatch.training.devices import Devices
 from tfbatch.trial.outcome import Outcome, TrialSpec
 from tfbatch.workers import ProcessEndedError
 
-SPEC = TrialSpec("search-0001", "search", 1, BASELINE, 2500)
+SPEC = TrialSpec("search-0001", "search", 1, BASELINE, 2500, 1000)
 FULL = ProcessEndedError("oom", "cudaSetDevice() on GPU:0 failed", starting=True)
 DONE = Outcome("completed", {"val_loss": 0.5}, 2500, 79, 3.0, 2.0)
 

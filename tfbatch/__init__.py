@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tfbatch.instruments.noise_scale import gradient_noise_scale
     from tfbatch.instruments.throughput import measure_throughput
     from tfbatch.pipeline import PreparedData
-    from tfbatch.pipeline.datasets import load_data
+    from tfbatch.pipeline.load import load_data
     from tfbatch.search.result import NothingLearned, Result
     from tfbatch.training.structure import reusable
 
@@ -45,7 +45,7 @@ _LAZY = {
     "find_max_batch_size": "tfbatch.instruments.largest_batch",
     "gradient_noise_scale": "tfbatch.instruments.noise_scale",
     "learning_rate_range": "tfbatch.instruments.learning_rate_range",
-    "load_data": "tfbatch.pipeline.datasets",
+    "load_data": "tfbatch.pipeline.load",
     "measure_curvature": "tfbatch.instruments.curvature",
     "measure_memory_by_image_size": "tfbatch.instruments.image_size_memory",
     "measure_throughput": "tfbatch.instruments.throughput",

@@ -9,12 +9,28 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from tfbatch.errors import InputError
-from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.python_objects import (
+    PythonObjects,
+    as_dataset,
+    reference,
+    splits_of,
+    task_of,
+    user_code,
+)
 from tfbatch.request.execution import Execution
-from tfbatch.request.request import Request, make_request
+from tfbatch.request.model_and_data import (
+    ModelAndData,
+    baseline_configuration,
+    resolve_model_and_data,
+)
 from tfbatch.run_folder.folder import RunLock
+from tfbatch.schema import Named
 from tfbatch.search.progress import Progress
 from tfbatch.workbench import Bench
+
+DEFAULT_OPTIMIZER = Named(name="sgd", momentum=0.9)
+"""What is measured where neither the user nor the model names one; the default search's too."""
 
 
 class BenchOptions(TypedDict, total=False):
@@ -78,76 +94,89 @@ def open_bench(
             f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
         )
     dataset, make_dataset, payload = as_dataset(data)
-    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
-        request = make_request(
-            dataset=dataset,
-            batched=batched,
-            image_size=image_size,
-            model=str(build_model) if named else reference(build_model),
-            search="joint",
-            objective=None,
-            trial_length=None,
-            baseline=baseline,
-            batch_sizes=None,
-            optimizer=optimizer,
-            max_trials=None,
-            max_minutes=None,
-            seed=1,
-            run_dir=Path(folder) / "run",
-            data_dir=Path(data_dir) if data_dir else None,
-            records_dir=Path(records_dir) if records_dir else None,
-            overwrite=False,
-            check_model=named,
-            model_arguments=model_arguments,
-            task=task_of(loss, metrics, class_weight),
-            execution=execution or Execution(workers=1),
-        )
-        given = Given(
-            build_model=None if named else build_model,
-            make_dataset=make_dataset,
-            payload=payload,
-            loss=loss,
-            metrics=metrics,
-        )
-        with open_request(request, given, progress or Progress(None)) as bench:
-            yield bench
+    execution = execution or Execution(workers=1)
+    subject = resolve_model_and_data(
+        apart=execution.workers != 0,
+        dataset=dataset,
+        batched=batched,
+        image_size=image_size,
+        model=str(build_model) if named else reference(build_model),
+        check_model=named,
+        model_arguments=model_arguments,
+        baseline=baseline,
+        optimizer=optimizer,
+        data_dir=Path(data_dir) if data_dir else None,
+        records_dir=Path(records_dir) if records_dir else None,
+        task=task_of(loss, metrics, class_weight),
+    )
+    objects = PythonObjects(
+        build_model=None if named else build_model,
+        make_dataset=make_dataset,
+        payload=payload,
+        loss=loss,
+        metrics=metrics,
+    )
+    with open_subject(subject, objects, execution, progress or Progress(None)) as bench:
+        yield bench
 
 
 @contextlib.contextmanager
-def open_request(
-    request: Request,
-    given: Given,
+def open_subject(
+    subject: ModelAndData,
+    objects: PythonObjects,
+    execution: Execution,
     progress: Progress,
     *,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Iterator[Bench]:
-    """The same for a request that is checked already; see `open_bench`.
+    """The same for model and data that are checked already; see `open_bench`.
 
     Args:
-        request: What is asked.
-        given: What was given as objects.
+        subject: Model and data.
+        objects: What was given as objects.
+        execution: How the process runs.
         progress: Receives the progress.
         stop_requested: When true, what runs is ended with a StoppedError.
     """
-    with RunLock(request.run_dir) as lock:
-        from tfbatch.search.adaptation import adapt
-        from tfbatch.search.opening import load_records, make_bench, open_engine
-        from tfbatch.training.description import describe_model
+    from tfbatch.search.compiled_optimizer import fit_baseline
+    from tfbatch.search.preparation import load_records, open_engine
+    from tfbatch.training.description import describe_model
 
-        splits = splits_of(request, given)
-        code = user_code(request, given)
+    with (
+        tempfile.TemporaryDirectory(prefix="tfbatch-") as folder,
+        RunLock(Path(folder) / "run") as lock,
+    ):
+        splits = splits_of(subject, objects)
+        code = user_code(subject, objects)
         with open_engine(
-            request, code, lock=lock, warm=None, stop_requested=stop_requested
+            subject.data, execution, code, lock=lock, warm=None, stop_requested=stop_requested
         ) as engine:
-            request, data, engine = load_records(
-                request, engine, progress, own_dir=lock.data, splits=splits
+            subject, data, engine = load_records(
+                subject, engine, progress, own_dir=lock.data, splits=splits
             )
             progress.doing("building the model")
-            model = engine.call(describe_model, list(request.model_arguments))
+            model = engine.call(describe_model, list(subject.model_arguments))
             for note in model.notes:
                 progress.say(note)
             try:
-                described = adapt(request, model)
-                yield make_bench(described, data, model, engine, progress)
+                optimizer = model.optimizer or _optimizer(subject.optimizer)
+                rule = OPTIMIZERS.load(optimizer.name).SCALING_RULE
+                yield Bench(
+                    data=data,
+                    model=model,
+                    baseline=baseline_configuration(
+                        fit_baseline(subject, model),
+                        optimizer=optimizer,
+                        scaling_rule=Named(name=rule),
+                    ),
+                    process=engine,
+                    stall_seconds=execution.stall_minutes * 60,
+                    tell=progress.measuring,
+                )
             finally:
                 progress.end()
+
+
+def _optimizer(name: str | None) -> Named:
+    """The default one, or another with the defaults of its file."""
+    return DEFAULT_OPTIMIZER if name in (None, DEFAULT_OPTIMIZER.name) else Named(name=str(name))

@@ -1,6 +1,6 @@
 """The findings of one look at a user's data, and the sentences that follow from them.
 
-Pure numbers and text, without TensorFlow: `tfbatch.pipeline.scanning` does the looking.
+Pure numbers and text, without TensorFlow: `tfbatch.pipeline.content_scan` does the looking.
 """
 
 from __future__ import annotations

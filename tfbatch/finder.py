@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError, NothingLearnedError
-from tfbatch.given import Given, as_dataset, reference, splits_of, task_of, user_code
+from tfbatch.python_objects import (
+    PythonObjects,
+    as_dataset,
+    reference,
+    splits_of,
+    task_of,
+    user_code,
+)
 from tfbatch.request.execution import Execution
 from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.files import JOURNAL, worker_log
@@ -179,7 +186,7 @@ def find_batch_size(
     )
     check_run_dir(request.run_dir)
     progress = progress_lines(verbose)
-    given = Given(
+    objects = PythonObjects(
         build_model=None if named else build_model,
         make_dataset=make_dataset,
         payload=payload,
@@ -191,7 +198,7 @@ def find_batch_size(
         progress.on_begin = stop.keep
         try:
             result = run_request(
-                request, given, progress=progress, stop_requested=stop, started=started
+                request, objects, progress=progress, stop_requested=stop, started=started
             )
         except NothingLearnedError as error:
             progress.say(str(error))
@@ -224,7 +231,7 @@ def _announce() -> None:
 
 def run_request(
     request: Request,
-    given: Given = Given(),  # noqa: B008 - frozen
+    objects: PythonObjects = PythonObjects(),  # noqa: B008 - frozen
     *,
     progress: Progress,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -234,7 +241,7 @@ def run_request(
 
     Args:
         request: What is asked.
-        given: What a user gives in Python.
+        objects: What a user gives in Python.
         progress: Told of everything.
         stop_requested: When true, the run ends with the best answer so far.
         started: `time.monotonic()` from which the time limit counts.
@@ -250,8 +257,8 @@ def run_request(
 
             return run_search(
                 request,
-                user_code(request, given),
-                splits=splits_of(request, given),
+                user_code(request.subject, objects),
+                splits=splits_of(request.subject, objects),
                 progress=progress,
                 stop_requested=stop_requested,
                 lock=lock,

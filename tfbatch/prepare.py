@@ -17,7 +17,7 @@ from absl import flags
 from tfbatch.command_line import library_noise_to, parse_flags, path_of, run_command
 from tfbatch.common_flags import define_common_flags, threads_of
 from tfbatch.errors import InputError
-from tfbatch.pipeline.datasets import find_dataset
+from tfbatch.pipeline.dataset_names import find_dataset
 from tfbatch.recipes import Recipe
 from tfbatch.search.progress import LiveProgress, Progress
 

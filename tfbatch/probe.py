@@ -37,13 +37,15 @@ from tfbatch.command_line import (
 )
 from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
-from tfbatch.given import Given
 from tfbatch.instruments import INSTRUMENTS
+from tfbatch.python_objects import PythonObjects
 from tfbatch.request.execution import Execution
-from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
+from tfbatch.request.model_and_data import ModelAndData, resolve_model_and_data
+from tfbatch.request.request import DEFAULT_RUNS
+from tfbatch.request.search_config import BatchSizeGrid, batch_sizes_of, check_batch_sizes
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
+from tfbatch.workload_flags import as_typed, batch_sizes_from, define_workload_flags, workload_from
 
 if TYPE_CHECKING:
     from tfbatch.instruments.run_all import ProbeReport, Section  # imports TensorFlow
@@ -76,34 +78,32 @@ define_common_flags(
 define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-probe.")
 
 
-def request_from_flags(run_dir: Path) -> Request:
-    """The request that the parsed flags make; imports no TensorFlow.
-
-    Args:
-        run_dir: A folder for what the worker needs.
+def subject_from_flags() -> ModelAndData:
+    """Model and data that the parsed flags name; imports no TensorFlow.
 
     Raises:
         InputError: A flag that cannot be used.
     """
     if FLAGS.max_minutes is not None and not 0 < FLAGS.max_minutes < float("inf"):
         raise InputError(f"`max_minutes` must be > 0. Received: {FLAGS.max_minutes}.")
-    return make_request(
-        **workload_from(FLAGS),
-        search="joint",
-        objective=None,
-        trial_length=None,
-        max_trials=None,
-        max_minutes=None,
-        seed=1,
-        run_dir=run_dir,
-        overwrite=False,
-        execution=Execution(
-            workers=None if FLAGS.strategy else 1,
-            precision=FLAGS.precision,
-            jit_compile=FLAGS.jit_compile,
-            strategy=FLAGS.strategy,
-            logical_cpus=FLAGS.logical_cpus,
-        ),
+    sizes = batch_sizes_from(FLAGS)
+    if sizes is not None:
+        check_batch_sizes(sizes)
+    return resolve_model_and_data(apart=True, **workload_from(FLAGS))
+
+
+def execution_from_flags() -> Execution:
+    """How the process runs that the parsed flags ask for.
+
+    Raises:
+        InputError: A flag that cannot be used.
+    """
+    return Execution(
+        workers=None if FLAGS.strategy else 1,
+        precision=FLAGS.precision,
+        jit_compile=FLAGS.jit_compile,
+        strategy=FLAGS.strategy,
+        logical_cpus=FLAGS.logical_cpus,
     )
 
 
@@ -111,48 +111,48 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
     names = _instruments()
-    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
-        request = request_from_flags(Path(folder) / "run")
-        run_dir = _run_dir(request)
-        with (
-            library_noise_to(run_dir / LOG) as (out, err),
-            StopSignal(announcer(err, STOPPING)) as stop,
-        ):
-            report = _Report(request, run_dir, out)
-            progress = LiveProgress(out) if out.is_terminal else Progress(out)
-            with _deadline(stop, report, err):
-                try:
-                    report.add(_probe(request, names, progress, stop, report.add))
-                except (StoppedError, KeyboardInterrupt):
-                    if not stop():
-                        raise
-                finally:
-                    progress.end()
-                report.conclude()
-            if stop():
-                say(err, report.stopped())
-            elif not report.measured:
-                raise SearchError("No instrument has measured anything: see above.")
-            if report.unwritten:
-                raise RunFolderError(report.unwritten)
-            return stop.exit_code
+    execution, subject = execution_from_flags(), subject_from_flags()
+    run_dir = _run_dir(subject)
+    with (
+        library_noise_to(run_dir / LOG) as (out, err),
+        StopSignal(announcer(err, STOPPING)) as stop,
+    ):
+        report = _Report(subject, run_dir, out)
+        progress = LiveProgress(out) if out.is_terminal else Progress(out)
+        with _deadline(stop, report, err):
+            try:
+                report.add(_probe(subject, execution, names, progress, stop, report.add))
+            except (StoppedError, KeyboardInterrupt):
+                if not stop():
+                    raise
+            finally:
+                progress.end()
+            report.conclude()
+        if stop():
+            say(err, report.stopped())
+        elif not report.measured:
+            raise SearchError("No instrument has measured anything: see above.")
+        if report.unwritten:
+            raise RunFolderError(report.unwritten)
+        return stop.exit_code
 
 
 def _probe(
-    request: Request,
+    subject: ModelAndData,
+    execution: Execution,
     names: list[str],
     progress: Progress,
     stop: StopSignal,
     finished: Callable[[ProbeReport], None],
 ) -> ProbeReport:
-    from tfbatch.bench import open_request
+    from tfbatch.bench import open_subject
     from tfbatch.instruments.run_all import run_instruments
 
-    with open_request(request, Given(), progress, stop_requested=stop) as bench:
+    with open_subject(subject, PythonObjects(), execution, progress, stop_requested=stop) as bench:
         return run_instruments(
             bench,
             names=names,
-            batch_sizes=_sizes_of_interest(request, bench),
+            batch_sizes=_sizes_of_interest(subject, bench),
             say=progress.say,
             finished=finished,
             seconds=None if FLAGS.max_minutes is None else 60 * FLAGS.max_minutes,
@@ -164,7 +164,7 @@ class _Report:
     """What is printed and written: each instrument's part as soon as it has ended.
 
     Args:
-        request: What was asked.
+        subject: Model and data.
         folder: The run folder.
         out: The terminal.
 
@@ -172,8 +172,8 @@ class _Report:
         unwritten: Why something is not on disk; empty where everything is.
     """
 
-    def __init__(self, request: Request, folder: Path, out: Console):
-        self._request, self._folder, self._out = request, folder, out
+    def __init__(self, subject: ModelAndData, folder: Path, out: Console):
+        self._subject, self._folder, self._out = subject, folder, out
         self._probed: ProbeReport | None = None
         self._shown = 0
         self.unwritten = ""
@@ -191,7 +191,7 @@ class _Report:
         for section in new:
             _show_section(self._out, section)
         if new:
-            self._write("probe.json", lambda: _json(self._request, probed))
+            self._write("probe.json", lambda: _json(self._subject, probed))
             self._log("\n".join(section.trace for section in new if section.trace))
 
     def conclude(self) -> None:
@@ -204,7 +204,7 @@ class _Report:
             _show_table(self._out, made)
             say(self._out, made.conclusion())
         say(self._out, "\n" + " ".join(_conclusion(probed)))
-        self._write("probe.html", lambda: _page(self._request, probed))
+        self._write("probe.html", lambda: _page(self._subject, probed))
         if not self.unwritten:
             say(self._out, f"\nWritten: probe.json, probe.html, {LOG} in {self._folder}")
 
@@ -261,26 +261,19 @@ def _deadline(stop: StopSignal, report: _Report, err: Console) -> Iterator[None]
         over.set()
 
 
-def _sizes_of_interest(request: Request, bench: Bench) -> list[int]:
+def _sizes_of_interest(subject: ModelAndData, bench: Bench) -> list[int]:
     """The search's batch sizes and the baseline's, that the data and the replicas allow.
 
     Raises:
         InputError: One that was asked for cannot be used.
     """
-    from tfbatch.search.opening import check_replicas
-    from tfbatch.search.space import SearchSpace
+    from tfbatch.search.preparation import check_baseline, check_replicas
 
-    examples, replicas = bench.data.splits["train"], bench.devices.replicas
-    space = SearchSpace(request.search.space, num_examples=examples)
-    baseline = request.baseline.batch_size
-    if baseline > examples:
-        raise InputError(
-            f"The baseline's batch size must not exceed the {examples} training examples of "
-            f"{request.data.name}. Received: {baseline}. "
-            "Give another one with --baseline=batch_size=N."
-        )
-    check_replicas(request, space, replicas)
-    return sorted({*space.batch_sizes, baseline})
+    examples = bench.data.splits["train"]
+    sizes = batch_sizes_of(batch_sizes_from(FLAGS) or BatchSizeGrid(), examples)
+    check_baseline(subject, examples)
+    check_replicas([*sizes, subject.baseline.batch_size], bench.devices.replicas)
+    return sorted({*sizes, subject.baseline.batch_size})
 
 
 def _instruments() -> list[str]:
@@ -296,14 +289,13 @@ def _instruments() -> list[str]:
     return names
 
 
-def _run_dir(request: Request) -> Path:
+def _run_dir(subject: ModelAndData) -> Path:
     """The folder, made and tried.
 
     Raises:
         InputError: It cannot be written.
     """
-    name = "-".join((request.data.name, request.model.split(":")[-1].split(".")[-1], "probe"))
-    path = (path_of(FLAGS.run_dir) or Path(DEFAULT_RUNS) / name).resolve()
+    path = (path_of(FLAGS.run_dir) or Path(DEFAULT_RUNS) / f"{subject.name}-probe").resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -350,10 +342,10 @@ def _conclusion(probed: ProbeReport) -> list[str]:
     return [probed.hardware(), probed.gradient(_verifying(probed))]
 
 
-def _json(request: Request, probed: ProbeReport) -> str:
+def _json(subject: ModelAndData, probed: ProbeReport) -> str:
     content = {
-        "dataset": request.dataset,
-        "model": request.model,
+        "dataset": subject.dataset,
+        "model": subject.model,
         **probed.as_json(),
         "conclusion": _conclusion(probed),
         "verify_with": _verifying(probed),
@@ -361,7 +353,7 @@ def _json(request: Request, probed: ProbeReport) -> str:
     return json.dumps(content, indent=1, allow_nan=False)
 
 
-def _page(request: Request, probed: ProbeReport) -> str:
+def _page(subject: ModelAndData, probed: ProbeReport) -> str:
     from tfbatch.chart_page import PageSection, page
 
     sections = []
@@ -375,7 +367,7 @@ def _page(request: Request, probed: ProbeReport) -> str:
         sections.append(
             PageSection(heading, made.conclusion(), made.columns(), made.rows(), made.charts())
         )
-    title = f"{request.data.name}, {request.model}: what was measured before any search"
+    title = f"{subject.data.name}, {subject.model}: what was measured before any search"
     return page(title, _conclusion(probed), sections)
 
 
@@ -384,7 +376,7 @@ def _verifying(probed: ProbeReport) -> str:
     from tfbatch.estimators.predicted_batch_size import sizes_to_verify  # imports SciPy
 
     given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
-    flags_given = as_given(FLAGS, given)
+    flags_given = as_typed(FLAGS, given)
     sizes = {probed.baseline, *probed.batch_sizes}
     if made := probed.prediction:
         also = {size for size in (probed.baseline,) if size <= made.largest}

@@ -8,7 +8,6 @@ command on the same run folder continues it; a larger budget extends it.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 from absl import flags
 
+from tfbatch.answer.stored import read_answer
 from tfbatch.command_line import (
     announcer,
     direct_writer,
@@ -31,7 +31,7 @@ from tfbatch.command_line import (
 from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
-from tfbatch.given import Given
+from tfbatch.python_objects import PythonObjects
 from tfbatch.references import check_reference, find_function
 from tfbatch.request.execution import Execution
 from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
@@ -48,7 +48,7 @@ from tfbatch.run_folder.files import (
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
 from tfbatch.stop_signal import StopSignal
-from tfbatch.workload_flags import as_given, define_workload_flags, workload_from
+from tfbatch.workload_flags import as_typed, batch_sizes_from, define_workload_flags, workload_from
 
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
@@ -116,6 +116,7 @@ def request_from_flags() -> Request:
     """
     return make_request(
         **workload_from(FLAGS),
+        batch_sizes=batch_sizes_from(FLAGS),
         search=FLAGS.search,
         objective=FLAGS.objective,
         trial_length=FLAGS.trial_length,
@@ -158,7 +159,7 @@ def main(arguments: list[str]) -> int:
             with stop.starting_up():
                 result = run_request(
                     request,
-                    Given(callbacks=_callbacks()),
+                    PythonObjects(callbacks=_callbacks()),
                     progress=progress,
                     stop_requested=stop,
                     started=STARTED,
@@ -209,7 +210,7 @@ def _join() -> int:
 
 def _next_steps(run_dir: Path, request: Request) -> str:
     given = [f for f in FLAGS if FLAGS[f].present and f not in ("overwrite", *_BUDGET)]
-    again = as_given(FLAGS, given)
+    again = as_typed(FLAGS, given)
     again.append(f"--max_trials={2 * request.search.max_trials}")
     if request.max_minutes is not None:
         again.append(f"--max_minutes={2 * request.max_minutes:g}")
@@ -228,13 +229,13 @@ def _next_steps(run_dir: Path, request: Request) -> str:
 
 def _answer_before(run_dir: Path) -> str:
     """Where the answer of earlier sessions is, for a session that has added nothing to it."""
-    path = run_dir / RECOMMENDATION
-    if not path.exists():
+    found = read_answer(run_dir)
+    if found is None:
         return ""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    one = found.recommended
     return (
-        f" The answer of the earlier sessions stands: batch size {content['batch_size']}, learning "
-        f"rate {content['learning_rate']:.4g} ({path})."
+        f" The answer of the earlier sessions stands: batch size {one.batch_size}, learning rate "
+        f"{one.learning_rate:.4g} ({run_dir / RECOMMENDATION})."
     )
 
 

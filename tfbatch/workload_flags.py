@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from absl import flags
 
 from tfbatch.command_line import parse_arguments, path_of
 from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError
+from tfbatch.request.model_and_data import ModelAndDataOptions
 from tfbatch.request.task import Task
 
 _TEXTS: dict[str, tuple[str | None, str]] = {
@@ -30,22 +30,6 @@ _TEXTS: dict[str, tuple[str | None, str]] = {
     "precision": ("float32", "float32, mixed_float16 or mixed_bfloat16."),
     "strategy": (None, "mirrored: on all GPUs of the machine; batch sizes are global ones."),
 }
-
-
-class Workload(TypedDict):
-    """What `make_request` takes of these flags."""
-
-    dataset: str
-    batched: bool | None
-    image_size: int | None
-    model: str
-    model_arguments: dict[str, Any]
-    baseline: str
-    batch_sizes: list[int] | None
-    optimizer: str | None
-    data_dir: Path | None
-    records_dir: Path | None
-    task: Task
 
 
 def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None:
@@ -75,7 +59,7 @@ def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None
     )
 
 
-def workload_from(values: flags.FlagValues) -> Workload:
+def workload_from(values: flags.FlagValues) -> ModelAndDataOptions:
     """Reads them; precision, strategy and devices are read by the command.
 
     Raises:
@@ -94,7 +78,6 @@ def workload_from(values: flags.FlagValues) -> Workload:
         "model": values.model,
         "model_arguments": parse_arguments(values.model_arguments, flag="--model_arguments"),
         "baseline": values.baseline,
-        "batch_sizes": None if values.batch_sizes is None else _integers(values.batch_sizes),
         "optimizer": values.optimizer,
         "data_dir": path_of(values.data_dir),
         "records_dir": path_of(values.records_dir),
@@ -102,7 +85,16 @@ def workload_from(values: flags.FlagValues) -> Workload:
     }
 
 
-def as_given(values: flags.FlagValues, names: list[str]) -> list[str]:
+def batch_sizes_from(values: flags.FlagValues) -> list[int] | None:
+    """The batch sizes that were asked for, or None.
+
+    Raises:
+        InputError: One that is no whole number.
+    """
+    return None if values.batch_sizes is None else _integers(values.batch_sizes)
+
+
+def as_typed(values: flags.FlagValues, names: list[str]) -> list[str]:
     """Flags as they are typed, for a command that is shown."""
 
     def text(value: Any) -> str:

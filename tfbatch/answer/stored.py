@@ -13,10 +13,10 @@ from tfbatch.answer.edges import Edges
 from tfbatch.answer.find import decide, find_answer
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryUsedUp, read_memory_limit
 from tfbatch.answer.step_seconds import read_step_seconds
-from tfbatch.errors import ConfigurationError, RunFolderError
+from tfbatch.errors import ConfigurationError, RunFolderError, SearchError
 from tfbatch.request.search_config import Confirmation, Space
 from tfbatch.run_folder.files import RECOMMENDATION
-from tfbatch.run_folder.recorded import read_budget, read_settings
+from tfbatch.run_folder.reader import read_budget, read_settings
 from tfbatch.schema import validate
 from tfbatch.trial.trials import Trials
 
@@ -38,7 +38,7 @@ def read_answer(run_dir: Path) -> Answer | None:
         return _completed(content, run_dir)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, ConfigurationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ConfigurationError, SearchError) as error:
         raise RunFolderError(
             f"{path} cannot be read: {error}. Remove it: the same command writes it again."
         ) from error

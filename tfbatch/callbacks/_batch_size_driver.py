@@ -42,9 +42,9 @@ class BatchSizeDriver(keras.callbacks.Callback):  # type: ignore[misc]
 
     def dataset(
         self,
-        x: Any,
-        y: Any = None,
-        sample_weight: Any = None,
+        x: object,
+        y: object = None,
+        sample_weight: object = None,
         *,
         shuffle: bool = True,
         num_examples: int | None = None,

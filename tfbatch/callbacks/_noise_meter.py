@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tfbatch.callbacks._measuring_time import MeasuringTime
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
@@ -72,7 +70,7 @@ class NoiseMeter:
             return not self.measurements or step - self._last_step >= self._interval
         return not self._size or self.time.affords(self._costs[self._size])
 
-    def measure(self, batch: Any, *, step: int, waited: float = 0.0) -> None:
+    def measure(self, batch: object, *, step: int, waited: float = 0.0) -> None:
         """Adds the pair of a batch, unless its size is one that may not come again.
 
         Args:
@@ -103,7 +101,7 @@ class NoiseMeter:
         last, self._seen_size = self._seen_size, size
         return size > 0 and (size in (last, self._size) or not self._size)
 
-    def _rehearsed(self, batch: Any) -> float:
+    def _rehearsed(self, batch: object) -> float:
         """Seconds that a measurement is expected to take."""
         traces = self._norms.traces
         self._norms.rehearse(batch)
@@ -111,7 +109,7 @@ class NoiseMeter:
         self._norms.rehearse(batch)
         return self.time.spend() * (self._norms.micro_batches + 1)  # fetching the batch costs too
 
-    def _add(self, batch: Any) -> None:
+    def _add(self, batch: object) -> None:
         """Measures a pair, and what it costs: a rise is believed at once, a fall by and by."""
         traces = self._norms.traces
         pair = self._norms(batch)

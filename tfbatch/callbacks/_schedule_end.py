@@ -6,27 +6,28 @@ import math
 import warnings
 import weakref
 from collections.abc import Mapping
-from typing import Any
+
+import keras
 
 from tfbatch.schedules import LearningRateInExamples
 
-_STOPPED: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_STOPPED: weakref.WeakKeyDictionary[keras.Model, int] = weakref.WeakKeyDictionary()
 """Models whose `fit` a `StopAfterSteps` will end, with the number of updates."""
 _TOLERATED = 1.01
 """A share of updates that is no reason for a warning."""
 
 
-def announce_stop(model: Any, steps: int) -> None:
+def announce_stop(model: keras.Model, steps: int) -> None:
     """Tells the other callbacks of a `fit` that it ends after a number of updates."""
     _STOPPED[model] = steps
 
 
-def forget_stop(model: Any) -> None:
+def forget_stop(model: keras.Model) -> None:
     """Withdraws the announcement: `fit` has ended."""
     _STOPPED.pop(model, None)
 
 
-def warn_of_early_end(model: Any, params: Mapping[str, Any] | None) -> None:
+def warn_of_early_end(model: keras.Model, params: Mapping[str, int | None] | None) -> None:
     """Warns if the learning-rate schedule ends before the last update of a `fit`.
 
     The schedule counts every update as a whole batch, since an optimizer only counts updates. Where

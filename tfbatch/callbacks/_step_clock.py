@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import psutil
@@ -17,6 +17,8 @@ from tfbatch.gradients import untouched
 from tfbatch.out_of_memory import is_out_of_memory
 from tfbatch.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_round
 
+Step = Callable[[object], object]
+"""A training step: it takes a batch, and returns tensors."""
 _ROUND_SECONDS = 0.05
 _MEMORY_SHARE = 0.5
 
@@ -37,7 +39,7 @@ class TimedSteps:
     failed: int | None
 
 
-def time_steps(model: Any, batch: Any, batch_sizes: list[int]) -> TimedSteps:
+def time_steps(model: keras.Model, batch: object, batch_sizes: list[int]) -> TimedSteps:
     """Runs real training steps on repeated examples, and puts the model's whole state back.
 
     Weights, optimizer, moving statistics, random generators and metrics are as before. The sizes
@@ -71,7 +73,7 @@ def time_steps(model: Any, batch: Any, batch_sizes: list[int]) -> TimedSteps:
     return TimedSteps(seconds, peaks, failed)
 
 
-def resized(batch: Any, size: int) -> Any:
+def resized(batch: object, size: int) -> object:
     """The batch with its examples repeated, or cut off."""
     count = int(keras.tree.flatten(batch)[0].shape[0])
     rows = tf.range(size) % count
@@ -80,7 +82,7 @@ def resized(batch: Any, size: int) -> Any:
     )
 
 
-def _visited(step: Any, batch: Any, size: int) -> Paced | None:
+def _visited(step: Step, batch: object, size: int) -> Paced | None:
     """A size whose step is traced and has been timed once; None if memory ran out."""
     try:
         return first_visit(size, functools.partial(_time, step, batch, size), most_at_once=1)
@@ -90,7 +92,15 @@ def _visited(step: Any, batch: Any, size: int) -> Paced | None:
         return None
 
 
-def _time(step: Any, batch: Any, size: int, *, executions: int, warmup: int, at_once: int) -> float:
+def _time(
+    step: Step,
+    batch: object,
+    size: int,
+    *,
+    executions: int,
+    warmup: int,
+    at_once: int,
+) -> float:
     """Seconds of a step, on a batch that no other size holds in memory meanwhile."""
     data = resized(batch, size)
     _run(step, data, warmup * at_once)
@@ -99,7 +109,7 @@ def _time(step: Any, batch: Any, size: int, *, executions: int, warmup: int, at_
     return (time.perf_counter() - started) / (executions * at_once)
 
 
-def _run(step: Any, data: Any, steps: int) -> None:
+def _run(step: Step, data: object, steps: int) -> None:
     for _ in range(steps):
         outputs = step(data)
     for output in keras.tree.flatten(outputs):

@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from tfbatch.errors import InputError
 
-Look = Callable[[Any], None]
+Look = Callable[[object], None]
 
 
-def check_single_device(model: Any, *, caller: str) -> None:
+def check_single_device(model: keras.Model, *, caller: str) -> None:
     """Refuses a model under a strategy, whose batches are distributed before they arrive.
 
     Raises:
@@ -53,7 +53,7 @@ class WatchedInput:
 
     def __init__(
         self,
-        model: Any,
+        model: keras.Model,
         *,
         caller: str,
         wants_batch: Callable[[], bool] | None = None,

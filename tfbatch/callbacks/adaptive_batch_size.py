@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -12,8 +12,17 @@ import numpy.typing as npt
 
 from tfbatch.callbacks._batch_size_driver import BatchSizeDriver
 from tfbatch.errors import InputError
+from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.scaling_rules import scaled
 from tfbatch.schedules import LearningRateInExamples
+
+
+class Estimator(Protocol):
+    """What measures the noise scale, such as GradientNoiseScale."""
+
+    @property
+    def estimate(self) -> NoiseScale | float | None:
+        """The noise scale now; None where it is not known yet."""
 
 
 class AdaptiveBatchSize(BatchSizeDriver):
@@ -77,7 +86,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
 
     def __init__(
         self,
-        noise_scale: Any,
+        noise_scale: Callable[[], NoiseScale | float | None] | Estimator,
         *,
         batch_size: int = 32,
         max_batch_size: int,
@@ -85,7 +94,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
         ratio: float = 1.0,
         patience: int = 2,
         scaling_rule: str = "none",
-        scaling_parameters: Mapping[str, Any] | None = None,
+        scaling_parameters: Mapping[str, float] | None = None,
         seed: int = 0,
     ):
         super().__init__(seed=seed)

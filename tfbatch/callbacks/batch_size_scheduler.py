@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import keras
 import numpy as np
 import numpy.typing as npt
 from absl import logging
+from typing_extensions import Unpack
 
 from tfbatch.callbacks._batch_size_driver import BatchSizeDriver
 from tfbatch.errors import InputError
@@ -16,6 +17,15 @@ from tfbatch.scaling_rules import scaled
 from tfbatch.schedules import BatchSizes, LearningRateInExamples
 
 Unit = Literal["epochs", "examples"]
+
+
+class ScheduleArguments(TypedDict, total=False):
+    """Further arguments of LearningRateInExamples."""
+
+    warmup_examples: int
+    warmup_start: float
+    parameters: dict[str, float]
+    name: str
 
 
 class BatchSizeScheduler(BatchSizeDriver):
@@ -153,9 +163,9 @@ class BatchSizeScheduler(BatchSizeDriver):
         learning_rate: float,
         total_examples: int,
         scaling_rule: str = "none",
-        scaling_parameters: Mapping[str, Any] | None = None,
+        scaling_parameters: Mapping[str, float] | None = None,
         examples_per_epoch: int | None = None,
-        **arguments: Any,
+        **arguments: Unpack[ScheduleArguments],
     ) -> LearningRateInExamples:
         """A learning-rate schedule over examples that knows each update's batch.
 

@@ -46,8 +46,8 @@ class GeneralizationGap(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        training: Any,
-        validation: Any,
+        training: object,
+        validation: object,
         *,
         num_examples: int = 2_000,
         batch_size: int = 256,

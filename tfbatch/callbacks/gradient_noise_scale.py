@@ -74,8 +74,8 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        x: Any = None,
-        y: Any = None,
+        x: object = None,
+        y: object = None,
         *,
         batch_size: int = 128,
         micro_batches: int = 8,
@@ -160,7 +160,7 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
         """Stops watching."""
         self._stop_watching()
 
-    def _look(self, batch: Any) -> None:
+    def _look(self, batch: object) -> None:
         assert self._meter is not None
         assert self._watched is not None
         self._meter.measure(batch, step=self._steps, waited=self._watched.waited_for_look)
@@ -185,7 +185,7 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
 
     @staticmethod
     def _check(
-        x: Any,
+        x: object,
         batch_size: int,
         micro_batches: int,
         interval: int | None,

@@ -120,7 +120,7 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
         return self.directions.get(name) or direction_of(name, self.model.metrics)
 
 
-def _derived(model: Any, params: Mapping[str, Any]) -> dict[str, Value]:
+def _derived(model: keras.Model, params: Mapping[str, Any]) -> dict[str, Value]:
     return {
         "optimizer": model.optimizer.name,
         "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),

@@ -184,12 +184,12 @@ class LearningRateRangeTest(SweptLosses):
             self.doubts += (f"fit ended after {self._done} of {sweep.steps} steps",)
 
 
-def _variables(model: Any) -> list[Any]:
+def _variables(model: keras.Model) -> list[Any]:
     found = [*model.variables, *model.optimizer.variables]
     return list({id(variable): variable for variable in found}.values())
 
 
-def _inner(model: Any) -> Any:
+def _inner(model: keras.Model) -> Any:
     """The optimizer itself, where another wraps it to scale the loss."""
     return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 

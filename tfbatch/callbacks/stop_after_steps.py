@@ -38,7 +38,7 @@ class StopAfterSteps(keras.callbacks.Callback):  # type: ignore[misc]
         self.seen = 0
         self._steps_before_epoch = 0
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: keras.Model) -> None:
         """Tells the other callbacks, before any of them begins, where `fit` will end."""
         super().set_model(model)
         announce_stop(model, self.steps)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tfbatch.exporters._exported import Exported
 from tfbatch.registry import Registry
-from tfbatch.run_folder.recorded import read_run
+from tfbatch.run_folder.reader import read_run
 
 EXPORTERS = Registry(__name__, kind="exporter", folder=__path__)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tfbatch.errors import InputError
 from tfbatch.exporters._exported import Exported
 from tfbatch.run_folder.files import TRIALS_CSV
-from tfbatch.run_folder.recorded import RecordedRun
+from tfbatch.run_folder.reader import RecordedRun
 from tfbatch.run_folder.table import write_csv
 
 

@@ -24,7 +24,7 @@ from tfbatch.exporters._trial import (
     flat_settings,
     trial_of,
 )
-from tfbatch.run_folder.recorded import RecordedRun
+from tfbatch.run_folder.reader import RecordedRun
 from tfbatch.schema import content_hash
 
 EXPERIMENT = "tfbatch"

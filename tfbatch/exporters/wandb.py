@@ -17,7 +17,7 @@ from tfbatch.errors import InputError
 from tfbatch.exporters._curves import Point, read_curves
 from tfbatch.exporters._exported import Exported, needs
 from tfbatch.exporters._trial import answer_metrics, answer_parameters, flat_settings, trial_of
-from tfbatch.run_folder.recorded import RecordedRun
+from tfbatch.run_folder.reader import RecordedRun
 from tfbatch.schema import content_hash
 
 PROJECT = "tfbatch"

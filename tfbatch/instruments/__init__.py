@@ -15,14 +15,6 @@ A file holds all of its measurement: the function for Python, such as
 by `bench.measure(function, ...)` in the process that trains, where the function's first argument is
 a tfbatch.training.context.TaskContext, and never prints. Errors may leave it:
 the command says so and goes on with the next instrument.
-
-Some readings are read by others, by these attributes:
-
-- `largest_batch`: `largest_batch_size: int | None`, the largest verified one, None where nothing
-  fits, and `limited_by: str`, what a larger one fails on, such as "memory";
-- `throughput`: `knee: Knee`, `fit: StepTimeFit`;
-- `input_bound`: `verdict_at(batch_size)`;
-- `noise_scale`: `estimate: NoiseScale`, of the whole model.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+import keras
 import numpy as np
 from typing_extensions import Unpack
 
@@ -38,8 +38,8 @@ _FEWEST_PRODUCTS = 10
 
 
 def measure_curvature(
-    build_model: Callable[..., Any] | str,
-    data: Any,
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
     *,
     trained_steps: int = 0,
     weights_file: str | Path | None = None,
@@ -194,8 +194,8 @@ class CurvatureReading:
 
 
 def curvature_of(
-    model: Any,
-    batches: Sequence[Any],
+    model: keras.Model,
+    batches: Sequence[object],
     *,
     settings: CurvatureSettings,
     where: str = "at the given weights",

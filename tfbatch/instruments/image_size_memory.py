@@ -7,8 +7,9 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+import keras
 import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
@@ -24,8 +25,7 @@ from tfbatch.largest_batch.fresh_process import Climb, Ended, Peak, Prober, clim
 from tfbatch.largest_batch.measurement import open_prober
 from tfbatch.largest_batch.training_load import TrainingLoad, find_usable_memory
 from tfbatch.own_data import DataDescription
-from tfbatch.pipeline.data import Data
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
 from tfbatch.request.execution import Execution
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
@@ -35,8 +35,8 @@ _LINE_POINTS = 4  # the largest sizes: the small ones lie on the floor that star
 
 
 def measure_memory_by_image_size(
-    build_model: Callable[..., Any] | str,
-    data: Any,
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
     *,
     image_sizes: Sequence[int],
     batch_sizes: Sequence[int] = (8, 16, 32, 64, 128),
@@ -110,6 +110,16 @@ class AtImageSize:
     predicted: MemoryPrediction
 
 
+class Row(TypedDict):
+    """A size of the images, for a table."""
+
+    image_size: int
+    megabytes_per_example: float
+    fixed_megabytes: int
+    predicted_largest_batch_size: float
+    measured_up_to: int
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSizeMemory:
     """Memory against the size of the images.
@@ -131,7 +141,7 @@ class ImageSizeMemory:
         costs = [max(found.predicted.bytes_per_example, 1.0) for found in self.sizes]
         return float(np.polyfit(areas, np.log(costs), 1)[0])
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """A row for each size of the images."""
         return [
             {
@@ -290,5 +300,5 @@ class ResizedData:
         """See Data."""
         self._data.raise_damage(split)
 
-    def _resize(self, images: tf.Tensor, *rest: Any) -> tuple[Any, ...]:
+    def _resize(self, images: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return (tf.image.resize(images, (self._image_size, self._image_size)), *rest)

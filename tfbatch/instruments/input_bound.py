@@ -6,15 +6,15 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import tensorflow as tf
 
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_in_rounds
+from tfbatch.pacing import FEWEST_ROUNDS, Paced, TimeSteps, first_visit, measure_in_rounds
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import (
@@ -194,7 +194,7 @@ def measure_input_bound(
     def visit(index: int) -> list[Paced]:
         configuration = ascending[index]
         most = steps_at_once(programs, configuration)
-        kinds: tuple[Any, ...] = (
+        kinds: tuple[TimeSteps, ...] = (
             functools.partial(_time_pipeline, programs, configuration),
             functools.partial(time_training, programs, configuration, cached=True),
             functools.partial(time_training, programs, configuration),
@@ -248,7 +248,7 @@ def _time_pipeline(
 
 
 @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-def _take(iterator: Any, count: tf.Tensor) -> None:
+def _take(iterator: Iterator[object], count: tf.Tensor) -> None:
     """Draws batches as a training step does: not in Python, which takes longer than small ones."""
     for _ in tf.range(count):
         next(iterator)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
+import keras
 from typing_extensions import Unpack
 
 from tfbatch.bench import BenchOptions, open_bench
@@ -26,8 +26,8 @@ MARGIN = 0.2
 
 
 def find_max_batch_size(
-    build_model: Callable[..., Any] | str,
-    data: Any,
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
     *,
     memory_budget: float | str | None = None,
     safety_margin: float | None = None,

@@ -8,8 +8,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
@@ -42,8 +42,8 @@ _SHOWN = 5.0
 
 
 def learning_rate_range(
-    build_model: Callable[..., Any] | str,
-    data: Any,
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
     *,
     batch_size: int | None = None,
     lowest: float = 1e-6,

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import keras
 import numpy as np
@@ -60,8 +60,8 @@ _WITH_SECOND_MOMENTS = (
 
 
 def gradient_noise_scale(
-    build_model: Callable[..., Any] | str,
-    data: Any,
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
     *,
     trained_steps: int = 0,
     weights_file: str | Path | None = None,
@@ -283,13 +283,13 @@ class NoiseScaleReading:
 
 
 def noise_scale_of(
-    model: Any,
-    batches: Iterable[Any],
+    model: keras.Model,
+    batches: Iterable[object],
     *,
     settings: NoiseScaleSettings,
     mode: Mode = "inference",
     num_examples: int | None = None,
-    pilot: Iterable[Any] = (),
+    pilot: Iterable[object] = (),
     where: str = "at the given weights",
     heartbeat: Callable[[], None] = lambda: None,
 ) -> NoiseScaleReading:
@@ -317,7 +317,7 @@ def noise_scale_of(
     started = time.perf_counter()
     norms = LayerNorms(model, micro_batches=settings.micro_batches, training=mode == "micro-batch")
     large_size = settings.small_batch_size * settings.micro_batches
-    iterator: Iterator[Any] = (b for b in batches if len(keras.tree.flatten(b)[0]) == large_size)
+    iterator: Iterator[object] = (b for b in batches if len(keras.tree.flatten(b)[0]) == large_size)
     per_pass = None if num_examples is None else max(num_examples // large_size, 1)
     scales, source = (None, None)
     if settings.preconditioned:
@@ -486,17 +486,17 @@ def _small_size(settings: NoiseScaleSettings, examples: int, mode: Mode) -> int:
 
 def _passes(
     workload: Workload, settings: NoiseScaleSettings, examples: int
-) -> Iterator[tuple[Any, ...]]:
+) -> Iterator[tuple[tf.Tensor, ...]]:
     for number in range(MOST_PASSES):
         yield from _pass(workload, settings, examples, number=number)
 
 
 def _pass(
     workload: Workload, settings: NoiseScaleSettings, examples: int, *, number: int
-) -> Iterable[tuple[Any, ...]]:
+) -> Iterable[tuple[tf.Tensor, ...]]:
     """The full batches of one pass over the data, in an order of its own."""
     size = settings.small_batch_size * settings.micro_batches
-    batches: Iterable[tuple[Any, ...]] = training_batches(
+    batches: Iterable[tuple[tf.Tensor, ...]] = training_batches(
         workload,
         batch_size=size,
         batches=min(examples // size, settings.most_pairs),
@@ -506,7 +506,7 @@ def _pass(
     return batches
 
 
-def slots_preconditioner(model: Any) -> tuple[list[Any], str] | None:
+def slots_preconditioner(model: keras.Model) -> tuple[list[tf.Tensor], str] | None:
     """From the second moments that the model's optimizer has gathered; None if it keeps none."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if not isinstance(optimizer, _WITH_SECOND_MOMENTS):  # velocities of LARS are momentum
@@ -525,9 +525,11 @@ def slots_preconditioner(model: Any) -> tuple[list[Any], str] | None:
     return scales, f"v of {type(optimizer).__name__} after {steps} updates"
 
 
-def measured_preconditioner(norms: LayerNorms, batches: Iterator[Any]) -> tuple[list[Any], str]:
+def measured_preconditioner(
+    norms: LayerNorms, batches: Iterator[object]
+) -> tuple[list[tf.Tensor], str]:
     """From the mean square of a few batches' gradients, which are then not measured again."""
-    moments: list[Any] = []
+    moments: list[tf.Tensor] = []
     count = 0
     for batch in itertools.islice(batches, PILOT_BATCHES):
         squares = [tf.square(gradient) for gradient in norms.mean_gradient(batch)]
@@ -536,7 +538,7 @@ def measured_preconditioner(norms: LayerNorms, batches: Iterator[Any]) -> tuple[
     return [_scale(m / max(count, 1), _EPSILON) for m in moments], f"v measured on {count} batches"
 
 
-def _scale(second_moment: Any, epsilon: float) -> Any:
+def _scale(second_moment: tf.Tensor, epsilon: float) -> tf.Tensor:
     return 1.0 / (tf.sqrt(second_moment) + epsilon)
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,9 +21,15 @@ from tfbatch.estimators.predicted_batch_size import (
     predict_batch_size,
 )
 from tfbatch.instruments import INSTRUMENTS, Instrument, Reading
+from tfbatch.instruments.input_bound import InputBoundReading
+from tfbatch.instruments.largest_batch import LargestBatchReading
+from tfbatch.instruments.noise_scale import NoiseScaleReading
+from tfbatch.instruments.throughput import ThroughputReading
 from tfbatch.training.step_times import seconds_of_first_steps
 from tfbatch.workbench import Bench
 
+Kind = TypeVar("Kind")
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 FEWEST_SECONDS = 35.0
 MOST_SECONDS = 180.0
 _PACE = 14.0
@@ -72,28 +78,29 @@ class ProbeReport:
     prediction: BatchSizePrediction | None
     unpredicted: str
 
-    def reading(self, name: str) -> Any:
-        """An instrument's reading; None if it failed or was left out."""
-        return next((s.reading for s in self.sections if s.name == name), None)
+    def reading(self, kind: type[Kind]) -> Kind | None:
+        """An instrument's reading, by its class; None if it failed or was left out."""
+        found = (s.reading for s in self.sections if isinstance(s.reading, kind))
+        return next(found, None)
 
     def hardware(self) -> str:
         """One sentence: the knee, the largest batch, and what bounds the training."""
         parts = []
-        if throughput := self.reading("throughput"):
+        if throughput := self.reading(ThroughputReading):
             knee = throughput.knee
             more = ", the largest measured being the fastest" if knee.open_ended else ""
             parts.append(
                 f"the throughput's knee is batch size {knee.batch_size} {knee.interval}{more}"
             )
-        if memory := self.reading("largest_batch"):
+        if memory := self.reading(LargestBatchReading):
             parts.append(
                 f"the largest batch that fits is {memory.largest_batch_size} (verified; limited by "
                 f"{memory.limited_by})"
                 if memory.largest_batch_size
                 else "nothing fits into memory"
             )
-        if bound := self.reading("input_bound"):
-            throughput = self.reading("throughput")
+        if bound := self.reading(InputBoundReading):
+            throughput = self.reading(ThroughputReading)
             at = throughput.knee.batch_size if throughput else self.baseline
             parts.append(f"training at batch size {at} is {bound.verdict_at(at)}")
         if not parts:
@@ -106,7 +113,7 @@ class ProbeReport:
         Args:
             command: The command that verifies the prediction.
         """
-        noise = self.reading("noise_scale")
+        noise = self.reading(NoiseScaleReading)
         if noise is None:
             return "No gradient noise scale was measured, so no batch size is predicted."
         found = f"The gradient noise scale is {noise.estimate}"
@@ -120,28 +127,26 @@ class ProbeReport:
             f"of the prediction to {OFF} times it: {command}"
         )
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Json]:
         """Everything, as JSON takes it; a number that is not finite becomes null."""
-        plain: dict[str, Any] = _plain(
-            {
-                "device": self.device,
-                "batch_sizes": self.batch_sizes,
-                "baseline_batch_size": self.baseline,
-                "instruments": {
-                    section.name: {
-                        "heading": section.heading,
-                        "seconds": section.seconds,
-                        "failure": section.failure or None,
-                        "conclusion": section.reading and section.reading.conclusion(),
-                        "reading": section.reading,
-                    }
-                    for section in self.sections
-                },
-                "prediction": self.prediction,
-                "no_prediction_because": self.unpredicted or None,
-            }
-        )
-        return plain
+        content = {
+            "device": self.device,
+            "batch_sizes": self.batch_sizes,
+            "baseline_batch_size": self.baseline,
+            "instruments": {
+                section.name: {
+                    "heading": section.heading,
+                    "seconds": section.seconds,
+                    "failure": section.failure or None,
+                    "conclusion": section.reading and section.reading.conclusion(),
+                    "reading": section.reading,
+                }
+                for section in self.sections
+            },
+            "prediction": self.prediction,
+            "no_prediction_because": self.unpredicted or None,
+        }
+        return {key: _plain(part) for key, part in content.items()}
 
 
 def run_instruments(
@@ -252,11 +257,11 @@ def _predict(bench: Bench, probed: ProbeReport) -> BatchSizePrediction:
     Raises:
         InputError: Something is absent, or does not allow a prediction.
     """
-    noise, throughput = probed.reading("noise_scale"), probed.reading("throughput")
+    noise, throughput = probed.reading(NoiseScaleReading), probed.reading(ThroughputReading)
     if noise is None or throughput is None:
         raise InputError("It needs both the noise scale and the step times.")
     largest = bench.data.splits["train"]
-    memory = probed.reading("largest_batch")
+    memory = probed.reading(LargestBatchReading)
     if memory and memory.largest_batch_size and memory.limited_by == "memory":
         largest = min(largest, memory.largest_batch_size)
     return predict_batch_size(
@@ -272,7 +277,7 @@ def _joined(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Json:
     """Dataclasses, arrays and tuples as JSON has them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}

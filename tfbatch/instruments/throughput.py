@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
+import keras
 from typing_extensions import Unpack
 
 from tfbatch.bench import BenchOptions, open_bench
@@ -35,8 +35,8 @@ _ALIGNED = (32, 10, 8)
 
 
 def measure_throughput(
-    build_model: Callable[..., Any] | str,
-    data: Any,
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
     *,
     batch_sizes: Sequence[int] | None = None,
     alignment: bool = False,

@@ -8,15 +8,15 @@ import io
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.pipeline.data import Data
-from tfbatch.pipeline.prepared_data import PreparedData
+from tfbatch.pipeline.recipe_data import PreparedData
+from tfbatch.pipeline.trainable_data import Data
 from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -62,7 +62,7 @@ class Weights:
         return f"after {self.trained_steps} updates" if self.trained_steps else "at initial weights"
 
 
-def model_at(programs: ProgramCache, configuration: Configuration, weights: Weights) -> Any:
+def model_at(programs: ProgramCache, configuration: Configuration, weights: Weights) -> keras.Model:
     """A compiled model on one device in float32 with these weights, and its optimizer's slots.
 
     Whatever the precision of the training: squared norms of gradients are subtracted from each
@@ -149,7 +149,7 @@ def without_augmentation(data: Data) -> Data:
     return bare
 
 
-def load_weights(model: Any, file: Path) -> None:
+def load_weights(model: keras.Model, file: Path) -> None:
     """Loads what `Model.save_weights` or `Model.save` has written.
 
     Keras looks for each of the model's layers in the file, and says nothing of what is left over:
@@ -185,7 +185,7 @@ def _arrays_in(file: Path) -> int | None:
     return _counted(file) if file.name.endswith(".weights.h5") else None
 
 
-def _counted(source: Any) -> int:
+def _counted(source: Path | io.BytesIO) -> int:
     import h5py  # type: ignore[import-untyped]  # Keras reads such a file by it too
 
     found: list[str] = []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 from tensorflow.python.client import device_lib  # nothing public knows a device's memory
 
@@ -18,7 +19,7 @@ from tfbatch.accumulation import accumulated
 from tfbatch.configuration import Configuration
 from tfbatch.device_memory import peak_bytes
 from tfbatch.largest_batch.fresh_process import Ended, climb
-from tfbatch.pipeline.data import Data
+from tfbatch.pipeline.trainable_data import Data
 from tfbatch.process_memory import usable_memory
 from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
@@ -116,7 +117,7 @@ class _Loaded:
         self._model(1, steps=1)
         return peak_bytes()
 
-    def _model(self, batch_size: int, *, steps: int) -> Any:
+    def _model(self, batch_size: int, *, steps: int) -> keras.Model:
         return self._programs.begin(
             self._configuration.model_copy(update={"batch_size": batch_size}),
             total_examples=steps * batch_size,
@@ -124,7 +125,7 @@ class _Loaded:
             steps_per_execution=1,
         )
 
-    def _evaluate(self, model: Any, dataset: tf.data.Dataset) -> None:
+    def _evaluate(self, model: keras.Model, dataset: tf.data.Dataset) -> None:
         batches = lengthened(dataset.take(_EVALUATION_STEPS), self._longest)
         model.evaluate(batches, callbacks=[self._alive], verbose=0)
 

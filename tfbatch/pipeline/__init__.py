@@ -11,17 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfbatch.pipeline.datasets import load_data
-    from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
-    from tfbatch.pipeline.preparation import default_records_root, prepare_records
-    from tfbatch.pipeline.prepared_data import PreparedData
+    from tfbatch.pipeline.load import load_data
+    from tfbatch.pipeline.recipe_data import PreparedData
+    from tfbatch.pipeline.recipe_records import default_records_root, prepare_records
+    from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE
 
 _LAZY = {
-    "EVALUATION_BATCH_SIZE": "limits",
-    "PreparedData": "prepared_data",
-    "default_records_root": "preparation",
-    "load_data": "datasets",
-    "prepare_records": "preparation",
+    "EVALUATION_BATCH_SIZE": "trainable_data",
+    "PreparedData": "recipe_data",
+    "default_records_root": "recipe_records",
+    "load_data": "load",
+    "prepare_records": "recipe_records",
 }
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.pipeline.batched import decide_batched
-from tfbatch.pipeline.element import Form
+from tfbatch.pipeline.elements import ElementForm, decide_batched
 
 MOST_CLASSES = 100_000
 """Larger whole numbers are taken for amounts."""
@@ -32,7 +31,7 @@ class Expected:
     outputs: int | None = None
 
 
-Expect = Callable[[Form], Expected]
+Expect = Callable[[ElementForm], Expected]
 """Asks the model about data of a form."""
 
 
@@ -55,7 +54,7 @@ class ClassIndices:
         return tuple(map(int, np.bincount(self.indices, minlength=self.num_classes)))
 
 
-def expect_without_model(form: Form, *, classes: bool | None = None) -> Expected:
+def expect_without_model(form: ElementForm, *, classes: bool | None = None) -> Expected:
     """What can be expected of data without a model to consult.
 
     Args:

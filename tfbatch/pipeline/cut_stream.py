@@ -10,10 +10,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.pipeline.batched import check_dataset, known_batching
-from tfbatch.pipeline.batches import fixed_options, parallel_calls
-from tfbatch.pipeline.order import permutation
-from tfbatch.pipeline.zero_copy import as_tensor
+from tfbatch.pipeline.elements import check_dataset, known_batching
+from tfbatch.pipeline.streams import as_tensor, fixed_options, parallel_calls, permutation
 
 UNDRIVEN = (
     "The dataset of a batch-size callback was used without it: its batch size could not change. "

@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 
 from tfbatch.errors import DataError
-from tfbatch.pipeline.derivation import derive_recipe
+from tfbatch.pipeline.dataset_names import derive_recipe
 from tfbatch.recipes import Recipe
 from tfbatch.workers import ProcessEndedError, warm_slot
 
 
 def derive_apart(text: str, *, data_dir: Path | None, image_size: int | None) -> Recipe:
-    """See tfbatch.pipeline.derivation.derive_recipe.
+    """See tfbatch.pipeline.dataset_names.derive_recipe.
 
     The process that directs a search runs no TensorFlow operation: on a GPU it would take the
     memory that its workers need.
@@ -22,7 +22,7 @@ def derive_apart(text: str, *, data_dir: Path | None, image_size: int | None) ->
         DataError: It is absent, or the process that looked at it ended.
     """
     with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
-        slot = warm_slot(Path(folder) / "deriving.log", None, "tfbatch.pipeline.derivation")
+        slot = warm_slot(Path(folder) / "deriving.log", None, "tfbatch.pipeline.dataset_names")
         try:
             slot.result()
             slot.submit(_derive, text, data_dir, image_size)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from tfbatch.backend import check_backend
 from tfbatch.configuration import Configuration
 from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError
-from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.own_data import OwnData
-from tfbatch.pipeline.datasets import find_dataset
-from tfbatch.pipeline.derivation import is_derived
-from tfbatch.recipes import Baseline, Recipe
 from tfbatch.request.execution import Execution
-from tfbatch.request.recipe_apart import derive_apart
+from tfbatch.request.model_and_data import (
+    ModelAndData,
+    ModelAndDataOptions,
+    baseline_configuration,
+    resolve_model_and_data,
+)
 from tfbatch.request.search_config import SearchConfig, Space, load_search
-from tfbatch.request.task import Task
 from tfbatch.schema import Named, as_plain, validate
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
@@ -35,42 +32,26 @@ class Request:
     """One search, resolved: every default filled in.
 
     Attributes:
-        data: The data set.
-        dataset: What finds it again: a name, the path of a recipe or of a folder, or a function.
-        model: The model's name, or `package.module:function`.
+        subject: What is searched for: model and data.
         search: The search with all overrides.
         objective: What is compared.
         trial_length: Length of each trial.
-        baseline: The user's own batch size and learning rate.
         seed: The run's seed.
         max_minutes: Time limit, or None.
-        data_dir: The source's data folder, or None.
-        records_dir: Folder for records, or None.
+        execution: How trials are run.
         run_dir: The run folder.
         overwrite: Start anew.
-        optimizer: The optimizer, if it was asked for by name.
-        model_arguments: Arguments of the model's builder, the same for all trials.
-        task: Loss, metrics and class weights, for people and for files.
-        execution: How trials are run.
     """
 
-    data: Recipe | OwnData
-    dataset: str
-    model: str
+    subject: ModelAndData
     search: SearchConfig
     objective: Objective
     trial_length: TrainingLength
-    baseline: Baseline
     seed: int
     max_minutes: float | None
-    data_dir: Path | None
-    records_dir: Path | None
+    execution: Execution
     run_dir: Path
     overwrite: bool
-    optimizer: str | None = None
-    model_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    task: Task = dataclasses.field(default_factory=Task)
-    execution: Execution = dataclasses.field(default_factory=Execution)
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not (
@@ -80,40 +61,29 @@ class Request:
         derive_seed(self.seed)
 
     def baseline_configuration(self, scaling_rule: Named) -> Configuration:
-        """The baseline as a configuration: constant learning rate, no warm-up."""
-        module = OPTIMIZERS.load(self.search.space.optimizer.name)
-        fixed = {
-            key: value
-            for key, value in self.search.space.optimizer.arguments.items()
-            if not isinstance(value, list | dict)
-        }
-        return Configuration(
-            batch_size=self.baseline.batch_size,
-            base_learning_rate=self.baseline.learning_rate or module.DEFAULT_LEARNING_RATE,
-            base_batch_size=self.baseline.batch_size,
-            scaling_rule=scaling_rule,
-            schedule=Named(name="constant"),
-            optimizer=Named(name=self.search.space.optimizer.name, **fixed),
-            model=self.model_arguments,
+        """The baseline, with the search's optimizer."""
+        return baseline_configuration(
+            self.subject, optimizer=self.search.space.optimizer, scaling_rule=scaling_rule
         )
 
     def identity(self, **more: Any) -> dict[str, Any]:
         """Everything that makes two runs comparable."""
-        data = self.data.model_dump(mode="json", by_alias=True)
+        subject = self.subject
+        data = subject.data.model_dump(mode="json", by_alias=True)
         if data.get("batched") is None:  # as runs have it that began before there was the question
             data.pop("batched", None)
         return {
             "dataset": data,
-            "model": self.model,
+            "model": subject.model,
             "search": self.search.model_dump(
                 mode="json", exclude={"max_trials", "description", "confirmation"}
             ),
             "objective": str(self.objective),
             "trial_length": str(self.trial_length),
-            "baseline": self.baseline.model_dump(mode="json"),
+            "baseline": subject.baseline.model_dump(mode="json"),
             "seed": self.seed,
-            **({"model_arguments": self.model_arguments} if self.model_arguments else {}),
-            **self.task.identity(),
+            **({"model_arguments": subject.model_arguments} if subject.model_arguments else {}),
+            **subject.task.identity(),
             "precision": self.execution.precision,
             "jit_compile": self.execution.jit_compile,
             "strategy": self.execution.strategy,
@@ -163,120 +133,57 @@ def resolve_search(
     return validate(SearchConfig, changed, where="--max_trials")
 
 
-def parse_baseline(text: str, default: Baseline) -> Baseline:
-    """Reads "batch_size=128,learning_rate=0.05"; what is left out keeps its default.
-
-    Raises:
-        InputError: Another form, or a value out of range.
-    """
-    data: dict[str, Any] = default.model_dump()
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        key, equals, value = part.partition("=")
-        if not equals or key.strip() not in data:
-            raise InputError(
-                '`--baseline` must be written as "batch_size=128,learning_rate=0.05". '
-                f"Received: {text!r}."
-            )
-        data[key.strip()] = value.strip()
-    return validate(Baseline, data, where="--baseline")
-
-
 def make_request(
     *,
-    dataset: str | Recipe | OwnData,
-    batched: bool | None = None,
-    image_size: int | None = None,
-    model: str,
     search: str,
-    objective: str | None,
-    trial_length: str | None,
-    baseline: str,
-    batch_sizes: list[int] | None,
-    optimizer: str | None,
-    max_trials: int | None,
-    max_minutes: float | None,
-    seed: int,
-    run_dir: Path | None,
-    data_dir: Path | None,
-    records_dir: Path | None,
-    overwrite: bool,
-    check_model: bool = True,
-    model_arguments: dict[str, Any] | None = None,
-    task: Task | None = None,
+    objective: str | None = None,
+    trial_length: str | None = None,
+    batch_sizes: list[int] | None = None,
+    max_trials: int | None = None,
+    max_minutes: float | None = None,
+    seed: int = 1,
+    run_dir: Path | None = None,
+    overwrite: bool = False,
     execution: Execution | None = None,
+    **subject: Unpack[ModelAndDataOptions],
 ) -> Request:
     """Resolves everything that a user can ask, importing no TensorFlow.
+
+    Args:
+        search: Name of a search, or a path of one.
+        objective: METRIC, METRIC:min or METRIC:max. Default: the data's.
+        trial_length: Length of each trial. Default: the data's.
+        batch_sizes: Replaces the search's.
+        max_trials: Replaces the search's.
+        max_minutes: Time limit.
+        seed: The run's seed.
+        run_dir: The run folder. Default: one below `DEFAULT_RUNS`.
+        overwrite: Start anew.
+        execution: How trials are run.
+        **subject: See resolve_model_and_data.
 
     Raises:
         InputError: The first thing that cannot be used.
     """
-    check_backend()
-    batch_sizes, max_trials, max_minutes = as_plain((batch_sizes, max_trials, max_minutes))
-    seed, image_size, model_arguments = as_plain((seed, image_size, model_arguments))
-    batched = as_plain(batched)
-    if check_model:
-        check_model_name(model)
-    chosen = load_search(search)
-    resolved = resolve_search(
-        chosen, batch_sizes=batch_sizes, optimizer=optimizer, max_trials=max_trials
+    batch_sizes, max_trials = as_plain((batch_sizes, max_trials))
+    max_minutes, seed = as_plain((max_minutes, seed))
+    chosen = resolve_search(
+        load_search(search),
+        batch_sizes=batch_sizes,
+        optimizer=subject.get("optimizer"),
+        max_trials=max_trials,
     )
-    folder = data_dir.expanduser().resolve() if data_dir else None
     execution = execution or Execution()
-    if not isinstance(dataset, str):
-        data = dataset
-    elif is_derived(dataset) and execution.workers != 0:
-        data = derive_apart(dataset, data_dir=folder, image_size=image_size)
-    else:
-        data = find_dataset(dataset, data_dir=folder, image_size=image_size)
-    if batched is not None:
-        if not isinstance(data, OwnData):
-            raise InputError(
-                "`batched` is for your own Datasets only: named data states its own form. "
-                f"Received: {batched=} for {data.name}."
-            )
-        data = data.model_copy(update={"batched": batched})
-    name = "-".join((data.name, model.split(":")[-1].split(".")[-1], Path(search).stem))
+    resolved = resolve_model_and_data(apart=execution.workers != 0, **subject)
+    length = TrainingLength.parse(trial_length) if trial_length else resolved.data.trial_length
     return Request(
-        data=data,
-        dataset=_dataset_text(dataset, image_size),
-        model=model,
-        search=resolved,
-        objective=Objective.parse(objective or data.objective),
-        trial_length=TrainingLength.parse(trial_length) if trial_length else data.trial_length,
-        baseline=parse_baseline(baseline, data.baseline),
+        subject=resolved,
+        search=chosen,
+        objective=Objective.parse(objective or resolved.data.objective),
+        trial_length=length,
         seed=seed,
         max_minutes=max_minutes,
-        data_dir=folder,
-        records_dir=_writable(records_dir) if records_dir else None,
-        run_dir=run_dir or Path(DEFAULT_RUNS) / name,
-        overwrite=overwrite,
-        optimizer=optimizer,
-        model_arguments=model_arguments or {},
-        task=task or Task(),
         execution=execution,
+        run_dir=run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-{Path(search).stem}",
+        overwrite=overwrite,
     )
-
-
-def _writable(folder: Path) -> Path:
-    """Makes a folder for records, and refuses it before any work if that fails."""
-    folder = folder.expanduser().resolve()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise InputError(
-            f"The records folder {folder} cannot be written: {error}. "
-            "Choose another one with --records_dir=DIR or TFBATCH_RECORDS_DIR."
-        ) from error
-
-
-def _dataset_text(dataset: str | Recipe | OwnData, image_size: int | None) -> str:
-    """What finds the data again, from any folder."""
-    if isinstance(dataset, OwnData):
-        return dataset.where
-    if isinstance(dataset, Recipe):
-        return dataset.name
-    if image_size is not None:
-        return f"{dataset}@{image_size}"
-    return str(Path(dataset).resolve()) if dataset.endswith((".yaml", ".yml")) else dataset

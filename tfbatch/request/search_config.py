@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,6 +94,37 @@ BatchSizes = Annotated[
 ]
 
 
+def check_batch_sizes(sizes: Sequence[int]) -> None:
+    """Refuses what is no list of batch sizes, whatever the data.
+
+    Raises:
+        InputError: It is empty, or has one below 1.
+    """
+    if not sizes or min(sizes) < 1:
+        raise InputError(
+            "batch_size: there must be one, and every batch size must be >= 1. Received: "
+            f"{', '.join(map(str, sizes)) or 'none'}."
+        )
+
+
+def batch_sizes_of(chosen: BatchSizeGrid | Sequence[int], num_examples: int) -> list[int]:
+    """The batch sizes that are meant for a training split of `num_examples`, smallest first.
+
+    Raises:
+        InputError: One that is larger than the training split, or an empty grid.
+    """
+    if isinstance(chosen, BatchSizeGrid):
+        return chosen.sizes(num_examples)
+    too_large = [size for size in chosen if size > num_examples]
+    if too_large:
+        raise InputError(
+            f"A batch size must not exceed the {num_examples} training examples. "
+            f"Received: {', '.join(map(str, too_large))}. Give smaller ones with --batch_sizes "
+            "(in Python: batch_sizes=[...])."
+        )
+    return sorted(set(chosen))
+
+
 class Space(Strict):
     """What is searched; see tfbatch.configuration for the meaning of each.
 
@@ -178,10 +210,8 @@ class Space(Strict):
 
     @model_validator(mode="after")
     def _in_range(self) -> Space:
-        if isinstance(self.batch_size, tuple) and min(self.batch_size) < 1:
-            raise ValueError(
-                f"batch_size: every batch size must be >= 1. Received: {min(self.batch_size)}"
-            )
+        if isinstance(self.batch_size, tuple):
+            check_batch_sizes(self.batch_size)
         for value in _ends(self.base_learning_rate):
             if value <= 0:
                 raise ValueError(f"base_learning_rate: every value must be > 0. Received: {value}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.journal import Row
 
 if TYPE_CHECKING:
@@ -75,6 +78,26 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         RunFolderError: It cannot be written.
     """
     write_whole(path, csv_text(rows))
+
+
+@contextlib.contextmanager
+def csv_at_the_end(
+    run_dir: Path, rows: Sequence[Row], say: Callable[[str], None]
+) -> Iterator[None]:
+    """Writes trials.csv when the block ends, however it ends; a failure is told, not raised.
+
+    Args:
+        run_dir: The run folder.
+        rows: The journal's rows, which grow in the block.
+        say: Told where the file cannot be written: the journal has everything already.
+    """
+    try:
+        yield
+    finally:
+        try:
+            write_csv(run_dir / TRIALS_CSV, rows)
+        except RunFolderError as error:
+            say(str(error))
 
 
 def to_frame(rows: Sequence[Row]) -> pandas.DataFrame:

@@ -14,7 +14,7 @@ from tfbatch.answer.stored import read_answer
 from tfbatch.answer.table import table_by_batch_size
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
-from tfbatch.own_data import DataDescription, OwnData
+from tfbatch.own_data import DataDescription
 from tfbatch.request.request import Request
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import BEST_CONFIGURATION, BEST_MODEL
@@ -120,7 +120,8 @@ class AnswerWriter:
         return keras_snippet(
             recommended.configuration,
             self.derive(recommended.configuration),
-            request=self.request,
+            subject=self.request.subject,
+            execution=self.request.execution,
             data=self.data,
             build_model=self.build_model,
             compiled=self.compiled,
@@ -164,7 +165,11 @@ class AnswerWriter:
 
     def _tested_before(self, answer: Answer) -> Answer | None:
         """The answer with an earlier session's test metrics, if that rested on the same trials."""
-        before = read_answer(self.folder.path)
+        try:
+            before = read_answer(self.folder.path)
+        except RunFolderError as error:  # it must not cost the answer that is in its place now
+            tell_failure(self.progress, "The earlier answer is replaced", error)
+            before = None
         if before is None or not (self.folder.path / BEST_MODEL).exists():
             return None
         untested = before.recommended.metrics.test is None and "test" in self.data.splits
@@ -202,20 +207,20 @@ def best_yaml(answer: Answer, *, request: Request, threads: int | None) -> str:
         request: What was asked.
         threads: Threads of each trial on a CPU; None on another device.
     """
-    recommended, execution = answer.recommended, request.execution
+    recommended, subject, execution = answer.recommended, request.subject, request.execution
     reported = recommended.objective()
     config = TrainingConfig(
-        dataset=request.dataset,
-        batched=request.data.batched if isinstance(request.data, OwnData) else None,
-        data_dir=str(request.data_dir) if request.data_dir else None,
-        model=request.model,
+        dataset=subject.dataset,
+        batched=subject.batched,
+        data_dir=str(subject.data_dir) if subject.data_dir else None,
+        model=subject.model,
         trial_length=request.trial_length,
         seed=recommended.trials[0].seed,
         precision=execution.precision,
         jit_compile=execution.jit_compile,
         strategy=execution.strategy,
         threads=threads,
-        **request.task.identity(),
+        **subject.task.identity(),
         configuration=recommended.configuration,
         reported=Reported(
             metric=answer.objective.name,

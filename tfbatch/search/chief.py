@@ -199,6 +199,8 @@ def spec_to_json(spec: TrialSpec) -> str:
             "seed": spec.seed,
             "configuration": spec.configuration.model_dump(mode="json"),
             "total_examples": spec.total_examples,
+            "num_examples": spec.num_examples,
+            "replicas": spec.replicas,
             "untrained_loss": spec.untrained_loss,
             "judged_examples": spec.judged_examples,
         }

@@ -14,10 +14,11 @@ from tfbatch.search.oracles import AskTell
 from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_runner import InterruptedTrialError, Planned, TrialRunner
+from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import missing_seconds
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.outcome import TrialSpec
 from tfbatch.trial.trials import Trials
 
 HOPELESS_AFTER = 3
@@ -92,11 +93,12 @@ class Search:
 
     def _plan(
         self, baseline: Configuration, stop_requested: Callable[[], bool]
-    ) -> Iterator[Planned]:
+    ) -> Iterator[TrialSpec]:
         """Yields trial after trial, each when a place for it is free."""
         if not self._next:
             self._next = 1
-            yield Planned(BASELINE, "baseline", derive_seed(self._seed, BASELINE), baseline)
+            seed = derive_seed(self._seed, BASELINE)
+            yield self._runner.spec(BASELINE, "baseline", seed, baseline)
         while self._next <= self._config.max_trials:
             number, name = self._next, f"search-{self._next:04d}"
             known = self._trials.find(name)
@@ -120,7 +122,8 @@ class Search:
                 # Another version of a library proposes otherwise, or it does not fit.
                 self._oracle.replace(tried, name)
             configuration = self._space.configuration(tried)
-            yield Planned(name, "search", derive_seed(self._seed, name), configuration)
+            seed = derive_seed(self._seed, name)
+            yield self._runner.spec(name, "search", seed, configuration)
 
     def _fitting(self, values: dict[str, Any]) -> dict[str, Any] | None:
         """A proposal, with another batch size if memory was used up at its own or a smaller one."""

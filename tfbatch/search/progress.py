@@ -13,9 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tfbatch.trial.derived import Derived
 from tfbatch.trial.finished import FinishedTrial
-from tfbatch.trial.outcome import TrialSpec
 
 if TYPE_CHECKING:
     from tfbatch.search.engine import Running  # imports TensorFlow
@@ -89,9 +87,6 @@ class Progress:
         text = f"preparing records: {split} {done:,} of {total:,} examples"
         if (done == total or done % 10_000 == 0) and text != self._doing:
             self.say(text)
-
-    def trial_started(self, spec: TrialSpec, derived: Derived) -> None:
-        """A trial begins."""
 
     def trial_finished(self, trial: FinishedTrial, best: FinishedTrial | None) -> None:
         """A trial is in the journal."""

@@ -28,7 +28,7 @@ from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.engine import Engine
 from tfbatch.search.loop import Search
-from tfbatch.search.opening import stop_if
+from tfbatch.search.preparation import stop_if
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
@@ -89,8 +89,8 @@ class Run:
         self.runner = TrialRunner(
             folder,
             engine=engine,
-            derive=self.derive,
             objective=request.objective,
+            num_examples=self.num_examples,
             total_examples=self.total_examples,
             progress=progress,
             training_loss=untrained.training_loss,
@@ -240,7 +240,7 @@ class Run:
 
     def _shortest_length(self) -> TrainingLength:
         """One batch of the largest size: no trial may be shorter."""
-        largest = max(*self.space.batch_sizes, self.request.baseline.batch_size)
+        largest = max(*self.space.batch_sizes, self.request.subject.baseline.batch_size)
         if self.request.trial_length.unit == "examples":
             return TrainingLength(amount=largest, unit="examples")
         return TrainingLength(amount=largest / self.num_examples, unit="epochs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import RunFolderError
-from tfbatch.pipeline.own_splits import OwnSplit
+from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.request.request import Request
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
+from tfbatch.run_folder.table import csv_at_the_end
 from tfbatch.schema import content_hash
-from tfbatch.search.adaptation import adapt
+from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
 from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import limit_memory
-from tfbatch.search.opening import (
-    check_batch_sizes,
+from tfbatch.search.preparation import (
+    check_baseline,
     check_comparable,
+    check_length,
     check_replicas,
     load_records,
-    make_bench,
     open_engine,
     open_to_others,
     stop_if,
@@ -33,10 +35,10 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trials_csv import csv_at_the_end
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import check_optimizers, describe_model
 from tfbatch.training.evaluation import measure_untrained
+from tfbatch.workbench import Bench
 from tfbatch.workers import Slot
 
 
@@ -75,25 +77,38 @@ def run_search(
     progress.doing("starting the first worker process")
     with (
         lock,
-        open_engine(request, code, lock=lock, warm=warm, stop_requested=stop_requested) as engine,
+        open_engine(
+            request.subject.data,
+            request.execution,
+            code,
+            lock=lock,
+            warm=warm,
+            stop_requested=stop_requested,
+        ) as engine,
     ):
-        request, data, engine = load_records(
-            request, engine, progress, own_dir=lock.data, splits=splits
+        subject, data, engine = load_records(
+            request.subject, engine, progress, own_dir=lock.data, splits=splits
         )
         num_examples = data.splits["train"]
         progress.doing("building the model")
-        model = engine.call(describe_model, list(request.model_arguments))
+        model = engine.call(describe_model, list(subject.model_arguments))
         for note in model.notes:
             progress.say(note)
-        request = adapt(request, model)
+        request = dataclasses.replace(
+            request,
+            subject=fit_baseline(subject, model),
+            search=fit_search(request.search, model),
+        )
         space = SearchSpace(
             request.search.space,
             num_examples=num_examples,
-            model_arguments=request.model_arguments,
+            model_arguments=subject.model_arguments,
             model_hyperparameters=model.hyperparameters,
         )
-        check_batch_sizes(request, space, num_examples)
-        check_replicas(request, space, engine.devices.replicas)
+        check_baseline(subject, num_examples)
+        sizes = [*space.batch_sizes, subject.baseline.batch_size]
+        check_length(request.trial_length, sizes, num_examples)
+        check_replicas(sizes, engine.devices.replicas)
         _say_replicas(engine, space, progress)
         engine.call(check_optimizers, space.optimizer_options())
         stop_if(stop_requested)
@@ -102,7 +117,7 @@ def run_search(
         untrained = engine.call(measure_untrained, baseline)
         names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
         request.objective.check(names, untrained.directions)
-        check_comparable(request, untrained, progress)
+        check_comparable(request.objective, untrained, progress)
         folder = RunFolder(
             request.run_dir,
             identity=request.identity(
@@ -117,11 +132,12 @@ def run_search(
         )
         with (
             folder,
-            csv_at_the_end(folder, progress),
+            csv_at_the_end(folder.path, folder.journal.rows, progress.say),
             _load_told(folder.path, progress, load_before),
         ):
             open_to_others(
-                request,
+                request.subject,
+                request.execution,
                 engine,
                 records=data.identity,
                 model_built=untrained.model_hash,
@@ -129,7 +145,14 @@ def run_search(
             )
             largest = None
             if request.execution.memory_budget is not None:
-                bench = make_bench(request, data, model, engine, progress)
+                bench = Bench(
+                    data=data,
+                    model=model,
+                    baseline=request.baseline_configuration(request.search.space.rule),
+                    process=engine,
+                    stall_seconds=request.execution.stall_minutes * 60,
+                    tell=progress.measuring,
+                )
                 largest = limit_memory(
                     bench,
                     request.execution.memory_budget,

@@ -11,8 +11,9 @@ from tfbatch.configuration import Configuration
 from tfbatch.models import is_keras_application
 from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
 from tfbatch.own_data import DataDescription, OwnData
-from tfbatch.request.request import Request
-from tfbatch.request.task import IN_PYTHON
+from tfbatch.request.execution import Execution
+from tfbatch.request.model_and_data import ModelAndData
+from tfbatch.request.task import IN_PYTHON, Task
 from tfbatch.schedules import make_family
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.trial.derived import Derived
@@ -22,7 +23,8 @@ def keras_snippet(
     configuration: Configuration,
     derived: Derived,
     *,
-    request: Request,
+    subject: ModelAndData,
+    execution: Execution,
     data: DataDescription,
     build_model: Callable[..., Any],
     compiled: bool,
@@ -34,19 +36,19 @@ def keras_snippet(
     Args:
         configuration: The recommended configuration.
         derived: Its derived values.
-        request: What was asked: data, model, precision, XLA and strategy.
+        subject: Model and data.
+        execution: Precision, XLA and strategy.
         data: What the data holds.
         build_model: The model's builder, for the arguments that it asks for.
         compiled: Whether the builder compiles the model.
         seed: Seed of weights, order and augmentation.
         threads: Threads of the trials on a CPU, which the script takes too; None: all there are.
     """
-    execution, batch_size = request.execution, configuration.batch_size
-    imports, model = _model(request.model, build_model, configuration.model)
-    where = f", data_dir={str(request.data_dir)!r}" if request.data_dir else ""
-    if isinstance(request.data, OwnData) and request.data.kind == "function":
-        declared = request.data.batched
-        where += "" if declared is None else f", batched={declared}"
+    batch_size = configuration.batch_size
+    imports, model = _model(subject.model, build_model, configuration.model)
+    where = f", data_dir={str(subject.data_dir)!r}" if subject.data_dir else ""
+    if isinstance(subject.data, OwnData) and subject.data.kind == "function":
+        where += "" if subject.batched is None else f", batched={subject.batched}"
         where += f", classes={data.num_classes is not None}"
     made = f"""\
 {model}
@@ -60,9 +62,9 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
 )
 """
     if compiled:
-        made += _replace_optimizer(configuration, derived, request)
+        made += _replace_optimizer(configuration, derived, execution)
     else:
-        made += _compile(configuration, derived, request, data)
+        made += _compile(configuration, derived, subject.task, execution, data)
     if execution.strategy:  # batches of the global size, shared by all devices
         made = "with tf.distribute.MirroredStrategy().scope():\n" + textwrap.indent(made, "    ")
         imports.append("import tensorflow as tf")
@@ -74,7 +76,7 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
     weights = every_class_weight(
-        request.task.class_weight, data.weighted_classes or data.num_classes
+        subject.task.class_weight, data.weighted_classes or data.num_classes
     )
     test = """\
 print("test:", model.evaluate(data.evaluation("test"), return_dict=True))
@@ -84,7 +86,7 @@ import keras
 import tfbatch
 {chr(10).join(imports)}
 
-{few}data = tfbatch.load_data({request.dataset!r}{where})
+{few}data = tfbatch.load_data({subject.dataset!r}{where})
 {policy}keras.utils.set_random_seed({seed})
 {made}model.fit(
     data.training(batch_size={batch_size}, seed={seed}, num_examples={derived.total_examples}),
@@ -138,9 +140,12 @@ _OF_THE_DATA = ("input_shape", "num_classes")
 
 
 def _compile(
-    configuration: Configuration, derived: Derived, request: Request, data: DataDescription
+    configuration: Configuration,
+    derived: Derived,
+    task: Task,
+    execution: Execution,
+    data: DataDescription,
 ) -> str:
-    task = request.task
     kind = "CategoricalCrossentropy" if data.soft_labels else "SparseCategoricalCrossentropy"
     loss = f"keras.losses.{kind}(from_logits=True)"
     metrics = '["accuracy"]' if task.metrics is None else repr(list(task.metrics))
@@ -154,16 +159,16 @@ model.compile(
     loss={loss},
     metrics={metrics},
     steps_per_execution={derived.steps_per_execution},
-    jit_compile={request.execution.jit_compile},
+    jit_compile={execution.jit_compile},
 )
 """
 
 
-def _replace_optimizer(configuration: Configuration, derived: Derived, request: Request) -> str:
+def _replace_optimizer(configuration: Configuration, derived: Derived, execution: Execution) -> str:
     """A compiled model keeps everything but its optimizer's learning rate and numbers."""
     numbers = keras_arguments(configuration.optimizer.name, derived.optimizer)
     changes = "".join(f", {k!r}: {v!r}" for k, v in numbers.items() if v is not None)
-    scaled = request.execution.precision == "mixed_float16"
+    scaled = execution.precision == "mixed_float16"
     old = "model.optimizer.inner_optimizer" if scaled else "model.optimizer"
     new = "type(optimizer).from_config(settings)"
     return f"""\
@@ -171,7 +176,7 @@ optimizer = {old}
 settings = optimizer.get_config() | {{"learning_rate": learning_rate{changes}}}
 model.optimizer = {f"keras.optimizers.LossScaleOptimizer({new})" if scaled else new}
 model.steps_per_execution = {derived.steps_per_execution}
-model.jit_compile = {request.execution.jit_compile}
+model.jit_compile = {execution.jit_compile}
 """
 
 

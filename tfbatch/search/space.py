@@ -9,18 +9,17 @@ from typing import Any
 import keras_tuner
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
 from tfbatch.request.search_config import (
-    BatchSizeGrid,
     Searched,
     Space,
     as_options,
+    batch_sizes_of,
     has_own_warmup,
     parameter_options,
 )
 from tfbatch.schedules import make_family
 from tfbatch.schema import Named
-from tfbatch.search.searched import (
+from tfbatch.search.hyperparameters import (
     as_given,
     as_searched,
     declare,
@@ -59,7 +58,7 @@ class SearchSpace:
         model_arguments: Mapping[str, Any] | None = None,
         model_hyperparameters: Sequence[Mapping[str, Any]] = (),
     ):
-        self.batch_sizes = _batch_sizes(space, num_examples)
+        self.batch_sizes = batch_sizes_of(space.batch_size, num_examples)
         self.scaling_rule = first_of_each(space.rule)
         self._numbers: dict[str, Searched] = {
             "base_learning_rate": space.searched_learning_rate,
@@ -281,16 +280,3 @@ def _of_the_model(found: Sequence[Mapping[str, Any]]) -> keras_tuner.HyperParame
             condition["config"]["name"] = _MODEL + condition["config"]["name"]
         renamed.append(entry)
     return keras_tuner.HyperParameters.from_config({"space": renamed, "values": {}})
-
-
-def _batch_sizes(space: Space, num_examples: int) -> list[int]:
-    if isinstance(space.batch_size, BatchSizeGrid):
-        return space.batch_size.sizes(num_examples)
-    too_large = [size for size in space.batch_size if size > num_examples]
-    if too_large:
-        raise InputError(
-            f"A batch size must not exceed the {num_examples} training examples. "
-            f"Received: {', '.join(map(str, too_large))}. Give smaller ones with --batch_sizes "
-            "(in Python: batch_sizes=[...])."
-        )
-    return sorted(set(space.batch_size))

@@ -31,23 +31,6 @@ from tfbatch.trial.outcome import (
 from tfbatch.trial.trials import Trials
 
 
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A trial to run.
-
-    Attributes:
-        trial: Its name.
-        phase: What it is for.
-        seed: Its seed.
-        configuration: What to train with.
-    """
-
-    trial: str
-    phase: Phase
-    seed: int
-    configuration: Configuration
-
-
 class InterruptedTrialError(Exception):
     """The running trials were asked to stop; they are not in the journal."""
 
@@ -58,8 +41,8 @@ class TrialRunner:
     Args:
         folder: The open run folder.
         engine: Runs the trials.
-        derive: Derived values of a configuration.
         objective: The objective.
+        num_examples: Size of the training split.
         total_examples: Length of every trial.
         training_loss: The training loss before any training.
         progress: Told of every trial.
@@ -74,8 +57,8 @@ class TrialRunner:
         folder: RunFolder,
         *,
         engine: TrialEngine,
-        derive: Callable[[Configuration], Derived],
         objective: Objective,
+        num_examples: int,
         total_examples: int,
         progress: Progress,
         training_loss: TrainingLoss | None = None,
@@ -86,15 +69,15 @@ class TrialRunner:
         self._stop_requested = stop_requested
         self._interrupted: list[str] = []
         self._running = 0
-        self._derive = derive
         self._objective = objective
-        self._total_examples = total_examples
+        self._num_examples, self._total_examples = num_examples, total_examples
         self._progress = progress
         progress.watch(engine.running)
         self._training_loss = training_loss
         self.trials = Trials(map(read_row, folder.journal.rows), objective=objective)
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
-            self._log(trial)
+            spec = self.spec(trial.trial, trial.phase, trial.seed, trial.configuration)
+            self._log(trial, spec.derived)
 
     @property
     def device(self) -> str:
@@ -106,13 +89,38 @@ class TrialRunner:
         """Trials that run at a time."""
         return self._engine.devices.workers
 
+    def spec(self, trial: str, phase: Phase, seed: int, configuration: Configuration) -> TrialSpec:
+        """A trial of this run.
+
+        Args:
+            trial: Its name.
+            phase: What it is for.
+            seed: Its seed.
+            configuration: What to train with.
+        """
+        loss = self._training_loss
+        return TrialSpec(
+            trial=trial,
+            phase=phase,
+            seed=seed,
+            configuration=configuration,
+            total_examples=self._total_examples,
+            num_examples=self._num_examples,
+            replicas=self._engine.devices.replicas,
+            log_dir=self._folder.tensorboard / trial,
+            weights_file=self.weights_file(trial),
+            checkpoint_file=checkpoint_file(self._folder.path, trial),
+            untrained_loss=loss.value if loss else None,
+            judged_examples=loss.judged_examples if loss else JUDGED_EXAMPLES,
+        )
+
     def weights_file(self, trial: str) -> Path:
         """Where a trial's final weights are kept."""
         return weights_file(self._folder.path, trial)
 
     def run_all(
         self,
-        propose: Callable[[], Planned | None],
+        propose: Callable[[], TrialSpec | None],
         finished: Callable[[FinishedTrial], None] = lambda trial: None,
     ) -> None:
         """Keeps the engine busy with what `propose` gives, until it gives None and all have ended.
@@ -155,34 +163,20 @@ class TrialRunner:
             names, self._interrupted = ", ".join(self._interrupted), []
             raise InterruptedTrialError(names)
 
-    def run(self, planned: Planned) -> FinishedTrial:
+    def run(self, spec: TrialSpec) -> FinishedTrial:
         """Runs one trial, or returns it if it has finished before; see `run_all`."""
-        plan = iter([planned])
+        plan = iter([spec])
         ended: list[FinishedTrial] = []
         self.run_all(lambda: next(plan, None), ended.append)
         return ended[0]
 
-    def _start(self, planned: Planned) -> None:
-        derived = self._derive(planned.configuration)
-        spec = TrialSpec(
-            trial=planned.trial,
-            phase=planned.phase,
-            seed=planned.seed,
-            configuration=planned.configuration,
-            total_examples=self._total_examples,
-            log_dir=self._folder.tensorboard / planned.trial,
-            weights_file=self.weights_file(planned.trial),
-            checkpoint_file=checkpoint_file(self._folder.path, planned.trial),
-            untrained_loss=self._training_loss.value if self._training_loss else None,
-            judged_examples=(
-                self._training_loss.judged_examples if self._training_loss else JUDGED_EXAMPLES
-            ),
-            keep_if=None if planned.phase == "confirmation" else self._better_than_best(),
-        )
+    def _start(self, spec: TrialSpec) -> None:
+        if spec.phase != "confirmation":
+            spec = dataclasses.replace(spec, keep_if=self._better_than_best())
+        spec.derived  # noqa: B018 - here, once: it travels to the process that trains
         if spec.checkpoint_file and not spec.checkpoint_file.exists():
             # A killed trial that begins anew can have left half of its curves.
-            shutil.rmtree(self._folder.tensorboard / planned.trial, ignore_errors=True)
-        self._progress.trial_started(spec, derived)
+            shutil.rmtree(self._folder.tensorboard / spec.trial, ignore_errors=True)
         self._engine.start(spec)
         self._running += 1
 
@@ -202,17 +196,16 @@ class TrialRunner:
         if spec.checkpoint_file:
             spec.checkpoint_file.unlink(missing_ok=True)  # of a process that was killed
         outcome = final_status(outcome, self._objective)
-        finished = self._write(spec, self._derive(spec.configuration), outcome)
+        finished = self._write(spec, outcome)
         if spec.phase != "confirmation":
             self._keep_best_weights(finished)
         self._progress.trial_finished(finished, self.trials.searched().best())
         return finished
 
-    def _write(self, spec: TrialSpec, derived: Derived, outcome: Outcome) -> FinishedTrial:
+    def _write(self, spec: TrialSpec, outcome: Outcome) -> FinishedTrial:
         value = outcome.metrics.get(self._objective.name)
         row = make_row(
             spec,
-            derived,
             outcome,
             score=score_of(outcome.status, value),
             finished_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -220,15 +213,13 @@ class TrialRunner:
         self._folder.journal.append(row)
         finished = read_row(row)
         self.trials = self.trials.with_one_more(finished)
-        self._log(finished)
+        self._log(finished, spec.derived)
         return finished
 
-    def _log(self, finished: FinishedTrial) -> None:
+    def _log(self, finished: FinishedTrial, derived: Derived) -> None:
         """Writes the HParams row, which can be written again from the journal at any time."""
         try:
-            log_to_tensorboard(
-                self._folder.tensorboard, finished, derived=self._derive(finished.configuration)
-            )
+            log_to_tensorboard(self._folder.tensorboard, finished, derived=derived)
         except Exception as error:
             if not is_disk_full(error):
                 raise

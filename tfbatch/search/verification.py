@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tfbatch.answer.candidates import Candidate, trial_name
 from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.trial_runner import Planned, TrialRunner
+from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.seeds import derive_seed
+from tfbatch.trial.outcome import TrialSpec
 
 
 def run_rounds(
@@ -74,14 +75,14 @@ def _rounds(
     clock: SearchClock,
     seed: int,
     stop_requested: Callable[[], bool],
-) -> Iterator[Planned]:
+) -> Iterator[TrialSpec]:
     for number in range(1, rounds + 1):
         missing = missing_seconds(candidates, rounds=number, runner=runner)[-1]
         if missing and (stop_requested() or not clock.fits(missing)):
             return
         first = number % max(len(candidates), 1)
         for candidate in [*candidates[first:], *candidates[:first]]:
-            yield Planned(
+            yield runner.spec(
                 trial_name(candidate.configuration, number),
                 phase="confirmation",
                 seed=verification_seed(seed, number),

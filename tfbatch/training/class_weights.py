@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfbatch.data_content import TargetContent
 from tfbatch.errors import InputError
-from tfbatch.pipeline.data import Data
+from tfbatch.pipeline.trainable_data import Data
 
 
 def every_class_weight(

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfbatch.errors import InputError, did_you_mean
-from tfbatch.pipeline.data import Data
+from tfbatch.pipeline.trainable_data import Data
 from tfbatch.training.by_value import copied
 from tfbatch.training.class_weights import check_class_weight
 

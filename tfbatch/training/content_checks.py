@@ -11,7 +11,7 @@ import keras
 from tfbatch.class_balance import balance_warnings
 from tfbatch.data_content import TargetContent, scale_hints
 from tfbatch.errors import InputError
-from tfbatch.pipeline.data import Data
+from tfbatch.pipeline.trainable_data import Data
 
 _SPARSE = ("sparsecategoricalcrossentropy",)
 _ONE_HOT = ("categoricalcrossentropy", "categoricalfocalcrossentropy")

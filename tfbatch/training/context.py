@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfbatch.errors import StoppedError
 from tfbatch.own_data import OwnData
-from tfbatch.pipeline.kinds import open_prepared
+from tfbatch.pipeline.load import open_prepared
 from tfbatch.recipes import Recipe
 from tfbatch.training.by_value import dumps
 from tfbatch.training.compilation import Compilation

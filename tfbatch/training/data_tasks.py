@@ -7,8 +7,8 @@ from pathlib import Path
 from tfbatch.errors import STOPPED_EARLY, StoppedError
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.classes import Expected
-from tfbatch.pipeline.element import Form
-from tfbatch.pipeline.kinds import prepare_folder
+from tfbatch.pipeline.elements import ElementForm
+from tfbatch.pipeline.load import prepare_folder
 from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import make_strategy
 from tfbatch.training.expectation import expect
@@ -18,7 +18,7 @@ from tfbatch.training.workload import build_before_data
 def prepare_data(
     task: TaskContext, data_dir: Path | None, records_dir: Path | None, own_dir: Path | None
 ) -> Path:
-    """Makes the data ready for all processes; see tfbatch.pipeline.kinds.prepare_folder.
+    """Makes the data ready for all processes; see tfbatch.pipeline.load.prepare_folder.
 
     Args:
         task: The job, and where progress is reported.
@@ -51,7 +51,7 @@ def prepare_data(
     return folder
 
 
-def expect_form(task: TaskContext, form: Form) -> Expected:
+def expect_form(task: TaskContext, form: ElementForm) -> Expected:
     """Infers the form of data before it is read; see tfbatch.training.expectation."""
     code = task.code
     return expect(

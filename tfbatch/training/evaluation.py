@@ -15,7 +15,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import TfbatchError
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.metric_direction import Direction, direction_of
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE
 from tfbatch.schema import content_hash
 from tfbatch.training.chance import chance_levels
 from tfbatch.training.content_checks import check_finite_loss

@@ -10,9 +10,8 @@ from typing import Any, Literal
 import keras
 
 from tfbatch.errors import InputError
-from tfbatch.pipeline.batched import decide_batched
 from tfbatch.pipeline.classes import Expected
-from tfbatch.pipeline.element import Form, numbers_of, packed
+from tfbatch.pipeline.elements import ElementForm, decide_batched, numbers_of, packed
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.model_builder import BuildModel, asks_for_classes
 
@@ -65,7 +64,7 @@ class _Fit:
 
 
 def expect(
-    form: Form, build_model: BuildModel, compilation: Compilation, *, build: Build
+    form: ElementForm, build_model: BuildModel, compilation: Compilation, *, build: Build
 ) -> Expected:
     """Infers the form of the training data from the model, before any of it is read.
 
@@ -96,7 +95,7 @@ def expect(
     return Expected(batched, True if asked else fit.classes, fit.outputs)
 
 
-def _refuse_contradiction(form: Form, batched: bool, fit: _Fit, other: _Fit) -> None:
+def _refuse_contradiction(form: ElementForm, batched: bool, fit: _Fit, other: _Fit) -> None:
     if other.adjustments is None:  # what is wrong is something else, and is reported later
         return
     taken, not_taken = ("a batch", "one example") if batched else ("one example", "a batch")
@@ -108,7 +107,7 @@ def _refuse_contradiction(form: Form, batched: bool, fit: _Fit, other: _Fit) -> 
     )
 
 
-def _decide(form: Form, compilation: Compilation, build: Build) -> tuple[_Fit, bool]:
+def _decide(form: ElementForm, compilation: Compilation, build: Build) -> tuple[_Fit, bool]:
     fits = {batched: _fit(form, batched, compilation, build) for batched in (False, True)}
     possible = {b: fit for b, fit in fits.items() if fit.adjustments is not None}
     if not possible and all(fit.trace for fit in fits.values()):
@@ -121,7 +120,7 @@ def _decide(form: Form, compilation: Compilation, build: Build) -> tuple[_Fit, b
     return fits[batched], batched
 
 
-def _fit(form: Form, batched: bool, compilation: Compilation, build: Build) -> _Fit:
+def _fit(form: ElementForm, batched: bool, compilation: Compilation, build: Build) -> _Fit:
     shapes = form.example_shapes(batched=batched)
     if shapes is None:
         return _Fit(None, reason="a scalar is not a batch")
@@ -179,7 +178,7 @@ def _classes(kind: Kind | None, outputs: int | None) -> bool | None:
     return None if kind is None else kind != "amounts"
 
 
-def _output_shapes(model: Any, form: Form, shapes: Sequence[Shape]) -> list[Shape]:
+def _output_shapes(model: Any, form: ElementForm, shapes: Sequence[Shape]) -> list[Shape]:
     """Shapes of the outputs: a functional model's own, or those of a call without values."""
     if _input_tensors(model):
         return [tuple(tensor.shape) for tensor in keras.tree.flatten(model.outputs)]

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfbatch.errors import InputError, did_you_mean
-from tfbatch.pipeline.element import fits
+from tfbatch.pipeline.elements import fits
 
 
 def refusal(error: Exception, what: str, model: Any = None, spec: Any = None) -> InputError:

@@ -15,6 +15,8 @@ from tfbatch.training.in_graph import can_vary
 from tfbatch.training.program import Program
 from tfbatch.training.structure import structure_key
 from tfbatch.training.workload import Workload
+from tfbatch.trial.derived import Derived
+from tfbatch.trial.outcome import TrialSpec
 
 MOST_PROGRAMS = 4
 """Traced programs kept; the one used least recently is dropped."""
@@ -41,7 +43,6 @@ class ProgramCache:
         *,
         total_examples: int,
         seed: int,
-        first_step: int = 0,
         steps_per_execution: int | None = None,
     ) -> Any:
         """Builds a trial's model under its seed and gives it a traced program where there is one.
@@ -50,7 +51,6 @@ class ProgramCache:
             configuration: What to train with.
             total_examples: Length of the training.
             seed: Seed of the build.
-            first_step: Steps that the stream leaves out, of a training that is continued.
             steps_per_execution: Default: what follows from the configuration.
 
         Returns:
@@ -59,17 +59,40 @@ class ProgramCache:
         Raises:
             InputError: The builder's result cannot be used, or a plug-in's name or parameter.
         """
+        return self._begin(
+            configuration,
+            self.workload.derive(configuration, total_examples),
+            seed,
+            steps_per_execution=steps_per_execution,
+        )
+
+    def begin_trial(self, spec: TrialSpec, *, first_step: int = 0) -> Any:
+        """The same for a trial.
+
+        Args:
+            spec: The trial.
+            first_step: Steps that the stream leaves out, of a training that is continued.
+        """
+        return self._begin(spec.configuration, spec.derived, spec.seed, first_step=first_step)
+
+    def _begin(
+        self,
+        configuration: Configuration,
+        derived: Derived,
+        seed: int,
+        *,
+        first_step: int = 0,
+        steps_per_execution: int | None = None,
+    ) -> Any:
         fresh = self._build(seed, configuration.model)
-        optimizer = self.workload.optimizer(configuration, total_examples, fresh)
-        derived = self.workload.derive(configuration, total_examples)
-        at_once = steps_per_execution or derived.steps_per_execution
+        optimizer = self.workload.optimizer(configuration, derived, fresh)
         key = self._key(fresh, optimizer, configuration)
         program = self._programs.pop(key, None) if key else None
         if program is None:
             with self.workload.scope():
                 program = Program(
                     fresh,
-                    self.workload.optimizer(configuration, total_examples, fresh),
+                    self.workload.optimizer(configuration, derived, fresh),
                     numbers=_numbers(configuration),
                     compile_model=self.workload.compile,
                 )
@@ -83,7 +106,7 @@ class ProgramCache:
             optimizer,
             steps=derived.steps,
             first_step=first_step,
-            steps_per_execution=at_once,
+            steps_per_execution=steps_per_execution or derived.steps_per_execution,
         )
 
     def _build(self, seed: int, arguments: Mapping[str, Any]) -> Any:

@@ -10,8 +10,8 @@ import keras
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.own_data import OwnData
-from tfbatch.pipeline.datasets import find_dataset
-from tfbatch.pipeline.kinds import prepare_data
+from tfbatch.pipeline.dataset_names import find_dataset
+from tfbatch.pipeline.load import prepare_data
 from tfbatch.recipes import Recipe
 from tfbatch.schema import content_hash
 from tfbatch.training.checkpoint import (
@@ -121,7 +121,6 @@ def train_once(
         model,
         workload,
         derived,
-        batch_size=config.configuration.batch_size,
         seed=config.seed,
         before=before,
         callbacks=[guard, clock, *callbacks],

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE
 from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.workload import Workload
 from tfbatch.trial.outcome import JUDGED_EXAMPLES, TrainingLoss

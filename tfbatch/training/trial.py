@@ -171,27 +171,20 @@ class _Trial:
         self._checkpoint_seconds = checkpoint_seconds
 
     def run(self, verbose: int) -> Outcome:
-        spec, workload = self.spec, self.programs.workload
-        derived = workload.derive(spec.configuration, spec.total_examples)
+        spec, workload, derived = self.spec, self.programs.workload, self.spec.derived
         if self.checkpoint:
             self.before = self.checkpoint.read_position()
-        self.model = self.programs.begin(
-            spec.configuration,
-            total_examples=spec.total_examples,
-            seed=spec.seed,
-            first_step=self.before.steps,
-        )
+        self.model = self.programs.begin_trial(spec, first_step=self.before.steps)
         if self.checkpoint and self.before.steps:
             self.checkpoint.restore(self.model)
         guard = DivergenceGuard(
             first_loss=self.before.first_loss or spec.untrained_loss,
-            fewest_batches=-(-spec.judged_examples // spec.configuration.batch_size),
+            fewest_batches=-(-spec.judged_examples // derived.batch_size),
         )
         history = fit(
             self.model,
             workload,
             derived,
-            batch_size=spec.configuration.batch_size,
             seed=spec.seed,
             before=self.before,
             callbacks=[
@@ -218,13 +211,11 @@ class _Trial:
     def outcome(self, status: Status, *, metrics: dict[str, float], message: str) -> Outcome:
         """What it came to, `seconds` and `device` left open."""
         spec = self.spec
-        steps = self.before.steps + self.clock.steps
-        derived = self.programs.workload.derive(spec.configuration, spec.total_examples)
-        steps = min(steps, derived.steps)
+        steps = min(self.before.steps + self.clock.steps, spec.derived.steps)
         return Outcome(
             status=status,
             metrics=metrics,
-            examples=min(steps * spec.configuration.batch_size, spec.total_examples),
+            examples=min(steps * spec.derived.batch_size, spec.total_examples),
             steps=steps,
             seconds=0.0,
             training_seconds=self.before.training_seconds + self.clock.seconds,
@@ -273,7 +264,6 @@ def fit(
     workload: Workload,
     derived: Derived,
     *,
-    batch_size: int,
     seed: int,
     callbacks: list[Any],
     before: Position = Position(),  # noqa: B008 - frozen
@@ -286,10 +276,10 @@ def fit(
     swap = [keras.callbacks.SwapEMAWeights()] if derived.optimizer.get("ema_momentum") else []
     return model.fit(
         workload.data.training(
-            batch_size=batch_size,
+            batch_size=derived.batch_size,
             seed=seed,
             num_examples=derived.total_examples,
-            start=before.steps * batch_size,
+            start=before.steps * derived.batch_size,
         ),
         epochs=derived.epochs,
         class_weight=workload.class_weight,

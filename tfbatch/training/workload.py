@@ -17,8 +17,7 @@ from keras.src.utils.naming import reset_uids  # no public name does this alone
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
-from tfbatch.pipeline.data import Data
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.compilation import (
@@ -174,22 +173,21 @@ class Workload:
         self.last_hyperparameters.values.update(values)
         return self.last_hyperparameters
 
-    def optimizer(self, configuration: Configuration, total_examples: int, model: Any) -> Any:
+    def optimizer(self, configuration: Configuration, derived: Derived, model: Any) -> Any:
         """Makes a configuration's optimizer with its schedule.
 
         Args:
             configuration: The configuration.
-            total_examples: Length of the training.
+            derived: What follows from it for the length of the training.
             model: The trial's build: a compiled one's optimizer keeps its class and settings.
 
         Raises:
             InputError: A plug-in's name or parameter.
         """
-        derived = self.derive(configuration, total_examples)
         schedule = LearningRateInExamples(
             configuration.schedule.name,
             learning_rate=derived.learning_rate,
-            batch_size=configuration.batch_size,
+            batch_size=derived.batch_size,
             total_examples=derived.total_examples,
             warmup_examples=derived.warmup_examples,
             parameters=configuration.schedule.arguments,
@@ -223,7 +221,7 @@ class Workload:
         """
         model = self.build(seed, arguments=configuration.model)
         derived = self.derive(configuration, total_examples)
-        optimizer = self.optimizer(configuration, total_examples, model)
+        optimizer = self.optimizer(configuration, derived, model)
         self.compile(model, optimizer, steps_per_execution=derived.steps_per_execution)
         return model
 

@@ -18,6 +18,7 @@ class Derived(Strict):
     """Values that change with the batch size, for one length of training.
 
     Attributes:
+        batch_size: Examples in one update, of all replicas together.
         learning_rate: Peak learning rate at this batch size.
         total_examples: Length of the training.
         steps: Number of updates; only the last one may have fewer examples.
@@ -34,6 +35,7 @@ class Derived(Strict):
             tfbatch.trial.optimizer_numbers.
     """
 
+    batch_size: int
     learning_rate: float
     total_examples: int
     steps: int
@@ -96,6 +98,7 @@ def derive(
         total_examples=total_examples,
     )
     return Derived(
+        batch_size=batch_size,
         learning_rate=learning_rate,
         total_examples=total_examples,
         steps=steps,

@@ -7,7 +7,6 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
-from tfbatch.trial.derived import Derived
 from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
 
 BASELINE = "baseline"
@@ -72,9 +71,10 @@ _METRIC = "metric_"
 
 
 def make_row(
-    spec: TrialSpec, derived: Derived, outcome: Outcome, *, score: float | None, finished_at: str
+    spec: TrialSpec, outcome: Outcome, *, score: float | None, finished_at: str
 ) -> dict[str, Any]:
     """The journal's row of a trial; every metric's key begins with `metric_`."""
+    derived = spec.derived
     return {
         "trial": spec.trial,
         "phase": spec.phase,

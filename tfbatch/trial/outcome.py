@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Literal
 
 from tfbatch.configuration import Configuration
 from tfbatch.metric_direction import Direction
+from tfbatch.trial.derived import Derived, derive
 
 Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
-Phase = Literal["baseline", "search", "confirmation"]
+Phase = str
+"""What a trial is for: "baseline", "search" or "confirmation"; a stage names its own."""
 JUDGED_EXAMPLES = 64
 """A loss is called diverged on the mean of this many examples: one batch of two is noise."""
 
@@ -51,7 +54,7 @@ class BetterThan:
 
 @dataclasses.dataclass(frozen=True)
 class TrialSpec:
-    """One trial to run.
+    """One trial to run: what is asked for, and everything that follows from it.
 
     Attributes:
         trial: Its name, unique within a run.
@@ -59,6 +62,8 @@ class TrialSpec:
         seed: Seed of weights, order and augmentation; positive.
         configuration: What to train with.
         total_examples: Length of the training.
+        num_examples: Size of the training split.
+        replicas: Devices that share every batch.
         keep_if: Weights are kept only if this holds; None: they always are.
         untrained_loss: The training loss before any training, if known: the reference for
             divergence.
@@ -73,12 +78,28 @@ class TrialSpec:
     seed: int
     configuration: Configuration
     total_examples: int
+    num_examples: int
+    replicas: int = 1
     log_dir: Path | None = None
     weights_file: Path | None = None
     checkpoint_file: Path | None = None
     untrained_loss: float | None = None
     judged_examples: int = JUDGED_EXAMPLES
     keep_if: BetterThan | None = None
+
+    @functools.cached_property
+    def derived(self) -> Derived:
+        """Batch size, steps, learning rate and all else that follows; it travels with the trial.
+
+        Raises:
+            InputError: See tfbatch.trial.derived.derive.
+        """
+        return derive(
+            self.configuration,
+            num_examples=self.num_examples,
+            total_examples=self.total_examples,
+            replicas=self.replicas,
+        )
 
     def identity(self) -> str:
         """Equal for trainings that are the same from beginning to end."""

@@ -33,8 +33,9 @@ from tfbatch.data_content import (
     random_scores_note,
 )
 from tfbatch.errors import InputError
+from tfbatch.pipeline.array_files import Stored, read_leaf
 from tfbatch.pipeline.classes import MOST_CLASSES
-from tfbatch.pipeline.stored_format import Stored, read_leaf
+from tfbatch.pipeline.elements import leaf_paths
 
 Hashes = npt.NDArray[np.uint64]
 Chunk = Sequence[Any]
@@ -52,6 +53,11 @@ _COLUMNS = 16
 _COLUMN_EXAMPLES = 10_000
 """Columns and examples of an array of inputs whose different values are counted."""
 _LEAST_MOVED = 0.01
+_NAMES: dict[Part, tuple[str, str]] = {
+    "inputs": ("inputs", "input"),
+    "targets": ("targets", "target"),
+    "sample_weight": ("sample weights", "sample weight"),
+}
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = (
     (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
@@ -71,7 +77,7 @@ class Contents:
 
         Args:
             split: Its name.
-            template: The structure of an element; see tfbatch.pipeline.element.
+            template: The structure of an element; see tfbatch.pipeline.elements.
             dropped: Most examples that a Dataset may have dropped at its end.
         """
         scan = Scan(split, template, dropped=dropped, paddings=self._paddings)
@@ -344,26 +350,10 @@ def _mixed(total: Hashes, more: Hashes) -> Hashes:
 
 def _named_leaves(template: Any) -> Iterator[tuple[Part, str, str]]:
     """What each leaf is, what it is called, and its key, in the order of the leaves."""
-    parts: tuple[tuple[Part, str, str], ...] = (
-        ("inputs", "inputs", "input"),
-        ("targets", "targets", "target"),
-        ("sample_weight", "sample weights", "sample weight"),
-    )
-    for (part, plural, single), structure in zip(parts, template, strict=False):
-        for path in _paths(structure, ()):
-            key = "/".join(path)
-            yield part, f"{single} `{key}`" if path else plural, key
-
-
-def _paths(structure: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    if isinstance(structure, dict):
-        for key, inner in structure.items():
-            yield from _paths(inner, (*path, key))
-    elif isinstance(structure, list):
-        for number, inner in enumerate(structure):
-            yield from _paths(inner, (*path, str(number)))
-    else:
-        yield path
+    for part, path in leaf_paths(template):
+        plural, single = _NAMES[part]
+        key = "/".join(map(str, path))
+        yield part, f"{single} `{key}`" if path else plural, key
 
 
 class _Leaf:

@@ -14,16 +14,17 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
 from tfbatch.errors import InputError
 from tfbatch.own_data import check_splits
-from tfbatch.pipeline.batched import check_dataset, form_of
-from tfbatch.pipeline.element import (
-    Form,
+from tfbatch.pipeline.elements import (
+    ElementForm,
     as_structure,
+    check_dataset,
     check_element,
+    check_texts,
+    form_of,
     leaf_names,
     leaves_of,
     template_of,
 )
-from tfbatch.pipeline.leaf_writer import check_texts
 
 Chunk = list[Any]
 """Each leaf of some examples: an array, or a list of arrays that may differ in length."""
@@ -44,7 +45,7 @@ class OwnSplit:
         notes: Notes for the user, beside those on storing batches.
     """
 
-    form: Form
+    form: ElementForm
     chunks: Callable[[bool], Iterator[Chunk]]
     fixed: bool = False
     length_unknown: bool = False
@@ -145,7 +146,7 @@ def _hint_of_parts(data: Any, arrays: list[Any]) -> str:
     )
 
 
-def _form_of_arrays(template: Any, arrays: list[Any], where: str, *, batch: bool) -> Form:
+def _form_of_arrays(template: Any, arrays: list[Any], where: str, *, batch: bool) -> ElementForm:
     """The form of arrays whose first dimension has the examples.
 
     Args:
@@ -162,7 +163,7 @@ def _form_of_arrays(template: Any, arrays: list[Any], where: str, *, batch: bool
             inner = array.shape[1:]
         shapes.append((None, *inner) if batch else inner)
     kinds = [np.asarray(array[0]).dtype if len(array) else np.dtype("float32") for array in arrays]
-    return Form(
+    return ElementForm(
         where=where,
         template=template,
         shapes=tuple(shapes),

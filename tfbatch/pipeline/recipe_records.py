@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfbatch.errors import DataError
 from tfbatch.pipeline.augmentation import make_augment
-from tfbatch.pipeline.batches import parallel_calls
+from tfbatch.pipeline.streams import parallel_calls
 from tfbatch.recipes import Example, Recipe
 from tfbatch.records.manifest import FILE_NAME, write_notes
 from tfbatch.records.splitting import StratifiedAssignment

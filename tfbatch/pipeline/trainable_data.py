@@ -7,8 +7,12 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from tfbatch.data_content import DataContent
+from tfbatch.errors import InputError
 from tfbatch.own_data import DataDescription
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE
+from tfbatch.seeds import LARGEST_SEED
+
+EVALUATION_BATCH_SIZE = 512
+"""Fixed, and independent of the batch size that is trained with."""
 
 
 class Data(Protocol):
@@ -56,3 +60,23 @@ class Data(Protocol):
 
     def raise_damage(self, split: str) -> None:
         """Raises the DataError behind a failed stream, if the data is damaged."""
+
+
+def check_stream(data: Data, *, batch_size: int, seed: int, num_examples: int, start: int) -> None:
+    """Refuses a stream that cannot be made.
+
+    Raises:
+        InputError: A batch size, a seed or a length out of range.
+    """
+    available = data.num_examples("train")
+    if not 1 <= batch_size <= available:
+        raise InputError(
+            f"`batch_size` must be from 1 to the {available} training examples of {data.name}. "
+            f"Received: {batch_size}."
+        )
+    if not 0 <= start < num_examples:
+        raise InputError(
+            f"`0 <= start < num_examples` must hold. Received: {start=}, {num_examples=}."
+        )
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"`seed` must be from 0 to {LARGEST_SEED}. Received: {seed}.")

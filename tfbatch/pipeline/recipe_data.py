@@ -13,11 +13,10 @@ from tfbatch.class_balance import balance_warnings, share_warnings
 from tfbatch.data_content import DataContent
 from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.augmentation import augmentation_keys, make_augment, make_mix
-from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetched
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.pipeline.normalization import make_normalize
-from tfbatch.pipeline.resident import ResidentSplit
-from tfbatch.pipeline.streaming import StreamingSplit, shuffle_sizes
+from tfbatch.pipeline.record_splits import ResidentSplit, StreamingSplit, shuffle_sizes
+from tfbatch.pipeline.streams import batches_in_chunk, parallel_calls, prefetched
+from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.process_memory import usable_memory
 from tfbatch.recipes import SPLITS, Recipe
 from tfbatch.records.decoded import read_split

@@ -5,28 +5,29 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
+from tfbatch.durations import TrainingLength
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.own_data import DataDescription, OwnData
-from tfbatch.pipeline.own_splits import OwnSplit
-from tfbatch.pipeline.storing import store_splits
-from tfbatch.request.request import Request
+from tfbatch.pipeline.array_storage import store_splits
+from tfbatch.pipeline.user_data import OwnSplit
+from tfbatch.recipes import Recipe
+from tfbatch.request.execution import Execution
+from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
 from tfbatch.search.engine import Engine
 from tfbatch.search.progress import Progress
 from tfbatch.search.serial_engine import InProcessEngine
-from tfbatch.search.space import SearchSpace
 from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
 from tfbatch.training.context import Job, UserCode, dump_code
 from tfbatch.training.data_tasks import describe_data, expect_form, prepare_data
-from tfbatch.training.description import ModelDescription
 from tfbatch.training.devices import Place
 from tfbatch.training.evaluation import Untrained
-from tfbatch.workbench import Bench
+from tfbatch.trial.objective import Objective
 from tfbatch.workers import Slot
 
 _SAY_SECONDS = 10.0
@@ -34,7 +35,8 @@ _SAY_SECONDS = 10.0
 
 @contextlib.contextmanager
 def open_engine(
-    request: Request,
+    data: Recipe | OwnData,
+    execution: Execution,
     code: UserCode,
     *,
     lock: RunLock,
@@ -46,9 +48,8 @@ def open_engine(
     Raises:
         InputError: The user's code cannot be sent to another process.
     """
-    execution = request.execution
     job = Job(
-        request.data,
+        data,
         _sendable(code),
         precision=execution.precision,
         jit_compile=execution.jit_compile,
@@ -82,52 +83,40 @@ def open_engine(
         engine.close()
 
 
-def make_bench(
-    request: Request,
-    data: DataDescription,
-    model: ModelDescription,
-    engine: Engine,
-    progress: Progress,
-) -> Bench:
-    """What instruments measure, by an engine that has opened the data."""
-    return Bench(
-        data=data,
-        model=model,
-        baseline=request.baseline_configuration(request.search.space.rule),
-        process=engine,
-        stall_seconds=request.execution.stall_minutes * 60,
-        tell=progress.measuring,
-    )
-
-
 def open_to_others(
-    request: Request, engine: Engine, *, records: str, model_built: str, baseline: Configuration
+    subject: ModelAndData,
+    execution: Execution,
+    engine: Engine,
+    *,
+    records: str,
+    model_built: str,
+    baseline: Configuration,
 ) -> None:
     """Lets other machines join the search, if that is asked for.
 
     Raises:
         InputError: The address cannot be listened on, or the model cannot be imported elsewhere.
     """
-    address = request.execution.chief
+    address = execution.chief
     if address is None or engine.board is None:
         return
-    if isinstance(request.data, OwnData) and not _is_importable(request.data):
+    if isinstance(subject.data, OwnData) and not _is_importable(subject.data):
         raise InputError(
             "Machines that join must make the data themselves, and cannot make what was given in "
             "Python. Put a function `make_dataset(split, batch_size, seed)` into a module, and "
             "give it as --data=package.module:function."
         )
-    if request.model.startswith("__main__:") or "<" in request.model:
+    if subject.model.startswith("__main__:") or "<" in subject.model:
         raise InputError(
-            f"Machines that join must import the model, and cannot import `{request.model}`. Put "
+            f"Machines that join must import the model, and cannot import `{subject.model}`. Put "
             "its builder into a module, and give it as package.module:function."
         )
     engine.board.announce(
         {
-            "data": request.data.model_dump(mode="json", by_alias=True),
-            "model": request.model,
-            "precision": request.execution.precision,
-            "jit_compile": request.execution.jit_compile,
+            "data": subject.data.model_dump(mode="json", by_alias=True),
+            "model": subject.model,
+            "precision": execution.precision,
+            "jit_compile": execution.jit_compile,
             "records": records,
             "model_built": model_built,
             "baseline": baseline.model_dump(mode="json"),
@@ -137,24 +126,24 @@ def open_to_others(
 
 
 def load_records(
-    request: Request,
+    subject: ModelAndData,
     engine: Engine,
     progress: Progress,
     *,
     own_dir: Path,
     splits: Mapping[str, OwnSplit] | None = None,
-) -> tuple[Request, DataDescription, Engine]:
+) -> tuple[ModelAndData, DataDescription, Engine]:
     """Prepares the data where needed, by the engine, and reports its contents.
 
     Args:
-        request: What is asked.
+        subject: Model and data.
         engine: Runs the trials; its model determines how a user's own data is read.
         progress: Receives the progress.
         own_dir: Folder for a user's own data.
         splits: Arrays or Datasets of this process, to be stored there.
 
     Returns:
-        The request with the place of what was stored, what the data holds, and the engine whose
+        Model and data with the place of what was stored, what the data holds, and the engine whose
         tasks find it.
 
     Raises:
@@ -166,22 +155,22 @@ def load_records(
         folder = engine.call_watched(
             lambda done, total: progress.preparing("records", done, total),
             prepare_data,
-            request.data_dir,
-            request.records_dir,
+            subject.data_dir,
+            subject.records_dir,
             own_dir,
         )
     else:
         expected = engine.call(expect_form, splits["train"].form)
         folder = store_splits(own_dir, splits, expected, heartbeat=_every_few_seconds(progress))
-        stored = request.data.model_copy(update={"where": str(folder)})
-        request = dataclasses.replace(request, data=stored, dataset=str(folder))
+        stored = subject.data.model_copy(update={"where": str(folder)})
+        subject = dataclasses.replace(subject, data=stored, dataset=str(folder))
     engine = engine.opened(folder)
     data = engine.call(describe_data)
     counts = ", ".join(f"{count:,} {split}" for split, count in data.splits.items())
-    progress.say(f"{request.data.name}: {counts} examples; {data.where}.")
+    progress.say(f"{subject.data.name}: {counts} examples; {data.where}.")
     for note in data.notes:
         progress.say(note)
-    return request, data, engine
+    return subject, data, engine
 
 
 def _every_few_seconds(progress: Progress) -> Callable[[int], None]:
@@ -207,29 +196,35 @@ def stop_if(stop_requested: Callable[[], bool]) -> None:
         raise StoppedError(STOPPED_EARLY)
 
 
-def check_batch_sizes(request: Request, space: SearchSpace, num_examples: int) -> None:
-    """Refuses batch sizes larger than the data or than a trial.
+def check_baseline(subject: ModelAndData, num_examples: int) -> None:
+    """Refuses a baseline's batch size that is larger than the data.
 
     Raises:
-        InputError: The baseline's batch size exceeds the training examples, or a batch exceeds a
-            trial.
+        InputError: It exceeds the training examples.
     """
-    if request.baseline.batch_size > num_examples:
+    if subject.baseline.batch_size > num_examples:
         raise InputError(
             f"The baseline's batch size must not exceed the {num_examples} training examples of "
-            f"{request.data.name}. Received: {request.baseline.batch_size}. "
+            f"{subject.data.name}. Received: {subject.baseline.batch_size}. "
             "Give another one with --baseline=batch_size=N."
         )
-    length = request.trial_length.examples(num_examples)
-    largest = max(*space.batch_sizes, request.baseline.batch_size)
-    if largest > length:
+
+
+def check_length(length: TrainingLength, batch_sizes: Sequence[int], num_examples: int) -> None:
+    """Refuses batch sizes larger than a trial.
+
+    Raises:
+        InputError: A batch exceeds a trial.
+    """
+    examples, largest = length.examples(num_examples), max(batch_sizes)
+    if largest > examples:
         raise InputError(
-            f"A trial of {request.trial_length} has {length} examples: fewer than one batch of "
+            f"A trial of {length} has {examples} examples: fewer than one batch of "
             f"{largest}. Lengthen it with --trial_length, or give smaller --batch_sizes."
         )
 
 
-def check_comparable(request: Request, untrained: Untrained, progress: Progress) -> None:
+def check_comparable(objective: Objective, untrained: Untrained, progress: Progress) -> None:
     """Names metrics that depend on the batch; refuses to rank batch sizes by a training one.
 
     Raises:
@@ -240,10 +235,10 @@ def check_comparable(request: Request, untrained: Untrained, progress: Progress)
             f"`{name}` of this model depends on the batch that it is computed on ({large:.4g} and "
             f"{small:.4g} for the same examples in large and in small batches)"
         )
-        if request.objective.name == name:
+        if objective.name == name:
             raise InputError(
                 f"{what}: as a training metric it cannot compare batch sizes. Received: "
-                f"--objective={request.objective}. Compare --objective=val_{name}, which is "
+                f"--objective={objective}. Compare --objective=val_{name}, which is "
                 "computed in batches of one size for all trials, or a metric of the task."
             )
         progress.say(
@@ -252,13 +247,13 @@ def check_comparable(request: Request, untrained: Untrained, progress: Progress)
         )
 
 
-def check_replicas(request: Request, space: SearchSpace, replicas: int) -> None:
+def check_replicas(batch_sizes: Sequence[int], replicas: int) -> None:
     """Refuses global batch sizes that the replicas cannot share equally.
 
     Raises:
         InputError: A batch size is not a multiple of the number of replicas.
     """
-    wrong = [b for b in (*space.batch_sizes, request.baseline.batch_size) if b % replicas]
+    wrong = [b for b in batch_sizes if b % replicas]
     if wrong:
         raise InputError(
             f"A batch is shared equally by the {replicas} replicas, so every batch size must be a "

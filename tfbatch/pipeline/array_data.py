@@ -12,12 +12,16 @@ import tensorflow as tf
 
 from tfbatch.data_content import DataContent
 from tfbatch.own_data import DataDescription
-from tfbatch.pipeline.batches import batches_in_chunk, parallel_calls, prefetched
-from tfbatch.pipeline.element import inputs_and_targets, packed
-from tfbatch.pipeline.limits import EVALUATION_BATCH_SIZE, check_stream
-from tfbatch.pipeline.order import shuffled_indices
-from tfbatch.pipeline.stored_format import Leaf, read_content, read_leaf, read_stored
-from tfbatch.pipeline.zero_copy import as_tensor
+from tfbatch.pipeline.array_files import Leaf, read_content, read_leaf, read_stored
+from tfbatch.pipeline.elements import inputs_and_targets, packed
+from tfbatch.pipeline.streams import (
+    as_tensor,
+    batches_in_chunk,
+    parallel_calls,
+    prefetched,
+    shuffled_indices,
+)
+from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
 
 Gather = Callable[[tf.Tensor], tf.Tensor]
 """Indices [batch] of examples to one leaf of a batch."""

@@ -11,17 +11,17 @@ from tfbatch.errors import InputError
 from tfbatch.own_data import OwnData
 from tfbatch.recipes import Recipe
 from tfbatch.references import find_function
-from tfbatch.request.request import Request
+from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.request.task import IN_PYTHON, Task
 
 if TYPE_CHECKING:
-    from tfbatch.pipeline.own_splits import OwnSplit
+    from tfbatch.pipeline.user_data import OwnSplit
     from tfbatch.training.context import UserCode  # imports TensorFlow
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
-    """What a user gives in Python; what is None is found by the request's names.
+class PythonObjects:
+    """What a user gives in Python; what is None is found by its name.
 
     Attributes:
         build_model: The model's builder.
@@ -40,8 +40,8 @@ class Given:
     metrics: Sequence[Any] | Mapping[str, Any] | None = None
 
 
-def user_code(request: Request, given: Given) -> UserCode:
-    """The code that travels to the workers: what is given, and what the request names.
+def user_code(subject: ModelAndData, objects: PythonObjects) -> UserCode:
+    """The code that travels to the workers: what is given, and what the subject names.
 
     Raises:
         InputError: A name that cannot be found, a builder or callbacks that cannot be used.
@@ -51,41 +51,39 @@ def user_code(request: Request, given: Given) -> UserCode:
     from tfbatch.training.context import UserCode
     from tfbatch.training.model_builder import check_builder, find_model_builder
 
-    build_model = given.build_model or find_model_builder(request.model)
+    build_model = objects.build_model or find_model_builder(subject.model)
     check_builder(build_model)
-    make_dataset = given.make_dataset
-    if isinstance(request.data, OwnData) and request.data.kind == "function" and not make_dataset:
-        make_dataset = find_function(request.data.where, flag="--data")
-    callbacks = given.callbacks
-    task = request.task
+    make_dataset, data = objects.make_dataset, subject.data
+    if isinstance(data, OwnData) and data.kind == "function" and not make_dataset:
+        make_dataset = find_function(data.where, flag="--data")
+    task = subject.task
     return UserCode(
         build_model,
-        as_factory(callbacks),
+        as_factory(objects.callbacks),
         make_dataset,
         Compilation(
-            task.loss if given.loss is None else given.loss,
-            task.metrics if given.metrics is None else given.metrics,
+            task.loss if objects.loss is None else objects.loss,
+            task.metrics if objects.metrics is None else objects.metrics,
             task.class_weight,
         ),
     )
 
 
-def splits_of(request: Request, given: Given) -> dict[str, OwnSplit] | None:
+def splits_of(subject: ModelAndData, objects: PythonObjects) -> dict[str, OwnSplit] | None:
     """The checked arrays or Datasets to be stored; None if the data is named.
 
     Raises:
         InputError: They cannot be used.
     """
-    if given.payload is None:
+    if objects.payload is None:
         return None
-    from tfbatch.pipeline.own_splits import read_splits
+    from tfbatch.pipeline.user_data import read_splits
 
-    declared = request.data.batched if isinstance(request.data, OwnData) else None
-    return read_splits(given.payload, declared=declared)
+    return read_splits(objects.payload, declared=subject.batched)
 
 
 def as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | None, Any]:
-    """What the request calls the data, the user's function, and what is to be stored.
+    """What the data is called, the user's function, and what is to be stored.
 
     Raises:
         InputError: It is None.

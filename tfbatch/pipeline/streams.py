@@ -1,21 +1,59 @@
-"""What all streams have in common: parallelism, sizes of what flows, options."""
+"""What all streams of batches share: their order, sizes, options and memory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
+import numpy.typing as npt
 import tensorflow as tf
 
 Finish = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
 """(images, labels, position) of a batch to what the stream yields. It runs where the batch is
 read or gathered: each further stage of a pipeline adds milliseconds to its start.
 """
-
 _CHUNK_BYTES = 3 << 20
 _CHUNK_EXAMPLES = 4096
 _PREFETCH_BYTES = 32 << 20
 _PREFETCH_BATCHES = (2, 64)
+_ALIGNMENT = 64
+"""TensorFlow's kernels refuse memory that does not begin at a multiple of this."""
+
+
+def shuffled_indices(
+    num_examples: int, *, batch_size: tf.Tensor, seed: tf.Tensor, start: tf.Tensor, stop: tf.Tensor
+) -> tf.data.Dataset:
+    """Yields the indices of each batch, int32 [batch], of the stream from `start` to `stop`.
+
+    The stream is one permutation of the examples after the other, a new one for each epoch. It
+    depends on the seed alone: batches are cut from the same order whatever their size, and reach
+    over the ends of epochs. The numbers are int64 scalars.
+    """
+
+    def order(epoch: tf.Tensor) -> tf.Tensor:
+        before = epoch * num_examples
+        chosen = permutation(num_examples, epoch=epoch, seed=seed)
+        return chosen[tf.maximum(start - before, 0) : stop - before]
+
+    epochs = tf.data.Dataset.range(start // num_examples, -(-stop // num_examples))
+    # The next epoch's order is made while this one is in use.
+    return epochs.map(order).prefetch(1).rebatch(batch_size)
+
+
+def permutation(num_examples: int, *, epoch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A permutation of `num_examples`, int32, uniform and different for each epoch and seed."""
+    # Not tf.random.experimental.index_shuffle: with neighboring seeds its permutations
+    # are far from uniform (tests/test_traps.py). Sorting 64 random bits is.
+    bits = tf.random.stateless_uniform(
+        [num_examples],
+        seed=tf.stack([tf.convert_to_tensor(seed, tf.int64), epoch]),
+        minval=None,
+        maxval=None,
+        dtype=tf.int64,
+    )
+    # tf.argsort of the same, in fewer operations: each costs time when a stream starts.
+    return tf.math.top_k(tf.bitwise.invert(bits), num_examples).indices
 
 
 def fixed_options() -> tf.data.Options:
@@ -62,3 +100,15 @@ def prefetched(dataset: tf.data.Dataset, *, batch_bytes: int) -> tf.data.Dataset
     fewest, most = _PREFETCH_BATCHES
     depth = min(max(_PREFETCH_BYTES // batch_bytes, fewest), most)
     return dataset.prefetch(depth).with_options(fixed_options())
+
+
+def as_tensor(array: npt.NDArray[Any]) -> tf.Tensor:
+    """A tensor on the CPU that reads the array's own memory, where the array allows it.
+
+    So a memory-mapped file stays one copy for all processes. The array must not be changed later.
+    """
+    usable = array.flags.c_contiguous and array.flags.writeable
+    if usable and array.ctypes.data % _ALIGNMENT == 0:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    with tf.device("CPU:0"):
+        return tf.constant(array)

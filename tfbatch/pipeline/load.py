@@ -1,24 +1,72 @@
-"""Makes data ready in this process, of whatever kind it is."""
+"""Makes a data set ready in this process, of whatever kind it is: records, arrays, a function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import Any
 
+from tfbatch.errors import InputError
 from tfbatch.own_data import STORED, OwnData
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.array_storage import store_data
 from tfbatch.pipeline.classes import Expect, expect_without_model
-from tfbatch.pipeline.counting import MakeDataset, count_examples, takes_a_split
-from tfbatch.pipeline.data import Data
-from tfbatch.pipeline.own_function import FunctionData
-from tfbatch.pipeline.preparation import default_records_root, prepare_records
-from tfbatch.pipeline.prepared_data import PreparedData
-from tfbatch.pipeline.stored_data import StoredData
-from tfbatch.pipeline.storing import store_data
+from tfbatch.pipeline.dataset_names import find_dataset
+from tfbatch.pipeline.function_data import FunctionData, MakeDataset, count_examples, takes_a_split
+from tfbatch.pipeline.recipe_data import PreparedData
+from tfbatch.pipeline.recipe_records import Progress, default_records_root, prepare_records
+from tfbatch.pipeline.trainable_data import Data
 from tfbatch.recipes import Recipe
 from tfbatch.references import find_function
 
-Progress = Callable[[str, int, int], None]
+
+def load_data(
+    dataset: str | Recipe,
+    *,
+    data_dir: str | Path | None = None,
+    image_size: int | None = None,
+    records_dir: str | Path | None = None,
+    batched: bool | None = None,
+    classes: bool | None = None,
+    progress: Progress | None = None,
+) -> Data:
+    """Loads a data set, and prepares it on first use.
+
+    Args:
+        dataset: A recipe, or anything that `--dataset` or `--data` takes: a recipe's name, a path
+            that ends in .yaml, `package.module:function`, or a folder of stored arrays.
+        data_dir: Folder with the source's data; for TensorFlow Datasets also TFDS_DATA_DIR.
+        image_size: Height and width of the images of a data set without a recipe, in pixels.
+        records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
+        batched: Whether each element of a function's Datasets is a batch. Default: as their
+            transformations show it.
+        classes: Whether the targets of a function's data are classes, which a search reads off the
+            model's loss. Default: if they are one-hot, or whole numbers from 0 without a gap.
+        progress: Told how far the preparation is: (split, examples done, examples in all).
+
+    Raises:
+        InputError: An unknown data set, or one that cannot be used.
+        DataError: Data that is absent and cannot be fetched, or that is damaged.
+    """
+    where = Path(data_dir) if data_dir else None
+    if isinstance(dataset, Recipe):
+        if image_size is not None:
+            raise InputError(
+                "`image_size` is for a data set without a recipe. Received: "
+                f"image_size={image_size} with a recipe. Set `features.image.shape` in the recipe."
+            )
+        spec: Recipe | OwnData = dataset
+    else:
+        spec = find_dataset(dataset, data_dir=where, image_size=image_size)
+    if isinstance(spec, OwnData) and batched is not None:
+        spec = spec.model_copy(update={"batched": batched})
+    return prepare_data(
+        spec,
+        expect=functools.partial(expect_without_model, classes=classes),
+        data_dir=where,
+        records_dir=Path(records_dir) if records_dir else None,
+        progress=progress,
+    )
 
 
 def prepare_folder(

@@ -1,6 +1,7 @@
-"""A recipe for a data set that has none: `tfds:NAME`, `npz:PATH`, `images:DIR`, `synthetic`.
+"""The data set that a text means: a recipe, a source without one, or a user's own.
 
-Importing this module imports no TensorFlow; deriving a recipe may, to look at the data.
+A recipe is derived for a data set that has none: `tfds:NAME`, `npz:PATH`, `images:DIR`,
+`synthetic`. Importing this module imports no TensorFlow; deriving may, to look at the data.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfbatch.errors import InputError
-from tfbatch.recipes import RECIPES, ImageFeature, Recipe
+from tfbatch.own_data import OwnData, own_data_of
+from tfbatch.recipes import RECIPES, ImageFeature, Recipe, load_recipe
 from tfbatch.records.manifest import recommended_shards
 from tfbatch.schema import validate
 from tfbatch.sources import SOURCES, Description, SourceBase, split_role
@@ -25,6 +27,34 @@ _SIZE = re.compile(r"@(\d{1,5})(?:x(\d{1,5}))?$")
 _RAW_VALUES = 64 * 64 * 3
 """Larger images stay encoded: their pixels would be many times the bytes of a JPEG."""
 _FEW_VALIDATION_EXAMPLES = 1000
+
+
+def find_dataset(
+    text: str, *, data_dir: Path | None = None, image_size: int | None = None
+) -> Recipe | OwnData:
+    """The data set of a name.
+
+    Args:
+        text: A recipe's name, a path of one (.yaml), a source with a data set that has none
+            (`tfds:NAME`, `images:FOLDER`, ...), `package.module:function`, or a folder of stored
+            arrays.
+        data_dir: The source's data folder.
+        image_size: Height and width of the images of a data set without a recipe.
+
+    Raises:
+        InputError: There is no such data set, or its images' size is not to be chosen.
+        DataError: Data without a recipe that is absent or cannot be used.
+    """
+    if is_derived(text):
+        return derive_recipe(text, data_dir=data_dir, image_size=image_size)
+    if image_size is not None:
+        raise InputError(
+            "`image_size` is for a data set without a recipe, such as tfds:NAME: a recipe has "
+            f"`features.image.shape`. Received: {image_size} for {text!r}."
+        )
+    if text.endswith((".yaml", ".yml")):
+        return load_recipe(text)
+    return own_data_of(text) or load_recipe(text)
 
 
 def is_derived(text: str) -> bool:

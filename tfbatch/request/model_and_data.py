@@ -1,0 +1,212 @@
+"""Which model on which data: what a search searches for and what an instrument measures."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any, Required, TypedDict
+
+from tfbatch.backend import check_backend
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.models import check_model_name
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.own_data import OwnData
+from tfbatch.pipeline.dataset_names import find_dataset, is_derived
+from tfbatch.recipes import Baseline, Recipe
+from tfbatch.request.recipe_apart import derive_apart
+from tfbatch.request.task import Task
+from tfbatch.schema import Named, as_plain, validate
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelAndData:
+    """A model, its data, and what it is trained with now, resolved: every default filled in.
+
+    Attributes:
+        data: The data set.
+        dataset: What finds it again: a name, the path of a recipe or of a folder, or a function.
+        model: The model's name, or `package.module:function`.
+        baseline: The user's own batch size and learning rate.
+        optimizer: The optimizer, if it was asked for by name.
+        model_arguments: Arguments of the model's builder, the same for all trials.
+        task: Loss, metrics and class weights, for people and for files.
+        data_dir: The source's data folder, or None.
+        records_dir: Folder for records, or None.
+    """
+
+    data: Recipe | OwnData
+    dataset: str
+    model: str
+    baseline: Baseline
+    optimizer: str | None = None
+    model_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    task: Task = dataclasses.field(default_factory=Task)
+    data_dir: Path | None = None
+    records_dir: Path | None = None
+
+    @property
+    def batched(self) -> bool | None:
+        """Whether the user's own Dataset gives batches, if the user states it."""
+        return self.data.batched if isinstance(self.data, OwnData) else None
+
+    @property
+    def name(self) -> str:
+        """Such as "digits-small_cnn", for a folder's name."""
+        return f"{self.data.name}-{self.model.split(':')[-1].split('.')[-1]}"
+
+
+class ModelAndDataOptions(TypedDict, total=False):
+    """What `resolve_model_and_data` takes of a user."""
+
+    dataset: Required[str | Recipe | OwnData]
+    batched: bool | None
+    image_size: int | None
+    model: Required[str]
+    check_model: bool
+    model_arguments: dict[str, Any] | None
+    baseline: str
+    optimizer: str | None
+    data_dir: Path | None
+    records_dir: Path | None
+    task: Task | None
+
+
+def resolve_model_and_data(
+    *,
+    apart: bool,
+    dataset: str | Recipe | OwnData,
+    model: str,
+    batched: bool | None = None,
+    image_size: int | None = None,
+    check_model: bool = True,
+    model_arguments: dict[str, Any] | None = None,
+    baseline: str = "",
+    optimizer: str | None = None,
+    data_dir: Path | None = None,
+    records_dir: Path | None = None,
+    task: Task | None = None,
+) -> ModelAndData:
+    """Checks what a user says of model and data, importing no TensorFlow.
+
+    Args:
+        apart: Whether data without a recipe is looked at in a process of its own: this one must
+            then open no device.
+        dataset: The data set.
+        model: The model's name.
+        batched: What the user says of the batches of a Dataset.
+        image_size: Height and width of the images of a data set without a recipe, in pixels.
+        check_model: Whether the model must be one that is known by name.
+        model_arguments: Arguments of the model's builder.
+        baseline: Such as "batch_size=128,learning_rate=0.05"; the data's recipe has the rest.
+        optimizer: Name of the optimizer, or None.
+        data_dir: The source's data folder.
+        records_dir: Folder for records.
+        task: Loss, metrics and class weights.
+
+    Raises:
+        InputError: The first thing that cannot be used.
+    """
+    check_backend()
+    batched, image_size, model_arguments = as_plain((batched, image_size, model_arguments))
+    if check_model:
+        check_model_name(model)
+    if optimizer is not None:
+        OPTIMIZERS.check(optimizer)
+    folder = data_dir.expanduser().resolve() if data_dir else None
+    data = _found(dataset, data_dir=folder, image_size=image_size, apart=apart)
+    if batched is not None:
+        if not isinstance(data, OwnData):
+            raise InputError(
+                "`batched` is for your own Datasets only: named data states its own form. "
+                f"Received: {batched=} for {data.name}."
+            )
+        data = data.model_copy(update={"batched": batched})
+    return ModelAndData(
+        data=data,
+        dataset=_dataset_text(dataset, image_size),
+        model=model,
+        baseline=parse_baseline(baseline, data.baseline),
+        optimizer=optimizer,
+        model_arguments=model_arguments or {},
+        task=task or Task(),
+        data_dir=folder,
+        records_dir=_writable(records_dir) if records_dir else None,
+    )
+
+
+def parse_baseline(text: str, default: Baseline) -> Baseline:
+    """Reads "batch_size=128,learning_rate=0.05"; what is left out keeps its default.
+
+    Raises:
+        InputError: Another form, or a value out of range.
+    """
+    data: dict[str, Any] = default.model_dump()
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not equals or key.strip() not in data:
+            raise InputError(
+                '`--baseline` must be written as "batch_size=128,learning_rate=0.05". '
+                f"Received: {text!r}."
+            )
+        data[key.strip()] = value.strip()
+    return validate(Baseline, data, where="--baseline")
+
+
+def baseline_configuration(
+    subject: ModelAndData, *, optimizer: Named, scaling_rule: Named
+) -> Configuration:
+    """The baseline as a configuration: constant learning rate, no warm-up.
+
+    Args:
+        subject: The model, with its baseline.
+        optimizer: The optimizer; of its arguments those that have one value.
+        scaling_rule: How the learning rate follows the batch size.
+    """
+    fixed = {k: v for k, v in optimizer.arguments.items() if not isinstance(v, list | dict)}
+    own = OPTIMIZERS.load(optimizer.name).DEFAULT_LEARNING_RATE
+    return Configuration(
+        batch_size=subject.baseline.batch_size,
+        base_learning_rate=subject.baseline.learning_rate or own,
+        base_batch_size=subject.baseline.batch_size,
+        scaling_rule=scaling_rule,
+        schedule=Named(name="constant"),
+        optimizer=Named(name=optimizer.name, **fixed),
+        model=subject.model_arguments,
+    )
+
+
+def _found(
+    dataset: str | Recipe | OwnData, *, data_dir: Path | None, image_size: int | None, apart: bool
+) -> Recipe | OwnData:
+    if not isinstance(dataset, str):
+        return dataset
+    if apart and is_derived(dataset):
+        return derive_apart(dataset, data_dir=data_dir, image_size=image_size)
+    return find_dataset(dataset, data_dir=data_dir, image_size=image_size)
+
+
+def _writable(folder: Path) -> Path:
+    """Makes a folder for records, and refuses it before any work if that fails."""
+    folder = folder.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(
+            f"The records folder {folder} cannot be written: {error}. "
+            "Choose another one with --records_dir=DIR or TFBATCH_RECORDS_DIR."
+        ) from error
+
+
+def _dataset_text(dataset: str | Recipe | OwnData, image_size: int | None) -> str:
+    """What finds the data again, from any folder."""
+    if isinstance(dataset, OwnData):
+        return dataset.where
+    if isinstance(dataset, Recipe):
+        return dataset.name
+    if image_size is not None:
+        return f"{dataset}@{image_size}"
+    return str(Path(dataset).resolve()) if dataset.endswith((".yaml", ".yml")) else dataset
