@@ -14,7 +14,7 @@ from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.trial.derived import derive
-from tfbatch.trial.finished import make_row, read_row
+from tfbatch.trial.finished_trial import make_row, read_row
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Outcome, TrialSpec
 from tfbatch.trial.trials import Trials

@@ -13,7 +13,7 @@ from tfbatch.callbacks import BatchSizeScheduler, GradientNoiseScale
 from tfbatch.callbacks._noise_meter import NoiseMeter
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
-from tfbatch.gradients import LayerNorms, SquaredNorms, untouched
+from tfbatch.gradients import LayerNorms, SquaredNorms, state_restored
 
 SPECTRUM = np.array([2.0, 1.0, 0.5, 0.25])
 NOISE = 1.5
@@ -349,7 +349,7 @@ def test_the_state_is_put_back_also_after_an_error():
     before = model.get_weights()[0]
 
     def trains_and_fails():
-        with untouched(model, weights=True):
+        with state_restored(model, weights=True):
             model.fit(*regression(8), verbose=0)
             assert not np.array_equal(before, model.get_weights()[0])
             raise KeyError

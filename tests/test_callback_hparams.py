@@ -12,7 +12,7 @@ from test_hparams_log import Backend
 
 from tfbatch.callbacks import HParams
 from tfbatch.errors import InputError
-from tfbatch.hparams_log import Column, Interval, Metric, declared, write_experiment
+from tfbatch.hparams_log import Column, Metric, RealInterval, declared, write_experiment
 
 X, Y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
 
@@ -62,8 +62,8 @@ def test_a_training_that_overflows_is_a_row_with_its_status(tmp_path):
 def test_what_was_declared_is_read_back_as_it_was(tmp_path):
     columns = [
         Column("a", "letter a", "Text.", ("x", "y")),
-        Column("b", "b", "", Interval(0.0, 2.0)),
-        Column("c", "c", "", Interval()),
+        Column("b", "b", "", RealInterval(0.0, 2.0)),
+        Column("c", "c", "", RealInterval()),
         Column("d", "d"),
     ]
     metrics = [Metric("loss", "min"), Metric("accuracy", "max"), Metric("seconds")]

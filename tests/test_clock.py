@@ -28,7 +28,7 @@ def test_without_a_limit_there_is_always_time():
     assert clock.elapsed == 1e9
     assert not clock.expired()
     assert clock.fits(1e12)
-    assert clock.confirmation_reserve([1000.0]) == 0.0
+    assert clock.verification_reserve([1000.0]) == 0.0
 
 
 def test_time_runs_down_from_the_limit():
@@ -99,7 +99,7 @@ def test_the_first_trial_may_use_the_time_that_is_kept_for_the_end():
     ids=["nothing to verify", "what it takes", "whole rounds", "one round", "no round fits"],
 )
 def test_verification_keeps_the_time_of_whole_rounds(rounds, reserve):
-    assert SearchClock(10.0, now=Hands()).confirmation_reserve(rounds) == reserve
+    assert SearchClock(10.0, now=Hands()).verification_reserve(rounds) == reserve
 
 
 @pytest.mark.parametrize(

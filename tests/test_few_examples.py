@@ -10,7 +10,7 @@ import pytest
 from tfbatch.class_balance import apportion
 from tfbatch.errors import InputError
 from tfbatch.pipeline.array_storage import VALIDATION_FRACTION, _choose
-from tfbatch.records.splitting import StratifiedAssignment
+from tfbatch.records.stratified_split import StratifiedAssignment
 from tfbatch.request.search_config import BatchSizeGrid
 
 

@@ -22,14 +22,14 @@ from tensorboard.plugins.hparams import (
 )
 
 from tfbatch import hparams_log
-from tfbatch.hparams_log import Column, Interval, Metric, write_experiment, write_trial
+from tfbatch.hparams_log import Column, Metric, RealInterval, write_experiment, write_trial
 
 COLUMNS = (
     Column("schedule", "schedule", domain=("cosine", "constant")),
     Column("batch_size", "batch size", "Examples in one step.", domain=(128, 32, 64)),
-    Column("learning_rate", "learning rate", domain=Interval(1e-5, 1)),
+    Column("learning_rate", "learning rate", domain=RealInterval(1e-5, 1)),
     Column("nesterov", domain=(False, True)),
-    Column("final_fraction", "final fraction", domain=Interval(0.0, 1.0)),
+    Column("final_fraction", "final fraction", domain=RealInterval(0.0, 1.0)),
     Column("added_later"),
 )
 METRICS = (Metric("val_loss", "min"), Metric("val_accuracy", "max"), Metric("seconds"))
@@ -117,7 +117,9 @@ def test_status_and_first_columns_are_the_ones_displayed(tmp_path):
 
 
 def test_numbers_without_bounds_are_numbers(tmp_path):
-    write_experiment(tmp_path, columns=[Column("rate", domain=Interval(low=0))], metrics=METRICS)
+    write_experiment(
+        tmp_path, columns=[Column("rate", domain=RealInterval(low=0))], metrics=METRICS
+    )
     infos = {info.name: info for info in Backend.of(tmp_path).experiment().hparam_infos}
     assert infos["rate"].type == api_pb2.DATA_TYPE_FLOAT64
     assert infos["rate"].WhichOneof("domain") is None
@@ -292,4 +294,4 @@ def test_unusable_arguments_are_refused(tmp_path):
 @pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (0.0, math.nan)])
 def test_intervals_are_ascending(low, high):
     with pytest.raises(ValueError, match="not an interval"):
-        Interval(low, high)
+        RealInterval(low, high)

@@ -24,7 +24,7 @@ import pytest
 import tensorflow as tf
 from processes import HANG_SECONDS
 
-from tfbatch.hparams_log import Column, Interval, Metric, write_experiment, write_trial
+from tfbatch.hparams_log import Column, Metric, RealInterval, write_experiment, write_trial
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium import webdriver
@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 COLUMNS = (
     Column("batch_size", "batch size", domain=(64, 128, 256, 512, 1024)),
-    Column("learning_rate", "learning rate", domain=Interval()),
+    Column("learning_rate", "learning rate", domain=RealInterval()),
     Column("schedule", domain=("cosine", "step")),
-    Column("warmup_fraction", "warmup", domain=Interval(0.0, 0.2)),
-    Column("schedule_final_fraction", "final fraction", domain=Interval(0.0, 0.1)),
-    Column("schedule_step_factor", "step factor", domain=Interval(0.1, 0.5)),
+    Column("warmup_fraction", "warmup", domain=RealInterval(0.0, 0.2)),
+    Column("schedule_final_fraction", "final fraction", domain=RealInterval(0.0, 0.1)),
+    Column("schedule_step_factor", "step factor", domain=RealInterval(0.1, 0.5)),
 )
 METRICS = (Metric("val_accuracy", "max"), Metric("val_loss", "min"))
 HEADER = [

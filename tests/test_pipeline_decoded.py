@@ -14,8 +14,8 @@ from processes import WarmProcess
 
 from tfbatch.errors import RecordError
 from tfbatch.pipeline import PreparedData
-from tfbatch.records import decoded
-from tfbatch.records.decoded import decode_split, read_split
+from tfbatch.records import decoded_cache
+from tfbatch.records.decoded_cache import decode_split, read_split
 from tfbatch.records.manifest import load_manifest
 from tfbatch.records.writer import write_records
 
@@ -33,13 +33,13 @@ def folder(make_recipe, tiny_examples, tmp_path):
 @pytest.fixture
 def decodings(monkeypatch):
     """The splits that were decoded from records, in order."""
-    real, seen = decoded.read_batches, []
+    real, seen = decoded_cache.read_batches, []
 
     def read_batches(folder, manifest, split):
         seen.append(split)
         return real(folder, manifest, split)
 
-    monkeypatch.setattr(decoded, "read_batches", read_batches)
+    monkeypatch.setattr(decoded_cache, "read_batches", read_batches)
     return seen
 
 
@@ -180,7 +180,7 @@ def test_a_full_disk_leaves_nothing_and_the_data_in_memory(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = names(folder)
-    monkeypatch.setattr(decoded.os, "fsync", no_space)
+    monkeypatch.setattr(decoded_cache.os, "fsync", no_space)
 
     arrays = read(folder)
 

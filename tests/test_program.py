@@ -94,7 +94,6 @@ def train(model, workload, spec):
         model,
         workload,
         workload.derive(spec.configuration, spec.total_examples),
-        batch_size=spec.configuration.batch_size,
         seed=spec.seed,
         callbacks=[],
     )

@@ -19,7 +19,7 @@ from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_loa
 from tfbatch.search.engine import Running
 from tfbatch.search.progress import FIRST_SILENCE, LATER_SILENCE, LiveProgress, Progress
 from tfbatch.training.trial import Heartbeat
-from tfbatch.trial.finished import make_row, read_row
+from tfbatch.trial.finished_trial import make_row, read_row
 from tfbatch.trial.outcome import Outcome, TrialSpec
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
 

@@ -17,11 +17,11 @@ from tfbatch.errors import DataError, InputError, RecordError, RunFolderError, T
 from tfbatch.pipeline import PreparedData, prepare_records
 from tfbatch.recipes import ImageFeature, load_recipe
 from tfbatch.records import reader
-from tfbatch.records.decoded import decode_split as read_split
+from tfbatch.records.decoded_cache import decode_split as read_split
 from tfbatch.records.manifest import load_manifest, read_manifest, recommended_shards
 from tfbatch.records.plan import shard_bounds
 from tfbatch.records.reader import find_damage, verify
-from tfbatch.records.sealing import read_seals
+from tfbatch.records.shard_files import read_finished
 from tfbatch.records.writer import ExampleStream, write_records
 
 FILES = [
@@ -686,7 +686,7 @@ def half_done(write, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(examples=interrupted(count_off(1000), at=700), shards=5)
     (partial,) = (tmp_path / "records").glob(".partial-abc-????????")
-    sealed = [seal.shard.name for seal in read_seals(partial)]
+    sealed = [done.shard.name for done in read_finished(partial)]
     assert len(sealed) == 6  # two chunks of 256: two of the five shards of each split
     return partial / "records", sealed
 
@@ -826,7 +826,7 @@ KILLED = """
 import json, os, pathlib, random, signal, sys
 from test_records import count_off
 from tfbatch.recipes import Recipe
-from tfbatch.records.sealing import read_seals
+from tfbatch.records.shard_files import read_finished
 from tfbatch.records.writer import ExampleStream, write_records
 
 recipe = Recipe.model_validate_json(sys.argv[1])
@@ -859,9 +859,9 @@ while not folder.exists():
     os.close(reading)
     killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
     for partial in folder.parent.glob(".partial-abc-????????"):
-        for seal in read_seals(partial):
-            found = (partial / "records" / seal.shard.name).stat()
-            sealed.setdefault(seal.shard.name, (found.st_ino, found.st_mtime_ns))
+        for done in read_finished(partial):
+            found = (partial / "records" / done.shard.name).stat()
+            sealed.setdefault(done.shard.name, (found.st_ino, found.st_mtime_ns))
 print(json.dumps({"killed": killed, "sealed": sealed}))
 """
 

@@ -7,8 +7,7 @@ import pytest
 
 from tfbatch.errors import InputError, TfbatchError
 from tfbatch.recipes import Features
-from tfbatch.records.codec import encode
-from tfbatch.records.resizing import crop_and_resize
+from tfbatch.records.codec import crop_and_resize, encode
 
 
 def stripes(height, width):

@@ -35,7 +35,7 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.verification import run_rounds
 from tfbatch.seeds import derive_seed
-from tfbatch.trial.finished import read_row
+from tfbatch.trial.finished_trial import read_row
 
 UNTRAINED = 2.3
 SMALL: dict[str, Any] = {"schedules": [{"name": "constant"}], "warmup_fraction": 0.0}

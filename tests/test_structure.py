@@ -471,7 +471,7 @@ def first_losses(programs, factors):
         FACTOR["now"] = factor
         model = programs.begin(configuration, total_examples=32, seed=1)
         derived = programs.workload.derive(configuration, 32)
-        history = fit(model, programs.workload, derived, batch_size=32, seed=1, callbacks=[])
+        history = fit(model, programs.workload, derived, seed=1, callbacks=[])
         losses.append(history.history["loss"][0])
     return losses
 

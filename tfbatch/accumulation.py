@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
+from tfbatch.loss_scaling import unwrapped
 
 Model = TypeVar("Model")
 
@@ -425,7 +426,7 @@ def _reductions(model: Any) -> set[str]:
 
 def _check(model: Any, *, weighted: bool) -> None:
     """Refuses what is known without measuring to give another gradient."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = unwrapped(model.optimizer)
     if steps := optimizer.gradient_accumulation_steps:
         raise InputError(
             "The model accumulates gradients already: remove `gradient_accumulation_steps` from "

@@ -39,7 +39,7 @@ _FILE_SUFFIX = ".tfbatch_hparams"
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class RealInterval:
     """All numbers from `low` to `high`, both included; without arguments, all numbers.
 
     Raises:
@@ -71,14 +71,14 @@ class Column:
             TensorBoard matches values with columns by it when it shows several searches at once.
         display_name: Column header; empty to show `name`.
         description: Markdown text about the column.
-        domain: An `Interval` or a tuple of choices of one type. With None the values are shown
-            but cannot be filtered, and numbers get no numeric axis; `Interval()` gives them one.
+        domain: A `RealInterval` or a tuple of choices of one type. With None the values are shown
+            but cannot be filtered, and numbers get no numeric axis; `RealInterval()` gives one.
     """
 
     name: str
     display_name: str = ""
     description: str = ""
-    domain: Interval | Choices | None = None
+    domain: RealInterval | Choices | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def write_experiment(
     content = plugin_data_pb2.HParamsPluginData.FromString(plugin_data.content)
     for index, info in enumerate(content.experiment.hparam_infos):
         info.differs = index < DISPLAYED_COLUMNS
-        if isinstance(all_columns[index].domain, Interval):
+        if isinstance(all_columns[index].domain, RealInterval):
             info.type = api_pb2.DATA_TYPE_FLOAT64
     plugin_data.content = content.SerializeToString()
     _replace_event_file(log_dir, summary)
@@ -207,10 +207,10 @@ def _hparam(column: Column) -> hp.HParam:
     )
 
 
-def _domain(domain: Interval | Choices | None) -> hp.Domain | None:
-    if domain is None or (isinstance(domain, Interval) and not domain.is_bounded):
+def _domain(domain: RealInterval | Choices | None) -> hp.Domain | None:
+    if domain is None or (isinstance(domain, RealInterval) and not domain.is_bounded):
         return None
-    if isinstance(domain, Interval):
+    if isinstance(domain, RealInterval):
         return hp.RealInterval(float(domain.low), float(domain.high))
     if len(domain) >= _REGULAR_EXPRESSION_FROM and not isinstance(domain[0], str):
         # The regular expression that TensorBoard offers for long lists fails on numbers.
@@ -268,9 +268,9 @@ def _declared(experiment: api_pb2.Experiment) -> tuple[list[Column], list[Metric
     return columns, metrics
 
 
-def _declared_domain(info: api_pb2.HParamInfo) -> Interval | Choices | None:
+def _declared_domain(info: api_pb2.HParamInfo) -> RealInterval | Choices | None:
     if info.HasField("domain_interval"):
-        return Interval(info.domain_interval.min_value, info.domain_interval.max_value)
+        return RealInterval(info.domain_interval.min_value, info.domain_interval.max_value)
     if info.HasField("domain_discrete"):
         return tuple(json_format.MessageToDict(info.domain_discrete))
-    return Interval() if info.type == api_pb2.DATA_TYPE_FLOAT64 else None
+    return RealInterval() if info.type == api_pb2.DATA_TYPE_FLOAT64 else None

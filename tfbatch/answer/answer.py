@@ -20,7 +20,7 @@ from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import RECOMMENDATION
 from tfbatch.schema import Named, Strict
 from tfbatch.statistics import mean_and_deviation
-from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Phase, Status
 

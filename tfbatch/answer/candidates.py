@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.recommendation import Verified
-from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.trials import Trials
 
 HOPELESS_SHARE = 0.1

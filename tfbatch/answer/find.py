@@ -14,7 +14,7 @@ from tfbatch.errors import NothingLearnedError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.estimators.recommendation import choose
 from tfbatch.run_folder.files import JOURNAL
-from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.trials import Trials
 

@@ -10,7 +10,7 @@ from typing import Any
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.schema import Strict
-from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.finished_trial import FinishedTrial
 
 
 class StepSeconds(Strict):

@@ -14,8 +14,8 @@ from tfbatch.answer.find import decide, find_answer
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryUsedUp, read_memory_limit
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.errors import ConfigurationError, RunFolderError, SearchError
-from tfbatch.request.search_config import Confirmation, Space
-from tfbatch.run_folder.files import RECOMMENDATION
+from tfbatch.request.search_config import Space, VerificationConfig
+from tfbatch.run_folder.files import RECOMMENDATION, SETTINGS
 from tfbatch.run_folder.reader import read_budget, read_settings
 from tfbatch.schema import validate
 from tfbatch.trial.trials import Trials
@@ -54,11 +54,11 @@ def answer_of(run_dir: Path) -> Answer:
         NothingLearnedError: No trial is better than chance.
     """
     settings, budget = read_settings(run_dir), read_budget(run_dir)
-    space = validate(Space, settings["search"]["space"], where="config.json")
-    confirmation = validate(Confirmation, budget["confirmation"], where="config.json")
+    space = validate(Space, settings["search"]["space"], where=SETTINGS)
+    verification = validate(VerificationConfig, budget["confirmation"], where=SETTINGS)
     found = find_answer(
         Trials.read(run_dir),
-        batch_sizes=confirmation.batch_sizes,
+        batch_sizes=verification.batch_sizes,
         step_seconds=read_step_seconds(run_dir),
         chance=read_chance_level(run_dir),
         learning_rates=space.learning_rate_range(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from tfbatch.answer.answer import Answer
-from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.trials import Trials
 

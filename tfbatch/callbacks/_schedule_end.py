@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import keras
 
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.schedules import LearningRateInExamples
 
 _STOPPED: weakref.WeakKeyDictionary[keras.Model, int] = weakref.WeakKeyDictionary()
@@ -39,7 +40,7 @@ def warn_of_early_end(model: keras.Model, params: Mapping[str, int | None] | Non
         params: A callback's `params`; nothing is known without its "steps".
     """
     optimizer = getattr(model, "optimizer", None)  # a callback may be driven without `fit`
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = unwrapped(optimizer)
     schedule = getattr(optimizer, "_learning_rate", None)
     epochs, steps = (params or {}).get("epochs"), (params or {}).get("steps")
     stopped = _STOPPED.get(model)

@@ -13,7 +13,7 @@ import psutil
 import tensorflow as tf
 
 from tfbatch.device_memory import peak_bytes
-from tfbatch.gradients import untouched
+from tfbatch.gradients import state_restored
 from tfbatch.out_of_memory import is_out_of_memory
 from tfbatch.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_round
 
@@ -60,7 +60,7 @@ def time_steps(model: keras.Model, batch: object, batch_sizes: list[int]) -> Tim
     visited: list[Paced] = []
     peaks: dict[int, int] = {}
     failed = None
-    with untouched(model, weights=True):
+    with state_restored(model, weights=True):
         for size in batch_sizes:
             if _too_large(size, peaks) or (found := _visited(step, batch, size)) is None:
                 failed = size

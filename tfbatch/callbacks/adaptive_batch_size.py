@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tfbatch.callbacks._batch_size_driver import BatchSizeDriver
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.scaling_rules import scaled
 from tfbatch.schedules import LearningRateInExamples
 
@@ -207,7 +208,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
 
     def _optimizer(self) -> Any:
         """The optimizer itself, where another wraps it to scale the loss."""
-        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        return unwrapped(self.model.optimizer)
 
     def _possible_sizes(self, epoch_examples: int) -> list[int]:
         sizes = [self.first_batch_size]

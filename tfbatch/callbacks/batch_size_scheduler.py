@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 
 from tfbatch.callbacks._batch_size_driver import BatchSizeDriver
 from tfbatch.errors import InputError
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.scaling_rules import scaled
 from tfbatch.schedules import BatchSizes, LearningRateInExamples
 
@@ -205,7 +206,7 @@ class BatchSizeScheduler(BatchSizeDriver):
         super().on_train_begin(logs)
         self._is_first = True
         optimizer = self.model.optimizer
-        rate = getattr(optimizer, "inner_optimizer", optimizer)._learning_rate
+        rate = unwrapped(optimizer)._learning_rate
         self._counts_examples = isinstance(rate, LearningRateInExamples)
         if self._counts_examples and rate.batch_sizes != self.batch_sizes():
             raise InputError(

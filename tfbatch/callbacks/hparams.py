@@ -14,8 +14,8 @@ from tfbatch.errors import InputError
 from tfbatch.hparams_log import (
     STATUS_COLUMN,
     Column,
-    Interval,
     Metric,
+    RealInterval,
     declared,
     write_experiment,
     write_trial,
@@ -138,7 +138,7 @@ def _column(name: str, value: Value, derived: Mapping[str, Value]) -> Column:
         name,
         name.replace("_", " "),
         "Read from the model (derived)." if name in derived else "",
-        Interval() if number else None,
+        RealInterval() if number else None,
     )
 
 

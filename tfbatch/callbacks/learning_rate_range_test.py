@@ -16,6 +16,7 @@ from tfbatch.estimators.range_test import (
     divergence_bar,
     read_range_test,
 )
+from tfbatch.loss_scaling import unwrapped
 
 
 class LearningRateRangeTest(SweptLosses):
@@ -191,7 +192,7 @@ def _variables(model: keras.Model) -> list[Any]:
 
 def _inner(model: keras.Model) -> Any:
     """The optimizer itself, where another wraps it to scale the loss."""
-    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return unwrapped(model.optimizer)
 
 
 def _copied(variable: Any) -> Any:

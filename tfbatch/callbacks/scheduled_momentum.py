@@ -8,6 +8,7 @@ import keras
 
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.schedules import follow_momentum, momentum_attribute
 
 
@@ -60,4 +61,4 @@ class ScheduledMomentum(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _inner(self) -> Any:
         """The optimizer itself, where another wraps it to scale the loss."""
-        return getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        return unwrapped(self.model.optimizer)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
+
+from tfbatch.metric_direction import Direction
 
 DEVIATIONS = 3.0
 """Luck is taken to reach so many standard deviations: the best of 24 trials is one in 30 times."""
@@ -32,13 +33,13 @@ class ChanceLevel:
         known = self.constant is not None and math.isfinite(self.constant)
         return self.constant if known and self.constant is not None else self.untrained
 
-    def knows_before_training(self, direction: Literal["min", "max"]) -> bool:
+    def knows_before_training(self, direction: Direction) -> bool:
         """Whether the untrained model beats a constant prediction beyond noise: pretrained."""
         if self.constant is None or not math.isfinite(self.constant + self.untrained):
             return False
         return self._gain(self.untrained, self.constant, direction) > self._least(self.constant)
 
-    def beaten_by(self, score: float, direction: Literal["min", "max"]) -> bool:
+    def beaten_by(self, score: float, direction: Direction) -> bool:
         """Whether a score is better than both references by more than the noise.
 
         The noise is that of predictions that ignore the inputs. A model that is good at first
@@ -59,7 +60,7 @@ class ChanceLevel:
         return max(self.noise, _SAME * abs(reference))
 
     @staticmethod
-    def _gain(score: float, reference: float, direction: Literal["min", "max"]) -> float:
+    def _gain(score: float, reference: float, direction: Direction) -> float:
         return score - reference if direction == "max" else reference - score
 
 

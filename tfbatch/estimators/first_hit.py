@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.vectors import check_positive, check_same_length, checked_array
+from tfbatch.metric_direction import Direction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ def first_hit_that_stays(
     *,
     batch_size: int,
     target: float,
-    direction: Literal["min", "max"],
+    direction: Direction,
 ) -> StepsToTarget:
     """The first evaluation at the target after which the median of every three stays there.
 

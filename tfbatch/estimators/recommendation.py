@@ -6,9 +6,9 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from tfbatch.errors import InputError
+from tfbatch.metric_direction import Direction
 from tfbatch.statistics import mean_and_deviation, t_half_width
 
 SAME_SPEED = 0.05
@@ -74,7 +74,7 @@ class Choice:
 def choose(
     verified: Sequence[Verified],
     *,
-    direction: Literal["min", "max"],
+    direction: Direction,
     smallest_margin: float,
     incumbent: str | None = None,
 ) -> Choice:

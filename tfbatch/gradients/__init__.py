@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tfbatch.gradients.hessian import HessianProduct
 from tfbatch.gradients.loss import why_not
+from tfbatch.gradients.model_state import state_restored
 from tfbatch.gradients.squared_norms import LayerNorms, SquaredNorms
-from tfbatch.gradients.untouched import untouched
 
-__all__ = ["HessianProduct", "LayerNorms", "SquaredNorms", "untouched", "why_not"]
+__all__ = ["HessianProduct", "LayerNorms", "SquaredNorms", "state_restored", "why_not"]

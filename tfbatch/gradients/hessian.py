@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.gradients.loss import loss_of, measured_sum, why_not
-from tfbatch.gradients.untouched import untouched
+from tfbatch.gradients.loss import batch_loss, measured_sum, why_not
+from tfbatch.gradients.model_state import state_restored
 
 
 class HessianProduct:
@@ -63,7 +63,7 @@ class HessianProduct:
             )
         ]
         total = np.zeros(self.dimension)
-        with untouched(self._model):
+        with state_restored(self._model):
             for batch, size in zip(self._batches, self._sizes, strict=True):
                 product = self._product(batch, parts)
                 total += size / self.examples * np.concatenate([p.numpy().ravel() for p in product])
@@ -73,7 +73,7 @@ class HessianProduct:
         variables = [variable.value for variable in self._model.trainable_variables]
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
-                loss = loss_of(self._model, batch, training=False)
+                loss = batch_loss(self._model, batch, training=False)
             gradients = inner.gradient(loss, variables, unconnected_gradients="zero")
             slope = tf.add_n(
                 [

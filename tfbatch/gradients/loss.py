@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.gradients.untouched import untouched
+from tfbatch.gradients.model_state import state_restored
 
 _EXAMPLES = 8
 _COUPLED_EXAMPLES = 64
@@ -27,7 +27,7 @@ _REMEDY = (
 )
 
 
-def loss_of(model: Any, batch: Any, *, training: bool) -> Any:
+def batch_loss(model: Any, batch: Any, *, training: bool) -> Any:
     """A batch's loss as training computes it: the model's own `compute_loss`."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = model(x, training=training) if model._call_has_training_arg else model(x)
@@ -39,7 +39,7 @@ def loss_of(model: Any, batch: Any, *, training: bool) -> Any:
 def gradients_of(model: Any, batch: Any, *, training: bool) -> list[Any]:
     """The gradient of a batch's loss, a dense tensor for each trainable weight."""
     with tf.GradientTape() as tape:
-        loss = loss_of(model, batch, training=training)
+        loss = batch_loss(model, batch, training=training)
     variables = [variable.value for variable in model.trainable_variables]
     gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
@@ -115,12 +115,12 @@ def measured_sum(model: Any, batch: Any) -> str | None:
         model: A built, compiled model; nothing of it is changed.
         batch: As `fit` takes it.
     """
-    with untouched(model):
+    with state_restored(model):
         try:
             one = keras.tree.map_structure(lambda leaf: leaf[:_EXAMPLES], batch)
             two = keras.tree.map_structure(lambda leaf: tf.concat([leaf, leaf], 0), one)
             once, again, twice = (
-                float(tf.reduce_sum(loss_of(model, each, training=False)))
+                float(tf.reduce_sum(batch_loss(model, each, training=False)))
                 for each in (one, one, two)
             )
         except (ValueError, tf.errors.InvalidArgumentError):  # a fixed batch size

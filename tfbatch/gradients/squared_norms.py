@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfbatch.errors import InputError
 from tfbatch.gradients.loss import MeanLossCheck, check_measurable, gradients_of
-from tfbatch.gradients.untouched import OwnRandomness, untouched
+from tfbatch.gradients.model_state import OwnRandomness, state_restored
 
 
 class _MicroBatches:
@@ -26,7 +26,7 @@ class _MicroBatches:
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        with untouched(self._model), self._randomness.running():
+        with state_restored(self._model), self._randomness.running():
             yield
 
     def _part(self, batch: Any, index: Any, size: Any) -> Any:
@@ -114,7 +114,7 @@ class SquaredNorms(_MicroBatches):
                 over its examples.
         """
         self._check(batch)
-        with untouched(self._model):
+        with state_restored(self._model):
             square, sums = self._add(
                 self._part(batch, 0, self.micro_batch_size(batch)), self._zeros()
             )

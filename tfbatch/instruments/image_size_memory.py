@@ -110,7 +110,7 @@ class AtImageSize:
     predicted: MemoryPrediction
 
 
-class Row(TypedDict):
+class ImageSizeRow(TypedDict):
     """A size of the images, for a table."""
 
     image_size: int
@@ -141,7 +141,7 @@ class ImageSizeMemory:
         costs = [max(found.predicted.bytes_per_example, 1.0) for found in self.sizes]
         return float(np.polyfit(areas, np.log(costs), 1)[0])
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ImageSizeRow]:
         """A row for each size of the images."""
         return [
             {

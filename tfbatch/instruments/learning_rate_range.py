@@ -21,8 +21,9 @@ from tfbatch.charts import Chart, Mark, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest, read_range_test
-from tfbatch.gradients import untouched
+from tfbatch.gradients import state_restored
 from tfbatch.instruments.weights_and_examples import size_of_updates
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
@@ -372,11 +373,11 @@ def _sweep(
         model = programs.begin(
             configuration, total_examples=examples, seed=seed, steps_per_execution=1
         )
-        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        optimizer = unwrapped(model.optimizer)
         table = optimizer._learning_rate
         own_rates = tf.identity(table._table)
         watcher = SweptLosses()
-        with untouched(model, weights=True):
+        with state_restored(model, weights=True):
             table.assign(tf.constant(rates, tf.float32))
             try:
                 model.fit(

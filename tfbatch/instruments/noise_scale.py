@@ -34,6 +34,7 @@ from tfbatch.instruments.weights_and_examples import (
     size_of_updates,
     training_batches,
 )
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.workload import Workload
@@ -508,7 +509,7 @@ def _pass(
 
 def slots_preconditioner(model: keras.Model) -> tuple[list[tf.Tensor], str] | None:
     """From the second moments that the model's optimizer has gathered; None if it keeps none."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = unwrapped(model.optimizer)
     if not isinstance(optimizer, _WITH_SECOND_MOMENTS):  # velocities of LARS are momentum
         return None
     slots = getattr(optimizer, "_velocities", None) or getattr(optimizer, "_accumulators", None)

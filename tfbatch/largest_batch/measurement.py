@@ -31,7 +31,7 @@ _LIMIT = 2.0  # a process is measured up to this many times the budget, then end
 _FREE = 0.9  # but never past this share of what is free
 
 
-class Row(TypedDict):
+class MemoryRow(TypedDict):
     """A size that was run, for a table; the peak is None where it is unknown."""
 
     kind: str
@@ -76,7 +76,7 @@ class MemoryReport:
         """The share of one replica."""
         return self.batch_size // self.replicas
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MemoryRow]:
         """A row for each size that was run."""
         kinds = {"training": self.training, "evaluation": self.evaluation}
         return [
@@ -228,7 +228,7 @@ def _limit(budget: float, usable: int) -> float:
     return max(budget, min(_LIMIT * budget, free))
 
 
-def _rows(kind: str, process: int, run: ProcessRun) -> Iterator[Row]:
+def _rows(kind: str, process: int, run: ProcessRun) -> Iterator[MemoryRow]:
     peaks = {peak.size: peak.peak_bytes for peak in run.peaks}
     for probe in run.probes():
         known = probe.peak_bytes or peaks.get(probe.batch_size)

@@ -15,14 +15,13 @@ from tfbatch.own_data import OwnData, own_data_of
 from tfbatch.recipes import RECIPES, ImageFeature, Recipe, load_recipe
 from tfbatch.records.manifest import recommended_shards
 from tfbatch.schema import validate
-from tfbatch.sources import SOURCES, Description, SourceBase, split_role
+from tfbatch.sources import SOURCES, SPLIT_NAMES, Description, SourceBase, split_role
 
 DEFAULT_SIZE = 64
 """Height and width of the images of a data set whose images differ in size."""
 CARVED_FRACTION = 0.1
 """Share of the training split that becomes a validation or test split which is absent."""
 
-_VALIDATION = ("validation", "valid", "val", "dev")
 _SIZE = re.compile(r"@(\d{1,5})(?:x(\d{1,5}))?$")
 _RAW_VALUES = 64 * 64 * 3
 """Larger images stay encoded: their pixels would be many times the bytes of a JPEG."""
@@ -175,7 +174,7 @@ def _choose_splits(text: str, found: Description) -> tuple[str, str | None, str 
     if found.roles:
         return found.roles["train"], found.roles.get("validation"), found.roles.get("test")
     held = list(found.splits)
-    train = _split_for("train", ("train",), held) or held[0]
+    train = _split_for("train", held) or held[0]
     if len(held) > 1 and split_role(train) != "train":
         raise InputError(
             f"{text} must have a split `train`, or one split only. Received: {', '.join(held)}. "
@@ -184,14 +183,14 @@ def _choose_splits(text: str, found: Description) -> tuple[str, str | None, str 
     others = [name for name in held if name != train]
     return (
         train,
-        _split_for("validation", _VALIDATION, others),
-        _split_for("test", ("test",), others),
+        _split_for("validation", others),
+        _split_for("test", others),
     )
 
 
-def _split_for(role: str, usual: Sequence[str], held: Sequence[str]) -> str | None:
+def _split_for(role: str, held: Sequence[str]) -> str | None:
     """The split by a usual name, or else the only one by another spelling of it."""
-    exact = [name for name in usual if name in held]
+    exact = [name for name in SPLIT_NAMES[role] if name in held]
     spelled = [name for name in held if split_role(name) == role]
     return exact[0] if exact else spelled[0] if len(spelled) == 1 else None
 

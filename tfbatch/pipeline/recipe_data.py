@@ -19,7 +19,7 @@ from tfbatch.pipeline.streams import batches_in_chunk, parallel_calls, prefetche
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.process_memory import usable_memory
 from tfbatch.recipes import SPLITS, Recipe
-from tfbatch.records.decoded import read_split
+from tfbatch.records.decoded_cache import read_split
 from tfbatch.records.manifest import Manifest, read_notes
 from tfbatch.records.reader import find_damage, open_records
 from tfbatch.seeds import derive_seed

@@ -17,7 +17,7 @@ from tfbatch.pipeline.augmentation import make_augment
 from tfbatch.pipeline.streams import parallel_calls
 from tfbatch.recipes import Example, Recipe
 from tfbatch.records.manifest import FILE_NAME, write_notes
-from tfbatch.records.splitting import StratifiedAssignment
+from tfbatch.records.stratified_split import StratifiedAssignment
 from tfbatch.records.writer import ExampleStream, write_records
 from tfbatch.sources import SourceBase, make_source
 

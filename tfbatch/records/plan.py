@@ -30,7 +30,7 @@ class PlanError(DataError):
     """A stream that does not follow its plan: the source changes, so nothing can be continued."""
 
 
-class Place(NamedTuple):
+class ShardPlace(NamedTuple):
     """A shard of a split."""
 
     split: str
@@ -61,41 +61,41 @@ class Plan:
         self._codes = codes
         self._bounds: dict[str, list[int]] = {}
         self.num_examples = len(codes)
-        self.lengths: dict[Place, int] = {}
+        self.lengths: dict[ShardPlace, int] = {}
         counts = _count(codes)
         for split, code in _CODES.items():
             bounds = shard_bounds(counts[code], shards)
             self._bounds[split] = bounds
             for shard, (low, high) in enumerate(itertools.pairwise(bounds)):
-                self.lengths[Place(split, shard)] = high - low
+                self.lengths[ShardPlace(split, shard)] = high - low
 
     def num_examples_of(self, split: str) -> int:
         """Number of examples in a split."""
         return self._bounds[split][-1]
 
-    def places(self, start: int = 0) -> Iterator[Place]:
+    def places(self, start: int = 0) -> Iterator[ShardPlace]:
         """The place of each example of the stream, from the example `start` on."""
         done = _count(self._codes[:start])
         shards = [
             bisect.bisect_right(self._bounds[split], done[code]) - 1
             for split, code in _CODES.items()
         ]
-        places = [Place(split, shards[code]) for split, code in _CODES.items()]
+        places = [ShardPlace(split, shards[code]) for split, code in _CODES.items()]
         ends = [self._bounds[split][shards[code] + 1 :] for split, code in _CODES.items()]
         for block in range(start, self.num_examples, _BLOCK):
             for code in self._codes[block : block + _BLOCK].tolist():
                 while done[code] == ends[code][0]:  # also past empty shards
                     ends[code] = ends[code][1:]
-                    places[code] = Place(places[code].split, places[code].shard + 1)
+                    places[code] = ShardPlace(places[code].split, places[code].shard + 1)
                 done[code] += 1
                 yield places[code]
 
-    def first_example_outside(self, sealed: Set[Place]) -> int:
+    def first_example_outside(self, finished: Set[ShardPlace]) -> int:
         """Position in the stream of the first example that belongs to none of these places."""
         missing = [place for place, length in self.lengths.items() if length]
         firsts: dict[str, int] = {}
         for place in missing:
-            if place not in sealed:
+            if place not in finished:
                 firsts.setdefault(place.split, place.shard)
         positions = (
             self._position(split, self._bounds[split][shard]) for split, shard in firsts.items()

@@ -2,13 +2,15 @@
 
 The calling thread reads the source and writes the files; the others encode chunks of examples and
 take the checksums of finished files. Threads are enough: decoding, resizing and checksums release
-the GIL, and a further process would have to import TensorFlow first.
+the GIL, and a further process would have to import TensorFlow first. Each finished shard is a line
+of `sealed.jsonl`, after it is on disk.
 """
 
 from __future__ import annotations
 
 import collections
 import itertools
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +21,12 @@ import tensorflow as tf
 from tfbatch.encoded_images import UnreadableImageError
 from tfbatch.recipes import Example, Features, Recipe
 from tfbatch.records.codec import encode
-from tfbatch.records.manifest import shard_name
-from tfbatch.records.plan import Place, Plan, PlanError
-from tfbatch.records.sealing import Seal, is_whole, seal_shard
+from tfbatch.records.manifest import Shard, sha256, shard_name
+from tfbatch.records.partial_folder import flush_to_disk
+from tfbatch.records.plan import Plan, PlanError, ShardPlace
+from tfbatch.schema import Strict
 
+_FILE_NAME = "sealed.jsonl"
 _CHUNK_EXAMPLES = 256
 _CHUNK_BYTES = 4 << 20
 """A thread encodes a chunk of at most so much at once, or one larger example."""
@@ -45,7 +49,7 @@ class UnreadableImagesError(Exception):
 class _Assigned(NamedTuple):
     """An example and the shard that it belongs to."""
 
-    place: Place
+    place: ShardPlace
     key: str
     example: Example
 
@@ -53,7 +57,7 @@ class _Assigned(NamedTuple):
 class _Encoded(NamedTuple):
     """A record and the shard that it belongs to."""
 
-    place: Place
+    place: ShardPlace
     record: bytes
     label: int
 
@@ -64,10 +68,10 @@ def write_shards(
     recipe: Recipe,
     plan: Plan,
     examples: Callable[[int], Iterable[tuple[str, Example]]],
-    sealed: Collection[Seal],
-    announce: Callable[[Seal], None],
+    finished: Collection[FinishedShard],
+    announce: Callable[[FinishedShard], None],
     workers: int,
-) -> dict[Place, Seal]:
+) -> dict[ShardPlace, FinishedShard]:
     """Writes all shards of a plan that are not finished.
 
     Args:
@@ -75,7 +79,7 @@ def write_shards(
         recipe: The data set.
         plan: Which example goes where.
         examples: Called with a number; yields (key, example) without that many first ones.
-        sealed: The shards that an earlier run had finished; those that are damaged are written
+        finished: The shards that an earlier run had finished; those that are damaged are written
             again.
         announce: Told of each shard that is finished and on disk.
         workers: Threads that encode; with 1 the calling thread does.
@@ -91,9 +95,9 @@ def write_shards(
     """
     with _Threads(workers) as threads:
         checks = [
-            (seal, threads.submit(is_whole, folder / seal.shard.name, seal)) for seal in sealed
+            (done, threads.submit(is_whole, folder / done.shard.name, done)) for done in finished
         ]
-        kept = {seal.place: seal for seal, whole in checks if whole.result()}
+        kept = {done.place: done for done, whole in checks if whole.result()}
         files = _Files(folder, recipe, plan, kept, announce, threads)
         try:
             start = plan.first_example_outside(kept.keys())
@@ -105,7 +109,7 @@ def write_shards(
                     files.write(chunk)
             if unreadable:
                 raise UnreadableImagesError(unreadable, examined=plan.num_examples - start)
-            return files.seals()
+            return files.finished()
         finally:
             files.close()
 
@@ -141,21 +145,21 @@ class _Files:
         folder: Path,
         recipe: Recipe,
         plan: Plan,
-        kept: dict[Place, Seal],
-        announce: Callable[[Seal], None],
+        kept: dict[ShardPlace, FinishedShard],
+        announce: Callable[[FinishedShard], None],
         threads: _Threads,
     ):
         self._folder = folder
         self._recipe = recipe
         self._plan = plan
-        self._seals = dict(kept)
+        self._finished = dict(kept)
         self._announce = announce
         self._threads = threads
-        self._open: dict[Place, _File] = {}
-        self._sealing: collections.deque[Future[Seal]] = collections.deque()
+        self._open: dict[ShardPlace, _File] = {}
+        self._finishing: collections.deque[Future[FinishedShard]] = collections.deque()
 
     def write(self, chunk: list[_Encoded]) -> None:
-        """Writes records; a file that has all of its records is sealed."""
+        """Writes records; a file that has all of its records is finished."""
         for place, record, label in chunk:
             if place not in self._open:
                 self._open[place] = self._begin(place)
@@ -163,38 +167,38 @@ class _Files:
             file.write(record, label)
             if file.num_examples == self._plan.lengths[place]:
                 self._finish(place, self._open.pop(place))
-        while self._sealing and self._sealing[0].done():
-            self._note(self._sealing.popleft())
+        while self._finishing and self._finishing[0].done():
+            self._note(self._finishing.popleft())
 
-    def seals(self) -> dict[Place, Seal]:
+    def finished(self) -> dict[ShardPlace, FinishedShard]:
         """All shards, when the last example is written; waits for their checksums."""
         for place, length in self._plan.lengths.items():
-            if length == 0 and place not in self._seals:
+            if length == 0 and place not in self._finished:
                 self._finish(place, self._begin(place))
-        while self._sealing:
-            self._note(self._sealing.popleft())
-        return self._seals
+        while self._finishing:
+            self._note(self._finishing.popleft())
+        return self._finished
 
     def close(self) -> None:
         """Closes the files that were left open by an error."""
         for file in self._open.values():
             file.close()
 
-    def _begin(self, place: Place) -> _File:
+    def _begin(self, place: ShardPlace) -> _File:
         name = shard_name(self._recipe.name, place.split, place.shard, self._recipe.shards)
         return _File(self._folder / name, self._recipe.features.label.num_classes)
 
-    def _finish(self, place: Place, file: _File) -> None:
+    def _finish(self, place: ShardPlace, file: _File) -> None:
         file.close()
         counts = tuple(file.class_counts)
-        self._sealing.append(
-            self._threads.submit(seal_shard, file.path, place=place, class_counts=counts)
+        self._finishing.append(
+            self._threads.submit(finish_shard, file.path, place=place, class_counts=counts)
         )
 
-    def _note(self, sealing: Future[Seal]) -> None:
-        seal = sealing.result()
-        self._announce(seal)
-        self._seals[seal.place] = seal
+    def _note(self, future: Future[FinishedShard]) -> None:
+        done = future.result()
+        self._announce(done)
+        self._finished[done.place] = done
 
 
 class _File:
@@ -217,7 +221,7 @@ class _File:
 
 def _chunks(
     plan: Plan,
-    kept: dict[Place, Seal],
+    kept: dict[ShardPlace, FinishedShard],
     start: int,
     examples: Iterable[tuple[str, Example]],
     *,
@@ -275,3 +279,85 @@ def _mapped(
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
+
+
+class FinishedShard(Strict):
+    """A finished shard: its place, what the manifest will say of it, and its classes.
+
+    Attributes:
+        split: Name of the split.
+        index: Number of the shard in the split.
+        shard: The manifest's entry.
+        class_counts: Number of examples of each class.
+    """
+
+    split: str
+    index: int
+    shard: Shard
+    class_counts: tuple[int, ...]
+
+    @property
+    def place(self) -> ShardPlace:
+        """Split and number of the shard."""
+        return ShardPlace(self.split, self.index)
+
+
+def finish_shard(path: Path, *, place: ShardPlace, class_counts: tuple[int, ...]) -> FinishedShard:
+    """Flushes a finished file to disk and takes its checksum. Most of it runs without the GIL."""
+    flush_to_disk(path)
+    shard = Shard(
+        name=path.name,
+        num_examples=sum(class_counts),
+        num_bytes=path.stat().st_size,
+        sha256=sha256(path),
+    )
+    return FinishedShard(
+        split=place.split, index=place.shard, shard=shard, class_counts=class_counts
+    )
+
+
+def is_whole(path: Path, done: FinishedShard) -> bool:
+    """Whether a file still is what was finished; reads it."""
+    try:
+        return path.stat().st_size == done.shard.num_bytes and sha256(path) == done.shard.sha256
+    except OSError:
+        return False
+
+
+def read_finished(folder: Path) -> list[FinishedShard]:
+    """The finished shards of a folder; of two lines for one shard the later one counts."""
+    finished = {done.place: done for done in _read(folder)[0]}
+    return list(finished.values())
+
+
+def append_finished(folder: Path, done: FinishedShard) -> None:
+    """Notes a finished shard, on disk before this returns."""
+    with (folder / _FILE_NAME).open("ab") as file:
+        file.write(done.model_dump_json().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_torn_line(folder: Path) -> None:
+    """Cuts off what a killed process has left behind the last whole line."""
+    path = folder / _FILE_NAME
+    path.touch()
+    os.truncate(path, _read(folder)[1])
+
+
+def _read(folder: Path) -> tuple[list[FinishedShard], int]:
+    """The shards before the first line that cannot be read, and the bytes that they take."""
+    finished, size = [], 0
+    try:
+        lines = (folder / _FILE_NAME).read_bytes().splitlines(keepends=True)
+    except OSError:
+        return [], 0
+    for line in lines:
+        try:
+            if not line.endswith(b"\n"):
+                break
+            finished.append(FinishedShard.model_validate_json(line))
+        except ValueError:
+            break
+        size += len(line)
+    return finished, size

@@ -1,7 +1,7 @@
 """Writes a data set's records: several threads encode, and a killed run is continued.
 
     .partial-HASH-TOKEN/plan.bin, plan.json     which example goes where (`plan`)
-    .partial-HASH-TOKEN/sealed.jsonl            the shards that are finished (`sealing`)
+    .partial-HASH-TOKEN/sealed.jsonl            the shards that are finished (`shard_files`)
     .partial-HASH-TOKEN/records/                the shards, at last the manifest: then renamed
 
 Records are written in the order of the stream, whatever the number of threads, so the bytes are the
@@ -22,7 +22,6 @@ from tfbatch.encoded_images import MOST_NAMES, listed
 from tfbatch.errors import DataError, InputError, RunFolderError
 from tfbatch.recipes import SPLITS, Example, Recipe
 from tfbatch.records.manifest import FILE_NAME, Manifest, load_manifest, read_manifest
-from tfbatch.records.measured import measure_normalization
 from tfbatch.records.partial_folder import (
     check_place,
     flush_to_disk,
@@ -30,9 +29,16 @@ from tfbatch.records.partial_folder import (
     remove_leftovers,
     rename_into_place,
 )
-from tfbatch.records.plan import Place, PlanError, is_planned, make_plan, read_plan
-from tfbatch.records.sealing import Seal, append_seal, cut_torn_line, read_seals
-from tfbatch.records.shard_files import UnreadableImagesError, write_shards
+from tfbatch.records.pixel_statistics import measure_normalization
+from tfbatch.records.plan import PlanError, ShardPlace, is_planned, make_plan, read_plan
+from tfbatch.records.shard_files import (
+    FinishedShard,
+    UnreadableImagesError,
+    append_finished,
+    cut_torn_line,
+    read_finished,
+    write_shards,
+)
 
 LIST_NAME = "unreadable-images.txt"
 """Beside the records: the images of the last preparation that could not be decoded, if many."""
@@ -139,7 +145,7 @@ def _progress(partial: Path, records_hash: str) -> int:
     """How much of a partial folder can be continued: its plan, and each finished shard."""
     if not is_planned(partial, records_hash=records_hash):
         return 0
-    return 1 + len(read_seals(partial))
+    return 1 + len(read_finished(partial))
 
 
 def _write_all(
@@ -156,16 +162,16 @@ def _write_all(
     plan = read_plan(partial, recipe=recipe, records_hash=records_hash) or make_plan(
         partial, recipe=recipe, records_hash=records_hash, splits=stream.splits()
     )
-    seals = write_shards(
+    shards = write_shards(
         built,
         recipe=recipe,
         plan=plan,
         examples=stream.examples,
-        sealed=read_seals(partial),
-        announce=lambda seal: append_seal(partial, seal),
+        finished=read_finished(partial),
+        announce=lambda done: append_finished(partial, done),
         workers=workers,
     )
-    manifest = _manifest(recipe, records_hash, seals, built)
+    manifest = _manifest(recipe, records_hash, shards, built)
     path = built / FILE_NAME
     path.write_text(manifest.model_dump_json(indent=1, by_alias=True), encoding="utf-8")
     flush_to_disk(path)
@@ -173,20 +179,20 @@ def _write_all(
 
 
 def _manifest(
-    recipe: Recipe, records_hash: str, seals: dict[Place, Seal], folder: Path
+    recipe: Recipe, records_hash: str, shards: dict[ShardPlace, FinishedShard], folder: Path
 ) -> Manifest:
-    of = {s: [seals[Place(s, i)] for i in range(recipe.shards)] for s in sorted(SPLITS)}
+    of = {s: [shards[ShardPlace(s, i)] for i in range(recipe.shards)] for s in sorted(SPLITS)}
     measured = None
     if recipe.normalization is None:
-        files = [folder / seal.shard.name for seal in of["train"]]
+        files = [folder / done.shard.name for done in of["train"]]
         measured = measure_normalization(files, recipe.features)
     return Manifest(
         dataset=recipe.name,
         records_hash=records_hash,
         features=recipe.features,
-        splits={split: tuple(seal.shard for seal in found) for split, found in of.items()},
+        splits={split: tuple(done.shard for done in found) for split, found in of.items()},
         class_counts={
-            split: tuple(map(sum, zip(*(seal.class_counts for seal in found), strict=True)))
+            split: tuple(map(sum, zip(*(done.class_counts for done in found), strict=True)))
             for split, found in of.items()
         },
         normalization=measured,

@@ -242,7 +242,7 @@ class OracleChoice(Strict):
     values_of_range: int = Field(default=5, ge=2)
 
 
-class Confirmation(Strict):
+class VerificationConfig(Strict):
     """Fresh seeds for the best configurations, paired.
 
     Attributes:
@@ -261,7 +261,7 @@ class SearchConfig(Strict):
     oracle: OracleChoice
     max_trials: int = Field(default=24, ge=1)
     space: Space
-    confirmation: Confirmation = Confirmation()
+    confirmation: VerificationConfig = VerificationConfig()
 
 
 def load_search(name: str) -> SearchConfig:

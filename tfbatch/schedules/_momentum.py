@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfbatch.errors import InputError
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.schedules._keras import LearningRateInExamples
 
 
@@ -81,7 +82,7 @@ def follow_momentum(optimizer: Any) -> MomentumInExamples | None:
     Raises:
         InputError: The schedule sets the momentum, and the optimizer has none or was made without.
     """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = unwrapped(optimizer)
     schedule = inner._learning_rate
     if not isinstance(schedule, LearningRateInExamples) or not schedule.sets_momentum:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-CONFIRMATION_SHARE = 0.4
+VERIFICATION_SHARE = 0.4
 """At most this share of the time is kept for verification on fresh seeds ..."""
 ONE_ROUND_SHARE = 0.6
 """... but one round of it may take this share: without one nothing is verified."""
@@ -63,7 +63,7 @@ class SearchClock:
         """Whether something that takes this long fits before the reserve and the finish."""
         return self.left - self._finishing - reserve >= seconds
 
-    def confirmation_reserve(self, rounds: Sequence[float]) -> float:
+    def verification_reserve(self, rounds: Sequence[float]) -> float:
         """Seconds to keep for a verification: as many whole rounds as the stated shares allow.
 
         Args:
@@ -73,7 +73,7 @@ class SearchClock:
             return 0.0
         kept = 0.0
         for number, seconds in enumerate(rounds):
-            share = CONFIRMATION_SHARE if number else ONE_ROUND_SHARE
+            share = VERIFICATION_SHARE if number else ONE_ROUND_SHARE
             if kept + seconds > share * self._limit:
                 break
             kept += seconds

@@ -9,16 +9,13 @@ from tfbatch.configuration import Configuration
 from tfbatch.hparams_log import (
     Choices,
     Column,
-    Interval,
     Metric,
+    RealInterval,
     write_experiment,
-    write_trial,
 )
 from tfbatch.metric_direction import Direction
 from tfbatch.request.search_config import Range
 from tfbatch.search.space import SearchSpace
-from tfbatch.trial.derived import Derived
-from tfbatch.trial.finished import FinishedTrial
 from tfbatch.trial.objective import Objective
 
 
@@ -43,7 +40,9 @@ def declare_columns(
     schedules = tuple(dict.fromkeys([*space.schedule_names, baseline.schedule.name]))
     columns = [
         Column("batch_size", "batch size", "Examples in one update.", batch_sizes),
-        Column("learning_rate", "learning rate", "Peak, at this batch size (derived).", Interval()),
+        Column(
+            "learning_rate", "learning rate", "Peak, at this batch size (derived).", RealInterval()
+        ),
         Column("schedule", "schedule", "Decay schedule.", schedules),
         _number(space, "warmup_fraction", "warm-up", "Share of the training that is warm-up."),
         _number(space, "base_learning_rate", "base rate", "Learning rate at the base batch size."),
@@ -51,12 +50,12 @@ def declare_columns(
         Column("phase", "phase", "What the trial is for.", ("baseline", "search", "confirmation")),
     ]
     columns += [
-        Column("steps", "steps", "Updates (derived).", Interval()),
-        Column("steps_per_epoch", "steps per epoch", "Updates (derived).", Interval()),
-        Column("warmup_steps", "warm-up steps", "Updates (derived).", Interval()),
+        Column("steps", "steps", "Updates (derived).", RealInterval()),
+        Column("steps_per_epoch", "steps per epoch", "Updates (derived).", RealInterval()),
+        Column("warmup_steps", "warm-up steps", "Updates (derived).", RealInterval()),
     ]
     columns += [
-        Column(name, name.replace("_", " "), "Only with some schedules.", Interval())
+        Column(name, name.replace("_", " "), "Only with some schedules.", RealInterval())
         for name in space.parameter_names()
     ]
     columns += [
@@ -65,7 +64,10 @@ def declare_columns(
     ]
     columns += [
         Column(
-            f"derived_{name}", name.replace("_", " "), "At this batch size (derived).", Interval()
+            f"derived_{name}",
+            name.replace("_", " "),
+            "At this batch size (derived).",
+            RealInterval(),
         )
         for name in space.derived_numbers()
     ]
@@ -77,25 +79,10 @@ def declare_columns(
     write_experiment(log_dir, columns=columns, metrics=shown)
 
 
-def log_to_tensorboard(log_dir: Path, finished: FinishedTrial, *, derived: Derived) -> None:
-    """Writes a finished trial's row of the HParams view."""
-    write_trial(
-        log_dir / finished.trial,
-        values={
-            **finished.configuration.flat(),
-            **derived.flat(),
-            "phase": finished.phase,
-            "seed": finished.seed,
-        },
-        metrics={**finished.metrics, "training_seconds": finished.training_seconds},
-        status=finished.status,
-    )
-
-
 def _number(space: SearchSpace, name: str, shown: str, description: str) -> Column:
     searched = space.range_of(name)
     if isinstance(searched, Range):
-        return Column(name, shown, description, Interval(searched.min, searched.max))
+        return Column(name, shown, description, RealInterval(searched.min, searched.max))
     if isinstance(searched, tuple):
         return Column(name, shown, description, searched)
-    return Column(name, shown, description, Interval())
+    return Column(name, shown, description, RealInterval())

@@ -10,14 +10,13 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import SearchError
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.search.clock import SearchClock, side_by_side
-from tfbatch.search.oracles import AskTell
-from tfbatch.search.outcome_policy import TEACHES_NOTHING, told_score
+from tfbatch.search.oracles import TEACHES_NOTHING, AskTell, told_score
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import missing_seconds
 from tfbatch.seeds import derive_seed
-from tfbatch.trial.finished import BASELINE, FinishedTrial
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.outcome import TrialSpec
 from tfbatch.trial.trials import Trials
 
@@ -88,8 +87,8 @@ class Search:
             raise InterruptedTrialError(BASELINE)
         if not self._next:
             self._announce()
-        plan = self._plan(baseline, stop_requested)
-        self._runner.run_all(lambda: next(plan, None), self._finished)
+        for trial in self._runner.run_all(self._plan(baseline, stop_requested)):
+            self._finished(trial)
 
     def _plan(
         self, baseline: Configuration, stop_requested: Callable[[], bool]
@@ -141,7 +140,7 @@ class Search:
     def _sizes(self) -> list[int]:
         return [size for size in self._space.batch_sizes if size <= self._largest]
 
-    def confirmation_reserve(self) -> float:
+    def verification_reserve(self) -> float:
         """Seconds kept for verification.
 
         Where no further round of it fits, the search goes on, and the reserve is the time in
@@ -156,7 +155,7 @@ class Search:
         rounds = missing_seconds(candidates, rounds=c.seeds, runner=self._runner)
         done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
         if done < len(rounds) and self._clock.fits(rounds[done]):
-            return self._clock.confirmation_reserve(rounds[done:])
+            return self._clock.verification_reserve(rounds[done:])
         expected = self._trials.median_seconds()
         return side_by_side([expected] * done, self._runner.at_once)
 
@@ -180,7 +179,7 @@ class Search:
         self._oracle.tell(score, trial.trial)
 
     def _another_fits(self) -> bool:
-        return self._clock.fits(self._trials.median_seconds(), reserve=self.confirmation_reserve())
+        return self._clock.fits(self._trials.median_seconds(), reserve=self.verification_reserve())
 
     def _end_if_hopeless(self) -> None:
         trials = self._trials

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras_tuner
@@ -91,6 +92,30 @@ class _Grid(_InMemory, keras_tuner.Oracle):  # type: ignore[misc]
             return {"status": "STOPPED", "values": None}
         self._asked += 1
         return {"status": "RUNNING", "values": self.points[self._asked - 1]}
+
+
+TEACHES_NOTHING = ("killed",)
+"""A process that ended for an unknown reason says nothing of its configuration."""
+
+
+def told_score(
+    score: float | None, *, objective: Objective, untrained: float, others: Iterable[float]
+) -> float:
+    """What the oracle hears for a trial.
+
+    A diverged trial, one out of memory, one that hung and one that raised are results: they teach
+    the oracle to stay away. They count as no better than the untrained model and any trial so far.
+    (KerasTuner accepts an infinite score, and its Gaussian process then fails.)
+
+    Args:
+        score: The trial's score, or None.
+        objective: The objective.
+        untrained: Its value before any training.
+        others: Scores of the completed trials so far.
+    """
+    if score is not None:
+        return score
+    return objective.worst([untrained, *others])
 
 
 class AskTell:

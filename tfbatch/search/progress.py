@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tfbatch.trial.finished import FinishedTrial
+from tfbatch.trial.finished_trial import FinishedTrial
 
 if TYPE_CHECKING:
     from tfbatch.search.engine import Running  # imports TensorFlow

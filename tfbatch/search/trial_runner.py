@@ -5,20 +5,25 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
+from tfbatch.hparams_log import write_trial
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.files import checkpoint_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.search.columns import log_to_tensorboard
 from tfbatch.search.engine import TrialEngine
-from tfbatch.search.outcome_policy import final_status, score_of
 from tfbatch.search.progress import Progress
 from tfbatch.trial.derived import Derived
-from tfbatch.trial.finished import FinishedTrial, make_row, read_row
+from tfbatch.trial.finished_trial import (
+    FinishedTrial,
+    final_status,
+    make_row,
+    read_row,
+    score_of,
+)
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import (
     JUDGED_EXAMPLES,
@@ -118,19 +123,17 @@ class TrialRunner:
         """Where a trial's final weights are kept."""
         return weights_file(self._folder.path, trial)
 
-    def run_all(
-        self,
-        propose: Callable[[], TrialSpec | None],
-        finished: Callable[[FinishedTrial], None] = lambda trial: None,
-    ) -> None:
-        """Keeps the engine busy with what `propose` gives, until it gives None and all have ended.
+    def run_all(self, plan: Iterator[TrialSpec]) -> Iterator[FinishedTrial]:
+        """Keeps the engine busy with the trials of a plan, until all have ended.
 
         A trial that has finished before is not run again. The weights are on disk before the
         journal says that a trial is finished, and the journal is on disk before anybody is told.
 
         Args:
-            propose: The next trial, asked for when the engine is free; None ends the series.
-            finished: Told of every trial, in the order of their ends.
+            plan: Asked for the next trial when the engine is free, and not before.
+
+        Yields:
+            Every trial, in the order of their ends.
 
         Raises:
             InterruptedTrialError: Trials were asked to stop; what ended before is kept.
@@ -139,13 +142,13 @@ class TrialRunner:
         more, held = True, None
         while True:
             while more and self._engine.free:
-                held = held or propose()
+                held = held or next(plan, None)
                 if held is None or self._interrupted:
                     more = False
                     break
                 found = self.trials.find(held.trial)
                 if found:
-                    finished(found)
+                    yield found
                 elif self._engine.can_start(held.phase):
                     self._start(held)
                 else:
@@ -158,17 +161,15 @@ class TrialRunner:
                 if outcome.status == "interrupted":
                     self._drop(spec)
                 else:
-                    finished(self._finish(spec, outcome))
+                    yield self._finish(spec, outcome)
         if self._interrupted:
             names, self._interrupted = ", ".join(self._interrupted), []
             raise InterruptedTrialError(names)
 
     def run(self, spec: TrialSpec) -> FinishedTrial:
         """Runs one trial, or returns it if it has finished before; see `run_all`."""
-        plan = iter([spec])
-        ended: list[FinishedTrial] = []
-        self.run_all(lambda: next(plan, None), ended.append)
-        return ended[0]
+        (finished,) = self.run_all(iter([spec]))
+        return finished
 
     def _start(self, spec: TrialSpec) -> None:
         if spec.phase != "confirmation":
@@ -217,9 +218,22 @@ class TrialRunner:
         return finished
 
     def _log(self, finished: FinishedTrial, derived: Derived) -> None:
-        """Writes the HParams row, which can be written again from the journal at any time."""
+        """Writes the HParams row, which can be written again from the journal at any time.
+
+        Its columns are declared by tfbatch.search.columns.
+        """
         try:
-            log_to_tensorboard(self._folder.tensorboard, finished, derived=derived)
+            write_trial(
+                self._folder.tensorboard / finished.trial,
+                values={
+                    **finished.configuration.flat(),
+                    **derived.flat(),
+                    "phase": finished.phase,
+                    "seed": finished.seed,
+                },
+                metrics={**finished.metrics, "training_seconds": finished.training_seconds},
+                status=finished.status,
+            )
         except Exception as error:
             if not is_disk_full(error):
                 raise

@@ -12,7 +12,7 @@ from typing import Any
 from tfbatch.registry import Registry
 from tfbatch.schema import validate
 from tfbatch.sources._layout import split_role
-from tfbatch.sources._source import Description, SourceBase
+from tfbatch.sources._source import SPLIT_NAMES, Description, SourceBase
 
 SOURCES = Registry(__name__, kind="source", folder=__path__)
 
@@ -27,4 +27,4 @@ def make_source(name: str, **arguments: Any) -> SourceBase:
     return validate(source, arguments, where=f"source {name}")
 
 
-__all__ = ["SOURCES", "Description", "SourceBase", "make_source", "split_role"]
+__all__ = ["SOURCES", "SPLIT_NAMES", "Description", "SourceBase", "make_source", "split_role"]

@@ -16,9 +16,16 @@ from tfbatch.encoded_images import has_alpha, listed, shown
 from tfbatch.errors import DataError, InputError, did_you_mean
 from tfbatch.recipes import SPLITS, Example, PixelRange
 from tfbatch.schema import validate
-from tfbatch.sources._images import SAMPLE, check_split, common_size, random_order
 from tfbatch.sources._layout import Layout, Role, read_layout
-from tfbatch.sources._source import Description, SourceBase
+from tfbatch.sources._source import (
+    SAMPLE,
+    Description,
+    SourceBase,
+    check_split,
+    common_size,
+    random_order,
+    resolve,
+)
 
 Files = list[tuple[Path, int]]
 """Each image with its class index."""
@@ -67,7 +74,7 @@ class Source(SourceBase):
                     f"images:{text}."
                 )
             splits = "none"
-        arguments = {"folder": _resolve(Path(folder), data_dir), "splits": splits or None}
+        arguments = {"folder": resolve(Path(folder), data_dir), "splits": splits or None}
         if "pixel_range" in options:
             arguments["pixel_range"] = tuple(options["pixel_range"].split(":"))
         try:
@@ -83,11 +90,11 @@ class Source(SourceBase):
     def is_there(cls, text: str, *, data_dir: Path | None) -> bool:
         """See SourceBase."""
         # pathlib's own raises for a name that is too long.
-        return os.path.isdir(_resolve(Path(text), data_dir))  # noqa: PTH112
+        return os.path.isdir(resolve(Path(text), data_dir))  # noqa: PTH112
 
     def identity(self, data_dir: Path | None) -> dict[str, Any]:
         """See SourceBase: path, size and time of change of every image."""
-        folder = _resolve(self.folder, data_dir)
+        folder = resolve(self.folder, data_dir)
         digest = hashlib.sha256()
         for files in self._splits(data_dir).values():
             for path, label in files:
@@ -153,7 +160,7 @@ class Source(SourceBase):
 
     def _files(self, split: str, data_dir: Path | None) -> Files:
         splits = self._splits(data_dir)
-        check_split(str(_resolve(self.folder, data_dir)), split, splits)
+        check_split(str(resolve(self.folder, data_dir)), split, splits)
         return splits[split]
 
     def _splits(self, data_dir: Path | None) -> dict[str, Files]:
@@ -163,7 +170,7 @@ class Source(SourceBase):
         return _files_of(layout)
 
     def _layout(self, data_dir: Path | None) -> Layout:
-        return read_layout(_resolve(self.folder, data_dir), self.splits)
+        return read_layout(resolve(self.folder, data_dir), self.splits)
 
 
 def _files_of(layout: Layout) -> dict[str, Files]:
@@ -226,14 +233,3 @@ def _parse(text: str, data_dir: Path | None) -> tuple[str, dict[str, str]]:
             )
         options[key] = value
     return text[:end], options
-
-
-def _resolve(path: Path, data_dir: Path | None) -> Path:
-    """The absolute path: beneath the data folder where it is there, else as it is."""
-    try:
-        path = path.expanduser()
-    except RuntimeError as error:
-        raise InputError(f"The path {path} cannot be used: {error}") from error
-    if data_dir and os.path.isdir(data_dir.expanduser() / path):  # noqa: PTH112
-        path = data_dir.expanduser() / path
-    return path.resolve()

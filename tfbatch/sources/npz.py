@@ -15,14 +15,15 @@ import numpy.typing as npt
 
 from tfbatch.errors import DataError, InputError
 from tfbatch.recipes import Example
-from tfbatch.sources._images import check_split, random_order
-from tfbatch.sources._source import Description, SourceBase
+from tfbatch.sources._source import (
+    SPLIT_NAMES,
+    Description,
+    SourceBase,
+    check_split,
+    random_order,
+    resolve,
+)
 
-_SPLITS = {
-    "train": ("train",),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
-}
 _NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("{}_x", "{}_y"))
 _WHOLE = (("x", "y"), ("images", "labels"))
 _LAYOUT = (
@@ -50,23 +51,23 @@ class Source(SourceBase):
         """`npz:PATH`."""
         if not text:
             raise InputError("The source npz needs a file: npz:PATH.")
-        return cls(path=_resolve(Path(text), data_dir))
+        return cls(path=resolve(Path(text), data_dir))
 
     @classmethod
     def is_there(cls, text: str, *, data_dir: Path | None) -> bool:
         """See SourceBase."""
         # pathlib's own raises for a name that is too long.
-        return os.path.exists(_resolve(Path(text), data_dir))  # noqa: PTH110
+        return os.path.exists(resolve(Path(text), data_dir))  # noqa: PTH110
 
     def identity(self, data_dir: Path | None) -> dict[str, Any]:
         """See SourceBase: name, size and checksum of each array, as the file lists them."""
-        path = _resolve(self.path, data_dir)
+        path = resolve(self.path, data_dir)
         with _open(path) as archive:
             return {"arrays": {i.filename: [i.file_size, i.CRC] for i in archive.infolist()}}
 
     def describe(self, data_dir: Path | None) -> Description:
         """See SourceBase."""
-        path = _resolve(self.path, data_dir)
+        path = resolve(self.path, data_dir)
         splits = _splits(path)
         if not splits:
             raise DataError(f"{path} holds {_listed(_headers(path))}. {_LAYOUT}")
@@ -89,12 +90,12 @@ class Source(SourceBase):
 
     def num_examples(self, split: str, data_dir: Path | None) -> int:
         """See SourceBase."""
-        path = _resolve(self.path, data_dir)
+        path = resolve(self.path, data_dir)
         return int(_image_shape(path, self._arrays(split, path)[0])[0])
 
     def examples(self, split: str, data_dir: Path | None) -> Iterator[tuple[str, Example]]:
         """See SourceBase."""
-        path = _resolve(self.path, data_dir)
+        path = resolve(self.path, data_dir)
         names = self._arrays(split, path)
         count, *shape = _image_shape(path, names[0])
         labels = _labels(path, names[1], count)
@@ -104,7 +105,7 @@ class Source(SourceBase):
 
     def labels(self, split: str, data_dir: Path | None) -> Iterator[int]:
         """See SourceBase. The images are not read."""
-        path = _resolve(self.path, data_dir)
+        path = resolve(self.path, data_dir)
         names = self._arrays(split, path)
         count = _image_shape(path, names[0])[0]
         labels = _labels(path, names[1], count)
@@ -114,17 +115,6 @@ class Source(SourceBase):
         splits = _splits(path)
         check_split(str(path), split, splits)
         return splits[split]
-
-
-def _resolve(path: Path, data_dir: Path | None) -> Path:
-    """The absolute path: beneath the data folder where it is there, else as it is."""
-    try:
-        path = path.expanduser()
-    except RuntimeError as error:
-        raise InputError(f"The path {path} cannot be used: {error}") from error
-    if data_dir and os.path.exists(data_dir.expanduser() / path):  # noqa: PTH110
-        path = data_dir.expanduser() / path
-    return path.resolve()
 
 
 def _open(path: Path) -> zipfile.ZipFile:
@@ -145,7 +135,7 @@ def _splits(path: Path) -> dict[str, tuple[str, str]]:
     """The names of images and labels of each split that the file holds."""
     held = set(_headers(path))
     found: dict[str, tuple[str, str]] = {}
-    for split, names in _SPLITS.items():
+    for split, names in SPLIT_NAMES.items():
         for x, y in _NAMES:
             for name in names:
                 if {x.format(name), y.format(name)} <= held:

@@ -14,8 +14,7 @@ from pydantic import Field
 from tfbatch.errors import InputError
 from tfbatch.recipes import SPLITS, Example
 from tfbatch.schema import validate
-from tfbatch.sources._images import check_split
-from tfbatch.sources._source import Description, SourceBase
+from tfbatch.sources._source import Description, SourceBase, check_split
 
 _CELLS = 4
 """A class's pattern is this many cells high and wide."""

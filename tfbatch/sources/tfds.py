@@ -19,8 +19,7 @@ import numpy as np
 
 from tfbatch.errors import DataError, InputError, did_you_mean
 from tfbatch.recipes import Example
-from tfbatch.sources._images import SAMPLE, check_split, common_size
-from tfbatch.sources._source import Description, SourceBase
+from tfbatch.sources._source import SAMPLE, Description, SourceBase, check_split, common_size
 
 
 class Source(SourceBase):

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from tfbatch.errors import InputError
+from tfbatch.loss_scaling import unwrapped
 
 _AS_THEY_ARE = (
     keras.losses.Loss,
@@ -164,9 +165,9 @@ def _parts(value: Any) -> Iterator[Any]:
             for metric in value.metrics:
                 yield from keras.tree.flatten(getattr(metric, "_user_metrics", None) or ())
             if value.optimizer is not None:
-                yield getattr(value.optimizer, "inner_optimizer", value.optimizer)
+                yield unwrapped(value.optimizer)
     else:
-        yield getattr(value, "inner_optimizer", value)
+        yield unwrapped(value)
 
 
 def _description(variable: Any) -> tuple[Any, ...]:

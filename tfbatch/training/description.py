@@ -11,6 +11,7 @@ import keras
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, TfbatchError
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import OWN
 from tfbatch.run_folder.files import BEST_MODEL
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
@@ -21,7 +22,7 @@ from tfbatch.training.compilation import loss_of
 from tfbatch.training.content_checks import content_notes
 from tfbatch.training.context import TaskContext
 from tfbatch.training.model_builder import check_arguments
-from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like, unwrapped
+from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like
 from tfbatch.training.workload import Workload, make_optimizer
 from tfbatch.trial.derived import derive
 

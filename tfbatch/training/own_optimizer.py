@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfbatch.errors import InputError
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import OPTIMIZERS, OWN, class_of
 from tfbatch.schema import Named
 from tfbatch.training.by_value import check_configuration
@@ -107,8 +108,3 @@ def _settings(optimizer: Any) -> dict[str, Any]:
         return {**optimizer.get_config(), "learning_rate": None}
     finally:
         state["_learning_rate"] = schedule
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """The optimizer inside one that scales the loss."""
-    return getattr(optimizer, "inner_optimizer", optimizer)

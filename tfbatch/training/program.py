@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfbatch.accumulation import checked
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.schedules import MomentumInExamples, momentum_attribute
 from tfbatch.training.in_graph import (
     InGraphMomentum,
@@ -54,7 +55,7 @@ class Program:
         self._table = LearningRateTable()
         compile_model(model, optimizer)
         # A loss-scaling optimizer wraps the one that has the numbers.
-        self._optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        self._optimizer = unwrapped(model.optimizer)
         for name, number in self._numbers.items():
             setattr(self._optimizer, name, number)
         self._optimizer._learning_rate = self._table  # its setter refuses a change of kind

@@ -10,7 +10,7 @@ from typing import overload
 from tfbatch.run_folder.files import JOURNAL
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.reader import read_settings
-from tfbatch.trial.finished import FinishedTrial, read_row
+from tfbatch.trial.finished_trial import FinishedTrial, read_row
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Phase
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
+from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
 
 BASELINE = "baseline"
@@ -68,6 +70,23 @@ class FinishedTrial:
 
 
 _METRIC = "metric_"
+
+
+def score_of(outcome_status: str, value: float | None) -> float | None:
+    """The objective's value of a completed trial, None for every other one."""
+    if outcome_status != "completed" or value is None or not math.isfinite(value):
+        return None
+    return value
+
+
+def final_status(outcome: Outcome, objective: Objective) -> Outcome:
+    """A trial that completed with a non-finite objective has diverged."""
+    if outcome.status == "completed" and not math.isfinite(
+        outcome.metrics.get(objective.name, math.nan)
+    ):
+        reason = f"the final {objective.name} is {outcome.metrics.get(objective.name)}"
+        return dataclasses.replace(outcome, status="diverged", message=reason)
+    return outcome
 
 
 def make_row(

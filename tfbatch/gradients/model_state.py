@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 @contextlib.contextmanager
-def untouched(model: Any, *, weights: bool = False) -> Iterator[None]:
+def state_restored(model: Any, *, weights: bool = False) -> Iterator[None]:
     """Restores, bit by bit, what forward passes change; also if the block raises.
 
     These are the moving statistics, the seed generators of dropout and augmentation layers, and
@@ -38,7 +38,7 @@ def untouched(model: Any, *, weights: bool = False) -> Iterator[None]:
 class OwnRandomness:
     """Random numbers of layers that go on from one measurement to the next.
 
-    `untouched` puts seed generators back, so that every measurement would see the same dropout
+    `state_restored` puts seed generators back, so that every measurement would see the same dropout
     masks, and those of the training's next steps. Within `running` the generators go on where the
     last measurement left them, on a stream apart from the training's.
 
@@ -52,7 +52,7 @@ class OwnRandomness:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """To be used within `untouched`."""
+        """To be used within `state_restored`."""
         found = self._model.non_trainable_variables
         generators = [variable for variable in found if variable.name == "seed_generator_state"]
         if self._states is None:

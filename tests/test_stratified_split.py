@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tfbatch.records.splitting import StratifiedAssignment
+from tfbatch.records.stratified_split import StratifiedAssignment
 
 
 def assign(labels, **fractions):

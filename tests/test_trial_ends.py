@@ -7,7 +7,8 @@ import math
 import pytest
 from search_fixtures import ACCURACY, LOSS
 
-from tfbatch.search.outcome_policy import final_status, score_of, told_score
+from tfbatch.search.oracles import told_score
+from tfbatch.trial.finished_trial import final_status, score_of
 from tfbatch.trial.outcome import Outcome
 
 NOT_COMPLETED = ("diverged", "oom", "error", "interrupted")
