@@ -159,7 +159,7 @@ def measured_coupling(model: Any, batch: Any) -> str | None:
     ]
     if not targets or len(targets[0]) < 4:
         return None
-    with untouched(model):
+    with state_restored(model):
         try:
             y_pred = model(x, training=False) if model._call_has_training_arg else model(x)
         except (ValueError, tf.errors.InvalidArgumentError):  # a fixed batch size
