@@ -24,7 +24,7 @@ from tfbatch.exporters._curves import read_curves
 from tfbatch.exporters._trial import trial_of
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.reader import read_run
-from tfbatch.run_folder.table import csv_text
+from tfbatch.run_folder.trials_table import csv_text
 from tfbatch.schema import Named
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload.*")  # MLflow with SQLAlchemy 2.1

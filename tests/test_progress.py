@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 from search_fixtures import BASELINE
 
-from tfbatch.run_folder import machine_load
+from tfbatch import process_limits
+from tfbatch.process_limits import usable_cores
 from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
-from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
+from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.search.engine import Running
 from tfbatch.search.progress import FIRST_SILENCE, LATER_SILENCE, LiveProgress, Progress
 from tfbatch.training.trial import Heartbeat
@@ -221,33 +222,33 @@ def test_work_of_this_process_and_its_children_is_not_others(monkeypatch):
     ("files", "cores"),
     [
         ({}, 4.0),
-        ({"proc/self/cgroup": "0::/a\n", "groups/a/cpu.max": "max 100000\n"}, 4.0),
-        ({"proc/self/cgroup": "0::/a\n", "groups/a/cpu.max": "150000 100000\n"}, 1.5),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, 4.0),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 1.5),
         (
             {
                 "proc/self/cgroup": "3:cpu,cpuacct:/b\n",
-                "groups/cpu/b/cpu.cfs_quota_us": "50000\n",
-                "groups/cpu/b/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu/b/cpu.cfs_quota_us": "50000\n",
+                "sys/fs/cgroup/cpu/b/cpu.cfs_period_us": "100000\n",
             },
             0.5,
         ),
         (
             {
                 "proc/self/cgroup": "3:cpu,cpuacct:/b\n",
-                "groups/cpu/b/cpu.cfs_quota_us": "-1\n",
-                "groups/cpu/b/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu/b/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/b/cpu.cfs_period_us": "100000\n",
             },
             4.0,
         ),
     ],
 )
 def test_usable_cores_are_bounded_by_the_control_groups_quota(tmp_path, monkeypatch, files, cores):
-    monkeypatch.setattr(machine_load.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(process_limits.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
 
-    assert usable_cores(proc=tmp_path / "proc", cgroups=tmp_path / "groups") == cores
+    assert usable_cores(tmp_path) == cores
 
 
 def test_the_load_is_in_the_fingerprint_and_stays_when_it_is_written_anew(tmp_path):

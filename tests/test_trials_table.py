@@ -14,10 +14,16 @@ import pytest
 from search_fixtures import BASELINE, Trainer, finished, make_runner, open_folder
 
 from tfbatch.errors import RunFolderError, SearchError
-from tfbatch.run_folder import table
+from tfbatch.run_folder import trials_table
 from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.journal import Journal, read_rows
-from tfbatch.run_folder.table import column_order, csv_at_the_end, csv_text, to_frame, write_csv
+from tfbatch.run_folder.trials_table import (
+    column_order,
+    csv_at_the_end,
+    csv_text,
+    to_frame,
+    write_csv,
+)
 from tfbatch.schema import Named
 
 WSD = BASELINE.model_copy(
@@ -127,7 +133,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
     child = f"""
 import resource, signal, sys
 from pathlib import Path
-from tfbatch.run_folder.table import write_csv
+from tfbatch.run_folder.trials_table import write_csv
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 write_csv(Path({str(path)!r}), [{{"trial": "b", "message": "long" * 100}}])
@@ -202,4 +208,4 @@ def test_a_journal_in_use_is_read_up_to_its_last_whole_line(tmp_path):
 
 
 def test_metric_columns_are_those_of_the_journal():
-    assert any(key.startswith(table.METRIC) for key in ROWS[0])
+    assert any(key.startswith(trials_table.METRIC) for key in ROWS[0])

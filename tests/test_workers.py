@@ -17,7 +17,7 @@ import pytest
 from processes import HANG_SECONDS, fall_silent, wait_until
 
 from tfbatch.run_folder.file_lock import wait_until_released
-from tfbatch.workers import ProcessEndedError, Slot, ending
+from tfbatch.workers import ProcessEndedError, Slot, process_end
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
 from tfbatch.workers.slot import Start, worker_mailbox
 
@@ -284,20 +284,22 @@ def test_a_worker_whose_parent_is_gone_before_it_asks_the_kernel_ends_too():
     ],
 )
 def test_endings(exit_code, words, kills, silent, expected):
-    found = ending.describe_end(exit_code, last_words=words, kernel_kills=kills, silent_for=silent)
+    found = process_end.describe_end(
+        exit_code, last_words=words, kernel_kills=kills, silent_for=silent
+    )
     assert found.ending == expected
     assert words in found.message
 
 
 def test_kernel_kills_are_counted_in_either_version_of_control_groups(tmp_path):
-    proc, groups = tmp_path / "proc", tmp_path / "groups"
+    proc, groups = tmp_path / "proc", tmp_path / "sys/fs/cgroup"
     (proc / "self").mkdir(parents=True)
     (proc / "vmstat").write_text("pgfault 1\noom_kill 7\n")
-    assert ending.kernel_kills(proc, groups) == 7
+    assert process_end.kernel_kills(tmp_path) == 7
     (proc / "self" / "cgroup").write_text("4:cpu,memory:/a\n0::/b\n")
     (groups / "b").mkdir(parents=True)
     (groups / "b" / "memory.events").write_text("oom 9\noom_kill 3\n")
-    assert ending.kernel_kills(proc, groups) == 10
+    assert process_end.kernel_kills(tmp_path) == 10
     (groups / "memory" / "a").mkdir(parents=True)
     (groups / "memory" / "a" / "memory.oom_control").write_text("under_oom 0\noom_kill 2\n")
-    assert ending.kernel_kills(proc, groups) == 12
+    assert process_end.kernel_kills(tmp_path) == 12

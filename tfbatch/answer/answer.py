@@ -28,9 +28,8 @@ Number = Annotated[
     float,
     pydantic.Field(allow_inf_nan=True),
     pydantic.BeforeValidator(lambda value: math.nan if value is None else value),
-    pydantic.PlainSerializer(lambda value: value if math.isfinite(value) else None),
 ]
-"""A measured number; one that is not finite is null in JSON, and NaN when it is read again."""
+"""A measured number; pydantic writes one that is not finite as null, which is read as NaN."""
 
 
 class Measured(Strict):

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.journal import Row
-from tfbatch.run_folder.table import METRIC, column_order
+from tfbatch.run_folder.trials_table import METRIC, column_order
 
 _DERIVED = ("learning_rate", "total_examples", "steps_per_epoch", "warmup_examples")
 _TAGS = ("trial", "phase", "status", "seed", "device", "finished_at", "message")

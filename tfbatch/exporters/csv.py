@@ -8,7 +8,7 @@ from tfbatch.errors import InputError
 from tfbatch.exporters._exported import Exported
 from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.reader import RecordedRun
-from tfbatch.run_folder.table import write_csv
+from tfbatch.run_folder.trials_table import write_csv
 
 
 def export(run: RecordedRun, *, destination: str | None) -> Exported:

@@ -13,8 +13,8 @@ A file holds all of its measurement: the function for Python, such as
 
 `probe` is called in the process of the command. It chooses what is to be measured, has it measured
 by `bench.measure(function, ...)` in the process that trains, where the function's first argument is
-a tfbatch.training.context.TaskContext, and never prints. Errors may leave it:
-the command says so and goes on with the next instrument.
+a tfbatch.training.context.TaskContext, and never prints. Errors may leave it: the command reports
+them and goes on with the next instrument.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy.typing as npt
 import tensorflow as tf
+
+from tfbatch.process_limits import affinity
 
 Finish = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
 """(images, labels, position) of a batch to what the stream yields. It runs where the batch is
@@ -77,8 +78,8 @@ def unfinished(images: tf.Tensor, labels: tf.Tensor, position: tf.Tensor) -> tup
 
 def parallel_calls() -> int:
     """One call for each core that this process may use, or fewer if TensorFlow is told fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores or 1, tf.config.threading.get_inter_op_parallelism_threads() or 16, 16)
+    cores = len(affinity())
+    return min(cores, tf.config.threading.get_inter_op_parallelism_threads() or 16, 16)
 
 
 def batches_in_chunk(batch_size: int, *, pixels: int) -> int:

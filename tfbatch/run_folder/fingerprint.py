@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tfbatch.process_limits import affinity, usable_cores
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import FINGERPRINT
-from tfbatch.run_folder.machine_load import MachineLoad, usable_cores
+from tfbatch.run_folder.machine_load import MachineLoad
 
 _PACKAGES = ("tensorflow", "keras", "keras-tuner", "tensorflow-datasets", "numpy")
 
@@ -78,7 +78,7 @@ def hardware(accelerators: list[str]) -> dict[str, Any]:
     Args:
         accelerators: Names of the devices besides the CPU.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(affinity())
     return {
         "processor": _processor(),
         "cores": cores,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import time
-from pathlib import Path
 
 import psutil
+
+from tfbatch.process_limits import affinity
 
 BUSY_SHARE = 0.2
 """Other processes that take more than this share of the cores are worth a sentence."""
@@ -79,25 +79,9 @@ def load_between(first: LoadSample, last: LoadSample, *, cores: float) -> Machin
     return MachineLoad(cores, min(max(others, 0.0), cores), seconds)
 
 
-def usable_cores(*, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
-    """Cores that this process may use: its affinity's, or the control group's quota if it is less.
-
-    Args:
-        proc: Where the kernel's files are.
-        cgroups: Where the control groups are.
-    """
-    return min([float(len(_affinity())), *_quotas(proc, cgroups)])
-
-
-def _affinity() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def _busy_seconds() -> float:
     every = psutil.cpu_times(percpu=True)
-    mine = [every[n] for n in _affinity() if n < len(every)]
+    mine = [every[n] for n in affinity() if n < len(every)]
     # `guest` is part of `user`; `steal` is what other virtual machines take.
     names = ("user", "nice", "system", "irq", "softirq", "steal")
     return sum(getattr(core, name, 0.0) for core in mine for name in names)
@@ -113,26 +97,3 @@ def _own_seconds() -> float:
             times = child.cpu_times()
             total += times.user + times.system
     return float(total)
-
-
-def _quotas(proc: Path, cgroups: Path) -> list[float]:
-    """Cores that the control groups of this process allow, of either version; [] without limits."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        with contextlib.suppress(OSError, ValueError):
-            if not controllers:
-                text = (cgroups / path.lstrip("/") / "cpu.max").read_text(encoding="utf-8")
-                quota, period = text.split()
-                found.append(float(quota) / float(period))  # ValueError for "max"
-            elif "cpu" in controllers.split(","):
-                folder = cgroups / "cpu" / path.lstrip("/")
-                quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
-                period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
-                if float(quota) > 0:
-                    found.append(float(quota) / float(period))
-    return found

@@ -12,7 +12,7 @@ from tfbatch.answer.answer import Answer
 from tfbatch.answer.summary import summary
 from tfbatch.errors import NothingLearnedError
 from tfbatch.exporters import Exported, export_run
-from tfbatch.run_folder.table import to_frame
+from tfbatch.run_folder.trials_table import to_frame
 
 if TYPE_CHECKING:
     import pandas

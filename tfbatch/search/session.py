@@ -12,11 +12,12 @@ from typing import Any
 
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
+from tfbatch.process_limits import usable_cores
 from tfbatch.request.request import Request
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
-from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load, usable_cores
-from tfbatch.run_folder.table import csv_at_the_end
+from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
+from tfbatch.run_folder.trials_table import csv_at_the_end
 from tfbatch.schema import content_hash
 from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
 from tfbatch.search.engine import Engine

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import tensorflow as tf
+
+from tfbatch.process_limits import affinity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,7 @@ def claim_devices(place: Place) -> Devices:
     two trials of one thread each are faster than one after the other with two.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
+    cores = len(affinity())
     alone = 1 if place.strategy else None
     workers = alone or place.workers or (len(gpus) if gpus else min(cores, MOST_WORKERS))
     if gpus:
@@ -102,8 +102,8 @@ def use_threads(threads: int | None) -> int:
     Returns:
         The number that it has, which is another one where TensorFlow runs already.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    wanted = threads or cores or 1
+    cores = len(affinity())
+    wanted = threads or cores
     try:
         tf.config.threading.set_intra_op_parallelism_threads(wanted)
         tf.config.threading.set_inter_op_parallelism_threads(wanted)

@@ -6,7 +6,7 @@ and its ending is read from its exit code, its last output and the kernel's coun
 
 from __future__ import annotations
 
-from tfbatch.workers.ending import ProcessEndedError
+from tfbatch.workers.process_end import ProcessEndedError
 from tfbatch.workers.slot import Slot, warm_slot
 
 __all__ = ["ProcessEndedError", "Slot", "warm_slot"]

@@ -23,8 +23,8 @@ from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from tfbatch.run_folder.file_lock import hold
 from tfbatch.workers import lifeline
-from tfbatch.workers.ending import ProcessEndedError, describe_end, kernel_kills, tail
 from tfbatch.workers.mailbox import Mailbox
+from tfbatch.workers.process_end import ProcessEndedError, describe_end, kernel_kills, tail
 
 # Loky ends a worker that has grown by 300 MB, which a warm program does at once.
 _ENVIRONMENT = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from tfbatch.out_of_memory import out_of_memory_line
+from tfbatch.process_limits import CGROUPS, control_groups
 
 Ending = Literal["oom", "killed", "timeout"]
 
@@ -82,18 +84,17 @@ def tail(path: Path, *, start: int) -> str:
         return ""
 
 
-def kernel_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+def kernel_kills(root: Path = Path("/")) -> int:
     """A count that grows whenever the kernel kills a process for lack of memory.
 
     The sum of the control group's own count and the machine's: a worker can be in a group of its
     own, and in a container the machine's count may be hidden.
 
     Args:
-        proc: Where the kernel's files are.
-        cgroups: Where the control groups are.
+        root: Where /proc and /sys are.
     """
     count = 0
-    for file in (*_cgroup_files(proc, cgroups), proc / "vmstat"):
+    for file in (*_group_counts(root), root / "proc/vmstat"):
         try:
             found = re.search(r"^oom_kill (\d+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
         except OSError:
@@ -102,19 +103,12 @@ def kernel_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgrou
     return count
 
 
-def _cgroup_files(proc: Path, cgroups: Path) -> list[Path]:
-    try:
-        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return []
-    files = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            files.append(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
+def _group_counts(root: Path) -> Iterator[Path]:
+    for controllers, group in control_groups(root):
+        if "memory" in controllers:
+            yield root / CGROUPS / "memory" / group / "memory.oom_control"
         elif not controllers:
-            files.append(cgroups / path.lstrip("/") / "memory.events")
-    return files
+            yield root / CGROUPS / group / "memory.events"
 
 
 def _signal_name(exit_code: int | None) -> str:
