@@ -5,8 +5,6 @@ Every measured gradient is that of a mean over the examples: a loss that is a su
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -27,7 +25,7 @@ _REMEDY = (
 )
 
 
-def batch_loss(model: Any, batch: Any, *, training: bool) -> Any:
+def batch_loss(model: keras.Model, batch: object, *, training: bool) -> tf.Tensor:
     """A batch's loss as training computes it: the model's own `compute_loss`."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
     y_pred = model(x, training=training) if model._call_has_training_arg else model(x)
@@ -36,7 +34,7 @@ def batch_loss(model: Any, batch: Any, *, training: bool) -> Any:
     )
 
 
-def gradients_of(model: Any, batch: Any, *, training: bool) -> list[Any]:
+def gradients_of(model: keras.Model, batch: object, *, training: bool) -> list[tf.Tensor]:
     """The gradient of a batch's loss, a dense tensor for each trainable weight."""
     with tf.GradientTape() as tape:
         loss = batch_loss(model, batch, training=training)
@@ -45,7 +43,7 @@ def gradients_of(model: Any, batch: Any, *, training: bool) -> list[Any]:
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
-def why_not(model: Any) -> str | None:
+def why_not(model: keras.Model) -> str | None:
     """Why the gradient of a model cannot be measured from outside; None if it can."""
     if type(model).train_step is not keras.Model.train_step:
         return (
@@ -57,7 +55,7 @@ def why_not(model: Any) -> str | None:
     return declared_sum(model)
 
 
-def check_measurable(model: Any, micro_batches: int) -> None:
+def check_measurable(model: keras.Model, micro_batches: int) -> None:
     """Refuses what `why_not` refuses, and fewer than 2 micro-batches.
 
     Raises:
@@ -76,11 +74,11 @@ class MeanLossCheck:
         model: A built, compiled model.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: keras.Model):
         self._model = model
         self._is_checked = False
 
-    def __call__(self, batch: Any) -> None:
+    def __call__(self, batch: object) -> None:
         """Looks at the first batch alone.
 
         Raises:
@@ -93,7 +91,7 @@ class MeanLossCheck:
         self._is_checked = True
 
 
-def declared_sum(model: Any) -> str | None:
+def declared_sum(model: keras.Model) -> str | None:
     """Why the compiled losses are not means, from their declared reduction; None if unknown.
 
     Keras adds up what a reduction of None leaves, when it takes the gradient.
@@ -104,7 +102,7 @@ def declared_sum(model: Any) -> str | None:
     return None
 
 
-def measured_sum(model: Any, batch: Any) -> str | None:
+def measured_sum(model: keras.Model, batch: object) -> str | None:
     """Why the loss is not a mean over the examples, by measurement; None if it is one.
 
     A few examples are given once and then twice each: a mean is unchanged, a sum doubles. That
