@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.errors import InputError
 from tfbatch.gradients.model_state import state_restored
 
+_Slopes = npt.NDArray[np.float64]
 _EXAMPLES = 8
 _COUPLED_EXAMPLES = 64
 _PARALLEL = 1e-3
@@ -135,7 +137,7 @@ def measured_sum(model: keras.Model, batch: object) -> str | None:
     return _REMEDY.format(what=what)
 
 
-def measured_coupling(model: Any, batch: Any) -> str | None:
+def measured_coupling(model: keras.Model, batch: object) -> str | None:
     """Why what an example adds to the loss depends on the others, by measurement; None if not.
 
     The loss of some examples is compared with those of two halves of them, at the same predictions:
@@ -188,7 +190,9 @@ def measured_coupling(model: Any, batch: Any) -> str | None:
     return None
 
 
-def _slopes(model: Any, x: Any, y: Any, y_pred: Any, chosen: Any) -> list[Any]:
+def _slopes(
+    model: keras.Model, x: object, y: object, y_pred: object, chosen: npt.NDArray[np.int64]
+) -> list[_Slopes]:
     """The derivatives of the loss of some examples by each of their predictions."""
     x, y, y_pred = keras.tree.map_structure(
         lambda leaf: None if leaf is None else tf.gather(leaf, chosen), (x, y, y_pred)
@@ -201,7 +205,7 @@ def _slopes(model: Any, x: Any, y: Any, y_pred: Any, chosen: Any) -> list[Any]:
     return [np.asarray(slope, "float64") for slope in slopes]
 
 
-def _are_shares(pairs: list[tuple[Any, Any]]) -> bool:
+def _are_shares(pairs: list[tuple[_Slopes, _Slopes]]) -> bool:
     """Whether halves' derivatives are multiples of the whole's, whose inverses add up to 1."""
     total = 0.0
     for whole, half in pairs:
