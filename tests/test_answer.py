@@ -11,6 +11,7 @@ import sys
 import pytest
 from search_fixtures import BASELINE, Trainer, make_config, make_runner, trials_of
 
+from tfbatch import tune
 from tfbatch.answer.answer import Answer, Measured
 from tfbatch.answer.candidates import choose_candidates, trial_name
 from tfbatch.answer.chance import read_chance_level, write_chance_level
@@ -228,3 +229,14 @@ assert not {{"tensorflow", "keras", "keras_tuner"}} & set(sys.modules)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Recommended: batch size")
+
+
+def test_a_session_that_adds_nothing_names_the_answer_of_the_earlier_ones(tmp_path):
+    assert tune._answer_before(tmp_path) == ""
+    run(tmp_path, Trainer())
+    answer = answer_of(tmp_path)
+    answer.write(tmp_path)
+
+    text = tune._answer_before(tmp_path)
+    assert f"stands: batch size {answer.recommended.batch_size}, learning rate 0." in text
+    assert str(tmp_path / "recommendation.json") in text

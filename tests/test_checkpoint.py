@@ -304,6 +304,17 @@ def test_another_trainings_checkpoint_is_not_used(programs, spec, what):
     assert_same(run(programs, spec), fresh)
 
 
+def test_a_longer_training_goes_on_where_the_shorter_one_is_the_same_so_far(programs, spec):
+    """At a constant rate the first updates do not depend on the length."""
+    constant = change(spec, schedule=Named(name="constant"), warmup_fraction=0.0)
+    position = interrupt(programs, dataclasses.replace(constant, total_examples=3900))
+    undisturbed = run(programs, dataclasses.replace(constant, checkpoint_file=None))
+    continued = run(programs, constant)
+
+    assert continued.steps == undisturbed.steps - position.steps < undisturbed.steps
+    assert_same(continued, undisturbed)
+
+
 def small_checkpoint(path):
     """A checkpoint of a model of a few numbers."""
     keras.utils.set_random_seed(3)

@@ -24,7 +24,10 @@ COMMANDS = sorted(
     for path in (ROOT / "tfbatch").glob("*.py")
     if path.stem != "command_line" and "run_command(main)" in path.read_text(encoding="utf-8")
 )
-HEAVY = ("tensorflow", "keras", "keras_tuner", "sklearn", "pandas", "tensorflow_datasets")
+HEAVY = (
+    *("tensorflow", "keras", "keras_tuner", "tensorflow_datasets"),
+    *("scipy", "sklearn", "pandas"),
+)
 BLOCKER = f"""
 import importlib.abc, sys
 
@@ -258,6 +261,7 @@ def test_what_cannot_be_used_is_one_message_without_tensorflow(case, ends):
     assert ends[case].stdout == ""
 
 
+@pytest.mark.slow
 def test_what_only_the_data_can_tell_is_one_message_too(tmp_path):
     """The batch size is known to be too large when the records have been read."""
     done = command("tune", "--batch-sizes=32,2000", "--run-dir", "run", cwd=tmp_path)

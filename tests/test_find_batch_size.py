@@ -292,6 +292,7 @@ def test_training_from_best_yaml_gives_the_reported_figures(result):
     assert lines["reported by the search"] == str(config.reported)
 
 
+@pytest.mark.slow
 def test_a_kept_baseline_is_not_measured_on_test_again(tmp_path, monkeypatch):
     """With learning rates of nothing the search cannot beat the baseline."""
     (tmp_path / "hopeless.yaml").write_text(

@@ -1,4 +1,4 @@
-"""No `Any` stands where instruments and callbacks are called from elsewhere."""
+"""No `Any` stands where instruments, callbacks and gradients are called from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tfbatch
 PACKAGE = Path(tfbatch.__file__).parent
 FILES = sorted(
     path
-    for part in ("instruments", "largest_batch", "callbacks")
+    for part in ("instruments", "largest_batch", "callbacks", "gradients")
     for path in (PACKAGE / part).glob("*.py")
 ) + [PACKAGE / name for name in ("workbench.py", "pacing.py", "device_memory.py")]
 OF_KERAS = {"get_config", "Sweep.__call__", "WatchedInput.__call__"}

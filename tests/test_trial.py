@@ -121,6 +121,7 @@ def test_each_part_of_a_specification_matters(workload, result):
     assert len(set(losses)) == len(losses)
 
 
+@pytest.mark.slow
 def test_seeds_are_paired_across_batch_sizes(workload):
     """With a learning rate of almost nothing the weights stay where the seed put them."""
 

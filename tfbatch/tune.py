@@ -18,7 +18,6 @@ from typing import Any
 
 from absl import flags
 
-from tfbatch.answer.stored import read_answer
 from tfbatch.command_line import (
     announcer,
     direct_writer,
@@ -229,6 +228,10 @@ def _next_steps(run_dir: Path, request: Request) -> str:
 
 def _answer_before(run_dir: Path) -> str:
     """Where the answer of earlier sessions is, for a session that has added nothing to it."""
+    from tfbatch.answer.stored import (
+        read_answer,
+    )  # with SciPy: a second, which no refusal waits for
+
     found = read_answer(run_dir)
     if found is None:
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -34,7 +33,7 @@ class HessianProduct:
             examples of the first batch.
     """
 
-    def __init__(self, model: Any, batches: Sequence[Any]):
+    def __init__(self, model: keras.Model, batches: Sequence[object]):
         if reason := why_not(model):
             raise InputError(f"The model's Hessian cannot be measured: {reason}.")
         if not batches:
@@ -69,7 +68,7 @@ class HessianProduct:
                 total += size / self.examples * np.concatenate([p.numpy().ravel() for p in product])
         return total
 
-    def _of_batch(self, batch: Any, parts: list[Any]) -> list[Any]:
+    def _of_batch(self, batch: object, parts: list[tf.Tensor]) -> list[tf.Tensor]:
         variables = [variable.value for variable in self._model.trainable_variables]
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 
 @contextlib.contextmanager
-def state_restored(model: Any, *, weights: bool = False) -> Iterator[None]:
+def state_restored(model: keras.Model, *, weights: bool = False) -> Iterator[None]:
     """Restores, bit by bit, what forward passes change; also if the block raises.
 
     These are the moving statistics, the seed generators of dropout and augmentation layers, and
@@ -46,9 +46,9 @@ class OwnRandomness:
         model: A model that is built before the first measurement.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: keras.Model):
         self._model = model
-        self._states: list[Any] | None = None
+        self._states: list[np.ndarray] | None = None
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

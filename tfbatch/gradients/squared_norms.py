@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +17,7 @@ from tfbatch.gradients.model_state import OwnRandomness, state_restored
 class _MicroBatches:
     """A batch cut into k parts, whose gradients are measured without a trace on the model."""
 
-    def __init__(self, model: Any, *, micro_batches: int, training: bool):
+    def __init__(self, model: keras.Model, *, micro_batches: int, training: bool):
         check_measurable(model, micro_batches)
         self.micro_batches, self.training = micro_batches, training
         self._model = model
@@ -29,15 +28,15 @@ class _MicroBatches:
         with state_restored(self._model), self._randomness.running():
             yield
 
-    def _part(self, batch: Any, index: Any, size: Any) -> Any:
+    def _part(self, batch: object, index: int | tf.Tensor, size: int | tf.Tensor) -> object:
         """The micro-batch with this index, of `size` examples."""
         rows = slice(index * size, (index + 1) * size)
         return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
 
-    def _gradients(self, batch: Any) -> list[Any]:
+    def _gradients(self, batch: object) -> list[tf.Tensor]:
         return gradients_of(self._model, batch, training=self.training)
 
-    def _zeros(self) -> list[Any]:
+    def _zeros(self) -> list[tf.Tensor]:
         return [tf.zeros(v.shape, v.dtype) for v in self._model.trainable_variables]
 
 
@@ -65,7 +64,7 @@ class SquaredNorms(_MicroBatches):
         InputError: A model that `why_not` refuses, fewer than 2 micro-batches.
     """
 
-    def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
+    def __init__(self, model: keras.Model, *, micro_batches: int = 8, training: bool = False):
         super().__init__(model, micro_batches=micro_batches, training=training)
         self._add = tf.function(self._added, reduce_retracing=True)
 
@@ -74,15 +73,15 @@ class SquaredNorms(_MicroBatches):
         """How often the gradient's program was traced: anew for some shapes of a batch."""
         return int(self._add.experimental_get_tracing_count())
 
-    def micro_batch_size(self, batch: Any) -> int:
+    def micro_batch_size(self, batch: object) -> int:
         """Examples in one micro-batch of a batch; 0 if the batch is too small."""
         return self.examples(batch) // self.micro_batches
 
-    def examples(self, batch: Any) -> int:
+    def examples(self, batch: object) -> int:
         """Examples in a batch."""
         return int(keras.tree.flatten(batch)[0].shape[0])
 
-    def __call__(self, batch: Any) -> tuple[float, float]:
+    def __call__(self, batch: object) -> tuple[float, float]:
         """The two squared norms.
 
         Args:
@@ -103,7 +102,7 @@ class SquaredNorms(_MicroBatches):
         large = _squared_norm(sums) / self.micro_batches**2
         return float(small), float(large)
 
-    def rehearse(self, batch: Any) -> None:
+    def rehearse(self, batch: object) -> None:
         """Does for one micro-batch what a call does for all, and forgets it.
 
         Args:
@@ -120,14 +119,14 @@ class SquaredNorms(_MicroBatches):
             )
             float(square + _squared_norm(sums))  # a GPU's kernels have then ended
 
-    def _check(self, batch: Any) -> None:
+    def _check(self, batch: object) -> None:
         if not self.micro_batch_size(batch):
             raise InputError(
                 f"A batch must hold an example for each of the {self.micro_batches} micro-batches."
             )
         self._mean_loss(batch)
 
-    def _added(self, batch: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
+    def _added(self, batch: object, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         gradients = self._gradients(batch)
         return _squared_norm(gradients), [s + g for s, g in zip(sums, gradients, strict=True)]
 
@@ -151,7 +150,7 @@ class LayerNorms(_MicroBatches):
         InputError: A model that `why_not` refuses, fewer than 2 micro-batches.
     """
 
-    def __init__(self, model: Any, *, micro_batches: int = 8, training: bool = False):
+    def __init__(self, model: keras.Model, *, micro_batches: int = 8, training: bool = False):
         super().__init__(model, micro_batches=micro_batches, training=training)
         if not model.trainable_variables:
             raise InputError("The model must have trainable weights: unfreeze a layer.")
@@ -161,7 +160,7 @@ class LayerNorms(_MicroBatches):
         self._sum = tf.function(self._summed, reduce_retracing=True, autograph=False)
 
     def __call__(
-        self, batch: Any, preconditioner: Sequence[Any] | None = None
+        self, batch: object, preconditioner: Sequence[tf.Tensor] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Small and large squared norms, float64 [2, layers] each.
 
@@ -182,7 +181,7 @@ class LayerNorms(_MicroBatches):
             large = self._squares(sums, scales)
         return squares.numpy() / self.micro_batches, large.numpy() / self.micro_batches**2
 
-    def mean_gradient(self, batch: Any) -> list[Any]:
+    def mean_gradient(self, batch: object) -> list[tf.Tensor]:
         """The mean gradient of the micro-batches, a tensor for each trainable weight.
 
         Raises:
@@ -193,13 +192,15 @@ class LayerNorms(_MicroBatches):
             _, sums = self._sum(batch, self._ones())
         return [part / self.micro_batches for part in sums]
 
-    def _ones(self) -> list[Any]:
+    def _ones(self) -> list[tf.Tensor]:
         return [tf.ones([], v.dtype) for v in self._model.trainable_variables]
 
-    def _summed(self, batch: Any, scales: list[Any]) -> tuple[Any, list[Any]]:
+    def _summed(self, batch: object, scales: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         size = tf.shape(keras.tree.flatten(batch)[0])[0] // self.micro_batches
 
-        def add(index: Any, squares: Any, sums: list[Any]) -> tuple[Any, Any, list[Any]]:
+        def add(
+            index: tf.Tensor, squares: tf.Tensor, sums: list[tf.Tensor]
+        ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
             gradients = self._gradients(self._part(batch, index, size))
             added = [one + other for one, other in zip(sums, gradients, strict=True)]
             return index + 1, squares + self._squares(gradients, scales), added
@@ -216,7 +217,7 @@ class LayerNorms(_MicroBatches):
         )
         return squares, sums
 
-    def _squares(self, gradients: list[Any], scales: list[Any]) -> Any:
+    def _squares(self, gradients: list[tf.Tensor], scales: list[tf.Tensor]) -> tf.Tensor:
         """In float64: the small and large squared norms are subtracted from each other."""
         plain, scaled = [], []
         for gradient, scale in zip(gradients, scales, strict=True):
@@ -232,6 +233,6 @@ class LayerNorms(_MicroBatches):
         )
 
 
-def _squared_norm(gradients: list[Any]) -> Any:
+def _squared_norm(gradients: list[tf.Tensor]) -> tf.Tensor:
     """In float64: the two squared norms are subtracted from each other."""
     return tf.add_n([tf.reduce_sum(tf.square(tf.cast(g, tf.float64))) for g in gradients])

@@ -7,6 +7,7 @@ import json
 import os
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,13 @@ class CheckpointFile:
     Args:
         path: The file (.npz).
         identity: What the training is; a checkpoint of another one is left alone and not used.
+        course: `course(steps)` says what the training is in its first updates: a checkpoint of one
+            that is the same so far is used too. None: of no other one.
     """
 
-    def __init__(self, path: Path, *, identity: str):
+    def __init__(self, path: Path, *, identity: str, course: Callable[[int], str] | None = None):
         self.path = path
-        self._identity = identity
+        self._identity, self._course = identity, course
 
     def read_position(self) -> Position:
         """How far the kept training is; the beginning where there is none."""
@@ -67,9 +70,13 @@ class CheckpointFile:
                 kept = json.loads(str(archive["position"]))
                 if kept.pop("variables") != len(archive.files) - 1:
                     return Position()
-            if (kept.pop("schema"), kept.pop("identity")) != (_SCHEMA, self._identity):
+            if kept.pop("schema") != _SCHEMA:
                 return Position()
-            return Position(**kept)
+            identity, course = kept.pop("identity"), kept.pop("course", None)
+            position = Position(**kept)
+            if identity == self._identity or self._is_the_same_so_far(course, position):
+                return position
+            return Position()
         except Exception:  # what is raised depends on where the file is damaged
             return Position()
 
@@ -95,6 +102,7 @@ class CheckpointFile:
             "schema": _SCHEMA,
             "identity": self._identity,
             "variables": len(arrays),
+            **({"course": self._course(position.steps)} if self._course else {}),
             **dataclasses.asdict(position),
         }
         partial = self._partial()
@@ -114,6 +122,11 @@ class CheckpointFile:
         """The training has come to its end."""
         self.path.unlink(missing_ok=True)
         self._partial().unlink(missing_ok=True)  # of a process that was killed
+
+    def _is_the_same_so_far(self, course: str | None, position: Position) -> bool:
+        if self._course is None or course is None:  # of train, or written before there was one
+            return False
+        return course == self._course(position.steps)
 
     def _partial(self) -> Path:
         return self.path.with_name(f"partial-{self.path.name}")

@@ -162,7 +162,7 @@ class _Trial:
         self.model: Any = None
         self.before = Position()
         self.checkpoint = (
-            CheckpointFile(spec.checkpoint_file, identity=spec.identity())
+            CheckpointFile(spec.checkpoint_file, identity=spec.identity(), course=spec.course)
             if spec.checkpoint_file
             else None
         )

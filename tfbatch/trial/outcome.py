@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from tfbatch.configuration import Configuration
 from tfbatch.metric_direction import Direction
+from tfbatch.schedules import make_family
+from tfbatch.schedules._family import value
+from tfbatch.schema import content_hash
 from tfbatch.trial.derived import Derived, derive
 
 Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
@@ -104,6 +110,43 @@ class TrialSpec:
     def identity(self) -> str:
         """Equal for trainings that are the same from beginning to end."""
         return f"{self.configuration.identity()}-{self.seed}-{self.total_examples}"
+
+    def course(self, steps: int) -> str:
+        """Equal for trainings that are the same in their first `steps` updates, of any length.
+
+        The length counts only in what it changes up to there: learning rates, derived numbers of
+        the optimizer, updates between two evaluations. So what was trained at a constant rate, or
+        in the stable phase of `wsd` after a warm-up of equal length, may go on in a longer
+        training; a cosine depends on its length from the first update on. The update after them is
+        compared too, so that no rounding at a joint of the schedule decides.
+
+        Args:
+            steps: Updates that were made.
+        """
+        family = make_family(
+            self.configuration.schedule.name, **self.configuration.schedule.arguments
+        )
+        derived = self.derived
+        rates = value(
+            family,
+            np.arange(steps + 1, dtype=np.float64) * derived.batch_size,
+            learning_rate=derived.learning_rate,
+            batch_size=derived.batch_size,
+            total_examples=derived.total_examples,
+            warmup_examples=derived.warmup_examples,
+            ops=np,
+        )
+        return content_hash(
+            [
+                self.configuration.model_dump(mode="json"),
+                self.seed,
+                derived.optimizer,
+                derived.steps_per_epoch,
+                hashlib.sha256(np.broadcast_to(rates, (steps + 1,)).tobytes()).hexdigest(),
+                # Where a schedule sets the momentum too, no other length is taken for the same.
+                derived.total_examples if family.sets_momentum() else None,
+            ]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
