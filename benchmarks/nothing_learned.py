@@ -86,7 +86,8 @@ def trained(case: str, repetitions: int, signal: float) -> tuple[int, float]:
     for repetition in range(repetitions):
         random = np.random.default_rng(repetition)
         x = random.normal(size=(TRAIN + VALIDATION, INPUTS)).astype("float32")
-        direction = random.normal(size=(INPUTS, units)) / np.sqrt(INPUTS)
+        direction = random.normal(size=(INPUTS, units))
+        direction /= np.linalg.norm(direction, axis=0)
         score = signal * x @ direction
         score += np.sqrt(1 - signal**2) * random.normal(size=(len(x), units))
         parts = [x, targets_of(kind, score, units)]

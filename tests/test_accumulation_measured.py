@@ -143,6 +143,19 @@ def test_in_float64_the_update_is_that_of_the_batch_to_the_last_digits():
     np.testing.assert_allclose(updates[1], updates[0], rtol=1e-12)
 
 
+def test_half_precision_does_not_hide_a_loss_over_the_batch():
+    """Dice of a batch and of its halves differ by a few percent, as bfloat16 rounds."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((6,))
+    outputs = keras.layers.Dense(1, activation="sigmoid", dtype="mixed_bfloat16")(inputs)
+    model = keras.Model(inputs, outputs)
+    model.dtype_policy = keras.dtype_policies.DTypePolicy("mixed_bfloat16")
+    labels = (RANDOM.random((64, 1)) < 0.5).astype("float32")
+    with pytest.raises(InputError, match="differs from that of its micro-batches"):
+        one_update(model, dice, micro=32, y=labels)
+    one_update(model, "mse", micro=32, y=labels)
+
+
 def test_a_small_difference_is_a_warning():
     def nearly(y_true, y_pred):
         error = keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)

@@ -79,10 +79,38 @@ def test_a_sum_is_refused_wherever_it_hides(kind):
             measure()
 
 
+def dice(y_true, y_pred):
+    overlap = keras.ops.sum(y_true * y_pred)
+    return 1 - 2 * overlap / (keras.ops.sum(y_true) + keras.ops.sum(y_pred))
+
+
+def root_of_a_mean(y_true, y_pred):
+    return keras.ops.sqrt(keras.ops.mean(keras.ops.square(y_true - y_pred)))
+
+
+def of_known_targets(y_true, y_pred):
+    """As of a translation: the mean over the steps that are not padding."""
+    known = keras.ops.cast(y_true > -0.5, "float32")
+    return keras.ops.sum(known * keras.ops.square(y_true - y_pred)) / keras.ops.sum(known)
+
+
+@pytest.mark.parametrize("loss", [dice, root_of_a_mean, keras.losses.Dice()])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_loss_whose_examples_depend_on_one_another_is_refused(loss, policy):
+    model, _ = one_output(loss, activation="sigmoid", dtype=policy)
+    labels = tf.constant(3 * (np.arange(16) % 4 == 0).astype("float32")[:, None])
+
+    with pytest.raises(InputError, match="depends on the others in its batch"):
+        LayerNorms(model, micro_batches=2)((BATCH[0], labels))
+
+
 @pytest.mark.parametrize(
     "made",
     [
         lambda: one_output("mse"),
+        lambda: one_output("mae"),
+        lambda: one_output("hinge", dtype="mixed_bfloat16"),
+        lambda: one_output(of_known_targets),
         lambda: two_outputs(["mse", "mae"]),
         lambda: one_output("mse", kernel_regularizer="l2", activity_regularizer="l2"),
         lambda: one_output(lambda t, p: tf.reduce_mean(tf.square(t - p))),

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import resource
+import types
 from pathlib import Path
 
 import keras
@@ -23,7 +24,7 @@ from tfbatch.errors import InputError
 from tfbatch.instruments.image_size_memory import ResizedData, measure_memory_by_image_size
 from tfbatch.instruments.largest_batch import find_max_batch_size
 from tfbatch.largest_batch.fresh_process import Peak, Prober, Written, climb, read_written
-from tfbatch.largest_batch.measurement import MemoryReport, open_prober
+from tfbatch.largest_batch.measurement import MemoryReport, measure_memory, open_prober
 from tfbatch.largest_batch.search import (
     MOST_RUNS,
     Accumulation,
@@ -521,3 +522,9 @@ def test_a_budget_that_is_none_is_refused_before_any_work(budget):
 def test_bad_options_are_refused_before_any_work(options, message):
     with pytest.raises(InputError, match=message):
         find_max_batch_size("small_cnn", "digits", **options)
+
+
+def test_a_target_of_more_than_all_training_examples_is_refused_before_anything_is_run():
+    bench = types.SimpleNamespace(data=types.SimpleNamespace(splits={"train": 100}))
+    with pytest.raises(InputError, match=r"at most the number of training examples, 100:.*101\."):
+        measure_memory(bench, budget_bytes=None, margin=0.0, target_batch_size=101)

@@ -6,7 +6,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
@@ -178,6 +178,14 @@ def _train_step(model: Any, micro_batch_size: int, data: Any) -> Any:
     return model.get_metrics_result()
 
 
+class _Pair(NamedTuple):
+    """What was found for examples together and for their micro-batches, and what is rounding."""
+
+    one: Any
+    other: Any
+    rounding: float
+
+
 class _MicroBatches:
     """The loss and gradients of one batch: sums in the graph."""
 
@@ -235,23 +243,30 @@ class _MicroBatches:
         ]
         return [sums[0] + tf.cast(loss, sums[0].dtype), *added]
 
-    def losses_of(self, cut: list[tuple[int, int]]) -> list[tuple[Any, Any]]:
+    def losses_of(self, cut: list[tuple[int, int]]) -> list[_Pair]:
         """The batch in inference: whole, and in parts; see `_compare`.
 
-        The predictions are made once, so that a layer that draws numbers makes no difference.
+        The predictions are made once, so that a layer that draws numbers makes no difference, and
+        the loss is taken of them in float32 at least: half precision would hide a difference.
 
         Args:
             cut: The parts: first example and number of examples.
         """
         y_pred, added = self._called(0, self._size)
+        y_pred = _in_full_precision(y_pred)
+        # Keras's losses compute in `floatx`, whatever the model's policy is.
+        computed = {leaf.dtype.name for leaf in keras.tree.flatten(y_pred) if leaf is not None}
+        rounding = max(map(_rounding_of, computed | {keras.config.floatx()}))
         loss, slopes = self._loss_and_slopes(y_pred, 0, self._size)
         parts = [self._loss_and_slopes(y_pred, *part) for part in cut]
-        pairs = [(loss, sum(part_loss for part_loss, _ in parts))]
+        pairs = [_Pair(loss, sum(part_loss for part_loss, _ in parts), rounding)]
         for number, slope in enumerate(slopes):
-            pairs.append((slope, np.concatenate([part[1][number] for part in parts])))
+            together = np.concatenate([part[1][number] for part in parts])
+            pairs.append(_Pair(slope, together, rounding))
         if self._model.losses and np.isclose(added, self._called(0, self._size)[1], rtol=1e-6):
             in_parts = [self._called(*part)[1] * part[1] / self._size for part in cut]
-            pairs.append((added, sum(in_parts)))
+            own = _rounding_of(self._model.dtype_policy.compute_dtype)
+            pairs.append(_Pair(added, sum(in_parts), max(own, rounding)))
         return pairs
 
     def _called(self, start: int, length: int) -> tuple[Any, float]:
@@ -294,7 +309,7 @@ def _share(length: Any, size: Any, dtype: Any) -> Any:
 _FEWEST = 4
 """Examples that a loss is measured on where a micro-batch is a single one."""
 _ROUNDING = {"float64": 1e-9, "float32": 1e-4}
-"""Relative differences that are rounding; what computes in half precision differs by more."""
+"""Relative differences that are rounding; what is computed in half precision differs by more."""
 _HALF_ROUNDING = 1e-2
 
 
@@ -334,38 +349,49 @@ def _measure(model: Any, micro_batch_size: int, batch: Any) -> bool:
             variable.assign(value)
     else:  # built just now
         model.reset_metrics()
-    _compare(model, found, micro_batch_size)
+    _compare(found, micro_batch_size)
     return True
 
 
-def _compare(model: Any, pairs: list[tuple[Any, Any]], micro_batch_size: int) -> None:
+def _in_full_precision(y_pred: Any) -> Any:
+    """Predictions with those of half precision as float32; any mask of theirs is left out."""
+
+    def cast(leaf: Any) -> Any:
+        half = leaf is not None and leaf.dtype.is_floating and leaf.dtype.size < 4
+        return tf.cast(leaf, tf.float32) if half else leaf
+
+    return keras.tree.map_structure(cast, y_pred)
+
+
+def _rounding_of(dtype: str) -> float:
+    return _ROUNDING.get(dtype, 0.0 if dtype.startswith(("int", "uint")) else _HALF_ROUNDING)
+
+
+def _compare(pairs: list[_Pair], micro_batch_size: int) -> None:
     """Compares what was found for the examples together, and for their micro-batches.
 
     Args:
-        model: The model.
         pairs: The loss, its derivative by each output, and the added losses if there are any.
         micro_batch_size: For messages.
 
     Raises:
         InputError: They differ by more than rounding.
     """
-    off = 0.0
-    for one, other in pairs:
+    off, excess = 0.0, 0.0
+    for one, other, rounding in pairs:
         length = max(np.linalg.norm(one), np.linalg.norm(other))
         if np.isfinite(length) and length > 0:
-            off = max(off, float(np.linalg.norm(one - other) / length))
-    # Keras's losses compute in `floatx`, whatever the model's policy is.
-    computed = (model.dtype_policy.compute_dtype, keras.config.floatx())
-    rounding = max(_ROUNDING.get(dtype, _HALF_ROUNDING) for dtype in computed)
-    if off <= rounding:
+            share = float(np.linalg.norm(one - other) / length)
+            off, excess = max(off, share), max(excess, share / rounding)
+    if excess <= 1:
         return
     differs = (
         "The loss of the first batch differs from that of its micro-batches of "
-        f"{micro_batch_size} by {off:.2%} (loss {float(pairs[0][0]):.6g} against "
-        f"{float(pairs[0][1]):.6g}; the loss, its derivatives with respect to the predictions, "
+        f"{micro_batch_size} by {off:.2%} (loss {float(pairs[0].one):.6g} against "
+        f"{float(pairs[0].other):.6g}; the loss, its derivatives with respect to the predictions, "
         "and added losses are compared)"
     )
-    if off <= 10 * rounding:
+    if excess <= 10:
         warnings.warn(f"{differs}: little more than rounding.", stacklevel=5)
         return
     raise InputError(

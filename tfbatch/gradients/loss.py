@@ -6,12 +6,18 @@ Every measured gradient is that of a mean over the examples: a loss that is a su
 from __future__ import annotations
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.errors import InputError
 from tfbatch.gradients.model_state import state_restored
 
+_Slopes = npt.NDArray[np.float64]
 _EXAMPLES = 8
+_COUPLED_EXAMPLES = 64
+_PARALLEL = 1e-3
+_HALF = (tf.float16, tf.bfloat16)
 _TOLERANCES = {"float64": 1e-3, "float32": 1e-3}
 _OTHER_TOLERANCE = 0.05  # 16 bits
 _SPREADS = 4.0
@@ -82,7 +88,7 @@ class MeanLossCheck:
         """
         if self._is_checked:
             return
-        if reason := measured_sum(self._model, batch):
+        if reason := measured_sum(self._model, batch) or measured_coupling(self._model, batch):
             raise InputError(f"The model's gradients cannot be measured: {reason}.")
         self._is_checked = True
 
@@ -129,3 +135,87 @@ def measured_sum(model: keras.Model, batch: object) -> str | None:
         f"{once:.4g} to {twice:.4g}"
     )
     return _REMEDY.format(what=what)
+
+
+def measured_coupling(model: keras.Model, batch: object) -> str | None:
+    """Why what an example adds to the loss depends on the others, by measurement; None if not.
+
+    The loss of some examples is compared with those of two halves of them, at the same predictions:
+    the derivatives by the predictions of a half must be those of the whole but for a factor, and
+    the inverse factors must add up to 1. That holds for a mean (1/2 and 1/2), and where a loss
+    divides by the weights or the unmasked steps of its batch (their shares). It does not hold for
+    Dice over the batch, contrastive losses, or the root of a mean. The halves are those with the
+    smaller and the larger targets: of halves alike, the losses would be alike too.
+
+    Args:
+        model: A built, compiled model; nothing of it is changed.
+        batch: As `fit` takes it.
+    """
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(
+        keras.tree.map_structure(lambda leaf: leaf[:_COUPLED_EXAMPLES], batch)
+    )
+    targets = [
+        leaf for leaf in keras.tree.flatten(y) if leaf is not None and leaf.dtype != "string"
+    ]
+    if not targets or len(targets[0]) < 4:
+        return None
+    with state_restored(model):
+        try:
+            y_pred = model(x, training=False) if model._call_has_training_arg else model(x)
+        except (ValueError, tf.errors.InvalidArgumentError):  # a fixed batch size
+            return None
+        y_pred = keras.tree.map_structure(
+            lambda leaf: tf.cast(leaf, tf.float32) if leaf.dtype in _HALF else leaf, y_pred
+        )
+        size = np.asarray(targets[0], "float64").reshape(len(targets[0]), -1).mean(axis=1)
+        order = np.argsort(size, kind="stable")
+        halves = [np.sort(part) for part in np.array_split(order, 2)]
+        try:
+            whole, again = (_slopes(model, x, y, y_pred, np.sort(order)) for _ in range(2))
+            parts = [_slopes(model, x, y, y_pred, half) for half in halves]
+        except (ValueError, tf.errors.InvalidArgumentError):  # a loss of one batch size
+            return None
+    for number, slopes in enumerate(whole):
+        if not np.allclose(slopes, again[number], rtol=1e-5, atol=0):  # it draws numbers
+            continue
+        pairs = [
+            (slopes[half].ravel(), part[number].ravel())
+            for half, part in zip(halves, parts, strict=True)
+        ]
+        if not _are_shares(pairs):
+            return _REMEDY.format(
+                what="the loss is not a mean over the examples: what an example adds to it "
+                "depends on the others in its batch, as in Dice over the batch"
+            )
+    return None
+
+
+def _slopes(
+    model: keras.Model, x: object, y: object, y_pred: object, chosen: npt.NDArray[np.int64]
+) -> list[_Slopes]:
+    """The derivatives of the loss of some examples by each of their predictions."""
+    x, y, y_pred = keras.tree.map_structure(
+        lambda leaf: None if leaf is None else tf.gather(leaf, chosen), (x, y, y_pred)
+    )
+    outputs = [leaf for leaf in keras.tree.flatten(y_pred) if leaf.dtype.is_floating]
+    with tf.GradientTape() as tape:
+        tape.watch(outputs)
+        loss = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=None, training=False)
+    slopes = tape.gradient(loss, outputs, unconnected_gradients="zero")
+    return [np.asarray(slope, "float64") for slope in slopes]
+
+
+def _are_shares(pairs: list[tuple[_Slopes, _Slopes]]) -> bool:
+    """Whether halves' derivatives are multiples of the whole's, whose inverses add up to 1."""
+    total = 0.0
+    for whole, half in pairs:
+        length, other = float(np.linalg.norm(whole)), float(np.linalg.norm(half))
+        if not np.isfinite(length + other):
+            return True  # of targets that are all left out, such as of ignored classes
+        if length == other == 0:
+            total = np.nan
+            continue
+        if length == 0 or other == 0 or np.linalg.norm(whole / length - half / other) > _PARALLEL:
+            return False
+        total += length / other
+    return bool(np.isnan(total) or abs(total - 1) <= _PARALLEL)

@@ -66,7 +66,8 @@ def find_max_batch_size(
             stated, else 0.
         largest: Largest batch of interest. Default: the number of training examples.
         target_batch_size: A desired batch size: where it does not fit, the micro-batch and
-            number of accumulation steps that make it are found and run too.
+            number of accumulation steps that make it are found and run too. At most the number
+            of training examples.
         evaluation: Whether the largest evaluation batch is searched too.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model.

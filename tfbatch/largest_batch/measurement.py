@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import psutil
 
+from tfbatch.errors import InputError
 from tfbatch.largest_batch.fresh_process import Climb, Prober, ProcessRun
 from tfbatch.largest_batch.search import (
     Accumulation,
@@ -139,6 +140,12 @@ def measure_memory(
     evaluation: bool = True,
 ) -> MemoryReport:
     """The largest batches of what is on a bench; see tfbatch.find_max_batch_size."""
+    examples = bench.data.splits["train"]
+    if target_batch_size and target_batch_size > examples:
+        raise InputError(
+            f"`target_batch_size` must be at most the number of training examples, {examples}: a "
+            f"plan for more could not be run. Received: {target_batch_size}."
+        )
     usable = bench.measure(find_usable_memory)
     bench.rest()  # it would hold memory of the device beside what is measured
     replicas = usable.replicas
