@@ -158,3 +158,75 @@ def test_a_model_without_a_graph_has_the_range_that_its_predictions_show():
     found = of_model(model, targets, batch_size=64)["loss"]
 
     assert found.constant == pytest.approx(1.5 * math.log(2), rel=1e-3)
+
+
+def tagger(classes=3, **compiled):
+    """Of two steps an example, each with a probability of each class."""
+    model = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Reshape((2, 1)), keras.layers.Dense(classes, "softmax")]
+    )
+    model.compile("sgd", **compiled)
+    return model
+
+
+def test_an_accuracy_that_counts_a_class_that_the_loss_ignores_has_no_constant():
+    """255 is the most frequent label, and no model predicts it."""
+    labels = np.array([[255, 255], [255, 0], [0, 1], [255, 255]])
+    ignoring = keras.losses.SparseCategoricalCrossentropy(ignore_class=255)
+    own = lambda targets, predicted: keras.ops.sum(predicted, axis=-1)  # noqa: E731
+    for loss in (ignoring, own):
+        found = of_model(tagger(loss=loss, metrics=["sparse_categorical_accuracy"]), labels)
+        assert found["sparse_categorical_accuracy"].constant is None
+    found = of_model(
+        tagger(loss="sparse_categorical_crossentropy", metrics=["accuracy"]), labels % 255
+    )
+    assert found["accuracy"].constant == pytest.approx(7 / 8)
+
+
+def test_a_masked_output_has_no_constant():
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.Embedding(2, 4, mask_zero=True),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    found = of_model(model, np.array([[0, 1], [0, 0], [0, 0]]))
+    assert found["accuracy"].constant is None
+    assert found["loss"].constant is None
+
+
+def test_weights_of_steps_count_and_weighted_metrics_have_no_constant():
+    labels = np.array([[0, 0], [0, 1], [0, 0]])
+    weights = np.array([[1, 1], [1, 9], [1, 1]], "float32")
+    model = tagger(
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="weighted")],
+    )
+    found = of_model(model, labels, weights=weights)
+    assert found["accuracy"].constant == pytest.approx(1 / 6)  # of the class of most weight
+    assert found["weighted"].constant is None
+
+
+def test_rows_of_several_labels_have_as_many_entropies():
+    """Each row is [1, 1, 0] or [1, 0, 1]: -log(1/2) - log(1/4) for the shares 1/2, 1/4, 1/4."""
+    targets = np.array([[1, 1, 0], [1, 0, 1]] * 20, "float32")
+    found = levels("categorical_crossentropy", [], targets, activation="softmax")["loss"]
+    assert found.constant == pytest.approx(3 * math.log(2), rel=1e-3)
+
+
+def test_the_weight_of_a_single_loss_counts_in_its_constant():
+    targets = np.array([[0.0], [4.0]] * 20, "float32")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", loss_weights=[0.5])
+    assert of_model(model, targets)["loss"].constant == pytest.approx(2.0, rel=1e-3)
+
+
+def test_targets_are_read_only_for_what_is_known_and_only_up_to_a_limit(monkeypatch):
+    targets = np.array([[0.0], [0.0], [1.0]], "float32")
+    monkeypatch.setattr("tfbatch.training.chance._MOST_BYTES", 8)
+    assert levels("mse", ["binary_accuracy"], targets)["binary_accuracy"].constant is None
+    monkeypatch.setattr("tfbatch.training.chance._targets", None)
+    assert levels("huber", ["precision"], targets)["precision"].constant is None

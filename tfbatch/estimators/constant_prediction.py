@@ -50,9 +50,9 @@ _FEWEST_CHANGED = 4
 def best_constant(loss: LossOfConstant, size: int) -> Array | None:
     """The constant of least mean loss; None where it has no minimum, or no finite value.
 
-    L-BFGS from three starts, since a clipped output has no slope outside its range. At a kink (absolute
-    errors, hinges) it may end a little above the minimum: a weaker reference, never one that calls
-    a model that learned unlearned.
+    L-BFGS from three starts, since a clipped output has no slope outside its range. At a kink
+    (absolute errors, hinges) it may end a little above the minimum: a weaker reference, never one
+    that calls a model that learned unlearned.
 
     Args:
         loss: The mean loss and the slopes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import keras
@@ -36,6 +36,10 @@ _ERRORS = (
     keras.metrics.MeanAbsoluteError,
     keras.metrics.RootMeanSquaredError,
 )
+_MOST_BYTES = 2**28
+"""Of an output's validation targets, which are read into memory."""
+_MOST_CLASSES = 2**20
+_CHUNK = 2**20
 _ERROR_FUNCTIONS = {
     keras.losses.mean_squared_error: keras.metrics.MeanSquaredError,
     keras.losses.mean_absolute_error: keras.metrics.MeanAbsoluteError,
@@ -50,6 +54,7 @@ def chance_levels(
     It is known of the loss, whatever it is, unless a model adds penalties to it or computes it by
     itself; of accuracies, squared and absolute errors, and areas under a ROC curve. For other
     metrics the untrained model alone counts: a constant may have the best precision or recall.
+    The same holds where Keras masks outputs, and for metrics that Keras weights.
 
     Args:
         model: The compiled model.
@@ -59,16 +64,30 @@ def chance_levels(
     levels = {name: ChanceLevel(value) for name, value in untrained.items()}
     if not _computes_as_keras(model):
         return levels
-    targets = _targets(model, workload)
-    for name, output, metric in _named_metrics(model.metrics):
-        if name in untrained and output in targets:
-            found = _of_metric(metric, targets[output], untrained[name], workload.class_weight)
+    outputs = keras.tree.flatten(_outputs(model, workload))
+    if any(getattr(output, "_keras_mask", None) is not None for output in outputs):
+        return levels
+    metrics = [
+        (name, output, metric)
+        for name, output, metric in _named_metrics(model.metrics)
+        if name in untrained and _has_constant(metric, model.loss)
+    ]
+    weighted = bool(workload.class_weight) or weighted_in_training_only(workload)
+    factors = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
+    kind = None if weighted or factors is not None else _kind_of(model.loss)
+    asked = {output for _, output, _ in metrics} | ({""} if kind else set())
+    targets = _targets(model, workload, asked) if asked else {}
+    units = _units(model, outputs)
+    for name, output, metric in metrics:
+        if output in targets:
+            found = _of_metric(
+                metric, targets[output], untrained[name], workload, units.get(output)
+            )
             levels[name] = found or levels[name]
     if "loss" not in untrained or model.losses:
         return levels  # penalties of weights are no part of a constant prediction's loss
-    weighted = workload.class_weight or weighted_in_training_only(workload)
-    simple = set(targets) == {""} and targets[""].weights is None and not weighted
-    known = _closed_form(_kind_of(model.loss), targets[""].values) if simple else None
+    simple = kind is not None and "" in targets and targets[""].weights is None
+    known = _closed_form(kind, targets[""].values) if simple else None
     known = known or constant_loss(model, workload)
     if known:
         levels["loss"] = ChanceLevel(untrained["loss"], known[0], known[1])
@@ -83,17 +102,52 @@ class _Targets:
     weights: Array | None
 
 
+def _outputs(model: Any, workload: Workload) -> Any:
+    """The model's symbolic outputs, or its predictions for a batch where it has no graph."""
+    if getattr(model, "outputs", None):
+        return model.outputs
+    inputs = next(iter(workload.data.evaluation("validation")))[0]
+    return model(inputs, training=False) if model._call_has_training_arg else model(inputs)
+
+
+def _units(model: Any, outputs: Sequence[Any]) -> dict[str, int]:
+    """The length of the last axis of each output, by its name; "" for a single one."""
+    names = [""] if len(outputs) == 1 else getattr(model, "output_names", None) or []
+    return {
+        str(name): output.shape[-1]
+        for name, output in zip(names, outputs, strict=False)
+        if len(output.shape) > 1 and output.shape[-1]
+    }
+
+
+def _has_constant(metric: Any, loss: Any) -> bool:
+    """Whether its best constant is known: not where the loss ignores a class that it counts."""
+    kind = _kind_of_metric(metric)
+    ignores = any(
+        getattr(one, "ignore_class", None) is not None for one in keras.tree.flatten(loss)
+    )
+    if kind in _ACCURACIES:
+        return not ignores
+    return kind in _ERRORS or kind is keras.metrics.AUC
+
+
 def _of_metric(
-    metric: Any, targets: _Targets, untrained: float, class_weight: Mapping[int, float] | None
+    metric: Any, targets: _Targets, untrained: float, workload: Workload, units: int | None
 ) -> ChanceLevel | None:
     values, kind = targets.values, _kind_of_metric(metric)
+    weighted_elsewhere = weighted_in_training_only(workload)
     if kind in _ACCURACIES:
-        if (found := _constant_accuracy(kind, targets, class_weight)) is None:
+        if weighted_elsewhere and not workload.class_weight:
+            return None
+        found = _constant_accuracy(kind, targets, workload.class_weight, units)
+        if found is None:
             return None
         constant, examples = found
         return ChanceLevel(untrained, constant, accuracy_noise(max(untrained, constant), examples))
     if kind is keras.metrics.AUC:
         return _area(metric, values, untrained)
+    if targets.weights is not None or workload.class_weight or weighted_elsewhere:
+        return None  # a weighted loss may rightly end at a larger error than the mean's
     if kind in _ERRORS and values.ndim <= 2:
         columns = values.reshape(len(values), -1)
         squared = float(np.var(columns, axis=0).mean())
@@ -117,38 +171,55 @@ def _kind_of_metric(metric: Any) -> type[Any] | None:
 
 
 def _constant_accuracy(
-    kind: Any, targets: _Targets, class_weight: Mapping[int, float] | None
+    kind: Any, targets: _Targets, class_weight: Mapping[int, float] | None, units: int | None
 ) -> tuple[float, int] | None:
     """The accuracy of the best constant prediction, and the predictions that it is a mean of.
 
     With weights in training the class of most weight counts: what is better than always predicting
     it may be worse than always predicting the most frequent one.
     """
-    values = targets.values
+    values, limit = targets.values, _MOST_CLASSES
     if kind is keras.metrics.BinaryAccuracy:
         columns = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values[:, None]
         if not np.isin(columns, (0, 1)).all():
             return None
         if columns.shape[1] > 1 or values.ndim > 2:
+            if targets.weights is not None or class_weight:
+                return None
             share = columns.mean(axis=0)
             return float(np.maximum(share, 1 - share).mean()), values.size
-        classes = columns[:, 0].astype(np.int64)
+        classes = columns[:, 0]
     elif kind is keras.metrics.CategoricalAccuracy:
         if values.ndim < 2 or values.shape[-1] < 2:
             return None
         classes = values.argmax(axis=-1).ravel()
     else:
-        classes = values.ravel().astype(np.int64)
-    if not len(classes) or classes.min() < 0:
+        classes, limit = values.ravel(), units or _MOST_CLASSES
+    weights = None if targets.weights is None else targets.weights.ravel()
+    if not len(classes) or (weights is not None and len(weights) != len(classes)):
         return None
-    counts = np.bincount(np.unique(classes, return_inverse=True)[1])
-    weights = targets.weights
+    if classes.min() < 0 or classes.max() >= limit:  # labels that no model predicts
+        return None
+    counts = _sums(classes)
     if class_weight:
-        weights = np.array([class_weight.get(int(label), 1.0) for label in classes])
-    if weights is None or len(weights) != len(classes):
+        weighted = counts * [class_weight.get(label, 1.0) for label in range(len(counts))]
+    elif weights is not None:
+        weighted = _sums(classes, weights)
+    else:
         return constant_accuracy(counts.tolist()), len(classes)
-    weighted = np.bincount(np.unique(classes, return_inverse=True)[1], weights)
     return float(counts[weighted.argmax()] / len(classes)), len(classes)
+
+
+def _sums(classes: Array, weights: Array | None = None) -> Array:
+    """The number of labels of each class, or their weight; np.bincount copies to 64 bits."""
+    total = np.zeros(int(classes.max()) + 1)
+    for start in range(0, len(classes), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        found = np.bincount(
+            classes[part].astype(np.int64), None if weights is None else weights[part]
+        )
+        total[: len(found)] += found
+    return total
 
 
 def _area(metric: Any, values: Array, untrained: float) -> ChanceLevel | None:
@@ -161,7 +232,7 @@ def _area(metric: Any, values: Array, untrained: float) -> ChanceLevel | None:
 
 
 def _named_metrics(metrics: Any, output: str = "") -> Iterator[tuple[str, str, Any]]:
-    """The name in Keras's logs, the output's name and the metric, for each compiled metric."""
+    """The name in Keras's logs, the output's name and the metric, of each that is not weighted."""
     for metric in metrics:
         inner = getattr(metric, "metrics", None)
         if isinstance(inner, list):
@@ -220,6 +291,8 @@ def _closed_form(kind: str | None, values: Array) -> tuple[float, float] | None:
         absolute = float(np.abs(columns - np.median(columns, axis=0)).mean())
         return absolute, absolute_error_noise(absolute, count)
     if kind == "rows" and values.ndim == 2 and values.shape[1] > 1:
+        if not np.allclose(values.sum(axis=1), 1, atol=1e-3):
+            return None
         counts = values.sum(axis=0)
     elif (kind == "indices" and single) or (
         kind == "binary" and single and np.isin(values, (0, 1)).all()
@@ -230,29 +303,49 @@ def _closed_form(kind: str | None, values: Array) -> tuple[float, float] | None:
     return constant_cross_entropy(counts.tolist()), cross_entropy_noise(count)
 
 
-def _targets(model: Any, workload: Workload) -> dict[str, _Targets]:
-    """The validation targets by output name, "" for a single one; what is no array is left out."""
+def _targets(model: Any, workload: Workload, asked: Set[str]) -> dict[str, _Targets]:
+    """The validation targets of the outputs that are asked for; "" is a single one.
+
+    What is no array of numbers, varies in shape or takes more than `_MOST_BYTES` is left out.
+    """
     spec = workload.data.evaluation("validation").element_spec
     if not isinstance(spec, tuple) or len(spec) < 2:
         return {}
-    collected: dict[str, list[tuple[Array, Array | None]]] = {}
+    collected: dict[str, list[_Targets]] = {name: [] for name in asked}
+    sizes = dict.fromkeys(asked, 0)
     for batch in workload.data.evaluation("validation"):
         named = _by_output(model, batch[1])
         weights = keras.tree.flatten(batch[2]) if len(batch) > 2 else [None]
         for number, (name, target) in enumerate(named.items()):
-            if not isinstance(target, tf.Tensor) or target.dtype == tf.string or not target.ndim:
+            if name not in collected:
                 continue
             weight = weights[number if len(weights) == len(named) else 0]
-            weight = None if weight is None else np.asarray(weight)
-            collected.setdefault(name, []).append((target.numpy(), weight))
-    return {
-        name: _Targets(
-            np.concatenate([values for values, _ in parts]),
-            None if parts[0][1] is None else np.concatenate([w for _, w in parts if w is not None]),
-        )
-        for name, parts in collected.items()
-        if len({values.shape[1:] for values, _ in parts}) == 1
-    }
+            arrays = (target,) if weight is None else (target, weight)
+            known = all(map(_is_numeric, arrays))
+            sizes[name] += sum(array.numpy().nbytes for array in arrays) if known else 0
+            if not known or sizes[name] > _MOST_BYTES:
+                del collected[name]
+                continue
+            part = _Targets(target.numpy(), None if weight is None else weight.numpy())
+            collected[name].append(part)
+        if not collected:
+            break
+    return {name: found for name, parts in collected.items() if (found := _joined(parts))}
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, tf.Tensor) and value.dtype != tf.string and bool(value.shape.rank)
+
+
+def _joined(parts: Sequence[_Targets]) -> _Targets | None:
+    weights = [part.weights for part in parts if part.weights is not None]
+    shapes = {part.values.shape[1:] for part in parts}
+    if len(shapes) != 1 or len({found.shape[1:] for found in weights}) > 1:
+        return None
+    return _Targets(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate(weights) if weights else None,
+    )
 
 
 def _by_output(model: Any, targets: Any) -> dict[str, Any]:
