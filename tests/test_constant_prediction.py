@@ -119,3 +119,26 @@ def test_predictions_that_know_nothing_rarely_gain_more():
 
     assert sum(gain > luck for gain in gains) <= 2
     assert max(gains) > luck / 4
+
+
+def test_a_cost_that_is_lost_in_rounding_gains_nothing_by_luck():
+    """A loss of one value for a batch has slopes that cancel: the search for a rate has an end."""
+    slopes = RANDOM.normal(0.0, 1.0, N)[:, None]
+    slopes -= slopes.mean()
+
+    def found(constant):
+        return Losses(1.0 + 1e-12 * float(constant[0] ** 2), slopes)
+
+    assert gain_by_luck(found, np.zeros(1)) == 0.0
+
+
+def test_probabilities_that_are_clipped_at_both_starts_have_a_constant():
+    ones = np.repeat([0.0, 1.0], [N // 4, 3 * N // 4])
+
+    def found(constant):
+        share = np.clip(constant[0], 1e-7, 1 - 1e-7)
+        each = -ones * np.log(share) - (1 - ones) * np.log(1 - share)
+        inside = 1e-7 < constant[0] < 1 - 1e-7
+        return each, (inside * ((1 - ones) / (1 - share) - ones / share))[:, None]
+
+    assert best_constant(losses_of(found), 1) == pytest.approx([0.75], abs=1e-3)

@@ -33,8 +33,12 @@ class Losses:
 
 LossOfConstant = Callable[[Array], Losses]
 """The losses of a constant [size] for all examples."""
-_STARTS = (0.0, 1.0)
+_STARTS = (0.0, 1.0, 0.5)
+"""A rectifier has no slope at 0; Keras clips probabilities, and has none at 0 and at 1."""
 _ITERATIONS = 100
+_LEAST_COST = 1e-6
+"""In deviations. Luck as large as a smaller cost takes more than 1e12 examples."""
+_DOUBLINGS = 200
 _FARTHER = (4.0, 16.0, 64.0)
 """Multiples of a constant: the minimum of a saturated output lies at infinity."""
 _DISTANCES = np.concatenate([sign * np.geomspace(2**-8, 2**4, 9) for sign in (1, -1)])
@@ -46,7 +50,7 @@ _FEWEST_CHANGED = 4
 def best_constant(loss: LossOfConstant, size: int) -> Array | None:
     """The constant of least mean loss; None where it has no minimum, or no finite value.
 
-    L-BFGS from two starts, since a rectified output has no slope on one side. At a kink (absolute
+    L-BFGS from three starts, since a clipped output has no slope outside its range. At a kink (absolute
     errors, hinges) it may end a little above the minimum: a weaker reference, never one that calls
     a model that learned unlearned.
 
@@ -138,18 +142,24 @@ def gain_by_luck(
 def _gain(differences: Array) -> tuple[float, float]:
     """The largest sum that is gained by luck, and the number of examples that it takes."""
     cost, spread = float(differences.mean()), float(differences.std())
-    if not math.isfinite(cost + spread) or cost <= 0 or differences.min() >= 0:
+    if not math.isfinite(cost + spread) or cost <= _LEAST_COST * spread or differences.min() >= 0:
         return 0.0, 0.0
 
     def growth(rate: float) -> float:
         return float(special.logsumexp(-rate * differences) - math.log(len(differences)))
 
-    high = 2 * cost / spread**2
-    while growth(high) <= 0:
-        high *= 2
+    high = 2 * (cost / spread) / spread
     low = high / 2
-    while growth(low) >= 0:
+    for _ in range(_DOUBLINGS):
+        if growth(high) > 0:
+            break
+        high *= 2
+    for _ in range(_DOUBLINGS):
+        if growth(low) < 0:
+            break
         low /= 2
+    if not growth(low) < 0 < growth(high) < math.inf:
+        return 0.0, 0.0
     rate = float(optimize.brentq(growth, low, high, rtol=1e-3))
     tilted = np.exp(-rate * differences)
     gained = -float((tilted * differences).sum() / tilted.sum())
