@@ -34,8 +34,21 @@ HEAVIEST_FIRST = """
 """
 
 
+def pytest_configure(config):
+    """Declares the mark of a test whose other cases cost more than they are likely to find."""
+    config.addinivalue_line(
+        "markers", "quick_cases(*ids): of its cases, those with one of these in their id; else slow"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items):
     """Longest files first: then two processes end at about the same time."""
+    for item in items:
+        for mark in item.iter_markers("quick_cases"):
+            case = item.callspec.id if hasattr(item, "callspec") else ""
+            if case and not any(one in case for one in mark.args):
+                item.add_marker(pytest.mark.slow)
     rank = {f"test_{name}": number for number, name in enumerate(HEAVIEST_FIRST.split())}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 

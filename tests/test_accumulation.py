@@ -83,6 +83,7 @@ def schedule():
 QUICK = ("adamw", "nesterov")
 
 
+@pytest.mark.quick_cases("adamw-constant", "nesterov")
 @pytest.mark.parametrize(
     ("name", "rate"),
     [("adamw", "constant"), pytest.param("sgd", "constant", marks=pytest.mark.slow)]
@@ -110,6 +111,7 @@ def test_ten_updates_equal_those_of_the_whole_batch(name, rate):
     assert not np.allclose(found[1][0][0], network().get_weights()[0], atol=1e-4)
 
 
+@pytest.mark.quick_cases("global_clipnorm")
 @pytest.mark.parametrize(
     "settings",
     [{"global_clipnorm": 0.05}, {"clipvalue": 0.01}, {"use_ema": True, "ema_momentum": 0.5}],
@@ -146,6 +148,7 @@ def test_sample_weights_regularization_metrics_and_a_short_last_batch_are_those_
             assert found[1][name] == pytest.approx(values, rel=1e-9), name
 
 
+@pytest.mark.quick_cases("steps_per_execution", "sum")
 @pytest.mark.parametrize(
     "compiled",
     [

@@ -100,6 +100,7 @@ def test_a_loss_that_no_cut_keeps_is_refused_before_the_first_update(build, loss
         np.testing.assert_array_equal(weights, kept)
 
 
+@pytest.mark.quick_cases("40-sum", "16-dice")
 @pytest.mark.parametrize(
     ("dense", "loss"),
     [

@@ -189,6 +189,16 @@ def test_what_an_earlier_version_wrote_is_completed_from_the_journal(tmp_path):
     assert read_answer(tmp_path) == answer
     run(tmp_path, Trainer(), sizes=(16, 64, 128))  # continued, and killed before its answer
     assert read_answer(tmp_path) == answer
+    # Test metrics are those of what the file recommends, whatever would be recommended today.
+    other = next(one for one in answer.contenders if one not in answer.shown())
+    before |= {"batch_size": other.batch_size, "learning_rate": other.learning_rate}
+    before |= {"evidence": [t.trial for t in other.trials], "baseline": None}
+    (tmp_path / "recommendation.json").write_text(json.dumps(before))
+    assert read_answer(tmp_path).recommended.key == other.key
+    before["batch_size"] = 1
+    (tmp_path / "recommendation.json").write_text(json.dumps(before))
+    with pytest.raises(RunFolderError, match="no trials of the configuration that it recommends"):
+        read_answer(tmp_path)
 
 
 def test_a_damaged_answer_is_an_error_with_its_remedy(tmp_path):

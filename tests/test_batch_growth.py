@@ -171,6 +171,7 @@ def test_structures_weights_and_other_kinds_of_data_come_through():
     assert weight.numpy().tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.quick_cases("4")
 @pytest.mark.parametrize("execution", [1, 4])
 def test_a_constant_size_trains_as_plain_fit_on_the_same_order(execution):
     def model():
@@ -651,6 +652,7 @@ def test_batches_too_small_to_be_measured_are_refused_before_training():
         fit(model, callback.dataset(X, X), noise, callback, epochs=1)
 
 
+@pytest.mark.slow
 def test_the_noise_is_measured_after_each_switch_too():
     """Without data of its own: the batches are those of the training, whose size has changed."""
     random = np.random.default_rng(0)

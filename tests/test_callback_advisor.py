@@ -163,6 +163,7 @@ class OwnStep(keras.Sequential):
         return super().train_step(data)
 
 
+@pytest.mark.slow
 def test_a_model_with_its_own_train_step_gets_the_rest(capsys):
     advisor = Advisor()
 

@@ -56,6 +56,7 @@ def test_a_peak_of_memory_is_given_for_each_batch_size(example):
     assert 50 < peaks[20] <= peaks[100]
 
 
+@pytest.mark.slow
 def test_the_noise_scale_is_given_for_each_epoch(example, capsys):
     scales = example("gradient_noise_scale").main(examples=900, epochs=2, batch_size=16)
 

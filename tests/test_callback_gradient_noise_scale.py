@@ -138,6 +138,7 @@ def test_measuring_goes_on_after_the_batch_size_changes():
     assert noise.estimate.count > 80  # of 109 pairs: those of all sizes together
 
 
+@pytest.mark.slow
 def test_the_pairs_of_all_sizes_are_averaged_together(monkeypatch):
     """Every batch's pair, as numpy gives it."""
     pairs = []

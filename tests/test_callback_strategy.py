@@ -8,6 +8,7 @@ import textwrap
 import pytest
 from processes import run_warm
 
+pytestmark = pytest.mark.slow
 TWO_REPLICAS = """
     import json, warnings
     import tensorflow as tf

@@ -21,7 +21,7 @@ import tfbatch
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.exporters import EXPORTERS, export_run
 from tfbatch.exporters._curves import read_curves
-from tfbatch.exporters._trial import trial_of
+from tfbatch.exporters._trial import answer_metrics, trial_of
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.reader import read_run
 from tfbatch.run_folder.trials_table import csv_text
@@ -141,6 +141,11 @@ def test_an_exporter_takes_a_run_without_an_answer_and_with_a_torn_line(name, ru
 
     assert export(run_dir, name).written == len(ROWS) - 1
     assert contents(run_dir) == before
+
+
+def test_a_mean_that_is_not_finite_is_exported_as_such():
+    found = answer_metrics({"metrics": {"validation": {"r2": {"mean": None}}, "test": None}})
+    assert math.isnan(found["validation/r2"])
 
 
 def test_csv_is_written_where_it_is_asked_for(run_dir, tmp_path):

@@ -273,6 +273,7 @@ def test_the_snippet_is_a_script_with_the_reported_figures(result, tmp_path):
     assert f"val_accuracy: {first['metric_val_accuracy']:.4f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_training_from_best_yaml_gives_the_reported_figures(result):
     path = result.run_dir / "best.yaml"
     config = load_training_config(path)

@@ -161,6 +161,7 @@ def test_labels_as_probabilities_are_measured_and_weighted_by_the_likeliest(stor
     check_noise(workload, initial(workload), weight_of)
 
 
+@pytest.mark.slow
 def test_a_dict_of_inputs_is_measured_as_one_array_of_them(stored, tmp_path):
     x, y = arrays()
     whole = Workload(stored(x, y), linear, compilation=Compilation(class_weight={0: 5.0}))
@@ -210,6 +211,7 @@ def test_curvature_is_that_of_the_examples_as_they_are(mixed, digits):
     assert one.eigenvalues.largest.value == pytest.approx(other.eigenvalues.largest.value, rel=1e-4)
 
 
+@pytest.mark.quick_cases("bfloat16")
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_the_figures_are_float32_whatever_the_precision(digits, precision):
     """And the training's own program keeps its precision."""
@@ -244,6 +246,7 @@ def kept(stored, tmp_path):
     return data, model, tmp_path
 
 
+@pytest.mark.quick_cases("kept.keras")
 @pytest.mark.parametrize("name", ["kept.weights.h5", "kept.keras"])
 def test_kept_weights_are_those_that_are_measured(kept, name):
     data, model, folder = kept
@@ -266,6 +269,7 @@ def test_kept_weights_of_mixed_precision_are_measured_in_float32(kept):
     assert one == other
 
 
+@pytest.mark.quick_cases("deeper-keras", "wider-weights")
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 @pytest.mark.parametrize("ending", ["weights.h5", "keras"])
 @pytest.mark.parametrize("other", ["deeper", "wider", "broken"])

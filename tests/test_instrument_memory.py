@@ -80,6 +80,7 @@ def report_of(found, budget_megabytes):
     )
 
 
+@pytest.mark.quick_cases("150", "29")
 @pytest.mark.parametrize("limit", [3, 29, 150, 700])
 def test_the_answer_is_within_a_tenth_below_the_true_limit(make_prober, floor, limit):
     """With one megabyte an example, the true limit is the budget above the floor."""

@@ -112,6 +112,7 @@ def test_a_model_maps_images_to_logits(name, shape, num_classes):
     assert getattr(model.layers[-1], "activation", None) is keras.activations.linear
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn", "alexnet")
 @EACH
 @pytest.mark.parametrize("shape", [DIGITS, CIFAR], ids=["digits", "cifar"])
 def test_one_learning_step_lowers_the_loss(name, shape):
@@ -123,6 +124,7 @@ def test_one_learning_step_lowers_the_loss(name, shape):
     assert step.loss_after < step.loss_before - 1e-3
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn", "alexnet")
 @EACH
 @pytest.mark.parametrize("shape", [DIGITS, CIFAR], ids=["digits", "cifar"])
 def test_one_learning_step_changes_every_weight_and_every_place_of_a_kernel(name, shape):
@@ -133,6 +135,7 @@ def test_one_learning_step_changes_every_weight_and_every_place_of_a_kernel(name
             assert changed.any(axis=(2, 3)).all(), path
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn", "alexnet")
 @EACH
 @pytest.mark.parametrize("shape", [DIGITS, CIFAR], ids=["digits", "cifar"])
 def test_the_loss_of_an_untrained_model_is_near_the_logarithm_of_the_number_of_classes(name, shape):
@@ -153,6 +156,7 @@ def trials(name):
     return models, keys
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn", "alexnet")
 @EACH
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name):
     first, same, other = (model.get_weights() for model in trials(name)[0])
@@ -161,6 +165,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(name):
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn", "alexnet")
 @EACH
 def test_a_saved_model_predicts_the_same(name, tmp_path):
     model = trials(name)[0][0]
@@ -208,6 +213,7 @@ def test_a_normalization_is_its_layer_after_layers_without_bias(name, normalizat
             assert layer.groups == (1 if normalization == "layer" else group_count(width))
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn", "alexnet")
 @pytest.mark.parametrize(
     ("name", "normalization"),
     [*itertools.product(MODELS.names(), ("batch", "group")), ("resnet", "none")],
@@ -279,6 +285,7 @@ def test_a_dropout_that_is_no_fraction_is_refused(name, rate):
         build(name, DIGITS, dropout=rate)
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn", "alexnet")
 @EACH
 def test_a_model_in_half_precision_is_finite(name):
     keras.config.set_dtype_policy("mixed_float16")

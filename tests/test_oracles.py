@@ -72,6 +72,7 @@ def proposals(asked, space, count, *, bound=math.inf):
     return found
 
 
+@pytest.mark.quick_cases("grid", "random", "sobol")
 @EACH
 def test_proposals_lie_in_the_space_and_are_plain_python(name):
     space = make_space()
@@ -84,6 +85,7 @@ def test_proposals_lie_in_the_space_and_are_plain_python(name):
         assert ("schedule_wsd_cooldown" in values) == (values["schedule"] == "wsd")
 
 
+@pytest.mark.quick_cases("grid", "random", "sobol")
 @EACH
 def test_the_same_seed_and_scores_give_the_same_proposals(name):
     space = make_space(**ONE_NUMBER | {"batch_size": [16, 32, 64]})
@@ -93,6 +95,7 @@ def test_the_same_seed_and_scores_give_the_same_proposals(name):
     assert proposals(Asked(name, space, seed=6), space, 4) != first[:4]
 
 
+@pytest.mark.quick_cases("grid", "random", "sobol")
 @EACH
 def test_no_proposal_is_repeated(name):
     """KerasTuner's Gaussian process alone would: its favorite is not one that it has not seen."""
@@ -136,6 +139,7 @@ def test_a_space_of_one_configuration_is_asked_once(name):
     assert asked.propose() is None
 
 
+@pytest.mark.quick_cases("grid", "random", "sobol")
 @EACH
 def test_many_equally_bad_scores_do_not_end_a_search(name):
     """Three failed trials in a row end a search of KerasTuner's own loop."""
@@ -270,6 +274,7 @@ def test_an_oracle_writes_no_files(name, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.quick_cases("grid", "random", "sobol")
 @EACH
 def test_no_batch_size_from_the_bound_on_is_proposed_and_all_below_are(name):
     """In a continuous space; the bound moves in both directions, as from one device to another."""

@@ -447,6 +447,7 @@ def test_a_model_that_runs_eagerly_does(regression):
 # Weights and callbacks
 
 
+@pytest.mark.slow
 def test_class_and_sample_weights_are_what_keras_makes_of_them(tmp_path):
     x = np.ones((32, 1), np.float32)
     y = np.array([0, 1] * 16)

@@ -186,6 +186,7 @@ class Fails:
         raise self.error or AssertionError
 
 
+@pytest.mark.quick_cases("bug")
 @pytest.mark.parametrize(
     ("error", "message"),
     [(InputError("this and that"), "this and that"), (KeyError("bug"), "KeyError: 'bug'")],

@@ -594,6 +594,7 @@ def test_xla_goes_the_same_way(data):
     assert_close(got, train_with(ProgramCache(Workload(data, dense)), change(batch_size=100)))
 
 
+@pytest.mark.quick_cases("cosine", "restarts", "step")
 @pytest.mark.parametrize(
     ("family", "warmup"),
     [(name, w) for name in SCHEDULES.names() for w in (0, 130) if not (w and has_own_warmup(name))],

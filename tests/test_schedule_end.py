@@ -46,6 +46,7 @@ def test_a_short_last_batch_ends_the_schedule_early_and_is_warned_of_with_the_nu
     assert fit(total_examples=total) == pytest.approx(0.1 / 20)
 
 
+@pytest.mark.slow
 def test_whole_batches_and_an_announced_stop_are_no_reason():
     assert told(DivergenceGuard(), total_examples=100, batch_size=5) == []
     assert told(DivergenceGuard(), StopAfterSteps(17), total_examples=100) == []

@@ -293,6 +293,7 @@ def oom_from(wall):
     return train
 
 
+@pytest.mark.quick_cases("random")
 @pytest.mark.parametrize("oracle", ["random", "bayesian"])
 @pytest.mark.parametrize("wall", [32, 64])
 def test_after_running_out_of_memory_no_batch_size_as_large_is_tried(tmp_path, wall, oracle):

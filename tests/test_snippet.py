@@ -199,6 +199,7 @@ def compiled_builder():
     return model
 
 
+@pytest.mark.slow
 def test_the_script_of_a_compiled_model_replaces_its_optimizer_alone(digits, monkeypatch):
     configuration = Configuration(
         batch_size=100,

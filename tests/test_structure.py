@@ -479,6 +479,7 @@ def first_losses(programs, factors):
 FACTOR = {"now": 1.0}
 
 
+@pytest.mark.quick_cases("own")
 @pytest.mark.parametrize(
     ("cls", "traced"), [(ScalesItsLoss, 4), (DeclaredScalesItsLoss, 2)], ids=["own", "declared"]
 )

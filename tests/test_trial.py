@@ -107,6 +107,7 @@ def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(workl
     assert (stopped.status, stopped.steps) == ("interrupted", 5 * 17)
 
 
+@pytest.mark.slow
 def test_each_part_of_a_specification_matters(workload, result):
     short = dataclasses.replace(SPEC, total_examples=160)
     specs = [
@@ -276,6 +277,7 @@ def test_the_untrained_model_guesses(workload):
     assert untrained.seconds > 0
 
 
+@pytest.mark.slow
 def test_the_models_hash_changes_with_the_model_and_with_nothing_else(digits, workload):
     def wider(input_shape, num_classes):
         inputs = keras.Input(input_shape)

@@ -12,6 +12,7 @@ from tfbatch.trial.derived import derive
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.outcome import Outcome, TrialSpec
 
+pytestmark = pytest.mark.slow
 PACKAGE = Path(tfbatch.__file__).parent
 TRIAL = "search-0001"
 WAY = [

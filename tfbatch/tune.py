@@ -8,6 +8,7 @@ command on the same run folder continues it; a larger budget extends it.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -227,18 +228,19 @@ def _next_steps(run_dir: Path, request: Request) -> str:
 
 
 def _answer_before(run_dir: Path) -> str:
-    """Where the answer of earlier sessions is, for a session that has added nothing to it."""
-    from tfbatch.answer.stored import (
-        read_answer,
-    )  # with SciPy: a second, which no refusal waits for
+    """Where the answer of earlier sessions is, for a session that has added nothing to it.
 
-    found = read_answer(run_dir)
-    if found is None:
+    Its figures are read as text: the answer itself needs SciPy, and a stop has three seconds.
+    """
+    path = run_dir / RECOMMENDATION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        size, rate = int(content["batch_size"]), float(content["learning_rate"])
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
-    one = found.recommended
     return (
-        f" The answer of the earlier sessions stands: batch size {one.batch_size}, learning rate "
-        f"{one.learning_rate:.4g} ({run_dir / RECOMMENDATION})."
+        f" The answer of the earlier sessions stands: batch size {size}, learning rate "
+        f"{rate:.4g} ({path})."
     )
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tfbatch.answer.answer import Answer, Measured
+from tfbatch.answer.answer import Answer, Contender, Measured
 from tfbatch.answer.candidates import groups_of_rounds
 from tfbatch.answer.chance import read_chance_level
 from tfbatch.answer.edges import Edges
@@ -75,7 +75,12 @@ def _completed(content: dict[str, Any], run_dir: Path) -> Answer:
         rounds = max(one["seeds"] for one in measured.values())
     groups = groups_of_rounds(trials, rounds) if rounds else {}
     found = decide(trials, groups, read_step_seconds(run_dir))
-    found = found.with_test(found.recommended_trial, _tested(content))
+    # Step times that came later would recommend another one: what stands in the file counts.
+    written = next((one for one in found.contenders if _is_of(content, one)), None)
+    if written is None:
+        raise ValueError("the journal has no trials of the configuration that it recommends")
+    found = found.model_copy(update={"recommended_trial": written.key})
+    found = found.with_test(written.key, _tested(content))
     if found.baseline and not found.keeps_baseline and content["baseline"]:
         found = found.with_test(found.baseline.key, _tested(content["baseline"]))
     edges = content.get("best_learning_rate_at_edge", {})
@@ -89,6 +94,14 @@ def _completed(content: dict[str, Any], run_dir: Path) -> Answer:
             "best_learning_rate_at_edge": Edges.model_validate(edges),
         }
     )
+
+
+def _is_of(content: dict[str, Any], one: Contender) -> bool:
+    """Whether an earlier version's file recommends this contender."""
+    figures = (one.batch_size, one.learning_rate)
+    return figures == (content["batch_size"], content["learning_rate"]) and {
+        trial.trial for trial in one.trials
+    } <= set(content["evidence"])
 
 
 def _tested(part: dict[str, Any]) -> dict[str, Measured] | None:

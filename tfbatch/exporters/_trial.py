@@ -88,7 +88,8 @@ def flat_settings(values: dict[str, Any], *, place: str = "") -> dict[str, Any]:
 def answer_metrics(recommendation: dict[str, Any]) -> dict[str, float]:
     """`validation/accuracy`, `test/loss`...: means over the fresh seeds, of the recommendation."""
     return {
-        f"{split}/{name}": float(measured["mean"])
+        # null is a mean that is not finite
+        f"{split}/{name}": math.nan if measured["mean"] is None else float(measured["mean"])
         for split, measures in recommendation["metrics"].items()
         for name, measured in (measures or {}).items()
     }

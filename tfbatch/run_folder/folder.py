@@ -132,11 +132,6 @@ class RunFolder:
         """Folder for weights that later steps of the run need."""
         return self.path / files.WEIGHTS
 
-    @property
-    def checkpoints(self) -> Path:
-        """Folder for the checkpoints of running trials."""
-        return self.path / files.CHECKPOINTS
-
     def __enter__(self) -> RunFolder:
         """Locks the folder and reads its journal."""
         self._lock.__enter__()

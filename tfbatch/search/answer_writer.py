@@ -230,7 +230,7 @@ def best_yaml(answer: Answer, *, request: Request, threads: int | None) -> str:
         ),
     )
     absent = {"batched", "loss", "metrics", "class_weight"}
-    written = config.model_dump(mode="json")
+    written = config.model_dump(mode="json") | {"class_weight": config.class_weight}
     content = {k: v for k, v in written.items() if v is not None or k not in absent}
     comment = "The recommended training: python -m tfbatch.train --config"
     return write_yaml(content, comment=comment)

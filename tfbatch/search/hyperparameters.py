@@ -6,7 +6,7 @@ from typing import Any
 
 import keras_tuner
 
-from tfbatch.request.search_config import Range, Searched, as_options, as_range
+from tfbatch.request.search_config import Range, as_options, as_range
 from tfbatch.schema import Named
 
 
@@ -32,13 +32,6 @@ def first_of_each(named: Named) -> Named:
     """A plug-in with the first value of each of its parameters."""
     arguments = named.arguments.items()
     return Named(name=named.name, **{k: as_options(v, where=k)[0] for k, v in arguments})
-
-
-def ends_of(searched: Searched) -> tuple[float, ...]:
-    """The smallest and largest of a range, or every option."""
-    if isinstance(searched, Range):
-        return searched.min, searched.max
-    return tuple(searched) if isinstance(searched, list | tuple) else (searched,)
 
 
 def is_number(searched: Any) -> bool:

@@ -167,7 +167,7 @@ class Run:
 
     def _must_stop(self) -> bool:
         """The first trial may take all the time that there is: without it there is no answer."""
-        first = self.trials.searched().best() is None
+        first = all(trial.score is None for trial in self.trials)
         return self.stop_requested() or self.clock.expired(keep_finish=not first)
 
     def _chance_value(self) -> float | None:
