@@ -459,7 +459,7 @@ def test_the_rows_of_a_few_categories_are_no_copies(tmp_path):
     ("weights", "message"),
     [
         (np.where(np.arange(len(X)) == 7, -0.5, 1), r"-0\.5 for example 7 \(counted from 0\)"),
-        (np.zeros(len(X)), "are all 0: no example counts"),
+        (np.zeros(len(X)), "weights are 0: no example counts"),
     ],
 )
 def test_weights_that_no_training_can_use_are_refused(tmp_path, weights, message):
@@ -468,6 +468,12 @@ def test_weights_that_no_training_can_use_are_refused(tmp_path, weights, message
     dataset = SLICES((X, Y, weights.astype("float32")))
     with pytest.raises(InputError, match=message):
         of_function(tmp_path, lambda split, batch_size, seed: dataset.batch(batch_size))
+
+
+def test_an_output_whose_weights_are_all_0_is_not_refused(tmp_path):
+    """Only a split in which nothing counts is: here the other output is trained."""
+    ones = np.ones(len(X), "float32")
+    stored(tmp_path, (X, {"a": Y, "b": Y}, {"a": ones, "b": 0 * ones}))
 
 
 def test_complex_numbers_are_refused_unless_the_model_declares_them(tmp_path):
@@ -485,6 +491,14 @@ def test_complex_numbers_are_refused_unless_the_model_declares_them(tmp_path):
         check_real(
             model("float32"), (tf.TensorSpec((None, 4)), tf.TensorSpec((None,), "complex64"))
         )
+
+    class Own(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(keras.ops.abs(y))
+
+    inputs = keras.Input((4,))
+    own = Own(inputs, keras.layers.Dense(2)(inputs))
+    check_real(own, (tf.TensorSpec((None, 4)), tf.TensorSpec((None,), "complex64")))
 
 
 @pytest.mark.parametrize("weights", [{0: -1.0, 1: 1.0}, {0: float("inf")}, {0: 0, 1: 0}])

@@ -77,6 +77,38 @@ def test_what_does_not_fit_is_one_sentence(name):
         raise error
 
 
+def named(inputs, outputs, **compiled):
+    """A model whose inputs and outputs are dicts, in whatever order they are written."""
+    given = {name: keras.Input((size,), name=name) for name, size in inputs.items()}
+    hidden = keras.layers.Concatenate()(keras.tree.flatten(given))
+    made = {name: keras.layers.Dense(1)(hidden) for name in outputs}
+    found = keras.Model(given, made)
+    found.compile("sgd", **({"loss": MSE} | compiled))
+    return found
+
+
+def test_names_belong_to_the_tensors_as_keras_sorts_them():
+    made = named({"z": 2, "a": 3}, ("side", "out"))
+    assert misfit(made, ({"z": shape(2), "a": A}, TARGETS)) is None
+    assert "input `z` takes examples of shape (2,)" in misfit(made, ({"z": A, "a": A}, TARGETS))
+
+
+def test_structures_within_structures_and_outputs_without_a_loss_are_not_blamed():
+    a, b, c = (keras.Input((3,), name=name) for name in "abc")
+    given = {"deep": {"a": a, "b": b}, "c": c}
+    hidden = keras.layers.Concatenate()(keras.tree.flatten(given))
+    deep = keras.Model(given, keras.layers.Dense(1)(hidden))
+    assert misfit(deep, ({"deep": {"a": A, "b": A}, "c": A}, Y)) is None
+    assert misfit(deep, ({"c": A}, Y)) is None
+    assert misfit(model(loss=[MSE, None]), (PAIR, Y)) is None
+    assert misfit(model(loss={"out": MSE, "side": None}), (PAIR, {"out": Y})) is None
+
+
+def test_the_sentence_ends_with_the_real_error():
+    error = refusal(KeyError("in a loss"), "It failed", model(), (PAIR, Y))
+    assert str(error).endswith("(The error: KeyError: 'in a loss')")
+
+
 def test_what_fits_is_not_blamed_and_the_users_own_error_is_shown_whole():
     assert misfit(model(), (PAIR, TARGETS)) is None
     assert misfit(model(), ({"b": A, "a": A, "more": A}, TARGETS)) is None

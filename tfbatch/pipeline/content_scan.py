@@ -199,9 +199,14 @@ class Scan:
         Raises:
             InputError: There are such.
         """
-        for leaf in self._leaves:
-            if leaf.part == "sample_weight":
-                leaf.weights.check(f"Your `{self._split}` data: {leaf.name}")
+        leaves = [leaf for leaf in self._leaves if leaf.part == "sample_weight"]
+        for leaf in leaves:
+            leaf.weights.check(f"Your `{self._split}` data: {leaf.name}")
+        if leaves and all(leaf.weights.are_zero for leaf in leaves):
+            raise InputError(
+                f"Your `{self._split}` data: all sample weights are 0: no example counts, and the "
+                "loss is 0 for every model. Give weights above 0, or leave them out."
+            )
 
     def most_values(self) -> int:
         """The number of different values of the input column that has the most."""
@@ -507,18 +512,19 @@ class _Weights:
             row = place[0] if ends is None else np.searchsorted(ends, place[0], "right")
             self._negative = before + int(row), float(values[tuple(place)])
 
+    @property
+    def are_zero(self) -> bool:
+        """Whether there are weights, and none counts."""
+        return self._any and not self._positive
+
     def check(self, where: str) -> None:
+        """Refuses a negative weight."""
         if self._negative is not None:
             example, weight = self._negative
             raise InputError(
                 f"{where} must be at least 0: an example of negative weight would be unlearned. "
                 f"Received: {weight:g} for example {example:,} (counted from 0). Give 0 to an "
                 "example that must not count."
-            )
-        if self._any and not self._positive:
-            raise InputError(
-                f"{where} are all 0: no example counts, and the loss is 0 for every model. Give "
-                "weights above 0, or leave them out."
             )
 
 

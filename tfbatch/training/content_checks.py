@@ -67,7 +67,8 @@ def check_real(model: Any, spec: Any) -> None:
 
     Args:
         model: A built model; inputs that it declares as complex are allowed, and those of a model
-            that declares none.
+            that declares none. Targets and weights are a matter of a model's own `train_step` or
+            `compute_loss`.
         spec: The element spec of its data.
 
     Raises:
@@ -76,9 +77,10 @@ def check_real(model: Any, spec: Any) -> None:
     declared = [str(keras.backend.standardize_dtype(t.dtype)) for t in _declared_inputs(model)]
     for part, structure in zip(("inputs", "targets", "sample weights"), spec, strict=False):
         found = {s.dtype.name for s in keras.tree.flatten(structure) if s.dtype.is_complex}
-        handled = part == "inputs" and (
-            not declared or any(name.startswith("complex") for name in declared)
-        )
+        if part == "inputs":
+            handled = not declared or any(name.startswith("complex") for name in declared)
+        else:
+            handled = not _trains_as_keras_does(model)
         if found and not handled:
             raise InputError(
                 f"The {part} are complex numbers ({', '.join(sorted(found))}), of which Keras "

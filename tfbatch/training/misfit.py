@@ -22,7 +22,8 @@ def refusal(error: Exception, what: str, model: Any = None, spec: Any = None) ->
         spec: The element spec of its data, or None.
     """
     if model is not None and spec is not None and (found := misfit(model, spec)):
-        return InputError(found)
+        last = "".join(traceback.format_exception_only(error)).strip().splitlines()
+        return InputError(f"{found} (The error: {last[0]})")
     trace = "".join(traceback.format_exception(error))
     return InputError(f"{what}:\n{trace}")
 
@@ -39,8 +40,10 @@ def misfit(model: Any, spec: Any) -> str | None:
     """
     outputs = _output_names(model)
     found = _of_inputs(model, spec[0])
-    if found is None and len(spec) > 1 and outputs:
-        found = _of_parts("target", spec[1], outputs)
+    if _is_deep(getattr(model, "_outputs_struct", None)):
+        return found
+    if found is None and len(spec) > 1 and outputs and not _is_deep(spec[1]):
+        found = _of_parts("target", spec[1], outputs, _with_a_loss(model, outputs))
     if found is None and outputs:
         found = _of_argument("loss", getattr(model, "loss", None), outputs)
     if found is None and not outputs and isinstance(getattr(model, "loss", None), Mapping):
@@ -62,7 +65,11 @@ def _of_inputs(model: Any, inputs: Any) -> str | None:
     if not tensors:
         return None
     structure = getattr(model, "_inputs_struct", None)
-    names = list(structure) if isinstance(structure, dict) else [tensor.name for tensor in tensors]
+    names = [tensor.name for tensor in tensors]
+    if isinstance(structure, dict):
+        names = sorted(structure)  # as Keras flattens it
+    if len(names) != len(tensors) or _is_deep(structure) or _is_deep(inputs):
+        return None
     given = keras.tree.flatten(inputs)
     if isinstance(inputs, Mapping):
         missing = [name for name in names if name not in inputs]
@@ -91,9 +98,9 @@ def _of_inputs(model: Any, inputs: Any) -> str | None:
     return None
 
 
-def _of_parts(kind: str, targets: Any, outputs: Sequence[str]) -> str | None:
+def _of_parts(kind: str, targets: Any, outputs: Sequence[str], needed: Sequence[str]) -> str | None:
     if isinstance(targets, Mapping):
-        missing = [name for name in outputs if name not in targets]
+        missing = [name for name in needed if name not in targets]
         if missing and len(outputs) > 1:
             return (
                 f"The model has {_listed('output', outputs)}, and the data gives "
@@ -103,7 +110,7 @@ def _of_parts(kind: str, targets: Any, outputs: Sequence[str]) -> str | None:
             )
         return None
     count = len(keras.tree.flatten(targets))
-    if count == len(outputs):
+    if count in (len(outputs), len(needed)):
         return None
     remedy = f"(inputs, {_as_dict(outputs)})" if len(outputs) > 1 else "(inputs, targets)"
     return (
@@ -135,13 +142,30 @@ def _of_argument(argument: str, given: Any, outputs: Sequence[str]) -> str | Non
 def _output_names(model: Any) -> list[str]:
     structure = getattr(model, "_outputs_struct", None)
     if isinstance(structure, dict):
-        return list(structure)
+        return sorted(structure)  # as Keras flattens it
     try:
         if not getattr(model, "outputs", None):
             return []
         return [str(name) for name in model.output_names or []]
     except (AttributeError, ValueError):
         return []
+
+
+def _with_a_loss(model: Any, outputs: list[str]) -> list[str]:
+    """The outputs that need targets: a loss may be None for one, or a dict leave it out."""
+    loss = getattr(model, "loss", None)
+    if isinstance(loss, Mapping):
+        return [name for name in outputs if loss.get(name) is not None] or outputs
+    if isinstance(loss, list | tuple) and len(loss) == len(outputs):
+        return [name for name, one in zip(outputs, loss, strict=True) if one is not None] or outputs
+    return outputs
+
+
+def _is_deep(structure: Any) -> bool:
+    """Whether structures lie within a structure: those have no names of their own."""
+    parts = structure.values() if isinstance(structure, Mapping) else structure
+    nested = isinstance(structure, Mapping | list | tuple)
+    return nested and any(isinstance(part, Mapping | list | tuple) for part in parts)
 
 
 def _listed(kind: str, names: Sequence[str]) -> str:
