@@ -25,6 +25,7 @@ SCRIPTS = {
 # Long enough to learn more than luck can do on the validation split:
 ENOUGH = {
     "custom_train_step": {"trial_length": "6_000 examples"},
+    "tabular": {"trial_length": "20 epochs"},
     "text": {"trial_length": "2_000 examples"},
     "image": {"trial_length": "4_000 examples", "baseline": "learning_rate=0.1"},
 }

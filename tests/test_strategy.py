@@ -106,10 +106,12 @@ def test_the_whole_command_prints_both_batch_sizes(tmp_path):
         return subprocess.run(
             [
                 *(sys.executable, "-m", "tfbatch.tune", "--search=quick", "--max_trials=2"),
+                "--model=tiny_model:build",
                 *("--trial_length=1 epochs", "--strategy=mirrored", "--logical_cpus=2"),
                 f"--run_dir={tmp_path / 'run'}",
                 *arguments,
             ],
+            cwd=FOLDER,
             capture_output=True,
             text=True,
             check=False,
