@@ -184,6 +184,13 @@ def test_an_accuracy_that_counts_a_class_that_the_loss_ignores_has_no_constant()
     assert found["accuracy"].constant == pytest.approx(7 / 8)
 
 
+def test_an_accuracy_of_labels_that_are_nan_has_no_constant():
+    own = lambda targets, predicted: keras.ops.sum(predicted, axis=-1)  # noqa: E731
+    model = tagger(loss=own, metrics=["sparse_categorical_accuracy"])
+    labels = np.array([[0, np.nan], [1, 0]], "float32")
+    assert of_model(model, labels)["sparse_categorical_accuracy"].constant is None
+
+
 def test_a_masked_output_has_no_constant():
     model = keras.Sequential(
         [

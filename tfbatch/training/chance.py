@@ -219,7 +219,7 @@ def _constant_accuracy(
     weights = None if targets.weights is None else targets.weights.ravel()
     if not len(classes) or (weights is not None and len(weights) != len(classes)):
         return None
-    if classes.min() < 0 or classes.max() >= limit:  # labels that no model predicts
+    if not (classes.min() >= 0 and classes.max() < limit):  # NaN, or what no model predicts
         return None
     counts = _sums(classes)
     if class_weight:
