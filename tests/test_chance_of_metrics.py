@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tfbatch.training.chance import chance_levels
+from tfbatch.training.constant_loss import constant_loss
 
 
 def levels(loss, metrics, targets, *, weights=None, class_weight=None, activation="sigmoid"):
@@ -21,7 +22,7 @@ def levels(loss, metrics, targets, *, weights=None, class_weight=None, activatio
     return of_model(model, targets, weights=weights, class_weight=class_weight)
 
 
-def of_model(model, targets, *, weights=None, class_weight=None, batch_size=64):
+def of_model(model, targets, *, weights=None, class_weight=None, batch_size=64, report=None):
     count = len(tf.nest.flatten(targets)[0])
     parts = (np.ones((count, 2), "float32"), targets)
     parts = parts if weights is None else (*parts, weights)
@@ -34,7 +35,7 @@ def of_model(model, targets, *, weights=None, class_weight=None, batch_size=64):
         content=types.SimpleNamespace(sample_weights=weights is not None),
     )
     workload = types.SimpleNamespace(data=source, class_weight=class_weight)
-    return chance_levels(model, workload, untrained)
+    return chance_levels(model, workload, untrained, [].append if report is None else report)
 
 
 def test_errors_of_a_regression_are_compared_with_the_mean_and_the_median():
@@ -183,6 +184,13 @@ def test_an_accuracy_that_counts_a_class_that_the_loss_ignores_has_no_constant()
     assert found["accuracy"].constant == pytest.approx(7 / 8)
 
 
+def test_an_accuracy_of_labels_that_are_nan_has_no_constant():
+    own = lambda targets, predicted: keras.ops.sum(predicted, axis=-1)  # noqa: E731
+    model = tagger(loss=own, metrics=["sparse_categorical_accuracy"])
+    labels = np.array([[0, np.nan], [1, 0]], "float32")
+    assert of_model(model, labels)["sparse_categorical_accuracy"].constant is None
+
+
 def test_a_masked_output_has_no_constant():
     model = keras.Sequential(
         [
@@ -230,3 +238,64 @@ def test_targets_are_read_only_for_what_is_known_and_only_up_to_a_limit(monkeypa
     assert levels("mse", ["binary_accuracy"], targets)["binary_accuracy"].constant is None
     monkeypatch.setattr("tfbatch.training.chance._targets", None)
     assert levels("huber", ["precision"], targets)["precision"].constant is None
+
+
+def test_losses_of_pixels_and_steps_have_a_constant():
+    labels = np.array([[0, 0], [0, 1]] * 20)
+    found = of_model(tagger(2, loss="sparse_categorical_crossentropy"), labels)["loss"]
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert found.constant == pytest.approx(entropy, rel=1e-3)
+    assert 0 < found.noise <= 9 / (2 * 40) * 1.05
+
+
+def test_a_constant_of_large_outputs_is_fitted_to_some_examples_or_unknown(monkeypatch):
+    labels = np.array([[0, 0], [0, 1]] * 20)
+    model = tagger(2, loss="sparse_categorical_crossentropy")
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    monkeypatch.setattr("tfbatch.training.constant_loss._MOST_VALUES", 4 * 16)
+    assert of_model(model, labels)["loss"].constant == pytest.approx(entropy, rel=1e-3)
+    monkeypatch.setattr("tfbatch.training.constant_loss._MOST_VALUES", 4 * 15)
+    assert of_model(model, labels)["loss"].constant is None
+
+
+def test_a_loss_that_takes_no_constant_is_unknown_and_reported():
+    class Own(keras.losses.Loss):
+        fails = False
+
+        def call(self, targets, predicted):
+            if self.fails:
+                raise AttributeError("no such constant")
+            return keras.ops.mean(keras.ops.square(targets - predicted), axis=-1)
+
+    loss, reported = Own(), []
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", loss)
+    targets = np.array([[0.0], [4.0]] * 20, "float32")
+
+    def failing(model, workload):
+        loss.fails = True
+        return constant_loss(model, workload)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfbatch.training.chance.constant_loss", failing)
+        found = of_model(model, targets, report=reported.append)["loss"]
+    assert found.constant is None
+    assert "AttributeError: no such constant" in reported[0]
+
+
+def test_each_result_of_a_layer_of_several_keeps_its_place():
+    inputs = keras.Input((2,))
+    low, high = keras.layers.Lambda(lambda x: (x[:, :1], 10 + keras.ops.relu(x[:, 1:])))(
+        keras.layers.Dense(2)(inputs)
+    )
+    model = keras.Model(inputs, [low, high])
+    model.compile("sgd", ["mse", "mse"])
+    targets = np.array([[0.0], [4.0]] * 20, "float32")
+    found = of_model(model, (targets, targets))["loss"]
+    assert found.constant == pytest.approx(4.0 + 4.0 + 64.0, rel=1e-3)
+
+
+def test_luck_beside_class_weights_is_that_of_validation():
+    targets = np.array([[0.0]] * 90 + [[1.0]] * 10, "float32")
+    found = levels("binary_crossentropy", [], targets, class_weight={0: 1.0, 1: 10.0})["loss"]
+    assert found.noise == pytest.approx(9 / (2 * 100), rel=0.05)

@@ -116,6 +116,8 @@ def run_search(
         baseline = request.baseline_configuration(space.scaling_rule)
         progress.doing("evaluating the untrained model")
         untrained = engine.call(measure_untrained, baseline)
+        for note in untrained.notes:
+            progress.say(note)
         names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
         request.objective.check(names, untrained.directions)
         check_comparable(request.objective, untrained, progress)

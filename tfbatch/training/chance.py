@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfbatch.errors import TfbatchError
 from tfbatch.estimators.chance_level import (
     ChanceLevel,
     absolute_error_noise,
@@ -23,6 +24,7 @@ from tfbatch.estimators.chance_level import (
     squared_error_noise,
 )
 from tfbatch.training.constant_loss import constant_loss, weighted_in_training_only
+from tfbatch.training.misfit import in_one_line
 from tfbatch.training.workload import Workload
 
 Array = npt.NDArray[Any]
@@ -47,7 +49,10 @@ _ERROR_FUNCTIONS = {
 
 
 def chance_levels(
-    model: Any, workload: Workload, untrained: Mapping[str, float]
+    model: Any,
+    workload: Workload,
+    untrained: Mapping[str, float],
+    report: Callable[[str], None],
 ) -> dict[str, ChanceLevel]:
     """The level of each metric; with the best constant prediction's where that is known.
 
@@ -60,6 +65,7 @@ def chance_levels(
         model: The compiled model.
         workload: Its data.
         untrained: Every metric of the untrained model on the validation split.
+        report: Called with a sentence for the user where the loss's constant cannot be computed.
     """
     levels = {name: ChanceLevel(value) for name, value in untrained.items()}
     if not _computes_as_keras(model):
@@ -88,10 +94,25 @@ def chance_levels(
         return levels  # penalties of weights are no part of a constant prediction's loss
     simple = kind is not None and "" in targets and targets[""].weights is None
     known = _closed_form(kind, targets[""].values) if simple else None
-    known = known or constant_loss(model, workload)
+    known = known or _fitted(model, workload, report)
     if known:
         levels["loss"] = ChanceLevel(untrained["loss"], known[0], known[1])
     return levels
+
+
+def _fitted(
+    model: Any, workload: Workload, report: Callable[[str], None]
+) -> tuple[float, float] | None:
+    try:
+        return constant_loss(model, workload)
+    except TfbatchError:
+        raise
+    except Exception as error:  # of a loss of a user's own, which may take no constant
+        report(
+            "The loss of the best constant prediction is not known, so that only the untrained "
+            f"model tells whether a trial learned. Its computation ended with {in_one_line(error)}"
+        )
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +219,7 @@ def _constant_accuracy(
     weights = None if targets.weights is None else targets.weights.ravel()
     if not len(classes) or (weights is not None and len(weights) != len(classes)):
         return None
-    if classes.min() < 0 or classes.max() >= limit:  # labels that no model predicts
+    if not (classes.min() >= 0 and classes.max() < limit):  # NaN, or what no model predicts
         return None
     counts = _sums(classes)
     if class_weight:

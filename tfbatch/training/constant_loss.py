@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,10 +18,12 @@ from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.workload import Workload
 
 Array = npt.NDArray[np.float64]
-_MOST_SLOPES = 2**22
-"""Values of a constant times examples that it is fitted on: 32 MB."""
-_MOST_VALUES = 2**24
+_MOST_SLOPES = 2**21
+"""Values of a constant times examples that it is fitted on: 16 MB, some 500 times computed."""
+_MOST_VALUES = 2**21
 """Values of all predictions that a constant is fitted on."""
+_FEWEST_EXAMPLES = 16
+"""Fewer, of very large outputs, say too little of a constant."""
 _FEWEST_FOR_A_RANGE = 32
 
 
@@ -39,31 +42,34 @@ def constant_loss(model: Any, workload: Workload) -> tuple[float, float] | None:
         workload: Its data.
 
     Returns:
-        None where it cannot be found: outputs of open shape or with a mask, a loss without a
-        minimum, a loss that takes no gradient.
+        None where it cannot be found: outputs of open shape or with a mask, or so large that the
+        fit would take long, a loss without a minimum.
+
+    Raises:
+        Exception: Whatever a loss of a user's own raises that takes no such predictions; or a
+            ValueError for one that does not depend on them.
     """
     validation = workload.data.evaluation("validation")
-    try:
-        heads = _heads(model, next(iter(validation))[0])
-        if heads is None or len(validation.element_spec) < 2:
-            return None
-        examples = workload.data.num_examples("validation")
-        shown = _few(validation, heads, examples)
-        loss = _Loss(model, heads, shown)
-        fitted_on = _training(workload, heads)
-        constant = best_constant(
-            loss if fitted_on is None else _Loss(model, heads, fitted_on), heads.size
-        )
-        if constant is None:
-            return None
-        value = loss(constant).mean if fitted_on else least_loss(loss, constant)
-        if loss.examples < examples:
-            rest = (_without_inputs(batch) for batch in validation.skip(len(shown)))
-            other = _Loss(model, heads, rest).value(constant)
-            value += (1 - loss.examples / examples) * (other - value)
-        noise = gain_by_luck(loss, constant, blocks=heads.blocks(), examples=examples)
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError, NotImplementedError):
-        return None  # a loss of a user's own that takes no such predictions
+    heads = _heads(model, next(iter(validation))[0])
+    if heads is None or len(validation.element_spec) < 2:
+        return None
+    if heads.values() * _FEWEST_EXAMPLES > _MOST_VALUES:
+        return None
+    examples = workload.data.num_examples("validation")
+    shown = _few(validation, heads, examples)
+    fitted_on = _training(workload, heads)
+    loss = _Loss(model, heads, shown)
+    own = best_constant(loss, heads.size)
+    constant = best_constant(_Loss(model, heads, fitted_on), heads.size) if fitted_on else own
+    if constant is None or own is None:
+        return None
+    value = loss(constant).mean if fitted_on else least_loss(loss, constant)
+    if loss.examples < examples:
+        rest = itertools.islice(_targets(validation, heads), len(shown), None)
+        other = _Loss(model, heads, rest).value(constant)
+        value += (1 - loss.examples / examples) * (other - value)
+    # Luck on validation is that around its own minimum: elsewhere a shift gains without luck.
+    noise = gain_by_luck(loss, own, blocks=heads.blocks(), examples=examples)
     return (value, noise) if math.isfinite(value) else None
 
 
@@ -158,9 +164,11 @@ class _Loss:
     def _of_batch(self, constant: Any, targets: Any, weights: Any = None) -> Any:
         count = tf.shape(tf.nest.flatten(targets)[0])[0]
         free = tf.tile(constant[None], [count, 1])
-        # The derivative by an example's weight is its loss.
-        single = weights is None or not tf.nest.is_nested(weights)
-        given = tf.ones([count]) if weights is None else weights
+        # The derivative by an example's weight is its loss. Keras multiplies the losses of pixels
+        # or steps by weights of their own only.
+        flat = all(len(head.shape) < 2 for head in self._heads.heads)
+        given = tf.ones([count]) if weights is None and flat else weights
+        single = given is not None and not tf.nest.is_nested(given)
         with tf.GradientTape() as tape:
             tape.watch([free, given] if single else free)
             loss = self._model.compute_loss(
@@ -187,18 +195,23 @@ def _length(batch: tuple[Any, ...]) -> int:
 
 def _few(dataset: tf.data.Dataset, heads: _Heads, examples: int) -> list[tuple[Any, ...]]:
     """The first batches without their inputs, all of them if they are not too many."""
-    most = min(examples, _MOST_SLOPES // heads.size, max(_MOST_VALUES // heads.values(), 1))
+    most = min(examples, _MOST_SLOPES // heads.size, _MOST_VALUES // heads.values())
     found, count = [], 0
-    for batch in dataset:
-        found.append(_without_inputs(batch))
-        count += _length(found[-1])
+    for part in _targets(dataset, heads):
+        found.append(part)
+        count += _length(part)
         if count >= most:
             break
     return found
 
 
-def _without_inputs(batch: tuple[Any, ...]) -> tuple[Any, ...]:
-    return batch[1:]
+def _targets(dataset: tf.data.Dataset, heads: _Heads) -> Iterator[tuple[Any, ...]]:
+    """Batches without their inputs, divided where their predictions are very large."""
+    most = _MOST_VALUES // heads.values()
+    for batch in dataset:
+        for start in range(0, _length(batch[1:]), most):
+            end = start + most
+            yield tf.nest.map_structure(lambda part, s=start, e=end: part[s:e], batch[1:])
 
 
 def _training(workload: Workload, heads: _Heads) -> list[tuple[Any, ...]] | None:
@@ -233,6 +246,17 @@ def _heads(model: Any, inputs: Any) -> _Heads | None:
     return _Heads(predicted, known) if len(known) == len(heads) else None
 
 
+@dataclasses.dataclass(frozen=True)
+class _OneOf:
+    """One of several results of a layer."""
+
+    layer: Callable[[Any], Any]
+    index: int
+
+    def __call__(self, value: Any) -> Any:
+        return keras.tree.flatten(self.layer(value))[self.index]
+
+
 def _head_by_its_graph(tensor: Any) -> _Head | None:
     """Back from an output to the last layer with weights, or where several branches meet."""
     steps: list[Callable[[Any], Any]] = []
@@ -246,7 +270,8 @@ def _head_by_its_graph(tensor: Any) -> _Head | None:
             return None
         if getattr(operation, "weights", None) or len(parents) != 1:
             break
-        steps.append(operation)
+        several = len(operation._inbound_nodes[node].output_tensors) > 1
+        steps.append(_OneOf(operation, index) if several else operation)
         tensor = parents[0]
     activation = getattr(operation, "activation", None)
     if callable(activation):

@@ -40,6 +40,7 @@ class Untrained:
             not finite.
         directions: Whether a good value of each metric is small or large, where that is known.
         chance: The value of each metric without learning.
+        notes: A sentence for the user on each value that could not be computed.
     """
 
     metrics: dict[str, float]
@@ -49,6 +50,7 @@ class Untrained:
     directions: dict[str, Direction | None] = dataclasses.field(default_factory=dict)
     training_loss: TrainingLoss | None = None
     chance: dict[str, ChanceLevel] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrained:
@@ -61,6 +63,7 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
     programs, workload = task.programs, task.programs.workload
     spec = workload.evaluation("validation").element_spec  # reading is not the model's time
     model: Any = None
+    notes: list[str] = []
     try:
         # The first time opens the device and traces (for the trials too): what it
         # takes says nothing about any later evaluation.
@@ -72,7 +75,7 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
             check_finite_loss(metrics, workload.data)
         dependent = _batch_dependent(model, workload)
         training_loss = measure_training_loss(model, workload)
-        chance = chance_levels(model, workload, metrics)
+        chance = chance_levels(model, workload, metrics, notes.append)
     except TfbatchError:
         raise
     except Exception as error:  # of the user's own code: shown whole, before any trial
@@ -86,6 +89,7 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
         directions=directions,
         training_loss=training_loss,
         chance=chance,
+        notes=tuple(notes),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ import keras
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.pipeline.elements import fits
+
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def refusal(error: Exception, what: str, model: Any = None, spec: Any = None) -> InputError:
@@ -22,10 +25,20 @@ def refusal(error: Exception, what: str, model: Any = None, spec: Any = None) ->
         spec: The element spec of its data, or None.
     """
     if model is not None and spec is not None and (found := misfit(model, spec)):
-        last = "".join(traceback.format_exception_only(error)).strip().splitlines()
-        return InputError(f"{found} (The error: {last[0]})")
+        return InputError(f"{found} (The error: {in_one_line(error)})")
     trace = "".join(traceback.format_exception(error))
     return InputError(f"{what}:\n{trace}")
+
+
+def in_one_line(error: Exception) -> str:
+    """An error's type and what it says, without what AutoGraph and Keras put around it."""
+    lines = [line.strip() for line in _COLORS.sub("", str(error)).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    kind = type(error).__name__
+    if not lines:
+        return kind
+    text = lines[-1] if lines[0] == "in user code:" else lines[0]
+    return text if text.startswith(kind) else f"{kind}: {text}"
 
 
 def misfit(model: Any, spec: Any) -> str | None:
