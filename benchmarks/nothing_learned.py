@@ -6,8 +6,8 @@ Trains a small network on 400 examples of ten normal inputs with eight learning 
 does, and compares the best validation loss of the eight (300 examples) with the chance level. Of
 random targets none may be better; of targets that follow the inputs the best must be.
 
-Result: of 10 data sets for each of 12 losses no random targets counted as learned; learnable ones did
-in 117 of 120, the three under the categorical hinge (two shared CPU cores).
+Result: of 10 data sets for each of 12 losses no random targets counted as learned; learnable ones
+did in 117 of 120, the other three were under the categorical hinge (two shared CPU cores).
 Evidence: benchmarks/results/nothing_learned.md
 """
 
