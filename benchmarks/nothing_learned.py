@@ -113,7 +113,7 @@ def trained(case: str, repetitions: int, signal: float) -> tuple[int, float]:
             if level is None:
                 untrained = model.evaluate(rest, verbose=0, return_dict=True)
                 workload: Any = types.SimpleNamespace(data=source, class_weight=class_weight)
-                level = chance_levels(model, workload, untrained)["loss"]
+                level = chance_levels(model, workload, untrained, print)["loss"]
             fitted = model.fit(train, epochs=EPOCHS, verbose=0, class_weight=class_weight)
             if np.isfinite(fitted.history["loss"]).all():
                 best = min(best, model.evaluate(rest, verbose=0, return_dict=True)["loss"])

@@ -139,7 +139,7 @@ def test_sample_weights_regularization_metrics_and_a_short_last_batch_are_those_
             data=data,
             epochs=2,
         )
-        for m in (None, 1, 3, 50)
+        for m in (None, 3, 50)
     )
 
     for found in cut:
@@ -176,6 +176,7 @@ def test_every_way_to_compile_gives_the_same(compiled):
     assert found[0][1]["loss"] == pytest.approx(found[1][1]["loss"])
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_and_an_embedding():
     def build():
         keras.utils.set_random_seed(3)

@@ -71,6 +71,7 @@ def test_tables_and_keras_schedules_are_the_schedules_of_tfbatch(schedule, batch
     np.testing.assert_allclose(called, expected[some], rtol=2e-4, atol=1e-6 * pair.learning_rate)
 
 
+@pytest.mark.slow
 @pytest.mark.quick_cases("graph")
 @pytest.mark.parametrize("in_graph", [True, False], ids=["in the graph", "in Python"])
 def test_the_bare_loop_trains_as_keras_does(loop, images, in_graph):

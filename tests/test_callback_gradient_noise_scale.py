@@ -127,6 +127,7 @@ def fit_switched(model, noise, epochs=6):
     return np.diff([0, *counts]).tolist()
 
 
+@pytest.mark.slow
 def test_measuring_goes_on_after_the_batch_size_changes():
     """At a new size the first batch could be a short last one: it alone is left out."""
     noise = GradientNoiseScale(interval=1, micro_batches=4, decay=0.99)
@@ -163,6 +164,7 @@ def test_the_pairs_of_all_sizes_are_averaged_together(monkeypatch):
     assert noise.estimate.squared_gradient == pytest.approx(gradients / weights, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_in_the_training_mode_the_average_begins_anew_at_a_new_size():
     """Batch statistics of another size are another gradient."""
     noise = GradientNoiseScale(interval=1, micro_batches=4, decay=0.999, training=True)

@@ -19,6 +19,7 @@ def fit(*callbacks, epochs=3):
     return model.fit(X, X[:, :1], epochs=epochs, callbacks=list(callbacks), verbose=0).history
 
 
+@pytest.mark.slow
 def test_what_one_epoch_takes_and_gives_back_is_in_the_peak_alone():
     class Takes(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -341,6 +341,7 @@ def test_what_was_written_is_read(tmp_path):
         np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_any_damage_is_used_whole_or_not_at_all(tmp_path):
     """Every byte is damaged once: most damages are in a variable, a few in the ZIP's own fields."""
     file, model = small_checkpoint(tmp_path / "a.npz")

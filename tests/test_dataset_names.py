@@ -172,6 +172,7 @@ def test_a_source_without_what_it_needs_says_what(text):
         derive_recipe(text, data_dir=None)
 
 
+@pytest.mark.slow
 def test_unequal_images_of_an_unknown_data_set_with_43_classes_are_resized(folders, tmp_path):
     recipe = derive_recipe("tfds:unequal_signs", data_dir=folders)
     data = load_data(recipe, data_dir=folders, records_dir=tmp_path)

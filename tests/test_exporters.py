@@ -111,6 +111,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.quick_cases("csv", "mlflow")
 @pytest.mark.parametrize("name", EXPORTERS.names())
 def test_an_exporter_writes_every_trial_and_leaves_the_run_folder_as_it_was(
     name, run_dir, empty_store

@@ -92,6 +92,7 @@ def test_the_answer_is_within_a_tenth_below_the_true_limit(make_prober, floor, l
     assert found.peak_bytes == pytest.approx((floor + found.batch_size) * MEGABYTE, rel=0.03)
 
 
+@pytest.mark.slow
 def test_the_caller_uses_no_memory_of_what_it_measures(make_prober, floor):
     before = peak_resident()
     search_largest(make_prober(floor + 900), cap=1000)

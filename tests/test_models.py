@@ -177,6 +177,7 @@ def test_a_saved_model_predicts_the_same(name, tmp_path):
     np.testing.assert_array_equal(loaded(x, training=False), model(x, training=False))
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn")
 @EACH
 def test_a_prediction_does_not_depend_on_the_other_images_of_the_batch(name):
     model, x = trials(name)[0][0], images(DIGITS, count=3)

@@ -385,6 +385,7 @@ def test_a_weight_of_a_class_that_there_is_not_is_refused(digits, weights):
         workload.build(1)
 
 
+@pytest.mark.slow
 def test_classes_without_a_weight_count_once_in_a_training(digits):
     """Keras looks for the others beyond the end of its table, and fails."""
     plain = Configuration(batch_size=32, base_learning_rate=0.01)

@@ -249,6 +249,7 @@ def start_child(recipe, folder):
     return WarmProcess("-c", CHILD, recipe.model_dump_json(by_alias=True), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="asks Linux for memory")
 def test_a_second_process_takes_no_memory_for_the_data(make_recipe, tmp_path):
     """Training and evaluation read the shared pages: no copy for TensorFlow, none in a graph."""

@@ -296,10 +296,9 @@ OPTIMIZERS = {
     for name, cases in {"sgd": SGDS, "adam": ADAMS, "adamw": ADAMWS}.items()
     for arguments in cases
 }
-QUICK_OPTIMIZERS = ("adamw {'beta_1': 0.95, 'weight_decay': 0.1}",)
 
 
-@pytest.mark.parametrize("name", some_slow(OPTIMIZERS, quick=QUICK_OPTIMIZERS))
+@pytest.mark.parametrize("name", some_slow(OPTIMIZERS, quick=()))
 def test_a_reused_program_trains_with_each_optimizer_as_a_fresh_one(workload, name):
     """The trials before have other numbers, but for those that are zero."""
     optimizer = OPTIMIZERS[name]
@@ -355,6 +354,7 @@ class NotesTraces(keras.layers.Layer):
         return x
 
 
+@pytest.mark.slow
 def test_one_trace_serves_all_batch_sizes_schedules_and_rates(data):
     programs = ProgramCache(Workload(data, through(hidden_layer, NotesTraces)))
     traces = traces_of(programs, SPEC)

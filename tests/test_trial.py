@@ -150,6 +150,7 @@ def test_validation_is_of_the_final_weights_on_the_whole_split(workload, result,
     assert result.metrics["val_accuracy"] == pytest.approx((logits.argmax(axis=1) == y).mean())
 
 
+@pytest.mark.slow
 def test_the_metrics_are_those_after_the_last_update_not_the_best(workload):
     """Two epochs with a learning rate that rises until it spoils what the first one learned."""
     rising = change(SPEC, base_learning_rate=0.8, warmup_fraction=1.0)
