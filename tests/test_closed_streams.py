@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tfbatch.steady_stream import SteadyStream
+from tfbatch.process.steady_stream import SteadyStream
 
 COMMANDS = ["export", "prepare", "probe", "train", "tune"]
 

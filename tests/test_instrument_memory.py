@@ -39,7 +39,7 @@ from tfbatch.largest_batch.training_load import (
     measure_training,
 )
 from tfbatch.pipeline.function_data import FunctionData, count_examples
-from tfbatch.process_memory import peak_resident
+from tfbatch.process.memory import peak_resident
 from tfbatch.request.execution import Execution
 from tfbatch.training.context import begin_worker
 from tfbatch.workers.slot import Start

@@ -19,8 +19,8 @@ FLOORS = [
     # No TensorFlow; these may import one another, without a circle.
     "errors durations registry schema recipes yaml_folder configuration statistics seeds "
     "training_config own_data data_content backend references run_folder estimators class_balance "
-    "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
-    "steady_stream process_memory process_limits pacing loss_scaling",
+    "charts chart_page byte_sizes metric_direction process "
+    "pacing loss_scaling",
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "

@@ -14,7 +14,7 @@ from processes import run_warm
 
 from tfbatch.pipeline import PreparedData, record_splits
 from tfbatch.pipeline.record_splits import shuffle_sizes
-from tfbatch.process_limits import usable_memory
+from tfbatch.process.limits import usable_memory
 from tfbatch.records.manifest import Manifest, Shard, load_manifest
 from tfbatch.records.writer import write_records
 

@@ -8,7 +8,7 @@ usage: tfbatch COMMAND [--flag=value] ...
 from __future__ import annotations
 
 # Before all else: a signal that arrives while a command is imported ends it with a sentence.
-from tfbatch.stop_signal import end_while_starting  # isort: split
+from tfbatch.process.stop_signal import end_while_starting  # isort: split
 
 import ast
 import importlib

@@ -31,6 +31,7 @@ from tfbatch.command_line import (
 from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
+from tfbatch.process.stop_signal import StopSignal
 from tfbatch.python_objects import PythonObjects
 from tfbatch.references import check_reference, find_function
 from tfbatch.request.execution import Execution
@@ -47,7 +48,6 @@ from tfbatch.run_folder.files import (
 )
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.stop_signal import StopSignal
 from tfbatch.workload_flags import as_typed, batch_sizes_from, define_workload_flags, workload_from
 
 STARTED = time.monotonic()

@@ -17,7 +17,7 @@ from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.pipeline.record_splits import ResidentSplit, StreamingSplit, shuffle_sizes
 from tfbatch.pipeline.streams import batches_in_chunk, parallel_calls, prefetched
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
-from tfbatch.process_limits import usable_memory
+from tfbatch.process.limits import usable_memory
 from tfbatch.recipes import SPLITS, Recipe
 from tfbatch.records.decoded_cache import read_split
 from tfbatch.records.manifest import Manifest, read_notes
