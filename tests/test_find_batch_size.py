@@ -18,9 +18,9 @@ from contexts import context_of
 from processes import run_warm
 
 import tfbatch
+from tfbatch.dataset_info.recipe import load_recipe
 from tfbatch.errors import InputError, NothingLearnedError, RunFolderError
 from tfbatch.pipeline import recipe_data
-from tfbatch.recipes import load_recipe
 from tfbatch.run_folder.journal import Journal
 from tfbatch.training import trial
 from tfbatch.training.evaluation import evaluate_weights

@@ -31,9 +31,9 @@ from tfbatch.command_line import (
 from tfbatch.common_flags import define_common_flags
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
+from tfbatch.plug_ins import check_reference, find_function
 from tfbatch.process.stop_signal import StopSignal
 from tfbatch.python_objects import PythonObjects
-from tfbatch.references import check_reference, find_function
 from tfbatch.request.execution import Execution
 from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.run_folder.files import (

@@ -13,8 +13,8 @@ from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.answer.stored import read_answer
 from tfbatch.answer.table import table_by_batch_size
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
-from tfbatch.own_data import DataDescription
 from tfbatch.request.request import Request
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import BEST_CONFIGURATION, BEST_MODEL

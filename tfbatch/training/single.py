@@ -9,10 +9,10 @@ from pathlib import Path
 import keras
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
-from tfbatch.own_data import OwnData
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.pipeline.dataset_names import find_dataset
 from tfbatch.pipeline.load import prepare_data
-from tfbatch.recipes import Recipe
 from tfbatch.schema import content_hash
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
