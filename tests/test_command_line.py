@@ -197,7 +197,8 @@ REFUSED = {
 
 FORKING = """
 import json, os, runpy, sys, tempfile, traceback
-import tfbatch.finder, tfbatch.search.progress, tfbatch.training_config  # what all commands need
+# What all commands need:
+import tfbatch.finder, tfbatch.search.progress, tfbatch.request.training_config
 
 ends = {}
 for case, (name, *arguments) in json.load(sys.stdin).items():

@@ -354,7 +354,7 @@ def _json(subject: ModelAndData, probed: ProbeReport) -> str:
 
 
 def _page(subject: ModelAndData, probed: ProbeReport) -> str:
-    from tfbatch.chart_page import PageSection, page
+    from tfbatch.charts.page import PageSection, page
 
     sections = []
     for section in probed.sections:

@@ -15,7 +15,7 @@ from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
-from tfbatch.pacing import FEWEST_ROUNDS
+from tfbatch.interleaved_rounds import FEWEST_ROUNDS
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
