@@ -37,8 +37,6 @@ FLOORS = [
     "finder instruments",
     # The command line.
     "command_line",
-    "common_flags",
-    "workload_flags",
     "prepare tune train export probe",
     "__main__",
 ]

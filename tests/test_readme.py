@@ -20,7 +20,7 @@ import tfbatch.prepare
 import tfbatch.probe
 import tfbatch.train
 import tfbatch.tune
-from tfbatch.command_line import parse_flags
+from tfbatch.command_line.running import parse_flags
 from tfbatch.dataset_info.recipe import load_recipe
 from tfbatch.request.search_config import Space
 from tfbatch.schedules import SCHEDULES, ScheduleFamily
