@@ -13,7 +13,6 @@ from processes import with_long_enough_pauses
 
 import tfbatch
 from tfbatch import interleaved_rounds
-from tfbatch.bench import open_bench
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.instruments import input_bound
@@ -23,6 +22,7 @@ from tfbatch.instruments.input_bound import (
     measure_input_bound,
     spread,
 )
+from tfbatch.instruments.open_bench import open_bench
 from tfbatch.request.execution import Execution
 from tfbatch.training.step_times import StepTime
 

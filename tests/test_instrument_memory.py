@@ -18,10 +18,10 @@ import pytest
 import tensorflow as tf
 from processes import HANG_SECONDS
 
-from tfbatch.bench import open_bench
 from tfbatch.errors import InputError
 from tfbatch.instruments.image_size_memory import ResizedData, measure_memory_by_image_size
 from tfbatch.instruments.largest_batch import find_max_batch_size
+from tfbatch.instruments.open_bench import open_bench
 from tfbatch.largest_batch.fresh_process import Peak, Prober, Written, climb, read_written
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory, open_prober
 from tfbatch.largest_batch.search import (

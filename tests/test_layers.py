@@ -29,11 +29,10 @@ FLOORS = [
     "answer",
     "callbacks",
     "training",
-    "workbench",
+    "bench",
     "largest_batch",
     "search",
     "python_objects",
-    "bench",
     "finder instruments",
     # The command line.
     "command_line",

@@ -20,7 +20,6 @@ from processes import HANG_SECONDS
 from rich.console import Console
 
 import tfbatch.probe
-from tfbatch.bench import open_bench
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.charts.page import PageSection, figure, page
 from tfbatch.errors import InputError, SearchError, StoppedError
@@ -30,6 +29,7 @@ from tfbatch.instruments import INSTRUMENTS, run_all
 from tfbatch.instruments.input_bound import InputBoundReading
 from tfbatch.instruments.largest_batch import LargestBatchReading
 from tfbatch.instruments.noise_scale import NoiseScaleReading
+from tfbatch.instruments.open_bench import open_bench
 from tfbatch.instruments.run_all import ProbeReport, Section, run_instruments
 from tfbatch.instruments.throughput import ThroughputReading, throughput_from
 from tfbatch.request.execution import Execution

@@ -53,8 +53,8 @@ from tfbatch.run_folder.durable import write_whole
 from tfbatch.search.progress import LiveProgress, Progress
 
 if TYPE_CHECKING:
+    from tfbatch.bench import Bench
     from tfbatch.instruments.run_all import ProbeReport, Section  # imports TensorFlow
-    from tfbatch.workbench import Bench
 
 FLAGS = flags.FlagValues()
 LOG = "libraries.log"
@@ -150,7 +150,7 @@ def _probe(
     stop: StopSignal,
     finished: Callable[[ProbeReport], None],
 ) -> ProbeReport:
-    from tfbatch.bench import open_subject
+    from tfbatch.instruments.open_bench import open_subject
     from tfbatch.instruments.run_all import run_instruments
 
     with open_subject(subject, PythonObjects(), execution, progress, stop_requested=stop) as bench:

@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from tfbatch.bench import Bench
 from tfbatch.charts import Chart
 from tfbatch.plug_ins import Registry
-from tfbatch.workbench import Bench
 
 
 class _Instruments(Registry):

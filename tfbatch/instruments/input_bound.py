@@ -11,6 +11,7 @@ from typing import Literal
 
 import tensorflow as tf
 
+from tfbatch.bench import Bench
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -30,7 +31,6 @@ from tfbatch.training.step_times import (
     stream,
     time_training,
 )
-from tfbatch.workbench import Bench
 
 HEADING = "Input-bound or compute-bound"
 ORDER = 30

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
 
-from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.bench import Bench
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.callbacks._sweep import SweptLosses
 from tfbatch.charts import Chart, Mark, Series
@@ -22,13 +22,13 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest, read_range_test
 from tfbatch.gradients import state_restored
+from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.instruments.weights_and_examples import size_of_updates
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import Heartbeat
-from tfbatch.workbench import Bench
 
 HEADING = "Learning-rate range test"
 ORDER = 50
@@ -78,8 +78,8 @@ def learning_rate_range(
         examples: Examples of a sweep instead, so that different batch sizes see as many.
         seeds: A sweep each.
         verbose: 0 prints nothing.
-        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
-            model_arguments, data_dir, image_size, records_dir.
+        **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
+            class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
@@ -41,7 +42,7 @@ class ModelAndData:
     model: str
     baseline: Baseline
     optimizer: str | None = None
-    model_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model_arguments: Mapping[str, object] = dataclasses.field(default_factory=dict)
     task: Task = dataclasses.field(default_factory=Task)
     data_dir: Path | None = None
     records_dir: Path | None = None
@@ -65,7 +66,7 @@ class ModelAndDataOptions(TypedDict, total=False):
     image_size: int | None
     model: Required[str]
     check_model: bool
-    model_arguments: dict[str, Any] | None
+    model_arguments: Mapping[str, object] | None
     baseline: str
     optimizer: str | None
     data_dir: Path | None
@@ -81,7 +82,7 @@ def resolve_model_and_data(
     batched: bool | None = None,
     image_size: int | None = None,
     check_model: bool = True,
-    model_arguments: dict[str, Any] | None = None,
+    model_arguments: Mapping[str, object] | None = None,
     baseline: str = "",
     optimizer: str | None = None,
     data_dir: Path | None = None,
@@ -129,7 +130,7 @@ def resolve_model_and_data(
         model=model,
         baseline=parse_baseline(baseline, data.baseline),
         optimizer=optimizer,
-        model_arguments=model_arguments or {},
+        model_arguments=dict(model_arguments or {}),
         task=task or Task(),
         data_dir=folder,
         records_dir=_writable(records_dir) if records_dir else None,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
+from tfbatch.bench import Bench
 from tfbatch.largest_batch.measurement import measure_memory
 from tfbatch.process.memory import WORKER_SHARE
 from tfbatch.quantities import bytes_of
@@ -13,7 +14,6 @@ from tfbatch.request.execution import AUTOMATIC
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search.progress import Progress
-from tfbatch.workbench import Bench
 
 
 def limit_memory(
