@@ -11,8 +11,8 @@ import pytest
 import tiny_model
 from contexts import context_of
 
-from tfbatch.chart_page import figure
 from tfbatch.charts import Chart, Series
+from tfbatch.charts.page import figure
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import ConstantRates, RangeTest

@@ -21,8 +21,8 @@ from rich.console import Console
 
 import tfbatch.probe
 from tfbatch.bench import open_bench
-from tfbatch.chart_page import PageSection, figure, page
 from tfbatch.charts import Chart, Mark, Series
+from tfbatch.charts.page import PageSection, figure, page
 from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError, NothingLearnedError
+from tfbatch.process.stop_signal import python_interrupt
 from tfbatch.python_objects import (
     PythonObjects,
     as_dataset,
@@ -25,7 +26,6 @@ from tfbatch.run_folder.files import JOURNAL, worker_log
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.search.progress import Progress, progress_lines
-from tfbatch.stop_signal import python_interrupt
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:

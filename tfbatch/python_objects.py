@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import InputError
-from tfbatch.own_data import OwnData
-from tfbatch.recipes import Recipe
-from tfbatch.references import find_function
+from tfbatch.plug_ins import find_function
 from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.request.task import IN_PYTHON, Task
 

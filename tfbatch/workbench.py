@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Protocol
 
 from tfbatch.configuration import Configuration
-from tfbatch.own_data import DataDescription
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.workers.slot import Start
 
 if TYPE_CHECKING:

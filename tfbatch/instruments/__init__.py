@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tfbatch.charts import Chart
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 from tfbatch.workbench import Bench
 
 

@@ -14,7 +14,13 @@ import tensorflow as tf
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.pacing import FEWEST_ROUNDS, Paced, TimeSteps, first_visit, measure_in_rounds
+from tfbatch.interleaved_rounds import (
+    FEWEST_ROUNDS,
+    Paced,
+    TimeSteps,
+    first_visit,
+    measure_in_rounds,
+)
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import (

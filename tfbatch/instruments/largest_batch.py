@@ -10,10 +10,10 @@ import keras
 from typing_extensions import Unpack
 
 from tfbatch.bench import BenchOptions, open_bench
-from tfbatch.byte_sizes import bytes_of
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.errors import InputError
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
+from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import Execution
 from tfbatch.search.progress import progress_lines
 from tfbatch.workbench import Bench

@@ -7,14 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
-from tfbatch.backend import check_backend
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Baseline, Recipe
 from tfbatch.errors import InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.own_data import OwnData
 from tfbatch.pipeline.dataset_names import find_dataset, is_derived
-from tfbatch.recipes import Baseline, Recipe
+from tfbatch.request.backend import check_backend
 from tfbatch.request.recipe_apart import derive_apart
 from tfbatch.request.task import Task
 from tfbatch.schema import Named, as_plain, validate

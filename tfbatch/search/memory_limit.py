@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
-from tfbatch.byte_sizes import bytes_of
 from tfbatch.largest_batch.measurement import measure_memory
-from tfbatch.process_memory import WORKER_SHARE
+from tfbatch.process.memory import WORKER_SHARE
+from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import AUTOMATIC
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import MEMORY_LIMIT

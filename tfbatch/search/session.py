@@ -12,7 +12,7 @@ from typing import Any
 
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
-from tfbatch.process_limits import usable_cores
+from tfbatch.process.limits import usable_cores
 from tfbatch.request.request import Request
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock

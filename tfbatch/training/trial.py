@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, TrainingClock
 from tfbatch.errors import RecordError, RunFolderError
-from tfbatch.out_of_memory import is_out_of_memory, memory_message
+from tfbatch.process.out_of_memory import is_out_of_memory, memory_message
+from tfbatch.process.tracebacks import short_traceback
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
-from tfbatch.tracebacks import short_traceback
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
     CheckpointFile,
