@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfbatch.errors import InputError
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 
 if TYPE_CHECKING:
     from tfbatch.optimizers._lars import LARS

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
-from tfbatch.backend import check_backend
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Baseline, Recipe
 from tfbatch.errors import InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.own_data import OwnData
 from tfbatch.pipeline.dataset_names import find_dataset, is_derived
-from tfbatch.recipes import Baseline, Recipe
+from tfbatch.request.backend import check_backend
 from tfbatch.request.recipe_apart import derive_apart
 from tfbatch.request.task import Task
 from tfbatch.schema import Named, as_plain, validate
@@ -41,7 +42,7 @@ class ModelAndData:
     model: str
     baseline: Baseline
     optimizer: str | None = None
-    model_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model_arguments: Mapping[str, object] = dataclasses.field(default_factory=dict)
     task: Task = dataclasses.field(default_factory=Task)
     data_dir: Path | None = None
     records_dir: Path | None = None
@@ -65,7 +66,7 @@ class ModelAndDataOptions(TypedDict, total=False):
     image_size: int | None
     model: Required[str]
     check_model: bool
-    model_arguments: dict[str, Any] | None
+    model_arguments: Mapping[str, object] | None
     baseline: str
     optimizer: str | None
     data_dir: Path | None
@@ -81,7 +82,7 @@ def resolve_model_and_data(
     batched: bool | None = None,
     image_size: int | None = None,
     check_model: bool = True,
-    model_arguments: dict[str, Any] | None = None,
+    model_arguments: Mapping[str, object] | None = None,
     baseline: str = "",
     optimizer: str | None = None,
     data_dir: Path | None = None,
@@ -129,7 +130,7 @@ def resolve_model_and_data(
         model=model,
         baseline=parse_baseline(baseline, data.baseline),
         optimizer=optimizer,
-        model_arguments=model_arguments or {},
+        model_arguments=dict(model_arguments or {}),
         task=task or Task(),
         data_dir=folder,
         records_dir=_writable(records_dir) if records_dir else None,

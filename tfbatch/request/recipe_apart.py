@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import DataError
 from tfbatch.pipeline.dataset_names import derive_recipe
-from tfbatch.recipes import Recipe
 from tfbatch.workers import ProcessEndedError, warm_slot
 
 
