@@ -23,9 +23,7 @@ from tfbatch.trial.outcome import TrialSpec
 
 TOTAL, EXAMPLES = 3000, 1085  # nearly three epochs
 STOPS = (700, 2000)  # within the first epoch and within the second
-ADAM = Named(
-    name="adam", beta_1_half_life=400, beta_2_half_life=3000, ema_half_life_fraction=0.05
-)
+ADAM = Named(name="adam", beta_1_half_life=400, beta_2_half_life=3000, ema_half_life_fraction=0.05)
 CASES = {
     "adam, averaged weights": {"optimizer": ADAM, "base_learning_rate": 0.003},
     "nesterov, cosine": {
