@@ -17,7 +17,7 @@ PACKAGE = Path(tfbatch.__file__).parent
 # From the ground up: a module imports from the floors below its own.
 FLOORS = [
     # No TensorFlow; these may import one another, without a circle.
-    "errors schema plug_ins quantities configuration dataset_info statistics seeds "
+    "errors schema plug_ins quantities configuration dataset_info seeds "
     "run_folder estimators charts metric_direction process interleaved_rounds loss_scaling",
     "encoded_images",
     # Leaves.

@@ -11,14 +11,14 @@ from typing import Any, Required, TypedDict
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import OwnData
 from tfbatch.dataset_info.recipe import Baseline, Recipe
-from tfbatch.errors import InputError
+from tfbatch.errors import DataError, InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.pipeline.dataset_names import find_dataset, is_derived
+from tfbatch.pipeline.dataset_names import derive_recipe, find_dataset, is_derived
 from tfbatch.request.backend import check_backend
-from tfbatch.request.recipe_apart import derive_apart
 from tfbatch.request.task import Task
 from tfbatch.schema import Named, as_plain, validate
+from tfbatch.workers import ProcessEndedError, warm_slot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,3 +211,30 @@ def _dataset_text(dataset: str | Recipe | OwnData, image_size: int | None) -> st
     if image_size is not None:
         return f"{dataset}@{image_size}"
     return str(Path(dataset).resolve()) if dataset.endswith((".yaml", ".yml")) else dataset
+
+
+def derive_apart(text: str, *, data_dir: Path | None, image_size: int | None) -> Recipe:
+    """See tfbatch.pipeline.dataset_names.derive_recipe.
+
+    The process that directs a search runs no TensorFlow operation: on a GPU it would take the
+    memory that its workers need.
+
+    Raises:
+        InputError: The data set cannot be described.
+        DataError: It is absent, or the process that looked at it ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
+        slot = warm_slot(Path(folder) / "deriving.log", None, "tfbatch.pipeline.dataset_names")
+        try:
+            slot.result()
+            slot.submit(_derive, text, data_dir, image_size)
+            recipe: Recipe = slot.result()
+            return recipe
+        except ProcessEndedError as error:
+            raise DataError(f"The process that looked at {text} ended: {error.message}") from error
+        finally:
+            slot.close()
+
+
+def _derive(text: str, data_dir: Path | None, image_size: int | None) -> Recipe:
+    return derive_recipe(text, data_dir=data_dir, image_size=image_size)
