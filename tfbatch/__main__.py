@@ -15,7 +15,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from tfbatch.command_line import run_command
+from tfbatch.command_line.running import run_command
 from tfbatch.errors import InputError, did_you_mean
 
 COMMANDS = ("tune", "train", "probe", "prepare", "export")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfbatch.bench import Bench
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.limits import usable_cores
@@ -39,7 +40,6 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import check_optimizers, describe_model
 from tfbatch.training.evaluation import measure_untrained
-from tfbatch.workbench import Bench
 from tfbatch.workers import Slot
 
 
