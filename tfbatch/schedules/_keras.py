@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -78,7 +78,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         total_examples: int,
         warmup_examples: int = 0,
         warmup_start: float = 0.0,
-        parameters: dict[str, Any] | None = None,
+        parameters: Mapping[str, object] | None = None,
         piece_factors: Sequence[float] | None = None,
         name: str = "LearningRateInExamples",
     ):
@@ -115,7 +115,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
             warmup_examples=warmup_examples,
         )
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
         """The learning rate (float32 scalar) of the update number `step`, counted from 0."""
         with keras.name_scope(self.name):
             rate = value(
@@ -135,7 +135,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         """Whether the family has a momentum of its own."""
         return self._shape.sets_momentum()
 
-    def momentum(self, step: Any) -> Any:
+    def momentum(self, step: keras.KerasTensor) -> keras.KerasTensor | None:
         """The momentum (float32 scalar) of the update number `step`, or None.
 
         None for a family that leaves the momentum to the optimizer. No optimizer of Keras asks for
