@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from tfbatch.schema import Strict
 
+if TYPE_CHECKING:
+    import keras
+
+Values: TypeAlias = "float | npt.NDArray[np.float64] | keras.KerasTensor"
+"""A number, or an array or a tensor of them."""
 ROUNDING = 1e-6
 """How far before a joint of a schedule `progress` counts as having reached it.
 
@@ -33,7 +40,7 @@ class ScheduleFamily(Strict):
     own_warmup: ClassVar[bool] = False
 
     @abstractmethod
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """Fraction of the peak learning rate.
 
         Args:
@@ -45,7 +52,7 @@ class ScheduleFamily(Strict):
             Numbers of the shape of `progress`.
         """
 
-    def momentum(self, progress: Any, ops: Any) -> Any:
+    def momentum(self, progress: Values, ops: ModuleType) -> Values | None:
         """Momentum (Adam's beta_1) that goes with the learning rate; None leaves the optimizer's.
 
         Args:
@@ -56,6 +63,7 @@ class ScheduleFamily(Strict):
             Numbers in (0, 1) of the shape of `progress`, or None for every progress alike.
         """
         del progress, ops
+        return None
 
     def sets_momentum(self) -> bool:
         """Whether `momentum` gives one."""
@@ -64,15 +72,15 @@ class ScheduleFamily(Strict):
 
 def value(
     family: ScheduleFamily,
-    examples: Any,
+    examples: Values,
     *,
     learning_rate: float,
     batch_size: int,
     total_examples: int,
     warmup_examples: int = 0,
     warmup_start: float = 0.0,
-    ops: Any,
-) -> Any:
+    ops: ModuleType,
+) -> Values:
     """The learning rate for an update before which `examples` examples were seen.
 
         def value(x):                                        # p peak, W warm-up, X total
@@ -92,20 +100,85 @@ def value(
         warmup_start: First factor of the warm-up, in [0, 1].
         ops: `numpy` or `keras.ops`.
     """
-    progress = progress_at(
-        examples, total_examples=total_examples, warmup_examples=warmup_examples, ops=ops
+    numbers = Numbers.of(
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        total_examples=total_examples,
+        warmup_examples=warmup_examples,
+        warmup_start=warmup_start,
     )
-    decayed = learning_rate * family.factor(progress, ops)
+    warmup = warmup_kind(warmup_examples, warmup_start)
+    return rate(family, examples, numbers, warmup=warmup, ops=ops)
+
+
+Warmup = Literal["none", "from zero", "from above"]
+
+
+def warmup_kind(warmup_examples: int, warmup_start: float) -> Warmup:
+    """What of a warm-up is no number: it decides which operations there are."""
     if warmup_examples == 0:
+        return "none"
+    return "from zero" if warmup_start == 0.0 else "from above"
+
+
+class Numbers(NamedTuple):
+    """All that two schedules of one family, parameters and kind of warm-up can differ in.
+
+    Python's numbers, or scalars that a graph reads.
+
+    Attributes:
+        learning_rate: The peak.
+        batch_size: Examples in an update.
+        warmup_examples: Length of the warm-up.
+        decay_examples: Length of what comes after it, at least 1.
+        warmup_start: First factor of the warm-up.
+        warmup_rise: 1 - `warmup_start`.
+        first_factor: That of the very first update of a warm-up from zero.
+    """
+
+    learning_rate: Values
+    batch_size: Values
+    warmup_examples: Values
+    decay_examples: Values
+    warmup_start: Values
+    warmup_rise: Values
+    first_factor: Values
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        learning_rate: float,
+        batch_size: int,
+        total_examples: int,
+        warmup_examples: int,
+        warmup_start: float,
+    ) -> Numbers:
+        """From the arguments of `value`."""
+        return cls(
+            learning_rate,
+            batch_size,
+            warmup_examples,
+            max(total_examples - warmup_examples, 1),
+            warmup_start,
+            1.0 - warmup_start,
+            min(batch_size, warmup_examples) / warmup_examples if warmup_examples else 1.0,
+        )
+
+
+def rate(
+    family: ScheduleFamily, examples: Values, numbers: Numbers, *, warmup: Warmup, ops: ModuleType
+) -> Values:
+    """The learning rate of `value`, from numbers that need not be known yet."""
+    decayed = numbers.learning_rate * family.factor(progress_of(examples, numbers, ops), ops)
+    if warmup == "none":
         return decayed
-    factor = warmup_start + (1.0 - warmup_start) * examples / warmup_examples
-    if warmup_start == 0.0:
-        first = min(batch_size, warmup_examples) / warmup_examples
-        factor = ops.where(examples == 0, first, factor)
-    return ops.where(examples < warmup_examples, learning_rate * factor, decayed)
+    factor = numbers.warmup_start + numbers.warmup_rise * examples / numbers.warmup_examples
+    if warmup == "from zero":
+        factor = ops.where(examples == 0, numbers.first_factor, factor)
+    return ops.where(examples < numbers.warmup_examples, numbers.learning_rate * factor, decayed)
 
 
-def progress_at(examples: Any, *, total_examples: int, warmup_examples: int = 0, ops: Any) -> Any:
-    """Share of the training after the warm-up that is done, in [0, 1]; see `value`."""
-    rest = max(total_examples - warmup_examples, 1)
-    return ops.clip((examples - warmup_examples) / rest, 0.0, 1.0)
+def progress_of(examples: Values, numbers: Numbers, ops: ModuleType) -> Values:
+    """Share of the training after the warm-up that is done, in [0, 1]."""
+    return ops.clip((examples - numbers.warmup_examples) / numbers.decay_examples, 0.0, 1.0)

@@ -24,17 +24,17 @@ class MomentumInExamples(float):
     def __new__(cls, own: float, schedule: LearningRateInExamples, optimizer: Any) -> Any:
         """`own` is what Keras's checks and a saved model see."""
         number = super().__new__(cls, own)
-        number._schedule = schedule
+        number.schedule = schedule
         number._optimizer = optimizer
         return number
 
     dtype = "float32"  # Keras takes the class for the name of a dtype where there is none
-    _schedule: LearningRateInExamples
-    _optimizer: Any
+    schedule: LearningRateInExamples
+    _optimizer: keras.optimizers.Optimizer
 
-    def at(self, step: Any) -> Any:
+    def at(self, step: keras.KerasTensor) -> keras.KerasTensor:
         """The momentum of an update, a float32 scalar."""
-        return self._schedule.momentum(step)
+        return self.schedule.momentum(step)
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
         """TensorFlow's protocol: what `tf.convert_to_tensor` returns for it."""
@@ -62,12 +62,12 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
 MomentumInExamples.__neg__ = _computed("__neg__")  # type: ignore[method-assign]
 
 
-def momentum_attribute(optimizer: Any) -> str | None:
+def momentum_attribute(optimizer: keras.optimizers.Optimizer) -> str | None:
     """Which attribute of a Keras optimizer is its momentum: "momentum", "beta_1", or none."""
     return next((name for name in ("momentum", "beta_1") if hasattr(optimizer, name)), None)
 
 
-def follow_momentum(optimizer: Any) -> MomentumInExamples | None:
+def follow_momentum(optimizer: keras.optimizers.Optimizer) -> MomentumInExamples | None:
     """Gives an optimizer the momentum of its learning rate's schedule, if that sets one.
 
     Call it before the training is traced. `optimizer.momentum` (or `beta_1`) is then a

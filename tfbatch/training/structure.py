@@ -41,7 +41,7 @@ def reusable(cls: T) -> T:
     return cls
 
 
-def structure_key(model: Any, build_model: Any) -> str | None:
+def structure_key(model: keras.Model, build_model: object) -> str | None:
     """A hash that is equal for two builds only if one traced program serves both.
 
     It covers the builder's source and plain closure, every layer's class, configuration and plain
@@ -171,17 +171,18 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
+    # Plain values first: they are nearly all, and TensorFlow's question of a tensor is slow.
+    if isinstance(value, (*_HARMLESS, np.dtype)):
+        return repr(value)
     if isinstance(value, tf.Variable | keras.Variable):
         return None
     if isinstance(value, np.ndarray | np.generic) or (
-        tf.is_tensor(value) and hasattr(value, "numpy")
+        hasattr(value, "numpy") and tf.is_tensor(value)
     ):
         array = np.asarray(value)
         content = repr(array.tolist()) if array.dtype == object else array.tobytes()
         data = content.encode() if isinstance(content, str) else content
         return [str(array.dtype), list(array.shape), hashlib.sha256(data).hexdigest()]
-    if isinstance(value, (*_HARMLESS, np.dtype)):
-        return repr(value)
     if isinstance(value, list | tuple):
         return [type(value).__name__, *map(_value, value)]
     if isinstance(value, set | frozenset):
