@@ -71,7 +71,7 @@ def structure_key(model: keras.Model, build_model: object) -> str | None:
     return _digest([_builder(build_model), config, variables, attributes])
 
 
-def unknown_variables(model: Any) -> list[str]:
+def unknown_variables(model: keras.Model) -> list[str]:
     """TensorFlow's own variables in the attributes of layers: Keras neither lists nor saves them.
 
     Returns:
