@@ -21,7 +21,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tfbatch.bench import open_bench
+from tfbatch.instruments.open_bench import open_bench
 from tfbatch.largest_batch.measurement import measure_memory, open_prober
 from tfbatch.largest_batch.training_load import UsableMemory, measure_training
 

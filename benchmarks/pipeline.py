@@ -37,8 +37,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tfbatch.dataset_info.recipe import Recipe, load_recipe
 from tfbatch.pipeline import PreparedData, prepare_records
-from tfbatch.recipes import Recipe, load_recipe
 from tfbatch.run_folder.fingerprint import hardware, software
 
 BATCH_SIZES = (32, 128, 1024)

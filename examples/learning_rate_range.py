@@ -1,4 +1,4 @@
-"""Which learning rate to begin with? A range test, then training at what it suggests.
+"""Which learning rate to begin with? A range test with constant rates, then training at both.
 
 Run it with `python examples/learning_rate_range.py`. Plain Keras, but for the callback.
 """
@@ -42,9 +42,16 @@ def main(*, examples: int = 16_000, epochs: int = 1, batch_size: int = 128) -> d
     images, labels = load(examples)
     model = build_model(images.shape[1:])
     compiled = float(model.optimizer.learning_rate)
-    with LearningRateRangeTest() as test:  # restores the model also if fit is interrupted
-        model.fit(images, labels, batch_size=batch_size, epochs=epochs, callbacks=[test], verbose=0)
-    print(f"suggested {test.result}")
+    updates = epochs * -(-len(images) // batch_size)
+    with LearningRateRangeTest(steps=updates) as test:  # restores the model also if interrupted
+        # Updates that the sweep leaves over try constant rates; fit ends when it knows enough.
+        model.fit(
+            images, labels, batch_size=batch_size, epochs=8 * epochs, callbacks=[test], verbose=0
+        )
+    print(f"rules of the sweep: {test.result}")
+    for one in test.constant:
+        print(f"constant rate {one.learning_rate:.3g}: loss {one.loss:.3g}")
+    print(f"suggested {test.suggestion:.3g}")
     losses = {}
     for name, rate in (("compiled", compiled), ("suggested", test.suggestion or compiled)):
         keras.utils.set_random_seed(1)

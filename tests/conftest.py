@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 import pytest
 
-from tfbatch.recipes import Recipe
+from tfbatch.dataset_info.recipe import Recipe
 
 # Under nohup, or in the background of a script, a process ignores these, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ import numpy as np
 from processes import HANG_SECONDS, fall_silent
 
 from tfbatch.largest_batch.fresh_process import climb
-from tfbatch.process_memory import peak_resident
+from tfbatch.process.memory import peak_resident
 
 MEGABYTE = 2**20
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from search_fixtures import NUM_EXAMPLES, Trainer, make_request_of, open_folder, outcome
 
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import (
     InputError,
     NothingLearnedError,
@@ -19,7 +20,6 @@ from tfbatch.errors import (
     StoppedError,
 )
 from tfbatch.estimators.chance_level import ChanceLevel
-from tfbatch.own_data import DataDescription
 from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.progress import Progress

@@ -8,7 +8,7 @@ from processes import HANG_SECONDS
 
 import tfbatch.train
 import tfbatch.tune
-from tfbatch.command_line import EXIT_CODES
+from tfbatch.command_line.running import EXIT_CODES
 from tfbatch.errors import ConfigurationError, InputError
 
 FLAGS_AND_MESSAGES = {

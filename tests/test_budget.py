@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError
+from tfbatch.quantities import TrainingLength
 from tfbatch.search.budget import Budget
 
 BUDGET = Budget(

@@ -27,7 +27,7 @@ from processes import run_warm
 import tfbatch
 from tfbatch import callbacks as folder
 from tfbatch.errors import InputError
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 
 REGISTRY = Registry("tfbatch.callbacks", kind="callback", folder=folder.__path__)
 CALLBACKS = REGISTRY.names()

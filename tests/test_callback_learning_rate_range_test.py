@@ -200,6 +200,30 @@ def test_the_rates_ascend_in_equal_factors_and_are_those_of_the_updates():
     assert float(model.optimizer.learning_rate) == 7.0
 
 
+def test_where_updates_are_left_constant_rates_are_held_from_the_same_weights():
+    """A quadratic of curvature 4: beyond a rate of 0.5 a training diverges, 0.25 is the best."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(7.0), loss=lambda y, p: 2 * (p[:, 0] - 1) ** 2 + 1)
+    model.set_weights([np.array([[0.0]])])
+    test = LearningRateRangeTest(1e-3, 10.0, steps=30)
+
+    model.fit(np.ones((300, 1)), np.ones(300), batch_size=1, callbacks=[test], verbose=0)
+
+    assert 0.5 < test.result.diverges_at < 10
+    rates = [one.learning_rate for one in test.constant]
+    assert rates == pytest.approx(
+        [test.result.diverges_at / 2 ** (n + 1) for n in range(len(rates))]
+    )
+    assert [one.held for one in test.constant] == [rate < 0.5 for rate in rates]
+    assert any(one.held for one in test.constant)
+    assert not test.constant[0].held
+    assert test.limit == max(rate for rate in rates if rate < 0.5)
+    assert 0.25 / 2**0.5 < test.suggestion < 0.25 * 2**0.5
+    assert model.get_weights()[0] == 0
+    assert float(model.optimizer.learning_rate) == 7.0
+    assert int(model.optimizer.iterations) == 0
+
+
 def test_a_flat_loss_gives_no_suggestion_and_says_why():
     test = LearningRateRangeTest(1e-12, 1e-10)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tfbatch.class_balance import (
+from tfbatch.dataset_info.class_balance import (
     absence_probability,
     balance_warnings,
     largest_batch_mostly_without,

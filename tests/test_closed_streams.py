@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tfbatch.steady_stream import SteadyStream
+from tfbatch.process.steady_stream import SteadyStream
 
 COMMANDS = ["export", "prepare", "probe", "train", "tune"]
 
@@ -92,7 +92,7 @@ def test_what_was_delivered_is_not_repeated_elsewhere():
 NOISY = """
 import sys
 from pathlib import Path
-from tfbatch.command_line import library_noise_to, run_command, say
+from tfbatch.command_line.running import library_noise_to, run_command, say
 
 def main(arguments):
     with library_noise_to(Path("libraries.log")) as (out, err):

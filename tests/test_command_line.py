@@ -15,7 +15,8 @@ from processes import HANG_SECONDS, wait_until
 
 import tfbatch.__main__
 import tfbatch.tune
-from tfbatch import command_line, errors
+from tfbatch import errors
+from tfbatch.command_line import running
 from tfbatch.run_folder.journal import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -197,7 +198,8 @@ REFUSED = {
 
 FORKING = """
 import json, os, runpy, sys, tempfile, traceback
-import tfbatch.finder, tfbatch.search.progress, tfbatch.training_config  # what all commands need
+# What all commands need:
+import tfbatch.finder, tfbatch.search.progress, tfbatch.request.training_config
 
 ends = {}
 for case, (name, *arguments) in json.load(sys.stdin).items():
@@ -288,18 +290,18 @@ def test_an_error_becomes_its_message_and_its_code(error, code, monkeypatch, cap
         raise error
 
     codes: list[int] = []
-    monkeypatch.setattr(command_line.os, "_exit", codes.append)
-    command_line.run_command(main)
+    monkeypatch.setattr(running.os, "_exit", codes.append)
+    running.run_command(main)
 
     assert codes == [code]
     assert capsys.readouterr().err == "error: why\n"
-    assert f"  {code}    " in command_line.EXIT_CODES
+    assert f"  {code}    " in running.EXIT_CODES
 
 
 def test_a_bug_shows_its_traceback(monkeypatch, capsys):
     codes: list[int] = []
-    monkeypatch.setattr(command_line.os, "_exit", codes.append)
-    command_line.run_command(lambda arguments: 1 // 0)
+    monkeypatch.setattr(running.os, "_exit", codes.append)
+    running.run_command(lambda arguments: 1 // 0)
 
     assert codes == [1]
     assert "ZeroDivisionError" in capsys.readouterr().err

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbatch.class_balance import balance_warnings
-from tfbatch.data_content import DataContent, changed_is_told, overlap_is_excessive
+from tfbatch.dataset_info.class_balance import balance_warnings
+from tfbatch.dataset_info.content import DataContent, changed_is_told, overlap_is_excessive
 from tfbatch.errors import InputError
 from tfbatch.pipeline import content_scan
 from tfbatch.pipeline.array_data import StoredData

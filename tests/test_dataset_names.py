@@ -14,11 +14,11 @@ import tensorflow_datasets as tfds
 from make_tfds_folders import make_fifty_patterns, make_unequal_signs, sign_counts
 from processes import run_warm
 
-from tfbatch.class_balance import balance_warnings
-from tfbatch.durations import TrainingLength
+from tfbatch.dataset_info.class_balance import balance_warnings
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data
 from tfbatch.pipeline.dataset_names import derive_recipe, is_derived
+from tfbatch.quantities import TrainingLength
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tfbatch.dataset_info.recipe import Features
 from tfbatch.encoded_images import UnreadableImageError, decodable, has_alpha, to_8_bits
 from tfbatch.errors import ConfigurationError, DataError, InputError
 from tfbatch.pipeline import load_data
 from tfbatch.pipeline.dataset_names import derive_recipe
-from tfbatch.recipes import Features
 from tfbatch.records.codec import decode_batch, encode
 from tfbatch.sources import make_source
 

@@ -244,3 +244,15 @@ def test_one_seed_is_a_doubt_by_itself():
 def test_what_is_no_range_test_is_refused(rates, losses, message):
     with pytest.raises(InputError, match=message):
         read_range_test(rates, losses)
+
+
+def test_a_bounded_loss_climbs_without_diverging():
+    rates = np.geomspace(1e-4, 10, 200)
+    falls = np.clip(np.log10(rates / 1e-3), 0, 1)  # from 2 to 1 between 1e-3 and 1e-2
+    climbs = np.clip(np.log10(rates / 1e-1), 0, 1)  # and back between 1e-1 and 1
+    found = read_range_test(rates, [2 - falls + climbs])
+    never = read_range_test(rates, [2 - falls])
+
+    assert found.diverges_at is None
+    assert found.ends_at == found.climbs_at == pytest.approx(10**-0.5, rel=0.1)
+    assert never.ends_at is None

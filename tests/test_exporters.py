@@ -20,8 +20,7 @@ from wandb_file import read_offline_run
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.exporters import EXPORTERS, export_run
-from tfbatch.exporters._curves import read_curves
-from tfbatch.exporters._trial import answer_metrics, trial_of
+from tfbatch.exporters._trial import answer_metrics, read_curves, trial_of
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.reader import read_run
 from tfbatch.run_folder.trials_table import csv_text

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tfbatch.class_balance import apportion
+from tfbatch.dataset_info.class_balance import apportion
 from tfbatch.errors import InputError
 from tfbatch.pipeline.array_storage import VALIDATION_FRACTION, _choose
 from tfbatch.records.stratified_split import StratifiedAssignment

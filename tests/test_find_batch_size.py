@@ -18,15 +18,15 @@ from contexts import context_of
 from processes import run_warm
 
 import tfbatch
+from tfbatch.dataset_info.recipe import load_recipe
 from tfbatch.errors import InputError, NothingLearnedError, RunFolderError
 from tfbatch.pipeline import recipe_data
-from tfbatch.recipes import load_recipe
+from tfbatch.request.training_config import load_training_config
 from tfbatch.run_folder.journal import Journal
 from tfbatch.training import trial
 from tfbatch.training.evaluation import evaluate_weights
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
-from tfbatch.training_config import load_training_config
 
 BUDGET: dict[str, Any] = {
     "search": "quick",

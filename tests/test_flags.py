@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tfbatch.common_flags import threads_of
+from tfbatch.command_line.common_flags import threads_of
 from tfbatch.errors import InputError
 
 COMMANDS = ("export", "prepare", "probe", "train", "tune")

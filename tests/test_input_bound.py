@@ -12,8 +12,7 @@ from contexts import context_of
 from processes import with_long_enough_pauses
 
 import tfbatch
-from tfbatch import pacing
-from tfbatch.bench import open_bench
+from tfbatch import interleaved_rounds
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.instruments import input_bound
@@ -23,6 +22,7 @@ from tfbatch.instruments.input_bound import (
     measure_input_bound,
     spread,
 )
+from tfbatch.instruments.open_bench import open_bench
 from tfbatch.request.execution import Execution
 from tfbatch.training.step_times import StepTime
 
@@ -78,8 +78,8 @@ def dataset(delay):
 def measure(factor, seconds, monkeypatch):
     """With a model that takes so many seconds for a batch, and a pipeline of a factor of them."""
     delay, sleeps["model"] = factor * seconds, seconds
-    monkeypatch.setattr(pacing, "_EXECUTION_SECONDS", 2 * seconds)
-    monkeypatch.setattr(pacing, "_ROUND_SECONDS", 4 * seconds)
+    monkeypatch.setattr(interleaved_rounds, "_EXECUTION_SECONDS", 2 * seconds)
+    monkeypatch.setattr(interleaved_rounds, "_ROUND_SECONDS", 4 * seconds)
     with open_bench(build_model, dataset(delay), execution=Execution(workers=0)) as bench:
         found = bench.measure(measure_input_bound, [bench.configuration(BATCH_SIZE)])
     return found.at(BATCH_SIZE)
@@ -191,7 +191,7 @@ def test_batches_that_fill_the_pipelines_buffers_are_not_timed(monkeypatch):
 def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(monkeypatch):
     def first_visit(batch_size, kind, *, most_at_once):
         seconds = kind(executions=1, warmup=1, at_once=most_at_once)
-        return pacing.Paced(batch_size, kind, most_at_once, seconds, 0.0, [seconds] * 3)
+        return interleaved_rounds.Paced(batch_size, kind, most_at_once, seconds, 0.0, [seconds] * 3)
 
     def training(programs, configuration, *, cached=False, **pace):
         return (2.0 if cached else 3.0) * configuration.batch_size

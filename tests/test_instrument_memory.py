@@ -18,11 +18,10 @@ import pytest
 import tensorflow as tf
 from processes import HANG_SECONDS
 
-from tfbatch.bench import open_bench
-from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError
 from tfbatch.instruments.image_size_memory import ResizedData, measure_memory_by_image_size
 from tfbatch.instruments.largest_batch import find_max_batch_size
+from tfbatch.instruments.open_bench import open_bench
 from tfbatch.largest_batch.fresh_process import Peak, Prober, Written, climb, read_written
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory, open_prober
 from tfbatch.largest_batch.search import (
@@ -39,7 +38,8 @@ from tfbatch.largest_batch.training_load import (
     measure_training,
 )
 from tfbatch.pipeline.function_data import FunctionData, count_examples
-from tfbatch.process_memory import peak_resident
+from tfbatch.process.memory import peak_resident
+from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import Execution
 from tfbatch.training.context import begin_worker
 from tfbatch.workers.slot import Start

@@ -11,16 +11,15 @@ import pytest
 import tiny_model
 from contexts import context_of
 
-from tfbatch.chart_page import figure
 from tfbatch.charts import Chart, Series
+from tfbatch.charts.page import figure
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import RangeTest
+from tfbatch.estimators.range_test import ConstantRates, RangeTest
 from tfbatch.instruments import learning_rate_range
 from tfbatch.instruments.learning_rate_range import (
     RangeReading,
     RangeSettings,
-    constant_rates,
     measure_learning_rate_range,
 )
 from tfbatch.schema import Named
@@ -82,8 +81,11 @@ def test_halves_are_tried_until_they_hold_and_as_long_as_they_end_lower():
             losses = 6 * (1 - 4 * rate) ** (2 * np.arange(40.0))
         return [loss if loss < 1e6 else np.nan for loss in losses]
 
-    def tried(has_time=lambda runs: True, above=3.4):
-        return constant_rates(train, first_loss=6.0, above=above, has_time=has_time)
+    def tried(above=3.4):
+        constant = ConstantRates(first_loss=6.0, above=above)
+        while (rate := constant.next_rate()) is not None:
+            constant.add(train(rate))
+        return constant.found
 
     assert [(one.learning_rate, one.held) for one in tried()] == [
         (1.7, False),
@@ -92,7 +94,6 @@ def test_halves_are_tried_until_they_hold_and_as_long_as_they_end_lower():
         (0.2125, True),
         (0.10625, True),
     ]
-    assert len(tried(lambda runs: runs < 2)) == 2
     assert len(tried(above=1e4)) == 10
 
 

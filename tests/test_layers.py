@@ -17,10 +17,8 @@ PACKAGE = Path(tfbatch.__file__).parent
 # From the ground up: a module imports from the floors below its own.
 FLOORS = [
     # No TensorFlow; these may import one another, without a circle.
-    "errors durations registry schema recipes yaml_folder configuration statistics seeds "
-    "training_config own_data data_content backend references run_folder estimators class_balance "
-    "charts chart_page byte_sizes metric_direction out_of_memory tracebacks stop_signal "
-    "steady_stream process_memory process_limits pacing loss_scaling",
+    "errors schema plug_ins quantities configuration dataset_info seeds "
+    "run_folder estimators charts metric_direction process interleaved_rounds loss_scaling",
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "
@@ -31,16 +29,13 @@ FLOORS = [
     "answer",
     "callbacks",
     "training",
-    "workbench",
+    "bench",
     "largest_batch",
     "search",
     "python_objects",
-    "bench",
     "finder instruments",
     # The command line.
     "command_line",
-    "common_flags",
-    "workload_flags",
     "prepare tune train export probe",
     "__main__",
 ]
@@ -164,7 +159,7 @@ def check(what):
 
 import tfbatch; check("tfbatch")
 tfbatch.find_batch_size; check("a function")
-import tfbatch.recipes; tfbatch.recipes.load_recipe("cifar10"); check("recipes")
+from tfbatch.dataset_info.recipe import load_recipe; load_recipe("cifar10"); check("recipes")
 import tfbatch.models, tfbatch.optimizers; tfbatch.models.check_model_name("resnet"); check("names")
 import tfbatch.trial.trials, tfbatch.trial.derived; check("trials")
 import tfbatch.answer.stored, tfbatch.answer.table, tfbatch.answer.summary; check("answers")

@@ -13,13 +13,13 @@ import numpy as np
 import psutil
 import pytest
 
-from tfbatch.out_of_memory import (
+from tfbatch.process.out_of_memory import (
     follows_out_of_memory,
     is_out_of_memory,
     memory_message,
     out_of_memory_line,
 )
-from tfbatch.tracebacks import short_traceback
+from tfbatch.process.tracebacks import short_traceback
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.slot import Start
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfbatch.dataset_info.own_data import OwnData, own_data_of
 from tfbatch.errors import DataError, InputError
-from tfbatch.own_data import OwnData, own_data_of
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
 from tfbatch.pipeline.elements import known_batching

@@ -19,7 +19,7 @@ LOADED = """
 import sys
 from pathlib import Path
 import tfbatch
-from tfbatch.recipes import RECIPES, load_recipe
+from tfbatch.dataset_info.recipe import RECIPES, load_recipe
 from tfbatch.request.search_config import SEARCHES, load_search
 
 place = Path(sys.argv[1])

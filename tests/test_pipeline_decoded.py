@@ -223,7 +223,7 @@ def test_making_the_copy_never_holds_the_whole_split(make_recipe, tmp_path):
 CHILD = """
 import pathlib, re, sys
 from tfbatch.pipeline import PreparedData
-from tfbatch.recipes import Recipe
+from tfbatch.dataset_info.recipe import Recipe
 
 def private():
     text = pathlib.Path("/proc/self/smaps_rollup").read_text()

@@ -20,9 +20,8 @@ from processes import HANG_SECONDS
 from rich.console import Console
 
 import tfbatch.probe
-from tfbatch.bench import open_bench
-from tfbatch.chart_page import PageSection, figure, page
 from tfbatch.charts import Chart, Mark, Series
+from tfbatch.charts.page import PageSection, figure, page
 from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
@@ -30,6 +29,7 @@ from tfbatch.instruments import INSTRUMENTS, run_all
 from tfbatch.instruments.input_bound import InputBoundReading
 from tfbatch.instruments.largest_batch import LargestBatchReading
 from tfbatch.instruments.noise_scale import NoiseScaleReading
+from tfbatch.instruments.open_bench import open_bench
 from tfbatch.instruments.run_all import ProbeReport, Section, run_instruments
 from tfbatch.instruments.throughput import ThroughputReading, throughput_from
 from tfbatch.request.execution import Execution

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfbatch.pipeline import PreparedData, recipe_data
 from tfbatch.pipeline.streams import as_tensor
-from tfbatch.process_limits import usable_memory
+from tfbatch.process.limits import usable_memory
 from tfbatch.records.writer import write_records
 
 MACHINE = psutil.virtual_memory().total

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 from search_fixtures import BASELINE
 
-from tfbatch import process_limits
-from tfbatch.process_limits import usable_cores
+from tfbatch.process import limits
+from tfbatch.process.limits import usable_cores
 from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.search.engine import Running
@@ -243,7 +243,7 @@ def test_work_of_this_process_and_its_children_is_not_others(monkeypatch):
     ],
 )
 def test_usable_cores_are_bounded_by_the_control_groups_quota(tmp_path, monkeypatch, files, cores):
-    monkeypatch.setattr(process_limits.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(limits.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -14,7 +14,7 @@ FILES = sorted(
     path
     for part in ("instruments", "largest_batch", "callbacks", "gradients")
     for path in (PACKAGE / part).glob("*.py")
-) + [PACKAGE / name for name in ("workbench.py", "pacing.py", "device_memory.py")]
+) + [PACKAGE / name for name in ("bench.py", "interleaved_rounds.py", "device_memory.py")]
 OF_KERAS = {"get_config", "Sweep.__call__", "WatchedInput.__call__"}
 """Methods that Keras calls with what it likes; so are the `logs` of each `on_...`."""
 

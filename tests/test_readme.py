@@ -20,8 +20,8 @@ import tfbatch.prepare
 import tfbatch.probe
 import tfbatch.train
 import tfbatch.tune
-from tfbatch.command_line import parse_flags
-from tfbatch.recipes import load_recipe
+from tfbatch.command_line.running import parse_flags
+from tfbatch.dataset_info.recipe import load_recipe
 from tfbatch.request.search_config import Space
 from tfbatch.schedules import SCHEDULES, ScheduleFamily
 from tfbatch.schema import validate

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tfbatch.augmentations import AUGMENTATIONS
-from tfbatch.durations import TrainingLength
+from tfbatch.dataset_info.recipe import RECIPES, load_recipe
 from tfbatch.errors import ConfigurationError
-from tfbatch.recipes import RECIPES, load_recipe
+from tfbatch.quantities import TrainingLength
 from tfbatch.schema import Strict, content_hash, read_yaml, validate, write_yaml
 from tfbatch.sources import SOURCES
 

@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 from processes import WarmProcess, run_warm
 
+from tfbatch.dataset_info.recipe import ImageFeature, load_recipe
 from tfbatch.errors import DataError, InputError, RecordError, RunFolderError, TfbatchError
 from tfbatch.pipeline import PreparedData, prepare_records
-from tfbatch.recipes import ImageFeature, load_recipe
 from tfbatch.records import reader
 from tfbatch.records.decoded_cache import decode_split as read_split
 from tfbatch.records.manifest import load_manifest, read_manifest, recommended_shards
@@ -564,7 +564,7 @@ def test_leftovers_of_killed_runs_are_removed(write, tmp_path):
 CHILD = """
 import pathlib, sys
 from conftest import tiny_stream
-from tfbatch.recipes import Recipe
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.records.writer import write_records
 
 times_read = 0
@@ -825,7 +825,7 @@ def test_a_full_disk_is_an_error_of_the_folder_and_the_rest_is_continued(
 KILLED = """
 import json, os, pathlib, random, signal, sys
 from test_records import count_off
-from tfbatch.recipes import Recipe
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.records.shard_files import read_finished
 from tfbatch.records.writer import ExampleStream, write_records
 
@@ -894,7 +894,7 @@ def test_a_preparation_that_is_killed_again_and_again_ends_with_the_same_bytes(
 LARGE = """
 import json, pathlib, sys
 import numpy as np
-from tfbatch.recipes import Recipe
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.records.writer import ExampleStream, write_records
 
 recipe, count, peaks = Recipe.model_validate_json(sys.argv[1]), int(sys.argv[3]), {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tfbatch.dataset_info.recipe import Features
 from tfbatch.errors import InputError, TfbatchError
-from tfbatch.recipes import Features
 from tfbatch.records.codec import crop_and_resize, encode
 
 

@@ -17,8 +17,8 @@ import pytest
 from processes import HANG_SECONDS
 
 from tfbatch.errors import StoppedError
+from tfbatch.process.stop_signal import StopSignal, python_interrupt
 from tfbatch.run_folder.journal import Journal
-from tfbatch.stop_signal import StopSignal, python_interrupt
 
 TRACING = """
 import time

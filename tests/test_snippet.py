@@ -15,8 +15,8 @@ from search_fixtures import make_request_of
 
 import tfbatch
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.own_data import DataDescription
 from tfbatch.request.task import Task
 from tfbatch.schema import Named
 from tfbatch.search.snippet import keras_snippet, optimizer_call

@@ -11,8 +11,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from make_tfds_folders import make_unequal_signs
 
+from tfbatch.dataset_info.recipe import load_recipe
 from tfbatch.errors import ConfigurationError, DataError, InputError
-from tfbatch.recipes import load_recipe
 from tfbatch.records.codec import encode
 from tfbatch.schema import content_hash
 from tfbatch.sources import SOURCES, make_source

@@ -10,9 +10,9 @@ import pytest
 from schedule_parameters import numeric_parameters
 from search_fixtures import make_space, small_derive
 
-from tfbatch.bench import DEFAULT_OPTIMIZER
 from tfbatch.configuration import Configuration
 from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.instruments.open_bench import DEFAULT_OPTIMIZER
 from tfbatch.optimizers import OPTIMIZERS, parameters_of
 from tfbatch.request.search_config import (
     SEARCHES,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tfbatch.errors import InputError
-from tfbatch.statistics import mean_and_deviation, t_half_width
+from tfbatch.estimators.interval import mean_and_deviation, t_half_width
 
 
 def test_mean_and_sample_deviation():

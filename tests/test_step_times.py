@@ -9,7 +9,7 @@ import pytest
 import tiny_model
 from contexts import context_of
 
-from tfbatch import pacing
+from tfbatch import interleaved_rounds
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.callbacks import training_clock
 from tfbatch.configuration import Configuration
@@ -57,7 +57,7 @@ def measured(workload):
     programs = Begun(workload)
     signs: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pacing, "_ROUND_SECONDS", 0.02)
+        patch.setattr(interleaved_rounds, "_ROUND_SECONDS", 0.02)
         times = measure_step_times(
             programs,
             CONFIGURATIONS,
@@ -150,7 +150,7 @@ def test_executions_that_warm_up_are_no_part_of_a_steps_seconds(workload, monkey
 
 def test_the_median_of_the_rounds_is_a_steps_time():
     """A round beside something else that takes the machine does not count."""
-    paced = pacing.Paced(8, lambda **_: 0.0, 1, 1.0, 0.0, rounds=[2.0, 90.0, 1.0])
+    paced = interleaved_rounds.Paced(8, lambda **_: 0.0, 1, 1.0, 0.0, rounds=[2.0, 90.0, 1.0])
 
     assert step_times.step_time_of(paced) == StepTime(8, 2.0, (2.0, 90.0, 1.0))
 
@@ -179,7 +179,7 @@ def fake_steps(monkeypatch, per_example):
         return taken
 
     monkeypatch.setattr(step_times, "time_training", seconds)
-    monkeypatch.setattr(pacing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(interleaved_rounds.time, "perf_counter", lambda: now[0])
     return visits
 
 
@@ -223,7 +223,7 @@ def test_what_does_not_fit_into_the_time_is_left_out_from_the_largest_down(
 
 def test_what_is_measured_is_on_disk_before_the_next_measurement(workload, tmp_path, monkeypatch):
     """A stop in the middle of the second round keeps the first one whole."""
-    monkeypatch.setattr(pacing, "_ROUND_SECONDS", 0.02)
+    monkeypatch.setattr(interleaved_rounds, "_ROUND_SECONDS", 0.02)
     file = tmp_path / STEP_TIMES
     file.write_text('{"device": "CPU, 1 thread", "seconds": {"8": [1.0]}}')
     kept = step_times.StepTimesFile(file, "CPU, 1 thread")

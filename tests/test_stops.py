@@ -95,8 +95,8 @@ def test_train_and_the_printed_script_are_the_trial_to_the_last_bit(tmp_path):
 
 BUSY = """
 import os, signal, time
-from tfbatch import stop_signal
-from tfbatch.stop_signal import StopSignal
+from tfbatch.process import stop_signal
+from tfbatch.process.stop_signal import StopSignal
 
 stop_signal._AT_ONCE_SECONDS = 0.1
 said = lambda: os.write(2, b"nothing was measured")

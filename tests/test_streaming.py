@@ -14,7 +14,7 @@ from processes import run_warm
 
 from tfbatch.pipeline import PreparedData, record_splits
 from tfbatch.pipeline.record_splits import shuffle_sizes
-from tfbatch.process_limits import usable_memory
+from tfbatch.process.limits import usable_memory
 from tfbatch.records.manifest import Manifest, Shard, load_manifest
 from tfbatch.records.writer import write_records
 
@@ -165,7 +165,7 @@ def test_a_limit_of_this_process_is_usable_memory(kind):
 MAKE = """
 import pathlib, sys
 import numpy as np
-from tfbatch.recipes import Recipe
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.records.writer import ExampleStream, write_records
 
 recipe, count = Recipe.model_validate_json(sys.argv[1]), int(sys.argv[3])
@@ -188,7 +188,7 @@ os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # each thread rese
 import keras
 import tensorflow as tf
 from tfbatch.pipeline import PreparedData, record_splits
-from tfbatch.recipes import Recipe
+from tfbatch.dataset_info.recipe import Recipe
 
 def status(name):
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()

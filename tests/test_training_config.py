@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tfbatch.configuration import Configuration
-from tfbatch.durations import TrainingLength
 from tfbatch.errors import ConfigurationError
+from tfbatch.quantities import TrainingLength
+from tfbatch.request.training_config import Reported, TrainingConfig, load_training_config
 from tfbatch.schema import Named, write_yaml
-from tfbatch.training_config import Reported, TrainingConfig, load_training_config
 
 WRITTEN: dict[str, Any] = {
     "dataset": "digits",

@@ -8,14 +8,14 @@ usage: tfbatch COMMAND [--flag=value] ...
 from __future__ import annotations
 
 # Before all else: a signal that arrives while a command is imported ends it with a sentence.
-from tfbatch.stop_signal import end_while_starting  # isort: split
+from tfbatch.process.stop_signal import end_while_starting  # isort: split
 
 import ast
 import importlib
 import sys
 from pathlib import Path
 
-from tfbatch.command_line import run_command
+from tfbatch.command_line.running import run_command
 from tfbatch.errors import InputError, did_you_mean
 
 COMMANDS = ("tune", "train", "probe", "prepare", "export")

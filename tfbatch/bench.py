@@ -1,182 +1,110 @@
-"""Model and data made ready to be measured, outside any search."""
+"""Model and data in a process that trains: what an instrument may use, and no more."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Concatenate, Protocol
 
-from tfbatch.errors import InputError
-from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.python_objects import (
-    PythonObjects,
-    as_dataset,
-    reference,
-    splits_of,
-    task_of,
-    user_code,
-)
-from tfbatch.request.execution import Execution
-from tfbatch.request.model_and_data import (
-    ModelAndData,
-    baseline_configuration,
-    resolve_model_and_data,
-)
-from tfbatch.run_folder.folder import RunLock
-from tfbatch.schema import Named
-from tfbatch.search.progress import Progress
-from tfbatch.workbench import Bench
+from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import DataDescription
+from tfbatch.workers.slot import Start
 
-DEFAULT_OPTIMIZER = Named(name="sgd", momentum=0.9)
-"""What is measured where neither the user nor the model names one; the default search's too."""
+if TYPE_CHECKING:
+    from tfbatch.training.context import P, R, TaskContext  # imports TensorFlow
+    from tfbatch.training.description import ModelDescription
+    from tfbatch.training.devices import Devices
 
 
-class BenchOptions(TypedDict, total=False):
-    """What all measuring functions take beside model and data; open_bench says what each is."""
+class Process(Protocol):
+    """What a bench asks of an engine: one call at a time, with the whole machine."""
 
-    batched: bool | None
-    optimizer: str | None
-    baseline: str
-    loss: Any
-    metrics: Sequence[Any] | Mapping[str, Any] | None
-    class_weight: dict[int, float] | None
-    model_arguments: dict[str, Any] | None
-    data_dir: str | Path | None
-    image_size: int | None
-    records_dir: str | Path | None
+    @property
+    def devices(self) -> Devices:
+        """What it runs on."""
+
+    def stop_requested(self) -> bool:
+        """Whether what runs is to end."""
+
+    def call_alone(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """Runs a function with the whole machine; see tfbatch.search.engine.Engine."""
+
+    def own_process(self, log: Path) -> Start:
+        """How another process begins, with the whole machine."""
+
+    def rest(self) -> None:
+        """Ends the process, which holds memory; the next call starts one."""
 
 
-@contextlib.contextmanager
-def open_bench(
-    build_model: Callable[..., Any] | str,
-    data: Any,
-    *,
-    batched: bool | None = None,
-    optimizer: str | None = None,
-    baseline: str = "",
-    loss: Any = None,
-    metrics: Sequence[Any] | Mapping[str, Any] | None = None,
-    class_weight: dict[int, float] | None = None,
-    model_arguments: dict[str, Any] | None = None,
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    records_dir: str | Path | None = None,
-    execution: Execution | None = None,
-    progress: Progress | None = None,
-) -> Iterator[Bench]:
-    """Prepares model and data as `find_batch_size` does, and ends the process at the end.
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A process with model and data in it, which instruments' functions are called in.
 
-    Args:
-        build_model: See find_batch_size.
-        data: The data, see find_batch_size.
-        batched: Whether each element of a Dataset is a batch, see find_batch_size.
-        optimizer: A file of tfbatch/optimizers, for a model that is not compiled.
-        baseline: Batch size and learning rate, such as "batch_size=128,learning_rate=0.05".
-        loss: Loss of a model that is not compiled.
-        metrics: Its metrics.
-        class_weight: Weight of each class in the training loss.
-        model_arguments: Further arguments of the builder.
-        data_dir: The source's data folder.
-        image_size: Size of the images of a data set without a recipe, in pixels.
-        records_dir: Folder for records.
-        execution: Precision, XLA, strategy; `workers=0` for this process. Default: one worker.
-        progress: Receives the progress.
-
-    Raises:
-        InputError: Something asked for cannot be used.
-        DataError: Data absent or damaged.
+    Attributes:
+        data: What the data holds.
+        model: What the model is.
+        baseline: The baseline: optimizer, learning rate, batch size, and the scaling rule.
+        process: Calls functions.
+        stall_seconds: A process without a heartbeat for this long is ended.
+        tell: Called with what a long measurement is doing now, such as "trying batch size 256".
     """
-    named = isinstance(build_model, str)
-    if not named and not callable(build_model):
-        raise InputError(
-            f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
-        )
-    dataset, make_dataset, payload = as_dataset(data)
-    execution = execution or Execution(workers=1)
-    subject = resolve_model_and_data(
-        apart=execution.workers != 0,
-        dataset=dataset,
-        batched=batched,
-        image_size=image_size,
-        model=str(build_model) if named else reference(build_model),
-        check_model=named,
-        model_arguments=model_arguments,
-        baseline=baseline,
-        optimizer=optimizer,
-        data_dir=Path(data_dir) if data_dir else None,
-        records_dir=Path(records_dir) if records_dir else None,
-        task=task_of(loss, metrics, class_weight),
-    )
-    objects = PythonObjects(
-        build_model=None if named else build_model,
-        make_dataset=make_dataset,
-        payload=payload,
-        loss=loss,
-        metrics=metrics,
-    )
-    with open_subject(subject, objects, execution, progress or Progress(None)) as bench:
-        yield bench
 
+    data: DataDescription
+    model: ModelDescription
+    baseline: Configuration
+    process: Process
+    stall_seconds: float = 600.0
+    tell: Callable[[str], None] = lambda text: None
 
-@contextlib.contextmanager
-def open_subject(
-    subject: ModelAndData,
-    objects: PythonObjects,
-    execution: Execution,
-    progress: Progress,
-    *,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> Iterator[Bench]:
-    """The same for model and data that are checked already; see `open_bench`.
+    @property
+    def devices(self) -> Devices:
+        """What the process runs on."""
+        return self.process.devices
 
-    Args:
-        subject: Model and data.
-        objects: What was given as objects.
-        execution: How the process runs.
-        progress: Receives the progress.
-        stop_requested: When true, what runs is ended with a StoppedError.
-    """
-    from tfbatch.search.compiled_optimizer import fit_baseline
-    from tfbatch.search.preparation import load_records, open_engine
-    from tfbatch.training.description import describe_model
+    def configuration(self, batch_size: int) -> Configuration:
+        """The baseline's optimizer and learning rate at a batch size, by the scaling rule."""
+        return self.baseline.model_copy(update={"batch_size": batch_size})
 
-    with (
-        tempfile.TemporaryDirectory(prefix="tfbatch-") as folder,
-        RunLock(Path(folder) / "run") as lock,
-    ):
-        splits = splits_of(subject, objects)
-        code = user_code(subject, objects)
-        with open_engine(
-            subject.data, execution, code, lock=lock, warm=None, stop_requested=stop_requested
-        ) as engine:
-            subject, data, engine = load_records(
-                subject, engine, progress, own_dir=lock.data, splits=splits
-            )
-            progress.doing("building the model")
-            model = engine.call(describe_model, list(subject.model_arguments))
-            for note in model.notes:
-                progress.say(note)
-            try:
-                optimizer = model.optimizer or _optimizer(subject.optimizer)
-                rule = OPTIMIZERS.load(optimizer.name).SCALING_RULE
-                yield Bench(
-                    data=data,
-                    model=model,
-                    baseline=baseline_configuration(
-                        fit_baseline(subject, model),
-                        optimizer=optimizer,
-                        scaling_rule=Named(name=rule),
-                    ),
-                    process=engine,
-                    stall_seconds=execution.stall_minutes * 60,
-                    tell=progress.measuring,
-                )
-            finally:
-                progress.end()
+    def measure(
+        self,
+        function: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """What `function(context, *arguments, **options)` returns in the process.
 
+        Args:
+            function: Module-level: it travels by its name.
+            arguments: Its further arguments.
+            options: The same by name.
+        """
+        return self.process.call_alone(function, *arguments, **options)
 
-def _optimizer(name: str | None) -> Named:
-    """The default one, or another with the defaults of its file."""
-    return DEFAULT_OPTIMIZER if name in (None, DEFAULT_OPTIMIZER.name) else Named(name=str(name))
+    def task(self, function: Callable[..., R], *arguments: object) -> Callable[..., R]:
+        """The same for a process that `own_process` begins: it takes the last arguments."""
+        from tfbatch.training.context import perform
+
+        return functools.partial(perform, None, function, *arguments)
+
+    def own_process(self, log: Path) -> Start:
+        """How a process of an instrument's own begins, with the whole machine.
+
+        Args:
+            log: File for everything that it prints.
+        """
+        return self.process.own_process(log)
+
+    def rest(self) -> None:
+        """Ends the bench's process until the next `measure`: it would hold a device's memory."""
+        self.process.rest()
+
+    def stop_requested(self) -> bool:
+        """Whether what runs is to end."""
+        return self.process.stop_requested()

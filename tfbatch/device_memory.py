@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfbatch.process_memory import peak_resident, resident
+from tfbatch.process.memory import peak_resident, resident
 
 
 class MemoryUse(NamedTuple):

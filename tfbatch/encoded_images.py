@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfbatch.dataset_info.recipe import PixelRange
 from tfbatch.errors import DataError, InputError
-from tfbatch.recipes import PixelRange
 
 SUFFIXES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".png"),

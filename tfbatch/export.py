@@ -14,8 +14,8 @@ from pathlib import Path
 
 from absl import flags
 
-from tfbatch.command_line import library_noise_to, parse_flags, path_of, run_command
-from tfbatch.common_flags import define_common_flags
+from tfbatch.command_line.common_flags import define_common_flags
+from tfbatch.command_line.running import library_noise_to, parse_flags, path_of, run_command
 from tfbatch.errors import InputError
 from tfbatch.exporters import EXPORTERS, export_run
 from tfbatch.run_folder.files import TRIALS_CSV

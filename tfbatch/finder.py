@@ -6,17 +6,18 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tfbatch.errors import InputError, NothingLearnedError
+from tfbatch.errors import NothingLearnedError
+from tfbatch.process.stop_signal import python_interrupt
 from tfbatch.python_objects import (
+    Callbacks,
+    Metrics,
     PythonObjects,
-    as_dataset,
-    reference,
+    options_and_objects,
     splits_of,
-    task_of,
     user_code,
 )
 from tfbatch.request.execution import Execution
@@ -25,16 +26,17 @@ from tfbatch.run_folder.files import JOURNAL, worker_log
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.search.progress import Progress, progress_lines
-from tfbatch.stop_signal import python_interrupt
 from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
+    import keras
+
     from tfbatch.search.result import NothingLearned, Result  # imports TensorFlow
 
 
 def find_batch_size(
-    build_model: Callable[..., Any] | str,
-    data: Any,
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
     *,
     batched: bool | None = None,
     search: str = "joint",
@@ -54,11 +56,11 @@ def find_batch_size(
     workers: int | None = None,
     precision: str = "float32",
     jit_compile: bool = False,
-    loss: Any = None,
-    metrics: Sequence[Any] | Mapping[str, Any] | None = None,
+    loss: object = None,
+    metrics: Metrics | None = None,
     class_weight: dict[int, float] | None = None,
-    model_arguments: dict[str, Any] | None = None,
-    callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None,
+    model_arguments: Mapping[str, object] | None = None,
+    callbacks: Callable[[], list[keras.callbacks.Callback]] | Callbacks | None = None,
     strategy: str | None = None,
     memory_budget: str | None = None,
     stall_minutes: float = 10.0,
@@ -147,33 +149,32 @@ def find_batch_size(
             KeyboardInterrupt.
     """
     started = time.monotonic()
-    named = isinstance(build_model, str)
-    if not named and not callable(build_model):
-        raise InputError(
-            f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
-        )
-    dataset, make_dataset, payload = as_dataset(data)
-    request = make_request(
-        dataset=dataset,
+    options, objects = options_and_objects(
+        build_model,
+        data,
         batched=batched,
         image_size=image_size,
-        model=str(build_model) if named else reference(build_model),
+        model_arguments=model_arguments,
+        baseline=baseline,
+        optimizer=optimizer,
+        data_dir=data_dir,
+        records_dir=records_dir,
+        loss=loss,
+        metrics=metrics,
+        class_weight=class_weight,
+        callbacks=callbacks,
+    )
+    request = make_request(
+        **options,
         search=search,
         objective=objective,
         trial_length=trial_length,
-        baseline=baseline,
         batch_sizes=batch_sizes,
-        optimizer=optimizer,
         max_trials=max_trials,
         max_minutes=max_minutes,
         seed=seed,
         run_dir=Path(run_dir) if run_dir else None,
-        data_dir=Path(data_dir) if data_dir else None,
-        records_dir=Path(records_dir) if records_dir else None,
         overwrite=overwrite,
-        check_model=named,
-        model_arguments=model_arguments,
-        task=task_of(loss, metrics, class_weight),
         execution=Execution(
             workers=workers,
             precision=precision,
@@ -186,14 +187,6 @@ def find_batch_size(
     )
     check_run_dir(request.run_dir)
     progress = progress_lines(verbose)
-    objects = PythonObjects(
-        build_model=None if named else build_model,
-        make_dataset=make_dataset,
-        payload=payload,
-        callbacks=callbacks,
-        loss=loss,
-        metrics=metrics,
-    )
     with python_interrupt(_announce) as stop:
         progress.on_begin = stop.keep
         try:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from absl import flags
 
-from tfbatch.command_line import library_noise_to, parse_flags, path_of, run_command
-from tfbatch.common_flags import define_common_flags, threads_of
+from tfbatch.command_line.common_flags import define_common_flags, threads_of
+from tfbatch.command_line.running import library_noise_to, parse_flags, path_of, run_command
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import InputError
 from tfbatch.pipeline.dataset_names import find_dataset
-from tfbatch.recipes import Recipe
 from tfbatch.search.progress import LiveProgress, Progress
 
 FLAGS = flags.FlagValues()

@@ -26,7 +26,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from tfbatch.command_line import (
+from tfbatch.command_line.common_flags import define_common_flags
+from tfbatch.command_line.running import (
     StopSignal,
     announcer,
     library_noise_to,
@@ -35,7 +36,12 @@ from tfbatch.command_line import (
     run_command,
     say,
 )
-from tfbatch.common_flags import define_common_flags
+from tfbatch.command_line.workload_flags import (
+    as_typed,
+    batch_sizes_from,
+    define_workload_flags,
+    workload_from,
+)
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
 from tfbatch.instruments import INSTRUMENTS
 from tfbatch.python_objects import PythonObjects
@@ -45,11 +51,10 @@ from tfbatch.request.request import DEFAULT_RUNS
 from tfbatch.request.search_config import BatchSizeGrid, batch_sizes_of, check_batch_sizes
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.workload_flags import as_typed, batch_sizes_from, define_workload_flags, workload_from
 
 if TYPE_CHECKING:
+    from tfbatch.bench import Bench
     from tfbatch.instruments.run_all import ProbeReport, Section  # imports TensorFlow
-    from tfbatch.workbench import Bench
 
 FLAGS = flags.FlagValues()
 LOG = "libraries.log"
@@ -145,7 +150,7 @@ def _probe(
     stop: StopSignal,
     finished: Callable[[ProbeReport], None],
 ) -> ProbeReport:
-    from tfbatch.bench import open_subject
+    from tfbatch.instruments.open_bench import open_subject
     from tfbatch.instruments.run_all import run_instruments
 
     with open_subject(subject, PythonObjects(), execution, progress, stop_requested=stop) as bench:
@@ -354,7 +359,7 @@ def _json(subject: ModelAndData, probed: ProbeReport) -> str:
 
 
 def _page(subject: ModelAndData, probed: ProbeReport) -> str:
-    from tfbatch.chart_page import PageSection, page
+    from tfbatch.charts.page import PageSection, page
 
     sections = []
     for section in probed.sections:

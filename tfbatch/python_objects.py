@@ -5,18 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import InputError
-from tfbatch.own_data import OwnData
-from tfbatch.recipes import Recipe
-from tfbatch.references import find_function
-from tfbatch.request.model_and_data import ModelAndData
+from tfbatch.plug_ins import find_function
+from tfbatch.request.model_and_data import ModelAndData, ModelAndDataOptions
 from tfbatch.request.task import IN_PYTHON, Task
 
 if TYPE_CHECKING:
+    import keras
+
     from tfbatch.pipeline.user_data import OwnSplit
     from tfbatch.training.context import UserCode  # imports TensorFlow
+
+Metrics: TypeAlias = "Sequence[object] | Mapping[str, object]"
+"""Keras metrics or their names, in a list or in a dict by the model's outputs."""
+Callbacks: TypeAlias = "Sequence[keras.callbacks.Callback]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +38,63 @@ class PythonObjects:
         metrics: Its metrics, in a list or in a dict by the model's outputs.
     """
 
-    build_model: Any = None
-    make_dataset: Callable[..., Any] | None = None
-    payload: Any = None
-    callbacks: Callable[[], list[Any]] | Sequence[Any] | None = None
-    loss: Any = None
-    metrics: Sequence[Any] | Mapping[str, Any] | None = None
+    build_model: Callable[..., keras.Model] | None = None
+    make_dataset: Callable[..., object] | None = None
+    payload: object = None
+    callbacks: Callable[[], list[keras.callbacks.Callback]] | Callbacks | None = None
+    loss: object = None
+    metrics: Metrics | None = None
+
+
+def options_and_objects(
+    build_model: Callable[..., keras.Model] | str,
+    data: object,
+    *,
+    batched: bool | None = None,
+    image_size: int | None = None,
+    model_arguments: Mapping[str, object] | None = None,
+    baseline: str = "",
+    optimizer: str | None = None,
+    data_dir: str | Path | None = None,
+    records_dir: str | Path | None = None,
+    loss: object = None,
+    metrics: Metrics | None = None,
+    class_weight: dict[int, float] | None = None,
+    callbacks: Callable[[], list[keras.callbacks.Callback]] | Callbacks | None = None,
+) -> tuple[ModelAndDataOptions, PythonObjects]:
+    """Model and data as files name them, and the objects themselves; see find_batch_size.
+
+    Raises:
+        InputError: The builder is neither a function nor a name, or there is no data.
+    """
+    named = isinstance(build_model, str)
+    if not named and not callable(build_model):
+        raise InputError(
+            f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
+        )
+    dataset, make_dataset, payload = as_dataset(data)
+    options: ModelAndDataOptions = {
+        "dataset": dataset,
+        "batched": batched,
+        "image_size": image_size,
+        "model": str(build_model) if named else reference(build_model),
+        "check_model": named,
+        "model_arguments": model_arguments,
+        "baseline": baseline,
+        "optimizer": optimizer,
+        "data_dir": Path(data_dir) if data_dir else None,
+        "records_dir": Path(records_dir) if records_dir else None,
+        "task": task_of(loss, metrics, class_weight),
+    }
+    objects = PythonObjects(
+        build_model=None if isinstance(build_model, str) else build_model,
+        make_dataset=make_dataset,
+        payload=payload,
+        callbacks=callbacks,
+        loss=loss,
+        metrics=metrics,
+    )
+    return options, objects
 
 
 def user_code(subject: ModelAndData, objects: PythonObjects) -> UserCode:
@@ -82,7 +139,9 @@ def splits_of(subject: ModelAndData, objects: PythonObjects) -> dict[str, OwnSpl
     return read_splits(objects.payload, declared=subject.batched)
 
 
-def as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | None, Any]:
+def as_dataset(
+    data: object,
+) -> tuple[str | Recipe | OwnData, Callable[..., object] | None, object]:
     """What the data is called, the user's function, and what is to be stored.
 
     Raises:
@@ -104,13 +163,13 @@ def as_dataset(data: Any) -> tuple[str | Recipe | OwnData, Callable[..., Any] | 
 
 
 def task_of(
-    loss: Any,
-    metrics: Sequence[Any] | Mapping[str, Any] | None,
+    loss: object,
+    metrics: Metrics | None,
     class_weight: dict[int, float] | None,
 ) -> Task:
     """The task as files name it: a loss or a metric that has no name is "given in Python"."""
 
-    def name(part: Any) -> str:
+    def name(part: object) -> str:
         return part if isinstance(part, str) else IN_PYTHON
 
     if isinstance(metrics, Mapping):  # files have names for a model of one output
@@ -122,7 +181,7 @@ def task_of(
     )
 
 
-def reference(function: Any) -> str:
+def reference(function: object) -> str:
     """`package.module:function` of a function, as `--model` and `--data` take it."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '__main__')}:{name}"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from absl import flags
 
-from tfbatch.command_line import parse_flags, path_of, run_command
-from tfbatch.common_flags import define_common_flags, threads_of
+from tfbatch.command_line.common_flags import define_common_flags, threads_of
+from tfbatch.command_line.running import parse_flags, path_of, run_command
 from tfbatch.errors import InputError
+from tfbatch.request.training_config import TrainingConfig, load_training_config
 from tfbatch.run_folder.files import BEST_CONFIGURATION
-from tfbatch.training_config import TrainingConfig, load_training_config
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(

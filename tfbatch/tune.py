@@ -19,7 +19,8 @@ from typing import Any
 
 from absl import flags
 
-from tfbatch.command_line import (
+from tfbatch.command_line.common_flags import define_common_flags
+from tfbatch.command_line.running import (
     announcer,
     direct_writer,
     library_noise_to,
@@ -28,11 +29,17 @@ from tfbatch.command_line import (
     run_command,
     say,
 )
-from tfbatch.common_flags import define_common_flags
+from tfbatch.command_line.workload_flags import (
+    as_typed,
+    batch_sizes_from,
+    define_workload_flags,
+    workload_from,
+)
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.finder import run_request
+from tfbatch.plug_ins import check_reference, find_function
+from tfbatch.process.stop_signal import StopSignal
 from tfbatch.python_objects import PythonObjects
-from tfbatch.references import check_reference, find_function
 from tfbatch.request.execution import Execution
 from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.run_folder.files import (
@@ -47,8 +54,6 @@ from tfbatch.run_folder.files import (
 )
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
-from tfbatch.stop_signal import StopSignal
-from tfbatch.workload_flags import as_typed, batch_sizes_from, define_workload_flags, workload_from
 
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()

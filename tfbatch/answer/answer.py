@@ -15,11 +15,11 @@ from tfbatch.answer.edges import Edges
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryUsedUp
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
+from tfbatch.estimators.interval import mean_and_deviation
 from tfbatch.estimators.recommendation import Choice
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import RECOMMENDATION
 from tfbatch.schema import Named, Strict
-from tfbatch.statistics import mean_and_deviation
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Phase, Status

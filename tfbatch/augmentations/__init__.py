@@ -20,7 +20,7 @@ batch, never on one example.
 
 from __future__ import annotations
 
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 
 AUGMENTATIONS = Registry(__name__, kind="augmentation", folder=__path__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.errors import InputError
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 
 if TYPE_CHECKING:  # For editors and type checkers only: a new file works without a line here.
     from tfbatch.callbacks.adaptive_batch_size import AdaptiveBatchSize as AdaptiveBatchSize

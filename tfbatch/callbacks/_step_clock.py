@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from tfbatch.device_memory import peak_bytes
 from tfbatch.gradients import state_restored
-from tfbatch.out_of_memory import is_out_of_memory
-from tfbatch.pacing import FEWEST_ROUNDS, Paced, first_visit, measure_round
+from tfbatch.interleaved_rounds import FEWEST_ROUNDS, Paced, first_visit, measure_round
+from tfbatch.process.out_of_memory import is_out_of_memory
 
 Step = Callable[[object], object]
 """A training step: it takes a batch, and returns tensors."""

@@ -13,6 +13,8 @@ from tfbatch.estimators.range_test import has_diverged
 class Sweep(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """rate(step) = lowest * (highest / lowest) ** ((step - begin) / (steps - 1)).
 
+    After `hold(rate)` it is that rate, without being traced anew.
+
     Args:
         lowest: Rate of the first update.
         highest: Rate of the last one, and of all after it.
@@ -23,11 +25,17 @@ class Sweep(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
     def __init__(self, lowest: float, highest: float, *, steps: int, begin: int):
         self.lowest, self.highest = lowest, highest
         self.steps, self.begin = steps, begin
+        self._held = keras.Variable(0.0, dtype="float32", trainable=False, name="held_rate")
 
     def __call__(self, step: Any) -> Any:
         """The rate as a float32 tensor."""
         done = keras.ops.cast(step - self.begin, "float32") / (self.steps - 1)
-        return self.lowest * (self.highest / self.lowest) ** keras.ops.clip(done, 0.0, 1.0)
+        swept = self.lowest * (self.highest / self.lowest) ** keras.ops.clip(done, 0.0, 1.0)
+        return keras.ops.where(self._held > 0, self._held, swept)
+
+    def hold(self, rate: float) -> None:
+        """Every update from now on has this rate, > 0."""
+        self._held.assign(rate)
 
     def rate(self, index: float) -> float:
         """The rate of the update with this index, as a Python number."""
@@ -64,7 +72,11 @@ class SweptLosses(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes the loss."""
-        self.losses.append(float((logs or {})["loss"]))
-        self.diverged = has_diverged(self.losses)
+        self.note(float((logs or {})["loss"]))
         if self.diverged:
             self.model.stop_training = True
+
+    def note(self, loss: float) -> None:
+        """Adds a loss, and judges whether they have diverged."""
+        self.losses.append(loss)
+        self.diverged = has_diverged(self.losses)

@@ -12,8 +12,13 @@ from tfbatch.callbacks._sweep import Sweep, SweptLosses
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import (
     FEWEST_STEPS,
+    ConstantRate,
+    ConstantRates,
     RangeTest,
+    best_rate,
     divergence_bar,
+    has_diverged,
+    largest_held_rate,
     read_range_test,
 )
 from tfbatch.loss_scaling import unwrapped
@@ -28,6 +33,12 @@ class LearningRateRangeTest(SweptLosses):
     out of effect meanwhile. The losses are those of single executions; `History` and the progress
     bar show the last one's instead of the epoch's mean.
 
+    A sweep is soon past each rate, and a training diverges at smaller ones. So where the sweep has
+    diverged or climbed and `fit` was asked for more updates than `steps`, trainings of `steps`
+    updates at constant rates follow on the next batches, each from the same weights and half the
+    rate of the one before, until one holds and a smaller one ends no lower. The suggestion is then
+    the one that ended lowest: give `steps` a fifth of what `fit` is asked for.
+
     A test of one seed is a hint: `doubts` says why not to trust it, and `result.suggestions` what
     each rule (tfbatch.estimators.range_test) suggests. `fit` is traced anew when it begins and
     once more in the next `fit`.
@@ -40,7 +51,7 @@ class LearningRateRangeTest(SweptLosses):
         ```python
         with tfbatch.callbacks.LearningRateRangeTest() as test:
             model.fit(data, epochs=3, callbacks=[test])
-        print(test.suggestion, test.doubts)
+        print(test.suggestion, test.limit, test.doubts)
         ```
 
     Args:
@@ -50,7 +61,10 @@ class LearningRateRangeTest(SweptLosses):
             `steps_per_execution=k` gives a loss for every k of them: at least 20 are needed.
 
     Attributes:
-        suggestion: Learning rate, the geometric median of the rules; None if nothing was found.
+        suggestion: Learning rate: the constant one that ended lowest, else the geometric median of
+            the rules; None if nothing was found.
+        limit: The largest rate that held for `steps` updates; None if none was tried or held.
+        constant: The trainings at constant rates, descending.
         doubts: Why not to trust it.
         result: The RangeTest; None if `fit` ended too soon.
         learning_rates: [executions] what was tried.
@@ -76,6 +90,8 @@ class LearningRateRangeTest(SweptLosses):
 
     def _forget(self) -> None:
         self.suggestion: float | None = None
+        self.limit: float | None = None
+        self.constant: tuple[ConstantRate, ...] = ()
         self.doubts: tuple[str, ...] = ()
         self.result: RangeTest | None = None
         self.learning_rates: list[float] = []
@@ -83,7 +99,11 @@ class LearningRateRangeTest(SweptLosses):
         self.diverged = False
         self._before: list[Any] = []
         self._own: Any = None
-        self._done = self._steps_before = 0
+        self._done = self._steps_before = self._begin_of_hold = 0
+        self._is_over = False
+        self._asked: int | None = None
+        self._rates: ConstantRates | None = None
+        self._held_losses: list[float] = []
 
     def __enter__(self) -> LearningRateRangeTest:
         """Itself."""
@@ -131,25 +151,60 @@ class LearningRateRangeTest(SweptLosses):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes the loss; the rate of an execution is the geometric mean over its updates."""
-        if self._sweep is None or self._done >= self._sweep.steps:
+        if self._sweep is None or self._is_over:
             return
         first, self._done = self._done, self._steps_before + batch + 1
+        if self._rates is not None:
+            self._note_held(float((logs or {})["loss"]))
+            return
         self.learning_rates.append(self._sweep.rate((first + self._done - 1) / 2))
-        super().on_train_batch_end(batch, logs)
-        if self._done >= self._sweep.steps:
-            self.model.stop_training = True
+        self.note(float((logs or {})["loss"]))
+        if self.diverged or self._done >= self._sweep.steps:
+            self._read(self._sweep)
+            self._hold_the_next_rate(self._sweep)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Puts everything back and reads the curve."""
+        """Puts everything back, and reads the curve of a sweep that was cut short."""
         sweep = self._sweep
         if sweep is not None:
             self.restore()
-            self._read(sweep)
+            if self._rates is None:
+                self._read(sweep)
+
+    def _note_held(self, loss: float) -> None:
+        """One more loss at a constant rate; the last of them decides about it."""
+        sweep, rates = self._sweep, self._rates
+        if sweep is None or rates is None:
+            return
+        self._held_losses.append(loss)
+        ended = has_diverged(self._held_losses)
+        if ended or self._done - self._begin_of_hold >= sweep.steps:
+            rates.add([*self._held_losses, *([math.nan] if ended else [])])
+            self.constant, self._held_losses = rates.found, []
+            self.limit = largest_held_rate(self.constant)
+            if self.result is not None:
+                self.suggestion = best_rate(self.result, self.constant)
+            self._hold_the_next_rate(sweep)
+
+    def _hold_the_next_rate(self, sweep: Sweep) -> None:
+        """From the weights before the test, if a whole training at it fits into this `fit`."""
+        result = self.result
+        if self._rates is None and result and result.learning_rate and result.ends_at:
+            first_loss = float(np.median(self.losses[:5]))
+            self._rates = ConstantRates(above=result.ends_at, first_loss=first_loss)
+        rate = self._rates.next_rate() if self._rates else None
+        if rate is None or (self._asked or 0) - self._done < sweep.steps:
+            self._is_over = self.model.stop_training = True
+            return
+        self._begin_of_hold = self._done
+        for variable, value in zip(_variables(self.model), self._before, strict=True):
+            variable.assign(value)
+        sweep.hold(rate)
 
     def _number_of_steps(self) -> int:
         an_epoch = self.params.get("steps")
         asked = an_epoch * self.params["epochs"] if an_epoch else None
-        steps = self.steps or asked
+        steps, self._asked = self.steps or asked, asked
         if steps is None:
             raise InputError(
                 "LearningRateRangeTest must know the number of steps, and the data's length is "

@@ -8,9 +8,8 @@ import math
 import numpy as np
 
 from tfbatch.errors import InputError
-from tfbatch.estimators.interval import Interval, quantile_of_t
+from tfbatch.estimators.interval import Interval, mean_and_deviation, quantile_of_t
 from tfbatch.estimators.lanczos import Product
-from tfbatch.statistics import mean_and_deviation
 
 
 @dataclasses.dataclass(frozen=True)

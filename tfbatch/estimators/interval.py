@@ -1,10 +1,12 @@
-"""Confidence intervals, of a ratio of means too: Fieller's set, which may have no upper end."""
+"""Means and their confidence intervals; of a ratio of means Fieller's set, perhaps without end."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from scipy import stats
 
 from tfbatch.errors import InputError
@@ -106,3 +108,22 @@ def _end_of_gap(a: float, b: float, discriminant: float) -> float:
         return 0.0
     begins, ends = (sign * math.sqrt(discriminant) / a + b / a for sign in (1, -1))
     return ends if begins < 0 < ends else 0.0
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (n - 1); the deviation of one value is NaN.
+
+    Raises:
+        InputError: No values.
+    """
+    if not values:
+        raise InputError("At least one value is needed. Received: none.")
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return float(np.mean(values)), deviation
+
+
+def t_half_width(deviation: float, count: float, freedom: int, *, level: float = 0.95) -> float:
+    """Half width of a mean's t interval: t * deviation / sqrt(count); infinite without data."""
+    if freedom < 1:
+        return math.inf
+    return quantile_of_t(freedom, level=level) * deviation / math.sqrt(count)

@@ -25,6 +25,7 @@ SEEDS_DISAGREE = 4.0
 SMALLEST_DESCENT = 0.05
 """Less descent than this share of the first loss, or than three times the noise, is none."""
 _FIRST = 5
+_MOST_CONSTANT = 10
 _SMOOTHING = 0.05
 _VALLEY_FALL = 0.05
 _SLIDE_LAG = 0.15
@@ -62,6 +63,8 @@ class RangeTest:
             sweep is soon past a rate, so that a training diverges at smaller ones.
         smoothed: [steps] the mean curve that the rules read, up to where it diverged.
         doubts: Why not to rely on it; empty if nothing is wrong.
+        climbs_at: Smallest rate beyond the lowest loss at which half of the descent is lost again;
+            None if it never is. A loss that is bounded (dead units) climbs without diverging.
     """
 
     learning_rate: float | None
@@ -69,6 +72,12 @@ class RangeTest:
     diverges_at: float | None
     smoothed: tuple[float, ...]
     doubts: tuple[str, ...]
+    climbs_at: float | None = None
+
+    @property
+    def ends_at(self) -> float | None:
+        """Where constant rates are tried below: where the loss diverged, else where it climbed."""
+        return self.climbs_at if self.diverges_at is None else self.diverges_at
 
     def __str__(self) -> str:
         """For a table."""
@@ -78,6 +87,70 @@ class RangeTest:
         )
         doubts = f" (do not trust: {'; '.join(self.doubts)})" if self.doubts else ""
         return f"{rate} [{rules}]{doubts}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantRate:
+    """As many updates as a sweep has, at one rate.
+
+    Attributes:
+        learning_rate: The rate.
+        loss: Median loss of the last tenth of the updates; NaN where it diverged.
+        held: Whether every loss was finite, and the last ones are below the untrained model's.
+    """
+
+    learning_rate: float
+    loss: float
+    held: bool
+
+
+class ConstantRates:
+    """Trainings at constant rates: halves until one holds for a whole sweep, then on while it pays.
+
+    A growing rate is soon past each value, and a training diverges below where the sweep does.
+
+        rate_1 = above / 2;   rate_k+1 = rate_k / 2
+
+    Args:
+        above: Where the growing rate diverged or climbed, `RangeTest.ends_at`.
+        first_loss: Loss of the untrained model.
+
+    Attributes:
+        found: Those that were trained, in the order of their rates, descending.
+    """
+
+    def __init__(self, *, above: float, first_loss: float):
+        self._rate, self._first_loss = above / 2, first_loss
+        self._is_over = False
+        self.found: tuple[ConstantRate, ...] = ()
+
+    def next_rate(self) -> float | None:
+        """The rate to train at next; None when one has ended no lower than the one above it."""
+        return None if self._is_over or len(self.found) >= _MOST_CONSTANT else self._rate
+
+    def add(self, losses: Sequence[float]) -> None:
+        """What the training at `next_rate()` came to.
+
+        Args:
+            losses: Loss of each update; not finite from where it diverged.
+        """
+        end = float(np.median(losses[-max(len(losses) // 10, 1) :]))
+        held = bool(np.isfinite(losses).all()) and end < self._first_loss
+        before = self.found[-1] if self.found else None
+        self.found += (ConstantRate(self._rate, end if held else math.nan, held),)
+        self._rate /= 2
+        self._is_over = before is not None and before.held and not end < before.loss
+
+
+def best_rate(result: RangeTest, constant: Sequence[ConstantRate]) -> float | None:
+    """The constant rate whose loss ended lowest; where none held, the median of the rules."""
+    held = [one for one in constant if one.held]
+    return min(held, key=lambda one: one.loss).learning_rate if held else result.learning_rate
+
+
+def largest_held_rate(constant: Sequence[ConstantRate]) -> float | None:
+    """The largest rate that held for a whole sweep; None if none did."""
+    return max((one.learning_rate for one in constant if one.held), default=None)
 
 
 def read_range_test(learning_rates: Any, losses: Any) -> RangeTest:
@@ -120,7 +193,14 @@ def read_range_test(learning_rates: Any, losses: Any) -> RangeTest:
         diverges_at=float(rates[end]) if end < len(rates) else None,
         smoothed=tuple(smoothed.tolist()),
         doubts=tuple(doubts),
+        climbs_at=_climbs_at(rates, smoothed),
     )
+
+
+def _climbs_at(rates: Array, smoothed: Array) -> float | None:
+    lowest = int(smoothed.argmin())
+    climbed = smoothed[lowest:] > (smoothed[0] + smoothed[lowest]) / 2
+    return float(rates[lowest + climbed.argmax()]) if climbed.any() else None
 
 
 def has_diverged(losses: Sequence[float]) -> bool:

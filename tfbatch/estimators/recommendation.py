@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from tfbatch.errors import InputError
+from tfbatch.estimators.interval import mean_and_deviation, t_half_width
 from tfbatch.metric_direction import Direction
-from tfbatch.statistics import mean_and_deviation, t_half_width
 
 SAME_SPEED = 0.05
 """Times that differ by less than this share are the same: smaller differences are the machine's."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tfbatch.exporters._exported import Exported
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 from tfbatch.run_folder.reader import read_run
 
 EXPORTERS = Registry(__name__, kind="exporter", folder=__path__)

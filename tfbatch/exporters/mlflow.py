@@ -15,13 +15,14 @@ from itertools import islice
 from typing import Any
 
 from tfbatch.errors import InputError
-from tfbatch.exporters._curves import Point, read_curves
 from tfbatch.exporters._exported import Exported, needs
 from tfbatch.exporters._trial import (
+    Point,
     TrialRecord,
     answer_metrics,
     answer_parameters,
     flat_settings,
+    read_curves,
     trial_of,
 )
 from tfbatch.run_folder.reader import RecordedRun

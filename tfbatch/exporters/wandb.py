@@ -14,9 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import InputError
-from tfbatch.exporters._curves import Point, read_curves
 from tfbatch.exporters._exported import Exported, needs
-from tfbatch.exporters._trial import answer_metrics, answer_parameters, flat_settings, trial_of
+from tfbatch.exporters._trial import (
+    Point,
+    answer_metrics,
+    answer_parameters,
+    flat_settings,
+    read_curves,
+    trial_of,
+)
 from tfbatch.run_folder.reader import RecordedRun
 from tfbatch.schema import content_hash
 

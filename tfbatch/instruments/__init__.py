@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from tfbatch.bench import Bench
 from tfbatch.charts import Chart
-from tfbatch.registry import Registry
-from tfbatch.workbench import Bench
+from tfbatch.plug_ins import Registry
 
 
 class _Instruments(Registry):

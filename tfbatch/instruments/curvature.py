@@ -12,13 +12,14 @@ import keras
 import numpy as np
 from typing_extensions import Unpack
 
-from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.bench import Bench
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.hutchinson import Trace, estimate_trace
 from tfbatch.estimators.lanczos import ExtremeEigenvalues, extreme_eigenvalues
 from tfbatch.gradients import HessianProduct
+from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.instruments.weights_and_examples import (
     Weights,
     model_at,
@@ -28,7 +29,6 @@ from tfbatch.instruments.weights_and_examples import (
 from tfbatch.layers import recalibrate_batch_normalization
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
-from tfbatch.workbench import Bench
 
 HEADING = "Curvature"
 ORDER = 60
@@ -74,8 +74,8 @@ def measure_curvature(
         seconds: About what measuring may take.
         seed: Of weights and training.
         verbose: 0 prints nothing.
-        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
-            model_arguments, data_dir, image_size, records_dir.
+        **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
+            class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used; a Hessian that is not finite.

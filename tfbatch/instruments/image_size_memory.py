@@ -14,18 +14,18 @@ import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
 
-from tfbatch.bench import BenchOptions, open_bench
-from tfbatch.byte_sizes import bytes_of
 from tfbatch.configuration import Configuration
-from tfbatch.data_content import DataContent
+from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import InputError
 from tfbatch.estimators.memory_line import MemoryPrediction, predict_largest_batch_size
 from tfbatch.instruments.largest_batch import MARGIN
+from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.largest_batch.fresh_process import Climb, Ended, Peak, Prober, climb
 from tfbatch.largest_batch.measurement import open_prober
 from tfbatch.largest_batch.training_load import TrainingLoad, find_usable_memory
-from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
+from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import Execution
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
@@ -56,8 +56,8 @@ def measure_memory_by_image_size(
         batch_sizes: Batch sizes, in increasing order; those that do not fit are left out.
         memory_budget: See find_max_batch_size; default: 0.8 of the usable memory.
         precision: Keras's dtype policy.
-        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
-            model_arguments, data_dir, image_size, records_dir.
+        **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
+            class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Returns:
         The measured peaks, and for each image size a line with a PREDICTED largest batch.

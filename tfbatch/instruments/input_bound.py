@@ -11,10 +11,17 @@ from typing import Literal
 
 import tensorflow as tf
 
+from tfbatch.bench import Bench
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.pacing import FEWEST_ROUNDS, Paced, TimeSteps, first_visit, measure_in_rounds
+from tfbatch.interleaved_rounds import (
+    FEWEST_ROUNDS,
+    Paced,
+    TimeSteps,
+    first_visit,
+    measure_in_rounds,
+)
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import (
@@ -24,7 +31,6 @@ from tfbatch.training.step_times import (
     stream,
     time_training,
 )
-from tfbatch.workbench import Bench
 
 HEADING = "Input-bound or compute-bound"
 ORDER = 30

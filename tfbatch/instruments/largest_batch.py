@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 import keras
 from typing_extensions import Unpack
 
-from tfbatch.bench import BenchOptions, open_bench
-from tfbatch.byte_sizes import bytes_of
+from tfbatch.bench import Bench
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.errors import InputError
+from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
+from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import Execution
 from tfbatch.search.progress import progress_lines
-from tfbatch.workbench import Bench
 
 HEADING = "Memory and the largest batch"
 ORDER = 10
@@ -75,8 +75,8 @@ def find_max_batch_size(
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         stall_minutes: A process that gives no heartbeat for this long is ended.
         verbose: 0 prints nothing.
-        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
-            model_arguments, data_dir, image_size, records_dir.
+        **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
+            class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Returns:
         The sizes with every process's peak. `batch_size` is 0 where nothing fits.

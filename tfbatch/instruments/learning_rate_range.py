@@ -14,28 +14,35 @@ import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
 
-from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.bench import Bench
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.callbacks._sweep import SweptLosses
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import FEWEST_STEPS, RangeTest, read_range_test
+from tfbatch.estimators.range_test import (
+    FEWEST_STEPS,
+    ConstantRate,
+    ConstantRates,
+    RangeTest,
+    best_rate,
+    largest_held_rate,
+    read_range_test,
+)
 from tfbatch.gradients import state_restored
+from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.instruments.weights_and_examples import size_of_updates
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import Heartbeat
-from tfbatch.workbench import Bench
 
 HEADING = "Learning-rate range test"
 ORDER = 50
 SHARE = 3.0
 _FIRST = 5
 _LARGE = 128
-_MOST_CONSTANT = 10
 _FOR_SEEDS = 0.5
 """Share of the time that the seeds may take, so that a limit is found too."""
 _SHOWN = 5.0
@@ -78,8 +85,8 @@ def learning_rate_range(
         examples: Examples of a sweep instead, so that different batch sizes see as many.
         seeds: A sweep each.
         verbose: 0 prints nothing.
-        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
-            model_arguments, data_dir, image_size, records_dir.
+        **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
+            class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used.
@@ -139,21 +146,6 @@ class RangeSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConstantRate:
-    """As many updates as a sweep has, at one rate.
-
-    Attributes:
-        learning_rate: The rate.
-        loss: Median loss of the last tenth of the updates; NaN where it diverged.
-        held: Whether every loss was finite, and the last ones are below the untrained model's.
-    """
-
-    learning_rate: float
-    loss: float
-    held: bool
-
-
-@dataclasses.dataclass(frozen=True)
 class RangeReading:
     """A learning-rate range test.
 
@@ -165,7 +157,7 @@ class RangeReading:
         seeds: The seeds that were run.
         seconds: What it took.
         constant: Whole sweeps at constant rates, descending by halves from where the sweep
-            diverged; empty without a descent or a divergence, or without time.
+            diverged or climbed; empty without a descent, an end of it, or without time.
     """
 
     batch_size: int
@@ -182,15 +174,12 @@ class RangeReading:
 
         The constant rate whose loss ended lowest, else the median of the rules.
         """
-        held = [one for one in self.constant if one.held]
-        if not held:
-            return self.result.learning_rate
-        return min(held, key=lambda one: one.loss).learning_rate
+        return best_rate(self.result, self.constant)
 
     @property
     def limit(self) -> float | None:
         """The largest rate that held for a whole sweep; None if none was found."""
-        return max((one.learning_rate for one in self.constant if one.held), default=None)
+        return largest_held_rate(self.constant)
 
     def columns(self) -> tuple[str, ...]:
         """See tfbatch.instruments.Reading."""
@@ -281,7 +270,8 @@ def measure_learning_rate_range(
     """Sweeps in the process that trains: the traced program's learning-rate table is replaced.
 
     A growing rate is soon past each value, and a training diverges below where the sweep does. So
-    whole sweeps at constant rates follow, from there on downwards by halves, with the first seed.
+    whole sweeps at constant rates follow, from there (or from where the loss climbs) downwards by
+    halves, with the first seed.
 
     Weights, optimizer, moving statistics and random generators are put back after each sweep.
 
@@ -297,66 +287,39 @@ def measure_learning_rate_range(
     rates = settings.rates()
     curves: list[list[float]] = []
     for seed in settings.seeds:
-        if curves and time.perf_counter() - started > _FOR_SEEDS * settings.seconds * len(
-            curves
-        ) / (len(curves) + 1):
+        if curves and not _has_time(started, len(curves), _FOR_SEEDS * settings.seconds):
             break
         curves.append(_sweep(programs, configuration, rates, seed, task.heartbeat))
     result = read_range_test(rates, curves)
 
-    def train(rate: float) -> list[float]:
-        constant = np.full(len(rates), rate)
-        return _sweep(programs, configuration, constant, settings.seeds[0], task.heartbeat)
-
-    def has_time(runs: int) -> bool:
-        spent = time.perf_counter() - started
-        return spent * (1 + 1 / (len(curves) + runs)) < settings.seconds
-
+    constant = ConstantRates(
+        above=result.ends_at or math.nan,
+        first_loss=float(np.median([curve[:_FIRST] for curve in curves])),
+    )
+    while (
+        result.learning_rate is not None
+        and result.ends_at is not None
+        and (rate := constant.next_rate()) is not None
+        and _has_time(started, len(curves) + len(constant.found), settings.seconds)
+    ):
+        rates_of_it = np.full(len(rates), rate)
+        constant.add(
+            _sweep(programs, configuration, rates_of_it, settings.seeds[0], task.heartbeat)
+        )
     return RangeReading(
         batch_size=configuration.batch_size,
         learning_rates=tuple(rates.tolist()),
         losses=tuple(map(tuple, curves)),
         result=result,
-        constant=()
-        if result.learning_rate is None or result.diverges_at is None
-        else constant_rates(
-            train,
-            first_loss=float(np.median([curve[:_FIRST] for curve in curves])),
-            above=result.diverges_at,
-            has_time=has_time,
-        ),
+        constant=constant.found,
         seeds=settings.seeds[: len(curves)],
         seconds=time.perf_counter() - started,
     )
 
 
-def constant_rates(
-    train: Callable[[float], list[float]],
-    *,
-    first_loss: float,
-    above: float,
-    has_time: Callable[[int], bool],
-) -> tuple[ConstantRate, ...]:
-    """Halves the rate until it holds for a whole sweep, then on while the final loss falls.
-
-    Args:
-        train: The losses of a sweep at one rate; NaN from where it diverged.
-        first_loss: Loss of the untrained model.
-        above: Where the growing rate diverged.
-        has_time: Whether there is time for another sweep after this number of them.
-    """
-    found: list[ConstantRate] = []
-    rate = above
-    while len(found) < _MOST_CONSTANT and has_time(len(found)):
-        rate /= 2
-        losses = np.asarray(train(rate))
-        end = float(np.median(losses[-max(len(losses) // 10, 1) :]))
-        held = bool(np.isfinite(losses).all()) and end < first_loss
-        before = found[-1] if found else None
-        found.append(ConstantRate(rate, end if held else math.nan, held))
-        if before is not None and before.held and not end < before.loss:
-            break
-    return tuple(found)
+def _has_time(started: float, sweeps: int, seconds: float) -> bool:
+    """Whether another sweep fits, if it takes as long as these did on average."""
+    return (time.perf_counter() - started) * (1 + 1 / sweeps) < seconds
 
 
 def _sweep(

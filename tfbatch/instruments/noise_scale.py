@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from typing_extensions import Unpack
 
-from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.bench import Bench
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -28,6 +28,7 @@ from tfbatch.estimators.noise_scale import (
     squared_gradient_of_data_set,
 )
 from tfbatch.gradients import LayerNorms
+from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.instruments.weights_and_examples import (
     Weights,
     model_at,
@@ -38,7 +39,6 @@ from tfbatch.loss_scaling import unwrapped
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.workload import Workload
-from tfbatch.workbench import Bench
 
 Mode = Literal["inference", "micro-batch"]
 HEADING = "Gradient noise scale"
@@ -111,8 +111,8 @@ def gradient_noise_scale(
         seconds: About what measuring may take, at least 8 pairs.
         seed: Of weights and training.
         verbose: 0 prints nothing.
-        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
-            model_arguments, data_dir, image_size, records_dir.
+        **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
+            class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used; a model whose gradient cannot be measured.

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from tfbatch.bench import Bench
 from tfbatch.errors import InputError, StoppedError, TfbatchError
 from tfbatch.estimators.predicted_batch_size import (
     CAVEAT,
@@ -26,7 +27,6 @@ from tfbatch.instruments.largest_batch import LargestBatchReading
 from tfbatch.instruments.noise_scale import NoiseScaleReading
 from tfbatch.instruments.throughput import ThroughputReading
 from tfbatch.training.step_times import seconds_of_first_steps
-from tfbatch.workbench import Bench
 
 Kind = TypeVar("Kind")
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]

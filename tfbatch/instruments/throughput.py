@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterable, Sequence
 import keras
 from typing_extensions import Unpack
 
-from tfbatch.bench import BenchOptions, open_bench
+from tfbatch.bench import Bench
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
 from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
 from tfbatch.instruments.input_bound import InputBoundReading, measure_input_bound
+from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.request.execution import Execution
 from tfbatch.request.search_config import BatchSizeGrid
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
-from tfbatch.workbench import Bench
 
 HEADING = "Step time and the knee of the throughput"
 ORDER = 20
@@ -77,8 +77,8 @@ def measure_throughput(
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         workers: 0 to measure in this process, where a profiler sees it.
         verbose: 0 prints nothing.
-        **options: See tfbatch.bench.open_bench: optimizer, baseline, loss, metrics, class_weight,
-            model_arguments, data_dir, image_size, records_dir.
+        **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
+            class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Raises:
         InputError: Something asked for cannot be used.

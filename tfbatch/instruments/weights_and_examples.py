@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from tfbatch.bench import Bench
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -20,7 +21,6 @@ from tfbatch.pipeline.trainable_data import Data
 from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
-from tfbatch.workbench import Bench
 
 _BATCH_SIZE = 128
 _NO_WEIGHTS = {"optimizer", "metrics", "seed_generator"}

@@ -20,9 +20,9 @@ from typing import Literal, Protocol
 
 from tfbatch.errors import STOPPED_EARLY, InputError, SearchError, StoppedError, TfbatchError
 from tfbatch.estimators.memory_search import Outcome, Probe
-from tfbatch.out_of_memory import follows_out_of_memory, is_out_of_memory, memory_message
-from tfbatch.process_memory import peak_resident
-from tfbatch.tracebacks import short_traceback
+from tfbatch.process.memory import peak_resident
+from tfbatch.process.out_of_memory import follows_out_of_memory, is_out_of_memory, memory_message
+from tfbatch.process.tracebacks import short_traceback
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.slot import Start
 

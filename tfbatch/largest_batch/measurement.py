@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import psutil
 
+from tfbatch.bench import Bench
 from tfbatch.errors import InputError
 from tfbatch.largest_batch.fresh_process import Climb, Prober, ProcessRun
 from tfbatch.largest_batch.search import (
@@ -25,7 +26,6 @@ from tfbatch.largest_batch.training_load import (
     measure_evaluation,
     measure_training,
 )
-from tfbatch.workbench import Bench
 
 _LIMIT = 2.0  # a process is measured up to this many times the budget, then ended
 _FREE = 0.9  # but never past this share of what is free

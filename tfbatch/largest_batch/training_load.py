@@ -20,7 +20,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.device_memory import peak_bytes
 from tfbatch.largest_batch.fresh_process import Ended, climb
 from tfbatch.pipeline.trainable_data import Data
-from tfbatch.process_limits import usable_memory
+from tfbatch.process.limits import usable_memory
 from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
 from tfbatch.training.program_cache import ProgramCache

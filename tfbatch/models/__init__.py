@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 
 from tfbatch.errors import InputError, did_you_mean
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 
 MODELS = Registry(__name__, kind="model", folder=__path__)
 

@@ -7,7 +7,8 @@ A file declares a Keras optimizer:
 - `DEFAULT_LEARNING_RATE`, Keras's own;
 - `SCALING_RULE`, its default rule;
 - `PARAMETERS`, the arguments of the class that a search can set, with their defaults;
-- `ROLES`, what those numbers are that a rule or a timescale can act on (see `ROLE_NAMES`).
+- `ROLES`, what those numbers are that a rule or a timescale can act on (see `ROLE_NAMES`);
+- `SLOTS`, if it has any that depend on more than gradients (see `SLOT_KINDS`).
 
 Every optimizer has `SHARED_PARAMETERS` too. What a configuration may write for one instead of a
 number that goes stale with the batch size, such as `beta_2_half_life`, is in
@@ -19,10 +20,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tfbatch.errors import InputError
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 
 if TYPE_CHECKING:
     from tfbatch.optimizers._lars import LARS
@@ -58,6 +59,24 @@ ROLE_NAMES = {
     "weight_average": "Decay of an average of the weights in each step.",
 }
 
+SLOT_KINDS = {
+    "velocity": "Decayed sum of steps: the learning rate is in it.",
+    "corrected_average": "Average that begins at zero, and is divided by 1 - decay ** updates.",
+}
+
+
+class Slot(NamedTuple):
+    """What an optimizer remembers in an attribute: a list of variables.
+
+    Attributes:
+        kind: One of `SLOT_KINDS`.
+        decay: The parameter that says how fast it is forgotten.
+    """
+
+    kind: str
+    decay: str
+
+
 SHARED_PARAMETERS: dict[str, Any] = {"global_clipnorm": None, "ema_momentum": None}
 """Of every optimizer; `global_clipnorm` 0 is off, as None is."""
 
@@ -71,6 +90,16 @@ def parameters_of(name: str) -> dict[str, Any]:
         InputError: An unknown optimizer.
     """
     return {**OPTIMIZERS.load(name).PARAMETERS, **SHARED_PARAMETERS}
+
+
+def slots_of(name: str) -> dict[str, Slot]:
+    """What an optimizer remembers that depends on more than the gradients, by attribute.
+
+    Raises:
+        InputError: An unknown optimizer.
+    """
+    written: dict[str, tuple[str, str]] = getattr(OPTIMIZERS.load(name), "SLOTS", {})
+    return {attribute: Slot(*slot) for attribute, slot in written.items()}
 
 
 def roles_of(name: str) -> dict[str, str]:
@@ -155,10 +184,13 @@ __all__ = [
     "OWN",
     "ROLE_NAMES",
     "SHARED_PARAMETERS",
+    "SLOT_KINDS",
+    "Slot",
     "build_optimizer",
     "class_of",
     "keras_arguments",
     "module_of",
     "parameters_of",
     "roles_of",
+    "slots_of",
 ]

@@ -20,3 +20,7 @@ ROLES = {
     "epsilon": "epsilon",
     "weight_decay": "weight_decay",
 }
+SLOTS = {
+    "_momentums": ("corrected_average", "beta_1"),
+    "_velocities": ("corrected_average", "beta_2"),
+}

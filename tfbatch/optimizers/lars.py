@@ -17,3 +17,4 @@ PARAMETERS = {
     "exclude_vectors": False,
 }
 ROLES = {"momentum": "momentum", "trust_coefficient": "trust_coefficient", "weight_decay": "l2"}
+SLOTS = {"_velocities": ("velocity", "momentum")}

@@ -14,3 +14,5 @@ ROLES = {
     "epsilon": "epsilon",
     "weight_decay": "weight_decay",
 }
+SLOTS = {"_velocities": ("corrected_average", "beta_2")}
+"""Its first average keeps its own correction, a product of all decays so far."""

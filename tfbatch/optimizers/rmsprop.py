@@ -20,3 +20,4 @@ ROLES = {
     "epsilon": "squared_epsilon",
     "weight_decay": "weight_decay",
 }
+SLOTS = {"_momentums": ("velocity", "momentum")}

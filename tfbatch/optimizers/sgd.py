@@ -10,3 +10,4 @@ DEFAULT_LEARNING_RATE = 0.01
 SCALING_RULE = "linear"
 PARAMETERS = {"momentum": 0.9, "nesterov": False, "weight_decay": None}
 ROLES = {"momentum": "momentum", "weight_decay": "weight_decay"}
+SLOTS = {"momentums": ("velocity", "momentum")}

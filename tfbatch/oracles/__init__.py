@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tfbatch.oracles._oracle import BATCH_SIZE as BATCH_SIZE
 from tfbatch.oracles._oracle import InterchangeableSettings as InterchangeableSettings
 from tfbatch.oracles._oracle import Oracle, OracleSettings, Proposal
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 from tfbatch.schema import validate
 
 if TYPE_CHECKING:

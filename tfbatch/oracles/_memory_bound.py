@@ -12,7 +12,7 @@ from typing import Any
 import keras_tuner
 
 from tfbatch.errors import InputError
-from tfbatch.out_of_memory import is_out_of_memory
+from tfbatch.process.out_of_memory import is_out_of_memory
 
 _DRAWS = 100
 """Of eight batch sizes with one below the bound, that misses it once in 600,000 times."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfbatch.data_content import DataContent
-from tfbatch.own_data import DataDescription
+from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.pipeline.array_files import Leaf, read_content, read_leaf, read_stored
 from tfbatch.pipeline.elements import inputs_and_targets, packed
 from tfbatch.pipeline.streams import (

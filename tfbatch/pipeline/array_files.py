@@ -17,9 +17,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.data_content import DataContent
+from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.own_data import STORED
 from tfbatch.errors import DataError, InputError
-from tfbatch.own_data import STORED
 from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expected
 from tfbatch.pipeline.elements import check_texts
 from tfbatch.schema import Strict

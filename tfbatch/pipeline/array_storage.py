@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.class_balance import apportion
-from tfbatch.data_content import DataContent
+from tfbatch.dataset_info.class_balance import apportion
+from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.own_data import STORED
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.own_data import STORED
 from tfbatch.pipeline.array_files import (
     CONTENT,
     Leaf,

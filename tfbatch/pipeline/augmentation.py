@@ -10,8 +10,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.augmentations import AUGMENTATIONS
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import InputError
-from tfbatch.recipes import Recipe
 from tfbatch.schema import Strict, validate
 
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]

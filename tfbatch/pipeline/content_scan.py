@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfbatch.data_content import (
+from tfbatch.dataset_info.content import (
     DataContent,
     InputScale,
     NonFinite,

@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tfbatch.dataset_info.own_data import OwnData, own_data_of
+from tfbatch.dataset_info.recipe import RECIPES, ImageFeature, Recipe, load_recipe
 from tfbatch.errors import InputError
-from tfbatch.own_data import OwnData, own_data_of
-from tfbatch.recipes import RECIPES, ImageFeature, Recipe, load_recipe
 from tfbatch.records.manifest import recommended_shards
 from tfbatch.schema import validate
 from tfbatch.sources import SOURCES, SPLIT_NAMES, Description, SourceBase, split_role

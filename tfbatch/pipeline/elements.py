@@ -11,7 +11,7 @@ import keras
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfbatch.data_content import Part
+from tfbatch.dataset_info.content import Part
 from tfbatch.errors import InputError
 
 Template = Any

@@ -10,9 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfbatch.data_content import DataContent
+from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.own_data import DataDescription
+from tfbatch.dataset_info.recipe import SPLITS
 from tfbatch.errors import DataError, InputError, RunFolderError
-from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expect, expect_without_model
 from tfbatch.pipeline.content_scan import Contents, Scan
 from tfbatch.pipeline.elements import (
@@ -30,7 +31,6 @@ from tfbatch.pipeline.endless import READ_BYTES, EndWatch
 from tfbatch.pipeline.streams import fixed_options, prefetched
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.pipeline.user_data import rows_of
-from tfbatch.recipes import SPLITS
 from tfbatch.run_folder.durable import FREE_SPACE, write_whole
 from tfbatch.schema import Strict, content_hash
 

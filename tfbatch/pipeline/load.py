@@ -6,8 +6,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from tfbatch.dataset_info.own_data import STORED, OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import InputError
-from tfbatch.own_data import STORED, OwnData
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
 from tfbatch.pipeline.classes import Expect, expect_without_model
@@ -16,8 +17,7 @@ from tfbatch.pipeline.function_data import FunctionData, MakeDataset, count_exam
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.recipe_records import Progress, default_records_root, prepare_records
 from tfbatch.pipeline.trainable_data import Data
-from tfbatch.recipes import Recipe
-from tfbatch.references import find_function
+from tfbatch.plug_ins import find_function
 
 
 def load_data(

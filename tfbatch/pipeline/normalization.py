@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from tfbatch.dataset_info.recipe import Normalization, Recipe
 from tfbatch.errors import DataError
-from tfbatch.recipes import Normalization, Recipe
 
 
 def make_normalize(

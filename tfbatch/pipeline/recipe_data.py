@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfbatch.class_balance import balance_warnings, share_warnings
-from tfbatch.data_content import DataContent
-from tfbatch.own_data import DataDescription
+from tfbatch.dataset_info.class_balance import balance_warnings, share_warnings
+from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.own_data import DataDescription
+from tfbatch.dataset_info.recipe import SPLITS, Recipe
 from tfbatch.pipeline.augmentation import augmentation_keys, make_augment, make_mix
 from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.pipeline.record_splits import ResidentSplit, StreamingSplit, shuffle_sizes
 from tfbatch.pipeline.streams import batches_in_chunk, parallel_calls, prefetched
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
-from tfbatch.process_limits import usable_memory
-from tfbatch.recipes import SPLITS, Recipe
+from tfbatch.process.limits import usable_memory
 from tfbatch.records.decoded_cache import read_split
 from tfbatch.records.manifest import Manifest, read_notes
 from tfbatch.records.reader import find_damage, open_records

@@ -12,10 +12,10 @@ from typing import TypeVar
 import platformdirs
 import tensorflow as tf
 
+from tfbatch.dataset_info.recipe import Example, Recipe
 from tfbatch.errors import DataError
 from tfbatch.pipeline.augmentation import make_augment
 from tfbatch.pipeline.streams import parallel_calls
-from tfbatch.recipes import Example, Recipe
 from tfbatch.records.manifest import FILE_NAME, write_notes
 from tfbatch.records.stratified_split import StratifiedAssignment
 from tfbatch.records.writer import ExampleStream, write_records

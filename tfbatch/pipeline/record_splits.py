@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.pipeline.streams import Finish, as_tensor, parallel_calls, shuffled_indices, unfinished
-from tfbatch.process_limits import usable_memory
+from tfbatch.process.limits import usable_memory
 from tfbatch.records.codec import decode_batch
 from tfbatch.records.manifest import Manifest
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfbatch.process_limits import affinity
+from tfbatch.process.limits import affinity
 
 Finish = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]
 """(images, labels, position) of a batch to what the stream yields. It runs where the batch is

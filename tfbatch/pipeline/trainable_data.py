@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
-from tfbatch.data_content import DataContent
+from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import InputError
-from tfbatch.own_data import DataDescription
 from tfbatch.seeds import LARGEST_SEED
 
 EVALUATION_BATCH_SIZE = 512

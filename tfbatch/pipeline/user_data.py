@@ -12,8 +12,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter  # its workers
 
+from tfbatch.dataset_info.own_data import check_splits
 from tfbatch.errors import InputError
-from tfbatch.own_data import check_splits
 from tfbatch.pipeline.elements import (
     ElementForm,
     as_structure,

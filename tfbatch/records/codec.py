@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfbatch.dataset_info.recipe import Features
 from tfbatch.encoded_images import UnreadableImageError, decodable, without_frame
 from tfbatch.errors import InputError
-from tfbatch.recipes import Features
 
 
 def encode(key: str, image: Any, label: int, features: Features) -> bytes:

@@ -9,8 +9,8 @@ import math
 import os
 from pathlib import Path
 
+from tfbatch.dataset_info.recipe import Features, ImageFeature, Normalization
 from tfbatch.errors import DataError, RecordError
-from tfbatch.recipes import Features, ImageFeature, Normalization
 from tfbatch.schema import Strict
 
 FILE_NAME = "manifest.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfbatch.recipes import Features, Normalization
+from tfbatch.dataset_info.recipe import Features, Normalization
 from tfbatch.records.codec import decode_batch
 
 _BATCH_BYTES = 4 << 20

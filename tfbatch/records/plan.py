@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tfbatch.dataset_info.recipe import SPLITS, Recipe
 from tfbatch.errors import DataError, InputError
-from tfbatch.recipes import SPLITS, Recipe
 from tfbatch.records.manifest import FORMAT_VERSION, sha256
 from tfbatch.records.partial_folder import flush_to_disk
 from tfbatch.schema import Strict

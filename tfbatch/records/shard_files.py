@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tfbatch.dataset_info.recipe import Example, Features, Recipe
 from tfbatch.encoded_images import UnreadableImageError
-from tfbatch.recipes import Example, Features, Recipe
 from tfbatch.records.codec import encode
 from tfbatch.records.manifest import Shard, sha256, shard_name
 from tfbatch.records.partial_folder import flush_to_disk

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from tfbatch.class_balance import LEAST_SHARE, apportion
+from tfbatch.dataset_info.class_balance import LEAST_SHARE, apportion
 from tfbatch.errors import InputError
 
 _TIES = 20150504

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tfbatch.dataset_info.recipe import SPLITS, Example, Recipe
 from tfbatch.encoded_images import MOST_NAMES, listed
 from tfbatch.errors import DataError, InputError, RunFolderError
-from tfbatch.recipes import SPLITS, Example, Recipe
 from tfbatch.records.manifest import FILE_NAME, Manifest, load_manifest, read_manifest
 from tfbatch.records.partial_folder import (
     check_place,

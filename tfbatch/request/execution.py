@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from tfbatch.byte_sizes import bytes_of
 from tfbatch.errors import InputError, did_you_mean
+from tfbatch.quantities import bytes_of
 from tfbatch.schema import as_plain
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
-from tfbatch.backend import check_backend
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Baseline, Recipe
+from tfbatch.errors import DataError, InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.own_data import OwnData
-from tfbatch.pipeline.dataset_names import find_dataset, is_derived
-from tfbatch.recipes import Baseline, Recipe
-from tfbatch.request.recipe_apart import derive_apart
+from tfbatch.pipeline.dataset_names import derive_recipe, find_dataset, is_derived
+from tfbatch.request.backend import check_backend
 from tfbatch.request.task import Task
 from tfbatch.schema import Named, as_plain, validate
+from tfbatch.workers import ProcessEndedError, warm_slot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ModelAndData:
     model: str
     baseline: Baseline
     optimizer: str | None = None
-    model_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model_arguments: Mapping[str, object] = dataclasses.field(default_factory=dict)
     task: Task = dataclasses.field(default_factory=Task)
     data_dir: Path | None = None
     records_dir: Path | None = None
@@ -65,7 +66,7 @@ class ModelAndDataOptions(TypedDict, total=False):
     image_size: int | None
     model: Required[str]
     check_model: bool
-    model_arguments: dict[str, Any] | None
+    model_arguments: Mapping[str, object] | None
     baseline: str
     optimizer: str | None
     data_dir: Path | None
@@ -81,7 +82,7 @@ def resolve_model_and_data(
     batched: bool | None = None,
     image_size: int | None = None,
     check_model: bool = True,
-    model_arguments: dict[str, Any] | None = None,
+    model_arguments: Mapping[str, object] | None = None,
     baseline: str = "",
     optimizer: str | None = None,
     data_dir: Path | None = None,
@@ -129,7 +130,7 @@ def resolve_model_and_data(
         model=model,
         baseline=parse_baseline(baseline, data.baseline),
         optimizer=optimizer,
-        model_arguments=model_arguments or {},
+        model_arguments=dict(model_arguments or {}),
         task=task or Task(),
         data_dir=folder,
         records_dir=_writable(records_dir) if records_dir else None,
@@ -210,3 +211,30 @@ def _dataset_text(dataset: str | Recipe | OwnData, image_size: int | None) -> st
     if image_size is not None:
         return f"{dataset}@{image_size}"
     return str(Path(dataset).resolve()) if dataset.endswith((".yaml", ".yml")) else dataset
+
+
+def derive_apart(text: str, *, data_dir: Path | None, image_size: int | None) -> Recipe:
+    """See tfbatch.pipeline.dataset_names.derive_recipe.
+
+    The process that directs a search runs no TensorFlow operation: on a GPU it would take the
+    memory that its workers need.
+
+    Raises:
+        InputError: The data set cannot be described.
+        DataError: It is absent, or the process that looked at it ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
+        slot = warm_slot(Path(folder) / "deriving.log", None, "tfbatch.pipeline.dataset_names")
+        try:
+            slot.result()
+            slot.submit(_derive, text, data_dir, image_size)
+            recipe: Recipe = slot.result()
+            return recipe
+        except ProcessEndedError as error:
+            raise DataError(f"The process that looked at {text} ended: {error.message}") from error
+        finally:
+            slot.close()
+
+
+def _derive(text: str, data_dir: Path | None, image_size: int | None) -> Recipe:
+    return derive_recipe(text, data_dir=data_dir, image_size=image_size)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from tfbatch.configuration import Configuration
-from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.quantities import TrainingLength
 from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import (
     ModelAndData,

@@ -20,11 +20,11 @@ from pydantic import (
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.optimizers import OPTIMIZERS, roles_of
 from tfbatch.oracles import OracleSettings, make_settings
+from tfbatch.plug_ins import YamlFolder
 from tfbatch.scaling_rules import check_rule, rule_parameters, scaled
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, Strict, as_named, as_written, load, validate
 from tfbatch.trial.optimizer_numbers import find_option
-from tfbatch.yaml_folder import YamlFolder
 
 SEARCHES = YamlFolder("tuner_configs", kind="search", variable="TFBATCH_SEARCH_DIR")
 

@@ -42,6 +42,8 @@ WEIGHTS = "weights"
 """Weights that later steps of a run need."""
 CHECKPOINTS = "checkpoints"
 """Checkpoints of running trials."""
+STATES = "states"
+"""End states of trials that others may go on from."""
 
 
 def weights_file(run_dir: Path, trial: str) -> Path:
@@ -52,6 +54,11 @@ def weights_file(run_dir: Path, trial: str) -> Path:
 def checkpoint_file(run_dir: Path, trial: str) -> Path:
     """Where a running trial keeps its last epoch."""
     return run_dir / CHECKPOINTS / f"{trial}.npz"
+
+
+def state_file(run_dir: Path, trial: str) -> Path:
+    """Where a trial keeps its end state."""
+    return run_dir / STATES / f"{trial}.npz"
 
 
 def worker_log(logs: Path, worker: int | str) -> Path:

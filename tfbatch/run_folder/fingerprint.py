@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from tfbatch.process_limits import affinity, usable_cores
+from tfbatch.process.limits import affinity, usable_cores
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import FINGERPRINT
 from tfbatch.run_folder.machine_load import MachineLoad

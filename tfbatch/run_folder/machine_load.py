@@ -8,7 +8,7 @@ import time
 
 import psutil
 
-from tfbatch.process_limits import affinity
+from tfbatch.process.limits import affinity
 
 BUSY_SHARE = 0.2
 """Other processes that take more than this share of the cores are worth a sentence."""

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfbatch.errors import InputError, did_you_mean
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 
 SCALING_RULES = Registry(__name__, kind="scaling rule", folder=__path__)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 from tfbatch.schedules._batch_sizes import BatchSizes
 from tfbatch.schedules._family import ScheduleFamily
 

@@ -13,9 +13,10 @@ from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.answer.stored import read_answer
 from tfbatch.answer.table import table_by_batch_size
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
-from tfbatch.own_data import DataDescription
 from tfbatch.request.request import Request
+from tfbatch.request.training_config import Reported, TrainingConfig
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import BEST_CONFIGURATION, BEST_MODEL
 from tfbatch.run_folder.fingerprint import software
@@ -28,7 +29,6 @@ from tfbatch.search.result import Result
 from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.training.evaluation import evaluate_weights, save_model
-from tfbatch.training_config import Reported, TrainingConfig
 from tfbatch.trial.derived import Derived
 
 

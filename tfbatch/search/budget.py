@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from tfbatch.durations import TrainingLength
 from tfbatch.errors import InputError
+from tfbatch.quantities import TrainingLength
 from tfbatch.search.clock import side_by_side
 
 ENOUGH_TRIALS = 8

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Protocol
 
 from tfbatch.errors import SearchError, TfbatchError
-from tfbatch.out_of_memory import follows_out_of_memory, is_out_of_memory, memory_message
+from tfbatch.process.out_of_memory import follows_out_of_memory, is_out_of_memory, memory_message
 from tfbatch.search.chief import Board
 from tfbatch.training.context import P, R, TaskContext
 from tfbatch.training.devices import Devices

@@ -18,9 +18,9 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial
 
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import InputError, SearchError
-from tfbatch.own_data import OwnData
-from tfbatch.recipes import Recipe
 from tfbatch.schema import validate
 from tfbatch.search.chief import (
     JOB,

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
-from tfbatch.byte_sizes import bytes_of
+from tfbatch.bench import Bench
 from tfbatch.largest_batch.measurement import measure_memory
-from tfbatch.process_memory import WORKER_SHARE
+from tfbatch.process.memory import WORKER_SHARE
+from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import AUTOMATIC
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search.progress import Progress
-from tfbatch.workbench import Bench
 
 
 def limit_memory(

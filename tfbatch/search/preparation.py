@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
-from tfbatch.durations import TrainingLength
+from tfbatch.dataset_info.own_data import DataDescription, OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
-from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.pipeline.array_storage import store_splits
 from tfbatch.pipeline.user_data import OwnSplit
-from tfbatch.recipes import Recipe
+from tfbatch.quantities import TrainingLength
 from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.run_folder.folder import RunLock

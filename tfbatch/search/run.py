@@ -13,10 +13,10 @@ from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
-from tfbatch.durations import TrainingLength
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
-from tfbatch.own_data import DataDescription
-from tfbatch.pacing import FEWEST_ROUNDS
+from tfbatch.interleaved_rounds import FEWEST_ROUNDS
+from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfbatch.bench import Bench
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
-from tfbatch.process_limits import usable_cores
+from tfbatch.process.limits import usable_cores
 from tfbatch.request.request import Request
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
@@ -39,7 +40,6 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import check_optimizers, describe_model
 from tfbatch.training.evaluation import measure_untrained
-from tfbatch.workbench import Bench
 from tfbatch.workers import Slot
 
 

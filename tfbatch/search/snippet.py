@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import DataDescription, OwnData
 from tfbatch.models import is_keras_application
 from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
-from tfbatch.own_data import DataDescription, OwnData
 from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.request.task import IN_PYTHON, Task

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
-from tfbatch.out_of_memory import follows_out_of_memory
-from tfbatch.process_memory import worker_bytes
+from tfbatch.process.memory import worker_bytes
+from tfbatch.process.out_of_memory import follows_out_of_memory
 from tfbatch.run_folder.files import worker_log
 from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_failure

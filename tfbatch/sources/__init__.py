@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 from tfbatch.schema import validate
 from tfbatch.sources._layout import split_role
 from tfbatch.sources._source import SPLIT_NAMES, Description, SourceBase

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tfbatch.dataset_info.recipe import Example, PixelRange
 from tfbatch.encoded_images import UnreadableImageError, decodable, without_frame
 from tfbatch.errors import DataError, InputError, did_you_mean
-from tfbatch.recipes import Example, PixelRange
 from tfbatch.schema import Strict
 
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {
@@ -39,7 +39,7 @@ class Description(Strict):
         channels: 1 for grey, 3 for colour, 4 for colour with transparency.
         encoded: Whether the images are encoded bytes.
         roles: The source's split for train, validation and test, where the source knows it.
-        pixel_range: See `tfbatch.recipes.ImageFeature`.
+        pixel_range: See `tfbatch.dataset_info.recipe.ImageFeature`.
     """
 
     num_classes: int

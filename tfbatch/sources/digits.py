@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tfbatch.dataset_info.recipe import Example
 from tfbatch.errors import InputError
-from tfbatch.recipes import Example
 from tfbatch.sources._source import Description, SourceBase
 
 _ORDER_SEED = 20181206  # the original order follows the writers

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
+from tfbatch.dataset_info.recipe import SPLITS, Example, PixelRange
 from tfbatch.encoded_images import has_alpha, listed, shown
 from tfbatch.errors import DataError, InputError, did_you_mean
-from tfbatch.recipes import SPLITS, Example, PixelRange
 from tfbatch.schema import validate
 from tfbatch.sources._layout import Layout, Role, read_layout
 from tfbatch.sources._source import (

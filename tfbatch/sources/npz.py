@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfbatch.dataset_info.recipe import Example
 from tfbatch.errors import DataError, InputError
-from tfbatch.recipes import Example
 from tfbatch.sources._source import (
     SPLIT_NAMES,
     Description,

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from tfbatch.dataset_info.recipe import SPLITS, Example
 from tfbatch.errors import InputError
-from tfbatch.recipes import SPLITS, Example
 from tfbatch.schema import validate
 from tfbatch.sources._source import Description, SourceBase, check_split
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from tfbatch.dataset_info.recipe import Example
 from tfbatch.errors import DataError, InputError, did_you_mean
-from tfbatch.recipes import Example
 from tfbatch.sources._source import SAMPLE, Description, SourceBase, check_split, common_size
 
 

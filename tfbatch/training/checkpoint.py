@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
-from tfbatch.errors import RunFolderError
+from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE
 from tfbatch.training.program import weights_of
 
@@ -61,35 +61,21 @@ class CheckpointFile:
 
     def read_position(self) -> Position:
         """How far the kept training is; the beginning where there is none."""
+        kept = read_state(self.path)
+        if kept is None:
+            return Position()
+        identity, course = kept.pop("identity", None), kept.pop("course", None)
         try:
-            with zipfile.ZipFile(self.path) as whole:
-                # A training must not start from a damaged weight: every checksum is compared.
-                if whole.testzip():
-                    return Position()
-            with np.load(self.path) as archive:
-                kept = json.loads(str(archive["position"]))
-                if kept.pop("variables") != len(archive.files) - 1:
-                    return Position()
-            if kept.pop("schema") != _SCHEMA:
-                return Position()
-            identity, course = kept.pop("identity"), kept.pop("course", None)
             position = Position(**kept)
-            if identity == self._identity or self._is_the_same_so_far(course, position):
-                return position
+        except TypeError:  # another version's
             return Position()
-        except Exception:  # what is raised depends on where the file is damaged
-            return Position()
+        if identity == self._identity or self._is_the_same_so_far(course, position):
+            return position
+        return Position()
 
     def restore(self, model: Any) -> None:
         """Gives a compiled model the kept values."""
-        if not model.optimizer.built:  # one that scales the loss would make new variables
-            model.optimizer.build(model.trainable_variables)
-        with np.load(self.path) as archive:
-            for number, variable in enumerate(state(model)):
-                value = archive[f"variable_{number}"]
-                if value.dtype.kind == "V":  # bfloat16 is not among the types of NumPy's files
-                    value = value.view(variable.numpy().dtype)
-                variable.assign(value)
+        restore_state(self.path, model)
 
     def write(self, model: Any, position: Position) -> None:
         """Writes a model's values: whole or not at all.
@@ -97,26 +83,9 @@ class CheckpointFile:
         Raises:
             RunFolderError: They cannot be written; the earlier checkpoint is still there.
         """
-        arrays = {f"variable_{n}": v.numpy() for n, v in enumerate(state(model))}
-        kept = {
-            "schema": _SCHEMA,
-            "identity": self._identity,
-            "variables": len(arrays),
-            **({"course": self._course(position.steps)} if self._course else {}),
-            **dataclasses.asdict(position),
-        }
-        partial = self._partial()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, position=np.array(json.dumps(kept)), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
-        except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error}. {FREE_SPACE}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        course = {"course": self._course(position.steps)} if self._course else {}
+        kept = {"identity": self._identity, **course, **dataclasses.asdict(position)}
+        write_state(self.path, model, kept, partial=self._partial())
 
     def remove(self) -> None:
         """The training has come to its end."""
@@ -181,3 +150,69 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 def state(model: Any) -> list[Any]:
     """Every variable that a training changes: weights, random generators, optimizer."""
     return [*weights_of(model), *model.optimizer.variables]
+
+
+def write_state(path: Path, model: Any, kept: dict[str, Any], *, partial: Path) -> None:
+    """Writes the state of a compiled model to one file (.npz): whole or not at all.
+
+    Args:
+        path: The file; its folder is made where absent.
+        model: The model.
+        kept: What else is to be known of it, for JSON.
+        partial: Where it is written before it is renamed.
+
+    Raises:
+        RunFolderError: It cannot be written; what was there before still is.
+    """
+    arrays = {f"variable_{n}": v.numpy() for n, v in enumerate(state(model))}
+    position = json.dumps({"schema": _SCHEMA, "variables": len(arrays), **kept})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, position=np.array(position), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be written: {error}. {FREE_SPACE}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """What `write_state` kept beside the variables; None if there is no file, or a damaged one."""
+    try:
+        with zipfile.ZipFile(path) as whole:
+            # A training must not start from a damaged weight: every checksum is compared.
+            if whole.testzip():
+                return None
+        with np.load(path) as archive:
+            kept: dict[str, Any] = json.loads(str(archive["position"]))
+            if kept.pop("variables") != len(archive.files) - 1 or kept.pop("schema") != _SCHEMA:
+                return None
+        return kept
+    except Exception:  # what is raised depends on where the file is damaged
+        return None
+
+
+def restore_state(path: Path, model: Any) -> None:
+    """Gives a compiled model the values of a file that `read_state` has found whole.
+
+    Raises:
+        InputError: They are those of a model or an optimizer with other variables.
+    """
+    if not model.optimizer.built:  # one that scales the loss would make new variables
+        model.optimizer.build(model.trainable_variables)
+    with np.load(path) as archive:
+        variables = state(model)
+        if len(variables) != len(archive.files) - 1:
+            raise InputError(
+                f"The state in {path.name} must have the variables of the model and its optimizer, "
+                f"{len(variables)}. Received: {len(archive.files) - 1}. What has slots, such as a "
+                "momentum above 0, must have them in both."
+            )
+        for number, variable in enumerate(variables):
+            value = archive[f"variable_{number}"]
+            if value.dtype.kind == "V":  # bfloat16 is not among the types of NumPy's files
+                value = value.view(variable.numpy().dtype)
+            variable.assign(value)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfbatch.data_content import TargetContent
+from tfbatch.dataset_info.content import TargetContent
 from tfbatch.errors import InputError
 from tfbatch.pipeline.trainable_data import Data
 

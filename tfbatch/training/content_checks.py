@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from tfbatch.class_balance import balance_warnings
-from tfbatch.data_content import TargetContent, scale_hints
+from tfbatch.dataset_info.class_balance import balance_warnings
+from tfbatch.dataset_info.content import TargetContent, scale_hints
 from tfbatch.errors import InputError
 from tfbatch.pipeline.trainable_data import Data
 

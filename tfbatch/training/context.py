@@ -11,10 +11,10 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import cloudpickle
 import tensorflow as tf
 
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import StoppedError
-from tfbatch.own_data import OwnData
 from tfbatch.pipeline.load import open_prepared
-from tfbatch.recipes import Recipe
 from tfbatch.training.by_value import dumps
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy

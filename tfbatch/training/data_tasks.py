@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import STOPPED_EARLY, StoppedError
-from tfbatch.own_data import DataDescription
 from tfbatch.pipeline.classes import Expected
 from tfbatch.pipeline.elements import ElementForm
 from tfbatch.pipeline.load import prepare_folder

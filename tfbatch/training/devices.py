@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfbatch.process_limits import affinity
+from tfbatch.process.limits import affinity
 
 
 @dataclasses.dataclass(frozen=True)

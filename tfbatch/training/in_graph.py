@@ -112,14 +112,24 @@ class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # typ
     def __init__(self) -> None:
         super().__init__()
         self._table = _variable_table(0.0)
+        self._first = tf.Variable(0, trainable=False, dtype=tf.int64)
 
     def assign(self, learning_rates: tf.Tensor) -> None:
-        """Replaces the table by float32 [steps]."""
+        """Replaces the table by float32 [steps]; it begins with the optimizer's first update."""
         self._table.assign(learning_rates)
+        self.begin_at(0)
+
+    def begin_at(self, iterations: int) -> None:
+        """Sets which of the optimizer's updates the table begins with: a branch's are not new."""
+        self._first.assign(iterations)
+
+    def update_of(self, iterations: Any) -> tf.Tensor:
+        """The number of an optimizer's update in the table, int64."""
+        return tf.cast(iterations, tf.int64) - self._first
 
     def __call__(self, step: Any) -> tf.Tensor:
-        """The learning rate of a step; past the end of the table, its last one."""
-        return _at(self._table, step)
+        """The learning rate of an update; before and past the table, its first and last one."""
+        return _at(self._table, self.update_of(step))
 
     def get_config(self) -> dict[str, Any]:
         """Nothing: a program's optimizer reports the trial's own schedule instead."""
@@ -133,10 +143,10 @@ def _variable_table(value: float) -> tf.Variable:
 
 
 def _at(table: tf.Variable, step: Any) -> tf.Tensor:
-    """The entry of a step; past the end, the last one."""
+    """The entry of a step; before and past the table, its first and last one."""
     values = tf.convert_to_tensor(table)
     last = tf.shape(values, tf.int64)[0] - 1
-    return tf.gather(values, tf.minimum(tf.cast(step, tf.int64), last))
+    return tf.gather(values, tf.clip_by_value(tf.cast(step, tf.int64), 0, last))
 
 
 def tabulate(schedule: Any, steps: int) -> tf.Tensor:

@@ -10,7 +10,7 @@ import keras
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.models import MODELS, check_model_name, is_keras_application
-from tfbatch.references import find_function
+from tfbatch.plug_ins import find_function
 
 BuildModel = Callable[..., Any]
 _OFFERED = ("input_shape", "num_classes", "hp")

@@ -77,15 +77,17 @@ class Program:
         steps: int,
         steps_per_execution: int,
         first_step: int = 0,
+        last_step: int | None = None,
     ) -> Any:
         """Makes the program's model what a fresh build would be, and returns it.
 
         Args:
             fresh: The trial's own build, of the same structure; only its values are used.
             optimizer: The trial's own optimizer; only its numbers and schedule are used.
-            steps: Number of updates of the trial.
+            steps: Number of updates of the trial's schedule.
             steps_per_execution: Updates between two calls of the callbacks.
-            first_step: Updates that were made before, of a training that is continued.
+            first_step: Updates of it that were made before, of a training that is continued.
+            last_step: Updates of it after which the trial ends. Default: all.
         """
         if fresh is not self.model:
             for own, value in zip(self._variables, weights_of(fresh), strict=True):
@@ -106,12 +108,14 @@ class Program:
             self.model.train_function = self.model.test_function = None
         self.model.steps_per_execution = steps_per_execution
         self.model.stop_training = False
-        self._left = steps - first_step
+        self._left = (steps if last_step is None else last_step) - first_step
         return self.model
 
     def _number(self, value: float, *, is_momentum: bool) -> InGraphNumber | InGraphMomentum:
         if is_momentum:
-            return InGraphMomentum(value, step=lambda: self._optimizer._iterations)
+            return InGraphMomentum(
+                value, step=lambda: self._table.update_of(self._optimizer._iterations)
+            )
         return InGraphNumber(value)
 
     def _make_train_function(self) -> Any:

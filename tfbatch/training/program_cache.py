@@ -71,9 +71,15 @@ class ProgramCache:
 
         Args:
             spec: The trial.
-            first_step: Steps that the stream leaves out, of a training that is continued.
+            first_step: Updates that it made itself before it was interrupted.
         """
-        return self._begin(spec.configuration, spec.derived, spec.seed, first_step=first_step)
+        return self._begin(
+            spec.configuration,
+            spec.derived,
+            spec.seed,
+            first_step=spec.first_step + first_step,
+            last_step=spec.first_step + spec.steps,
+        )
 
     def _begin(
         self,
@@ -82,6 +88,7 @@ class ProgramCache:
         seed: int,
         *,
         first_step: int = 0,
+        last_step: int | None = None,
         steps_per_execution: int | None = None,
     ) -> Any:
         fresh = self._build(seed, configuration.model)
@@ -106,6 +113,7 @@ class ProgramCache:
             optimizer,
             steps=derived.steps,
             first_step=first_step,
+            last_step=last_step,
             steps_per_execution=steps_per_execution or derived.steps_per_execution,
         )
 

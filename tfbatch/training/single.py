@@ -9,10 +9,11 @@ from pathlib import Path
 import keras
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
-from tfbatch.own_data import OwnData
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.pipeline.dataset_names import find_dataset
 from tfbatch.pipeline.load import prepare_data
-from tfbatch.recipes import Recipe
+from tfbatch.request.training_config import TrainingConfig
 from tfbatch.schema import content_hash
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
@@ -28,7 +29,6 @@ from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.trial import fit
 from tfbatch.training.workload import Workload, build_before_data
-from tfbatch.training_config import TrainingConfig
 from tfbatch.trial.outcome import JUDGED_EXAMPLES
 
 

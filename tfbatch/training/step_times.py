@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfbatch.callbacks import StopAfterSteps, TrainingClock
 from tfbatch.configuration import Configuration
-from tfbatch.pacing import Paced, first_visit, measure_in_rounds
+from tfbatch.interleaved_rounds import Paced, first_visit, measure_in_rounds
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.training.context import TaskContext
 from tfbatch.training.evaluation import evaluate

@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, TrainingClock
 from tfbatch.errors import RecordError, RunFolderError
-from tfbatch.out_of_memory import is_out_of_memory, memory_message
+from tfbatch.process.out_of_memory import is_out_of_memory, memory_message
+from tfbatch.process.tracebacks import short_traceback
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
-from tfbatch.tracebacks import short_traceback
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
     CheckpointFile,
@@ -27,6 +27,7 @@ from tfbatch.training.checkpoint import (
 )
 from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
+from tfbatch.training.end_state import EndState, KeepEndState, align, go_on, read_end_state
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import Derived
@@ -54,7 +55,8 @@ def run_trial(
 
     Args:
         programs: Data, model builder and the programs traced so far.
-        spec: The trial. One that was killed continues from its checkpoint.
+        spec: The trial. One that was killed continues from its checkpoint. A parent whose end
+            state is not kept any more is trained again first.
         stop_requested: Asked between executions; when true the trial ends as "interrupted".
         user_callbacks: Makes a user's Keras callbacks, new ones for each trial.
         checkpoint_seconds: The least time between two checkpoints.
@@ -64,7 +66,6 @@ def run_trial(
         RecordError: The records are damaged.
         RunFolderError: The disk is full.
     """
-    started = time.perf_counter()
     trial = _Trial(programs, spec, stop_requested, user_callbacks, checkpoint_seconds)
     try:
         result = trial.run(verbose)
@@ -77,7 +78,7 @@ def run_trial(
         save_weights(trial.model, spec.weights_file)
     if result.status != "interrupted" and trial.checkpoint:
         trial.checkpoint.remove()
-    seconds = trial.before.seconds + time.perf_counter() - started
+    seconds = trial.before.seconds + time.perf_counter() - trial.started
     return dataclasses.replace(result, seconds=seconds, device=device_kind())
 
 
@@ -161,11 +162,17 @@ class _Trial:
         self.clock = TrainingClock()
         self.model: Any = None
         self.before = Position()
+        self.started = time.perf_counter()
         self.checkpoint = (
-            CheckpointFile(spec.checkpoint_file, identity=spec.identity(), course=spec.course)
+            CheckpointFile(
+                spec.checkpoint_file,
+                identity=spec.identity(),
+                course=None if spec.parent else spec.course,  # it counts a trial's own updates
+            )
             if spec.checkpoint_file
             else None
         )
+        self._stop_requested = stop_requested
         self._stop = StopOnRequest(stop_requested)
         self._user_callbacks = user_callbacks
         self._checkpoint_seconds = checkpoint_seconds
@@ -174,9 +181,18 @@ class _Trial:
         spec, workload, derived = self.spec, self.programs.workload, self.spec.derived
         if self.checkpoint:
             self.before = self.checkpoint.read_position()
-        self.model = self.programs.begin_trial(spec, first_step=self.before.steps)
-        if self.checkpoint and self.before.steps:
-            self.checkpoint.restore(self.model)
+        state = None
+        if spec.parent and not self.before.steps:
+            state = read_end_state(spec.parent)
+            if state is None:
+                ended = self._train_again(spec.parent)
+                if ended.status != "completed":
+                    return ended
+                state = read_end_state(spec.parent)
+            if state is None:
+                raise RunFolderError(f"The end state of {spec.parent.trial} cannot be read back.")
+            self.before, self.started = state.position, time.perf_counter()
+        self.model = self._begin(state)
         guard = DivergenceGuard(
             first_loss=self.before.first_loss or spec.untrained_loss,
             fewest_batches=-(-spec.judged_examples // derived.batch_size),
@@ -187,12 +203,14 @@ class _Trial:
             derived,
             seed=spec.seed,
             before=self.before,
+            begin=spec.from_examples,
+            end=spec.end_examples,
             callbacks=[
                 *self._user_callbacks(),
                 guard,
                 self._stop,
                 self.clock,
-                *self._checkpoints(guard, derived.epochs),
+                *self._checkpoints(guard),
             ],
             log_dir=spec.log_dir,
             verbose=verbose,
@@ -211,30 +229,71 @@ class _Trial:
     def outcome(self, status: Status, *, metrics: dict[str, float], message: str) -> Outcome:
         """What it came to, `seconds` and `device` left open."""
         spec = self.spec
-        steps = min(self.before.steps + self.clock.steps, spec.derived.steps)
+        steps = min(self.before.steps + self.clock.steps, spec.steps)
+        examples = spec.from_examples + steps * spec.derived.batch_size
         return Outcome(
             status=status,
             metrics=metrics,
-            examples=min(steps * spec.derived.batch_size, spec.total_examples),
-            steps=steps,
+            examples=min(examples, spec.end_examples),
+            steps=spec.steps_before + steps,
             seconds=0.0,
             training_seconds=self.before.training_seconds + self.clock.seconds,
             message=message,
         )
 
-    def _checkpoints(self, guard: DivergenceGuard, epochs: int) -> list[WriteCheckpoint]:
-        if self.checkpoint is None:
-            return []
-        return [
-            WriteCheckpoint(
-                self.checkpoint,
-                self.before,
-                clock=self.clock,
-                guard=guard,
-                epochs=epochs,
-                every_seconds=self._checkpoint_seconds,
+    def _begin(self, state: EndState | None) -> Any:
+        """The model where the trial begins, or where it was interrupted."""
+        spec, own = self.spec, self.before.steps
+        model = self.programs.begin_trial(spec, first_step=own)
+        if self.checkpoint and own:
+            self.checkpoint.restore(model)
+            align(model, spec.first_step + own)
+        elif state:
+            go_on(model, spec, state)
+        return model
+
+    def _train_again(self, parent: TrialSpec) -> Outcome:
+        """Trains a parent for its state alone; its outcome is known."""
+        again = dataclasses.replace(parent, log_dir=None, weights_file=None)
+        ended = run_trial(
+            self.programs,
+            again,
+            stop_requested=self._stop_requested,
+            user_callbacks=self._user_callbacks,
+            checkpoint_seconds=self._checkpoint_seconds,
+        )
+        if ended.status in ("completed", "interrupted"):
+            return ended
+        message = f"Its parent {parent.trial} was trained again for its state: {ended.message}"
+        return dataclasses.replace(ended, metrics={}, message=message)
+
+    def _checkpoints(self, guard: DivergenceGuard) -> list[keras.callbacks.Callback]:
+        spec, found = self.spec, []
+        if self.checkpoint:
+            found.append(
+                WriteCheckpoint(
+                    self.checkpoint,
+                    self.before,
+                    clock=self.clock,
+                    guard=guard,
+                    epochs=-(-spec.steps // spec.derived.steps_per_epoch),
+                    every_seconds=self._checkpoint_seconds,
+                )
             )
-        ]
+        if spec.state_file:
+            found.append(KeepEndState(spec, self.before, clock=self.clock, guard=guard))
+        return found
+
+
+class AveragedWeights(keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
+    """Evaluates the average of the weights, and gives them back bit for bit.
+
+    Keras swaps two variables by adding and subtracting, which changes their last bits: a training
+    would depend on where it is evaluated, and parts of it would not equal the whole.
+    """
+
+    def _tf_swap_variables(self, optimizer: Any) -> None:
+        self._backend_swap_variables(optimizer)
 
 
 def _failed(trial: _Trial, error: Exception) -> Outcome:
@@ -267,27 +326,44 @@ def fit(
     seed: int,
     callbacks: list[Any],
     before: Position = Position(),  # noqa: B008 - frozen
+    begin: int = 0,
+    end: int | None = None,
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> Any:
-    """Plain `Model.fit` over a training's stream, or over the rest of it; returns its History."""
+    """Plain `Model.fit` over a training's stream, or over a part of it; returns its History.
+
+    Args:
+        model: A compiled model in the state that `begin` and `before` say.
+        workload: The data.
+        derived: Batch size and pace of evaluations.
+        seed: Of the stream.
+        callbacks: Keras's.
+        before: What was done of this part before it was interrupted.
+        begin: Examples of the stream before this part.
+        end: Where in the stream it ends. Default: at the end of the training.
+        log_dir: For TensorBoard.
+        verbose: Keras's.
+    """
+    end = derived.total_examples if end is None else end
+    steps = -(-(end - begin) // derived.batch_size)
     logs = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if log_dir else []
     # Keras leaves the average of the weights in the model at the end: it is what is scored too.
-    swap = [keras.callbacks.SwapEMAWeights()] if derived.optimizer.get("ema_momentum") else []
+    swap = [AveragedWeights()] if derived.optimizer.get("ema_momentum") else []
     return model.fit(
         workload.data.training(
             batch_size=derived.batch_size,
             seed=seed,
-            num_examples=derived.total_examples,
-            start=before.steps * derived.batch_size,
+            num_examples=end,
+            start=begin + before.steps * derived.batch_size,
         ),
-        epochs=derived.epochs,
+        epochs=-(-steps // derived.steps_per_epoch),
         class_weight=workload.class_weight,
         initial_epoch=before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
         validation_data=workload.evaluation("validation"),
         # The curves are on disk before a checkpoint says that their epoch is over.
-        callbacks=[*swap, *logs, *callbacks, StopAfterSteps(derived.steps - before.steps)],
+        callbacks=[*swap, *logs, *callbacks, StopAfterSteps(steps - before.steps)],
         shuffle=False,  # the stream is shuffled; Keras warns that it cannot do it again
         verbose=verbose,
     )

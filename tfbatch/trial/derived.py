@@ -60,16 +60,23 @@ class Derived(Strict):
 
 
 def derive(
-    configuration: Configuration, *, num_examples: int, total_examples: int, replicas: int = 1
+    configuration: Configuration,
+    *,
+    num_examples: int,
+    total_examples: int,
+    replicas: int = 1,
+    examples_before: int = 0,
 ) -> Derived:
     """Derives everything from a configuration.
 
     Args:
         configuration: The configuration.
         num_examples: Size of the training split.
-        total_examples: Length of the training.
+        total_examples: Length of the training, or of the schedule that a branch begins anew.
         replicas: Devices that share every batch. With several, a short last batch is left out: a
             device without an example would make the loss no number.
+        examples_before: What the state that a branch began from had seen: an average of the
+            weights over a share of the training counts it too.
 
     Raises:
         InputError: An unknown scaling rule, or what tfbatch.trial.optimizer_numbers refuses.
@@ -95,7 +102,7 @@ def derive(
         configuration,
         learning_rate=learning_rate,
         num_examples=num_examples,
-        total_examples=total_examples,
+        total_examples=examples_before + total_examples,
     )
     return Derived(
         batch_size=batch_size,

@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
 from tfbatch.metric_direction import Direction
+from tfbatch.optimizers import OWN
 from tfbatch.schedules import make_family
 from tfbatch.schedules._family import value
 from tfbatch.schema import content_hash
@@ -62,12 +64,18 @@ class BetterThan:
 class TrialSpec:
     """One trial to run: what is asked for, and everything that follows from it.
 
+    A trial may be a part of a training: it stops at `to_examples`, and a later one, whose `parent`
+    it is, goes on from its end state. Positions are counted in examples from the beginning of the
+    training, ancestors included. The child either goes on with its parent's schedule, and then the
+    parts are together what the whole would be, or it branches off: its schedule begins anew where
+    its parent ended (`course_from`), with any other batch size or learning rate.
+
     Attributes:
         trial: Its name, unique within a run.
         phase: What it is for.
         seed: Seed of weights, order and augmentation; positive.
         configuration: What to train with.
-        total_examples: Length of the training.
+        total_examples: The end of its schedule: the length of the whole training.
         num_examples: Size of the training split.
         replicas: Devices that share every batch.
         keep_if: Weights are kept only if this holds; None: they always are.
@@ -77,6 +85,10 @@ class TrialSpec:
         log_dir: Folder for TensorBoard, or None.
         weights_file: Where to save the final weights (`.weights.h5`), or None.
         checkpoint_file: Where a long training keeps its last epoch (`.npz`), or None.
+        to_examples: Where it stops, with the update that reaches it; None at `total_examples`.
+        parent: The trial whose end state it goes on from; None for one that begins anew.
+        course_from: Where its schedule begins: 0, or the end of the parent that it branched from.
+        state_file: Where its end state is kept for those that go on from it (`.npz`), or None.
     """
 
     trial: str
@@ -92,10 +104,16 @@ class TrialSpec:
     untrained_loss: float | None = None
     judged_examples: int = JUDGED_EXAMPLES
     keep_if: BetterThan | None = None
+    to_examples: int | None = None
+    parent: TrialSpec | None = None
+    course_from: int = 0
+    state_file: Path | None = None
 
     @functools.cached_property
     def derived(self) -> Derived:
-        """Batch size, steps, learning rate and all else that follows; it travels with the trial.
+        """Batch size, learning rate and all else that follows for its schedule, from its beginning.
+
+        It travels with the trial. Of the updates of that schedule this trial makes `steps`.
 
         Raises:
             InputError: See tfbatch.trial.derived.derive.
@@ -103,16 +121,113 @@ class TrialSpec:
         return derive(
             self.configuration,
             num_examples=self.num_examples,
-            total_examples=self.total_examples,
+            total_examples=self.total_examples - self.course_from,
             replicas=self.replicas,
+            examples_before=self.course_from,
         )
+
+    @property
+    def from_examples(self) -> int:
+        """Where it begins: where its parent ended."""
+        return self.parent.end_examples if self.parent else 0
+
+    @property
+    def end_examples(self) -> int:
+        """Where it really ends: only the last update of a schedule has fewer examples."""
+        done = min(self._last_step * self.derived.batch_size, self.derived.total_examples)
+        return self.course_from + done
+
+    @property
+    def first_step(self) -> int:
+        """Updates of its schedule that its ancestors made."""
+        return (self.from_examples - self.course_from) // self.derived.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Updates that it makes itself."""
+        return self._last_step - self.first_step
+
+    @property
+    def steps_before(self) -> int:
+        """Updates of all its ancestors."""
+        return self.parent.steps_before + self.parent.steps if self.parent else 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one schedule leads from the beginning to its end, in however many parts."""
+        return self.course_from == 0 and self.to_examples in (None, self.total_examples)
+
+    @property
+    def _last_step(self) -> int:
+        if self.to_examples is None:
+            return self.derived.steps
+        wanted = -(-(self.to_examples - self.course_from) // self.derived.batch_size)
+        return min(wanted, self.derived.steps)
+
+    def check(self) -> None:
+        """Refuses a part of a training that cannot be.
+
+        Raises:
+            InputError: It ends before it begins or after its schedule; it changes what a state
+                depends on; or it says that it goes on with its parent's schedule and has another.
+        """
+        if not self.from_examples < (self.to_examples or self.total_examples) or self.steps < 1:
+            raise InputError(
+                f"{self.trial} must end after it begins, by one update at least. Received: from "
+                f"example {self.from_examples} to {self.to_examples or self.total_examples} at "
+                f"batch size {self.configuration.batch_size}."
+            )
+        if self.to_examples is not None and self.to_examples > self.total_examples:
+            raise InputError(
+                f"{self.trial} must not end after its schedule. Received: to_examples="
+                f"{self.to_examples}, total_examples={self.total_examples}."
+            )
+        if self.parent is None:
+            return
+        for what, own, parents in (
+            ("seed", self.seed, self.parent.seed),
+            ("optimizer", self.configuration.optimizer.name, self._parents.optimizer.name),
+            ("model arguments", self.configuration.model, self._parents.model),
+        ):
+            if own != parents:
+                raise InputError(
+                    f"{self.trial} must have the {what} of its parent {self.parent.trial}, whose "
+                    f"state it goes on from. Received: {own!r} and {parents!r}."
+                )
+        if self.course_from not in (self.parent.course_from, self.from_examples):
+            raise InputError(
+                f"The schedule of {self.trial} must begin where its parent's does "
+                f"({self.parent.course_from}), or where that one ended ({self.from_examples}). "
+                f"Received: {self.course_from}."
+            )
+        branched = self.course_from == self.from_examples
+        if branched and self.configuration.optimizer.name == OWN:
+            raise InputError(
+                f"{self.trial} cannot branch off: what the optimizer of the compiled model keeps "
+                "between updates is not known, so that it cannot be carried over to another "
+                "learning rate. Compile the model with one of keras.optimizers."
+            )
+        if not branched and self.course(self.first_step) != self.parent.course(self.first_step):
+            raise InputError(
+                f"{self.trial} can only go on from {self.parent.trial} with what that one would "
+                "have done next: its configuration and, for a schedule that depends on its length, "
+                "its total_examples. Let it branch off to change them."
+            )
+
+    @property
+    def _parents(self) -> Configuration:
+        return self.parent.configuration if self.parent else self.configuration
 
     def identity(self) -> str:
         """Equal for trainings that are the same from beginning to end."""
-        return f"{self.configuration.identity()}-{self.seed}-{self.total_examples}"
+        whole = f"{self.configuration.identity()}-{self.seed}-{self.total_examples}"
+        if self.parent is None and self.to_examples is None:
+            return whole
+        parent = self.parent.identity() if self.parent else None
+        return content_hash([whole, parent, self.course_from, self.end_examples])
 
     def course(self, steps: int) -> str:
-        """Equal for trainings that are the same in their first `steps` updates, of any length.
+        """Equal for trainings whose schedules are the same in their first `steps` updates.
 
         The length counts only in what it changes up to there: learning rates, derived numbers of
         the optimizer, updates between two evaluations. So what was trained at a constant rate, or
@@ -121,7 +236,7 @@ class TrialSpec:
         compared too, so that no rounding at a joint of the schedule decides.
 
         Args:
-            steps: Updates that were made.
+            steps: Updates of its schedule that were made.
         """
         family = make_family(
             self.configuration.schedule.name, **self.configuration.schedule.arguments
@@ -145,8 +260,16 @@ class TrialSpec:
                 hashlib.sha256(np.broadcast_to(rates, (steps + 1,)).tobytes()).hexdigest(),
                 # Where a schedule sets the momentum too, no other length is taken for the same.
                 derived.total_examples if family.sets_momentum() else None,
+                *self._branched_from(),
             ]
         )
+
+    def _branched_from(self) -> list[str]:
+        """What its schedule began from, if that was the state of another."""
+        first = self
+        while first.parent and first.parent.course_from == self.course_from:
+            first = first.parent
+        return [first.parent.identity()] if first.parent and self.course_from else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +284,7 @@ class Outcome:
             journal).
         metrics: Final value of every metric, validation ones with `val_`; may be non-finite for a
             diverged trial; empty for "oom" and "error".
-        examples: Examples trained on.
+        examples: Examples trained on; as all that follows, with those of its ancestors.
         steps: Updates made.
         seconds: Wall-clock seconds of the whole trial, building and tracing included.
         training_seconds: Seconds of training steps alone.

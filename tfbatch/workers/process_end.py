@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from tfbatch.out_of_memory import out_of_memory_line
-from tfbatch.process_limits import CGROUPS, control_groups
+from tfbatch.process.limits import CGROUPS, control_groups
+from tfbatch.process.out_of_memory import out_of_memory_line
 
 Ending = Literal["oom", "killed", "timeout"]
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from tfbatch.dataset_info.recipe import SPLITS
 from tfbatch.errors import InputError
-from tfbatch.recipes import SPLITS
 
 USUAL_BATCH_SIZE = 32
 """Keras's default; a class that is absent from half of all smaller batches alone is not told of."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from absl import flags
 
-from tfbatch.command_line import parse_arguments, path_of
-from tfbatch.common_flags import define_common_flags
+from tfbatch.command_line.common_flags import define_common_flags
+from tfbatch.command_line.running import parse_arguments, path_of
 from tfbatch.errors import InputError
 from tfbatch.request.model_and_data import ModelAndDataOptions
 from tfbatch.request.task import Task

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pydantic
 from pydantic import Field, model_serializer, model_validator
 
-from tfbatch.durations import TrainingLengthText
 from tfbatch.errors import ConfigurationError
+from tfbatch.plug_ins import YamlFolder
+from tfbatch.quantities import TrainingLengthText
 from tfbatch.schema import Named, Strict, content_hash, read_yaml, validate
-from tfbatch.yaml_folder import YamlFolder
 
 SPLITS = ("train", "validation", "test")
 RECIPES = YamlFolder("pipelines", kind="data set", variable="TFBATCH_RECIPE_DIR")

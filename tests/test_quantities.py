@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tfbatch.durations import TrainingLength, TrainingLengthText
 from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.quantities import TrainingLength, TrainingLengthText
 from tfbatch.schema import Strict, validate
 
 

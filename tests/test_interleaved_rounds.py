@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tfbatch import pacing
-from tfbatch.pacing import Paced, first_visit, measure_in_rounds
+from tfbatch import interleaved_rounds
+from tfbatch.interleaved_rounds import Paced, first_visit, measure_in_rounds
 
 
 class Steps:
@@ -24,7 +24,9 @@ class Steps:
 
 
 def clock_of(monkeypatch, *steps):
-    monkeypatch.setattr(pacing.time, "perf_counter", lambda: sum(one.now for one in steps))
+    monkeypatch.setattr(
+        interleaved_rounds.time, "perf_counter", lambda: sum(one.now for one in steps)
+    )
 
 
 def test_a_first_visit_tells_a_step_from_what_is_around_it(monkeypatch):
@@ -95,7 +97,9 @@ def test_what_one_size_more_takes_is_expected_of_the_last_one(monkeypatch):
         [Paced(size, Steps(each), 1, per_step=each, around=around)]
         for size, each, around in ((8, 1.0, 9.0), (16, 2.0, 0.5))
     )
-    expected = pacing._expected_seconds([one, two], 32, 3, 0.1)
+    expected = interleaved_rounds._expected_seconds([one, two], 32, 3, 0.1)
 
     assert expected == pytest.approx(3 * 4 + 3 * (3 * 0.5 + 3 * (1 + 2 + 4)))
-    assert pacing._expected_seconds([one], 16, 3, 0.1) == pytest.approx(3 * 2 + 3 * 3 * (1 + 2))
+    assert interleaved_rounds._expected_seconds([one], 16, 3, 0.1) == pytest.approx(
+        3 * 2 + 3 * 3 * (1 + 2)
+    )

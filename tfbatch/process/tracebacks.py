@@ -8,7 +8,7 @@ from pathlib import Path
 
 _FRAME = re.compile(r'^  File "(?P<path>[^"]+)", line \d+')
 _LIBRARIES = re.compile(r"/(?:site|dist)-packages/(?:keras|tensorflow|loky|cloudpickle)/")
-_PACKAGE = f"{Path(__file__).parent}/"
+_PACKAGE = f"{Path(__file__).parent.parent}/"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _MOST_LINES = 40
 _LAST_LINES = 15

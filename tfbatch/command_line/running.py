@@ -21,9 +21,9 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 from absl import flags
 
 from tfbatch.errors import InputError, TfbatchError
-from tfbatch.steady_stream import SteadyStream
-from tfbatch.stop_signal import SIGNALS
-from tfbatch.stop_signal import StopSignal as StopSignal
+from tfbatch.process.steady_stream import SteadyStream
+from tfbatch.process.stop_signal import SIGNALS
+from tfbatch.process.stop_signal import StopSignal as StopSignal
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from tfbatch.configuration import Configuration
-from tfbatch.durations import TrainingLengthText
+from tfbatch.quantities import TrainingLengthText
 from tfbatch.schema import Strict, load
 
 

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from tfbatch.durations import TrainingLength, TrainingLengthText
+from tfbatch.dataset_info.recipe import SPLITS, Baseline
 from tfbatch.errors import InputError
-from tfbatch.recipes import SPLITS, Baseline
+from tfbatch.quantities import TrainingLength, TrainingLengthText
 from tfbatch.schema import Strict
 
 STORED = "stored.json"

@@ -1,4 +1,4 @@
-"""What is to be drawn, as plain numbers; tfbatch.chart_page draws it."""
+"""What is to be drawn, as plain numbers; tfbatch.charts.page draws it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from tfbatch.exporters import EXPORTERS
 from tfbatch.models import MODELS
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.oracles import ORACLES
-from tfbatch.registry import Registry
+from tfbatch.plug_ins import Registry
 from tfbatch.scaling_rules import SCALING_RULES
 from tfbatch.schedules import SCHEDULES
 from tfbatch.sources import SOURCES
