@@ -171,7 +171,10 @@ def test_the_search_of_tfbatch_visits_every_pair(tmp_path):
     config = load_search(str(path))
     space = SearchSpace(config.space, num_examples=plan.TRAIN)
     oracle = config.oracle.make(
-        space.hyperparameters(), direction="max", seed=derive_seed(with_tfbatch.SEED, "oracle")
+        space.hyperparameters(),
+        direction="max",
+        seed=derive_seed(with_tfbatch.SEED, "oracle"),
+        total_examples=plan.TRAIN,
     )
     found = []
     for number in range(config.max_trials):

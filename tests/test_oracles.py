@@ -33,7 +33,9 @@ class Asked:
         known = ORACLES.load(name).Settings.model_fields
         written = {key: value for key, value in (FEW | parameters).items() if key in known}
         settings = make_settings(name, **written)
-        self.oracle = settings.make(space.hyperparameters(), direction=direction, seed=seed)
+        self.oracle = settings.make(
+            space.hyperparameters(), direction=direction, seed=seed, total_examples=1000
+        )
         self.open: dict[str, Proposal] = {}
         self.count = 0
 
@@ -360,7 +362,9 @@ def test_a_grid_of_a_builders_own_hyperparameters_has_values_of_their_kind():
     hp.Float("rate", 0.0, 0.5, step=0.25)
     hp.Boolean("bias")
     hp.Fixed("kind", "relu")
-    oracle = make_settings("grid", values_of_range=3).make(hp, direction="min", seed=1)
+    oracle = make_settings("grid", values_of_range=3).make(
+        hp, direction="min", seed=1, total_examples=9
+    )
     values = {name: set() for name in ("units", "filters", "rate", "bias", "kind")}
     for number in range(oracle.size):
         proposal = oracle.propose(str(number), known=None, bound=math.inf)
@@ -386,7 +390,7 @@ class Settings(OracleSettings):
 
     rates: tuple[float, ...] = (0.01, 0.1)
 
-    def make(self, hyperparameters, *, direction, seed):
+    def make(self, hyperparameters, *, direction, seed, total_examples):
         return Rungs(self.rates, sign=1 if direction == "min" else -1)
 
 

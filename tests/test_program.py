@@ -29,6 +29,7 @@ from tfbatch.training.in_graph import (
     InGraphNumber,
     LearningRateTable,
     tabulate,
+    tabulate_momentum,
 )
 from tfbatch.training.program_cache import MOST_PROGRAMS, ProgramCache
 from tfbatch.training.structure import reusable
@@ -627,6 +628,49 @@ def test_the_table_holds_what_the_schedule_gives_in_a_graph(family, warmup):
     assert both()[1].numpy() == tabulate(schedule, steps)[-1].numpy()
 
 
+def test_one_trace_makes_the_tables_of_all_schedules_of_a_form(monkeypatch):
+    called = []
+    call = LearningRateInExamples.__call__
+    monkeypatch.setattr(
+        LearningRateInExamples, "__call__", lambda self, t: called.append(self) or call(self, t)
+    )
+    monkeypatch.setattr("tfbatch.training.in_graph._TABLES", {})
+
+    def table(n, **changes):
+        numbers = {"learning_rate": 0.1 * n, "batch_size": n, "total_examples": 100 * n**2}
+        schedule = LearningRateInExamples("wsd", **{**numbers, "warmup_examples": 9 * n, **changes})
+        return tabulate(schedule, 100 * n).numpy()
+
+    assert len({table(n)[-1] for n in (1, 2, 3, 4)}) == 4
+    assert len(called) == 1
+    without, from_above = table(2, warmup_examples=0), table(2, warmup_start=0.5)
+    assert (without[0], from_above[0]) == pytest.approx((0.2, 0.1))
+    assert table(2, parameters={"cooldown": 0.5})[120] < table(2)[120]
+    assert len(called) == 4
+
+
+def test_a_further_trial_of_a_structure_traces_nothing(workload, tmp_path, monkeypatch):
+    """Whatever differs: its seed, sizes, rate and length. Keras's own builds are no traces."""
+    programs, graphs = ProgramCache(workload), []
+    graph = tf.__internal__.FuncGraph
+    begin = graph.__init__
+
+    def counted(self, name, *arguments, **options):
+        graphs.append(name)
+        begin(self, name, *arguments, **options)
+
+    def run(name, spec):
+        spec = dataclasses.replace(
+            spec, log_dir=tmp_path / name, weights_file=tmp_path / f"{name}.weights.h5"
+        )
+        assert run_trial(programs, spec).status == "completed"
+
+    run("first", SPEC)
+    monkeypatch.setattr(graph, "__init__", counted)
+    run("second", change(seed=5, batch_size=100, base_learning_rate=0.01, total_examples=300))
+    assert [name for name in graphs if not name.startswith("scratch_graph")] == []
+
+
 def test_a_momentum_in_a_program_is_bit_for_bit_the_native_one_and_so_is_one_minus_it():
     total, batch_size = 2000, 7
     schedule = LearningRateInExamples(
@@ -647,7 +691,7 @@ def test_a_momentum_in_a_program_is_bit_for_bit_the_native_one_and_so_is_one_min
         )
 
     both()
-    held.assign_table(tabulate(native.at, steps))  # after the trace
+    held.assign_table(tabulate_momentum(native.schedule, steps))  # after the trace
     for number in range(steps):
         optimizer.iterations.assign(number)
         called, called_complement, read, complement = (float(x) for x in both())

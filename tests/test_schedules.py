@@ -484,7 +484,10 @@ def test_a_joint_is_reached_at_its_own_update_for_every_batch_size(batch_size, s
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 48])
 def test_trap_a_division_becomes_a_product_in_a_graph_and_a_joint_would_come_late(batch_size):
-    """TensorFlow multiplies by the reciprocal: in float32 3 * (1 / 61) is less than 3 / 61."""
+    """TensorFlow multiplies by a constant's reciprocal: in float32 3 * (1 / 61) is below 3 / 61.
+
+    A schedule's numbers are therefore no constants of its graph.
+    """
     steps, at = 61, [3, 5, 6, 9, 10, 12, 15, 18, 20]
     schedule = LearningRateInExamples(
         "step",

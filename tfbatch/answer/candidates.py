@@ -132,9 +132,9 @@ def groups_of_rounds(trials: Trials, rounds: int) -> dict[str, list[FinishedTria
     """The trials of every configuration that has all of the first `rounds` rounds, by its key."""
     groups: dict[str, list[FinishedTrial]] = {}
     identities: set[str] = set()
-    for trial in trials:
+    for trial in trials.searched():
         identity = trial.configuration.identity()
-        if trial.phase == "confirmation" or identity in identities:
+        if identity in identities:
             continue
         identities.add(identity)
         found = [trials.find(trial_name(trial.configuration, n + 1)) for n in range(rounds)]

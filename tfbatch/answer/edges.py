@@ -56,7 +56,7 @@ def edges_of(trials: Trials, learning_rates: tuple[float, float]) -> Edges:
     if low == high:
         return Edges()
     found: dict[str, list[int]] = {"low": [], "high": []}
-    searched = trials.of_phase("search")
+    searched = trials.searched().of_phase("search")
     for size in searched.batch_sizes():
         own = searched.of_batch_size(size).ranked()
         if len(own) < FEWEST_TRIALS:

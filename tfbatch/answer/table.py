@@ -19,7 +19,7 @@ def table_by_batch_size(trials: Trials, answer: Answer) -> Table:
     table.add_column("fresh seeds", justify="right")
     table.add_column("train s", justify="right")
     table.add_column("")
-    first, searched = trials.of_phase("baseline"), trials.of_phase("search")
+    first, searched = trials.of_phase("baseline"), trials.searched().of_phase("search")
     groups = [(f"{t.configuration.batch_size} (baseline)", first) for t in first]
     groups += [(str(b), searched.of_batch_size(b)) for b in searched.batch_sizes()]
     rows = [_row(name, group, answer) for name, group in groups]

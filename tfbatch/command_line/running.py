@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 from absl import flags
 
 from tfbatch.errors import InputError, TfbatchError
+from tfbatch.process.generated_files import remove_generated_files
 from tfbatch.process.steady_stream import SteadyStream
 from tfbatch.process.stop_signal import SIGNALS
 from tfbatch.process.stop_signal import StopSignal as StopSignal
@@ -130,6 +131,7 @@ def run_command(main: Callable[[list[str]], int], arguments: list[str] | None = 
     try:
         code = _code_of(main, sys.argv[1:] if arguments is None else arguments)
         _flush(sys.stdout, sys.stderr)
+        remove_generated_files()
         # TensorFlow's threads can hang in the interpreter's teardown; everything is on disk.
         os._exit(code)
     finally:

@@ -65,7 +65,7 @@ SLOT_KINDS = {
 }
 
 
-class Slot(NamedTuple):
+class OptimizerSlot(NamedTuple):
     """What an optimizer remembers in an attribute: a list of variables.
 
     Attributes:
@@ -92,14 +92,14 @@ def parameters_of(name: str) -> dict[str, Any]:
     return {**OPTIMIZERS.load(name).PARAMETERS, **SHARED_PARAMETERS}
 
 
-def slots_of(name: str) -> dict[str, Slot]:
+def slots_of(name: str) -> dict[str, OptimizerSlot]:
     """What an optimizer remembers that depends on more than the gradients, by attribute.
 
     Raises:
         InputError: An unknown optimizer.
     """
     written: dict[str, tuple[str, str]] = getattr(OPTIMIZERS.load(name), "SLOTS", {})
-    return {attribute: Slot(*slot) for attribute, slot in written.items()}
+    return {attribute: OptimizerSlot(*slot) for attribute, slot in written.items()}
 
 
 def roles_of(name: str) -> dict[str, str]:
@@ -185,7 +185,7 @@ __all__ = [
     "ROLE_NAMES",
     "SHARED_PARAMETERS",
     "SLOT_KINDS",
-    "Slot",
+    "OptimizerSlot",
     "build_optimizer",
     "class_of",
     "keras_arguments",

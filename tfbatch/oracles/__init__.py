@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfbatch.oracles._oracle import BATCH_SIZE as BATCH_SIZE
 from tfbatch.oracles._oracle import InterchangeableSettings as InterchangeableSettings
-from tfbatch.oracles._oracle import Oracle, OracleSettings, Proposal
+from tfbatch.oracles._oracle import Oracle, OracleSettings, Part, Proposal, Stop
 from tfbatch.plug_ins import Registry
 from tfbatch.schema import validate
 
@@ -54,7 +54,9 @@ __all__ = [
     "KerasTunerOracle",
     "Oracle",
     "OracleSettings",
+    "Part",
     "Proposal",
     "SobolOracle",
+    "Stop",
     "with_memory_bound",
 ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from pydantic import Field
 
 from tfbatch.metric_direction import Direction
-from tfbatch.schema import Strict
+from tfbatch.schema import Named, Strict
 
 if TYPE_CHECKING:  # it takes seconds to import
     import keras_tuner
@@ -20,14 +20,61 @@ BATCH_SIZE = "batch_size"
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of a training, or one of another length than the run's trials.
+
+    Positions are counted in examples from the beginning of the training. A part ends with the
+    update that reaches its end. Only trainings of the run's length, in however many parts, are
+    compared with one another for the answer: what a part has learned is for the oracle alone.
+
+    Example:
+        ```python
+        stop = Part(to_examples=10_000)  # the first of 40,000, if that is the run's length
+        go_on = Part(to_examples=20_000, parent="search-0001")
+        cool_down = Part(  # the learning rate of the values falls to 0 from there on
+            total_examples=24_000, parent="search-0002", schedule=Named(name="linear")
+        )
+        ```
+
+    Attributes:
+        to_examples: Where it stops, for others to go on from; None at the end of its schedule.
+        total_examples: Where its schedule ends; None at the run's length.
+        parent: The completed trial whose end state it goes on from, with the same seed, model
+            arguments and optimizer; None for one that begins anew.
+        schedule: A schedule that begins where the parent ended, without a warm-up: with it a trial
+            branches off, and may have another batch size or learning rate. None: the parent's goes
+            on, and so must batch size, learning rate and all else. In place of the one that the
+            proposal's values name, which say what the first ancestor has.
+    """
+
+    to_examples: int | None = None
+    total_examples: int | None = None
+    parent: str | None = None
+    schedule: Named | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """What an oracle says in place of a proposal where the search is to end.
+
+    Attributes:
+        reason: Why, in a sentence for the user.
+    """
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Proposal:
     """A trial that an oracle asks for.
 
     Attributes:
         values: Of the active hyperparameters, by their names.
+        part: None for a whole training of the run's length.
     """
 
     values: Mapping[str, int | float | str | bool]
+    part: Part | None = None
 
     def fits(self, bound: float) -> bool:
         """Whether the batch size is below a bound; without a searched one nothing is too large."""
@@ -46,7 +93,9 @@ class Oracle(Protocol):
     def size(self) -> int | None:
         """Number of all proposals that there are, where it is known."""
 
-    def propose(self, trial: str, *, known: Proposal | None, bound: float) -> Proposal | None:
+    def propose(
+        self, trial: str, *, known: Proposal | None, bound: float
+    ) -> Proposal | Stop | None:
         """The next trial.
 
         Args:
@@ -58,7 +107,8 @@ class Oracle(Protocol):
 
         Returns:
             The proposal; None for nothing now. It is then asked again when an open trial has
-            ended; where none is open, the search ends.
+            ended; where none is open, the search ends. Stop ends it when the open trials have
+            ended, whatever is left of its budget.
         """
 
     def tell(self, trial: str, proposal: Proposal, score: float) -> None:
@@ -72,14 +122,21 @@ class OracleSettings(Strict):
     """What the `oracle:` of a search's YAML may hold.
 
     Attributes:
+        in_parts: Whether it proposes parts of trainings. Machines that join a search train none.
         name: The oracle's file.
     """
 
+    in_parts: ClassVar[bool] = False
     name: str
 
     @abstractmethod
     def make(
-        self, hyperparameters: keras_tuner.HyperParameters, *, direction: Direction, seed: int
+        self,
+        hyperparameters: keras_tuner.HyperParameters,
+        *,
+        direction: Direction,
+        seed: int,
+        total_examples: int,
     ) -> Oracle:
         """Makes the oracle.
 
@@ -87,6 +144,7 @@ class OracleSettings(Strict):
             hyperparameters: The space.
             direction: Whether a good score is small ("min") or large ("max").
             seed: Positive (KerasTuner takes 0 for "random").
+            total_examples: Length of the run's trials.
 
         Raises:
             InputError: The oracle cannot search the space.

@@ -15,7 +15,12 @@ class Settings(InterchangeableSettings):
     """A Gaussian process after `initial_trials` that are spread over the space."""
 
     def make(
-        self, hyperparameters: keras_tuner.HyperParameters, *, direction: Direction, seed: int
+        self,
+        hyperparameters: keras_tuner.HyperParameters,
+        *,
+        direction: Direction,
+        seed: int,
+        total_examples: int,
     ) -> Oracle:
         """See OracleSettings."""
         from tfbatch.oracles._bayesian import SpreadBayesianOracle

@@ -27,7 +27,12 @@ class Settings(InterchangeableSettings):
     """Every combination, each once; `values_of_range` of each range."""
 
     def make(
-        self, hyperparameters: keras_tuner.HyperParameters, *, direction: Direction, seed: int
+        self,
+        hyperparameters: keras_tuner.HyperParameters,
+        *,
+        direction: Direction,
+        seed: int,
+        total_examples: int,
     ) -> Oracle:
         """See OracleSettings.
 

@@ -15,7 +15,12 @@ class Settings(InterchangeableSettings):
     """KerasTuner's random search."""
 
     def make(
-        self, hyperparameters: keras_tuner.HyperParameters, *, direction: Direction, seed: int
+        self,
+        hyperparameters: keras_tuner.HyperParameters,
+        *,
+        direction: Direction,
+        seed: int,
+        total_examples: int,
     ) -> Oracle:
         """See OracleSettings."""
         import keras_tuner

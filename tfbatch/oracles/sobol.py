@@ -15,7 +15,12 @@ class Settings(OracleSettings):
     """Of the first 2**k points each 1/2**k of every range holds exactly one."""
 
     def make(
-        self, hyperparameters: keras_tuner.HyperParameters, *, direction: Direction, seed: int
+        self,
+        hyperparameters: keras_tuner.HyperParameters,
+        *,
+        direction: Direction,
+        seed: int,
+        total_examples: int,
     ) -> Oracle:
         """See OracleSettings."""
         from tfbatch.oracles._keras_tuner import KerasTunerOracle

@@ -58,6 +58,12 @@ class Request:
             self.max_minutes > 0 and math.isfinite(self.max_minutes)
         ):
             raise InputError(f"`max_minutes` must be > 0. Received: {self.max_minutes}.")
+        if self.execution.chief is not None and self.search.oracle.in_parts:
+            raise InputError(
+                f"`chief` cannot be combined with the oracle {self.search.oracle.name}: its trials "
+                "go on from states in the run folder, which machines that join do not have. Leave "
+                "`chief` out, or choose another search."
+            )
         derive_seed(self.seed)
 
     def baseline_configuration(self, scaling_rule: Named) -> Configuration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -92,20 +92,85 @@ def value(
         warmup_start: First factor of the warm-up, in [0, 1].
         ops: `numpy` or `keras.ops`.
     """
-    progress = progress_at(
-        examples, total_examples=total_examples, warmup_examples=warmup_examples, ops=ops
+    numbers = Numbers.of(
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        total_examples=total_examples,
+        warmup_examples=warmup_examples,
+        warmup_start=warmup_start,
     )
-    decayed = learning_rate * family.factor(progress, ops)
+    warmup = warmup_kind(warmup_examples, warmup_start)
+    return rate(family, examples, numbers, warmup=warmup, ops=ops)
+
+
+Warmup = Literal["none", "from zero", "from above"]
+
+
+def warmup_kind(warmup_examples: int, warmup_start: float) -> Warmup:
+    """What of a warm-up is no number: it decides which operations there are."""
     if warmup_examples == 0:
+        return "none"
+    return "from zero" if warmup_start == 0.0 else "from above"
+
+
+class Numbers(NamedTuple):
+    """All that two schedules of one family, parameters and kind of warm-up can differ in.
+
+    Python's numbers, or scalars that a graph reads.
+
+    Attributes:
+        learning_rate: The peak.
+        batch_size: Examples in an update.
+        warmup_examples: Length of the warm-up.
+        decay_examples: Length of what comes after it, at least 1.
+        warmup_start: First factor of the warm-up.
+        warmup_rise: 1 - `warmup_start`.
+        first_factor: That of the very first update of a warm-up from zero.
+    """
+
+    learning_rate: Any
+    batch_size: Any
+    warmup_examples: Any
+    decay_examples: Any
+    warmup_start: Any
+    warmup_rise: Any
+    first_factor: Any
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        learning_rate: float,
+        batch_size: int,
+        total_examples: int,
+        warmup_examples: int,
+        warmup_start: float,
+    ) -> Numbers:
+        """From the arguments of `value`."""
+        return cls(
+            learning_rate,
+            batch_size,
+            warmup_examples,
+            max(total_examples - warmup_examples, 1),
+            warmup_start,
+            1.0 - warmup_start,
+            min(batch_size, warmup_examples) / warmup_examples if warmup_examples else 1.0,
+        )
+
+
+def rate(
+    family: ScheduleFamily, examples: Any, numbers: Numbers, *, warmup: Warmup, ops: Any
+) -> Any:
+    """The learning rate of `value`, from numbers that need not be known yet."""
+    decayed = numbers.learning_rate * family.factor(progress_of(examples, numbers, ops), ops)
+    if warmup == "none":
         return decayed
-    factor = warmup_start + (1.0 - warmup_start) * examples / warmup_examples
-    if warmup_start == 0.0:
-        first = min(batch_size, warmup_examples) / warmup_examples
-        factor = ops.where(examples == 0, first, factor)
-    return ops.where(examples < warmup_examples, learning_rate * factor, decayed)
+    factor = numbers.warmup_start + numbers.warmup_rise * examples / numbers.warmup_examples
+    if warmup == "from zero":
+        factor = ops.where(examples == 0, numbers.first_factor, factor)
+    return ops.where(examples < numbers.warmup_examples, numbers.learning_rate * factor, decayed)
 
 
-def progress_at(examples: Any, *, total_examples: int, warmup_examples: int = 0, ops: Any) -> Any:
-    """Share of the training after the warm-up that is done, in [0, 1]; see `value`."""
-    rest = max(total_examples - warmup_examples, 1)
-    return ops.clip((examples - warmup_examples) / rest, 0.0, 1.0)
+def progress_of(examples: Any, numbers: Numbers, ops: Any) -> Any:
+    """Share of the training after the warm-up that is done, in [0, 1]."""
+    return ops.clip((examples - numbers.warmup_examples) / numbers.decay_examples, 0.0, 1.0)

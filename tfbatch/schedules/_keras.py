@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
 
 from tfbatch.errors import InputError
 from tfbatch.schedules import make_family
 from tfbatch.schedules._batch_sizes import BatchSizes
-from tfbatch.schedules._family import progress_at, value
+from tfbatch.schedules._family import Numbers, progress_of, rate, warmup_kind
 
 
 @keras.saving.register_keras_serializable(package="tfbatch")
@@ -108,6 +111,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         self.warmup_start = float(warmup_start)
         self.parameters = dict(parameters or {})
         self.name = name
+        self._given: Any = None
         self._shape = make_family(family, **self.parameters)
         _require(
             self.warmup_examples == 0 or not self._shape.own_warmup,
@@ -118,17 +122,59 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
     def __call__(self, step: Any) -> Any:
         """The learning rate (float32 scalar) of the update number `step`, counted from 0."""
         with keras.name_scope(self.name):
-            rate = value(
+            numbers = self._read()
+            found = rate(
                 self._shape,
-                self._examples(step),
-                learning_rate=self.learning_rate,
-                batch_size=self.batch_size,
-                total_examples=self.total_examples,
-                warmup_examples=self.warmup_examples,
-                warmup_start=self.warmup_start,
+                self._examples(step, numbers),
+                numbers,
+                warmup=warmup_kind(self.warmup_examples, self.warmup_start),
                 ops=keras.ops,
             )
-            return rate if self.piece_factors is None else rate * self._factor(step)
+            return found if self.piece_factors is None else found * self._factor(step)
+
+    @property
+    def numbers(self) -> npt.NDArray[np.float32]:
+        """All that it can differ in from a schedule of equal `form`, float32 [7]."""
+        numbers = Numbers.of(
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            total_examples=self.total_examples,
+            warmup_examples=self.warmup_examples,
+            warmup_start=self.warmup_start,
+        )
+        return np.array(numbers, np.float32)
+
+    @property
+    def form(self) -> str:
+        """Equal for schedules that are one computation, of other `numbers`."""
+        several = len(self.batch_sizes.joints) > 1
+        return repr(
+            [
+                self.family,
+                self._shape.model_dump(),
+                warmup_kind(self.warmup_examples, self.warmup_start),
+                self.batch_sizes.joints if several else None,
+                self.piece_factors,
+            ]
+        )
+
+    def with_numbers(self, numbers: Any) -> LearningRateInExamples:
+        """The same form with its numbers read from a tensor, bit for bit as from its own.
+
+        Args:
+            numbers: float32 [7], as `numbers` gives them.
+        """
+        same = copy.copy(self)
+        same._given = numbers
+        return same
+
+    def _read(self) -> Numbers:
+        if self._given is not None:
+            return Numbers(*tf.unstack(self._given))
+        # Not constants: TensorFlow's graph rewriter would divide by them, or join two of them, in
+        # its own way, and the same schedule would come to other last bits where they are inputs.
+        own = tf.compat.v1.placeholder_with_default(self.numbers, [len(Numbers._fields)])
+        return Numbers(*tf.unstack(own))
 
     @property
     def sets_momentum(self) -> bool:
@@ -142,19 +188,15 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         it: see `tfbatch.callbacks.ScheduledMomentum`.
         """
         with keras.name_scope(self.name):
-            progress = progress_at(
-                self._examples(step),
-                total_examples=self.total_examples,
-                warmup_examples=self.warmup_examples,
-                ops=keras.ops,
-            )
+            numbers = self._read()
+            progress = progress_of(self._examples(step, numbers), numbers, keras.ops)
             return self._shape.momentum(progress, keras.ops)
 
-    def _examples(self, step: Any) -> Any:
+    def _examples(self, step: Any, numbers: Numbers) -> Any:
         step = keras.ops.cast(step, "float32")
         joints = self.batch_sizes.joints
         if len(joints) == 1:
-            return step * self.batch_size
+            return step * numbers.batch_size
         firsts, examples, sizes = np.array(joints, "float32").T
         piece = _piece(step, firsts)
         return _of(piece, examples) + (step - _of(piece, firsts)) * _of(piece, sizes)

@@ -24,17 +24,17 @@ class MomentumInExamples(float):
     def __new__(cls, own: float, schedule: LearningRateInExamples, optimizer: Any) -> Any:
         """`own` is what Keras's checks and a saved model see."""
         number = super().__new__(cls, own)
-        number._schedule = schedule
+        number.schedule = schedule
         number._optimizer = optimizer
         return number
 
     dtype = "float32"  # Keras takes the class for the name of a dtype where there is none
-    _schedule: LearningRateInExamples
+    schedule: LearningRateInExamples
     _optimizer: Any
 
     def at(self, step: Any) -> Any:
         """The momentum of an update, a float32 scalar."""
-        return self._schedule.momentum(step)
+        return self.schedule.momentum(step)
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
         """TensorFlow's protocol: what `tf.convert_to_tensor` returns for it."""

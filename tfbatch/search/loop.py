@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from tfbatch.answer.candidates import choose_candidates
 from tfbatch.configuration import Configuration
-from tfbatch.errors import SearchError
-from tfbatch.oracles import Proposal
+from tfbatch.errors import InputError, SearchError
+from tfbatch.oracles import Part, Proposal, Stop
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.progress import Progress
@@ -73,6 +73,7 @@ class Search:
             space.hyperparameters(),
             direction=self._objective.direction,
             seed=derive_seed(seed, "oracle"),
+            total_examples=runner.total_examples,
         )
 
     @property
@@ -113,26 +114,73 @@ class Search:
             if proposal is None and self._open:
                 yield None  # asked again when one of them has ended
                 continue
-            if proposal is None:
-                self._progress.say(self._why_none())
+            if proposal is None or isinstance(proposal, Stop):
+                self._progress.say(proposal.reason if proposal else self._why_none())
                 self._next = self._config.max_trials + 1
                 return
+            spec = self._spec(name, proposal)
             self._next += 1
             self._open[name] = proposal
-            configuration = self._space.configuration(dict(proposal.values))
-            seed = derive_seed(self._seed, name)
-            yield self._runner.spec(name, "search", seed, configuration)
+            yield spec
 
-    def _proposed(self, name: str, known: FinishedTrial | None) -> Proposal | None:
+    def _spec(self, name: str, proposal: Proposal) -> TrialSpec:
+        """The trial that is proposed.
+
+        Raises:
+            SearchError: It cannot be.
+        """
+        configuration = self._space.configuration(dict(proposal.values))
+        part, seed = proposal.part, derive_seed(self._seed, name)
+        if part and not self._config.oracle.in_parts:
+            raise SearchError(
+                f"The oracle {self._config.oracle.name} proposes parts of trainings, so its "
+                "Settings must say `in_parts: ClassVar[bool] = True`."
+            )
+        parent = self._trials.find(part.parent) if part and part.parent else None
+        if part and parent:  # the same order of examples, and the schedule that was begun
+            seed = parent.seed
+            before = parent.configuration
+            begun = {"schedule": before.schedule, "warmup_fraction": before.warmup_fraction}
+            own = {"schedule": part.schedule, "warmup_fraction": 0.0}
+            configuration = configuration.model_copy(update=own if part.schedule else begun)
+        try:
+            return self._runner.spec(name, "search", seed, configuration, part)
+        except InputError as error:
+            raise SearchError(
+                f"The oracle {self._config.oracle.name} proposes a part of a training that cannot "
+                f"be: {error}"
+            ) from error
+
+    def _known(self, trial: FinishedTrial) -> Proposal:
+        """What was proposed for a trial of the journal."""
+        first = trial
+        while first.parent and (parent := self._trials.find(first.parent)):
+            first = parent
+        begun = first.configuration
+        values = self._space.values(
+            trial.configuration.model_copy(
+                update={"schedule": begun.schedule, "warmup_fraction": begun.warmup_fraction}
+            )
+        )
+        total = self._runner.total_examples
+        branched = trial.course_from > 0 and trial.course_from == trial.from_examples
+        part = Part(
+            to_examples=None if trial.length == trial.total_examples else trial.length,
+            total_examples=None if trial.total_examples == total else trial.total_examples,
+            parent=trial.parent,
+            schedule=trial.configuration.schedule if branched else None,
+        )
+        return Proposal(values, None if part == Part() else part)
+
+    def _proposed(self, name: str, known: FinishedTrial | None) -> Proposal | Stop | None:
         """The oracle's next proposal; a finished trial is proposed again as it was."""
         bound = self._bound(known)
         if known is not None:
-            tried = Proposal(self._space.values(known.configuration))
-            return self._oracle.propose(name, known=tried, bound=bound)
+            return self._oracle.propose(name, known=self._known(known), bound=bound)
         if bound <= min(self._space.batch_sizes):
             return None
         proposal = self._oracle.propose(name, known=None, bound=bound)
-        if proposal is not None and not proposal.fits(bound):
+        if isinstance(proposal, Proposal) and not proposal.fits(bound):
             raise SearchError(
                 f"The oracle {self._config.oracle.name} must propose batch sizes below {bound}, "
                 f"which does not fit in memory. Received: {dict(proposal.values)}."

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import RunFolderError
+from tfbatch.errors import InputError, RunFolderError
 from tfbatch.hparams_log import write_trial
+from tfbatch.oracles import Part
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
-from tfbatch.run_folder.files import checkpoint_file, weights_file
+from tfbatch.run_folder.files import checkpoint_file, state_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.engine import TrialEngine
+from tfbatch.search.kept_states import MOST_BYTES, KeptStates
 from tfbatch.search.progress import Progress
 from tfbatch.trial.derived import Derived
 from tfbatch.trial.finished_trial import (
@@ -48,10 +50,11 @@ class TrialRunner:
         engine: Runs the trials.
         objective: The objective.
         num_examples: Size of the training split.
-        total_examples: Length of every trial.
+        total_examples: Length of every trial, unless it is a part of a training.
         training_loss: The training loss before any training.
         progress: Told of every trial.
         stop_requested: When true, running trials end. Default: when the user asks for it.
+        state_bytes: The most that end states take on disk.
 
     Attributes:
         trials: Those that have finished, of earlier sessions too.
@@ -68,12 +71,14 @@ class TrialRunner:
         progress: Progress,
         training_loss: TrainingLoss | None = None,
         stop_requested: Callable[[], bool] | None = None,
+        state_bytes: int = MOST_BYTES,
     ):
         self._folder = folder
         self._engine = engine
         self._stop_requested = stop_requested
         self._interrupted: list[str] = []
-        self._running = 0
+        self._running: dict[str, TrialSpec] = {}
+        self._states = KeptStates(folder.path, most_bytes=state_bytes)
         self._objective = objective
         self._num_examples, self._total_examples = num_examples, total_examples
         self._progress = progress
@@ -81,8 +86,12 @@ class TrialRunner:
         self._training_loss = training_loss
         self.trials = Trials(map(read_row, folder.journal.rows), objective=objective)
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
-            spec = self.spec(trial.trial, trial.phase, trial.seed, trial.configuration)
-            self._log(trial, spec.derived)
+            self._log(trial, self._spec_of(trial).derived)
+
+    @property
+    def total_examples(self) -> int:
+        """Length of every trial that is whole."""
+        return self._total_examples
 
     @property
     def device(self) -> str:
@@ -94,7 +103,14 @@ class TrialRunner:
         """Trials that run at a time."""
         return self._engine.devices.workers
 
-    def spec(self, trial: str, phase: Phase, seed: int, configuration: Configuration) -> TrialSpec:
+    def spec(
+        self,
+        trial: str,
+        phase: Phase,
+        seed: int,
+        configuration: Configuration,
+        part: Part | None = None,
+    ) -> TrialSpec:
         """A trial of this run.
 
         Args:
@@ -102,22 +118,88 @@ class TrialRunner:
             phase: What it is for.
             seed: Its seed.
             configuration: What to train with.
+            part: The part of a training that it is, or its length; None for a whole one of the
+                run's length.
+
+        Raises:
+            InputError: There cannot be such a part.
         """
+        if part is None:
+            return self._spec(trial, phase, seed, configuration)
+        found = None if part.parent is None else self.trials.find(part.parent)
+        if part.parent is not None and (found is None or found.score is None):
+            raise InputError(
+                f"{trial} can only go on from a trial that has completed. Received: {part.parent}."
+            )
+        parent = self._with_state(self._spec_of(found)) if found else None
+        course_from = parent.course_from if parent else 0
+        if parent and part.schedule:
+            course_from = parent.end_examples
+        spec = self._spec(
+            trial,
+            phase,
+            seed,
+            configuration,
+            total_examples=part.total_examples or self._total_examples,
+            to_examples=part.to_examples,
+            parent=parent,
+            course_from=course_from,
+        )
+        spec.check()
+        return spec
+
+    def _spec_of(self, trial: FinishedTrial) -> TrialSpec:
+        """The specification of a finished trial, as its row has it."""
+        found = None if trial.parent is None else self.trials.find(trial.parent)
+        return self._spec(
+            trial.trial,
+            trial.phase,
+            trial.seed,
+            trial.configuration,
+            total_examples=trial.total_examples,
+            to_examples=trial.to_examples,
+            parent=self._with_state(self._spec_of(found)) if found else None,
+            course_from=trial.course_from,
+        )
+
+    def _spec(
+        self,
+        trial: str,
+        phase: Phase,
+        seed: int,
+        configuration: Configuration,
+        *,
+        total_examples: int | None = None,
+        to_examples: int | None = None,
+        parent: TrialSpec | None = None,
+        course_from: int = 0,
+    ) -> TrialSpec:
         loss = self._training_loss
-        return TrialSpec(
+        total = self._total_examples if total_examples is None else total_examples
+        spec = TrialSpec(
             trial=trial,
             phase=phase,
             seed=seed,
             configuration=configuration,
-            total_examples=self._total_examples,
+            total_examples=total,
             num_examples=self._num_examples,
             replicas=self._engine.devices.replicas,
             log_dir=self._folder.tensorboard / trial,
-            weights_file=self.weights_file(trial),
             checkpoint_file=checkpoint_file(self._folder.path, trial),
             untrained_loss=loss.value if loss else None,
             judged_examples=loss.judged_examples if loss else JUDGED_EXAMPLES,
+            to_examples=to_examples,
+            parent=parent,
+            course_from=course_from,
         )
+        if to_examples is not None and to_examples < total:  # one that others may go on from
+            spec = self._with_state(spec)
+        if spec.is_whole and total == self._total_examples:  # an answer may be this trial
+            spec = dataclasses.replace(spec, weights_file=self.weights_file(trial))
+        return spec
+
+    def _with_state(self, spec: TrialSpec) -> TrialSpec:
+        return dataclasses.replace(spec, state_file=state_file(self._folder.path, spec.trial))
 
     def weights_file(self, trial: str) -> Path:
         """Where a trial's final weights are kept."""
@@ -157,7 +239,7 @@ class TrialRunner:
             if not self._running:
                 break
             for spec, outcome in self._engine.wait(stop_requested=self._stop_requested):
-                self._running -= 1
+                del self._running[spec.trial]
                 if outcome.status == "interrupted":
                     self._drop(spec)
                 else:
@@ -178,8 +260,13 @@ class TrialRunner:
         if spec.checkpoint_file and not spec.checkpoint_file.exists():
             # A killed trial that begins anew can have left half of its curves.
             shutil.rmtree(self._folder.tensorboard / spec.trial, ignore_errors=True)
+        if spec.parent and spec.parent.state_file and not spec.parent.state_file.exists():
+            self._progress.say(
+                f"{spec.trial}: the end state of {spec.parent.trial}, from which it goes on, is no "
+                "longer kept. It is trained again first."
+            )
         self._engine.start(spec)
-        self._running += 1
+        self._running[spec.trial] = spec
 
     def _better_than_best(self) -> BetterThan | None:
         best = self.trials.searched().best()
@@ -200,6 +287,10 @@ class TrialRunner:
         finished = self._write(spec, outcome)
         if spec.phase != "confirmation":
             self._keep_best_weights(finished)
+        self._states.prune(
+            [trial.trial for trial in self.trials],
+            needed={running.parent.trial for running in self._running.values() if running.parent},
+        )
         self._progress.trial_finished(finished, self.trials.searched().best())
         return finished
 

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfbatch.schedules import LearningRateInExamples
+
 _ONE_BY_ONE = 100_000
 
 
@@ -149,28 +151,54 @@ def _at(table: tf.Variable, step: Any) -> tf.Tensor:
     return tf.gather(values, tf.clip_by_value(tf.cast(step, tf.int64), 0, last))
 
 
-def tabulate(schedule: Any, steps: int) -> tf.Tensor:
-    """The learning rate or momentum of every step, float32 [steps], by calling the schedule.
+def tabulate(schedule: LearningRateInExamples, steps: int) -> tf.Tensor:
+    """The learning rate of every step, float32 [steps], by calling the schedule.
 
     Called step by step inside a graph the values are bit for bit those that an optimizer would
     compute in its own graph; called on all steps at once, cosines differ in the last bit. That is
-    accepted only for very long trainings.
+    accepted only for very long trainings. One trace serves all schedules of a form.
 
     Args:
-        schedule: A Keras LearningRateSchedule, or a function of the step like it, that works
-            element by element.
+        schedule: The schedule.
         steps: Number of steps.
     """
+    return _tabulate(schedule, "__call__", steps)
 
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def table(numbers: tf.Tensor) -> tf.Tensor:
-        if steps > _ONE_BY_ONE:
-            return tf.cast(schedule(numbers), tf.float32)
-        return tf.map_fn(
-            lambda step: tf.cast(schedule(step), tf.float32),
-            numbers,
-            fn_output_signature=tf.float32,
-        )
 
+def tabulate_momentum(schedule: LearningRateInExamples, steps: int) -> tf.Tensor:
+    """The momentum of every step, float32 [steps]; see `tabulate`."""
+    return _tabulate(schedule, "momentum", steps)
+
+
+def _tabulate(schedule: LearningRateInExamples, method: str, steps: int) -> tf.Tensor:
+    at_once = steps > _ONE_BY_ONE
+    key = (schedule.form, method, at_once)
+    if key not in _TABLES:
+        _TABLES[key] = _traced(schedule, method, at_once=at_once)
+        while len(_TABLES) > _MOST_TABLES:
+            _TABLES.pop(next(iter(_TABLES)))
     with tf.device("CPU:0"):
-        return table(tf.range(steps, dtype=tf.int64))
+        return _TABLES[key](tf.constant(steps, tf.int64), tf.constant(schedule.numbers))
+
+
+_TABLES: dict[tuple[str, str, bool], Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {}
+_MOST_TABLES = 64
+
+
+def _traced(
+    schedule: LearningRateInExamples, method: str, *, at_once: bool
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    numbers = tf.TensorSpec(schedule.numbers.shape, tf.float32)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.int64), numbers])  # type: ignore[untyped-decorator]
+    def table(steps: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        compute = getattr(schedule.with_numbers(numbers), method)
+
+        def at(step: tf.Tensor) -> tf.Tensor:
+            return tf.cast(compute(step), tf.float32)
+
+        every = tf.range(steps, dtype=tf.int64)
+        return at(every) if at_once else tf.map_fn(at, every, fn_output_signature=tf.float32)
+
+    traced: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = table
+    return traced

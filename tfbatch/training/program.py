@@ -16,6 +16,7 @@ from tfbatch.training.in_graph import (
     LearningRateTable,
     can_vary,
     tabulate,
+    tabulate_momentum,
 )
 
 
@@ -97,7 +98,7 @@ class Program:
         for name, number in self._numbers.items():
             value = getattr(optimizer, name)
             if isinstance(number, InGraphMomentum) and isinstance(value, MomentumInExamples):
-                number.assign_table(tabulate(value.at, steps))
+                number.assign_table(tabulate_momentum(value.schedule, steps))
             else:
                 number.assign(value)
         self._table.assign(tabulate(optimizer._learning_rate, steps))

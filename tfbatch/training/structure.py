@@ -156,17 +156,18 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
+    # Plain values first: they are nearly all, and TensorFlow's question of a tensor is slow.
+    if isinstance(value, (*_HARMLESS, np.dtype)):
+        return repr(value)
     if isinstance(value, tf.Variable | keras.Variable):
         return None
     if isinstance(value, np.ndarray | np.generic) or (
-        tf.is_tensor(value) and hasattr(value, "numpy")
+        hasattr(value, "numpy") and tf.is_tensor(value)
     ):
         array = np.asarray(value)
         content = repr(array.tolist()) if array.dtype == object else array.tobytes()
         data = content.encode() if isinstance(content, str) else content
         return [str(array.dtype), list(array.shape), hashlib.sha256(data).hexdigest()]
-    if isinstance(value, (*_HARMLESS, np.dtype)):
-        return repr(value)
     if isinstance(value, list | tuple):
         return [type(value).__name__, *map(_value, value)]
     if isinstance(value, set | frozenset):

@@ -28,8 +28,8 @@ class FinishedTrial:
         learning_rate: The peak learning rate at its batch size (derived).
         score: The objective's final value; None unless the status is "completed".
         metrics: Final metrics.
-        examples: Examples trained on.
-        total_examples: Length of the training that was asked for.
+        examples: Examples trained on; as updates and seconds, with those of its ancestors.
+        total_examples: Length of the training that was asked for: the end of its schedule.
         warmup_examples: Length of the warm-up.
         steps: Updates made.
         steps_per_epoch: Updates between two evaluations.
@@ -38,6 +38,10 @@ class FinishedTrial:
         message: Why it diverged, or the traceback.
         device: Kind of device that trained.
         row: The journal's row.
+        parent: The trial whose end state it went on from, or None.
+        from_examples: Where that was; 0 for one that began anew.
+        to_examples: Where it stopped, as was asked for; None at `total_examples`.
+        course_from: Where its schedule began: 0, or where it branched off from its parent.
     """
 
     trial: str
@@ -58,6 +62,20 @@ class FinishedTrial:
     message: str
     device: str
     row: dict[str, Any]
+    parent: str | None = None
+    from_examples: int = 0
+    to_examples: int | None = None
+    course_from: int = 0
+
+    @property
+    def length(self) -> int:
+        """Where it ended, as was asked for: only scores of one length can be compared."""
+        return self.total_examples if self.to_examples is None else self.to_examples
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its configuration led from the beginning to its end, in however many parts."""
+        return self.course_from == 0 and self.length == self.total_examples
 
     @property
     def derived_numbers(self) -> dict[str, Any]:
@@ -70,6 +88,7 @@ class FinishedTrial:
 
 
 _METRIC = "metric_"
+_NOT_IN_ROW = ("configuration", "metrics", "row")
 
 
 def score_of(outcome_status: str, value: float | None) -> float | None:
@@ -106,6 +125,7 @@ def make_row(
         "training_seconds": round(outcome.training_seconds, 3),
         "examples": outcome.examples,
         "total_examples": spec.total_examples,
+        **_part(spec),
         "steps": outcome.steps,
         "steps_per_epoch": derived.steps_per_epoch,
         "warmup_examples": derived.warmup_examples,
@@ -114,6 +134,19 @@ def make_row(
         "device": outcome.device,
         "finished_at": finished_at,
         "message": outcome.message,
+    }
+
+
+def _part(spec: TrialSpec) -> dict[str, Any]:
+    """What the row of a part of a training has beside the others."""
+    if spec.parent is None and spec.to_examples is None:
+        return {}
+    length = spec.total_examples if spec.to_examples is None else spec.to_examples
+    return {
+        "parent": spec.parent.trial if spec.parent else None,
+        "from_examples": spec.from_examples,
+        "to_examples": length,
+        "course_from": spec.course_from,
     }
 
 
@@ -127,7 +160,7 @@ def read_row(row: dict[str, Any]) -> FinishedTrial:
     absent = [
         field.name
         for field in dataclasses.fields(FinishedTrial)
-        if field.name not in (*row, "configuration", "metrics", "row")
+        if field.name not in (*row, *_NOT_IN_ROW) and field.default is dataclasses.MISSING
     ]
     if absent:
         raise RunFolderError(
@@ -146,6 +179,6 @@ def read_row(row: dict[str, Any]) -> FinishedTrial:
         **{
             field.name: row[field.name]
             for field in dataclasses.fields(FinishedTrial)
-            if field.name not in ("configuration", "metrics", "row")
+            if field.name in row and field.name not in _NOT_IN_ROW
         },
     )

@@ -221,7 +221,7 @@ class TrialSpec:
     def identity(self) -> str:
         """Equal for trainings that are the same from beginning to end."""
         whole = f"{self.configuration.identity()}-{self.seed}-{self.total_examples}"
-        if self.parent is None and self.to_examples is None:
+        if self.parent is None and self.is_whole:
             return whole
         parent = self.parent.identity() if self.parent else None
         return content_hash([whole, parent, self.course_from, self.end_examples])

@@ -79,17 +79,27 @@ class Trials(Sequence[FinishedTrial]):
         """Those of one batch size."""
         return self._part(t for t in self if t.configuration.batch_size == batch_size)
 
-    def of_length(self, total_examples: int) -> Trials:
-        """Those of one length; scores of different lengths cannot be compared."""
-        return self._part(t for t in self if t.total_examples == total_examples)
+    def of_length(self, examples: int) -> Trials:
+        """Those that ended after as many examples; others' scores cannot be compared with them."""
+        return self._part(t for t in self if t.length == examples)
+
+    def of_full_length(self) -> Trials:
+        """Whole trainings of the run's length, that of the baseline: the longest that there are.
+
+        Left out are parts and branches, which no one configuration describes from the beginning
+        to their end, and shorter trainings.
+        """
+        whole = [t for t in self if t.is_whole]
+        longest = max((t.total_examples for t in whole), default=0)
+        return self._part(t for t in whole if t.total_examples == longest)
 
     def completed(self) -> Trials:
         """Those that have a score."""
         return self._part(t for t in self if t.score is not None)
 
     def searched(self) -> Trials:
-        """The baseline and the search's own: all but those of the verification."""
-        return self.of_phase("baseline", "search")
+        """What an answer chooses among: the baseline and the search's own, of full length."""
+        return self.of_phase("baseline", "search").of_full_length()
 
     def batch_sizes(self) -> list[int]:
         """Their batch sizes, smallest first."""

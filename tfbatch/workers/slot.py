@@ -21,6 +21,7 @@ import loky
 import psutil
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
+from tfbatch.process.generated_files import remove_generated_files
 from tfbatch.run_folder.file_lock import hold
 from tfbatch.workers import lifeline
 from tfbatch.workers.mailbox import Mailbox
@@ -212,6 +213,7 @@ def _begin(parent: int, log: Path, lock: Path | None, mailbox: Path, first: byte
     try:
         function, arguments = cloudpickle.loads(first)
         function(*arguments)
+        remove_generated_files()
     except BaseException:  # loky would end the process without a word
         traceback.print_exc()
         sys.stderr.flush()
@@ -223,5 +225,8 @@ def _run(
 ) -> tuple[Any, int]:
     """A task's result, and the process's resident set after it."""
     worker_mailbox().begin_task()
-    value = task(*arguments, **options)
+    try:
+        value = task(*arguments, **options)
+    finally:
+        remove_generated_files()
     return value, psutil.Process().memory_info().rss

@@ -1,0 +1,349 @@
+"""An oracle may propose lengths, parents and a stop: rungs of successive halving as a plug-in."""
+
+import contextlib
+import dataclasses
+import math
+import sys
+
+import pytest
+import tiny_model
+from search_fixtures import (
+    BASELINE,
+    NUM_EXAMPLES,
+    TOTAL_EXAMPLES,
+    Trainer,
+    finished,
+    loss_of,
+    make_request_of,
+    make_runner,
+    open_folder,
+    outcome,
+    trials_of,
+)
+
+import tfbatch
+from tfbatch import oracles
+from tfbatch.answer.candidates import choose_candidates
+from tfbatch.answer.find import find_answer
+from tfbatch.answer.stored import answer_of
+from tfbatch.errors import InputError, SearchError
+from tfbatch.oracles import ORACLES, Part
+from tfbatch.request.search_config import SearchConfig
+from tfbatch.run_folder.files import STATES
+from tfbatch.schema import Named
+from tfbatch.search.clock import SearchClock
+from tfbatch.search.kept_states import KeptStates
+from tfbatch.search.loop import Search
+from tfbatch.search.progress import Progress
+from tfbatch.search.space import SearchSpace
+from tfbatch.search.trial_runner import InterruptedTrialError
+from tfbatch.trial.finished_trial import read_row
+from tfbatch.trial.trials import Trials
+
+HALVING = '''
+"""Four configurations for a quarter, the best two to the half, the best one to the end."""
+
+from typing import ClassVar
+
+from tfbatch.oracles import OracleSettings, Part, Proposal, Stop
+
+
+class Settings(OracleSettings):
+    in_parts: ClassVar[bool] = True
+
+    def make(self, hyperparameters, *, direction, seed, total_examples):
+        return Halving(total_examples, sign=1 if direction == "min" else -1)
+
+
+class Halving:
+    size = None
+
+    def __init__(self, total, *, sign):
+        self.total, self.sign, self.keep = total, sign, 2
+        values = [{"base_learning_rate": rate} for rate in (0.01, 0.03, 0.1, 0.3)]
+        self.rung = [Proposal(v, Part(to_examples=total // 4)) for v in values]
+        self.open, self.ended = set(), []
+
+    def propose(self, trial, *, known, bound):
+        if not self.rung and not self.open:
+            if not self.keep:
+                return Stop("Halving has come to its end.")
+            best = [p for _, p in sorted(self.ended, key=lambda end: end[0])[: self.keep]]
+            stop = self.total // 2 if self.keep == 2 else None
+            self.rung = [Proposal(v, Part(to_examples=stop, parent=t)) for t, v in best]
+            self.ended, self.keep = [], self.keep // 2
+        if not self.rung:
+            return None
+        proposed = self.rung.pop(0)
+        assert known in (None, proposed), (known, proposed)
+        self.open.add(trial)
+        return proposed
+
+    def tell(self, trial, proposal, score):
+        self.open.remove(trial)
+        self.ended.append((self.sign * score, (trial, proposal.values)))
+
+    def forget(self, trial):
+        self.open.remove(trial)
+'''
+
+
+@pytest.fixture
+def halving(tmp_path, monkeypatch):
+    """One more file in a second folder, in front of the package's own."""
+    folder = tmp_path / "oracles"
+    folder.mkdir()
+    (folder / "halving.py").write_text(HALVING, encoding="utf-8")
+    monkeypatch.setattr(oracles, "__path__", [str(folder), *oracles.__path__])
+    monkeypatch.setattr(ORACLES, "_folder", folder)
+    yield "halving"
+    sys.modules.pop("tfbatch.oracles.halving", None)
+    vars(oracles).pop("halving", None)
+
+
+def config_of(oracle, **space):
+    return SearchConfig.model_validate(
+        {
+            "description": "for tests",
+            "oracle": {"name": oracle},
+            "max_trials": 20,
+            "space": {
+                "batch_size": [32],
+                "base_learning_rate": [0.01, 0.03, 0.1, 0.3],
+                "learning_rate_octaves": 0.0,
+                "warmup_fraction": 0.0,
+                "schedules": [{"name": "constant"}],
+                "optimizer": {"name": "sgd", "momentum": 0.9},
+                **space,
+            },
+        }
+    )
+
+
+class PartTrainer(Trainer):
+    """A loss of closed form that falls with the length, below that of any whole training."""
+
+    def __call__(self, spec):
+        spec.check()
+        if spec.is_whole and spec.parent is None:
+            return super().__call__(spec)
+        self.ran.append(spec)
+        if spec.trial == self.interrupt_at:
+            return outcome(spec, status="interrupted")
+        if spec.state_file:
+            spec.state_file.parent.mkdir(exist_ok=True)
+            spec.state_file.write_bytes(b"state of a trial" * 8)
+        loss = loss_of(spec.configuration, spec.seed) - (0.9 if not spec.is_whole else 0.0)
+        return dataclasses.replace(outcome(spec, loss=loss), examples=spec.end_examples)
+
+
+def search(path, trainer, config, *, session=None, progress=None):
+    """One session, ended by `session` if given; the trials of the journal."""
+    with open_folder(path) as folder:
+        runner = make_runner(folder, trainer)
+        found = Search(
+            config,
+            space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
+            runner=runner,
+            clock=SearchClock(None),
+            seed=7,
+            untrained=2.3,
+            progress=progress or Progress(None),
+        )
+        with contextlib.suppress(InterruptedTrialError):
+            found.run(BASELINE, stop_requested=session or (lambda: False))
+    with open_folder(path) as folder:
+        return make_runner(folder, trainer).trials
+
+
+def content(trials):
+    return [{k: v for k, v in t.row.items() if k != "finished_at"} for t in trials]
+
+
+def test_rungs_go_on_from_one_another_and_the_oracle_ends_the_search(tmp_path, halving):
+    trainer, said = PartTrainer(), []
+    progress = Progress(None)
+    progress.say = said.append
+    trials = search(tmp_path / "run", trainer, config_of(halving), progress=progress)
+
+    ends = [
+        (t.parent, t.from_examples, t.length, t.configuration.base_learning_rate) for t in trials
+    ]
+    quarter, half = TOTAL_EXAMPLES // 4, TOTAL_EXAMPLES // 2
+    after_quarter, after_half = 640, 1280  # whole updates of 32
+    assert ends[1:5] == [(None, 0, quarter, rate) for rate in (0.01, 0.03, 0.1, 0.3)]
+    assert sorted(ends[5:7]) == [
+        ("search-0003", after_quarter, half, 0.1),
+        ("search-0004", after_quarter, half, 0.3),
+    ]
+    assert ends[7][1:] == (after_half, TOTAL_EXAMPLES, 0.1)
+    assert trials.find(ends[7][0]).parent == "search-0003"
+    assert len(trials) == 8
+    assert said[-1] == "Halving has come to its end."
+    assert trials[-1].seed == trials.find("search-0003").seed
+    assert [t.trial for t in trials.of_length(half)] == ["search-0005", "search-0006"]
+    assert [t.trial for t in trials.of_full_length()] == ["baseline", "search-0007"]
+    assert trainer.ran[-1].weights_file
+    assert trainer.ran[-2].weights_file is None
+
+
+def test_a_search_in_parts_that_was_stopped_anywhere_has_the_same_journal(tmp_path, halving):
+    config = config_of(halving)
+    whole = search(tmp_path / "whole", PartTrainer(), config)
+    for place in range(1, len(whole)):
+        trainer, folder = PartTrainer(), tmp_path / f"stopped-{place}"
+        search(folder, trainer, config, session=lambda n=place, t=trainer: len(t.ran) >= n)
+        trainer.interrupt_at = whole[min(place + 2, len(whole) - 1)].trial
+        search(folder, trainer, config)
+        trainer.interrupt_at = None
+
+        assert content(search(folder, trainer, config)) == content(whole)
+
+
+def test_only_whole_trainings_of_full_length_are_compared_for_the_answer(tmp_path, halving):
+    """Every part has a better score than any of them."""
+    trials = search(tmp_path / "run", PartTrainer(), config_of(halving))
+    assert min(trials, key=lambda t: t.score).length < TOTAL_EXAMPLES
+
+    assert [c.key for c in choose_candidates(trials, batch_sizes=9)] == ["search-0007", "baseline"]
+    answer = find_answer(trials, batch_sizes=9)
+    assert answer.recommended_trial == "search-0007"
+    assert answer.recommended.total_examples == TOTAL_EXAMPLES
+
+
+def test_branches_and_short_trainings_are_not_of_full_length():
+    baseline = finished("baseline", BASELINE, phase="baseline")
+    row = finished("search-0001", BASELINE, loss=0.1).row
+    other = {"from_examples": 0, "course_from": 0, "parent": None, "to_examples": TOTAL_EXAMPLES}
+    short = read_row({**row, "total_examples": 100})
+    part = read_row({**row, **other, "to_examples": 100})
+    branch = read_row({**row, **other, "parent": "a", "from_examples": 90, "course_from": 90})
+    last = read_row({**row, **other, "parent": "a", "from_examples": 90})
+
+    for trial, counts in ((short, False), (part, False), (branch, False), (last, True)):
+        assert (trial in list(trials_of(baseline, trial).searched())) is counts
+
+
+def test_a_cool_down_is_a_branch_with_the_schedule_that_it_names(tmp_path):
+    trainer = PartTrainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        trunk = BASELINE.model_copy(update={"schedule": Named(name="constant")})
+        runner.run(runner.spec("trunk", "search", 3, trunk, Part(to_examples=1000)))
+        cooled = trunk.model_copy(update={"schedule": Named(name="linear"), "batch_size": 64})
+        part = Part(total_examples=1500, parent="trunk", schedule=Named(name="linear"))
+        spec = runner.spec("cool", "search", 3, cooled, part)
+        row = runner.run(spec).row
+    assert (spec.from_examples, spec.course_from, spec.end_examples) == (1024, 1024, 1500)
+    assert (spec.steps, spec.first_step, spec.derived.total_examples) == (8, 0, 476)
+    assert {k: row[k] for k in ("parent", "from_examples", "to_examples", "course_from")} == {
+        "parent": "trunk",
+        "from_examples": 1024,
+        "to_examples": 1500,
+        "course_from": 1024,
+    }
+    with open_folder(tmp_path) as folder:
+        again = make_runner(folder, trainer)
+        assert again._spec_of(again.trials.find("cool")).identity() == spec.identity()
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Part(parent="search-9999"), r"go on from a trial that has completed\. Received: search-9"),
+        (Part(to_examples=99, parent="trunk"), r"must end after it begins"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused(tmp_path, part, message):
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, PartTrainer())
+        runner.run(runner.spec("trunk", "search", 3, BASELINE, Part(to_examples=1000)))
+        with pytest.raises(InputError, match=message):
+            runner.spec("child", "search", 3, BASELINE, part)
+
+
+def test_an_oracle_that_proposes_parts_says_so_beforehand(tmp_path, halving, monkeypatch):
+    config = config_of(halving)
+    monkeypatch.setattr(type(config.oracle), "in_parts", False)
+    with pytest.raises(SearchError, match="its Settings must say `in_parts"):
+        search(tmp_path / "run", PartTrainer(), config)
+
+
+def test_machines_that_join_train_no_parts(monkeypatch):
+    request = make_request_of()
+    execution = dataclasses.replace(request.execution, chief="localhost:1")
+    monkeypatch.setattr(type(request.search.oracle), "in_parts", True)
+    with pytest.raises(InputError, match="`chief` cannot be combined with the oracle bayesian"):
+        dataclasses.replace(request, execution=execution)
+
+
+def test_the_oldest_states_go_where_they_take_too_much(tmp_path):
+    (tmp_path / STATES).mkdir()
+    for name in "abcd":
+        (tmp_path / STATES / f"{name}.npz").write_bytes(bytes(100))
+    (tmp_path / STATES / "partial-1-a.npz").write_bytes(bytes(100))
+    kept = KeptStates(tmp_path, most_bytes=250)
+
+    assert kept.prune(list("abcde"), needed={"a"}) == ["b", "c"]
+    assert sorted(path.stem for path in (tmp_path / STATES).iterdir()) == ["a", "d"]
+    assert kept.prune(list("abcde"), needed=()) == []
+    assert KeptStates(tmp_path, most_bytes=0).prune(list("abcde"), needed={"d"}) == ["a"]
+
+
+def test_a_parent_whose_state_is_gone_is_announced(tmp_path):
+    trainer, said = PartTrainer(), []
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        runner._progress.say = said.append
+        runner.run(runner.spec("trunk", "search", 3, BASELINE, Part(to_examples=1000)))
+        (tmp_path / STATES / "trunk.npz").unlink()
+        runner.run(runner.spec("child", "search", 3, BASELINE, Part(parent="trunk")))
+
+    assert said == [
+        "child: the end state of trunk, from which it goes on, is no longer kept. It is trained "
+        "again first."
+    ]
+    assert math.isfinite(runner.trials[-1].score)
+
+
+SEARCH = """
+description: rungs
+oracle: {name: halving}
+max_trials: 9
+space:
+  batch_size: [32]
+  base_learning_rate: [0.01, 0.03, 0.1, 0.3]
+  learning_rate_octaves: 0.0
+  warmup_fraction: 0.0
+  schedules: [{name: cosine}]
+  optimizer: {name: sgd, momentum: 0.9}
+confirmation: {batch_sizes: 1, seeds: 1}
+"""
+
+
+@pytest.mark.slow
+def test_a_search_in_parts_is_the_same_with_and_without_a_worker(tmp_path, halving):
+    """For real; the last part equals the verification of a whole training but for its seed."""
+    (tmp_path / "rungs.yaml").write_text(SEARCH, encoding="utf-8")
+    found = []
+    for workers in (0, 1):
+        tfbatch.find_batch_size(
+            tiny_model.build,
+            "digits",
+            search=str(tmp_path / "rungs.yaml"),
+            trial_length="2 epochs",
+            workers=workers,
+            run_dir=tmp_path / f"run-{workers}",
+            verbose=0,
+        )
+        rows = [t.row for t in Trials.read(tmp_path / f"run-{workers}")]
+        measured = ("seconds", "training_seconds", "finished_at")
+        found.append([{k: v for k, v in row.items() if k not in measured} for row in rows])
+
+    assert found[0] == found[1]
+    parts = [row for row in found[0] if row["phase"] == "search"]
+    assert [row["to_examples"] for row in parts[:4]] == [parts[-1]["examples"] // 4] * 4
+    assert parts[-1]["from_examples"] > 0
+    assert (tmp_path / "run-0" / "states" / "search-0001.npz").exists()
+    answer = answer_of(tmp_path / "run-0")
+    assert {one.trials[0].phase for one in answer.contenders} == {"confirmation"}

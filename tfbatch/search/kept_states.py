@@ -1,0 +1,55 @@
+"""The end states on disk: the oldest go where they take too much."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from tfbatch.run_folder.files import STATES, state_file
+
+MOST_BYTES = 4 << 30
+"""What the end states of a run may take on disk, by default."""
+
+
+class KeptStates:
+    """The end states of a run's trials.
+
+    A state that is gone costs time alone: its trial is trained again when another goes on from it.
+
+    Args:
+        run_dir: The run folder; no trial runs in it.
+        most_bytes: What they may take together, when a trial has ended. Those that running trials
+            go on from are kept in any case.
+    """
+
+    def __init__(self, run_dir: Path, *, most_bytes: int = MOST_BYTES):
+        self._run_dir, self._most_bytes = run_dir, most_bytes
+        for partial in (run_dir / STATES).glob("partial-*"):  # of a process that was killed
+            partial.unlink(missing_ok=True)
+
+    def prune(self, trials: Sequence[str], *, needed: Collection[str]) -> list[str]:
+        """Removes the states of the first trials, until the others fit.
+
+        Args:
+            trials: Names of all trials, in the order of their ends.
+            needed: Those whose states are in use.
+
+        Returns:
+            Names of those whose states were removed.
+        """
+        sizes = {trial: self._size(trial) for trial in trials}
+        left, removed = sum(sizes.values()), []
+        for trial, size in sizes.items():
+            if left <= self._most_bytes:
+                break
+            if size and trial not in needed:
+                state_file(self._run_dir, trial).unlink(missing_ok=True)
+                left -= size
+                removed.append(trial)
+        return removed
+
+    def _size(self, trial: str) -> int:
+        try:
+            return state_file(self._run_dir, trial).stat().st_size
+        except FileNotFoundError:
+            return 0
