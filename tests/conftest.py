@@ -16,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import signal
 
 import filelock
+import keras
 import numpy as np
 import pytest
 
@@ -51,6 +52,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.slow)
     rank = {f"test_{name}": number for number, name in enumerate(HEAVIEST_FIRST.split())}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup():
+    """What a test leaves to chance is the same in every run."""
+    keras.utils.set_random_seed(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
