@@ -14,9 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
+from tfbatch.errors import SearchError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import slots_of
 from tfbatch.training.checkpoint import Position, read_state, restore_state, write_state
+from tfbatch.training.structure import unknown_variables
 from tfbatch.trial.outcome import TrialSpec
 
 _FORGOTTEN = 1e-7
@@ -93,6 +95,20 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
             pace=_last_pace(unwrapped(self.model.optimizer), self._spec),
         )
         write_end_state(self._spec, self.model, state)
+
+
+def check_state(model: keras.Model) -> None:
+    """Refuses a model whose state would not be whole.
+
+    Raises:
+        SearchError: A layer has variables that are none of Keras's.
+    """
+    if unknown := unknown_variables(model):
+        raise SearchError(
+            "A trial that others go on from must have its whole state in Keras's variables. "
+            f"Received: {', '.join(unknown)}, which TensorFlow alone knows. Make it with "
+            "`add_weight` or keras.Variable, or choose a search whose trials are whole."
+        )
 
 
 def write_end_state(spec: TrialSpec, model: keras.Model, state: EndState) -> None:
