@@ -6,9 +6,10 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, SearchError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import build_optimizer
 from tfbatch.pipeline.recipe_data import PreparedData
@@ -110,12 +111,14 @@ def parts_of(whole, folder, stops):
 @pytest.mark.quick_cases("adam, averaged weights")
 @pytest.mark.parametrize("case", CASES)
 def test_three_parts_equal_the_whole_bit_for_bit(programs, workload, tmp_path, case):
-    """Parts end within epochs; one is trained by a process that has traced nothing."""
+    """Parts end within epochs; one may be trained by a process that has traced nothing."""
     whole = spec_of(tmp_path, configuration=CASES[case])
     expected, state_expected, model_expected = trained(programs, whole)
     parts = parts_of(whole, tmp_path, STOPS)
     trained(programs, parts[0])
-    trained(ProgramCache(workload), parts[1])
+    # A new program takes as long to trace as all parts to train.
+    anew = ProgramCache(workload) if case == "nesterov, cosine" else programs
+    trained(anew, parts[1])
     outcome, left, model = trained(programs, parts[2])
 
     for got, wanted in zip([*left, *model], [*state_expected, *model_expected], strict=True):
@@ -129,26 +132,49 @@ def test_three_parts_equal_the_whole_bit_for_bit(programs, workload, tmp_path, c
     assert not parts[1].is_whole
 
 
-def test_a_part_that_was_interrupted_goes_on_from_its_checkpoint(programs, tmp_path):
-    whole = spec_of(tmp_path)
-    first, second = parts_of(whole, tmp_path, (700,))
-    trained(programs, first)
-    _, expected, _ = trained(programs, second)
-    second = dataclasses.replace(second, checkpoint_file=tmp_path / "checkpoint.npz")
-    calls, derived = itertools.count(), second.derived
+def test_a_branch_that_was_interrupted_goes_on_from_its_checkpoint(programs, tmp_path):
+    """Its optimizer's count of updates is neither that of its stream nor that of its schedule."""
+    trunk = spec_of(tmp_path, "trunk", configuration={"optimizer": ADAM}, to_examples=700)
+    cosine = {"optimizer": ADAM, "batch_size": 16, "schedule": Named(name="cosine")}
+    branch = spec_of(tmp_path, "branch", configuration=cosine, parent=trunk, course_from=704)
+    trained(programs, trunk)
+    _, expected, _ = trained(programs, branch)
+    again = dataclasses.replace(branch, checkpoint_file=tmp_path / "checkpoint.npz")
+    calls, derived = itertools.count(), branch.derived
     an_epoch = derived.steps_per_epoch // derived.steps_per_execution
     stopped = run_trial(
-        programs, second, checkpoint_seconds=0, stop_requested=lambda: next(calls) >= an_epoch
+        programs, again, checkpoint_seconds=0, stop_requested=lambda: next(calls) >= an_epoch
     )
     assert stopped.status == "interrupted"
-    assert second.checkpoint_file.exists()
-    first.state_file.unlink()  # it is not asked for it again
-    outcome, left, _ = trained(programs, second)
+    assert again.checkpoint_file.exists()
+    trunk.state_file.unlink()  # it is not asked for it again
+    outcome, left, _ = trained(programs, again)
 
-    assert outcome.steps == whole.steps > stopped.steps > first.steps + derived.steps_per_epoch
-    assert not first.state_file.exists()
+    assert outcome.steps == trunk.steps + branch.steps > stopped.steps > derived.steps_per_epoch
+    assert not trunk.state_file.exists()
     for got, wanted in zip(left, expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+class Counting(keras.layers.Layer):
+    """Counts its calls where Keras does not look."""
+
+    def __init__(self):
+        super().__init__(name="counting")
+        self.calls = tf.Variable(0.0)
+
+    def call(self, x):
+        return x + self.calls
+
+
+def test_a_state_that_keras_does_not_know_whole_is_refused(digits, tmp_path):
+    def build(input_shape, num_classes):
+        inputs = keras.Input(input_shape)
+        x = Counting()(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+
+    with pytest.raises(SearchError, match=r"Received: counting\.calls, which TensorFlow alone"):
+        run_trial(ProgramCache(Workload(digits, build)), spec_of(tmp_path))
 
 
 @pytest.mark.slow
@@ -224,7 +250,7 @@ def test_a_branch_may_have_another_batch_size(programs, tmp_path):
     branch = spec_of(
         tmp_path,
         "branch",
-        configuration={"optimizer": ADAM, "batch_size": 64},
+        configuration={"optimizer": ADAM, "batch_size": 64, "schedule": Named(name="linear")},
         parent=trunk,
         course_from=trunk.end_examples,
     )

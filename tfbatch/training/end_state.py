@@ -14,9 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
+from tfbatch.errors import SearchError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import slots_of
 from tfbatch.training.checkpoint import Position, read_state, restore_state, write_state
+from tfbatch.training.structure import unknown_variables
 from tfbatch.trial.outcome import TrialSpec
 
 _FORGOTTEN = 1e-7
@@ -95,7 +97,21 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
         write_end_state(self._spec, self.model, state)
 
 
-def write_end_state(spec: TrialSpec, model: Any, state: EndState) -> None:
+def check_state(model: keras.Model) -> None:
+    """Refuses a model whose state would not be whole.
+
+    Raises:
+        SearchError: A layer has variables that are none of Keras's.
+    """
+    if unknown := unknown_variables(model):
+        raise SearchError(
+            "A trial that others go on from must have its whole state in Keras's variables. "
+            f"Received: {', '.join(unknown)}, which TensorFlow alone knows. Make it with "
+            "`add_weight` or keras.Variable, or choose a search whose trials are whole."
+        )
+
+
+def write_end_state(spec: TrialSpec, model: keras.Model, state: EndState) -> None:
     """Writes a trial's end state: whole or not at all.
 
     Raises:
@@ -120,7 +136,7 @@ def read_end_state(spec: TrialSpec) -> EndState | None:
         return None
 
 
-def go_on(model: Any, spec: TrialSpec, state: EndState) -> None:
+def go_on(model: keras.Model, spec: TrialSpec, state: EndState) -> None:
     """Gives a trial's model, which `begin` has made ready, its parent's end state.
 
     Args:
@@ -140,7 +156,7 @@ def go_on(model: Any, spec: TrialSpec, state: EndState) -> None:
     optimizer._learning_rate.begin_at(_updates(optimizer) - spec.first_step)
 
 
-def align(model: Any, steps: int) -> None:
+def align(model: keras.Model, steps: int) -> None:
     """Sets which update of its schedule comes next, for a model that was given a checkpoint.
 
     Args:
@@ -151,7 +167,7 @@ def align(model: Any, steps: int) -> None:
     optimizer._learning_rate.begin_at(_updates(optimizer) - steps)
 
 
-def carry_over(optimizer: Any, name: str, before: Pace) -> None:
+def carry_over(optimizer: keras.optimizers.Optimizer, name: str, before: Pace) -> None:
     """Makes the state of an optimizer fit its own learning rate and decays.
 
     What is kept is what the slots say of the gradient (tfbatch.optimizers.SLOT_KINDS):

@@ -41,7 +41,7 @@ def reusable(cls: T) -> T:
     return cls
 
 
-def structure_key(model: Any, build_model: Any) -> str | None:
+def structure_key(model: keras.Model, build_model: object) -> str | None:
     """A hash that is equal for two builds only if one traced program serves both.
 
     It covers the builder's source and plain closure, every layer's class, configuration and plain
@@ -69,6 +69,21 @@ def structure_key(model: Any, build_model: Any) -> str | None:
     variables = [[str(v.dtype), list(v.shape), bool(v.trainable)] for v in model.variables]
     attributes = [_plain(_attributes(layer)) for layer in layers]
     return _digest([_builder(build_model), config, variables, attributes])
+
+
+def unknown_variables(model: keras.Model) -> list[str]:
+    """TensorFlow's own variables in the attributes of layers: Keras neither lists nor saves them.
+
+    Returns:
+        Such as "counter.total", for the attribute `total` of the layer `counter`.
+    """
+    return [
+        f"{layer.name}.{name}"
+        for layer in model._flatten_layers()
+        for name, value in _attributes(layer).items()
+        if not name.startswith("_self_")  # TensorFlow's lists of the same
+        and any(isinstance(part, tf.Variable) for part in _parts(value))
+    ]
 
 
 def _attributes(layer: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, TrainingClock
-from tfbatch.errors import RecordError, RunFolderError
+from tfbatch.errors import RecordError, RunFolderError, SearchError
 from tfbatch.process.out_of_memory import is_out_of_memory, memory_message
 from tfbatch.process.tracebacks import short_traceback
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
@@ -27,7 +27,14 @@ from tfbatch.training.checkpoint import (
 )
 from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
-from tfbatch.training.end_state import EndState, KeepEndState, align, go_on, read_end_state
+from tfbatch.training.end_state import (
+    EndState,
+    KeepEndState,
+    align,
+    check_state,
+    go_on,
+    read_end_state,
+)
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import Derived
@@ -44,7 +51,7 @@ def run_trial(
     spec: TrialSpec,
     *,
     stop_requested: Callable[[], bool] = never,
-    user_callbacks: Callable[[], list[Any]] = list,
+    user_callbacks: Callable[[], list[keras.callbacks.Callback]] = list,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     verbose: int = 0,
 ) -> Outcome:
@@ -65,11 +72,12 @@ def run_trial(
     Raises:
         RecordError: The records are damaged.
         RunFolderError: The disk is full.
+        SearchError: Its end state is to be kept and cannot be.
     """
     trial = _Trial(programs, spec, stop_requested, user_callbacks, checkpoint_seconds)
     try:
         result = trial.run(verbose)
-    except (RecordError, RunFolderError):
+    except (RecordError, RunFolderError, SearchError):
         raise
     except Exception as error:
         result = _failed(trial, error)
@@ -127,7 +135,7 @@ class Heartbeat(keras.callbacks.Callback):  # type: ignore[misc]
         self._report(self._epoch, self.params["epochs"], self._within)
 
 
-def save_weights(model: Any, path: Path) -> None:
+def save_weights(model: keras.Model, path: Path) -> None:
     """Saves a model's weights: whole or not at all.
 
     Raises:
@@ -245,6 +253,8 @@ class _Trial:
         """The model where the trial begins, or where it was interrupted."""
         spec, own = self.spec, self.before.steps
         model = self.programs.begin_trial(spec, first_step=own)
+        if spec.state_file or spec.parent:
+            check_state(model)
         if self.checkpoint and own:
             self.checkpoint.restore(model)
             align(model, spec.first_step + own)
@@ -319,18 +329,18 @@ def _failed(trial: _Trial, error: Exception) -> Outcome:
 
 
 def fit(
-    model: Any,
+    model: keras.Model,
     workload: Workload,
     derived: Derived,
     *,
     seed: int,
-    callbacks: list[Any],
+    callbacks: list[keras.callbacks.Callback],
     before: Position = Position(),  # noqa: B008 - frozen
     begin: int = 0,
     end: int | None = None,
     log_dir: Path | None = None,
     verbose: int = 0,
-) -> Any:
+) -> keras.callbacks.History:
     """Plain `Model.fit` over a training's stream, or over a part of it; returns its History.
 
     Args:
