@@ -20,7 +20,7 @@ from tfbatch.callbacks import StopAfterSteps
 from tfbatch.models import MODELS
 from tfbatch.pipeline.augmentation import draw_words
 from tfbatch.pipeline.record_splits import ResidentSplit
-from tfbatch.pipeline.streams import fixed_options, permutation
+from tfbatch.pipeline.streams import Stretch, fixed_options, permutation
 from tfbatch.schedules import LearningRateInExamples
 from tfbatch.seeds import derive_seed
 
@@ -67,7 +67,8 @@ def test_trap_index_shuffle_is_far_from_uniform_with_neighboring_seeds():
     assert chi_square(np.stack(trap, 1)) > 500
 
     def first_two(*, seed, epochs):
-        stream = numbered_split().training(batch_size=SIZE, seed=seed, start=0, stop=epochs * SIZE)
+        stretch = Stretch(batch_size=SIZE, seed=seed, start=0, stop=epochs * SIZE)
+        stream = numbered_split().training(stretch)
         return np.array([labels[:2] for _, labels, _ in stream.as_numpy_iterator()])
 
     between_epochs = first_two(seed=0, epochs=DRAWS)
