@@ -139,6 +139,7 @@ def test_help_is_shown_without_tensorflow(name, light, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.quick_cases("tune", "export")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_flag_is_refused_with_the_closest_one(name, light, tmp_path):
     flag = "run-dir" if name == "export" else "records-dir"
