@@ -84,7 +84,9 @@ class TrialRunner:
         self._progress = progress
         progress.watch(engine.running)
         self._training_loss = training_loss
-        self.trials = Trials(map(read_row, folder.journal.rows), objective=objective)
+        self.trials = Trials(
+            map(read_row, folder.journal.rows), objective=objective, total_examples=total_examples
+        )
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
             self._log(trial, self._spec_of(trial).derived)
 
