@@ -337,6 +337,23 @@ def test_a_part_that_cannot_be_is_refused(tmp_path, changes, message):
         spec_of(tmp_path, "child", parent=trunk, **changes).check()
 
 
+def test_nothing_goes_on_after_a_short_last_batch_but_a_branch(tmp_path):
+    constant = {"schedule": Named(name="constant")}
+    ended = spec_of(tmp_path, "ended", configuration=constant)
+    longer = spec_of(
+        tmp_path, "longer", configuration=constant, parent=ended, total_examples=2 * TOTAL
+    )
+    with pytest.raises(InputError, match=r"last batch has 24 examples.*at to_examples=2976\."):
+        longer.check()
+    branch = dataclasses.replace(longer, course_from=TOTAL)
+    branch.check()
+    assert (branch.first_step, branch.steps, branch.end_examples) == (0, 94, 2 * TOTAL)
+    stopped = dataclasses.replace(ended, to_examples=2976)
+    on = dataclasses.replace(longer, parent=stopped)
+    on.check()
+    assert (on.first_step, on.first_step + on.steps) == (93, 188)
+
+
 def test_a_longer_schedule_goes_on_where_it_is_the_same_so_far(tmp_path):
     def child(schedule):
         given = {"schedule": Named(name=schedule)}
