@@ -92,7 +92,9 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
             seconds=self._before.seconds + time.perf_counter() - self._started,
             training_seconds=self._before.training_seconds + self._clock.seconds,
             first_loss=self._guard.first_loss,
-            pace=_last_pace(unwrapped(self.model.optimizer), self._spec),
+            pace=last_pace(
+                unwrapped(self.model.optimizer), self._spec.configuration.optimizer.name
+            ),
         )
         write_end_state(self._spec, self.model, state)
 
@@ -224,9 +226,13 @@ def _equivalent(updates: int, before: float, now: float) -> int:
     return max(round(updates * math.log(before) / math.log(now)), 1)
 
 
-def _last_pace(optimizer: Any, spec: TrialSpec) -> Pace:
-    """The decays, and the mean learning rate that a velocity contains."""
-    name = spec.configuration.optimizer.name
+def last_pace(optimizer: keras.optimizers.Optimizer, name: str) -> Pace:
+    """The decays of an optimizer's slots, and the mean learning rate that a velocity contains.
+
+    Args:
+        optimizer: A built optimizer of a program.
+        name: Its file in tfbatch/optimizers.
+    """
     numbers = _numbers(optimizer, name)
     made = _updates(optimizer)
     momentum = next(

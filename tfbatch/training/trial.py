@@ -264,7 +264,14 @@ class _Trial:
 
     def _train_again(self, parent: TrialSpec) -> Outcome:
         """Trains a parent for its state alone; its outcome is known."""
-        again = dataclasses.replace(parent, log_dir=None, weights_file=None)
+        own = self.spec.checkpoint_file
+        again = dataclasses.replace(
+            parent,
+            log_dir=None,
+            weights_file=None,
+            # Another child may train it again at the same time.
+            checkpoint_file=own and own.with_name(f"{own.stem}-{parent.trial}.npz"),
+        )
         ended = run_trial(
             self.programs,
             again,
