@@ -47,6 +47,18 @@ def network(input_shape, num_classes):
     return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Dropout(0.2)(x)))
 
 
+def linear(input_shape, num_classes):
+    """The least that can be trained."""
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Flatten()(inputs)))
+
+
+@pytest.fixture(autouse=True)
+def float32():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
 @pytest.fixture(scope="module")
 def workload(digits):
     crops = (Named(name="random_crop", padding=1), Named(name="cutout", size=2))
@@ -129,6 +141,43 @@ def test_three_parts_equal_the_whole_bit_for_bit(programs, workload, tmp_path, c
     assert [part.steps for part in parts] == [22, 41, 31]
     assert parts[2].is_whole
     assert not parts[1].is_whole
+
+
+def test_updates_that_float16_skips_do_not_shift_the_schedule(digits, tmp_path, monkeypatch):
+    """Keras does not count them: the rate follows the optimizer's count, in parts as in the whole.
+
+    Both in a part of a training and in one that was interrupted.
+    """
+    init = keras.optimizers.LossScaleOptimizer.__init__
+    monkeypatch.setattr(
+        keras.optimizers.LossScaleOptimizer,
+        "__init__",
+        lambda self, inner, **given: init(self, inner, **{**given, "initial_scale": 2.0**40}),
+    )
+    programs = ProgramCache(Workload(digits, linear, precision="mixed_float16"))
+    cosine = {"schedule": Named(name="cosine"), "optimizer": Named(name="sgd", momentum=0.9)}
+    whole = spec_of(tmp_path, configuration=cosine, total_examples=1500)
+    outcome, expected, _ = trained(programs, whole)
+    first, second = parts_of(whole, tmp_path, (1100,))
+    trained(programs, first)
+    _, left, _ = trained(programs, second)
+    again = dataclasses.replace(
+        whole, checkpoint_file=tmp_path / "checkpoint.npz", state_file=tmp_path / "again.npz"
+    )
+    calls, derived = itertools.count(), whole.derived
+    an_epoch = derived.steps_per_epoch // derived.steps_per_execution
+    stopped = run_trial(
+        programs, again, checkpoint_seconds=0, stop_requested=lambda: next(calls) >= an_epoch
+    )
+    assert stopped.status == "interrupted"
+    assert again.checkpoint_file.exists()
+    _, resumed, _ = trained(programs, again)
+
+    counted = [int(value) for value in expected if value.ndim == 0 and value.dtype.kind == "i"]
+    assert 0 < max(counted) < outcome.steps, "some were skipped, and not all"
+    for got, also, wanted in zip(left, resumed, expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(also, wanted)
 
 
 def test_a_branch_that_was_interrupted_goes_on_from_its_checkpoint(programs, tmp_path):

@@ -257,9 +257,10 @@ class _Trial:
             check_state(model)
         if self.checkpoint and own:
             self.checkpoint.restore(model)
-            align(model, spec.first_step + own)
+            align(model, self.before.first_update)
         elif state:
-            go_on(model, spec, state)
+            first = go_on(model, spec, state)
+            self.before = dataclasses.replace(self.before, first_update=first)
         return model
 
     def _train_again(self, parent: TrialSpec) -> Outcome:
