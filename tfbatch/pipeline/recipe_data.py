@@ -167,9 +167,9 @@ class PreparedData:
         """Every example of a split once, in the order of the records, not augmented."""
         if (split, batch_size) not in self._evaluations:
             steps = -(-self.num_examples(split) // batch_size)
-            dataset = self._split(split).in_order(batch_size=batch_size)
-            dataset = dataset.map(
-                lambda x, y: (self._normalize(x), self._encode(y)), parallel_calls()
+            dataset = self._split(split).in_order(
+                batch_size=batch_size,
+                finish=lambda x, y, _: (self._normalize(x), self._encode(y)),
             )
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
             self._evaluations[split, batch_size] = self._prefetched(dataset, batch_size)

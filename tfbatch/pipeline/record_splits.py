@@ -60,14 +60,16 @@ class ResidentSplit:
         steps = -((start - stop) // batch_size)
         return dataset.apply(tf.data.experimental.assert_cardinality(steps))
 
-    def in_order(self, *, batch_size: int) -> tf.data.Dataset:
-        """Yields (images, labels) of the whole split once, in the order of the records."""
+    def in_order(self, *, batch_size: int, finish: Finish) -> tf.data.Dataset:
+        """Yields `finish(images, labels, position)` of the whole split, as the records are."""
 
-        def cut(low: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def cut(low: tf.Tensor) -> tuple[tf.Tensor, ...]:
             rows = self._rows[low : low + batch_size]
-            return tf.reshape(rows, [-1, *self._shape]), self._labels[low : low + batch_size]
+            images = tf.reshape(rows, [-1, *self._shape])
+            return finish(images, self._labels[low : low + batch_size], low)
 
-        return tf.data.Dataset.range(0, self.num_examples, batch_size).map(cut)
+        lows = tf.data.Dataset.range(0, self.num_examples, batch_size)
+        return lows.map(cut, num_parallel_calls=parallel_calls())
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,12 @@ class StreamingSplit:
             deterministic=True,
         ).shuffle(self.sizes.buffer, seed=bits[-1])
 
-    def in_order(self, *, batch_size: int) -> tf.data.Dataset:
-        """Yields (images, labels) of the whole split once, in the order of the records."""
-        return (
-            tf.data.TFRecordDataset(self._files)
-            .batch(batch_size)
-            .map(lambda batch: decode_batch(batch, self._features), parallel_calls())
-        )
+    def in_order(self, *, batch_size: int, finish: Finish) -> tf.data.Dataset:
+        """Yields `finish(images, labels, position)` of the whole split, as the records are."""
+
+        def parse(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            images, labels = decode_batch(serialized, self._features)
+            return finish(images, labels, number * batch_size)
+
+        records = tf.data.TFRecordDataset(self._files).batch(batch_size).enumerate()
+        return records.map(parse, num_parallel_calls=parallel_calls())

@@ -257,14 +257,22 @@ class _Trial:
             check_state(model)
         if self.checkpoint and own:
             self.checkpoint.restore(model)
-            align(model, spec.first_step + own)
+            align(model, self.before.first_update)
         elif state:
-            go_on(model, spec, state)
+            first = go_on(model, spec, state)
+            self.before = dataclasses.replace(self.before, first_update=first)
         return model
 
     def _train_again(self, parent: TrialSpec) -> Outcome:
         """Trains a parent for its state alone; its outcome is known."""
-        again = dataclasses.replace(parent, log_dir=None, weights_file=None)
+        own = self.spec.checkpoint_file
+        again = dataclasses.replace(
+            parent,
+            log_dir=None,
+            weights_file=None,
+            # Another child may train it again at the same time.
+            checkpoint_file=own and own.with_name(f"{own.stem}-{parent.trial}.npz"),
+        )
         ended = run_trial(
             self.programs,
             again,
