@@ -180,6 +180,56 @@ def test_updates_that_float16_skips_do_not_shift_the_schedule(digits, tmp_path, 
         np.testing.assert_array_equal(also, wanted)
 
 
+class StopAtOnce(keras.callbacks.Callback):
+    """As EarlyStopping does, which Keras asks at the end of an epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_part_that_a_callback_stops_is_an_error_that_says_so(digits, tmp_path):
+    programs = ProgramCache(Workload(digits, linear))
+    whole = dataclasses.replace(spec_of(tmp_path), state_file=None)
+    first, last = parts_of(whole, tmp_path, (2500,))
+
+    def ended(spec):
+        return run_trial(programs, spec, user_callbacks=lambda: [StopAtOnce()])
+
+    stopped = ended(first)
+    assert (stopped.status, stopped.metrics, stopped.steps) == ("error", {}, 34)
+    assert stopped.message.startswith("A part of a training must reach its end")
+    assert "stopped it after 34 of 79 updates" in stopped.message
+    assert not first.state_file.exists()
+    assert ended(whole).status == "completed", "its score is that of where it ended"
+    # Its parent has no state, and cannot be trained to its end again.
+    child = ended(last)
+    assert child.status == "error"
+    assert child.message.startswith(
+        "Its parent part-0 was trained again for its state, and ended as 'error': A part of"
+    )
+
+
+def test_what_happens_to_a_parent_that_is_trained_again_is_not_the_childs(
+    digits, tmp_path, monkeypatch
+):
+    """A lack of memory at its batch size would otherwise bound those of the search."""
+    programs = ProgramCache(Workload(digits, linear))
+    trunk = spec_of(tmp_path, "trunk", to_examples=704, configuration={"batch_size": 64})
+    branch = spec_of(tmp_path, "branch", parent=trunk, course_from=704)
+
+    def begin(spec, **_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(programs, "begin_trial", begin)
+    outcome = run_trial(programs, branch)
+
+    assert run_trial(programs, trunk).status == "oom"
+    assert outcome.status == "error"
+    assert (
+        "trunk was trained again for its state, and ended as 'oom': Out of mem" in outcome.message
+    )
+
+
 def test_a_branch_that_was_interrupted_goes_on_from_its_checkpoint(programs, tmp_path):
     """Its optimizer's count of updates is neither that of its stream nor that of its schedule."""
     trunk = spec_of(tmp_path, "trunk", configuration={"optimizer": ADAM}, to_examples=700)

@@ -292,6 +292,19 @@ def test_a_part_that_cannot_be_is_refused(tmp_path, part, message):
             runner.spec("child", "search", 3, BASELINE, part)
 
 
+def test_no_trial_goes_on_from_one_that_a_callback_stopped(tmp_path):
+    class Stopping(PartTrainer):
+        def __call__(self, spec):
+            return dataclasses.replace(super().__call__(spec), examples=320)
+
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, Stopping())
+        runner.run(runner.spec("early", "search", 3, BASELINE))
+        part = Part(parent="early", total_examples=2 * TOTAL_EXAMPLES, schedule=Named(name="wsd"))
+        with pytest.raises(InputError, match=r"reached its end\. Received: early, .* example 320"):
+            runner.spec("child", "search", 3, BASELINE, part)
+
+
 def test_an_oracle_that_proposes_parts_says_so_beforehand(tmp_path, halving, monkeypatch):
     config = config_of(halving)
     monkeypatch.setattr(type(config.oracle), "in_parts", False)

@@ -134,6 +134,12 @@ class TrialRunner:
                 f"{trial} can only go on from a trial that has completed. Received: {part.parent}."
             )
         parent = self._with_state(self._spec_of(found)) if found else None
+        if found and parent and found.examples < parent.end_examples:
+            raise InputError(
+                f"{trial} can only go on from a trial that has reached its end. Received: "
+                f"{found.trial}, which a callback stopped at example {found.examples} of "
+                f"{parent.end_examples}."
+            )
         course_from = parent.course_from if parent else 0
         if parent and part.schedule:
             course_from = parent.end_examples
