@@ -5,7 +5,8 @@
 Without names all of `examples/`; those of the callbacks read CIFAR-10. The tests run every one of
 them short and on small images, and a single one as it is.
 
-Result: see benchmarks/results/tests.md.
+Result: what the tests run, and how long it takes, is with the durations of the tests.
+Evidence: benchmarks/results/tests.md
 """
 
 from __future__ import annotations

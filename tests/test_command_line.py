@@ -126,6 +126,7 @@ def test_the_console_command_is_the_module_itself(monkeypatch):
     assert called[0] == (tfbatch.tune.main, ["--max_trials=2"])
 
 
+@pytest.mark.quick_cases("tune", "train")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_shown_without_tensorflow(name, light, tmp_path):
     done = command(name, "--help", cwd=tmp_path, environment=light)
