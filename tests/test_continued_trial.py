@@ -12,6 +12,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
 from tfbatch.optimizers import OPTIMIZERS, build_optimizer, parameters_of, slots_of
 from tfbatch.pipeline.recipe_data import PreparedData
+from tfbatch.schedules import LearningRateInExamples, MomentumInExamples
 from tfbatch.schema import Named
 from tfbatch.training.checkpoint import state
 from tfbatch.training.end_state import carry_over, last_pace, read_end_state
@@ -503,6 +504,35 @@ def test_a_velocity_stays_at_its_fixed_point_when_the_momentum_changes():
 
     moved = np.diff([before, *branch.steps(3)])
     np.testing.assert_allclose(moved, [-0.04 / (1 - 0.9**4)] * 3, rtol=1e-4)
+
+
+def test_a_momentum_that_a_schedule_sets_is_that_of_the_moment():
+    """Before, that of the next update; of the branch, that of its first one."""
+    schedule = LearningRateInExamples(
+        "one_cycle",
+        learning_rate=0.01,
+        batch_size=1,
+        total_examples=40,
+        parameters={"momentum_at_peak": 0.5},
+    )
+
+    def bowl():
+        made = Bowl("sgd", 0.01, linear=True, momentum=0.9)
+        made.optimizer.momentum = MomentumInExamples(0.9, schedule, made.optimizer)
+        return made
+
+    trunk, branch = bowl(), bowl()
+    trunk.steps(9)
+    before = last_pace(trunk.optimizer, "sgd")
+    for own, kept in zip(branch.optimizer.variables, trunk.optimizer.variables, strict=True):
+        own.assign(kept)
+    carry_over(branch.optimizer, "sgd", before)
+
+    now, first = float(schedule.momentum(9)), float(schedule.momentum(0))
+    assert 0.5 < now < 0.7 < first
+    assert before.numbers == {"momentum": now}
+    velocities = [float(b.optimizer.momentums[0]) for b in (branch, trunk)]
+    assert velocities[0] == pytest.approx(velocities[1] * (1 - now) / (1 - first))
 
 
 @pytest.mark.parametrize("made", [3, 40])

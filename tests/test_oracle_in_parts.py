@@ -27,7 +27,7 @@ from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.stored import answer_of
 from tfbatch.errors import InputError, SearchError
-from tfbatch.oracles import ORACLES, Part
+from tfbatch.oracles import ORACLES, Part, Proposal, Stop
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.files import STATES
 from tfbatch.run_folder.folder import RunFolder
@@ -290,6 +290,44 @@ def test_a_part_that_cannot_be_is_refused(tmp_path, part, message):
         runner.run(runner.spec("trunk", "search", 3, BASELINE, Part(to_examples=1000)))
         with pytest.raises(InputError, match=message):
             runner.spec("child", "search", 3, BASELINE, part)
+
+
+class AfterTheBaseline:
+    """An oracle of one trial: the baseline's training with another end."""
+
+    size = None
+
+    def propose(self, trial, *, known, bound):
+        if trial != "search-0001":
+            return Stop("That is all.")
+        part = Part(total_examples=4000, parent="baseline", schedule=Named(name="linear"))
+        proposal = Proposal({"base_learning_rate": 0.01}, part)
+        assert known in (None, proposal)
+        return proposal
+
+    def tell(self, *told):
+        """All the same to it."""
+
+
+def test_a_search_with_a_child_of_the_baseline_can_be_continued(tmp_path, halving, monkeypatch):
+    """What was proposed follows from the journal, or is refused when it is proposed."""
+
+    def config(schedule):
+        found = config_of(halving, schedules=[schedule])
+        monkeypatch.setattr(type(found.oracle), "make", lambda *_, **__: AfterTheBaseline())
+        return found
+
+    same = {"name": BASELINE.schedule.name, **BASELINE.schedule.arguments}
+    trials = search(tmp_path / "same", PartTrainer(), config(same))
+    assert [(t.trial, t.parent) for t in trials] == [
+        ("baseline", None),
+        ("search-0001", "baseline"),
+    ]
+    assert content(search(tmp_path / "same", PartTrainer(), config(same))) == content(trials)
+
+    other = {"name": "cosine" if BASELINE.schedule.name != "cosine" else "constant"}
+    with pytest.raises(SearchError, match="must say the schedule and warm-up of the first ances"):
+        search(tmp_path / "other", PartTrainer(), config(other))
 
 
 def test_no_trial_goes_on_from_one_that_a_callback_stopped(tmp_path):
