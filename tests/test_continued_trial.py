@@ -12,6 +12,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
 from tfbatch.optimizers import OPTIMIZERS, build_optimizer, parameters_of, slots_of
 from tfbatch.pipeline.recipe_data import PreparedData
+from tfbatch.schedules import LearningRateInExamples, MomentumInExamples
 from tfbatch.schema import Named
 from tfbatch.training.checkpoint import state
 from tfbatch.training.end_state import carry_over, last_pace, read_end_state
@@ -180,6 +181,56 @@ def test_updates_that_float16_skips_do_not_shift_the_schedule(digits, tmp_path, 
         np.testing.assert_array_equal(also, wanted)
 
 
+class StopAtOnce(keras.callbacks.Callback):
+    """As EarlyStopping does, which Keras asks at the end of an epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_part_that_a_callback_stops_is_an_error_that_says_so(digits, tmp_path):
+    programs = ProgramCache(Workload(digits, linear))
+    whole = dataclasses.replace(spec_of(tmp_path), state_file=None)
+    first, last = parts_of(whole, tmp_path, (2500,))
+
+    def ended(spec):
+        return run_trial(programs, spec, user_callbacks=lambda: [StopAtOnce()])
+
+    stopped = ended(first)
+    assert (stopped.status, stopped.metrics, stopped.steps) == ("error", {}, 34)
+    assert stopped.message.startswith("A part of a training must reach its end")
+    assert "stopped it after 34 of 79 updates" in stopped.message
+    assert not first.state_file.exists()
+    assert ended(whole).status == "completed", "its score is that of where it ended"
+    # Its parent has no state, and cannot be trained to its end again.
+    child = ended(last)
+    assert child.status == "error"
+    assert child.message.startswith(
+        "Its parent part-0 was trained again for its state, and ended as 'error': A part of"
+    )
+
+
+def test_what_happens_to_a_parent_that_is_trained_again_is_not_the_childs(
+    digits, tmp_path, monkeypatch
+):
+    """A lack of memory at its batch size would otherwise bound those of the search."""
+    programs = ProgramCache(Workload(digits, linear))
+    trunk = spec_of(tmp_path, "trunk", to_examples=704, configuration={"batch_size": 64})
+    branch = spec_of(tmp_path, "branch", parent=trunk, course_from=704)
+
+    def begin(spec, **_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(programs, "begin_trial", begin)
+    outcome = run_trial(programs, branch)
+
+    assert run_trial(programs, trunk).status == "oom"
+    assert outcome.status == "error"
+    assert (
+        "trunk was trained again for its state, and ended as 'oom': Out of mem" in outcome.message
+    )
+
+
 def test_a_branch_that_was_interrupted_goes_on_from_its_checkpoint(programs, tmp_path):
     """Its optimizer's count of updates is neither that of its stream nor that of its schedule."""
     trunk = spec_of(tmp_path, "trunk", configuration={"optimizer": ADAM}, to_examples=700)
@@ -337,6 +388,23 @@ def test_a_part_that_cannot_be_is_refused(tmp_path, changes, message):
         spec_of(tmp_path, "child", parent=trunk, **changes).check()
 
 
+def test_nothing_goes_on_after_a_short_last_batch_but_a_branch(tmp_path):
+    constant = {"schedule": Named(name="constant")}
+    ended = spec_of(tmp_path, "ended", configuration=constant)
+    longer = spec_of(
+        tmp_path, "longer", configuration=constant, parent=ended, total_examples=2 * TOTAL
+    )
+    with pytest.raises(InputError, match=r"last batch has 24 examples.*at to_examples=2976\."):
+        longer.check()
+    branch = dataclasses.replace(longer, course_from=TOTAL)
+    branch.check()
+    assert (branch.first_step, branch.steps, branch.end_examples) == (0, 94, 2 * TOTAL)
+    stopped = dataclasses.replace(ended, to_examples=2976)
+    on = dataclasses.replace(longer, parent=stopped)
+    on.check()
+    assert (on.first_step, on.first_step + on.steps) == (93, 188)
+
+
 def test_a_longer_schedule_goes_on_where_it_is_the_same_so_far(tmp_path):
     def child(schedule):
         given = {"schedule": Named(name=schedule)}
@@ -436,6 +504,35 @@ def test_a_velocity_stays_at_its_fixed_point_when_the_momentum_changes():
 
     moved = np.diff([before, *branch.steps(3)])
     np.testing.assert_allclose(moved, [-0.04 / (1 - 0.9**4)] * 3, rtol=1e-4)
+
+
+def test_a_momentum_that_a_schedule_sets_is_that_of_the_moment():
+    """Before, that of the next update; of the branch, that of its first one."""
+    schedule = LearningRateInExamples(
+        "one_cycle",
+        learning_rate=0.01,
+        batch_size=1,
+        total_examples=40,
+        parameters={"momentum_at_peak": 0.5},
+    )
+
+    def bowl():
+        made = Bowl("sgd", 0.01, linear=True, momentum=0.9)
+        made.optimizer.momentum = MomentumInExamples(0.9, schedule, made.optimizer)
+        return made
+
+    trunk, branch = bowl(), bowl()
+    trunk.steps(9)
+    before = last_pace(trunk.optimizer, "sgd")
+    for own, kept in zip(branch.optimizer.variables, trunk.optimizer.variables, strict=True):
+        own.assign(kept)
+    carry_over(branch.optimizer, "sgd", before)
+
+    now, first = float(schedule.momentum(9)), float(schedule.momentum(0))
+    assert 0.5 < now < 0.7 < first
+    assert before.numbers == {"momentum": now}
+    velocities = [float(b.optimizer.momentums[0]) for b in (branch, trunk)]
+    assert velocities[0] == pytest.approx(velocities[1] * (1 - now) / (1 - first))
 
 
 @pytest.mark.parametrize("made", [3, 40])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -139,8 +138,15 @@ class Search:
         parent = self._trials.find(part.parent) if part and part.parent else None
         if part and parent:  # the same order of examples, and the schedule that was begun
             seed = parent.seed
-            before = parent.configuration
-            begun = {"schedule": before.schedule, "warmup_fraction": before.warmup_fraction}
+            begun, proposed = _schedule_of(parent.configuration), _schedule_of(configuration)
+            if proposed != (first := _schedule_of(self._first_ancestor(parent).configuration)):
+                # They follow from the journal when the search goes on.
+                raise SearchError(
+                    f"The values that the oracle {self._config.oracle.name} proposes for a trial "
+                    f"with a parent must say the schedule and warm-up of the first ancestor; a "
+                    f"branch's own is `schedule` of its part. Received: {_written(proposed)}, "
+                    f"where {self._first_ancestor(parent).trial} has {_written(first)}."
+                )
             own = {"schedule": part.schedule, "warmup_fraction": 0.0}
             configuration = configuration.model_copy(update=own if part.schedule else begun)
         try:
@@ -151,17 +157,15 @@ class Search:
                 f"be: {error}"
             ) from error
 
+    def _first_ancestor(self, trial: FinishedTrial) -> FinishedTrial:
+        while trial.parent and (parent := self._trials.find(trial.parent)):
+            trial = parent
+        return trial
+
     def _known(self, trial: FinishedTrial) -> Proposal:
         """What was proposed for a trial of the journal."""
-        first = trial
-        while first.parent and (parent := self._trials.find(first.parent)):
-            first = parent
-        begun = first.configuration
-        values = self._space.values(
-            trial.configuration.model_copy(
-                update={"schedule": begun.schedule, "warmup_fraction": begun.warmup_fraction}
-            )
-        )
+        begun = _schedule_of(self._first_ancestor(trial).configuration)
+        values = self._space.values(trial.configuration.model_copy(update=begun))
         total = self._runner.total_examples
         branched = trial.course_from > 0 and trial.course_from == trial.from_examples
         part = Part(
@@ -191,8 +195,8 @@ class Search:
         """The smallest batch size that does not fit, as it was known when a trial began."""
         trials, device = self._trials, self._runner.device
         if known is not None:
-            before = itertools.takewhile(lambda trial: trial.trial != known.trial, trials)
-            trials, device = Trials(before, objective=self._objective), known.device
+            before = [trial.trial for trial in trials].index(known.trial)
+            trials, device = trials[:before], known.device
         wall = trials.memory_wall(device)
         return min(self._largest + 1, math.inf if wall is None else wall)
 
@@ -283,6 +287,17 @@ class Search:
             total=self._config.max_trials,
             seconds_left=lambda: self._clock.left,
         )
+
+
+def _schedule_of(configuration: Configuration) -> dict[str, Named | float]:
+    return {
+        "schedule": configuration.schedule,
+        "warmup_fraction": configuration.warmup_fraction,
+    }
+
+
+def _written(schedule: dict[str, Named | float]) -> str:
+    return f"{schedule['schedule']} with a warm-up of {schedule['warmup_fraction']}"
 
 
 def told_score(

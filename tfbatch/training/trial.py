@@ -228,16 +228,30 @@ class _Trial:
             status = "interrupted"
         elif guard.diverged:
             status = "diverged"
+        elif (spec.state_file or spec.parent) and self._steps < spec.steps:
+            return self.outcome("error", metrics={}, message=self._cut_short())
         return self.outcome(
             status,
             metrics={name: float(values[-1]) for name, values in history.history.items()},
             message=guard.reason,
         )
 
+    @property
+    def _steps(self) -> int:
+        """Updates of this trial alone."""
+        return min(self.before.steps + self.clock.steps, self.spec.steps)
+
+    def _cut_short(self) -> str:
+        return (
+            "A part of a training must reach its end: others go on from there, or are compared "
+            f"with it. A callback stopped it after {self._steps} of {self.spec.steps} updates. "
+            "Leave out what stops a training, such as EarlyStopping, or choose a search whose "
+            "trials are whole."
+        )
+
     def outcome(self, status: Status, *, metrics: dict[str, float], message: str) -> Outcome:
         """What it came to, `seconds` and `device` left open."""
-        spec = self.spec
-        steps = min(self.before.steps + self.clock.steps, spec.steps)
+        spec, steps = self.spec, self._steps
         examples = spec.from_examples + steps * spec.derived.batch_size
         return Outcome(
             status=status,
@@ -282,8 +296,12 @@ class _Trial:
         )
         if ended.status in ("completed", "interrupted"):
             return ended
-        message = f"Its parent {parent.trial} was trained again for its state: {ended.message}"
-        return dataclasses.replace(ended, metrics={}, message=message)
+        # What happened to the parent, such as a lack of memory, says nothing of this configuration.
+        message = (
+            f"Its parent {parent.trial} was trained again for its state, and ended as "
+            f"{ended.status!r}: {ended.message}"
+        )
+        return self.outcome("error", metrics={}, message=message)
 
     def _checkpoints(self, guard: DivergenceGuard) -> list[keras.callbacks.Callback]:
         spec, found = self.spec, []
