@@ -10,6 +10,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
 from tfbatch.oracles import Part, Proposal, Stop
 from tfbatch.request.search_config import SearchConfig
+from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
