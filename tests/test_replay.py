@@ -31,7 +31,7 @@ TINY = TablePlan(
     seeds=2,
     search_seeds=1,
     total_examples=4_000,
-    epoch_examples=1_000,
+    epoch_examples=1_085,
     shares=(0.5, 1.0),
     switches=((32, 128),),
     switch_octaves=(0.0,),
@@ -235,6 +235,7 @@ def trained(training, seed):
         steps=TINY.updates(training),
         seconds=1.5,
         curve=curve((middle, 2.0), (end, loss_of(training, seed))),
+        random_seed=1_000_000_000 + seed,
     )
 
 
@@ -358,6 +359,28 @@ def test_the_summary_of_a_table_names_noise_and_number_of_seeds(table):
     assert "42 trainings and parts" in described(TINY)
 
 
+def test_what_never_began_has_the_status_of_its_trunk():
+    from replay.make import _without_parent
+
+    def ended(status):
+        return SimpleNamespace(status=status, score=1.0 if status == "completed" else None)
+
+    made = {
+        Training(32, 0.0, "trunk", 2_000): ended("diverged"),
+        Training(128, 0.0, "trunk", 2_000): ended("completed"),
+        Training(128, -1.0, "trunk", 2_000): ended("oom"),
+    }
+    assert _without_parent(TINY, made) == {
+        Training(32, 0.0, "cool_down", 2_000): "diverged",
+        Training(32, 0.0, "trunk", 4_000): "diverged",
+        Training(32, 0.0, "cool_down", 4_000): "diverged",
+        Training(128, 0.0, "switched", 4_000, 32): "diverged",
+        Training(128, -1.0, "cool_down", 2_000): "oom",
+        Training(128, -1.0, "trunk", 4_000): "oom",
+        Training(128, -1.0, "cool_down", 4_000): "oom",
+    }
+
+
 @pytest.mark.slow
 def test_a_table_is_made_by_the_package_and_goes_on_where_it_was_stopped(
     tmp_path, monkeypatch, short_rounds
@@ -366,7 +389,11 @@ def test_a_table_is_made_by_the_package_and_goes_on_where_it_was_stopped(
     from replay import make
     from replay_tables import summary
 
-    plan = TINY.model_copy(update={"shares": (1.0,), "seeds": 1, "search_seeds": 0, "switches": ()})
+    small = {"shares": (1.0,), "seeds": 1, "search_seeds": 0, "switches": ()}
+    plan = TINY.model_copy(update=small)
+    wrong = plan.model_copy(update={"epoch_examples": 7})
+    with pytest.raises(ValueError, match=r"Received: 7, and digits has 1085"):
+        make.measure_step_times(make.Place(tmp_path, wrong), "digits", workers=0, verbose=0)
     place = make.Place(tmp_path, plan)
     times = make.measure_step_times(place, "digits", workers=0, verbose=0)
     assert sorted(times.rounds) == [32, 128]

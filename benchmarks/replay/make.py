@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from tfbatch.schema import JsonObject, Named
 from tfbatch.search.progress import progress_lines
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.objective import Objective
+from tfbatch.trial.outcome import Status
 from tfbatch.trial.trials import Trials
 
 CIFAR10_PART = "cifar10_part"
@@ -198,7 +199,11 @@ def make_runs(
 def measure_step_times(
     place: Place, dataset: str, *, workers: int | None = None, verbose: int = 1
 ) -> StepSeconds:
-    """Seconds of an update at each batch size, alone on the machine; kept, and measured once."""
+    """Seconds of an update at each batch size, alone on the machine; kept, and measured once.
+
+    Raises:
+        ValueError: The training split has not the size that the plan names.
+    """
     plan, known = place.plan, read_step_seconds(place.step_times)
     if all(known.rounds.get(size) for size in plan.batch_sizes) and known.validation is not None:
         return known
@@ -208,6 +213,12 @@ def measure_step_times(
     execution = Execution(workers=0 if workers == 0 else 1)
     said = progress_lines(verbose)
     with open_bench(plan.model, dataset, execution=execution, progress=said) as bench:
+        found = bench.data.splits["train"]
+        if found != plan.epoch_examples:
+            raise ValueError(
+                f"`epoch_examples` of {plan.name} must be the size of the training split. "
+                f"Received: {plan.epoch_examples}, and {plan.data} has {found}."
+            )
         bench.measure(
             keep_step_times,
             [configuration_of(plan, size) for size in plan.batch_sizes],
@@ -225,7 +236,7 @@ class Estimate:
         trainings: How many, parts and branches counted singly.
         seconds: Of their updates and evaluations one after another, by the measured step times;
             starting trials is not in it.
-        done: Trainings that are in the journals.
+        done: Trainings that have ended, or that nothing can go on to since their trunk failed.
         left_seconds: What is left, by what the finished ones took; None before the first ones.
     """
 
@@ -250,7 +261,8 @@ def estimate(place: Place, times: StepSeconds) -> Estimate:
     wall = 0.0
     for seed in range(1, plan.seeds + 1):
         trials = place.trials(seed)
-        made += [training for training, _ in _named(plan, trials)]
+        ended = dict(_named(plan, trials))
+        made += [*ended, *_without_parent(plan, ended)]
         wall += spent_seconds(place.run_dir(seed), [t.row for t in trials]) if trials else 0.0
     done = sum(cost[training] for training in made)
     return Estimate(
@@ -312,19 +324,28 @@ def _part(plan: TablePlan, trial: FinishedTrial) -> Part | None:
     )
 
 
+def _without_parent(
+    plan: TablePlan, made: Mapping[Training, FinishedTrial]
+) -> dict[Training, Status]:
+    """What was never begun since its parent failed, with the parent's status."""
+    absent: dict[Training, Status] = {}
+    for training in plan.trainings():
+        parent = plan.parent(training)
+        if training in made or parent is None:
+            continue
+        if parent in absent:
+            absent[training] = absent[parent]
+        elif parent in made and made[parent].score is None:
+            absent[training] = made[parent].status
+    return absent
+
+
 def _trained(plan: TablePlan, trials: Trials, run_dir: Path, seed: int) -> Iterator[Trained]:
     made = dict(_named(plan, trials))
-    diverged: set[Training] = set()
-    for training in plan.trainings():
-        trial, parent = made.get(training), plan.parent(training)
-        if trial is None:
-            if parent in diverged:  # there was nothing to go on from
-                diverged.add(training)
-                nothing = Curve(np.zeros(0, "i4"), np.zeros(0, "f4"), np.zeros(0, "f4"))
-                yield Trained(training, seed, "diverged", math.nan, math.nan, 0, 0, 0.0, nothing)
-            continue
-        if trial.status == "diverged":
-            diverged.add(training)
+    for training, status in _without_parent(plan, made).items():
+        nothing = Curve(np.zeros(0, "i4"), np.zeros(0, "f4"), np.zeros(0, "f4"))
+        yield Trained(training, seed, status, math.nan, math.nan, 0, 0, 0.0, nothing)
+    for training, trial in made.items():
         before = trials.find(trial.parent) if trial.parent else None
         completed = trial.status == "completed"
         yield Trained(
@@ -337,6 +358,7 @@ def _trained(plan: TablePlan, trials: Trials, run_dir: Path, seed: int) -> Itera
             steps=trial.steps - (before.steps if before else 0),
             seconds=trial.training_seconds - (before.training_seconds if before else 0.0),
             curve=_curve(run_dir, trial),
+            random_seed=trial.seed,
         )
 
 

@@ -271,7 +271,7 @@ def _two_octaves_apart(sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 _DIGITS = _octaves_apart(16, 512)
-_DIGITS_EPOCH = 1_079
+_DIGITS_EPOCH = 1_085
 
 PLANS = (
     TablePlan(

@@ -70,13 +70,14 @@ class Trained:
         training: Which one.
         seed: Its number, from 1. Trainings of one number have unrelated seeds, except for what
             goes on from one trunk.
-        status: How it ended, as in a run's journal.
+        status: How it ended, as in a run's journal; of what never began, how its trunk did.
         loss: Final validation loss; NaN unless it completed.
         accuracy: Final validation accuracy; NaN unless it completed.
         examples: Examples of its own, without its parent's.
         steps: Updates of its own.
         seconds: Seconds of its own training steps beside what else ran then; not comparable.
         curve: Evaluations of its own.
+        random_seed: What weights, order and augmentation derive from; 0 of one that never began.
     """
 
     training: Training
@@ -88,6 +89,7 @@ class Trained:
     steps: int
     seconds: float
     curve: Curve
+    random_seed: int = 0
 
     def value(self, metric: Metric) -> float:
         """The final metric; infinite, or an accuracy of 0, where it did not complete."""
@@ -341,6 +343,7 @@ class Table:
                 length=np.array([t.training.length for t in ordered], np.int32),
                 from_batch_size=np.array([t.training.from_batch_size for t in ordered], np.int32),
                 seed=np.array([t.seed for t in ordered], np.uint8),
+                random_seed=np.array([t.random_seed for t in ordered], np.int32),
                 status=np.array([STATUSES.index(t.status) for t in ordered], np.uint8),
                 loss=np.array([t.loss for t in ordered], np.float32),
                 accuracy=np.array([t.accuracy for t in ordered], np.float32),
@@ -406,5 +409,6 @@ def _rows(columns: Mapping[str, Any]) -> Iterable[Trained]:
             examples=int(columns["examples"][row]),
             steps=int(columns["steps"][row]),
             seconds=float(columns["seconds"][row]),
+            random_seed=int(columns["random_seed"][row]),
             curve=Curve(*(values[end - count : end] for values in points)),
         )
