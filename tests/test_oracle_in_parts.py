@@ -282,6 +282,13 @@ def test_a_cool_down_is_a_branch_with_the_schedule_that_it_names(tmp_path):
     [
         (Part(parent="search-9999"), r"go on from a trial that has completed\. Received: search-9"),
         (Part(to_examples=99, parent="trunk"), r"must end after it begins"),
+        (Part(total_examples=0), r"at least 1, or None\. Received: to_examples=None, total_exampl"),
+        (Part(to_examples=0, parent="trunk"), r"at least 1, or None\. Received: to_examples=0"),
+        (Part(schedule=Named(name="linear")), r"must have a parent to branch off with a schedule"),
+        (
+            Part(parent="trunk", total_examples=900, schedule=Named(name="linear")),
+            r"must end after it begins, .* from example 1024 to 900",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_is_refused(tmp_path, part, message):
@@ -341,6 +348,24 @@ def test_no_trial_goes_on_from_one_that_a_callback_stopped(tmp_path):
         part = Part(parent="early", total_examples=2 * TOTAL_EXAMPLES, schedule=Named(name="wsd"))
         with pytest.raises(InputError, match=r"reached its end\. Received: early, .* example 320"):
             runner.spec("child", "search", 3, BASELINE, part)
+
+
+def test_a_part_whose_last_update_reaches_the_end_is_whole(tmp_path):
+    trainer = PartTrainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        near = runner.spec("near", "search", 3, BASELINE, Part(to_examples=TOTAL_EXAMPLES - 1))
+        part = runner.spec("part", "search", 3, BASELINE, Part(to_examples=TOTAL_EXAMPLES - 32))
+        whole = runner.spec("whole", "search", 3, BASELINE)
+        for spec in (near, part):
+            runner.run(spec)
+        assert [t.trial for t in runner.trials.searched()] == ["near"]
+        assert [t.length for t in runner.trials] == [TOTAL_EXAMPLES, TOTAL_EXAMPLES - 32]
+
+    assert near.end_examples == TOTAL_EXAMPLES > part.end_examples
+    assert (near.is_whole, part.is_whole) == (True, False)
+    assert near.weights_file
+    assert near.identity() == whole.identity() != part.identity()
 
 
 def test_an_oracle_that_proposes_parts_says_so_beforehand(tmp_path, halving, monkeypatch):

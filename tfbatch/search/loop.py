@@ -170,7 +170,7 @@ class Search:
         total = self._runner.total_examples
         branched = trial.course_from > 0 and trial.course_from == trial.from_examples
         part = Part(
-            to_examples=None if trial.length == trial.total_examples else trial.length,
+            to_examples=(None if trial.to_examples == trial.total_examples else trial.to_examples),
             total_examples=None if trial.total_examples == total else trial.total_examples,
             parent=trial.parent,
             schedule=trial.configuration.schedule if branched else None,
