@@ -383,17 +383,60 @@ def test_machines_that_join_train_no_parts(monkeypatch):
         dataclasses.replace(request, execution=execution)
 
 
+def keep_states(folder, names):
+    (folder / STATES).mkdir()
+    for name in names:
+        (folder / STATES / f"{name}.npz").write_bytes(bytes(100))
+
+
+def left_of(folder):
+    return sorted(path.stem for path in (folder / STATES).iterdir())
+
+
 def test_the_oldest_states_go_where_they_take_too_much(tmp_path):
-    (tmp_path / STATES).mkdir()
-    for name in "abcd":
-        (tmp_path / STATES / f"{name}.npz").write_bytes(bytes(100))
+    keep_states(tmp_path, "abcd")
     (tmp_path / STATES / "partial-1-a.npz").write_bytes(bytes(100))
     kept = KeptStates(tmp_path, most_bytes=250)
+    trials = [finished(name, BASELINE) for name in "abcde"]
 
-    assert kept.prune(list("abcde"), needed={"a"}) == ["b", "c"]
-    assert sorted(path.stem for path in (tmp_path / STATES).iterdir()) == ["a", "d"]
-    assert kept.prune(list("abcde"), needed=()) == []
-    assert KeptStates(tmp_path, most_bytes=0).prune(list("abcde"), needed={"d"}) == ["a"]
+    assert kept.prune(trials, needed={"a"}) == ["b", "c"]
+    assert left_of(tmp_path) == ["a", "d"]
+    assert kept.prune(trials, needed=()) == []
+    assert KeptStates(tmp_path, most_bytes=0).prune(trials, needed={"d"}) == ["a"]
+
+
+def test_a_trunk_stays_longer_than_what_none_goes_on_from(tmp_path):
+    """Otherwise every further branch would train it again."""
+    parents = {"trunk": None, "loser": None, "tip": "trunk", "branch": "trunk", "last": None}
+    keep_states(tmp_path, parents)
+    trials = [
+        dataclasses.replace(finished(name, BASELINE), parent=parent)
+        for name, parent in parents.items()
+    ]
+    kept = KeptStates(tmp_path, most_bytes=200)
+
+    assert kept.prune(trials, needed=()) == ["loser", "tip", "branch"]
+    assert left_of(tmp_path) == ["last", "trunk"]
+
+
+def test_the_states_of_all_ancestors_of_a_running_trial_are_in_use(tmp_path):
+    """It trains its parent again from that one's parent, if it must."""
+    trainer = PartTrainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        for name, part in (
+            ("first", Part(to_examples=640)),
+            ("second", Part(to_examples=1280, parent="first")),
+        ):
+            runner.run(runner.spec(name, "search", 3, BASELINE, part))
+        runner._running["third"] = runner.spec(
+            "third", "search", 3, BASELINE, Part(parent="second")
+        )
+        runner._states = KeptStates(tmp_path, most_bytes=0)
+        other = runner.spec("other", "search", 4, BASELINE, Part(to_examples=640))
+        runner._finish(other, trainer(other))
+
+    assert left_of(tmp_path) == ["first", "second"]
 
 
 def test_a_parent_whose_state_is_gone_is_announced(tmp_path):

@@ -296,10 +296,9 @@ class TrialRunner:
         finished = self._write(spec, outcome)
         if spec.phase != "confirmation":
             self._keep_best_weights(finished)
-        self._states.prune(
-            [trial.trial for trial in self.trials],
-            needed={running.parent.trial for running in self._running.values() if running.parent},
-        )
+        # A parent whose state is gone is trained again, perhaps from that of its own parent.
+        in_use = {name for running in self._running.values() for name in running.ancestors()}
+        self._states.prune(self.trials, needed=in_use)
         self._progress.trial_finished(finished, self.trials.searched().best())
         return finished
 
