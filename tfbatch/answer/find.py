@@ -88,7 +88,7 @@ def decide(
     if baseline is not None and baseline.score is not None:
         evidence.setdefault(BASELINE, [baseline])
     verified = as_verified(groups, step_seconds)
-    verification = None
+    verification, undecided = None, ()
     if verified:
         choice = choose(
             verified,
@@ -97,6 +97,7 @@ def decide(
             incumbent=BASELINE,
         )
         recommended, verification = choice.recommended, Verification.of(choice)
+        undecided = _open(trials, groups, choice)
     else:
         best = trials.searched().best(without=groups)  # what failed there is not recommended
         if best is None:
@@ -108,6 +109,7 @@ def decide(
         recommended_trial=recommended,
         contenders=tuple(Contender.of(key, one, step_seconds) for key, one in evidence.items()),
         verification=verification,
+        undecided=undecided,
         step_times=step_seconds,
         trials=len(trials),
     )
