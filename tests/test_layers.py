@@ -53,11 +53,19 @@ def part(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+class WithoutTypes(ast.NodeTransformer):
+    """Leaves out what a file imports for types alone."""
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
 @functools.cache
-def imports(path):
-    """Every module that a file imports, also inside functions and for types alone."""
+def imports(path, *, types=True):
+    """Every module that a file imports, also inside functions and, if asked, for types alone."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree if types else WithoutTypes().visit(tree)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -73,7 +81,7 @@ def imported_parts(path):
 
 
 def imports_any(path, *libraries):
-    return [name for name in imports(path) if name.split(".")[0] in libraries]
+    return [name for name in imports(path, types=False) if name.split(".")[0] in libraries]
 
 
 def test_every_module_imports_from_floors_below_only():

@@ -1,31 +1,44 @@
-"""No `Any` stands where instruments, callbacks and gradients are called from elsewhere."""
+"""No `Any` stands where one module calls another: what crosses a seam has a type."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
-
-import pytest
 
 import tfbatch
 
 PACKAGE = Path(tfbatch.__file__).parent
-FILES = sorted(
-    path
-    for part in ("instruments", "largest_batch", "callbacks", "gradients")
-    for path in (PACKAGE / part).glob("*.py")
-) + [PACKAGE / name for name in ("bench.py", "interleaved_rounds.py", "device_memory.py")]
+FILES = sorted(PACKAGE.rglob("*.py"))
 OF_KERAS = {"get_config", "Sweep.__call__", "WatchedInput.__call__"}
 """Methods that Keras calls with what it likes; so are the `logs` of each `on_...`."""
+OPEN = {
+    "schema.py": "JsonObject: what a file contains before a model is made of it",
+    "workers/slot.py": "carries any function and its result to another process; Engine.call and "
+    "Bench.measure, which others use, take their types from the function",
+    "search/worker_engine.py": "perform() is what Engine.call, which is typed, hands over to",
+}
+"""Modules whose seam is open, and why."""
 
 
 def is_public(name):
     return not name.startswith("_") or name in ("__init__", "__call__")
 
 
+_ANY_NUMBERS = ("NDArray[Any]", "dtype[Any]")
+"""An array's type leaves open what its numbers are."""
+
+
 def has_any(annotation):
-    names = ast.walk(annotation) if annotation is not None else ()
-    return any(isinstance(node, ast.Name) and node.id == "Any" for node in names)
+    if annotation is None:
+        return False
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return bool(re.search(r"(?<!NDArray\[)(?<!dtype\[)\bAny\b", annotation.value))
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation).endswith(_ANY_NUMBERS):
+        return False
+    if isinstance(annotation, ast.Name):
+        return annotation.id == "Any"
+    return any(map(has_any, ast.iter_child_nodes(annotation)))
 
 
 def loose(function):
@@ -42,8 +55,10 @@ def offenders(text):
     """What of a module is loose: aliases, functions, and methods and fields of public classes."""
     found = []
     for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and has_any(node.value):
-            found.append(ast.unparse(node.targets[0]))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
+            found += [ast.unparse(node.targets[0])] if has_any(node.value) else []
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "TypeAlias":
+            found += [ast.unparse(node.target)] if has_any(node.value) else []
         classes = [node] if isinstance(node, ast.ClassDef) and is_public(node.name) else []
         functions = [(node, "")] if isinstance(node, ast.FunctionDef) else []
         functions += [
@@ -67,9 +82,15 @@ def offenders(text):
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_what_others_call_is_typed(path):
-    assert offenders(path.read_text(encoding="utf-8")) == []
+def test_what_others_call_is_typed():
+    found = {
+        path.relative_to(PACKAGE).as_posix(): offenders(path.read_text(encoding="utf-8"))
+        for path in FILES
+    }
+    loose = {name: names for name, names in found.items() if names}
+
+    assert {name: names for name, names in loose.items() if name not in OPEN} == {}
+    assert OPEN.keys() <= loose.keys(), "no exception any more: take it out"
 
 
 def test_loose_types_are_found_wherever_they_stand():
@@ -82,6 +103,8 @@ class Reading:
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None: ...
     def at(self, *sizes: Any) -> int: ...
     def get_config(self) -> dict[str, Any]: ...
+def pixels(image: npt.NDArray[Any]) -> Any | npt.NDArray[Any]: ...
+Build: TypeAlias = "Callable[..., Any]"
 """
 
     assert offenders(text) == [
@@ -90,4 +113,6 @@ class Reading:
         "measure(return)",
         "Reading.at(sizes)",
         "Reading.found",
+        "pixels(return)",
+        "Build",
     ]

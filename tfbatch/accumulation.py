@@ -93,7 +93,9 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
     return model
 
 
-def checked(model: Any, train_function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def checked(
+    model: keras.Model, train_function: Callable[[object], object]
+) -> Callable[[object], object]:
     """A train function that measures, before its first update, whether the batch can be cut.
 
     `fit` of an accumulated model already includes it; wrap a custom train function in it.

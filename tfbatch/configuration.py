@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_serializer, field_validator
 
-from tfbatch.schema import Named, Strict, as_named, as_written, content_hash, validate
+from tfbatch.schema import JsonObject, Named, Strict, as_named, as_written, content_hash, validate
 
 _NAMED = ("scaling_rule", "schedule", "optimizer")
 """The fields that are a plug-in's name with its arguments."""
@@ -60,7 +60,7 @@ class Configuration(Strict):
         """A short hash: equal for equal configurations."""
         return content_hash(self.model_dump(mode="json"))[:8]
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> JsonObject:
         """Flat keys, as in the journal: `schedule` is a name, `schedule_X` its parameter X."""
         row = self.model_dump(mode="json", exclude=set(_NAMED))
         for role in _NAMED:
@@ -71,7 +71,7 @@ class Configuration(Strict):
         return row
 
     @classmethod
-    def from_flat(cls, row: dict[str, Any]) -> Configuration:
+    def from_flat(cls, row: JsonObject) -> Configuration:
         """The inverse of `flat`; other keys of the row are ignored.
 
         Raises:

@@ -11,13 +11,16 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfbatch.dataset_info.recipe import PixelRange
 from tfbatch.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 SUFFIXES = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".png"),
@@ -99,7 +102,7 @@ def has_alpha(path: Path) -> bool:
         return False
 
 
-def without_frame(error: Any) -> str:
+def without_frame(error: tf.errors.OpError) -> str:
     """The message of a TensorFlow error, without the operation's name around it."""
     text = re.sub(r"^\{\{.*?\}\}\s*", "", str(error.message).strip())
     return re.sub(r"\s*\[Op:.*$", "", text, flags=re.DOTALL).rstrip(".")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import keras
 
 Direction = Literal["min", "max"]
 
@@ -35,7 +38,7 @@ _DIRECTIONS: dict[str, Direction] = {
 _KERAS_WORDS: dict[str, Direction] = {"up": "max", "down": "min"}
 
 
-def direction_of(name: str, metrics: Iterable[Any] = ()) -> Direction | None:
+def direction_of(name: str, metrics: Iterable[keras.Metric] = ()) -> Direction | None:
     """The direction of a value in Keras's logs; None if neither Keras nor its name determines it.
 
     Keras's own knowledge comes first: the metric object of the model that logs the name. Without
@@ -78,7 +81,7 @@ def _own_direction(metric: Any) -> Direction | None:
     return "min" if getattr(function, "__module__", "").startswith("keras.src.losses.") else None
 
 
-def leaf_metrics(metrics: Iterable[Any]) -> Iterable[Any]:
+def leaf_metrics(metrics: Iterable[keras.Metric]) -> Iterable[keras.Metric]:
     """The metrics in `model.metrics`: Keras keeps the compiled ones inside one of its own."""
     for metric in metrics:
         inner = getattr(metric, "metrics", None)

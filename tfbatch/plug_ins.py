@@ -134,7 +134,7 @@ def check_reference(text: str, *, flag: str) -> None:
         raise InputError(f"`{flag}` must be package.module:function. Received: {text!r}.")
 
 
-def find_function(reference: str, *, flag: str) -> Callable[..., Any]:
+def find_function(reference: str, *, flag: str) -> Callable[..., object]:
     """The function that `package.module:function` names, as Python finds it from this folder.
 
     Args:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pydantic
@@ -19,18 +19,25 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tfbatch.errors import ConfigurationError, InputError, did_you_mean
 
+Value = TypeVar("Value")
 
-def as_plain(value: Any) -> Any:
+
+def as_plain(value: Value) -> Value:
     """Python's own numbers in place of NumPy's, in dicts (their keys too), lists and tuples.
 
     An array of at most one dimension becomes a number or a list.
     """
+    plain: Value = _plain(value)
+    return plain
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim <= 1):
         return value.tolist()
     if type(value) is dict:
-        return {as_plain(key): as_plain(part) for key, part in value.items()}
+        return {_plain(key): _plain(part) for key, part in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(as_plain, value))
+        return type(value)(map(_plain, value))
     return value
 
 
@@ -57,27 +64,29 @@ class Named(pydantic.BaseModel):
         return as_plain(data)
 
     @property
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonObject:
         """Everything but the name."""
         return dict(self.model_extra or {})
 
 
-def as_named(value: Any) -> Any:
+def as_named(value: object) -> object:
     """What stands for a plug-in without arguments may be its name alone."""
     return {"name": value} if isinstance(value, str) else value
 
 
-def as_written(named: Named) -> str | dict[str, Any]:
+def as_written(named: Named) -> str | JsonObject:
     """The inverse of `as_named`."""
     return {"name": named.name, **named.arguments} if named.arguments else named.name
 
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
+JsonObject: TypeAlias = dict[str, Any]
+"""What a file of JSON or YAML contains, before a model is made of it."""
 _LONGEST_RECEIVED = 120
 """Characters of what was received that a message shows; a whole file would hide the message."""
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> JsonObject:
     """Reads one YAML mapping.
 
     Raises:
@@ -102,7 +111,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def write_yaml(data: dict[str, Any], *, comment: str = "") -> str:
+def write_yaml(data: JsonObject, *, comment: str = "") -> str:
     """Returns `data` as YAML text that `read_yaml` reads back unchanged."""
     stream = io.StringIO()
     stream.writelines(f"# {line}\n" for line in comment.splitlines())
@@ -112,7 +121,7 @@ def write_yaml(data: dict[str, Any], *, comment: str = "") -> str:
     return stream.getvalue()
 
 
-def validate(model: type[Model], data: Any, *, where: str) -> Model:
+def validate(model: type[Model], data: object, *, where: str) -> Model:
     """Makes a `model` of plain data.
 
     Args:
@@ -139,7 +148,7 @@ def load(model: type[Model], path: Path) -> Model:
     return validate(model, read_yaml(path), where=str(path))
 
 
-def content_hash(data: Any) -> str:
+def content_hash(data: object) -> str:
     """A short hash (16 hexadecimal digits) of plain data, independent of the order of keys."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from absl import flags
 
@@ -54,6 +54,9 @@ from tfbatch.run_folder.files import (
 )
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
+
+if TYPE_CHECKING:
+    import keras
 
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
@@ -255,11 +258,14 @@ def _written(run_dir: Path) -> list[str]:
     return [name for name in names if (run_dir / name).exists()]
 
 
-def _callbacks() -> Callable[[], list[Any]] | None:
+def _callbacks() -> Callable[[], list[keras.callbacks.Callback]] | None:
     if not FLAGS.callbacks:
         return None
     check_reference(FLAGS.callbacks, flag="--callbacks")
-    return find_function(FLAGS.callbacks, flag="--callbacks")
+    return cast(
+        "Callable[[], list[keras.callbacks.Callback]]",
+        find_function(FLAGS.callbacks, flag="--callbacks"),
+    )
 
 
 if __name__ == "__main__":

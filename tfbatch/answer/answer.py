@@ -19,7 +19,7 @@ from tfbatch.estimators.interval import mean_and_deviation
 from tfbatch.estimators.recommendation import Choice, Goal
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import RECOMMENDATION
-from tfbatch.schema import Named, Strict
+from tfbatch.schema import JsonObject, Named, Strict
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Phase, Status
@@ -148,7 +148,7 @@ class Contender(Strict):
     learning_rate: float
     total_examples: int
     warmup_examples: int
-    derived_numbers: dict[str, Any]
+    derived_numbers: JsonObject
     trials: tuple[ContenderTrial, ...]
     metrics: Metrics
     training_seconds: TrainingSeconds
@@ -518,7 +518,7 @@ class Answer(Strict):
 
         return self.model_copy(update={"contenders": tuple(map(tested, self.contenders))})
 
-    def content(self) -> dict[str, Any]:
+    def content(self) -> JsonObject:
         """The content of recommendation.json."""
         return self.model_dump(mode="json")
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfbatch.charts import Chart, Series
+
+if TYPE_CHECKING:
+    from plotly import graph_objects
 
 _COLOURS = ("#1f5fa8", "#c4561c", "#2b8a57", "#8455a6", "#7a6a1a", "#b03060")
 _MANY_DECADES = 3.0
@@ -107,7 +110,7 @@ def page(title: str, introduction: Sequence[str], sections: Sequence[PageSection
     )
 
 
-def figure(chart: Chart) -> Any:
+def figure(chart: Chart) -> graph_objects.Figure:
     """A chart as a `plotly.graph_objects.Figure`."""
     from plotly import graph_objects
 

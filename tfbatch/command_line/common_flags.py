@@ -45,7 +45,7 @@ _COMMON = {
 
 
 def define_common_flags(
-    values: flags.FlagValues, *names: str, default: Any = None, more: str = ""
+    values: flags.FlagValues, *names: str, default: object = None, more: str = ""
 ) -> None:
     """Adds common flags to a command's.
 

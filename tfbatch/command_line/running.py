@@ -80,7 +80,7 @@ def path_of(text: str | None) -> Path | None:
         raise InputError(f"{error} Received: {text!r}.") from error
 
 
-def parse_arguments(text: str, *, flag: str) -> dict[str, Any]:
+def parse_arguments(text: str, *, flag: str) -> dict[str, bool | int | float | str]:
     """Reads "name=value,name=value"; a value is a number, true, false, or else text.
 
     Raises:

@@ -5,6 +5,7 @@ pipelines/NAME.yaml is the recipe of the data set NAME. This module imports no T
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -185,7 +186,7 @@ class Recipe(Strict):
                 )
         return self
 
-    def records_hash(self, source_identity: dict[str, Any]) -> str:
+    def records_hash(self, source_identity: Mapping[str, object]) -> str:
         """Identifies the record files: changes with everything that changes their bytes."""
         parts = self.model_dump(mode="json", include={"source", "splits", "features", "shards"})
         if self.normalization is None:

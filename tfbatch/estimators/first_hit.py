@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.vectors import check_positive, check_same_length, checked_array
@@ -37,8 +38,8 @@ class StepsToTarget:
 
 
 def first_hit_that_stays(
-    steps: Any,
-    values: Any,
+    steps: npt.ArrayLike,
+    values: npt.ArrayLike,
     *,
     batch_size: int,
     target: float,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval
@@ -47,7 +47,11 @@ class Knee:
 
 
 def find_knee(
-    batch_sizes: Any, seconds: Any, *, share: float = NEAR_THE_BEST, level: float = 0.95
+    batch_sizes: npt.ArrayLike,
+    seconds: npt.ArrayLike,
+    *,
+    share: float = NEAR_THE_BEST,
+    level: float = 0.95,
 ) -> Knee:
     """The knee among the measured sizes, with whole rounds resampled for its uncertainty.
 

@@ -17,6 +17,7 @@ import math
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval, quantile_of_t
@@ -100,8 +101,8 @@ class LearningRateExponent:
 
 
 def fit_learning_rate_exponent(
-    batch_sizes: Any,
-    learning_rates: Any,
+    batch_sizes: npt.ArrayLike,
+    learning_rates: npt.ArrayLike,
     *,
     resolution_octaves: float = 0.0,
     level: float = 0.95,

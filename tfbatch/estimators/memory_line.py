@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval, quantile_of_t
@@ -42,8 +42,8 @@ class MemoryPrediction:
 
 
 def predict_largest_batch_size(
-    batch_sizes: Any,
-    peak_bytes: Any,
+    batch_sizes: npt.ArrayLike,
+    peak_bytes: npt.ArrayLike,
     *,
     budget_bytes: float,
     margin: float = 0.05,

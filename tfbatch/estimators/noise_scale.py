@@ -20,6 +20,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import Interval, Moments, interval_of_positive_ratio
@@ -67,7 +68,11 @@ class NoiseScale:
 
 
 def squared_gradient_and_noise_trace(
-    small_squares: Any, large_squares: Any, *, small_batch_size: int, large_batch_size: int
+    small_squares: npt.ArrayLike,
+    large_squares: npt.ArrayLike,
+    *,
+    small_batch_size: int,
+    large_batch_size: int,
 ) -> tuple[Array, Array]:
     """Unbiased |G|^2 and tr(Sigma) of each pair of squared norms.
 
@@ -122,8 +127,8 @@ def squared_gradient_of_data_set(
 
 
 def estimate_noise_scale(
-    small_squares: Any,
-    large_squares: Any,
+    small_squares: npt.ArrayLike,
+    large_squares: npt.ArrayLike,
     *,
     small_batch_size: int,
     large_batch_size: int,
@@ -203,8 +208,8 @@ def _covariance_of_means(values: Array, pairs_per_pass: int) -> tuple[Array, int
 
 
 def estimate_noise_scale_per_layer(
-    small_squares: Any,
-    large_squares: Any,
+    small_squares: npt.ArrayLike,
+    large_squares: npt.ArrayLike,
     *,
     small_batch_size: int,
     large_batch_size: int,

@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.vectors import Array, checked_array
@@ -153,7 +154,7 @@ def largest_held_rate(constant: Sequence[ConstantRate]) -> float | None:
     return max((one.learning_rate for one in constant if one.held), default=None)
 
 
-def read_range_test(learning_rates: Any, losses: Any) -> RangeTest:
+def read_range_test(learning_rates: npt.ArrayLike, losses: npt.ArrayLike) -> RangeTest:
     """Reads a range test by every rule.
 
     Args:

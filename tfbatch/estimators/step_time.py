@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy import optimize
 
 from tfbatch.errors import InputError
@@ -77,7 +78,9 @@ class StepTimeFit:
         return f"{formula} ({verdict} {self.misfit:.1%}; {measured})"
 
 
-def fit_step_time(batch_sizes: Any, seconds: Any, *, form: Form | None = None) -> StepTimeFit:
+def fit_step_time(
+    batch_sizes: npt.ArrayLike, seconds: npt.ArrayLike, *, form: Form | None = None
+) -> StepTimeFit:
     """Fits one of the two forms, by relative least squares with both numbers >= 0.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +11,12 @@ Array = npt.NDArray[np.float64]
 
 
 def checked_array(
-    values: Any, *, name: str, dimensions: int = 1, at_least: int = 1, positive: bool = True
+    values: npt.ArrayLike,
+    *,
+    name: str,
+    dimensions: int = 1,
+    at_least: int = 1,
+    positive: bool = True,
 ) -> Array:
     """The values as a float64 array.
 

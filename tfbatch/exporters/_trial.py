@@ -12,6 +12,7 @@ from typing import Any
 from tfbatch.configuration import Configuration
 from tfbatch.run_folder.journal import Row
 from tfbatch.run_folder.trials_table import METRIC, column_order
+from tfbatch.schema import JsonObject
 
 _DERIVED = ("learning_rate", "total_examples", "steps_per_epoch", "warmup_examples")
 _TAGS = ("trial", "phase", "status", "seed", "device", "finished_at", "message")
@@ -36,7 +37,7 @@ class TrialRecord:
     name: str
     phase: str
     status: str
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     metrics: dict[str, float]
     tags: dict[str, str]
     started_at: float
@@ -74,7 +75,7 @@ def trial_of(row: Row) -> TrialRecord:
     )
 
 
-def flat_settings(values: dict[str, Any], *, place: str = "") -> dict[str, Any]:
+def flat_settings(values: dict[str, object], *, place: str = "") -> dict[str, object]:
     """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists become JSON, None is left out."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -86,7 +87,7 @@ def flat_settings(values: dict[str, Any], *, place: str = "") -> dict[str, Any]:
     return flat
 
 
-def answer_metrics(recommendation: dict[str, Any]) -> dict[str, float]:
+def answer_metrics(recommendation: JsonObject) -> dict[str, float]:
     """`validation/accuracy`, `test/loss`...: means over the fresh seeds, of the recommendation."""
     return {
         # null is a mean that is not finite
@@ -96,7 +97,7 @@ def answer_metrics(recommendation: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def answer_parameters(recommendation: dict[str, Any]) -> dict[str, Any]:
+def answer_parameters(recommendation: JsonObject) -> JsonObject:
     """The recommended configuration, flat: `batch_size`, `learning_rate`, `schedule.name`..."""
     wanted = ("batch_size", "learning_rate", "schedule", "optimizer")
     return flat_settings({key: recommendation[key] for key in wanted})

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import keras
 import numpy as np
@@ -248,6 +248,7 @@ class ResizedData:
                 f"Received: {shape}."
             )
         self._data, self._image_size = data, image_size
+        self._channels = cast(int, shape[2])
         self.name = data.name
 
     @property
@@ -258,7 +259,7 @@ class ResizedData:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) after resizing."""
-        return (self._image_size, self._image_size, self._data.input_shape[2])
+        return (self._image_size, self._image_size, self._channels)
 
     @property
     def num_classes(self) -> int | None:

@@ -57,7 +57,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         InputError: A number out of its range, or `renorm` or `synchronized`.
     """
 
-    def __init__(self, ghost_size: int = 32, **kwargs: Any):
+    def __init__(self, ghost_size: int = 32, **kwargs: object):
         if not isinstance(ghost_size, int) or ghost_size < 1:
             raise InputError(f"`ghost_size` must be an integer >= 1. Received: {ghost_size=}.")
         refused = [key for key in ("renorm", "synchronized") if kwargs.get(key)]
@@ -69,7 +69,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         super().__init__(**kwargs)
         self.ghost_size = ghost_size
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the weights of `keras.layers.BatchNormalization`."""
         if self.axis % len(input_shape) == 0:
             raise InputError(
@@ -78,7 +78,12 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
             )
         super().build(input_shape)
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(
+        self,
+        inputs: keras.KerasTensor,
+        training: bool | None = None,
+        mask: keras.KerasTensor = None,
+    ) -> keras.KerasTensor:
         """See the class."""
         if not (training and self.trainable):
             return super().call(inputs, training=False, mask=mask)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tfbatch.errors import InputError
@@ -11,7 +9,7 @@ from tfbatch.layers._ghost_batch_normalization import GhostBatchNormalization
 
 
 def set_batch_normalization_momentum(
-    model: Any, *, batch_size: int, momentum: float = 0.99, reference_batch_size: int = 32
+    model: keras.Model, *, batch_size: int, momentum: float = 0.99, reference_batch_size: int = 32
 ) -> int:
     """Sets the momentum of every batch normalization so that it means the same in examples.
 
@@ -65,7 +63,7 @@ def set_batch_normalization_momentum(
     return len(layers)
 
 
-def batch_normalizations(model: Any) -> list[Any]:
+def batch_normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """Every batch normalization of a model, at any depth."""
     return [
         layer

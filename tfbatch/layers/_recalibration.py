@@ -17,7 +17,7 @@ from tfbatch.layers._momentum_in_examples import batch_normalizations
 
 
 def recalibrate_batch_normalization(
-    model: Any, dataset: Iterable[Any], *, tolerance: float = 1e-3, max_passes: int = 20
+    model: keras.Model, dataset: Iterable[object], *, tolerance: float = 1e-3, max_passes: int = 20
 ) -> int:
     """Replaces the moving statistics of every batch normalization by those of the data.
 

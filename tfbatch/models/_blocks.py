@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from keras import initializers, layers
 
 from tfbatch.errors import InputError
 from tfbatch.models._normalization import normalized
 
+if TYPE_CHECKING:
+    import keras
+
 
 def convolution(
-    x: Any,
+    x: keras.KerasTensor,
     width: int,
     size: int,
     *,
     normalization: str,
     stride: int = 1,
     kernel_initializer: str = "he_normal",
-) -> Any:
+) -> keras.KerasTensor:
     """Convolution, normalization and ReLU; the convolution has a bias if nothing is normalized."""
     plain = normalization == "none"
     x = layers.Conv2D(
@@ -34,8 +37,12 @@ def convolution(
 
 
 def fully_connected(
-    x: Any, width: int, *, normalization: str = "none", kernel_initializer: str = "he_normal"
-) -> Any:
+    x: keras.KerasTensor,
+    width: int,
+    *,
+    normalization: str = "none",
+    kernel_initializer: str = "he_normal",
+) -> keras.KerasTensor:
     """A dense layer, normalization and ReLU; it has a bias if nothing is normalized."""
     plain = normalization == "none"
     x = layers.Dense(
@@ -47,7 +54,7 @@ def fully_connected(
     return x if plain else layers.ReLU()(normalized(x, normalization))
 
 
-def logits(x: Any, num_classes: int) -> Any:
+def logits(x: keras.KerasTensor, num_classes: int) -> keras.KerasTensor:
     """The last dense layer, its weights drawn with standard deviation 0.01.
 
     So do Krizhevsky et al. 2012 and Simonyan & Zisserman 2014; the untrained loss is then close
@@ -56,7 +63,7 @@ def logits(x: Any, num_classes: int) -> Any:
     return layers.Dense(num_classes, kernel_initializer=initializers.RandomNormal(stddev=0.01))(x)
 
 
-def dropped(x: Any, rate: float) -> Any:
+def dropped(x: keras.KerasTensor, rate: float) -> keras.KerasTensor:
     """Dropout of `rate`; none at all if it is 0."""
     return layers.Dropout(rate)(x) if rate else x
 

@@ -11,7 +11,10 @@ little but its own padding there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import keras
 
 _LARGE, _MIDDLE = 128, 64  # pixels of the shorter side
 
@@ -27,6 +30,6 @@ def stem_halvings(input_shape: Sequence[int]) -> int:
     return 2 if shorter >= _LARGE else int(shorter >= _MIDDLE)
 
 
-def can_halve(x: Any) -> bool:
+def can_halve(x: keras.KerasTensor) -> bool:
     """Whether [batch, height, width, channels] is larger than 4 x 4."""
     return bool(min(x.shape[1:3]) > 4)

@@ -9,11 +9,14 @@ after 50 updates, which makes a large batch look falsely bad at inference.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from keras import layers
 
 from tfbatch.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    import keras
 
 NORMALIZATIONS = ("none", "batch", "group", "layer")
 _GROUPS = 32
@@ -33,7 +36,7 @@ def check_normalization(name: str) -> None:
         )
 
 
-def normalized(x: Any, normalization: str) -> Any:
+def normalized(x: keras.KerasTensor, normalization: str) -> keras.KerasTensor:
     """Normalizes a layer's output before its activation; `"none"` returns it as it is.
 
     - `"batch"`: each channel over the batch and the image (Ioffe & Szegedy 2015, arXiv 1502.03167).

@@ -26,6 +26,8 @@ from tfbatch.errors import InputError
 from tfbatch.plug_ins import Registry
 
 if TYPE_CHECKING:
+    import keras
+
     from tfbatch.optimizers._lars import LARS
 
 OWN = "own"
@@ -77,13 +79,13 @@ class OptimizerSlot(NamedTuple):
     decay: str
 
 
-SHARED_PARAMETERS: dict[str, Any] = {"global_clipnorm": None, "ema_momentum": None}
+SHARED_PARAMETERS: dict[str, float | bool | None] = {"global_clipnorm": None, "ema_momentum": None}
 """Of every optimizer; `global_clipnorm` 0 is off, as None is."""
 
 _SHARED_ROLES = {"ema_momentum": "weight_average"}
 
 
-def parameters_of(name: str) -> dict[str, Any]:
+def parameters_of(name: str) -> dict[str, float | bool | None]:
     """The arguments that an optimizer's class takes from a configuration, with their defaults.
 
     Raises:
@@ -111,7 +113,7 @@ def roles_of(name: str) -> dict[str, str]:
     return {**OPTIMIZERS.load(name).ROLES, **_SHARED_ROLES}
 
 
-def keras_arguments(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+def keras_arguments(name: str, numbers: Mapping[str, object]) -> dict[str, object]:
     """What the class of keras.optimizers gets beside the learning rate, for all its numbers.
 
     Raises:
@@ -129,7 +131,11 @@ def keras_arguments(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def build_optimizer(name: str, learning_rate: Any, **numbers: Any) -> Any:
+def build_optimizer(
+    name: str,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    **numbers: object,
+) -> keras.optimizers.Optimizer:
     """Makes a Keras optimizer.
 
     Args:
@@ -161,7 +167,7 @@ def module_of(name: str) -> str:
     return getattr(OPTIMIZERS.load(name), "MODULE", "keras.optimizers")
 
 
-def class_of(name: str) -> type[Any]:
+def class_of(name: str) -> type[keras.optimizers.Optimizer]:
     """The Keras class of an optimizer.
 
     Raises:

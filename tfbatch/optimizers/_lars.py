@@ -65,7 +65,7 @@ class LARS(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def __init__(
         self,
-        learning_rate: Any = 1.0,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1.0,
         momentum: float = 0.9,
         trust_coefficient: float = 0.001,
         weight_decay: float | None = None,
@@ -79,7 +79,7 @@ class LARS(keras.optimizers.Optimizer):  # type: ignore[misc]
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str = "lars",
-        **kwargs: Any,
+        **kwargs: object,
     ):
         if not 0 <= momentum < 1:
             raise InputError(f"`momentum` must be in [0, 1). Received: {momentum=}.")
@@ -105,14 +105,19 @@ class LARS(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.trust_coefficient = float(trust_coefficient)
         self.exclude_vectors = exclude_vectors
 
-    def build(self, variables: list[Any]) -> None:
+    def build(self, variables: list[keras.Variable]) -> None:
         """Makes one velocity for each weight tensor."""
         if self.built:
             return
         super().build(variables)
         self._velocities = self.add_optimizer_variables(variables, "velocity")
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(
+        self,
+        gradient: keras.KerasTensor,
+        variable: keras.Variable,
+        learning_rate: keras.KerasTensor,
+    ) -> None:
         """Updates one weight tensor and its velocity."""
         dtype = variable.dtype
         learning_rate = ops.cast(learning_rate, dtype)

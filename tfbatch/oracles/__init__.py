@@ -34,7 +34,7 @@ _LAZY = {
 ORACLES = Registry(__name__, kind="oracle", folder=__path__)
 
 
-def make_settings(name: str, **parameters: Any) -> OracleSettings:
+def make_settings(name: str, **parameters: object) -> OracleSettings:
     """The settings of the oracle `name` with its parameters.
 
     Raises:

@@ -25,13 +25,13 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         known: Values that an earlier session tried where a proposal is asked for now, or None.
     """
 
-    def __init__(self, *, num_initial_points: int, **arguments: Any):
+    def __init__(self, *, num_initial_points: int, **arguments: object):
         super().__init__(num_initial_points=num_initial_points, **arguments)
         self.known: dict[str, Any] | None = None
         # A Gaussian process knows nothing before its first points: they are spread, not drawn.
         self._first = spread_points(self.get_space(), count=num_initial_points, seed=self.seed)
 
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
+    def populate_space(self, trial_id: str) -> dict[str, object]:
         """The next values, never those of another trial."""
         proposal = self._proposal(trial_id)
         while self._first and proposal["values"] is not None:
@@ -40,7 +40,7 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
                 return {**proposal, "values": values}
         return proposal
 
-    def accepts(self, values: dict[str, Any]) -> bool:
+    def accepts(self, values: dict[str, object]) -> bool:
         """Whether a first point may be proposed; see SobolOracle."""
         del values
         return True

@@ -52,12 +52,12 @@ class KerasTunerOracle:
 
     def __init__(
         self,
-        oracle: type[Any],
+        oracle: type[keras_tuner.Oracle],
         hyperparameters: keras_tuner.HyperParameters,
         *,
         direction: Direction,
         seed: int,
-        **arguments: Any,
+        **arguments: object,
     ):
         kind = type(oracle.__name__, (_Replayed, with_memory_bound(oracle)), {})
         self._oracle = kind(

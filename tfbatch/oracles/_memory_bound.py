@@ -18,7 +18,9 @@ _DRAWS = 100
 """Of eight batch sizes with one below the bound, that misses it once in 600,000 times."""
 
 
-def with_memory_bound(oracle: type[Any], *, hyperparameter: str = "batch_size") -> type[Any]:
+def with_memory_bound(
+    oracle: type[keras_tuner.Oracle], *, hyperparameter: str = "batch_size"
+) -> type[keras_tuner.Oracle]:
     """A subclass of an oracle that learns an upper bound of the batch size from trials.
 
     A trial that ends with an error for lack of memory is no failure: it does not count towards

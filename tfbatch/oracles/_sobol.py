@@ -41,10 +41,10 @@ class SobolOracle(keras_tuner.Oracle):  # type: ignore[misc]
 
     def __init__(
         self,
-        objective: Any = None,
+        objective: str | keras_tuner.Objective | None = None,
         max_trials: int | None = 16,
         *,
-        hyperparameters: Any = None,
+        hyperparameters: keras_tuner.HyperParameters | None = None,
         seed: int = 1,
         tune_new_entries: bool = True,
         allow_new_entries: bool = True,
@@ -67,12 +67,12 @@ class SobolOracle(keras_tuner.Oracle):  # type: ignore[misc]
             max_consecutive_failed_trials=max_consecutive_failed_trials,
         )
 
-    def accepts(self, values: dict[str, Any]) -> bool:
+    def accepts(self, values: dict[str, object]) -> bool:
         """Whether a point may be proposed; `with_memory_bound` leaves out those that cannot fit."""
         del values
         return True
 
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
+    def populate_space(self, trial_id: str) -> dict[str, object]:
         """The next point; a space of few choices ends when all of them were tried."""
         del trial_id
         tried = [trial.hyperparameters.values for trial in self.trials.values()]

@@ -11,7 +11,7 @@ from scipy.stats import qmc
 
 def spread_points(
     hyperparameters: keras_tuner.HyperParameters, *, count: int, seed: int
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Scrambled Sobol points (Owen 1998) of a space, conditional parameters included.
 
     Of the first 2**k points each 1/2**k of every range holds exactly one: with eight batch sizes

@@ -66,7 +66,7 @@ class _Grid:
 
 def grid_points(
     hyperparameters: keras_tuner.HyperParameters, *, values_of_range: int, seed: int
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """All combinations of a space's values, those of conditional parameters included.
 
     The batch size changes first, so that every beginning of the list has tried all batch sizes

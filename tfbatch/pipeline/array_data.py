@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfbatch.dataset_info.content import DataContent
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.pipeline.array_files import Leaf, read_content, read_leaf, read_stored
-from tfbatch.pipeline.elements import inputs_and_targets, packed
+from tfbatch.pipeline.elements import InputShape, inputs_and_targets, packed
 from tfbatch.pipeline.streams import (
     as_tensor,
     batches_in_chunk,
@@ -63,13 +63,13 @@ class StoredData:
         return self._content
 
     @property
-    def input_shape(self) -> Any:
+    def input_shape(self) -> InputShape:
         """Shape of one input; for several inputs, the same structure of shapes.
 
         The first dimension of inputs that differ in length is None.
         """
         inputs, _ = inputs_and_targets(self._stored.template)
-        return packed(inputs, [_shape(leaf) for leaf in self._stored.leaves])
+        return cast(InputShape, packed(inputs, [_shape(leaf) for leaf in self._stored.leaves]))
 
     @property
     def num_classes(self) -> int | None:

@@ -12,7 +12,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,11 @@ from tfbatch.dataset_info.content import DataContent
 from tfbatch.dataset_info.own_data import STORED
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expected
-from tfbatch.pipeline.elements import check_texts
+from tfbatch.pipeline.elements import Chunk, Template, check_texts
 from tfbatch.schema import Strict
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 CONTENT = "content.json"
 _CHUNK_EXAMPLES = 65_536
@@ -57,7 +60,7 @@ class Stored(Strict):
     """
 
     format_version: Literal[1] = 1
-    template: Any
+    template: list[Template]
     leaves: tuple[Leaf, ...]
     splits: dict[str, int]
     num_classes: int | None = None
@@ -97,7 +100,9 @@ def read_content(folder: Path) -> DataContent:
         raise DataError(f"{folder / CONTENT} cannot be read: {error}") from error
 
 
-def read_leaf(folder: Path, split: str, number: int, leaf: Leaf, count: int) -> Any:
+def read_leaf(
+    folder: Path, split: str, number: int, leaf: Leaf, count: int
+) -> tf.types.experimental.TensorLike:
     """One leaf of all examples of a split, mapped into memory.
 
     Returns:
@@ -156,7 +161,7 @@ def read_classes(
 def append_all(
     folder: Path,
     split: str,
-    chunks: Iterator[list[Any]],
+    chunks: Iterator[Chunk],
     heartbeat: Callable[[int], None],
     *,
     names: Sequence[str],

@@ -33,9 +33,17 @@ from tfbatch.pipeline.array_files import (
 )
 from tfbatch.pipeline.classes import Expect, Expected, expect_without_model
 from tfbatch.pipeline.content_scan import Contents, in_carved_splits
-from tfbatch.pipeline.elements import batched_like, leaf_names, leaf_order, numbers_of, packed
+from tfbatch.pipeline.elements import (
+    Chunk,
+    Nest,
+    batched_like,
+    leaf_names,
+    leaf_order,
+    numbers_of,
+    packed,
+)
 from tfbatch.pipeline.endless import refuse_endless
-from tfbatch.pipeline.user_data import Chunk, OwnSplit, read_splits
+from tfbatch.pipeline.user_data import OwnSplit, read_splits
 from tfbatch.run_folder.durable import FREE_SPACE
 
 VALIDATION_FRACTION = 0.2
@@ -54,7 +62,7 @@ _PADDED_TARGETS = (
 
 def store_data(
     root: Path,
-    data: Any,
+    data: Nest,
     *,
     batched: bool | None = None,
     expect: Expect = expect_without_model,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,9 @@ from tfbatch.dataset_info.content import (
 from tfbatch.errors import InputError
 from tfbatch.pipeline.array_files import Stored, read_leaf
 from tfbatch.pipeline.classes import MOST_CLASSES
-from tfbatch.pipeline.elements import leaf_paths
+from tfbatch.pipeline.elements import Chunk, Template, leaf_paths
 
 Hashes = npt.NDArray[np.uint64]
-Chunk = Sequence[Any]
-"""Some examples: for each leaf an array [examples, ...], or a list of arrays that may differ."""
 
 _MOST_HASHED = 4_000_000
 """Examples of a split: 64 MB of hashes. Beyond it nothing is said of repetition."""
@@ -72,7 +70,7 @@ class Contents:
         self._scans: dict[str, Scan] = {}
         self._paddings: dict[int, bytes] = {}
 
-    def begin(self, split: str, template: Any, *, dropped: int = 0) -> Scan:
+    def begin(self, split: str, template: list[Template], *, dropped: int = 0) -> Scan:
         """Begins a look at a split.
 
         Args:
@@ -131,7 +129,9 @@ class Scan:
         has_sample_weights: Whether examples have weights.
     """
 
-    def __init__(self, split: str, template: Any, *, dropped: int, paddings: dict[int, bytes]):
+    def __init__(
+        self, split: str, template: list[Template], *, dropped: int, paddings: dict[int, bytes]
+    ):
         self.count = 0
         self.dropped = dropped
         self._split = split
@@ -143,7 +143,7 @@ class Scan:
         self._inputs: list[Hashes] = []
         self._examples: list[Hashes] = []
 
-    def watch(self, chunks: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    def watch(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """The same chunks, each looked at on its way."""
         for chunk in chunks:
             self.add(chunk)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.errors import InputError
-from tfbatch.pipeline.elements import check_dataset, known_batching
+from tfbatch.pipeline.elements import Nest, check_dataset, known_batching
 from tfbatch.pipeline.streams import as_tensor, fixed_options, parallel_calls, permutation
 
 UNDRIVEN = (
@@ -85,7 +85,7 @@ class CutStream:
         return tf.data.Dataset.range(1).map(read)
 
 
-def of_arrays(given: Any, *, seed: int, epoch_examples: int | None, shuffle: bool) -> CutStream:
+def of_arrays(given: Nest, *, seed: int, epoch_examples: int | None, shuffle: bool) -> CutStream:
     """A stream of arrays in memory, any structure with the examples in the first dimension.
 
     Each epoch of the data has its permutation, which depends on the seed alone.

@@ -5,17 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy.typing as npt
 import tensorflow as tf
+from typing_extensions import TypeAliasType
 
 from tfbatch.dataset_info.content import Part
 from tfbatch.errors import InputError
 
-Template = Any
+Template = TypeAliasType("Template", "int | list[Template] | dict[str, Template]")
 """A structure with the number of each leaf in its place: `[{"a": 0, "b": 1}, 2]`; plain JSON."""
+Nest: TypeAlias = object
+"""Arrays or tensors in dicts, tuples and lists, as tf.nest takes them."""
+Chunk: TypeAlias = "list[tf.types.experimental.TensorLike]"
+"""Each leaf of some examples: an array, or a list of arrays that may differ in length."""
+InputShape = TypeAliasType(
+    "InputShape", "tuple[int | None, ...] | tuple[InputShape, ...] | dict[str, InputShape]"
+)
+"""Shape of one input; for several inputs, the same structure of shapes."""
 
 _PARTS: tuple[Part, ...] = ("inputs", "targets", "sample_weight")
 
@@ -71,7 +80,7 @@ class ElementForm:
     """
 
     where: str
-    template: Template
+    template: list[Template]
     shapes: tuple[tuple[int | None, ...], ...]
     dtypes: tuple[str, ...]
     batched: bool | None
@@ -92,7 +101,7 @@ class ElementForm:
         return str(packed(self.template, texts)).replace("'", "")
 
 
-def as_structure(value: Any) -> Any:
+def as_structure(value: Nest) -> Nest:
     """Several arrays in a list become a tuple of them, as Keras takes `[a, b]` for two inputs.
 
     A list of numbers, of texts or of lists of numbers stays one array.
@@ -111,7 +120,7 @@ def _has_arrays(part: Any) -> bool:
     return isinstance(part, Mapping) or (shape is not None and len(shape) > 0)
 
 
-def template_of(element: Any) -> Template:
+def template_of(element: Nest) -> list[Template]:
     """The structure of an element, such as `(x, y)` or `({"a": a, "b": b}, y, sample_weight)`.
 
     Lists and tuples are alike. A mapping's keys are kept in their order.
@@ -125,10 +134,11 @@ def template_of(element: Any) -> Template:
             return [visit(part) for part in value if part is not None]
         return next(numbers)
 
-    return visit(element)
+    template: list[Template] = visit(element)
+    return template
 
 
-def leaves_of(element: Any) -> list[Any]:
+def leaves_of(element: Nest) -> Chunk:
     """The leaves in the order of `template_of`."""
     return list(_leaves(element))
 
@@ -145,7 +155,7 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def packed(template: Template, leaves: Sequence[Any]) -> Any:
+def packed(template: Template, leaves: Sequence[object]) -> Nest:
     """The inverse of `leaves_of`: lists become tuples, as Keras expects of `(x, y)`."""
     if isinstance(template, dict):
         return {key: packed(part, leaves) for key, part in template.items()}
@@ -162,7 +172,7 @@ def numbers_of(template: Template) -> list[int]:
     return [number for part in parts for number in numbers_of(part)]
 
 
-def leaf_paths(template: Template) -> list[tuple[Part, tuple[str | int, ...]]]:
+def leaf_paths(template: list[Template]) -> list[tuple[Part, tuple[str | int, ...]]]:
     """The part of an element that each leaf belongs to, and its keys and numbers within it."""
     found: list[tuple[Part, tuple[str | int, ...]]] = []
 
@@ -179,7 +189,7 @@ def leaf_paths(template: Template) -> list[tuple[Part, tuple[str | int, ...]]]:
     return found
 
 
-def leaf_names(template: Template) -> list[str]:
+def leaf_names(template: list[Template]) -> list[str]:
     """What each leaf is called in messages: `targets`, `inputs["text"]`, `inputs[1]`."""
 
     def index(key: str | int) -> str:
@@ -217,7 +227,7 @@ def fits(shape: Sequence[int | None], other: Sequence[int | None]) -> bool:
     return all(None in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True))
 
 
-def check_element(element: Any, *, where: str) -> None:
+def check_element(element: Nest, *, where: str) -> None:
     """Refuses an element that Keras's `fit` could not take: `(x, y)` or `(x, y, sample_weight)`.
 
     Raises:
@@ -238,7 +248,7 @@ def check_element(element: Any, *, where: str) -> None:
         )
 
 
-def inputs_and_targets(template: Template) -> tuple[Template, Template]:
+def inputs_and_targets(template: list[Template]) -> tuple[Template, Template]:
     """The first two parts of an element."""
     return template[0], template[1]
 
@@ -360,7 +370,7 @@ def batched_like(form: ElementForm, train: ElementForm, *, train_batched: bool) 
     return found == {1}
 
 
-def check_dataset(dataset: Any, *, where: str) -> tf.data.Dataset:
+def check_dataset(dataset: Nest, *, where: str) -> tf.data.Dataset:
     """Refuses what cannot be trained on.
 
     Args:
@@ -420,7 +430,7 @@ def _never_ends(dataset: Any) -> bool:
         dataset = inputs[0]
 
 
-def values_in(spec: Any, *, batched: bool) -> int:
+def values_in(spec: tf.TensorSpec, *, batched: bool) -> int:
     """Values in one example, open dimensions taken for 64: how large a chunk of batches may be."""
     total = 0
     for part in tf.nest.flatten(spec):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfbatch.errors import InputError
+from tfbatch.pipeline.elements import Chunk
 
 STORED_BYTES = 1 << 30
 """The most that is stored of a stream whose length nothing says."""
@@ -40,7 +41,7 @@ class EndWatch:
         self._hashes: list[int] = []
         self._next_look = _FIRST_LOOK
 
-    def add(self, chunk: list[Any]) -> None:
+    def add(self, chunk: Chunk) -> None:
         """Takes some examples: each leaf as an array, or as a list of arrays.
 
         Raises:
@@ -81,7 +82,7 @@ _REMEDY = (
 )
 
 
-def refuse_endless(chunks: Iterator[list[Any]], *, where: str) -> Iterator[list[Any]]:
+def refuse_endless(chunks: Iterator[Chunk], *, where: str) -> Iterator[Chunk]:
     """Passes on the chunks of a stream of unknown length; see EndWatch.
 
     Raises:

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import tensorflow as tf
 
@@ -18,6 +18,8 @@ from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expect, expect_w
 from tfbatch.pipeline.content_scan import Contents, Scan
 from tfbatch.pipeline.elements import (
     ElementForm,
+    InputShape,
+    Nest,
     batched_like,
     check_dataset,
     fits,
@@ -32,9 +34,9 @@ from tfbatch.pipeline.streams import fixed_options, prefetched
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.pipeline.user_data import rows_of
 from tfbatch.run_folder.durable import FREE_SPACE, write_whole
-from tfbatch.schema import Strict, content_hash
+from tfbatch.schema import JsonObject, Strict, content_hash
 
-MakeDataset = Callable[..., Any]
+MakeDataset: TypeAlias = "Callable[..., Nest]"
 FILE_NAME = "function.json"
 _BATCH_SIZE = 32
 SEED = 1
@@ -57,7 +59,7 @@ class Counted(Strict):
     Attributes:
         identity: A hash of the function's text and of what follows.
         splits: Number of examples of each split.
-        input_shape: Shapes of the inputs.
+        input_shape: Shapes of the inputs; a tuple of several is {"": [...]}.
         num_classes: Number of classes, or None.
         class_counts: Training examples of each class.
         one_hot: Whether targets are one-hot rows of those classes.
@@ -68,7 +70,7 @@ class Counted(Strict):
 
     identity: str
     splits: dict[str, int]
-    input_shape: Any
+    input_shape: list[int | None] | JsonObject
     num_classes: int | None
     class_counts: tuple[int, ...]
     one_hot: bool
@@ -110,9 +112,9 @@ class FunctionData:
         return self._counted.content
 
     @property
-    def input_shape(self) -> Any:
+    def input_shape(self) -> InputShape:
         """Shape of one input; for several inputs, the same structure of shapes."""
-        return _as_shapes(self._counted.input_shape)
+        return cast(InputShape, _as_shapes(self._counted.input_shape))
 
     @property
     def num_classes(self) -> int | None:
@@ -317,7 +319,9 @@ def _check_like(form: ElementForm, train: ElementForm, batched: bool, train_batc
     )
 
 
-def make_split(make_dataset: MakeDataset, split: str, batch_size: int, seed: int = SEED) -> Any:
+def make_split(
+    make_dataset: MakeDataset, split: str, batch_size: int, seed: int = SEED
+) -> tf.data.Dataset:
     """The function's own result, checked; None where there is no such split."""
     name = getattr(make_dataset, "__name__", "make_dataset")
     made = make_dataset(split=split, batch_size=batch_size, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def prepare_data(
     data_dir: Path | None,
     records_dir: Path | None,
     expect: Expect = expect_without_model,
-    progress: Any = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Data:
     """Prepares data and opens it; see `prepare_folder`."""
     folder, _ = prepare_folder(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import tensorflow as tf
 
 from tfbatch.dataset_info.content import DataContent
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import InputError
+from tfbatch.pipeline.elements import InputShape
 from tfbatch.seeds import LARGEST_SEED
 
 EVALUATION_BATCH_SIZE = 512
@@ -33,7 +34,7 @@ class Data(Protocol):
         """The findings of a look at the examples; empty for records, checked when written."""
 
     @property
-    def input_shape(self) -> Any:
+    def input_shape(self) -> InputShape:
         """Shape of one input; for several inputs, the same structure of shapes."""
 
     @property

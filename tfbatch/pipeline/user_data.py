@@ -15,7 +15,9 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 from tfbatch.dataset_info.own_data import check_splits
 from tfbatch.errors import InputError
 from tfbatch.pipeline.elements import (
+    Chunk,
     ElementForm,
+    Nest,
     as_structure,
     check_dataset,
     check_element,
@@ -26,8 +28,6 @@ from tfbatch.pipeline.elements import (
     template_of,
 )
 
-Chunk = list[Any]
-"""Each leaf of some examples: an array, or a list of arrays that may differ in length."""
 _CHUNK_EXAMPLES = 256
 _WIDEST = {"f": 8, "c": 16}
 """Bytes of TensorFlow's widest types of a kind."""
@@ -52,7 +52,7 @@ class OwnSplit:
     notes: tuple[str, ...] = ()
 
 
-def read_splits(data: Any, *, declared: bool | None = None) -> dict[str, OwnSplit]:
+def read_splits(data: Nest, *, declared: bool | None = None) -> dict[str, OwnSplit]:
     """Checks a user's own data; does not read Datasets.
 
     Args:
@@ -173,7 +173,7 @@ def _form_of_arrays(template: Any, arrays: list[Any], where: str, *, batch: bool
     )
 
 
-def as_array(leaf: Any, name: str, *, where: str) -> Any:
+def as_array(leaf: object, name: str, *, where: str) -> npt.NDArray[Any] | tf.Tensor:
     """One leaf as an array that can be stored, or a list of arrays that differ in length.
 
     Raises:
@@ -259,7 +259,9 @@ def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> 
     return OwnSplit(form, chunks, length_unknown=unknown)
 
 
-def rows_of(leaf: Any, *, variable: bool) -> Any:
+def rows_of(
+    leaf: tf.types.experimental.TensorLike, *, variable: bool
+) -> tf.types.experimental.TensorLike:
     """A chunk of one leaf: an array, or a list of arrays that may differ in length."""
     if isinstance(leaf, tf.RaggedTensor):
         return [row.numpy() for row in leaf]

@@ -14,7 +14,7 @@ from tfbatch.encoded_images import UnreadableImageError, decodable, without_fram
 from tfbatch.errors import InputError
 
 
-def encode(key: str, image: Any, label: int, features: Features) -> bytes:
+def encode(key: str, image: bytes | npt.NDArray[np.uint8], label: int, features: Features) -> bytes:
     """Serializes one example. Encoded images are checked to their end: none fails in training.
 
     Args:

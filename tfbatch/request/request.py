@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -72,7 +72,7 @@ class Request:
             self.subject, optimizer=self.search.space.optimizer, scaling_rule=scaling_rule
         )
 
-    def identity(self, **more: Any) -> dict[str, Any]:
+    def identity(self, **more: object) -> dict[str, object]:
         """Everything that makes two runs comparable."""
         subject = self.subject
         data = subject.data.model_dump(mode="json", by_alias=True)
@@ -96,7 +96,7 @@ class Request:
             **more,
         }
 
-    def budget(self) -> dict[str, Any]:
+    def budget(self) -> dict[str, object]:
         """What may change when a run is continued."""
         return {
             "max_trials": self.search.max_trials,

@@ -145,7 +145,7 @@ class Space(Strict):
     warmup_fraction: Searched = 0.0
     schedules: Annotated[tuple[Named, ...], Field(min_length=1)]
     optimizer: Named = Named(name="sgd")
-    model: dict[str, Any] = {}
+    model: dict[str, object] = {}
 
     @field_validator("scaling_rule", mode="before")
     @classmethod
@@ -270,7 +270,7 @@ def load_search(name: str) -> SearchConfig:
     return load(SearchConfig, path)
 
 
-def as_options(value: Any, *, where: str) -> list[Any]:
+def as_options(value: object, *, where: str) -> list[object]:
     """The values that a searched parameter can take: one, a list's, or the ends of a range.
 
     Args:
@@ -290,7 +290,7 @@ def as_options(value: Any, *, where: str) -> list[Any]:
     return [value]
 
 
-def parameter_options(schedule: Named) -> list[dict[str, Any]]:
+def parameter_options(schedule: Named) -> list[dict[str, object]]:
     """All combinations of the values that a schedule's parameters can take; see `as_options`.
 
     Raises:
@@ -312,7 +312,7 @@ def has_own_warmup(schedule: str) -> bool:
     return bool(SCHEDULES.load(schedule).Family.own_warmup)
 
 
-def as_range(value: dict[str, Any], *, where: str = "range") -> Range:
+def as_range(value: dict[str, object], *, where: str = "range") -> Range:
     """Reads `{min: ..., max: ..., sampling: ...}`.
 
     Raises:

@@ -33,7 +33,7 @@ class Task:
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weight", _checked(as_plain(self.class_weight)))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What of it is given."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 

@@ -72,7 +72,7 @@ def software() -> dict[str, str]:
     return versions
 
 
-def hardware(accelerators: list[str]) -> dict[str, Any]:
+def hardware(accelerators: list[str]) -> dict[str, object]:
     """Processor, cores that this process may use, memory, accelerators.
 
     Args:

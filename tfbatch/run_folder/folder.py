@@ -111,8 +111,8 @@ class RunFolder:
         self,
         path: Path,
         *,
-        identity: dict[str, Any],
-        budget: dict[str, Any],
+        identity: dict[str, object],
+        budget: dict[str, object],
         overwrite: bool = False,
         lock: RunLock | None = None,
     ):
@@ -238,7 +238,7 @@ def _is_run(path: Path) -> bool:
     return isinstance(content, dict) and content.keys() >= {"identity", "budget"}
 
 
-def differences(before: Any, now: Any, key: str = "") -> list[str]:
+def differences(before: object, now: object, key: str = "") -> list[str]:
     """Lines such as "space.batch_size.max: 512 -> 1024" for everything that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         lines = []

@@ -7,12 +7,13 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from tfbatch.errors import RunFolderError
+from tfbatch.schema import JsonObject
 
 SCHEMA_VERSION = 2
-Row = dict[str, Any]
+Row: TypeAlias = JsonObject
 """Flat keys and JSON values; non-finite numbers are written as "nan", "inf", "-inf"."""
 
 

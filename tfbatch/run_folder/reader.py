@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder import files
 from tfbatch.run_folder.journal import Row, encode_row, read_rows
-from tfbatch.schema import content_hash
+from tfbatch.schema import JsonObject, content_hash
 
 _FILES = (files.RECOMMENDATION, files.BEST_CONFIGURATION, files.SETTINGS, files.FINGERPRINT)
 
@@ -28,10 +27,10 @@ class RecordedRun:
     """
 
     path: Path
-    settings: dict[str, Any]
+    settings: JsonObject
     rows: list[Row]
-    fingerprint: dict[str, Any]
-    recommendation: dict[str, Any] | None
+    fingerprint: JsonObject
+    recommendation: JsonObject | None
 
     @property
     def key(self) -> str:
@@ -76,7 +75,7 @@ def read_run(path: Path) -> RecordedRun:
     )
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> JsonObject:
     """What makes two runs comparable: the `identity` of config.json.
 
     Raises:
@@ -86,7 +85,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     return _part_of_settings(path, "identity")
 
 
-def read_budget(path: Path) -> dict[str, Any]:
+def read_budget(path: Path) -> JsonObject:
     """What may change when a run is continued: the `budget` of config.json.
 
     Raises:
@@ -96,7 +95,7 @@ def read_budget(path: Path) -> dict[str, Any]:
     return _part_of_settings(path, "budget")
 
 
-def _part_of_settings(path: Path, part: str) -> dict[str, Any]:
+def _part_of_settings(path: Path, part: str) -> JsonObject:
     content, journal = _read(path / files.SETTINGS), path / files.JOURNAL
     if not journal.exists() or content is None:
         absent = files.SETTINGS if journal.exists() else files.JOURNAL
@@ -105,11 +104,11 @@ def _part_of_settings(path: Path, part: str) -> dict[str, Any]:
         )
     if part not in content:
         raise RunFolderError(f"{path / files.SETTINGS} is damaged: it has no `{part}`.")
-    found: dict[str, Any] = content[part]
+    found: JsonObject = content[part]
     return found
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> JsonObject | None:
     """A JSON object; None where there is no such file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

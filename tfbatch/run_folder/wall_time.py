@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import WALL_TIME
+from tfbatch.run_folder.journal import Row
 
 EVERY_SECONDS = 10.0
 """How often it is written: so much of a session that is killed is not charged."""
@@ -84,7 +84,7 @@ class WallTime:
             return  # the journal cannot be written either, and says so
 
 
-def spent_seconds(folder: Path, rows: Iterable[dict[str, Any]]) -> float:
+def spent_seconds(folder: Path, rows: Iterable[Row]) -> float:
     """What earlier sessions on a run folder used, in wall-clock seconds.
 
     A folder without the file (of an earlier version) is charged the time in which at least one of
@@ -108,7 +108,7 @@ def spent_seconds(folder: Path, rows: Iterable[dict[str, Any]]) -> float:
         ) from error
 
 
-def covered_seconds(rows: Iterable[dict[str, Any]]) -> float:
+def covered_seconds(rows: Iterable[Row]) -> float:
     """Length of the union of the times in which trials ran, in seconds.
 
     Args:

@@ -32,7 +32,7 @@ def scaled(
     *,
     batch_size: float,
     base_batch_size: float,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, object] | None = None,
 ) -> float:
     """The learning rate at `batch_size` by a rule, from the one at `base_batch_size`.
 

@@ -33,7 +33,7 @@ _LAZY = {
 SCHEDULES = Registry(__name__, kind="schedule", folder=__path__)
 
 
-def make_family(name: str, **parameters: Any) -> ScheduleFamily:
+def make_family(name: str, **parameters: object) -> ScheduleFamily:
     """Makes the schedule family `name` with its parameters.
 
     Raises:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from tfbatch.schema import Strict
 
+if TYPE_CHECKING:
+    import keras
+
+Values: TypeAlias = "float | npt.NDArray[np.float64] | keras.KerasTensor"
+"""A number, or an array or a tensor of them."""
 ROUNDING = 1e-6
 """How far before a joint of a schedule `progress` counts as having reached it.
 
@@ -33,7 +40,7 @@ class ScheduleFamily(Strict):
     own_warmup: ClassVar[bool] = False
 
     @abstractmethod
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """Fraction of the peak learning rate.
 
         Args:
@@ -45,7 +52,7 @@ class ScheduleFamily(Strict):
             Numbers of the shape of `progress`.
         """
 
-    def momentum(self, progress: Any, ops: Any) -> Any:
+    def momentum(self, progress: Values, ops: ModuleType) -> Values | None:
         """Momentum (Adam's beta_1) that goes with the learning rate; None leaves the optimizer's.
 
         Args:
@@ -56,6 +63,7 @@ class ScheduleFamily(Strict):
             Numbers in (0, 1) of the shape of `progress`, or None for every progress alike.
         """
         del progress, ops
+        return None
 
     def sets_momentum(self) -> bool:
         """Whether `momentum` gives one."""
@@ -64,15 +72,15 @@ class ScheduleFamily(Strict):
 
 def value(
     family: ScheduleFamily,
-    examples: Any,
+    examples: Values,
     *,
     learning_rate: float,
     batch_size: int,
     total_examples: int,
     warmup_examples: int = 0,
     warmup_start: float = 0.0,
-    ops: Any,
-) -> Any:
+    ops: ModuleType,
+) -> Values:
     """The learning rate for an update before which `examples` examples were seen.
 
         def value(x):                                        # p peak, W warm-up, X total
@@ -128,13 +136,13 @@ class Numbers(NamedTuple):
         first_factor: That of the very first update of a warm-up from zero.
     """
 
-    learning_rate: Any
-    batch_size: Any
-    warmup_examples: Any
-    decay_examples: Any
-    warmup_start: Any
-    warmup_rise: Any
-    first_factor: Any
+    learning_rate: Values
+    batch_size: Values
+    warmup_examples: Values
+    decay_examples: Values
+    warmup_start: Values
+    warmup_rise: Values
+    first_factor: Values
 
     @classmethod
     def of(
@@ -159,8 +167,8 @@ class Numbers(NamedTuple):
 
 
 def rate(
-    family: ScheduleFamily, examples: Any, numbers: Numbers, *, warmup: Warmup, ops: Any
-) -> Any:
+    family: ScheduleFamily, examples: Values, numbers: Numbers, *, warmup: Warmup, ops: ModuleType
+) -> Values:
     """The learning rate of `value`, from numbers that need not be known yet."""
     decayed = numbers.learning_rate * family.factor(progress_of(examples, numbers, ops), ops)
     if warmup == "none":
@@ -171,6 +179,6 @@ def rate(
     return ops.where(examples < numbers.warmup_examples, numbers.learning_rate * factor, decayed)
 
 
-def progress_of(examples: Any, numbers: Numbers, ops: Any) -> Any:
+def progress_of(examples: Values, numbers: Numbers, ops: ModuleType) -> Values:
     """Share of the training after the warm-up that is done, in [0, 1]."""
     return ops.clip((examples - numbers.warmup_examples) / numbers.decay_examples, 0.0, 1.0)

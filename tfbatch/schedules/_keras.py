@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -81,7 +81,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         total_examples: int,
         warmup_examples: int = 0,
         warmup_start: float = 0.0,
-        parameters: dict[str, Any] | None = None,
+        parameters: Mapping[str, object] | None = None,
         piece_factors: Sequence[float] | None = None,
         name: str = "LearningRateInExamples",
     ):
@@ -119,7 +119,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
             warmup_examples=warmup_examples,
         )
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: keras.KerasTensor) -> keras.KerasTensor:
         """The learning rate (float32 scalar) of the update number `step`, counted from 0."""
         with keras.name_scope(self.name):
             numbers = self._read()
@@ -158,7 +158,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
             ]
         )
 
-    def with_numbers(self, numbers: Any) -> LearningRateInExamples:
+    def with_numbers(self, numbers: tf.Tensor) -> LearningRateInExamples:
         """The same form with its numbers read from a tensor, bit for bit as from its own.
 
         Args:
@@ -181,7 +181,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         """Whether the family has a momentum of its own."""
         return self._shape.sets_momentum()
 
-    def momentum(self, step: Any) -> Any:
+    def momentum(self, step: keras.KerasTensor) -> keras.KerasTensor | None:
         """The momentum (float32 scalar) of the update number `step`, or None.
 
         None for a family that leaves the momentum to the optimizer. No optimizer of Keras asks for

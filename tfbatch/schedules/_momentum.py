@@ -30,9 +30,9 @@ class MomentumInExamples(float):
 
     dtype = "float32"  # Keras takes the class for the name of a dtype where there is none
     schedule: LearningRateInExamples
-    _optimizer: Any
+    _optimizer: keras.optimizers.Optimizer
 
-    def at(self, step: Any) -> Any:
+    def at(self, step: keras.KerasTensor) -> keras.KerasTensor:
         """The momentum of an update, a float32 scalar."""
         return self.schedule.momentum(step)
 
@@ -62,12 +62,12 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
 MomentumInExamples.__neg__ = _computed("__neg__")  # type: ignore[method-assign]
 
 
-def momentum_attribute(optimizer: Any) -> str | None:
+def momentum_attribute(optimizer: keras.optimizers.Optimizer) -> str | None:
     """Which attribute of a Keras optimizer is its momentum: "momentum", "beta_1", or none."""
     return next((name for name in ("momentum", "beta_1") if hasattr(optimizer, name)), None)
 
 
-def follow_momentum(optimizer: Any) -> MomentumInExamples | None:
+def follow_momentum(optimizer: keras.optimizers.Optimizer) -> MomentumInExamples | None:
     """Gives an optimizer the momentum of its learning rate's schedule, if that sets one.
 
     Call it before the training is traced. `optimizer.momentum` (or `beta_1`) is then a

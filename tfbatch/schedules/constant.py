@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
-from tfbatch.schedules._family import ScheduleFamily
+from tfbatch.schedules._family import ScheduleFamily, Values
 
 
 class Family(ScheduleFamily):
     """factor(u) = 1."""
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         return ops.ones_like(progress)

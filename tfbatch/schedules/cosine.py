@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from types import ModuleType
 
 from pydantic import Field
 
-from tfbatch.schedules._family import ScheduleFamily
+from tfbatch.schedules._family import ScheduleFamily, Values
 
 
 class Family(ScheduleFamily):
@@ -22,7 +22,7 @@ class Family(ScheduleFamily):
 
     final_fraction: float = Field(default=0.0, ge=0, lt=1)
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         half = (1.0 + ops.cos(math.pi * progress)) / 2.0
         return self.final_fraction + (1.0 - self.final_fraction) * half

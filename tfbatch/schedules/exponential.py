@@ -5,11 +5,11 @@ Compared with others by Li, Zhuang & Orabona 2021 (arXiv 2002.05273).
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 from pydantic import Field
 
-from tfbatch.schedules._family import ScheduleFamily
+from tfbatch.schedules._family import ScheduleFamily, Values
 
 
 class Family(ScheduleFamily):
@@ -24,6 +24,6 @@ class Family(ScheduleFamily):
 
     final_fraction: float = Field(default=0.01, gt=0, le=1)
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         return self.final_fraction**progress

@@ -11,11 +11,11 @@ in all, the two are the same function.
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 from pydantic import Field
 
-from tfbatch.schedules._family import ScheduleFamily
+from tfbatch.schedules._family import ScheduleFamily, Values
 
 
 class Family(ScheduleFamily):
@@ -31,6 +31,6 @@ class Family(ScheduleFamily):
 
     timescale: float = Field(default=0.03, gt=0)
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         return ops.sqrt(self.timescale / (self.timescale + progress))

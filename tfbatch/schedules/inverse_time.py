@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 from pydantic import Field
 
-from tfbatch.schedules._family import ScheduleFamily
+from tfbatch.schedules._family import ScheduleFamily, Values
 
 
 class Family(ScheduleFamily):
@@ -21,6 +21,6 @@ class Family(ScheduleFamily):
 
     decay_rate: float = Field(default=9.0, gt=0)
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         return 1.0 / (1.0 + self.decay_rate * progress)

@@ -7,11 +7,12 @@ The cosine form, with the momentum mirrored, is that of fastai and PyTorch, whos
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tfbatch.schedules._family import ScheduleFamily
+from tfbatch.schedules._family import ScheduleFamily, Values
 
 
 class Family(ScheduleFamily):
@@ -52,11 +53,11 @@ class Family(ScheduleFamily):
     momentum_at_peak: float = Field(default=0.85, gt=0, lt=1)
     momentum_at_ends: float = Field(default=0.95, gt=0, lt=1)
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         return self._cycle(progress, self.initial_fraction, 1.0, self.final_fraction, ops)
 
-    def momentum(self, progress: Any, ops: Any) -> Any:
+    def momentum(self, progress: Values, ops: ModuleType) -> Values | None:
         """See ScheduleFamily."""
         if not self.cycle_momentum:
             return None

@@ -5,11 +5,11 @@ Power 0.9 in Chen et al. 2016 (arXiv 1606.00915), 2 in You et al. 2017 (arXiv 17
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 from pydantic import Field
 
-from tfbatch.schedules._family import ScheduleFamily
+from tfbatch.schedules._family import ScheduleFamily, Values
 
 
 class Family(ScheduleFamily):
@@ -26,6 +26,6 @@ class Family(ScheduleFamily):
     power: float = Field(default=2.0, gt=0)
     final_fraction: float = Field(default=0.0, ge=0, lt=1)
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         return self.final_fraction + (1.0 - self.final_fraction) * (1.0 - progress) ** self.power

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from tfbatch.schedules._family import ROUNDING, ScheduleFamily
+from tfbatch.schedules._family import ROUNDING, ScheduleFamily, Values
 
 _SHORTEST = 1e-3
 """Share of the training; shorter cycles would be of the size of float32's rounding of progress."""
@@ -54,7 +55,7 @@ class Family(ScheduleFamily):
             )
         return self
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         first = next_start = self._first()
         start, length, peak = (ops.ones_like(progress) * number for number in (0.0, first, 1.0))

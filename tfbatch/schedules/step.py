@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Any
+from types import ModuleType
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from tfbatch.schedules._family import ROUNDING, ScheduleFamily
+from tfbatch.schedules._family import ROUNDING, ScheduleFamily, Values
 
 
 def _fractions(value: object) -> object:
@@ -51,7 +52,7 @@ class Family(ScheduleFamily):
             raise ValueError("boundaries must rise")
         return value
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         factor = ops.ones_like(progress)
         for drops, boundary in enumerate(self.boundaries, start=1):

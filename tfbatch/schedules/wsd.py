@@ -6,11 +6,12 @@ Hu et al. 2024 (arXiv 2404.06395); the 1 - square root cool-down is from Haegele
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 from pydantic import Field
 
-from tfbatch.schedules._family import ScheduleFamily
+from tfbatch.schedules._family import ScheduleFamily, Values
 
 
 class Family(ScheduleFamily):
@@ -33,7 +34,7 @@ class Family(ScheduleFamily):
     shape: Literal["linear", "one_minus_sqrt"] = "one_minus_sqrt"
     final_fraction: float = Field(default=0.0, ge=0, lt=1)
 
-    def factor(self, progress: Any, ops: Any) -> Any:
+    def factor(self, progress: Values, ops: ModuleType) -> Values:
         """See ScheduleFamily."""
         done = ops.clip((progress - (1.0 - self.cooldown)) / self.cooldown, 0.0, 1.0)
         fallen = done if self.shape == "linear" else ops.sqrt(done)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer, Contender, Measured, measured_metrics
 from tfbatch.answer.memory_limits import read_memory_limit
@@ -30,6 +30,9 @@ from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.training.evaluation import evaluate_weights, save_model
 from tfbatch.trial.derived import Derived
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +62,7 @@ class AnswerWriter:
     progress: Progress
     derive: Callable[[Configuration], Derived]
     stop_requested: Callable[[], bool]
-    build_model: Callable[..., Any]
+    build_model: Callable[..., keras.Model]
     compiled: bool
 
     def keep(self, answer: Answer) -> None:

@@ -23,6 +23,7 @@ from keras_tuner.engine.trial import Trial
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.schema import JsonObject
 from tfbatch.trial.outcome import Outcome, TrialSpec
 
 SILENT_SECONDS = 60.0
@@ -48,7 +49,7 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
         self._ended: deque[tuple[TrialSpec, Outcome]] = deque()
         self._closed = False
 
-    def announce(self, job: dict[str, Any]) -> None:
+    def announce(self, job: JsonObject) -> None:
         """Says what the search is, before the board is served.
 
         Args:
@@ -99,7 +100,7 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
         with self._mutex:
             self._closed = True
 
-    def create_trial(self, tuner_id: str) -> Any:
+    def create_trial(self, tuner_id: str) -> Trial:
         """KerasTuner's protocol: a worker asks for a trial."""
         with self._mutex:
             self._asking[tuner_id] = self._now()
@@ -111,7 +112,7 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
             self._running[tuner_id] = (spec, self._now(), self._now())
             return Trial(_carrying(SPEC, spec_to_json(spec)), trial_id=tuner_id, status="RUNNING")
 
-    def update_trial(self, trial_id: str, metrics: Any, step: int = 0) -> Any:
+    def update_trial(self, trial_id: str, metrics: JsonObject, step: int = 0) -> Trial:
         """KerasTuner's protocol, used as a heartbeat; the answer says whether to go on."""
         del metrics, step
         with self._mutex:
@@ -121,7 +122,7 @@ class Board(keras_tuner.Oracle):  # type: ignore[misc]
             status = "RUNNING" if running and not self._closed else "STOPPED"
             return Trial(keras_tuner.HyperParameters(), trial_id=trial_id, status=status)
 
-    def end_trial(self, trial: Any) -> None:
+    def end_trial(self, trial: Trial) -> None:
         """KerasTuner's protocol: a worker reports an outcome."""
         with self._mutex:
             running = self._running.pop(trial.trial_id, None)

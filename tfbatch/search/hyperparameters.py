@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras_tuner
 
 from tfbatch.request.search_config import Range, as_options, as_range
 from tfbatch.schema import Named
 
 
-def as_searched(value: Any) -> Any:
+def as_searched(value: object) -> object:
     """A parameter's value as written in YAML: a mapping is a Range, whole numbers become floats.
 
     (KerasTuner refuses a choice between 0 and 0.1, of two types.)
@@ -19,11 +17,12 @@ def as_searched(value: Any) -> Any:
         return as_range(value)
     if isinstance(value, list | tuple):
         return [as_searched(option) for option in value]
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if whole else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
 
 
-def as_given(value: Any) -> Any:
+def as_given(value: object) -> object:
     """An argument of the model's builder: a whole number stays one."""
     return as_range(value) if isinstance(value, dict) else value
 
@@ -34,21 +33,21 @@ def first_of_each(named: Named) -> Named:
     return Named(name=named.name, **{k: as_options(v, where=k)[0] for k, v in arguments})
 
 
-def is_number(searched: Any) -> bool:
+def is_number(searched: object) -> bool:
     """Whether numbers are searched, and not words or switches."""
     if isinstance(searched, list | tuple):
         return not isinstance(searched[0], str | bool)
     return isinstance(searched, Range)
 
 
-def is_fixed(searched: Any) -> bool:
+def is_fixed(searched: object) -> bool:
     """Whether there is one value only, and nothing to search."""
     if isinstance(searched, list | tuple):
         return False
     return not isinstance(searched, Range)
 
 
-def declare(hp: keras_tuner.HyperParameters, name: str, searched: Any) -> None:
+def declare(hp: keras_tuner.HyperParameters, name: str, searched: object) -> None:
     """Declares a hyperparameter to KerasTuner; a single value is none."""
     if isinstance(searched, Range):
         hp.Float(name, searched.min, searched.max, sampling=searched.sampling)

@@ -13,6 +13,7 @@ from tfbatch.answer.summary import summary
 from tfbatch.errors import NothingLearnedError
 from tfbatch.exporters import Exported, export_run
 from tfbatch.run_folder.trials_table import to_frame
+from tfbatch.schema import JsonObject
 
 if TYPE_CHECKING:
     import pandas
@@ -122,7 +123,7 @@ class Result(_Trials):
     snippet: str
 
     @property
-    def recommendation(self) -> dict[str, Any]:
+    def recommendation(self) -> JsonObject:
         """The content of recommendation.json.
 
         Batch size, learning rate, schedule, optimizer, metrics on validation and test, the

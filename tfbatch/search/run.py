@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer
 from tfbatch.answer.candidates import choose_candidates, verified_groups
@@ -39,6 +39,9 @@ from tfbatch.training.step_times import ROUNDS, expected_trial_seconds, keep_ste
 from tfbatch.trial.derived import Derived, derive
 from tfbatch.trial.trials import Trials
 
+if TYPE_CHECKING:
+    import keras
+
 SECONDS_EACH = 0.6 * ROUNDS
 """What measuring the step time of one batch size takes, beside starting up."""
 STARTING_SECONDS = 15.0
@@ -59,7 +62,7 @@ class Run:
         started: float,
         untrained: Untrained,
         *,
-        build_model: Callable[..., Any],
+        build_model: Callable[..., keras.Model],
         compiled: bool,
         largest_batch_size: int | None,
     ):

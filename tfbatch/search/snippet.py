@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription, OwnData
@@ -18,6 +18,9 @@ from tfbatch.schedules import make_family
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.trial.derived import Derived
 
+if TYPE_CHECKING:
+    import keras
+
 
 def keras_snippet(
     configuration: Configuration,
@@ -26,7 +29,7 @@ def keras_snippet(
     subject: ModelAndData,
     execution: Execution,
     data: DataDescription,
-    build_model: Callable[..., Any],
+    build_model: Callable[..., keras.Model],
     compiled: bool,
     seed: int,
     threads: int | None = None,

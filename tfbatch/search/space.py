@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras_tuner
 
@@ -18,7 +18,7 @@ from tfbatch.request.search_config import (
     parameter_options,
 )
 from tfbatch.schedules import make_family
-from tfbatch.schema import Named
+from tfbatch.schema import JsonObject, Named
 from tfbatch.search.hyperparameters import (
     as_given,
     as_searched,
@@ -55,8 +55,8 @@ class SearchSpace:
         space: Space,
         *,
         num_examples: int,
-        model_arguments: Mapping[str, Any] | None = None,
-        model_hyperparameters: Sequence[Mapping[str, Any]] = (),
+        model_arguments: Mapping[str, object] | None = None,
+        model_hyperparameters: Sequence[Mapping[str, object]] = (),
     ):
         self.batch_sizes = batch_sizes_of(space.batch_size, num_examples)
         self.scaling_rule = first_of_each(space.rule)
@@ -107,7 +107,7 @@ class SearchSpace:
         hp.merge(self._model)
         return hp
 
-    def configuration(self, values: dict[str, Any]) -> Configuration:
+    def configuration(self, values: JsonObject) -> Configuration:
         """The configuration that a set of hyperparameter values means."""
 
         def value_of(name: str, searched: Any) -> Any:
@@ -145,7 +145,7 @@ class SearchSpace:
             },
         )
 
-    def values(self, configuration: Configuration) -> dict[str, Any]:
+    def values(self, configuration: Configuration) -> JsonObject:
         """The inverse of `configuration`: the values of the active hyperparameters."""
         flat = configuration.flat()
         values: dict[str, Any] = {}
@@ -268,7 +268,7 @@ class SearchSpace:
         for key, value in schedule.arguments.items():
             searched = as_searched(value)
             if not is_fixed(searched):
-                yield key, searched
+                yield key, cast(Searched, searched)
 
 
 def _of_the_model(found: Sequence[Mapping[str, Any]]) -> keras_tuner.HyperParameters:

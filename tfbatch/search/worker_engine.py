@@ -81,9 +81,9 @@ class WorkerProcesses:
     def perform(
         self,
         records: Path | None,
-        task: Callable[..., Any],
-        arguments: Sequence[Any],
-        options: Mapping[str, Any],
+        task: Callable[..., object],
+        arguments: Sequence[object],
+        options: Mapping[str, object],
         *,
         on_progress: OnProgress | None,
         alone: bool,

@@ -7,8 +7,6 @@ source also makes itself of a text, and describes its data, for data sets that h
 
 from __future__ import annotations
 
-from typing import Any
-
 from tfbatch.plug_ins import Registry
 from tfbatch.schema import validate
 from tfbatch.sources._layout import split_role
@@ -17,7 +15,7 @@ from tfbatch.sources._source import SPLIT_NAMES, Description, SourceBase
 SOURCES = Registry(__name__, kind="source", folder=__path__)
 
 
-def make_source(name: str, **arguments: Any) -> SourceBase:
+def make_source(name: str, **arguments: object) -> SourceBase:
     """Makes the source `name`.
 
     Raises:

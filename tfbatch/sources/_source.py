@@ -7,7 +7,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +78,7 @@ class SourceBase(Strict):
         return False
 
     @abstractmethod
-    def identity(self, data_dir: Path | None) -> dict[str, Any]:
+    def identity(self, data_dir: Path | None) -> dict[str, object]:
         """What tells these bytes from other bytes: plain data that is hashed into folder names.
 
         Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ _ORDER_SEED = 20181206  # the original order follows the writers
 class Source(SourceBase):
     """One split, "train", with all images; pixels 0-16 become 0-255."""
 
-    def identity(self, data_dir: Path | None) -> dict[str, Any]:
+    def identity(self, data_dir: Path | None) -> dict[str, object]:
         """See SourceBase."""
         del data_dir
         return {"dataset": "sklearn digits", "order_seed": _ORDER_SEED}

@@ -92,7 +92,7 @@ class Source(SourceBase):
         # pathlib's own raises for a name that is too long.
         return os.path.isdir(resolve(Path(text), data_dir))  # noqa: PTH112
 
-    def identity(self, data_dir: Path | None) -> dict[str, Any]:
+    def identity(self, data_dir: Path | None) -> dict[str, object]:
         """See SourceBase: path, size and time of change of every image."""
         folder = resolve(self.folder, data_dir)
         digest = hashlib.sha256()

@@ -59,7 +59,7 @@ class Source(SourceBase):
         # pathlib's own raises for a name that is too long.
         return os.path.exists(resolve(Path(text), data_dir))  # noqa: PTH110
 
-    def identity(self, data_dir: Path | None) -> dict[str, Any]:
+    def identity(self, data_dir: Path | None) -> dict[str, object]:
         """See SourceBase: name, size and checksum of each array, as the file lists them."""
         path = resolve(self.path, data_dir)
         with _open(path) as archive:

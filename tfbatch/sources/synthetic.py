@@ -86,7 +86,7 @@ class Source(SourceBase):
         right = 1 - wrong
         return -right * math.log(right) - wrong * math.log(wrong / (self.classes - 1))
 
-    def identity(self, data_dir: Path | None) -> dict[str, Any]:
+    def identity(self, data_dir: Path | None) -> dict[str, object]:
         """See SourceBase."""
         del data_dir
         return {"dataset": "synthetic 1", **self.model_dump(mode="json")}

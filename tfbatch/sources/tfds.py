@@ -61,7 +61,7 @@ class Source(SourceBase):
         del data_dir
         return _is_stored(Path(text).expanduser())
 
-    def identity(self, data_dir: Path | None) -> dict[str, Any]:
+    def identity(self, data_dir: Path | None) -> dict[str, object]:
         """See SourceBase: name, version and the size of every shard."""
         info = _builder(self.dataset, self.version, data_dir).info
         splits = {name: list(split.shard_lengths) for name, split in info.splits.items()}

@@ -11,7 +11,7 @@ import contextlib
 import copyreg
 import io
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import cloudpickle
 import keras
@@ -19,6 +19,10 @@ import numpy as np
 
 from tfbatch.errors import InputError
 from tfbatch.loss_scaling import unwrapped
+from tfbatch.schema import JsonObject
+
+Value = TypeVar("Value")
+
 
 _AS_THEY_ARE = (
     keras.losses.Loss,
@@ -33,7 +37,7 @@ _REMEDY = (
 )
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: object) -> bytes:
     """An object as bytes for another process, classes and functions of `__main__` by value.
 
     Losses, metrics and learning-rate schedules of Keras travel attribute by attribute. Layers,
@@ -49,16 +53,28 @@ def dumps(value: Any) -> bytes:
     return file.getvalue()
 
 
-def copied(value: Any) -> Any:
+class HasConfiguration(Protocol):
+    """An object of Keras: a layer, a loss, a metric, an optimizer."""
+
+    def get_config(self) -> JsonObject:
+        """The arguments that it is made of again."""
+
+    @classmethod
+    def from_config(cls, config: JsonObject) -> HasConfiguration:
+        """Makes it again."""
+
+
+def copied(value: Value) -> Value:
     """A copy that shares no variable with the original, the same that a worker process would get.
 
     Raises:
         InputError: See `dumps`.
     """
-    return cloudpickle.loads(dumps(value))
+    copy: Value = cloudpickle.loads(dumps(value))
+    return copy
 
 
-def check_configuration(original: Any, made: Any) -> None:
+def check_configuration(original: object, made: object) -> None:
     """Refuses an object that lost an argument when it was made from its configuration.
 
     Args:
@@ -72,7 +88,7 @@ def check_configuration(original: Any, made: Any) -> None:
         raise InputError(f"{lost} {_REMEDY}")
 
 
-def lost_in_configuration(value: Any) -> str:
+def lost_in_configuration(value: HasConfiguration) -> str:
     """What an object of Keras loses in its own `get_config()`, in a sentence; "" for nothing.
 
     A class that cannot be made from its configuration at all loses nothing silently: Keras

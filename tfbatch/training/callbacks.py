@@ -13,7 +13,7 @@ from tfbatch.training.by_value import copied
 _SETS_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 
 
-def check_callbacks(callbacks: Sequence[Any]) -> list[str]:
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
     """Refuses callbacks that contradict a search, and says what others do to it.
 
     Args:
@@ -57,8 +57,10 @@ def check_callbacks(callbacks: Sequence[Any]) -> list[str]:
 
 
 def as_factory(
-    callbacks: Callable[[], list[Any]] | Sequence[Any] | None,
-) -> Callable[[], list[Any]] | None:
+    callbacks: Callable[[], list[keras.callbacks.Callback]]
+    | Sequence[keras.callbacks.Callback]
+    | None,
+) -> Callable[[], list[keras.callbacks.Callback]] | None:
     """A function that makes a trial's callbacks; those given by value are copied for each trial.
 
     Raises:

@@ -49,7 +49,7 @@ _ERROR_FUNCTIONS = {
 
 
 def chance_levels(
-    model: Any,
+    model: keras.Model,
     workload: Workload,
     untrained: Mapping[str, float],
     report: Callable[[str], None],

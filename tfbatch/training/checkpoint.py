@@ -17,6 +17,7 @@ import numpy as np
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE
+from tfbatch.schema import JsonObject
 from tfbatch.training.program import weights_of
 
 CHECKPOINT_SECONDS = 60.0
@@ -73,11 +74,11 @@ class CheckpointFile:
             return position
         return Position()
 
-    def restore(self, model: Any) -> None:
+    def restore(self, model: keras.Model) -> None:
         """Gives a compiled model the kept values."""
         restore_state(self.path, model)
 
-    def write(self, model: Any, position: Position) -> None:
+    def write(self, model: keras.Model, position: Position) -> None:
         """Writes a model's values: whole or not at all.
 
         Raises:
@@ -147,12 +148,12 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         self._last = time.perf_counter()
 
 
-def state(model: Any) -> list[Any]:
+def state(model: keras.Model) -> list[keras.Variable]:
     """Every variable that a training changes: weights, random generators, optimizer."""
     return [*weights_of(model), *model.optimizer.variables]
 
 
-def write_state(path: Path, model: Any, kept: dict[str, Any], *, partial: Path) -> None:
+def write_state(path: Path, model: keras.Model, kept: JsonObject, *, partial: Path) -> None:
     """Writes the state of a compiled model to one file (.npz): whole or not at all.
 
     Args:
@@ -179,7 +180,7 @@ def write_state(path: Path, model: Any, kept: dict[str, Any], *, partial: Path) 
         partial.unlink(missing_ok=True)
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
+def read_state(path: Path) -> JsonObject | None:
     """What `write_state` kept beside the variables; None if there is no file, or a damaged one."""
     try:
         with zipfile.ZipFile(path) as whole:
@@ -195,7 +196,7 @@ def read_state(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def restore_state(path: Path, model: Any) -> None:
+def restore_state(path: Path, model: keras.Model) -> None:
     """Gives a compiled model the values of a file that `read_state` has found whole.
 
     Raises:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from tfbatch.dataset_info.content import TargetContent
@@ -77,7 +75,9 @@ def _described(target: TargetContent) -> str:
     return f"{kind}{shape} from {target.minimum:g} to {target.maximum:g}"
 
 
-def with_class_weight(batch: tuple[Any, ...], class_weight: dict[int, float]) -> tuple[Any, ...]:
+def with_class_weight(
+    batch: tuple[tf.Tensor, ...], class_weight: dict[int, float]
+) -> tuple[tf.Tensor, ...]:
     """What `fit` makes of class weights: the weight of each example's class, else 1.
 
     Args:

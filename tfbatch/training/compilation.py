@@ -10,6 +10,7 @@ import keras
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.pipeline.trainable_data import Data
+from tfbatch.schema import JsonObject
 from tfbatch.training.by_value import copied
 from tfbatch.training.class_weights import check_class_weight
 
@@ -28,11 +29,11 @@ class Compilation:
         class_weight: Weight of each class in the training loss, as `Model.fit` takes it.
     """
 
-    loss: Any = None
-    metrics: Sequence[Any] | Mapping[str, Any] | None = None
+    loss: object = None
+    metrics: Sequence[object] | Mapping[str, object] | None = None
     class_weight: dict[int, float] | None = None
 
-    def arguments(self, data: Data) -> dict[str, Any]:
+    def arguments(self, data: Data) -> JsonObject:
         """Loss and metrics as `Model.compile` takes them; new objects at every call."""
         metrics = None if self.metrics is None else _copied(self.metrics)
         if self.loss is not None:
@@ -54,10 +55,10 @@ def _copied(part: Any) -> Any:
 
 
 def compile_with(
-    model: Any,
-    optimizer: Any,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
     *,
-    arguments: dict[str, Any],
+    arguments: dict[str, object],
     jit_compile: bool,
     steps_per_execution: int = 1,
 ) -> None:
@@ -87,7 +88,7 @@ def compile_with(
         kept.config["optimizer"] = optimizer
 
 
-def check_is_model(model: Any) -> None:
+def check_is_model(model: object) -> None:
     """Refuses a builder's result that is not a Keras model.
 
     Raises:
@@ -99,7 +100,7 @@ def check_is_model(model: Any) -> None:
         )
 
 
-def check_model(model: Any, data: Data, compilation: Compilation) -> None:
+def check_model(model: keras.Model, data: Data, compilation: Compilation) -> None:
     """Refuses a model that cannot be trained as it is.
 
     Raises:
@@ -136,7 +137,7 @@ def check_model(model: Any, data: Data, compilation: Compilation) -> None:
         _check_classifier(model, data)
 
 
-def loss_of(model: Any, data: Data, compilation: Compilation) -> Any:
+def loss_of(model: keras.Model, data: Data, compilation: Compilation) -> object:
     """The loss that a model is or will be compiled with, as `Model.compile` takes it."""
     return model.loss if model.compiled else compilation.arguments(data)["loss"]
 

@@ -27,7 +27,7 @@ _FEWEST_EXAMPLES = 16
 _FEWEST_FOR_A_RANGE = 32
 
 
-def constant_loss(model: Any, workload: Workload) -> tuple[float, float] | None:
+def constant_loss(model: keras.Model, workload: Workload) -> tuple[float, float] | None:
     """The validation loss of the best constant prediction, and what luck can add to it.
 
     A constant is what the biases of the last layers could predict alone: a value for each unit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import keras
 from tfbatch.dataset_info.class_balance import balance_warnings
 from tfbatch.dataset_info.content import TargetContent, scale_hints
 from tfbatch.errors import InputError
+from tfbatch.pipeline.elements import Nest
 from tfbatch.pipeline.trainable_data import Data
 
 _SPARSE = ("sparsecategoricalcrossentropy",)
@@ -29,7 +30,7 @@ _RESCALING = (
 _OPERATIONS = ("TrueDivide", "Divide", "Multiply", "Subtract", "Normalize", "Lambda")
 
 
-def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
+def check_targets(model: keras.Model, data: Data, loss: object, *, outputs: object) -> None:
     """Refuses targets that the model's loss is not defined for.
 
     Labels without an output fail on a CPU in the middle of an epoch and become NaN on a
@@ -62,7 +63,7 @@ def check_targets(model: Any, data: Data, loss: Any, *, outputs: Any) -> None:
             _check_range(target, one, shape, split)
 
 
-def check_real(model: Any, spec: Any) -> None:
+def check_real(model: keras.Model, spec: Sequence[Nest]) -> None:
     """Refuses complex numbers, of which Keras drops the imaginary parts with a mere warning.
 
     Args:
@@ -163,7 +164,7 @@ def _check_range(target: TargetContent, loss: Any, shape: Any, split: str) -> No
         )
 
 
-def content_notes(model: Any, data: Data, loss: Any) -> tuple[str, ...]:
+def content_notes(model: keras.Model, data: Data, loss: object) -> tuple[str, ...]:
     """Notes for the user on the data and this model; a sentence each.
 
     Classes that are missing, rare or alone, where the targets are class indices or one-hot rows;

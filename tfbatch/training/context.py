@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 import cloudpickle
 import tensorflow as tf
@@ -22,6 +22,9 @@ from tfbatch.training.model_builder import BuildModel
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 from tfbatch.workers.slot import Start, worker_mailbox
+
+if TYPE_CHECKING:
+    import keras
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,8 +71,8 @@ class UserCode:
     """
 
     build_model: BuildModel
-    callbacks: Callable[[], list[Any]] | None = None
-    make_dataset: Callable[..., Any] | None = None
+    callbacks: Callable[[], list[keras.callbacks.Callback]] | None = None
+    make_dataset: Callable[..., object] | None = None
     compilation: Compilation = dataclasses.field(default_factory=Compilation)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import OWN
 from tfbatch.run_folder.files import BEST_MODEL
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
-from tfbatch.schema import Named
+from tfbatch.schema import JsonObject, Named
 from tfbatch.training.by_value import lost_in_configuration
 from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import loss_of
@@ -43,7 +43,7 @@ class ModelDescription:
 
     optimizer: Named | None = None
     learning_rate: float | None = None
-    hyperparameters: tuple[dict[str, Any], ...] = ()
+    hyperparameters: tuple[JsonObject, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -168,7 +168,7 @@ _EVALUATING = ("test_step", "compute_loss", "compute_metrics", "get_metrics_resu
 """What a model may override to compute its metrics on a validation split."""
 
 
-def unmoved_metrics(model: Any) -> str:
+def unmoved_metrics(model: keras.Model) -> str:
     """Tells of metrics that a model's `train_step` alone moves, where Keras is silent; else ""."""
     kind = type(model)
     own = [n for n in _EVALUATING if getattr(kind, n) is not getattr(keras.Model, n)]
@@ -207,8 +207,8 @@ def _normalization_notes(model: Any) -> Iterator[str]:
 
 def _sum_notes(model: Any, workload: Workload) -> Iterator[str]:
     loss = model.loss if model.compiled else workload.compilation.loss
-    parts = loss.values() if isinstance(loss, dict) else loss
-    for part in parts if isinstance(parts, list | tuple) or isinstance(loss, dict) else [loss]:
+    given = loss.values() if isinstance(loss, dict) else loss
+    for part in given if isinstance(given, Iterable) and not isinstance(given, str) else [loss]:
         if getattr(part, "reduction", None) == "sum":
             yield (
                 f"{type(part).__name__}(reduction='sum') sums over the batch: a gradient grows "

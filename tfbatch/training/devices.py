@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import tensorflow as tf
 
@@ -112,7 +111,7 @@ def use_threads(threads: int | None) -> int:
     return wanted
 
 
-def make_strategy(name: str | None) -> Any:
+def make_strategy(name: str | None) -> tf.distribute.Strategy | None:
     """The tf.distribute.Strategy of a name, over every device that the process sees; or None."""
     if name is None:
         return None

@@ -95,7 +95,7 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
         write_end_state(self._spec, self.model, state)
 
 
-def write_end_state(spec: TrialSpec, model: Any, state: EndState) -> None:
+def write_end_state(spec: TrialSpec, model: keras.Model, state: EndState) -> None:
     """Writes a trial's end state: whole or not at all.
 
     Raises:
@@ -120,7 +120,7 @@ def read_end_state(spec: TrialSpec) -> EndState | None:
         return None
 
 
-def go_on(model: Any, spec: TrialSpec, state: EndState) -> None:
+def go_on(model: keras.Model, spec: TrialSpec, state: EndState) -> None:
     """Gives a trial's model, which `begin` has made ready, its parent's end state.
 
     Args:
@@ -140,7 +140,7 @@ def go_on(model: Any, spec: TrialSpec, state: EndState) -> None:
     optimizer._learning_rate.begin_at(_updates(optimizer) - spec.first_step)
 
 
-def align(model: Any, steps: int) -> None:
+def align(model: keras.Model, steps: int) -> None:
     """Sets which update of its schedule comes next, for a model that was given a checkpoint.
 
     Args:
@@ -151,7 +151,7 @@ def align(model: Any, steps: int) -> None:
     optimizer._learning_rate.begin_at(_updates(optimizer) - steps)
 
 
-def carry_over(optimizer: Any, name: str, before: Pace) -> None:
+def carry_over(optimizer: keras.optimizers.Optimizer, name: str, before: Pace) -> None:
     """Makes the state of an optimizer fit its own learning rate and decays.
 
     What is kept is what the slots say of the gradient (tfbatch.optimizers.SLOT_KINDS):

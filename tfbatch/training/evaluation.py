@@ -7,7 +7,7 @@ import dataclasses
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -24,6 +24,9 @@ from tfbatch.training.misfit import refusal
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.workload import Workload
 from tfbatch.trial.outcome import TrainingLoss
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +165,7 @@ def save_model(
     partial.replace(path)
 
 
-def drop_unsavable_compilation(model: Any) -> None:
+def drop_unsavable_compilation(model: keras.Model) -> None:
     """Lets a compiled model be saved as one that is not, where Keras cannot write down how."""
     try:
         model.get_compile_config()
@@ -175,7 +178,7 @@ def drop_unsavable_compilation(model: Any) -> None:
         )
 
 
-def evaluate(model: Any, workload: Workload, split: str) -> dict[str, float]:
+def evaluate(model: keras.Model, workload: Workload, split: str) -> dict[str, float]:
     """Every metric of a compiled model on a whole split.
 
     Raises:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, cast
 
 import keras
 
 from tfbatch.errors import InputError
 from tfbatch.pipeline.classes import Expected
-from tfbatch.pipeline.elements import ElementForm, decide_batched, numbers_of, packed
+from tfbatch.pipeline.elements import ElementForm, InputShape, decide_batched, numbers_of, packed
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.model_builder import BuildModel, asks_for_classes
 
 Shape = tuple[int | None, ...]
-Build = Callable[[Any], Any]
+Build: TypeAlias = "Callable[[InputShape], keras.Model]"
 """Shapes of the inputs to a new model."""
 Kind = Literal["default", "index", "one_hot", "binary", "amounts"]
 """What a loss takes targets for; "default" is the cross-entropy of a model without a loss."""
@@ -126,7 +126,7 @@ def _fit(form: ElementForm, batched: bool, compilation: Compilation, build: Buil
         return _Fit(None, reason="a scalar is not a batch")
     inputs, target = form.template[0], form.template[1]
     try:
-        model = build(packed(inputs, shapes))
+        model = build(cast(InputShape, packed(inputs, shapes)))
         outputs = _output_shapes(model, form, shapes)
     except InputError:
         raise

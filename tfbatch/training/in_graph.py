@@ -81,7 +81,7 @@ class InGraphMomentum(InGraphNumber):
         step: Gives the number of the update that is computed.
     """
 
-    def __init__(self, value: float, *, step: Callable[[], Any]):
+    def __init__(self, value: float, *, step: Callable[[], keras.KerasTensor]):
         self._step = step
         self._value = _variable_table(value)
         self._complement = _variable_table(1.0 - value)
@@ -100,7 +100,7 @@ class InGraphMomentum(InGraphNumber):
         return _at(variable, self._step())
 
 
-def can_vary(value: Any) -> bool:
+def can_vary(value: object) -> bool:
     """Whether a number may be a variable of a graph; what is zero, None or a choice is part of it.
 
     (A momentum of zero has no slots.)
@@ -125,11 +125,11 @@ class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # typ
         """Sets which of the optimizer's updates the table begins with: a branch's are not new."""
         self._first.assign(iterations)
 
-    def update_of(self, iterations: Any) -> tf.Tensor:
+    def update_of(self, iterations: keras.Variable) -> tf.Tensor:
         """The number of an optimizer's update in the table, int64."""
         return tf.cast(iterations, tf.int64) - self._first
 
-    def __call__(self, step: Any) -> tf.Tensor:
+    def __call__(self, step: keras.KerasTensor) -> tf.Tensor:
         """The learning rate of an update; before and past the table, its first and last one."""
         return _at(self._table, self.update_of(step))
 

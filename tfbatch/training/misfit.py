@@ -10,12 +10,17 @@ from typing import Any
 import keras
 
 from tfbatch.errors import InputError, did_you_mean
-from tfbatch.pipeline.elements import fits
+from tfbatch.pipeline.elements import Nest, fits
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def refusal(error: Exception, what: str, model: Any = None, spec: Any = None) -> InputError:
+def refusal(
+    error: Exception,
+    what: str,
+    model: keras.Model | None = None,
+    spec: Sequence[Nest] | None = None,
+) -> InputError:
     """The error for a user: one sentence where data and model do not fit, else all of it.
 
     Args:
@@ -41,7 +46,7 @@ def in_one_line(error: Exception) -> str:
     return text if text.startswith(kind) else f"{kind}: {text}"
 
 
-def misfit(model: Any, spec: Any) -> str | None:
+def misfit(model: keras.Model, spec: Sequence[Nest]) -> str | None:
     """What does not fit: numbers, names or shapes of inputs, targets, losses or metrics.
 
     Args:

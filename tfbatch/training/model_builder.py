@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.models import MODELS, check_model_name, is_keras_application
+from tfbatch.pipeline.elements import InputShape
 from tfbatch.plug_ins import find_function
 
-BuildModel = Callable[..., Any]
+if TYPE_CHECKING:
+    import keras_tuner
+
+BuildModel: TypeAlias = "Callable[..., keras.Model]"
 _OFFERED = ("input_shape", "num_classes", "hp")
 
 
@@ -69,11 +73,11 @@ def check_builder(builder: BuildModel) -> None:
 def call_builder(
     builder: BuildModel,
     *,
-    input_shape: Any,
+    input_shape: InputShape,
     num_classes: int | None,
-    arguments: Mapping[str, Any],
-    hp: Callable[[], Any],
-) -> Any:
+    arguments: Mapping[str, object],
+    hp: Callable[[], keras_tuner.HyperParameters],
+) -> keras.Model:
     """Calls a builder with what it asks for.
 
     Args:
@@ -114,7 +118,7 @@ def asks_for_classes(builder: BuildModel) -> bool:
     return asked is not None and asked.default is asked.empty
 
 
-def check_arguments(builder: BuildModel, arguments: Mapping[str, Any]) -> None:
+def check_arguments(builder: BuildModel, arguments: Mapping[str, object]) -> None:
     """Refuses arguments that a builder does not take.
 
     Raises:

@@ -14,7 +14,7 @@ from tfbatch.schema import Named
 from tfbatch.training.by_value import check_configuration
 
 
-def named_like(optimizer: Any) -> Named:
+def named_like(optimizer: keras.optimizers.Optimizer) -> Named:
     """A compiled optimizer as a configuration names it: its plug-in, and the plug-in's numbers.
 
     The plug-in is the one of the same Keras class; an optimizer of another class is `own`, whose
@@ -34,7 +34,7 @@ def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def check_kept(compiled: Any) -> None:
+def check_kept(compiled: keras.optimizers.Optimizer) -> None:
     """Refuses an optimizer whose settings would differ from the compiled one's in trials.
 
     Each trial gets a new one made from its `get_config()`, with its own learning rate.
@@ -65,14 +65,18 @@ def check_kept(compiled: Any) -> None:
     check_configuration(inner, made)
 
 
-def learning_rate_of(optimizer: Any) -> float | None:
+def learning_rate_of(optimizer: keras.optimizers.Optimizer) -> float | None:
     """The constant learning rate that an optimizer was made with, or None for a schedule."""
     found = _settings(unwrapped(optimizer)).get("learning_rate")
     # It was a float32 variable in between: 0.003, not 0.003000000026.
     return float(f"{found:.7g}") if isinstance(found, int | float) else None
 
 
-def optimizer_like(compiled: Any, numbers: Mapping[str, Any], learning_rate: Any) -> Any:
+def optimizer_like(
+    compiled: keras.optimizers.Optimizer,
+    numbers: Mapping[str, object],
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+) -> keras.optimizers.Optimizer:
     """An optimizer of the compiled one's class and settings, with other numbers.
 
     Args:

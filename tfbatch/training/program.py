@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -18,6 +18,9 @@ from tfbatch.training.in_graph import (
     tabulate,
     tabulate_momentum,
 )
+
+if TYPE_CHECKING:
+    import keras
 
 
 class Program:
@@ -39,11 +42,11 @@ class Program:
 
     def __init__(
         self,
-        model: Any,
-        optimizer: Any,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
         *,
         numbers: Sequence[str],
-        compile_model: Callable[[Any, Any], None],
+        compile_model: Callable[[keras.Model, keras.optimizers.Optimizer], None],
     ):
         self.model = model
         momentum = momentum_attribute(optimizer)
@@ -72,14 +75,14 @@ class Program:
 
     def begin(
         self,
-        fresh: Any,
-        optimizer: Any,
+        fresh: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
         *,
         steps: int,
         steps_per_execution: int,
         first_step: int = 0,
         last_step: int | None = None,
-    ) -> Any:
+    ) -> keras.Model:
         """Makes the program's model what a fresh build would be, and returns it.
 
         Args:
@@ -163,7 +166,7 @@ class Program:
         return test_function
 
 
-def weights_of(model: Any) -> list[Any]:
+def weights_of(model: keras.Model) -> list[keras.Variable]:
     """Every variable of a model but those of its metrics, which a compiled build has already."""
     metrics = {id(variable) for variable in model.metrics_variables} if model.compiled else set()
     return [variable for variable in model.variables if id(variable) not in metrics]

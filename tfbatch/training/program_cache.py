@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from tfbatch.training.structure import structure_key
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import Derived
 from tfbatch.trial.outcome import TrialSpec
+
+if TYPE_CHECKING:
+    import keras
 
 MOST_PROGRAMS = 4
 """Traced programs kept; the one used least recently is dropped."""
@@ -44,7 +47,7 @@ class ProgramCache:
         total_examples: int,
         seed: int,
         steps_per_execution: int | None = None,
-    ) -> Any:
+    ) -> keras.Model:
         """Builds a trial's model under its seed and gives it a traced program where there is one.
 
         Args:
@@ -66,7 +69,7 @@ class ProgramCache:
             steps_per_execution=steps_per_execution,
         )
 
-    def begin_trial(self, spec: TrialSpec, *, first_step: int = 0) -> Any:
+    def begin_trial(self, spec: TrialSpec, *, first_step: int = 0) -> keras.Model:
         """The same for a trial.
 
         Args:

@@ -41,7 +41,7 @@ def reusable(cls: T) -> T:
     return cls
 
 
-def structure_key(model: Any, build_model: Any) -> str | None:
+def structure_key(model: keras.Model, build_model: object) -> str | None:
     """A hash that is equal for two builds only if one traced program serves both.
 
     It covers the builder's source and plain closure, every layer's class, configuration and plain

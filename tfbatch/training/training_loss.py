@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +17,7 @@ _MOST_EXAMPLES = 2048
 _FEWEST_EXAMPLES = 256
 
 
-def measure_training_loss(model: Any, workload: Workload) -> TrainingLoss | None:
+def measure_training_loss(model: keras.Model, workload: Workload) -> TrainingLoss | None:
     """The loss that `fit` would report for a model, on the first examples of a training stream.
 
     Class weights, sample weights, weights of outputs, regularization and augmentation are in it,

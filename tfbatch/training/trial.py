@@ -44,7 +44,7 @@ def run_trial(
     spec: TrialSpec,
     *,
     stop_requested: Callable[[], bool] = never,
-    user_callbacks: Callable[[], list[Any]] = list,
+    user_callbacks: Callable[[], list[keras.callbacks.Callback]] = list,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     verbose: int = 0,
 ) -> Outcome:
@@ -127,7 +127,7 @@ class Heartbeat(keras.callbacks.Callback):  # type: ignore[misc]
         self._report(self._epoch, self.params["epochs"], self._within)
 
 
-def save_weights(model: Any, path: Path) -> None:
+def save_weights(model: keras.Model, path: Path) -> None:
     """Saves a model's weights: whole or not at all.
 
     Raises:
@@ -319,18 +319,18 @@ def _failed(trial: _Trial, error: Exception) -> Outcome:
 
 
 def fit(
-    model: Any,
+    model: keras.Model,
     workload: Workload,
     derived: Derived,
     *,
     seed: int,
-    callbacks: list[Any],
+    callbacks: list[keras.callbacks.Callback],
     before: Position = Position(),  # noqa: B008 - frozen
     begin: int = 0,
     end: int | None = None,
     log_dir: Path | None = None,
     verbose: int = 0,
-) -> Any:
+) -> keras.callbacks.History:
     """Plain `Model.fit` over a training's stream, or over a part of it; returns its History.
 
     Args:

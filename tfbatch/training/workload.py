@@ -17,6 +17,7 @@ from keras.src.utils.naming import reset_uids  # no public name does this alone
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
+from tfbatch.pipeline.elements import InputShape
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.class_weights import every_class_weight
@@ -55,7 +56,7 @@ class Workload:
         compilation: Compilation = Compilation(),  # noqa: B008 - frozen
         precision: str = "float32",
         jit_compile: bool = False,
-        strategy: Any = None,
+        strategy: tf.distribute.Strategy | None = None,
     ):
         self.data = data
         self.build_model = build_model
@@ -67,7 +68,7 @@ class Workload:
         self.jit_compile = jit_compile
         self.strategy = strategy
 
-    def scope(self) -> AbstractContextManager[Any]:
+    def scope(self) -> AbstractContextManager[object]:
         """Where variables must be made: the strategy's scope, if there is one."""
         scope: AbstractContextManager[Any] = (
             self.strategy.scope() if self.strategy else contextlib.nullcontext()
@@ -111,9 +112,9 @@ class Workload:
         self,
         seed: int,
         *,
-        arguments: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, object] | None = None,
         seed_tensorflow: bool = True,
-    ) -> Any:
+    ) -> keras.Model:
         """Builds a model under a seed.
 
         Args:
@@ -173,7 +174,9 @@ class Workload:
         self.last_hyperparameters.values.update(values)
         return self.last_hyperparameters
 
-    def optimizer(self, configuration: Configuration, derived: Derived, model: Any) -> Any:
+    def optimizer(
+        self, configuration: Configuration, derived: Derived, model: keras.Model
+    ) -> keras.optimizers.Optimizer:
         """Makes a configuration's optimizer with its schedule.
 
         Args:
@@ -201,7 +204,13 @@ class Workload:
         follow_momentum(optimizer)
         return optimizer
 
-    def compile(self, model: Any, optimizer: Any, *, steps_per_execution: int = 1) -> None:
+    def compile(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        steps_per_execution: int = 1,
+    ) -> None:
         """Compiles a build with a trial's optimizer; see tfbatch.training.compilation."""
         with self.scope():
             compile_with(
@@ -213,7 +222,9 @@ class Workload:
                 steps_per_execution=steps_per_execution,
             )
 
-    def compiled(self, configuration: Configuration, *, total_examples: int, seed: int) -> Any:
+    def compiled(
+        self, configuration: Configuration, *, total_examples: int, seed: int
+    ) -> keras.Model:
         """Builds and compiles a model as plain Keras, sharing nothing with any other.
 
         Raises:
@@ -227,8 +238,12 @@ class Workload:
 
 
 def build_before_data(
-    build_model: BuildModel, *, input_shape: Any, precision: str, strategy: Any
-) -> Any:
+    build_model: BuildModel,
+    *,
+    input_shape: InputShape,
+    precision: str,
+    strategy: tf.distribute.Strategy | None,
+) -> keras.Model:
     """Builds a model before the data is read; two stands in for the number of classes.
 
     Raises:
@@ -257,7 +272,11 @@ def build_before_data(
     return model
 
 
-def make_optimizer(configuration: Configuration, learning_rate: Any, derived: Derived) -> Any:
+def make_optimizer(
+    configuration: Configuration,
+    learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+    derived: Derived,
+) -> keras.optimizers.Optimizer:
     """Makes a configuration's optimizer with a learning rate or schedule.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.scaling_rules import scaled
-from tfbatch.schema import Strict
+from tfbatch.schema import JsonObject, Strict
 from tfbatch.trial.optimizer_numbers import numbers_at
 
 _MOST_STEPS = 32
@@ -48,12 +48,12 @@ class Derived(Strict):
     derived_numbers: tuple[str, ...] = ()
     held_numbers: tuple[str, ...] = ()
 
-    def numbers(self) -> dict[str, Any]:
+    def numbers(self) -> JsonObject:
         """The optimizer's derived numbers as `derived_NAME`; `held_numbers` if any are held."""
         row: dict[str, Any] = {f"derived_{k}": self.optimizer[k] for k in self.derived_numbers}
         return {**row, "held_numbers": " ".join(self.held_numbers)} if self.held_numbers else row
 
-    def flat(self) -> dict[str, Any]:
+    def flat(self) -> JsonObject:
         """Everything under flat keys, for a row of a table."""
         whole = {"optimizer", "derived_numbers", "held_numbers"}
         return {**self.model_dump(exclude=whole), **self.numbers()}

@@ -8,6 +8,8 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
+from tfbatch.run_folder.journal import Row
+from tfbatch.schema import JsonObject
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
 
@@ -61,7 +63,7 @@ class FinishedTrial:
     training_seconds: float
     message: str
     device: str
-    row: dict[str, Any]
+    row: Row
     parent: str | None = None
     from_examples: int = 0
     to_examples: int | None = None
@@ -78,7 +80,7 @@ class FinishedTrial:
         return self.course_from == 0 and self.length == self.total_examples
 
     @property
-    def derived_numbers(self) -> dict[str, Any]:
+    def derived_numbers(self) -> JsonObject:
         """The optimizer's numbers that follow from the batch size; see `Derived.numbers`."""
         return {
             key: value
@@ -108,9 +110,7 @@ def final_status(outcome: Outcome, objective: Objective) -> Outcome:
     return outcome
 
 
-def make_row(
-    spec: TrialSpec, outcome: Outcome, *, score: float | None, finished_at: str
-) -> dict[str, Any]:
+def make_row(spec: TrialSpec, outcome: Outcome, *, score: float | None, finished_at: str) -> Row:
     """The journal's row of a trial; every metric's key begins with `metric_`."""
     derived = spec.derived
     return {
@@ -150,7 +150,7 @@ def _part(spec: TrialSpec) -> dict[str, Any]:
     }
 
 
-def read_row(row: dict[str, Any]) -> FinishedTrial:
+def read_row(row: Row) -> FinishedTrial:
     """The finished trial of a journal's row.
 
     Raises:

@@ -144,7 +144,7 @@ def numbers_at(
         else:
             share = _share_of_weights(configuration, key, value, num_examples)
             by_timescale[parameter] = share / learning_rate
-    at_base = {p: values[p] for p in roles if p not in by_timescale and values[p]}
+    at_base = {p: at for p in roles if p not in by_timescale and (at := values[p])}
     by_rule = {p: _scaled(configuration, roles[p], value) for p, value in at_base.items()}
     by_rule = {p: value for p, value in by_rule.items() if value != at_base[p]}
     exact = {**by_timescale, **by_rule}
