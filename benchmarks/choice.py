@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tfbatch.estimators.chosen_mean import chosen_mean
+from tfbatch.estimators.chosen_mean import ChosenMean, chosen_mean
 from tfbatch.estimators.race import Race
 
 Array = npt.NDArray[np.float64]
@@ -80,6 +79,9 @@ class Rates:
     band: float
 
 
+NOTHING_REPORTED = ChosenMean(*[np.array([np.nan])] * 4)
+
+
 def draw(case: Case, races: int, random: np.random.Generator) -> tuple[Array, Array]:
     """Scores of the rounds [races, configurations, seeds], and the baseline's others."""
     means = np.array([0.0, *case.gains])
@@ -101,8 +103,8 @@ def draw(case: Case, races: int, random: np.random.Generator) -> tuple[Array, Ar
     return means[:, None] + deviations * scores, means[0] + deviations[:, :1] * again
 
 
-def simulate(case: Case, *, races: int, seed: int = 0) -> Rates:
-    """Runs the races of one case."""
+def simulate(case: Case, *, races: int, seed: int = 0, estimate: bool = True) -> Rates:
+    """Runs the races of one case; the reported mean takes most of the time and can be left out."""
     means = np.array([0.0, *case.gains])
     costs = np.tile([1.0, *(case.costs or (1.0,) * len(case.gains))], (races, 1))
     drawn, again = draw(case, races, np.random.default_rng(seed))
@@ -121,7 +123,7 @@ def simulate(case: Case, *, races: int, seed: int = 0) -> Rates:
             going &= ~race.decided()
     each, chosen = np.arange(races), race.recommended()
     truth, replaced = means[chosen], chosen != 0
-    reported = chosen_mean(race)
+    reported = chosen_mean(race) if estimate else NOTHING_REPORTED
     taken = scores[each, chosen]
     counts = (~np.isnan(taken)).sum(1)
     plain = np.nanstd(taken, axis=1, ddof=1) / np.sqrt(counts) * stats.t.isf(0.025, counts - 1)
@@ -142,3 +144,55 @@ def simulate(case: Case, *, races: int, seed: int = 0) -> Rates:
         trainings=float(trainings / races),
         band=float(np.median(race.band)),
     )
+
+
+GAINS = (0.5, 1.0, 1.5, 2.0, 3.0)
+GAPS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+
+
+def situations() -> dict[str, list[Case]]:
+    """What is simulated for all seeds and noises; the rates of several cases are averaged."""
+    found = {"all equal": [Case((0.0, 0.0, 0.0))]}
+    found |= {f"one {gain:+g}": [Case((gain, 0.0, 0.0))] for gain in GAINS}
+    found["three +2"] = [Case((2.0, 2.0, 2.0))]
+    found["an equal one twice as fast"] = [Case((0.0, 0.0, 0.0), (0.5, 1.0, 1.0))]
+    found["that, and a slow one 0 to 3 better"] = [
+        Case((0.0, gap, 0.0), (0.5, 2.0, 1.0)) for gap in GAPS
+    ]
+    return found
+
+
+def main() -> None:
+    """Prints the table of benchmarks/results/choice.md."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--races", type=int, default=2000, help="Races of each case.")
+    races = parser.parse_args().races
+    names = [field.name for field in dataclasses.fields(Rates)]
+    print(f"| seeds | noise | situation | {' | '.join(names)} |")
+    print(f"| --- | --- | --- |{' ---: |' * len(names)}")
+
+    def row(seeds: int, noise: str, name: str, cases: list[Case]) -> None:
+        each = [
+            dataclasses.astuple(
+                simulate(dataclasses.replace(c, seeds=seeds, noise=noise), races=races)
+            )
+            for c in cases
+        ]
+        figures = [f"{x:.3f}" for x in np.nanmean(each, axis=0)]
+        print(f"| {seeds} | {noise} | {name} | {' | '.join(figures)} |", flush=True)
+        if len(cases) > 1:
+            worst = max(rates[names.index("behind")] for rates in each)
+            print(f"| {seeds} | {noise} | {name}: worst `behind` | {worst:.3f} |", flush=True)
+
+    for seeds in (3, 5, 10):
+        for noise in NOISES:
+            for name, cases in situations().items():
+                row(seeds, noise, name, cases)
+    for candidates in (1, 2, 4, 5):
+        none = (0.0,) * (candidates - 1)
+        row(5, "equal", f"all equal, {candidates + 1} configurations", [Case((0.0, *none))])
+        row(5, "equal", f"one +2 of {candidates + 1} configurations", [Case((2.0, *none))])
+
+
+if __name__ == "__main__":
+    main()

@@ -16,7 +16,8 @@ from tfbatch.answer.memory_limits import MemoryLimit, MemoryUsedUp
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.interval import mean_and_deviation
-from tfbatch.estimators.recommendation import Choice, Goal
+from tfbatch.estimators.recommendation import Choice
+from tfbatch.metric_direction import Goal
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import RECOMMENDATION
 from tfbatch.schema import JsonObject, Named, Strict
@@ -504,8 +505,14 @@ class Answer(Strict):
         """Whether the recommendation is the baseline itself."""
         return self.recommended_trial == BASELINE
 
+    def tested(self) -> list[Contender]:
+        """Those whose test metrics are read: recommendation, baseline, and all verified ones."""
+        verified = {c.key for c in self.verification.comparisons} if self.verification else set()
+        others = [one for one in self.contenders if one.key in verified]
+        return list({one.key: one for one in [*self.shown(), *others]}.values())
+
     def shown(self) -> list[Contender]:
-        """Recommendation and baseline, once each: those whose test metrics are read."""
+        """Recommendation and baseline, once each."""
         both = [self.recommended, *([self.baseline] if self.baseline else [])]
         return list({contender.key: contender for contender in both}.values())
 

@@ -7,13 +7,14 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-from tfbatch.estimators.race import Race, lower_bounds, recommended
+from tfbatch.estimators.race import Indices, Race, lower_bounds, recommended
 from tfbatch.estimators.seed_noise import widening
 from tfbatch.estimators.vectors import Array
 
 _TAIL = 0.0125
 """The estimated correction has an error of its own: with 2.5 % intervals would cover too seldom."""
 _SAMPLES = 400
+_AT_ONCE = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +55,14 @@ def chosen_mean(race: Race, *, has_baseline: bool = True) -> ChosenMean:
     )
     spread = np.where(looked[:, None], spread, 0.0)  # nothing was chosen yet
     centers = _shrunk(noise.means, spread, first=1 if has_baseline else 0)
+    samples = np.random.default_rng(0).normal(size=(_SAMPLES, 1, noise.means.shape[1]))
     added, added_to_gain = np.zeros(len(races)), np.zeros(len(races))
-    for sample in np.random.default_rng(0).normal(size=(_SAMPLES, noise.means.shape[1])):
-        errors = sample * spread
-        means = centers + errors
-        apart = means[:, :, None] - means[:, None, :]
-        better = apart[:, :, 0] > race.bounds[:, :1] * race.errors[:, :, 0]
-        better &= has_baseline
-        better[:, 0] = False
-        lower = lower_bounds(apart, race.errors, race.bounds, has_baseline)
-        close = lower >= -race.band[:, None]
-        taken = recommended(means, better, close, race.costs, has_baseline=has_baseline)
-        added += errors[races, taken] / _SAMPLES
-        added_to_gain += (errors[races, taken] - errors[:, 0]) / _SAMPLES
+    for part in np.array_split(samples, max(1, _SAMPLES * len(races) // _AT_ONCE)):
+        errors = (part * spread).reshape(-1, noise.means.shape[1])
+        taken = _chosen_of(race, centers, errors, has_baseline=has_baseline)
+        of_taken = np.take_along_axis(errors, taken[:, None], axis=1)
+        added += of_taken.reshape(-1, len(races)).sum(0) / _SAMPLES
+        added_to_gain += (of_taken - errors[:, :1]).reshape(-1, len(races)).sum(0) / _SAMPLES
     kept = chosen == 0
     quantile = stats.norm.isf(_TAIL)
     error = np.sqrt(noise.variances / np.maximum(noise.counts, 1))[races, chosen]
@@ -75,6 +71,29 @@ def chosen_mean(race: Race, *, has_baseline: bool = True) -> ChosenMean:
         half_width=error * widening(noise.freedom[races, chosen], _TAIL) * quantile,
         gain=np.where(kept, 0.0, race.apart[races, chosen, 0] - added_to_gain),
         gain_half_width=np.where(kept, 0.0, race.errors[races, chosen, 0] * quantile),
+    )
+
+
+def _chosen_of(race: Race, centers: Array, errors: Array, *, has_baseline: bool) -> Indices:
+    """Who would be recommended, with these errors of the means [samples * R, m]."""
+    samples = len(errors) // len(centers)
+
+    def repeated(array: Array) -> Array:
+        return np.tile(array, (samples, *[1] * (array.ndim - 1)))
+
+    means = repeated(centers) + errors
+    apart = means[:, :, None] - means[:, None, :]
+    standard, bounds = repeated(race.errors), repeated(race.bounds)
+    better = apart[:, :, 0] > bounds[:, :1] * standard[:, :, 0]
+    better &= has_baseline
+    better[:, 0] = False
+    close = lower_bounds(apart, standard, bounds, has_baseline)
+    return recommended(
+        means,
+        better,
+        close >= -repeated(race.band)[:, None],
+        None if race.costs is None else repeated(race.costs),
+        has_baseline=has_baseline,
     )
 
 

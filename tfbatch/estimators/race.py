@@ -15,7 +15,7 @@ from tfbatch.estimators.vectors import Array
 
 SAME_COST = 0.05
 """Costs that differ by less than this share are the same: smaller differences are the machine's."""
-PILOT = 2
+PILOT = 3
 """The first seeds of each configuration give the noise that the band rests on."""
 FIRST_EXIT = 3
 """Nobody leaves with fewer seeds."""
@@ -84,13 +84,13 @@ class Race:
             takes_part: Who has been trained with as many seeds, [R, m]; nothing new is shown for
                 the others, and where nobody takes part the race is over.
         """
-        going = takes_part.any(1)
+        going = np.asarray(takes_part.any(1))
         self._noise = noise = seed_noise(scores)
         self.apart, self.errors = differences(scores, noise)
         if seeds <= PILOT and self._tolerance is None:
             deviation = np.sqrt(noise.pooled)
             known = np.where(np.isfinite(deviation), deviation, np.nan)
-            self.band = np.fmax(known, self._smallest_band)
+            self.band = np.asarray(np.fmax(known, self._smallest_band))
         if len(self._own) == 1:
             return
         self._look(seeds, takes_part)

@@ -18,10 +18,7 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.chosen_mean import ChosenMean, chosen_mean
 from tfbatch.estimators.error_budget import SPENT, bounds
 from tfbatch.estimators.race import Race
-from tfbatch.metric_direction import Direction
-
-Goal = Literal["metric", "time", "memory"]
-"""What decides among configurations that are as good as one another; "metric": nothing does."""
+from tfbatch.metric_direction import Direction, Goal
 
 
 @dataclasses.dataclass(frozen=True)

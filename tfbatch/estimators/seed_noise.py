@@ -21,6 +21,7 @@ DISAGREES = 0.005
 """A variance that the others would exceed with less than this probability is not pooled."""
 _TAIL = 0.004
 """Errors are stated so that this tail, about where decisions fall, is that of a normal one."""
+_FEW_PAIRS = 4
 _MOST_FREEDOM = 500
 
 
@@ -113,7 +114,11 @@ def _f_limits() -> Array:
 
 
 def _correlation(deviations: Array, there: Array, variances: Array) -> Array:
-    """Pooled over all pairs and seeds, less one standard error: what is not sure is not used."""
+    """Pooled over all pairs and seeds, less a standard error: what is sure of it.
+
+    That of a correlation r is about (1 - r^2) / sqrt(n); of few pairs even r is not known, and the
+    factor is nearer to 1.
+    """
     scale = np.sqrt(np.maximum(variances, np.finfo(float).tiny))
     standard = deviations / scale[..., None]
     products = ((standard.sum(1) ** 2 - (standard**2).sum(1)) / 2).sum(-1)
@@ -121,7 +126,10 @@ def _correlation(deviations: Array, there: Array, variances: Array) -> Array:
     seeds = np.maximum((together > 1).sum(-1), 1)
     pairs = (together * (together - 1) / 2).sum(-1) * (1 - 1 / seeds)
     safe = np.maximum(pairs, 0.5)
-    return np.where(pairs > 0, np.clip(products / safe - 1 / np.sqrt(safe), 0.0, 0.95), 0.0)
+    found = np.clip(products / safe, 0.0, 0.99)
+    known = np.maximum(1 - _FEW_PAIRS / safe, 0.0)
+    sure = found - (1 - known * found**2) / np.sqrt(safe)
+    return np.where(pairs > 0, np.maximum(sure, 0.0), 0.0)
 
 
 def differences(scores: Array, noise: SeedNoise) -> tuple[Array, Array]:
