@@ -32,8 +32,20 @@ FIRST_SECONDS = 0.5
 """Before that Python itself is starting, and the signal ends it as any process."""
 
 
-def ended_at(moment: float, number: int = signal.SIGTERM) -> dict[str, object]:
-    """Runs the probe, sends a signal after `moment` seconds, and tells what came of it."""
+_LEFT_SECONDS = 60.0
+"""A process that still runs after these is left over; on a busy machine the end takes seconds."""
+
+
+def ended_at(
+    moment: float, number: int = signal.SIGTERM, *, begun: bool = False
+) -> dict[str, object]:
+    """Runs the probe, sends a signal after `moment` seconds, and tells what came of it.
+
+    Args:
+        moment: Seconds from the start of the process.
+        number: The signal.
+        begun: Count them from its first file in the run folder, however long Python took to start.
+    """
     with tempfile.TemporaryDirectory() as folder:
         run = subprocess.Popen(
             [sys.executable, *COMMAND, f"--run_dir={folder}"],
@@ -42,13 +54,15 @@ def ended_at(moment: float, number: int = signal.SIGTERM) -> dict[str, object]:
             text=True,
             env=os.environ,
         )
+        while begun and not any(Path(folder).iterdir()) and run.poll() is None:
+            time.sleep(0.02)
         time.sleep(moment)
         children = psutil.Process(run.pid).children(recursive=True) if run.poll() is None else []
         run.send_signal(number)
         began = time.monotonic()
         text, _ = run.communicate()
         seconds = time.monotonic() - began
-        _, left = psutil.wait_procs(children, timeout=3.0)
+        _, left = psutil.wait_procs(children, timeout=_LEFT_SECONDS)
         path = Path(folder) / "probe.json"
         written = json.loads(path.read_text())["instruments"] if path.exists() else {}
         printed = [name for name, part in written.items() if part["heading"] + " (" in text]

@@ -16,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import signal
 
 import filelock
+import keras
 import numpy as np
 import pytest
 
@@ -51,6 +52,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.slow)
     rank = {f"test_{name}": number for number, name in enumerate(HEAVIEST_FIRST.split())}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup():
+    """What a test leaves to chance is the same in every run."""
+    keras.utils.set_random_seed(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -95,6 +102,15 @@ def one_at_a_time(tmp_path_factory):
     would explain a SIGKILL of another test.
     """
     with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "one_at_a_time"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def short_rounds():
+    """Step times of whole searches in this process are measured in a tenth of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tfbatch.interleaved_rounds._ROUND_SECONDS", 0.05)
+        patch.setattr("tfbatch.interleaved_rounds._EXECUTION_SECONDS", 0.01)
         yield
 
 

@@ -138,7 +138,7 @@ def make_runner(folder, trainer):
 
 
 def trials_of(*trials, objective=LOSS):
-    return Trials(trials, objective=objective)
+    return Trials(trials, objective=objective, total_examples=TOTAL_EXAMPLES)
 
 
 def open_folder(path):

@@ -83,7 +83,7 @@ def schedule():
 QUICK = ("adamw", "nesterov")
 
 
-@pytest.mark.quick_cases("adamw-constant", "nesterov")
+@pytest.mark.quick_cases("nesterov")
 @pytest.mark.parametrize(
     ("name", "rate"),
     [("adamw", "constant"), pytest.param("sgd", "constant", marks=pytest.mark.slow)]

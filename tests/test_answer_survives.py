@@ -22,10 +22,12 @@ from tfbatch.errors import (
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
+from tfbatch.search.preparation import Prepared
 from tfbatch.search.progress import Progress
 from tfbatch.search.run import Run
 from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
+from tfbatch.training.description import ModelDescription
 from tfbatch.training.evaluation import Untrained
 
 UNTRAINED = Untrained({"loss": 9.0, "accuracy": 0.1}, 0.0, "hash")
@@ -77,8 +79,12 @@ def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **t
     with open_folder(path) as folder:
         run = Run(
             request,
-            DataDescription("x", {"train": NUM_EXAMPLES, "validation": 100, "test": 100}, ""),
-            engine,
+            Prepared(
+                request.subject,
+                DataDescription("x", {"train": NUM_EXAMPLES, "validation": 100, "test": 100}, ""),
+                ModelDescription(),
+                engine,
+            ),
             SearchSpace(request.search.space, num_examples=NUM_EXAMPLES),
             folder,
             told,
@@ -86,7 +92,6 @@ def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **t
             time.monotonic(),
             untrained,
             build_model=build,
-            compiled=False,
             largest_batch_size=None,
         )
         return run.complete(), told.lines, engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import importlib.util
 import io
+import json
 import math
 import os
 import subprocess
@@ -198,7 +199,9 @@ def test_every_engine_can_be_imported():
 
 def test_ratios_are_taken_within_a_round():
     def run(engine, number, seconds):
-        return report.Run(engine, number, 24, 24, seconds, 2.0, 1, 1, 1, ((16, "wsd", 0.3),))
+        return report.Run(
+            engine, number, 24, 24, seconds, 2.0, seconds, 1, 1, 1, ((16, "wsd", 0.3),)
+        )
 
     runs = [
         *(run("tfbatch", 1, 48.0), run("bare", 1, 24.0)),
@@ -207,6 +210,46 @@ def test_ratios_are_taken_within_a_round():
 
     assert report.ratios(runs, "tfbatch", "bare", lambda r: r.seconds_a_trial) == [2.0, 3.0]
     assert "  tfbatch / bare: 2.50 (2.00-3.00, n=2)" in "\n".join(report.lines(runs))
+
+
+def test_a_parts_time_is_its_own(tmp_path, monkeypatch):
+    """Clock and processor of a part that lasts 5 s and calls one that lasts 3 s of them."""
+    from trial_cost.parts import Clock
+
+    now = iter([0.0, 1.0, 4.0, 5.0])
+    monkeypatch.setattr("trial_cost.parts.time.perf_counter", lambda: 10 * next(now))
+    monkeypatch.setattr("trial_cost.parts.time.process_time", lambda: 0.0)
+    clock = Clock(tmp_path / "worker-1.jsonl")
+    with clock.part("outer"), clock.part("inner"):
+        pass
+    clock.write("search-0001")
+
+    (line,) = (tmp_path / "worker-1.jsonl").read_text().splitlines()
+    assert json.loads(line)["parts"] == {"outer": [20.0, 0.0], "inner": [30.0, 0.0]}
+
+
+def test_the_table_of_parts_leaves_out_what_a_first_trial_does_once(tmp_path):
+    from trial_cost.parts import ONCE, REST, STEPS, table
+
+    def write(name, *trials):
+        rows = [json.dumps({"trial": trial, "parts": parts}) for trial, parts in trials]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+
+    first = {ONCE[0]: [9.0, 9.0], STEPS: [2.0, 2.0]}
+    build = {"once: measure_untrained": {REST: [4.0, 4.0]}}
+    later = {STEPS: [2.0, 2.0], REST: [1.0, 0.5]}
+    loop = {STEPS: [1.0, 1.0], REST: [0.0, 0.0]}
+    write("worker-1", *build.items(), ("a", first), ("b", later), ("c", later))
+    write("bare-2", ("bare", first), ("bare", loop))
+    write("tfbatch-3", ("search", {"oracle": [0.2, 0.1]}))
+    text = "\n".join(table(tmp_path))
+
+    assert f"| {STEPS} | 2000.0 | 2000.0 | 2000.0 | 1000 |" in text
+    assert "over the bare loop's: 2.50; of its compiled steps alone: 2.00" in text
+    assert "all that is no step: 500 ms" in text
+    assert "  worker-1, measure_untrained: 4.00" in text
+    assert "  worker-1, a: its program, traced: 9.00" in text
+    assert "  oracle: 100.0, 50.0" in text
 
 
 def test_memory_is_that_of_the_children_too():

@@ -322,6 +322,7 @@ def test_an_interval_is_kept_whatever_it_costs(monkeypatch):
     assert meter.time.share > 0.2
 
 
+@pytest.mark.quick_cases("True")
 @pytest.mark.parametrize("training", [False, True])
 def test_dropout_and_moving_statistics_are_left_as_they_were(training):
     model = keras.Sequential(

@@ -253,7 +253,8 @@ def test_the_clock_of_a_short_training_counts_all(monkeypatch):
 def test_the_clock_counts_the_updates_of_a_real_training(execution):
     model, clock = linear_model(steps_per_execution=execution), TrainingClock()
 
+    started = time.perf_counter()
     fit(model, clock, epochs=3, steps_per_epoch=8)
 
     assert clock.steps == int(model.optimizer.iterations) == 24
-    assert 0 < clock.seconds < 60
+    assert 0 < clock.seconds < time.perf_counter() - started

@@ -392,6 +392,7 @@ def test_a_checkpoint_of_another_version_is_not_used(tmp_path, change):
     assert file.read_position() == Position()
 
 
+@pytest.mark.quick_cases("flipped")
 @pytest.mark.parametrize("damage", ["flipped", "cut"])
 def test_a_training_with_a_damaged_checkpoint_begins_anew(programs, spec, damage):
     assert spec.checkpoint_file

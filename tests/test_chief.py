@@ -156,6 +156,14 @@ def test_an_address_in_use_is_refused_at_once(board):
             Chief(address, board)
 
 
+PATIENT = """
+import runpy
+from tfbatch.search import joined
+joined._WAIT_SECONDS = 1800  # until the chief listens, on the slowest machine
+runpy.run_module("tfbatch.tune", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
 def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -164,7 +172,7 @@ def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path):
 
     def start(name, *arguments):
         return subprocess.Popen(
-            [sys.executable, "-u", "-m", "tfbatch.tune", "--workers=1", *arguments],
+            [sys.executable, "-u", "-c", PATIENT, "--workers=1", *arguments],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"TFBATCH_RECORDS_DIR": str(tmp_path / name)},

@@ -126,6 +126,7 @@ def test_the_console_command_is_the_module_itself(monkeypatch):
     assert called[0] == (tfbatch.tune.main, ["--max_trials=2"])
 
 
+@pytest.mark.quick_cases("tune", "train")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_shown_without_tensorflow(name, light, tmp_path):
     done = command(name, "--help", cwd=tmp_path, environment=light)
@@ -139,6 +140,7 @@ def test_help_is_shown_without_tensorflow(name, light, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.quick_cases("tune", "export")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_flag_is_refused_with_the_closest_one(name, light, tmp_path):
     flag = "run-dir" if name == "export" else "records-dir"

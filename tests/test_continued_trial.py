@@ -6,15 +6,15 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
-from tfbatch.loss_scaling import unwrapped
-from tfbatch.optimizers import build_optimizer
+from tfbatch.errors import InputError, SearchError
+from tfbatch.optimizers import OPTIMIZERS, build_optimizer, parameters_of, slots_of
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.schema import Named
 from tfbatch.training.checkpoint import state
-from tfbatch.training.end_state import Pace, carry_over, read_end_state
+from tfbatch.training.end_state import carry_over, last_pace, read_end_state
 from tfbatch.training.in_graph import LearningRateTable
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
@@ -45,6 +45,18 @@ def network(input_shape, num_classes):
     x = keras.layers.Dense(12, use_bias=False)(keras.layers.Flatten()(inputs))
     x = keras.layers.Activation("relu")(keras.layers.BatchNormalization()(x))
     return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Dropout(0.2)(x)))
+
+
+def linear(input_shape, num_classes):
+    """The least that can be trained."""
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Flatten()(inputs)))
+
+
+@pytest.fixture(autouse=True)
+def float32():
+    yield
+    keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +122,14 @@ def parts_of(whole, folder, stops):
 @pytest.mark.quick_cases("adam, averaged weights")
 @pytest.mark.parametrize("case", CASES)
 def test_three_parts_equal_the_whole_bit_for_bit(programs, workload, tmp_path, case):
-    """Parts end within epochs; one is trained by a process that has traced nothing."""
+    """Parts end within epochs; one may be trained by a process that has traced nothing."""
     whole = spec_of(tmp_path, configuration=CASES[case])
     expected, state_expected, model_expected = trained(programs, whole)
     parts = parts_of(whole, tmp_path, STOPS)
     trained(programs, parts[0])
-    trained(ProgramCache(workload), parts[1])
+    # A new program takes as long to trace as all parts to train.
+    anew = ProgramCache(workload) if case == "nesterov, cosine" else programs
+    trained(anew, parts[1])
     outcome, left, model = trained(programs, parts[2])
 
     for got, wanted in zip([*left, *model], [*state_expected, *model_expected], strict=True):
@@ -129,26 +143,136 @@ def test_three_parts_equal_the_whole_bit_for_bit(programs, workload, tmp_path, c
     assert not parts[1].is_whole
 
 
-def test_a_part_that_was_interrupted_goes_on_from_its_checkpoint(programs, tmp_path):
-    whole = spec_of(tmp_path)
-    first, second = parts_of(whole, tmp_path, (700,))
+def test_updates_that_float16_skips_do_not_shift_the_schedule(digits, tmp_path, monkeypatch):
+    """Keras does not count them: the rate follows the optimizer's count, in parts as in the whole.
+
+    Both in a part of a training and in one that was interrupted.
+    """
+    init = keras.optimizers.LossScaleOptimizer.__init__
+    monkeypatch.setattr(
+        keras.optimizers.LossScaleOptimizer,
+        "__init__",
+        lambda self, inner, **given: init(self, inner, **{**given, "initial_scale": 2.0**40}),
+    )
+    programs = ProgramCache(Workload(digits, linear, precision="mixed_float16"))
+    cosine = {"schedule": Named(name="cosine"), "optimizer": Named(name="sgd", momentum=0.9)}
+    whole = spec_of(tmp_path, configuration=cosine, total_examples=1500)
+    outcome, expected, _ = trained(programs, whole)
+    first, second = parts_of(whole, tmp_path, (1100,))
     trained(programs, first)
-    _, expected, _ = trained(programs, second)
-    second = dataclasses.replace(second, checkpoint_file=tmp_path / "checkpoint.npz")
-    calls, derived = itertools.count(), second.derived
+    _, left, _ = trained(programs, second)
+    again = dataclasses.replace(
+        whole, checkpoint_file=tmp_path / "checkpoint.npz", state_file=tmp_path / "again.npz"
+    )
+    calls, derived = itertools.count(), whole.derived
     an_epoch = derived.steps_per_epoch // derived.steps_per_execution
     stopped = run_trial(
-        programs, second, checkpoint_seconds=0, stop_requested=lambda: next(calls) >= an_epoch
+        programs, again, checkpoint_seconds=0, stop_requested=lambda: next(calls) >= an_epoch
     )
     assert stopped.status == "interrupted"
-    assert second.checkpoint_file.exists()
-    first.state_file.unlink()  # it is not asked for it again
-    outcome, left, _ = trained(programs, second)
+    assert again.checkpoint_file.exists()
+    _, resumed, _ = trained(programs, again)
 
-    assert outcome.steps == whole.steps > stopped.steps > first.steps + derived.steps_per_epoch
+    counted = [int(value) for value in expected if value.ndim == 0 and value.dtype.kind == "i"]
+    assert 0 < max(counted) < outcome.steps, "some were skipped, and not all"
+    for got, also, wanted in zip(left, resumed, expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        np.testing.assert_array_equal(also, wanted)
+
+
+class StopAtOnce(keras.callbacks.Callback):
+    """As EarlyStopping does, which Keras asks at the end of an epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_part_that_a_callback_stops_is_an_error_that_says_so(digits, tmp_path):
+    programs = ProgramCache(Workload(digits, linear))
+    whole = dataclasses.replace(spec_of(tmp_path), state_file=None)
+    first, last = parts_of(whole, tmp_path, (2500,))
+
+    def ended(spec):
+        return run_trial(programs, spec, user_callbacks=lambda: [StopAtOnce()])
+
+    stopped = ended(first)
+    assert (stopped.status, stopped.metrics, stopped.steps) == ("error", {}, 34)
+    assert stopped.message.startswith("A part of a training must reach its end")
+    assert "stopped it after 34 of 79 updates" in stopped.message
     assert not first.state_file.exists()
+    assert ended(whole).status == "completed", "its score is that of where it ended"
+    # Its parent has no state, and cannot be trained to its end again.
+    child = ended(last)
+    assert child.status == "error"
+    assert child.message.startswith(
+        "Its parent part-0 was trained again for its state, and ended as 'error': A part of"
+    )
+
+
+def test_what_happens_to_a_parent_that_is_trained_again_is_not_the_childs(
+    digits, tmp_path, monkeypatch
+):
+    """A lack of memory at its batch size would otherwise bound those of the search."""
+    programs = ProgramCache(Workload(digits, linear))
+    trunk = spec_of(tmp_path, "trunk", to_examples=704, configuration={"batch_size": 64})
+    branch = spec_of(tmp_path, "branch", parent=trunk, course_from=704)
+
+    def begin(spec, **_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(programs, "begin_trial", begin)
+    outcome = run_trial(programs, branch)
+
+    assert run_trial(programs, trunk).status == "oom"
+    assert outcome.status == "error"
+    assert (
+        "trunk was trained again for its state, and ended as 'oom': Out of mem" in outcome.message
+    )
+
+
+def test_a_branch_that_was_interrupted_goes_on_from_its_checkpoint(programs, tmp_path):
+    """Its optimizer's count of updates is neither that of its stream nor that of its schedule."""
+    trunk = spec_of(tmp_path, "trunk", configuration={"optimizer": ADAM}, to_examples=700)
+    cosine = {"optimizer": ADAM, "batch_size": 16, "schedule": Named(name="cosine")}
+    branch = spec_of(tmp_path, "branch", configuration=cosine, parent=trunk, course_from=704)
+    trained(programs, trunk)
+    _, expected, _ = trained(programs, branch)
+    again = dataclasses.replace(branch, checkpoint_file=tmp_path / "checkpoint.npz")
+    calls, derived = itertools.count(), branch.derived
+    an_epoch = derived.steps_per_epoch // derived.steps_per_execution
+    stopped = run_trial(
+        programs, again, checkpoint_seconds=0, stop_requested=lambda: next(calls) >= an_epoch
+    )
+    assert stopped.status == "interrupted"
+    assert again.checkpoint_file.exists()
+    trunk.state_file.unlink()  # it is not asked for it again
+    outcome, left, _ = trained(programs, again)
+
+    assert outcome.steps == trunk.steps + branch.steps > stopped.steps > derived.steps_per_epoch
+    assert not trunk.state_file.exists()
     for got, wanted in zip(left, expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
+
+
+class Counting(keras.layers.Layer):
+    """Counts its calls where Keras does not look."""
+
+    def __init__(self):
+        super().__init__(name="counting")
+        self.calls = tf.Variable(0.0)
+
+    def call(self, x):
+        return x + self.calls
+
+
+def test_a_state_that_keras_does_not_know_whole_is_refused(digits, tmp_path):
+    def build(input_shape, num_classes):
+        inputs = keras.Input(input_shape)
+        x = Counting()(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+
+    with pytest.raises(SearchError, match=r"Received: counting\.calls, which TensorFlow alone"):
+        run_trial(ProgramCache(Workload(digits, build)), spec_of(tmp_path))
 
 
 @pytest.mark.slow
@@ -224,7 +348,7 @@ def test_a_branch_may_have_another_batch_size(programs, tmp_path):
     branch = spec_of(
         tmp_path,
         "branch",
-        configuration={"optimizer": ADAM, "batch_size": 64},
+        configuration={"optimizer": ADAM, "batch_size": 64, "schedule": Named(name="linear")},
         parent=trunk,
         course_from=trunk.end_examples,
     )
@@ -261,6 +385,23 @@ def test_a_part_that_cannot_be_is_refused(tmp_path, changes, message):
     trunk = spec_of(tmp_path, "trunk", to_examples=700)
     with pytest.raises(InputError, match=message):
         spec_of(tmp_path, "child", parent=trunk, **changes).check()
+
+
+def test_nothing_goes_on_after_a_short_last_batch_but_a_branch(tmp_path):
+    constant = {"schedule": Named(name="constant")}
+    ended = spec_of(tmp_path, "ended", configuration=constant)
+    longer = spec_of(
+        tmp_path, "longer", configuration=constant, parent=ended, total_examples=2 * TOTAL
+    )
+    with pytest.raises(InputError, match=r"last batch has 24 examples.*at to_examples=2976\."):
+        longer.check()
+    branch = dataclasses.replace(longer, course_from=TOTAL)
+    branch.check()
+    assert (branch.first_step, branch.steps, branch.end_examples) == (0, 94, 2 * TOTAL)
+    stopped = dataclasses.replace(ended, to_examples=2976)
+    on = dataclasses.replace(longer, parent=stopped)
+    on.check()
+    assert (on.first_step, on.first_step + on.steps) == (93, 188)
 
 
 def test_a_longer_schedule_goes_on_where_it_is_the_same_so_far(tmp_path):
@@ -302,8 +443,7 @@ class Bowl:
         for own, kept in zip(other.optimizer.variables, self.optimizer.variables, strict=True):
             own.assign(kept)
         other.w.assign(self.w)
-        before = Pace(float(self.optimizer._learning_rate(0)), self.numbers)
-        carry_over(unwrapped(other.optimizer), self.name, before)
+        carry_over(other.optimizer, self.name, last_pace(self.optimizer, self.name))
         return other
 
 
@@ -320,6 +460,38 @@ def test_a_velocity_keeps_the_gradient_when_the_rate_changes():
         w -= rate * u
         expected.append(w)
     np.testing.assert_allclose(found, expected[5:], rtol=1e-5)
+
+
+def test_a_velocity_of_several_rates_contains_their_mean():
+    """Two steps at falling rates become two steps at the branch's own."""
+    bowl = Bowl("sgd", 0.0, linear=True, momentum=0.9)
+    bowl.optimizer._learning_rate.assign([0.1, 0.02])
+    bowl.steps(2)
+    branch = bowl.branch(0.05)
+
+    assert float(bowl.optimizer.momentums[0]) == pytest.approx(-(0.9 * 0.1 + 0.02))
+    assert float(branch.optimizer.momentums[0]) == pytest.approx(-(0.9 * 0.05 + 0.05))
+
+
+def test_rmsprop_contains_the_rate_in_its_momentum_alone():
+    bowl = Bowl("rmsprop", 0.01, linear=True, momentum=0.9, rho=0.5)
+    bowl.steps(300)
+    branch = bowl.branch(0.02)
+    before = float(branch.w)
+
+    np.testing.assert_allclose(np.diff([before, *branch.steps(3)]), [-0.2] * 3, rtol=1e-4)
+
+
+def test_every_slot_that_a_file_names_is_one_of_its_class():
+    numbers = {"sgd": {"momentum": 0.9}, "rmsprop": {"momentum": 0.9}}
+    named = {name: slots_of(name) for name in OPTIMIZERS.names() if slots_of(name)}
+    for name, slots in named.items():
+        optimizer = Bowl(name, 0.1, **numbers.get(name, {})).optimizer
+        for attribute, slot in slots.items():
+            assert [v.shape for v in getattr(optimizer, attribute)] == [()], (name, attribute)
+            assert slot.decay in parameters_of(name)
+
+    assert set(named) == {"adam", "adamw", "lamb", "lars", "nadam", "rmsprop", "sgd"}
 
 
 def test_a_velocity_stays_at_its_fixed_point_when_the_momentum_changes():

@@ -15,6 +15,8 @@ from processes import HANG_SECONDS
 
 from tfbatch.run_folder.journal import Journal
 
+pytestmark = pytest.mark.usefixtures("short_rounds")
+
 FOLDER = Path(__file__).parents[1] / "examples"
 # The others show a callback each: test_callback_examples.py and test_batch_growth.py run them.
 SCRIPTS = {

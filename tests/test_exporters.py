@@ -328,6 +328,12 @@ def test_curves_are_read_up_to_a_cut_and_a_repeated_epoch_counts_once(run_dir):
     assert [point.values["val_loss"] for point in points] == [2.5, 1.5]
     assert read_curves(run_dir / "tensorboard", ROWS[1]) == []
 
+    part = ROWS[0] | {"from_examples": 320, "examples": 2000}
+    assert [p.values["examples"] for p in read_curves(run_dir / "tensorboard", part)][:2] == [
+        1344,
+        2000,
+    ]
+
 
 def test_no_value_of_a_row_is_lost_between_parameters_metrics_and_tags():
     row = ROWS[1] | {"of_tomorrow": 7, "text_of_tomorrow": "a", "score": 0.5}

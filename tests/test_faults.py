@@ -228,7 +228,7 @@ def test_a_lock_waits_for_the_workers_of_the_run_before(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_workers_killed_at_random_moments_cost_their_trials_alone(tmp_path):
     """Those trials are in the journal as killed; every other one is as in an undisturbed run."""
-    (tmp_path / "search.yaml").write_text(SEARCH.replace("max_trials: 10", "max_trials: 9"))
+    (tmp_path / "search.yaml").write_text(ONCE.replace("max_trials: 10", "max_trials: 4"))
 
     def start(run_dir):
         return subprocess.Popen(
@@ -266,9 +266,9 @@ def test_workers_killed_at_random_moments_cost_their_trials_alone(tmp_path):
 
 
 def _kill_workers(parent, journal):
-    """Kills a worker some time after each of several new lines of the journal."""
+    """Kills a worker some time after the first line of the journal, and after the third."""
     kills = 0
-    for number in range(1, 8, 2):
+    for number in (1, 3):
         while not journal.exists() or journal.read_bytes().count(b"\n") < number:
             time.sleep(0.02)
         time.sleep(0.05 * number)

@@ -28,6 +28,8 @@ from tfbatch.training.evaluation import evaluate_weights
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
+pytestmark = pytest.mark.usefixtures("short_rounds")
+
 BUDGET: dict[str, Any] = {
     "search": "quick",
     "max_trials": 3,

@@ -124,6 +124,7 @@ def check_noise(workload, values, weight_of=(), stream=None, **options):
     return found
 
 
+@pytest.mark.quick_cases("class weights")
 @pytest.mark.parametrize("class_weight", [None, {0: 5.0, 2: 0.25}], ids=["plain", "class weights"])
 def test_noise_and_curvature_are_those_of_the_weighted_loss(stored, class_weight):
     data = stored(*arrays())
@@ -238,6 +239,7 @@ def test_a_strategy_is_left_out_of_a_gradient(digits):
 def kept(stored, tmp_path):
     """Data, a trained model, and where its weights are kept."""
     data = stored(*arrays())
+    keras.utils.set_random_seed(3)
     model = linear(data.input_shape, CLASSES)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(*arrays(), epochs=2, verbose=0)
@@ -259,6 +261,7 @@ def test_kept_weights_are_those_that_are_measured(kept, name):
     assert found.eigenvalues.largest.value == pytest.approx(wanted[-1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_kept_weights_of_mixed_precision_are_measured_in_float32(kept):
     data, _, folder = kept
     weights = Weights(file=folder / "kept.weights.h5")

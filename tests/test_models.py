@@ -301,6 +301,7 @@ def test_a_model_in_half_precision_is_finite(name):
     assert np.isfinite(entropy([0, 1], logits))
 
 
+@pytest.mark.quick_cases("mlp", "small_cnn")
 @EACH
 def test_trials_of_a_model_share_one_traced_program(name):
     _, keys = trials(name)

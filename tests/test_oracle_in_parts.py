@@ -30,6 +30,7 @@ from tfbatch.errors import InputError, SearchError
 from tfbatch.oracles import ORACLES, Part
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.files import STATES
+from tfbatch.run_folder.folder import RunFolder
 from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.kept_states import KeptStates
@@ -125,7 +126,7 @@ class PartTrainer(Trainer):
 
     def __call__(self, spec):
         spec.check()
-        if spec.is_whole and spec.parent is None:
+        if spec.weights_file and spec.parent is None:
             return super().__call__(spec)
         self.ran.append(spec)
         if spec.trial == self.interrupt_at:
@@ -220,8 +221,37 @@ def test_branches_and_short_trainings_are_not_of_full_length():
     branch = read_row({**row, **other, "parent": "a", "from_examples": 90, "course_from": 90})
     last = read_row({**row, **other, "parent": "a", "from_examples": 90})
 
-    for trial, counts in ((short, False), (part, False), (branch, False), (last, True)):
-        assert (trial in list(trials_of(baseline, trial).searched())) is counts
+    long = read_row({**row, "total_examples": 2 * TOTAL_EXAMPLES})
+
+    for trial in (short, part, branch, long):
+        assert list(trials_of(baseline, trial).searched()) == [baseline]
+        assert list(trials_of(trial).searched()) == [], "the baseline may end later"
+    assert list(trials_of(baseline, last).searched()) == [baseline, last]
+
+
+def test_a_longer_training_is_no_candidate_and_hides_none():
+    baseline = finished("baseline", BASELINE, loss=0.5, phase="baseline")
+    better = finished(
+        "search-0001", BASELINE.model_copy(update={"base_learning_rate": 0.3}), loss=0.4
+    )
+    row = finished("search-0002", BASELINE, loss=0.1).row
+    trials = trials_of(
+        baseline, better, read_row({**row, "total_examples": 2 * TOTAL_EXAMPLES, "batch_size": 64})
+    )
+
+    assert [c.key for c in choose_candidates(trials, batch_sizes=9)] == ["search-0001", "baseline"]
+    assert find_answer(trials, batch_sizes=9).recommended_trial == "search-0001"
+
+
+def test_the_length_of_a_run_that_is_read_is_that_of_its_baseline(tmp_path):
+    trainer = PartTrainer()
+    with RunFolder(tmp_path, identity={"objective": "val_loss:min"}, budget={}) as folder:
+        runner = make_runner(folder, trainer)
+        runner.run(runner.spec("long", "search", 1, BASELINE, Part(total_examples=9999)))
+        assert Trials.read(tmp_path).total_examples is None
+        runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
+
+        assert [t.trial for t in Trials.read(tmp_path).searched()] == ["baseline"]
 
 
 def test_a_cool_down_is_a_branch_with_the_schedule_that_it_names(tmp_path):
@@ -259,6 +289,19 @@ def test_a_part_that_cannot_be_is_refused(tmp_path, part, message):
         runner = make_runner(folder, PartTrainer())
         runner.run(runner.spec("trunk", "search", 3, BASELINE, Part(to_examples=1000)))
         with pytest.raises(InputError, match=message):
+            runner.spec("child", "search", 3, BASELINE, part)
+
+
+def test_no_trial_goes_on_from_one_that_a_callback_stopped(tmp_path):
+    class Stopping(PartTrainer):
+        def __call__(self, spec):
+            return dataclasses.replace(super().__call__(spec), examples=320)
+
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, Stopping())
+        runner.run(runner.spec("early", "search", 3, BASELINE))
+        part = Part(parent="early", total_examples=2 * TOTAL_EXAMPLES, schedule=Named(name="wsd"))
+        with pytest.raises(InputError, match=r"reached its end\. Received: early, .* example 320"):
             runner.spec("child", "search", 3, BASELINE, part)
 
 

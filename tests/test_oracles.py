@@ -154,6 +154,7 @@ def test_many_equally_bad_scores_do_not_end_a_search(name):
         asked.tell(2.3)
 
 
+@pytest.mark.quick_cases("max")
 @pytest.mark.parametrize("direction", ["min", "max"])
 def test_the_bayesian_oracle_moves_towards_the_better_scores(direction):
     space = make_space(**ONE_NUMBER)

@@ -154,7 +154,7 @@ def test_a_stream_continues_exactly_where_it_was_left(prepared, mode):
         assert_equal(rest, [x[start:] for x in whole])
 
 
-@pytest.mark.quick_cases("one mixes, streaming", "random_erasing", "random_crop")
+@pytest.mark.quick_cases("one mixes, streaming", "random_erasing")
 @pytest.mark.parametrize(
     ("mode", "chain"),
     [
@@ -178,6 +178,7 @@ def test_augmentation_is_the_same_for_every_batch_size_and_start(prepared, mode,
     assert changed > (0.9 if len(chain) > 2 else 0.2)
 
 
+@pytest.mark.quick_cases("streaming")
 @BOTH
 def test_how_many_batches_are_made_at_once_changes_nothing(prepared, mode, monkeypatch):
     data = prepared(mode, augmentation=MIXED)
@@ -197,8 +198,9 @@ def test_small_batches_are_made_several_at_once(batch_size, pixels, count):
     assert streams.batches_in_chunk(batch_size, pixels=pixels) == count
 
 
+@pytest.mark.quick_cases("mixing")
 @BOTH
-@pytest.mark.parametrize("chain", [CHAIN, MIXED], ids=["none mixes", "one mixes"])
+@pytest.mark.parametrize("chain", [CHAIN, MIXED], ids=["plain", "mixing"])
 def test_a_further_stream_traces_nothing(prepared, mode, chain, monkeypatch):
     """A trial of a search makes one: sizes and seeds are arguments of a program that is there."""
     data, traced = prepared(mode, augmentation=chain), []
@@ -238,6 +240,7 @@ def test_augmentation_differs_between_seeds_epochs_and_places_in_the_chain(prepa
     assert 20 < flips(twice, 5)[0].sum() < 2 * SIZE - 20
 
 
+@pytest.mark.quick_cases("resident")
 @BOTH
 def test_a_mixed_example_is_made_of_two_streams_of_the_same_data(prepared, mode):
     """The first pixel is the example's number: it gives the weight, which all else must have."""
@@ -262,6 +265,7 @@ def test_a_mixed_example_is_made_of_two_streams_of_the_same_data(prepared, mode)
         np.testing.assert_allclose(got[apart], share * a[apart] + (1 - share) * b[apart], atol=1e-4)
 
 
+@pytest.mark.quick_cases("streaming")
 @BOTH
 def test_partners_are_augmented_and_differ_from_the_examples_and_between_seeds(prepared, mode):
     whole = {"name": "cutout", "size": 50}  # covers every image: what is mixed is black
@@ -276,6 +280,7 @@ def test_partners_are_augmented_and_differ_from_the_examples_and_between_seeds(p
     assert (labels[:SIZE] != labels[SIZE:]).any()
 
 
+@pytest.mark.quick_cases("streaming")
 @BOTH
 def test_with_a_recipe_that_mixes_the_labels_of_all_splits_are_soft(prepared, mode):
     soft, hard = prepared(mode, augmentation=MIXED), prepared(mode, augmentation=CHAIN)
@@ -358,6 +363,7 @@ def test_a_stream_does_not_change_the_random_numbers_of_the_program(prepared, mo
     assert numbers[0] == numbers[1]
 
 
+@pytest.mark.quick_cases("5")
 @BOTH
 @pytest.mark.parametrize("shards", [1, 5])
 def test_any_number_of_shards_can_be_read(prepared, mode, shards):

@@ -49,7 +49,7 @@ def bench():
 def probed(bench):
     """Every instrument that needs no process of its own."""
     return run_instruments(
-        bench, names=QUICK, batch_sizes=SIZES, say=lambda text: None, seconds=8.0
+        bench, names=QUICK, batch_sizes=SIZES, say=lambda text: None, seconds=2.0
     )
 
 

@@ -122,6 +122,14 @@ def test_what_a_trial_came_to_is_told_briefly(told, status, message, lines):
     assert (message.splitlines() or [""])[0] in file.getvalue()
 
 
+def test_the_line_of_a_part_of_a_training_says_where_it_ends(told):
+    progress, file, _ = told
+    row = finished("completed", "").row | {"to_examples": 1250, "from_examples": 0}
+    progress.trial_finished(read_row(row), None)
+
+    assert "constant up to example 1,250: 0.5000 in 3.0 s" in file.getvalue()
+
+
 def test_the_display_shows_every_running_trial_with_its_epochs_and_the_time():
     file, clock = io.StringIO(), Clock()
     console = Console(file=file, width=120, force_terminal=True, color_system=None)

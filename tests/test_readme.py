@@ -27,6 +27,8 @@ from tfbatch.schedules import SCHEDULES, ScheduleFamily
 from tfbatch.schema import validate
 from tfbatch.search.space import SearchSpace
 
+pytestmark = pytest.mark.usefixtures("short_rounds")
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)

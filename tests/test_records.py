@@ -297,6 +297,7 @@ def test_a_shard_cut_within_its_last_record_names_that_record(write, cut, proble
     assert_refused(path, 7, problem)
 
 
+@pytest.mark.quick_cases("length", "middle")
 @pytest.mark.parametrize(
     "place",
     [

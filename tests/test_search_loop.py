@@ -139,7 +139,7 @@ def test_a_row_says_everything_about_its_trial(tmp_path):
 
 @pytest.mark.parametrize("oracle", ["random", "bayesian"])
 def test_the_same_seed_gives_the_same_trials_and_another_one_others(tmp_path, oracle):
-    config = make_config(oracle=oracle, max_trials=5, **SMALL)
+    config = make_config(oracle=oracle, max_trials=4, **SMALL)
     first = content(run(tmp_path / "a", Trainer(), config))
 
     assert content(run(tmp_path / "b", Trainer(), config)) == first
@@ -230,15 +230,15 @@ def test_known_trials_cost_no_proposal_and_change_none(tmp_path, monkeypatch):
         GaussianProcessRegressor, "fit", lambda gpr, *data: fits.append(1) or fit(gpr, *data)
     )
     counts = []
-    for max_trials in (6, 6, 8):
+    for max_trials in (5, 5, 6):
         trials = run(
             tmp_path / "a", trainer, make_config(oracle="bayesian", max_trials=max_trials, **SMALL)
         )
         counts.append(len(fits))
         fits.clear()
-    whole = run(tmp_path / "b", Trainer(), make_config(oracle="bayesian", max_trials=8, **SMALL))
+    whole = run(tmp_path / "b", Trainer(), make_config(oracle="bayesian", max_trials=6, **SMALL))
 
-    assert counts == [3, 0, 2]  # 3 of 6 are not from the Gaussian process
+    assert counts == [2, 0, 1]  # 3 of 5 are not from the Gaussian process
     searched = [content([t for t in ts if t.phase != "confirmation"]) for ts in (trials, whole)]
     assert searched[0] == searched[1]
 

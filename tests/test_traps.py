@@ -18,9 +18,9 @@ import tensorflow as tf
 from tfbatch.augmentations._draws import look_up, quantiles, uniform
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.models import MODELS
-from tfbatch.pipeline.augmentation import draw_words
+from tfbatch.pipeline import augmentation
 from tfbatch.pipeline.record_splits import ResidentSplit
-from tfbatch.pipeline.streams import fixed_options, permutation
+from tfbatch.pipeline.streams import Stretch, fixed_options, permutation
 from tfbatch.schedules import LearningRateInExamples
 from tfbatch.seeds import derive_seed
 
@@ -34,6 +34,11 @@ def chi_square(firsts):
     assert not np.diag(counts).any()
     expected = len(firsts) / (SIZE * (SIZE - 1))
     return ((counts[~np.eye(SIZE, dtype=bool)] - expected) ** 2 / expected).sum()
+
+
+def drawn(count, position, *, seed, stream):
+    key = augmentation._key(seed, stream)
+    return augmentation.draw_words(count, position, tf.constant([key], tf.uint64))
 
 
 def numbered_split(size=SIZE):
@@ -67,7 +72,8 @@ def test_trap_index_shuffle_is_far_from_uniform_with_neighboring_seeds():
     assert chi_square(np.stack(trap, 1)) > 500
 
     def first_two(*, seed, epochs):
-        stream = numbered_split().training(batch_size=SIZE, seed=seed, start=0, stop=epochs * SIZE)
+        stretch = Stretch(batch_size=SIZE, seed=seed, start=0, stop=epochs * SIZE)
+        stream = numbered_split().training(stretch)
         return np.array([labels[:2] for _, labels, _ in stream.as_numpy_iterator()])
 
     between_epochs = first_two(seed=0, epochs=DRAWS)
@@ -94,9 +100,9 @@ def test_trap_a_stateless_draw_cannot_be_continued():
     assert (tf.random.stateless_uniform([3, 3], seed=[1, 7]).numpy() != eight[5:]).all()
 
     for position in (0, 5, 2**32 - 3, 2**40):
-        whole = draw_words(8, tf.constant(position, tf.int64), seed=9, stream=0).numpy()
+        whole = drawn(8, tf.constant(position, tf.int64), seed=9, stream=0).numpy()
         parts = [
-            draw_words(n, tf.constant(position + at, tf.int64), seed=9, stream=0).numpy()
+            drawn(n, tf.constant(position + at, tf.int64), seed=9, stream=0).numpy()
             for at, n in ((0, 1), (1, 4), (5, 3))
         ]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -118,13 +124,13 @@ def test_trap_a_new_release_could_draw_other_augmentations():
     """The words are those of the published generator, whose counter is the position."""
     (key,) = np.random.SeedSequence([9, 1]).generate_state(1, np.uint64)
     for position in (0, 1, 2**32 - 1):
-        words = draw_words(2, tf.constant(position, tf.int64), seed=9, stream=1).numpy()
+        words = drawn(2, tf.constant(position, tf.int64), seed=9, stream=1).numpy()
         assert words.tolist() == [philox(int(key), position), philox(int(key), position + 1)]
 
 
 def test_trap_the_last_bits_of_a_cosine_depend_on_its_place_in_the_batch():
     """A kernel ends a batch with other code: an example would change with the batch size."""
-    words = draw_words(251, tf.constant(0, tf.int64), seed=3, stream=0)
+    words = drawn(251, tf.constant(0, tf.int64), seed=3, stream=0)
     alone = [words[i : i + 1] for i in range(251)]
 
     def differ(function):
@@ -138,13 +144,13 @@ def test_trap_the_last_bits_of_a_cosine_depend_on_its_place_in_the_batch():
 
 
 def test_draws_are_uniform_and_differ_between_seeds_and_streams():
-    words = draw_words(5000, tf.constant(0, tf.int64), seed=3, stream=0).numpy()
+    words = drawn(5000, tf.constant(0, tf.int64), seed=3, stream=0).numpy()
     high = np.bincount((words >> 28).ravel(), minlength=16)
 
     assert ((high - 1250) ** 2 / 1250).sum() < 15 + 5 * 30**0.5
     assert abs(np.corrcoef(words[:, 0], words[:, 1])[0, 1]) < 5 / 5000**0.5
     for other in ({"seed": 4, "stream": 0}, {"seed": 3, "stream": 1}):
-        others = draw_words(5000, tf.constant(0, tf.int64), **other).numpy()
+        others = drawn(5000, tf.constant(0, tf.int64), **other).numpy()
         assert (others == words).mean() < 0.001
 
 

@@ -98,11 +98,12 @@ def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(workl
         asked.append(True)
         return len(asked) >= 5
 
-    other = run_trial(ProgramCache(workload), change(SPEC, batch_size=100))
+    programs = ProgramCache(workload)
+    other = run_trial(programs, change(SPEC, batch_size=100))
     long = dataclasses.replace(SPEC, total_examples=10 * 1085)
-    stopped = run_trial(ProgramCache(workload), long, stop_requested=stop_requested)
+    stopped = run_trial(programs, long, stop_requested=stop_requested)
 
-    assert run_trial(ProgramCache(workload), SPEC).metrics == result.metrics
+    assert run_trial(programs, SPEC).metrics == result.metrics
     assert other.metrics != result.metrics
     assert (stopped.status, stopped.steps) == ("interrupted", 5 * 17)
 

@@ -6,6 +6,7 @@ import pytest
 from search_fixtures import (
     ACCURACY,
     BASELINE,
+    TOTAL_EXAMPLES,
     Trainer,
     finished,
     make_runner,
@@ -52,7 +53,7 @@ def test_the_best_is_the_first_of_equal_ones_and_obeys_the_direction():
     assert names(searched.ranked()) == ["search-0003", "search-0005", "search-0001", "baseline"]
     assert searched.best().trial == "search-0003"
     assert searched.best(without=["search-0003"]).trial == "search-0005"
-    assert Trials(searched, objective=ACCURACY).best().trial == "baseline"
+    assert trials_of(*searched, objective=ACCURACY).best().trial == "baseline"
     assert trials_of().best() is None
 
 
@@ -81,6 +82,7 @@ def test_the_trials_of_a_folder_are_those_of_its_runner(tmp_path):
         read = Trials.read(tmp_path)
 
     assert list(read) == list(runner.trials)
+    assert read.total_examples == runner.trials.total_examples == TOTAL_EXAMPLES
     assert (read.objective, len(read)) == (runner.trials.objective, 2)
     with pytest.raises(InputError, match=r"must be a run folder.*no trials\.jsonl"):
         Trials.read(tmp_path / "weights")

@@ -72,12 +72,12 @@ def options_and_objects(
         raise InputError(
             f"`build_model` must be a function or a name. Received: {type(build_model).__name__}."
         )
-    dataset, make_dataset, payload = as_dataset(data)
+    dataset, make_dataset, payload = _as_dataset(data)
     options: ModelAndDataOptions = {
         "dataset": dataset,
         "batched": batched,
         "image_size": image_size,
-        "model": str(build_model) if named else reference(build_model),
+        "model": str(build_model) if named else _reference(build_model),
         "check_model": named,
         "model_arguments": model_arguments,
         "baseline": baseline,
@@ -139,7 +139,7 @@ def splits_of(subject: ModelAndData, objects: PythonObjects) -> dict[str, OwnSpl
     return read_splits(objects.payload, declared=subject.batched)
 
 
-def as_dataset(
+def _as_dataset(
     data: object,
 ) -> tuple[str | Recipe | OwnData, Callable[..., object] | None, object]:
     """What the data is called, the user's function, and what is to be stored.
@@ -156,7 +156,7 @@ def as_dataset(
     if isinstance(data, str | Path | Recipe):
         return str(data) if isinstance(data, Path) else data, None, None
     if callable(data) and not hasattr(data, "num_batches"):  # a PyDataset may be callable
-        where = reference(data)
+        where = _reference(data)
         name = where.split(":")[-1].split(".")[-1].strip("<>")
         return OwnData(name=name, kind="function", where=where), data, None
     return OwnData(name="data", kind="stored", where=""), None, data
@@ -181,7 +181,7 @@ def task_of(
     )
 
 
-def reference(function: object) -> str:
+def _reference(function: object) -> str:
     """`package.module:function` of a function, as `--model` and `--data` take it."""
     name = getattr(function, "__qualname__", type(function).__qualname__)
     return f"{getattr(function, '__module__', '__main__')}:{name}"

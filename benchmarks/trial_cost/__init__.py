@@ -12,6 +12,8 @@ schedule, each engine in a process of its own. `benchmarks/trials.py` is the com
     with_keras_tuner.py KerasTuner
     with_optuna.py      Optuna
     with_tfbatch.py     this package
+    parts.py            the clock of named parts, and the table of where a trial's second goes
+    timed.py            what is timed: parts of this package and of the bare loop
     process.py          one engine in one process
     report.py           seconds, ratios within a round, the printed table
 """

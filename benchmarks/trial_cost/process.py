@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from trial_cost.parts import FOLDER
 from trial_cost.plan import Job, Trained
 
 ENGINES = {
@@ -79,6 +80,10 @@ def main(path: Path) -> None:
 
         tf.config.threading.set_intra_op_parallelism_threads(job.threads)
         tf.config.threading.set_inter_op_parallelism_threads(job.threads)
+    if os.environ.get(FOLDER):
+        from trial_cost.timed import install
+
+        install(job.engine)
     ready_at = time.monotonic()
     outcome = Outcome(ready_at, tuple(run(job)))
     _told(job).write_text(json.dumps(dataclasses.asdict(outcome)), encoding="utf-8")

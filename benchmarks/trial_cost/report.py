@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Iterable
 
-OURS, LOOP = "tfbatch", "bare"
+OURS, LOOPS = "tfbatch", ("bare", "bare_side_by_side")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Run:
         trained: Trials that were run; more than the listed ones where an engine adds its own.
         seconds: From the process's start to its end.
         start_seconds: Of these, until everything was imported.
+        processor_seconds: Of all its processes, user and system: what a busy machine changes least.
         peak_rss: Largest resident set of all its processes together, in bytes; shared pages count
             once for each process.
         final_rss: The last one before the end.
@@ -34,6 +35,7 @@ class Run:
     trained: int
     seconds: float
     start_seconds: float
+    processor_seconds: float
     peak_rss: int
     final_rss: int
     peak_pss: int
@@ -85,17 +87,20 @@ def lines(runs: list[Run]) -> list[str]:
             f"  {hourly:,.0f} trials an hour on the whole machine; {last.trained} trained for "
             f"{last.trials} listed; start-up {statistics.median(r.start_seconds for r in mine):.1f}"
             f" s; median validation accuracy {statistics.median(accuracies):.3f}",
+            f"  processor seconds a trial: {spread(r.processor_seconds / r.trials for r in mine)}",
             f"  memory of all processes: RSS peak {_gib(mine, 'peak_rss')}, final "
             f"{_gib(mine, 'final_rss')}; PSS peak {_gib(mine, 'peak_pss')}",
         ]
     text.append("seconds a trial over those of another engine, within the same round:")
     for engine in engines:
         for reference in engines:
-            if engine != reference and (engine == OURS or reference == LOOP):
+            if engine != reference and (engine == OURS or reference in LOOPS):
                 whole = ratios(runs, engine, reference, lambda run: run.seconds_a_trial)
                 started = ratios(runs, engine, reference, lambda run: run.seconds_a_trial_started)
+                processor = ratios(runs, engine, reference, lambda run: run.processor_seconds)
                 text.append(
                     f"  {engine} / {reference}: {spread(whole)}; without start-up {spread(started)}"
+                    f"; processor seconds {spread(processor)}"
                 )
     return text
 

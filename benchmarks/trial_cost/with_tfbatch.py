@@ -17,8 +17,8 @@ from typing import Any
 
 import tfbatch
 from trial_cost import images, plan
-from trial_cost.network import build
 from trial_cost.plan import Job, Pair, Trained
+from trial_cost.timed import build
 
 SEED = 1
 BASELINE = Pair(32, "constant")

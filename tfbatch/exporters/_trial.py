@@ -14,7 +14,10 @@ from tfbatch.run_folder.journal import Row
 from tfbatch.run_folder.trials_table import METRIC, column_order
 from tfbatch.schema import JsonObject
 
-_DERIVED = ("learning_rate", "total_examples", "steps_per_epoch", "warmup_examples")
+_DERIVED = (
+    *("learning_rate", "total_examples", "steps_per_epoch", "warmup_examples"),
+    *("from_examples", "to_examples", "course_from"),
+)
 _TAGS = ("trial", "phase", "status", "seed", "device", "finished_at", "message")
 
 
@@ -168,6 +171,10 @@ def _scalars(folder: Path) -> list[tuple[str, int, float, float]]:
 
 
 def _examples(epoch: int, row: Row) -> int:
-    """Examples trained on at the end of an epoch; the last one can be short."""
-    full = (epoch + 1) * int(row["steps_per_epoch"]) * int(row["batch_size"])
+    """Examples trained on at the end of an epoch; the last one can be short.
+
+    Those of the ancestors of a part of a training are counted too, as the row counts them.
+    """
+    own = (epoch + 1) * int(row["steps_per_epoch"]) * int(row["batch_size"])
+    full = int(row.get("from_examples", 0)) + own
     return min(full, int(row["examples"] or row["total_examples"]))

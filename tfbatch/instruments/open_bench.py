@@ -127,43 +127,39 @@ def open_subject(
         progress: Receives the progress.
         stop_requested: When true, what runs is ended with a StoppedError.
     """
-    from tfbatch.search.compiled_optimizer import fit_baseline
-    from tfbatch.search.preparation import load_records, open_engine
-    from tfbatch.training.description import describe_model
+    from tfbatch.search.preparation import prepared
 
     with (
         tempfile.TemporaryDirectory(prefix="tfbatch-") as folder,
         RunLock(Path(folder) / "run") as lock,
+        prepared(
+            subject,
+            execution,
+            user_code(subject, objects),
+            lock=lock,
+            progress=progress,
+            splits=splits_of(subject, objects),
+            stop_requested=stop_requested,
+        ) as ready,
     ):
-        splits = splits_of(subject, objects)
-        code = user_code(subject, objects)
-        with open_engine(
-            subject.data, execution, code, lock=lock, warm=None, stop_requested=stop_requested
-        ) as engine:
-            subject, data, engine = load_records(
-                subject, engine, progress, own_dir=lock.data, splits=splits
+        model = ready.model
+        try:
+            optimizer = model.optimizer or _optimizer(ready.subject.optimizer)
+            rule = OPTIMIZERS.load(optimizer.name).SCALING_RULE
+            yield Bench(
+                data=ready.data,
+                model=model,
+                baseline=baseline_configuration(
+                    ready.subject,
+                    optimizer=optimizer,
+                    scaling_rule=Named(name=rule),
+                ),
+                process=ready.engine,
+                stall_seconds=execution.stall_minutes * 60,
+                tell=progress.measuring,
             )
-            progress.doing("building the model")
-            model = engine.call(describe_model, list(subject.model_arguments))
-            for note in model.notes:
-                progress.say(note)
-            try:
-                optimizer = model.optimizer or _optimizer(subject.optimizer)
-                rule = OPTIMIZERS.load(optimizer.name).SCALING_RULE
-                yield Bench(
-                    data=data,
-                    model=model,
-                    baseline=baseline_configuration(
-                        fit_baseline(subject, model),
-                        optimizer=optimizer,
-                        scaling_rule=Named(name=rule),
-                    ),
-                    process=engine,
-                    stall_seconds=execution.stall_minutes * 60,
-                    tell=progress.measuring,
-                )
-            finally:
-                progress.end()
+        finally:
+            progress.end()
 
 
 def _optimizer(name: str | None) -> Named:

@@ -15,6 +15,7 @@ from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.pipeline.array_files import Leaf, read_content, read_leaf, read_stored
 from tfbatch.pipeline.elements import InputShape, inputs_and_targets, packed
 from tfbatch.pipeline.streams import (
+    Stretch,
     as_tensor,
     batches_in_chunk,
     parallel_calls,
@@ -137,11 +138,7 @@ class StoredData:
     def _make_stream(self, sizes: tf.Tensor) -> tf.data.Dataset:
         batch_size, chunk, seed, start, stop = tf.unstack(sizes)
         indices = shuffled_indices(
-            self.num_examples("train"),
-            batch_size=batch_size * chunk,
-            seed=seed,
-            start=start,
-            stop=stop,
+            self.num_examples("train"), Stretch(batch_size * chunk, seed, start, stop)
         )
         batches = indices.map(lambda chosen: self._batch("train", chosen), parallel_calls())
         if not self._variable():

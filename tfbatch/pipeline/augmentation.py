@@ -37,7 +37,7 @@ def make_augment(recipe: Recipe) -> Augment:
     def augment(images: tf.Tensor, position: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
         shape = images.shape
         for index, (apply, parameters) in enumerate(chain):
-            draws = _draw_words(tf.shape(images)[0], position, keys[index, None])
+            draws = draw_words(tf.shape(images)[0], position, keys[index, None])
             images = tf.ensure_shape(apply(images, draws, parameters), shape)
         return images
 
@@ -56,7 +56,7 @@ def make_mix(recipe: Recipe) -> Mix | None:
     module, parameters = loaded[-1]
 
     def mix(one: Examples, other: Examples, position: tf.Tensor, keys: tf.Tensor) -> Examples:
-        draws = _draw_words(tf.shape(one[0])[0], position, keys[len(loaded) - 1, None])
+        draws = draw_words(tf.shape(one[0])[0], position, keys[len(loaded) - 1, None])
         images, labels = module.mix(*one, *other, draws, parameters)
         return tf.ensure_shape(images, one[0].shape), tf.ensure_shape(labels, one[1].shape)
 
@@ -69,13 +69,17 @@ def augmentation_keys(recipe: Recipe, seed: int) -> npt.NDArray[np.uint64]:
     return np.array(keys, np.uint64)
 
 
-def draw_words(count: tf.Tensor, position: tf.Tensor, *, seed: int, stream: int) -> tf.Tensor:
+def draw_words(count: tf.Tensor, position: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """Four uniform uint32 words for each of `count` examples from `position` on: [count, 4].
 
     One Philox block gives four words, so drawing n and then m examples gives the same words as
-    drawing n + m.
+    drawing n + m. The `key` is uint64 [1], one of `augmentation_keys`.
     """
-    return _draw_words(count, position, tf.constant([_key(seed, stream)], tf.uint64))
+    counter = tf.stack([tf.cast(position, tf.uint64), tf.zeros([], tf.uint64)])
+    words: tf.Tensor = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=tf.stack([count, 4]), key=key, counter=counter, alg=1, dtype=tf.uint32
+    )
+    return words
 
 
 def _load(recipe: Recipe) -> list[tuple[ModuleType, Strict]]:
@@ -101,11 +105,3 @@ def _mixes(module: ModuleType) -> bool:
 
 def _key(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0])
-
-
-def _draw_words(count: tf.Tensor, position: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-    counter = tf.stack([tf.cast(position, tf.uint64), tf.zeros([], tf.uint64)])
-    words: tf.Tensor = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=tf.stack([count, 4]), key=key, counter=counter, alg=1, dtype=tf.uint32
-    )
-    return words

@@ -16,7 +16,7 @@ from tfbatch.dataset_info.recipe import SPLITS, Recipe
 from tfbatch.pipeline.augmentation import augmentation_keys, make_augment, make_mix
 from tfbatch.pipeline.normalization import make_normalize
 from tfbatch.pipeline.record_splits import ResidentSplit, StreamingSplit, shuffle_sizes
-from tfbatch.pipeline.streams import batches_in_chunk, parallel_calls, prefetched
+from tfbatch.pipeline.streams import Stretch, batches_in_chunk, parallel_calls, prefetched
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.process.limits import usable_memory
 from tfbatch.records.decoded_cache import read_split
@@ -167,9 +167,9 @@ class PreparedData:
         """Every example of a split once, in the order of the records, not augmented."""
         if (split, batch_size) not in self._evaluations:
             steps = -(-self.num_examples(split) // batch_size)
-            dataset = self._split(split).in_order(batch_size=batch_size)
-            dataset = dataset.map(
-                lambda x, y: (self._normalize(x), self._encode(y)), parallel_calls()
+            dataset = self._split(split).in_order(
+                batch_size=batch_size,
+                finish=lambda x, y, _: (self._normalize(x), self._encode(y)),
             )
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
             self._evaluations[split, batch_size] = self._prefetched(dataset, batch_size)
@@ -192,13 +192,8 @@ class PreparedData:
                 x = self._normalize(self._augment(x, position, keys[stream]))
                 return (x, self._encode(y), position) if mix else (x, y)
 
-            return self._split("train").training(
-                batch_size=batch_size * chunk,
-                seed=seeds[stream],
-                start=start,
-                stop=stop,
-                finish=finish,
-            )
+            stretch = Stretch(batch_size * chunk, seeds[stream], start, stop)
+            return self._split("train").training(stretch, finish=finish)
 
         chunks = chunks_of(0)
         if mix:

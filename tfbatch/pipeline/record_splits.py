@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tfbatch.pipeline.streams import Finish, as_tensor, parallel_calls, shuffled_indices, unfinished
+from tfbatch.pipeline.streams import (
+    Finish,
+    Stretch,
+    as_tensor,
+    parallel_calls,
+    shuffled_indices,
+    unfinished,
+)
 from tfbatch.process.limits import usable_memory
 from tfbatch.records.codec import decode_batch
 from tfbatch.records.manifest import Manifest
@@ -39,44 +46,30 @@ class ResidentSplit:
         self._labels = as_tensor(labels)
         self.num_examples = len(labels)
 
-    def training(
-        self,
-        *,
-        batch_size: tf.Tensor,
-        seed: tf.Tensor,
-        start: tf.Tensor,
-        stop: tf.Tensor,
-        finish: Finish = unfinished,
-    ) -> tf.data.Dataset:
-        """Yields `finish(images, labels, position)` of the stream from `start` to `stop`.
-
-        The stream is one permutation of the split after the other, a new one for each epoch. It
-        depends on the seed alone: batches are cut from the same order whatever their size. The
-        numbers are integers, or int64 scalars of a graph.
-        """
-        batch_size, seed, start, stop = (
-            tf.convert_to_tensor(x, tf.int64) for x in (batch_size, seed, start, stop)
-        )
+    def training(self, stretch: Stretch, *, finish: Finish = unfinished) -> tf.data.Dataset:
+        """Yields `finish(images, labels, position)`; an epoch is a permutation of the split."""
+        stretch = Stretch(*(tf.convert_to_tensor(number, tf.int64) for number in stretch))
+        batch_size, _, start, stop = stretch
 
         def gather(step: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, ...]:
             images = tf.reshape(tf.gather(self._rows, chosen), [-1, *self._shape])
             return finish(images, tf.gather(self._labels, chosen), start + step * batch_size)
 
-        indices = shuffled_indices(
-            self.num_examples, batch_size=batch_size, seed=seed, start=start, stop=stop
-        )
+        indices = shuffled_indices(self.num_examples, stretch)
         dataset = indices.enumerate().map(gather, num_parallel_calls=parallel_calls())
         steps = -((start - stop) // batch_size)
         return dataset.apply(tf.data.experimental.assert_cardinality(steps))
 
-    def in_order(self, *, batch_size: int) -> tf.data.Dataset:
-        """Yields (images, labels) of the whole split once, in the order of the records."""
+    def in_order(self, *, batch_size: int, finish: Finish) -> tf.data.Dataset:
+        """Yields `finish(images, labels, position)` of the whole split, as the records are."""
 
-        def cut(low: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def cut(low: tf.Tensor) -> tuple[tf.Tensor, ...]:
             rows = self._rows[low : low + batch_size]
-            return tf.reshape(rows, [-1, *self._shape]), self._labels[low : low + batch_size]
+            images = tf.reshape(rows, [-1, *self._shape])
+            return finish(images, self._labels[low : low + batch_size], low)
 
-        return tf.data.Dataset.range(0, self.num_examples, batch_size).map(cut)
+        lows = tf.data.Dataset.range(0, self.num_examples, batch_size)
+        return lows.map(cut, num_parallel_calls=parallel_calls())
 
 
 @dataclass(frozen=True)
@@ -157,24 +150,16 @@ class StreamingSplit:
         self.sizes = shuffle_sizes(manifest, split, usable_bytes=usable_memory())
         self.num_examples = self.sizes.num_examples
 
-    def training(
-        self,
-        *,
-        batch_size: tf.Tensor,
-        seed: tf.Tensor,
-        start: tf.Tensor,
-        stop: tf.Tensor,
-        finish: Finish = unfinished,
-    ) -> tf.data.Dataset:
-        """Yields `finish(images, labels, position)` of the stream from `start` to `stop`.
+    def training(self, stretch: Stretch, *, finish: Finish = unfinished) -> tf.data.Dataset:
+        """Yields `finish(images, labels, position)` of tensors of a graph.
 
-        Files in a new order for each epoch, interleaved, then a shuffle buffer, then batches: the
-        order of the records depends on the seed alone, not on the batch size. What lies before
-        `start` in its epoch is read but not decoded. The numbers are int64 scalars of a graph.
+        Files in a new order for each epoch, interleaved, then a shuffle buffer, then batches. What
+        lies before the stretch in its first epoch is read but not decoded.
         """
-        epochs = tf.data.Dataset.range(start // self.num_examples, -(-stop // self.num_examples))
+        batch_size, seed, start, stop = stretch
         records = (
-            epochs.flat_map(lambda epoch: self._epoch(epoch, seed))
+            stretch.epochs(self.num_examples)
+            .flat_map(lambda epoch: self._epoch(epoch, seed))
             .skip(start % self.num_examples)
             .take(stop - start)
         )
@@ -203,10 +188,12 @@ class StreamingSplit:
             deterministic=True,
         ).shuffle(self.sizes.buffer, seed=bits[-1])
 
-    def in_order(self, *, batch_size: int) -> tf.data.Dataset:
-        """Yields (images, labels) of the whole split once, in the order of the records."""
-        return (
-            tf.data.TFRecordDataset(self._files)
-            .batch(batch_size)
-            .map(lambda batch: decode_batch(batch, self._features), parallel_calls())
-        )
+    def in_order(self, *, batch_size: int, finish: Finish) -> tf.data.Dataset:
+        """Yields `finish(images, labels, position)` of the whole split, as the records are."""
+
+        def parse(number: tf.Tensor, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            images, labels = decode_batch(serialized, self._features)
+            return finish(images, labels, number * batch_size)
+
+        records = tf.data.TFRecordDataset(self._files).batch(batch_size).enumerate()
+        return records.map(parse, num_parallel_calls=parallel_calls())

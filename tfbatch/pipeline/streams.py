@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import tensorflow as tf
@@ -22,24 +22,40 @@ _ALIGNMENT = 64
 """TensorFlow's kernels refuse memory that does not begin at a multiple of this."""
 
 
-def shuffled_indices(
-    num_examples: int, *, batch_size: tf.Tensor, seed: tf.Tensor, start: tf.Tensor, stop: tf.Tensor
-) -> tf.data.Dataset:
-    """Yields the indices of each batch, int32 [batch], of the stream from `start` to `stop`.
+class Stretch(NamedTuple):
+    """What is taken of the endless stream of shuffled examples: int64 scalars, also of a graph.
 
-    The stream is one permutation of the examples after the other, a new one for each epoch. It
-    depends on the seed alone: batches are cut from the same order whatever their size, and reach
-    over the ends of epochs. The numbers are int64 scalars.
+    The stream is one order of the split after the other, a new one for each epoch. It depends on
+    the seed alone: batches are cut from the same order whatever their size, and reach over the
+    ends of epochs.
+
+    Attributes:
+        batch_size: Examples in a batch; only the last one can be short.
+        seed: Decides the order.
+        start: The first example, counted from the beginning of the stream.
+        stop: The end, exclusive.
     """
+
+    batch_size: tf.Tensor
+    seed: tf.Tensor
+    start: tf.Tensor
+    stop: tf.Tensor
+
+    def epochs(self, num_examples: int) -> tf.data.Dataset:
+        """The numbers of the epochs that it reaches into."""
+        return tf.data.Dataset.range(self.start // num_examples, -(-self.stop // num_examples))
+
+
+def shuffled_indices(num_examples: int, stretch: Stretch) -> tf.data.Dataset:
+    """Yields the indices of each batch, int32 [batch]: an epoch is a permutation."""
 
     def order(epoch: tf.Tensor) -> tf.Tensor:
         before = epoch * num_examples
-        chosen = permutation(num_examples, epoch=epoch, seed=seed)
-        return chosen[tf.maximum(start - before, 0) : stop - before]
+        chosen = permutation(num_examples, epoch=epoch, seed=stretch.seed)
+        return chosen[tf.maximum(stretch.start - before, 0) : stretch.stop - before]
 
-    epochs = tf.data.Dataset.range(start // num_examples, -(-stop // num_examples))
     # The next epoch's order is made while this one is in use.
-    return epochs.map(order).prefetch(1).rebatch(batch_size)
+    return stretch.epochs(num_examples).map(order).prefetch(1).rebatch(stretch.batch_size)
 
 
 def permutation(num_examples: int, *, epoch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -100,7 +100,7 @@ def value(
         warmup_start: First factor of the warm-up, in [0, 1].
         ops: `numpy` or `keras.ops`.
     """
-    numbers = Numbers.of(
+    numbers = ScheduleNumbers.of(
         learning_rate=learning_rate,
         batch_size=batch_size,
         total_examples=total_examples,
@@ -121,7 +121,7 @@ def warmup_kind(warmup_examples: int, warmup_start: float) -> Warmup:
     return "from zero" if warmup_start == 0.0 else "from above"
 
 
-class Numbers(NamedTuple):
+class ScheduleNumbers(NamedTuple):
     """All that two schedules of one family, parameters and kind of warm-up can differ in.
 
     Python's numbers, or scalars that a graph reads.
@@ -153,7 +153,7 @@ class Numbers(NamedTuple):
         total_examples: int,
         warmup_examples: int,
         warmup_start: float,
-    ) -> Numbers:
+    ) -> ScheduleNumbers:
         """From the arguments of `value`."""
         return cls(
             learning_rate,
@@ -167,7 +167,12 @@ class Numbers(NamedTuple):
 
 
 def rate(
-    family: ScheduleFamily, examples: Values, numbers: Numbers, *, warmup: Warmup, ops: ModuleType
+    family: ScheduleFamily,
+    examples: Values,
+    numbers: ScheduleNumbers,
+    *,
+    warmup: Warmup,
+    ops: ModuleType,
 ) -> Values:
     """The learning rate of `value`, from numbers that need not be known yet."""
     decayed = numbers.learning_rate * family.factor(progress_of(examples, numbers, ops), ops)
@@ -179,6 +184,6 @@ def rate(
     return ops.where(examples < numbers.warmup_examples, numbers.learning_rate * factor, decayed)
 
 
-def progress_of(examples: Values, numbers: Numbers, ops: ModuleType) -> Values:
+def progress_of(examples: Values, numbers: ScheduleNumbers, ops: ModuleType) -> Values:
     """Share of the training after the warm-up that is done, in [0, 1]."""
     return ops.clip((examples - numbers.warmup_examples) / numbers.decay_examples, 0.0, 1.0)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfbatch.errors import InputError
 from tfbatch.schedules import make_family
 from tfbatch.schedules._batch_sizes import BatchSizes
-from tfbatch.schedules._family import Numbers, progress_of, rate, warmup_kind
+from tfbatch.schedules._family import ScheduleNumbers, progress_of, rate, warmup_kind
 
 
 @keras.saving.register_keras_serializable(package="tfbatch")
@@ -135,7 +135,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
     @property
     def numbers(self) -> npt.NDArray[np.float32]:
         """All that it can differ in from a schedule of equal `form`, float32 [7]."""
-        numbers = Numbers.of(
+        numbers = ScheduleNumbers.of(
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             total_examples=self.total_examples,
@@ -168,13 +168,13 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         same._given = numbers
         return same
 
-    def _read(self) -> Numbers:
+    def _read(self) -> ScheduleNumbers:
         if self._given is not None:
-            return Numbers(*tf.unstack(self._given))
+            return ScheduleNumbers(*tf.unstack(self._given))
         # Not constants: TensorFlow's graph rewriter would divide by them, or join two of them, in
         # its own way, and the same schedule would come to other last bits where they are inputs.
-        own = tf.compat.v1.placeholder_with_default(self.numbers, [len(Numbers._fields)])
-        return Numbers(*tf.unstack(own))
+        own = tf.compat.v1.placeholder_with_default(self.numbers, [len(ScheduleNumbers._fields)])
+        return ScheduleNumbers(*tf.unstack(own))
 
     @property
     def sets_momentum(self) -> bool:
@@ -192,7 +192,7 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
             progress = progress_of(self._examples(step, numbers), numbers, keras.ops)
             return self._shape.momentum(progress, keras.ops)
 
-    def _examples(self, step: Any, numbers: Numbers) -> Any:
+    def _examples(self, step: Any, numbers: ScheduleNumbers) -> Any:
         step = keras.ops.cast(step, "float32")
         joints = self.batch_sizes.joints
         if len(joints) == 1:

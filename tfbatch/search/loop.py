@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -191,8 +190,8 @@ class Search:
         """The smallest batch size that does not fit, as it was known when a trial began."""
         trials, device = self._trials, self._runner.device
         if known is not None:
-            before = itertools.takewhile(lambda trial: trial.trial != known.trial, trials)
-            trials, device = Trials(before, objective=self._objective), known.device
+            before = [trial.trial for trial in trials].index(known.trial)
+            trials, device = trials[:before], known.device
         wall = trials.memory_wall(device)
         return min(self._largest + 1, math.inf if wall is None else wall)
 

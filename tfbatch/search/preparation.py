@@ -19,12 +19,14 @@ from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.chief import Board, Chief
+from tfbatch.search.compiled_optimizer import fit_baseline
 from tfbatch.search.engine import Engine
 from tfbatch.search.progress import Progress
 from tfbatch.search.serial_engine import InProcessEngine
 from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
 from tfbatch.training.context import Job, UserCode, dump_code
 from tfbatch.training.data_tasks import describe_data, expect_form, prepare_data
+from tfbatch.training.description import ModelDescription, describe_model
 from tfbatch.training.devices import Place
 from tfbatch.training.evaluation import Untrained
 from tfbatch.trial.objective import Objective
@@ -34,7 +36,7 @@ _SAY_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def open_engine(
+def _open_engine(
     data: Recipe | OwnData,
     execution: Execution,
     code: UserCode,
@@ -83,6 +85,66 @@ def open_engine(
         engine.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Model and data, ready to be trained.
+
+    Attributes:
+        subject: Model and data with the place of what was stored, and with the compiled learning
+            rate where the user gives none.
+        data: What the data holds.
+        model: What the model is.
+        engine: Runs trials and other tasks.
+    """
+
+    subject: ModelAndData
+    data: DataDescription
+    model: ModelDescription
+    engine: Engine
+
+
+@contextlib.contextmanager
+def prepared(
+    subject: ModelAndData,
+    execution: Execution,
+    code: UserCode,
+    *,
+    lock: RunLock,
+    progress: Progress,
+    splits: Mapping[str, OwnSplit] | None = None,
+    warm: Slot | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Iterator[Prepared]:
+    """Prepares data and model, whatever is to be trained then; ends the processes at the end.
+
+    Args:
+        subject: Model and data.
+        execution: How and where.
+        code: The model's builder, and what else a user gives as code.
+        lock: Lock of the folder that data of a user's own and logs are kept in.
+        progress: Receives the progress.
+        splits: Arrays or Datasets of this process, to be stored there.
+        warm: A slot whose process has imported TensorFlow, or None.
+        stop_requested: When true, what runs is ended.
+
+    Raises:
+        InputError: The data, the code or the model cannot be used.
+        DataError: Data absent or damaged.
+        RunFolderError: It cannot be written.
+    """
+    with _open_engine(
+        subject.data, execution, code, lock=lock, warm=warm, stop_requested=stop_requested
+    ) as engine:
+        subject, data, engine = _load_records(
+            subject, engine, progress, own_dir=lock.data, splits=splits
+        )
+        progress.doing("building the model")
+        model = engine.call(describe_model, list(subject.model_arguments))
+        for note in model.notes:
+            progress.say(note)
+        yield Prepared(fit_baseline(subject, model), data, model, engine)
+
+
 def open_to_others(
     subject: ModelAndData,
     execution: Execution,
@@ -125,7 +187,7 @@ def open_to_others(
     Chief(address, engine.board)
 
 
-def load_records(
+def _load_records(
     subject: ModelAndData,
     engine: Engine,
     progress: Progress,

@@ -97,9 +97,10 @@ class Progress:
         count = f" {self._done}/{self._total}" if trial.phase == "search" else ""
         best_text = f"; best so far {best.score:.4f} ({best.trial})" if best else ""
         c = trial.configuration
+        part = "" if trial.is_whole and not trial.parent else f" up to example {trial.length:,}"
         self._print(
             f"{trial.trial}{count}: batch size {c.batch_size}, learning rate "
-            f"{trial.learning_rate:.3g}, {c.schedule.name}: {result} "
+            f"{trial.learning_rate:.3g}, {c.schedule.name}{part}: {result} "
             f"in {trial.seconds:.1f} s{best_text}{self._left_text()}"
         )
         if trial.status == "error":

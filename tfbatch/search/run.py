@@ -13,7 +13,6 @@ from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
-from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
 from tfbatch.quantities import TrainingLength
@@ -26,9 +25,8 @@ from tfbatch.search.answer_writer import AnswerWriter, tell_failure, told
 from tfbatch.search.budget import Budget
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
-from tfbatch.search.engine import Engine
 from tfbatch.search.loop import Search
-from tfbatch.search.preparation import stop_if
+from tfbatch.search.preparation import Prepared, stop_if
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
@@ -53,8 +51,7 @@ class Run:
     def __init__(
         self,
         request: Request,
-        data: DataDescription,
-        engine: Engine,
+        ready: Prepared,
         space: SearchSpace,
         folder: RunFolder,
         progress: Progress,
@@ -63,15 +60,14 @@ class Run:
         untrained: Untrained,
         *,
         build_model: Callable[..., keras.Model],
-        compiled: bool,
         largest_batch_size: int | None,
     ):
-        self._build_model, self._compiled = build_model, compiled
+        self._build_model = build_model
+        self._compiled = ready.model.optimizer is not None
         self._largest_batch_size = largest_batch_size
         self._budget: Budget | None = None
         self.request = request
-        self.data = data
-        self.engine = engine
+        self.data, self.engine = ready.data, ready.engine
         self.space = space
         self.folder = folder
         self.progress = progress
@@ -80,7 +76,7 @@ class Run:
         self.step_seconds = read_step_seconds(folder.path)
         name = request.objective.name  # of a training metric nothing is known without training
         self.chance = untrained.chance.get(name[4:]) if name.startswith("val_") else None
-        self.num_examples = data.splits["train"]
+        self.num_examples = ready.data.splits["train"]
         self.total_examples = request.trial_length.examples(self.num_examples)
         spent = spent_seconds(folder.path, folder.journal.rows)
         self.wall_time = WallTime(folder.path, before=spent, started=started)
@@ -91,7 +87,7 @@ class Run:
         )
         self.runner = TrialRunner(
             folder,
-            engine=engine,
+            engine=ready.engine,
             objective=request.objective,
             num_examples=self.num_examples,
             total_examples=self.total_examples,

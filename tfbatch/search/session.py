@@ -20,7 +20,7 @@ from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
 from tfbatch.schema import content_hash
-from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
+from tfbatch.search.compiled_optimizer import fit_search
 from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import limit_memory
 from tfbatch.search.preparation import (
@@ -28,9 +28,8 @@ from tfbatch.search.preparation import (
     check_comparable,
     check_length,
     check_replicas,
-    load_records,
-    open_engine,
     open_to_others,
+    prepared,
     stop_if,
 )
 from tfbatch.search.progress import Progress
@@ -38,7 +37,7 @@ from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.context import UserCode
-from tfbatch.training.description import check_optimizers, describe_model
+from tfbatch.training.description import check_optimizers
 from tfbatch.training.evaluation import measure_untrained
 from tfbatch.workers import Slot
 
@@ -78,26 +77,22 @@ def run_search(
     progress.doing("starting the first worker process")
     with (
         lock,
-        open_engine(
-            request.subject.data,
+        prepared(
+            request.subject,
             request.execution,
             code,
             lock=lock,
+            progress=progress,
+            splits=splits,
             warm=warm,
             stop_requested=stop_requested,
-        ) as engine,
+        ) as ready,
     ):
-        subject, data, engine = load_records(
-            request.subject, engine, progress, own_dir=lock.data, splits=splits
-        )
+        subject, data, model, engine = ready.subject, ready.data, ready.model, ready.engine
         num_examples = data.splits["train"]
-        progress.doing("building the model")
-        model = engine.call(describe_model, list(subject.model_arguments))
-        for note in model.notes:
-            progress.say(note)
         request = dataclasses.replace(
             request,
-            subject=fit_baseline(subject, model),
+            subject=subject,
             search=fit_search(request.search, model),
         )
         space = SearchSpace(
@@ -165,8 +160,7 @@ def run_search(
                 )
             run = Run(
                 request,
-                data,
-                engine,
+                ready,
                 space,
                 folder,
                 progress,
@@ -174,7 +168,6 @@ def run_search(
                 started,
                 untrained,
                 build_model=code.build_model,
-                compiled=model.optimizer is not None,
                 largest_batch_size=largest,
             )
             return run.complete()

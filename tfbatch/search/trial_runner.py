@@ -84,7 +84,9 @@ class TrialRunner:
         self._progress = progress
         progress.watch(engine.running)
         self._training_loss = training_loss
-        self.trials = Trials(map(read_row, folder.journal.rows), objective=objective)
+        self.trials = Trials(
+            map(read_row, folder.journal.rows), objective=objective, total_examples=total_examples
+        )
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
             self._log(trial, self._spec_of(trial).derived)
 
@@ -132,6 +134,12 @@ class TrialRunner:
                 f"{trial} can only go on from a trial that has completed. Received: {part.parent}."
             )
         parent = self._with_state(self._spec_of(found)) if found else None
+        if found and parent and found.examples < parent.end_examples:
+            raise InputError(
+                f"{trial} can only go on from a trial that has reached its end. Received: "
+                f"{found.trial}, which a callback stopped at example {found.examples} of "
+                f"{parent.end_examples}."
+            )
         course_from = parent.course_from if parent else 0
         if parent and part.schedule:
             course_from = parent.end_examples

@@ -35,6 +35,8 @@ class Position:
         seconds: Wall-clock seconds that they took.
         training_seconds: Seconds of training steps alone.
         first_loss: The first batch's loss.
+        first_update: The optimizer's update with which its schedule begins: 0 but for a branch. One
+            that float16 skips is not counted by the optimizer, so it does not follow from `steps`.
     """
 
     epochs: int = 0
@@ -42,6 +44,7 @@ class Position:
     seconds: float = 0.0
     training_seconds: float = 0.0
     first_loss: float | None = None
+    first_update: int = 0
 
 
 class CheckpointFile:
@@ -143,6 +146,7 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             seconds=self._before.seconds + now - self._started,
             training_seconds=self._before.training_seconds + self._clock.seconds,
             first_loss=self._guard.first_loss,
+            first_update=self._before.first_update,
         )
         self._file.write(self.model, position)
         self._last = time.perf_counter()

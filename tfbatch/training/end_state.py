@@ -14,9 +14,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
+from tfbatch.errors import SearchError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import slots_of
 from tfbatch.training.checkpoint import Position, read_state, restore_state, write_state
+from tfbatch.training.structure import unknown_variables
 from tfbatch.trial.outcome import TrialSpec
 
 _FORGOTTEN = 1e-7
@@ -45,12 +47,14 @@ class EndState:
         training_seconds: Seconds of training steps alone.
         first_loss: The loss of the whole training's first batch.
         pace: Of its last updates.
+        first_update: See Position.
     """
 
     seconds: float
     training_seconds: float
     first_loss: float | None
     pace: Pace
+    first_update: int
 
     @property
     def position(self) -> Position:
@@ -59,6 +63,7 @@ class EndState:
             seconds=self.seconds,
             training_seconds=self.training_seconds,
             first_loss=self.first_loss,
+            first_update=self.first_update,
         )
 
 
@@ -90,9 +95,26 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
             seconds=self._before.seconds + time.perf_counter() - self._started,
             training_seconds=self._before.training_seconds + self._clock.seconds,
             first_loss=self._guard.first_loss,
-            pace=_last_pace(unwrapped(self.model.optimizer), self._spec),
+            pace=last_pace(
+                unwrapped(self.model.optimizer), self._spec.configuration.optimizer.name
+            ),
+            first_update=self._before.first_update,
         )
         write_end_state(self._spec, self.model, state)
+
+
+def check_state(model: keras.Model) -> None:
+    """Refuses a model whose state would not be whole.
+
+    Raises:
+        SearchError: A layer has variables that are none of Keras's.
+    """
+    if unknown := unknown_variables(model):
+        raise SearchError(
+            "A trial that others go on from must have its whole state in Keras's variables. "
+            f"Received: {', '.join(unknown)}, which TensorFlow alone knows. Make it with "
+            "`add_weight` or keras.Variable, or choose a search whose trials are whole."
+        )
 
 
 def write_end_state(spec: TrialSpec, model: keras.Model, state: EndState) -> None:
@@ -120,7 +142,7 @@ def read_end_state(spec: TrialSpec) -> EndState | None:
         return None
 
 
-def go_on(model: keras.Model, spec: TrialSpec, state: EndState) -> None:
+def go_on(model: keras.Model, spec: TrialSpec, state: EndState) -> int:
     """Gives a trial's model, which `begin` has made ready, its parent's end state.
 
     Args:
@@ -128,27 +150,31 @@ def go_on(model: keras.Model, spec: TrialSpec, state: EndState) -> None:
         spec: The trial.
         state: What is known of its parent's state.
 
+    Returns:
+        The optimizer's update with which the trial's schedule begins.
+
     Raises:
         InputError: The state is that of another model or optimizer.
     """
     if spec.parent is None or spec.parent.state_file is None:
-        return
+        return 0
     restore_state(spec.parent.state_file, model)
     optimizer = unwrapped(model.optimizer)
     if spec.first_step == 0:  # it branches off
         carry_over(optimizer, spec.configuration.optimizer.name, state.pace)
-    optimizer._learning_rate.begin_at(_updates(optimizer) - spec.first_step)
+        return _updates(optimizer)
+    optimizer._learning_rate.begin_at(state.first_update)
+    return state.first_update
 
 
-def align(model: keras.Model, steps: int) -> None:
-    """Sets which update of its schedule comes next, for a model that was given a checkpoint.
+def align(model: keras.Model, first_update: int) -> None:
+    """Sets where its schedule begins, for a model that was given a checkpoint.
 
     Args:
         model: The compiled model.
-        steps: Updates of the schedule that were made.
+        first_update: The optimizer's update with which it began.
     """
-    optimizer = unwrapped(model.optimizer)
-    optimizer._learning_rate.begin_at(_updates(optimizer) - steps)
+    unwrapped(model.optimizer)._learning_rate.begin_at(first_update)
 
 
 def carry_over(optimizer: keras.optimizers.Optimizer, name: str, before: Pace) -> None:
@@ -208,9 +234,13 @@ def _equivalent(updates: int, before: float, now: float) -> int:
     return max(round(updates * math.log(before) / math.log(now)), 1)
 
 
-def _last_pace(optimizer: Any, spec: TrialSpec) -> Pace:
-    """The decays, and the mean learning rate that a velocity contains."""
-    name = spec.configuration.optimizer.name
+def last_pace(optimizer: keras.optimizers.Optimizer, name: str) -> Pace:
+    """The decays of an optimizer's slots, and the mean learning rate that a velocity contains.
+
+    Args:
+        optimizer: A built optimizer of a program.
+        name: Its file in tfbatch/optimizers.
+    """
     numbers = _numbers(optimizer, name)
     made = _updates(optimizer)
     momentum = next(

@@ -57,7 +57,7 @@ class Untrained:
 
 
 def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrained:
-    """Builds the model and evaluates it on the validation split, twice: the second is timed.
+    """Builds the model and evaluates it: on one batch, then, timed, on the validation split.
 
     Raises:
         InputError: The model cannot be used.
@@ -70,12 +70,13 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
     try:
         # The first time opens the device and traces (for the trials too): what it
         # takes says nothing about any later evaluation.
-        for _ in range(2):
-            start = time.perf_counter()
-            model = programs.begin(configuration, total_examples=1, seed=1)
-            metrics = evaluate(model, workload, "validation")
-            seconds = time.perf_counter() - start
-            check_finite_loss(metrics, workload.data)
+        model = programs.begin(configuration, total_examples=1, seed=1)
+        check_finite_loss(evaluate(model, workload, "validation", batches=1), workload.data)
+        start = time.perf_counter()
+        model = programs.begin(configuration, total_examples=1, seed=1)
+        metrics = evaluate(model, workload, "validation")
+        seconds = time.perf_counter() - start
+        check_finite_loss(metrics, workload.data)
         dependent = _batch_dependent(model, workload)
         training_loss = measure_training_loss(model, workload)
         chance = chance_levels(model, workload, metrics, notes.append)
@@ -178,14 +179,19 @@ def drop_unsavable_compilation(model: keras.Model) -> None:
         )
 
 
-def evaluate(model: keras.Model, workload: Workload, split: str) -> dict[str, float]:
-    """Every metric of a compiled model on a whole split.
+def evaluate(
+    model: keras.Model, workload: Workload, split: str, *, batches: int | None = None
+) -> dict[str, float]:
+    """Every metric of a compiled model on a whole split, or on its first batches.
 
     Raises:
         RecordError: The split's records are damaged.
     """
+    examples = workload.evaluation(split)
+    if batches is not None:
+        examples = examples.take(batches)
     try:
-        measured = model.evaluate(workload.evaluation(split), verbose=0, return_dict=True)
+        measured = model.evaluate(examples, verbose=0, return_dict=True)
     except tf.errors.OpError:
         workload.data.raise_damage(split)
         raise

@@ -71,6 +71,21 @@ def structure_key(model: keras.Model, build_model: object) -> str | None:
     return _digest([_builder(build_model), config, variables, attributes])
 
 
+def unknown_variables(model: keras.Model) -> list[str]:
+    """TensorFlow's own variables in the attributes of layers: Keras neither lists nor saves them.
+
+    Returns:
+        Such as "counter.total", for the attribute `total` of the layer `counter`.
+    """
+    return [
+        f"{layer.name}.{name}"
+        for layer in model._flatten_layers()
+        for name, value in _attributes(layer).items()
+        if not name.startswith("_self_")  # TensorFlow's lists of the same
+        and any(isinstance(part, tf.Variable) for part in _parts(value))
+    ]
+
+
 def _attributes(layer: Any) -> dict[str, Any]:
     """A layer's own attributes.
 

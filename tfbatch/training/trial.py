@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, TrainingClock
-from tfbatch.errors import RecordError, RunFolderError
+from tfbatch.errors import RecordError, RunFolderError, SearchError
 from tfbatch.process.out_of_memory import is_out_of_memory, memory_message
 from tfbatch.process.tracebacks import short_traceback
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
@@ -27,7 +27,14 @@ from tfbatch.training.checkpoint import (
 )
 from tfbatch.training.context import TaskContext
 from tfbatch.training.devices import device_kind
-from tfbatch.training.end_state import EndState, KeepEndState, align, go_on, read_end_state
+from tfbatch.training.end_state import (
+    EndState,
+    KeepEndState,
+    align,
+    check_state,
+    go_on,
+    read_end_state,
+)
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import Derived
@@ -65,11 +72,12 @@ def run_trial(
     Raises:
         RecordError: The records are damaged.
         RunFolderError: The disk is full.
+        SearchError: Its end state is to be kept and cannot be.
     """
     trial = _Trial(programs, spec, stop_requested, user_callbacks, checkpoint_seconds)
     try:
         result = trial.run(verbose)
-    except (RecordError, RunFolderError):
+    except (RecordError, RunFolderError, SearchError):
         raise
     except Exception as error:
         result = _failed(trial, error)
@@ -220,16 +228,30 @@ class _Trial:
             status = "interrupted"
         elif guard.diverged:
             status = "diverged"
+        elif (spec.state_file or spec.parent) and self._steps < spec.steps:
+            return self.outcome("error", metrics={}, message=self._cut_short())
         return self.outcome(
             status,
             metrics={name: float(values[-1]) for name, values in history.history.items()},
             message=guard.reason,
         )
 
+    @property
+    def _steps(self) -> int:
+        """Updates of this trial alone."""
+        return min(self.before.steps + self.clock.steps, self.spec.steps)
+
+    def _cut_short(self) -> str:
+        return (
+            "A part of a training must reach its end: others go on from there, or are compared "
+            f"with it. A callback stopped it after {self._steps} of {self.spec.steps} updates. "
+            "Leave out what stops a training, such as EarlyStopping, or choose a search whose "
+            "trials are whole."
+        )
+
     def outcome(self, status: Status, *, metrics: dict[str, float], message: str) -> Outcome:
         """What it came to, `seconds` and `device` left open."""
-        spec = self.spec
-        steps = min(self.before.steps + self.clock.steps, spec.steps)
+        spec, steps = self.spec, self._steps
         examples = spec.from_examples + steps * spec.derived.batch_size
         return Outcome(
             status=status,
@@ -245,16 +267,26 @@ class _Trial:
         """The model where the trial begins, or where it was interrupted."""
         spec, own = self.spec, self.before.steps
         model = self.programs.begin_trial(spec, first_step=own)
+        if spec.state_file or spec.parent:
+            check_state(model)
         if self.checkpoint and own:
             self.checkpoint.restore(model)
-            align(model, spec.first_step + own)
+            align(model, self.before.first_update)
         elif state:
-            go_on(model, spec, state)
+            first = go_on(model, spec, state)
+            self.before = dataclasses.replace(self.before, first_update=first)
         return model
 
     def _train_again(self, parent: TrialSpec) -> Outcome:
         """Trains a parent for its state alone; its outcome is known."""
-        again = dataclasses.replace(parent, log_dir=None, weights_file=None)
+        own = self.spec.checkpoint_file
+        again = dataclasses.replace(
+            parent,
+            log_dir=None,
+            weights_file=None,
+            # Another child may train it again at the same time.
+            checkpoint_file=own and own.with_name(f"{own.stem}-{parent.trial}.npz"),
+        )
         ended = run_trial(
             self.programs,
             again,
@@ -264,8 +296,12 @@ class _Trial:
         )
         if ended.status in ("completed", "interrupted"):
             return ended
-        message = f"Its parent {parent.trial} was trained again for its state: {ended.message}"
-        return dataclasses.replace(ended, metrics={}, message=message)
+        # What happened to the parent, such as a lack of memory, says nothing of this configuration.
+        message = (
+            f"Its parent {parent.trial} was trained again for its state, and ended as "
+            f"{ended.status!r}: {ended.message}"
+        )
+        return self.outcome("error", metrics={}, message=message)
 
     def _checkpoints(self, guard: DivergenceGuard) -> list[keras.callbacks.Callback]:
         spec, found = self.spec, []

@@ -46,7 +46,7 @@ class Option:
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers:
+class OptimizerNumbers:
     """An optimizer's numbers at one batch size.
 
     Attributes:
@@ -100,7 +100,7 @@ def find_option(optimizer: str, key: str) -> Option:
 
 def numbers_at(
     configuration: Configuration, *, learning_rate: float, num_examples: int, total_examples: int
-) -> Numbers:
+) -> OptimizerNumbers:
     """The numbers that a configuration's optimizer has at its batch size.
 
         def decay(half_life):  # also of the weights' average: half_life = fraction * total_examples
@@ -149,7 +149,7 @@ def numbers_at(
     by_rule = {p: value for p, value in by_rule.items() if value != at_base[p]}
     exact = {**by_timescale, **by_rule}
     found = {p: _limited(roles[p], value, given=at_base.get(p)) for p, value in exact.items()}
-    return Numbers(
+    return OptimizerNumbers(
         values={**values, **found},
         derived=tuple(dict.fromkeys([*complements, *found])),
         held=tuple(p for p, value in exact.items() if value != found[p]),

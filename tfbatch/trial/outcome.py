@@ -201,6 +201,14 @@ class TrialSpec:
                 f"Received: {self.course_from}."
             )
         branched = self.course_from == self.from_examples
+        short = (self.from_examples - self.course_from) % self.configuration.batch_size
+        if short and not branched:
+            raise InputError(
+                f"{self.trial} cannot go on with the schedule of {self.parent.trial}, whose last "
+                f"batch has {short} examples: in one training every batch before another has "
+                f"{self.configuration.batch_size}. Let it branch off, or stop the parent earlier, "
+                f"at to_examples={self.from_examples - short}."
+            )
         if branched and self.configuration.optimizer.name == OWN:
             raise InputError(
                 f"{self.trial} cannot branch off: what the optimizer of the compiled model keeps "

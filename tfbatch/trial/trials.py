@@ -10,7 +10,7 @@ from typing import overload
 from tfbatch.run_folder.files import JOURNAL
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.reader import read_settings
-from tfbatch.trial.finished_trial import FinishedTrial, read_row
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial, read_row
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Phase
 
@@ -27,23 +27,35 @@ class Trials(Sequence[FinishedTrial]):
     Args:
         trials: The trials.
         objective: What they are compared by.
+        total_examples: The run's length, that of its baseline; None where it is not known.
     """
 
-    def __init__(self, trials: Iterable[FinishedTrial] = (), *, objective: Objective):
+    def __init__(
+        self,
+        trials: Iterable[FinishedTrial] = (),
+        *,
+        objective: Objective,
+        total_examples: int | None,
+    ):
         self._trials = tuple(trials)
         self._by_name = {t.trial: t for t in self._trials}
         self.objective = objective
+        self.total_examples = total_examples
 
     @classmethod
     def read(cls, run_dir: Path) -> Trials:
         """The trials of a run folder, also of one in which a run goes on.
+
+        Before its baseline has ended the run's length is not known.
 
         Raises:
             InputError: It is no run folder.
             RunFolderError: A file in it is damaged.
         """
         objective = Objective.parse(read_settings(run_dir)["objective"])
-        return cls(map(read_row, read_rows(run_dir / JOURNAL)), objective=objective)
+        trials = [read_row(row) for row in read_rows(run_dir / JOURNAL)]
+        lengths = (trial.total_examples for trial in trials if trial.trial == BASELINE)
+        return cls(trials, objective=objective, total_examples=next(lengths, None))
 
     def __len__(self) -> int:
         """Number of trials."""
@@ -84,14 +96,12 @@ class Trials(Sequence[FinishedTrial]):
         return self._part(t for t in self if t.length == examples)
 
     def of_full_length(self) -> Trials:
-        """Whole trainings of the run's length, that of the baseline: the longest that there are.
+        """Whole trainings of the run's length.
 
         Left out are parts and branches, which no one configuration describes from the beginning
-        to their end, and shorter trainings.
+        to their end, and shorter or longer trainings. None are there where the length is not known.
         """
-        whole = [t for t in self if t.is_whole]
-        longest = max((t.total_examples for t in whole), default=0)
-        return self._part(t for t in whole if t.total_examples == longest)
+        return self._part(t for t in self if t.is_whole and t.total_examples == self.total_examples)
 
     def completed(self) -> Trials:
         """Those that have a score."""
@@ -129,4 +139,4 @@ class Trials(Sequence[FinishedTrial]):
         return min(failed.batch_sizes(), default=None)
 
     def _part(self, trials: Iterable[FinishedTrial]) -> Trials:
-        return Trials(trials, objective=self.objective)
+        return Trials(trials, objective=self.objective, total_examples=self.total_examples)
