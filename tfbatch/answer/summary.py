@@ -74,7 +74,8 @@ def _better(answer: Answer, verification: Verification) -> str:
         return "Whether anything is better than your baseline one fresh seed cannot show."
     name = f"batch size {answer.find(best.key).batch_size}"  # type: ignore[union-attr]
     figures = f"{name}, {_signed(answer, best.gain or 0.0, best.gain_half_width)}"
-    of_all = f"on {_seeds(best)}; the interval holds for all {len(others)} compared, at every look"
+    several = f"for all {len(others)} compared, " if len(others) > 1 else ""
+    of_all = f"on {_seeds(best)}; the interval holds {several}at every look"
     if shown:
         return f"Better than your baseline: {figures} ({of_all})."
     return f"Nothing is shown to be better than your baseline. The nearest: {figures} ({of_all})."

@@ -155,7 +155,9 @@ class AnswerWriter:
         if "test" not in self.data.splits:
             self.progress.say("There is no test split: the answer rests on validation alone.")
             return
-        self.progress.say("Evaluating what was verified on the test split.")
+        self.progress.say(
+            "Evaluating the recommendation and all that was verified on the test split."
+        )
         for one in answer.tested():
             kept = [(t.seed, self.runner.weights_file(t.trial)) for t in one.completed]
             measured = [
