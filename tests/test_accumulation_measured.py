@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import tfbatch
 from tfbatch.errors import InputError
+from tfbatch.schedules import LearningRateInExamples
 from tfbatch.training.program import Program
 
 RANDOM = np.random.default_rng(0)
@@ -222,8 +223,9 @@ def test_the_traced_programs_of_a_search_measure_too():
         compile_model=lambda model, optimizer: model.compile(optimizer, dice),
     )
     data = tf.data.Dataset.from_tensors((X, ORDERED)).repeat()
-    schedule = keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.9))
-    trained = program.begin(model, schedule, steps=2, steps_per_execution=2)
+    rate = LearningRateInExamples("linear", learning_rate=0.1, batch_size=64, total_examples=128)
+    optimizer = keras.optimizers.SGD(rate)
+    trained = program.begin(model, optimizer, steps=2, steps_per_execution=2)
     with pytest.raises(InputError, match="first batch differs"):
         trained.fit(data, steps_per_epoch=2, shuffle=False, verbose=0)
 

@@ -12,6 +12,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
 from tfbatch.optimizers import OPTIMIZERS, build_optimizer, parameters_of, slots_of
 from tfbatch.pipeline.recipe_data import PreparedData
+from tfbatch.schedules import LearningRateInExamples, MomentumInExamples
 from tfbatch.schema import Named
 from tfbatch.training.checkpoint import state
 from tfbatch.training.end_state import carry_over, last_pace, read_end_state
@@ -372,6 +373,17 @@ def test_a_branch_may_have_another_batch_size(programs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"course_from": 704, "configuration": {"optimizer": Named(name="sgd", momentum=0.0)}},
+            r"cannot begin or end at a branch\. Received: momentum=0\.0 and 0\.9",
+        ),
+        (
+            {
+                "course_from": 704,
+                "configuration": {"optimizer": Named(name="sgd", ema_half_life_fraction=0.05)},
+            },
+            r"cannot begin or end at a branch\. Received: ema_momentum=0\.\d+ and None",
+        ),
         ({"to_examples": 700}, r"must end after it begins, by one update"),
         ({"to_examples": 3001}, r"must not end after its schedule"),
         ({"seed": 6}, r"must have the seed of its parent trunk"),
@@ -503,6 +515,35 @@ def test_a_velocity_stays_at_its_fixed_point_when_the_momentum_changes():
 
     moved = np.diff([before, *branch.steps(3)])
     np.testing.assert_allclose(moved, [-0.04 / (1 - 0.9**4)] * 3, rtol=1e-4)
+
+
+def test_a_momentum_that_a_schedule_sets_is_that_of_the_moment():
+    """Before, that of the next update; of the branch, that of its first one."""
+    schedule = LearningRateInExamples(
+        "one_cycle",
+        learning_rate=0.01,
+        batch_size=1,
+        total_examples=40,
+        parameters={"momentum_at_peak": 0.5},
+    )
+
+    def bowl():
+        made = Bowl("sgd", 0.01, linear=True, momentum=0.9)
+        made.optimizer.momentum = MomentumInExamples(0.9, schedule, made.optimizer)
+        return made
+
+    trunk, branch = bowl(), bowl()
+    trunk.steps(9)
+    before = last_pace(trunk.optimizer, "sgd")
+    for own, kept in zip(branch.optimizer.variables, trunk.optimizer.variables, strict=True):
+        own.assign(kept)
+    carry_over(branch.optimizer, "sgd", before)
+
+    now, first = float(schedule.momentum(9)), float(schedule.momentum(0))
+    assert 0.5 < now < 0.7 < first
+    assert before.numbers == {"momentum": now}
+    velocities = [float(b.optimizer.momentums[0]) for b in (branch, trunk)]
+    assert velocities[0] == pytest.approx(velocities[1] * (1 - now) / (1 - first))
 
 
 @pytest.mark.parametrize("made", [3, 40])

@@ -27,7 +27,7 @@ from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.stored import answer_of
 from tfbatch.errors import InputError, SearchError
-from tfbatch.oracles import ORACLES, Part
+from tfbatch.oracles import ORACLES, Part, Proposal, Stop
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.files import STATES
 from tfbatch.run_folder.folder import RunFolder
@@ -282,6 +282,13 @@ def test_a_cool_down_is_a_branch_with_the_schedule_that_it_names(tmp_path):
     [
         (Part(parent="search-9999"), r"go on from a trial that has completed\. Received: search-9"),
         (Part(to_examples=99, parent="trunk"), r"must end after it begins"),
+        (Part(total_examples=0), r"at least 1, or None\. Received: to_examples=None, total_exampl"),
+        (Part(to_examples=0, parent="trunk"), r"at least 1, or None\. Received: to_examples=0"),
+        (Part(schedule=Named(name="linear")), r"must have a parent to branch off with a schedule"),
+        (
+            Part(parent="trunk", total_examples=900, schedule=Named(name="linear")),
+            r"must end after it begins, .* from example 1024 to 900",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_is_refused(tmp_path, part, message):
@@ -290,6 +297,44 @@ def test_a_part_that_cannot_be_is_refused(tmp_path, part, message):
         runner.run(runner.spec("trunk", "search", 3, BASELINE, Part(to_examples=1000)))
         with pytest.raises(InputError, match=message):
             runner.spec("child", "search", 3, BASELINE, part)
+
+
+class AfterTheBaseline:
+    """An oracle of one trial: the baseline's training with another end."""
+
+    size = None
+
+    def propose(self, trial, *, known, bound):
+        if trial != "search-0001":
+            return Stop("That is all.")
+        part = Part(total_examples=4000, parent="baseline", schedule=Named(name="linear"))
+        proposal = Proposal({"base_learning_rate": 0.01}, part)
+        assert known in (None, proposal)
+        return proposal
+
+    def tell(self, *told):
+        """All the same to it."""
+
+
+def test_a_search_with_a_child_of_the_baseline_can_be_continued(tmp_path, halving, monkeypatch):
+    """What was proposed follows from the journal, or is refused when it is proposed."""
+
+    def config(schedule):
+        found = config_of(halving, schedules=[schedule])
+        monkeypatch.setattr(type(found.oracle), "make", lambda *_, **__: AfterTheBaseline())
+        return found
+
+    same = {"name": BASELINE.schedule.name, **BASELINE.schedule.arguments}
+    trials = search(tmp_path / "same", PartTrainer(), config(same))
+    assert [(t.trial, t.parent) for t in trials] == [
+        ("baseline", None),
+        ("search-0001", "baseline"),
+    ]
+    assert content(search(tmp_path / "same", PartTrainer(), config(same))) == content(trials)
+
+    other = {"name": "cosine" if BASELINE.schedule.name != "cosine" else "constant"}
+    with pytest.raises(SearchError, match="must say the schedule and warm-up of the first ances"):
+        search(tmp_path / "other", PartTrainer(), config(other))
 
 
 def test_no_trial_goes_on_from_one_that_a_callback_stopped(tmp_path):
@@ -303,6 +348,24 @@ def test_no_trial_goes_on_from_one_that_a_callback_stopped(tmp_path):
         part = Part(parent="early", total_examples=2 * TOTAL_EXAMPLES, schedule=Named(name="wsd"))
         with pytest.raises(InputError, match=r"reached its end\. Received: early, .* example 320"):
             runner.spec("child", "search", 3, BASELINE, part)
+
+
+def test_a_part_whose_last_update_reaches_the_end_is_whole(tmp_path):
+    trainer = PartTrainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        near = runner.spec("near", "search", 3, BASELINE, Part(to_examples=TOTAL_EXAMPLES - 1))
+        part = runner.spec("part", "search", 3, BASELINE, Part(to_examples=TOTAL_EXAMPLES - 32))
+        whole = runner.spec("whole", "search", 3, BASELINE)
+        for spec in (near, part):
+            runner.run(spec)
+        assert [t.trial for t in runner.trials.searched()] == ["near"]
+        assert [t.length for t in runner.trials] == [TOTAL_EXAMPLES, TOTAL_EXAMPLES - 32]
+
+    assert near.end_examples == TOTAL_EXAMPLES > part.end_examples
+    assert (near.is_whole, part.is_whole) == (True, False)
+    assert near.weights_file
+    assert near.identity() == whole.identity() != part.identity()
 
 
 def test_an_oracle_that_proposes_parts_says_so_beforehand(tmp_path, halving, monkeypatch):

@@ -80,7 +80,7 @@ def main(path: Path) -> None:
 
         tf.config.threading.set_intra_op_parallelism_threads(job.threads)
         tf.config.threading.set_inter_op_parallelism_threads(job.threads)
-    if os.environ.get(FOLDER):
+    if os.environ.get(FOLDER) and job.engine != "bare_side_by_side":  # that imports nothing
         from trial_cost.timed import install
 
         install(job.engine)

@@ -44,7 +44,7 @@ class Part:
         schedule: A schedule that begins where the parent ended, without a warm-up: with it a trial
             branches off, and may have another batch size or learning rate. None: the parent's goes
             on, and so must batch size, learning rate and all else. In place of the one that the
-            proposal's values name, which say what the first ancestor has.
+            proposal's values name, which must say what the first ancestor has.
     """
 
     to_examples: int | None = None

@@ -10,6 +10,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
 from tfbatch.oracles import Part, Proposal, Stop
 from tfbatch.request.search_config import SearchConfig
+from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
@@ -138,8 +139,15 @@ class Search:
         parent = self._trials.find(part.parent) if part and part.parent else None
         if part and parent:  # the same order of examples, and the schedule that was begun
             seed = parent.seed
-            before = parent.configuration
-            begun = {"schedule": before.schedule, "warmup_fraction": before.warmup_fraction}
+            begun, proposed = _schedule_of(parent.configuration), _schedule_of(configuration)
+            if proposed != (first := _schedule_of(self._first_ancestor(parent).configuration)):
+                # They follow from the journal when the search goes on.
+                raise SearchError(
+                    f"The values that the oracle {self._config.oracle.name} proposes for a trial "
+                    f"with a parent must say the schedule and warm-up of the first ancestor; a "
+                    f"branch's own is `schedule` of its part. Received: {_written(proposed)}, "
+                    f"where {self._first_ancestor(parent).trial} has {_written(first)}."
+                )
             own = {"schedule": part.schedule, "warmup_fraction": 0.0}
             configuration = configuration.model_copy(update=own if part.schedule else begun)
         try:
@@ -150,21 +158,19 @@ class Search:
                 f"be: {error}"
             ) from error
 
+    def _first_ancestor(self, trial: FinishedTrial) -> FinishedTrial:
+        while trial.parent and (parent := self._trials.find(trial.parent)):
+            trial = parent
+        return trial
+
     def _known(self, trial: FinishedTrial) -> Proposal:
         """What was proposed for a trial of the journal."""
-        first = trial
-        while first.parent and (parent := self._trials.find(first.parent)):
-            first = parent
-        begun = first.configuration
-        values = self._space.values(
-            trial.configuration.model_copy(
-                update={"schedule": begun.schedule, "warmup_fraction": begun.warmup_fraction}
-            )
-        )
+        begun = _schedule_of(self._first_ancestor(trial).configuration)
+        values = self._space.values(trial.configuration.model_copy(update=begun))
         total = self._runner.total_examples
         branched = trial.course_from > 0 and trial.course_from == trial.from_examples
         part = Part(
-            to_examples=None if trial.length == trial.total_examples else trial.length,
+            to_examples=(None if trial.to_examples == trial.total_examples else trial.to_examples),
             total_examples=None if trial.total_examples == total else trial.total_examples,
             parent=trial.parent,
             schedule=trial.configuration.schedule if branched else None,
@@ -283,6 +289,17 @@ class Search:
             total=self._config.max_trials,
             seconds_left=lambda: self._clock.left,
         )
+
+
+def _schedule_of(configuration: Configuration) -> dict[str, Named | float]:
+    return {
+        "schedule": configuration.schedule,
+        "warmup_fraction": configuration.warmup_fraction,
+    }
+
+
+def _written(schedule: dict[str, Named | float]) -> str:
+    return f"{schedule['schedule']} with a warm-up of {schedule['warmup_fraction']}"
 
 
 def told_score(

@@ -128,6 +128,7 @@ class TrialRunner:
         """
         if part is None:
             return self._spec(trial, phase, seed, configuration)
+        _check_part(trial, part)
         found = None if part.parent is None else self.trials.find(part.parent)
         if part.parent is not None and (found is None or found.score is None):
             raise InputError(
@@ -148,7 +149,7 @@ class TrialRunner:
             phase,
             seed,
             configuration,
-            total_examples=part.total_examples or self._total_examples,
+            total_examples=part.total_examples,
             to_examples=part.to_examples,
             parent=parent,
             course_from=course_from,
@@ -344,3 +345,22 @@ class TrialRunner:
         for trial in searched:
             if best is None or trial.trial != best.trial:
                 self.weights_file(trial.trial).unlink(missing_ok=True)
+
+
+def _check_part(trial: str, part: Part) -> None:
+    """Refuses what no trial can be.
+
+    Raises:
+        InputError: A length is not positive, or there is nothing that the schedule branches from.
+    """
+    lengths = (part.to_examples, part.total_examples)
+    if any(length is not None and length < 1 for length in lengths):
+        raise InputError(
+            f"The lengths of {trial} must be numbers of examples, at least 1, or None. Received: "
+            f"to_examples={part.to_examples}, total_examples={part.total_examples}."
+        )
+    if part.schedule and part.parent is None:
+        raise InputError(
+            f"{trial} must have a parent to branch off with a schedule of its part. Received: "
+            f"{part.schedule} without one. A trial that begins anew has the schedule of its values."
+        )

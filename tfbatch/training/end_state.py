@@ -17,6 +17,7 @@ from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.errors import SearchError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import slots_of
+from tfbatch.schedules import MomentumInExamples
 from tfbatch.training.checkpoint import Position, read_state, restore_state, write_state
 from tfbatch.training.structure import unknown_variables
 from tfbatch.trial.outcome import TrialSpec
@@ -202,7 +203,7 @@ def carry_over(optimizer: keras.optimizers.Optimizer, name: str, before: Pace) -
         before: The state's pace.
     """
     slots = slots_of(name)
-    numbers = _numbers(optimizer, name)
+    numbers = _numbers(optimizer, name, update=0)
     made = _updates(optimizer)
     averages = [slot.decay for slot in slots.values() if slot.kind == "corrected_average"]
     updates = made
@@ -241,8 +242,9 @@ def last_pace(optimizer: keras.optimizers.Optimizer, name: str) -> Pace:
         optimizer: A built optimizer of a program.
         name: Its file in tfbatch/optimizers.
     """
-    numbers = _numbers(optimizer, name)
     made = _updates(optimizer)
+    update = int(optimizer._learning_rate.update_of(optimizer.iterations))
+    numbers = _numbers(optimizer, name, update=update)
     momentum = next(
         (numbers[s.decay] for s in slots_of(name).values() if s.kind == "velocity"), 0.0
     )
@@ -255,14 +257,23 @@ def last_pace(optimizer: keras.optimizers.Optimizer, name: str) -> Pace:
     return Pace(float(np.average(rates, weights=shares)), numbers)
 
 
-def _numbers(optimizer: Any, name: str) -> dict[str, float]:
-    """The decays of the slots at the next update, as exactly as they are written."""
+def _numbers(optimizer: Any, name: str, *, update: int) -> dict[str, float]:
+    """The decays of the slots, as exactly as they are written.
+
+    Args:
+        optimizer: A built optimizer of a program.
+        name: Its file in tfbatch/optimizers.
+        update: The next one of its schedule, which may set the momentum.
+    """
     config = optimizer.get_config()
     found = {}
     for slot in slots_of(name).values():
         written = config.get(slot.decay)
-        exact = isinstance(written, int | float)
-        found[slot.decay] = float(written if exact else getattr(optimizer, slot.decay))
+        if isinstance(written, MomentumInExamples):  # as a float it is the one at the peak
+            written = written.at(update)
+        elif not isinstance(written, int | float):
+            written = getattr(optimizer, slot.decay)
+        found[slot.decay] = float(written)
     return found
 
 
