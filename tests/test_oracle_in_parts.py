@@ -182,7 +182,6 @@ def test_rungs_go_on_from_one_another_and_the_oracle_ends_the_search(tmp_path, h
     assert len(trials) == 8
     assert said[-1] == "Halving has come to its end."
     assert trials[-1].seed == trials.find("search-0003").seed
-    assert [t.trial for t in trials.of_length(half)] == ["search-0005", "search-0006"]
     assert [t.trial for t in trials.of_full_length()] == ["baseline", "search-0007"]
     assert trainer.ran[-1].weights_file
     assert trainer.ran[-2].weights_file is None
@@ -366,6 +365,33 @@ def test_a_part_whose_last_update_reaches_the_end_is_whole(tmp_path):
     assert (near.is_whole, part.is_whole) == (True, False)
     assert near.weights_file
     assert near.identity() == whole.identity() != part.identity()
+
+
+def test_the_hparams_of_parts_tell_their_lengths_apart(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "tfbatch.search.trial_runner.write_trial",
+        lambda folder, *, values, **_: seen.update({folder.name: values}),
+    )
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, PartTrainer())
+        for name, part in (
+            ("whole", None),
+            ("first", Part(to_examples=640)),
+            ("second", Part(parent="first", to_examples=1300)),
+        ):
+            runner.run(runner.spec(name, "search", 3, BASELINE, part))
+    with open_folder(tmp_path) as folder:
+        written, _ = dict(seen), seen.clear()
+        make_runner(folder, PartTrainer())
+        assert seen == written, "also as they are read from the journal"
+
+    keys = ("from_examples", "to_examples", "steps")
+    assert {name: tuple(values[key] for key in keys) for name, values in seen.items()} == {
+        "whole": (0, TOTAL_EXAMPLES, -(-TOTAL_EXAMPLES // 32)),
+        "first": (0, 640, 20),
+        "second": (640, 1300, 41),
+    }
 
 
 def test_an_oracle_that_proposes_parts_says_so_beforehand(tmp_path, halving, monkeypatch):

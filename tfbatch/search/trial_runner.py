@@ -18,7 +18,6 @@ from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.engine import TrialEngine
 from tfbatch.search.kept_states import MOST_BYTES, KeptStates
 from tfbatch.search.progress import Progress
-from tfbatch.trial.derived import Derived
 from tfbatch.trial.finished_trial import (
     FinishedTrial,
     final_status,
@@ -88,7 +87,7 @@ class TrialRunner:
             map(read_row, folder.journal.rows), objective=objective, total_examples=total_examples
         )
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
-            self._log(trial, self._spec_of(trial).derived)
+            self._log(trial, self._spec_of(trial))
 
     @property
     def total_examples(self) -> int:
@@ -313,10 +312,10 @@ class TrialRunner:
         self._folder.journal.append(row)
         finished = read_row(row)
         self.trials = self.trials.with_one_more(finished)
-        self._log(finished, spec.derived)
+        self._log(finished, spec)
         return finished
 
-    def _log(self, finished: FinishedTrial, derived: Derived) -> None:
+    def _log(self, finished: FinishedTrial, spec: TrialSpec) -> None:
         """Writes the HParams row, which can be written again from the journal at any time.
 
         Its columns are declared by tfbatch.search.columns.
@@ -326,7 +325,10 @@ class TrialRunner:
                 self._folder.tensorboard / finished.trial,
                 values={
                     **finished.configuration.flat(),
-                    **derived.flat(),
+                    **spec.derived.flat(),
+                    "steps": spec.steps_before + spec.steps,  # a part makes some of its schedule's
+                    "from_examples": spec.from_examples,
+                    "to_examples": finished.length,
                     "phase": finished.phase,
                     "seed": finished.seed,
                 },
