@@ -21,10 +21,11 @@ from tfbatch.answer.summary import summary
 from tfbatch.configuration import Configuration
 from tfbatch.errors import NothingLearnedError, RunFolderError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
+from tfbatch.request.search_config import VerificationConfig
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.trial_runner import InterruptedTrialError
-from tfbatch.search.verification import run_rounds
+from tfbatch.search.verification import Verification
 
 CONFIG = make_config()
 IDENTITY = {
@@ -48,14 +49,12 @@ def run(path, trainer, *, sizes=(16, 64), rounds=2, chance=CHANCE):
         for number, size in enumerate(sizes, start=1):
             runner.run(runner.spec(f"search-{number:04d}", "search", number, at(size)))
         with contextlib.suppress(InterruptedTrialError):
-            run_rounds(
+            Verification(
                 choose_candidates(runner.trials, batch_sizes=2, chance=50.0),
-                rounds=rounds,
-                runner=runner,
-                clock=SearchClock(None),
+                VerificationConfig(batch_sizes=2, seeds=rounds),
+                runner,
                 seed=7,
-                stop_requested=lambda: False,
-            )
+            ).run(SearchClock(None), stop_requested=lambda: False)
         return runner.trials
 
 
@@ -171,7 +170,7 @@ def test_a_number_that_is_not_finite_is_null_and_read_again(tmp_path):
     assert content["baseline"]["metrics"]["test"]["loss"]["mean"] is None
     assert math.isnan(read.baseline.metrics.test["loss"].mean)
     assert [c.half_width for c in read.verification.comparisons][1:] == [None, None]
-    assert read.verification.noise is None
+    assert all(one.gain_half_width in (None, 0.0) for one in read.verification.comparisons)
     assert "one fresh seed" in summary(read)
 
 

@@ -373,6 +373,17 @@ def test_a_branch_may_have_another_batch_size(programs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"course_from": 704, "configuration": {"optimizer": Named(name="sgd", momentum=0.0)}},
+            r"cannot begin or end at a branch\. Received: momentum=0\.0 and 0\.9",
+        ),
+        (
+            {
+                "course_from": 704,
+                "configuration": {"optimizer": Named(name="sgd", ema_half_life_fraction=0.05)},
+            },
+            r"cannot begin or end at a branch\. Received: ema_momentum=0\.\d+ and None",
+        ),
         ({"to_examples": 700}, r"must end after it begins, by one update"),
         ({"to_examples": 3001}, r"must not end after its schedule"),
         ({"seed": 6}, r"must have the seed of its parent trunk"),
