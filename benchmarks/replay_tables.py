@@ -8,7 +8,8 @@ usage: python benchmarks/replay_tables.py plan [TABLE ...]
 measures step times, prints the same, makes the table by runs of this package, and writes
 benchmarks/replay/tables/TABLE.npz; the same command goes on after Ctrl-C, and with `--seeds` some
 seeds can be made first. `--dry_run` ends after the estimate. `check` reads stored tables, and says
-what is missing, what diverged and how large the seed noise is. See benchmarks/replay for the form.
+what is missing, what contradicts the plan, what diverged and how large the seed noise is; its exit
+code is 1 where a table is unsound. See benchmarks/replay for the form.
 
 Result: no table has been made yet.
 Evidence: none yet; `python benchmarks/replay_tables.py make digits_mlp` makes some.
@@ -46,6 +47,8 @@ def summary(table: Table) -> list[str]:
     lines = [described(plan)]
     missing = table.missing()
     lines.append(f"  missing: {len(missing)}" + (f", the first {missing[0]}" if missing else ""))
+    faults = table.faults()
+    lines += [f"  FAULT: {fault}" for fault in faults]
     everything = [(t, seed) for seed in range(1, plan.seeds + 1) for t in plan.trainings()]
     made = [table.trained(*one) for one in everything if one not in set(missing)]
     statuses = collections.Counter(one.status for one in made)
@@ -91,8 +94,11 @@ def make(plan: TablePlan, arguments: argparse.Namespace) -> int:
     if not ended or table.missing():
         print(f"{len(table.missing())} trainings are missing: run the same command again.")
         return 1
-    table.write(TABLES / f"{plan.name}.npz")
     print("\n".join(summary(table)))
+    if table.faults():
+        print("Nothing is written: mend the faults first.")
+        return 1
+    table.write(TABLES / f"{plan.name}.npz")
     return 0
 
 
@@ -120,9 +126,23 @@ def main() -> None:
         if len(arguments.tables) != 1:
             parser.error("make takes one table")
         sys.exit(make(plans[0], arguments))
+    sys.exit(check(plans))
+
+
+def check(plans: list[TablePlan]) -> int:
+    """Says what is in stored tables; the exit code is 1 where one of them is unsound."""
+    unsound = 0
     for plan in plans:
         path = TABLES / f"{plan.name}.npz"
-        print("\n".join(summary(Table.read(path))) if path.exists() else f"{path}: not made yet")
+        if not path.exists():
+            print(f"{plan.name}: not made yet")
+            continue
+        table = Table.read(path)
+        print("\n".join(summary(table)))
+        if table.plan != plan:
+            print("  FAULT: its plan is not the one in benchmarks/replay/plan.py")
+        unsound |= bool(table.faults() or table.missing() or table.plan != plan)
+    return int(unsound)
 
 
 if __name__ == "__main__":

@@ -225,6 +225,9 @@ def trained(training, seed):
         status = "diverged"
     loss = loss_of(training, seed) if status == "completed" else math.nan
     middle = (start + end) // 2
+    points = [(middle, 2.0)]
+    if status == "completed":
+        points.append((end, loss))
     return Trained(
         training=training,
         seed=seed,
@@ -234,7 +237,7 @@ def trained(training, seed):
         examples=end - start,
         steps=TINY.updates(training),
         seconds=1.5,
-        curve=curve((middle, 2.0), (end, loss_of(training, seed))),
+        curve=curve(*points),
         random_seed=1_000_000_000 + seed,
     )
 
@@ -349,6 +352,34 @@ def test_a_table_says_what_it_lacks(table):
         part.best(length=3_000)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"examples": 401}, "401 examples and 13 updates are not those of the plan"),
+        ({"steps": 12}, "400 examples and 12 updates are not those of the plan"),
+        ({"loss": 0.5}, "does not end at 2000 examples with its final loss 0.5"),
+        ({"curve": curve((1_900, 2.0), (1_900, 1.0))}, "do not ascend"),
+        ({"curve": curve((1_999, 0.75))}, "does not end at 2000 examples"),
+        ({"random_seed": 3}, "another random seed than its trunk's"),
+    ],
+)
+def test_a_table_finds_what_contradicts_the_plan(table, change, message):
+    key = (Training(32, 0.0, "cool_down", 2_000), 2)
+    assert table.faults() == []
+    table._trained[key] = dataclasses.replace(table._trained[key], **change)
+
+    assert [f for f in table.faults() if message in f and "kind='cool_down'" in f]
+
+
+def test_what_completed_goes_on_from_something_that_completed(table):
+    key = (Training(32, 0.0, "trunk", 4_000), 1)
+    table._trained[key] = dataclasses.replace(table._trained[key], status="diverged")
+
+    assert [fault.split(": ")[1] for fault in table.faults()] == [
+        "it completed, and its trunk did not"
+    ]
+
+
 def test_the_summary_of_a_table_names_noise_and_number_of_seeds(table):
     from replay_tables import described, summary
 
@@ -379,6 +410,24 @@ def test_what_never_began_has_the_status_of_its_trunk():
         Training(128, -1.0, "trunk", 4_000): "oom",
         Training(128, -1.0, "cool_down", 4_000): "oom",
     }
+
+
+def test_check_fails_where_a_table_is_unsound(table, tmp_path, monkeypatch, capsys):
+    import replay_tables
+
+    monkeypatch.setattr(replay_tables, "TABLES", tmp_path)
+    assert replay_tables.check([TINY]) == 0
+    assert "tiny: not made yet" in capsys.readouterr().out
+    table.write(tmp_path / "tiny.npz")
+    assert replay_tables.check([TINY]) == 0
+    assert "FAULT" not in capsys.readouterr().out
+    assert replay_tables.check([TINY.model_copy(update={"seeds": 3})]) == 1
+    assert "FAULT: its plan is not the one in" in capsys.readouterr().out
+    key = (Training(32, 0.0, "cool_down", 2_000), 2)
+    table._trained[key] = dataclasses.replace(table._trained[key], steps=1)
+    table.write(tmp_path / "tiny.npz")
+    assert replay_tables.check([TINY]) == 1
+    assert "and 1 updates are not those of the plan" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -421,7 +470,7 @@ def test_a_table_is_made_by_the_package_and_goes_on_where_it_was_stopped(
     table.write(tmp_path / "tiny.npz")
     table = Table.read(tmp_path / "tiny.npz")
 
-    assert table.missing() == []
+    assert table.missing() == table.faults() == []
     assert "12 completed" in "\n".join(summary(table))
     for schedule in ("wsd", "cosine"):
         asked = {"schedule": schedule, "length": 4_000, "seed": 1}

@@ -42,13 +42,13 @@ from tfbatch.trial.outcome import Status
 from tfbatch.trial.trials import Trials
 
 CIFAR10_PART = "cifar10_part"
-TRAIN, VALIDATION, TEST = 10_000, 5_000, 1_000
+TRAIN, VALIDATION, TEST = 10_000, 2_500, 1_000
 """Images of CIFAR-10's training split, in its order; nothing here asks for the test split."""
 SPARE_TRIALS = 50
 """For trainings whose process was killed, which are made again."""
 
 _RECIPE = """\
-description: 10,000 images of CIFAR-10 to train on, 5,000 to validate, 1,000 to test
+description: 10,000 images of CIFAR-10 to train on, 2,500 to validate, 1,000 to test
 source: {{name: npz, path: {path}}}
 splits: {{train: train, validation: validation, test: test}}
 features:

@@ -11,7 +11,7 @@ import functools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -167,6 +167,33 @@ class Table:
         seeds = range(1, self.plan.seeds + 1)
         every = [(training, seed) for seed in seeds for training in self.plan.trainings()]
         return [one for one in every if one not in self._trained]
+
+    def faults(self) -> list[str]:
+        """What contradicts the plan or itself; empty for every sound table."""
+        return [
+            f"{one.training}, seed {one.seed}: {fault}"
+            for one in self._trained.values()
+            for fault in self._faults_of(one)
+        ]
+
+    def _faults_of(self, one: Trained) -> Iterator[str]:
+        plan, training, curve = self.plan, one.training, one.curve
+        parent = plan.parent(training)
+        before = self._trained.get((parent, one.seed)) if parent else None
+        if before and before.random_seed != one.random_seed and one.random_seed:
+            yield "another random seed than its trunk's"
+        if np.any(np.diff(curve.examples) <= 0):
+            yield "the examples of its curve do not ascend"
+        if one.status != "completed":
+            return
+        if parent and (before is None or before.status != "completed"):
+            yield "it completed, and its trunk did not"
+        start, end = plan.start(training), plan.end(training)
+        if (one.examples, one.steps) != (end - start, plan.updates(training)):
+            yield f"{one.examples} examples and {one.steps} updates are not those of the plan"
+        last = (curve.examples[-1:].tolist(), curve.loss[-1:].tolist())
+        if last != ([end], [float(np.float32(one.loss))]) or curve.examples[0] <= start:
+            yield f"its curve does not end at {end} examples with its final loss {one.loss}"
 
     def trained(self, training: Training, seed: int) -> Trained:
         """What one training came to.
