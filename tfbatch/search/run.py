@@ -325,5 +325,6 @@ class Run:
             space=self.space,
             objective=self.request.objective,
             metrics={f"val_{n}": d for n, d in self.untrained.directions.items()},
+            in_parts=self.request.search.oracle.in_parts,
             baseline=self.request.baseline_configuration(self.space.scaling_rule),
         )

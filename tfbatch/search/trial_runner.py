@@ -18,7 +18,6 @@ from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.engine import TrialEngine
 from tfbatch.search.kept_states import MOST_BYTES, KeptStates
 from tfbatch.search.progress import Progress
-from tfbatch.trial.derived import Derived
 from tfbatch.trial.finished_trial import (
     FinishedTrial,
     final_status,
@@ -88,7 +87,7 @@ class TrialRunner:
             map(read_row, folder.journal.rows), objective=objective, total_examples=total_examples
         )
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
-            self._log(trial, self._spec_of(trial).derived)
+            self._log(trial, self._spec_of(trial))
 
     @property
     def total_examples(self) -> int:
@@ -296,10 +295,9 @@ class TrialRunner:
         finished = self._write(spec, outcome)
         if spec.phase != "confirmation":
             self._keep_best_weights(finished)
-        self._states.prune(
-            [trial.trial for trial in self.trials],
-            needed={running.parent.trial for running in self._running.values() if running.parent},
-        )
+        # A parent whose state is gone is trained again, perhaps from that of its own parent.
+        in_use = {name for running in self._running.values() for name in running.ancestors()}
+        self._states.prune(self.trials, needed=in_use)
         self._progress.trial_finished(finished, self.trials.searched().best())
         return finished
 
@@ -314,10 +312,10 @@ class TrialRunner:
         self._folder.journal.append(row)
         finished = read_row(row)
         self.trials = self.trials.with_one_more(finished)
-        self._log(finished, spec.derived)
+        self._log(finished, spec)
         return finished
 
-    def _log(self, finished: FinishedTrial, derived: Derived) -> None:
+    def _log(self, finished: FinishedTrial, spec: TrialSpec) -> None:
         """Writes the HParams row, which can be written again from the journal at any time.
 
         Its columns are declared by tfbatch.search.columns.
@@ -327,7 +325,10 @@ class TrialRunner:
                 self._folder.tensorboard / finished.trial,
                 values={
                     **finished.configuration.flat(),
-                    **derived.flat(),
+                    **spec.derived.flat(),
+                    "steps": spec.steps_before + spec.steps,  # a part makes some of its schedule's
+                    "from_examples": spec.from_examples,
+                    "to_examples": finished.length,
                     "phase": finished.phase,
                     "seed": finished.seed,
                 },

@@ -164,6 +164,10 @@ class TrialSpec:
         wanted = -(-(self.to_examples - self.course_from) // self.derived.batch_size)
         return min(wanted, self.derived.steps)
 
+    def ancestors(self) -> list[str]:
+        """Names of its parent, of that one's parent, and so on."""
+        return [self.parent.trial, *self.parent.ancestors()] if self.parent else []
+
     def check(self) -> None:
         """Refuses a part of a training that cannot be.
 
