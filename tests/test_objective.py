@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tfbatch.errors import InputError
@@ -76,5 +78,8 @@ def test_better_and_worst_follow_the_direction():
 
 
 def test_half_a_point_of_accuracy_does_not_matter():
-    assert Objective.parse("val_accuracy").smallest_margin == 0.005
-    assert Objective.parse("val_loss").smallest_margin == 0.0
+    assert Objective.parse("val_accuracy").smallest_margin(0.1) == 0.005
+    assert Objective.parse("val_loss").smallest_margin() == 0.0
+    assert Objective.parse("val_loss").smallest_margin(2.5) == pytest.approx(0.05)
+    assert Objective.parse("val_loss").smallest_margin(math.nan) == 0.0
+    assert Objective.parse("val_mae").smallest_margin(2.5) == 0.0

@@ -182,7 +182,6 @@ def test_rungs_go_on_from_one_another_and_the_oracle_ends_the_search(tmp_path, h
     assert len(trials) == 8
     assert said[-1] == "Halving has come to its end."
     assert trials[-1].seed == trials.find("search-0003").seed
-    assert [t.trial for t in trials.of_length(half)] == ["search-0005", "search-0006"]
     assert [t.trial for t in trials.of_full_length()] == ["baseline", "search-0007"]
     assert trainer.ran[-1].weights_file
     assert trainer.ran[-2].weights_file is None
@@ -282,6 +281,13 @@ def test_a_cool_down_is_a_branch_with_the_schedule_that_it_names(tmp_path):
     [
         (Part(parent="search-9999"), r"go on from a trial that has completed\. Received: search-9"),
         (Part(to_examples=99, parent="trunk"), r"must end after it begins"),
+        (Part(total_examples=0), r"at least 1, or None\. Received: to_examples=None, total_exampl"),
+        (Part(to_examples=0, parent="trunk"), r"at least 1, or None\. Received: to_examples=0"),
+        (Part(schedule=Named(name="linear")), r"must have a parent to branch off with a schedule"),
+        (
+            Part(parent="trunk", total_examples=900, schedule=Named(name="linear")),
+            r"must end after it begins, .* from example 1024 to 900",
+        ),
     ],
 )
 def test_a_part_that_cannot_be_is_refused(tmp_path, part, message):
@@ -343,6 +349,65 @@ def test_no_trial_goes_on_from_one_that_a_callback_stopped(tmp_path):
             runner.spec("child", "search", 3, BASELINE, part)
 
 
+def test_a_part_whose_last_update_reaches_the_end_is_whole(tmp_path):
+    trainer = PartTrainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        near = runner.spec("near", "search", 3, BASELINE, Part(to_examples=TOTAL_EXAMPLES - 1))
+        part = runner.spec("part", "search", 3, BASELINE, Part(to_examples=TOTAL_EXAMPLES - 32))
+        whole = runner.spec("whole", "search", 3, BASELINE)
+        for spec in (near, part):
+            runner.run(spec)
+        assert [t.trial for t in runner.trials.searched()] == ["near"]
+        assert [t.length for t in runner.trials] == [TOTAL_EXAMPLES, TOTAL_EXAMPLES - 32]
+
+    assert near.end_examples == TOTAL_EXAMPLES > part.end_examples
+    assert (near.is_whole, part.is_whole) == (True, False)
+    assert near.weights_file
+    assert near.identity() == whole.identity() != part.identity()
+
+
+def test_nothing_is_left_of_a_parent_that_a_killed_child_trained_again(tmp_path):
+    trainer = PartTrainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        runner.run(runner.spec("trunk", "search", 3, BASELINE, Part(to_examples=640)))
+        child = runner.spec("child", "search", 3, BASELINE, Part(parent="trunk"))
+        left = child.parents_checkpoint_file
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"half of it")
+        runner.run(child)
+
+    assert not left.exists()
+
+
+def test_the_hparams_of_parts_tell_their_lengths_apart(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        "tfbatch.search.trial_runner.write_trial",
+        lambda folder, *, values, **_: seen.update({folder.name: values}),
+    )
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, PartTrainer())
+        for name, part in (
+            ("whole", None),
+            ("first", Part(to_examples=640)),
+            ("second", Part(parent="first", to_examples=1300)),
+        ):
+            runner.run(runner.spec(name, "search", 3, BASELINE, part))
+    with open_folder(tmp_path) as folder:
+        written, _ = dict(seen), seen.clear()
+        make_runner(folder, PartTrainer())
+        assert seen == written, "also as they are read from the journal"
+
+    keys = ("from_examples", "to_examples", "steps")
+    assert {name: tuple(values[key] for key in keys) for name, values in seen.items()} == {
+        "whole": (0, TOTAL_EXAMPLES, -(-TOTAL_EXAMPLES // 32)),
+        "first": (0, 640, 20),
+        "second": (640, 1300, 41),
+    }
+
+
 def test_an_oracle_that_proposes_parts_says_so_beforehand(tmp_path, halving, monkeypatch):
     config = config_of(halving)
     monkeypatch.setattr(type(config.oracle), "in_parts", False)
@@ -358,17 +423,60 @@ def test_machines_that_join_train_no_parts(monkeypatch):
         dataclasses.replace(request, execution=execution)
 
 
+def keep_states(folder, names):
+    (folder / STATES).mkdir()
+    for name in names:
+        (folder / STATES / f"{name}.npz").write_bytes(bytes(100))
+
+
+def left_of(folder):
+    return sorted(path.stem for path in (folder / STATES).iterdir())
+
+
 def test_the_oldest_states_go_where_they_take_too_much(tmp_path):
-    (tmp_path / STATES).mkdir()
-    for name in "abcd":
-        (tmp_path / STATES / f"{name}.npz").write_bytes(bytes(100))
+    keep_states(tmp_path, "abcd")
     (tmp_path / STATES / "partial-1-a.npz").write_bytes(bytes(100))
     kept = KeptStates(tmp_path, most_bytes=250)
+    trials = [finished(name, BASELINE) for name in "abcde"]
 
-    assert kept.prune(list("abcde"), needed={"a"}) == ["b", "c"]
-    assert sorted(path.stem for path in (tmp_path / STATES).iterdir()) == ["a", "d"]
-    assert kept.prune(list("abcde"), needed=()) == []
-    assert KeptStates(tmp_path, most_bytes=0).prune(list("abcde"), needed={"d"}) == ["a"]
+    assert kept.prune(trials, needed={"a"}) == ["b", "c"]
+    assert left_of(tmp_path) == ["a", "d"]
+    assert kept.prune(trials, needed=()) == []
+    assert KeptStates(tmp_path, most_bytes=0).prune(trials, needed={"d"}) == ["a"]
+
+
+def test_a_trunk_stays_longer_than_what_none_goes_on_from(tmp_path):
+    """Otherwise every further branch would train it again."""
+    parents = {"trunk": None, "loser": None, "tip": "trunk", "branch": "trunk", "last": None}
+    keep_states(tmp_path, parents)
+    trials = [
+        dataclasses.replace(finished(name, BASELINE), parent=parent)
+        for name, parent in parents.items()
+    ]
+    kept = KeptStates(tmp_path, most_bytes=200)
+
+    assert kept.prune(trials, needed=()) == ["loser", "tip", "branch"]
+    assert left_of(tmp_path) == ["last", "trunk"]
+
+
+def test_the_states_of_all_ancestors_of_a_running_trial_are_in_use(tmp_path):
+    """It trains its parent again from that one's parent, if it must."""
+    trainer = PartTrainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        for name, part in (
+            ("first", Part(to_examples=640)),
+            ("second", Part(to_examples=1280, parent="first")),
+        ):
+            runner.run(runner.spec(name, "search", 3, BASELINE, part))
+        runner._running["third"] = runner.spec(
+            "third", "search", 3, BASELINE, Part(parent="second")
+        )
+        runner._states = KeptStates(tmp_path, most_bytes=0)
+        other = runner.spec("other", "search", 4, BASELINE, Part(to_examples=640))
+        runner._finish(other, trainer(other))
+
+    assert left_of(tmp_path) == ["first", "second"]
 
 
 def test_a_parent_whose_state_is_gone_is_announced(tmp_path):

@@ -34,7 +34,7 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError
-from tfbatch.search.verification import run_rounds
+from tfbatch.search.verification import Verification
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.finished_trial import read_row
 
@@ -59,14 +59,11 @@ def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: Fal
         )
         try:
             search.run(BASELINE, stop_requested=stop_requested)
-            run_rounds(
-                choose_candidates(runner.trials, batch_sizes=config.confirmation.batch_sizes),
-                rounds=config.confirmation.seeds,
-                runner=runner,
-                clock=clock,
-                seed=seed,
-                stop_requested=stop_requested,
+            candidates = choose_candidates(
+                runner.trials, batch_sizes=config.confirmation.batch_sizes
             )
+            verification = Verification(candidates, config.confirmation, runner, seed)
+            verification.run(clock, stop_requested=stop_requested)
         except InterruptedTrialError:
             pass
     with open_folder(path) as folder:
@@ -101,7 +98,7 @@ def test_a_search_is_baseline_then_trials_then_verification(tmp_path):
     trials = run(tmp_path, trainer, make_config(max_trials=4))
 
     assert names(trials)[:5] == ["baseline", *(f"search-{n:04d}" for n in range(1, 5))]
-    assert [t.phase for t in trials] == ["baseline"] + ["search"] * 4 + ["confirmation"] * 6
+    assert [t.phase for t in trials] == ["baseline"] + ["search"] * 4 + ["confirmation"] * 8
     assert [spec.trial for spec in trainer.ran] == names(trials)
     assert trials[0].configuration == BASELINE
     assert [t.seed for t in trials[:3]] == [
@@ -482,14 +479,9 @@ def test_time_that_is_left_after_verification_is_searched_on(tmp_path, minutes):
         while count < len(runner.trials):
             count = len(runner.trials)
             search.run(BASELINE, stop_requested=lambda: False)
-            run_rounds(
-                choose_candidates(runner.trials, batch_sizes=2),
-                rounds=2,
-                runner=runner,
-                clock=clock,
-                seed=7,
-                stop_requested=lambda: False,
-            )
+            candidates = choose_candidates(runner.trials, batch_sizes=2)
+            verification = Verification(candidates, config.confirmation, runner, seed=7)
+            verification.run(clock, stop_requested=lambda: False)
         left = clock.left - FINISHING_SECONDS
 
     assert 0 <= left < 40, "a trial and its verification would have fitted"

@@ -42,8 +42,6 @@ def test_parts_of_a_run_are_trials_too():
     assert names(TRIALS.of_batch_size(16).searched()) == ["search-0001", "search-0003"]
     assert names(TRIALS.of_phase("baseline", "confirmation")) == ["baseline", "confirm-x-1"]
     assert names(TRIALS[2:4].completed()) == ["search-0003"]
-    assert len(TRIALS.of_length(TRIALS[0].total_examples)) == 7
-    assert len(TRIALS.of_length(1)) == 0
     assert TRIALS.batch_sizes() == [16, 32, 64, 256, 512]
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import math
+
 import pytest
 from search_fixtures import (
     ACCURACY,
@@ -15,15 +19,17 @@ from search_fixtures import (
 )
 
 from tfbatch.answer.candidates import (
+    again_name,
     as_verified,
     choose_candidates,
     trial_name,
     verified_groups,
 )
 from tfbatch.configuration import Configuration
+from tfbatch.request.search_config import VerificationConfig
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.trial_runner import InterruptedTrialError
-from tfbatch.search.verification import run_rounds, verification_seed
+from tfbatch.search.verification import Verification, verification_seed
 from tfbatch.seeds import derive_seed
 
 
@@ -51,13 +57,18 @@ def search(runner, *sizes):
 
 
 def verify(runner, *, rounds=3, stop=False, seconds=None):
-    run_rounds(
-        choose_candidates(runner.trials, batch_sizes=3),
-        rounds=rounds,
-        runner=runner,
-        clock=SearchClock(None if seconds is None else seconds / 60, now=lambda: 0.0),
-        seed=7,
+    race(runner, rounds).run(
+        SearchClock(None if seconds is None else seconds / 60, now=lambda: 0.0),
         stop_requested=lambda: stop,
+    )
+
+
+def race(runner, rounds, **terms):
+    return Verification(
+        choose_candidates(runner.trials, batch_sizes=3),
+        VerificationConfig(batch_sizes=3, seeds=rounds, **terms),
+        runner,
+        seed=7,
     )
 
 
@@ -146,26 +157,6 @@ def test_an_accuracy_that_is_hopelessly_behind_is_not_verified():
     assert [c.key for c in chosen] == ["search-0001", "search-0002"]
 
 
-def test_rounds_that_would_replace_more_rounds_are_not_begun(tmp_path):
-    trainer = Trainer()
-    with open_folder(tmp_path) as folder:
-        runner = make_runner(folder, trainer)
-        search(runner, 16, 64)
-        candidates = choose_candidates(runner.trials, batch_sizes=3)
-        clock = SearchClock((FINISHING_SECONDS + 11.0) / 60, now=lambda: 0.0)
-        for at_least, count in ((2, 0), (1, 9)):  # 3 candidates of 2 s: 12 s for two rounds
-            run_rounds(
-                candidates,
-                rounds=3,
-                runner=runner,
-                clock=clock,
-                seed=7,
-                stop_requested=lambda: False,
-                at_least=at_least,
-            )
-            assert len(verifications(trainer)) == count
-
-
 def test_a_baseline_without_a_score_is_not_verified():
     failed = finished("baseline", BASELINE, phase="baseline", status="error")
     chosen = choose_candidates(trials_of(failed, *SEARCHED[1:3]), batch_sizes=3)
@@ -190,11 +181,38 @@ def test_all_candidates_of_a_round_have_the_same_fresh_seed(tmp_path):
         verify(runner)
 
     ran = verifications(trainer)
-    seeds = [{spec.seed for spec in ran[i : i + 3]} for i in (0, 3, 6)]
+    paired = [spec for spec in ran if "again" not in spec.trial]
+    seeds = [{spec.seed for spec in paired[i : i + 3]} for i in (0, 3, 6)]
     assert seeds == [{verification_seed(7, n)} for n in (1, 2, 3)]
     assert len(set.union(*seeds)) == 3
     searched = {derive_seed(7, f"search-{n:04d}") for n in range(1, 999)}
     assert not set.union(*seeds) & (searched | {derive_seed(7, "baseline"), 7})
+
+
+def test_the_baseline_is_trained_twice_in_each_round_the_second_time_with_a_seed_of_its_own(
+    tmp_path,
+):
+    trainer = Trainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner)
+        verified = as_verified(verified_groups(runner.trials, batch_sizes=3))
+
+    again = [spec for spec in verifications(trainer) if "again" in spec.trial]
+    assert [spec.configuration for spec in again] == [BASELINE] * 3
+    assert len({spec.seed for spec in verifications(trainer)}) == 3 + 3
+    assert [sorted(v.again) for v in verified] == [[1, 2, 3], [], []]
+
+
+def test_a_baseline_alone_is_trained_once_in_a_round(tmp_path):
+    trainer = Trainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner)
+        verify(runner)
+
+    assert len(verifications(trainer)) == 3
 
 
 def test_no_candidate_is_always_first(tmp_path):
@@ -204,47 +222,87 @@ def test_no_candidate_is_always_first(tmp_path):
         search(runner, 16, 64)
         verify(runner)
 
-    sizes = [spec.configuration.batch_size for spec in verifications(trainer)]
+    sizes = [s.configuration.batch_size for s in verifications(trainer) if "again" not in s.trial]
     assert [sorted(sizes[i : i + 3]) for i in (0, 3, 6)] == [[16, 32, 64]] * 3
     assert len({sizes[0], sizes[3], sizes[6]}) == 3
 
 
-def test_a_name_depends_on_configuration_and_round_only():
-    names = {
-        trial_name(configuration(16), 1),
-        trial_name(configuration(16), 1),
-        trial_name(configuration(16), 2),
-        trial_name(configuration(32), 1),
-    }
+def test_names_depend_on_configuration_and_round_only():
+    sizes, numbers = (16, 32), (1, 2)
+    names = {trial_name(configuration(size), n) for size in sizes for n in numbers}
+    names |= {again_name(configuration(size), n) for size in sizes for n in numbers}
 
-    assert len(names) == 3
+    assert len(names) == 8
 
 
-def test_an_interrupted_verification_is_continued_and_nothing_is_run_twice(tmp_path):
-    uninterrupted = Trainer()
+class NoisyTrainer(Trainer):
+    """Losses by batch size, and noise of 0.01 by seed."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self.losses = losses
+
+    def __call__(self, spec):
+        done = super().__call__(spec)
+        noise = math.sin(1e4 * spec.seed * spec.configuration.batch_size)
+        loss = self.losses[spec.configuration.batch_size] + 0.01 * noise
+        return dataclasses.replace(done, metrics=done.metrics | {"val_loss": loss})
+
+
+def counts(trainer, *, again=False):
+    sizes = [
+        s.configuration.batch_size for s in verifications(trainer) if ("again" in s.trial) == again
+    ]
+    return dict(collections.Counter(sizes))
+
+
+def test_who_is_hopelessly_behind_leaves_after_three_seeds_and_the_others_go_on(tmp_path):
+    trainer = NoisyTrainer({32: 0.50, 16: 0.90, 64: 0.505})
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner, rounds=6)
+
+    assert counts(trainer) == {16: 3, 32: 6, 64: 6}
+    assert counts(trainer, again=True) == {32: 6}
+
+
+def test_it_ends_where_all_is_decided(tmp_path):
+    trainer = NoisyTrainer({32: 0.90, 16: 0.50, 64: 0.95})
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner, rounds=9)
+
+        assert counts(trainer) == {16: 3, 32: 3, 64: 3}
+        assert race(runner, 9).missing_seconds() == [0.0] * 9
+
+
+def test_a_race_that_was_interrupted_takes_the_same_course(tmp_path):
+    losses = {32: 0.50, 16: 0.90, 64: 0.505}
+    uninterrupted, trainer = NoisyTrainer(losses), NoisyTrainer(losses)
     with open_folder(tmp_path / "a") as folder:
         runner = make_runner(folder, uninterrupted)
         search(runner, 16, 64)
-        verify(runner)
+        verify(runner, rounds=6)
     names = [spec.trial for spec in uninterrupted.ran]
 
-    trainer = Trainer()
-    trainer.interrupt_at = names[7]
+    trainer.interrupt_at = names[-4]
     with open_folder(tmp_path / "b") as folder:
         runner = make_runner(folder, trainer)
         search(runner, 16, 64)
         with pytest.raises(InterruptedTrialError):
-            verify(runner)
+            verify(runner, rounds=6)
     trainer.interrupt_at = None
     with open_folder(tmp_path / "b") as folder:
-        verify(make_runner(folder, trainer))
+        verify(make_runner(folder, trainer), rounds=6)
 
-    assert [spec.trial for spec in trainer.ran] == [*names[:8], *names[7:]]
+    assert [spec.trial for spec in trainer.ran] == [*names[:-3], *names[-4:]]
 
 
 def test_more_seeds_add_rounds(tmp_path):
     trainer = Trainer()
-    for rounds, count in ((1, 2), (1, 2), (3, 6)):
+    for rounds, count in ((1, 3), (1, 3), (3, 9)):
         with open_folder(tmp_path) as folder:
             runner = make_runner(folder, trainer)
             search(runner, 16)
@@ -253,15 +311,15 @@ def test_more_seeds_add_rounds(tmp_path):
 
 
 def test_a_round_is_begun_only_if_it_fits_as_a_whole(tmp_path):
-    """Each of the three candidates took 2 seconds."""
+    """Each of its four trials takes 2 seconds."""
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         runner = make_runner(folder, trainer)
         search(runner, 16, 64)
-        verify(runner, seconds=FINISHING_SECONDS + 5.9)
+        verify(runner, seconds=FINISHING_SECONDS + 7.9)
         assert verifications(trainer) == []
-        verify(runner, seconds=FINISHING_SECONDS + 6.1)
-        assert len(verifications(trainer)) == 9
+        verify(runner, seconds=FINISHING_SECONDS + 8.1)
+        assert len(verifications(trainer)) == 12
 
 
 def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path):
@@ -273,7 +331,7 @@ def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path):
         trainer.interrupt_at = trial_name(configuration(16), 2)
         with pytest.raises(InterruptedTrialError):
             verify(runner, rounds=2)
-        left = 3 - (len(runner.trials) - 6)
+        left = 4 - (len(runner.trials) - 7)
         trainer.interrupt_at = None
         before = len(runner.trials)
         verify(runner, rounds=2, seconds=FINISHING_SECONDS + 2.0 * left + 0.1)
@@ -289,7 +347,7 @@ def test_no_round_is_begun_when_a_stop_is_asked_for(tmp_path):
     assert verifications(trainer) == []
 
 
-def test_only_whole_rounds_count(tmp_path):
+def test_nothing_counts_before_everybody_has_one_seed(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
         runner = make_runner(folder, trainer)
@@ -302,7 +360,9 @@ def test_only_whole_rounds_count(tmp_path):
         trainer.interrupt_at = trial_name(configuration(16), 3)
         with pytest.raises(InterruptedTrialError):
             verify(runner)
-        assert groups(runner) == {"baseline": 2, "search-0001": 2, "search-0002": 2}
+        found = groups(runner)
+        assert found["search-0001"] == 2
+        assert found.keys() == {"baseline", "search-0001", "search-0002"}
 
 
 def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path):
@@ -314,7 +374,7 @@ def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path):
         found = verified_groups(runner.trials, batch_sizes=3)
 
     assert {key: [t.status for t in trials] for key, trials in found.items()} == {
-        "baseline": ["completed"] * 3,
+        "baseline": ["completed"] * 6,
         "search-0001": ["completed", "diverged", "completed"],
         "search-0002": ["completed"] * 3,
     }
@@ -329,17 +389,10 @@ def test_what_was_verified_stays_so_while_a_longer_search_has_better_candidates(
         verify(runner)
         before = groups(runner)
         search(runner, 256, 512, 64, 48)
-        assert groups(runner) == before == {"baseline": 3, "search-0001": 3, "search-0002": 3}
+        assert groups(runner) == before == {"baseline": 6, "search-0001": 3, "search-0002": 3}
 
         verify(runner, rounds=1)
-        assert groups(runner).keys() == {
-            "baseline",
-            "search-0001",
-            "search-0002",
-            "search-0003",
-            "search-0004",
-        }
-        assert set(groups(runner).values()) == {1}, "the same seeds for all that are compared"
+        assert groups(runner) == before | {"search-0003": 1, "search-0004": 1}
 
 
 def test_scores_and_training_seconds_are_paired_by_round(tmp_path):
@@ -354,5 +407,5 @@ def test_scores_and_training_seconds_are_paired_by_round(tmp_path):
         verified = as_verified(verified_groups(runner.trials, batch_sizes=3))
 
     assert [v.key for v in verified] == ["baseline", "search-0001", "search-0002"]
-    assert verified[0].scores == {0: 1 / 32, 1: 2 / 32, 2: 3 / 32}
-    assert verified[0].seconds == {0: 0.5, 1: 1.0, 2: 1.5}
+    assert verified[0].scores == {1: 1 / 32, 2: 2 / 32, 3: 3 / 32}
+    assert verified[0].seconds == {1: 0.5, 2: 1.0, 3: 1.5}

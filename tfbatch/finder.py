@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfbatch.errors import NothingLearnedError
+from tfbatch.metric_direction import Goal
 from tfbatch.process.stop_signal import python_interrupt
 from tfbatch.python_objects import (
     Callbacks,
@@ -47,6 +48,9 @@ def find_batch_size(
     optimizer: str | None = None,
     max_trials: int | None = None,
     max_minutes: float | None = None,
+    verification_seeds: int | None = None,
+    tolerance: float | None = None,
+    goal: Goal | None = None,
     seed: int = 1,
     run_dir: str | Path | None = None,
     data_dir: str | Path | None = None,
@@ -106,6 +110,14 @@ def find_batch_size(
         optimizer: A file of tfbatch/optimizers. Default: the search's.
         max_trials: Number of trials of the search. Default: the search's.
         max_minutes: Time limit, verification and final evaluation included.
+        verification_seeds: Fresh seeds with which the best configurations are trained again, at
+            most: what is decided earlier ends earlier. Default: the search's.
+        tolerance: Deficits of the objective up to this do not matter. Default: the deviation
+            between seeds, or half a point of accuracy or 2 % of a loss without learning if that
+            is larger.
+        goal: What decides among configurations that are as good: "time" (the training time),
+            "memory" (the smaller batch), or "metric" (nothing: only a better one replaces the
+            baseline). Default: the search's, "time".
         seed: Everything random derives from it, 0 to 2**31 - 1.
         run_dir: The run folder. Default: tfbatch_runs/DATA-MODEL-SEARCH.
         data_dir: The source's data folder; for TensorFlow Datasets also TFDS_DATA_DIR.
@@ -172,6 +184,9 @@ def find_batch_size(
         batch_sizes=batch_sizes,
         max_trials=max_trials,
         max_minutes=max_minutes,
+        verification_seeds=verification_seeds,
+        tolerance=tolerance,
+        goal=goal,
         seed=seed,
         run_dir=Path(run_dir) if run_dir else None,
         overwrite=overwrite,

@@ -1,4 +1,4 @@
-"""Whether a metric is to be minimized or maximized: decided here, for all of tfbatch."""
+"""What is wanted of a metric: whether it is to be minimized or maximized, for all of tfbatch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import keras
 
 Direction = Literal["min", "max"]
+Goal = Literal["metric", "time", "memory"]
+"""What decides among configurations whose metric is as good; "metric": nothing else does."""
 
 # What Keras says of its own metrics (`Metric._direction`), by the names that they log; a test
 # compares them with the installed Keras. Importing it here would cost every command seconds.

@@ -93,6 +93,29 @@ for _name, _default, _help in (
 flags.DEFINE_integer(
     "max_trials", None, "Trials of the search. Default: the search's.", 1, flag_values=FLAGS
 )
+flags.DEFINE_integer(
+    "verification_seeds",
+    None,
+    "Fresh seeds of the best configurations, at most. Default: the search's.",
+    0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "tolerance",
+    None,
+    "Deficits of the objective up to this do not matter. Default: the deviation between seeds, or "
+    "half a point of accuracy or 2 % of a loss without learning if that is larger.",
+    0.0,
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "goal",
+    None,
+    ["metric", "time", "memory"],
+    "What decides among configurations that are as good: the training time, the memory (the "
+    "smaller batch), or nothing. Default: the search's (time).",
+    flag_values=FLAGS,
+)
 define_common_flags(FLAGS, "max_minutes", more="Verification and saving are included.")
 define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH.")
 define_common_flags(FLAGS, "seed", default=1)
@@ -130,6 +153,9 @@ def request_from_flags() -> Request:
         trial_length=FLAGS.trial_length,
         max_trials=FLAGS.max_trials,
         max_minutes=FLAGS.max_minutes,
+        verification_seeds=FLAGS.verification_seeds,
+        tolerance=FLAGS.tolerance,
+        goal=FLAGS.goal,
         seed=FLAGS.seed,
         run_dir=path_of(FLAGS.run_dir),
         overwrite=FLAGS.overwrite,

@@ -17,6 +17,7 @@ from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.interval import mean_and_deviation
 from tfbatch.estimators.recommendation import Choice
+from tfbatch.metric_direction import Goal
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import RECOMMENDATION
 from tfbatch.schema import JsonObject, Named, Strict
@@ -248,15 +249,22 @@ class Contender(Strict):
 
 
 class Compared(Strict):
-    """One verified configuration against the best one; see tfbatch.estimators.recommendation.
+    """One verified configuration against the best mean and the baseline.
+
+    See tfbatch.estimators.recommendation. What an earlier version wrote has no gain.
 
     Attributes:
         key: The contender's key.
         mean: Mean objective.
         deficit: How far its mean lies behind the best.
-        half_width: Half width of the deficit's 95 % interval; None with one seed.
-        tied: Not shown to be worse than the best, and behind by no more than the margin.
+        half_width: Half width of the deficit's interval; None with one seed.
+        tied: Shown to lie behind the best by no more than the margin.
         seconds: Median training seconds.
+        seeds: Number of its fresh seeds.
+        gain: How far its mean lies above the baseline's, positive where better; None without one.
+        gain_half_width: Half width of the gain's interval; None with one seed.
+        better: Shown to be better than the baseline.
+        out: Left the verification before its last round.
     """
 
     key: str
@@ -265,6 +273,48 @@ class Compared(Strict):
     half_width: float | None
     tied: bool
     seconds: float
+    seeds: int | None = None
+    gain: float | None = None
+    gain_half_width: float | None = None
+    better: bool = False
+    out: bool = False
+
+
+class Expected(Strict):
+    """What to expect of the recommended configuration, freed of its having been chosen.
+
+    Attributes:
+        mean: Mean objective.
+        half_width: Half width of its 95 % interval; None with one seed.
+        gain: How far it lies above the baseline, positive where better; None without one.
+        gain_half_width: Half width of the gain's 95 % interval; None with one seed.
+    """
+
+    mean: float
+    half_width: float | None
+    gain: float | None
+    gain_half_width: float | None
+
+
+class Open(Strict):
+    """A configuration that more seeds would decide about.
+
+    Attributes:
+        key: The contender's key.
+        question: "as good", of one that is cheaper than the recommended one; or "better", of one
+            whose mean is above the baseline's.
+        seeds: Fresh seeds for each configuration at which that is expected to be decided; None if
+            20 are not expected to be enough.
+        minutes: Minutes of training that the further seeds take, one after another; None like
+            `seeds`.
+        option: What to add to the same command, such as "--verification_seeds=10"; None likewise.
+    """
+
+    key: str
+    question: Literal["as good", "better"]
+    seeds: int | None
+    minutes: float | None
+    option: str | None
 
 
 class Verification(Strict):
@@ -272,15 +322,17 @@ class Verification(Strict):
 
     Attributes:
         best: Key of the contender with the best mean.
-        margin: Largest deficit that counts as a tie.
-        noise: Standard deviation between seeds of a typical configuration; None with one seed.
+        margin: The band: deficits up to this do not matter.
+        noise: Standard deviation between seeds, pooled; None with one seed.
         comparisons: Every verified configuration without a failed trial, best first.
+        expected: What to expect of the recommended one; None in what an earlier version wrote.
     """
 
     best: str
     margin: float
     noise: float | None
     comparisons: tuple[Compared, ...]
+    expected: Expected | None = None
 
     @classmethod
     def of(cls, choice: Choice) -> Verification:
@@ -297,8 +349,19 @@ class Verification(Strict):
                     half_width=_finite(c.half_width),
                     tied=c.tied,
                     seconds=c.seconds,
+                    seeds=c.seeds,
+                    gain=_finite(c.gain),
+                    gain_half_width=_finite(c.gain_half_width),
+                    better=c.better,
+                    out=c.out,
                 )
                 for c in choice.comparisons
+            ),
+            expected=Expected(
+                mean=choice.estimate.mean,
+                half_width=_finite(choice.estimate.half_width),
+                gain=_finite(choice.estimate.gain),
+                gain_half_width=_finite(choice.estimate.gain_half_width),
             ),
         )
 
@@ -308,8 +371,13 @@ class Verification(Strict):
 
     @property
     def tied(self) -> list[Compared]:
-        """Those that are tied with the best, the best among them."""
+        """Those that are shown to be as good as any, within the margin."""
         return [c for c in self.comparisons if c.tied]
+
+    @property
+    def better_than_baseline(self) -> Compared | None:
+        """The best mean of those that are shown to be better than the baseline, or None."""
+        return next((c for c in self.comparisons if c.better), None)
 
 
 _FIGURES = (
@@ -338,6 +406,8 @@ class Answer(Strict):
         contenders: All configurations that were compared.
         verification: The comparison on fresh seeds, or None where there was none: then the
             recommendation is the best of the search, chosen and measured on the same seed.
+        goal: What decides among configurations that are as good as one another.
+        undecided: What more fresh seeds would decide.
         memory_used_up: Where memory was used up, or None if it never was.
         memory_limit: What was measured to fit, or None if nothing was.
         best_learning_rate_at_edge: Batch sizes whose best learning rate lies at an edge of the
@@ -357,6 +427,8 @@ class Answer(Strict):
     recommended_trial: str
     contenders: tuple[Contender, ...]
     verification: Verification | None
+    goal: Goal = "time"
+    undecided: tuple[Open, ...] = ()
     memory_used_up: MemoryUsedUp | None = None
     memory_limit: MemoryLimit | None = None
     best_learning_rate_at_edge: Edges = Edges()
@@ -400,8 +472,14 @@ class Answer(Strict):
             "evidence": sorted({t.trial for one in self.shown() for t in one.trials}),
             "tied_with_best": [c.key for c in self.verification.tied] if self.verification else [],
             "margin": self.verification.margin if self.verification else None,
+            "better_than_baseline": self._better(content),
         }
         return headline | content
+
+    @staticmethod
+    def _better(content: dict[str, Any]) -> dict[str, Any] | None:
+        found = content["verification"] or {"comparisons": ()}
+        return next((one for one in found["comparisons"] if one["better"]), None)
 
     def find(self, key: str) -> Contender | None:
         """A contender by its key, or None."""
@@ -427,8 +505,14 @@ class Answer(Strict):
         """Whether the recommendation is the baseline itself."""
         return self.recommended_trial == BASELINE
 
+    def tested(self) -> list[Contender]:
+        """Those whose test metrics are read: recommendation, baseline, and all verified ones."""
+        verified = {c.key for c in self.verification.comparisons} if self.verification else set()
+        others = [one for one in self.contenders if one.key in verified]
+        return list({one.key: one for one in [*self.shown(), *others]}.values())
+
     def shown(self) -> list[Contender]:
-        """Recommendation and baseline, once each: those whose test metrics are read."""
+        """Recommendation and baseline, once each."""
         both = [self.recommended, *([self.baseline] if self.baseline else [])]
         return list({contender.key: contender for contender in both}.values())
 

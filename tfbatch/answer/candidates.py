@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
@@ -71,23 +71,23 @@ def trial_name(configuration: Configuration, number: int) -> str:
     return f"confirm-{configuration.identity()}-{number}"
 
 
+def again_name(configuration: Configuration, number: int) -> str:
+    """The baseline's second training of a round, with a seed of its own."""
+    return f"confirm-{configuration.identity()}-again-{number}"
+
+
 def verified_groups(
     trials: Trials, *, batch_sizes: int, chance: float | None = None
 ) -> dict[str, list[FinishedTrial]]:
-    """The verification's trials of every configuration that was in whole rounds, by its key.
+    """The verification's trials of every configuration that has some, by its key.
 
-    A round is whole when every candidate of its time has been trained; what was verified in an
-    earlier session stays verified when new candidates were not. Every configuration with the same
-    rounds is in, also one with a trial that did not complete. Empty if no round is whole.
+    A verification counts once every candidate of its time has been trained with the first fresh
+    seed; what was verified in an earlier session stays verified when new candidates were not. Empty
+    if there is none.
     """
     for candidates in _candidate_sets(trials, batch_sizes, chance):
-        rounds = 0
-        while candidates and all(
-            trials.find(trial_name(c.configuration, rounds + 1)) for c in candidates
-        ):
-            rounds += 1
-        if rounds:
-            return groups_of_rounds(trials, rounds)
+        if candidates and all(trials.find(trial_name(c.configuration, 1)) for c in candidates):
+            return groups_of_rounds(trials)
     return {}
 
 
@@ -98,18 +98,32 @@ def as_verified(
     """What the recommendation needs to know; configurations with a failed trial are left out."""
     # Seconds of different kinds cannot be compared: all alone, or all as they were.
     alone = all(step_seconds.of(trials[0]) for trials in groups.values())
-    return [
-        Verified(
-            key=key,
-            scores={n: t.score for n, t in enumerate(trials) if t.score is not None},
-            seconds={
-                n: statistics.median(step_seconds.of(t)) if alone else t.training_seconds
-                for n, t in enumerate(trials)
-            },
+    found = []
+    for key, trials in groups.items():
+        if any(t.score is None for t in trials):
+            continue
+        paired = {_number(t): t for t in trials if not _is_again(t)}
+        found.append(
+            Verified(
+                key=key,
+                scores={n: _score(t) for n, t in paired.items()},
+                seconds={
+                    n: statistics.median(step_seconds.of(t)) if alone else t.training_seconds
+                    for n, t in paired.items()
+                },
+                batch_size=trials[0].configuration.batch_size,
+                again={_number(t): _score(t) for t in trials if _is_again(t)},
+            )
         )
-        for key, trials in groups.items()
-        if all(t.score is not None for t in trials)
-    ]
+    return found
+
+
+def _is_again(trial: FinishedTrial) -> bool:
+    return trial.trial == again_name(trial.configuration, _number(trial))
+
+
+def _number(trial: FinishedTrial) -> int:
+    return int(trial.trial.rpartition("-")[2])
 
 
 def _candidate_sets(
@@ -128,17 +142,42 @@ def _candidate_sets(
     return sets
 
 
-def groups_of_rounds(trials: Trials, rounds: int) -> dict[str, list[FinishedTrial]]:
-    """The trials of every configuration that has all of the first `rounds` rounds, by its key."""
+def groups_of_rounds(
+    trials: Trials, *, least: int = 1, most: int | None = None
+) -> dict[str, list[FinishedTrial]]:
+    """The trials of every configuration that has the first rounds, by its key.
+
+    Those of the baseline's second trainings come last.
+
+    Args:
+        trials: All trials of the run.
+        least: Rounds that a configuration must have.
+        most: Rounds beyond this are left out.
+    """
     groups: dict[str, list[FinishedTrial]] = {}
     identities: set[str] = set()
-    for trial in trials.searched():
+    for trial in trials:
         identity = trial.configuration.identity()
-        if identity in identities:
+        if trial.phase == "confirmation" or identity in identities:
             continue
         identities.add(identity)
-        found = [trials.find(trial_name(trial.configuration, n + 1)) for n in range(rounds)]
-        whole = [t for t in found if t is not None]
-        if len(whole) == rounds:
-            groups[trial.trial] = whole
+        paired = _first_rounds(trials, trial_name, trial.configuration, most)
+        if len(paired) >= least:
+            again = _first_rounds(trials, again_name, trial.configuration, len(paired))
+            groups[trial.trial] = [*paired, *again]
     return groups
+
+
+def _first_rounds(
+    trials: Trials,
+    name: Callable[[Configuration, int], str],
+    configuration: Configuration,
+    most: int | None,
+) -> list[FinishedTrial]:
+    found: list[FinishedTrial] = []
+    while most is None or len(found) < most:
+        trial = trials.find(name(configuration, len(found) + 1))
+        if trial is None:
+            break
+        found.append(trial)
+    return found

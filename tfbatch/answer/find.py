@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tfbatch.answer.answer import Answer, Contender, Verification
+from tfbatch.answer.answer import Answer, Contender, Open, Verification
 from tfbatch.answer.candidates import as_verified, verified_groups
 from tfbatch.answer.edges import Edges, edges_of
 from tfbatch.answer.memory_limits import memory_used_up
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.errors import NothingLearnedError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
-from tfbatch.estimators.recommendation import choose
+from tfbatch.estimators.recommendation import Choice, Undecided, choose
+from tfbatch.metric_direction import Goal
 from tfbatch.run_folder.files import JOURNAL
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
@@ -27,6 +28,8 @@ def find_answer(
     chance: ChanceLevel | None = None,
     learning_rates: tuple[float, float] | None = None,
     device: str | None = None,
+    goal: Goal = "time",
+    tolerance: float | None = None,
     too_short: str = "give more time with --max_minutes, or shorten the trials",
 ) -> Answer:
     """Decides among what was measured.
@@ -38,6 +41,8 @@ def find_answer(
         chance: The objective's level without learning; None where it is not known.
         learning_rates: Lowest and highest base learning rate that was searched, or None.
         device: Kind of device whose memory is reported. Default: that of the last trial.
+        goal: What decides among configurations that are as good as one another.
+        tolerance: Deficits up to this do not matter. Default: see `choose`.
         too_short: What to do where no trial has ended.
 
     Returns:
@@ -56,7 +61,7 @@ def find_answer(
     groups = verified_groups(
         trials, batch_sizes=batch_sizes, chance=level if math.isfinite(level) else None
     )
-    answer = decide(trials, groups, step_seconds)
+    answer = decide(trials, groups, step_seconds, chance=level, goal=goal, tolerance=tolerance)
     mean = answer.recommended.objective().mean
     if chance and not chance.beaten_by(mean, objective.direction):
         raise NothingLearnedError(
@@ -71,7 +76,13 @@ def find_answer(
 
 
 def decide(
-    trials: Trials, groups: Mapping[str, Sequence[FinishedTrial]], step_seconds: StepSeconds
+    trials: Trials,
+    groups: Mapping[str, Sequence[FinishedTrial]],
+    step_seconds: StepSeconds,
+    *,
+    chance: float | None = None,
+    goal: Goal = "time",
+    tolerance: float | None = None,
 ) -> Answer:
     """The answer that some verified groups give; without groups, the best of the search.
 
@@ -79,6 +90,9 @@ def decide(
         trials: All trials of the run, one of them completed.
         groups: The verification's trials by the contender's key.
         step_seconds: Step times, each batch size alone.
+        chance: The objective's value without learning; NaN or None where it is not known.
+        goal: What decides among configurations that are as good as one another.
+        tolerance: Deficits up to this do not matter. Default: see `choose`.
 
     Raises:
         SearchError: Every configuration that was verified failed.
@@ -87,16 +101,9 @@ def decide(
     baseline = trials.find(BASELINE)
     if baseline is not None and baseline.score is not None:
         evidence.setdefault(BASELINE, [baseline])
-    verified = as_verified(groups, step_seconds)
-    verification = None
-    if verified:
-        choice = choose(
-            verified,
-            direction=trials.objective.direction,
-            smallest_margin=trials.objective.smallest_margin,
-            incumbent=BASELINE,
-        )
-        recommended, verification = choice.recommended, Verification.of(choice)
+    choice = judge(trials, groups, step_seconds, chance=chance, goal=goal, tolerance=tolerance)
+    if choice:
+        recommended = choice.recommended
     else:
         best = trials.searched().best(without=groups)  # what failed there is not recommended
         if best is None:
@@ -107,9 +114,62 @@ def decide(
         objective=trials.objective,
         recommended_trial=recommended,
         contenders=tuple(Contender.of(key, one, step_seconds) for key, one in evidence.items()),
-        verification=verification,
+        verification=Verification.of(choice) if choice else None,
+        goal=goal,
+        undecided=tuple(_open(one, groups, choice) for one in choice.undecided) if choice else (),
         step_times=step_seconds,
         trials=len(trials),
+    )
+
+
+def judge(
+    trials: Trials,
+    groups: Mapping[str, Sequence[FinishedTrial]],
+    step_seconds: StepSeconds = StepSeconds(),  # noqa: B008 - frozen
+    *,
+    chance: float | None = None,
+    goal: Goal = "time",
+    tolerance: float | None = None,
+) -> Choice | None:
+    """The choice among verified groups; None without any, or where all have failed.
+
+    Args:
+        trials: All trials of the run.
+        groups: The verification's trials by the contender's key.
+        step_seconds: Step times, each batch size alone.
+        chance: The objective's value without learning; NaN or None where it is not known.
+        goal: What decides among configurations that are as good as one another.
+        tolerance: Deficits up to this do not matter. Default: see `choose`.
+    """
+    verified = as_verified(groups, step_seconds)
+    if not verified:
+        return None
+    return choose(
+        verified,
+        direction=trials.objective.direction,
+        smallest_margin=trials.objective.smallest_margin(chance),
+        incumbent=BASELINE,
+        tolerance=tolerance,
+        goal=goal,
+    )
+
+
+def _open(one: Undecided, groups: Mapping[str, Sequence[FinishedTrial]], choice: Choice) -> Open:
+    """What more seeds would decide, and what they cost."""
+    if one.seeds is None:
+        return Open(key=one.key, question=one.question, seeds=None, minutes=None, option=None)
+    seconds = 0.0
+    for compared in choice.comparisons:
+        if not compared.out:
+            group = groups[compared.key]
+            share = max(one.seeds - compared.seeds, 0) / compared.seeds
+            seconds += share * sum(trial.seconds for trial in group)
+    return Open(
+        key=one.key,
+        question=one.question,
+        seeds=one.seeds,
+        minutes=round(seconds / 60, 2),
+        option=f"--verification_seeds={one.seeds}",
     )
 
 

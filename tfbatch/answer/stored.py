@@ -62,6 +62,8 @@ def answer_of(run_dir: Path) -> Answer:
         step_seconds=read_step_seconds(run_dir),
         chance=read_chance_level(run_dir),
         learning_rates=space.learning_rate_range(),
+        goal=verification.goal,
+        tolerance=verification.tolerance,
     )
     return found.model_copy(update={"memory_limit": read_memory_limit(run_dir)})
 
@@ -73,8 +75,17 @@ def _completed(content: dict[str, Any], run_dir: Path) -> Answer:
     if content["verified_on_fresh_seeds"]:
         measured = content["metrics"]["validation"]
         rounds = max(one["seeds"] for one in measured.values())
-    groups = groups_of_rounds(trials, rounds) if rounds else {}
-    found = decide(trials, groups, read_step_seconds(run_dir))
+    groups = groups_of_rounds(trials, least=rounds, most=rounds) if rounds else {}
+    while rounds and not groups:  # the baseline has more seeds than rounds
+        rounds -= 1
+        groups = groups_of_rounds(trials, least=rounds, most=rounds)
+    chance = read_chance_level(run_dir)
+    found = decide(
+        trials,
+        groups,
+        read_step_seconds(run_dir),
+        chance=chance.without_knowledge() if chance else None,
+    )
     # Step times that came later would recommend another one: what stands in the file counts.
     written = next((one for one in found.contenders if _is_of(content, one)), None)
     if written is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from tfbatch.answer.answer import Answer, Contender
+from tfbatch.answer.answer import Answer, Compared, Contender, Open, Verification
+from tfbatch.estimators.race import SAME_COST
 from tfbatch.schema import Named
+from tfbatch.trial.finished_trial import BASELINE
 
 
 def summary(answer: Answer) -> str:
-    """The recommendation beside the baseline, how sure it is, and what limits it."""
+    """What is better than the baseline, what is recommended, and what is not decided yet."""
     one = answer.recommended
     what = (
         f"batch size {one.batch_size}, learning rate {one.learning_rate:.4g}, "
@@ -17,7 +19,8 @@ def summary(answer: Answer) -> str:
         lines = [f"Keep your baseline: {what}", f"  {_figures(one)}"]
     else:
         lines = [f"Recommended: {what}", f"  {_figures(one)}", *_baseline_lines(answer.baseline)]
-    lines += [_certainty(answer), *_memory_lines(answer)]
+    lines += [*_certainty(answer), *(_open_line(one, answer) for one in answer.undecided)]
+    lines += _memory_lines(answer)
     return "\n".join([*lines, *answer.best_learning_rate_at_edge.lines()])
 
 
@@ -45,28 +48,115 @@ def _baseline_lines(base: Contender | None) -> list[str]:
     return [*lines, f"  {base.failures}"] if base.failures else lines
 
 
-def _certainty(answer: Answer) -> str:
-    if answer.verification is None:
-        return (
+def _certainty(answer: Answer) -> list[str]:
+    verification = answer.verification
+    if verification is None:
+        return [
             "Not verified on fresh seeds: the figures are of the search itself, whose best "
             "result is too good on average. More time or trials verify it."
+        ]
+    lines = [_better(answer, verification), _why(answer, verification)]
+    return [*lines, *_expected(answer, verification)]
+
+
+def _better(answer: Answer, verification: Verification) -> str:
+    """Whether anything is better than the baseline."""
+    others = [c for c in verification.comparisons if c.key != BASELINE]
+    if verification.of_key(BASELINE) is None:
+        return "Without a baseline that completed on every fresh seed, the best mean leads."
+    if not others:
+        return "Nothing else was verified."
+    shown = verification.better_than_baseline
+    best = shown or others[0]
+    if best.seeds is None:
+        return "An earlier version has verified this; the same command judges it anew."
+    if best.gain_half_width is None:
+        return "Whether anything is better than your baseline one fresh seed cannot show."
+    name = f"batch size {answer.find(best.key).batch_size}"  # type: ignore[union-attr]
+    figures = f"{name}, {_signed(answer, best.gain or 0.0, best.gain_half_width)}"
+    several = f"for all {len(others)} compared, " if len(others) > 1 else ""
+    of_all = f"on {_seeds(best)}; the interval holds {several}at every look"
+    if shown:
+        return f"Better than your baseline: {figures} ({of_all})."
+    return f"Nothing is shown to be better than your baseline. The nearest: {figures} ({of_all})."
+
+
+def _why(answer: Answer, verification: Verification) -> str:
+    """What the recommendation rests on."""
+    key, margin = answer.recommended_trial, verification.margin
+    one = verification.of_key(key)
+    band = f"{answer.objective.name} by no more than {margin:.4f}"
+    if answer.keeps_baseline:
+        return "It is kept, since nothing is shown to be better, or as good and cheaper."
+    if one is not None and one.better and key == _leader(verification):
+        return "It is recommended as the best of those that are shown to be better."
+    if one is not None and one.tied:
+        return f"It is recommended as the cheapest that is shown to be as good: behind in {band}."
+    return "It is recommended for its mean on the fresh seeds."
+
+
+def _leader(verification: Verification) -> str | None:
+    found = verification.better_than_baseline
+    return found.key if found else None
+
+
+def _expected(answer: Answer, verification: Verification) -> list[str]:
+    """Both sides of the recommendation: the metric and the time."""
+    expected, base = verification.expected, answer.baseline
+    if expected is None or expected.half_width is None:
+        return []
+    low, high = expected.mean - expected.half_width, expected.mean + expected.half_width
+    line = (
+        f"Expected {answer.objective.name}, freed of the choice: {expected.mean:.4f} "
+        f"[{low:.4f}, {high:.4f}]"
+    )
+    if answer.keeps_baseline or base is None or expected.gain is None:
+        return [f"{line}."]
+    gain = _signed(answer, expected.gain, expected.gain_half_width or 0.0)
+    speed = _speed(base.training_seconds.mean / answer.recommended.training_seconds.mean)
+    return [f"{line}. Against your baseline: {speed}, {gain}."]
+
+
+def _open_line(one: Open, answer: Answer) -> str:
+    contender, baseline = answer.find(one.key), answer.recommended
+    if contender is None or answer.verification is None:
+        return ""
+    name = f"batch size {contender.batch_size}"
+    if one.question == "better":
+        what = f"whether {name} is better than your baseline"
+    else:
+        ratio = baseline.training_seconds.mean / contender.training_seconds.mean
+        cheaper = (
+            f"{contender.batch_size / baseline.batch_size:.2g} x the batch"
+            if answer.goal == "memory"
+            else _speed(ratio)
         )
-    tied, count = answer.verification.tied, len(answer.recommended.trials)
-    seeds = (
-        f"{count} fresh seeds" if count > 1 else "one fresh seed (one seed gives no noise estimate)"
-    )
-    if len(tied) == 1:
-        return f"It is the best on {seeds}, and no other one is tied with it."
-    recommended = answer.verification.of_key(answer.recommended_trial)
-    where = "and has the best mean"
-    if recommended and recommended.key != answer.verification.best:
-        spread = "" if recommended.half_width is None else f" ± {recommended.half_width:.4f}"
-        where = f"behind the best mean by {recommended.deficit:.4f}{spread}"
+        what = f"whether {name} ({cheaper}) is as good within {answer.verification.margin:.4f}"
+    if one.option is None:
+        return f"Not decided: {what}; 20 seeds are not expected to be enough."
     return (
-        f"{len(tied)} configurations are tied with the best on {seeds} (not shown to be worse, and "
-        f"behind by at most {answer.verification.margin:.4f}); this is the fastest of them, "
-        f"{where}."
+        f"Not decided: {what}. {one.seeds} seeds are expected to decide, about {one.minutes:.2g} "
+        f"minutes of training: the same command with {one.option}."
     )
+
+
+def _signed(answer: Answer, gain: float, half_width: float) -> str:
+    """Such as "0.0020 lower [-0.0010, 0.0050]"; a gain is positive where better."""
+    up = (gain >= 0) == (answer.objective.direction == "max")
+    low, high = abs(gain) - half_width, abs(gain) + half_width
+    name, side = answer.objective.name, "higher" if up else "lower"
+    return f"{name} {abs(gain):.4f} {side} [{low:.4f}, {high:.4f}]"
+
+
+def _speed(ratio: float) -> str:
+    if 1 / (1 + SAME_COST) <= ratio <= 1 + SAME_COST:
+        return "as fast"
+    return f"{ratio:.2g} x faster" if ratio > 1 else f"{1 / ratio:.2g} x slower"
+
+
+def _seeds(compared: Compared) -> str:
+    count = compared.seeds or 0
+    return "one fresh seed" if count == 1 else f"{count} fresh seeds"
 
 
 def _schedule(schedule: Named) -> str:

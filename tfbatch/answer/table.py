@@ -77,11 +77,15 @@ def _mark(key: str, answer: Answer) -> str:
         marks.append("recommended")
     if answer.verification:
         marks += ["best mean"] if key == answer.verification.best else []
-        comparison = answer.verification.of_key(key)
-        if comparison and comparison.tied and key != answer.verification.best:
-            marks.append("tied with best")
-        elif comparison and not comparison.tied:
-            marks.append(f"behind by {comparison.deficit:.4f}")
+        compared = answer.verification.of_key(key)
+        if compared and compared.better:
+            marks.append("better")
+        elif compared and compared.tied:
+            marks.append("as good")
+        elif compared and key != answer.verification.best:
+            marks.append(f"behind by {compared.deficit:.4f}")
+        if any(one.key == key for one in answer.undecided):
+            marks.append("undecided")
     return ", ".join(marks)
 
 

@@ -18,7 +18,7 @@ from tfbatch.request.model_and_data import (
     baseline_configuration,
     resolve_model_and_data,
 )
-from tfbatch.request.search_config import SearchConfig, Space, load_search
+from tfbatch.request.search_config import SearchConfig, Space, VerificationConfig, load_search
 from tfbatch.schema import Named, as_plain, validate
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
@@ -111,6 +111,9 @@ def resolve_search(
     batch_sizes: list[int] | None = None,
     optimizer: str | None = None,
     max_trials: int | None = None,
+    verification_seeds: int | None = None,
+    tolerance: float | None = None,
+    goal: str | None = None,
 ) -> SearchConfig:
     """A search with a user's overrides, checked like a file.
 
@@ -119,6 +122,9 @@ def resolve_search(
         batch_sizes: Replaces the grid.
         optimizer: Replaces the optimizer, its parameters, range and scaling rule by its defaults.
         max_trials: Replaces the number of trials.
+        verification_seeds: Replaces the fresh seeds of the verification.
+        tolerance: Replaces the band within which configurations are as good.
+        goal: Replaces what decides among those.
 
     Raises:
         InputError: A value out of range, an unknown optimizer.
@@ -136,6 +142,13 @@ def resolve_search(
     )
     if max_trials is not None:
         changed["max_trials"] = max_trials
+    terms = {"seeds": verification_seeds, "tolerance": tolerance, "goal": goal}
+    given = {key: value for key, value in terms.items() if value is not None}
+    changed["confirmation"] = validate(
+        VerificationConfig,
+        changed["confirmation"] | given,
+        where="--verification_seeds, --tolerance, --goal",
+    ).model_dump(mode="json")
     return validate(SearchConfig, changed, where="--max_trials")
 
 
@@ -147,6 +160,9 @@ def make_request(
     batch_sizes: list[int] | None = None,
     max_trials: int | None = None,
     max_minutes: float | None = None,
+    verification_seeds: int | None = None,
+    tolerance: float | None = None,
+    goal: str | None = None,
     seed: int = 1,
     run_dir: Path | None = None,
     overwrite: bool = False,
@@ -162,6 +178,9 @@ def make_request(
         batch_sizes: Replaces the search's.
         max_trials: Replaces the search's.
         max_minutes: Time limit.
+        verification_seeds: Replaces the search's.
+        tolerance: Replaces the search's.
+        goal: Replaces the search's.
         seed: The run's seed.
         run_dir: The run folder. Default: one below `DEFAULT_RUNS`.
         overwrite: Start anew.
@@ -173,11 +192,15 @@ def make_request(
     """
     batch_sizes, max_trials = as_plain((batch_sizes, max_trials))
     max_minutes, seed = as_plain((max_minutes, seed))
+    verification_seeds, tolerance = as_plain((verification_seeds, tolerance))
     chosen = resolve_search(
         load_search(search),
         batch_sizes=batch_sizes,
         optimizer=subject.get("optimizer"),
         max_trials=max_trials,
+        verification_seeds=verification_seeds,
+        tolerance=tolerance,
+        goal=goal,
     )
     execution = execution or Execution()
     resolved = resolve_model_and_data(apart=execution.workers != 0, **subject)

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.metric_direction import Goal
 from tfbatch.optimizers import OPTIMIZERS, roles_of
 from tfbatch.oracles import OracleSettings, make_settings
 from tfbatch.plug_ins import YamlFolder
@@ -235,11 +236,19 @@ class VerificationConfig(Strict):
 
     Attributes:
         batch_sizes: The best configuration of each of that many batch sizes.
-        seeds: Trainings of each.
+        seeds: Trainings of each, at most: who is decided about leaves earlier. The baseline is
+            trained twice as often.
+        goal: What decides among configurations that are as good as one another: the training time,
+            the memory (the smaller batch), or nothing ("metric").
+        tolerance: Deficits of the objective up to this do not matter. Default: the deviation
+            between seeds, or half a point of accuracy or 2 % of a loss without learning if that is
+            larger.
     """
 
     batch_sizes: int = Field(default=3, ge=1)
-    seeds: int = Field(default=3, ge=0)
+    seeds: int = Field(default=5, ge=0)
+    goal: Goal = "time"
+    tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
 
 class SearchConfig(Strict):

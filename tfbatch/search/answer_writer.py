@@ -151,12 +151,14 @@ class AnswerWriter:
         answer.write(self.folder.path)
 
     def _test_metrics(self, answer: Answer) -> Iterator[tuple[str, dict[str, Measured]]]:
-        """Reads the test split, once for each answer: here and nowhere else."""
+        """Reads the test split, once for each verified configuration: here and nowhere else."""
         if "test" not in self.data.splits:
             self.progress.say("There is no test split: the answer rests on validation alone.")
             return
-        self.progress.say("Evaluating the recommendation and the baseline on the test split.")
-        for one in answer.shown():
+        self.progress.say(
+            "Evaluating the recommendation and all that was verified on the test split."
+        )
+        for one in answer.tested():
             kept = [(t.seed, self.runner.weights_file(t.trial)) for t in one.completed]
             measured = [
                 self.engine.call(evaluate_weights, one.configuration, file, split="test", seed=seed)
@@ -177,11 +179,11 @@ class AnswerWriter:
             return None
         untested = before.recommended.metrics.test is None and "test" in self.data.splits
         same = before.recommended_trial == answer.recommended_trial and (
-            [one.trials for one in before.shown()] == [one.trials for one in answer.shown()]
+            [one.trials for one in before.tested()] == [one.trials for one in answer.tested()]
         )
         if untested or not same:
             return None
-        for one in before.shown():
+        for one in before.tested():
             answer = answer.with_test(one.key, one.metrics.test)
         return answer
 

@@ -26,6 +26,7 @@ def declare_columns(
     objective: Objective,
     metrics: Mapping[str, Direction | None],
     baseline: Configuration,
+    in_parts: bool = False,
 ) -> None:
     """Writes the columns of a search.
 
@@ -35,6 +36,7 @@ def declare_columns(
         objective: The objective, the first metric column.
         metrics: Validation metrics of the model, each with its direction.
         baseline: Its values belong to the domains too: a filter must be able to show its row.
+        in_parts: Whether trials may be parts of trainings, whose scores must be told apart.
     """
     batch_sizes: Choices = tuple(sorted({*space.batch_sizes, baseline.batch_size}))
     schedules = tuple(dict.fromkeys([*space.schedule_names, baseline.schedule.name]))
@@ -49,6 +51,11 @@ def declare_columns(
         _number(space, "learning_rate_octaves", "octaves", "Offset from the rule, factors of two."),
         Column("phase", "phase", "What the trial is for.", ("baseline", "search", "confirmation")),
     ]
+    if in_parts:
+        columns += [
+            Column("from_examples", "from example", "Where it began (0: anew).", RealInterval()),
+            Column("to_examples", "to example", "Where it ended.", RealInterval()),
+        ]
     columns += [
         Column("steps", "steps", "Updates (derived).", RealInterval()),
         Column("steps_per_epoch", "steps per epoch", "Updates (derived).", RealInterval()),

@@ -1,4 +1,4 @@
-"""The end states on disk: the oldest go where they take too much."""
+"""The end states on disk: those that were not used for longest go where they take too much."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tfbatch.run_folder.files import STATES, state_file
+from tfbatch.trial.finished_trial import FinishedTrial
 
 MOST_BYTES = 4 << 30
 """What the end states of a run may take on disk, by default."""
@@ -27,17 +28,22 @@ class KeptStates:
         for partial in (run_dir / STATES).glob("partial-*"):  # of a process that was killed
             partial.unlink(missing_ok=True)
 
-    def prune(self, trials: Sequence[str], *, needed: Collection[str]) -> list[str]:
-        """Removes the states of the first trials, until the others fit.
+    def prune(self, trials: Sequence[FinishedTrial], *, needed: Collection[str]) -> list[str]:
+        """Removes the states that were not used for longest, until the others fit.
+
+        A state is used when its trial ends, and again when one that went on from it does: what many
+        branch off from stays longer than what none goes on from.
 
         Args:
-            trials: Names of all trials, in the order of their ends.
-            needed: Those whose states are in use.
+            trials: All of them, in the order of their ends.
+            needed: Names of those whose states are in use.
 
         Returns:
             Names of those whose states were removed.
         """
-        sizes = {trial: self._size(trial) for trial in trials}
+        used = [name for trial in trials for name in (trial.trial, trial.parent) if name]
+        last_used_first = dict.fromkeys(reversed(used))
+        sizes = {name: self._size(name) for name in reversed(last_used_first)}
         left, removed = sum(sizes.values()), []
         for trial, size in sizes.items():
             if left <= self._most_bytes:

@@ -15,7 +15,7 @@ from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
-from tfbatch.search.verification import missing_seconds
+from tfbatch.search.verification import Verification
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
@@ -170,7 +170,7 @@ class Search:
         total = self._runner.total_examples
         branched = trial.course_from > 0 and trial.course_from == trial.from_examples
         part = Part(
-            to_examples=None if trial.length == trial.total_examples else trial.length,
+            to_examples=(None if trial.to_examples == trial.total_examples else trial.to_examples),
             total_examples=None if trial.total_examples == total else trial.total_examples,
             parent=trial.parent,
             schedule=trial.configuration.schedule if branched else None,
@@ -221,7 +221,8 @@ class Search:
             batch_sizes=c.batch_sizes,
             chance=self._chance,
         )
-        rounds = missing_seconds(candidates, rounds=c.seeds, runner=self._runner)
+        verification = Verification(candidates, c, self._runner, self._seed, self._chance)
+        rounds = verification.missing_seconds()
         done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
         if done < len(rounds) and self._clock.fits(rounds[done]):
             return self._clock.verification_reserve(rounds[done:])

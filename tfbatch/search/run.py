@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer
-from tfbatch.answer.candidates import choose_candidates, verified_groups
+from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.step_seconds import read_step_seconds
@@ -31,7 +31,7 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
-from tfbatch.search.verification import missing_seconds, run_rounds
+from tfbatch.search.verification import Verification
 from tfbatch.training.evaluation import Untrained
 from tfbatch.training.step_times import ROUNDS, expected_trial_seconds, keep_step_times
 from tfbatch.trial.derived import Derived, derive
@@ -182,6 +182,8 @@ class Run:
             chance=self.chance,
             learning_rates=self.request.search.space.learning_rate_range(),
             device=self.runner.device,
+            goal=self.request.search.confirmation.goal,
+            tolerance=self.request.search.confirmation.tolerance,
             too_short=self._too_short(),
         )
 
@@ -227,7 +229,7 @@ class Run:
                 finishing=self.clock.finishing,
                 at_once=self.runner.at_once,
                 max_trials=self.request.search.max_trials,
-                to_verify=self.request.search.confirmation.batch_sizes + 1,
+                to_verify=self.request.search.confirmation.batch_sizes + 2,  # the baseline twice
                 length=self.request.trial_length,
                 shortest=self._shortest_length(),
                 max_minutes=self.request.max_minutes,
@@ -250,10 +252,11 @@ class Run:
         return advice or "give more time with --max_minutes, or shorten the trials"
 
     def _expected_test_seconds(self) -> float:
-        """What evaluating recommendation and baseline on test will take, from the untrained one."""
+        """What evaluating what was verified on test may take, from the untrained model."""
         splits = self.data.splits
         share = splits.get("test", 0) / splits["validation"]
-        models = 2 * max(self.request.search.confirmation.seeds, 1)
+        confirmation = self.request.search.confirmation
+        models = (confirmation.batch_sizes + 2) * max(confirmation.seeds, 1)
         return models * self.untrained.seconds * share
 
     def derive(self, configuration: Configuration) -> Derived:
@@ -279,31 +282,17 @@ class Run:
             batch_sizes=confirmation.batch_sizes,
             chance=self._chance_value(),
         )
-        missing = missing_seconds(candidates, rounds=confirmation.seeds, runner=self.runner)
-        if self.stop_requested() or not any(missing):
-            return
-        verified = verified_groups(
-            self.trials,
-            batch_sizes=confirmation.batch_sizes,
-            chance=self._chance_value(),
+        verification = Verification(
+            candidates, confirmation, self.runner, self.request.seed, self._chance_value()
         )
-        before = min((len(trials) for trials in verified.values()), default=1)
-        begun = next(n for n, seconds in enumerate(missing, start=1) if seconds)
-        if not self.clock.fits(sum(missing[: max(before, begun)])):
+        missing = [seconds for seconds in verification.missing_seconds() if seconds]
+        if self.stop_requested() or not missing or not self.clock.fits(missing[0]):
             return
         self.progress.say(
             f"Verifying {len(candidates)} configurations, the baseline among them, on up to "
-            f"{confirmation.seeds} fresh seeds."
+            f"{confirmation.seeds} fresh seeds; what is decided earlier ends earlier."
         )
-        run_rounds(
-            candidates,
-            rounds=confirmation.seeds,
-            runner=self.runner,
-            clock=self.clock,
-            seed=self.request.seed,
-            stop_requested=self.stop_requested,
-            at_least=before,
-        )
+        verification.run(self.clock, stop_requested=self.stop_requested)
 
     def _measure_step_times(self, answer: Answer) -> None:
         """Each verified batch size alone on the device, while no trial runs."""
@@ -336,5 +325,6 @@ class Run:
             space=self.space,
             objective=self.request.objective,
             metrics={f"val_{n}": d for n, d in self.untrained.directions.items()},
+            in_parts=self.request.search.oracle.in_parts,
             baseline=self.request.baseline_configuration(self.space.scaling_rule),
         )

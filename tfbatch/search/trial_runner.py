@@ -18,7 +18,6 @@ from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.engine import TrialEngine
 from tfbatch.search.kept_states import MOST_BYTES, KeptStates
 from tfbatch.search.progress import Progress
-from tfbatch.trial.derived import Derived
 from tfbatch.trial.finished_trial import (
     FinishedTrial,
     final_status,
@@ -88,7 +87,7 @@ class TrialRunner:
             map(read_row, folder.journal.rows), objective=objective, total_examples=total_examples
         )
         for trial in self.trials:  # one may have been killed between journal and TensorBoard
-            self._log(trial, self._spec_of(trial).derived)
+            self._log(trial, self._spec_of(trial))
 
     @property
     def total_examples(self) -> int:
@@ -128,6 +127,7 @@ class TrialRunner:
         """
         if part is None:
             return self._spec(trial, phase, seed, configuration)
+        _check_part(trial, part)
         found = None if part.parent is None else self.trials.find(part.parent)
         if part.parent is not None and (found is None or found.score is None):
             raise InputError(
@@ -148,7 +148,7 @@ class TrialRunner:
             phase,
             seed,
             configuration,
-            total_examples=part.total_examples or self._total_examples,
+            total_examples=part.total_examples,
             to_examples=part.to_examples,
             parent=parent,
             course_from=course_from,
@@ -291,14 +291,15 @@ class TrialRunner:
     def _finish(self, spec: TrialSpec, outcome: Outcome) -> FinishedTrial:
         if spec.checkpoint_file:
             spec.checkpoint_file.unlink(missing_ok=True)  # of a process that was killed
+        if spec.parents_checkpoint_file:
+            spec.parents_checkpoint_file.unlink(missing_ok=True)
         outcome = final_status(outcome, self._objective)
         finished = self._write(spec, outcome)
         if spec.phase != "confirmation":
             self._keep_best_weights(finished)
-        self._states.prune(
-            [trial.trial for trial in self.trials],
-            needed={running.parent.trial for running in self._running.values() if running.parent},
-        )
+        # A parent whose state is gone is trained again, perhaps from that of its own parent.
+        in_use = {name for running in self._running.values() for name in running.ancestors()}
+        self._states.prune(self.trials, needed=in_use)
         self._progress.trial_finished(finished, self.trials.searched().best())
         return finished
 
@@ -313,10 +314,10 @@ class TrialRunner:
         self._folder.journal.append(row)
         finished = read_row(row)
         self.trials = self.trials.with_one_more(finished)
-        self._log(finished, spec.derived)
+        self._log(finished, spec)
         return finished
 
-    def _log(self, finished: FinishedTrial, derived: Derived) -> None:
+    def _log(self, finished: FinishedTrial, spec: TrialSpec) -> None:
         """Writes the HParams row, which can be written again from the journal at any time.
 
         Its columns are declared by tfbatch.search.columns.
@@ -326,7 +327,10 @@ class TrialRunner:
                 self._folder.tensorboard / finished.trial,
                 values={
                     **finished.configuration.flat(),
-                    **derived.flat(),
+                    **spec.derived.flat(),
+                    "steps": spec.steps_before + spec.steps,  # a part makes some of its schedule's
+                    "from_examples": spec.from_examples,
+                    "to_examples": finished.length,
                     "phase": finished.phase,
                     "seed": finished.seed,
                 },
@@ -344,3 +348,22 @@ class TrialRunner:
         for trial in searched:
             if best is None or trial.trial != best.trial:
                 self.weights_file(trial.trial).unlink(missing_ok=True)
+
+
+def _check_part(trial: str, part: Part) -> None:
+    """Refuses what no trial can be.
+
+    Raises:
+        InputError: A length is not positive, or there is nothing that the schedule branches from.
+    """
+    lengths = (part.to_examples, part.total_examples)
+    if any(length is not None and length < 1 for length in lengths):
+        raise InputError(
+            f"The lengths of {trial} must be numbers of examples, at least 1, or None. Received: "
+            f"to_examples={part.to_examples}, total_examples={part.total_examples}."
+        )
+    if part.schedule and part.parent is None:
+        raise InputError(
+            f"{trial} must have a parent to branch off with a schedule of its part. Received: "
+            f"{part.schedule} without one. A trial that begins anew has the schedule of its values."
+        )

@@ -1,94 +1,121 @@
-"""Verification: the best configurations and the baseline again, on fresh seeds, paired."""
+"""Verification: a race of the best configurations and the baseline, on paired fresh seeds."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-from tfbatch.answer.candidates import Candidate, trial_name
+from tfbatch.answer.candidates import Candidate, again_name, groups_of_rounds, trial_name
+from tfbatch.answer.find import judge
+from tfbatch.configuration import Configuration
+from tfbatch.estimators.race import FIRST_EXIT
+from tfbatch.request.search_config import VerificationConfig
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.seeds import derive_seed
+from tfbatch.trial.finished_trial import BASELINE
 from tfbatch.trial.outcome import TrialSpec
 
 
-def run_rounds(
-    candidates: Sequence[Candidate],
-    *,
-    rounds: int,
-    runner: TrialRunner,
-    clock: SearchClock,
-    seed: int,
-    stop_requested: Callable[[], bool],
-    at_least: int = 1,
-) -> None:
-    """Trains every candidate with the same fresh seeds, a round for each seed.
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """The race of one run: who is trained with which fresh seed.
 
-    A round is begun only if it fits in the time that is left. The order changes from round to
-    round, so that a drift of the machine does not fall on one candidate.
-
-    Args:
-        candidates: What to verify.
-        rounds: Number of rounds.
+    Attributes:
+        candidates: Who takes part.
+        config: The most rounds, and the terms of the choice.
         runner: Runs the trials.
-        clock: The time limit.
         seed: The run's seed.
-        stop_requested: When true, no further round is begun.
-        at_least: This many rounds must fit together: an earlier verification has as many, and fewer
-            would replace it.
-
-    Raises:
-        InterruptedTrialError: Running trials were asked to stop.
+        chance: The objective's value without learning; None where it is not known.
     """
-    seconds = missing_seconds(candidates, rounds=rounds, runner=runner)
-    if not clock.fits(sum(seconds[:at_least])):
-        return
-    plan = _rounds(
-        candidates,
-        rounds=rounds,
-        runner=runner,
-        clock=clock,
-        seed=seed,
-        stop_requested=stop_requested,
-    )
-    for _ in runner.run_all(plan):  # each is in the journal as it ends
-        pass
 
+    candidates: Sequence[Candidate]
+    config: VerificationConfig
+    runner: TrialRunner
+    seed: int
+    chance: float | None = None
 
-def missing_seconds(
-    candidates: Sequence[Candidate], *, rounds: int, runner: TrialRunner
-) -> list[float]:
-    """What is missing of each round, in expected wall-clock seconds; 0 for a whole one."""
-    find = runner.trials.find
-    return [
-        side_by_side(
-            [c.seconds for c in candidates if find(trial_name(c.configuration, n)) is None],
-            runner.at_once,
+    def run(self, clock: SearchClock, *, stop_requested: Callable[[], bool]) -> None:
+        """Trains round after round, until all is decided.
+
+        A round is begun only if it fits in the time that is left. The order changes from round to
+        round, so that a drift of the machine does not fall on one candidate.
+
+        Args:
+            clock: The time limit.
+            stop_requested: When true, no further round is begun.
+
+        Raises:
+            InterruptedTrialError: Running trials were asked to stop.
+        """
+        for _ in self.runner.run_all(self._plan(clock, stop_requested)):
+            pass  # each is in the journal as it ends
+
+    def missing_seconds(self) -> list[float]:
+        """What may be missing of each round, in expected wall-clock seconds; 0 for a whole one."""
+        return [self._missing(n) for n in range(1, self.config.seeds + 1)]
+
+    def _plan(
+        self, clock: SearchClock, stop_requested: Callable[[], bool]
+    ) -> Iterator[TrialSpec | None]:
+        begun: list[str] = []
+        for number in range(1, self.config.seeds + 1):
+            if number > FIRST_EXIT:
+                while not all(map(self.runner.trials.find, begun)):
+                    yield None  # who stays is known when the rounds before have ended
+            missing = self._missing(number)
+            if missing and (stop_requested() or not clock.fits(missing)):
+                return
+            for name, seed, configuration in self._round(number):
+                begun.append(name)
+                yield self.runner.spec(name, "confirmation", seed, configuration)
+
+    def _standing(self, number: int) -> list[Candidate]:
+        """Who is in a round: follows from the rounds before it, so that a resumed race is the same.
+
+        Nobody where all is decided; everybody of the round before while that is not whole.
+        """
+        if number <= FIRST_EXIT:
+            return list(self.candidates)
+        before = self._standing(number - 1)
+        if not before or self._missing(number - 1):
+            return before
+        groups = groups_of_rounds(self.runner.trials, most=number - 1)
+        choice = judge(
+            self.runner.trials,
+            groups,
+            chance=self.chance,
+            goal=self.config.goal,
+            tolerance=self.config.tolerance,
         )
-        for n in range(1, rounds + 1)
-    ]
+        if choice is None or choice.decided:
+            return []
+        failed = {key for key, group in groups.items() if any(t.score is None for t in group)}
+        return [c for c in before if c.key not in failed | choice.out]
 
+    def _missing(self, number: int) -> float:
+        seconds = {c.configuration.identity(): c.seconds for c in self.candidates}
+        return side_by_side(
+            [
+                seconds[configuration.identity()]
+                for name, _, configuration in self._round(number)
+                if self.runner.trials.find(name) is None
+            ],
+            self.runner.at_once,
+        )
 
-def _rounds(
-    candidates: Sequence[Candidate],
-    *,
-    rounds: int,
-    runner: TrialRunner,
-    clock: SearchClock,
-    seed: int,
-    stop_requested: Callable[[], bool],
-) -> Iterator[TrialSpec]:
-    for number in range(1, rounds + 1):
-        missing = missing_seconds(candidates, rounds=number, runner=runner)[-1]
-        if missing and (stop_requested() or not clock.fits(missing)):
-            return
-        first = number % max(len(candidates), 1)
-        for candidate in [*candidates[first:], *candidates[:first]]:
-            yield runner.spec(
-                trial_name(candidate.configuration, number),
-                phase="confirmation",
-                seed=verification_seed(seed, number),
-                configuration=candidate.configuration,
-            )
+    def _round(self, number: int) -> list[tuple[str, int, Configuration]]:
+        """Name, seed and configuration of each trial of a round."""
+        standing = self._standing(number)
+        first = number % max(len(standing), 1)
+        paired = verification_seed(self.seed, number)
+        again = derive_seed(self.seed, "confirmation", "again", number)
+        found = []
+        for one in [*standing[first:], *standing[:first]]:
+            found.append((trial_name(one.configuration, number), paired, one.configuration))
+            if one.key == BASELINE and len(self.candidates) > 1:
+                found.append((again_name(one.configuration, number), again, one.configuration))
+        return found
 
 
 def verification_seed(seed: int, number: int) -> int:

@@ -71,8 +71,16 @@ class FinishedTrial:
 
     @property
     def length(self) -> int:
-        """Where it ended, as was asked for: only scores of one length can be compared."""
-        return self.total_examples if self.to_examples is None else self.to_examples
+        """Where it ended, as was asked for: only scores of one length can be compared.
+
+        One whose last update reaches the end of its schedule ended there.
+        """
+        if self.to_examples is None:
+            return self.total_examples
+        batch_size = self.configuration.batch_size
+        updates = -(-(self.to_examples - self.course_from) // batch_size)
+        at_end = self.course_from + updates * batch_size >= self.total_examples
+        return self.total_examples if at_end else self.to_examples
 
     @property
     def is_whole(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 
 from tfbatch.errors import InputError, did_you_mean
@@ -83,10 +84,20 @@ class Objective:
         """The worst of some values."""
         return max(values) if self.direction == "min" else min(values)
 
-    @property
-    def smallest_margin(self) -> float:
-        """Differences below this do not matter: half a point of accuracy; else nothing is known."""
-        return 0.005 if is_accuracy(self.name) else 0.0
+    def smallest_margin(self, untrained: float | None = None) -> float:
+        """Differences below this do not matter.
+
+        Half a point of an accuracy, 2 % of a loss without learning; of anything else nothing is
+        known, and it is 0.
+
+        Args:
+            untrained: Its value without learning; NaN or None where it is not known.
+        """
+        if is_accuracy(self.name):
+            return 0.005
+        known = untrained is not None and math.isfinite(untrained)
+        is_loss = self.name.removeprefix("val_") == "loss"
+        return 0.02 * abs(untrained) if known and is_loss and untrained is not None else 0.0
 
     def __str__(self) -> str:
         """The form that `parse` reads."""

@@ -14,7 +14,7 @@ import numpy as np
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.metric_direction import Direction
-from tfbatch.optimizers import OWN
+from tfbatch.optimizers import OWN, roles_of
 from tfbatch.schedules import make_family
 from tfbatch.schedules._family import value
 from tfbatch.schema import content_hash
@@ -127,6 +127,17 @@ class TrialSpec:
         )
 
     @property
+    def parents_checkpoint_file(self) -> Path | None:
+        """The checkpoint of its parent, where it trains that one again for its state.
+
+        It is the child's own: another child may train the same parent again at the same time.
+        """
+        if self.parent is None or self.checkpoint_file is None:
+            return None
+        own = self.checkpoint_file
+        return own.with_name(f"{own.stem}-{self.parent.trial}{own.suffix}")
+
+    @property
     def from_examples(self) -> int:
         """Where it begins: where its parent ended."""
         return self.parent.end_examples if self.parent else 0
@@ -155,7 +166,7 @@ class TrialSpec:
     @property
     def is_whole(self) -> bool:
         """Whether one schedule leads from the beginning to its end, in however many parts."""
-        return self.course_from == 0 and self.to_examples in (None, self.total_examples)
+        return self.course_from == 0 and self.end_examples == self.derived.total_examples
 
     @property
     def _last_step(self) -> int:
@@ -164,17 +175,23 @@ class TrialSpec:
         wanted = -(-(self.to_examples - self.course_from) // self.derived.batch_size)
         return min(wanted, self.derived.steps)
 
+    def ancestors(self) -> list[str]:
+        """Names of its parent, of that one's parent, and so on."""
+        return [self.parent.trial, *self.parent.ancestors()] if self.parent else []
+
     def check(self) -> None:
         """Refuses a part of a training that cannot be.
 
         Raises:
             InputError: It ends before it begins or after its schedule; it changes what a state
-                depends on; or it says that it goes on with its parent's schedule and has another.
+                depends on; it goes on from a short last batch; or it says that it goes on with its
+                parent's schedule and has another.
         """
-        if not self.from_examples < (self.to_examples or self.total_examples) or self.steps < 1:
+        end = self.total_examples if self.to_examples is None else self.to_examples
+        if not self.from_examples < min(end, self.total_examples) or self.steps < 1:
             raise InputError(
                 f"{self.trial} must end after it begins, by one update at least. Received: from "
-                f"example {self.from_examples} to {self.to_examples or self.total_examples} at "
+                f"example {self.from_examples} to {end} of a schedule of {self.total_examples}, at "
                 f"batch size {self.configuration.batch_size}."
             )
         if self.to_examples is not None and self.to_examples > self.total_examples:
@@ -215,12 +232,32 @@ class TrialSpec:
                 "between updates is not known, so that it cannot be carried over to another "
                 "learning rate. Compile the model with one of keras.optimizers."
             )
+        self._check_slots(self.parent)
         if not branched and self.course(self.first_step) != self.parent.course(self.first_step):
             raise InputError(
                 f"{self.trial} can only go on from {self.parent.trial} with what that one would "
                 "have done next: its configuration and, for a schedule that depends on its length, "
                 "its total_examples. Let it branch off to change them."
             )
+
+    def _check_slots(self, parent: TrialSpec) -> None:
+        """Refuses an optimizer that has other variables than the parent's.
+
+        Raises:
+            InputError: It has a momentum or an average of the weights where the other has none, or
+                another choice, such as `amsgrad`.
+        """
+        roles = roles_of(self.configuration.optimizer.name)
+        for name, own in self.derived.optimizer.items():
+            parents = parent.derived.optimizer[name]
+            there_or_not = roles.get(name) in ("momentum", "weight_average")
+            is_choice = isinstance(own, bool) or isinstance(parents, bool)
+            if (there_or_not or is_choice) and bool(own) != bool(parents):
+                raise InputError(
+                    f"{self.trial} must have a state of the form that {parent.trial} left: what an "
+                    "optimizer remembers cannot begin or end at a branch. Received: "
+                    f"{name}={own!r} and {parents!r}."
+                )
 
     @property
     def _parents(self) -> Configuration:

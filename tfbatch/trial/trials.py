@@ -91,10 +91,6 @@ class Trials(Sequence[FinishedTrial]):
         """Those of one batch size."""
         return self._part(t for t in self if t.configuration.batch_size == batch_size)
 
-    def of_length(self, examples: int) -> Trials:
-        """Those that ended after as many examples; others' scores cannot be compared with them."""
-        return self._part(t for t in self if t.length == examples)
-
     def of_full_length(self) -> Trials:
         """Whole trainings of the run's length.
 

@@ -1,0 +1,88 @@
+"""What the choice promises, over simulated races; the whole table: benchmarks/choice.py."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from choice import Case, simulate
+
+RACES = 1500
+NOISES = ("equal", "unequal", "shared", "heavy")
+EQUAL = (0.0, 0.0, 0.0)
+
+
+def at_most(rate, *, promised):
+    """Whether a rate of RACES races does not contradict a promise, by three binomial errors."""
+    return rate <= promised + 3 * math.sqrt(promised * (1 - promised) / RACES)
+
+
+def rates(gains, costs=(), *, estimate=False, **more):
+    return simulate(Case(gains, costs, **more), races=RACES, estimate=estimate)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_of_equal_ones_the_baseline_is_kept_and_nothing_is_called_better(noise, seeds):
+    found = rates(EQUAL, noise=noise, seeds=seeds)
+
+    assert at_most(1 - found.kept, promised=0.05)
+    assert at_most(found.wrongly_better, promised=0.025)
+    assert at_most(found.worse, promised=0.025)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_intervals_cover_where_the_baseline_is_kept(noise):
+    found = rates(EQUAL, noise=noise, estimate=True)
+
+    assert at_most(1 - found.covered, promised=0.06)
+    assert abs(found.bias) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("gain", "seeds", "missed"), [(2.0, 5, 0.30), (3.0, 5, 0.04), (2.0, 10, 0.04)]
+)
+def test_a_true_gain_is_found(gain, seeds, missed):
+    found = rates((gain, 0.0, 0.0), seeds=seeds, estimate=True)
+
+    assert at_most(found.kept, promised=missed)
+    assert abs(found.bias) <= 0.1
+    assert found.width <= 1.3
+    assert at_most(1 - found.covered, promised=0.06)
+    assert at_most(1 - found.gain_covered, promised=0.06)
+
+
+def test_the_reported_mean_is_freed_of_a_choice_among_several_good_ones():
+    found = rates((2.0, 2.0, 2.0), estimate=True)
+
+    assert found.raw_bias > 0.3, "what the choice adds"
+    assert abs(found.bias) <= 0.1
+    assert at_most(1 - found.covered, promised=0.06)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_an_equal_one_that_is_twice_as_fast_is_recommended_or_named(noise):
+    found = rates(EQUAL, (0.5, 1.0, 1.0), noise=noise)
+
+    assert at_most(1 - found.fast, promised=0.05)
+    assert at_most(found.worse, promised=0.025)
+
+
+def test_what_replaces_the_baseline_is_seldom_far_behind_the_best():
+    behind = [
+        rates((0.0, gap, 0.0), (0.5, 2.0, 1.0)).behind for gap in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+    ]
+
+    assert sum(behind) / len(behind) <= 0.05
+    assert max(behind) <= 0.12
+
+
+def test_the_goal_metric_never_takes_a_faster_one():
+    found = rates(EQUAL, (0.1, 0.1, 0.1), costs_matter=False)
+
+    assert at_most(1 - found.kept, promised=0.025)

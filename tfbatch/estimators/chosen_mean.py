@@ -1,0 +1,110 @@
+"""The mean of a configuration that was chosen for its mean, freed of the choice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+from tfbatch.estimators.race import Indices, Race, lower_bounds, recommended
+from tfbatch.estimators.seed_noise import widening
+from tfbatch.estimators.vectors import Array
+
+_TAIL = 0.0125
+"""The estimated correction has an error of its own: with 2.5 % intervals would cover too seldom."""
+_SAMPLES = 400
+_AT_ONCE = 50_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ChosenMean:
+    """Arrays [R], for the recommended configuration of each race.
+
+    Attributes:
+        mean: Its mean score less what the choice adds to it.
+        half_width: Half width of the 95 % interval of that mean.
+        gain: Mean less the baseline's, both freed of the choice.
+        gain_half_width: Half width of the 95 % interval of the gain.
+    """
+
+    mean: Array
+    half_width: Array
+    gain: Array
+    gain_half_width: Array
+
+
+def chosen_mean(race: Race, *, has_baseline: bool = True) -> ChosenMean:
+    """Corrects for the choice by a parametric bootstrap of its last look.
+
+    Who is chosen is above its own mean on average. How far is simulated with the rule itself, at
+    estimated means: the baseline's as measured, the others' shrunk towards their common mean by
+    as much as chance spreads them (an empirical Bayes estimate as by Efron and Morris, 1973), since
+    among equal ones the choice adds most. The simulation has a fixed seed.
+
+    Args:
+        race: After its last seeds.
+        has_baseline: As of the race.
+    """
+    noise = race.noise
+    races = np.arange(len(noise.means))
+    chosen = race.recommended()
+    looked = ~np.isnan(race.bounds[:, 0])
+    spread = np.sqrt(
+        noise.variances * (1 - noise.correlation[:, None]) / np.maximum(noise.counts, 1)
+    )
+    spread = np.where(looked[:, None], spread, 0.0)  # nothing was chosen yet
+    centers = _shrunk(noise.means, spread, first=1 if has_baseline else 0)
+    samples = np.random.default_rng(0).normal(size=(_SAMPLES, 1, noise.means.shape[1]))
+    added, added_to_gain = np.zeros(len(races)), np.zeros(len(races))
+    for part in np.array_split(samples, max(1, _SAMPLES * len(races) // _AT_ONCE)):
+        errors = (part * spread).reshape(-1, noise.means.shape[1])
+        taken = _chosen_of(race, centers, errors, has_baseline=has_baseline)
+        of_taken = np.take_along_axis(errors, taken[:, None], axis=1)
+        added += of_taken.reshape(-1, len(races)).sum(0) / _SAMPLES
+        added_to_gain += (of_taken - errors[:, :1]).reshape(-1, len(races)).sum(0) / _SAMPLES
+    kept = chosen == 0
+    quantile = stats.norm.isf(_TAIL)
+    error = np.sqrt(noise.variances / np.maximum(noise.counts, 1))[races, chosen]
+    return ChosenMean(
+        mean=noise.means[races, chosen] - added,
+        half_width=error * widening(noise.freedom[races, chosen], _TAIL) * quantile,
+        gain=np.where(kept, 0.0, race.apart[races, chosen, 0] - added_to_gain),
+        gain_half_width=np.where(kept, 0.0, race.errors[races, chosen, 0] * quantile),
+    )
+
+
+def _chosen_of(race: Race, centers: Array, errors: Array, *, has_baseline: bool) -> Indices:
+    """Who would be recommended, with these errors of the means [samples * R, m]."""
+    samples = len(errors) // len(centers)
+
+    def repeated(array: Array) -> Array:
+        return np.tile(array, (samples, *[1] * (array.ndim - 1)))
+
+    means = repeated(centers) + errors
+    apart = means[:, :, None] - means[:, None, :]
+    standard, bounds = repeated(race.errors), repeated(race.bounds)
+    better = apart[:, :, 0] > bounds[:, :1] * standard[:, :, 0]
+    better &= has_baseline
+    better[:, 0] = False
+    close = lower_bounds(apart, standard, bounds, has_baseline)
+    return recommended(
+        means,
+        better,
+        close >= -repeated(race.band)[:, None],
+        None if race.costs is None else repeated(race.costs),
+        has_baseline=has_baseline,
+    )
+
+
+def _shrunk(means: Array, errors: Array, *, first: int) -> Array:
+    """The means from one index on, towards their weighted mean."""
+    several = means[:, first:]
+    if not several.shape[1]:
+        return means
+    weights = 1 / np.maximum(errors[:, first:] ** 2, np.finfo(float).tiny)
+    center = (several * weights).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
+    spread = ((several - center) ** 2 * weights).sum(1, keepdims=True)
+    freedom = several.shape[1] - 1
+    kept = np.clip(1 - freedom / np.maximum(spread, np.finfo(float).tiny), 0.0, 1.0)
+    return np.concatenate([means[:, :first], center + kept * (several - center)], axis=1)
