@@ -10,9 +10,9 @@ gives the best configuration of each batch size. Three verify, one judges; mean 
     naive: the fastest whose mean lies within half a point of the best one's
     race:  what tfbatch recommends of the same candidates, without a baseline
 
-Result: NEGATIVE. Three seeds show no faster configuration to be as good: the median time saved by the
-race is 1.0 x in 8 of 8 tasks; faster ones are named as undecided in 60 to 100 % of splits. The naive
-rule saves 1.0 to 9.2 x and loses up to 0.7 points.
+Result: NEGATIVE. Three seeds show no faster configuration to be as good: the median time saved by
+the race is 1.0 x in 8 of 8 tasks; faster ones are named as undecided in 60 to 100 % of splits. The
+naive rule saves 1.0 to 9.2 x and loses up to 0.7 points.
 Evidence: benchmarks/results/choice_tables.md
 """
 
