@@ -6,7 +6,10 @@ Whole races, as the product runs them: rounds of fresh seeds, the baseline twice
 from the pilot, candidates that leave, looks that spend the error budget, the recommendation, and
 the mean that is reported for it. Scores are drawn; one deviation between seeds is 1.
 
-Result: RESULT
+Result: with equal noise every promise holds among four: the baseline is kept in 98 to 99 % of races
+of equal ones, "better" is wrong in 0.4 to 1.7 %, a gain of 2 deviations is missed in 30 % with 5
+seeds and 3 % with 10, the reported mean is off by less than 0.1 deviations. With deviations from 1
+to 4 "better" is wrong in up to 2.8 %, and more gains are missed.
 Evidence: benchmarks/results/choice.md
 """
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 
@@ -198,6 +200,63 @@ def test_what_an_earlier_version_wrote_is_completed_from_the_journal(tmp_path):
     (tmp_path / "recommendation.json").write_text(json.dumps(before))
     with pytest.raises(RunFolderError, match="no trials of the configuration that it recommends"):
         read_answer(tmp_path)
+
+
+def test_a_verification_that_an_earlier_version_wrote_is_read_without_what_is_new(tmp_path):
+    run(tmp_path, Trainer())
+    content = answer_of(tmp_path).content()
+    for new in ("goal", "undecided", "better_than_baseline"):
+        del content[new]
+    del content["verification"]["expected"]
+    for one in content["verification"]["comparisons"]:
+        for new in ("seeds", "gain", "gain_half_width", "better", "out"):
+            del one[new]
+    (tmp_path / "recommendation.json").write_text(json.dumps(content))
+    read = read_answer(tmp_path)
+
+    assert read.recommended_trial == content["recommended_trial"]
+    assert (read.goal, read.undecided, read.verification.expected) == ("time", (), None)
+    assert "the same command judges it anew" in summary(read)
+
+
+def noisy(losses):
+    """A trainer with losses by batch size, and noise of 0.01 by seed."""
+
+    class Noisy(Trainer):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            size = spec.configuration.batch_size
+            loss = losses[size] + 0.01 * math.sin(1e4 * spec.seed * size)
+            return dataclasses.replace(done, metrics=done.metrics | {"val_loss": loss})
+
+    return Noisy()
+
+
+def test_the_summary_says_what_is_better_by_how_much_and_both_sides_of_it(tmp_path):
+    run(tmp_path, noisy({16: 0.5, 32: 2.0, 64: 0.9}), rounds=3, chance=ChanceLevel(untrained=5.0))
+    answer = answer_of(tmp_path)
+    lines = summary(answer)
+
+    assert answer.recommended.batch_size == 16
+    assert answer.content()["better_than_baseline"]["key"] == answer.recommended_trial
+    assert re.search(
+        r"Better than your baseline: batch size 16, val_loss 1\.[45]\d+ lower \[1\.", lines
+    )
+    assert "holds for all 2 compared, at every look" in lines
+    assert re.search(r"Against your baseline: 2 x slower, val_loss 1\.[45]\d+ lower \[", lines)
+
+
+def test_the_summary_names_what_is_not_decided_and_the_command_that_decides(tmp_path):
+    run(tmp_path, noisy({16: 9.0, 32: 0.50, 64: 0.50}), rounds=3, chance=ChanceLevel(untrained=1.0))
+    answer = answer_of(tmp_path)
+    one = next(one for one in answer.undecided if one.question == "as good")
+
+    assert answer.keeps_baseline
+    assert answer.find(one.key).batch_size == 64
+    assert one.option == f"--verification_seeds={one.seeds}"
+    assert one.minutes > 0
+    assert "whether batch size 64 (2 x faster) is as good within" in summary(answer)
+    assert one.option in summary(answer)
 
 
 def test_a_damaged_answer_is_an_error_with_its_remedy(tmp_path):

@@ -20,7 +20,7 @@ from tfbatch.training.in_graph import LearningRateTable
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
-from tfbatch.trial.outcome import TrialSpec
+from tfbatch.trial.outcome import Outcome, TrialSpec
 
 TOTAL, EXAMPLES = 3000, 1085  # nearly three epochs
 STOPS = (700, 2000)  # within the first epoch and within the second
@@ -179,6 +179,26 @@ def test_updates_that_float16_skips_do_not_shift_the_schedule(digits, tmp_path, 
     for got, also, wanted in zip(left, resumed, expected, strict=True):
         np.testing.assert_array_equal(got, wanted)
         np.testing.assert_array_equal(also, wanted)
+
+
+def test_two_children_that_train_a_parent_again_share_no_checkpoint(digits, tmp_path, monkeypatch):
+    """One would remove it under the other, or replace it between position and weights."""
+    trunk = spec_of(tmp_path, "trunk", to_examples=704, checkpoint_file=tmp_path / "trunk-c.npz")
+    trained_again = []
+
+    def run(programs, spec, **_):
+        trained_again.append(spec)
+        return Outcome("error", {}, 0, 0, 0.0, 0.0)
+
+    monkeypatch.setattr("tfbatch.training.trial.run_trial", run)
+    programs = ProgramCache(Workload(digits, linear))
+    for name in ("one", "other"):
+        child = spec_of(tmp_path, name, parent=trunk, checkpoint_file=tmp_path / f"{name}-c.npz")
+        assert run_trial(programs, child).status == "error"
+
+    assert [spec.trial for spec in trained_again] == ["trunk", "trunk"]
+    files = {spec.checkpoint_file for spec in trained_again}
+    assert files == {tmp_path / "one-c-trunk.npz", tmp_path / "other-c-trunk.npz"}
 
 
 class StopAtOnce(keras.callbacks.Callback):

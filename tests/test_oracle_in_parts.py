@@ -367,6 +367,20 @@ def test_a_part_whose_last_update_reaches_the_end_is_whole(tmp_path):
     assert near.identity() == whole.identity() != part.identity()
 
 
+def test_nothing_is_left_of_a_parent_that_a_killed_child_trained_again(tmp_path):
+    trainer = PartTrainer()
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        runner.run(runner.spec("trunk", "search", 3, BASELINE, Part(to_examples=640)))
+        child = runner.spec("child", "search", 3, BASELINE, Part(parent="trunk"))
+        left = child.parents_checkpoint_file
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"half of it")
+        runner.run(child)
+
+    assert not left.exists()
+
+
 def test_the_hparams_of_parts_tell_their_lengths_apart(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(

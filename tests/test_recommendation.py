@@ -81,6 +81,19 @@ def test_one_that_is_shown_to_be_as_good_is_recommended_where_it_is_cheaper():
     assert chosen(*several, tolerance=0.003).recommended == "baseline"
 
 
+def test_as_good_means_that_the_whole_interval_of_the_deficit_lies_within_the_band():
+    several = (
+        verified("baseline", at(0.81, seeds=3)),
+        verified("fast", at(0.80, OTHER, seeds=3), 0.5),
+    )
+    fast = chosen(*several).comparisons[-1]
+    reach = fast.deficit + fast.half_width
+
+    assert fast.key == "fast"
+    assert chosen(*several, tolerance=1.001 * reach).recommended == "fast"
+    assert chosen(*several, tolerance=0.999 * reach).recommended == "baseline"
+
+
 def test_the_goal_memory_takes_the_smaller_batch():
     choice = chosen(
         verified("baseline", at(0.80, seeds=10), 1.0, batch_size=256),

@@ -436,6 +436,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"oracle: Unknown oracle `hyperband`\..* Available: bayesian, grid, random, sobol\.",
     ),
     "no seeds": ({"confirmation": {"seeds": -1}}, r"confirmation\.seeds: .*Received: -1"),
+    "no goal": ({"confirmation": {"goal": "speed"}}, r"confirmation\.goal: .*Received: 'speed'"),
+    "no tolerance": ({"confirmation": {"tolerance": -0.1}}, r"confirmation\.tolerance: .*-0\.1"),
     "unknown key in space": (
         {"space": {"batchsize": [32]}},
         r"space\.batchsize: is not a known key\. Did you mean `batch_size`\?",

@@ -27,6 +27,7 @@ from tfbatch.answer.candidates import (
 )
 from tfbatch.configuration import Configuration
 from tfbatch.request.search_config import VerificationConfig
+from tfbatch.search import verification
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.verification import Verification, verification_seed
@@ -276,6 +277,21 @@ def test_it_ends_where_all_is_decided(tmp_path):
 
         assert counts(trainer) == {16: 3, 32: 3, 64: 3}
         assert race(runner, 9).missing_seconds() == [0.0] * 9
+
+
+def test_who_stays_is_judged_once_for_each_round(tmp_path, monkeypatch):
+    trainer, judged = NoisyTrainer({32: 0.50, 16: 0.50, 64: 0.505}), []
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner, rounds=9)
+        judge = verification.judge
+        monkeypatch.setattr(
+            verification, "judge", lambda *a, **k: judged.append(1) or judge(*a, **k)
+        )
+        race(runner, 9).missing_seconds()
+
+    assert len(judged) <= 9 - 3
 
 
 def test_a_race_that_was_interrupted_takes_the_same_course(tmp_path):

@@ -33,7 +33,7 @@ class TrialRecord:
         metrics: Final values, `val_loss` and the like, the score, seconds and counts. Those of a
             diverged trial can be non-finite.
         tags: Everything else, as text; `not_finite` names the metrics that are not finite.
-        started_at: Seconds since 1970.
+        started_at: Seconds since 1970; of a part of a training, as if all its parts had been one.
         finished_at: Seconds since 1970.
     """
 

@@ -291,6 +291,8 @@ class TrialRunner:
     def _finish(self, spec: TrialSpec, outcome: Outcome) -> FinishedTrial:
         if spec.checkpoint_file:
             spec.checkpoint_file.unlink(missing_ok=True)  # of a process that was killed
+        if spec.parents_checkpoint_file:
+            spec.parents_checkpoint_file.unlink(missing_ok=True)
         outcome = final_status(outcome, self._objective)
         finished = self._write(spec, outcome)
         if spec.phase != "confirmation":

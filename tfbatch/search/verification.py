@@ -53,7 +53,8 @@ class Verification:
 
     def missing_seconds(self) -> list[float]:
         """What may be missing of each round, in expected wall-clock seconds; 0 for a whole one."""
-        return [self._missing(n) for n in range(1, self.config.seeds + 1)]
+        rounds = enumerate(self._standing(self.config.seeds), start=1)
+        return [self._missing(standing, number) for number, standing in rounds]
 
     def _plan(
         self, clock: SearchClock, stop_requested: Callable[[], bool]
@@ -63,24 +64,33 @@ class Verification:
             if number > FIRST_EXIT:
                 while not all(map(self.runner.trials.find, begun)):
                     yield None  # who stays is known when the rounds before have ended
-            missing = self._missing(number)
+            standing = self._standing(number)[-1]
+            missing = self._missing(standing, number)
             if missing and (stop_requested() or not clock.fits(missing)):
                 return
-            for name, seed, configuration in self._round(number):
+            for name, seed, configuration in self._round(standing, number):
                 begun.append(name)
                 yield self.runner.spec(name, "confirmation", seed, configuration)
 
-    def _standing(self, number: int) -> list[Candidate]:
-        """Who is in a round: follows from the rounds before it, so that a resumed race is the same.
+    def _standing(self, last: int) -> list[list[Candidate]]:
+        """Who is in each round up to the last; nobody where all is decided.
 
-        Nobody where all is decided; everybody of the round before while that is not whole.
+        It follows from the rounds before, so that a resumed race takes the same course. While one
+        of them is not whole, everybody in it is taken to stay.
         """
-        if number <= FIRST_EXIT:
-            return list(self.candidates)
-        before = self._standing(number - 1)
-        if not before or self._missing(number - 1):
-            return before
-        groups = groups_of_rounds(self.runner.trials, most=number - 1)
+        found: list[list[Candidate]] = []
+        for number in range(1, last + 1):
+            if number <= FIRST_EXIT:
+                found.append(list(self.candidates))
+            elif not found[-1] or self._missing(found[-1], number - 1):
+                found.append(found[-1])
+            else:
+                found.append(self._staying(found[-1], number - 1))
+        return found
+
+    def _staying(self, standing: Sequence[Candidate], rounds: int) -> list[Candidate]:
+        """Who of those in a round is in the next one."""
+        groups = groups_of_rounds(self.runner.trials, most=rounds)
         choice = judge(
             self.runner.trials,
             groups,
@@ -91,22 +101,23 @@ class Verification:
         if choice is None or choice.decided:
             return []
         failed = {key for key, group in groups.items() if any(t.score is None for t in group)}
-        return [c for c in before if c.key not in failed | choice.out]
+        return [c for c in standing if c.key not in failed | choice.out]
 
-    def _missing(self, number: int) -> float:
-        seconds = {c.configuration.identity(): c.seconds for c in self.candidates}
+    def _missing(self, standing: Sequence[Candidate], number: int) -> float:
+        seconds = {c.configuration.identity(): c.seconds for c in standing}
         return side_by_side(
             [
                 seconds[configuration.identity()]
-                for name, _, configuration in self._round(number)
+                for name, _, configuration in self._round(standing, number)
                 if self.runner.trials.find(name) is None
             ],
             self.runner.at_once,
         )
 
-    def _round(self, number: int) -> list[tuple[str, int, Configuration]]:
+    def _round(
+        self, standing: Sequence[Candidate], number: int
+    ) -> list[tuple[str, int, Configuration]]:
         """Name, seed and configuration of each trial of a round."""
-        standing = self._standing(number)
         first = number % max(len(standing), 1)
         paired = verification_seed(self.seed, number)
         again = derive_seed(self.seed, "confirmation", "again", number)

@@ -279,13 +279,12 @@ class _Trial:
 
     def _train_again(self, parent: TrialSpec) -> Outcome:
         """Trains a parent for its state alone; its outcome is known."""
-        own = self.spec.checkpoint_file
+        file = self.spec.parents_checkpoint_file
         again = dataclasses.replace(
             parent,
             log_dir=None,
             weights_file=None,
-            # Another child may train it again at the same time.
-            checkpoint_file=own and own.with_name(f"{own.stem}-{parent.trial}.npz"),
+            checkpoint_file=file,
         )
         ended = run_trial(
             self.programs,

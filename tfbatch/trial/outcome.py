@@ -127,6 +127,17 @@ class TrialSpec:
         )
 
     @property
+    def parents_checkpoint_file(self) -> Path | None:
+        """The checkpoint of its parent, where it trains that one again for its state.
+
+        It is the child's own: another child may train the same parent again at the same time.
+        """
+        if self.parent is None or self.checkpoint_file is None:
+            return None
+        own = self.checkpoint_file
+        return own.with_name(f"{own.stem}-{self.parent.trial}{own.suffix}")
+
+    @property
     def from_examples(self) -> int:
         """Where it begins: where its parent ended."""
         return self.parent.end_examples if self.parent else 0
