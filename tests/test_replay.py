@@ -74,6 +74,10 @@ def test_what_is_proposed_says_which_training_it_is():
         assert TINY.training(TINY.values(training), part, parent) == training
     with pytest.raises(LookupError, match="has no Training"):
         TINY.training({"batch_size": 64, "learning_rate_octaves": 0.0}, None, None)
+    cool_down = Training(128, 0.0, "cool_down", 2_000)
+    other = Training(128, 0.0, "trunk", 4_000)
+    with pytest.raises(LookupError, match=r"with the parent Training\(.*length=4000"):
+        TINY.training(TINY.values(cool_down), TINY.part(cool_down, "a"), other)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +173,11 @@ def test_a_plan_that_was_stopped_anywhere_is_completed():
     for place in range(1, len(TINY.trainings())):
         oracle, told = make_oracle()
         journal = drive(oracle, told, workers=2, rng=random.Random(place), most=place)
+        first = {name: told[name] for name in journal}
         oracle, told = make_oracle()
         drive(oracle, told, workers=2, rng=random.Random(place), known=journal)
 
+        assert {name: told[name] for name in journal} == first
         assert set(told.values()) == set(TINY.trainings())
 
 
