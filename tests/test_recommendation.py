@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -306,6 +307,16 @@ def test_stored_bounds_are_those_of_the_simulation():
     for look, found in simulated_bounds(3, again=True, races=40_000, last=5).items():
         if look > 2:  # of the first look 4 races in 20,000 decide
             assert found == pytest.approx(dataclasses.astuple(stored[look]), rel=0.05)
+
+
+def test_the_simulation_of_many_configurations_takes_little_memory():
+    """Each process that reads an answer took 850 MB for a dozen."""
+    tracemalloc.start()
+    simulated_bounds(12, again=True, races=10_000, last=3)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 30e6
 
 
 def test_the_mean_of_the_chosen_one_is_freed_of_the_choice():
