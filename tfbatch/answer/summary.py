@@ -17,6 +17,7 @@ def summary(answer: Answer) -> str:
     )
     if answer.keeps_baseline:
         lines = [f"Keep your baseline: {what}", f"  {_figures(one)}"]
+        lines += [f"  {one.failures}"] if one.failures else []
     else:
         lines = [f"Recommended: {what}", f"  {_figures(one)}", *_baseline_lines(answer.baseline)]
     lines += [*_certainty(answer), *(_open_line(one, answer) for one in answer.undecided)]
@@ -63,7 +64,8 @@ def _better(answer: Answer, verification: Verification) -> str:
     """Whether anything is better than the baseline."""
     others = [c for c in verification.comparisons if c.key != BASELINE]
     if verification.of_key(BASELINE) is None:
-        return "Without a baseline that completed on every fresh seed, the best mean leads."
+        lead = "Without a baseline that completed on every fresh seed, the best mean leads."
+        return f"{lead}{_worse_than_what_completed(answer, verification)}"
     if not others:
         return "Nothing else was verified."
     shown = verification.better_than_baseline
@@ -79,6 +81,20 @@ def _better(answer: Answer, verification: Verification) -> str:
     if shown:
         return f"Better than your baseline: {figures} ({of_all})."
     return f"Nothing is shown to be better than your baseline. The nearest: {figures} ({of_all})."
+
+
+def _worse_than_what_completed(answer: Answer, verification: Verification) -> str:
+    """Of a baseline that failed on a seed: whether the others of its seeds were better."""
+    base, best = answer.baseline, verification.of_key(verification.best)
+    if base is None or best is None or not base.completed:
+        return ""
+    mean, direction = base.objective().mean, answer.objective.direction
+    if not base.on_fresh_seeds or (mean > best.mean) != (direction == "max"):
+        return ""
+    return (
+        f" Where it completed your baseline was better: {answer.objective.name} {mean:.4f}, and "
+        f"{best.mean:.4f} of batch size {answer.find(best.key).batch_size}."  # type: ignore[union-attr]
+    )
 
 
 def _why(answer: Answer, verification: Verification) -> str:
