@@ -205,6 +205,14 @@ def main() -> None:
         for noise in NOISES:
             for name, cases in situations().items():
                 row(seeds, noise, name, cases)
+    for seeds in (20, 40, 80):
+        for noise in NOISES:
+            fast = Case((0.0, 0.0, 0.0), (0.5, 1.0, 1.0))
+            row(seeds, noise, "an equal one twice as fast", [fast])
+    for seeds in (3, 5, 10, 20, 80):
+        for noise in NOISES:
+            behind = Case((-1.01,) * 3, (0.5, 0.4, 0.3), tolerance=1.0)
+            row(seeds, noise, "three fast ones 1.01 behind, tolerance 1", [behind])
     for candidates in (1, 2, 4, 5):
         none = (0.0,) * (candidates - 1)
         row(5, "equal", f"all equal, {candidates + 1} configurations", [Case((0.0, *none))])

@@ -105,9 +105,9 @@ def one_at_a_time(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def short_rounds():
-    """Step times of whole searches in this process are measured in a tenth of the time."""
+    """Step times of a file's whole searches in this process are measured in a tenth of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tfbatch.interleaved_rounds._ROUND_SECONDS", 0.05)
         patch.setattr("tfbatch.interleaved_rounds._EXECUTION_SECONDS", 0.01)

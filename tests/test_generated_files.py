@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def converted():
 
 def test_what_was_converted_is_removed_and_still_traced_and_differentiated(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     function = converted()
     assert function(tf.constant(3.0)) == 6
     assert list(tmp_path.glob("__autograph*"))
@@ -38,7 +40,7 @@ def test_what_was_converted_is_removed_and_still_traced_and_differentiated(tmp_p
     remove_generated_files()
     remove_generated_files()
 
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("__autograph*"))
     assert function(tf.constant(-3)) == 3  # another dtype: traced anew
     with tf.GradientTape() as tape:
         x = tf.Variable(4.0)
@@ -71,6 +73,7 @@ def test_trap_a_worker_that_is_killed_leaves_no_generated_files(tmp_path, monkey
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     slot = Slot(Start(tmp_path / "worker.log", None, _begin, ()))
     try:
         slot.submit(_convert, False)
@@ -78,7 +81,7 @@ def test_trap_a_worker_that_is_killed_leaves_no_generated_files(tmp_path, monkey
         slot.submit(_convert, True)
         with pytest.raises(ValueError, match=r"[1-9] files"):
             slot.result()
-        assert not list(folder.glob("__autograph*"))
+        assert not list(folder.rglob("__autograph*"))
     finally:
         slot.close()
-    assert not list(folder.glob("__autograph*"))
+    assert not list(folder.rglob("__autograph*"))

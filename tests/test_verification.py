@@ -5,11 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
+import re
 
 import pytest
 from search_fixtures import (
     ACCURACY,
     BASELINE,
+    TOTAL_EXAMPLES,
     Trainer,
     finished,
     make_runner,
@@ -25,6 +27,8 @@ from tfbatch.answer.candidates import (
     trial_name,
     verified_groups,
 )
+from tfbatch.answer.find import find_answer
+from tfbatch.answer.summary import summary
 from tfbatch.configuration import Configuration
 from tfbatch.request.search_config import VerificationConfig
 from tfbatch.search import verification
@@ -395,6 +399,71 @@ def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path):
         "search-0002": ["completed"] * 3,
     }
     assert [v.key for v in as_verified(found)] == ["baseline", "search-0002"]
+
+
+def test_a_second_training_of_the_baseline_that_fails_is_only_missing(tmp_path):
+    """One of them ran out of memory, and a worse and slower candidate was recommended."""
+    trainer = NoisyTrainer({32: 0.50, 16: 0.52, 64: 0.505})
+    trainer.ends = {again_name(BASELINE, 2): "oom"}
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner, rounds=5)
+        answer = find_answer(runner.trials, batch_sizes=3)
+        verified = as_verified(verified_groups(runner.trials, batch_sizes=3))
+
+    assert answer.keeps_baseline
+    assert "oom on 1 of 10 fresh seeds" in summary(answer)
+    assert [sorted(v.again) for v in verified if v.key == "baseline"] == [[1, 3, 4, 5]]
+
+
+def test_that_a_failed_baseline_was_better_where_it_completed_is_reported(tmp_path):
+    trainer = NoisyTrainer({32: 0.50, 16: 0.90})
+    trainer.ends = {trial_name(BASELINE, 2): "oom"}
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16)
+        verify(runner)
+        answer = find_answer(runner.trials, batch_sizes=3)
+
+    assert answer.recommended.batch_size == 16
+    assert re.search(r"completed your baseline was better: val_loss 0\.[45]\d+, ", summary(answer))
+
+
+def test_a_configuration_that_was_trained_in_parts_has_the_key_of_the_whole_training():
+    """With the first part's key it lost its seeds in the table, and never left the race."""
+    half = TOTAL_EXAMPLES // 2
+    part = dataclasses.replace(finished("search-0001", configuration(16)), to_examples=half)
+    whole = finished("search-0002", configuration(16), loss=0.4)
+    whole = dataclasses.replace(whole, parent="search-0001", from_examples=half)
+    again = finished("search-0003", BASELINE, loss=0.9)  # of a baseline that failed before
+    fresh = [
+        finished(trial_name(c, 1), c, loss=0.5, phase="confirmation")
+        for c in (configuration(16), BASELINE)
+    ]
+    failed = finished("baseline", BASELINE, phase="baseline", status="oom")
+    trials = trials_of(failed, part, whole, again, *fresh)
+    chosen = choose_candidates(trials, batch_sizes=3)
+
+    assert [c.key for c in chosen] == ["search-0002", "search-0003"]
+    assert verified_groups(trials, batch_sizes=3).keys() == {"search-0002", "search-0003"}
+
+
+def test_a_configuration_that_was_tried_twice_has_the_key_of_its_candidate():
+    rows = [
+        finished("search-0001", BASELINE, loss=0.1),
+        finished("baseline", BASELINE, loss=0.9, phase="baseline"),
+        finished("search-0002", configuration(16), loss=0.5),
+        finished("search-0003", configuration(16), loss=0.4, seed=2),
+    ]
+    fresh = [
+        finished(trial_name(c, 1), c, loss=0.5, phase="confirmation")
+        for c in (configuration(16), BASELINE)
+    ]
+    trials = trials_of(*rows, *fresh)
+
+    assert {c.key for c in choose_candidates(trials, batch_sizes=3)} == {"search-0003", "baseline"}
+    assert verified_groups(trials, batch_sizes=3).keys() == {"search-0003", "baseline"}
 
 
 def test_what_was_verified_stays_so_while_a_longer_search_has_better_candidates(tmp_path):

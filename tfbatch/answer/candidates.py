@@ -95,12 +95,12 @@ def as_verified(
     groups: Mapping[str, Sequence[FinishedTrial]],
     step_seconds: StepSeconds = StepSeconds(),  # noqa: B008 - frozen
 ) -> list[Verified]:
-    """What the recommendation needs to know; configurations with a failed trial are left out."""
+    """What the recommendation needs to know; see `failed` for who is left out."""
     # Seconds of different kinds cannot be compared: all alone, or all as they were.
     alone = all(step_seconds.of(trials[0]) for trials in groups.values())
     found = []
     for key, trials in groups.items():
-        if any(t.score is None for t in trials):
+        if failed(trials):
             continue
         paired = {_number(t): t for t in trials if not _is_again(t)}
         found.append(
@@ -112,10 +112,18 @@ def as_verified(
                     for n, t in paired.items()
                 },
                 batch_size=trials[0].configuration.batch_size,
-                again={_number(t): _score(t) for t in trials if _is_again(t)},
+                again={_number(t): t.score for t in trials if _is_again(t) and t.score is not None},
             )
         )
     return found
+
+
+def failed(trials: Sequence[FinishedTrial]) -> bool:
+    """Whether a configuration did not complete on a seed that all of them are trained with.
+
+    The baseline's second trainings only add to what is known of it: one that fails is missing.
+    """
+    return any(t.score is None for t in trials if not _is_again(t))
 
 
 def _is_again(trial: FinishedTrial) -> bool:
@@ -155,17 +163,25 @@ def groups_of_rounds(
         most: Rounds beyond this are left out.
     """
     groups: dict[str, list[FinishedTrial]] = {}
-    identities: set[str] = set()
-    for trial in trials:
-        identity = trial.configuration.identity()
-        if trial.phase == "confirmation" or identity in identities:
-            continue
-        identities.add(identity)
+    for trial in _one_of_each(trials):
         paired = _first_rounds(trials, trial_name, trial.configuration, most)
         if len(paired) >= least:
             again = _first_rounds(trials, again_name, trial.configuration, len(paired))
             groups[trial.trial] = [*paired, *again]
     return groups
+
+
+def _one_of_each(trials: Trials) -> list[FinishedTrial]:
+    """The trial that gives a configuration its key: the baseline, or else the best; by their end.
+
+    They are those that `choose_candidates` chooses among.
+    """
+    searched = trials.searched()
+    ranked = sorted(searched.ranked(), key=lambda t: t.trial != BASELINE)
+    names: dict[str, str] = {}
+    for trial in ranked:
+        names.setdefault(trial.configuration.identity(), trial.trial)
+    return [trial for trial in searched if trial.trial in names.values()]
 
 
 def _first_rounds(

@@ -20,6 +20,7 @@ def summary(answer: Answer) -> str:
     )
     if answer.keeps_baseline:
         lines = [f"Keep your baseline: {what}", f"  {_figures(one)}"]
+        lines += [f"  {one.failures}"] if one.failures else []
     else:
         lines = [f"Recommended: {what}", f"  {_figures(one)}", *_baseline_lines(answer.baseline)]
     lines += [*_certainty(answer), *(_open_line(one, answer) for one in answer.undecided)]
@@ -66,7 +67,8 @@ def _better(answer: Answer, verification: Verification) -> str:
     """Whether anything is better than the baseline."""
     others = [c for c in verification.comparisons if c.key != BASELINE]
     if verification.of_key(BASELINE) is None:
-        return "Without a baseline that completed on every fresh seed, the best mean leads."
+        lead = "Without a baseline that completed on every fresh seed, the best mean leads."
+        return f"{lead}{_worse_than_what_completed(answer, verification)}"
     if not others:
         return "Nothing else was verified."
     shown = verification.better_than_baseline
@@ -82,6 +84,20 @@ def _better(answer: Answer, verification: Verification) -> str:
     if shown:
         return f"Better than your baseline: {figures} ({of_all})."
     return f"Nothing is shown to be better than your baseline. The nearest: {figures} ({of_all})."
+
+
+def _worse_than_what_completed(answer: Answer, verification: Verification) -> str:
+    """Of a baseline that failed on a seed: whether the others of its seeds were better."""
+    base, best = answer.baseline, verification.of_key(verification.best)
+    if base is None or best is None or not base.completed:
+        return ""
+    mean, direction = base.objective().mean, answer.objective.direction
+    if not base.on_fresh_seeds or (mean > best.mean) != (direction == "max"):
+        return ""
+    return (
+        f" Where it completed your baseline was better: {answer.objective.name} {mean:.4f}, and "
+        f"{best.mean:.4f} of batch size {answer.find(best.key).batch_size}."  # type: ignore[union-attr]
+    )
 
 
 def _why(answer: Answer, verification: Verification) -> str:
@@ -148,7 +164,7 @@ def _open_line(one: Open, answer: Answer) -> str:
 def _no_look(one: Open, verification: Verification) -> str:
     """Why no number of seeds is named, and what can be done."""
     if one.at_most is None:
-        return "One fresh seed cannot show how many are needed."
+        return "With so few fresh seeds no number of them can be named that would decide."
     enough = f"{LOOKS[-1]} seeds are not expected to be enough"
     if one.question == "better" or one.at_most <= verification.margin:
         return f"{enough}."

@@ -73,16 +73,18 @@ def simulated_bounds(
     """
     looks = [n for n in LOOKS if n <= last]
     random = np.random.default_rng([configurations, again])
+    numbers = races * configurations * (last + configurations)
     parts = [
         _largest(random, configurations, again=again, races=len(part), looks=looks)
-        for part in np.array_split(np.arange(races), max(1, races * configurations * last // _AT_ONCE))
+        for part in np.array_split(np.arange(races), max(1, numbers // _AT_ONCE))
     ]
     largest = np.concatenate(parts, axis=1)
     found = [_quantiles(largest, [spent[n] for n in looks]) for spent in (BETTER, AS_GOOD)]
     return dict(zip(looks, zip(*found, strict=True), strict=True))
 
 
-_AT_ONCE = 1_000_000
+_AT_ONCE = 100_000
+"""Numbers in one array: each process that reads an answer may simulate."""
 
 
 def _largest(

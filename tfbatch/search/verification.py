@@ -5,7 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-from tfbatch.answer.candidates import Candidate, again_name, groups_of_rounds, trial_name
+from tfbatch.answer.candidates import (
+    Candidate,
+    again_name,
+    failed,
+    groups_of_rounds,
+    trial_name,
+)
 from tfbatch.answer.find import judge
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.race import FIRST_EXIT
@@ -100,8 +106,7 @@ class Verification:
         )
         if choice is None or choice.decided:
             return []
-        failed = {key for key, group in groups.items() if any(t.score is None for t in group)}
-        return [c for c in standing if c.key not in failed | choice.out]
+        return [c for c in standing if c.key not in choice.out and not failed(groups[c.key])]
 
     def _missing(self, standing: Sequence[Candidate], number: int) -> float:
         seconds = {c.configuration.identity(): c.seconds for c in standing}
