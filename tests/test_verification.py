@@ -280,7 +280,7 @@ def test_it_ends_where_all_is_decided(tmp_path):
         verify(runner, rounds=9)
 
         assert counts(trainer) == {16: 3, 32: 3, 64: 3}
-        assert race(runner, 9).missing_seconds() == [0.0] * 9
+        assert race(runner, 9).missing_seconds() == [0.0] * 3
 
 
 def test_who_stays_is_judged_once_for_each_round(tmp_path, monkeypatch):
@@ -395,10 +395,27 @@ def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path):
 
     assert {key: [t.status for t in trials] for key, trials in found.items()} == {
         "baseline": ["completed"] * 6,
-        "search-0001": ["completed", "diverged", "completed"],
+        "search-0001": ["completed", "diverged"],
         "search-0002": ["completed"] * 3,
     }
     assert [v.key for v in as_verified(found)] == ["baseline", "search-0002"]
+
+
+def test_a_race_ends_where_all_others_have_failed(tmp_path):
+    """The baseline ran on alone, twice a round, and the failed one was trained on each seed."""
+    trainer = NoisyTrainer({32: 0.50, 16: 0.60})
+    trainer.ends = {trial_name(configuration(16), 1): "diverged"}
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16)
+        verify(runner, rounds=8)
+        answer = find_answer(runner.trials, batch_sizes=3)
+
+    assert counts(trainer) == {32: 3, 16: 1}
+    assert counts(trainer, again=True) == {32: 1}
+    assert "Nothing else completed on every fresh seed: batch size 16 diverged on 1" in (
+        summary(answer)
+    )
 
 
 def test_a_second_training_of_the_baseline_that_fails_is_only_missing(tmp_path):

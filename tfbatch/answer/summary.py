@@ -70,7 +70,7 @@ def _better(answer: Answer, verification: Verification) -> str:
         lead = "Without a baseline that completed on every fresh seed, the best mean leads."
         return f"{lead}{_worse_than_what_completed(answer, verification)}"
     if not others:
-        return "Nothing else was verified."
+        return _none_to_compare(answer)
     shown = verification.better_than_baseline
     best = shown or others[0]
     if best.seeds is None:
@@ -84,6 +84,18 @@ def _better(answer: Answer, verification: Verification) -> str:
     if shown:
         return f"Better than your baseline: {figures} ({of_all})."
     return f"Nothing is shown to be better than your baseline. The nearest: {figures} ({of_all})."
+
+
+def _none_to_compare(answer: Answer) -> str:
+    """Why the baseline is compared with nothing."""
+    failed = [
+        f"batch size {one.batch_size} {one.failures}"
+        for one in answer.contenders
+        if one.key != BASELINE and one.failures
+    ]
+    if not failed:
+        return "Nothing else was verified."
+    return f"Nothing else completed on every fresh seed: {'; '.join(failed)}."
 
 
 def _worse_than_what_completed(answer: Answer, verification: Verification) -> str:

@@ -5,13 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-from tfbatch.answer.candidates import (
-    Candidate,
-    again_name,
-    failed,
-    groups_of_rounds,
-    trial_name,
-)
+from tfbatch.answer.candidates import Candidate, again_name, groups_of_rounds, trial_name
 from tfbatch.answer.find import judge
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.race import FIRST_EXIT
@@ -58,9 +52,12 @@ class Verification:
             pass  # each is in the journal as it ends
 
     def missing_seconds(self) -> list[float]:
-        """What may be missing of each round, in expected wall-clock seconds; 0 for a whole one."""
+        """What may be missing of each round, in expected wall-clock seconds; 0 for a whole one.
+
+        Rounds after all is decided are left out.
+        """
         rounds = enumerate(self._standing(self.config.seeds), start=1)
-        return [self._missing(standing, number) for number, standing in rounds]
+        return [self._missing(standing, number) for number, standing in rounds if standing]
 
     def _plan(
         self, clock: SearchClock, stop_requested: Callable[[], bool]
@@ -81,21 +78,27 @@ class Verification:
     def _standing(self, last: int) -> list[list[Candidate]]:
         """Who is in each round up to the last; nobody where all is decided.
 
-        It follows from the rounds before, so that a resumed race takes the same course. While one
+        Who failed is in no further round, and where one is left of several the race is over. It
+        follows from the rounds before, so that a resumed race takes the same course. While one
         of them is not whole, everybody in it is taken to stay.
         """
         found: list[list[Candidate]] = []
         for number in range(1, last + 1):
-            if number <= FIRST_EXIT:
-                found.append(list(self.candidates))
-            elif not found[-1] or self._missing(found[-1], number - 1):
-                found.append(found[-1])
-            else:
-                found.append(self._staying(found[-1], number - 1))
+            before = found[-1] if found else self.candidates
+            standing = [one for one in before if not self._failed(one, number - 1)]
+            if number > FIRST_EXIT and not self._missing(standing, number - 1):
+                standing = self._staying(standing, number - 1)
+            found.append(standing)
         return found
+
+    def _failed(self, one: Candidate, number: int) -> bool:
+        trial = self.runner.trials.find(trial_name(one.configuration, number))
+        return trial is not None and trial.score is None
 
     def _staying(self, standing: Sequence[Candidate], rounds: int) -> list[Candidate]:
         """Who of those in a round is in the next one."""
+        if len(standing) < min(len(self.candidates), 2):
+            return []
         groups = groups_of_rounds(self.runner.trials, most=rounds)
         choice = judge(
             self.runner.trials,
@@ -106,7 +109,7 @@ class Verification:
         )
         if choice is None or choice.decided:
             return []
-        return [c for c in standing if c.key not in choice.out and not failed(groups[c.key])]
+        return [one for one in standing if one.key not in choice.out]
 
     def _missing(self, standing: Sequence[Candidate], number: int) -> float:
         seconds = {c.configuration.identity(): c.seconds for c in standing}
@@ -129,7 +132,7 @@ class Verification:
         found = []
         for one in [*standing[first:], *standing[:first]]:
             found.append((trial_name(one.configuration, number), paired, one.configuration))
-            if one.key == BASELINE and len(self.candidates) > 1:
+            if one.key == BASELINE and len(standing) > 1:
                 found.append((again_name(one.configuration, number), again, one.configuration))
         return found
 
