@@ -127,6 +127,7 @@ def test_clipping_and_averaging_happen_once_per_update(settings):
     assert_equal(*found)
 
 
+@pytest.mark.slow
 def test_sample_weights_regularization_metrics_and_a_short_last_batch_are_those_of_the_batch():
     compiled = {"metrics": ["accuracy"], "weighted_metrics": ["accuracy"]}
     data = (X[:77], Y[:77], WEIGHTS[:77])  # the last batch has 5 examples
@@ -148,7 +149,7 @@ def test_sample_weights_regularization_metrics_and_a_short_last_batch_are_those_
             assert found[1][name] == pytest.approx(values, rel=1e-9), name
 
 
-@pytest.mark.quick_cases("steps_per_execution", "sum")
+@pytest.mark.quick_cases("sum")
 @pytest.mark.parametrize(
     "compiled",
     [

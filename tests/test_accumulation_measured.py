@@ -167,6 +167,7 @@ def test_a_small_difference_is_a_warning():
         one_update(network(), nearly, micro=16)
 
 
+@pytest.mark.quick_cases("1")
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
 def test_measuring_costs_no_further_trace_and_no_example(steps_per_execution):
     traces, seen = [], []

@@ -261,6 +261,7 @@ def test_the_images_given_are_not_changed(name):
     np.testing.assert_array_equal(batch, before)
 
 
+@pytest.mark.quick_cases("horizontal_flip", "random_crop", "mixup")
 @EACH
 def test_it_works_in_a_graph_with_an_unknown_batch_size(name):
     parameters = AUGMENTATIONS.load(name).Parameters()

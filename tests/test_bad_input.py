@@ -87,6 +87,7 @@ runpy.run_module("tfbatch.tune", run_name="__main__")
 """
 
 
+@pytest.mark.quick_cases("name", "help")
 @pytest.mark.parametrize(
     ("arguments", "code", "stream", "message"),
     [

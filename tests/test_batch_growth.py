@@ -199,6 +199,7 @@ def test_a_constant_size_trains_as_plain_fit_on_the_same_order(execution):
         np.testing.assert_array_equal(mine, other)
 
 
+@pytest.mark.slow
 def test_going_on_at_an_epoch_is_as_if_training_had_not_stopped():
     whole, seen = recording()
     parts, seen_in_parts = recording()
@@ -214,6 +215,7 @@ def test_going_on_at_an_epoch_is_as_if_training_had_not_stopped():
     np.testing.assert_array_equal(whole.get_weights()[0], parts.get_weights()[0])
 
 
+@pytest.mark.slow
 def test_a_second_fit_begins_anew_and_a_copy_drives_the_same_dataset():
     scheduler = BatchSizeScheduler(SIZES)
     dataset = scheduler.dataset(X, X)
@@ -464,6 +466,7 @@ def test_piece_factors_must_fit_the_pieces():
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_keras_tuner_search_trains_with_the_changing_batch(tmp_path):
     """It copies the callbacks for each execution."""
     seen: list[list[int]] = []

@@ -173,6 +173,7 @@ def test_a_model_with_its_own_train_step_gets_the_rest(capsys):
     assert advisor.advice.batch_size is None
 
 
+@pytest.mark.slow
 def test_it_can_be_told_to_be_silent_and_to_time_nothing(capsys):
     advisor = Advisor(time_steps=False, verbose=0)
 

@@ -201,7 +201,7 @@ def plain():
     return trainings(None, [], [])
 
 
-@pytest.mark.quick_cases("gap", "gradient", "guard", "hparams", "throughput")
+@pytest.mark.quick_cases("hparams", "throughput")
 @IN_ANY_FIT
 def test_a_callback_survives_a_copy_a_second_fit_and_several_steps_at_once(name, tmp_path):
     """And if it promises so, it leaves no bit changed; afterwards `fit` goes on without it."""

@@ -43,6 +43,7 @@ def test_it_is_the_difference_of_two_evaluations_and_not_of_the_curves():
     assert gap.gap["loss"] > curves + 0.02  # dropout makes the training curve look worse
 
 
+@pytest.mark.slow
 def test_both_samples_have_the_size_of_the_smaller_split_and_stay_the_same():
     gap = GeneralizationGap(TRAINING, (X[100:130], Y[100:130]), num_examples=50)
     model = build()
@@ -55,6 +56,7 @@ def test_both_samples_have_the_size_of_the_smaller_split_and_stay_the_same():
     assert history["clean_loss"][0] == history["clean_loss"][1]
 
 
+@pytest.mark.slow
 def test_sample_weights_count_on_both_sides():
     weights = np.linspace(0, 2, 100, dtype="float32")
     gap = GeneralizationGap((*TRAINING, weights), (*TRAINING, weights))

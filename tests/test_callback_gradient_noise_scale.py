@@ -189,6 +189,7 @@ def test_short_last_batches_are_not_measured_and_nothing_is_traced_for_them():
     assert traces == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_batches_drawn_from_given_arrays_give_it_too():
     x, y = regression()
     noise = GradientNoiseScale(x, y, batch_size=64, interval=1, decay=0.99)

@@ -56,7 +56,7 @@ def state(model):
     return [np.asarray(v.value) for v in [*model.variables, *model.optimizer.variables]]
 
 
-@pytest.mark.quick_cases("4")
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_the_test_ends_where_training_diverges_and_suggests_less(steps_per_execution):
     test = LearningRateRangeTest(1e-5, 100)
@@ -140,7 +140,7 @@ def restored_by(way, model, how):
         assert len(test.losses) == 200
 
 
-@pytest.mark.quick_cases("with-interrupted")
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["interrupted", "broken off"])
 @pytest.mark.parametrize(
     "way", ["with", *(pytest.param(way, marks=pytest.mark.slow) for way in ("restore", "next fit"))]

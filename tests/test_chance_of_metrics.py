@@ -170,6 +170,7 @@ def tagger(classes=3, **compiled):
     return model
 
 
+@pytest.mark.slow
 def test_an_accuracy_that_counts_a_class_that_the_loss_ignores_has_no_constant():
     """255 is the most frequent label, and no model predicts it."""
     labels = np.array([[255, 255], [255, 0], [0, 1], [255, 255]])

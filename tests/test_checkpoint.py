@@ -276,6 +276,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(programs, tmp_path, record
     assert continued.steps == undisturbed.steps - 2 * steps
 
 
+@pytest.mark.slow
 def test_a_short_training_writes_nothing(programs, spec):
     """Before a minute is over, and at its end."""
     assert spec.checkpoint_file

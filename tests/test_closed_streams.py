@@ -27,6 +27,7 @@ def piped(command, reader, folder):
     return int(code), "\n".join(lines), done.stderr
 
 
+@pytest.mark.quick_cases("train-head", "tune-true")
 @pytest.mark.parametrize(
     ("name", "reader"), [*((name, "head -n 1") for name in COMMANDS), ("tune", "true")]
 )

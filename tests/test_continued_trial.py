@@ -144,6 +144,7 @@ def test_three_parts_equal_the_whole_bit_for_bit(programs, workload, tmp_path, c
     assert not parts[1].is_whole
 
 
+@pytest.mark.slow
 def test_updates_that_float16_skips_do_not_shift_the_schedule(digits, tmp_path, monkeypatch):
     """Keras does not count them: the rate follows the optimizer's count, in parts as in the whole.
 
@@ -251,6 +252,7 @@ def test_what_happens_to_a_parent_that_is_trained_again_is_not_the_childs(
     )
 
 
+@pytest.mark.slow
 def test_a_branch_that_was_interrupted_goes_on_from_its_checkpoint(programs, tmp_path):
     """Its optimizer's count of updates is neither that of its stream nor that of its schedule."""
     trunk = spec_of(tmp_path, "trunk", configuration={"optimizer": ADAM}, to_examples=700)
@@ -320,6 +322,7 @@ def test_a_parent_without_its_state_is_trained_again(programs, tmp_path, damage)
     assert read_end_state(parts[0]) is not None, "and its own parent too"
 
 
+@pytest.mark.slow
 def test_a_cool_down_is_the_tail_of_wsd(programs, tmp_path):
     """The same updates at the same rates but for the last bits of float32."""
     stable = {"schedule": Named(name="constant")}

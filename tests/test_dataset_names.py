@@ -191,6 +191,7 @@ def test_unequal_images_of_an_unknown_data_set_with_43_classes_are_resized(folde
     assert " no validation example: " in absent
 
 
+@pytest.mark.slow
 def test_fifty_classes_of_64_pixels_keep_their_size(folders, tmp_path):
     recipe = derive_recipe("tfds:fifty_patterns/fine", data_dir=folders)
     data = load_data(recipe, data_dir=folders, records_dir=tmp_path)

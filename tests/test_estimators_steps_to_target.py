@@ -165,6 +165,7 @@ def test_isotropic_regression_has_twice_its_dimensions_for_critical_batch_size()
     assert fit.hyperbola.critical_batch_size == pytest.approx(2 * 51, rel=0.05)
 
 
+@pytest.mark.quick_cases("nine runs", "censored")
 @pytest.mark.parametrize(
     ("options", "count"),
     [

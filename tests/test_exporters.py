@@ -129,6 +129,7 @@ def test_an_exporter_writes_every_trial_and_leaves_the_run_folder_as_it_was(
     assert contents(run_dir) == before
 
 
+@pytest.mark.quick_cases("csv", "mlflow")
 @pytest.mark.parametrize("name", EXPORTERS.names())
 def test_an_exporter_takes_a_run_without_an_answer_and_with_a_torn_line(name, run_dir, empty_store):
     if empty_store:

@@ -154,6 +154,7 @@ def test_validation_figures_are_those_of_the_journal(result, content):
         assert part["training_seconds"]["alone_on_the_device"] is True
 
 
+@pytest.mark.slow
 def test_test_figures_are_those_of_the_kept_weights(result, content, digits):
     workload = Workload(digits, tiny_model.build)
     contender = result.answer.recommended
@@ -233,6 +234,7 @@ def test_running_it_again_trains_nothing_and_leaves_the_test_split_alone(
     assert again.summary() == result.summary()
 
 
+@pytest.mark.slow
 def test_a_larger_budget_searches_further(result, run_dir, tmp_path):
     copy = shutil.copytree(run_dir, tmp_path / "copy")
     more = tfbatch.find_batch_size(

@@ -192,6 +192,7 @@ def mixed(digits):
     return PreparedData(recipe, digits.folder)
 
 
+@pytest.mark.slow
 def test_mixup_is_part_of_the_gradient_unless_left_out(mixed, digits):
     workload = Workload(mixed, linear)
     values = initial(workload)
@@ -212,7 +213,7 @@ def test_curvature_is_that_of_the_examples_as_they_are(mixed, digits):
     assert one.eigenvalues.largest.value == pytest.approx(other.eigenvalues.largest.value, rel=1e-4)
 
 
-@pytest.mark.quick_cases("bfloat16")
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_the_figures_are_float32_whatever_the_precision(digits, precision):
     """And the training's own program keeps its precision."""
@@ -248,7 +249,7 @@ def kept(stored, tmp_path):
     return data, model, tmp_path
 
 
-@pytest.mark.quick_cases("kept.keras")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kept.weights.h5", "kept.keras"])
 def test_kept_weights_are_those_that_are_measured(kept, name):
     data, model, folder = kept

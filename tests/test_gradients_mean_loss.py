@@ -104,6 +104,7 @@ def test_a_loss_whose_examples_depend_on_one_another_is_refused(loss, policy):
         LayerNorms(model, micro_batches=2)((BATCH[0], labels))
 
 
+@pytest.mark.quick_cases("6", "3")
 @pytest.mark.parametrize(
     "made",
     [

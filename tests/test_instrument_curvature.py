@@ -72,6 +72,7 @@ def two_linear():
     return compiled(keras.layers.Dense(3, use_bias=False), keras.layers.Dense(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make", [two_linear, pytest.param(pooled, marks=pytest.mark.slow)], ids=["linear", "pooling"]
 )

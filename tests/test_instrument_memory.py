@@ -178,6 +178,7 @@ def test_a_failure_of_the_code_ends_the_search_with_its_traceback(make_prober, f
     assert "memory_load.py" in str(caught.value)
 
 
+@pytest.mark.quick_cases("abort_like", "hang")
 @pytest.mark.parametrize(
     ("breaks", "outcome"),
     [

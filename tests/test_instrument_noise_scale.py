@@ -99,6 +99,7 @@ def test_a_scaled_loss_has_the_same_noise_scale():
     assert other.squared_gradient == pytest.approx(9 * one.squared_gradient, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "repeats", [40, pytest.param(150, marks=pytest.mark.slow)], ids=["quick", "slow"]
 )
@@ -148,6 +149,7 @@ def programs(digits):
     return ProgramCache(Workload(digits, tiny_model.build))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps", [pytest.param(0, marks=pytest.mark.slow), 5], ids=["initial", "trained"]
 )

@@ -52,6 +52,7 @@ def build_quadratic():
     return model
 
 
+@pytest.mark.slow
 def test_a_quadratic_diverges_above_its_threshold_and_the_suggestion_lies_below(digits):
     programs = ProgramCache(Workload(digits, build_quadratic))
     settings = RangeSettings(lowest=1e-3, highest=10.0, steps=100, seeds=(1, 2))

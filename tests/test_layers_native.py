@@ -55,6 +55,7 @@ def assert_same(one, other, atol=1e-6):
         np.testing.assert_allclose(a, b, atol=atol * max(1.0, float(np.abs(b).max())), rtol=0)
 
 
+@pytest.mark.quick_cases("float64")
 @SHAPES
 @pytest.mark.parametrize("ghost_size", [12, 7, 100], ids=["equal", "over half", "larger"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -337,6 +338,7 @@ def test_ghost_layers_frozen_layers_and_masked_positions_are_recalibrated():
     assert_same(state(model.layers[-1]), [seen.mean(0), seen.var(0)], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_trap_after_fifty_updates_the_validation_loss_is_wrong_and_then_right():
     """BatchNormalization counts its momentum in updates: 60 % of the initial values are left."""
     x = values((200, 6)) * 5 + 10

@@ -154,7 +154,7 @@ def test_many_equally_bad_scores_do_not_end_a_search(name):
         asked.tell(2.3)
 
 
-@pytest.mark.quick_cases("max")
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["min", "max"])
 def test_the_bayesian_oracle_moves_towards_the_better_scores(direction):
     space = make_space(**ONE_NUMBER)
@@ -226,6 +226,7 @@ def test_only_a_grid_knows_its_size():
     assert known == {"grid"}
 
 
+@pytest.mark.slow
 def test_the_bayesian_oracle_stays_away_from_what_diverged():
     space = make_space(**ONE_NUMBER)
     asked = Asked("bayesian", space, initial_trials=8)
@@ -300,6 +301,7 @@ def test_what_is_left_below_the_bound_is_asked_once_each(name):
     assert sorted(pairs) == list(itertools.product([8, 16], [0.01, 0.1]))
 
 
+@pytest.mark.quick_cases("grid", "random", "sobol")
 @EACH
 def test_a_search_replayed_from_its_journal_goes_on_as_if_it_had_not_been_stopped(name):
     """Trials end by a score, teach nothing, and meet a bound from the fourth on."""

@@ -154,7 +154,7 @@ def test_a_stream_continues_exactly_where_it_was_left(prepared, mode):
         assert_equal(rest, [x[start:] for x in whole])
 
 
-@pytest.mark.quick_cases("one mixes, streaming", "random_erasing")
+@pytest.mark.quick_cases("none mixes")
 @pytest.mark.parametrize(
     ("mode", "chain"),
     [

@@ -121,6 +121,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.quick_cases("images cut", "header", "stamp cut")
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_copy_that_does_not_fit_is_made_anew(folder, decodings, damage):
     read(folder)

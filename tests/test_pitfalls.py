@@ -45,6 +45,7 @@ def in_batch_negatives(target, output):
     return keras.losses.sparse_categorical_crossentropy(labels, scores, from_logits=True)
 
 
+@pytest.mark.quick_cases("mean")
 @pytest.mark.parametrize(
     ("loss", "dependent"),
     [

@@ -19,6 +19,7 @@ def trained(optimizer):
     return model
 
 
+@pytest.mark.quick_cases("sgd")
 @pytest.mark.parametrize(
     "make",
     [
@@ -34,6 +35,7 @@ def test_momentum_is_no_second_moment(make):
     assert slots_preconditioner(trained(make())) is None
 
 
+@pytest.mark.quick_cases("RMSprop", "Adam")
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "Nadam", "Lamb", "RMSprop", "Adagrad"])
 def test_second_moments_give_finite_scales(name):
     model = trained(getattr(keras.optimizers, name)(0.01))

@@ -73,6 +73,7 @@ def check_reading(reading):
         assert figure(chart).data
 
 
+@pytest.mark.quick_cases("noise_scale", "range", "input_bound", "throughput")
 @pytest.mark.parametrize("name", QUICK)
 def test_a_reading_keeps_the_contract(name, probed):
     section = next(section for section in probed.sections if section.name == name)
@@ -308,6 +309,7 @@ def test_a_disk_that_is_full_costs_nothing_that_is_printed(probed, tmp_path, mon
     assert report.measured == len(QUICK)
 
 
+@pytest.mark.slow
 def test_a_stop_in_an_instrument_keeps_those_before_it(bench, monkeypatch):
     told, kept = [], []
     failing = Fails(StoppedError("stopped"))

@@ -383,7 +383,7 @@ def traces_of(programs, spec):
     return list(TRACES)
 
 
-@pytest.mark.quick_cases("fewer")
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(512, 8), (8, 512)], ids=["more at once", "fewer at once"])
 def test_validation_is_of_the_whole_split_whatever_was_executed_at_once(workload, sizes):
     """Keras's own test function keeps the number of steps that it was traced with."""
@@ -596,7 +596,7 @@ def test_xla_goes_the_same_way(data):
     assert_close(got, train_with(ProgramCache(Workload(data, dense)), change(batch_size=100)))
 
 
-@pytest.mark.quick_cases("cosine", "restarts")
+@pytest.mark.quick_cases("cosine-130")
 @pytest.mark.parametrize(
     ("family", "warmup"),
     [(name, w) for name in SCHEDULES.names() for w in (0, 130) if not (w and has_own_warmup(name))],

@@ -336,6 +336,7 @@ def test_a_config_holds_exactly_the_arguments_of_the_constructor():
     assert set(native("linear").get_config()) == accepted
 
 
+@pytest.mark.quick_cases("cosine", "wsd", "one_cycle")
 @EACH_FAMILY
 def test_fit_uses_the_learning_rate_of_each_update(name):
     """One weight, gradient -1: after a step of plain SGD it has grown by the learning rate."""
@@ -586,6 +587,7 @@ KERAS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick_cases("exponential", "cosine-floor", "restarts-growing")
 @pytest.mark.parametrize(("name", "parameters", "kerass"), KERAS.values(), ids=KERAS)
 def test_a_schedule_is_kerass_own_where_keras_has_it(name, parameters, kerass):
     """Up to the end of the training: there ExponentialDecay goes on and CosineDecayRestarts

@@ -150,6 +150,7 @@ def test_the_same_seed_gives_the_same_trials_and_another_one_others(tmp_path, or
     assert {row["seed"] for row in other}.isdisjoint(row["seed"] for row in first)
 
 
+@pytest.mark.quick_cases("random")
 @pytest.mark.parametrize("oracle", ["random", "bayesian"])
 def test_a_search_stopped_anywhere_continues_as_if_it_had_not_been(tmp_path, oracle):
     """Stopped twice: between two trials, and in the middle of one."""

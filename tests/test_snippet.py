@@ -92,6 +92,7 @@ def script(configuration, *, total_examples=542, **changes):
     return text, ast.parse(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("configuration", "total_examples"),
     [

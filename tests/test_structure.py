@@ -287,6 +287,7 @@ def deeper(input_shape, num_classes):
     return keras.Sequential([inner, keras.layers.Dense(num_classes)])
 
 
+@pytest.mark.quick_cases("sequential", "declared", "nested", "weights", "small_cnn")
 @pytest.mark.parametrize(
     "build",
     [
@@ -479,7 +480,7 @@ def first_losses(programs, factors):
 FACTOR = {"now": 1.0}
 
 
-@pytest.mark.quick_cases("own")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "traced"), [(ScalesItsLoss, 4), (DeclaredScalesItsLoss, 2)], ids=["own", "declared"]
 )

@@ -66,6 +66,7 @@ def configuration(learning_rate=0.01, batch_size=10):
     )
 
 
+@pytest.mark.quick_cases("sample_weight")
 @pytest.mark.parametrize(
     ("train", "given", "factor", "scatter"),
     [
@@ -88,6 +89,7 @@ def test_the_training_loss_has_the_weights_that_fit_gives_it(
     assert found.judged_examples == pytest.approx(64 * scatter, rel=0.2, abs=0)
 
 
+@pytest.mark.slow
 def test_weights_that_validation_lacks_are_no_divergence_and_a_real_one_is_found(workload):
     made = workload(linear, (X, Y), class_weight={0: 1.0, 1: 50.0})
     programs = ProgramCache(made)
