@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from tfbatch.errors import (
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
+from tfbatch.run_folder.journal import read_rows
 from tfbatch.search.preparation import Prepared
 from tfbatch.search.progress import Progress
 from tfbatch.search.run import Run
@@ -149,6 +151,34 @@ def test_a_stage_after_verification_fails_alone(tmp_path, task, sentence, error)
     assert result.failure is None, "the answer is whole: exit code 0"
     assert engine.called[-1] == "save_model", "the stages after it are tried"
     assert "model.fit(" in result.snippet
+
+
+def test_step_times_are_measured_before_anybody_can_leave_for_its_cost(tmp_path):
+    """Once: the engine here measures none, and they are not tried again in the same session."""
+    rounds = []
+
+    def look(*_):
+        rounds.append({row["trial"][-1] for row in read_rows(tmp_path / "trials.jsonl")[4:]})
+
+    def train(spec):
+        noise = 0.01 * math.sin(1e4 * spec.seed * spec.configuration.batch_size)
+        return outcome(spec, loss=1.0 + noise)
+
+    _, lines, _ = complete(tmp_path, train, keep_step_times=look)
+
+    assert rounds == [{"1", "2", "3"}]
+    assert read_rows(tmp_path / "trials.jsonl")[-1]["trial"].endswith("5"), "and on they went"
+    said = one_line(lines, "Verifying ")
+    assert re.fullmatch(
+        r"Verifying \d configurations, the baseline among them, on up to 5 fresh seeds; what .*",
+        said,
+    )
+
+
+def test_a_verification_without_a_baseline_does_not_say_that_there_is_one(tmp_path):
+    _, lines, _ = complete(tmp_path, Trainer({"baseline": "oom"}))
+
+    assert "baseline" not in one_line(lines, "Verifying ")
 
 
 def test_the_step_times_that_were_measured_before_a_failure_are_used(tmp_path):

@@ -25,8 +25,10 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 
 from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.find import find_answer
+from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError, SearchError, StoppedError
 from tfbatch.oracles import KerasTunerOracle, Proposal, _keras_tuner
+from tfbatch.request.search_config import VerificationConfig
 from tfbatch.run_folder.journal import Journal
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.loop import Search
@@ -457,6 +459,37 @@ def test_a_time_limit_is_kept_and_leaves_time_to_verify(tmp_path, minutes):
     assert hands.time > 60 * minutes - FINISHING_SECONDS - 40, "time was left unused"
     assert phases.count("search") >= 3
     assert phases.count("confirmation") >= 2
+
+
+def test_after_a_decided_verification_the_time_of_its_rounds_is_kept(tmp_path):
+    """A better configuration would get 3 rounds as the others had, not the 9 that were planned."""
+    config = make_config(max_trials=2)
+    config = config.model_copy(update={"confirmation": VerificationConfig(batch_sizes=2, seeds=9)})
+
+    def train(spec):
+        base = 0.5 if spec.configuration.batch_size == BASELINE.batch_size else 9.0
+        return outcome(spec, loss=base + 1e-3 * math.sin(spec.seed), seconds=10)
+
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, train)
+        runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
+        other = Configuration(batch_size=64, base_learning_rate=0.1)
+        runner.run(runner.spec("search-0001", "search", 2, other))
+        search = Search(
+            config,
+            space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
+            runner=runner,
+            clock=SearchClock(60.0, now=Hands()),
+            seed=7,
+            untrained=UNTRAINED,
+            progress=Progress(None),
+        )
+        candidates = choose_candidates(runner.trials, batch_sizes=2)
+        verification = Verification(candidates, config.confirmation, runner, seed=7)
+        verification.run(SearchClock(None), stop_requested=lambda: False)
+
+        assert len(runner.trials) == 2 + 3 * 3, "it is decided after three seeds"
+        assert search.verification_reserve() == 3 * 10
 
 
 @pytest.mark.parametrize("minutes", [1.0, 2.5, 3.7])

@@ -24,10 +24,12 @@ from tfbatch.answer.candidates import (
     again_name,
     as_verified,
     choose_candidates,
+    to_verify,
     trial_name,
     verified_groups,
 )
 from tfbatch.answer.find import find_answer
+from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.answer.summary import summary
 from tfbatch.configuration import Configuration
 from tfbatch.request.search_config import VerificationConfig
@@ -68,12 +70,13 @@ def verify(runner, *, rounds=3, stop=False, seconds=None):
     )
 
 
-def race(runner, rounds, **terms):
+def race(runner, rounds, step_seconds=StepSeconds(), **terms):  # noqa: B008 - frozen
     return Verification(
-        choose_candidates(runner.trials, batch_sizes=3),
+        to_verify(runner.trials, batch_sizes=3),
         VerificationConfig(batch_sizes=3, seeds=rounds, **terms),
         runner,
         seed=7,
+        step_seconds=step_seconds,
     )
 
 
@@ -241,17 +244,19 @@ def test_names_depend_on_configuration_and_round_only():
 
 
 class NoisyTrainer(Trainer):
-    """Losses by batch size, and noise of 0.01 by seed."""
+    """Losses by batch size, noise of 0.01 by seed, and training seconds by batch size."""
 
-    def __init__(self, losses):
+    def __init__(self, losses, seconds=None):
         super().__init__()
-        self.losses = losses
+        self.losses, self.seconds = losses, seconds or {}
 
     def __call__(self, spec):
         done = super().__call__(spec)
         noise = math.sin(1e4 * spec.seed * spec.configuration.batch_size)
         loss = self.losses[spec.configuration.batch_size] + 0.01 * noise
-        return dataclasses.replace(done, metrics=done.metrics | {"val_loss": loss})
+        seconds = self.seconds.get(spec.configuration.batch_size, done.training_seconds)
+        metrics = done.metrics | {"val_loss": loss}
+        return dataclasses.replace(done, metrics=metrics, training_seconds=seconds)
 
 
 def counts(trainer, *, again=False):
@@ -416,6 +421,40 @@ def test_a_race_ends_where_all_others_have_failed(tmp_path):
     assert "Nothing else completed on every fresh seed: batch size 16 diverged on 1" in (
         summary(answer)
     )
+
+
+def test_who_leaves_for_its_cost_is_judged_by_the_step_times_of_the_answer(tmp_path):
+    """Beside others 16 cost what the baseline did: it left, and the answer asked for more seeds."""
+    trainer = NoisyTrainer({32: 0.50, 16: 0.505}, seconds={32: 1.0, 16: 1.0})
+    alone = StepSeconds(rounds={32: (1e-3,) * 3, 16: (1e-4,) * 3})
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16)
+        verify(runner, rounds=6)
+        assert counts(trainer)[16] == 3
+        answer = find_answer(runner.trials, batch_sizes=3, step_seconds=alone)
+        assert [one.question for one in answer.undecided] == ["as good"]
+        race(runner, 10, alone).run(SearchClock(None), stop_requested=lambda: False)
+
+    assert counts(trainer)[16] > 3
+
+
+def test_what_was_verified_before_takes_part_until_it_leaves(tmp_path):
+    """After a longer search it stayed undecided, and the baseline was trained on alone."""
+    losses = {32: 0.50, 16: 0.90, 64: 0.504, 128: 0.90, 256: 0.90, 8: 0.90}
+    trainer = NoisyTrainer(losses)
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer)
+        search(runner, 16, 64)
+        verify(runner, rounds=3)
+        trainer.losses = losses | {128: 0.3, 256: 0.3, 8: 0.3}  # luck of the search
+        search(runner, 16, 64, 128, 256, 8)
+        trainer.losses = losses
+        verify(runner, rounds=6)
+        answer = find_answer(runner.trials, batch_sizes=3)
+
+    assert counts(trainer) == {32: 6, 64: 6} | dict.fromkeys((8, 16, 128, 256), 3)
+    assert {answer.find(c.key).batch_size for c in answer.verification.comparisons} == set(losses)
 
 
 def test_a_second_training_of_the_baseline_that_fails_is_only_missing(tmp_path):

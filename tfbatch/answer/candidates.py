@@ -62,6 +62,22 @@ def choose_candidates(
     return [Candidate(t.trial, t.configuration, t.seconds) for t in chosen]
 
 
+def to_verify(trials: Trials, *, batch_sizes: int, chance: float | None = None) -> list[Candidate]:
+    """The candidates now, and what was verified before: it takes part until it leaves.
+
+    Otherwise what a longer search has put behind others would stay undecided for good.
+
+    Args:
+        trials: See `choose_candidates`, like the others.
+        batch_sizes: How many batch sizes the candidates now may have.
+        chance: The objective's value without learning, or None.
+    """
+    found = choose_candidates(trials, batch_sizes=batch_sizes, chance=chance)
+    chosen, verified = {one.key for one in found}, groups_of_rounds(trials)
+    earlier = [t for t in trials if t.trial in verified and t.trial not in chosen]
+    return found + [Candidate(t.trial, t.configuration, t.seconds) for t in earlier]
+
+
 def _score(trial: FinishedTrial) -> float:
     return trial.score if trial.score is not None else math.nan
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 
-from tfbatch.answer.candidates import choose_candidates
+from tfbatch.answer.candidates import to_verify
+from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
 from tfbatch.oracles import Part, Proposal, Stop
@@ -41,6 +42,7 @@ class Search:
         progress: Told of the search's progress.
         largest_batch_size: No larger one is tried; None where nothing was measured.
         chance: The objective's value without learning, where it is known.
+        step_seconds: Gives the step times that are known; see Verification.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Search:
         progress: Progress,
         largest_batch_size: int | None = None,
         chance: float | None = None,
+        step_seconds: Callable[[], StepSeconds] = StepSeconds,
     ):
         self._config = config
         self._space = space
@@ -66,6 +69,7 @@ class Search:
         self._progress = progress
         self._largest = math.inf if largest_batch_size is None else largest_batch_size
         self._chance = chance
+        self._step_seconds = step_seconds
         self._scores: list[float] = []
         self._next = 0  # the baseline
         self._open: dict[str, Proposal] = {}
@@ -216,12 +220,9 @@ class Search:
         which a better configuration would get the rounds that the others have.
         """
         c = self._config.confirmation
-        candidates = choose_candidates(
-            self._trials,
-            batch_sizes=c.batch_sizes,
-            chance=self._chance,
-        )
-        verification = Verification(candidates, c, self._runner, self._seed, self._chance)
+        candidates = to_verify(self._trials, batch_sizes=c.batch_sizes, chance=self._chance)
+        times = self._step_seconds()
+        verification = Verification(candidates, c, self._runner, self._seed, self._chance, times)
         rounds = verification.missing_seconds()
         done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
         if done < len(rounds) and self._clock.fits(rounds[done]):

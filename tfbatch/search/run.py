@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer
-from tfbatch.answer.candidates import choose_candidates
+from tfbatch.answer.candidates import Candidate, to_verify
 from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
+from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
@@ -35,6 +36,7 @@ from tfbatch.search.verification import Verification
 from tfbatch.training.evaluation import Untrained
 from tfbatch.training.step_times import ROUNDS, expected_trial_seconds, keep_step_times
 from tfbatch.trial.derived import Derived, derive
+from tfbatch.trial.finished_trial import BASELINE
 from tfbatch.trial.trials import Trials
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class Run:
         self.stop_requested = stop_requested
         self.untrained = untrained
         self.step_seconds = read_step_seconds(folder.path)
+        self._timed: set[int] = set()
         name = request.objective.name  # of a training metric nothing is known without training
         self.chance = untrained.chance.get(name[4:]) if name.startswith("val_") else None
         self.num_examples = ready.data.splits["train"]
@@ -119,8 +122,8 @@ class Run:
             if self.trials.searched().best() is None:
                 stop_if(self.stop_requested)
             answer = self._answer()
-            with told(self.progress, "The step times could not be measured"):
-                self._measure_step_times(answer)
+            if answer.verified:
+                self._measure_step_times([one.configuration for one in answer.contenders])
             return self._writer().finish(self._answer(), failure=failure)
 
     def _search_and_verify(self) -> Exception | None:
@@ -162,6 +165,7 @@ class Run:
             progress=self.progress,
             largest_batch_size=self._largest_batch_size,
             chance=self._chance_value(),
+            step_seconds=lambda: self.step_seconds,
         )
 
     def _must_stop(self) -> bool:
@@ -272,50 +276,76 @@ class Run:
     def _verify(self) -> None:
         """Trains the candidates on fresh seeds.
 
+        The step times are measured where they do not take the time of a round, before anybody
+        can leave for what it costs.
+
         Raises:
             NothingLearnedError: There is nothing to verify.
             InterruptedTrialError: Running trials were asked to stop.
         """
         self._answer()  # of a search that has learned nothing there is none
-        confirmation = self.request.search.confirmation
-        candidates = choose_candidates(
-            self.trials,
-            batch_sizes=confirmation.batch_sizes,
-            chance=self._chance_value(),
-        )
-        verification = Verification(
-            candidates, confirmation, self.runner, self.request.seed, self._chance_value()
-        )
-        missing = [seconds for seconds in verification.missing_seconds() if seconds]
-        if self.stop_requested() or not missing or not self.clock.fits(missing[0]):
+        before = len(self.trials)
+        missing = self._verification().missing_seconds()
+        first = next((seconds for seconds in missing if seconds), None)
+        if self.stop_requested() or first is None or not self.clock.fits(first):
             return
-        self.progress.say(
-            f"Verifying {len(candidates)} configurations, the baseline among them, on up to "
-            f"{confirmation.seeds} fresh seeds; what is decided earlier ends earlier."
-        )
-        verification.run(self.clock, stop_requested=self.stop_requested)
+        self.progress.say(self._announced(self._verification().candidates))
+        self._verification().run(self.clock, stop_requested=self.stop_requested, rounds=FIRST_EXIT)
+        verification = self._verification()
+        left = sum(verification.missing_seconds())
+        if left:
+            if len(self.trials) > before:
+                self._keep_answer()
+            self._measure_step_times([c.configuration for c in verification.candidates], left)
+        self._verification().run(self.clock, stop_requested=self.stop_requested)
 
-    def _measure_step_times(self, answer: Answer) -> None:
-        """Each verified batch size alone on the device, while no trial runs."""
-        if not answer.verified:
-            return
-        first = {c.batch_size: c.configuration for c in reversed(answer.contenders)}
-        configurations = [first[size] for size in sorted(first)]
+    def _verification(self) -> Verification:
+        """The race as it stands."""
+        config, chance = self.request.search.confirmation, self._chance_value()
+        candidates = to_verify(self.trials, batch_sizes=config.batch_sizes, chance=chance)
+        return Verification(
+            candidates, config, self.runner, self.request.seed, chance, self.step_seconds
+        )
+
+    def _announced(self, candidates: Sequence[Candidate]) -> str:
+        seeds = self.request.search.confirmation.seeds
+        with_baseline = any(one.key == BASELINE for one in candidates)
+        if len(candidates) == 1:
+            several = "the baseline" if with_baseline else "one configuration"
+        else:
+            among = ", the baseline among them," if with_baseline else ""
+            several = f"{len(candidates)} configurations{among}"
+        earlier = "; what is decided earlier ends earlier" if seeds > FIRST_EXIT else ""
+        count = f"up to {seeds} fresh seeds" if seeds > 1 else "one fresh seed"
+        return f"Verifying {several} on {count}{earlier}."
+
+    def _measure_step_times(
+        self, configurations: Sequence[Configuration], reserve: float = 0.0
+    ) -> None:
+        """Each verified batch size alone on the device, while no trial runs; once in a session."""
+        first = {c.batch_size: c for c in reversed(configurations)}
         device, times = self.engine.devices.name, self.step_seconds
         known = times.device == device and all(
-            len(times.rounds.get(c.batch_size, ())) >= FEWEST_ROUNDS for c in configurations
+            len(times.rounds.get(size, ())) >= FEWEST_ROUNDS for size in first
         )
-        expected = STARTING_SECONDS + SECONDS_EACH * len(configurations)
-        if known or self.stop_requested() or not self.clock.fits(expected):
+        expected = STARTING_SECONDS + SECONDS_EACH * len(first)
+        if known or first.keys() <= self._timed or self.stop_requested():
             return
-        sizes = ", ".join(str(c.batch_size) for c in configurations)
+        if not self.clock.fits(expected, reserve=reserve):
+            return
+        self._timed |= first.keys()
+        sizes = ", ".join(map(str, sorted(first)))
         self.progress.say(f"Measuring the step times of batch sizes {sizes}, each alone.")
-        try:
-            self.engine.call_alone(
-                keep_step_times, configurations, self.folder.path / STEP_TIMES, device
-            )
-        finally:  # also what was measured before it failed
-            self.step_seconds = read_step_seconds(self.folder.path)
+        with told(self.progress, "The step times could not be measured"):
+            try:
+                self.engine.call_alone(
+                    keep_step_times,
+                    [first[size] for size in sorted(first)],
+                    self.folder.path / STEP_TIMES,
+                    device,
+                )
+            finally:  # also what was measured before it failed
+                self.step_seconds = read_step_seconds(self.folder.path)
 
     def _write_settings(self) -> None:
         write_fingerprint(self.folder.path, list(self.engine.devices.accelerators))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tfbatch.answer.candidates import Candidate, again_name, groups_of_rounds, trial_name
 from tfbatch.answer.find import judge
+from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.request.search_config import VerificationConfig
@@ -27,6 +28,8 @@ class Verification:
         runner: Runs the trials.
         seed: The run's seed.
         chance: The objective's value without learning; None where it is not known.
+        step_seconds: Step times, each batch size alone: who leaves depends on what it costs, and
+            must be judged as the answer does.
     """
 
     candidates: Sequence[Candidate]
@@ -34,8 +37,15 @@ class Verification:
     runner: TrialRunner
     seed: int
     chance: float | None = None
+    step_seconds: StepSeconds = StepSeconds()  # noqa: RUF009 - frozen
 
-    def run(self, clock: SearchClock, *, stop_requested: Callable[[], bool]) -> None:
+    def run(
+        self,
+        clock: SearchClock,
+        *,
+        stop_requested: Callable[[], bool],
+        rounds: int | None = None,
+    ) -> None:
         """Trains round after round, until all is decided.
 
         A round is begun only if it fits in the time that is left. The order changes from round to
@@ -44,11 +54,12 @@ class Verification:
         Args:
             clock: The time limit.
             stop_requested: When true, no further round is begun.
+            rounds: How many of the rounds. Default: all.
 
         Raises:
             InterruptedTrialError: Running trials were asked to stop.
         """
-        for _ in self.runner.run_all(self._plan(clock, stop_requested)):
+        for _ in self.runner.run_all(self._plan(clock, stop_requested, rounds)):
             pass  # each is in the journal as it ends
 
     def missing_seconds(self) -> list[float]:
@@ -60,10 +71,11 @@ class Verification:
         return [self._missing(standing, number) for number, standing in rounds if standing]
 
     def _plan(
-        self, clock: SearchClock, stop_requested: Callable[[], bool]
+        self, clock: SearchClock, stop_requested: Callable[[], bool], rounds: int | None
     ) -> Iterator[TrialSpec | None]:
         begun: list[str] = []
-        for number in range(1, self.config.seeds + 1):
+        last = self.config.seeds if rounds is None else min(rounds, self.config.seeds)
+        for number in range(1, last + 1):
             if number > FIRST_EXIT:
                 while not all(map(self.runner.trials.find, begun)):
                     yield None  # who stays is known when the rounds before have ended
@@ -103,6 +115,7 @@ class Verification:
         choice = judge(
             self.runner.trials,
             groups,
+            self.step_seconds,
             chance=self.chance,
             goal=self.config.goal,
             tolerance=self.config.tolerance,
