@@ -191,8 +191,10 @@ class Race:
         """Who may lie above the leader by more than the band, [R, m]."""
         leader = self.leader()
         apart = self.apart[self._races, :, leader]
-        errors = self.errors[self._races, :, leader]
-        return np.asarray(self._candidates() & (apart + _LEAVES * errors > self.band[:, None]))
+        bounds = np.where(np.isnan(self.bounds[:, :1]), np.inf, self.bounds[:, :1])
+        with np.errstate(invalid="ignore"):  # infinite less nothing
+            most = apart + bounds * self.errors[self._races, :, leader]
+        return np.asarray(self._candidates() & ~(most <= self.band[:, None]))
 
     def decided(self) -> Flags:
         """Whether further seeds are not needed, [R]: nothing that they would decide is left."""
