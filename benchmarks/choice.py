@@ -142,7 +142,7 @@ def simulate(case: Case, *, races: int, seed: int = 0, estimate: bool = True) ->
     plain = np.nanstd(taken, axis=1, ddof=1) / np.sqrt(counts) * stats.t.isf(0.025, counts - 1)
     raw = np.nanmean(taken, axis=1) - truth
     covered = np.abs(reported.mean - truth) <= reported.half_width
-    gain, width = race.shown[each, chosen, 0], race.gain_widths[each, chosen]
+    gain, width = race.gains[each, chosen], race.gain_widths[each, chosen]
     of_gain = np.abs(gain - truth) <= width
     named, look = race.undecided()[:, 1], race.seeds_for_as_good()[:, 1]
     return Rates(

@@ -64,18 +64,18 @@ def test_the_intervals_show_what_the_flags_say():
     """Seeds in common: plain means would hide what differences of the same seeds show."""
     random = np.random.default_rng(5)
     shown = 0
-    for _ in range(60):
+    for _ in range(200):
         common, noise = random.normal(size=5), 0.4 * random.normal(size=(3, 5))
         choice = chosen(
             verified("baseline", common + noise[0], again=random.normal(size=5)),
-            verified("a", 0.6 + common + noise[1]),
+            verified("a", 0.9 + common + noise[1]),
             verified("b", common + noise[2]),
         )
         for one in choice.comparisons:
             assert one.better == (one.gain - one.gain_half_width > 0)
         shown += any(one.better for one in choice.comparisons)
 
-    assert 10 < shown < 60
+    assert 40 < shown < 200
 
 
 def test_rounds_without_a_look_change_no_interval():
@@ -339,6 +339,19 @@ def test_what_was_shown_at_a_look_is_not_taken_back():
     )
 
     assert later.recommended == "other"
+
+
+def test_the_interval_of_one_that_was_shown_to_be_better_is_that_which_showed_it():
+    scores = [0.90, 0.91, 0.905]
+    three, five = (
+        chosen(verified("baseline", at(0.80, seeds=len(other))), verified("other", other))
+        for other in (scores, [*scores, 0.50, 0.60])
+    )
+    found = [next(c for c in one.comparisons if c.key == "other") for one in (three, five)]
+
+    assert all(one.better for one in found)
+    assert found[1].gain - found[1].gain_half_width > 0
+    assert found[0].gain == found[1].gain
 
 
 def test_with_one_seed_nothing_is_shown():

@@ -51,7 +51,9 @@ class Race:
         shown: Row less column at the last look in which both took part, [R, m, m].
         shown_widths: How far that may be wrong, for all and at every look, [R, m, m]; infinite
             before a look, 0 on the diagonal.
-        gain_widths: How far `shown` of the baseline may be wrong as a gain, [R, m]; likewise.
+        gains: Each less the baseline, at its last look; or at an earlier one that has shown it to
+            be better, where the last one would not, [R, m].
+        gain_widths: How far that may be wrong, [R, m]; likewise.
         looked: Seeds at the last look of each, [R, m]; 0 before one.
 
     Args:
@@ -86,7 +88,7 @@ class Race:
         self._own = np.eye(shape[1], dtype=bool)
         self.apart, self.errors, self.shown = (np.zeros((*shape, shape[1])) for _ in range(3))
         self.shown_widths = np.where(self._own, 0.0, np.full((*shape, shape[1]), np.inf))
-        self.gain_widths = self.shown_widths[:, :, 0].copy()
+        self.gains, self.gain_widths = self.shown[:, :, 0], self.shown_widths[:, :, 0]
         self.again, self._has_baseline = again, has_baseline
         self._tolerance, self._smallest_band = tolerance, smallest_band
         self._least_variance = least_deviation**2
@@ -108,6 +110,7 @@ class Race:
         self.apart, self.errors = differences(scores, noise)
         unseen = np.isinf(self.shown_widths)
         self.shown = np.where(unseen, self.apart, self.shown)
+        self.gains = np.where(unseen[:, :, 0], self.apart[:, :, 0], self.gains)
         if seeds <= PILOT and self._tolerance is None:
             deviation = np.sqrt(noise.pooled)
             known = np.where(np.isfinite(deviation) & (seeds > 1), deviation, np.nan)
@@ -136,12 +139,14 @@ class Race:
         each = np.where(of_as_good, self.bounds[:, 1, None, None], found.better)
         self.shown = np.where(pairs, self.apart, self.shown)
         self.shown_widths = np.where(pairs, each * self.errors, self.shown_widths)
-        gains = found.better * self.errors[:, :, 0]
-        self.gain_widths = np.where(pairs[:, :, 0], gains, self.gain_widths)
+        gains, widths = self.apart[:, :, 0], found.better * self.errors[:, :, 0]
+        told = pairs[:, :, 0] & ~(self.better & (gains <= widths))
+        self.gains = np.where(told, gains, self.gains)
+        self.gain_widths = np.where(told, widths, self.gain_widths)
         self.looked = np.where(takes_part, seeds, self.looked)
-        if seeds >= PILOT or self._tolerance is not None:  # the band is whole
-            close = as_good(self.apart, self.errors, self.leader(), self.bounds[:, 1], self.band)
-            self.close |= close & cheaper & takes_part
+        # Before the pilot is whole, and with it the band, the bound is infinite.
+        close = as_good(self.apart, self.errors, self.leader(), self.bounds[:, 1], self.band)
+        self.close |= close & cheaper & takes_part
 
     def _as_good_bounds(self, seeds: int, cheaper: Flags) -> Array:
         """For as many as cost less than the leader: the others make no claim to be as good, [R]."""

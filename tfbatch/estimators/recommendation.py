@@ -254,7 +254,7 @@ def _choice(
             looked_at=int(race.looked[0, row]),
             deficit=max(float(race.shown[0, best, row]), 0.0),
             half_width=float(race.shown_widths[0, best, row]),
-            gain=float(race.shown[0, row, 0]) if has_baseline else math.nan,
+            gain=float(race.gains[0, row]) if has_baseline else math.nan,
             gain_half_width=float(race.gain_widths[0, row]) if has_baseline else math.nan,
             better=bool(race.better[0, row]),
             tied=bool(race.close[0, row]),
