@@ -112,8 +112,7 @@ def as_verified(
     step_seconds: StepSeconds = StepSeconds(),  # noqa: B008 - frozen
 ) -> list[Verified]:
     """What the recommendation needs to know; see `failed` for who is left out."""
-    # Seconds of different kinds cannot be compared: all alone, or all as they were.
-    alone = all(step_seconds.of(trials[0]) for trials in groups.values())
+    alone = step_seconds.where_all_have_some(trials[0] for trials in groups.values())
     found = []
     for key, trials in groups.items():
         if failed(trials):
@@ -124,7 +123,7 @@ def as_verified(
                 key=key,
                 scores={n: _score(t) for n, t in paired.items()},
                 seconds={
-                    n: statistics.median(step_seconds.of(t)) if alone else t.training_seconds
+                    n: statistics.median(alone.of(t) or [t.training_seconds])
                     for n, t in paired.items()
                 },
                 batch_size=trials[0].configuration.batch_size,
