@@ -40,6 +40,7 @@ class Case:
         noise: "equal"; "unequal", deviations from 1 to 2; "1 to 4"; "shared", correlation 0.7
             between the configurations; "heavy", t with 3 degrees of freedom.
         costs_matter: Whether ties are broken by the cost (--goal=time).
+        tolerance: The band; None for the pilot's.
     """
 
     gains: tuple[float, ...]
@@ -47,6 +48,7 @@ class Case:
     seeds: int = 5
     noise: str = "equal"
     costs_matter: bool = True
+    tolerance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +60,15 @@ class Rates:
         wrongly_better: Something is called better than the baseline and is not.
         worse: What is recommended lies below the baseline by more than the band.
         behind: What replaces the baseline lies behind the best by more than the band.
-        fast: The first candidate is recommended, or named as one that may be as good.
+        fast: The first candidate is recommended.
+        fast_or_n_named: It is recommended, or the number of seeds is named that is expected to
+            decide about it.
+        fast_or_named: Or it is named at least as one that may be as good.
         bias: Of the reported mean, in deviations.
         raw_bias: Of the plain mean of the recommended one.
         covered: Of the reported mean's interval.
-        gain_covered: Of the gain's interval, where the baseline is replaced.
+        gain_covered: Of the gain's interval, which holds for all and at every look, where the
+            baseline is replaced.
         width: Of the mean's interval, over that of the plain t interval.
         trainings: Trainings of a race.
         band: Median.
@@ -73,6 +79,8 @@ class Rates:
     worse: float
     behind: float
     fast: float
+    fast_or_n_named: float
+    fast_or_named: float
     bias: float
     raw_bias: float
     covered: float
@@ -82,7 +90,7 @@ class Rates:
     band: float
 
 
-NOTHING_REPORTED = ChosenMean(*[np.array([np.nan])] * 4)
+NOTHING_REPORTED = ChosenMean(*[np.array([np.nan])] * 2)
 
 
 def draw(case: Case, races: int, random: np.random.Generator) -> tuple[Array, Array]:
@@ -112,7 +120,9 @@ def simulate(case: Case, *, races: int, seed: int = 0, estimate: bool = True) ->
     costs = np.tile([1.0, *(case.costs or (1.0,) * len(case.gains))], (races, 1))
     drawn, again = draw(case, races, np.random.default_rng(seed))
     shape = drawn.shape[:2]
-    race = Race(costs if case.costs_matter else None, shape=shape, again=True)
+    race = Race(
+        costs if case.costs_matter else None, shape=shape, again=True, tolerance=case.tolerance
+    )
     scores = np.full((*shape, 2 * case.seeds), np.nan)
     going, trainings = np.ones(races, bool), 0
     for number in range(1, case.seeds + 1):
@@ -132,13 +142,17 @@ def simulate(case: Case, *, races: int, seed: int = 0, estimate: bool = True) ->
     plain = np.nanstd(taken, axis=1, ddof=1) / np.sqrt(counts) * stats.t.isf(0.025, counts - 1)
     raw = np.nanmean(taken, axis=1) - truth
     covered = np.abs(reported.mean - truth) <= reported.half_width
-    of_gain = np.abs(reported.gain - truth) <= reported.gain_half_width
+    gain, width = race.shown[each, chosen, 0], race.gain_widths[each, chosen]
+    of_gain = np.abs(gain - truth) <= width
+    named, look = race.undecided()[:, 1], race.seeds_for_as_good()[:, 1]
     return Rates(
         kept=float((~replaced).mean()),
         wrongly_better=float((race.better & (means <= 0)).any(1).mean()),
         worse=float((truth < -race.band).mean()),
         behind=float((replaced & (truth < means.max() - race.band)).mean()),
-        fast=float(((chosen == 1) | race.undecided()[:, 1]).mean()),
+        fast=float((chosen == 1).mean()),
+        fast_or_n_named=float(((chosen == 1) | (named & ~np.isnan(look))).mean()),
+        fast_or_named=float(((chosen == 1) | named).mean()),
         bias=float((reported.mean - truth).mean()),
         raw_bias=float(raw.mean()),
         covered=float(covered.mean()),
@@ -191,6 +205,14 @@ def main() -> None:
         for noise in NOISES:
             for name, cases in situations().items():
                 row(seeds, noise, name, cases)
+    for seeds in (20, 40, 80):
+        for noise in NOISES:
+            fast = Case((0.0, 0.0, 0.0), (0.5, 1.0, 1.0))
+            row(seeds, noise, "an equal one twice as fast", [fast])
+    for seeds in (3, 5, 10, 20, 80):
+        for noise in NOISES:
+            behind = Case((-1.01,) * 3, (0.5, 0.4, 0.3), tolerance=1.0)
+            row(seeds, noise, "three fast ones 1.01 behind, tolerance 1", [behind])
     for candidates in (1, 2, 4, 5):
         none = (0.0,) * (candidates - 1)
         row(5, "equal", f"all equal, {candidates + 1} configurations", [Case((0.0, *none))])

@@ -291,6 +291,43 @@ def test_a_ratio_of_seconds_is_written_without_an_exponent(tmp_path, ratio, word
     )
 
 
+def test_where_the_time_was_over_more_of_it_is_asked_for_and_never_fewer_seeds(tmp_path):
+    trials = run(tmp_path, noisy({16: 9.0, 32: 0.50, 64: 0.50}), rounds=3)
+    chance, options = ChanceLevel(untrained=1.0), {}
+    for planned in (3, 90):
+        answer = find_answer(trials, batch_sizes=2, planned=planned, chance=chance)
+        one = next(one for one in answer.undecided if one.question == "as good")
+        options[planned] = (one.option, one.minutes)
+
+    assert options[3][0].startswith("--verification_seeds=")
+    assert "minutes" not in options[3][0]
+    assert options[90][0] == "--verification_seeds=90 and a larger --max_minutes"
+    assert options[90][1] > options[3][1]
+
+
+def test_a_better_one_that_is_dearer_and_within_the_band_leaves_the_baseline_in_place(tmp_path):
+    run(tmp_path, noisy({16: 0.45, 32: 0.5, 64: 9.0}), rounds=3, chance=ChanceLevel(untrained=5.0))
+    answer = answer_of(tmp_path)
+
+    assert answer.keeps_baseline
+    assert "Better than your baseline: batch size 16" in summary(answer)
+    assert "It is kept as the cheaper one: behind in val_loss by no more than" in summary(answer)
+    assert "nothing is shown" not in summary(answer)
+
+
+def test_where_no_number_of_seeds_is_expected_to_decide_a_tolerance_is_named(tmp_path):
+    run(tmp_path, noisy({16: 9.0, 32: 0.50, 64: 0.50}), rounds=3, chance=ChanceLevel(untrained=1.0))
+    answer = answer_of(tmp_path)
+    one = next(one for one in answer.undecided if one.question == "as good")
+    unknown = {"seeds": None, "minutes": None, "option": None}
+    for update, expected in (
+        ({"at_most": 0.0312}, "more than 0.032: with --tolerance=0.032 it is as good"),
+        ({"at_most": None}, "With so few fresh seeds no number of them can be named"),
+    ):
+        opened = one.model_copy(update=unknown | update)
+        assert expected in summary(answer.model_copy(update={"undecided": (opened,)}))
+
+
 def test_a_damaged_answer_is_an_error_with_its_remedy(tmp_path):
     run(tmp_path, Trainer(), rounds=0)
     for damaged in ("{", "[]", '{"contenders": []}', "{}"):

@@ -11,7 +11,7 @@ import pytest
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.chosen_mean import chosen_mean
-from tfbatch.estimators.error_budget import ERROR, SPENT, bounds, simulated_bounds
+from tfbatch.estimators.error_budget import AS_GOOD, BETTER, ERROR, bounds, simulated_bounds
 from tfbatch.estimators.race import Race
 from tfbatch.estimators.recommendation import Verified, choose
 from tfbatch.estimators.seed_noise import differences, seed_noise, widening
@@ -57,7 +57,135 @@ def test_a_gain_that_is_not_shown_keeps_the_baseline_and_is_named():
 
     assert (choice.recommended, choice.best) == ("baseline", "other")
     assert [(one.key, one.question) for one in choice.undecided] == [("other", "better")]
-    assert choice.undecided[0].seeds in (10, 20, None)
+    assert choice.undecided[0].seeds in (20, 40, 80)
+
+
+def test_the_intervals_show_what_the_flags_say():
+    """Seeds in common: plain means would hide what differences of the same seeds show."""
+    random = np.random.default_rng(5)
+    shown = 0
+    for _ in range(60):
+        common, noise = random.normal(size=5), 0.4 * random.normal(size=(3, 5))
+        choice = chosen(
+            verified("baseline", common + noise[0], again=random.normal(size=5)),
+            verified("a", 0.6 + common + noise[1]),
+            verified("b", common + noise[2]),
+        )
+        for one in choice.comparisons:
+            assert one.better == (one.gain - one.gain_half_width > 0)
+        shown += any(one.better for one in choice.comparisons)
+
+    assert 10 < shown < 60
+
+
+def test_rounds_without_a_look_change_no_interval():
+    """Whatever a bound of 3 seeds is used for with the scores of 4, it does not hold."""
+    several = ("baseline", NOISE), ("other", OTHER), ("third", THIRD)
+    three, four = (
+        chosen(*[verified(key, at(0.8, noise, seeds=seeds)) for key, noise in several])
+        for seeds in (3, 4)
+    )
+    shown = [
+        {c.key: (c.deficit, c.half_width, c.gain, c.gain_half_width, c.looked_at) for c in found}
+        for found in (three.comparisons, four.comparisons)
+    ]
+
+    assert shown[0] == shown[1]
+    assert {c.seeds for c in four.comparisons} == {4}
+
+
+def test_one_that_left_keeps_the_interval_of_its_last_look():
+    bad = verified("bad", at(0.50, THIRD, seeds=3))
+    intervals = []
+    for seeds in (3, 5):
+        rows = (
+            verified("baseline", at(0.9, seeds=seeds)),
+            verified("o", at(0.9, OTHER, seeds=seeds)),
+        )
+        left = next(c for c in chosen(*rows, bad).comparisons if c.key == "bad")
+        intervals.append((left.gain, left.gain_half_width, left.looked_at))
+
+    assert intervals[0] == intervals[1]
+    assert intervals[1][2] == 3
+
+
+def test_what_is_decided_leaves_no_question():
+    random = np.random.default_rng(1)
+    decided = 0
+    for _ in range(80):
+        scores = random.normal([0, 0, 1.5], 1, (5, 3)).T
+        choice = chosen(
+            verified("baseline", scores[0], again=random.normal(size=5)),
+            verified("fast", scores[1], 0.5),
+            verified("slow", scores[2], 2.0),
+            tolerance=2.5,
+        )
+        decided += choice.decided
+        assert not (choice.decided and choice.undecided)
+        assert all(one.key not in ("baseline", choice.recommended) for one in choice.undecided)
+
+    assert decided > 10
+
+
+def test_second_trainings_of_the_baseline_are_no_rounds():
+    """With 5 of them the next look is that at 10 seeds, though the baseline has 10 scores."""
+    choice = chosen(
+        verified("baseline", at(0.80), again=at(0.80, OTHER[5:])),
+        verified("other", at(0.80, OTHER), 0.5),
+        tolerance=0.012,
+    )
+
+    assert {(one.key, one.seeds) for one in choice.undecided} == {("other", 10)}
+
+
+def test_how_far_a_faster_one_lies_behind_at_most_is_a_tolerance_that_takes_it():
+    several = verified("baseline", at(0.81)), verified("fast", at(0.80, OTHER), 0.5)
+    one = next(one for one in chosen(*several).undecided if one.question == "as good")
+
+    assert chosen(*several, tolerance=1.001 * one.at_most).recommended == "fast"
+    assert chosen(*several, tolerance=0.999 * one.at_most).recommended == "baseline"
+
+
+def test_a_slow_one_that_may_be_better_does_not_keep_a_fast_one_from_being_as_good():
+    """As good as the baseline, which it would replace: not as whatever may be better than that."""
+    choice = chosen(
+        verified("baseline", at(0.80, seeds=10)),
+        verified("fast", at(0.80, OTHER, seeds=10), 0.5),
+        verified("slow", at(0.805, THIRD, seeds=10), 2.0),
+        tolerance=0.015,
+    )
+
+    assert choice.recommended == "fast"
+
+
+def test_nothing_is_as_good_before_the_band_is_whole():
+    race = Race(np.array([[1.0, 0.5]]), shape=(1, 2), smallest_band=100.0)
+    scores = np.array([[[0.0, 1.0, 0.5], [0.1, 1.1, 0.4]]])
+    close = []
+    for seeds in (2, 3):
+        race.judge(seeds, scores[..., :seeds], np.ones((1, 2), bool))
+        close.append(race.close[0, 1])
+
+    assert close == [False, True]
+
+
+def test_equal_scores_have_the_noise_of_the_step_in_which_they_are_counted():
+    """Two seeds of 360 examples: an interval of width 0 would claim that a third is the same."""
+    choice = chosen(verified("baseline", [0.9] * 2), verified("other", [0.9028] * 2))
+
+    other = choice.comparisons[0]
+    assert other.gain_half_width > other.gain
+    assert choice.recommended == "baseline"
+
+
+def test_before_the_first_look_the_two_scores_of_the_baseline_claim_nothing():
+    choice = chosen(verified("baseline", [0.90], again=[0.91]), verified("other", [0.95], 0.5))
+
+    assert math.isnan(choice.noise)
+    assert choice.margin == 0.005
+    assert choice.estimate.half_width == math.inf
+    assert {one.seeds for one in choice.undecided} <= {None}
+    assert not choice.decided
 
 
 def test_one_that_three_seeds_cannot_tell_is_not_recommended_for_its_speed():
@@ -149,7 +277,6 @@ def test_without_a_baseline_the_best_mean_leads():
     )
 
     assert choice.recommended == choice.best
-    assert math.isnan(choice.estimate.gain)
     assert all(math.isnan(c.gain) for c in choice.comparisons)
 
 
@@ -294,11 +421,12 @@ def test_bounds_show_as_often_by_chance_as_the_budget_says():
     for look, bound in bounds(4, last, again=False).items():
         seen = scores[:, :, :look]
         apart, errors = differences(seen, seed_noise(seen))
-        shown |= (apart[:, 1:, 0] > bound.from_baseline * errors[:, 1:, 0]).any(1)
+        shown |= (apart[:, 1:, 0] > bound.better * errors[:, 1:, 0]).any(1)
 
-    expected = ERROR * (SPENT[2] + SPENT[3] + SPENT[5])
+    expected = ERROR * (BETTER[2] + BETTER[3] + BETTER[5])
     assert shown.mean() == pytest.approx(expected, abs=3 * math.sqrt(expected / races))
-    assert sum(SPENT.values()) == pytest.approx(1.0)
+    assert sum(BETTER.values()) == pytest.approx(1.0)
+    assert sum(AS_GOOD.values()) == pytest.approx(1.0)
 
 
 def test_stored_bounds_are_those_of_the_simulation():

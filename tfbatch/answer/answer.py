@@ -251,20 +251,23 @@ class Contender(Strict):
 class Compared(Strict):
     """One verified configuration against the best mean and the baseline.
 
-    See tfbatch.estimators.recommendation. What an earlier version wrote has no gain.
+    Deficit, gain and their intervals are those of its last look; see
+    tfbatch.estimators.recommendation. What an earlier version wrote has no gain.
 
     Attributes:
         key: The contender's key.
         mean: Mean objective.
         deficit: How far its mean lies behind the best.
         half_width: Half width of the deficit's interval; None with one seed.
-        tied: Shown to lie behind the best by no more than the margin.
+        tied: Cheaper than the baseline, or than the best of those that are shown to be better, and
+            shown to lie behind that one by no more than the margin.
         seconds: Median training seconds.
         seeds: Number of its fresh seeds.
         gain: How far its mean lies above the baseline's, positive where better; None without one.
         gain_half_width: Half width of the gain's interval; None with one seed.
         better: Shown to be better than the baseline.
         out: Left the verification before its last round.
+        looked_at: Number of its seeds at its last look; 0 before one.
     """
 
     key: str
@@ -278,6 +281,7 @@ class Compared(Strict):
     gain_half_width: float | None = None
     better: bool = False
     out: bool = False
+    looked_at: int | None = None
 
 
 class Expected(Strict):
@@ -286,8 +290,10 @@ class Expected(Strict):
     Attributes:
         mean: Mean objective.
         half_width: Half width of its 95 % interval; None with one seed.
-        gain: How far it lies above the baseline, positive where better; None without one.
-        gain_half_width: Half width of the gain's 95 % interval; None with one seed.
+        gain: How far it lies above the baseline at the last look, positive where better; None
+            without one.
+        gain_half_width: Half width of the gain's interval, which holds for all that were compared
+            and at every look; None with one seed.
     """
 
     mean: float
@@ -304,10 +310,12 @@ class Open(Strict):
         question: "as good", of one that is cheaper than the recommended one; or "better", of one
             whose mean is above the baseline's.
         seeds: Fresh seeds for each configuration at which that is expected to be decided; None if
-            20 are not expected to be enough.
+            80 are not expected to be enough, or with one seed.
         minutes: Minutes of training that the further seeds take, one after another; None like
             `seeds`.
-        option: What to add to the same command, such as "--verification_seeds=10"; None likewise.
+        option: What to add to the same command, such as "--verification_seeds=10", with "and a
+            larger --max_minutes" where the time has ended the verification; None likewise.
+        at_most: What it is shown to lie behind by at most; None with one seed.
     """
 
     key: str
@@ -315,6 +323,7 @@ class Open(Strict):
     seeds: int | None
     minutes: float | None
     option: str | None
+    at_most: float | None = None
 
 
 class Verification(Strict):
@@ -337,6 +346,7 @@ class Verification(Strict):
     @classmethod
     def of(cls, choice: Choice) -> Verification:
         """The comparison that a choice rests on."""
+        chosen = next(c for c in choice.comparisons if c.key == choice.recommended)
         return cls(
             best=choice.best,
             margin=choice.margin,
@@ -354,14 +364,15 @@ class Verification(Strict):
                     gain_half_width=_finite(c.gain_half_width),
                     better=c.better,
                     out=c.out,
+                    looked_at=c.looked_at,
                 )
                 for c in choice.comparisons
             ),
             expected=Expected(
                 mean=choice.estimate.mean,
                 half_width=_finite(choice.estimate.half_width),
-                gain=_finite(choice.estimate.gain),
-                gain_half_width=_finite(choice.estimate.gain_half_width),
+                gain=_finite(chosen.gain),
+                gain_half_width=_finite(chosen.gain_half_width),
             ),
         )
 
@@ -371,7 +382,7 @@ class Verification(Strict):
 
     @property
     def tied(self) -> list[Compared]:
-        """Those that are shown to be as good as any, within the margin."""
+        """Those that are cheaper and shown to be as good, within the margin."""
         return [c for c in self.comparisons if c.tied]
 
     @property

@@ -30,6 +30,7 @@ def find_answer(
     device: str | None = None,
     goal: Goal = "time",
     tolerance: float | None = None,
+    planned: int = 0,
     too_short: str = "give more time with --max_minutes, or shorten the trials",
 ) -> Answer:
     """Decides among what was measured.
@@ -43,6 +44,7 @@ def find_answer(
         device: Kind of device whose memory is reported. Default: that of the last trial.
         goal: What decides among configurations that are as good as one another.
         tolerance: Deficits up to this do not matter. Default: see `choose`.
+        planned: The fresh seeds that were asked for; with fewer the time was over.
         too_short: What to do where no trial has ended.
 
     Returns:
@@ -61,7 +63,15 @@ def find_answer(
     groups = verified_groups(
         trials, batch_sizes=batch_sizes, chance=level if math.isfinite(level) else None
     )
-    answer = decide(trials, groups, step_seconds, chance=level, goal=goal, tolerance=tolerance)
+    answer = decide(
+        trials,
+        groups,
+        step_seconds,
+        chance=level,
+        goal=goal,
+        tolerance=tolerance,
+        planned=planned,
+    )
     mean = answer.recommended.objective().mean
     if chance and not chance.beaten_by(mean, objective.direction):
         raise NothingLearnedError(
@@ -83,6 +93,7 @@ def decide(
     chance: float | None = None,
     goal: Goal = "time",
     tolerance: float | None = None,
+    planned: int = 0,
 ) -> Answer:
     """The answer that some verified groups give; without groups, the best of the search.
 
@@ -93,6 +104,7 @@ def decide(
         chance: The objective's value without learning; NaN or None where it is not known.
         goal: What decides among configurations that are as good as one another.
         tolerance: Deficits up to this do not matter. Default: see `choose`.
+        planned: The fresh seeds that were asked for; with fewer the time was over.
 
     Raises:
         SearchError: Every configuration that was verified failed.
@@ -117,7 +129,9 @@ def decide(
         contenders=tuple(Contender.of(key, one, times) for key, one in evidence.items()),
         verification=Verification.of(choice) if choice else None,
         goal=goal,
-        undecided=tuple(_open(one, groups, choice) for one in choice.undecided) if choice else (),
+        undecided=tuple(_open(one, groups, choice, planned) for one in choice.undecided)
+        if choice
+        else (),
         step_times=step_seconds,
         trials=len(trials),
     )
@@ -155,22 +169,34 @@ def judge(
     )
 
 
-def _open(one: Undecided, groups: Mapping[str, Sequence[FinishedTrial]], choice: Choice) -> Open:
+def _open(
+    one: Undecided, groups: Mapping[str, Sequence[FinishedTrial]], choice: Choice, planned: int
+) -> Open:
     """What more seeds would decide, and what they cost."""
+    at_most = one.at_most if math.isfinite(one.at_most) else None
     if one.seeds is None:
-        return Open(key=one.key, question=one.question, seeds=None, minutes=None, option=None)
-    seconds = 0.0
-    for compared in choice.comparisons:
-        if not compared.out:
-            group = groups[compared.key]
-            share = max(one.seeds - compared.seeds, 0) / compared.seeds
-            seconds += share * sum(trial.seconds for trial in group)
+        return Open(
+            key=one.key,
+            question=one.question,
+            seeds=None,
+            minutes=None,
+            option=None,
+            at_most=at_most,
+        )
+    seeds, seconds = max(one.seeds, planned), 0.0
+    standing = [compared for compared in choice.comparisons if not compared.out]
+    for compared in standing:
+        share = max(seeds - compared.seeds, 0) / compared.seeds
+        seconds += share * sum(trial.seconds for trial in groups[compared.key])
+    ended_early = max(compared.seeds for compared in standing) < planned
+    more_time = " and a larger --max_minutes" if ended_early else ""
     return Open(
         key=one.key,
         question=one.question,
         seeds=one.seeds,
         minutes=round(seconds / 60, 2),
-        option=f"--verification_seeds={one.seeds}",
+        option=f"--verification_seeds={seeds}{more_time}",
+        at_most=at_most,
     )
 
 

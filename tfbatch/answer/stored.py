@@ -64,6 +64,7 @@ def answer_of(run_dir: Path) -> Answer:
         learning_rates=space.learning_rate_range(),
         goal=verification.goal,
         tolerance=verification.tolerance,
+        planned=verification.seeds,
     )
     return found.model_copy(update={"memory_limit": read_memory_limit(run_dir)})
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from tfbatch.answer.answer import Answer, Compared, Contender, Open, Verification
+from tfbatch.estimators.error_budget import LOOKS
 from tfbatch.estimators.race import SAME_COST
 from tfbatch.schema import Named
 from tfbatch.trial.finished_trial import BASELINE
@@ -115,6 +118,8 @@ def _why(answer: Answer, verification: Verification) -> str:
     one = verification.of_key(key)
     band = f"{answer.objective.name} by no more than {margin:.4f}"
     if answer.keeps_baseline:
+        if verification.better_than_baseline and one is not None and one.tied:
+            return f"It is kept as the cheaper one: behind in {band}."
         return "It is kept, since nothing is shown to be better, or as good and cheaper."
     if one is not None and one.better and key == _leader(verification):
         return "It is recommended as the best of those that are shown to be better."
@@ -161,12 +166,32 @@ def _open_line(one: Open, answer: Answer) -> str:
         )
         what = f"whether {name} ({cheaper}) is as good within {answer.verification.margin:.4f}"
     if one.option is None:
-        return f"Not decided: {what}; 20 seeds are not expected to be enough."
+        return f"Not decided: {what}. {_no_look(one, answer.verification)}"
     minutes = _short(one.minutes or 0.0)
     return (
         f"Not decided: {what}. {one.seeds} seeds are expected to decide, about {minutes} "
         f"minutes of training: the same command with {one.option}."
     )
+
+
+def _no_look(one: Open, verification: Verification) -> str:
+    """Why no number of seeds is named, and what can be done."""
+    if one.at_most is None:
+        return "With so few fresh seeds no number of them can be named that would decide."
+    enough = f"{LOOKS[-1]} seeds are not expected to be enough"
+    if one.question == "better" or one.at_most <= verification.margin:
+        return f"{enough}."
+    taken = _rounded_up(one.at_most)
+    return (
+        f"{enough}. It is shown to lie behind by no more than {taken}: with --tolerance={taken} "
+        "it is as good."
+    )
+
+
+def _rounded_up(value: float) -> str:
+    """To two digits."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / unit) * unit:.2g}"
 
 
 def _signed(answer: Answer, gain: float, half_width: float) -> str:
@@ -189,7 +214,7 @@ def _short(number: float) -> str:
 
 
 def _seeds(compared: Compared) -> str:
-    count = compared.seeds or 0
+    count = compared.looked_at or compared.seeds or 0
     return "one fresh seed" if count == 1 else f"{count} fresh seeds"
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-from tfbatch.estimators.race import Indices, Race, lower_bounds, recommended
+from tfbatch.estimators.race import Indices, Race, as_good, leading, recommended
 from tfbatch.estimators.seed_noise import widening
 from tfbatch.estimators.vectors import Array
 
@@ -23,15 +23,11 @@ class ChosenMean:
 
     Attributes:
         mean: Its mean score less what the choice adds to it.
-        half_width: Half width of the 95 % interval of that mean.
-        gain: Mean less the baseline's, both freed of the choice.
-        gain_half_width: Half width of the 95 % interval of the gain.
+        half_width: Half width of the 95 % interval of that mean; infinite before the first look.
     """
 
     mean: Array
     half_width: Array
-    gain: Array
-    gain_half_width: Array
 
 
 def chosen_mean(race: Race, *, has_baseline: bool = True) -> ChosenMean:
@@ -56,21 +52,18 @@ def chosen_mean(race: Race, *, has_baseline: bool = True) -> ChosenMean:
     spread = np.where(looked[:, None], spread, 0.0)  # nothing was chosen yet
     centers = _shrunk(noise.means, spread, first=1 if has_baseline else 0)
     samples = np.random.default_rng(0).normal(size=(_SAMPLES, 1, noise.means.shape[1]))
-    added, added_to_gain = np.zeros(len(races)), np.zeros(len(races))
+    added = np.zeros(len(races))
     for part in np.array_split(samples, max(1, _SAMPLES * len(races) // _AT_ONCE)):
         errors = (part * spread).reshape(-1, noise.means.shape[1])
         taken = _chosen_of(race, centers, errors, has_baseline=has_baseline)
         of_taken = np.take_along_axis(errors, taken[:, None], axis=1)
         added += of_taken.reshape(-1, len(races)).sum(0) / _SAMPLES
-        added_to_gain += (of_taken - errors[:, :1]).reshape(-1, len(races)).sum(0) / _SAMPLES
-    kept = chosen == 0
     quantile = stats.norm.isf(_TAIL)
     error = np.sqrt(noise.variances / np.maximum(noise.counts, 1))[races, chosen]
+    widened = error * widening(noise.freedom[races, chosen], _TAIL) * quantile
     return ChosenMean(
         mean=noise.means[races, chosen] - added,
-        half_width=error * widening(noise.freedom[races, chosen], _TAIL) * quantile,
-        gain=np.where(kept, 0.0, race.apart[races, chosen, 0] - added_to_gain),
-        gain_half_width=np.where(kept, 0.0, race.errors[races, chosen, 0] * quantile),
+        half_width=np.where(looked | (noise.means.shape[1] == 1), widened, np.inf),
     )
 
 
@@ -87,11 +80,11 @@ def _chosen_of(race: Race, centers: Array, errors: Array, *, has_baseline: bool)
     better = apart[:, :, 0] > bounds[:, :1] * standard[:, :, 0]
     better &= has_baseline
     better[:, 0] = False
-    close = lower_bounds(apart, standard, bounds, has_baseline)
+    leader = leading(means, better, has_baseline=has_baseline)
     return recommended(
         means,
         better,
-        close >= -repeated(race.band)[:, None],
+        as_good(apart, standard, leader, bounds[:, 1], repeated(race.band)),
         None if race.costs is None else repeated(race.costs),
         has_baseline=has_baseline,
     )

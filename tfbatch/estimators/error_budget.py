@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import math
 
 import numpy as np
 
@@ -12,14 +12,18 @@ from tfbatch.estimators.seed_noise import differences, seed_noise
 from tfbatch.estimators.vectors import Array
 
 ERROR = 0.018
-"""Probability that chance alone shows anything, over all looks, where the noise is equal and
-normal. It leaves 0.7 % of the promised 2.5 % for noise that is not; benchmarks/results/choice.md.
+"""Probability that chance alone shows a gain, over all looks, where the noise is equal and normal;
+and that it shows one to be as good that lies behind by the band. It leaves 0.7 % of the promised
+2.5 % for noise that is not; benchmarks/results/choice.md.
 """
-SPENT = {2: 0.01, 3: 0.14, 5: 0.60, 10: 0.20, 20: 0.05}
-"""The share of it that a look may spend, by the number of seeds. It does not depend on how many are
+LOOKS = (2, 3, 5, 10, 20, 40, 80)
+"""Numbers of seeds at which the scores are judged."""
+BETTER = dict(zip(LOOKS, (0.01, 0.14, 0.60, 0.19, 0.04, 0.01, 0.01), strict=True))
+"""The share of the error that a look may spend on gains. It does not depend on how many seeds are
 planned: a verification that is extended has not spent what it needs."""
-_AT_ONCE = 1000
-"""Races that are simulated at once: 20,000 of 12 configurations would take 850 MB."""
+AS_GOOD = dict(zip(LOOKS, (0.0, 0.10, 0.20, 0.30, 0.20, 0.15, 0.05), strict=True))
+"""Likewise for what is as good: more of it later, since a difference within one deviation between
+seeds needs 10 to 40 of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +31,13 @@ class Bounds:
     """How many standard errors show a difference at one look.
 
     Attributes:
-        from_baseline: For any configuration against the baseline.
-        from_other: For any configuration against one that is not the baseline.
+        better: For any configuration above the baseline.
+        as_good: For any configuration above the edge of the band behind what it would replace;
+            infinite where the look spends nothing on that.
     """
 
-    from_baseline: float
-    from_other: float
+    better: float
+    as_good: float
 
 
 def bounds(configurations: int, seeds: int, *, again: bool) -> dict[int, Bounds]:
@@ -42,17 +47,18 @@ def bounds(configurations: int, seeds: int, *, again: bool) -> dict[int, Bounds]
     own estimates of noise and for looks that have gone before.
 
     Args:
-        configurations: How many are compared, the baseline among them, at least 2.
+        configurations: How many are compared, the one that they are compared with among them, at
+            least 2.
         seeds: Looks up to this number of seeds.
-        again: Whether the baseline has a second training for each seed.
+        again: Whether that one has a second training for each seed.
     """
     found = _SIMULATED.get((configurations, again)) or simulated_bounds(configurations, again=again)
-    return {look: Bounds(*found[look]) for look in SPENT if look <= seeds}
+    return {look: Bounds(*found[look]) for look in LOOKS if look <= seeds}
 
 
 @functools.cache
 def simulated_bounds(
-    configurations: int, *, again: bool, races: int = 20_000, last: int = max(SPENT)
+    configurations: int, *, again: bool, races: int = 20_000, last: int = max(LOOKS)
 ) -> dict[int, tuple[float, float]]:
     """Quantiles over simulated races of equal configurations, none of which leaves.
 
@@ -63,130 +69,159 @@ def simulated_bounds(
         last: Number of seeds of the last look.
 
     Returns:
-        By number of seeds, the bounds against the first and against another configuration.
+        By number of seeds, the bounds that show a gain, and that show one to be as good.
     """
+    looks = [n for n in LOOKS if n <= last]
     random = np.random.default_rng([configurations, again])
-    looks = [n for n in SPENT if n <= last]
+    numbers = races * configurations * (last + configurations)
     parts = [
-        _largest_ratios(random, configurations, again, min(_AT_ONCE, races - begun), looks)
-        for begun in range(0, races, _AT_ONCE)
+        _largest(random, configurations, again=again, races=len(part), looks=looks)
+        for part in np.array_split(np.arange(races), max(1, numbers // _AT_ONCE))
     ]
-    ratios = np.concatenate(parts, axis=-1)
-    crossed = np.zeros((2, races), bool)
-    found = {}
-    for look, largest in zip(looks, ratios, strict=True):
-        both = []
-        for which in (0, 1):
-            left = np.sort(largest[which][~crossed[which]])
-            both.append(round(float(left[-1 - round(ERROR * SPENT[look] * races)]), 3))
-            crossed[which] |= largest[which] > both[which]
-        found[look] = (both[0], both[1])
-    return found
+    largest = np.concatenate(parts, axis=1)
+    found = [_quantiles(largest, [spent[n] for n in looks]) for spent in (BETTER, AS_GOOD)]
+    return dict(zip(looks, zip(*found, strict=True), strict=True))
 
 
-def _largest_ratios(
-    random: np.random.Generator, configurations: int, again: bool, races: int, looks: Sequence[int]
+_AT_ONCE = 100_000
+"""Numbers in one array: each process that reads an answer may simulate."""
+
+
+def _largest(
+    random: np.random.Generator, configurations: int, *, again: bool, races: int, looks: list[int]
 ) -> Array:
-    """How far above the first, and above another one, any lies by chance: [looks, 2, races]."""
+    """How many standard errors the others lie above the first at most, [looks, races]."""
     last = looks[-1]
-    scores = np.full((races, configurations, 2 * last if again else last), np.nan)
-    scores[:, :, :last] = random.normal(size=(races, configurations, last))
-    if again:
-        scores[:, 0, last:] = random.normal(size=(races, last))
-    found = np.empty((len(looks), 2, races))
-    for row, look in enumerate(looks):
+    scores = random.normal(size=(races, configurations, 2 * last if again else last))
+    scores[:, 1:, last:] = np.nan
+    found = []
+    for look in looks:
         seen = np.concatenate([scores[..., :look], scores[..., last : last + look]], axis=-1)
         apart, errors = differences(seen, seed_noise(seen))
-        ratios = apart / np.where(np.eye(configurations, dtype=bool), 1.0, errors)
-        for which in (0, 1):
-            found[row, which] = np.delete(ratios[:, :, which], which, axis=1).max(1)
+        found.append((apart[:, 1:, 0] / errors[:, 1:, 0]).max(1))
+    return np.stack(found)
+
+
+def _quantiles(largest: Array, shares: list[float]) -> list[float]:
+    """The bound of each look, of races that no earlier look has ended."""
+    going = np.ones(largest.shape[1], bool)
+    found = []
+    for most, share in zip(largest, shares, strict=True):
+        ended = round(ERROR * share * len(going))
+        left = np.sort(most[going])
+        found.append(round(float(left[-1 - ended]), 3) if ended else math.inf)
+        going &= most <= found[-1]
     return found
 
 
 _SIMULATED: dict[tuple[int, bool], dict[int, tuple[float, float]]] = {
     (2, False): {
-        2: (25.524, 27.786),
-        3: (4.129, 4.225),
-        5: (2.487, 2.458),
-        10: (2.751, 2.731),
-        20: (3.174, 3.106),
+        2: (28.073, math.inf),
+        3: (4.295, 4.771),
+        5: (2.472, 3.053),
+        10: (2.745, 2.671),
+        20: (3.188, 2.656),
+        40: (3.525, 2.685),
+        80: (3.356, 2.943),
     },
     (2, True): {
-        2: (7.923, 7.431),
-        3: (3.499, 3.273),
-        5: (2.337, 2.363),
-        10: (2.67, 2.657),
-        20: (3.041, 3.051),
+        2: (9.14, math.inf),
+        3: (3.31, 3.523),
+        5: (2.353, 2.879),
+        10: (2.717, 2.623),
+        20: (3.089, 2.61),
+        40: (3.481, 2.654),
+        80: (3.608, 2.979),
     },
     (3, False): {
-        2: (30.889, 34.889),
-        3: (4.434, 4.448),
-        5: (2.766, 2.75),
-        10: (2.944, 2.93),
-        20: (3.268, 3.296),
+        2: (39.665, math.inf),
+        3: (4.548, 5.043),
+        5: (2.729, 3.314),
+        10: (2.982, 2.866),
+        20: (3.397, 2.857),
+        40: (3.754, 2.886),
+        80: (3.693, 3.267),
     },
     (3, True): {
-        2: (11.27, 17.284),
-        3: (3.861, 3.972),
-        5: (2.721, 2.666),
-        10: (2.883, 2.907),
-        20: (3.355, 3.241),
+        2: (8.933, math.inf),
+        3: (3.827, 4.081),
+        5: (2.655, 3.18),
+        10: (2.884, 2.812),
+        20: (3.304, 2.867),
+        40: (3.787, 2.911),
+        80: (3.748, 3.229),
     },
     (4, False): {
-        2: (19.677, 19.784),
-        3: (4.348, 4.416),
-        5: (2.818, 2.836),
-        10: (3.028, 3.033),
-        20: (3.445, 3.308),
+        2: (18.371, math.inf),
+        3: (4.285, 4.581),
+        5: (2.804, 3.323),
+        10: (3.081, 2.964),
+        20: (3.552, 2.998),
+        40: (3.865, 3.051),
+        80: (3.868, 3.312),
     },
     (4, True): {
-        2: (8.622, 13.689),
-        3: (3.944, 3.907),
-        5: (2.783, 2.746),
-        10: (3.036, 2.978),
-        20: (3.438, 3.348),
+        2: (8.8, math.inf),
+        3: (3.997, 4.196),
+        5: (2.774, 3.273),
+        10: (3.041, 2.944),
+        20: (3.475, 2.973),
+        40: (3.76, 3.077),
+        80: (3.748, 3.339),
     },
     (5, False): {
-        2: (14.982, 12.42),
-        3: (4.104, 4.158),
-        5: (2.85, 2.876),
-        10: (3.083, 3.123),
-        20: (3.411, 3.471),
+        2: (14.863, math.inf),
+        3: (4.274, 4.519),
+        5: (2.87, 3.372),
+        10: (3.149, 3.04),
+        20: (3.506, 3.047),
+        40: (3.854, 3.148),
+        80: (3.904, 3.417),
     },
     (5, True): {
-        2: (8.533, 12.605),
-        3: (3.917, 3.872),
-        5: (2.857, 2.815),
-        10: (3.11, 3.107),
-        20: (3.516, 3.493),
+        2: (8.618, math.inf),
+        3: (3.94, 4.139),
+        5: (2.861, 3.346),
+        10: (3.13, 3.045),
+        20: (3.5, 3.053),
+        40: (3.885, 3.115),
+        80: (3.773, 3.372),
     },
     (6, False): {
-        2: (12.225, 12.63),
-        3: (4.058, 4.037),
-        5: (2.938, 2.885),
-        10: (3.2, 3.157),
-        20: (3.579, 3.478),
+        2: (11.74, math.inf),
+        3: (4.087, 4.312),
+        5: (2.905, 3.452),
+        10: (3.144, 3.045),
+        20: (3.597, 3.095),
+        40: (3.985, 3.19),
+        80: (3.954, 3.526),
     },
     (6, True): {
-        2: (8.839, 8.867),
-        3: (3.972, 3.9),
-        5: (2.925, 2.868),
-        10: (3.205, 3.107),
-        20: (3.602, 3.469),
+        2: (8.565, math.inf),
+        3: (3.858, 4.04),
+        5: (2.92, 3.344),
+        10: (3.197, 3.092),
+        20: (3.655, 3.115),
+        40: (3.958, 3.224),
+        80: (3.968, 3.465),
     },
     (7, False): {
-        2: (10.719, 10.464),
-        3: (4.004, 4.052),
-        5: (2.919, 2.905),
-        10: (3.201, 3.205),
-        20: (3.564, 3.521),
+        2: (9.589, math.inf),
+        3: (4.037, 4.199),
+        5: (2.964, 3.417),
+        10: (3.208, 3.127),
+        20: (3.636, 3.202),
+        40: (3.922, 3.277),
+        80: (4.15, 3.605),
     },
     (7, True): {
-        2: (8.361, 7.772),
-        3: (3.861, 3.813),
-        5: (2.97, 2.907),
-        10: (3.184, 3.145),
-        20: (3.638, 3.576),
+        2: (7.271, math.inf),
+        3: (3.839, 4.005),
+        5: (2.96, 3.384),
+        10: (3.238, 3.103),
+        20: (3.695, 3.177),
+        40: (4.093, 3.282),
+        80: (3.937, 3.491),
     },
 }
 """What `simulated_bounds` gives, by the number of configurations and `again`.

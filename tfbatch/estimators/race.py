@@ -6,10 +6,12 @@ tfbatch.estimators.seed_noise. The first configuration is the baseline.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.estimators.error_budget import bounds
+from tfbatch.estimators.error_budget import LOOKS, bounds
 from tfbatch.estimators.seed_noise import SeedNoise, differences, seed_noise
 from tfbatch.estimators.vectors import Array
 
@@ -22,6 +24,9 @@ FIRST_EXIT = 3
 _LEAVES = 2.5
 """Standard errors that send a configuration out. Looser than what shows anything: who leaves
 loses a chance, and nothing is claimed."""
+_BEHIND_BEST = 0.0
+"""Standard errors by which one that is as good as the leader may seem farther than the band behind
+any other one."""
 
 Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
@@ -34,14 +39,20 @@ class Race:
 
     Attributes:
         better: Shown to be better than the baseline, [R, m].
-        close: Shown to lie behind the best by no more than the band, [R, m].
+        close: Costs less than the leader, and shown to lie behind it by no more than the band,
+            [R, m].
         out: Left the race: too far behind, or not cheaper and not better by more than the band.
         band: Deficits up to this do not matter, [R]; NaN before the pilot.
-        apart: Row less column, means of scores, [R, m, m]; larger is better.
+        apart: Row less column, means of all scores, [R, m, m]; larger is better.
         errors: Standard errors of that, [R, m, m].
         again: Whether the baseline has a second training for each seed.
-        bounds: Standard errors that show a difference from the baseline, and from another one, at
-            the last look that could show something, [R, 2]; NaN before it.
+        bounds: Standard errors that show a gain, and that show one to be as good, at the last look
+            that could show something, [R, 2]; NaN before it.
+        shown: Row less column at the last look in which both took part, [R, m, m].
+        shown_widths: How far that may be wrong, for all and at every look, [R, m, m]; infinite
+            before a look, 0 on the diagonal.
+        gain_widths: How far `shown` of the baseline may be wrong as a gain, [R, m]; likewise.
+        looked: Seeds at the last look of each, [R, m]; 0 before one.
 
     Args:
         costs: What a training costs, [R, m]; or None where costs do not matter.
@@ -51,6 +62,7 @@ class Race:
             something is shown. Otherwise the best mean leads.
         tolerance: The band; None for the deviation between seeds in the pilot.
         smallest_band: The least band, without a tolerance.
+        least_deviation: No deviation between seeds is taken to be smaller.
     """
 
     def __init__(
@@ -62,18 +74,23 @@ class Race:
         has_baseline: bool = True,
         tolerance: float | None = None,
         smallest_band: float = 0.0,
+        least_deviation: float = 0.0,
     ):
         self.costs = costs
         self.better: Flags = np.zeros(shape, bool)
         self.close, self.out = self.better.copy(), self.better.copy()
         self.band = np.full(shape[0], np.nan if tolerance is None else tolerance)
         self.bounds = np.full((shape[0], 2), np.nan)
+        self.looked = np.zeros(shape, int)
         self._noise: SeedNoise | None = None
-        self.apart, self.errors = (np.zeros((*shape, shape[1])) for _ in range(2))
+        self._own = np.eye(shape[1], dtype=bool)
+        self.apart, self.errors, self.shown = (np.zeros((*shape, shape[1])) for _ in range(3))
+        self.shown_widths = np.where(self._own, 0.0, np.full((*shape, shape[1]), np.inf))
+        self.gain_widths = self.shown_widths[:, :, 0].copy()
         self.again, self._has_baseline = again, has_baseline
         self._tolerance, self._smallest_band = tolerance, smallest_band
+        self._least_variance = least_deviation**2
         self._races = np.arange(shape[0])
-        self._own = np.eye(shape[1], dtype=bool)
 
     def judge(self, seeds: int, scores: Array, takes_part: Flags) -> None:
         """Takes note of the scores of the first so many seeds.
@@ -85,11 +102,15 @@ class Race:
                 the others, and where nobody takes part the race is over.
         """
         going = np.asarray(takes_part.any(1))
-        self._noise = noise = seed_noise(scores)
+        noise = seed_noise(scores)
+        least = np.maximum(noise.variances, self._least_variance)
+        self._noise = noise = dataclasses.replace(noise, variances=least)
         self.apart, self.errors = differences(scores, noise)
+        unseen = np.isinf(self.shown_widths)
+        self.shown = np.where(unseen, self.apart, self.shown)
         if seeds <= PILOT and self._tolerance is None:
             deviation = np.sqrt(noise.pooled)
-            known = np.where(np.isfinite(deviation), deviation, np.nan)
+            known = np.where(np.isfinite(deviation) & (seeds > 1), deviation, np.nan)
             self.band = np.asarray(np.fmax(known, self._smallest_band))
         if len(self._own) == 1:
             return
@@ -101,14 +122,34 @@ class Race:
         found = bounds(len(self._own), seeds, again=self.again).get(seeds)
         if found is None:
             return
-        self.bounds[takes_part.any(1)] = found.from_baseline, found.from_other
+        going = takes_part.any(1)
+        self.bounds[going, 0] = found.better
         if self._has_baseline:
-            enough = found.from_baseline * self.errors[:, :, 0]
+            enough = found.better * self.errors[:, :, 0]
             better = self.better | ((self.apart[:, :, 0] > enough) & takes_part)
             better[:, 0] = False
             self.better = np.asarray(better)
-        lower = lower_bounds(self.apart, self.errors, self.bounds, self._has_baseline)
-        self.close |= (lower >= -self.band[:, None]) & takes_part
+        cheaper = self._cheaper_than(self.leader())
+        self.bounds[going, 1] = self._as_good_bounds(seeds, cheaper)[going]
+        pairs = takes_part[:, :, None] & takes_part[:, None, :] & ~self._own
+        of_as_good = cheaper[:, :, None] | cheaper[:, None, :]
+        each = np.where(of_as_good, self.bounds[:, 1, None, None], found.better)
+        self.shown = np.where(pairs, self.apart, self.shown)
+        self.shown_widths = np.where(pairs, each * self.errors, self.shown_widths)
+        gains = found.better * self.errors[:, :, 0]
+        self.gain_widths = np.where(pairs[:, :, 0], gains, self.gain_widths)
+        self.looked = np.where(takes_part, seeds, self.looked)
+        if seeds >= PILOT or self._tolerance is not None:  # the band is whole
+            close = as_good(self.apart, self.errors, self.leader(), self.bounds[:, 1], self.band)
+            self.close |= close & cheaper & takes_part
+
+    def _as_good_bounds(self, seeds: int, cheaper: Flags) -> Array:
+        """For as many as cost less than the leader: the others make no claim to be as good, [R]."""
+        known = [
+            bounds(max(count, 1) + 1, seeds, again=self.again)[seeds].as_good
+            for count in range(len(self._own))
+        ]
+        return np.asarray(np.array(known)[cheaper.sum(1)])
 
     @property
     def noise(self) -> SeedNoise:
@@ -126,35 +167,83 @@ class Race:
         return leading(self.noise.means, self.better, has_baseline=self._has_baseline)
 
     def recommended(self) -> Indices:
-        """The cheapest of the leader and of those that are shown to be as good as any, [R]."""
+        """The cheapest of the leader and of those that are shown to be as good as it, [R]."""
         return recommended(
             self.noise.means, self.better, self.close, self.costs, has_baseline=self._has_baseline
         )
 
     def cheaper(self) -> Flags:
         """Who costs less than the recommended one, [R, m]."""
+        return self._cheaper_than(self.recommended())
+
+    def _cheaper_than(self, one: Indices) -> Flags:
         if self.costs is None:
             return np.zeros(self.better.shape, bool)
-        least = self.costs[self._races, self.recommended()]
+        least = self.costs[self._races, one]
         return np.asarray(self.costs < least[:, None] * (1 - SAME_COST))
 
     def undecided(self) -> Flags:
-        """Who is cheaper than the recommended one, and may be as good, [R, m]."""
-        found = self.cheaper() & ~self.close & ~self.out
-        found &= self._behind() <= self.band[:, None]
-        found[self._races, self.recommended()] = False
-        return found
+        """Who is cheaper than the recommended one, and may be as good as the leader, [R, m]."""
+        found = self._candidates() & self.cheaper() & ~self.close
+        return np.asarray(found & (self._behind() <= self.band[:, None]))
+
+    def may_be_better(self) -> Flags:
+        """Who may lie above the leader by more than the band, [R, m]."""
+        leader = self.leader()
+        apart = self.apart[self._races, :, leader]
+        errors = self.errors[self._races, :, leader]
+        return np.asarray(self._candidates() & (apart + _LEAVES * errors > self.band[:, None]))
 
     def decided(self) -> Flags:
-        """Whether further seeds are not needed, [R]."""
+        """Whether further seeds are not needed, [R]: nothing that they would decide is left."""
         if len(self._own) == 1:
             return np.zeros(len(self._races), bool)
+        return np.asarray(~(self.undecided() | self.may_be_better()).any(1))
+
+    def seeds_for_as_good(self) -> Array:
+        """The first look to come that is expected to decide who is as good, [R, m]; NaN if none.
+
+        A deficit is expected to be what is left of the measured one when it is shrunk towards 0 by
+        what chance adds to its square (James and Stein, 1961): of few seeds the measured one would
+        call every other equal configuration hopeless.
+        """
         leader = self.leader()
-        others = ~self.out
-        others[self._races, leader] = False
-        others[:, 0] &= not self._has_baseline  # it sets the mark and is no candidate
-        settled = self.close[self._races, leader] | ~others.any(1)
-        return settled & ~(self.undecided() & others).any(1)
+        errors = self.errors[self._races, :, leader]
+        gaps = self.band[:, None] + shrunken(self.apart[self._races, :, leader], errors)
+        of_look = [
+            self._as_good_bounds(look, self._cheaper_than(leader))[:, None] for look in LOOKS
+        ]
+        return self._first_look(errors, of_look, gaps, -gaps)
+
+    def seeds_for_better(self) -> Array:
+        """Likewise of who is better than the baseline, [R, m]."""
+        errors = self.errors[:, :, 0]
+        gains = shrunken(self.apart[:, :, 0], errors)
+        known = bounds(len(self._own), max(LOOKS), again=self.again)
+        of_look = [np.full((len(gains), 1), known[look].better) for look in LOOKS]
+        return self._first_look(errors, of_look, gains, self.band[:, None] - gains)
+
+    def _first_look(
+        self, errors: Array, of_look: list[Array], shown: Array, refuted: Array
+    ) -> Array:
+        """The first look later than a configuration's seeds at which either gap is wide enough."""
+        now = self.noise.counts.copy()
+        now[:, 0] = now[:, 1:].max(1, initial=1)  # the baseline's second trainings are no rounds
+        found = np.full(now.shape, np.nan)
+        for look, bound in reversed(list(zip(LOOKS, of_look, strict=True))):
+            then = errors * np.sqrt(now / look)
+            with np.errstate(invalid="ignore"):
+                enough = (bound * then <= shown) | (_LEAVES * then <= refuted)
+            found = np.where((look > now) & enough & (self.looked > 0), look, found)
+        return found
+
+    def _candidates(self) -> Flags:
+        """Who is still in the race and is neither the baseline nor leads nor is recommended."""
+        found = ~self.out
+        found[self._races, self.leader()] = False
+        found[self._races, self.recommended()] = False
+        found[:, 0] &= not self._has_baseline  # it sets the mark
+        return found
 
     def _behind(self) -> Array:
         """How far each lies behind the best at least, as far as leaving goes, [R, m]."""
@@ -174,25 +263,32 @@ class Race:
         return leaves
 
 
-def lower_bounds(apart: Array, errors: Array, bounds: Array, has_baseline: bool) -> Array:
-    """How far each lies above the best of the others at least, [R, m].
+def as_good(apart: Array, errors: Array, leader: Indices, bounds: Array, band: Array) -> Flags:
+    """Who is shown to lie behind the leader by no more than the band, [R, m].
 
-    Hsu (1984), "Constrained simultaneous confidence intervals for multiple comparisons with the
-    best": each is compared with all others, at the bound for one that is the best.
+    What may be better than the leader but is not shown to be so cannot be asked for more: of
+    equal ones with three seeds nothing is shown to be as good as all the others. But nobody is as
+    good that seems to lie farther behind another one.
 
     Args:
         apart: Row less column, [R, m, m].
         errors: Standard errors of that, [R, m, m].
-        bounds: See `Race.bounds`.
-        has_baseline: Whether the first configuration is a baseline.
+        leader: See `Race.leader`.
+        bounds: Standard errors that show one to be as good, [R].
+        band: Deficits up to this do not matter, [R].
     """
-    configurations = apart.shape[1]
-    each = np.repeat(bounds[:, 1:], configurations, axis=1)
-    each[:, 0] = bounds[:, 0 if has_baseline else 1]
-    own = np.eye(configurations, dtype=bool)
-    with np.errstate(invalid="ignore"):  # NaN before any look
-        lower = np.where(own, np.inf, apart - each[:, None, :] * errors).min(2)
-    return np.where(np.isnan(lower), -np.inf, lower)
+    races = np.arange(len(apart))
+    with np.errstate(invalid="ignore"):  # NaN or infinite before any look
+        lower = apart[races, :, leader] - bounds[:, None] * errors[races, :, leader]
+        seems = (apart + _BEHIND_BEST * errors).min(2)
+        return np.asarray((lower >= -band[:, None]) & (seems >= -band[:, None]))
+
+
+def shrunken(differences: Array, errors: Array) -> Array:
+    """Towards 0, by what chance adds to the square of each."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept = np.maximum(1 - errors**2 / differences**2, 0.0)
+    return np.where(differences == 0, 0.0, np.nan_to_num(kept) * differences)
 
 
 def leading(means: Array, better: Flags, *, has_baseline: bool) -> Indices:

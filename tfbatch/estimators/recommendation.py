@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 
 from tfbatch.errors import InputError
-from tfbatch.estimators.chosen_mean import ChosenMean, chosen_mean
-from tfbatch.estimators.error_budget import SPENT, bounds
+from tfbatch.estimators.chosen_mean import chosen_mean
 from tfbatch.estimators.race import Race
+from tfbatch.estimators.vectors import Array
 from tfbatch.metric_direction import Direction, Goal
 
 
@@ -45,19 +45,22 @@ class Verified:
 class Comparison:
     """One configuration against the best mean and against the incumbent.
 
-    The intervals hold for all configurations and looks together; they are infinite before the
-    first look, with one seed.
+    Deficit, gain and their intervals are those of the last look in which both took part; the
+    intervals hold for all configurations and looks together. They are infinite before the first
+    look, with one seed.
 
     Attributes:
         key: What it is called.
         seeds: Number of its fresh seeds.
         mean: Mean objective.
+        looked_at: Number of seeds at its last look; 0 before one.
         deficit: How far its mean lies behind the best (never negative).
         half_width: Half width of the deficit's interval; 0 for the best mean itself.
         gain: How far its mean lies above the incumbent's, positive where better; NaN without one.
         gain_half_width: Half width of the gain's interval.
         better: Shown to be better than the incumbent.
-        tied: Shown to lie behind the best by no more than the band.
+        tied: Cheaper than the leader (the baseline, or the best of those that are shown to be
+            better), and shown to lie behind it by no more than the band.
         out: Left the race.
         seconds: Median training seconds.
     """
@@ -65,6 +68,7 @@ class Comparison:
     key: str
     seeds: int
     mean: float
+    looked_at: int
     deficit: float
     half_width: float
     gain: float
@@ -81,15 +85,11 @@ class Estimate:
 
     Attributes:
         mean: Mean objective.
-        half_width: Half width of its 95 % interval; infinite where there is no noise estimate.
-        gain: How far it lies above the incumbent, positive where better; NaN without one.
-        gain_half_width: Half width of the gain's 95 % interval.
+        half_width: Half width of its 95 % interval; infinite before the first look.
     """
 
     mean: float
     half_width: float
-    gain: float
-    gain_half_width: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +100,15 @@ class Undecided:
         key: What it is called.
         question: "as good", of one that is cheaper than the recommended one; or "better", of one
             whose mean is above the incumbent's.
-        seeds: At which number of seeds a look is expected to decide; None if at none of them.
+        seeds: At which number of seeds a look is expected to decide; None if at none of them, or
+            before the first look.
+        at_most: What its deficit to the leader is shown not to exceed; infinite before a look.
     """
 
     key: str
     question: Literal["as good", "better"]
     seeds: int | None
+    at_most: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,9 +117,9 @@ class Choice:
 
     Attributes:
         recommended: Its key.
-        best: Key of the configuration with the best mean.
+        best: Key of the configuration with the best mean, at the last look.
         margin: The band: deficits up to this do not matter.
-        noise: Pooled standard deviation between seeds; NaN with one seed.
+        noise: Pooled standard deviation between seeds; NaN with one round.
         comparisons: Every configuration, best mean first.
         estimate: What to expect of the recommended one.
         undecided: What more seeds would decide.
@@ -154,7 +157,7 @@ def choose(
             fewer left, or has not got so far.
         direction: Whether a larger or a smaller objective is better.
         smallest_margin: Differences below this do not matter; the band is this or the deviation
-            between the first two seeds, whichever is larger.
+            between the first three seeds, whichever is larger.
         incumbent: Key of what is in use now. Where it is not among the verified the best mean
             leads, and of those shown to be as good the cheapest is recommended.
         tolerance: The band, in place of both.
@@ -211,6 +214,7 @@ def _replay(
         has_baseline=has_baseline,
         tolerance=tolerance,
         smallest_band=smallest_margin,
+        least_deviation=_step(scores) / 2,
     )
     for seeds in range(1, count + 1):
         seen = scores.copy()
@@ -218,6 +222,16 @@ def _replay(
         seen[:, :, count + seeds :] = np.nan
         race.judge(seeds, seen, ~np.isnan(scores[:, :, seeds - 1]))
     return race
+
+
+def _step(scores: Array) -> float:
+    """The smallest difference of two scores: of an accuracy one validation example, or some.
+
+    Scores that are all the same lie within one such step, and what lies within a step deviates by
+    at most half of it (Popoviciu, 1935). Without that, two equal accuracies would have no noise.
+    """
+    apart = np.diff(np.sort(scores[~np.isnan(scores)]))
+    return float(apart[apart > 0].min(initial=np.inf)) if (apart > 0).any() else 0.0
 
 
 def _choice(
@@ -229,18 +243,19 @@ def _choice(
     has_baseline: bool,
 ) -> Choice:
     sign = -1.0 if direction == "min" else 1.0
-    means = race.noise.means[0]
-    best, chosen = int(means.argmax()), int(race.recommended()[0])
+    means, rounds = race.noise.means[0], max(len(one.scores) for one in ordered)
+    best, chosen = int(race.shown[0].min(1).argmax()), int(race.recommended()[0])
     noise = math.sqrt(race.noise.pooled[0])
     comparisons = [
         Comparison(
             key=one.key,
             seeds=len(one.scores),
             mean=float(sign * means[row]),
-            deficit=float(means[best] - means[row]),
-            half_width=_half_width(race, best, row, has_baseline),
-            gain=float(means[row] - means[0]) if has_baseline else math.nan,
-            gain_half_width=_half_width(race, row, 0, has_baseline) if has_baseline else math.nan,
+            looked_at=int(race.looked[0, row]),
+            deficit=max(float(race.shown[0, best, row]), 0.0),
+            half_width=float(race.shown_widths[0, best, row]),
+            gain=float(race.shown[0, row, 0]) if has_baseline else math.nan,
+            gain_half_width=float(race.gain_widths[0, row]) if has_baseline else math.nan,
             better=bool(race.better[0, row]),
             tied=bool(race.close[0, row]),
             out=bool(race.out[0, row]),
@@ -248,65 +263,39 @@ def _choice(
         )
         for row, one in enumerate(ordered)
     ]
+    expected = chosen_mean(race, has_baseline=has_baseline)
     return Choice(
         recommended=ordered[chosen].key,
         best=ordered[best].key,
         margin=float(race.band[0]),
-        noise=noise if math.isfinite(noise) else math.nan,
+        noise=noise if math.isfinite(noise) and rounds > 1 else math.nan,
         comparisons=tuple(sorted(comparisons, key=lambda c: c.deficit)),
-        estimate=_estimate(chosen_mean(race, has_baseline=has_baseline), sign, has_baseline),
+        estimate=Estimate(float(sign * expected.mean[0]), float(expected.half_width[0])),
         undecided=_undecided(race, ordered, has_baseline=has_baseline),
         decided=bool(race.decided()[0]),
-    )
-
-
-def _half_width(race: Race, one: int, other: int, has_baseline: bool) -> float:
-    """Of the difference of two configurations, at the last look's bound."""
-    if one == other:
-        return 0.0
-    of_baseline = has_baseline and 0 in (one, other)
-    bound = float(race.bounds[0, 0 if of_baseline else 1])
-    return math.inf if math.isnan(bound) else bound * float(race.errors[0, one, other])
-
-
-def _estimate(found: ChosenMean, sign: float, has_baseline: bool) -> Estimate:
-    return Estimate(
-        mean=float(sign * found.mean[0]),
-        half_width=float(found.half_width[0]),
-        gain=float(found.gain[0]) if has_baseline else math.nan,
-        gain_half_width=float(found.gain_half_width[0]) if has_baseline else math.nan,
     )
 
 
 def _undecided(
     race: Race, ordered: Sequence[Verified], *, has_baseline: bool
 ) -> tuple[Undecided, ...]:
-    """Cheaper ones that may be as good, then better means that may be better."""
-    band, apart = float(race.band[0]), race.apart[0]
+    """Cheaper ones that may be as good, then better means that may be better.
+
+    Nothing where all is decided: both are what `Race.decided` waits for.
+    """
     leader = int(race.leader()[0])
+    at_most = race.shown_widths[0, leader] - race.shown[0, :, leader]
+    as_good, better = race.undecided()[0], race.may_be_better()[0] & (race.shown[0, :, 0] > 0)
+    better &= has_baseline and leader == 0
     found = []
-    for row in map(int, np.flatnonzero(race.undecided()[0])):
-        rival = max((n for n in range(len(ordered)) if n != row), key=lambda n: apart[n, row])
-        gap = band - float(apart[rival, row])
-        seeds = _seeds(race, row, rival, gap, has_baseline)
-        found.append(Undecided(ordered[row].key, "as good", seeds))
-    if not has_baseline or leader != 0:
-        return tuple(found)
-    for row in range(1, len(ordered)):
-        if apart[row, 0] > 0 and not race.out[0, row]:
-            seeds = _seeds(race, row, 0, float(apart[row, 0]), has_baseline)
-            found.append(Undecided(ordered[row].key, "better", seeds))
+    for row in map(int, np.flatnonzero(as_good)):
+        seeds = _look(race.seeds_for_as_good()[0, row])
+        found.append(Undecided(ordered[row].key, "as good", seeds, float(at_most[row])))
+    for row in map(int, np.flatnonzero(better)):
+        seeds = _look(race.seeds_for_better()[0, row])
+        found.append(Undecided(ordered[row].key, "better", seeds, float(at_most[row])))
     return tuple(found)
 
 
-def _seeds(race: Race, one: int, other: int, gap: float, has_baseline: bool) -> int | None:
-    """The first look to come at which a gap of this size, above or below, would be shown."""
-    now = int(race.noise.counts[0, one])
-    error = float(race.errors[0, one, other])
-    which = 0 if has_baseline and 0 in (one, other) else 1
-    for look in (n for n in SPENT if n > now):
-        known = bounds(len(race.better[0]), look, again=race.again)[look]
-        bound = (known.from_baseline, known.from_other)[which]
-        if bound * error * math.sqrt(now / look) <= abs(gap):
-            return look
-    return None
+def _look(seeds: float) -> int | None:
+    return None if math.isnan(seeds) else int(seeds)

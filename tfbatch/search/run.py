@@ -188,6 +188,7 @@ class Run:
             device=self.runner.device,
             goal=self.request.search.confirmation.goal,
             tolerance=self.request.search.confirmation.tolerance,
+            planned=self.request.search.confirmation.seeds,
             too_short=self._too_short(),
         )
 
