@@ -276,6 +276,16 @@ def test_seconds_alone_are_not_compared_with_seconds_beside_others(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("goal", "why"),
+    [("metric", "nothing is shown to be better."), ("time", "better, or as good and cheaper.")],
+)
+def test_the_summary_names_what_the_goal_considers(tmp_path, goal, why):
+    trials = run(tmp_path, noisy({16: 9.0, 32: 0.5}), sizes=(16,), rounds=3)
+
+    assert why in summary(find_answer(trials, batch_sizes=2, goal=goal))
+
+
+@pytest.mark.parametrize(
     ("ratio", "words"),
     [(1.04, "as fast"), (1.26, "1.3 x faster"), (99.7, "100 x faster"), (1 / 128, "128 x slower")],
 )

@@ -120,7 +120,8 @@ def _why(answer: Answer, verification: Verification) -> str:
     if answer.keeps_baseline:
         if verification.better_than_baseline and one is not None and one.tied:
             return f"It is kept as the cheaper one: behind in {band}."
-        return "It is kept, since nothing is shown to be better, or as good and cheaper."
+        as_good = "" if answer.goal == "metric" else ", or as good and cheaper"
+        return f"It is kept, since nothing is shown to be better{as_good}."
     if one is not None and one.better and key == _leader(verification):
         return "It is recommended as the best of those that are shown to be better."
     if one is not None and one.tied:
