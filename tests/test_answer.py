@@ -18,6 +18,7 @@ from tfbatch.answer.answer import Answer, Measured
 from tfbatch.answer.candidates import choose_candidates, trial_name
 from tfbatch.answer.chance import read_chance_level, write_chance_level
 from tfbatch.answer.find import find_answer
+from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.answer.summary import summary
 from tfbatch.configuration import Configuration
@@ -257,6 +258,47 @@ def test_the_summary_names_what_is_not_decided_and_the_command_that_decides(tmp_
     assert one.minutes > 0
     assert "whether batch size 64 (2 x faster) is as good within" in summary(answer)
     assert one.option in summary(answer)
+
+
+def test_seconds_alone_are_not_compared_with_seconds_beside_others(tmp_path):
+    """Equal costs were reported as 130 times slower where one batch size only had step times."""
+    trials = run(
+        tmp_path,
+        noisy({16: 0.5, 32: 2.0, 64: 0.9}),
+        rounds=3,
+        chance=ChanceLevel(untrained=5.0),
+    )
+    of_one = StepSeconds(device="CPU", rounds={32: (1e-4,) * 3})
+    answer = find_answer(trials, batch_sizes=2, step_seconds=of_one)
+
+    assert not any(one.training_seconds.alone_on_the_device for one in answer.contenders)
+    assert "Against your baseline: 2 x slower" in summary(answer)
+
+
+@pytest.mark.parametrize(
+    ("goal", "why"),
+    [("metric", "nothing is shown to be better."), ("time", "better, or as good and cheaper.")],
+)
+def test_the_summary_names_what_the_goal_considers(tmp_path, goal, why):
+    trials = run(tmp_path, noisy({16: 3.0, 32: 0.5}), sizes=(16,), rounds=3)
+
+    assert why in summary(find_answer(trials, batch_sizes=2, goal=goal))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(1.04, "as fast"), (1.26, "1.3 x faster"), (99.7, "100 x faster"), (1 / 128, "128 x slower")],
+)
+def test_a_ratio_of_seconds_is_written_without_an_exponent(tmp_path, ratio, words):
+    trials = run(
+        tmp_path, noisy({16: 0.5, 32: 2.0}), sizes=(16,), rounds=3, chance=ChanceLevel(untrained=5)
+    )
+    steps = {t.configuration.batch_size: t.steps for t in trials}
+    alone = StepSeconds(device="CPU", rounds={32: (ratio / steps[32],), 16: (1 / steps[16],)})
+
+    assert f"Against your baseline: {words}, " in summary(
+        find_answer(trials, batch_sizes=2, step_seconds=alone)
+    )
 
 
 def test_where_the_time_was_over_more_of_it_is_asked_for_and_never_fewer_seeds(tmp_path):

@@ -112,23 +112,24 @@ def as_verified(
     step_seconds: StepSeconds = StepSeconds(),  # noqa: B008 - frozen
 ) -> list[Verified]:
     """What the recommendation needs to know; see `failed` for who is left out."""
-    # Seconds of different kinds cannot be compared: all alone, or all as they were.
-    alone = all(step_seconds.of(trials[0]) for trials in groups.values())
+    alone = step_seconds.where_all_have_some(trials[0] for trials in groups.values())
     found = []
     for key, trials in groups.items():
         if failed(trials):
             continue
-        paired = {_number(t): t for t in trials if not _is_again(t)}
+        paired = {round_of(t): t for t in trials if not _is_again(t)}
         found.append(
             Verified(
                 key=key,
                 scores={n: _score(t) for n, t in paired.items()},
                 seconds={
-                    n: statistics.median(step_seconds.of(t)) if alone else t.training_seconds
+                    n: statistics.median(alone.of(t) or [t.training_seconds])
                     for n, t in paired.items()
                 },
                 batch_size=trials[0].configuration.batch_size,
-                again={_number(t): t.score for t in trials if _is_again(t) and t.score is not None},
+                again={
+                    round_of(t): t.score for t in trials if _is_again(t) and t.score is not None
+                },
             )
         )
     return found
@@ -143,11 +144,12 @@ def failed(trials: Sequence[FinishedTrial]) -> bool:
 
 
 def _is_again(trial: FinishedTrial) -> bool:
-    return trial.trial == again_name(trial.configuration, _number(trial))
+    return trial.trial == again_name(trial.configuration, round_of(trial))
 
 
-def _number(trial: FinishedTrial) -> int:
-    return int(trial.trial.rpartition("-")[2])
+def round_of(trial: FinishedTrial) -> int:
+    """The number of a verification trial's round; 0 of another trial."""
+    return int(trial.trial.rpartition("-")[2]) if trial.phase == "confirmation" else 0
 
 
 def _candidate_sets(

@@ -122,10 +122,11 @@ def decide(
             raise SearchError("Every configuration that was verified failed on a fresh seed.")
         recommended = best.trial
         evidence[best.trial] = [best]
+    times = step_seconds.where_all_have_some(one[0] for one in evidence.values())
     return Answer(
         objective=trials.objective,
         recommended_trial=recommended,
-        contenders=tuple(Contender.of(key, one, step_seconds) for key, one in evidence.items()),
+        contenders=tuple(Contender.of(key, one, times) for key, one in evidence.items()),
         verification=Verification.of(choice) if choice else None,
         goal=goal,
         undecided=tuple(_open(one, groups, choice, planned) for one in choice.undecided)

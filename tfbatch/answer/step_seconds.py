@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ class StepSeconds(Strict):
         no property of the batch size.
         """
         return [t * trial.steps for t in self.rounds.get(trial.configuration.batch_size, ())]
+
+    def where_all_have_some(self, trials: Iterable[FinishedTrial]) -> StepSeconds:
+        """These where every one of the trials has some; else none.
+
+        Seconds alone and seconds beside others cannot be compared.
+        """
+        known = all(trial.configuration.batch_size in self.rounds for trial in trials)
+        return self if known else self.model_copy(update={"rounds": {}})
 
     def median(self, batch_size: int) -> float | None:
         """Median seconds of one step, or None."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.answer.answer import Answer, Contender, Measured
-from tfbatch.answer.candidates import groups_of_rounds
+from tfbatch.answer.candidates import groups_of_rounds, round_of
 from tfbatch.answer.chance import read_chance_level
 from tfbatch.answer.edges import Edges
 from tfbatch.answer.find import decide, find_answer
@@ -72,14 +72,9 @@ def answer_of(run_dir: Path) -> Answer:
 def _completed(content: dict[str, Any], run_dir: Path) -> Answer:
     """What an earlier version wrote, with the contenders that the journal had then."""
     trials = Trials.read(run_dir)[: content["trials"]]
-    rounds = 0
-    if content["verified_on_fresh_seeds"]:
-        measured = content["metrics"]["validation"]
-        rounds = max(one["seeds"] for one in measured.values())
+    evidence = [trials.find(name) for name in content["evidence"]]
+    rounds = max((round_of(one) for one in evidence if one), default=0)
     groups = groups_of_rounds(trials, least=rounds, most=rounds) if rounds else {}
-    while rounds and not groups:  # the baseline has more seeds than rounds
-        rounds -= 1
-        groups = groups_of_rounds(trials, least=rounds, most=rounds)
     chance = read_chance_level(run_dir)
     found = decide(
         trials,

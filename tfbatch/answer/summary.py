@@ -120,7 +120,8 @@ def _why(answer: Answer, verification: Verification) -> str:
     if answer.keeps_baseline:
         if verification.better_than_baseline and one is not None and one.tied:
             return f"It is kept as the cheaper one: behind in {band}."
-        return "It is kept, since nothing is shown to be better, or as good and cheaper."
+        as_good = "" if answer.goal == "metric" else ", or as good and cheaper"
+        return f"It is kept, since nothing is shown to be better{as_good}."
     if one is not None and one.better and key == _leader(verification):
         return "It is recommended as the best of those that are shown to be better."
     if one is not None and one.tied:
@@ -160,15 +161,16 @@ def _open_line(one: Open, answer: Answer) -> str:
     else:
         ratio = baseline.training_seconds.mean / contender.training_seconds.mean
         cheaper = (
-            f"{contender.batch_size / baseline.batch_size:.2g} x the batch"
+            f"{_short(contender.batch_size / baseline.batch_size)} x the batch"
             if answer.goal == "memory"
             else _speed(ratio)
         )
         what = f"whether {name} ({cheaper}) is as good within {answer.verification.margin:.4f}"
     if one.option is None:
         return f"Not decided: {what}. {_no_look(one, answer.verification)}"
+    minutes = _short(one.minutes or 0.0)
     return (
-        f"Not decided: {what}. {one.seeds} seeds are expected to decide, about {one.minutes:.2g} "
+        f"Not decided: {what}. {one.seeds} seeds are expected to decide, about {minutes} "
         f"minutes of training: the same command with {one.option}."
     )
 
@@ -204,7 +206,12 @@ def _signed(answer: Answer, gain: float, half_width: float) -> str:
 def _speed(ratio: float) -> str:
     if 1 / (1 + SAME_COST) <= ratio <= 1 + SAME_COST:
         return "as fast"
-    return f"{ratio:.2g} x faster" if ratio > 1 else f"{1 / ratio:.2g} x slower"
+    return f"{_short(ratio)} x faster" if ratio > 1 else f"{_short(1 / ratio)} x slower"
+
+
+def _short(number: float) -> str:
+    """Two digits, or all before the point: "0.83", "1.5", "130"."""
+    return f"{number:,.0f}" if number >= 9.95 else f"{number:.2g}"
 
 
 def _seeds(compared: Compared) -> str:
