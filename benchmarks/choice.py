@@ -6,11 +6,12 @@ Whole races, as the product runs them: rounds of fresh seeds, the baseline twice
 from the pilot, candidates that leave, looks that spend the error budget, the recommendation, and
 the mean that is reported for it. Scores are drawn; one deviation between seeds is 1.
 
-Result: with equal noise among four the baseline is kept in 98 % of races of equal ones, "better" is
-wrong in at most 2 %, a gain of 2 deviations is missed in 29 % with 5 seeds and 3 % with 10, and the
-reported mean is off by less than 0.1 deviations. An equal one twice as fast is recommended in 12,
-41 and 76 % with 5, 10 and 20 seeds; with 3 or 5 it is so, or named with a number of seeds, in 93 % (95
-were promised). With deviations from 1 to 4 "better" is wrong in up to 2.9 %, and more is missed.
+Result: with equal noise among four the baseline is kept in 98 % of races of equal ones,
+"better" is wrong in at most 2 %, a gain of 2 deviations is missed in 29 % with 5 seeds and 3 %
+with 10, and the reported mean is off by less than 0.1 deviations. An equal one twice as fast is
+recommended in 12, 41 and 76 % with 5, 10 and 20 seeds; with 3 or 5 it is so, or named with a
+number of seeds, in 93 % (95 were promised). With deviations from 1 to 4 "better" is wrong in up
+to 2.9 %, and more is missed.
 Evidence: benchmarks/results/choice.md
 """
 
