@@ -453,7 +453,7 @@ def test_the_bounds_of_a_verification_that_was_extended_are_stored(monkeypatch):
     monkeypatch.setattr(error_budget, "simulated_bounds", None)
 
     for again in (False, True):
-        assert list(bounds(10, 80, again=again)) == list(LOOKS)
+        assert list(bounds(10, 80, again=again)) == list(error_budget.LOOKS)
 
 
 def test_the_mean_of_the_chosen_one_is_freed_of_the_choice():
