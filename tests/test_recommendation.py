@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tfbatch.errors import InputError
+from tfbatch.estimators import error_budget
 from tfbatch.estimators.chosen_mean import chosen_mean
 from tfbatch.estimators.error_budget import AS_GOOD, BETTER, ERROR, bounds, simulated_bounds
 from tfbatch.estimators.race import Race
@@ -458,6 +459,14 @@ def test_the_simulation_of_many_configurations_takes_little_memory():
     tracemalloc.stop()
 
     assert most < 30e6
+
+
+def test_the_bounds_of_a_verification_that_was_extended_are_stored(monkeypatch):
+    """A simulation takes seconds in each process that reads an answer."""
+    monkeypatch.setattr(error_budget, "simulated_bounds", None)
+
+    for again in (False, True):
+        assert list(bounds(10, 80, again=again)) == list(error_budget.LOOKS)
 
 
 def test_the_mean_of_the_chosen_one_is_freed_of_the_choice():
