@@ -287,12 +287,14 @@ def test_the_snippet_is_a_script_with_the_reported_figures(result, tmp_path):
 def test_training_from_best_yaml_gives_the_reported_figures(result):
     path = result.run_dir / "best.yaml"
     config = load_training_config(path)
-    first = rows_of(result, result.answer.recommended.key)[0]
+    rows = rows_of(result, result.answer.recommended.key)
+    first = rows[0]
     assert config.configuration == result.answer.recommended.configuration
     assert (config.seed, str(config.trial_length)) == (first["seed"], "1 epochs")
     assert config.reported
     shown = result.recommendation["metrics"]["validation"]["loss"]
-    assert (config.reported.mean, config.reported.seeds) == (shown["mean"], 2)
+    assert (config.reported.mean, config.reported.seeds) == (shown["mean"], shown["seeds"])
+    assert shown["seeds"] == len(rows)
 
     where_the_model_is = Path(tiny_model.__file__).parent
     done = run_warm("-m", "tfbatch.train", f"--config={path}", cwd=where_the_model_is)

@@ -166,7 +166,9 @@ class TrialSpec:
     @property
     def is_whole(self) -> bool:
         """Whether one schedule leads from the beginning to its end, in however many parts."""
-        return self.course_from == 0 and self.end_examples == self.derived.total_examples
+        if self.course_from:
+            return False
+        return self.to_examples is None or self.end_examples == self.derived.total_examples
 
     @property
     def _last_step(self) -> int:
