@@ -406,6 +406,20 @@ def test_a_candidate_that_failed_on_a_seed_is_shown_but_not_compared(tmp_path):
     assert [v.key for v in as_verified(found)] == ["baseline", "search-0002"]
 
 
+def test_configurations_of_one_batch_size_cost_the_same_whatever_ran_beside_them(tmp_path):
+    """A baseline was replaced at its own batch size, as cheaper by 5 % and "as fast"."""
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, Trainer())
+        search(runner, 16)
+        verify(runner)
+        found = verified_groups(runner.trials, batch_sizes=3)
+    slower = [dataclasses.replace(t, training_seconds=9.0) for t in found["baseline"]]
+    one, other = as_verified({"one": found["baseline"], "other": slower})
+
+    assert set(one.seconds.values()) == set(other.seconds.values())
+    assert len(set(one.seconds.values())) == 1
+
+
 def test_a_race_ends_where_all_others_have_failed(tmp_path):
     """The baseline ran on alone, twice a round, and the failed one was trained on each seed."""
     trainer = NoisyTrainer({32: 0.50, 16: 0.60})
@@ -536,7 +550,7 @@ def test_what_was_verified_stays_so_while_a_longer_search_has_better_candidates(
         assert groups(runner) == before | {"search-0003": 1, "search-0004": 1}
 
 
-def test_scores_and_training_seconds_are_paired_by_round(tmp_path):
+def test_scores_are_paired_by_round_and_seconds_are_those_of_the_batch_size(tmp_path):
     def numbered(spec):
         number = int(spec.trial[-1]) if spec.phase == "confirmation" else 1
         return outcome(spec, loss=number / spec.configuration.batch_size, seconds=number)
@@ -549,4 +563,4 @@ def test_scores_and_training_seconds_are_paired_by_round(tmp_path):
 
     assert [v.key for v in verified] == ["baseline", "search-0001", "search-0002"]
     assert verified[0].scores == {1: 1 / 32, 2: 2 / 32, 3: 3 / 32}
-    assert verified[0].seconds == {1: 0.5, 2: 1.0, 3: 1.5}
+    assert verified[0].seconds == {1: 1.0, 2: 1.0, 3: 1.0}

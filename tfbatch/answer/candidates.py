@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -111,8 +112,15 @@ def as_verified(
     groups: Mapping[str, Sequence[FinishedTrial]],
     step_seconds: StepSeconds = StepSeconds(),  # noqa: B008 - frozen
 ) -> list[Verified]:
-    """What the recommendation needs to know; see `failed` for who is left out."""
+    """What the recommendation needs to know; see `failed` for who is left out.
+
+    Configurations of one batch size cost the same, as in the step times measured alone: seconds
+    beside others differ by what else ran, and nobody is replaced for that.
+    """
     alone = step_seconds.where_all_have_some(trials[0] for trials in groups.values())
+    beside: dict[int, list[float]] = {}
+    for trial in itertools.chain.from_iterable(groups.values()):
+        beside.setdefault(trial.configuration.batch_size, []).append(trial.training_seconds)
     found = []
     for key, trials in groups.items():
         if failed(trials):
@@ -123,7 +131,7 @@ def as_verified(
                 key=key,
                 scores={n: _score(t) for n, t in paired.items()},
                 seconds={
-                    n: statistics.median(alone.of(t) or [t.training_seconds])
+                    n: statistics.median(alone.of(t) or beside[t.configuration.batch_size])
                     for n, t in paired.items()
                 },
                 batch_size=trials[0].configuration.batch_size,

@@ -1,8 +1,8 @@
 """How far trainings differ by their seed alone, and what that leaves of their differences.
 
 Every array begins with an axis R of independent races, so that a simulation of thousands costs
-what one costs; a run has R = 1. The scores of m configurations stand in an array [R, m, S], a
-column for each seed; NaN is a training that there is not. Larger is better.
+what one costs; a run has R = 1. The scores of m configurations are an array [R, m, S] with
+a column for each seed. NaN stands for a training that was not made. Larger is better.
 """
 
 from __future__ import annotations
