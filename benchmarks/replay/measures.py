@@ -55,7 +55,8 @@ class Judge:
         every = range(1, table.plan.seeds + 1)
         cells = sorted(cells_of(table), key=lambda cell: self._sign * self.mean(cell, every))
         self.best = cells[0]
-        deviations = [statistics.stdev(self._values(c, every)) for c in cells[:BEST_CELLS]]
+        best = [c for c in cells[:BEST_CELLS] if math.isfinite(self.mean(c, every))]
+        deviations = [statistics.stdev(self._values(cell, every)) for cell in best]
         self.deviation = math.sqrt(statistics.fmean(d**2 for d in deviations))
         self.tolerance = HALF_A_POINT if metric == "accuracy" else self.deviation
 

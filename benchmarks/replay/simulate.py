@@ -202,6 +202,11 @@ class Replay:
         self._states[trial] = ended.state, ended.status
         return ended
 
+    def whole(self, cell: Cell) -> Ended:
+        """What a whole training costs, with the first of the seeds."""
+        start = State(cell, self.seeds[0], 0, self.table.plan.total_examples, False)
+        return self._go_on("whole", start, Part())
+
     def _parent(self, part: Part) -> State | None:
         if part.parent is None:
             return None
