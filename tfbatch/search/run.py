@@ -98,6 +98,7 @@ class Run:
             training_loss=untrained.training_loss,
             # A trial that runs into the end of the time is stopped like one that is asked to.
             stop_requested=self._must_stop,
+            max_state_gb=request.execution.max_state_gb,
         )
 
     @property
@@ -131,10 +132,9 @@ class Run:
         try:
             self._check_budget()
             search = self._search()
-            baseline = self.request.baseline_configuration(self.space.scaling_rule)
             while True:
                 before = len(self.trials)
-                search.run(baseline, stop_requested=self.stop_requested)
+                search.run(stop_requested=self.stop_requested)
                 self._keep_answer()
                 self._verify()
                 self._keep_answer()
@@ -157,6 +157,7 @@ class Run:
     def _search(self) -> Search:
         return Search(
             self.request.search,
+            baseline=self.request.baseline_configuration(self.space.scaling_rule),
             space=self.space,
             runner=self.runner,
             clock=self.clock,
