@@ -126,7 +126,7 @@ def make_request_of(**changes):
     return make_request(**{**written, "seed": 1, "overwrite": False, **changes})
 
 
-def make_runner(folder, trainer):
+def make_runner(folder, trainer, **options):
     return TrialRunner(
         folder,
         engine=SerialEngine(trainer),
@@ -134,6 +134,7 @@ def make_runner(folder, trainer):
         num_examples=NUM_EXAMPLES,
         total_examples=TOTAL_EXAMPLES,
         progress=Progress(None),
+        **options,
     )
 
 

@@ -460,6 +460,19 @@ def test_a_trunk_stays_longer_than_what_none_goes_on_from(tmp_path):
     assert left_of(tmp_path) == ["last", "trunk"]
 
 
+def test_the_cap_of_a_run_is_kept_and_told_once(tmp_path):
+    trainer, said = PartTrainer(), []
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, trainer, max_state_gb=200e-9)  # a state has 128 bytes
+        runner._progress.say = said.append
+        for name in ("one", "two", "three"):
+            runner.run(runner.spec(name, "search", 3, BASELINE, Part(to_examples=640)))
+
+    assert left_of(tmp_path) == ["three"]
+    assert len(said) == 1
+    assert "more than --max_state_gb=2e-07" in said[0]
+
+
 def test_the_states_of_all_ancestors_of_a_running_trial_are_in_use(tmp_path):
     """It trains its parent again from that one's parent, if it must."""
     trainer = PartTrainer()
@@ -491,7 +504,7 @@ def test_a_parent_whose_state_is_gone_is_announced(tmp_path):
 
     assert said == [
         "child: the end state of trunk, from which it goes on, is no longer kept. It is trained "
-        "again first."
+        "again first; a larger --max_state_gb keeps more."
     ]
     assert math.isfinite(runner.trials[-1].score)
 

@@ -21,7 +21,7 @@ from tfbatch.python_objects import (
     splits_of,
     user_code,
 )
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import MAX_STATE_GB, Execution
 from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.files import JOURNAL, worker_log
 from tfbatch.run_folder.folder import RunLock, check_run_dir
@@ -67,6 +67,7 @@ def find_batch_size(
     callbacks: Callable[[], list[keras.callbacks.Callback]] | Callbacks | None = None,
     strategy: str | None = None,
     memory_budget: str | None = None,
+    max_state_gb: float = MAX_STATE_GB,
     stall_minutes: float = 10.0,
     checkpoint_seconds: float = 60.0,
     verbose: int = 1,
@@ -142,6 +143,8 @@ def find_batch_size(
         memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
             "auto" for 80 % of what there is: the largest batch that fits is measured first, and
             larger ones are left out. Default: trials find out.
+        max_state_gb: Gigabytes on disk for the end states that trials of a search in parts go on
+            from; those that were not used for longest are removed, and trained again if needed.
         stall_minutes: A trial that gives no heartbeat for this long is ended as "timeout".
         checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
@@ -198,6 +201,7 @@ def find_batch_size(
             checkpoint_seconds=checkpoint_seconds,
             strategy=strategy,
             memory_budget=memory_budget,
+            max_state_gb=max_state_gb,
         ),
     )
     check_run_dir(request.run_dir)

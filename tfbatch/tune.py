@@ -40,7 +40,7 @@ from tfbatch.finder import run_request
 from tfbatch.plug_ins import check_reference, find_function
 from tfbatch.process.stop_signal import StopSignal
 from tfbatch.python_objects import PythonObjects
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import MAX_STATE_GB, Execution
 from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.run_folder.files import (
     BEST_CONFIGURATION,
@@ -135,6 +135,13 @@ flags.DEFINE_float(
     "A trial without a heartbeat for this long is ended.",
     flag_values=FLAGS,
 )
+flags.DEFINE_float(
+    "max_state_gb",
+    MAX_STATE_GB,
+    "Gigabytes on disk for end states of trials that others go on from.",
+    0.0,
+    flag_values=FLAGS,
+)
 flags.DEFINE_boolean(
     "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
 )
@@ -170,6 +177,7 @@ def request_from_flags() -> Request:
             strategy=FLAGS.strategy,
             logical_cpus=FLAGS.logical_cpus,
             memory_budget=FLAGS.memory_budget,
+            max_state_gb=FLAGS.max_state_gb,
         ),
     )
 

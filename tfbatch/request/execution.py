@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.quantities import bytes_of
@@ -11,6 +12,8 @@ from tfbatch.schema import as_plain
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 AUTOMATIC = "auto"
 """The memory budget that is found out."""
+MAX_STATE_GB = 4.0
+"""Gigabytes that end states of trials may take on disk, by default."""
 _MOST_WORKERS = 256
 
 
@@ -31,6 +34,7 @@ class Execution:
         memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
             "auto" for 80 % of what there is: the largest batch that fits is measured first. None:
             trials find out.
+        max_state_gb: Gigabytes (10^9 bytes) that end states of trials may take in the run folder.
     """
 
     workers: int | None = None
@@ -42,6 +46,7 @@ class Execution:
     strategy: str | None = None
     logical_cpus: int = 0
     memory_budget: str | None = None
+    max_state_gb: float = MAX_STATE_GB
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -82,6 +87,8 @@ class Execution:
             raise InputError(f"`logical_cpus` must be >= 0. Received: {self.logical_cpus}.")
         if not self.stall_minutes > 0:
             raise InputError(f"`stall_minutes` must be > 0. Received: {self.stall_minutes}.")
+        if not (self.max_state_gb >= 0 and math.isfinite(self.max_state_gb)):
+            raise InputError(f"`max_state_gb` must be >= 0. Received: {self.max_state_gb}.")
         if not self.checkpoint_seconds >= 0:
             raise InputError(
                 f"`checkpoint_seconds` must be >= 0. Received: {self.checkpoint_seconds}."

@@ -8,9 +8,6 @@ from pathlib import Path
 from tfbatch.run_folder.files import STATES, state_file
 from tfbatch.trial.finished_trial import FinishedTrial
 
-MOST_BYTES = 4 << 30
-"""What the end states of a run may take on disk, by default."""
-
 
 class KeptStates:
     """The end states of a run's trials.
@@ -23,7 +20,7 @@ class KeptStates:
             go on from are kept in any case.
     """
 
-    def __init__(self, run_dir: Path, *, most_bytes: int = MOST_BYTES):
+    def __init__(self, run_dir: Path, *, most_bytes: int):
         self._run_dir, self._most_bytes = run_dir, most_bytes
         for partial in (run_dir / STATES).glob("partial-*"):  # of a process that was killed
             partial.unlink(missing_ok=True)

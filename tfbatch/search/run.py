@@ -98,6 +98,7 @@ class Run:
             training_loss=untrained.training_loss,
             # A trial that runs into the end of the time is stopped like one that is asked to.
             stop_requested=self._must_stop,
+            max_state_gb=request.execution.max_state_gb,
         )
 
     @property

@@ -12,11 +12,12 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.hparams_log import write_trial
 from tfbatch.oracles import Part
+from tfbatch.request.execution import MAX_STATE_GB
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.files import checkpoint_file, state_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.engine import TrialEngine
-from tfbatch.search.kept_states import MOST_BYTES, KeptStates
+from tfbatch.search.kept_states import KeptStates
 from tfbatch.search.progress import Progress
 from tfbatch.trial.finished_trial import (
     FinishedTrial,
@@ -53,7 +54,7 @@ class TrialRunner:
         training_loss: The training loss before any training.
         progress: Told of every trial.
         stop_requested: When true, running trials end. Default: when the user asks for it.
-        state_bytes: The most that end states take on disk.
+        max_state_gb: Gigabytes that end states may take on disk.
 
     Attributes:
         trials: Those that have finished, of earlier sessions too.
@@ -70,14 +71,15 @@ class TrialRunner:
         progress: Progress,
         training_loss: TrainingLoss | None = None,
         stop_requested: Callable[[], bool] | None = None,
-        state_bytes: int = MOST_BYTES,
+        max_state_gb: float = MAX_STATE_GB,
     ):
         self._folder = folder
         self._engine = engine
         self._stop_requested = stop_requested
         self._interrupted: list[str] = []
         self._running: dict[str, TrialSpec] = {}
-        self._states = KeptStates(folder.path, most_bytes=state_bytes)
+        self._states = KeptStates(folder.path, most_bytes=int(max_state_gb * 1e9))
+        self._max_state_gb, self._told_of_states = max_state_gb, False
         self._objective = objective
         self._num_examples, self._total_examples = num_examples, total_examples
         self._progress = progress
@@ -271,7 +273,7 @@ class TrialRunner:
         if spec.parent and spec.parent.state_file and not spec.parent.state_file.exists():
             self._progress.say(
                 f"{spec.trial}: the end state of {spec.parent.trial}, from which it goes on, is no "
-                "longer kept. It is trained again first."
+                "longer kept. It is trained again first; a larger --max_state_gb keeps more."
             )
         self._engine.start(spec)
         self._running[spec.trial] = spec
@@ -299,7 +301,14 @@ class TrialRunner:
             self._keep_best_weights(finished)
         # A parent whose state is gone is trained again, perhaps from that of its own parent.
         in_use = {name for running in self._running.values() for name in running.ancestors()}
-        self._states.prune(self.trials, needed=in_use)
+        removed = self._states.prune(self.trials, needed=in_use)
+        if removed and not self._told_of_states:
+            self._told_of_states = True
+            self._progress.say(
+                f"End states of trials take more than --max_state_gb={self._max_state_gb:g}: those "
+                "that were not used for longest are removed. A trial that goes on from one of them "
+                "trains it again first."
+            )
         self._progress.trial_finished(finished, self.trials.searched().best())
         return finished
 
