@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +24,6 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-
 from replay.measures import Course, Judge, splits
 from replay.plan import PLANS
 from replay.searches import ENGINES, SEARCHES, Make, Task, make_search
@@ -84,12 +83,12 @@ def full_training(table: Table, engine: Engine, metric: Metric, seeds: Sequence[
     return replay.whole(baseline_of(table)).seconds
 
 
-def run(
-    make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions: int
-) -> Results:
+def run(make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions: int) -> Results:
     """Simulates one search, repetition by repetition."""
     courses, tolerances, before = [], [], []
-    for seed, (seen, judge) in zip(range(1, repetitions + 1), _judges(table, metric)):
+    for seed, (seen, judge) in enumerate(
+        itertools.islice(_judges(table, metric), repetitions), start=1
+    ):
         task = Task(table, metric, engine, seed)
         rng = np.random.default_rng(seed)
         replay = Replay(table, engine=engine, metric=metric, seeds=seen, rng=rng)
@@ -124,7 +123,8 @@ def line(name: str, results: Results, *, seconds: float) -> str:
 def header() -> str:
     """Above the rows."""
     budgets = " ".join(f"{budget:6g}" for budget in BUDGETS)
-    return f"{'search':24} {'until':>6} {'median':>6} {'found':>5} {'stays':>6} {'end':>6} | {budgets} | s"
+    spent = f"{'until':>6} {'median':>6} {'found':>5} {'stays':>6} {'end':>6}"
+    return f"{'search':24} {spent} | {budgets} | s"
 
 
 def _given(texts: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay.plan import Training
-from replay.simulate import Cell, Moment
+from replay.simulate import UNTRAINED, Cell, Moment
 from replay.table import Metric, Table
 
 HALF_A_POINT = 0.005
@@ -35,7 +35,8 @@ class Judge:
 
     The best known is what has the best mean over all seeds: the best of many means over the judging
     seeds alone would be too good by luck, and nobody's regret would be small. So a regret can be
-    negative, and is not cut off at 0: its mean over splits is nearly unbiased.
+    negative, and is not cut off at 0: its mean over splits is nearly unbiased. A seed that diverged
+    counts as an untrained model.
 
     Args:
         table: The table.
@@ -55,8 +56,7 @@ class Judge:
         every = range(1, table.plan.seeds + 1)
         cells = sorted(cells_of(table), key=lambda cell: self._sign * self.mean(cell, every))
         self.best = cells[0]
-        best = [c for c in cells[:BEST_CELLS] if math.isfinite(self.mean(c, every))]
-        deviations = [statistics.stdev(self._values(cell, every)) for cell in best]
+        deviations = [statistics.stdev(self._values(c, every)) for c in cells[:BEST_CELLS]]
         self.deviation = math.sqrt(statistics.fmean(d**2 for d in deviations))
         self.tolerance = HALF_A_POINT if metric == "accuracy" else self.deviation
 
@@ -65,12 +65,13 @@ class Judge:
         return statistics.fmean(self._values(cell, seeds))
 
     def _values(self, cell: Cell, seeds: Sequence[int]) -> list[float]:
-        training = cell.training(self._table.plan)
-        return [self._table.trained(training, seed).value(self._metric) for seed in seeds]
+        training, untrained = cell.training(self._table.plan), UNTRAINED[self._metric]
+        made = (self._table.trained(training, seed) for seed in seeds)
+        return [t.value(self._metric) if t.status == "completed" else untrained for t in made]
 
     @functools.cache  # noqa: B019 - a judge lives as long as the benchmark
     def regret(self, cell: Cell) -> float:
-        """How much worse an answer is than the best known; infinite where a seed diverged."""
+        """How much worse an answer is than the best known."""
         return self._sign * (self.mean(cell, self._seeds) - self.mean(self.best, self._seeds))
 
 

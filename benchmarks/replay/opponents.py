@@ -1,6 +1,6 @@
 """Other people's searches as oracles: the same space, lengths and prices as ours.
 
-A number off the grid cannot be asked of a table, so all of them get batch sizes and rates as ordered
+A number off the grid cannot be asked of a table: all of them get batch sizes and rates as ordered
 choices, as ours does.
 """
 
@@ -245,6 +245,7 @@ class Hyperband(KerasTunerOracle):
 
         self._plan = plan
         self._failed: set[str] = set()
+        self._name_of: dict[str, str] = {}
         super().__init__(
             Unlimited,
             hyperparameters,
@@ -260,9 +261,11 @@ class Hyperband(KerasTunerOracle):
         proposal = super().propose(trial, known=known, bound=bound)
         if proposal is None:
             return None
-        values: Mapping[str, Any] = self._open[trial].hyperparameters.values
+        created = self._open[trial]
+        self._name_of[created.trial_id] = trial
+        values: Mapping[str, Any] = created.hyperparameters.values
         end = int(values["tuner/epochs"]) * self._plan.epoch_examples
-        parent = values.get("tuner/trial_id")
+        parent = self._name_of.get(values.get("tuner/trial_id", ""))
         # One that diverged can be promoted where all did: it is trained anew, and diverges anew.
         part = Part(
             to_examples=None if end >= self._plan.total_examples else end,

@@ -148,9 +148,7 @@ def optuna_search(*, halving: bool, reduction: int = 4) -> Make:
         sampler = optuna.samplers.TPESampler(
             multivariate=True, constant_liar=task.engine.workers > 1, seed=task.seed
         )
-        pruner = optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=1, reduction_factor=reduction
-        )
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=reduction)
         epochs = task.table.plan.total_examples // task.table.plan.epoch_examples
         rungs = tuple(r for r in (reduction**k for k in range(10)) if r < epochs)
         return OptunaOracle(
