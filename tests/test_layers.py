@@ -27,6 +27,7 @@ FLOORS = [
     "pipeline workers",
     "request",
     "answer",
+    "report",
     "callbacks",
     "training",
     "bench",
@@ -39,7 +40,7 @@ FLOORS = [
     "prepare tune train export probe",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "report")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]
