@@ -18,7 +18,8 @@ PACKAGE = Path(tfbatch.__file__).parent
 FLOORS = [
     # No TensorFlow; these may import one another, without a circle.
     "errors schema plug_ins quantities configuration dataset_info seeds "
-    "run_folder estimators charts metric_direction process interleaved_rounds loss_scaling",
+    "run_folder estimators charts metric_direction trial_status process interleaved_rounds "
+    "loss_scaling",
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "
@@ -28,7 +29,7 @@ FLOORS = [
     "request",
     "answer",
     "report",
-    "callbacks",
+    "callbacks translation",
     "training",
     "bench",
     "largest_batch",
@@ -37,10 +38,10 @@ FLOORS = [
     "finder instruments",
     # The command line.
     "command_line",
-    "prepare tune train export probe",
+    "prepare tune train export probe translate",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer", "report")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "report", "translation")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]
