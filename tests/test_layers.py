@@ -28,6 +28,7 @@ FLOORS = [
     "pipeline workers",
     "request",
     "answer",
+    "report",
     "callbacks translation",
     "training",
     "bench",
@@ -40,7 +41,7 @@ FLOORS = [
     "prepare tune train export probe translate",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer", "translation")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "report", "translation")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]
