@@ -23,7 +23,8 @@ from tfbatch.run_folder.files import RECOMMENDATION
 from tfbatch.schema import JsonObject, Named, Strict
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
-from tfbatch.trial.outcome import Phase, Status
+from tfbatch.trial.outcome import Phase
+from tfbatch.trial_status import Status
 
 Number = Annotated[
     float,

@@ -9,7 +9,18 @@ from tfbatch.answer.candidates import to_verify
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
-from tfbatch.oracles import Part, Proposal, Stop
+from tfbatch.oracles import (
+    MOST_SEEDS,
+    NO_PRICES,
+    Baseline,
+    Oracle,
+    Part,
+    Premises,
+    Prices,
+    Proposal,
+    Stop,
+    Told,
+)
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock, side_by_side
@@ -34,6 +45,7 @@ class Search:
 
     Args:
         config: The search's YAML.
+        baseline: The user's own configuration.
         space: Its space for the data set.
         runner: Runs trials and keeps them.
         clock: The time limit.
@@ -43,12 +55,14 @@ class Search:
         largest_batch_size: No larger one is tried; None where nothing was measured.
         chance: The objective's value without learning, where it is known.
         step_seconds: Gives the step times that are known; see Verification.
+        prices: What training costs, as the oracle is told. A search that goes on needs the same.
     """
 
     def __init__(
         self,
         config: SearchConfig,
         *,
+        baseline: Configuration,
         space: SearchSpace,
         runner: TrialRunner,
         clock: SearchClock,
@@ -58,8 +72,10 @@ class Search:
         largest_batch_size: int | None = None,
         chance: float | None = None,
         step_seconds: Callable[[], StepSeconds] = StepSeconds,
+        prices: Prices = NO_PRICES,
     ):
         self._config = config
+        self._baseline = baseline
         self._space = space
         self._objective = runner.trials.objective
         self._runner = runner
@@ -73,18 +89,30 @@ class Search:
         self._scores: list[float] = []
         self._next = 0  # the baseline
         self._open: dict[str, Proposal] = {}
-        self._oracle = config.oracle.make(
+        self._prices = prices
+        self._oracle: Oracle = config.oracle.make(
             space.hyperparameters(),
             direction=self._objective.direction,
             seed=derive_seed(seed, "oracle"),
             total_examples=runner.total_examples,
+            premises=self._premises(),
+        )
+
+    def _premises(self) -> Premises:
+        space, baseline = self._space, self._baseline
+        return Premises(
+            prices=self._prices,
+            baseline=Baseline(
+                baseline.batch_size, space.learning_rate(baseline), baseline.schedule.name
+            ),
+            learning_rate=lambda values: space.learning_rate(space.configuration(dict(values))),
         )
 
     @property
     def _trials(self) -> Trials:
         return self._runner.trials
 
-    def run(self, baseline: Configuration, *, stop_requested: Callable[[], bool]) -> None:
+    def run(self, *, stop_requested: Callable[[], bool]) -> None:
         """Runs the baseline and the search's trials, as far as budget and time allow.
 
         Trials of an earlier session are replayed to the oracle in order, not run again. A
@@ -98,17 +126,15 @@ class Search:
             raise InterruptedTrialError(BASELINE)
         if not self._next:
             self._announce()
-        for trial in self._runner.run_all(self._plan(baseline, stop_requested)):
+        for trial in self._runner.run_all(self._plan(stop_requested)):
             self._finished(trial)
 
-    def _plan(
-        self, baseline: Configuration, stop_requested: Callable[[], bool]
-    ) -> Iterator[TrialSpec | None]:
+    def _plan(self, stop_requested: Callable[[], bool]) -> Iterator[TrialSpec | None]:
         """Yields trial after trial, each when a place for it is free; None for none now."""
         if not self._next:
             self._next = 1
             seed = derive_seed(self._seed, BASELINE)
-            yield self._runner.spec(BASELINE, "baseline", seed, baseline)
+            yield self._runner.spec(BASELINE, "baseline", seed, self._baseline)
         while self._next <= self._config.max_trials:
             name = f"search-{self._next:04d}"
             known = self._trials.find(name)
@@ -134,7 +160,7 @@ class Search:
             SearchError: It cannot be.
         """
         configuration = self._space.configuration(dict(proposal.values))
-        part, seed = proposal.part, derive_seed(self._seed, name)
+        part, seed = proposal.part, self._seed_of(name, proposal)
         if part and not self._config.oracle.in_parts:
             raise SearchError(
                 f"The oracle {self._config.oracle.name} proposes parts of trainings, so its "
@@ -162,6 +188,23 @@ class Search:
                 f"be: {error}"
             ) from error
 
+    def _seed_of(self, name: str, proposal: Proposal) -> int:
+        """The seed of a trial without a parent.
+
+        Raises:
+            SearchError: The oracle asks for one that it cannot have.
+        """
+        number = proposal.seed
+        if number is None:
+            return derive_seed(self._seed, name)
+        if not 1 <= number <= MOST_SEEDS or (proposal.part and proposal.part.parent):
+            raise SearchError(
+                f"The oracle {self._config.oracle.name} must number seeds from 1 to {MOST_SEEDS}, "
+                "and propose none for a trial with a parent, whose seed it has. Received: "
+                f"seed={number}, {proposal.part}."
+            )
+        return _numbered_seed(self._seed, number)
+
     def _first_ancestor(self, trial: FinishedTrial) -> FinishedTrial:
         while trial.parent and (parent := self._trials.find(trial.parent)):
             trial = parent
@@ -179,7 +222,9 @@ class Search:
             parent=trial.parent,
             schedule=trial.configuration.schedule if branched else None,
         )
-        return Proposal(values, None if part == Part() else part)
+        numbers = range(1, MOST_SEEDS + 1) if trial.parent is None else ()
+        number = next((k for k in numbers if trial.seed == _numbered_seed(self._seed, k)), None)
+        return Proposal(values, None if part == Part() else part, number)
 
     def _proposed(self, name: str, known: FinishedTrial | None) -> Proposal | Stop | None:
         """The oracle's next proposal; a finished trial is proposed again as it was."""
@@ -248,7 +293,7 @@ class Search:
             untrained=self._untrained,
             others=self._scores,
         )
-        self._oracle.tell(trial.trial, proposal, score)
+        self._oracle.tell(trial.trial, proposal, Told(score, trial.status))
 
     def _another_fits(self) -> bool:
         return self._clock.fits(self._trials.median_seconds(), reserve=self.verification_reserve())
@@ -290,6 +335,10 @@ class Search:
             total=self._config.max_trials,
             seconds_left=lambda: self._clock.left,
         )
+
+
+def _numbered_seed(seed: int, number: int) -> int:
+    return derive_seed(seed, "search seed", number)
 
 
 def _schedule_of(configuration: Configuration) -> dict[str, Named | float]:

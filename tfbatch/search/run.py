@@ -132,10 +132,9 @@ class Run:
         try:
             self._check_budget()
             search = self._search()
-            baseline = self.request.baseline_configuration(self.space.scaling_rule)
             while True:
                 before = len(self.trials)
-                search.run(baseline, stop_requested=self.stop_requested)
+                search.run(stop_requested=self.stop_requested)
                 self._keep_answer()
                 self._verify()
                 self._keep_answer()
@@ -158,6 +157,7 @@ class Run:
     def _search(self) -> Search:
         return Search(
             self.request.search,
+            baseline=self.request.baseline_configuration(self.space.scaling_rule),
             space=self.space,
             runner=self.runner,
             clock=self.clock,

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import math
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from tfbatch.schedules import make_family
 from tfbatch.schedules._family import value
 from tfbatch.schema import content_hash
 from tfbatch.trial.derived import Derived, derive
+from tfbatch.trial_status import Status
 
-Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
 Phase = str
 """What a trial is for: "baseline", "search" or "confirmation"; a stage names its own."""
 JUDGED_EXAMPLES = 64
