@@ -24,6 +24,7 @@ class MeasuredPrices(Strict):
         missing: Why, by the batch size of those.
         evaluation_seconds: Seconds of one evaluation on the validation split.
         start_seconds: Seconds of a trial that are neither updates nor evaluations.
+        workers: Trials that ran side by side in the run's first session.
     """
 
     device: str
@@ -31,20 +32,16 @@ class MeasuredPrices(Strict):
     missing: dict[int, str] = {}
     evaluation_seconds: float = 0.0
     start_seconds: float = 0.0
+    workers: int = 1
 
-    def prices(self, *, num_examples: int, workers: int) -> Prices:
-        """The same for an oracle.
-
-        Args:
-            num_examples: Size of the training split.
-            workers: Trials that run side by side.
-        """
+    def prices(self, num_examples: int) -> Prices:
+        """The same for an oracle, and a training split of `num_examples`."""
         return Prices(
             self.step_seconds,
             evaluation_seconds=self.evaluation_seconds,
             epoch_examples=num_examples,
             start_seconds=self.start_seconds,
-            workers=workers,
+            workers=self.workers,
         )
 
     def write(self, folder: Path) -> None:

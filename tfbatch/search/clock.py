@@ -64,7 +64,7 @@ class SearchClock:
         """Whether something that takes this long fits before the reserve and the finish."""
         return self.left - self._finishing - reserve >= seconds
 
-    def verification_reserve(self, rounds: Sequence[float]) -> float:
+    def verification_reserve(self, rounds: Iterable[float]) -> float:
         """Seconds to keep for a verification: as many whole rounds as the stated shares allow.
 
         Args:

@@ -54,6 +54,7 @@ def prices_of(
     if max_minutes is not None:
         seconds = min(seconds, _SHARE * max_minutes * 60)
     found = _measured(engine, baseline, order, folder, seconds)
+    found = found.model_copy(update={"workers": engine.devices.workers})
     found.write(folder)
     progress.say(in_words(found))
     return found
@@ -68,7 +69,8 @@ def _measured(
 ) -> MeasuredPrices:
     """Measures; where a size ends the process, those that are smaller once more."""
     device = engine.devices.name
-    left, ended = list(order), {}
+    left = list(order)
+    ended: dict[int, str] = {}
     while left:
         try:
             found = engine.call_alone(

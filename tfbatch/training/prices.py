@@ -28,7 +28,7 @@ from tfbatch.trial.outcome import TrialSpec
 
 ROUND_SECONDS = 0.2
 _SLOW_SECONDS = 2.0
-"""A step that takes longer is timed by its first look: three rounds of it would take half a minute."""
+"""A slower update is timed by its first look: three rounds of it would take half a minute."""
 _EVERY_ERROR_OF_A_RUN = (StoppedError, RecordError, RunFolderError)
 
 
@@ -132,7 +132,11 @@ def _looked_at(task: TaskContext, configuration: Configuration) -> Paced | str:
         programs.clear()  # what an exception leaves of a program is not trusted
         if is_out_of_memory(error):
             return "out of memory"
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0:1]}"
+        return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _start_seconds(task: TaskContext, configuration: Configuration, evaluation: float) -> float:
