@@ -28,7 +28,8 @@ FLOORS = [
     "pipeline workers",
     "request",
     "answer",
-    "callbacks",
+    "report",
+    "callbacks translation",
     "training",
     "bench",
     "largest_batch",
@@ -37,10 +38,10 @@ FLOORS = [
     "finder instruments",
     # The command line.
     "command_line",
-    "prepare tune train export probe",
+    "prepare tune train export probe translate",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "report", "translation")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]

@@ -27,7 +27,7 @@ from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.stored import answer_of
 from tfbatch.errors import InputError, SearchError
-from tfbatch.oracles import ORACLES, Baseline, Part, Proposal, Stop
+from tfbatch.oracles import ORACLES, Part, Proposal, Setting, Stop
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.files import STATES
 from tfbatch.run_folder.folder import RunFolder
@@ -608,8 +608,8 @@ def test_trials_of_one_number_share_a_seed_and_the_oracle_hears_how_they_ended(
     assert [t.status for t in told] == ["completed", "diverged"] + ["completed"] * 3
     assert [t.completed for t in told[:2]] == [True, False]
     premises = made[0][1]
-    assert premises.baseline == Baseline(32, 0.01, "constant")
-    assert premises.learning_rate({"base_learning_rate": 0.3}) == 0.3
+    assert premises.baseline == Setting(32, 0.01, Named(name="constant"))
+    assert premises.setting({"base_learning_rate": 0.3}).learning_rate == 0.3
 
     again = search(tmp_path / "run", Diverging(), config())
     assert content(again) == content(trials)

@@ -19,6 +19,7 @@ import tfbatch.export
 import tfbatch.prepare
 import tfbatch.probe
 import tfbatch.train
+import tfbatch.translate
 import tfbatch.tune
 from tfbatch.command_line.running import parse_flags
 from tfbatch.dataset_info.recipe import load_recipe

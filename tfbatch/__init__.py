@@ -35,11 +35,13 @@ if TYPE_CHECKING:
     from tfbatch.pipeline.load import load_data
     from tfbatch.search.result import NothingLearned, Result
     from tfbatch.training.structure import reusable
+    from tfbatch.translation import Translation, translate_batch_size
 
 _LAZY = {
     "NothingLearned": "tfbatch.search.result",
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
+    "Translation": "tfbatch.translation",
     "accumulated": "tfbatch.accumulation",
     "find_batch_size": "tfbatch.finder",
     "find_max_batch_size": "tfbatch.instruments.largest_batch",
@@ -50,6 +52,7 @@ _LAZY = {
     "measure_memory_by_image_size": "tfbatch.instruments.image_size_memory",
     "measure_throughput": "tfbatch.instruments.throughput",
     "reusable": "tfbatch.training.structure",
+    "translate_batch_size": "tfbatch.translation",
 }
 _SUBMODULES = ("callbacks", "layers", "models", "optimizers", "oracles", "schedules")
 _KERAS_CLASSES = (
@@ -70,6 +73,7 @@ __all__ = [
     "RunFolderError",
     "SearchError",
     "TfbatchError",
+    "Translation",
     "accumulated",
     "callbacks",
     "find_batch_size",
@@ -85,6 +89,7 @@ __all__ = [
     "oracles",
     "reusable",
     "schedules",
+    "translate_batch_size",
 ]
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from tfbatch.command_line.running import run_command
 from tfbatch.errors import InputError, did_you_mean
 
-COMMANDS = ("tune", "train", "probe", "prepare", "export")
+COMMANDS = ("tune", "train", "probe", "prepare", "export", "translate")
 
 
 def overview() -> str:
     """What `tfbatch --help` prints: a line for each command."""
-    lines = [f"  {name:<8} {summary(name)}" for name in COMMANDS]
+    lines = [f"  {name:<9} {summary(name)}" for name in COMMANDS]
     usage = (__doc__ or "").strip()
     return "\n".join([usage, "", "commands:", *lines, "", "tfbatch COMMAND --help lists flags."])
 

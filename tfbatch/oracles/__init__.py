@@ -18,13 +18,13 @@ from tfbatch.oracles._oracle import BATCH_SIZE as BATCH_SIZE
 from tfbatch.oracles._oracle import MOST_SEEDS as MOST_SEEDS
 from tfbatch.oracles._oracle import (
     NOTHING_KNOWN,
-    Baseline,
     Belief,
     Oracle,
     OracleSettings,
     Part,
     Premises,
     Proposal,
+    Setting,
     Stage,
     StagedOracle,
     Stop,
@@ -68,7 +68,6 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "NOTHING_KNOWN",
     "NO_PRICES",
-    "Baseline",
     "Belief",
     "KerasTunerOracle",
     "Oracle",
@@ -77,6 +76,7 @@ __all__ = [
     "Premises",
     "Prices",
     "Proposal",
+    "Setting",
     "SobolOracle",
     "Stage",
     "StagedOracle",

@@ -112,21 +112,23 @@ class Told:
 
 
 @dataclasses.dataclass(frozen=True)
-class Baseline:
-    """What the user trains with today.
+class Setting:
+    """What a proposal's values mean, as far as an oracle may need it.
 
     Attributes:
-        batch_size: Examples in an update; need not be one of the space's.
-        learning_rate: The peak rate at that batch size.
-        schedule: Name of the schedule; need not be one of the space's.
+        batch_size: Examples in an update.
+        learning_rate: The peak rate at that batch size, by the scaling rule.
+        schedule: With its parameters.
+        warmup_fraction: Share of the training that is warm-up.
     """
 
     batch_size: int
     learning_rate: float
-    schedule: str
+    schedule: Named
+    warmup_fraction: float = 0.0
 
 
-def _unknown_rate(values: Values) -> float | None:
+def _unknown_setting(values: Values) -> Setting | None:
     del values
     return None
 
@@ -137,14 +139,14 @@ class Premises:
 
     Attributes:
         prices: What training costs.
-        baseline: The user's own configuration, where there is one.
-        learning_rate: The peak learning rate that a proposal's values mean, by the scaling rule;
+        baseline: What the user trains with today; it need not lie in the space.
+        setting: What a proposal's values mean: hyperparameters with one value are not among them.
             None where it is not known.
     """
 
     prices: Prices = NO_PRICES
-    baseline: Baseline | None = None
-    learning_rate: Callable[[Values], float | None] = _unknown_rate
+    baseline: Setting | None = None
+    setting: Callable[[Values], Setting | None] = _unknown_setting
 
 
 NOTHING_KNOWN = Premises()

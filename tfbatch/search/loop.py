@@ -13,12 +13,12 @@ from tfbatch.errors import InputError, SearchError
 from tfbatch.oracles import (
     MOST_SEEDS,
     NO_PRICES,
-    Baseline,
     Oracle,
     Part,
     Premises,
     Prices,
     Proposal,
+    Setting,
     Stop,
     Told,
 )
@@ -107,13 +107,20 @@ class Search:
         )
 
     def _premises(self) -> Premises:
-        space, baseline = self._space, self._baseline
+        space = self._space
+
+        def setting(configuration: Configuration) -> Setting:
+            return Setting(
+                batch_size=configuration.batch_size,
+                learning_rate=space.learning_rate(configuration),
+                schedule=configuration.schedule,
+                warmup_fraction=configuration.warmup_fraction,
+            )
+
         return Premises(
             prices=self._prices,
-            baseline=Baseline(
-                baseline.batch_size, space.learning_rate(baseline), baseline.schedule.name
-            ),
-            learning_rate=lambda values: space.learning_rate(space.configuration(dict(values))),
+            baseline=setting(self._baseline),
+            setting=lambda values: setting(space.configuration(dict(values))),
         )
 
     @property
