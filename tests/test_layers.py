@@ -28,6 +28,7 @@ FLOORS = [
     "pipeline workers",
     "request",
     "answer",
+    "report",
     "callbacks comparison translation",
     "training",
     "bench",
@@ -40,7 +41,7 @@ FLOORS = [
     "prepare tune train export probe compare translate",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer", "comparison", "translation")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "report", "comparison", "translation")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]
