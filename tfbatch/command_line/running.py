@@ -43,6 +43,18 @@ exit codes:
 
 
 def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -> None:
+    """Parses the flags of a command that takes nothing else; see `parse_arguments_and_flags`.
+
+    Raises:
+        InputError: An unknown flag, a value of the wrong kind, a stray argument.
+    """
+    if stray := parse_arguments_and_flags(values, arguments, usage=usage):
+        raise InputError(f"Unexpected argument `{stray[0]}`: flags begin with --. See --help.")
+
+
+def parse_arguments_and_flags(
+    values: flags.FlagValues, arguments: list[str], *, usage: str
+) -> list[str]:
     """Parses a command's arguments; prints help and exits 0 where it is asked for.
 
     Args:
@@ -50,8 +62,11 @@ def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -
         arguments: Without the program's name.
         usage: The command's docstring.
 
+    Returns:
+        The arguments that are no flags.
+
     Raises:
-        InputError: An unknown flag, a value of the wrong kind, a stray argument.
+        InputError: An unknown flag, a value of the wrong kind.
     """
     if any(a in ("--help", "-help", "-h", "--helpfull", "--helpshort") for a in arguments):
         print(help_text(values, usage))
@@ -59,11 +74,9 @@ def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -
     for name in values:  # a second call in one process begins with the defaults
         values[name].unparse()
     try:
-        stray = values(["tfbatch", *map(_with_underscores, arguments)])[1:]
+        return list(values(["tfbatch", *map(_with_underscores, arguments)])[1:])
     except flags.Error as error:
         raise InputError(f"{error} See --help.") from error
-    if stray:
-        raise InputError(f"Unexpected argument `{stray[0]}`: flags begin with --. See --help.")
 
 
 def path_of(text: str | None) -> Path | None:
