@@ -65,7 +65,7 @@ STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
 STOPPING = "Stopping after this batch, with the best answer so far."
 NOTHING_MEASURED = "Stopped while starting up: nothing was measured in this session."
-_BUDGET = ("max_trials", "max_minutes")
+_BUDGET = ("max_trials", "max_minutes", "max_trainings")
 _JOINING = ("join", "data_dir", "records_dir", "workers")
 
 
@@ -94,7 +94,19 @@ for _name, _default, _help in (
 ):
     flags.DEFINE_string(_name, _default, _help, flag_values=FLAGS)
 flags.DEFINE_integer(
-    "max_trials", None, "Trials of the search. Default: the search's.", 1, flag_values=FLAGS
+    "max_trials",
+    None,
+    "Configurations that the search tries. Default: the search's.",
+    1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "max_trainings",
+    None,
+    "What all trials may cost, baseline and verification included, in full trainings of the "
+    "baseline. Default: no limit.",
+    1.0,
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer(
     "verification_seeds",
@@ -165,6 +177,7 @@ def request_from_flags() -> Request:
         trial_length=FLAGS.trial_length,
         max_trials=FLAGS.max_trials,
         max_minutes=FLAGS.max_minutes,
+        max_trainings=FLAGS.max_trainings,
         verification_seeds=FLAGS.verification_seeds,
         tolerance=FLAGS.tolerance,
         goal=FLAGS.goal,
@@ -302,6 +315,8 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     again.append(f"--max_trials={2 * request.search.max_trials}")
     if request.max_minutes is not None:
         again.append(f"--max_minutes={2 * request.max_minutes:g}")
+    if request.max_trainings is not None:
+        again.append(f"--max_trainings={2 * request.max_trainings:g}")
     python = sys.executable  # the environment need not be activated
     show = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir / TENSORBOARD}"])
     best = f"--config={run_dir / BEST_CONFIGURATION}"
