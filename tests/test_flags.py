@@ -10,7 +10,7 @@ import pytest
 from tfbatch.command_line.common_flags import threads_of
 from tfbatch.errors import InputError
 
-COMMANDS = ("export", "prepare", "probe", "report", "train", "translate", "tune")
+COMMANDS = ("compare", "export", "prepare", "probe", "report", "train", "translate", "tune")
 
 
 def flags_by_name():

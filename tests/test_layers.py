@@ -29,7 +29,7 @@ FLOORS = [
     "request",
     "answer",
     "reporting",
-    "callbacks translation",
+    "callbacks comparison translation",
     "training",
     "bench",
     "largest_batch",
@@ -38,10 +38,10 @@ FLOORS = [
     "finder instruments",
     # The command line.
     "command_line",
-    "prepare tune train export probe translate report",
+    "prepare tune train export probe report compare translate",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer", "reporting", "translation")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "reporting", "comparison", "translation")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]

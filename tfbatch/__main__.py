@@ -18,7 +18,7 @@ from pathlib import Path
 from tfbatch.command_line.running import run_command
 from tfbatch.errors import InputError, did_you_mean
 
-COMMANDS = ("tune", "train", "probe", "prepare", "report", "export", "translate")
+COMMANDS = ("tune", "train", "probe", "prepare", "report", "export", "compare", "translate")
 
 
 def overview() -> str:

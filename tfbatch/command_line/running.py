@@ -42,18 +42,8 @@ exit codes:
 """
 
 
-def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -> None:
-    """Parses the flags of a command that takes nothing else; see `parse_arguments_and_flags`.
-
-    Raises:
-        InputError: An unknown flag, a value of the wrong kind, a stray argument.
-    """
-    if stray := parse_arguments_and_flags(values, arguments, usage=usage):
-        raise InputError(f"Unexpected argument `{stray[0]}`: flags begin with --. See --help.")
-
-
-def parse_arguments_and_flags(
-    values: flags.FlagValues, arguments: list[str], *, usage: str
+def parse_flags(
+    values: flags.FlagValues, arguments: list[str], *, usage: str, folders: int = 0
 ) -> list[str]:
     """Parses a command's arguments; prints help and exits 0 where it is asked for.
 
@@ -61,12 +51,13 @@ def parse_arguments_and_flags(
         values: The command's flags.
         arguments: Without the program's name.
         usage: The command's docstring.
+        folders: How many folders may be named without a flag.
 
     Returns:
-        The arguments that are no flags.
+        The folders.
 
     Raises:
-        InputError: An unknown flag, a value of the wrong kind.
+        InputError: An unknown flag, a value of the wrong kind, a stray argument.
     """
     if any(a in ("--help", "-help", "-h", "--helpfull", "--helpshort") for a in arguments):
         print(help_text(values, usage))
@@ -74,9 +65,14 @@ def parse_arguments_and_flags(
     for name in values:  # a second call in one process begins with the defaults
         values[name].unparse()
     try:
-        return list(values(["tfbatch", *map(_with_underscores, arguments)])[1:])
+        stray = values(["tfbatch", *map(_with_underscores, arguments)])[1:]
     except flags.Error as error:
         raise InputError(f"{error} See --help.") from error
+    if len(stray) > folders:
+        raise InputError(
+            f"Unexpected argument `{stray[folders]}`: flags begin with --. See --help."
+        )
+    return list(stray)
 
 
 def path_of(text: str | None) -> Path | None:
