@@ -16,6 +16,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
+from tfbatch.oracles import Prices
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
@@ -28,9 +29,11 @@ from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.loop import Search
 from tfbatch.search.preparation import Prepared, stop_if
+from tfbatch.search.prices import prices_of
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.trainings import Trainings
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import Verification
 from tfbatch.training.evaluation import Untrained
@@ -71,6 +74,8 @@ class Run:
         self.request = request
         self.data, self.engine = ready.data, ready.engine
         self.space = space
+        self.baseline = request.baseline_configuration(space.scaling_rule)
+        self.prices = Prices()
         self.folder = folder
         self.progress = progress
         self.stop_requested = stop_requested
@@ -131,6 +136,7 @@ class Run:
         """Searches and verifies as long as there is time for both; what ended it early, or None."""
         try:
             self._check_budget()
+            self._measure_prices()
             search = self._search()
             while True:
                 before = len(self.trials)
@@ -154,11 +160,34 @@ class Run:
         self._keep_answer()
         return None
 
+    def _measure_prices(self) -> None:
+        """What training costs, before the first trial of a search that proposes by it.
+
+        A run that is resumed has the prices of its first session; without any it counts examples.
+        """
+        if not self.request.search.oracle.prices or self.stop_requested():
+            return
+        priced = prices_of(
+            self.engine,
+            self.baseline,
+            [size for size in self.space.batch_sizes if size <= self._largest()],
+            self.folder.path,
+            self.progress,
+            max_minutes=self.request.max_minutes,
+        )
+        self.prices = priced.prices(self.num_examples)
+        self.step_seconds = read_step_seconds(self.folder.path)
+
+    def _largest(self) -> float:
+        return math.inf if self._largest_batch_size is None else self._largest_batch_size
+
     def _search(self) -> Search:
         return Search(
             self.request.search,
-            baseline=self.request.baseline_configuration(self.space.scaling_rule),
+            baseline=self.baseline,
             space=self.space,
+            prices=self.prices,
+            max_trainings=self._max_trainings(),
             runner=self.runner,
             clock=self.clock,
             seed=self.request.seed,
@@ -221,11 +250,10 @@ class Run:
         """
         if self.request.max_minutes is None or self.trials or self.stop_requested():
             return
-        baseline = self.request.baseline_configuration(self.space.scaling_rule)
         with told(self.progress, "The duration of a trial could not be predicted"):
             seconds = self.engine.call(
                 expected_trial_seconds,
-                baseline,
+                self.baseline,
                 total_examples=self.total_examples,
                 validation_seconds=self.untrained.seconds,
             )
@@ -286,9 +314,7 @@ class Run:
         """
         self._answer()  # of a search that has learned nothing there is none
         before = len(self.trials)
-        missing = self._verification().missing_seconds()
-        first = next((seconds for seconds in missing if seconds), None)
-        if self.stop_requested() or first is None or not self.clock.fits(first):
+        if self.stop_requested() or not self._verification().fits(self.clock):
             return
         self.progress.say(self._announced(self._verification().candidates))
         self._verification().run(self.clock, stop_requested=self.stop_requested, rounds=FIRST_EXIT)
@@ -305,8 +331,22 @@ class Run:
         config, chance = self.request.search.confirmation, self._chance_value()
         candidates = to_verify(self.trials, batch_sizes=config.batch_sizes, chance=chance)
         return Verification(
-            candidates, config, self.runner, self.request.seed, chance, self.step_seconds
+            candidates,
+            config,
+            self.runner,
+            self.request.seed,
+            chance,
+            self.step_seconds,
+            self._trainings(),
         )
+
+    def _trainings(self) -> Trainings:
+        """What trainings cost, and the budget in them."""
+        return Trainings(self.prices, self.baseline, self.total_examples, self._max_trainings())
+
+    def _max_trainings(self) -> float:
+        limit = self.request.max_trainings
+        return math.inf if limit is None else limit
 
     def _announced(self, candidates: Sequence[Candidate]) -> str:
         seeds = self.request.search.confirmation.seeds
@@ -326,12 +366,16 @@ class Run:
         """Each verified batch size alone on the device, while no trial runs; once in a session."""
         first = {c.batch_size: c for c in reversed(configurations)}
         device, times = self.engine.devices.name, self.step_seconds
-        known = times.device == device and all(
-            len(times.rounds.get(size, ())) >= FEWEST_ROUNDS for size in first
-        )
-        expected = STARTING_SECONDS + SECONDS_EACH * len(first)
-        if known or first.keys() <= self._timed or self.stop_requested():
+        known = {
+            size
+            for size in first
+            if times.device == device and len(times.rounds.get(size, ())) >= FEWEST_ROUNDS
+        }
+        if known == first.keys() or first.keys() <= self._timed or self.stop_requested():
             return
+        if self.prices.step_seconds:  # what was measured before the search stands
+            first = {size: one for size, one in first.items() if size not in known}
+        expected = STARTING_SECONDS + SECONDS_EACH * len(first)
         if not self.clock.fits(expected, reserve=reserve):
             return
         self._timed |= first.keys()
@@ -358,5 +402,5 @@ class Run:
             objective=self.request.objective,
             metrics={f"val_{n}": d for n, d in self.untrained.directions.items()},
             in_parts=self.request.search.oracle.in_parts,
-            baseline=self.request.baseline_configuration(self.space.scaling_rule),
+            baseline=self.baseline,
         )
