@@ -1,4 +1,4 @@
-"""Tries what is said about batch size on your model, data and hardware, and gives verdicts.
+"""Tries what is said about batch size on your model, data and hardware: a verdict each.
 
 usage: tfbatch claims [--list] [--claim=bigger-is-faster] [--card=X1] [--preset=tiny] ...
 

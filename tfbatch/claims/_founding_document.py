@@ -42,14 +42,20 @@ FOUNDING_DOCUMENT = (
         "The best global batch is the efficient batch of one device times the number of devices.",
         (
             Criterion("X1", "log throughput at the knee over a quarter of it", name="knee"),
-            Criterion("X15", "efficiency of devices times the knee, less 0.8", "threshold", "devices"),
+            Criterion(
+                "X15", "efficiency of devices times the knee, less 0.8", "threshold", "devices"
+            ),
         ),
     ),
     Claim(
         "C4",
         "20-to-64-by-input-size",
         "The batch size is between 20 and 64, depending on the size of the images.",
-        (Criterion("X13", "change of the best batch size over the image sizes in octaves, less 1"),),
+        (
+            Criterion(
+                "X13", "change of the best batch size over the image sizes in octaves, less 1"
+            ),
+        ),
     ),
     Claim(
         "C5",
@@ -82,7 +88,11 @@ FOUNDING_DOCUMENT = (
         "C9",
         "full-batch-unsuited",
         "Full-batch learning does not suit large data sets.",
-        (Criterion("X8", "log seconds to the target of the full batch over twice the best size's"),),
+        (
+            Criterion(
+                "X8", "log seconds to the target of the full batch over twice the best size's"
+            ),
+        ),
     ),
     Claim(
         "C10",
@@ -96,7 +106,9 @@ FOUNDING_DOCUMENT = (
         "The error surface of a linear neuron is a paraboloid, that of a network locally one.",
         (
             Criterion("X8", "1e-6 less the relative residual of a paraboloid", "exact", "linear"),
-            Criterion("X8", "10 % less the error of the second-order expansion", "threshold", "network"),
+            Criterion(
+                "X8", "10 % less the error of the second-order expansion", "threshold", "network"
+            ),
         ),
     ),
     Claim(
@@ -136,7 +148,9 @@ FOUNDING_DOCUMENT = (
         "some-size-best-in-metric",
         "Some batch size between the extremes is best in the final metric.",
         tuple(
-            Criterion("X4", f"metric of the best size within less the better end, {axis}", name=axis)
+            Criterion(
+                "X4", f"metric of the best size within less the better end, {axis}", name=axis
+            )
             for axis in ("epochs", "updates")
         ),
     ),
@@ -195,7 +209,11 @@ FOUNDING_DOCUMENT = (
         "C23",
         "tens-to-hundreds",
         "In practice the batch size is some tens to a few hundreds.",
-        (Criterion("X16", "log seconds of the best size outside 20 to 500 over the best one within"),),
+        (
+            Criterion(
+                "X16", "log seconds of the best size outside 20 to 500 over the best one within"
+            ),
+        ),
     ),
     Claim(
         "C24",
@@ -217,8 +235,12 @@ FOUNDING_DOCUMENT = (
         "1000-is-worse-than-100",
         "A batch of 1000 is worse than one of 100.",
         (
-            Criterion("X4", "metric at 100 less that at 1000, same epochs, fixed rate", name="fixed"),
-            Criterion("X4", "metric at 100 less that at 1000, same epochs, tuned rate", name="tuned"),
+            Criterion(
+                "X4", "metric at 100 less that at 1000, same epochs, fixed rate", name="fixed"
+            ),
+            Criterion(
+                "X4", "metric at 100 less that at 1000, same epochs, tuned rate", name="tuned"
+            ),
             Criterion("X4", "metric at 100 less that at 1000, same updates", name="same updates"),
         ),
     ),
@@ -289,7 +311,11 @@ FOUNDING_DOCUMENT = (
         "C36",
         "only-64-and-1",
         "It is enough to try batch sizes 64 and 1.",
-        (Criterion("X8", "margin less what the better of the two loses to the best size", "threshold"),),
+        (
+            Criterion(
+                "X8", "margin less what the better of the two loses to the best size", "threshold"
+            ),
+        ),
     ),
     Claim(
         "C37",
@@ -317,7 +343,9 @@ FOUNDING_DOCUMENT = (
         "noisy-so-raise-or-decay",
         "Where noise is excessive raise the batch, or reduce the learning rate.",
         (
-            Criterion("X7", "metric of the branch with 4 times the batch less no change", name="batch"),
+            Criterion(
+                "X7", "metric of the branch with 4 times the batch less no change", name="batch"
+            ),
             Criterion(
                 "X7", "metric of the branch with a quarter of the rate less no change", name="rate"
             ),
@@ -413,7 +441,9 @@ FOUNDING_DOCUMENT = (
         "too-small-unstable",
         "Too small a batch converges unstably and ends badly.",
         (
-            Criterion("X3", "success of B0 less that of the smallest size, fixed rate", name="success"),
+            Criterion(
+                "X3", "success of B0 less that of the smallest size, fixed rate", name="success"
+            ),
             Criterion("X10", "failures of the smallest size less those of B0", name="deep nets"),
         ),
     ),
@@ -456,7 +486,9 @@ FOUNDING_DOCUMENT = (
         "Batch normalization works badly at small batches and in recurrent nets.",
         (
             Criterion("X11", "loss by a batch of 2, batch less group normalization", name="small"),
-            Criterion("X18", "metric of a recurrent net without it less that with it", name="recurrent"),
+            Criterion(
+                "X18", "metric of a recurrent net without it less that with it", name="recurrent"
+            ),
         ),
     ),
     Claim(
