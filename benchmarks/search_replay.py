@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from replay.measures import Course, Judge, splits
 from replay.plan import PLANS
-from replay.searches import ENGINES, SEARCHES, Make, Task, make_search
-from replay.simulate import Cell, Engine, Replay, simulate
+from replay.searches import ENGINES, SEARCHES, Make, Task, baseline_of, make_search
+from replay.simulate import Engine, Replay, simulate
 from replay.table import Metric, Table
 
 TABLES = Path(__file__).parent / "replay" / "tables"
@@ -68,11 +68,6 @@ class Results:
         return np.stack([c.at(np.array(budgets), before=b) / t for c, b, t in triples])
 
 
-def baseline_of(table: Table) -> Cell:
-    """What a user trains with before any search."""
-    return Cell(table.plan.base_batch_size, 0.0, "cosine")
-
-
 def full_training(table: Table, engine: Engine, metric: Metric, seeds: Sequence[int]) -> float:
     """What the baseline costs, alone on the machine: examples, or seconds of the engine."""
     if engine.name == "examples":
@@ -80,7 +75,7 @@ def full_training(table: Table, engine: Engine, metric: Metric, seeds: Sequence[
     alone = dataclasses.replace(engine, workers=1, slower=1.0)
     rng = np.random.default_rng(0)
     replay = Replay(table, engine=alone, metric=metric, seeds=seeds, rng=rng)
-    return replay.whole(baseline_of(table)).seconds
+    return replay.whole(baseline_of(table.plan)).seconds
 
 
 def run(make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions: int) -> Results:
@@ -98,7 +93,7 @@ def run(make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions
         price = full_training(table, engine, metric, seen)
         courses.append(Course(course.spent / price, course.regret, course.end / price))
         tolerances.append(judge.tolerance)
-        before.append(judge.regret(baseline_of(table)))
+        before.append(judge.regret(baseline_of(table.plan)))
     return Results(courses, np.array(tolerances), np.array(before))
 
 

@@ -14,6 +14,7 @@ sys.path.append(str(BENCHMARKS))
 from replay.measures import Course, Judge, bootstrap_ratio, kendall_tau, splits  # noqa: E402
 from replay.opponents import IEpoch, OptunaOracle, RandomSearch, grid, values_of  # noqa: E402
 from replay.plan import TablePlan, Training  # noqa: E402
+from replay.searches import ENGINES, Task, make_search  # noqa: E402
 from replay.simulate import Cell, Engine, Replay, simulate  # noqa: E402
 from replay.table import Curve, OutsideTableError, Table, Trained  # noqa: E402
 
@@ -110,6 +111,10 @@ class Scripted:
 def replay_of(table, *, engine=ENGINE, seeds=(1,)):
     rng = np.random.default_rng(0)
     return Replay(table, engine=engine, metric="loss", seeds=seeds, rng=rng)
+
+
+def value(moment):
+    return moment.ended.value
 
 
 def run(table, *proposals, workers=1, most=10**9):
@@ -301,3 +306,34 @@ def test_asha_goes_on_with_what_is_good_at_a_rung_and_hears_no_more_of_the_rest(
     assert moments[-1].answer == BEST
     worse = [m.ended.state.at for m in moments if m.ended.state.cell == Cell(128, -1.0, "cosine")]
     assert worse == [1_000]
+
+
+def test_a_task_is_what_a_run_would_tell_an_oracle(table):
+    tiny = ENGINES["tfbatch"]
+    task = Task(table, "loss", tiny, seed=1)
+    premises = task.premises()
+
+    assert premises.baseline.batch_size == 32
+    assert premises.baseline.learning_rate == pytest.approx(0.05)
+    found = premises.setting(values_of(Cell(128, -1.0, "wsd")))
+    assert (found.learning_rate, found.schedule.name) == (pytest.approx(0.1), "wsd")
+    # The cool-down of the space's schedule is that of the table's trainings.
+    assert found.schedule.arguments["cooldown"] * PLAN.total_examples == 800
+    assert premises.prices.step_seconds == {32: 1.0 * tiny.slower, 128: 3.0 * tiny.slower}
+    assert Task(table, "loss", ENGINES["examples"], seed=1).premises().prices.unit == "examples"
+
+
+@pytest.mark.parametrize("name", ["keras_tuner_random", "keras_tuner_hyperband"])
+def test_oracles_of_keras_tuner_search_the_same_space(table, name):
+    task = Task(table, "loss", ENGINES["examples"], seed=1)
+    replay = replay_of(table)
+    moments = simulate(make_search(name)(task), replay, most_examples=40_000)
+
+    assert {m.ended.state.cell for m in moments} <= set(grid(PLAN))
+    if name.endswith("hyperband"):
+        # 4 epochs, a factor of 3: 5 trials to 2 epochs, the best 2 of them go on to the end.
+        first, further = moments[:5], moments[5:7]
+        best = sorted((m for m in first if m.ended.status == "completed"), key=value)[:2]
+        assert {m.ended.state.at for m in best} == {2_000}
+        assert [m.ended.state.cell for m in further] == [m.ended.state.cell for m in best]
+        assert further[1].ended.examples - first[4].ended.examples == 2 * 2_000

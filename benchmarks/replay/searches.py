@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from replay.opponents import Hyperband, IEpoch, OptunaOracle, RandomSearch
-from replay.plan import OCTAVES
-from replay.simulate import Engine
+from replay.opponents import Hyperband, IEpoch, OptunaOracle, RandomSearch, values_of
+from replay.plan import TablePlan
+from replay.simulate import Cell, Engine
 from replay.table import Metric, Table
 from tfbatch.metric_direction import Direction
-from tfbatch.oracles import BATCH_SIZE, Baseline, Oracle, Premises, Prices, make_settings
+from tfbatch.oracles import Oracle, Premises, Prices, Setting, make_settings
 from tfbatch.oracles._oracle import Values
 from tfbatch.request.search_config import Space
 from tfbatch.schema import Named
 
 if TYPE_CHECKING:
     import keras_tuner
+
+    from tfbatch.search.space import SearchSpace
 
 ENGINES = {
     "examples": Engine("examples"),
@@ -29,6 +32,11 @@ ENGINES = {
     "keras_tuner": Engine("keras_tuner", start_up_seconds=3.0),
 }
 """What trains; "examples" is one worker whose time nobody counts, and whose prices are examples."""
+
+
+def baseline_of(plan: TablePlan) -> Cell:
+    """What a user trains with before any search."""
+    return Cell(plan.base_batch_size, 0.0, "cosine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,28 +79,33 @@ class Task:
             optimizer=Named(name="sgd", momentum=plan.momentum),
         )
 
-    def hyperparameters(self) -> keras_tuner.HyperParameters:
-        """The space, declared."""
+    @functools.cached_property
+    def _declared(self) -> SearchSpace:
         from tfbatch.search.space import SearchSpace
 
-        space = SearchSpace(self.space(), num_examples=self.table.plan.epoch_examples)
-        return space.hyperparameters()
+        return SearchSpace(self.space(), num_examples=self.table.plan.epoch_examples)
+
+    def hyperparameters(self) -> keras_tuner.HyperParameters:
+        """The space, declared."""
+        return self._declared.hyperparameters()
 
     def premises(self) -> Premises:
-        """What a search knows before it begins."""
-        plan, table = self.table.plan, self.table
+        """What a search knows before it begins, as in a run."""
+        baseline = self._setting(values_of(baseline_of(self.table.plan)))
+        return Premises(self._prices(), baseline, self._setting)
 
-        def learning_rate(values: Values) -> float:
-            size = int(values.get(BATCH_SIZE, plan.batch_sizes[0]))
-            return plan.learning_rate(size, float(values.get(OCTAVES, plan.octaves[0])))
-
-        base = plan.base_batch_size
-        baseline = Baseline(base, plan.learning_rate(base, 0.0), "cosine")
-        return Premises(self._prices(), baseline, learning_rate) if table else Premises()
+    def _setting(self, values: Values) -> Setting:
+        configuration = self._declared.configuration(dict(values))
+        return Setting(
+            batch_size=configuration.batch_size,
+            learning_rate=self._declared.learning_rate(configuration),
+            schedule=configuration.schedule,
+            warmup_fraction=configuration.warmup_fraction,
+        )
 
     def _prices(self) -> Prices:
         if self.engine.name == "examples":
-            return Prices()
+            return Prices(epoch_examples=self.table.plan.epoch_examples)
         slower, table = self.engine.slower, self.table
         evaluation = table.about.get("validation_seconds")
         return Prices(
