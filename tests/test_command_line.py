@@ -21,8 +21,8 @@ from tfbatch.run_folder.journal import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "tfbatch").glob("*.py")
+    path.parent.name if path.stem == "__main__" else path.stem
+    for path in [*(ROOT / "tfbatch").glob("*.py"), *(ROOT / "tfbatch").glob("*/__main__.py")]
     if path.stem != "command_line" and "run_command(main)" in path.read_text(encoding="utf-8")
 )
 HEAVY = (

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tfbatch.__main__ import command_module
 from tfbatch.command_line.common_flags import threads_of
 from tfbatch.errors import InputError
 
@@ -17,7 +18,7 @@ def flags_by_name():
     """{flag: {command: absl's flag}}."""
     found: dict[str, dict[str, Any]] = {}
     for command in COMMANDS:
-        values = importlib.import_module(f"tfbatch.{command}").FLAGS
+        values = importlib.import_module(command_module(command)).FLAGS
         for name in values:
             found.setdefault(name, {})[command] = values[name]
     return found
