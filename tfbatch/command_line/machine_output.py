@@ -7,11 +7,15 @@ new key does not.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import pydantic
 from absl import flags
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SCHEMA_VERSION: Literal[1] = 1
 Content = TypeVar("Content", bound=pydantic.BaseModel)
@@ -60,3 +64,43 @@ def json_text(command: str, result: pydantic.BaseModel, *, exit_code: int = 0) -
         result=result,
     )
     return document.model_dump_json(indent=1) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Voices:
+    """Where a command speaks to people, and to programs.
+
+    Attributes:
+        people: What it has found, in words and tables.
+        progress: What it does; None where nobody asked.
+        programs: The document; None without `--json`.
+    """
+
+    people: Console
+    progress: Console | None
+    programs: Console | None
+
+    def document(self, command: str, result: pydantic.BaseModel, *, exit_code: int = 0) -> None:
+        """Prints the document where one was asked for."""
+        if self.programs is not None:
+            text = json_text(command, result, exit_code=exit_code)
+            self.programs.print(
+                text, end="", markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
+
+
+def voices_of(values: flags.FlagValues, out: Console, err: Console) -> Voices:
+    """Who hears what, by `--json` and `--quiet`.
+
+    Args:
+        values: The command's parsed flags.
+        out: The standard output.
+        err: The standard error.
+    """
+    from rich.console import Console
+
+    people = err if values.json else out
+    progress = None if values.quiet else people
+    if values.json and values.quiet:
+        people = Console(quiet=True)
+    return Voices(people, progress, out if values.json else None)
