@@ -128,10 +128,11 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--tables", type=Path, default=TABLES, help="folder of the tables")
     arguments = parser.parse_args()
     engine, metric = ENGINES[arguments.engine], arguments.metric
     for name in arguments.table or development[:1]:
-        table = Table.read(TABLES / f"{name}.npz")
+        table = Table.read(arguments.tables / f"{name}.npz")
         print(f"{name}, {metric}, {engine.name}; n = {arguments.repetitions}")
         print(header())
         for search in arguments.search or SEARCHES:
