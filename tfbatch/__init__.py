@@ -24,6 +24,7 @@ from tfbatch.errors import (
 if TYPE_CHECKING:
     from tfbatch import callbacks, layers, optimizers, oracles, schedules
     from tfbatch.accumulation import accumulated
+    from tfbatch.claims._try_claims import try_claims
     from tfbatch.comparison import RunComparison, compare_runs
     from tfbatch.finder import find_batch_size
     from tfbatch.instruments.curvature import measure_curvature
@@ -56,6 +57,7 @@ _LAZY = {
     "measure_throughput": "tfbatch.instruments.throughput",
     "reusable": "tfbatch.training.structure",
     "translate_batch_size": "tfbatch.translation",
+    "try_claims": "tfbatch.claims._try_claims",
 }
 _SUBMODULES = ("callbacks", "layers", "models", "optimizers", "oracles", "schedules")
 _KERAS_CLASSES = (
@@ -95,6 +97,7 @@ __all__ = [
     "reusable",
     "schedules",
     "translate_batch_size",
+    "try_claims",
 ]
 
 

@@ -85,10 +85,11 @@ def _baseline_lines(base: Contender | None) -> list[str]:
 def _certainty(answer: Answer) -> list[str]:
     verification = answer.verification
     if verification is None:
-        return [
+        lines = [
             "Not verified on fresh seeds: the figures are of the search itself, whose best "
             "result is too good on average. More time or trials verify it."
         ]
+        return [*lines, f"The search so far: {answer.belief}."] if answer.belief else lines
     lines = [_better(answer, verification), _why(answer, verification)]
     return [*lines, *_expected(answer, verification)]
 

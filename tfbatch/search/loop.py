@@ -13,12 +13,15 @@ from tfbatch.errors import InputError, SearchError
 from tfbatch.oracles import (
     MOST_SEEDS,
     NO_PRICES,
+    Belief,
     Oracle,
     Part,
     Premises,
     Prices,
     Proposal,
     Setting,
+    Stage,
+    StagedOracle,
     Stop,
     Told,
 )
@@ -59,6 +62,7 @@ class Search:
         step_seconds: Gives the step times that are known; see Verification.
         prices: What training costs, as the oracle is told. A search that goes on needs the same.
         max_trainings: What all trials may cost, verification's too, in trainings of the baseline.
+        on_trial: Called when the oracle has been told of a trial.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Search:
         step_seconds: Callable[[], StepSeconds] = StepSeconds,
         prices: Prices = NO_PRICES,
         max_trainings: float = math.inf,
+        on_trial: Callable[[Search], None] = lambda search: None,
     ):
         self._config = config
         self._baseline = baseline
@@ -98,6 +103,7 @@ class Search:
         self._prices = prices
         self._trainings = Trainings(prices, baseline, runner.total_examples, max_trainings)
         self._held: Proposal | None = None
+        self._on_trial = on_trial
         self._oracle: Oracle = config.oracle.make(
             space.hyperparameters(),
             direction=self._objective.direction,
@@ -143,6 +149,15 @@ class Search:
             self._announce()
         for trial in self._runner.run_all(self._plan(stop_requested)):
             self._finished(trial)
+            self._on_trial(self)
+
+    def belief(self) -> Belief | None:
+        """What the oracle would answer now; None where it does not say."""
+        return self._oracle.belief() if isinstance(self._oracle, StagedOracle) else None
+
+    def stages(self) -> Sequence[Stage]:
+        """The oracle's stages; none where it does not say."""
+        return self._oracle.stages() if isinstance(self._oracle, StagedOracle) else ()
 
     def _plan(self, stop_requested: Callable[[], bool]) -> Iterator[TrialSpec | None]:
         """Yields trial after trial, each when a place for it is free; None for none now."""

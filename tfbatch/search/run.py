@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,16 +14,17 @@ from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, NothingLearnedError, StoppedError
+from tfbatch.errors import InputError, NothingLearnedError, SearchError, StoppedError
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
-from tfbatch.oracles import Prices
+from tfbatch.oracles import Belief, Prices
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
+from tfbatch.search.answer_so_far import AnswerSoFar
 from tfbatch.search.answer_writer import AnswerWriter, tell_failure, told
 from tfbatch.search.budget import Budget
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
@@ -82,6 +84,7 @@ class Run:
         self.untrained = untrained
         self.step_seconds = read_step_seconds(folder.path)
         self._timed: set[int] = set()
+        self._belief: Belief | None = None
         name = request.objective.name  # of a training metric nothing is known without training
         self.chance = untrained.chance.get(name[4:]) if name.startswith("val_") else None
         self.num_examples = ready.data.splits["train"]
@@ -105,6 +108,9 @@ class Run:
             stop_requested=self._must_stop,
             max_state_gb=request.execution.max_state_gb,
         )
+
+        margin = request.objective.smallest_margin(self._chance_value())
+        self._so_far = AnswerSoFar(progress, self._keep_so_far, margin=margin)
 
     @property
     def trials(self) -> Trials:
@@ -196,7 +202,17 @@ class Run:
             largest_batch_size=self._largest_batch_size,
             chance=self._chance_value(),
             step_seconds=lambda: self.step_seconds,
+            on_trial=self._look,
         )
+
+    def _look(self, search: Search) -> None:
+        """Shows and keeps the answer so far, if a trial has changed it."""
+        self._belief = search.belief()
+        self._so_far.look(self.trials, self._belief, search.stages())
+
+    def _keep_so_far(self) -> None:
+        with contextlib.suppress(SearchError):  # no answer yet
+            self._keep_answer()
 
     def _must_stop(self) -> bool:
         """The first trial may take all the time that there is: without it there is no answer."""
@@ -209,7 +225,7 @@ class Run:
         return value if math.isfinite(value) else None
 
     def _answer(self) -> Answer:
-        return find_answer(
+        found = find_answer(
             self.trials,
             batch_sizes=self.request.search.confirmation.batch_sizes,
             step_seconds=self.step_seconds,
@@ -221,6 +237,9 @@ class Run:
             planned=self.request.search.confirmation.seeds,
             too_short=self._too_short(),
         )
+        if found.verified or self._belief is None:
+            return found
+        return found.model_copy(update={"belief": self._belief.sentence})
 
     def _keep_answer(self) -> None:
         """Writes the answer so far: a run that is killed later has it on disk."""
