@@ -10,8 +10,9 @@ splits in turn), and has a seed of its own for the search. `--set` gives a searc
 from which search_replay_page.py makes tables and figure.
 
 Columns: full trainings of the baseline until the answer was first within the tolerance of the best
-known (mean, median, share of repetitions; the cap of 25 where never), until it stayed there, at the
-search's end; then the regret, in tolerances, at some budgets (mean, and median in brackets).
+known (mean, median, share of repetitions; where it never was, the cap of 25, or what the search
+cost if that is more), until it stayed there, at the search's end; then the regret, in tolerances,
+at some budgets (mean, and median in brackets).
 
 Not counted: the baseline itself and verification, which cost all searches the same.
 """
@@ -95,7 +96,7 @@ def line(name: str, results: Results) -> str:
     """A row of the printed table."""
     until, stays = results.until, results.stays
     spent = (
-        f"{until.mean():6.2f} {np.median(until):6.2f} {np.mean(until < CAP):5.0%} "
+        f"{until.mean():6.2f} {np.median(until):6.2f} {results.found.mean():5.0%} "
         f"{stays.mean():6.2f} {results.end.mean():6.2f}"
     )
     at = [results.regret_at(budget) for budget in SHOWN]
