@@ -11,7 +11,7 @@ from tfbatch.__main__ import command_module
 from tfbatch.command_line.common_flags import threads_of
 from tfbatch.errors import InputError
 
-COMMANDS = ("compare", "export", "prepare", "probe", "train", "translate", "tune")
+COMMANDS = ("compare", "export", "prepare", "probe", "report", "train", "translate", "tune")
 
 
 def flags_by_name():

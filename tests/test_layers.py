@@ -28,7 +28,7 @@ FLOORS = [
     "pipeline workers",
     "request",
     "answer",
-    "report",
+    "reporting",
     "callbacks comparison translation",
     "training",
     "bench",
@@ -38,10 +38,10 @@ FLOORS = [
     "finder instruments",
     # The command line.
     "command_line",
-    "prepare tune train export probe claims compare translate",
+    "prepare tune train export probe report claims compare translate",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer", "report", "comparison", "translation")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "reporting", "comparison", "translation")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]

@@ -18,7 +18,10 @@ from pathlib import Path
 from tfbatch.command_line.running import run_command
 from tfbatch.errors import InputError, did_you_mean
 
-COMMANDS = ("tune", "train", "probe", "claims", "prepare", "export", "compare", "translate")
+COMMANDS = (
+    *("tune", "train", "probe", "claims", "prepare", "report", "export"),
+    *("compare", "translate"),
+)
 
 
 def overview() -> str:

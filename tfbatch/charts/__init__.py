@@ -106,6 +106,8 @@ class Chart:
         other_x_labels: Further units of the horizontal axis; one switch changes between them.
         y_names: Names of the places 0, 1, 2... of the vertical axis, from the top; or None.
         shade_label: What the shades of its series are.
+        shade_ends: The values of the darkest and of the lightest shade, the first may be the
+            larger; None for the least and the largest.
         from_zero: Whether a vertical axis that is not logarithmic begins at 0.
     """
 
@@ -122,6 +124,7 @@ class Chart:
     other_x_labels: tuple[str, ...] = ()
     y_names: tuple[str, ...] | None = None
     shade_label: str = ""
+    shade_ends: tuple[float, float] | None = None
     from_zero: bool = True
 
     def __post_init__(self) -> None:

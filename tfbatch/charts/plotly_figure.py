@@ -217,12 +217,14 @@ def _trace(chart: Chart, series: Series, color: str) -> dict[str, Any]:
 
 def _shaded(chart: Chart, shades: Sequence[float]) -> JsonObject:
     every = [v for s in chart.series for v in s.shades or () if math.isfinite(v)]
+    dark, light = chart.shade_ends or (min(every, default=0.0), max(every, default=1.0))
     first = next(s.shades for s in chart.series if s.shades is not None)
     return {
         "color": finite(tuple(shades)),
         "colorscale": [list(stop) for stop in _SHADES],
-        "cmin": min(every, default=0.0),
-        "cmax": max(every, default=1.0),
+        "reversescale": dark > light,
+        "cmin": min(dark, light),
+        "cmax": max(dark, light),
         "showscale": first is shades,
         "colorbar": {"title": {"text": chart.shade_label, "side": "right"}, "thickness": 12},
         "line": {"width": 1, "color": "@ink"},
