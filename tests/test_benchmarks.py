@@ -163,6 +163,7 @@ def test_the_search_of_tfbatch_visits_every_pair(tmp_path):
     """With the seed of the benchmark the random oracle finds all 24 before it gives up."""
     from trial_cost import with_tfbatch
 
+    from tfbatch.oracles import Told
     from tfbatch.request.search_config import load_search
     from tfbatch.search.space import SearchSpace
     from tfbatch.seeds import derive_seed
@@ -182,7 +183,7 @@ def test_the_search_of_tfbatch_visits_every_pair(tmp_path):
         proposal = oracle.propose(str(number), known=None, bound=math.inf)
         assert proposal is not None, f"given up after {len(found)}: choose another SEED"
         found.append(space.configuration(dict(proposal.values)))
-        oracle.tell(str(number), proposal, 0.5)
+        oracle.tell(str(number), proposal, Told(0.5))
 
     assert sorted(Pair(c.batch_size, c.schedule.name) for c in found) == sorted(EVERY)
     assert {c.base_learning_rate * c.batch_size / 32 for c in found} == {

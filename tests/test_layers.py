@@ -18,7 +18,8 @@ PACKAGE = Path(tfbatch.__file__).parent
 FLOORS = [
     # No TensorFlow; these may import one another, without a circle.
     "errors schema plug_ins quantities configuration dataset_info seeds "
-    "run_folder estimators charts metric_direction process interleaved_rounds loss_scaling",
+    "run_folder estimators charts metric_direction trial_status process interleaved_rounds "
+    "loss_scaling",
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "
@@ -27,7 +28,8 @@ FLOORS = [
     "pipeline workers",
     "request",
     "answer",
-    "callbacks",
+    "reporting",
+    "callbacks comparison translation",
     "training",
     "bench",
     "largest_batch",
@@ -36,10 +38,10 @@ FLOORS = [
     "finder instruments",
     # The command line.
     "command_line",
-    "prepare tune train export probe",
+    "prepare tune train export probe report claims compare translate",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "reporting", "comparison", "translation")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]
@@ -123,7 +125,8 @@ def out_of_place(path):
         found += imports_any(path, "keras_tuner")
     if path != PACKAGE / "sources" / "tfds.py":
         found += imports_any(path, "tensorflow_datasets")
-    if floor < COMMAND_LINE:
+    of_a_command = floor >= COMMAND_LINE and part(path) != "claims"
+    if not of_a_command and path != PACKAGE / "claims" / "__main__.py":
         absl = imports_any(path, "absl")
         found += [name for name in absl if name.startswith(("absl.flags", "absl.app"))]
     return found

@@ -122,6 +122,7 @@ def test_a_search_tries_no_larger_batch(tmp_path):
         runner = make_runner(folder, Trainer({}))
         Search(
             config,
+            baseline=BASELINE,
             space=space,
             runner=runner,
             clock=SearchClock(None),
@@ -129,7 +130,7 @@ def test_a_search_tries_no_larger_batch(tmp_path):
             untrained=2.3,
             progress=Progress(None),
             largest_batch_size=largest,
-        ).run(BASELINE, stop_requested=lambda: False)
+        ).run(stop_requested=lambda: False)
         tried = {t.configuration.batch_size for t in runner.trials if t.phase == "search"}
     assert tried == {size for size in space.batch_sizes if size <= largest}
 

@@ -27,7 +27,7 @@ from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.stored import answer_of
 from tfbatch.errors import InputError, SearchError
-from tfbatch.oracles import ORACLES, Part, Proposal, Stop
+from tfbatch.oracles import ORACLES, Part, Proposal, Setting, Stop
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.files import STATES
 from tfbatch.run_folder.folder import RunFolder
@@ -52,7 +52,7 @@ from tfbatch.oracles import OracleSettings, Part, Proposal, Stop
 class Settings(OracleSettings):
     in_parts: ClassVar[bool] = True
 
-    def make(self, hyperparameters, *, direction, seed, total_examples):
+    def make(self, hyperparameters, *, direction, seed, total_examples, premises):
         return Halving(total_examples, sign=1 if direction == "min" else -1)
 
 
@@ -80,9 +80,9 @@ class Halving:
         self.open.add(trial)
         return proposed
 
-    def tell(self, trial, proposal, score):
+    def tell(self, trial, proposal, told):
         self.open.remove(trial)
-        self.ended.append((self.sign * score, (trial, proposal.values)))
+        self.ended.append((self.sign * told.score, (trial, proposal.values)))
 
     def forget(self, trial):
         self.open.remove(trial)
@@ -144,6 +144,7 @@ def search(path, trainer, config, *, session=None, progress=None):
         runner = make_runner(folder, trainer)
         found = Search(
             config,
+            baseline=BASELINE,
             space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
             runner=runner,
             clock=SearchClock(None),
@@ -152,7 +153,7 @@ def search(path, trainer, config, *, session=None, progress=None):
             progress=progress or Progress(None),
         )
         with contextlib.suppress(InterruptedTrialError):
-            found.run(BASELINE, stop_requested=session or (lambda: False))
+            found.run(stop_requested=session or (lambda: False))
     with open_folder(path) as folder:
         return make_runner(folder, trainer).trials
 
@@ -549,3 +550,69 @@ def test_a_search_in_parts_is_the_same_with_and_without_a_worker(tmp_path, halvi
     assert (tmp_path / "run-0" / "states" / "search-0001.npz").exists()
     answer = answer_of(tmp_path / "run-0")
     assert {one.trials[0].phase for one in answer.contenders} == {"confirmation"}
+
+
+class Paired:
+    """Each rate with the seeds 1 and 2; then the first one goes on to the end."""
+
+    size = None
+
+    def __init__(self, seed=1):
+        self.told = []
+        self.plan = [
+            Proposal({"base_learning_rate": rate}, Part(to_examples=1000), number)
+            for number in (seed, 2)
+            for rate in (0.1, 0.3)
+        ]
+        self.plan.append(Proposal({"base_learning_rate": 0.1}, Part(parent="search-0001")))
+
+    def propose(self, trial, *, known, bound):
+        if not self.plan:
+            return Stop("Both rates have two seeds.")
+        proposed = self.plan.pop(0)
+        assert known in (None, proposed)
+        return proposed
+
+    def tell(self, trial, proposal, told):
+        self.told.append((trial, told))
+
+
+def test_trials_of_one_number_share_a_seed_and_the_oracle_hears_how_they_ended(
+    tmp_path, halving, monkeypatch
+):
+    class Diverging(PartTrainer):
+        def __call__(self, spec):
+            ended = super().__call__(spec)
+            return (
+                dataclasses.replace(ended, status="diverged")
+                if spec.trial == "search-0002"
+                else ended
+            )
+
+    made = []
+
+    def config(**options):
+        found = config_of(halving, base_learning_rate=[0.1, 0.3])
+
+        def make(*_, premises, **__):
+            made.append((Paired(**options), premises))
+            return made[-1][0]
+
+        monkeypatch.setattr(type(found.oracle), "make", make)
+        return found
+
+    trials = search(tmp_path / "run", Diverging(), config())
+    seeds = [t.seed for t in trials.of_phase("search")]
+    assert seeds[0] == seeds[1] == seeds[4] != seeds[2] == seeds[3]
+    told = [t for _, t in made[0][0].told]
+    assert [t.status for t in told] == ["completed", "diverged"] + ["completed"] * 3
+    assert [t.completed for t in told[:2]] == [True, False]
+    premises = made[0][1]
+    assert premises.baseline == Setting(32, 0.01, Named(name="constant"))
+    assert premises.setting({"base_learning_rate": 0.3}).learning_rate == 0.3
+
+    again = search(tmp_path / "run", Diverging(), config())
+    assert content(again) == content(trials)
+    assert made[1][0].told == made[0][0].told
+    with pytest.raises(SearchError, match=r"must number seeds from 1 to 99, .* seed=0, Part"):
+        search(tmp_path / "other", PartTrainer(), config(seed=0))

@@ -14,7 +14,7 @@ from search_fixtures import loss_of, make_space
 
 from tfbatch import oracles
 from tfbatch.errors import ConfigurationError, InputError
-from tfbatch.oracles import ORACLES, Proposal, make_settings
+from tfbatch.oracles import ORACLES, Premises, Prices, Proposal, Told, make_settings
 
 EACH = pytest.mark.parametrize("name", ORACLES.names())
 ONE_NUMBER: dict[str, Any] = {
@@ -34,7 +34,11 @@ class Asked:
         written = {key: value for key, value in (FEW | parameters).items() if key in known}
         settings = make_settings(name, **written)
         self.oracle = settings.make(
-            space.hyperparameters(), direction=direction, seed=seed, total_examples=1000
+            space.hyperparameters(),
+            direction=direction,
+            seed=seed,
+            total_examples=1000,
+            premises=Premises(),
         )
         self.open: dict[str, Proposal] = {}
         self.count = 0
@@ -54,7 +58,7 @@ class Asked:
         """Of the trial that was opened first."""
         trial = next(iter(self.open))
         proposal = self.open.pop(trial)
-        self.oracle.tell(trial, Proposal(tried) if tried else proposal, score)
+        self.oracle.tell(trial, Proposal(tried) if tried else proposal, Told(score))
 
     def forget(self):
         """The same."""
@@ -392,7 +396,7 @@ class Settings(OracleSettings):
 
     rates: tuple[float, ...] = (0.01, 0.1)
 
-    def make(self, hyperparameters, *, direction, seed, total_examples):
+    def make(self, hyperparameters, *, direction, seed, total_examples, premises):
         return Rungs(self.rates, sign=1 if direction == "min" else -1)
 
 
@@ -414,9 +418,9 @@ class Rungs:
         self.open.add(trial)
         return known or proposed
 
-    def tell(self, trial, proposal, score):
+    def tell(self, trial, proposal, told):
         self.open.remove(trial)
-        self.scores.append((self.sign * score, dict(proposal.values)))
+        self.scores.append((self.sign * told.score, dict(proposal.values)))
 
     def forget(self, trial):
         self.open.remove(trial)
@@ -469,3 +473,16 @@ def test_settings_are_checked_without_tensorflow():
 def test_an_unknown_oracle_is_refused_with_those_that_there_are():
     with pytest.raises(InputError, match=r"Unknown oracle `gird`\. Did you mean `grid`\?"):
         make_settings("gird")
+
+
+def test_prices_are_of_updates_and_evaluations_or_else_of_examples():
+    prices = Prices(
+        {32: 0.25, 128: 0.5}, evaluation_seconds=3, epoch_examples=1000, start_seconds=2
+    )
+
+    assert prices.cost(32, 2100) == 2 + 66 * 0.25 + 3 * 3
+    assert prices.cost(80, 160) == 2 + 2 * 0.375 + 3  # half way between the two
+    assert prices.cost(256, 256) == 2 + 1.0 + 3  # twice as large as the largest: twice the time
+    assert prices.cost(8, 16) == 2 + 2 * 0.25 + 3
+    assert (prices.unit, Prices().unit) == ("seconds", "examples")
+    assert Prices().cost(32, 2100) == 2100

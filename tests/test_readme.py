@@ -15,10 +15,12 @@ from processes import HANG_SECONDS
 from ruamel.yaml import YAML
 
 import tfbatch
+import tfbatch.compare
 import tfbatch.export
 import tfbatch.prepare
 import tfbatch.probe
 import tfbatch.train
+import tfbatch.translate
 import tfbatch.tune
 from tfbatch.command_line.running import parse_flags
 from tfbatch.dataset_info.recipe import load_recipe

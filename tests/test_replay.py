@@ -17,7 +17,7 @@ from replay.oracle import PlanOracle, Settings  # noqa: E402
 from replay.plan import PLANS, TablePlan, Training  # noqa: E402
 from replay.table import Curve, OutsideTableError, Price, Table, Trained  # noqa: E402
 
-from tfbatch.oracles import Proposal, Stop  # noqa: E402
+from tfbatch.oracles import Proposal, Stop, Told  # noqa: E402
 
 TINY = TablePlan(
     name="tiny",
@@ -107,11 +107,9 @@ def test_the_plans_are_those_of_the_benchmark():
             assert (len(plan.batch_sizes), len(plan.lengths), plan.seeds) == (6, 4, 6)
 
 
-def make_oracle(diverges=frozenset()):
-    """An oracle, and the trials that were told to it."""
-    told = {}
-    oracle = PlanOracle(TINY, active=NAMES, completed=lambda trial: told[trial] not in diverges)
-    return oracle, told
+def make_oracle():
+    """An oracle, and the trials that were proposed by it."""
+    return PlanOracle(TINY, active=NAMES), {}
 
 
 def drive(oracle, told, *, workers, rng, known=(), most=math.inf, diverges=frozenset()):
@@ -132,7 +130,7 @@ def drive(oracle, told, *, workers, rng, known=(), most=math.inf, diverges=froze
             number += 1
             told[name] = oracle._training_of[name]
             if before is not None:
-                oracle.tell(name, proposal, 1.0)
+                oracle.tell(name, proposal, Told(1.0))
             else:
                 parent = proposal.part and proposal.part.parent
                 assert parent is None or told[parent] not in diverges
@@ -144,7 +142,11 @@ def drive(oracle, told, *, workers, rng, known=(), most=math.inf, diverges=froze
             return {**journal, keep: running[keep]}
         ended = rng.choice(sorted(running))
         journal[ended] = running.pop(ended)
-        oracle.tell(ended, journal[ended], 1.0)
+        oracle.tell(
+            ended,
+            journal[ended],
+            Told(1.0, "diverged" if told[ended] in diverges else "completed"),
+        )
 
 
 def test_the_oracle_proposes_every_training_once_behind_its_trunk():
@@ -157,7 +159,7 @@ def test_the_oracle_proposes_every_training_once_behind_its_trunk():
 
 def test_what_would_go_on_from_a_trunk_that_diverged_is_left_out():
     diverges = {Training(32, 0.0, "trunk", 2_000)}
-    oracle, told = make_oracle(diverges)
+    oracle, told = make_oracle()
     drive(oracle, told, workers=2, rng=random.Random(2), diverges=diverges)
 
     absent = set(TINY.trainings()) - set(told.values())
@@ -197,8 +199,8 @@ def test_batch_sizes_that_do_not_fit_are_not_proposed():
     assert isinstance(oracle.propose("search-0002", known=None, bound=32), Stop)
 
 
-def test_a_run_of_another_length_is_refused(tmp_path):
-    settings = Settings(plan=TINY, run_dir=tmp_path)
+def test_a_run_of_another_length_is_refused():
+    settings = Settings(plan=TINY)
     space = SimpleNamespace(space=[SimpleNamespace(name="batch_size")])
 
     with pytest.raises(ValueError, match="must have the 4000 examples of the plan"):

@@ -210,3 +210,11 @@ def test_a_rule_for_second_moments_is_refused_for_an_optimizer_without():
     check_rule("linear", roles={"momentum": "momentum"}, optimizer="sgd")
     with pytest.raises(InputError, match=r"adam_sde is for optimizers with a second moment, which"):
         check_rule("adam_sde", roles={"momentum": "momentum"}, optimizer="sgd")
+
+
+@EACH_RULE
+def test_a_rule_names_its_formula_and_who_proposed_it(rule):
+    module = SCALING_RULES.load(rule)
+
+    assert module.FORMULA.startswith("learning_rate")
+    assert "20" in module.SOURCE

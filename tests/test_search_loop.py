@@ -52,6 +52,7 @@ def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: Fal
         runner = make_runner(folder, trainer)
         search = Search(
             config,
+            baseline=BASELINE,
             space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
             runner=runner,
             clock=clock,
@@ -60,7 +61,7 @@ def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: Fal
             progress=Progress(None),
         )
         try:
-            search.run(BASELINE, stop_requested=stop_requested)
+            search.run(stop_requested=stop_requested)
             candidates = choose_candidates(
                 runner.trials, batch_sizes=config.confirmation.batch_sizes
             )
@@ -87,9 +88,9 @@ def told(monkeypatch):
     scores: list[float] = []
 
     class Listening(KerasTunerOracle):
-        def tell(self, trial, proposal, score):
-            scores.append(score)
-            super().tell(trial, proposal, score)
+        def tell(self, trial, proposal, told):
+            scores.append(told.score)
+            super().tell(trial, proposal, told)
 
     monkeypatch.setattr(_keras_tuner, "KerasTunerOracle", Listening)
     return scores
@@ -402,11 +403,12 @@ class Listed:
         others = {"base_learning_rate": 0.1, "warmup_fraction": 0.0, "schedule": "linear"}
         return Proposal({"batch_size": self.sizes[asked], **others})
 
-    def tell(self, trial, proposal, score):
+    def tell(self, trial, proposal, told):
         self.heard.append(("tell", trial))
 
     def searched(self):
-        settings = types.SimpleNamespace(name="listed", make=lambda space, **_: self)
+        make = lambda space, **_: self  # noqa: E731
+        settings = types.SimpleNamespace(name="listed", in_parts=False, make=make)
         return make_config(max_trials=9).model_copy(update={"oracle": settings})
 
 
@@ -477,6 +479,7 @@ def test_after_a_decided_verification_the_time_of_its_rounds_is_kept(tmp_path):
         runner.run(runner.spec("search-0001", "search", 2, other))
         search = Search(
             config,
+            baseline=BASELINE,
             space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
             runner=runner,
             clock=SearchClock(60.0, now=Hands()),
@@ -502,6 +505,7 @@ def test_time_that_is_left_after_verification_is_searched_on(tmp_path, minutes):
         runner = make_runner(folder, timed(hands))
         search = Search(
             config,
+            baseline=BASELINE,
             space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
             runner=runner,
             clock=clock,
@@ -512,7 +516,7 @@ def test_time_that_is_left_after_verification_is_searched_on(tmp_path, minutes):
         count = -1
         while count < len(runner.trials):
             count = len(runner.trials)
-            search.run(BASELINE, stop_requested=lambda: False)
+            search.run(stop_requested=lambda: False)
             candidates = choose_candidates(runner.trials, batch_sizes=2)
             verification = Verification(candidates, config.confirmation, runner, seed=7)
             verification.run(clock, stop_requested=lambda: False)

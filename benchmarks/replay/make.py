@@ -38,8 +38,8 @@ from tfbatch.schema import JsonObject, Named
 from tfbatch.search.progress import progress_lines
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.objective import Objective
-from tfbatch.trial.outcome import Status
 from tfbatch.trial.trials import Trials
+from tfbatch.trial_status import Status
 
 CIFAR10_PART = "cifar10_part"
 TRAIN, VALIDATION, TEST = 10_000, 2_500, 1_000
@@ -120,7 +120,7 @@ def request_of(
     )
     search = SearchConfig(
         description=f"the replay table {plan.name}",
-        oracle=Settings(plan=plan, run_dir=run_dir.resolve()),
+        oracle=Settings(plan=plan),
         max_trials=len(plan.trainings()) + SPARE_TRIALS,
         space=space,
         confirmation=VerificationConfig(batch_sizes=1, seeds=0),

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from pathlib import Path
+from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
-
-from pydantic import Field
 
 from replay.plan import TablePlan, Training
 from tfbatch.metric_direction import Direction
-from tfbatch.oracles import OracleSettings, Proposal, Stop
-from tfbatch.run_folder.files import JOURNAL
-from tfbatch.run_folder.journal import read_rows
+from tfbatch.oracles import NOTHING_KNOWN, OracleSettings, Premises, Proposal, Stop, Told
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -24,14 +19,11 @@ class Settings(OracleSettings):
     Attributes:
         name: Of no file: these settings are given to a search in Python.
         plan: What is proposed.
-        run_dir: The run's folder. An oracle is told a score for a diverged trial too, and only the
-            journal says that nothing can go on from it.
     """
 
     in_parts: ClassVar[bool] = True
     name: str = "replay"
     plan: TablePlan
-    run_dir: Path = Field(exclude=True)  # a run that is moved stays the same run
 
     def make(
         self,
@@ -40,6 +32,7 @@ class Settings(OracleSettings):
         direction: Direction,
         seed: int,
         total_examples: int,
+        premises: Premises = NOTHING_KNOWN,
     ) -> PlanOracle:
         """See OracleSettings.
 
@@ -52,11 +45,7 @@ class Settings(OracleSettings):
                 f"Received: {total_examples}."
             )
         active = {hyperparameter.name for hyperparameter in hyperparameters.space}
-        return PlanOracle(self.plan, active=active, completed=self._completed)
-
-    def _completed(self, trial: str) -> bool:
-        rows = read_rows(self.run_dir / JOURNAL)
-        return any(row["trial"] == trial and row["score"] is not None for row in rows)
+        return PlanOracle(self.plan, active=active)
 
 
 class PlanOracle:
@@ -68,13 +57,10 @@ class PlanOracle:
     Args:
         plan: The plan.
         active: The names of the hyperparameters that are searched.
-        completed: Whether a trial that was told has ended well.
     """
 
-    def __init__(
-        self, plan: TablePlan, *, active: Collection[str], completed: Callable[[str], bool]
-    ):
-        self._plan, self._active, self._completed = plan, active, completed
+    def __init__(self, plan: TablePlan, *, active: Collection[str]):
+        self._plan, self._active = plan, active
         self._waiting = plan.trainings()
         self._training_of: dict[str, Training] = {}
         self._trunks: dict[Training, str] = {}
@@ -107,12 +93,12 @@ class PlanOracle:
         self._training_of[trial] = training
         return proposal
 
-    def tell(self, trial: str, proposal: Proposal, score: float) -> None:
+    def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
         """See Oracle."""
         training = self._training_of[trial]
         if training.kind != "trunk":
             return
-        if self._completed(trial):
+        if told.completed:
             self._trunks[training] = trial
         else:
             self._waiting = [t for t in self._waiting if training not in self._ancestors(t)]

@@ -15,8 +15,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.oracles._oracle import BATCH_SIZE as BATCH_SIZE
+from tfbatch.oracles._oracle import MOST_SEEDS as MOST_SEEDS
+from tfbatch.oracles._oracle import (
+    NOTHING_KNOWN,
+    Belief,
+    Oracle,
+    OracleSettings,
+    Part,
+    Premises,
+    Proposal,
+    Setting,
+    Stage,
+    StagedOracle,
+    Stop,
+    Told,
+)
 from tfbatch.oracles._oracle import InterchangeableSettings as InterchangeableSettings
-from tfbatch.oracles._oracle import Oracle, OracleSettings, Part, Proposal, Stop
+from tfbatch.oracles._prices import NO_PRICES, Prices
 from tfbatch.plug_ins import Registry
 from tfbatch.schema import validate
 
@@ -51,12 +66,21 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "NOTHING_KNOWN",
+    "NO_PRICES",
+    "Belief",
     "KerasTunerOracle",
     "Oracle",
     "OracleSettings",
     "Part",
+    "Premises",
+    "Prices",
     "Proposal",
+    "Setting",
     "SobolOracle",
+    "Stage",
+    "StagedOracle",
     "Stop",
+    "Told",
     "with_memory_bound",
 ]

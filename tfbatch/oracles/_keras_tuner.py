@@ -10,7 +10,7 @@ import threadpoolctl
 
 from tfbatch.metric_direction import Direction
 from tfbatch.oracles._memory_bound import with_memory_bound
-from tfbatch.oracles._oracle import Proposal
+from tfbatch.oracles._oracle import Proposal, Told
 
 _SCORE = "score"
 
@@ -94,11 +94,11 @@ class KerasTunerOracle:
             }
         )
 
-    def tell(self, trial: str, proposal: Proposal, score: float) -> None:
+    def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
         """See Oracle."""
         ended = self._open.pop(trial)
         ended.hyperparameters.values = dict(proposal.values)
-        self._oracle.update_trial(ended.trial_id, {_SCORE: score})
+        self._oracle.update_trial(ended.trial_id, {_SCORE: told.score})
         ended.status = "COMPLETED"
         self._oracle.end_trial(ended)
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field
 
 from tfbatch.metric_direction import Direction
+from tfbatch.oracles._prices import NO_PRICES, Prices
 from tfbatch.schema import Named, Strict
+from tfbatch.trial_status import Status
 
 if TYPE_CHECKING:  # it takes seconds to import
     import keras_tuner
 
 BATCH_SIZE = "batch_size"
 """The name of the batch size among the hyperparameters."""
+MOST_SEEDS = 99
+"""Seeds that an oracle may ask for are numbered from 1 to this."""
+Values = Mapping[str, int | float | str | bool]
+"""Of active hyperparameters, by their names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +77,115 @@ class Proposal:
     Attributes:
         values: Of the active hyperparameters, by their names.
         part: None for a whole training of the run's length.
+        seed: Number of the seed, from 1 to 99: trials of equal number have the same initial
+            weights, order of examples and augmentation, so that their scores are paired. None for
+            a seed that no other trial has. With a parent it must be None: the seed is the parent's.
     """
 
-    values: Mapping[str, int | float | str | bool]
+    values: Values
     part: Part | None = None
+    seed: int | None = None
 
     def fits(self, bound: float) -> bool:
         """Whether the batch size is below a bound; without a searched one nothing is too large."""
         size = self.values.get(BATCH_SIZE)
         return size is None or float(size) < bound
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a trial came to.
+
+    Attributes:
+        score: The objective's value, finite. Of a trial that did not complete, no better than that
+            of the untrained model and of any trial before it.
+        status: How it ended; nothing can go on from one that is not "completed".
+    """
+
+    score: float
+    status: Status = "completed"
+
+    @property
+    def completed(self) -> bool:
+        """Whether the score is measured."""
+        return self.status == "completed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a proposal's values mean, as far as an oracle may need it.
+
+    Attributes:
+        batch_size: Examples in an update.
+        learning_rate: The peak rate at that batch size, by the scaling rule.
+        schedule: With its parameters.
+        warmup_fraction: Share of the training that is warm-up.
+    """
+
+    batch_size: int
+    learning_rate: float
+    schedule: Named
+    warmup_fraction: float = 0.0
+
+
+def _unknown_setting(values: Values) -> Setting | None:
+    del values
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Premises:
+    """What is known before the first trial of a search.
+
+    Attributes:
+        prices: What training costs.
+        baseline: What the user trains with today; it need not lie in the space.
+        setting: What a proposal's values mean: hyperparameters with one value are not among them.
+            None where it is not known.
+    """
+
+    prices: Prices = NO_PRICES
+    baseline: Setting | None = None
+    setting: Callable[[Values], Setting | None] = _unknown_setting
+
+
+NOTHING_KNOWN = Premises()
+"""Of an oracle that is made by hand."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of a search.
+
+    Attributes:
+        name: Such as "bracket of the learning rate".
+        done: Trials of it that have ended.
+        planned: Trials that it takes in all, as far as is known now.
+        examples: What those still to come train on.
+        cost: What they cost, in the unit of `Prices`.
+    """
+
+    name: str
+    done: int
+    planned: int
+    examples: int
+    cost: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Belief:
+    """What an oracle would answer now.
+
+    Attributes:
+        values: What it would train with; see Proposal.
+        sentence: For the user, such as "now batch size 64; not yet told from 32 to 256".
+        schedule: In place of the one that the values name, where none of the space's whole
+            trainings was made (see Part); None for that one.
+    """
+
+    values: Values
+    sentence: str
+    schedule: Named | None = None
 
 
 class Oracle(Protocol):
@@ -111,11 +217,22 @@ class Oracle(Protocol):
             ended, whatever is left of its budget.
         """
 
-    def tell(self, trial: str, proposal: Proposal, score: float) -> None:
-        """Tells the finite score of an open trial, which is what `proposal` says."""
+    def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
+        """Tells what an open trial came to, which is what `proposal` says."""
 
     def forget(self, trial: str) -> None:
         """Says that an open trial ended in a way that teaches nothing."""
+
+
+@runtime_checkable
+class StagedOracle(Oracle, Protocol):
+    """An oracle that knows its plan, and has an answer at any time."""
+
+    def stages(self) -> Sequence[Stage]:
+        """Its stages in their order, the current one being the first that is not complete."""
+
+    def belief(self) -> Belief | None:
+        """What it would answer now; None before anything is known."""
 
 
 class OracleSettings(Strict):
@@ -123,10 +240,13 @@ class OracleSettings(Strict):
 
     Attributes:
         in_parts: Whether it proposes parts of trainings. Machines that join a search train none.
+        prices: Whether it proposes by what training costs: step times are then measured before the
+            first trial. Else `Premises.prices` counts examples.
         name: The oracle's file.
     """
 
     in_parts: ClassVar[bool] = False
+    prices: ClassVar[bool] = False
     name: str
 
     @abstractmethod
@@ -137,6 +257,7 @@ class OracleSettings(Strict):
         direction: Direction,
         seed: int,
         total_examples: int,
+        premises: Premises = NOTHING_KNOWN,
     ) -> Oracle:
         """Makes the oracle.
 
@@ -145,6 +266,7 @@ class OracleSettings(Strict):
             direction: Whether a good score is small ("min") or large ("max").
             seed: Positive (KerasTuner takes 0 for "random").
             total_examples: Length of the run's trials.
+            premises: What is known before the first trial. A search that goes on gets the same.
 
         Raises:
             InputError: The oracle cannot search the space.

@@ -14,7 +14,15 @@ import numpy as np
 
 from tfbatch.errors import InputError
 from tfbatch.metric_direction import Direction
-from tfbatch.oracles._oracle import BATCH_SIZE, InterchangeableSettings, Oracle, Proposal
+from tfbatch.oracles._oracle import (
+    BATCH_SIZE,
+    NOTHING_KNOWN,
+    InterchangeableSettings,
+    Oracle,
+    Premises,
+    Proposal,
+    Told,
+)
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -33,6 +41,7 @@ class Settings(InterchangeableSettings):
         direction: Direction,
         seed: int,
         total_examples: int,
+        premises: Premises = NOTHING_KNOWN,
     ) -> Oracle:
         """See OracleSettings.
 
@@ -57,7 +66,7 @@ class _Grid:
             self._left.remove(proposal)
         return proposal
 
-    def tell(self, trial: str, proposal: Proposal, score: float) -> None:
+    def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
         """See Oracle."""
 
     def forget(self, trial: str) -> None:

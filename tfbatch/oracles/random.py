@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tfbatch.metric_direction import Direction
-from tfbatch.oracles._oracle import InterchangeableSettings, Oracle
+from tfbatch.oracles._oracle import NOTHING_KNOWN, InterchangeableSettings, Oracle, Premises
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -21,6 +21,7 @@ class Settings(InterchangeableSettings):
         direction: Direction,
         seed: int,
         total_examples: int,
+        premises: Premises = NOTHING_KNOWN,
     ) -> Oracle:
         """See OracleSettings."""
         import keras_tuner

@@ -1,7 +1,8 @@
 """How the learning rate and the optimizer's numbers follow the batch size, one file each.
 
 A file holds one pure function `scale(learning_rate, ratio)`, where `ratio` is the batch size
-divided by the one that `learning_rate` was meant for. It may also hold
+divided by the one that `learning_rate` was meant for, with `FORMULA`, its result in one line, and
+`SOURCE`, who proposed it. It may also hold
 
 - keyword-only parameters of `scale`, all required, which a configuration gives;
 - `IN_EXAMPLES`, the names of those that are batch sizes: they reach `scale` divided, as `ratio`

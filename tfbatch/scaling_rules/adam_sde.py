@@ -11,6 +11,8 @@ a batch size of 320 on. There the number is held at the end of its range (tfbatc
 has the ranges), and the trial says which numbers were held. The rule `half_life` has no such end.
 """
 
+FORMULA = "learning_rate * sqrt(ratio), 1 - ratio * (1 - beta), epsilon / sqrt(ratio)"
+SOURCE = "Malladi et al. 2022, arXiv 2205.10287"
 REQUIRES = "second_moment"
 
 

@@ -7,6 +7,8 @@ With it Adam trains stably down to a batch size of 1. The paper leaves beta_1 al
 the learning rate should grow no faster than the square root; the search's octaves cover the rest.
 """
 
+FORMULA = "learning_rate * sqrt(ratio), beta_2**ratio"
+SOURCE = "Marek et al. 2025, arXiv 2507.07101"
 REQUIRES = "second_moment"
 
 

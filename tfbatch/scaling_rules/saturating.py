@@ -4,6 +4,11 @@ The best learning rate of a step on a noisy quadratic is `maximum / (1 + critica
 where `critical` is the gradient noise scale; measure it, or search it.
 """
 
+FORMULA = (
+    "learning_rate * (1 + critical_batch_size / base_batch_size)"
+    " / (1 + critical_batch_size / batch_size)"
+)
+SOURCE = "McCandlish et al. 2018, arXiv 1812.06162"
 IN_EXAMPLES = ("critical_batch_size",)
 
 

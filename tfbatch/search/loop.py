@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tfbatch.answer.candidates import to_verify
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
-from tfbatch.oracles import Part, Proposal, Stop
+from tfbatch.oracles import (
+    MOST_SEEDS,
+    NO_PRICES,
+    Belief,
+    Oracle,
+    Part,
+    Premises,
+    Prices,
+    Proposal,
+    Setting,
+    Stage,
+    StagedOracle,
+    Stop,
+    Told,
+)
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.trainings import Trainings
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import Verification
 from tfbatch.seeds import derive_seed
@@ -34,6 +50,7 @@ class Search:
 
     Args:
         config: The search's YAML.
+        baseline: The user's own configuration.
         space: Its space for the data set.
         runner: Runs trials and keeps them.
         clock: The time limit.
@@ -43,12 +60,16 @@ class Search:
         largest_batch_size: No larger one is tried; None where nothing was measured.
         chance: The objective's value without learning, where it is known.
         step_seconds: Gives the step times that are known; see Verification.
+        prices: What training costs, as the oracle is told. A search that goes on needs the same.
+        max_trainings: What all trials may cost, verification's too, in trainings of the baseline.
+        on_trial: Called when the oracle has been told of a trial.
     """
 
     def __init__(
         self,
         config: SearchConfig,
         *,
+        baseline: Configuration,
         space: SearchSpace,
         runner: TrialRunner,
         clock: SearchClock,
@@ -58,8 +79,12 @@ class Search:
         largest_batch_size: int | None = None,
         chance: float | None = None,
         step_seconds: Callable[[], StepSeconds] = StepSeconds,
+        prices: Prices = NO_PRICES,
+        max_trainings: float = math.inf,
+        on_trial: Callable[[Search], None] = lambda search: None,
     ):
         self._config = config
+        self._baseline = baseline
         self._space = space
         self._objective = runner.trials.objective
         self._runner = runner
@@ -72,19 +97,43 @@ class Search:
         self._step_seconds = step_seconds
         self._scores: list[float] = []
         self._next = 0  # the baseline
+        self._tried, self._ended = 0, False
+        self._running: dict[str, TrialSpec] = {}
         self._open: dict[str, Proposal] = {}
-        self._oracle = config.oracle.make(
+        self._prices = prices
+        self._trainings = Trainings(prices, baseline, runner.total_examples, max_trainings)
+        self._held: Proposal | None = None
+        self._on_trial = on_trial
+        self._oracle: Oracle = config.oracle.make(
             space.hyperparameters(),
             direction=self._objective.direction,
             seed=derive_seed(seed, "oracle"),
             total_examples=runner.total_examples,
+            premises=self._premises(),
+        )
+
+    def _premises(self) -> Premises:
+        space = self._space
+
+        def setting(configuration: Configuration) -> Setting:
+            return Setting(
+                batch_size=configuration.batch_size,
+                learning_rate=space.learning_rate(configuration),
+                schedule=configuration.schedule,
+                warmup_fraction=configuration.warmup_fraction,
+            )
+
+        return Premises(
+            prices=self._prices,
+            baseline=setting(self._baseline),
+            setting=lambda values: setting(space.configuration(dict(values))),
         )
 
     @property
     def _trials(self) -> Trials:
         return self._runner.trials
 
-    def run(self, baseline: Configuration, *, stop_requested: Callable[[], bool]) -> None:
+    def run(self, *, stop_requested: Callable[[], bool]) -> None:
         """Runs the baseline and the search's trials, as far as budget and time allow.
 
         Trials of an earlier session are replayed to the oracle in order, not run again. A
@@ -98,33 +147,45 @@ class Search:
             raise InterruptedTrialError(BASELINE)
         if not self._next:
             self._announce()
-        for trial in self._runner.run_all(self._plan(baseline, stop_requested)):
+        for trial in self._runner.run_all(self._plan(stop_requested)):
             self._finished(trial)
+            self._on_trial(self)
 
-    def _plan(
-        self, baseline: Configuration, stop_requested: Callable[[], bool]
-    ) -> Iterator[TrialSpec | None]:
+    def belief(self) -> Belief | None:
+        """What the oracle would answer now; None where it does not say."""
+        return self._oracle.belief() if isinstance(self._oracle, StagedOracle) else None
+
+    def stages(self) -> Sequence[Stage]:
+        """The oracle's stages; none where it does not say."""
+        return self._oracle.stages() if isinstance(self._oracle, StagedOracle) else ()
+
+    def _plan(self, stop_requested: Callable[[], bool]) -> Iterator[TrialSpec | None]:
         """Yields trial after trial, each when a place for it is free; None for none now."""
         if not self._next:
             self._next = 1
             seed = derive_seed(self._seed, BASELINE)
-            yield self._runner.spec(BASELINE, "baseline", seed, baseline)
-        while self._next <= self._config.max_trials:
+            yield self._runner.spec(BASELINE, "baseline", seed, self._baseline)
+        most, in_parts = self._config.max_trials, self._config.oracle.in_parts
+        while not self._ended and (in_parts or self._tried < most):
             name = f"search-{self._next:04d}"
             known = self._trials.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 return
-            proposal = self._proposed(name, known)
+            proposal = self._held or self._proposed(name, known)
             if proposal is None and self._open:
                 yield None  # asked again when one of them has ended
                 continue
             if proposal is None or isinstance(proposal, Stop):
                 self._progress.say(proposal.reason if proposal else self._why_none())
-                self._next = self._config.max_trials + 1
+                self._ended = True
                 return
             spec = self._spec(name, proposal)
+            self._held = proposal if spec.tries_another and self._tried == most else None
+            if self._held:
+                return
             self._next += 1
-            self._open[name] = proposal
+            self._tried += spec.tries_another
+            self._open[name], self._running[name] = proposal, spec
             yield spec
 
     def _spec(self, name: str, proposal: Proposal) -> TrialSpec:
@@ -134,7 +195,7 @@ class Search:
             SearchError: It cannot be.
         """
         configuration = self._space.configuration(dict(proposal.values))
-        part, seed = proposal.part, derive_seed(self._seed, name)
+        part, seed = proposal.part, self._seed_of(name, proposal)
         if part and not self._config.oracle.in_parts:
             raise SearchError(
                 f"The oracle {self._config.oracle.name} proposes parts of trainings, so its "
@@ -162,6 +223,23 @@ class Search:
                 f"be: {error}"
             ) from error
 
+    def _seed_of(self, name: str, proposal: Proposal) -> int:
+        """The seed of a trial without a parent.
+
+        Raises:
+            SearchError: The oracle asks for one that it cannot have.
+        """
+        number = proposal.seed
+        if number is None:
+            return derive_seed(self._seed, name)
+        if not 1 <= number <= MOST_SEEDS or (proposal.part and proposal.part.parent):
+            raise SearchError(
+                f"The oracle {self._config.oracle.name} must number seeds from 1 to {MOST_SEEDS}, "
+                "and propose none for a trial with a parent, whose seed it has. Received: "
+                f"seed={number}, {proposal.part}."
+            )
+        return _numbered_seed(self._seed, number)
+
     def _first_ancestor(self, trial: FinishedTrial) -> FinishedTrial:
         while trial.parent and (parent := self._trials.find(trial.parent)):
             trial = parent
@@ -179,7 +257,9 @@ class Search:
             parent=trial.parent,
             schedule=trial.configuration.schedule if branched else None,
         )
-        return Proposal(values, None if part == Part() else part)
+        numbers = range(1, MOST_SEEDS + 1) if trial.parent is None else ()
+        number = next((k for k in numbers if trial.seed == _numbered_seed(self._seed, k)), None)
+        return Proposal(values, None if part == Part() else part, number)
 
     def _proposed(self, name: str, known: FinishedTrial | None) -> Proposal | Stop | None:
         """The oracle's next proposal; a finished trial is proposed again as it was."""
@@ -219,19 +299,42 @@ class Search:
         Where no further round of it fits, the search goes on, and the reserve is the time in
         which a better configuration would get the rounds that the others have.
         """
-        c = self._config.confirmation
-        candidates = to_verify(self._trials, batch_sizes=c.batch_sizes, chance=self._chance)
-        times = self._step_seconds()
-        verification = Verification(candidates, c, self._runner, self._seed, self._chance, times)
+        verification = self._verification()
         rounds = verification.missing_seconds()
-        done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
-        if done < len(rounds) and self._clock.fits(rounds[done]):
-            return self._clock.verification_reserve(rounds[done:])
+        if verification.fits(self._clock):
+            return self._clock.verification_reserve(filter(None, rounds))
         expected = self._trials.median_seconds()
-        return side_by_side([expected] * done, self._runner.at_once)
+        return side_by_side([expected] * _whole(rounds), self._runner.at_once)
+
+    def _trainings_reserve(self, spent: float) -> float:
+        """The same in trainings of the baseline.
+
+        A first round is taken to have as many candidates as there may be: the search finds them.
+        """
+        rounds = self._verification().missing_trainings()
+        done = _whole(rounds)
+        if not done:
+            most = float(self._config.confirmation.batch_sizes + 2)  # the baseline twice
+            rounds = [max(one, most) for one in rounds]
+        if done < len(rounds) and self._trainings.fits(rounds[done], spent=spent):
+            return self._trainings.verification_reserve(filter(None, rounds))
+        return float(done)  # trainings as long as the baseline's
+
+    def _verification(self) -> Verification:
+        c = self._config.confirmation
+        return Verification(
+            to_verify(self._trials, batch_sizes=c.batch_sizes, chance=self._chance),
+            c,
+            self._runner,
+            self._seed,
+            self._chance,
+            self._step_seconds(),
+            self._trainings,
+        )
 
     def _finished(self, trial: FinishedTrial) -> None:
         if trial.trial != BASELINE:
+            self._running.pop(trial.trial)
             self._tell(trial)
         if trial.score is not None:
             self._scores.append(trial.score)
@@ -248,10 +351,27 @@ class Search:
             untrained=self._untrained,
             others=self._scores,
         )
-        self._oracle.tell(trial.trial, proposal, score)
+        self._oracle.tell(trial.trial, proposal, Told(score, trial.status))
 
     def _another_fits(self) -> bool:
-        return self._clock.fits(self._trials.median_seconds(), reserve=self.verification_reserve())
+        """Whether time and budget have room for a trial like the others."""
+        expected = self._trials.median_seconds()
+        if not self._clock.fits(expected, reserve=self.verification_reserve()):
+            return False
+        if math.isinf(self._trainings.limit):
+            return True
+        spent = self._trainings.spent(self._trials)
+        spent += sum(map(self._trainings.of_spec, self._running.values()))
+        return self._trainings.fits(
+            self._median_trainings(), spent=spent, reserve=self._trainings_reserve(spent)
+        )
+
+    def _trainings_left(self) -> float:
+        return self._trainings.limit - self._trainings.spent(self._trials)
+
+    def _median_trainings(self) -> float:
+        costs = [self._trainings.of_trial(one) for one in self._trials if one.score is not None]
+        return statistics.median(costs) if costs else 1.0
 
     def _end_if_hopeless(self) -> None:
         trials = self._trials
@@ -264,7 +384,7 @@ class Search:
             )
 
     def _announce(self) -> None:
-        done = len(self._trials.of_phase("search"))
+        done = self._trials.of_phase("search").configurations()
         if self._trials:
             self._progress.say(f"Continuing: {len(self._trials)} trials are in the journal.")
         else:
@@ -289,7 +409,17 @@ class Search:
             done=done,
             total=self._config.max_trials,
             seconds_left=lambda: self._clock.left,
+            trainings_left=self._trainings_left,
         )
+
+
+def _whole(rounds: Sequence[float]) -> int:
+    """Rounds of a verification of which nothing is missing."""
+    return next((number for number, missing in enumerate(rounds) if missing), len(rounds))
+
+
+def _numbered_seed(seed: int, number: int) -> int:
+    return derive_seed(seed, "search seed", number)
 
 
 def _schedule_of(configuration: Configuration) -> dict[str, Named | float]:

@@ -165,6 +165,10 @@ class SearchSpace:
                 values[name] = configuration.model[name.removeprefix(_MODEL)]
         return values
 
+    def learning_rate(self, configuration: Configuration) -> float:
+        """The peak learning rate at the configuration's batch size, by its scaling rule."""
+        return self._derive(configuration).learning_rate
+
     def _numbers_for(self, schedule: str) -> dict[str, Searched]:
         """The numbers with a schedule: one with a warm-up of its own gets no other."""
         own = {} if schedule in self._with_warmup else {"warmup_fraction": 0.0}

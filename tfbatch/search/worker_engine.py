@@ -22,7 +22,8 @@ from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.context import Job, begin_worker, describe_devices, perform, worker_alone
 from tfbatch.training.devices import MOST_WORKERS, Devices
 from tfbatch.training.trial import run_spec
-from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
+from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
+from tfbatch.trial_status import Status
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.slot import Start
 

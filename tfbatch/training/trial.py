@@ -38,7 +38,8 @@ from tfbatch.training.end_state import (
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import Derived
-from tfbatch.trial.outcome import Outcome, Status, TrialSpec
+from tfbatch.trial.outcome import Outcome, TrialSpec
+from tfbatch.trial_status import Status
 
 
 def never() -> bool:

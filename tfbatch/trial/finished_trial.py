@@ -11,7 +11,8 @@ from tfbatch.errors import RunFolderError
 from tfbatch.run_folder.journal import Row
 from tfbatch.schema import JsonObject
 from tfbatch.trial.objective import Objective
-from tfbatch.trial.outcome import Outcome, Phase, Status, TrialSpec
+from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
+from tfbatch.trial_status import Status
 
 BASELINE = "baseline"
 """Name of the baseline's trial."""

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import math
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from tfbatch.schedules import make_family
 from tfbatch.schedules._family import value
 from tfbatch.schema import content_hash
 from tfbatch.trial.derived import Derived, derive
+from tfbatch.trial_status import Status
 
-Status = Literal["completed", "diverged", "oom", "error", "killed", "timeout", "interrupted"]
 Phase = str
 """What a trial is for: "baseline", "search" or "confirmation"; a stage names its own."""
 JUDGED_EXAMPLES = 64
@@ -169,6 +168,19 @@ class TrialSpec:
         if self.course_from:
             return False
         return self.to_examples is None or self.end_examples == self.derived.total_examples
+
+    @property
+    def tries_another(self) -> bool:
+        """Whether it tries a configuration that its parent does not.
+
+        A trial that goes on from another one, or cools it down at its batch size and learning rate,
+        is part of that one.
+        """
+        return self.parent is None or self._pace != self.parent._pace
+
+    @property
+    def _pace(self) -> tuple[int, float]:
+        return self.derived.batch_size, self.derived.learning_rate
 
     @property
     def _last_step(self) -> int:

@@ -1,0 +1,204 @@
+"""What changes with the batch size: closed forms, the measured slope, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from search_fixtures import BASELINE, finished, trials_of
+
+import tfbatch
+import tfbatch.translate
+from tfbatch.answer.best_learning_rates import best_learning_rates, measured_exponent
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.run_folder.folder import RunFolder
+from tfbatch.schema import Named
+
+translate = tfbatch.translate_batch_size
+
+
+def values(found, name):
+    one = found.find(name)
+    return one.before, pytest.approx(one.after), one.low, one.high
+
+
+def test_adamw_at_four_times_the_batch():
+    found = translate(256, 1024, optimizer="adamw", learning_rate=3e-4, steps=1001, warmup_steps=9)
+
+    assert found.ratio == 4
+    rate = found.learning_rate
+    assert (rate.rule, rate.before, rate.after) == ("square_root", 3e-4, pytest.approx(6e-4))
+    assert (rate.low, rate.high) == (pytest.approx(3e-4), pytest.approx(6e-4))
+    assert "Malladi" in rate.source
+    assert (found.find("steps").after, found.find("warmup_steps").after) == (251, 3)
+    assert found.find("beta_2").after == pytest.approx(0.999**4)
+    assert found.find("beta_2").low == pytest.approx(1 - 4 * 0.001)
+    assert found.find("beta_1").after == 0.9
+    assert found.find("beta_1").low == pytest.approx(0.6)
+    # learning rate * weight decay / batch size stays: Wang & Aitchison
+    assert found.find("weight_decay").after == pytest.approx(0.004 * 4 / 2)
+    assert found.find("weight_decay").high == pytest.approx(0.004 * 4)
+    assert found.find("least_warmup_steps").before == 2000
+    assert found.find("least_warmup_steps").after == math.ceil(2 / (1 - 0.999**4))
+    assert found.find("batch_normalization_momentum").after == pytest.approx(0.99**4)
+    assert not found.measured
+
+
+def test_sgd_is_linear_and_the_square_root_is_the_other_end():
+    rate = translate(32, 128, optimizer="sgd", learning_rate=0.1).learning_rate
+
+    assert rate.rule == "linear"
+    assert (rate.after, rate.low, rate.high) == pytest.approx((0.4, 0.2, 0.4))
+
+
+def test_back_and_forth_is_where_it_began():
+    there = translate(32, 256, optimizer="adam", learning_rate=0.01)
+    back = translate(
+        256,
+        32,
+        optimizer="adam",
+        learning_rate=there.learning_rate.after,
+        optimizer_arguments={"beta_2": there.find("beta_2").after},
+    )
+
+    assert back.learning_rate.after == pytest.approx(0.01)
+    assert back.find("beta_2").after == pytest.approx(0.999)
+
+
+def test_more_gpus_keep_their_micro_batch_and_their_normalization():
+    found = translate(256, to_gpus=4, optimizer="sgd")
+
+    assert found.after.batch_size == 1024
+    assert found.find("batch_normalization_momentum").after == pytest.approx(0.99)
+    assert found.find("micro_batch").after == 256
+
+
+def test_accumulation_at_the_same_batch_changes_what_sees_the_micro_batch_alone():
+    found = translate(256, 256, to_accumulation=4, optimizer="adamw")
+
+    changed = {one.name for one in found.changes if one.factor != pytest.approx(1)}
+    assert changed == {"batch_normalization_momentum", "micro_batch"}
+    assert found.find("batch_normalization_momentum").after == pytest.approx(0.99**0.25)
+    assert any("tfbatch.accumulated" in note for note in found.notes)
+
+
+def test_a_critical_batch_size_bends_the_learning_rate():
+    sgd = translate(100, 400, optimizer="sgd", learning_rate=0.1, critical_batch_size=200)
+    adam = translate(100, 400, optimizer="adam", learning_rate=0.1, critical_batch_size=200)
+
+    assert sgd.learning_rate.rule == "saturating"
+    assert sgd.learning_rate.after == pytest.approx(0.1 * (1 + 2) / (1 + 0.5))
+    assert adam.learning_rate.rule == "surge"
+    assert adam.learning_rate.after == pytest.approx(0.1)  # on both sides of its peak
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+def test_every_optimizer_is_translated_and_every_line_has_a_rule_and_a_source(optimizer):
+    found = translate(32, 64, optimizer=optimizer)
+
+    assert all(one.rule and one.formula and one.source for one in found.changes)
+    assert all(len(line) <= 80 for line in str(found).splitlines())
+    assert "A prediction: nothing was trained" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"to": 256}, "Nothing changes"),
+        ({"to": None}, "Nothing changes"),
+        ({"batch_size": 0}, "`batch_size` must be >= 1. Received: 0"),
+        ({"to_gpus": 3}, "take 1023 or 1026. Received: 1024"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be > 0"),
+        ({"optimizer": "adan"}, "Did you mean `adam`"),
+        ({"optimizer_arguments": {"beta": 0.9}}, "has no parameter `beta`"),
+        ({"optimizer_arguments": {"beta_2_half_life": 9.0}}, "is a timescale"),
+        ({"batch_size": None}, "Add --batch_size=256"),
+        ({"batch_normalization_momentum": 1.0}, "must be in [0, 1)"),
+    ],
+)
+def test_what_cannot_be_translated_is_refused(change, message):
+    with pytest.raises(InputError) as caught:
+        translate(**{"batch_size": 256, "to": 1024, "optimizer": "adam", **change})
+    assert message in str(caught.value)
+
+
+def searched(size, rate, *, loss, **more):
+    configuration = Configuration(
+        batch_size=size,
+        base_batch_size=size,
+        base_learning_rate=rate,
+        optimizer=Named(name="adam", beta_2=0.95),
+    )
+    return finished(f"search-{size}-{rate:.4f}", configuration, loss=loss, **more)
+
+
+def bracketed(exponent, sizes=(16, 64, 256)):
+    """At each size a best rate that follows the power, half of it, and twice as much diverged."""
+    found = []
+    for size in sizes:
+        best = 0.001 * size**exponent
+        found += [
+            searched(size, best / 2, loss=2.0),
+            searched(size, best, loss=1.0),
+            searched(size, best * 2, loss=9.0, status="diverged"),
+        ]
+    return found
+
+
+def test_the_slope_of_a_run_is_that_of_its_bracketed_best_rates():
+    open_end = [searched(512, 7.0, loss=0.5), searched(512, 3.0, loss=0.9)]
+    best = best_learning_rates(trials_of(*bracketed(0.3), *open_end))
+
+    assert [(one.batch_size, one.bracketed, one.tried) for one in best] == [
+        (16, True, 3),
+        (64, True, 3),
+        (256, True, 3),
+        (512, False, 2),
+    ]
+    assert measured_exponent(best).exponent == pytest.approx(0.3)
+    assert measured_exponent(best[:2]) is None
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    path = tmp_path / "run"
+    with RunFolder(path, identity={"objective": "val_loss:min"}, budget={}) as folder:
+        baseline = BASELINE.model_copy(update={"optimizer": Named(name="adam", beta_2=0.95)})
+        folder.journal.append(finished("baseline", baseline, phase="baseline", loss=3.0).row)
+        for trial in bracketed(0.3):
+            folder.journal.append(trial.row)
+    return path
+
+
+def test_the_slope_of_a_run_replaces_the_rule(run_dir):
+    found = translate(16, 128, run_dir=run_dir)
+
+    rate = found.learning_rate
+    assert (found.optimizer, found.measured, rate.rule) == ("adam", True, "measured")
+    assert rate.before == pytest.approx(0.001 * 16**0.3)
+    assert rate.after == pytest.approx(0.001 * 128**0.3)
+    assert found.find("beta_2").before == 0.95
+    assert "best trial at batch size 16" in found.notes[0]
+    beyond = translate(16, 1024, run_dir=run_dir)
+    assert any("extrapolated" in note for note in beyond.notes)
+    measured = translate(16, 256, run_dir=run_dir)
+    assert any("best learning rate is 0.005278" in note for note in measured.notes)
+
+
+def test_a_run_that_has_no_trial_there_or_another_optimizer_is_refused(run_dir):
+    with pytest.raises(InputError, match=r"no completed trial at batch size 48. It has: 16, 32, 6"):
+        translate(48, 64, run_dir=run_dir)
+    with pytest.raises(InputError, match=r"The run trained with adam\. Leave out --optimizer"):
+        translate(16, 64, optimizer="sgd", run_dir=run_dir)
+
+
+def test_the_command_prints_what_python_returns(capsys):
+    arguments = ["--batch_size=256", "--to=1024", "--optimizer=adamw", "--learning_rate=0.0003"]
+    code = tfbatch.translate.main([*arguments, "--optimizer_arguments=beta_2=0.95"])
+
+    expected = translate(
+        256, 1024, optimizer="adamw", learning_rate=3e-4, optimizer_arguments={"beta_2": 0.95}
+    )
+    assert (code, capsys.readouterr().out) == (0, f"{expected}\n")
