@@ -2,13 +2,19 @@
 
 usage: python benchmarks/search_replay.py [--table=TABLE ...] [--search=NAME ...]
            [--metric=loss|accuracy] [--engine=examples|tfbatch|keras_tuner] [--repetitions=N]
-           [--set=KEY=VALUE ...]
+           [--set=KEY=VALUE ...] [--name=NAME] [--keep]
 
 A repetition parts the table's seeds into those that the search sees and those that judge it (all
-splits in turn), and has a seed of its own for the search. `--set` gives a search's settings.
+splits in turn), and has a seed of its own for the search. `--set` gives a search's settings, and
+`--name` then the name of the row. `--keep` keeps the result in benchmarks/results/search_replay,
+from which search_replay_page.py makes tables and figure.
 
-Prices are in full trainings of the baseline: a cosine at the reference batch size and the rate of
-the rule. Not counted: the baseline itself and verification, which cost all searches the same.
+Columns: full trainings of the baseline until the answer was first within the tolerance of the best
+known (mean, median, share of repetitions; where it never was, the cap of 25, or what the search
+cost if that is more), until it stayed there, at the search's end; then the regret, in tolerances,
+at some budgets (mean, and median in brackets).
+
+Not counted: the baseline itself and verification, which cost all searches the same.
 """
 
 from __future__ import annotations
@@ -23,7 +29,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
+from replay import kept
+from replay.kept import CAP, Results
 from replay.measures import Course, Judge, splits
 from replay.plan import PLANS
 from replay.searches import ENGINES, SEARCHES, Make, Task, baseline_of, make_search
@@ -31,70 +38,44 @@ from replay.simulate import Engine, Replay, simulate
 from replay.table import Metric, Table
 
 TABLES = Path(__file__).parent / "replay" / "tables"
-CAP = 25
-"""Full trainings, at which a search is ended."""
-BUDGETS = (1.0, 2.0, 3.5, 9.0, 25.0)
-"""Full trainings at which the regret is reported."""
+KEPT = Path(__file__).parent / "results" / "search_replay"
+SHOWN = (1.0, 2.0, 3.5, 9.0, 25.0)
+"""Full trainings at which the regret is printed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Results:
-    """One search on one table, repetition by repetition.
-
-    Attributes:
-        courses: Its regret, in full trainings of the baseline.
-        tolerances: What is as good as the best.
-        before: The regret of the baseline.
-        end: The regret of the last answer.
-    """
-
-    courses: list[Course]
-    tolerances: npt.NDArray[np.float64]
-    before: npt.NDArray[np.float64]
-
-    def until(self) -> npt.NDArray[np.float64]:
-        """Full trainings until within the tolerance; the cap where that never was."""
-        pairs = zip(self.courses, self.tolerances, strict=True)
-        return np.minimum([course.until(tolerance) for course, tolerance in pairs], CAP)
-
-    def for_good(self) -> npt.NDArray[np.float64]:
-        """The same, to stay there."""
-        pairs = zip(self.courses, self.tolerances, strict=True)
-        return np.minimum([course.for_good(tolerance) for course, tolerance in pairs], CAP)
-
-    def regret(self, budgets: Sequence[float]) -> npt.NDArray[np.float64]:
-        """In units of the tolerance, [repetitions, budgets]."""
-        triples = zip(self.courses, self.before, self.tolerances, strict=True)
-        return np.stack([c.at(np.array(budgets), before=b) / t for c, b, t in triples])
-
-
-def full_training(table: Table, engine: Engine, metric: Metric, seeds: Sequence[int]) -> float:
+def full_training(table: Table, engine: Engine, metric: Metric) -> float:
     """What the baseline costs, alone on the machine: examples, or seconds of the engine."""
     if engine.name == "examples":
         return float(table.plan.total_examples)
     alone = dataclasses.replace(engine, workers=1, slower=1.0)
     rng = np.random.default_rng(0)
-    replay = Replay(table, engine=alone, metric=metric, seeds=seeds, rng=rng)
+    replay = Replay(table, engine=alone, metric=metric, seeds=(1,), rng=rng)
     return replay.whole(baseline_of(table.plan)).seconds
 
 
 def run(make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions: int) -> Results:
     """Simulates one search, repetition by repetition."""
     courses, tolerances, before = [], [], []
-    for seed, (seen, judge) in enumerate(
-        itertools.islice(_judges(table, metric), repetitions), start=1
-    ):
+    unit = full_training(table, engine, metric)
+    began = time.process_time()
+    judges = itertools.islice(_judges(table, metric), repetitions)
+    for seed, (seen, judge) in enumerate(judges, start=1):
         task = Task(table, metric, engine, seed)
         rng = np.random.default_rng(seed)
         replay = Replay(table, engine=engine, metric=metric, seeds=seen, rng=rng)
-        most = CAP * table.plan.total_examples
+        most = round(CAP * table.plan.total_examples)
         moments = simulate(make(task), replay, most_examples=most)
         course = Course.of(moments, judge, seconds=engine.name != "examples")
-        price = full_training(table, engine, metric, seen)
-        courses.append(Course(course.spent / price, course.regret, course.end / price))
+        courses.append(Course(course.spent / unit, course.regret, course.end / unit))
         tolerances.append(judge.tolerance)
         before.append(judge.regret(baseline_of(table.plan)))
-    return Results(courses, np.array(tolerances), np.array(before))
+    return Results.of(
+        courses,
+        tolerances=tolerances,
+        before=before,
+        unit=unit,
+        process_seconds=(time.process_time() - began) / repetitions,
+    )
 
 
 def _judges(table: Table, metric: Metric) -> Iterator[tuple[tuple[int, ...], Judge]]:
@@ -104,22 +85,23 @@ def _judges(table: Table, metric: Metric) -> Iterator[tuple[tuple[int, ...], Jud
         yield from judges
 
 
-def line(name: str, results: Results, *, seconds: float) -> str:
-    """A row of the printed table."""
-    until, stays = results.until(), results.for_good()
-    regret = results.regret(BUDGETS)
-    found = f"{np.mean(until < CAP):.0%}"
-    spent = f"{np.mean(until):6.2f} {np.median(until):6.2f} {found:>5} {np.mean(stays):6.2f}"
-    ends = float(np.mean([course.end for course in results.courses]))
-    regrets = " ".join(f"{value:6.2f}" for value in regret.mean(axis=0))
-    return f"{name:24} {spent} {ends:6.2f} | {regrets} | {seconds / len(until):.3f}"
-
-
 def header() -> str:
     """Above the rows."""
-    budgets = " ".join(f"{budget:6g}" for budget in BUDGETS)
+    budgets = " ".join(f"{budget:>14g}" for budget in SHOWN)
     spent = f"{'until':>6} {'median':>6} {'found':>5} {'stays':>6} {'end':>6}"
     return f"{'search':24} {spent} | {budgets} | s"
+
+
+def line(name: str, results: Results) -> str:
+    """A row of the printed table."""
+    until, stays = results.until, results.stays
+    spent = (
+        f"{until.mean():6.2f} {np.median(until):6.2f} {results.found.mean():5.0%} "
+        f"{stays.mean():6.2f} {results.end.mean():6.2f}"
+    )
+    at = [results.regret_at(budget) for budget in SHOWN]
+    regrets = " ".join(f"{found.mean():6.2f} ({np.median(found):5.2f})" for found in at)
+    return f"{name:24} {spent} | {regrets} | {results.process_seconds:.3f}"
 
 
 def _given(texts: Sequence[str]) -> dict[str, Any]:
@@ -145,22 +127,25 @@ def main() -> None:
     parser.add_argument("--engine", choices=list(ENGINES), default="examples")
     parser.add_argument("--repetitions", type=int, default=40)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--name")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--tables", type=Path, default=TABLES, help="folder of the tables")
     arguments = parser.parse_args()
-    engine = ENGINES[arguments.engine]
+    engine, metric = ENGINES[arguments.engine], arguments.metric
     for name in arguments.table or development[:1]:
-        table = Table.read(TABLES / f"{name}.npz")
-        print(f"{name}, {arguments.metric}, {engine.name}; n = {arguments.repetitions}")
+        table = Table.read(arguments.tables / f"{name}.npz")
+        print(f"{name}, {metric}, {engine.name}; n = {arguments.repetitions}")
         print(header())
         for search in arguments.search or SEARCHES:
-            began = time.process_time()
+            make = make_search(search, **_given(arguments.set))
             results = run(
-                make_search(search, **_given(arguments.set)),
-                table,
-                metric=arguments.metric,
-                engine=engine,
-                repetitions=arguments.repetitions,
+                make, table, metric=metric, engine=engine, repetitions=arguments.repetitions
             )
-            print(line(search, results, seconds=time.process_time() - began), flush=True)
+            row = arguments.name or search
+            print(line(row, results), flush=True)
+            if arguments.keep:
+                path = KEPT / f"{name}.npz"
+                kept.write(path, {**kept.read(path), (metric, engine.name, row): results})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from replay.measures import Course, Judge, bootstrap_ratio, kendall_tau, splits  # noqa: E402
+from branches import branch_values, switched_deviations, tau, whole_values  # noqa: E402
+from replay import kept  # noqa: E402
+from replay.measures import Course, Judge, bootstrap_ratio, splits  # noqa: E402
 from replay.opponents import IEpoch, OptunaOracle, RandomSearch, grid, values_of  # noqa: E402
 from replay.plan import TablePlan, Training  # noqa: E402
 from replay.searches import ENGINES, Task, make_search  # noqa: E402
@@ -263,11 +265,74 @@ def test_the_ratio_of_paired_prices_has_an_interval_around_it():
 
 
 def test_kendalls_tau_is_1_where_branches_rank_as_whole_runs_do(table):
-    assert kendall_tau(table, length=2_000, judged=1, seeds=(2,)) == pytest.approx(1)
-    key = (Training(32, -1.0, "cool_down", 2_000), 1)
-    table._trained[key] = dataclasses.replace(table._trained[key], loss=0.0)
-    # The worst of four is now ranked first: 3 of 6 pairs are turned.
-    assert kendall_tau(table, length=2_000, judged=1, seeds=(2,)) == pytest.approx(0)
+    whole = whole_values(table, "loss")
+    branches = branch_values(table, 2_000, "loss")
+
+    assert tau(branches, whole, metric="loss") == (pytest.approx(1), 4)
+    branches[0] = 0.0  # the worst of four is ranked first: 3 of 6 pairs are turned
+    assert tau(branches, whole, metric="loss") == (pytest.approx(0), 4)
+    branches[0] = math.inf  # one that diverged is left out
+    assert tau(branches, whole, metric="loss") == (pytest.approx(1), 3)
+
+
+def test_a_switched_training_is_compared_with_its_batch_size_from_the_beginning(table):
+    plan = PLAN.model_copy(update={"switches": ((32, 128),), "switch_octaves": (0.0,)})
+    (switched,) = (t for t in plan.trainings() if t.kind == "switched")
+    for seed in (1, 2):
+        whole = table.trained(Training(128, 0.0, "cool_down", 4_000), seed)
+        worse = dataclasses.replace(whole, training=switched, loss=whole.loss + 0.5)
+        table._trained[(switched, seed)] = worse
+    table.plan = plan
+
+    ((found, worse, deviation),) = switched_deviations(table, "loss")
+    assert (found, worse) == (switched, pytest.approx(0.5))
+    assert deviation == pytest.approx(1 / 16 / math.sqrt(2))
+
+
+def test_what_is_kept_is_read_again_and_says_what_a_search_cost(tmp_path):
+    courses = [
+        Course(np.array([1.0, 2.0]), np.array([0.4, 0.1]), 3.0),
+        Course(np.array([4.0]), np.array([0.3]), 4.0),
+    ]
+    results = kept.Results.of(
+        courses, tolerances=[0.2, 0.2], before=[0.8, 0.8], unit=4_000.0, process_seconds=0.0
+    )
+    assert results.until.tolist() == [2.0, 25.0]
+    assert results.found.tolist() == [True, False]
+    assert results.end.tolist() == [3.0, 4.0]
+    assert results.regret_at(1.0) == pytest.approx([2.0, 4.0])
+    assert results.regret_at(25.0) == pytest.approx([0.5, 1.5])
+
+    key = ("loss", "examples", "random")
+    kept.write(tmp_path / "kept" / "tiny.npz", {key: results})
+    again = kept.read(tmp_path / "kept" / "tiny.npz")
+    assert list(again) == [key]
+    assert again[key].until.tolist() == [2.0, 25.0]
+    assert again[key].unit == 4_000
+    assert kept.read(tmp_path / "nothing.npz") == {}
+
+
+def test_the_page_names_every_search_and_the_figure_draws_it():
+    from search_replay_page import figure, page
+
+    one = kept.Results.of(
+        [Course(np.array([1.0]), np.array([0.1]), 1.0)] * 4,
+        tolerances=[0.2] * 4,
+        before=[0.8] * 4,
+        unit=60.0,
+        process_seconds=0.0,
+    )
+    slow = dataclasses.replace(one, until=2 * one.until)
+    of_table = {
+        ("loss", engine, name): results
+        for engine in ("examples", "tfbatch", "keras_tuner")
+        for name, results in (("trunks", one), ("random", slow))
+    }
+    text = "\n".join(page({"digits_mlp": of_table}, ours="trunks"))
+    assert "| random | 4 | 2.00 | 2.00 | 100% |" in text
+    assert "| 2.00 x [2.00, 2.00] |" in text
+    svg = figure({"digits_mlp": of_table}, metric="loss", ours="trunks")
+    assert svg.count("<title>trunks</title>") == svg.count("<title>random</title>") == 1
 
 
 def test_random_search_tries_each_once_in_an_order_of_its_seed(table):

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from replay.plan import Training
 from replay.simulate import UNTRAINED, Cell, Moment
 from replay.table import Metric, Table
 
@@ -143,30 +142,3 @@ def bootstrap_ratio(
     ratios = theirs[drawn].mean(axis=1) / ours[drawn].mean(axis=1)
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(theirs.mean() / ours.mean()), float(low), float(high)
-
-
-def kendall_tau(
-    table: Table, *, length: int, judged: int, seeds: Sequence[int], metric: Metric = "loss"
-) -> float:
-    """Kendall's tau-b of cool-down branches of one length and seed against whole runs of another.
-
-    Configurations that diverged in either are left out: everybody tells those apart.
-
-    Args:
-        table: The table.
-        length: Where the branches end, in examples.
-        judged: Number of the seed whose branches are ranked.
-        seeds: Those over which the whole runs are averaged.
-        metric: What is ranked.
-    """
-    from scipy.stats import kendalltau
-
-    plan = table.plan
-    pairs = []
-    for size, octaves in itertools.product(plan.batch_sizes, plan.octaves):
-        branch = table.trained(Training(size, octaves, "cool_down", length), judged).value(metric)
-        whole = Training(size, octaves, "cool_down", plan.total_examples)
-        mean = statistics.fmean(table.trained(whole, seed).value(metric) for seed in seeds)
-        if math.isfinite(branch) and math.isfinite(mean):
-            pairs.append((branch, mean))
-    return float(kendalltau(*zip(*pairs, strict=True)).statistic)

@@ -152,7 +152,7 @@ def i_epoch(epochs: int, *, candidates: int, finalists: int) -> Make:
     return make
 
 
-def optuna_search(*, halving: bool, reduction: int = 4) -> Make:
+def optuna_search(*, halving: bool, reduction: int = 3) -> Make:
     """Multivariate TPE, over whole trainings or with asynchronous successive halving."""
 
     def make(task: Task) -> Oracle:
