@@ -14,6 +14,7 @@ from tfbatch.answer.stored import answer_of
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.run_folder.folder import RunFolder
+from tfbatch.run_folder.journal import SCHEMA_VERSION, encode_row
 from tfbatch.schema import Named
 from tfbatch.trial.finished_trial import make_row
 from tfbatch.trial.outcome import Outcome, TrialSpec
@@ -101,9 +102,12 @@ def write_run(path, rows, *, chance=True, timed=SIZES, answer=True):
         timed: Batch sizes whose step times were measured alone.
         answer: Whether recommendation.json is written.
     """
+    rows = list(rows)
     with RunFolder(path, identity=IDENTITY, budget=BUDGET) as folder:
-        for row in rows:
-            folder.journal.append(row)
+        folder.journal.append(rows[0])
+    with (path / "trials.jsonl").open("a") as journal:  # a journal flushes each line to the disk
+        lines = (encode_row({"schema_version": SCHEMA_VERSION} | row) for row in rows[1:])
+        journal.writelines(f"{json.dumps(line)}\n" for line in lines)
     if chance:
         write_chance_level(path, ChanceLevel(untrained=2.3))
     if timed:

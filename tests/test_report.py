@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 from reported_runs import (
     SIZES,
     clean_run,
@@ -24,6 +25,7 @@ from reported_runs import (
 from search_fixtures import BASELINE, TOTAL_EXAMPLES, trials_of
 
 import tfbatch.report
+from tfbatch.answer.candidates import trial_name
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak
 from tfbatch.answer.summary import summary
 from tfbatch.charts import Stack
@@ -41,10 +43,22 @@ from tfbatch.reporting.to_target import steps_to_target, to_target_sentence
 from tfbatch.trial.finished_trial import read_row
 from tfbatch.trial.outcome import TrialSpec
 
+LOSSES = [0.9, 0.7, 0.65]
+
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return clean_run(tmp_path_factory.mktemp("runs") / "clean")
+    path = clean_run(tmp_path_factory.mktemp("runs") / "clean")
+    write_curve(path, trial_name(BASELINE, 1), LOSSES)
+    return path
+
+
+def write_curve(run_dir, trial, losses):
+    """As Keras's callback writes it."""
+    folder = run_dir / "tensorboard" / trial / "validation"
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        for epoch, loss in enumerate(losses):
+            tf.summary.scalar("epoch_loss", loss, step=epoch)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +171,21 @@ def test_the_landscape_and_its_fit_are_recomputed_from_the_journal(rows, run, da
     assert rates[128.0] == pytest.approx(4 * rates[32.0])  # the linear rule
     one = run.answer.recommended
     assert rates[float(one.batch_size)] == pytest.approx(one.learning_rate)
+
+
+def test_learning_curves_are_recomputed_from_what_keras_logged(run_dir, rows, data):
+    (row,) = (row for row in rows if row["trial"] == trial_name(BASELINE, 1))
+    times = json.loads((run_dir / "step_times.json").read_text())["seconds"]["32"]
+    (drawn,) = (
+        t for f in data["figures"].values() for t in f["data"] if t["name"].startswith("baseline: ")
+    )
+    updates, seconds = drawn["meta"]["in_other_units"]
+    examples = [min(n * row["steps_per_epoch"] * 32, TOTAL_EXAMPLES) for n in (1, 2, 3)]
+
+    assert drawn["y"] == pytest.approx(LOSSES)
+    assert drawn["x"] == examples
+    assert updates == [math.ceil(count / 32) for count in examples]
+    assert seconds == pytest.approx([count * statistics.median(times) for count in updates])
 
 
 def test_the_forest_is_recomputed_from_the_journal(rows, run, data):
