@@ -49,6 +49,7 @@ from tfbatch.run_folder.files import (
     JOURNAL,
     LIBRARY_LOG,
     RECOMMENDATION,
+    REPORT,
     SETTINGS,
     TENSORBOARD,
     TRIALS_CSV,
@@ -395,7 +396,7 @@ def _answer_before(run_dir: Path) -> str:
 
 
 def _written(run_dir: Path) -> list[str]:
-    answer = (RECOMMENDATION, BEST_CONFIGURATION, BEST_MODEL)
+    answer = (REPORT, RECOMMENDATION, BEST_CONFIGURATION, BEST_MODEL)
     names = (*answer, JOURNAL, TRIALS_CSV, SETTINGS, LIBRARY_LOG)
     return [name for name in names if (run_dir / name).exists()]
 

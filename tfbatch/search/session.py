@@ -20,6 +20,7 @@ from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
 from tfbatch.schema import content_hash
+from tfbatch.search.answer_writer import report_at_the_end
 from tfbatch.search.compiled_optimizer import fit_search
 from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import limit_memory
@@ -130,6 +131,7 @@ def open_run(
         )
         with (
             folder,
+            report_at_the_end(folder.path, progress),
             csv_at_the_end(folder.path, folder.journal.rows, progress.say),
             _load_told(folder.path, progress, load_before),
         ):
