@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import json
 import math
+import sys
+import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,7 +185,10 @@ def _scalars(folder: Path) -> list[_Scalar]:
     """Every scalar in a folder's event files, in the order in which they were written."""
     if not any(folder.glob("*.tfevents.*")):
         return []
-    # They import TensorFlow where it is installed: not before there is something to read.
+    if "tensorflow" not in sys.modules:
+        # TensorBoard takes its own reader then, as where TensorFlow is not installed
+        # (tensorboard/compat/__init__.py): it is slower, but an import of seconds is not needed.
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
