@@ -2,12 +2,12 @@
 
 usage: python benchmarks/translate.py [--table=TABLE ...] [--metric=loss|accuracy]
 
-On replay tables: the tuned rate of a batch size is the vertex of the parabola through the best mean
-over all seeds and its two neighbours, an octave apart. A cell is an ordered pair of batch sizes, both
-with a tuned rate inside the grid, under one schedule of the full length. The rate is translated from
-one to the other by each rule, and by the slope of the other sizes (without the one that is
-predicted); a hit is within one octave of the tuned rate. `range` is the share of cells whose tuned
-rate lies in the range that `translate` gives beside its rule.
+On replay tables: the tuned rate of a batch size is the vertex of the parabola through the best
+mean over all seeds and its two neighbors, an octave apart. A cell is an ordered pair of batch
+sizes, both with a tuned rate inside the grid, under one schedule of the full length. The rate is
+translated from one to the other by each rule, and by the slope of the other sizes (without the
+one that is predicted); a hit is within one octave of the tuned rate. `range` is the share of
+cells whose tuned rate lies in the range that `translate` gives beside its rule.
 
 Result: NEGATIVE for the linear rule of SGD on digits_mlp: 47 % of the cells in accuracy, where the
 square root reaches 93 %; in loss no rule reaches more than 42 %. The aim of 80 % is not reached.
