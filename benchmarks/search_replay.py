@@ -15,6 +15,9 @@ cost if that is more), until it stayed there, at the search's end; then the regr
 at some budgets (mean, and median in brackets).
 
 Not counted: the baseline itself and verification, which cost all searches the same.
+
+Result: see the page of results; it is made by search_replay_page.py.
+Evidence: benchmarks/results/search_replay.md
 """
 
 from __future__ import annotations
