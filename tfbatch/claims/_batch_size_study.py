@@ -31,7 +31,7 @@ Budget = Literal["epochs", "updates", "seconds", "target"]
 """After the same examples, the same updates, the same seconds; or as soon as the target."""
 _FIRST_OCTAVES = (-2, -1, 0, 1, 2)
 _MOST_OCTAVES = 6
-_TARGET_SHARE = 0.7
+_TARGET_SHARE = 0.6
 """The target is what the baseline reaches after this share of its training."""
 _MOST_OF_DATA = 0.5
 """The largest batch size, as a share of the training split."""
@@ -187,7 +187,7 @@ class BatchSizeStudy:
 
     @functools.cached_property
     def target(self) -> float:
-        """What the pilot runs of B0 reach after 70 % of their training, in the median."""
+        """What the pilot runs of B0 reach after 60 % of their training, in the median."""
         examples = _TARGET_SHARE * self._court.workload.examples
         return statistics.median(run.score_at(examples) for run in self._pilot)
 

@@ -22,7 +22,7 @@ class Preset:
         pilot_seeds: Seeds that fix margins and targets, and that no verdict uses.
         tuning_seeds: Seeds that learning rates are searched with, and that no verdict uses.
         rounds: Interleaved rounds of timing.
-        timing_seconds: About what timing one set of batch sizes may take.
+        timing_seconds: About what all rounds of one set of batch sizes may take.
     """
 
     name: PresetName
@@ -32,7 +32,7 @@ class Preset:
     pilot_seeds: int = 5
     tuning_seeds: int = 2
     rounds: int = 15
-    timing_seconds: float = 60.0
+    timing_seconds: float = 30.0
 
 
 _FINE = (1 / 32, 1 / 16, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import math
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import StoppedError, TfbatchError
 from tfbatch.exporters._trial import read_curves
 from tfbatch.instruments.open_bench import DEFAULT_OPTIMIZER
+from tfbatch.interleaved_rounds import first_visit, measure_round
 from tfbatch.models import MODELS
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.oracles import Part
@@ -43,7 +46,12 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.training.context import TaskContext, UserCode
 from tfbatch.training.evaluation import Untrained, measure_untrained
-from tfbatch.training.step_times import StepTime, measure_step_times
+from tfbatch.training.step_times import (
+    StepTime,
+    step_time_of,
+    steps_at_once,
+    time_training,
+)
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.objective import Objective
 
@@ -53,6 +61,8 @@ if TYPE_CHECKING:
 
 EVIDENCE = "evidence"
 """Folder of a run folder with what each card has found, a file each."""
+LONGEST_STEP_SECONDS = 2.0
+"""Batch sizes from the first one on whose step takes longer are not timed."""
 _NO_WHOLE_RUN = 1
 """The runner keeps the weights of trials of the run's length: here of none."""
 
@@ -146,6 +156,7 @@ class LiveCourt(Court):
                 [self.workload.baseline.model_copy(update={"batch_size": b}) for b in sizes],
                 rounds=self.preset.rounds,
                 seconds=self.preset.timing_seconds,
+                seed=self._seed,
             )
         return self._times[sizes]
 
@@ -160,21 +171,41 @@ class LiveCourt(Court):
 
 
 def time_steps(
-    task: TaskContext, configurations: Sequence[Configuration], *, rounds: int, seconds: float
+    task: TaskContext,
+    configurations: Sequence[Configuration],
+    *,
+    rounds: int,
+    seconds: float,
+    seed: int,
 ) -> tuple[StepTime, ...]:
-    """Inside the process that trains: interleaved rounds of all batch sizes.
+    """Inside the process that trains: interleaved rounds of all batch sizes, each in another order.
+
+    Args:
+        task: Model and data.
+        configurations: What is timed, ascending by batch size.
+        rounds: Number of rounds; none is left out, a round is short instead.
+        seconds: About what all rounds may take, tracing left out.
+        seed: Of the orders.
 
     Raises:
         StoppedError: A stop was requested.
     """
-    times = measure_step_times(
-        task.programs,
-        configurations,
-        heartbeat=task.heartbeat_or_stop,
-        rounds=rounds,
-        seconds=seconds,
-    )
-    return tuple(times)
+    programs, kinds = task.programs, []
+    for configuration in configurations:
+        task.heartbeat_or_stop()
+        time_them = functools.partial(time_training, programs, configuration)
+        most = steps_at_once(programs, configuration)
+        kinds.append(first_visit(configuration.batch_size, time_them, most_at_once=most))
+        if kinds[-1].per_step > LONGEST_STEP_SECONDS:
+            kinds.pop()
+            break
+    each = seconds / (rounds * len(kinds)) if kinds else 0.0
+    generator = random.Random(seed)
+    for _ in range(rounds):
+        order = list(kinds)
+        generator.shuffle(order)
+        measure_round(order, each, heartbeat=task.heartbeat_or_stop)
+    return tuple(step_time_of(paced) for paced in kinds)
 
 
 def hold_court(
