@@ -9,7 +9,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate
 
@@ -79,6 +79,7 @@ class LiveCourt(Court):
         tensorboard: Folder of the curves.
         objective: The objective.
         progress: Told of everything.
+        asked: See Court.
     """
 
     def __init__(
@@ -87,13 +88,14 @@ class LiveCourt(Court):
         preset: Preset,
         seed: int,
         *,
+        asked: Collection[str] | None = None,
         runner: TrialRunner,
         engine: Engine,
         tensorboard: Path,
         objective: Objective,
         progress: Progress,
     ):
-        super().__init__(workload, preset, seed)
+        super().__init__(workload, preset, seed, asked=asked)
         self._runner, self._engine = runner, engine
         self._tensorboard, self._objective = tensorboard, objective
         self._progress = progress
@@ -289,6 +291,7 @@ def hold_court(
                 workload_of(request, baseline, untrained, ready),
                 request.preset,
                 request.seed,
+                asked={claim.name for claim in request.claims},
                 runner=TrialRunner(
                     folder,
                     engine=ready.engine,
@@ -342,15 +345,25 @@ class Session:
         evidence: list[Evidence] = []
         for card in self._request.cards:
             known = self._read(card)
-            if known is None:
+            if not self._asked_of(card) <= {(one.claim, one.part) for one in known}:
                 if self._must_stop():
                     self._missing[card.CARD] = "the session ended before it"
+                    evidence += known
                     continue
                 self._progress.say(f"Card {card.CARD}: {card.TITLE}.")
-                known = self._collect(card)
+                known = self._collect(card, known)
             evidence += known
             self._finished(self._verdicts(evidence))
         return self._verdicts(evidence)
+
+    def _asked_of(self, card: Card) -> set[tuple[str, str]]:
+        """The parts of claims that it is to tell something of."""
+        return {
+            (claim.name, part.name)
+            for claim in self._request.claims
+            for part in claim.parts
+            if part.card == card.CARD
+        }
 
     def _verdicts(self, evidence: Sequence[Evidence]) -> Verdicts:
         return Verdicts(
@@ -364,30 +377,32 @@ class Session:
             fingerprint=fingerprint_of(self._folder.parent),
         )
 
-    def _collect(self, card: Card) -> list[Evidence]:
+    def _collect(self, card: Card, known: Sequence[Evidence]) -> list[Evidence]:
+        """What it finds now, and what it has found of other claims before."""
         found: list[Evidence] = []
         try:
-            for one in card.collect(self._court):
-                found.append(one)
+            found.extend(card.collect(self._court))
         except (InterruptedTrialError, StoppedError):
             self._missing[card.CARD] = "the session ended before its end"
-            return []
+            return list(known)
         except Exception as error:
             self._missing[card.CARD] = f"it failed: {type(error).__name__}: {error}"
             self._progress.say(f"Card {card.CARD} failed: {type(error).__name__}: {error}")
-            return []
+            return list(known)
+        new = {(one.claim, one.part) for one in found}
+        found += [one for one in known if (one.claim, one.part) not in new]
         content = {"card": card.CARD, "evidence": [dataclasses.asdict(one) for one in found]}
         write_whole(self._folder / f"{card.CARD}.json", json.dumps(content, indent=1))
         return found
 
-    def _read(self, card: Card) -> list[Evidence] | None:
-        """What an earlier session has found, or None."""
+    def _read(self, card: Card) -> list[Evidence]:
+        """What earlier sessions have found."""
         try:
             text = (self._folder / f"{card.CARD}.json").read_text(encoding="utf-8")
         except FileNotFoundError:
-            return None
+            return []
         rows: list[dict[str, Any]] = json.loads(text)["evidence"]
-        return [Evidence(**{key: _tuples(value) for key, value in row.items()}) for row in rows]
+        return [Evidence(**{key: _tuples(v) for key, v in row.items()}) for row in rows]
 
 
 def workload_of(
