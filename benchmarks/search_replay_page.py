@@ -4,6 +4,9 @@ usage: python benchmarks/search_replay_page.py [--ours=NAME] [--figure=docs/desi
 
 Prints the tables in Markdown and draws the regret against minutes: one panel for each table, solid
 lines on the engine of tfbatch, dashed ones on KerasTuner's.
+
+Result: of search_replay.py.
+Evidence: benchmarks/results/search_replay.md
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
 from tfbatch.schema import content_hash
+from tfbatch.search.answer_writer import report_at_the_end
 from tfbatch.search.compiled_optimizer import fit_search
 from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import limit_memory
@@ -33,16 +35,17 @@ from tfbatch.search.preparation import (
     stop_if,
 )
 from tfbatch.search.progress import Progress
-from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.trial_length import settle_length
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import check_optimizers
 from tfbatch.training.evaluation import measure_untrained
 from tfbatch.workers import Slot
 
 
-def run_search(
+@contextlib.contextmanager
+def open_run(
     request: Request,
     code: UserCode,
     *,
@@ -52,8 +55,8 @@ def run_search(
     lock: RunLock,
     warm: Slot | None = None,
     started: float | None = None,
-) -> Result:
-    """Runs or continues a search.
+) -> Iterator[Run]:
+    """Opens a run that begins or is continued, and closes whatever it needs.
 
     Args:
         request: What is asked.
@@ -69,7 +72,7 @@ def run_search(
         InputError: Something asked for cannot be used; nothing was trained.
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
-        SearchError: No trial completed.
+        StoppedError: A stop was requested.
     """
     started = time.monotonic() if started is None else started
     stop_if(stop_requested)
@@ -116,6 +119,18 @@ def run_search(
         names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
         request.objective.check(names, untrained.directions)
         check_comparable(request.objective, untrained, progress)
+        request, trial_seconds = settle_length(
+            request,
+            engine=engine,
+            baseline=baseline,
+            batch_sizes=space.batch_sizes,
+            splits=data.splits,
+            untrained=untrained,
+            left=math.inf
+            if request.max_minutes is None
+            else request.max_minutes * 60 - (time.monotonic() - started),
+            progress=progress,
+        )
         folder = RunFolder(
             request.run_dir,
             identity=request.identity(
@@ -130,6 +145,7 @@ def run_search(
         )
         with (
             folder,
+            report_at_the_end(folder.path, progress),
             csv_at_the_end(folder.path, folder.journal.rows, progress.say),
             _load_told(folder.path, progress, load_before),
         ):
@@ -169,8 +185,9 @@ def run_search(
                 untrained,
                 build_model=code.build_model,
                 largest_batch_size=largest,
+                trial_seconds=trial_seconds,
             )
-            return run.complete()
+            yield run
 
 
 @contextlib.contextmanager
