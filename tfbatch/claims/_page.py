@@ -182,7 +182,7 @@ def _forest(rows: Sequence[tuple[JudgedClaim, JudgedPart]]) -> Chart:
             dots_y.append(float(place))
             about.append(f"{effect:+.4g} {part.evidence.unit if part.evidence else ''}")
         ends = [_clamped(end / scale) for end in (verdict.interval.low, verdict.interval.high)]
-        bars_x += [*ends, math.nan]
+        bars_x += [*ends, ends[-1]]  # a place without a value leaves a gap
         bars_y += [float(place), float(place), math.nan]
     means = tuple(_clamped(part.verdict.estimate / _scale(part)) for _, part in rows)
     return Chart(
