@@ -1,0 +1,86 @@
+"""The surface over batch size, rate and length: closed forms, and a known surface is found."""
+
+import numpy as np
+import pytest
+
+from tfbatch.errors import InputError
+from tfbatch.estimators.rate_surface import RateSurface, SurfacePoint, SurfacePrior, as_error
+
+PRIOR = SurfacePrior(residual=False)
+
+
+def true_value(point, *, slope=-0.2):
+    """Optimum one octave above the rule at the reference, falling with the batch size."""
+    u = point.rate - 1.0 - slope * point.batch
+    return 0.5 + 0.02 * point.batch + 0.06 * u**2 + point.remaining * (0.3 + 0.05 * point.batch)
+
+
+def test_errors_are_logarithms_and_what_is_far_is_drawn_near():
+    found = as_error([0.98, 0.96, 0.1], "max")
+    np.testing.assert_allclose(found, np.log1p(np.log([1, 2, 45])))
+    np.testing.assert_allclose(as_error([0.2, 0.4], "min"), [0, np.log1p(np.log(2))])
+    np.testing.assert_allclose(as_error([-3.0, -2.0, -1.0], "min"), np.log1p([0, 0.1, 0.2]))
+    with pytest.raises(InputError, match="must be finite"):
+        as_error([np.nan], "min")
+
+
+def test_the_posterior_equals_the_normal_equations():
+    points = [SurfacePoint(b, u, r) for b in (0, 2) for u in (-1, 0, 1) for r in (0, 3)]
+    values = np.random.default_rng(1).normal(size=len(points))
+    surface = RateSurface(PRIOR, points, values)
+
+    mean, deviation = PRIOR.coefficients()
+    scaled = deviation * surface._scales.prior
+    scaled[0] = deviation[0]
+    features, s2 = PRIOR.features(points), surface.noise**2 + 1e-9
+    precision = features.T @ features / s2 + np.diag(scaled**-2.0)
+    coefficients = np.linalg.solve(precision, features.T @ values / s2 + mean / scaled**2)
+    new = [SurfacePoint(1, 0.5), SurfacePoint(-3, 2)]
+    np.testing.assert_allclose(
+        surface.mean(new), PRIOR.features(new) @ coefficients, rtol=1e-4, atol=1e-4
+    )
+    covariance = PRIOR.features(new) @ np.linalg.inv(precision) @ PRIOR.features(new).T
+    np.testing.assert_allclose(surface.covariance(new, new), covariance, rtol=1e-4, atol=1e-4)
+
+
+def test_an_optimum_beyond_the_points_of_other_sizes_is_found():
+    """Rates of two sizes, short and long, tell the optimum of a third size at the full length."""
+    points = [SurfacePoint(b, u, r) for b in (0, 2) for u in (-1, 0, 1, 2) for r in (1, 3)]
+    surface = RateSurface(PRIOR, points, [true_value(p) for p in points])
+    answers = [SurfacePoint(4, u / 2) for u in range(-8, 9)]
+
+    assert answers[int(surface.mean(answers).argmin())].rate in (0.0, 0.5)
+    assert surface.left_out_error() < 1
+    errors = surface.mean(answers[6:13]) - [true_value(p) for p in answers[6:13]]
+    assert np.abs(errors).max() < 0.1
+
+
+def test_the_gain_of_a_training_is_that_of_its_closed_form():
+    """Two answers, one of them trained: E[max(0, N(m, s))] of the difference."""
+    from scipy import stats
+
+    surface = RateSurface(PRIOR, [SurfacePoint(0, 0), SurfacePoint(0, 1)], [0.0, 0.1])
+    answers = [SurfacePoint(0, 0), SurfacePoint(0, 1)]
+    action = SurfacePoint(0, 1)
+    move = surface.covariance(answers, [action])[:, 0]
+    move = move / np.sqrt(surface.covariance([action], [action])[0, 0] + surface.noise**2)
+    m, s = np.diff(surface.mean(answers))[0], abs(np.diff(move)[0])
+    expected = s * stats.norm.pdf(m / s) - m * stats.norm.cdf(-m / s)
+
+    assert surface.gains(answers, [action])[0] == pytest.approx(expected, rel=0.2)
+    assert surface.gains(answers[:1], [action])[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_what_no_surface_explains_is_told():
+    rng = np.random.default_rng(2)
+    points = [SurfacePoint(b, u) for b in range(4) for u in range(-2, 3)]
+    smooth = [true_value(p) + 0.1 * rng.normal() for p in points]
+    rough = [2.0 * (i % 3 == 0) for i in range(len(points))]
+
+    assert RateSurface(PRIOR, points, smooth).left_out_error() < 1.3
+    assert RateSurface(PRIOR, points, rough).left_out_error() > 1.5
+
+
+def test_a_surface_needs_points():
+    with pytest.raises(InputError, match=r"at least one point.* Received: 0 points, 1 values"):
+        RateSurface(PRIOR, [], [1.0])
