@@ -2,12 +2,14 @@
 
 `<!-- commands -->` becomes the flags of every command. `<!-- plug-ins: schedules -->` becomes an
 entry of the API reference for every file of tfbatch/schedules: a new file needs no line here.
+`<!-- json schemas -->` becomes the JSON schema of every command's document.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 from absl import flags
 
 from tfbatch.__main__ import COMMANDS
+from tfbatch.command_line.machine_output import Document
+from tfbatch.command_line.results import RESULTS
 
 PACKAGE = Path(__file__).parent.parent / "tfbatch"
 
@@ -22,6 +26,7 @@ PACKAGE = Path(__file__).parent.parent / "tfbatch"
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """MkDocs calls it with the text of each page."""
     markdown = markdown.replace("<!-- commands -->", commands())
+    markdown = markdown.replace("<!-- json schemas -->", schemas())
     return re.sub(
         r"<!-- plug-ins: (\w+) -->",
         lambda found: "\n\n".join(f"::: {name}" for name in plug_ins(found[1])),
@@ -36,6 +41,15 @@ def commands() -> str:
         module = importlib.import_module(f"tfbatch.{name}")
         rows = [row(module.FLAGS[flag]) for flag in sorted(set(module.FLAGS))]
         sections += [f"## tfbatch {name}", *told(module.__doc__ or ""), "\n".join([*HEAD, *rows])]
+    return "\n\n".join(sections)
+
+
+def schemas() -> str:
+    """A section for each command: the JSON schema of its document."""
+    sections = []
+    for name, result in RESULTS.items():
+        schema = json.dumps(Document[result].model_json_schema(), indent=1)
+        sections += [f"## The document of `{name}`", f"```json\n{schema}\n```"]
     return "\n\n".join(sections)
 
 

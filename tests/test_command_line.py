@@ -21,8 +21,8 @@ from tfbatch.run_folder.journal import Journal
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "tfbatch").glob("*.py")
+    path.parent.name if path.stem == "__main__" else path.stem
+    for path in [*(ROOT / "tfbatch").glob("*.py"), *(ROOT / "tfbatch").glob("*/__main__.py")]
     if path.stem != "command_line" and "run_command(main)" in path.read_text(encoding="utf-8")
 )
 HEAVY = (
@@ -143,7 +143,12 @@ def test_help_is_shown_without_tensorflow(name, light, tmp_path):
 @pytest.mark.quick_cases("tune", "export")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_flag_is_refused_with_the_closest_one(name, light, tmp_path):
-    flag = "run-dir" if name == "export" else "records-dir"
+    flag = {
+        "export": "run-dir",
+        "report": "page",
+        "compare": "rows",
+        "translate": "batch-size",
+    }.get(name, "records-dir")
     done = command(name, f"--{flag}r=x", cwd=tmp_path, environment=light)
 
     assert f"Did you mean: {flag.replace('-', '_')}" in refused(done)

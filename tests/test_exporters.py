@@ -313,6 +313,69 @@ def test_wandb_adds_what_is_new(run_dir, tmp_path):
     assert len(list(Path(first.destination).glob("offline-run-*"))) == 7  # one for each answer
 
 
+def studies(url):
+    optuna = pytest.importorskip("optuna")
+    names = optuna.get_all_study_names(url)
+    return {name: optuna.load_study(study_name=name, storage=url) for name in names}
+
+
+def test_optuna_has_a_study_of_the_search_and_one_of_the_verification(run_dir, tmp_path):
+    with RunFolder(run_dir, identity=IDENTITY, budget={}) as folder:
+        for seed in (7, 8):
+            row = finished(f"confirm-x-{seed}", WSD, loss=0.5, phase="confirmation", seed=seed).row
+            folder.journal.append(row)
+        part = finished("search-0004", BASELINE, loss=0.1).row | {"to_examples": 64}
+        folder.journal.append(part)
+    exported = export(run_dir, "optuna", str(tmp_path / "study.db"))
+    key = read_run(run_dir).key
+    found = studies(exported.destination)
+    search, verification = found[f"my-run-{key}"], found[f"my-run-{key}-verification"]
+
+    assert (exported.written, exported.next_step) == (7, f"optuna-dashboard {exported.destination}")
+    states = {trial.user_attrs["trial"]: trial.state.name for trial in search.trials}
+    assert states == {
+        "baseline": "COMPLETE",
+        "search-0001": "COMPLETE",
+        "search-0002": "FAIL",
+        "search-0003": "FAIL",
+        "search-0004": "PRUNED",
+    }
+    assert search.best_trial.user_attrs["trial"] == "baseline"
+    assert search.direction.name == "MINIMIZE"
+    baseline, trial = search.trials[0], search.trials[1]
+    assert trial.params["batch_size"] == 64
+    assert trial.params["learning_rate"] == ROWS[1]["learning_rate"]
+    assert trial.params["schedule_cooldown"] == 0.3
+    assert "schedule_cooldown" not in baseline.params
+    assert trial.value == 1 / 3
+    assert trial.duration.total_seconds() == ROWS[1]["seconds"]
+    assert baseline.intermediate_values == {1024: 2.5, 2048: 1.5}
+    assert search.trials[2].user_attrs["val_loss"] == "nan"
+    assert search.user_attrs["recommended.batch_size"] == 64
+    assert [t.user_attrs["seed"] for t in verification.trials] == ["7", "8"]
+
+
+def test_optuna_adds_what_is_new_and_begins_anew_with_a_new_choice(run_dir, tmp_path):
+    url = export(run_dir, "optuna").destination
+    moved = Path(shutil.move(run_dir, tmp_path / "elsewhere"))
+    with RunFolder(moved, identity=IDENTITY, budget={}) as folder:
+        folder.journal.append(finished("search-0004", WSD, loss=0.2).row)
+    first = export(moved, "optuna")
+    cosine = WSD.model_copy(update={"schedule": Named(name="cosine")})
+    with RunFolder(moved, identity=IDENTITY, budget={}) as folder:
+        folder.journal.append(finished("search-0005", cosine, loss=0.2).row)
+    second = export(moved, "optuna")
+
+    assert (first.written, first.present) == (1, len(ROWS))
+    assert (second.written, second.present) == (6, 0)
+    (study,) = studies(url).values()
+    assert len(study.trials) == 6
+    with pytest.raises(InputError, match="must be a file in a folder that exists"):
+        export_run(moved, to="optuna", destination=tmp_path / "no" / "where.db")
+    with pytest.raises(InputError, match="Optuna cannot write to nonsense://x"):
+        export_run(moved, to="optuna", destination="nonsense://x")
+
+
 def test_curves_are_read_up_to_a_cut_and_a_repeated_epoch_counts_once(run_dir):
     (file,) = (run_dir / "tensorboard/baseline/train").iterdir()
     whole = file.read_bytes()
@@ -356,7 +419,7 @@ def test_the_key_of_a_run_outlives_a_move_and_further_trials(run_dir, tmp_path):
     assert read_run(moved).key == key
 
 
-@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+@pytest.mark.parametrize("name", ["mlflow", "optuna", "wandb"])
 def test_a_package_that_is_not_installed_is_one_sentence_with_the_command(
     name, run_dir, monkeypatch
 ):

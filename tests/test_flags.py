@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 
+from tfbatch.__main__ import command_module
 from tfbatch.command_line.common_flags import threads_of
 from tfbatch.errors import InputError
 
-COMMANDS = ("export", "prepare", "probe", "train", "translate", "tune")
+COMMANDS = ("compare", "export", "prepare", "probe", "report", "train", "translate", "tune")
 
 
 def flags_by_name():
     """{flag: {command: absl's flag}}."""
     found: dict[str, dict[str, Any]] = {}
     for command in COMMANDS:
-        values = importlib.import_module(f"tfbatch.{command}").FLAGS
+        values = importlib.import_module(command_module(command)).FLAGS
         for name in values:
             found.setdefault(name, {})[command] = values[name]
     return found

@@ -28,7 +28,8 @@ FLOORS = [
     "pipeline workers",
     "request",
     "answer",
-    "callbacks translation",
+    "reporting",
+    "callbacks comparison translation",
     "training",
     "bench",
     "largest_batch",
@@ -37,10 +38,10 @@ FLOORS = [
     "finder instruments",
     # The command line.
     "command_line",
-    "prepare tune train export probe translate",
+    "prepare tune train export probe report claims compare translate",
     "__main__",
 ]
-WITHOUT_TENSORFLOW = ("trial", "request", "answer", "translation")
+WITHOUT_TENSORFLOW = ("trial", "request", "answer", "reporting", "comparison", "translation")
 """Parts above the leaves that must run where there is none, with all that they import."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
 GROUND = FLOOR["errors"]
@@ -124,7 +125,8 @@ def out_of_place(path):
         found += imports_any(path, "keras_tuner")
     if path != PACKAGE / "sources" / "tfds.py":
         found += imports_any(path, "tensorflow_datasets")
-    if floor < COMMAND_LINE:
+    of_a_command = floor >= COMMAND_LINE and part(path) != "claims"
+    if not of_a_command and path != PACKAGE / "claims" / "__main__.py":
         absl = imports_any(path, "absl")
         found += [name for name in absl if name.startswith(("absl.flags", "absl.app"))]
     return found

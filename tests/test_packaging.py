@@ -69,13 +69,19 @@ def test_no_folder_with_modules_lacks_an_init():
 
 def test_every_file_that_is_no_module_is_declared(settings):
     others = {
-        path.name
+        (".".join(path.parent.relative_to(ROOT).parts), path.name)
         for path in (ROOT / "tfbatch").rglob("*")
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     declared = settings["options.package_data"]
+    mapped = {f"tfbatch.{folder}" for folder in DATA_FOLDERS}
 
-    assert others == set(lines(declared["tfbatch"]))
+    assert others == {
+        (package, name)
+        for package, names in declared.items()
+        if package not in mapped
+        for name in names.split()
+    }
     for folder in DATA_FOLDERS:
         assert declared[f"tfbatch.{folder}"] == "*.yaml"
         assert {path.suffix for path in (ROOT / folder).iterdir()} == {".yaml"}

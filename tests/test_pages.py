@@ -96,7 +96,7 @@ def test_the_pages_take_commands_and_plug_ins_from_the_code():
     hooks = module_of(ROOT / "docs" / "hooks.py")
     text = hooks.on_page_markdown("<!-- commands -->\n<!-- plug-ins: callbacks -->")
 
-    assert "| `--max_trials` |  | Trials of the search." in text
+    assert "| `--max_trials` |  | Configurations that the search tries." in text
     assert "## tfbatch export" in text
     assert "::: tfbatch.callbacks.peak_memory.PeakMemory" in text
     assert "<!--" not in text

@@ -15,6 +15,7 @@ from processes import HANG_SECONDS
 from ruamel.yaml import YAML
 
 import tfbatch
+import tfbatch.compare
 import tfbatch.export
 import tfbatch.prepare
 import tfbatch.probe

@@ -407,7 +407,8 @@ class Listed:
         self.heard.append(("tell", trial))
 
     def searched(self):
-        settings = types.SimpleNamespace(name="listed", make=lambda space, **_: self)
+        make = lambda space, **_: self  # noqa: E731
+        settings = types.SimpleNamespace(name="listed", in_parts=False, make=make)
         return make_config(max_trials=9).model_copy(update={"oracle": settings})
 
 

@@ -24,6 +24,8 @@ from tfbatch.errors import (
 if TYPE_CHECKING:
     from tfbatch import callbacks, layers, optimizers, oracles, schedules
     from tfbatch.accumulation import accumulated
+    from tfbatch.claims._try_claims import try_claims
+    from tfbatch.comparison import RunComparison, compare_runs
     from tfbatch.finder import find_batch_size
     from tfbatch.instruments.curvature import measure_curvature
     from tfbatch.instruments.image_size_memory import measure_memory_by_image_size
@@ -41,8 +43,10 @@ _LAZY = {
     "NothingLearned": "tfbatch.search.result",
     "PreparedData": "tfbatch.pipeline",
     "Result": "tfbatch.search.result",
+    "RunComparison": "tfbatch.comparison",
     "Translation": "tfbatch.translation",
     "accumulated": "tfbatch.accumulation",
+    "compare_runs": "tfbatch.comparison",
     "find_batch_size": "tfbatch.finder",
     "find_max_batch_size": "tfbatch.instruments.largest_batch",
     "gradient_noise_scale": "tfbatch.instruments.noise_scale",
@@ -53,6 +57,7 @@ _LAZY = {
     "measure_throughput": "tfbatch.instruments.throughput",
     "reusable": "tfbatch.training.structure",
     "translate_batch_size": "tfbatch.translation",
+    "try_claims": "tfbatch.claims._try_claims",
 }
 _SUBMODULES = ("callbacks", "layers", "models", "optimizers", "oracles", "schedules")
 _KERAS_CLASSES = (
@@ -70,12 +75,14 @@ __all__ = [
     "PreparedData",
     "RecordError",
     "Result",
+    "RunComparison",
     "RunFolderError",
     "SearchError",
     "TfbatchError",
     "Translation",
     "accumulated",
     "callbacks",
+    "compare_runs",
     "find_batch_size",
     "find_max_batch_size",
     "gradient_noise_scale",
@@ -90,6 +97,7 @@ __all__ = [
     "reusable",
     "schedules",
     "translate_batch_size",
+    "try_claims",
 ]
 
 

@@ -18,7 +18,10 @@ from pathlib import Path
 from tfbatch.command_line.running import run_command
 from tfbatch.errors import InputError, did_you_mean
 
-COMMANDS = ("tune", "train", "probe", "prepare", "export", "translate")
+COMMANDS = (
+    *("tune", "train", "probe", "claims", "prepare", "report", "export"),
+    *("compare", "translate"),
+)
 
 
 def overview() -> str:
@@ -30,8 +33,15 @@ def overview() -> str:
 
 def summary(command: str) -> str:
     """The first line of a command's docstring; reads its source and imports nothing."""
-    source = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+    place = Path(__file__).with_name(command)
+    file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").splitlines()[0]
+
+
+def command_module(command: str) -> str:
+    """The module of a command: a file, or the `__main__` of a folder."""
+    is_folder = Path(__file__).with_name(command).is_dir()
+    return f"tfbatch.{command}.__main__" if is_folder else f"tfbatch.{command}"
 
 
 def no_command(arguments: list[str]) -> int:
@@ -53,7 +63,7 @@ def main() -> None:
     """Runs the command that the first argument names, and exits with its code."""
     end_while_starting()
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
-        module = importlib.import_module(f"tfbatch.{sys.argv[1]}")
+        module = importlib.import_module(command_module(sys.argv[1]))
         run_command(module.main, sys.argv[2:])
     else:
         run_command(no_command, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Writes a run out to a CSV file, to MLflow or to Weights & Biases.
+"""Writes a run out to a CSV file, to MLflow, Optuna or Weights & Biases.
 
 usage: tfbatch export --run_dir=RUN --to=mlflow [--destination=sqlite:///mlflow.db]
 
@@ -27,7 +27,8 @@ flags.DEFINE_string(
     "destination",
     None,
     f"csv: a file (default: RUN/{TRIALS_CSV}). mlflow: a tracking URI (default: "
-    "MLFLOW_TRACKING_URI, else MLflow's own, mlflow.db in this directory). wandb: a folder for "
+    "MLFLOW_TRACKING_URI, else MLflow's own, mlflow.db in this directory). optuna: a file or the "
+    "URL of a storage (default: sqlite:///optuna.db in this directory). wandb: a folder for "
     "offline runs (default: WANDB_DIR, else this directory).",
     flag_values=FLAGS,
 )

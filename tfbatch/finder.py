@@ -48,6 +48,7 @@ def find_batch_size(
     optimizer: str | None = None,
     max_trials: int | None = None,
     max_minutes: float | None = None,
+    max_trainings: float | None = None,
     verification_seeds: int | None = None,
     tolerance: float | None = None,
     goal: Goal | None = None,
@@ -109,8 +110,13 @@ def find_batch_size(
             the recipe's.
         batch_sizes: Batch sizes to search. Default: the search's.
         optimizer: A file of tfbatch/optimizers. Default: the search's.
-        max_trials: Number of trials of the search. Default: the search's.
+        max_trials: Number of configurations that the search tries; the parts of one training count
+            as one. Default: the search's.
         max_minutes: Time limit, verification and final evaluation included.
+        max_trainings: What all trials may cost, in full trainings of the baseline, which itself and
+            verification are included: by the examples they train on or, where the search measures
+            step times first, by the seconds these take alone on the device. It can be exceeded
+            by part of a trial.
         verification_seeds: Fresh seeds with which the best configurations are trained again, at
             most: what is decided earlier ends earlier. Default: the search's.
         tolerance: Deficits of the objective up to this do not matter. Default: the deviation
@@ -187,6 +193,7 @@ def find_batch_size(
         batch_sizes=batch_sizes,
         max_trials=max_trials,
         max_minutes=max_minutes,
+        max_trainings=max_trainings,
         verification_seeds=verification_seeds,
         tolerance=tolerance,
         goal=goal,

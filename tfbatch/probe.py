@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfbatch.command_line.common_flags import define_common_flags
+from tfbatch.command_line.machine_output import Voices, define_output_flags, voices_of
 from tfbatch.command_line.running import (
     StopSignal,
     announcer,
@@ -50,6 +51,7 @@ from tfbatch.request.model_and_data import ModelAndData, resolve_model_and_data
 from tfbatch.request.request import DEFAULT_RUNS
 from tfbatch.request.search_config import BatchSizeGrid, batch_sizes_of, check_batch_sizes
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.schema import validate
 from tfbatch.search.progress import LiveProgress, Progress
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ define_common_flags(
     "included. Default: derived from the model's first steps, at most 3.",
 )
 define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-probe.")
+define_output_flags(FLAGS)
 
 
 def subject_from_flags() -> ModelAndData:
@@ -122,8 +125,10 @@ def main(arguments: list[str]) -> int:
         library_noise_to(run_dir / LOG) as (out, err),
         StopSignal(announcer(err, STOPPING)) as stop,
     ):
-        report = _Report(subject, run_dir, out)
-        progress = LiveProgress(out) if out.is_terminal else Progress(out)
+        voices = voices_of(FLAGS, out, err)
+        report = _Report(subject, run_dir, voices.people)
+        shown = voices.progress
+        progress = LiveProgress(shown) if shown and shown.is_terminal else Progress(shown)
         with _deadline(stop, report, err):
             try:
                 report.add(_probe(subject, execution, names, progress, stop, report.add))
@@ -137,6 +142,7 @@ def main(arguments: list[str]) -> int:
             say(err, report.stopped())
         elif not report.measured:
             raise SearchError("No instrument has measured anything: see above.")
+        report.tell(voices, stop.exit_code)
         if report.unwritten:
             raise RunFolderError(report.unwritten)
         return stop.exit_code
@@ -212,6 +218,16 @@ class _Report:
         self._write("probe.html", lambda: _page(self._subject, probed))
         if not self.unwritten:
             say(self._out, f"\nWritten: probe.json, probe.html, {LOG} in {self._folder}")
+
+    def tell(self, voices: Voices, exit_code: int) -> None:
+        """Prints probe.json's content for programs, where that was asked for."""
+        if self._probed is None or voices.programs is None:
+            return
+        from tfbatch.command_line.results import ProbeResult  # imports SciPy
+
+        content = json.loads(_json(self._subject, self._probed))
+        found = validate(ProbeResult, content, where="probe.json")
+        voices.document("probe", found, exit_code=exit_code)
 
     def stopped(self) -> str:
         """The message to a user who has ended the command."""

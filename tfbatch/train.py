@@ -7,12 +7,15 @@ The metrics of the validation split are shown after each epoch, those of the tes
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
 
 from tfbatch.command_line.common_flags import define_common_flags, threads_of
+from tfbatch.command_line.machine_output import define_output_flags, json_text
 from tfbatch.command_line.running import parse_flags, path_of, run_command
 from tfbatch.errors import InputError
 from tfbatch.request.training_config import TrainingConfig, load_training_config
@@ -45,6 +48,7 @@ define_common_flags(
     more="Default: as in the trials, which reproduces the trial's result bit for bit; all of "
     "them are faster, but the result differs.",
 )
+define_output_flags(FLAGS)
 
 
 def main(arguments: list[str]) -> int:
@@ -68,14 +72,25 @@ def main(arguments: list[str]) -> int:
     threads = threads_of(FLAGS.threads)
     from tfbatch.training.single import train_once
 
-    metrics = train_once(
-        config,
-        records_dir=records_dir,
-        output=output,
-        checkpoint=checkpoint,
-        checkpoint_seconds=FLAGS.checkpoint_seconds,
-        threads=threads,
-    )
+    # Keras shows its epochs on the standard output, which is for the document then.
+    with contextlib.redirect_stdout(sys.stderr if FLAGS.json else sys.stdout):
+        metrics = train_once(
+            config,
+            records_dir=records_dir,
+            output=output,
+            checkpoint=checkpoint,
+            checkpoint_seconds=FLAGS.checkpoint_seconds,
+            threads=threads,
+            verbose=0 if FLAGS.quiet else 2,
+        )
+    if FLAGS.json:
+        from tfbatch.command_line.results import TrainResult  # imports SciPy
+
+        found = TrainResult(
+            metrics=metrics, output=str(output) if output else None, reported=config.reported
+        )
+        print(json_text("train", found), end="")
+        return 0
     for split, values in metrics.items():
         print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
     if config.reported:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from tfbatch.command_line.machine_output import define_output_flags, json_text
 from tfbatch.command_line.running import parse_arguments, parse_flags, path_of, run_command
 from tfbatch.errors import InputError
 
@@ -55,6 +56,7 @@ flags.DEFINE_float(
     "batch_normalization_momentum", 0.99, "That of the model now.", flag_values=FLAGS
 )
 flags.DEFINE_string("from", None, "A run folder that `tune` has written.", flag_values=FLAGS)
+define_output_flags(FLAGS)
 
 
 def main(arguments: list[str]) -> int:
@@ -77,7 +79,7 @@ def main(arguments: list[str]) -> int:
         run_dir=path_of(FLAGS["from"].value),
         **{name: FLAGS[name].value for name in _WHOLE},
     )
-    print(found)
+    print(json_text("translate", found) if FLAGS.json else f"{found}\n", end="")
     return 0
 
 

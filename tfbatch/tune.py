@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from absl import flags
 
 from tfbatch.command_line.common_flags import define_common_flags
+from tfbatch.command_line.machine_output import Voices, define_output_flags, voices_of
 from tfbatch.command_line.running import (
     announcer,
     direct_writer,
@@ -58,11 +59,13 @@ from tfbatch.search.progress import LiveProgress, Progress
 if TYPE_CHECKING:
     import keras
 
+    from tfbatch.search.result import Result
+
 STARTED = time.monotonic()
 FLAGS = flags.FlagValues()
 STOPPING = "Stopping after this batch, with the best answer so far."
 NOTHING_MEASURED = "Stopped while starting up: nothing was measured in this session."
-_BUDGET = ("max_trials", "max_minutes")
+_BUDGET = ("max_trials", "max_minutes", "max_trainings")
 _JOINING = ("join", "data_dir", "records_dir", "workers")
 
 
@@ -91,7 +94,19 @@ for _name, _default, _help in (
 ):
     flags.DEFINE_string(_name, _default, _help, flag_values=FLAGS)
 flags.DEFINE_integer(
-    "max_trials", None, "Trials of the search. Default: the search's.", 1, flag_values=FLAGS
+    "max_trials",
+    None,
+    "Configurations that the search tries. Default: the search's.",
+    1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "max_trainings",
+    None,
+    "What all trials may cost, baseline and verification included, in full trainings of the "
+    "baseline. Default: no limit.",
+    1.0,
+    flag_values=FLAGS,
 )
 flags.DEFINE_integer(
     "verification_seeds",
@@ -145,6 +160,7 @@ flags.DEFINE_float(
 flags.DEFINE_boolean(
     "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
 )
+define_output_flags(FLAGS)
 
 
 def request_from_flags() -> Request:
@@ -161,6 +177,7 @@ def request_from_flags() -> Request:
         trial_length=FLAGS.trial_length,
         max_trials=FLAGS.max_trials,
         max_minutes=FLAGS.max_minutes,
+        max_trainings=FLAGS.max_trainings,
         verification_seeds=FLAGS.verification_seeds,
         tolerance=FLAGS.tolerance,
         goal=FLAGS.goal,
@@ -195,8 +212,13 @@ def main(arguments: list[str]) -> int:
             announcer(err, STOPPING), nothing_kept=direct_writer(err, NOTHING_MEASURED)
         ) as stop,
     ):
-        say(out, f"Run folder: {run_dir} (what the libraries print goes to {LIBRARY_LOG} in it)")
-        progress = LiveProgress(out) if out.is_terminal else Progress(out)
+        voices = voices_of(FLAGS, out, err)
+        say(
+            voices.people,
+            f"Run folder: {run_dir} (what the libraries print goes to {LIBRARY_LOG} in it)",
+        )
+        shown = voices.progress
+        progress = LiveProgress(shown) if shown and shown.is_terminal else Progress(shown)
         progress.on_begin = stop.keep
         try:
             with stop.starting_up():
@@ -209,20 +231,56 @@ def main(arguments: list[str]) -> int:
                 )
         except StoppedError as error:
             say(err, f"{error}{_answer_before(run_dir)}")
+            _no_answer(voices, "stopped", error, run_dir, stop.exit_code)
             return stop.exit_code
         except NothingLearnedError as error:
             say(err, f"error: {error}")
-            return stop.exit_code or error.exit_code
+            code = stop.exit_code or error.exit_code
+            _no_answer(voices, "nothing_learned", error, run_dir, code)
+            return code
         finally:
             progress.end()
         # The answer comes last: it is what the terminal shows when the run is over.
-        say(out, f"\nThe recommendation in plain Keras:\n\n{result.snippet}")
-        out.print(result.table)
-        say(out, result.summary())
-        say(out, _next_steps(result.run_dir, request))
+        say(voices.people, f"\nThe recommendation in plain Keras:\n\n{result.snippet}")
+        voices.people.print(result.table)
+        say(voices.people, result.summary())
+        say(voices.people, _next_steps(result.run_dir, request))
         if result.failure:
             say(err, f"error: the run ended early: {result.failure}")
-        return stop.exit_code or getattr(result.failure, "exit_code", 1 if result.failure else 0)
+        ended = getattr(result.failure, "exit_code", 1 if result.failure else 0)
+        code = stop.exit_code or ended
+        if voices.programs:
+            _print_answer(voices, result, code)
+        return code
+
+
+def _print_answer(voices: Voices, result: Result, code: int) -> None:
+    from tfbatch.command_line.results import TuneResult  # imports SciPy
+
+    found = TuneResult(
+        status=result.answer.status,
+        message=str(result.failure or ""),
+        run_dir=str(result.run_dir),
+        files=tuple(_written(result.run_dir)),
+        answer=result.answer,
+    )
+    voices.document("tune", found, exit_code=code)
+
+
+def _no_answer(
+    voices: Voices,
+    status: Literal["nothing_learned", "stopped"],
+    error: Exception,
+    run_dir: Path,
+    code: int,
+) -> None:
+    if voices.programs is None:
+        return
+    from tfbatch.command_line.results import TuneResult  # imports SciPy
+
+    files = tuple(_written(run_dir))
+    found = TuneResult(status=status, message=str(error), run_dir=str(run_dir), files=files)
+    voices.document("tune", found, exit_code=code)
 
 
 def _join() -> int:
@@ -244,7 +302,7 @@ def _join() -> int:
             workers=FLAGS.workers,
             data_dir=path_of(FLAGS.data_dir),
             records_dir=path_of(FLAGS.records_dir),
-            progress=Progress(out),
+            progress=Progress(None if FLAGS.quiet else out),
             stop_requested=stop,
         )
         say(out, f"Ran {count} trials; the chief has the results.")
@@ -257,6 +315,8 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     again.append(f"--max_trials={2 * request.search.max_trials}")
     if request.max_minutes is not None:
         again.append(f"--max_minutes={2 * request.max_minutes:g}")
+    if request.max_trainings is not None:
+        again.append(f"--max_trainings={2 * request.max_trainings:g}")
     python = sys.executable  # the environment need not be activated
     show = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir / TENSORBOARD}"])
     best = f"--config={run_dir / BEST_CONFIGURATION}"

@@ -428,6 +428,8 @@ class Answer(Strict):
         trials: Number of trials in the journal.
         seconds: Wall-clock seconds of the run, all sessions together.
         versions: Of Python and of the packages that shape a result.
+        belief: What the search takes for best where nothing is verified yet, from trials that need
+            not be whole trainings; None where it does not say.
     """
 
     status: Literal["complete", "interrupted"] = "interrupted"
@@ -448,6 +450,7 @@ class Answer(Strict):
     trials: int
     seconds: float = 0.0
     versions: dict[str, str] = {}
+    belief: str | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod

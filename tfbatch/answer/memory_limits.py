@@ -39,6 +39,18 @@ def memory_used_up(trials: Trials, device: str) -> MemoryUsedUp | None:
     )
 
 
+class MemoryPeak(Strict):
+    """The peak memory of a training with one batch size.
+
+    Attributes:
+        batch_size: Examples in one update.
+        megabytes: Peak of the process on a CPU, of the allocator on a GPU.
+    """
+
+    batch_size: int
+    megabytes: int
+
+
 class MemoryLimit(Strict):
     """The largest batch that fits, measured before the first trial of a run with a budget.
 
@@ -49,6 +61,7 @@ class MemoryLimit(Strict):
         largest_asked: The largest size that was of interest.
         largest_batch_size: The largest up to it that a training fits with; 0 for none.
         conclusion: The measurement in words.
+        peaks: What each size took that was run and fitted; an earlier version kept none.
     """
 
     memory_budget: str
@@ -57,6 +70,7 @@ class MemoryLimit(Strict):
     largest_asked: int
     largest_batch_size: int
     conclusion: str
+    peaks: tuple[MemoryPeak, ...] = ()
 
     def answers(self, memory_budget: str, workers: int, largest: int) -> bool:
         """Whether it is what would be measured again."""

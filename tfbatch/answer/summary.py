@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from tfbatch.answer.answer import Answer, Compared, Contender, Open, Verification
@@ -11,21 +12,50 @@ from tfbatch.schema import Named
 from tfbatch.trial.finished_trial import BASELINE
 
 
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """An answer in sentences, for everyone who tells it.
+
+    Attributes:
+        recommendation: What to train with.
+        better: Whether anything is shown to be better than the baseline.
+        reasons: What the recommendation rests on, and what to expect of it.
+        changes: What would change it: more seeds, a wider range.
+        memory: What is known of the memory.
+    """
+
+    recommendation: str
+    better: str
+    reasons: tuple[str, ...]
+    changes: tuple[str, ...]
+    memory: tuple[str, ...]
+
+
+def words_of(answer: Answer) -> Words:
+    """The sentences of an answer."""
+    one = answer.recommended
+    lead = "Keep your baseline" if answer.keeps_baseline else "Recommended"
+    better, *reasons = _certainty(answer)
+    undecided = (_open_line(open_one, answer) for open_one in answer.undecided)
+    return Words(
+        recommendation=f"{lead}: batch size {one.batch_size}, learning rate "
+        f"{one.learning_rate:.4g}, {_schedule(one.schedule)}, {_optimizer(one.optimizer)}",
+        better=better,
+        reasons=tuple(reasons),
+        changes=(*undecided, *answer.best_learning_rate_at_edge.lines()),
+        memory=tuple(_memory_lines(answer)),
+    )
+
+
 def summary(answer: Answer) -> str:
     """What is better than the baseline, what is recommended, and what is not decided yet."""
-    one = answer.recommended
-    what = (
-        f"batch size {one.batch_size}, learning rate {one.learning_rate:.4g}, "
-        f"{_schedule(one.schedule)}, {_optimizer(one.optimizer)}"
-    )
+    one, words = answer.recommended, words_of(answer)
+    lines = [words.recommendation, f"  {_figures(one)}"]
     if answer.keeps_baseline:
-        lines = [f"Keep your baseline: {what}", f"  {_figures(one)}"]
         lines += [f"  {one.failures}"] if one.failures else []
     else:
-        lines = [f"Recommended: {what}", f"  {_figures(one)}", *_baseline_lines(answer.baseline)]
-    lines += [*_certainty(answer), *(_open_line(one, answer) for one in answer.undecided)]
-    lines += _memory_lines(answer)
-    return "\n".join([*lines, *answer.best_learning_rate_at_edge.lines()])
+        lines += _baseline_lines(answer.baseline)
+    return "\n".join([*lines, words.better, *words.reasons, *words.changes, *words.memory])
 
 
 def _memory_lines(answer: Answer) -> list[str]:
@@ -55,10 +85,11 @@ def _baseline_lines(base: Contender | None) -> list[str]:
 def _certainty(answer: Answer) -> list[str]:
     verification = answer.verification
     if verification is None:
-        return [
+        lines = [
             "Not verified on fresh seeds: the figures are of the search itself, whose best "
             "result is too good on average. More time or trials verify it."
         ]
+        return [*lines, f"The search so far: {answer.belief}."] if answer.belief else lines
     lines = [_better(answer, verification), _why(answer, verification)]
     return [*lines, *_expected(answer, verification)]
 

@@ -42,13 +42,19 @@ exit codes:
 """
 
 
-def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -> None:
+def parse_flags(
+    values: flags.FlagValues, arguments: list[str], *, usage: str, folders: int = 0
+) -> list[str]:
     """Parses a command's arguments; prints help and exits 0 where it is asked for.
 
     Args:
         values: The command's flags.
         arguments: Without the program's name.
         usage: The command's docstring.
+        folders: How many folders may be named without a flag.
+
+    Returns:
+        The folders.
 
     Raises:
         InputError: An unknown flag, a value of the wrong kind, a stray argument.
@@ -62,8 +68,11 @@ def parse_flags(values: flags.FlagValues, arguments: list[str], *, usage: str) -
         stray = values(["tfbatch", *map(_with_underscores, arguments)])[1:]
     except flags.Error as error:
         raise InputError(f"{error} See --help.") from error
-    if stray:
-        raise InputError(f"Unexpected argument `{stray[0]}`: flags begin with --. See --help.")
+    if len(stray) > folders:
+        raise InputError(
+            f"Unexpected argument `{stray[folders]}`: flags begin with --. See --help."
+        )
+    return list(stray)
 
 
 def path_of(text: str | None) -> Path | None:

@@ -22,7 +22,7 @@ def export_run(run_dir: str | Path, *, to: str, destination: str | Path | None =
 
     Args:
         run_dir: The run folder.
-        to: A file of tfbatch/exporters: "csv", "mlflow" or "wandb".
+        to: A file of tfbatch/exporters: "csv", "mlflow", "optuna" or "wandb".
         destination: Where to; what it means and its default are the exporter's own.
 
     Returns:

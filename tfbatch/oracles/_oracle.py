@@ -240,10 +240,13 @@ class OracleSettings(Strict):
 
     Attributes:
         in_parts: Whether it proposes parts of trainings. Machines that join a search train none.
+        prices: Whether it proposes by what training costs: step times are then measured before the
+            first trial. Else `Premises.prices` counts examples.
         name: The oracle's file.
     """
 
     in_parts: ClassVar[bool] = False
+    prices: ClassVar[bool] = False
     name: str
 
     @abstractmethod

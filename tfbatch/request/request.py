@@ -41,6 +41,7 @@ class Request:
         execution: How trials are run.
         run_dir: The run folder.
         overwrite: Start anew.
+        max_trainings: What all trials may cost, in full trainings of the baseline; or None.
     """
 
     subject: ModelAndData
@@ -52,12 +53,20 @@ class Request:
     execution: Execution
     run_dir: Path
     overwrite: bool
+    max_trainings: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not (
             self.max_minutes > 0 and math.isfinite(self.max_minutes)
         ):
             raise InputError(f"`max_minutes` must be > 0. Received: {self.max_minutes}.")
+        if self.max_trainings is not None and not (
+            self.max_trainings >= 1 and math.isfinite(self.max_trainings)
+        ):
+            raise InputError(
+                "`max_trainings` must be >= 1: the baseline's own training is one. Received: "
+                f"{self.max_trainings}."
+            )
         if self.execution.chief is not None and self.search.oracle.in_parts:
             raise InputError(
                 f"`chief` cannot be combined with the oracle {self.search.oracle.name}: its trials "
@@ -101,6 +110,7 @@ class Request:
         return {
             "max_trials": self.search.max_trials,
             "max_minutes": self.max_minutes,
+            "max_trainings": self.max_trainings,
             "confirmation": self.search.confirmation.model_dump(mode="json"),
         }
 
@@ -160,6 +170,7 @@ def make_request(
     batch_sizes: list[int] | None = None,
     max_trials: int | None = None,
     max_minutes: float | None = None,
+    max_trainings: float | None = None,
     verification_seeds: int | None = None,
     tolerance: float | None = None,
     goal: str | None = None,
@@ -178,6 +189,7 @@ def make_request(
         batch_sizes: Replaces the search's.
         max_trials: Replaces the search's.
         max_minutes: Time limit.
+        max_trainings: What all trials may cost, in full trainings of the baseline.
         verification_seeds: Replaces the search's.
         tolerance: Replaces the search's.
         goal: Replaces the search's.
@@ -191,7 +203,7 @@ def make_request(
         InputError: The first thing that cannot be used.
     """
     batch_sizes, max_trials = as_plain((batch_sizes, max_trials))
-    max_minutes, seed = as_plain((max_minutes, seed))
+    max_minutes, max_trainings, seed = as_plain((max_minutes, max_trainings, seed))
     verification_seeds, tolerance = as_plain((verification_seeds, tolerance))
     chosen = resolve_search(
         load_search(search),
@@ -212,6 +224,7 @@ def make_request(
         trial_length=length,
         seed=seed,
         max_minutes=max_minutes,
+        max_trainings=max_trainings,
         execution=execution,
         run_dir=run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-{Path(search).stem}",
         overwrite=overwrite,

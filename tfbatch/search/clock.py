@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 VERIFICATION_SHARE = 0.4
 """At most this share of the time is kept for verification on fresh seeds ..."""
@@ -63,21 +64,31 @@ class SearchClock:
         """Whether something that takes this long fits before the reserve and the finish."""
         return self.left - self._finishing - reserve >= seconds
 
-    def verification_reserve(self, rounds: Sequence[float]) -> float:
+    def verification_reserve(self, rounds: Iterable[float]) -> float:
         """Seconds to keep for a verification: as many whole rounds as the stated shares allow.
 
         Args:
             rounds: Seconds of each round that is to come; a part of a round is of no use.
         """
-        if self._limit is None:
-            return 0.0
-        kept = 0.0
-        for number, seconds in enumerate(rounds):
-            share = VERIFICATION_SHARE if number else ONE_ROUND_SHARE
-            if kept + seconds > share * self._limit:
-                break
-            kept += seconds
+        return kept_for_verification(rounds, limit=math.inf if self._limit is None else self._limit)
+
+
+def kept_for_verification(rounds: Iterable[float], *, limit: float) -> float:
+    """What to keep of a limit for verification: as many whole rounds as the shares allow.
+
+    Args:
+        rounds: What each round to come takes, in the unit of the limit; a part is of no use.
+        limit: The limit; nothing is kept of an infinite one.
+    """
+    kept = 0.0
+    if math.isinf(limit):
         return kept
+    for number, one in enumerate(rounds):
+        share = VERIFICATION_SHARE if number else ONE_ROUND_SHARE
+        if kept + one > share * limit:
+            break
+        kept += one
+    return kept
 
 
 def side_by_side(seconds: Sequence[float], at_once: int) -> float:

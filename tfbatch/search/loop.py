@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tfbatch.answer.candidates import to_verify
 from tfbatch.answer.step_seconds import StepSeconds
@@ -12,12 +13,15 @@ from tfbatch.errors import InputError, SearchError
 from tfbatch.oracles import (
     MOST_SEEDS,
     NO_PRICES,
+    Belief,
     Oracle,
     Part,
     Premises,
     Prices,
     Proposal,
     Setting,
+    Stage,
+    StagedOracle,
     Stop,
     Told,
 )
@@ -26,6 +30,7 @@ from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.trainings import Trainings
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import Verification
 from tfbatch.seeds import derive_seed
@@ -56,6 +61,8 @@ class Search:
         chance: The objective's value without learning, where it is known.
         step_seconds: Gives the step times that are known; see Verification.
         prices: What training costs, as the oracle is told. A search that goes on needs the same.
+        max_trainings: What all trials may cost, verification's too, in trainings of the baseline.
+        on_trial: Called when the oracle has been told of a trial.
     """
 
     def __init__(
@@ -73,6 +80,8 @@ class Search:
         chance: float | None = None,
         step_seconds: Callable[[], StepSeconds] = StepSeconds,
         prices: Prices = NO_PRICES,
+        max_trainings: float = math.inf,
+        on_trial: Callable[[Search], None] = lambda search: None,
     ):
         self._config = config
         self._baseline = baseline
@@ -88,8 +97,13 @@ class Search:
         self._step_seconds = step_seconds
         self._scores: list[float] = []
         self._next = 0  # the baseline
+        self._tried, self._ended = 0, False
+        self._running: dict[str, TrialSpec] = {}
         self._open: dict[str, Proposal] = {}
         self._prices = prices
+        self._trainings = Trainings(prices, baseline, runner.total_examples, max_trainings)
+        self._held: Proposal | None = None
+        self._on_trial = on_trial
         self._oracle: Oracle = config.oracle.make(
             space.hyperparameters(),
             direction=self._objective.direction,
@@ -135,6 +149,15 @@ class Search:
             self._announce()
         for trial in self._runner.run_all(self._plan(stop_requested)):
             self._finished(trial)
+            self._on_trial(self)
+
+    def belief(self) -> Belief | None:
+        """What the oracle would answer now; None where it does not say."""
+        return self._oracle.belief() if isinstance(self._oracle, StagedOracle) else None
+
+    def stages(self) -> Sequence[Stage]:
+        """The oracle's stages; none where it does not say."""
+        return self._oracle.stages() if isinstance(self._oracle, StagedOracle) else ()
 
     def _plan(self, stop_requested: Callable[[], bool]) -> Iterator[TrialSpec | None]:
         """Yields trial after trial, each when a place for it is free; None for none now."""
@@ -142,22 +165,27 @@ class Search:
             self._next = 1
             seed = derive_seed(self._seed, BASELINE)
             yield self._runner.spec(BASELINE, "baseline", seed, self._baseline)
-        while self._next <= self._config.max_trials:
+        most, in_parts = self._config.max_trials, self._config.oracle.in_parts
+        while not self._ended and (in_parts or self._tried < most):
             name = f"search-{self._next:04d}"
             known = self._trials.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 return
-            proposal = self._proposed(name, known)
+            proposal = self._held or self._proposed(name, known)
             if proposal is None and self._open:
                 yield None  # asked again when one of them has ended
                 continue
             if proposal is None or isinstance(proposal, Stop):
                 self._progress.say(proposal.reason if proposal else self._why_none())
-                self._next = self._config.max_trials + 1
+                self._ended = True
                 return
             spec = self._spec(name, proposal)
+            self._held = proposal if spec.tries_another and self._tried == most else None
+            if self._held:
+                return
             self._next += 1
-            self._open[name] = proposal
+            self._tried += spec.tries_another
+            self._open[name], self._running[name] = proposal, spec
             yield spec
 
     def _spec(self, name: str, proposal: Proposal) -> TrialSpec:
@@ -271,19 +299,42 @@ class Search:
         Where no further round of it fits, the search goes on, and the reserve is the time in
         which a better configuration would get the rounds that the others have.
         """
-        c = self._config.confirmation
-        candidates = to_verify(self._trials, batch_sizes=c.batch_sizes, chance=self._chance)
-        times = self._step_seconds()
-        verification = Verification(candidates, c, self._runner, self._seed, self._chance, times)
+        verification = self._verification()
         rounds = verification.missing_seconds()
-        done = next((n for n, seconds in enumerate(rounds) if seconds), len(rounds))
-        if done < len(rounds) and self._clock.fits(rounds[done]):
-            return self._clock.verification_reserve(rounds[done:])
+        if verification.fits(self._clock):
+            return self._clock.verification_reserve(filter(None, rounds))
         expected = self._trials.median_seconds()
-        return side_by_side([expected] * done, self._runner.at_once)
+        return side_by_side([expected] * _whole(rounds), self._runner.at_once)
+
+    def _trainings_reserve(self, spent: float) -> float:
+        """The same in trainings of the baseline.
+
+        A first round is taken to have as many candidates as there may be: the search finds them.
+        """
+        rounds = self._verification().missing_trainings()
+        done = _whole(rounds)
+        if not done:
+            most = float(self._config.confirmation.batch_sizes + 2)  # the baseline twice
+            rounds = [max(one, most) for one in rounds]
+        if done < len(rounds) and self._trainings.fits(rounds[done], spent=spent):
+            return self._trainings.verification_reserve(filter(None, rounds))
+        return float(done)  # trainings as long as the baseline's
+
+    def _verification(self) -> Verification:
+        c = self._config.confirmation
+        return Verification(
+            to_verify(self._trials, batch_sizes=c.batch_sizes, chance=self._chance),
+            c,
+            self._runner,
+            self._seed,
+            self._chance,
+            self._step_seconds(),
+            self._trainings,
+        )
 
     def _finished(self, trial: FinishedTrial) -> None:
         if trial.trial != BASELINE:
+            self._running.pop(trial.trial)
             self._tell(trial)
         if trial.score is not None:
             self._scores.append(trial.score)
@@ -303,7 +354,24 @@ class Search:
         self._oracle.tell(trial.trial, proposal, Told(score, trial.status))
 
     def _another_fits(self) -> bool:
-        return self._clock.fits(self._trials.median_seconds(), reserve=self.verification_reserve())
+        """Whether time and budget have room for a trial like the others."""
+        expected = self._trials.median_seconds()
+        if not self._clock.fits(expected, reserve=self.verification_reserve()):
+            return False
+        if math.isinf(self._trainings.limit):
+            return True
+        spent = self._trainings.spent(self._trials)
+        spent += sum(map(self._trainings.of_spec, self._running.values()))
+        return self._trainings.fits(
+            self._median_trainings(), spent=spent, reserve=self._trainings_reserve(spent)
+        )
+
+    def _trainings_left(self) -> float:
+        return self._trainings.limit - self._trainings.spent(self._trials)
+
+    def _median_trainings(self) -> float:
+        costs = [self._trainings.of_trial(one) for one in self._trials if one.score is not None]
+        return statistics.median(costs) if costs else 1.0
 
     def _end_if_hopeless(self) -> None:
         trials = self._trials
@@ -316,7 +384,7 @@ class Search:
             )
 
     def _announce(self) -> None:
-        done = len(self._trials.of_phase("search"))
+        done = self._trials.of_phase("search").configurations()
         if self._trials:
             self._progress.say(f"Continuing: {len(self._trials)} trials are in the journal.")
         else:
@@ -341,7 +409,13 @@ class Search:
             done=done,
             total=self._config.max_trials,
             seconds_left=lambda: self._clock.left,
+            trainings_left=self._trainings_left,
         )
+
+
+def _whole(rounds: Sequence[float]) -> int:
+    """Rounds of a verification of which nothing is missing."""
+    return next((number for number, missing in enumerate(rounds) if missing), len(rounds))
 
 
 def _numbered_seed(seed: int, number: int) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
+from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak, read_memory_limit
 from tfbatch.bench import Bench
-from tfbatch.largest_batch.measurement import measure_memory
+from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
 from tfbatch.process.memory import WORKER_SHARE
 from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import AUTOMATIC
@@ -57,6 +57,7 @@ def limit_memory(
             largest_asked=largest,
             largest_batch_size=report.batch_size,
             conclusion=report.conclusion(),
+            peaks=_peaks(report),
         )
         write_whole(folder / MEMORY_LIMIT, found.model_dump_json(indent=1) + "\n")
     found.check(batch_sizes=sizes, baseline=baseline)
@@ -65,3 +66,13 @@ def limit_memory(
     if left_out:
         progress.say(f"Left out, as too large: {', '.join(map(str, left_out))}.")
     return found.largest_batch_size
+
+
+def _peaks(report: MemoryReport) -> tuple[MemoryPeak, ...]:
+    """What each training batch took that was run and fitted; of several runs the most."""
+    found: dict[int, int] = {}
+    for row in report.rows():
+        peak = row["peak_megabytes"]
+        if row["kind"] == "training" and row["outcome"] == "ok" and peak is not None:
+            found[row["batch_size"]] = max(peak, found.get(row["batch_size"], 0))
+    return tuple(MemoryPeak(batch_size=b, megabytes=m) for b, m in sorted(found.items()))

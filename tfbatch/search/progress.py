@@ -43,6 +43,7 @@ class Progress:
         self._now = now
         self.on_begin: Callable[[], None] = lambda: None
         self._left: Callable[[], float] = lambda: float("inf")
+        self._trainings_left: Callable[[], float] = lambda: float("inf")
         self._running: Callable[[], list[Running]] = list
         self._done = 0
         self._total = 0
@@ -57,9 +58,17 @@ class Progress:
         """Source of the running trials; read from another thread."""
         self._running = running
 
-    def begin(self, *, done: int, total: int, seconds_left: Callable[[], float]) -> None:
-        """Starts counting search trials: from now on there are results to keep."""
-        self._done, self._total, self._left = done, total, seconds_left
+    def begin(
+        self,
+        *,
+        done: int,
+        total: int,
+        seconds_left: Callable[[], float],
+        trainings_left: Callable[[], float] = lambda: float("inf"),
+    ) -> None:
+        """Starts counting the search's configurations: from now on there are results to keep."""
+        self._done, self._total = done, total
+        self._left, self._trainings_left = seconds_left, trainings_left
         self.on_begin()
 
     def say(self, text: str) -> None:
@@ -88,10 +97,18 @@ class Progress:
         if (done == total or done % 10_000 == 0) and text != self._doing:
             self.say(text)
 
-    def trial_finished(self, trial: FinishedTrial, best: FinishedTrial | None) -> None:
-        """A trial is in the journal."""
+    def trial_finished(
+        self, trial: FinishedTrial, best: FinishedTrial | None, *, another: bool = True
+    ) -> None:
+        """A trial is in the journal.
+
+        Args:
+            trial: The trial.
+            best: The best so far.
+            another: Whether it tries another configuration than its parent.
+        """
         if trial.phase == "search":
-            self._done += 1
+            self._done += another
         self._best = best
         result = trial.status if trial.score is None else f"{trial.score:.4f}"
         count = f" {self._done}/{self._total}" if trial.phase == "search" else ""
@@ -141,8 +158,11 @@ class Progress:
         self._last_line, self._silence = self._now(), FIRST_SILENCE
 
     def _left_text(self) -> str:
-        left = self._left()
-        return f"; {max(left, 0) / 60:.1f} min left" if left < float("inf") else ""
+        left, trainings = self._left(), self._trainings_left()
+        text = f"; {max(left, 0) / 60:.1f} min left" if left < float("inf") else ""
+        if trainings < float("inf"):
+            text += f"; {max(trainings, 0):.1f} trainings left"
+        return text
 
     def _since(self) -> str:
         """What goes on, and since when if it was told some time ago."""

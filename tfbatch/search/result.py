@@ -59,7 +59,7 @@ class _Trials:
             ```
 
         Args:
-            to: A file of tfbatch/exporters: "csv", "mlflow" or "wandb".
+            to: A file of tfbatch/exporters: "csv", "mlflow", "optuna" or "wandb".
             destination: Where to; what it means and its default are the exporter's own.
 
         Returns:

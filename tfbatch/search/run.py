@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,24 +14,28 @@ from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, NothingLearnedError, StoppedError
+from tfbatch.errors import InputError, NothingLearnedError, SearchError, StoppedError
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
+from tfbatch.oracles import Belief, Prices
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
+from tfbatch.search.answer_so_far import AnswerSoFar
 from tfbatch.search.answer_writer import AnswerWriter, tell_failure, told
 from tfbatch.search.budget import Budget
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.loop import Search
 from tfbatch.search.preparation import Prepared, stop_if
+from tfbatch.search.prices import prices_of
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.trainings import Trainings
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import Verification
 from tfbatch.training.evaluation import Untrained
@@ -71,12 +76,15 @@ class Run:
         self.request = request
         self.data, self.engine = ready.data, ready.engine
         self.space = space
+        self.baseline = request.baseline_configuration(space.scaling_rule)
+        self.prices = Prices()
         self.folder = folder
         self.progress = progress
         self.stop_requested = stop_requested
         self.untrained = untrained
         self.step_seconds = read_step_seconds(folder.path)
         self._timed: set[int] = set()
+        self._belief: Belief | None = None
         name = request.objective.name  # of a training metric nothing is known without training
         self.chance = untrained.chance.get(name[4:]) if name.startswith("val_") else None
         self.num_examples = ready.data.splits["train"]
@@ -100,6 +108,9 @@ class Run:
             stop_requested=self._must_stop,
             max_state_gb=request.execution.max_state_gb,
         )
+
+        margin = request.objective.smallest_margin(self._chance_value())
+        self._so_far = AnswerSoFar(progress, self._keep_so_far, margin=margin)
 
     @property
     def trials(self) -> Trials:
@@ -131,6 +142,7 @@ class Run:
         """Searches and verifies as long as there is time for both; what ended it early, or None."""
         try:
             self._check_budget()
+            self._measure_prices()
             search = self._search()
             while True:
                 before = len(self.trials)
@@ -154,11 +166,34 @@ class Run:
         self._keep_answer()
         return None
 
+    def _measure_prices(self) -> None:
+        """What training costs, before the first trial of a search that proposes by it.
+
+        A run that is resumed has the prices of its first session; without any it counts examples.
+        """
+        if not self.request.search.oracle.prices or self.stop_requested():
+            return
+        priced = prices_of(
+            self.engine,
+            self.baseline,
+            [size for size in self.space.batch_sizes if size <= self._largest()],
+            self.folder.path,
+            self.progress,
+            max_minutes=self.request.max_minutes,
+        )
+        self.prices = priced.prices(self.num_examples)
+        self.step_seconds = read_step_seconds(self.folder.path)
+
+    def _largest(self) -> float:
+        return math.inf if self._largest_batch_size is None else self._largest_batch_size
+
     def _search(self) -> Search:
         return Search(
             self.request.search,
-            baseline=self.request.baseline_configuration(self.space.scaling_rule),
+            baseline=self.baseline,
             space=self.space,
+            prices=self.prices,
+            max_trainings=self._max_trainings(),
             runner=self.runner,
             clock=self.clock,
             seed=self.request.seed,
@@ -167,7 +202,17 @@ class Run:
             largest_batch_size=self._largest_batch_size,
             chance=self._chance_value(),
             step_seconds=lambda: self.step_seconds,
+            on_trial=self._look,
         )
+
+    def _look(self, search: Search) -> None:
+        """Shows and keeps the answer so far, if a trial has changed it."""
+        self._belief = search.belief()
+        self._so_far.look(self.trials, self._belief, search.stages())
+
+    def _keep_so_far(self) -> None:
+        with contextlib.suppress(SearchError):  # no answer yet
+            self._keep_answer()
 
     def _must_stop(self) -> bool:
         """The first trial may take all the time that there is: without it there is no answer."""
@@ -180,7 +225,7 @@ class Run:
         return value if math.isfinite(value) else None
 
     def _answer(self) -> Answer:
-        return find_answer(
+        found = find_answer(
             self.trials,
             batch_sizes=self.request.search.confirmation.batch_sizes,
             step_seconds=self.step_seconds,
@@ -192,6 +237,9 @@ class Run:
             planned=self.request.search.confirmation.seeds,
             too_short=self._too_short(),
         )
+        if found.verified or self._belief is None:
+            return found
+        return found.model_copy(update={"belief": self._belief.sentence})
 
     def _keep_answer(self) -> None:
         """Writes the answer so far: a run that is killed later has it on disk."""
@@ -221,11 +269,10 @@ class Run:
         """
         if self.request.max_minutes is None or self.trials or self.stop_requested():
             return
-        baseline = self.request.baseline_configuration(self.space.scaling_rule)
         with told(self.progress, "The duration of a trial could not be predicted"):
             seconds = self.engine.call(
                 expected_trial_seconds,
-                baseline,
+                self.baseline,
                 total_examples=self.total_examples,
                 validation_seconds=self.untrained.seconds,
             )
@@ -286,9 +333,7 @@ class Run:
         """
         self._answer()  # of a search that has learned nothing there is none
         before = len(self.trials)
-        missing = self._verification().missing_seconds()
-        first = next((seconds for seconds in missing if seconds), None)
-        if self.stop_requested() or first is None or not self.clock.fits(first):
+        if self.stop_requested() or not self._verification().fits(self.clock):
             return
         self.progress.say(self._announced(self._verification().candidates))
         self._verification().run(self.clock, stop_requested=self.stop_requested, rounds=FIRST_EXIT)
@@ -305,8 +350,22 @@ class Run:
         config, chance = self.request.search.confirmation, self._chance_value()
         candidates = to_verify(self.trials, batch_sizes=config.batch_sizes, chance=chance)
         return Verification(
-            candidates, config, self.runner, self.request.seed, chance, self.step_seconds
+            candidates,
+            config,
+            self.runner,
+            self.request.seed,
+            chance,
+            self.step_seconds,
+            self._trainings(),
         )
+
+    def _trainings(self) -> Trainings:
+        """What trainings cost, and the budget in them."""
+        return Trainings(self.prices, self.baseline, self.total_examples, self._max_trainings())
+
+    def _max_trainings(self) -> float:
+        limit = self.request.max_trainings
+        return math.inf if limit is None else limit
 
     def _announced(self, candidates: Sequence[Candidate]) -> str:
         seeds = self.request.search.confirmation.seeds
@@ -326,12 +385,16 @@ class Run:
         """Each verified batch size alone on the device, while no trial runs; once in a session."""
         first = {c.batch_size: c for c in reversed(configurations)}
         device, times = self.engine.devices.name, self.step_seconds
-        known = times.device == device and all(
-            len(times.rounds.get(size, ())) >= FEWEST_ROUNDS for size in first
-        )
-        expected = STARTING_SECONDS + SECONDS_EACH * len(first)
-        if known or first.keys() <= self._timed or self.stop_requested():
+        known = {
+            size
+            for size in first
+            if times.device == device and len(times.rounds.get(size, ())) >= FEWEST_ROUNDS
+        }
+        if known == first.keys() or first.keys() <= self._timed or self.stop_requested():
             return
+        if self.prices.step_seconds:  # what was measured before the search stands
+            first = {size: one for size, one in first.items() if size not in known}
+        expected = STARTING_SECONDS + SECONDS_EACH * len(first)
         if not self.clock.fits(expected, reserve=reserve):
             return
         self._timed |= first.keys()
@@ -358,5 +421,5 @@ class Run:
             objective=self.request.objective,
             metrics={f"val_{n}": d for n, d in self.untrained.directions.items()},
             in_parts=self.request.search.oracle.in_parts,
-            baseline=self.request.baseline_configuration(self.space.scaling_rule),
+            baseline=self.baseline,
         )

@@ -309,7 +309,9 @@ class TrialRunner:
                 "that were not used for longest are removed. A trial that goes on from one of them "
                 "trains it again first."
             )
-        self._progress.trial_finished(finished, self.trials.searched().best())
+        self._progress.trial_finished(
+            finished, self.trials.searched().best(), another=spec.tries_another
+        )
         return finished
 
     def _write(self, spec: TrialSpec, outcome: Outcome) -> FinishedTrial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from tfbatch.answer.candidates import Candidate, again_name, groups_of_rounds, trial_name
 from tfbatch.answer.find import judge
@@ -12,10 +13,19 @@ from tfbatch.configuration import Configuration
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.request.search_config import VerificationConfig
 from tfbatch.search.clock import SearchClock, side_by_side
+from tfbatch.search.trainings import Trainings
 from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.finished_trial import BASELINE
 from tfbatch.trial.outcome import TrialSpec
+
+
+class _Training(NamedTuple):
+    """A trial of a round."""
+
+    name: str
+    seed: int
+    configuration: Configuration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Verification:
         chance: The objective's value without learning; None where it is not known.
         step_seconds: Step times, each batch size alone: who leaves depends on what it costs, and
             must be judged as the answer does.
+        trainings: What trainings cost, and the budget of the run in them; None for no budget.
     """
 
     candidates: Sequence[Candidate]
@@ -38,6 +49,7 @@ class Verification:
     seed: int
     chance: float | None = None
     step_seconds: StepSeconds = StepSeconds()  # noqa: RUF009 - frozen
+    trainings: Trainings | None = None
 
     def run(
         self,
@@ -67,25 +79,45 @@ class Verification:
 
         Rounds after all is decided are left out.
         """
-        rounds = enumerate(self._standing(self.config.seeds), start=1)
-        return [self._missing(standing, number) for number, standing in rounds if standing]
+        return [self._seconds(missing) for missing in self._missing_rounds()]
+
+    def missing_trainings(self) -> list[float]:
+        """The same in trainings of the baseline."""
+        return [self._trainings(missing) for missing in self._missing_rounds()]
+
+    def fits(self, clock: SearchClock) -> bool:
+        """Whether the next round that is not whole fits into time and budget; not if none is."""
+        missing = next((one for one in self._missing_rounds() if one), [])
+        return bool(missing) and self._fit(clock, missing, begun=[])
 
     def _plan(
         self, clock: SearchClock, stop_requested: Callable[[], bool], rounds: int | None
     ) -> Iterator[TrialSpec | None]:
-        begun: list[str] = []
+        begun: list[_Training] = []
         last = self.config.seeds if rounds is None else min(rounds, self.config.seeds)
         for number in range(1, last + 1):
             if number > FIRST_EXIT:
-                while not all(map(self.runner.trials.find, begun)):
+                while self._unfinished(begun):
                     yield None  # who stays is known when the rounds before have ended
             standing = self._standing(number)[-1]
             missing = self._missing(standing, number)
-            if missing and (stop_requested() or not clock.fits(missing)):
+            if missing and (stop_requested() or not self._fit(clock, missing, begun)):
                 return
-            for name, seed, configuration in self._round(standing, number):
-                begun.append(name)
-                yield self.runner.spec(name, "confirmation", seed, configuration)
+            for one in self._round(standing, number):
+                begun.append(one)
+                yield self.runner.spec(one.name, "confirmation", one.seed, one.configuration)
+
+    def _fit(
+        self, clock: SearchClock, missing: Sequence[_Training], begun: Sequence[_Training]
+    ) -> bool:
+        """Whether trainings fit into time and budget, beside those that are begun."""
+        if not clock.fits(self._seconds(missing)):
+            return False
+        if self.trainings is None:
+            return True
+        spent = self.trainings.spent(self.runner.trials)
+        running = self._trainings(self._unfinished(begun))
+        return self.trainings.fits(self._trainings(missing), spent=spent + running)
 
     def _standing(self, last: int) -> list[list[Candidate]]:
         """Who is in each round up to the last; nobody where all is decided.
@@ -124,29 +156,41 @@ class Verification:
             return []
         return [one for one in standing if one.key not in choice.out]
 
-    def _missing(self, standing: Sequence[Candidate], number: int) -> float:
-        seconds = {c.configuration.identity(): c.seconds for c in standing}
+    def _missing_rounds(self) -> list[list[_Training]]:
+        rounds = enumerate(self._standing(self.config.seeds), start=1)
+        return [self._missing(standing, number) for number, standing in rounds if standing]
+
+    def _missing(self, standing: Sequence[Candidate], number: int) -> list[_Training]:
+        return self._unfinished(self._round(standing, number))
+
+    def _unfinished(self, trainings: Sequence[_Training]) -> list[_Training]:
+        return [one for one in trainings if self.runner.trials.find(one.name) is None]
+
+    def _seconds(self, trainings: Sequence[_Training]) -> float:
+        """What they are expected to take, side by side."""
+        of = {c.configuration.identity(): c.seconds for c in self.candidates}
         return side_by_side(
-            [
-                seconds[configuration.identity()]
-                for name, _, configuration in self._round(standing, number)
-                if self.runner.trials.find(name) is None
-            ],
-            self.runner.at_once,
+            [of[one.configuration.identity()] for one in trainings], self.runner.at_once
         )
 
-    def _round(
-        self, standing: Sequence[Candidate], number: int
-    ) -> list[tuple[str, int, Configuration]]:
-        """Name, seed and configuration of each trial of a round."""
+    def _trainings(self, trainings: Sequence[_Training]) -> float:
+        """What they cost in trainings of the baseline; 0 where there is no budget."""
+        if self.trainings is None:
+            return 0.0
+        return sum(self.trainings.of_whole(one.configuration) for one in trainings)
+
+    def _round(self, standing: Sequence[Candidate], number: int) -> list[_Training]:
+        """The trials of a round."""
         first = number % max(len(standing), 1)
         paired = verification_seed(self.seed, number)
         again = derive_seed(self.seed, "confirmation", "again", number)
         found = []
         for one in [*standing[first:], *standing[:first]]:
-            found.append((trial_name(one.configuration, number), paired, one.configuration))
+            name = trial_name(one.configuration, number)
+            found.append(_Training(name, paired, one.configuration))
             if one.key == BASELINE and len(standing) > 1:
-                found.append((again_name(one.configuration, number), again, one.configuration))
+                name = again_name(one.configuration, number)
+                found.append(_Training(name, again, one.configuration))
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import keras
 
@@ -41,6 +42,7 @@ def train_once(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     threads: int | None = None,
     say: Callable[[str], None] = print,
+    verbose: Literal[0, 2] = 2,
 ) -> dict[str, dict[str, float]]:
     """Trains and evaluates on the validation and the test split.
 
@@ -56,6 +58,7 @@ def train_once(
         threads: Threads on a CPU; 0 for one per core; None for the configuration's, with which it
             comes to the trial's result, to the last bit.
         say: Told what happens.
+        verbose: Keras's: 2 shows a line for each epoch, 0 none.
 
     Returns:
         Metrics by split.
@@ -124,7 +127,7 @@ def train_once(
         seed=config.seed,
         before=before,
         callbacks=[guard, clock, *callbacks],
-        verbose=2,
+        verbose=verbose,
     )
     if guard.diverged:
         say(f"The training diverged: {guard.reason}.")

@@ -170,6 +170,19 @@ class TrialSpec:
         return self.to_examples is None or self.end_examples == self.derived.total_examples
 
     @property
+    def tries_another(self) -> bool:
+        """Whether it tries a configuration that its parent does not.
+
+        A trial that goes on from another one, or cools it down at its batch size and learning rate,
+        is part of that one.
+        """
+        return self.parent is None or self._pace != self.parent._pace
+
+    @property
+    def _pace(self) -> tuple[int, float]:
+        return self.derived.batch_size, self.derived.learning_rate
+
+    @property
     def _last_step(self) -> int:
         if self.to_examples is None:
             return self.derived.steps

@@ -107,6 +107,11 @@ class Trials(Sequence[FinishedTrial]):
         """What an answer chooses among: the baseline and the search's own, of full length."""
         return self.of_phase("baseline", "search").of_full_length()
 
+    def configurations(self) -> int:
+        """How many configurations they try; see `TrialSpec.tries_another`."""
+        pace = {t.trial: (t.configuration.batch_size, t.learning_rate) for t in self}
+        return sum(t.parent is None or pace.get(t.parent) != pace[t.trial] for t in self)
+
     def batch_sizes(self) -> list[int]:
         """Their batch sizes, smallest first."""
         return sorted({t.configuration.batch_size for t in self})

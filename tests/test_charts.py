@@ -1,0 +1,138 @@
+"""Charts become figures that Plotly accepts, and a page that fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+import re
+
+import pytest
+
+from tfbatch.charts import Band, Chart, Mark, ParallelAxis, ParallelCoordinates, Series, Stack
+from tfbatch.charts.page import Column, Page, PageSection, SortableTable
+from tfbatch.charts.plotly_figure import figure
+from tfbatch.errors import InputError
+
+SIZES = (16.0, 32.0, 64.0)
+UPPER = Chart(
+    "Throughput",
+    "batch size",
+    "examples/s",
+    (Series("measured", SIZES, (1.0, 2.0, math.nan), role="best"),),
+    marks=(Mark(32.0, "knee 32"), Mark(64.0, "memory ends", "failed")),
+    log_y=False,
+)
+LOWER = Chart(
+    "Metric",
+    "batch size",
+    "val_accuracy",
+    (
+        Series("tuned", SIZES, (0.5, 0.6, 0.55), (0.4, 0.5, 0.5), (0.6, 0.7, 0.6)),
+        Series("trials", SIZES, (0.1, 0.2, 0.3), kind="points", shades=(1.0, 2.0, 3.0)),
+    ),
+    bands=(Band(0.55, 0.6, "as good"),),
+    log_y=False,
+    from_zero=False,
+    x_ticks=SIZES,
+)
+ROWS = Chart(
+    "Differences",
+    "difference",
+    "",
+    (Series("mean", (0.1, 0.2), (0.0, 1.0), (0.0, 0.1), (0.2, 0.3), about=("a", "b")),),
+    log_x=False,
+    log_y=False,
+    y_names=("first", "second"),
+    bands=(Band(-0.1, 0.0, "band", across="x"),),
+)
+SWITCHED = Chart(
+    "Curves",
+    "examples",
+    "val_loss",
+    (Series("one", (1.0, 2.0), (3.0, 2.0), in_other_units=((10.0, 20.0), (0.1, 0.2))),),
+    other_x_labels=("updates", "seconds"),
+)
+PARALLEL = ParallelCoordinates(
+    "All trials",
+    (
+        ParallelAxis("batch size", SIZES, log=True),
+        ParallelAxis("schedule", (0.0, 1.0, 0.0), ("cosine", "wsd")),
+        ParallelAxis("val_loss", (0.1, 0.2, 0.3)),
+    ),
+)
+PICTURES = (UPPER, LOWER, ROWS, SWITCHED, PARALLEL, Stack("Both", (UPPER, LOWER)))
+
+
+def in_black(value):
+    """A figure as Plotly's own checks take it: with real colors."""
+    return json.loads(re.sub(r'"@[a-z0-9-]+"', '"#000000"', json.dumps(value)))
+
+
+def test_plotly_accepts_every_kind_of_picture():
+    graph_objects = pytest.importorskip("plotly.graph_objects")
+
+    for picture in PICTURES:
+        drawn = in_black(figure(picture))
+        made = graph_objects.Figure(data=drawn["data"], layout=drawn["layout"])
+        assert len(made.data) == len(drawn["data"]) > 0
+
+
+def test_a_figure_has_the_numbers_of_its_chart():
+    drawn = figure(Stack("Both", (UPPER, LOWER)))
+    first, tuned, _ = drawn["data"]
+
+    assert first["y"] == [1.0, 2.0, None]
+    assert tuned["error_y"]["array"] == pytest.approx([0.1, 0.1, 0.05])
+    assert (first["yaxis"], tuned["yaxis"]) == ("y", "y2")
+    lower, upper = drawn["layout"]["yaxis2"]["domain"], drawn["layout"]["yaxis"]["domain"]
+    assert lower[1] < upper[0]
+    assert [note["text"] for note in drawn["layout"]["annotations"]] == [
+        "knee 32",
+        "memory ends",
+        "as good",
+    ]
+
+
+def test_rows_run_from_the_top_and_their_bars_lie_along_the_other_axis():
+    drawn = figure(ROWS)
+
+    assert drawn["layout"]["yaxis"]["range"] == [1.5, -0.5]
+    assert drawn["layout"]["yaxis"]["ticktext"] == ["first", "second"]
+    assert drawn["data"][0]["error_x"]["array"] == pytest.approx([0.1, 0.1])
+
+
+def test_a_switch_has_the_places_in_every_unit():
+    drawn = figure(SWITCHED)
+
+    assert drawn["units"] == ["examples", "updates", "seconds"]
+    assert drawn["data"][0]["meta"]["in_other_units"] == [[10.0, 20.0], [0.1, 0.2]]
+
+
+def test_a_chart_that_cannot_be_drawn_is_refused():
+    with pytest.raises(InputError, match="same length"):
+        Series("s", (1.0,), (1.0,), shades=(1.0, 2.0))
+    with pytest.raises(InputError, match="further units"):
+        Chart("T", "x", "y", SWITCHED.series)
+    with pytest.raises(InputError, match="at least one chart"):
+        Stack("T", ())
+    with pytest.raises(InputError, match="as many values"):
+        ParallelCoordinates("T", (ParallelAxis("a", (1.0,)), ParallelAxis("b", ())))
+
+
+def test_the_page_holds_its_data_once_and_plotly_and_asks_for_nothing_else():
+    table = SortableTable(
+        "Trials", (Column("a"), Column("b", 3)), (("x", 1.5), ("</script>", None))
+    )
+    made = Page("T", (), (PageSection("H", "text", charts=PICTURES, table=table),))
+    text = made.html()
+    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    plotly = re.search(r'<script type="text/plain" id="plotly">(.*?)</script>', text, re.DOTALL)
+
+    assert json.loads(block[1]) == json.loads(json.dumps(made.data()))
+    assert json.loads(block[1])["tables"]["table-0"]["rows"][1] == ["</script>", None]
+    assert b"plotly.js" in gzip.decompress(base64.b64decode(plotly[1]))[:200]
+    outside = text.replace(plotly[0], "")
+    assert re.findall(r'(?:src|href)="(?!#|data:)[^"]*"|https?://(?!www.w3.org)', outside) == []
+    assert len(text) < 2_100_000

@@ -1,0 +1,222 @@
+"""Is a difference noise? The estimator by closed forms and coverage, then run folders."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from scipy import stats
+from search_fixtures import BASELINE, finished
+
+import tfbatch
+import tfbatch.compare
+from tfbatch.answer.candidates import trial_name
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.estimators.difference import difference
+from tfbatch.run_folder.folder import RunFolder
+
+FIRST = {1: 0.52, 2: 0.50, 3: 0.54}
+SECOND = {4: 0.41, 5: 0.44, 6: 0.41, 7: 0.42}
+
+
+def test_of_two_that_agree_the_interval_is_that_of_a_pooled_variance():
+    """Both deviate alike here: the moderated variances then equal the pooled one."""
+    first, second = {1: 0.1, 2: 0.3}, {3: 0.7, 4: 0.9}
+    found = difference(first, second, direction="min")
+
+    exact = stats.ttest_ind([0.1, 0.3], [0.7, 0.9]).confidence_interval(0.95)
+    assert found.gain == pytest.approx(0.6)
+    assert (found.interval.low, found.interval.high) == pytest.approx((-exact.high, -exact.low))
+    assert found.deviation == pytest.approx((math.sqrt(0.02),) * 2)
+
+
+def test_a_difference_beyond_the_noise_names_the_better_one_in_either_direction():
+    for direction, verdict in (("max", "first"), ("min", "second")):
+        found = difference(FIRST, SECOND, direction=direction)
+        back = difference(SECOND, FIRST, direction=direction)
+
+        assert found.verdict == verdict
+        assert back.verdict == ({"first": "second", "second": "first"}[verdict])
+        assert back.gain == pytest.approx(-found.gain)
+        assert found.seeds_to_decide is None
+        assert (found.seeds, found.shared) == ((3, 4), 0)
+
+
+def test_pairs_are_compared_within_themselves_where_seeds_have_much_in_common():
+    levels = np.random.default_rng(1).normal(size=12)
+    first = {seed: level + 0.1 + 0.02 * (-1) ** seed for seed, level in enumerate(levels)}
+    second = dict(enumerate(levels))
+    paired = difference(first, second, direction="max")
+    apart = difference(first, {seed + 100: s for seed, s in second.items()}, direction="max")
+
+    assert paired.shared == 12
+    assert paired.correlation > 0.3
+    assert apart.interval.high - apart.interval.low > 1.5 * (
+        paired.interval.high - paired.interval.low
+    )
+    assert apart.verdict == "undecided"
+
+
+def test_within_the_band_is_as_good_and_a_wide_interval_is_undecided():
+    close = difference({1: 0.500, 2: 0.501}, {3: 0.501, 4: 0.502}, direction="max", band=0.05)
+    wide = difference({1: 0.50, 2: 0.60}, {3: 0.51, 4: 0.61}, direction="max", band=0.05)
+
+    assert (close.verdict, wide.verdict) == ("as good", "undecided")
+
+
+def test_one_seed_each_tells_nothing_and_others_tell_of_the_noise():
+    alone = difference({1: 0.5}, {2: 0.4}, direction="max")
+    others = [{1: 0.50, 2: 0.51, 3: 0.49}, {1: 0.3, 2: 0.31, 3: 0.29}]
+    known = difference({1: 0.5}, {2: 0.4}, direction="max", others=others)
+
+    assert not alone.interval.bounded
+    assert (alone.verdict, alone.seeds_to_decide) == ("undecided", None)
+    assert known.deviation == pytest.approx((0.01, 0.01))
+    assert known.verdict == "first"
+
+
+def test_the_seeds_that_decide_would_decide():
+    first, second = {1: 0.50, 2: 0.56}, {1: 0.45, 2: 0.51}
+    found = difference(first, second, direction="max")
+
+    more = found.seeds_to_decide
+    assert (found.verdict, more) == ("undecided", pytest.approx(8, abs=5))
+    longer = [{seed: one[1 + seed % 2] for seed in range(more)} for one in (first, second)]
+    assert difference(*longer, direction="max").verdict == "first"
+
+
+def test_an_interval_covers_a_difference_that_is_not_there():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(300):
+        scores = rng.normal(size=(2, 3))
+        rows = [dict(enumerate(row)) for row in scores]
+        covered += 0.0 in difference(*rows, direction="max").interval
+    assert covered / 300 >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / 300)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"first": {}}, "need scores"),
+        ({"first": {1: math.nan}}, "must be finite"),
+        ({"band": -1.0}, "`band` must be >= 0"),
+        ({"level": 1.0}, "`level` must be > 0 and < 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change, message):
+    arguments = {"first": FIRST, "second": SECOND, "direction": "max", **change}
+    with pytest.raises(InputError, match=message):
+        difference(arguments.pop("first"), arguments.pop("second"), **arguments)
+
+
+SMALL = Configuration(batch_size=16, base_learning_rate=0.1)
+LARGE = Configuration(batch_size=64, base_learning_rate=0.1)
+LOSSES = ((BASELINE, (1.00, 1.02, 0.98)), (SMALL, (0.50, 0.51, 0.49)))
+
+
+def write(path, **identity):
+    """A run whose baseline and one other configuration were verified on three shared seeds."""
+    same = {"dataset": {"name": "digits"}, "objective": "val_loss:min", "seed": 1}
+    with RunFolder(path, identity=same | identity, budget={}) as folder:
+        rows = [
+            finished("baseline", BASELINE, phase="baseline", loss=1.0),
+            finished("search-0001", SMALL, loss=0.4),
+            finished("search-0002", LARGE, loss=0.45),
+            finished("search-0003", LARGE.model_copy(update={"batch_size": 8}), status="oom"),
+        ]
+        for configuration, losses in LOSSES:
+            rows += [
+                finished(
+                    trial_name(configuration, number),
+                    configuration,
+                    loss=loss,
+                    seed=100 + number,
+                    phase="confirmation",
+                )
+                for number, loss in enumerate(losses, start=1)
+            ]
+        for row in rows:
+            folder.journal.append(row.row)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_two_rows_of_a_run_are_compared_on_their_fresh_seeds(run_dir):
+    found = tfbatch.compare_runs(run_dir, rows=["search-0001", "baseline"])
+
+    assert (found.verdict, found.shared_seeds) == ("first", 3)
+    assert found.gain == pytest.approx(0.5)
+    assert found.first.on_fresh_seeds
+    assert found.second.seeds == 3
+    assert found.low > 0.4
+    assert "The difference is not noise. A is better by 0.5000" in str(found)
+    assert all(len(line) <= 80 for line in str(found).splitlines())
+
+
+def test_a_trial_of_the_search_alone_borrows_the_noise_of_the_verified(run_dir):
+    found = tfbatch.compare_runs(run_dir, rows=["search-0001", "search-0002"])
+
+    assert (found.second.seeds, found.second.on_fresh_seeds) == (1, False)
+    assert found.low is not None
+    assert any("looks better than it is" in note for note in found.notes)
+    assert found.command is None, "the same command does not verify it"
+
+
+def test_two_runs_are_compared_by_what_was_named(run_dir, tmp_path):
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    found = tfbatch.compare_runs(run_dir, other, rows=["baseline", "baseline"], tolerance=0.1)
+
+    assert (found.gain, found.verdict, found.shared_seeds) == (0.0, "as good", 3)
+    assert found.second.run == str(other)
+
+
+def test_runs_that_share_no_scale_are_refused_with_the_reason(run_dir, tmp_path):
+    data = write(tmp_path / "data", dataset={"name": "cifar10"})
+    objective = write(tmp_path / "objective", objective="val_accuracy:max")
+    model = write(tmp_path / "model", model="resnet")
+
+    with pytest.raises(InputError, match=r"on the same dataset only.* with digits.* cifar10"):
+        tfbatch.compare_runs(run_dir, data, rows=["baseline", "baseline"])
+    with pytest.raises(InputError, match=r"on the same objective only"):
+        tfbatch.compare_runs(run_dir, objective, rows=["baseline", "baseline"])
+    found = tfbatch.compare_runs(run_dir, model, rows=["baseline", "baseline"])
+    assert found.notes[0] == "The runs differ in `model`: None and resnet."
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["baseline"], "`rows` must name two trials"),
+        (["baseline", "baseline"], "must be two configurations"),
+        (["baseline", "search-001"], "has no trial search-001.*Did you mean `search-0001`"),
+        (["baseline", "search-0003"], "has no score, it ended as oom"),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_refused(rows, message, run_dir):
+    with pytest.raises(InputError, match=message):
+        tfbatch.compare_runs(run_dir, rows=rows)
+
+
+def test_the_command_prints_the_comparison_or_one_json_document(run_dir, capsys):
+    rows = "--rows=search-0001,baseline"
+    assert tfbatch.compare.main([str(run_dir), rows]) == 0
+    found = tfbatch.compare_runs(run_dir, rows=["search-0001", "baseline"])
+    assert capsys.readouterr().out == f"{found}\n"
+
+    tfbatch.compare.main([str(run_dir), rows, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema_version"], document["command"]) == (1, "compare")
+    assert document["result"] == found.model_dump(mode="json")
+    with pytest.raises(InputError, match="A run folder is required"):
+        tfbatch.compare.main([])
+    with pytest.raises(InputError, match="Unexpected argument `c`"):
+        tfbatch.compare.main(["a", "b", "c"])

@@ -1,0 +1,194 @@
+"""With --json every command prints one document on the standard output, and nothing else there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+from search_fixtures import Trainer
+from test_answer import CHANCE, CONFIG, run
+
+import tfbatch.compare
+import tfbatch.probe
+import tfbatch.train
+import tfbatch.translate
+import tfbatch.tune
+from tfbatch.answer.find import find_answer
+from tfbatch.command_line.machine_output import SCHEMA_VERSION, Document
+from tfbatch.command_line.results import RESULTS
+from tfbatch.errors import NothingLearnedError
+from tfbatch.instruments.run_all import ProbeReport, Section
+from tfbatch.run_folder.files import RECOMMENDATION
+from tfbatch.search.result import Result
+
+CONFIGURATION = (
+    "dataset: digits\nmodel: tiny_model:build\ntrial_length: 1 epochs\nseed: 1\n"
+    "configuration: {batch_size: 256, base_learning_rate: 0.1, schedule: {name: linear}}\n"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    largest: int = 64
+
+    def columns(self):
+        return ("size",)
+
+    def rows(self):
+        return [("64",)]
+
+    def charts(self):
+        return []
+
+    def conclusion(self):
+        return "It fits."
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("json") / "run"
+    trials = run(folder, Trainer())
+    answer = find_answer(
+        trials,
+        batch_sizes=2,
+        chance=CHANCE,
+        device="CPU",
+        learning_rates=CONFIG.space.learning_rate_range(),
+    )
+    answer.write(folder)
+    return folder
+
+
+def tune(run_dir, monkeypatch, *, fails=None):
+    def run_request(request, objects, *, progress, stop_requested, started):
+        progress.say("a trial has ended")
+        os.write(1, b"a library speaks\n")  # as C++ code does
+        if fails:
+            raise fails
+        answer = tfbatch.answer.stored.read_answer(run_dir)
+        return Result(
+            run_dir=run_dir,
+            rows=[],
+            interrupted=False,
+            answer=answer,
+            table=Table("the table"),
+            snippet="the script",
+        )
+
+    monkeypatch.setattr(tfbatch.tune, "run_request", run_request)
+    monkeypatch.setattr(tfbatch.tune, "check_run_dir", lambda path: run_dir)
+    return tfbatch.tune.main, [f"--run_dir={run_dir}"]
+
+
+def probe(run_dir, monkeypatch):
+    section = Section("largest_batch", "What fits", Reading(), "", 1.0)
+    probed = ProbeReport("CPU", (8, 64), 32, (section,), None, "nothing to go by")
+    monkeypatch.setattr(tfbatch.probe, "_probe", lambda *_: probed)
+    return tfbatch.probe.main, [f"--run_dir={run_dir.parent / 'probe'}"]
+
+
+def train(run_dir, monkeypatch):
+    config = run_dir.parent / "c.yaml"
+    config.write_text(CONFIGURATION)
+    return tfbatch.train.main, [f"--config={config}"]
+
+
+def compare(run_dir, monkeypatch):
+    return tfbatch.compare.main, [str(run_dir), "--rows=search-0001,search-0002"]
+
+
+def translate(run_dir, monkeypatch):
+    return tfbatch.translate.main, ["--batch_size=32", "--to=64", "--optimizer=sgd"]
+
+
+COMMANDS = {f.__name__: f for f in (tune, probe, train, compare, translate)}
+SPOKEN = {"tune": "the table", "probe": "It fits.", "train": "test: ", "translate": "sgd"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_prints_one_document_of_its_schema(name, run_dir, monkeypatch, capfd):
+    main, arguments = COMMANDS[name](run_dir, monkeypatch)
+    assert main([*arguments, "--json", "--quiet"]) == 0
+    printed = capfd.readouterr()
+
+    document = Document[RESULTS[name]].model_validate_json(printed.out)
+    assert (document.schema_version, document.command) == (SCHEMA_VERSION, name)
+    assert document.exit_code == 0
+    assert document.tfbatch
+    again = json.loads(document.model_dump_json())
+    assert again == json.loads(printed.out)
+    assert SPOKEN.get(name, "The difference") not in printed.err
+
+
+def test_without_quiet_people_read_the_standard_error(run_dir, monkeypatch, capfd):
+    main, arguments = tune(run_dir, monkeypatch)
+    main([*arguments, "--json"])
+    printed = capfd.readouterr()
+
+    assert json.loads(printed.out)["result"]["answer"]["recommended_trial"]
+    for said in ("a trial has ended", "the table", "the script", "Recommended:"):
+        assert said in printed.err
+    assert "a library speaks" not in printed.out + printed.err
+
+
+def test_quiet_alone_leaves_the_result_and_drops_the_progress(run_dir, monkeypatch, capfd):
+    main, arguments = tune(run_dir, monkeypatch)
+    main([*arguments, "--quiet"])
+    printed = capfd.readouterr()
+
+    assert "the table" in printed.out
+    assert "a trial has ended" not in printed.out + printed.err
+
+
+def test_the_answer_in_the_document_is_recommendation_json(run_dir, monkeypatch, capfd):
+    main, arguments = tune(run_dir, monkeypatch)
+    main([*arguments, "--json"])
+
+    result = json.loads(capfd.readouterr().out)["result"]
+    assert result["answer"] == json.loads((run_dir / RECOMMENDATION).read_text())
+    assert RECOMMENDATION in result["files"]
+
+
+def test_a_search_that_learned_nothing_says_so_with_its_exit_code(run_dir, monkeypatch, capfd):
+    main, arguments = tune(run_dir, monkeypatch, fails=NothingLearnedError("no better than chance"))
+    code = main([*arguments, "--json"])
+
+    document = json.loads(capfd.readouterr().out)
+    assert (code, document["exit_code"]) == (6, 6)
+    assert document["result"]["status"] == "nothing_learned"
+    assert document["result"]["message"] == "no better than chance"
+    assert document["result"]["answer"] is None
+
+
+def test_the_documented_schemas_are_those_of_the_code():
+    """`make docs` puts them on the page; the page itself names every command."""
+    page = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
+
+    for name, result in RESULTS.items():
+        assert f"`{name}`" in page
+        schema = Document[result].model_json_schema()
+        assert schema["properties"]["schema_version"]["const"] == SCHEMA_VERSION
+
+
+@pytest.mark.slow
+def test_a_search_from_a_shell_prints_its_document_alone(tmp_path):
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-m", "tfbatch.tune", "--json", "--search=quick", "--max_trials=1"),
+            *("--trial_length=1 epochs", "--batch_sizes=64", "--workers=1", "--run_dir=run"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    document = Document[RESULTS["tune"]].model_validate_json(ended.stdout)
+    assert document.result.answer.recommended.batch_size in (32, 64)
+    assert "search-0001" in ended.stderr

@@ -1,0 +1,334 @@
+"""Charts as figures of Plotly: what `Plotly.newPlot` takes, as JSON.
+
+A color is written as "@NAME" and means the page's style `--NAME`, so that one figure serves a light
+and a dark page. Everything else is Plotly's own schema (https://plotly.com/javascript/reference).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tfbatch.charts import (
+    Band,
+    Chart,
+    Mark,
+    ParallelAxis,
+    ParallelCoordinates,
+    Picture,
+    Series,
+    Stack,
+    finite,
+)
+from tfbatch.schema import JsonObject
+
+_PALETTE = tuple(f"@series-{number}" for number in range(1, 7))
+_MANY_DECADES = 3.0
+_MOST_DECADES = 12.0
+_HEIGHT = 400
+_MANY_POINTS = 1000
+"""A series of more is drawn by WebGL: each of its points would be an element of the page."""
+_SHADES = (
+    (0.0, "#440154"),
+    (0.25, "#3b528b"),
+    (0.5, "#21918c"),
+    (0.75, "#5ec962"),
+    (1.0, "#fde725"),
+)
+"""Viridis, by Smith and van der Walt: it reads without color, too."""
+
+
+def figure(picture: Picture) -> JsonObject:
+    """A picture as an object with the keys "data" and "layout", and "units" for a switch.
+
+    "units" holds the labels of the horizontal axis in each of its units; each trace then has its
+    places in the further ones as "in_other_units" of its `meta`.
+    """
+    if isinstance(picture, ParallelCoordinates):
+        return _parallel(picture)
+    charts = picture.charts if isinstance(picture, Stack) else (picture,)
+    layout = _frame(picture.title, _HEIGHT if len(charts) == 1 else 130 + 210 * len(charts))
+    data: list[JsonObject] = []
+    for number, chart in enumerate(charts):
+        _draw(chart, number, len(charts), data, layout)
+    last = charts[-1]
+    everything = [value for chart in charts for series in chart.series for value in series.x]
+    layout["xaxis"] = {
+        "title": {"text": last.x_label},
+        "gridcolor": "@grid",
+        "zeroline": False,
+        "automargin": True,
+        "anchor": "y" if len(charts) == 1 else f"y{len(charts)}",
+        **_x_axis(last, everything),
+    }
+    if last.y_names is not None:
+        layout["height"] = 150 + 34 * len(last.y_names)
+    units = [last.x_label, *last.other_x_labels]
+    return {"data": data, "layout": layout, **({"units": units} if len(units) > 1 else {})}
+
+
+def _frame(title: str, height: int) -> dict[str, Any]:
+    return {
+        "title": {
+            "text": title,
+            "font": {"size": 15},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+        },
+        "font": {"color": "@ink", "family": "system-ui, sans-serif", "size": 13},
+        "paper_bgcolor": "@paper",
+        "plot_bgcolor": "@paper",
+        "colorway": list(_PALETTE),
+        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        "margin": {"l": 64, "r": 16, "t": 44, "b": 56},
+        "height": height,
+        "hovermode": "closest",
+        "shapes": [],
+        "annotations": [],
+    }
+
+
+def _draw(chart: Chart, number: int, count: int, data: list[JsonObject], layout: Any) -> None:
+    """One chart of a stack: its series, its vertical axis, its marks and bands."""
+    name = "" if number == 0 else str(number + 1)
+    gap = 0.06
+    height = (1 - gap * (count - 1)) / count
+    top = 1 - number * (height + gap)
+    for place, series in enumerate(chart.series):
+        trace = _trace(chart, series, _PALETTE[place % len(_PALETTE)])
+        trace["yaxis"] = f"y{name}"
+        # Of one name, the first has the entry in the legend.
+        if any(other.get("name") == series.name for other in data):
+            trace |= {"showlegend": False}
+        data.append(trace | {"legendgroup": series.name})
+    layout[f"yaxis{name}"] = {
+        "title": {"text": chart.y_label},
+        "gridcolor": "@grid",
+        "zeroline": False,
+        "automargin": True,
+        "domain": [max(top - height, 0.0), top],
+        **_y_axis(chart),
+    }
+    for mark in chart.marks:
+        layout["shapes"].append(_line(mark, name))
+        if number == 0:
+            layout["annotations"].append(_label(chart, mark))
+    for band in chart.bands:
+        layout["shapes"].append(_range(band, name))
+        layout["annotations"].append(_range_label(chart, band, name))
+
+
+def _line(mark: Mark, name: str) -> JsonObject:
+    color = f"@{mark.role}" if mark.role else "@quiet"
+    return {
+        "type": "line",
+        "xref": "x",
+        "yref": f"y{name} domain",
+        "x0": mark.x,
+        "x1": mark.x,
+        "y0": 0,
+        "y1": 1,
+        "line": {"color": color, "width": 1.5, "dash": "dot"},
+    }
+
+
+def _label(chart: Chart, mark: Mark) -> JsonObject:
+    """Above the picture's frame, one below another where marks are close, so that none overlap."""
+    level = sorted(chart.marks, key=lambda one: one.x).index(mark)
+    right = _is_at_the_right(chart, mark.x)
+    return {
+        "x": math.log10(mark.x) if chart.log_x else mark.x,
+        "xref": "x",
+        "y": 1,
+        "yref": "y domain",
+        "text": mark.label,
+        "showarrow": False,
+        "xanchor": "right" if right else "left",
+        "yanchor": "top",
+        "xshift": -4 if right else 4,
+        "yshift": -16 * level,
+        "font": {"size": 12, "color": f"@{mark.role}" if mark.role else "@ink"},
+    }
+
+
+def _range(band: Band, name: str) -> JsonObject:
+    along = {"xref": "paper", "x0": 0, "x1": 1, "yref": f"y{name}", "y0": band.low, "y1": band.high}
+    if band.across == "x":
+        along = {"xref": "x", "x0": band.low, "x1": band.high, "yref": f"y{name} domain"}
+        along |= {"y0": 0, "y1": 1}
+    line = {"width": 0}
+    return {"type": "rect", "layer": "below", "fillcolor": "@band", "line": line, **along}
+
+
+def _range_label(chart: Chart, band: Band, name: str) -> JsonObject:
+    shared = {"text": band.label, "showarrow": False, "font": {"size": 12, "color": "@quiet"}}
+    if band.across == "x":
+        middle = (band.low + band.high) / 2
+        return {**shared, "x": middle, "xref": "x", "y": 1, "yref": f"y{name} domain"} | {
+            "yanchor": "bottom"
+        }
+    log = chart.log_y
+    at = math.log10(band.low) if log else band.low
+    return {**shared, "x": 1, "xref": "paper", "xanchor": "right", "y": at, "yref": f"y{name}"} | {
+        "yanchor": "bottom"
+    }
+
+
+def _trace(chart: Chart, series: Series, color: str) -> dict[str, Any]:
+    color = f"@{series.role}" if series.role else color
+    trace: dict[str, Any] = {
+        "type": "bar" if series.kind == "bars" else "scatter",
+        "name": series.name,
+        "x": list(series.x),
+        "y": finite(series.y),
+        "marker": {"color": color, "size": 8, "symbol": series.symbol},
+    }
+    if series.low is not None and series.high is not None:
+        errors = {
+            "type": "data",
+            "symmetric": False,
+            "array": _lengths(series.y, series.high),
+            "arrayminus": _lengths(series.low, series.y),
+            "thickness": 1.4,
+            "width": 3,
+            "color": color,
+        }
+        if chart.y_names is not None:  # of rows the bars lie along the horizontal axis
+            errors["array"] = _lengths(series.x, series.high)
+            errors["arrayminus"] = _lengths(series.low, series.x)
+        trace["error_x" if chart.y_names is not None else "error_y"] = errors
+    if series.about is not None:
+        trace["text"] = list(series.about)
+        trace["hovertemplate"] = "%{text}<extra>%{fullData.name}</extra>"
+    if series.shades is not None:
+        trace["marker"] |= _shaded(chart, series.shades)
+    if series.in_other_units:
+        trace["meta"] = {"in_other_units": [list(places) for places in series.in_other_units]}
+    if series.kind == "bars":
+        return {**trace, "marker": {"color": color}}
+    if len(series.x) > _MANY_POINTS:
+        trace["type"] = "scattergl"
+    mode = {"points": "markers", "points and line": "lines+markers"}.get(series.kind, "lines")
+    dash = "dash" if series.kind == "dashed" else "solid"
+    return {**trace, "mode": mode, "line": {"color": color, "width": 2, "dash": dash}}
+
+
+def _shaded(chart: Chart, shades: Sequence[float]) -> JsonObject:
+    every = [v for s in chart.series for v in s.shades or () if math.isfinite(v)]
+    dark, light = chart.shade_ends or (min(every, default=0.0), max(every, default=1.0))
+    first = next(s.shades for s in chart.series if s.shades is not None)
+    return {
+        "color": finite(tuple(shades)),
+        "colorscale": [list(stop) for stop in _SHADES],
+        "reversescale": dark > light,
+        "cmin": min(dark, light),
+        "cmax": max(dark, light),
+        "showscale": first is shades,
+        "colorbar": {"title": {"text": chart.shade_label, "side": "right"}, "thickness": 12},
+        "line": {"width": 1, "color": "@ink"},
+    }
+
+
+def _lengths(low: Sequence[float], high: Sequence[float]) -> list[float | None]:
+    """Of error bars; one without an end is not drawn."""
+    found = (above - below for below, above in zip(low, high, strict=True))
+    return [length if math.isfinite(length) else None for length in found]
+
+
+def _x_axis(chart: Chart, values: Sequence[float]) -> dict[str, Any]:
+    axis = _log_axis(values) if chart.log_x else {}
+    if chart.x_ticks is not None:
+        ticks = {"tickvals": list(chart.x_ticks), "ticktext": [f"{t:g}" for t in chart.x_ticks]}
+        axis = {"type": "log" if chart.log_x else "linear", "tickmode": "array", **ticks}
+    return axis
+
+
+def _y_axis(chart: Chart) -> dict[str, Any]:
+    if chart.y_names is not None:
+        places = list(range(len(chart.y_names)))
+        ticks = {"tickmode": "array", "tickvals": places, "ticktext": list(chart.y_names)}
+        return {**ticks, "range": [len(places) - 0.5, -0.5], "ticklabelposition": "outside"}
+    values = [value for series in chart.series for value in series.y]
+    plain = {"rangemode": "tozero"} if chart.from_zero else {}
+    axis = _log_axis(values) if chart.log_y else plain
+    if chart.y_limits is None:
+        return axis
+    ends = [math.log10(end) for end in chart.y_limits] if chart.log_y else list(chart.y_limits)
+    several = ends[1] - ends[0] > 1
+    tick = {"dtick": "D2" if several else None} if chart.log_y else {}
+    return {**axis, **tick, "range": ends}
+
+
+def _log_axis(values: Iterable[float]) -> dict[str, Any]:
+    """Powers of ten, with 2 and 5 where they are few; Plotly's own ticks within one decade."""
+    shown = [value for value in values if math.isfinite(value) and value > 0]
+    decades = math.log10(max(shown) / min(shown)) if shown else 0.0
+    axis: dict[str, Any] = {"type": "log", "exponentformat": "power"}
+    if decades > _MOST_DECADES:  # a divergence: half as many on either side of the middle value
+        middle = math.log10(sorted(shown)[len(shown) // 2])
+        low, high = (math.log10(end(shown)) for end in (min, max))
+        half = _MOST_DECADES / 2
+        axis["range"] = [max(low, middle - half), min(high, middle + half)]
+    if decades > _MANY_DECADES:
+        return {**axis, "dtick": 1}
+    return {**axis, "dtick": "D2"} if decades > 1 else axis
+
+
+def _is_at_the_right(chart: Chart, x: float) -> bool:
+    """Whether a label to the right of it would leave the picture."""
+    scale = math.log if chart.log_x else float
+    places = [scale(value) for series in chart.series for value in series.x]
+    return bool(places) and scale(x) > (min(places) + max(places)) / 2
+
+
+def _parallel(picture: ParallelCoordinates) -> JsonObject:
+    last = picture.axes[-1]
+    shades = [value for value in last.values if math.isfinite(value)]
+    trace = {
+        "type": "parcoords",
+        "name": picture.title,
+        "dimensions": [_dimension(axis) for axis in picture.axes],
+        "labelside": "top",
+        "line": {
+            "color": finite(last.values),
+            "colorscale": [list(stop) for stop in _SHADES],
+            "cmin": min(shades, default=0.0),
+            "cmax": max(shades, default=1.0),
+            "showscale": True,
+            "colorbar": {"title": {"text": last.label, "side": "right"}, "thickness": 12},
+        },
+        "labelfont": {"color": "@ink"},
+        "tickfont": {"color": "@ink"},
+        "rangefont": {"color": "@quiet"},
+    }
+    layout = _frame(picture.title, _HEIGHT)
+    layout["margin"] = {"l": 56, "r": 24, "t": 92, "b": 28}
+    return {"data": [trace], "layout": layout}
+
+
+def _dimension(axis: ParallelAxis) -> JsonObject:
+    shown: dict[str, Any] = {"label": axis.label, "values": finite(axis.values)}
+    if axis.names:
+        places = list(range(len(axis.names)))
+        return (
+            shown
+            | {"tickvals": places, "ticktext": list(axis.names)}
+            | {"range": [-0.5, len(places) - 0.5]}
+        )
+    if axis.log:
+        logs = [math.log10(v) if v > 0 else math.nan for v in axis.values]
+        ticks = _ticks(logs)
+        shown["values"] = finite(tuple(logs))
+        return shown | {"tickvals": ticks, "ticktext": [f"{10**tick:.3g}" for tick in ticks]}
+    return shown
+
+
+def _ticks(logs: Sequence[float]) -> list[float]:
+    """The values themselves where they are few, else powers of ten and the ends."""
+    values = sorted({round(value, 9) for value in logs if math.isfinite(value)})
+    if len(values) <= 12:
+        return values
+    powers = range(math.ceil(values[0]), math.floor(values[-1]) + 1)
+    return sorted({values[0], *map(float, powers), values[-1]})

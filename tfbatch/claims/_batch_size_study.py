@@ -1,0 +1,286 @@
+"""One set of trainings at several batch sizes, read on every axis that people argue about.
+
+Each training has a constant learning rate, so that its first part is what a shorter one would have
+been: one run of a seed is read after the same epochs, the same updates, the same seconds, and where
+it reaches a target. The rate is searched for each question by seeds of its own; targets and margins
+come from pilot seeds; verdicts rest on fresh ones, paired across batch sizes: a seed fixes the
+initial weights and the order of the examples for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from tfbatch.claims._claim import Policy
+from tfbatch.claims._court import Run, Training
+from tfbatch.configuration import Configuration
+from tfbatch.estimators.first_hit import StepsToTarget, first_hit_that_stays
+from tfbatch.estimators.interval import mean_and_deviation
+from tfbatch.scaling_rules import scaled
+from tfbatch.schema import Named
+
+if TYPE_CHECKING:
+    from tfbatch.claims._court import Court
+
+Budget = Literal["epochs", "updates", "seconds", "target"]
+"""After the same examples, the same updates, the same seconds; or as soon as the target."""
+_FIRST_OCTAVES = (-2, -1, 0, 1, 2)
+_MOST_OCTAVES = 6
+_TARGET_SHARE = 0.7
+"""The target is what the baseline reaches after this share of its training."""
+_MOST_OF_DATA = 0.5
+"""The largest batch size, as a share of the training split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A learning rate for one batch size.
+
+    Attributes:
+        value: The rate.
+        doubts: Why it may not be the best one: it lies at the edge of what was tried.
+    """
+
+    value: float
+    doubts: tuple[str, ...] = ()
+
+
+class BatchSizeStudy:
+    """The trainings that most cards read.
+
+    Args:
+        court: Trains.
+
+    Attributes:
+        base: The baseline's batch size, B0.
+        sizes: The batch sizes, ascending; B0 is one of them.
+    """
+
+    def __init__(self, court: Court):
+        self._court = court
+        workload = court.workload
+        self.base = workload.baseline.batch_size
+        most = max(int(workload.num_examples * _MOST_OF_DATA), self.base)
+        asked = {max(1, round(self.base * factor)) for factor in court.preset.factors}
+        self.sizes = tuple(sorted({min(size, most) for size in asked} | {self.base}))
+
+    @property
+    def large(self) -> int:
+        """The largest size: 16 times B0 as far as the data allows."""
+        return self.sizes[-1]
+
+    @property
+    def small(self) -> int:
+        """The smallest size."""
+        return self.sizes[0]
+
+    def length(self, size: int) -> int:
+        """Examples in a training: as many as B0's, or as many updates where that is more."""
+        return math.ceil(self._court.workload.examples * max(1.0, size / self.base))
+
+    def examples_of(self, size: int, budget: Budget) -> float:
+        """Where a training of a size is read; at its end for "target"."""
+        examples = float(self._court.workload.examples)
+        if budget == "epochs":
+            return examples
+        if budget == "updates":
+            return examples * size / self.base
+        if budget == "seconds":
+            return min(examples * self.speed(size), self.length(size))
+        return self.length(size)
+
+    def speed(self, size: int) -> float:
+        """Examples per second of a size over those of B0, without evaluations."""
+        return (size / self.seconds(size)) / (self.base / self.seconds(self.base))
+
+    def seconds(self, size: int) -> float:
+        """Median seconds of a step of a size."""
+        return self._seconds[size]
+
+    @functools.cached_property
+    def _seconds(self) -> dict[int, float]:
+        return {one.batch_size: one.seconds for one in self._court.step_times(self.sizes)}
+
+    def configuration(self, size: int, rate: float) -> Configuration:
+        """The baseline at another size and constant rate."""
+        return self._court.workload.baseline.model_copy(
+            update={
+                "batch_size": size,
+                "base_batch_size": size,
+                "base_learning_rate": float(f"{rate:.4g}"),
+                "scaling_rule": Named(name="none"),
+            }
+        )
+
+    def runs(self, size: int, rate: float, purpose: str = "verdict") -> list[Run]:
+        """One run for each seed, in the order of the seeds."""
+        preset = self._court.preset
+        count = {"verdict": preset.seeds, "pilot": preset.pilot_seeds}
+        seeds = self._court.seeds(purpose, count.get(purpose, preset.tuning_seeds))
+        configuration = self.configuration(size, rate)
+        return self._court.train(
+            [Training(configuration, self.length(size), seed) for seed in seeds]
+        )
+
+    def prefetch(self, policies: Sequence[Policy], budgets: Sequence[Budget]) -> None:
+        """Runs all that some questions need, with no pause between sizes."""
+        self._search_together()
+        rates = {
+            (size, self.rate(size, policy, budget).value)
+            for size in self.sizes
+            for policy in policies
+            for budget in budgets
+        }
+        seeds = self._court.seeds("verdict", self._court.preset.seeds)
+        self._court.train(
+            [
+                Training(self.configuration(size, rate), self.length(size), seed)
+                for seed in seeds
+                for size, rate in sorted(rates)
+            ]
+        )
+
+    def rate(self, size: int, policy: Policy, budget: Budget) -> Rate:
+        """The learning rate of a size: B0's best one, that by the rule, or its own best one."""
+        if policy == "tuned" or size == self.base:
+            return self._best_rate(size, budget)
+        own = self._best_rate(self.base, "epochs")
+        if policy == "fixed":
+            return own
+        baseline = self._court.workload.baseline
+        value = scaled(
+            baseline.scaling_rule.name,
+            own.value,
+            batch_size=size,
+            base_batch_size=self.base,
+            parameters=baseline.scaling_rule.arguments,
+        )
+        return Rate(value, own.doubts)
+
+    def scores(self, size: int, policy: Policy, budget: Budget) -> list[float]:
+        """The objective of each verdict seed, larger is better."""
+        rate = self.rate(size, policy, budget)
+        examples = self.examples_of(size, budget)
+        return [run.score_at(examples) for run in self.runs(size, rate.value)]
+
+    def doubts(self, policy: Policy, budget: Budget, sizes: Sequence[int]) -> tuple[str, ...]:
+        """What forbids a verdict on the rates of some sizes."""
+        found = [d for size in sizes for d in self.rate(size, policy, budget).doubts]
+        return tuple(dict.fromkeys(found))
+
+    @functools.cached_property
+    def margin(self) -> float:
+        """The smallest difference of the objective that matters, from pilot seeds.
+
+        The deviation between seeds, or half a point of an accuracy or 2 % of a loss without
+        learning where that is larger.
+        """
+        workload = self._court.workload
+        scores = [run.score_at(workload.examples) for run in self._pilot]
+        deviation = mean_and_deviation(scores)[1]
+        return max(deviation, workload.smallest_margin, 1e-6 * abs(workload.untrained))
+
+    @functools.cached_property
+    def target(self) -> float:
+        """What the pilot runs of B0 reach after 70 % of their training, in the median."""
+        examples = _TARGET_SHARE * self._court.workload.examples
+        return statistics.median(run.score_at(examples) for run in self._pilot)
+
+    @functools.cached_property
+    def _pilot(self) -> list[Run]:
+        return self.runs(self.base, self._best_rate(self.base, "epochs").value, "pilot")
+
+    def updates_to_target(self, size: int, policy: Policy) -> list[StepsToTarget]:
+        """Of each verdict seed; one that falls short counts as above its whole length."""
+        rate = self.rate(size, policy, "target")
+        return [self._updates(run) for run in self.runs(size, rate.value)]
+
+    def _updates(self, run: Run) -> StepsToTarget:
+        size = run.training.configuration.batch_size
+        if len(run.examples) > 1:
+            found = first_hit_that_stays(
+                [examples / size for examples in run.examples[1:]],
+                run.scores[1:],
+                batch_size=size,
+                target=self.target,
+                direction="max",
+            )
+            if found.reached:
+                return found
+        return StepsToTarget(size, run.training.examples / size, reached=False)
+
+    def _best_rate(self, size: int, budget: Budget) -> Rate:
+        known = self._best_rates
+        if (size, budget) not in known:
+            known[size, budget] = self._search(size, budget)
+        return known[size, budget]
+
+    @functools.cached_property
+    def _best_rates(self) -> dict[tuple[int, Budget], Rate]:
+        return {}
+
+    def _search(self, size: int, budget: Budget) -> Rate:
+        """The best of a grid of octaves, which grows until the best one lies within it."""
+        octaves = list(_FIRST_OCTAVES)
+        cost = self._cost(size, budget)
+        while True:
+            costs = {octave: self._mean_cost(size, octave, cost) for octave in octaves}
+            best = min(octaves, key=lambda octave: (costs[octave], abs(octave)))
+            rate = self._rate_at(size, best)
+            if math.isinf(costs[best]):
+                return Rate(rate, (f"no rate reaches the target at batch size {size}",))
+            if best not in (octaves[0], octaves[-1]):
+                return Rate(rate)
+            beyond = best - 1 if best == octaves[0] else best + 1
+            if abs(beyond) > _MOST_OCTAVES:
+                where = "lowest" if best == octaves[0] else "highest"
+                return Rate(
+                    rate, (f"the best rate at batch size {size} is the {where} that was tried",)
+                )
+            octaves = sorted({*octaves, beyond})
+
+    def _search_together(self) -> None:
+        """The first octaves of all sizes, with no pause between them."""
+        seeds = self._court.seeds("tuning", self._court.preset.tuning_seeds)
+        self._court.train(
+            [
+                Training(
+                    self.configuration(size, self._rate_at(size, octave)), self.length(size), seed
+                )
+                for octave in _FIRST_OCTAVES
+                for size in self.sizes
+                for seed in seeds
+            ]
+        )
+
+    def _rate_at(self, size: int, octave: int) -> float:
+        """So many factors of two above what the optimizer's rule makes of the baseline's rate."""
+        baseline = self._court.workload.baseline
+        at_rule = scaled(
+            baseline.scaling_rule.name,
+            baseline.base_learning_rate,
+            batch_size=size,
+            base_batch_size=self.base,
+            parameters=baseline.scaling_rule.arguments,
+        )
+        return at_rule * 2.0**octave
+
+    def _cost(self, size: int, budget: Budget) -> Callable[[Run], float]:
+        """What the best rate has least of."""
+        if budget == "target":
+            return lambda run: _log_or_infinite(self._updates(run))
+        examples = self.examples_of(size, budget)
+        return lambda run: -run.score_at(examples)
+
+    def _mean_cost(self, size: int, octave: int, cost: Callable[[Run], float]) -> float:
+        runs = self.runs(size, self._rate_at(size, octave), "tuning")
+        return statistics.fmean(map(cost, runs))
+
+
+def _log_or_infinite(updates: StepsToTarget) -> float:
+    return math.log(updates.steps) if updates.reached else math.inf

@@ -1,0 +1,161 @@
+"""What a card may use: trainings by their seed, step times, and functions in a process."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+
+from tfbatch.claims._preset import Preset
+from tfbatch.configuration import Configuration
+from tfbatch.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from tfbatch.claims._batch_size_study import BatchSizeStudy
+    from tfbatch.training.context import TaskContext  # imports TensorFlow
+    from tfbatch.training.step_times import StepTime
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """The model and the data that a verdict is about.
+
+    Attributes:
+        baseline: What the user trains with now, at a constant rate.
+        num_examples: Size of the training split.
+        examples: Length of a training at the baseline's batch size, in examples.
+        metric: The objective's name.
+        untrained: The objective before training, oriented so that larger is better.
+        smallest_margin: Differences of the objective below this never matter; 0 where that is not
+            known.
+        device: Kind of device, such as "CPU".
+        precision: Keras's dtype policy.
+        normalizations: What the model's builder takes as `normalization`; empty where it does not.
+    """
+
+    baseline: Configuration
+    num_examples: int
+    examples: int
+    metric: str
+    untrained: float
+    smallest_margin: float
+    device: str = "CPU"
+    precision: str = "float32"
+    normalizations: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A training to run.
+
+    Attributes:
+        configuration: What to train with.
+        examples: Its length.
+        seed: Of weights, order and augmentation: the same for every configuration of a pair.
+    """
+
+    configuration: Configuration
+    examples: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training that has ended.
+
+    Attributes:
+        training: What was asked for.
+        examples: Examples seen before each evaluation, ascending; the first is 0.
+        scores: The objective at each, oriented so that larger is better; the first is that of the
+            untrained model.
+        diverged: Whether it ended because its loss grew beyond any use.
+    """
+
+    training: Training
+    examples: tuple[float, ...]
+    scores: tuple[float, ...]
+    diverged: bool = False
+
+    def score_at(self, examples: float) -> float:
+        """The objective after so many examples, interpolated between two evaluations.
+
+        A run that had diverged by then is worth as much as the untrained model.
+        """
+        shown = [(x, y) for x, y in zip(self.examples, self.scores, strict=True) if x <= examples]
+        if not all(math.isfinite(y) for _, y in shown):
+            return self.scores[0]
+        if self.diverged and examples > self.examples[-1]:
+            return self.scores[0]
+        return float(np.interp(examples, self.examples, self._finite()))
+
+    def oscillation(self, first: float, last: float) -> float | None:
+        """Standard deviation of the objective around its line between two numbers of examples.
+
+        None where fewer than four evaluations lie there, or it had diverged.
+        """
+        points = [
+            (x, y) for x, y in zip(self.examples, self.scores, strict=True) if first <= x <= last
+        ]
+        if len(points) < 4 or not all(math.isfinite(y) for _, y in points) or self.diverged:
+            return None
+        x, y = (np.array(part) for part in zip(*points, strict=True))
+        line = np.polynomial.Polynomial.fit(x, y, 1)
+        return float(math.sqrt(((y - line(x)) ** 2).sum() / (len(points) - 2)))
+
+    def _finite(self) -> list[float]:
+        """A value that is no number counts as that of the untrained model."""
+        return [score if math.isfinite(score) else self.scores[0] for score in self.scores]
+
+
+class Court(abc.ABC):
+    """Trains and measures for the cards; nothing is run twice.
+
+    Args:
+        workload: Model and data.
+        preset: How large the experiments are.
+        seed: Everything random derives from it.
+    """
+
+    def __init__(self, workload: Workload, preset: Preset, seed: int):
+        self.workload = workload
+        self.preset = preset
+        self._seed = seed
+
+    @functools.cached_property
+    def study(self) -> BatchSizeStudy:
+        """The trainings at several batch sizes that most cards read."""
+        from tfbatch.claims._batch_size_study import BatchSizeStudy
+
+        return BatchSizeStudy(self)
+
+    def seeds(self, purpose: str, count: int) -> list[int]:
+        """Seeds for one purpose: "verdict", "pilot" or "tuning"; no two have one in common."""
+        return [derive_seed(self._seed, "claims", purpose, index) for index in range(count)]
+
+    @abc.abstractmethod
+    def train(self, trainings: Sequence[Training]) -> list[Run]:
+        """Runs what was not run yet, several at a time; returns all in the order asked for."""
+
+    @abc.abstractmethod
+    def step_times(self, batch_sizes: Sequence[int]) -> tuple[StepTime, ...]:
+        """Seconds of a step of each size in interleaved rounds, each alone on the device.
+
+        The same sizes are measured once. Sizes that take too long are left out.
+        """
+
+    @abc.abstractmethod
+    def measure(
+        self,
+        function: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """What `function(context, *arguments, **options)` returns in the process that trains."""

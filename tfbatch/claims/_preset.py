@@ -1,0 +1,58 @@
+"""How large the experiments are: a preset changes sizes, never the rules."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from tfbatch.errors import InputError
+
+PresetName = Literal["tiny", "small", "full"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Sizes of the experiments.
+
+    Attributes:
+        name: Its name.
+        length: Length of a training as a multiple of the data's own.
+        factors: Batch sizes as multiples of the baseline's.
+        seeds: Fresh seeds that a verdict rests on.
+        pilot_seeds: Seeds that fix margins and targets, and that no verdict uses.
+        tuning_seeds: Seeds that learning rates are searched with, and that no verdict uses.
+        rounds: Interleaved rounds of timing.
+        timing_seconds: About what timing one set of batch sizes may take.
+    """
+
+    name: PresetName
+    length: float
+    factors: tuple[float, ...]
+    seeds: int = 10
+    pilot_seeds: int = 5
+    tuning_seeds: int = 2
+    rounds: int = 15
+    timing_seconds: float = 60.0
+
+
+_FINE = (1 / 32, 1 / 16, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("tiny", 0.5, (1 / 16, 1 / 4, 1.0, 4.0, 16.0)),
+        Preset("small", 1.0, (1 / 16, 1 / 4, 1.0, 4.0, 16.0), tuning_seeds=3, timing_seconds=150.0),
+        Preset("full", 2.0, _FINE, seeds=20, pilot_seeds=8, tuning_seeds=5, timing_seconds=600.0),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by its name.
+
+    Raises:
+        InputError: There is none.
+    """
+    for preset in PRESETS.values():
+        if preset.name == name:
+            return preset
+    raise InputError(f"`preset` must be one of {', '.join(PRESETS)}. Received: {name!r}.")

@@ -1,0 +1,409 @@
+"""A session of the court: opens model, data and folder, runs the cards, and judges."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate
+
+from tfbatch.claims import Card
+from tfbatch.claims._claim import Evidence
+from tfbatch.claims._court import Court, P, R, Run, Training, Workload
+from tfbatch.claims._preset import Preset
+from tfbatch.claims._request import CourtRequest
+from tfbatch.claims._verdicts import Verdicts, fingerprint_of
+from tfbatch.configuration import Configuration
+from tfbatch.errors import StoppedError, TfbatchError
+from tfbatch.exporters._trial import read_curves
+from tfbatch.instruments.open_bench import DEFAULT_OPTIMIZER
+from tfbatch.models import MODELS
+from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.oracles import Part
+from tfbatch.pipeline.user_data import OwnSplit
+from tfbatch.request.model_and_data import baseline_configuration
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.fingerprint import write_fingerprint
+from tfbatch.run_folder.folder import RunFolder, RunLock
+from tfbatch.run_folder.wall_time import WallTime, spent_seconds
+from tfbatch.schema import Named, content_hash
+from tfbatch.search.clock import SearchClock
+from tfbatch.search.preparation import check_baseline, check_comparable, check_length, prepared
+from tfbatch.search.progress import Progress
+from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
+from tfbatch.training.context import TaskContext, UserCode
+from tfbatch.training.evaluation import Untrained, measure_untrained
+from tfbatch.training.step_times import StepTime, measure_step_times
+from tfbatch.trial.finished_trial import FinishedTrial
+from tfbatch.trial.objective import Objective
+
+if TYPE_CHECKING:
+    from tfbatch.search.engine import Engine
+    from tfbatch.workers import Slot
+
+EVIDENCE = "evidence"
+"""Folder of a run folder with what each card has found, a file each."""
+_NO_WHOLE_RUN = 1
+"""The runner keeps the weights of trials of the run's length: here of none."""
+
+
+class LiveCourt(Court):
+    """The court of a run folder: its journal holds the trainings.
+
+    Args:
+        workload: Model and data.
+        preset: How large the experiments are.
+        seed: Everything random derives from it.
+        runner: Runs the trainings.
+        engine: Runs functions.
+        tensorboard: Folder of the curves.
+        objective: The objective.
+        progress: Told of everything.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        preset: Preset,
+        seed: int,
+        *,
+        runner: TrialRunner,
+        engine: Engine,
+        tensorboard: Path,
+        objective: Objective,
+        progress: Progress,
+    ):
+        super().__init__(workload, preset, seed)
+        self._runner, self._engine = runner, engine
+        self._tensorboard, self._objective = tensorboard, objective
+        self._progress = progress
+        self._runs: dict[str, Run] = {}
+        self._times: dict[tuple[int, ...], tuple[StepTime, ...]] = {}
+
+    def train(self, trainings: Sequence[Training]) -> list[Run]:
+        """See Court.
+
+        Raises:
+            InterruptedTrialError: A stop was requested, or the time is over.
+        """
+        names = {name_of(training): training for training in trainings}
+        missing = {name: one for name, one in names.items() if name not in self._runs}
+        specs = (
+            self._runner.spec(
+                name, "claims", one.seed, one.configuration, Part(total_examples=one.examples)
+            )
+            for name, one in missing.items()
+        )
+        for finished in self._runner.run_all(specs):
+            self._runs[finished.trial] = self._run(missing[finished.trial], finished)
+        return [self._runs[name_of(training)] for training in trainings]
+
+    def _run(self, training: Training, finished: FinishedTrial) -> Run:
+        """A finished trial with its curve.
+
+        Raises:
+            TfbatchError: It failed for a reason that says nothing of the batch size.
+        """
+        if finished.status not in ("completed", "diverged"):
+            raise TfbatchError(
+                f"The training {finished.trial} ended as {finished.status!r}: {finished.message}"
+            )
+        sign = 1.0 if self._objective.direction == "max" else -1.0
+        points = [
+            (point.values["examples"], sign * point.values[self._objective.name])
+            for point in read_curves(self._tensorboard, finished.row)
+            if self._objective.name in point.values
+        ]
+        return Run(
+            training,
+            (0.0, *(x for x, _ in points)),
+            (self.workload.untrained, *(y for _, y in points)),
+            diverged=finished.status == "diverged",
+        )
+
+    def step_times(self, batch_sizes: Sequence[int]) -> tuple[StepTime, ...]:
+        """See Court.
+
+        Raises:
+            StoppedError: A stop was requested.
+        """
+        sizes = tuple(sorted(set(batch_sizes)))
+        if sizes not in self._times:
+            listed = ", ".join(map(str, sizes))
+            self._progress.say(f"Timing steps of batch sizes {listed}, each alone on the device.")
+            self._times[sizes] = self.measure(
+                time_steps,
+                [self.workload.baseline.model_copy(update={"batch_size": b}) for b in sizes],
+                rounds=self.preset.rounds,
+                seconds=self.preset.timing_seconds,
+            )
+        return self._times[sizes]
+
+    def measure(
+        self,
+        function: Callable[Concatenate[TaskContext, P], R],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        """See Court."""
+        return self._engine.call_alone(function, *arguments, **options)
+
+
+def time_steps(
+    task: TaskContext, configurations: Sequence[Configuration], *, rounds: int, seconds: float
+) -> tuple[StepTime, ...]:
+    """Inside the process that trains: interleaved rounds of all batch sizes.
+
+    Raises:
+        StoppedError: A stop was requested.
+    """
+    times = measure_step_times(
+        task.programs,
+        configurations,
+        heartbeat=task.heartbeat_or_stop,
+        rounds=rounds,
+        seconds=seconds,
+    )
+    return tuple(times)
+
+
+def name_of(training: Training) -> str:
+    """A training's name: equal for equal trainings, so that two cards that need it run it once."""
+    c = training.configuration
+    content = [c.model_dump(mode="json"), training.examples, training.seed]
+    return f"b{c.batch_size}-r{c.base_learning_rate:.4g}-{content_hash(content)[:10]}"
+
+
+def hold_court(
+    request: CourtRequest,
+    code: UserCode,
+    *,
+    splits: Mapping[str, OwnSplit] | None = None,
+    progress: Progress,
+    stop_requested: Callable[[], bool],
+    lock: RunLock,
+    warm: Slot | None = None,
+    finished: Callable[[Verdicts], None] = lambda verdicts: None,
+) -> Verdicts:
+    """Runs the cards that are missing, and judges the claims.
+
+    Args:
+        request: What is asked.
+        code: The model's builder, and what else a user gives as code.
+        splits: Arrays or Datasets to be stored in the run folder.
+        progress: Told of everything.
+        stop_requested: When true, the session ends with what was judged.
+        lock: The run folder's lock.
+        warm: A slot whose process has imported TensorFlow, or None.
+        finished: Called after each card with the verdicts so far.
+
+    Raises:
+        InputError: Something asked for cannot be used; nothing was trained.
+        DataError: Data absent or damaged.
+        RunFolderError: The run folder is in use, or full.
+    """
+    started = time.monotonic()
+    progress.doing("starting the first worker process")
+    with (
+        lock,
+        prepared(
+            request.subject,
+            request.execution,
+            code,
+            lock=lock,
+            progress=progress,
+            splits=splits,
+            warm=warm,
+            stop_requested=stop_requested,
+        ) as ready,
+    ):
+        num_examples = ready.data.splits["train"]
+        optimizer = ready.model.optimizer or _optimizer(ready.subject.optimizer)
+        rule = Named(name=OPTIMIZERS.load(optimizer.name).SCALING_RULE)
+        baseline = baseline_configuration(ready.subject, optimizer=optimizer, scaling_rule=rule)
+        check_baseline(ready.subject, num_examples)
+        check_length(request.trial_length, [baseline.batch_size], num_examples)
+        progress.doing("evaluating the untrained model")
+        untrained = ready.engine.call(measure_untrained, baseline)
+        names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
+        request.objective.check(names, untrained.directions)
+        check_comparable(request.objective, untrained, progress)
+        examples = request.trial_length.examples(num_examples)
+        folder = RunFolder(
+            request.run_dir,
+            identity=request.identity(
+                records=ready.data.identity,
+                model_source=_source_hash(code.build_model),
+                model_built=untrained.model_hash,
+                trial_examples=examples,
+            ),
+            budget={"max_minutes": request.max_minutes},
+            overwrite=request.overwrite,
+            lock=lock,
+        )
+        with folder:
+            write_fingerprint(folder.path, list(ready.engine.devices.accelerators))
+            spent = spent_seconds(folder.path, folder.journal.rows)
+            clock = SearchClock(
+                request.max_minutes, spent_seconds=spent + time.monotonic() - started
+            )
+
+            def must_stop() -> bool:
+                return stop_requested() or clock.expired()
+
+            court = LiveCourt(
+                workload_of(request, baseline, untrained, num_examples, ready.engine),
+                request.preset,
+                request.seed,
+                runner=TrialRunner(
+                    folder,
+                    engine=ready.engine,
+                    objective=request.objective,
+                    num_examples=num_examples,
+                    total_examples=_NO_WHOLE_RUN,
+                    progress=progress,
+                    training_loss=untrained.training_loss,
+                    stop_requested=must_stop,
+                ),
+                engine=ready.engine,
+                tensorboard=folder.tensorboard,
+                objective=request.objective,
+                progress=progress,
+            )
+            session = Session(request, court, folder.path, progress, must_stop, finished)
+            with WallTime(folder.path, before=spent, started=started):
+                return session.run()
+
+
+class Session:
+    """The cards of a request, one after the other; what each has found is on disk before the next.
+
+    Args:
+        request: What is asked.
+        court: Trains and measures.
+        folder: The run folder.
+        progress: Told of everything.
+        must_stop: When true, no further card begins.
+        finished: Called after each card with the verdicts so far.
+    """
+
+    def __init__(
+        self,
+        request: CourtRequest,
+        court: Court,
+        folder: Path,
+        progress: Progress,
+        must_stop: Callable[[], bool],
+        finished: Callable[[Verdicts], None],
+    ):
+        self._request, self._court = request, court
+        self._folder = folder / EVIDENCE
+        self._progress = progress
+        self._must_stop, self._finished = must_stop, finished
+        self._missing: dict[str, str] = {}
+
+    def run(self) -> Verdicts:
+        """Judges; a card that fails costs its own claims."""
+        self._folder.mkdir(exist_ok=True)
+        evidence: list[Evidence] = []
+        for card in self._request.cards:
+            known = self._read(card)
+            if known is None:
+                if self._must_stop():
+                    self._missing[card.CARD] = "the session ended before it"
+                    continue
+                self._progress.say(f"Card {card.CARD}: {card.TITLE}.")
+                known = self._collect(card)
+            evidence += known
+            self._finished(self._verdicts(evidence))
+        return self._verdicts(evidence)
+
+    def _verdicts(self, evidence: Sequence[Evidence]) -> Verdicts:
+        return Verdicts(
+            run_dir=self._folder.parent,
+            claims=self._request.claims,
+            evidence=tuple(evidence),
+            missing=tuple(self._missing.items()),
+            preset=self._request.preset.name,
+            seed=self._request.seed,
+            subject=f"{self._request.subject.model} on {self._request.subject.data.name}",
+            fingerprint=fingerprint_of(self._folder.parent),
+        )
+
+    def _collect(self, card: Card) -> list[Evidence]:
+        found: list[Evidence] = []
+        try:
+            for one in card.collect(self._court):
+                found.append(one)
+        except (InterruptedTrialError, StoppedError):
+            self._missing[card.CARD] = "the session ended before its end"
+            return []
+        except Exception as error:
+            self._missing[card.CARD] = f"it failed: {type(error).__name__}: {error}"
+            self._progress.say(f"Card {card.CARD} failed: {type(error).__name__}: {error}")
+            return []
+        content = {"card": card.CARD, "evidence": [dataclasses.asdict(one) for one in found]}
+        write_whole(self._folder / f"{card.CARD}.json", json.dumps(content, indent=1))
+        return found
+
+    def _read(self, card: Card) -> list[Evidence] | None:
+        """What an earlier session has found, or None."""
+        try:
+            text = (self._folder / f"{card.CARD}.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        rows: list[dict[str, Any]] = json.loads(text)["evidence"]
+        return [Evidence(**{key: _tuples(value) for key, value in row.items()}) for row in rows]
+
+
+def workload_of(
+    request: CourtRequest,
+    baseline: Configuration,
+    untrained: Untrained,
+    num_examples: int,
+    engine: Engine,
+) -> Workload:
+    """The workload in the court's terms."""
+    objective = request.objective
+    name = objective.name.removeprefix("val_")
+    value = untrained.metrics[name]
+    chance = untrained.chance.get(name)
+    without = chance.without_knowledge() if chance else math.nan
+    return Workload(
+        baseline=baseline,
+        num_examples=num_examples,
+        examples=request.trial_length.examples(num_examples),
+        metric=objective.name,
+        untrained=value if objective.direction == "max" else -value,
+        smallest_margin=objective.smallest_margin(without if math.isfinite(without) else value),
+        device=engine.devices.kind,
+        precision=request.execution.precision,
+        normalizations=_normalizations(request.subject.model),
+    )
+
+
+def _normalizations(model: str) -> tuple[str, ...]:
+    """What a model of tfbatch takes as `normalization`; nothing of any other one is known."""
+    if model not in MODELS.names():
+        return ()
+    parameters = inspect.signature(MODELS.load(model).build).parameters
+    return ("none", "batch", "group") if "normalization" in parameters else ()
+
+
+def _optimizer(name: str | None) -> Named:
+    return DEFAULT_OPTIMIZER if name in (None, DEFAULT_OPTIMIZER.name) else Named(name=str(name))
+
+
+def _source_hash(build_model: Callable[..., Any]) -> str:
+    try:
+        return content_hash(inspect.getsource(build_model))
+    except (OSError, TypeError):  # typed at a prompt, or not a function
+        return "unknown"
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

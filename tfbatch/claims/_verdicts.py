@@ -1,0 +1,246 @@
+"""The verdicts of a session: as values, as JSON, and as a table for the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.errors import InputError
+from tfbatch.estimators.verdict import ONE_SIDED, Verdict, all_of, holm
+from tfbatch.run_folder.files import FINGERPRINT
+from tfbatch.schema import JsonObject
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+VERDICTS_FILE = "verdicts.json"
+PAGE_FILE = "verdicts.html"
+SYMBOLS = {
+    "HOLDS": "✓",
+    "DOES NOT HOLD": "✗",
+    "INCONCLUSIVE": "?",
+    "NOT TESTABLE HERE": "-",
+    "NOT TRIED YET": "·",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedPart:
+    """One test of a claim with what it came to.
+
+    Attributes:
+        part: The test.
+        evidence: What was found; None where it was not made.
+        verdict: The rule's word.
+    """
+
+    part: Criterion
+    evidence: Evidence | None
+    verdict: Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgedClaim:
+    """A claim with its verdict.
+
+    Attributes:
+        claim: The claim.
+        parts: Its tests.
+        verdict: That on the whole claim: it holds only if all parts do.
+        adjusted_p: Holm's adjusted p-value, over the claims of the session; NaN where there is
+            none.
+    """
+
+    claim: Claim
+    parts: tuple[JudgedPart, ...]
+    verdict: Verdict
+    adjusted_p: float = math.nan
+
+    @property
+    def after_holm(self) -> bool:
+        """Whether it is decided after Holm's correction too."""
+        return self.verdict.decided and self.adjusted_p <= ONE_SIDED
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdicts:
+    """What a session of the court found: on this machine, this model and this data.
+
+    Attributes:
+        run_dir: The run folder.
+        claims: What was asked.
+        evidence: What the cards have found.
+        missing: Cards that have not ended, each with the reason.
+        preset: How large the experiments were.
+        seed: Everything random derived from it.
+        subject: The model and the data.
+        fingerprint: Hardware, software and load that the verdicts are limited to.
+    """
+
+    run_dir: Path
+    claims: tuple[Claim, ...]
+    evidence: tuple[Evidence, ...]
+    missing: tuple[tuple[str, str], ...]
+    preset: str
+    seed: int
+    subject: str
+    fingerprint: JsonObject
+
+    @functools.cached_property
+    def judged(self) -> tuple[JudgedClaim, ...]:
+        """Every claim with its verdict, in their order."""
+        parts = [tuple(self._judge(claim, part) for part in claim.parts) for claim in self.claims]
+        words = [all_of([one.verdict for one in judged]) for judged in parts]
+        adjusted = holm([word.p_value for word in words])
+        rows = zip(self.claims, parts, words, adjusted, strict=True)
+        return tuple(JudgedClaim(*row) for row in rows)
+
+    def __getitem__(self, name: str) -> JudgedClaim:
+        """A claim by its name or number.
+
+        Raises:
+            InputError: It was not asked for.
+        """
+        for one in self.judged:
+            if name in (one.claim.name, one.claim.number):
+                return one
+        known = ", ".join(claim.name for claim in self.claims)
+        raise InputError(f"`{name}` was not tried in this session. Tried: {known}.")
+
+    def count(self, word: str) -> int:
+        """How many claims have this verdict."""
+        return sum(one.verdict.word == word for one in self.judged)
+
+    def _judge(self, claim: Claim, part: Criterion) -> JudgedPart:
+        for one in self.evidence:
+            if (one.claim, one.part) == (claim.name, part.name):
+                return JudgedPart(part, one, one.verdict(part.kind))
+        why = dict(self.missing).get(part.card, f"card {part.card} found nothing")
+        return JudgedPart(part, None, Verdict("NOT TRIED YET", reason=why))
+
+    def to_json(self) -> str:
+        """Everything, as verdicts.json holds it; numbers that are not finite are null."""
+        content = {
+            "subject": self.subject,
+            "preset": self.preset,
+            "seed": self.seed,
+            "error_rate": ONE_SIDED,
+            "missing": dict(self.missing),
+            "claims": [_claim_as_json(one) for one in self.judged],
+            "fingerprint": self.fingerprint,
+        }
+        return json.dumps(_finite(content), indent=1, allow_nan=False)
+
+    def table(self) -> Table:
+        """A row for every test of every claim."""
+        from rich.table import Table
+
+        table = Table(title=f"{self.subject}: verdicts (preset {self.preset}, seed {self.seed})")
+        for heading in ("claim", "verdict", "effect", "margin", "n", "equal", "rate", "Holm p"):
+            right = heading in ("margin", "n", "Holm p")
+            table.add_column(heading, justify="right" if right else "left")
+        for one in self.judged:
+            for number, part in enumerate(one.parts):
+                table.add_row(*_cells(one, part, first=number == 0))
+        return table
+
+    def summary(self) -> str:
+        """What the verdicts are worth, in a few lines."""
+        counts = ", ".join(f"{self.count(word)} {word}" for word in SYMBOLS if self.count(word))
+        lines = [
+            f"{len(self.claims)} claims: {counts}.",
+            f"On this machine, this model and this data: {self.subject}. A verdict is uncorrected: "
+            f"each calls HOLDS what is not so at most {ONE_SIDED:.1%} of the time; Holm's p is "
+            "over all claims of this table.",
+        ]
+        lines += [
+            f"{one.claim.name}{_part_name(part)}: {_what_it_takes(part)}"
+            for one in self.judged
+            for part in one.parts
+            if part.verdict.word in ("INCONCLUSIVE", "NOT TESTABLE HERE")
+        ]
+        lines += [f"Card {card} is missing: {why}." for card, why in self.missing]
+        return "\n".join(lines)
+
+
+def fingerprint_of(run_dir: Path) -> JsonObject:
+    """Hardware, software and load, as the run folder has them; empty before they are written."""
+    try:
+        found: JsonObject = json.loads((run_dir / FINGERPRINT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _cells(one: JudgedClaim, part: JudgedPart, *, first: bool) -> tuple[str, ...]:
+    verdict, evidence = part.verdict, part.evidence
+    name = f"{one.claim.number} {one.claim.name}" if first else ""
+    if part.part.name:
+        name = f"{name}\n  {part.part.name}" if first else f"  {part.part.name}"
+    word = f"{SYMBOLS[verdict.word]} {verdict.word}"
+    if verdict.label:
+        word += f" ({verdict.label})"
+    if verdict.preview:
+        word += " preview"
+    figures = evidence is not None and math.isfinite(verdict.estimate)
+    effect = f"{verdict.estimate:+.3g} {verdict.interval} {evidence.unit}" if evidence else ""
+    return (
+        name,
+        word,
+        effect if figures else verdict.reason[:60],
+        f"{verdict.margin:.3g}" if figures else "",
+        str(verdict.pairs) if figures else "",
+        evidence.axis if evidence else "",
+        evidence.policy if evidence else "",
+        f"{one.adjusted_p:.2g}" if first and not math.isnan(one.adjusted_p) else "",
+    )
+
+
+def _part_name(part: JudgedPart) -> str:
+    return f" ({part.part.name})" if part.part.name else ""
+
+
+def _what_it_takes(part: JudgedPart) -> str:
+    """Why a part is not decided, which effect could have been seen, and what it would take."""
+    verdict = part.verdict
+    text = f"{verdict.word}: {verdict.reason}"
+    if verdict.word == "INCONCLUSIVE" and math.isfinite(verdict.detectable):
+        text += f"; an effect of {verdict.detectable:.3g} would have been seen"
+        if verdict.needed and verdict.needed > verdict.pairs:
+            text += f", and one of the margin with {verdict.needed} pairs"
+    return text + "."
+
+
+def _claim_as_json(one: JudgedClaim) -> JsonObject:
+    return {
+        "number": one.claim.number,
+        "name": one.claim.name,
+        "statement": one.claim.statement,
+        "verdict": one.verdict.word,
+        "label": one.verdict.label,
+        "holm_p": one.adjusted_p,
+        "parts": [
+            {
+                "name": part.part.name,
+                "card": part.part.card,
+                "statistic": part.part.statistic,
+                "kind": part.part.kind,
+                "verdict": dataclasses.asdict(part.verdict),
+                "evidence": dataclasses.asdict(part.evidence) if part.evidence else None,
+            }
+            for part in one.parts
+        ],
+    }
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,100 @@
+"""X1: throughput against batch size. Nothing is trained to an end; only steps are timed.
+
+The replicates are interleaved rounds, so that a drift of the machine falls on all sizes alike. What
+is compared is paired within a round. The largest size is that of the preset: larger ones may fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tfbatch.claims._claim import Claim, Evidence
+
+if TYPE_CHECKING:
+    from tfbatch.claims._court import Court
+    from tfbatch.training.step_times import StepTime
+
+CARD = "X1"
+TITLE = "throughput of training steps against batch size"
+ORDER = 10.0
+CLAIMS: tuple[Claim, ...] = ()
+MARGIN = math.log(1.05)
+"""A difference of 5 % in speed matters."""
+_FACTOR = 4
+"""Sizes this far apart are compared."""
+
+
+def collect(court: Court) -> Iterator[Evidence]:
+    """See tfbatch.claims.Card."""
+    base = court.workload.baseline.batch_size
+    sizes = court.study.sizes
+    times = {one.batch_size: one for one in court.step_times(sizes)}
+    left_out = tuple(size for size in sizes if size not in times)
+    larger = min((s for s in times if s >= _FACTOR * base), default=None)
+    for claim in ("bigger-uses-hardware-better", "bigger-is-faster"):
+        if larger is None:
+            yield _untestable(claim, "", f"no size of {_FACTOR * base} or more could be timed")
+        else:
+            yield _evidence(claim, "", times[larger], times[base])
+    largest = max(times)
+    below = max((size for size in times if size * 2 <= largest), default=None)
+    for claim in ("as-large-as-possible", "fill-the-memory", "feed-the-hardware"):
+        if left_out or below is None:
+            yield _untestable(claim, "throughput", f"sizes {left_out} took too long to be timed")
+        else:
+            yield _evidence(claim, "throughput", times[largest], times[below])
+    yield _knee(times)
+
+
+def log_speed_ratios(one: StepTime, other: StepTime) -> tuple[float, ...]:
+    """Log of the examples per second of one size over another's, for each round."""
+    size = math.log(one.batch_size / other.batch_size)
+    pairs = zip(one.rounds, other.rounds, strict=True)
+    return tuple(size - math.log(a / b) for a, b in pairs)
+
+
+def _evidence(claim: str, part: str, one: StepTime, other: StepTime) -> Evidence:
+    fast, slow = (each.batch_size / each.seconds for each in (one, other))
+    return Evidence(
+        claim,
+        effects=log_speed_ratios(one, other),
+        margin=MARGIN,
+        unit="log ratio",
+        axis="step time",
+        policy="no",
+        finding=f"{fast:,.0f} examples/s at batch size {one.batch_size}, {slow:,.0f} at "
+        f"{other.batch_size}",
+        part=part,
+    )
+
+
+def _knee(times: dict[int, StepTime]) -> Evidence:
+    """Whether throughput grows up to the knee; where there is a knee is C3's first half."""
+    from tfbatch.estimators.knee import find_knee  # imports SciPy
+
+    sizes = sorted(times)
+    rounds = list(zip(*(times[size].rounds for size in sizes), strict=True))
+    knee = find_knee(sizes, rounds)
+    below = max((size for size in sizes if size * 2 <= knee.batch_size), default=None)
+    claim = "best-size-times-devices"
+    if below is None:
+        return _untestable(claim, "knee", "the smallest size has the best throughput already")
+    if knee.open_ended:
+        return _untestable(claim, "knee", "the largest size is the fastest: there is no knee yet")
+    return _evidence(claim, "knee", times[knee.batch_size], times[below])
+
+
+def _untestable(claim: str, part: str, why: str) -> Evidence:
+    return Evidence(
+        claim,
+        effects=(),
+        margin=MARGIN,
+        unit="log ratio",
+        axis="step time",
+        policy="no",
+        finding="",
+        part=part,
+        untestable=why,
+    )

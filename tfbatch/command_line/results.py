@@ -1,0 +1,103 @@
+"""What the commands find, as `--json` prints it; see tfbatch.command_line.machine_output."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from tfbatch.answer.answer import Answer, Number
+from tfbatch.comparison import RunComparison
+from tfbatch.schema import JsonObject, Strict
+from tfbatch.translation import Translation
+
+
+class TuneResult(Strict):
+    """What `tune` has found.
+
+    Attributes:
+        status: "complete"; "interrupted" where the run ended early; "nothing_learned" where no
+            trial is better than chance; "stopped" where it was ended before there was an answer.
+        message: Why there is no answer, or why the run ended early; empty otherwise.
+        run_dir: The run folder.
+        files: Names of the files in it that say what was found.
+        answer: The content of recommendation.json; None where there is no answer.
+    """
+
+    status: Literal["complete", "interrupted", "nothing_learned", "stopped"]
+    message: str = ""
+    run_dir: str
+    files: tuple[str, ...]
+    answer: Answer | None = None
+
+
+class TrainResult(Strict):
+    """What `train` has come to.
+
+    Attributes:
+        metrics: By split, then by name.
+        output: Where the model was saved, or None.
+        reported: What the search reported of this configuration; None where it is not one's.
+    """
+
+    metrics: dict[str, dict[str, Number]]
+    output: str | None = None
+    reported: str | None = None
+
+
+class InstrumentResult(Strict):
+    """One instrument's part of a probe.
+
+    Attributes:
+        heading: What it measures.
+        seconds: How long it took.
+        failure: Why it failed, or None.
+        conclusion: What follows, in words; None where it failed.
+        reading: What it measured, with the attributes of its class in tfbatch/instruments; None
+            where it failed.
+    """
+
+    heading: str
+    seconds: float
+    failure: str | None
+    conclusion: str | None
+    reading: JsonObject | None
+
+
+class ProbeResult(Strict):
+    """What `probe` has measured: the content of probe.json.
+
+    Attributes:
+        dataset: The data.
+        model: The model.
+        device: Where, such as "CPU, 2 threads".
+        batch_sizes: The sizes of interest.
+        baseline_batch_size: The baseline's.
+        instruments: What each has found, by its name.
+        prediction: The predicted fastest batch size and what it rests on; None where nothing can be
+            predicted.
+        no_prediction_because: Why not; None otherwise.
+        conclusion: What follows from all together, in sentences.
+        verify_with: The command that searches around the prediction.
+    """
+
+    dataset: str
+    model: str
+    device: str
+    batch_sizes: tuple[int, ...]
+    baseline_batch_size: int
+    instruments: dict[str, InstrumentResult]
+    prediction: JsonObject | None
+    no_prediction_because: str | None
+    conclusion: tuple[str, ...]
+    verify_with: str
+
+
+RESULTS: dict[str, type[pydantic.BaseModel]] = {
+    "tune": TuneResult,
+    "probe": ProbeResult,
+    "train": TrainResult,
+    "compare": RunComparison,
+    "translate": Translation,
+}
+"""The result of each command."""

@@ -1,0 +1,345 @@
+"""Is the difference between two configurations noise? Of one run, or of two runs alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tfbatch.answer.candidates import groups_of_rounds
+from tfbatch.answer.chance import read_chance_level
+from tfbatch.answer.stored import answer_of, read_answer
+from tfbatch.errors import InputError, did_you_mean
+from tfbatch.estimators.difference import Difference, Verdict, difference
+from tfbatch.run_folder.reader import read_settings
+from tfbatch.schema import Strict
+from tfbatch.trial.finished_trial import FinishedTrial
+from tfbatch.trial.trials import Trials
+
+RECOMMENDED = "recommended"
+"""Stands for the trial that a run recommends."""
+_SAME = ("dataset", "objective")
+"""What two runs must have in common for their scores to be comparable."""
+_WORTH_A_NOTE = ("model", "model_arguments", "trial_length", "precision", "strategy")
+
+
+class ComparedRow(Strict):
+    """One side of a comparison.
+
+    Attributes:
+        run: The run folder.
+        trial: The trial of the search that its configuration comes from.
+        batch_size: Examples in one update.
+        learning_rate: Peak learning rate.
+        schedule: The schedule's name.
+        mean: Mean score.
+        deviation: Standard deviation of one training, estimated with what other configurations
+            show; None where nothing is known of it.
+        seeds: Number of seeds.
+        on_fresh_seeds: Whether its scores come from the verification.
+    """
+
+    run: str
+    trial: str
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    mean: float
+    deviation: float | None
+    seeds: int
+    on_fresh_seeds: bool
+
+
+class RunComparison(Strict):
+    """The first row against the second.
+
+    Attributes:
+        objective: What is compared.
+        first: The first row.
+        second: The second row.
+        gain: How far the first mean lies above the second, positive where better.
+        low: Lower end of the gain's interval; None where nothing is known of the noise.
+        high: Its upper end; None likewise.
+        level: Coverage of the interval.
+        band: Differences up to this do not matter.
+        shared_seeds: Number of seeds that both have: those are compared in pairs.
+        verdict: Which one is better ("first", "second"), "as good" where the whole interval lies
+            within the band, or "undecided": then the difference can be noise.
+        seeds_to_decide: Number of seeds for each that is expected to decide it; None where it is
+            decided, or where more than 80 would be needed.
+        command: What decides it; None likewise.
+        notes: What else to know.
+    """
+
+    objective: str
+    first: ComparedRow
+    second: ComparedRow
+    gain: float
+    low: float | None
+    high: float | None
+    level: float
+    band: float
+    shared_seeds: int
+    verdict: Verdict
+    seeds_to_decide: int | None
+    command: str | None
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """For a terminal, at most 80 columns but for paths and commands."""
+        lines = [f"{self.objective}: is the difference noise?", ""]
+        for letter, row in (("A", self.first), ("B", self.second)):
+            spread = "" if row.deviation is None else f" ± {row.deviation:.4f}"
+            fresh = "fresh seeds" if row.on_fresh_seeds else "the search's own seed"
+            lines.append(
+                f"{letter}  {row.trial}: batch size {row.batch_size}, learning rate "
+                f"{row.learning_rate:.4g}, {row.schedule}"
+            )
+            lines.append(f"   {row.mean:.4f}{spread} (n={row.seeds}, {fresh})")
+        lines += ["", *_wrapped(self.sentence())]
+        lines += [line for note in self.notes for line in _wrapped(note)]
+        return "\n".join(lines)
+
+    def sentence(self) -> str:
+        """The verdict in a sentence or two."""
+        interval = (
+            "nothing is known of the noise: one seed each"
+            if self.low is None or self.high is None
+            else f"{self.level:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
+        )
+        how = f", {self.shared_seeds} seeds in pairs" if self.shared_seeds > 1 else ""
+        gain = (
+            f"A is better by {self.gain:.4f}"
+            if self.gain >= 0
+            else (f"B is better by {-self.gain:.4f}")
+        )
+        found = f"{gain} ({interval}{how}; differences up to {self.band:.4g} do not matter)."
+        if self.verdict == "as good":
+            return f"The difference does not matter. {found}"
+        if self.verdict != "undecided":
+            return f"The difference is not noise. {found}"
+        if self.seeds_to_decide is None:
+            more = "More seeds than 80 would be needed to decide it"
+            known = self.low is not None
+            more = more if known else "Train both with more seeds (--verification_seeds)"
+            return f"The difference can be noise. {found} {more}."
+        command = f" ({self.command})" if self.command else ""
+        return (
+            f"The difference can be noise. {found} {self.seeds_to_decide} seeds for each are "
+            f"expected to decide it{command}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """A row with what its run tells of the noise."""
+
+    run_dir: Path
+    trials: Trials
+    trial: FinishedTrial
+    scores: Mapping[int, float]
+    fresh: bool
+    failed: int
+
+
+def compare_runs(
+    run: str | Path,
+    other: str | Path | None = None,
+    *,
+    rows: Sequence[str] = (),
+    tolerance: float | None = None,
+    level: float = 0.95,
+) -> RunComparison:
+    """Compares two configurations of one run, or of two runs on the same data.
+
+    Scores on fresh seeds are used where there are any, else the one score of the search. Seeds
+    that both have are paired. Nothing is trained and no TensorFlow imported.
+
+    Example:
+        ```python
+        print(tfbatch.compare_runs("run", rows=["baseline", "search-0002"]))
+        ```
+
+    Args:
+        run: A run folder.
+        other: Another run folder with the same data and objective. Default: the same.
+        rows: Two names of trials, of the first and the second row; "recommended" stands for what
+            a run recommends. Default: both are, and in one run the second is the baseline.
+        tolerance: Differences up to this do not matter. Default: the band of the runs' answers,
+            the wider one.
+        level: Coverage of the interval.
+
+    Returns:
+        The difference with its interval, and what would decide it.
+
+    Raises:
+        InputError: A folder is no run folder, the runs have other data or another objective, a row
+            is unknown, has no score, or is both rows.
+        RunFolderError: A file in a folder is damaged.
+    """
+    first_dir = Path(run).expanduser()
+    second_dir = first_dir if other is None else Path(other).expanduser()
+    one_run = first_dir.resolve() == second_dir.resolve()
+    if rows and len(rows) != 2:
+        raise InputError(
+            "`rows` must name two trials, such as --rows=baseline,search-0024. Received: "
+            f"{','.join(rows)}."
+        )
+    names = rows or (RECOMMENDED, "baseline" if one_run else RECOMMENDED)
+    notes = [] if one_run else _differing(first_dir, second_dir)
+    first, second = _side(first_dir, names[0]), _side(second_dir, names[1])
+    if one_run and first.trial.configuration == second.trial.configuration:
+        raise InputError(
+            f"`rows` must be two configurations. Received: {first.trial.trial} and "
+            f"{second.trial.trial}, which are the same. Name another trial with --rows."
+        )
+    objective = first.trials.objective
+    found = difference(
+        first.scores,
+        second.scores,
+        direction=objective.direction,
+        band=_band(first, second) if tolerance is None else tolerance,
+        others=_others(first, second),
+        level=level,
+    )
+    return RunComparison(
+        objective=str(objective),
+        first=_row(first, found, 0),
+        second=_row(second, found, 1),
+        gain=found.gain,
+        low=_finite(found.interval.low),
+        high=_finite(found.interval.high),
+        level=level,
+        band=found.band,
+        shared_seeds=found.shared,
+        verdict=found.verdict,
+        seeds_to_decide=found.seeds_to_decide,
+        command=_command(first, second, found.seeds_to_decide) if one_run else None,
+        notes=(*notes, *_notes(first), *_notes(second)),
+    )
+
+
+def _differing(first: Path, second: Path) -> list[str]:
+    """What two runs do not have in common, where it only deserves a note.
+
+    Raises:
+        InputError: Their scores cannot be compared.
+    """
+    one, other = read_settings(first), read_settings(second)
+    for key in _SAME:
+        if one.get(key) != other.get(key):
+            raise InputError(
+                f"Two runs are compared on the same {key} only. Received: {first} with "
+                f"{_short(one.get(key))}, {second} with {_short(other.get(key))}. Run the same "
+                "command on both, or compare two rows of one run with --rows."
+            )
+    return [
+        f"The runs differ in `{key}`: {_short(one.get(key))} and {_short(other.get(key))}."
+        for key in _WORTH_A_NOTE
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict) and "name" in value:
+        value = value["name"]
+    return textwrap.shorten(str(value), 60)
+
+
+def _side(run_dir: Path, name: str) -> _Side:
+    trials = Trials.read(run_dir)
+    if name == RECOMMENDED:
+        answer = read_answer(run_dir) or answer_of(run_dir)
+        name = answer.recommended_trial
+    searched = trials.searched()
+    trial = searched.find(name)
+    if trial is None:
+        known = [t.trial for t in searched.completed()]
+        raise InputError(
+            f"`--rows`: {run_dir} has no trial {name} of full length.{did_you_mean(name, known)} "
+            f"Best first: {', '.join(t.trial for t in searched.ranked()[:5]) or 'none'}."
+        )
+    identity = trial.configuration.identity()
+    groups = groups_of_rounds(trials)
+    group = next((g for g in groups.values() if g[0].configuration.identity() == identity), ())
+    scores = {t.seed: t.score for t in group if t.score is not None}
+    fresh = bool(scores)
+    if not fresh and trial.score is not None:
+        scores = {trial.seed: trial.score}
+    if not scores:
+        raise InputError(
+            f"`--rows`: {name} has no score, it ended as {trial.status}. Choose a completed trial."
+        )
+    failed = sum(t.score is None for t in group)
+    return _Side(run_dir, trials, trial, scores, fresh, failed)
+
+
+def _others(first: _Side, second: _Side) -> list[dict[int, float]]:
+    """Further verified configurations, which tell of the noise between seeds."""
+    used = {first.trial.configuration.identity(), second.trial.configuration.identity()}
+    found = []
+    for trials in (first.trials, *([] if first.run_dir == second.run_dir else [second.trials])):
+        for group in groups_of_rounds(trials).values():
+            scores = {t.seed: t.score for t in group if t.score is not None}
+            if len(scores) > 1 and group[0].configuration.identity() not in used:
+                found.append(scores)
+    return found
+
+
+def _band(first: _Side, second: _Side) -> float:
+    """The wider of the bands of both answers, or what is known without one."""
+    bands = []
+    for side in (first, second):
+        answer = read_answer(side.run_dir)
+        chance = read_chance_level(side.run_dir)
+        level = chance.without_knowledge() if chance else None
+        smallest = side.trials.objective.smallest_margin(level)
+        verified = answer.verification if answer else None
+        bands.append(verified.margin if verified else smallest)
+    return max(bands)
+
+
+def _row(side: _Side, found: Difference, index: int) -> ComparedRow:
+    trial = side.trial
+    return ComparedRow(
+        run=str(side.run_dir),
+        trial=trial.trial,
+        batch_size=trial.configuration.batch_size,
+        learning_rate=trial.learning_rate,
+        schedule=trial.configuration.schedule.name,
+        mean=sum(side.scores.values()) / len(side.scores),
+        deviation=_finite(found.deviation[index]),
+        seeds=len(side.scores),
+        on_fresh_seeds=side.fresh,
+    )
+
+
+def _command(first: _Side, second: _Side, seeds: int | None) -> str | None:
+    """Only what is verified gets further seeds from the same command."""
+    if seeds is None or not (first.fresh and second.fresh):
+        return None
+    return f"the same tfbatch tune with --verification_seeds={seeds}"
+
+
+def _notes(side: _Side) -> list[str]:
+    notes = []
+    if not side.fresh and side.trial.phase == "search":
+        notes.append(
+            f"{side.trial.trial} was trained on the search's own seed alone: a trial that was "
+            "picked for its score looks better than it is."
+        )
+    if side.failed:
+        notes.append(
+            f"{side.trial.trial} failed on {side.failed} fresh seeds, which are not in its mean."
+        )
+    return notes
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 80, break_on_hyphens=False, break_long_words=False)

@@ -1,0 +1,49 @@
+"""Draws the report of one or more run folders: report.html, one page that opens offline.
+
+usage: tfbatch report RUN [RUN ...] [--page=report.html]
+
+A run folder is what `tune` writes, which makes its own report at its end; this command makes it
+again, also of a run that goes on. With several folders they stand on one page, in report.html of
+the current directory. Nothing is trained, and no TensorFlow is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+from tfbatch.command_line.running import parse_flags, path_of, run_command
+from tfbatch.errors import InputError
+from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import REPORT
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "page",
+    None,
+    f"Where the page is written. Default: {REPORT} in the run folder; of several runs in the "
+    "current directory.",
+    flag_values=FLAGS,
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    named = parse_flags(FLAGS, arguments, usage=__doc__ or "", folders=len(arguments))
+    if not named:
+        raise InputError("At least one run folder must be named: tfbatch report RUN. See --help.")
+    from tfbatch.reporting.page import report_page  # imports SciPy
+    from tfbatch.reporting.recorded import read_recorded
+
+    folders = [path_of(name) or Path(name) for name in named]
+    runs = [read_recorded(folder) for folder in folders]
+    default = folders[0] / REPORT if len(folders) == 1 else Path(REPORT)
+    output = path_of(FLAGS.page) or default
+    write_whole(output, report_page(runs).html())
+    print(f"Written: {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

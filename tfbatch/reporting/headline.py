@@ -1,0 +1,178 @@
+"""The top of the report: the answer, beside the user's own setting, and what it cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from tfbatch.answer.answer import Contender, Measured
+from tfbatch.answer.summary import words_of
+from tfbatch.charts.page import PageSection
+from tfbatch.reporting.recorded import RecordedRun, own
+
+Row = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a run took.
+
+    Attributes:
+        trials: Number of its trials.
+        completed: How many completed.
+        examples: Examples that all trials trained on, each part of a training once.
+        trainings: The same in trainings of the run's length; None where that is not known.
+        trial_seconds: Seconds of all trials, each on its worker.
+        seconds: Wall-clock seconds of all sessions; None where they are not known.
+    """
+
+    trials: int
+    completed: int
+    examples: int
+    trainings: float | None
+    trial_seconds: float
+    seconds: float | None
+
+    def __str__(self) -> str:
+        """One sentence."""
+        failed = self.trials - self.completed
+        without = f", {failed} of them without a score" if failed else ""
+        wall = "" if self.seconds is None else f"{duration(self.seconds)} in all: "
+        like = "" if self.trainings is None else f", like {self.trainings:.3g} whole trainings"
+        return (
+            f"It cost {wall}{self.trials} trial{'' if self.trials == 1 else 's'}{without}, "
+            f"{duration(self.trial_seconds)} on their workers, {self.examples:,} "
+            f"examples{like}."
+        )
+
+
+def cost_of(run: RecordedRun) -> Cost:
+    """What a run took."""
+    did = [own(trial, run.trials) for trial in run.trials]
+    examples, whole = sum(one.examples for one in did), run.trials.total_examples
+    return Cost(
+        trials=len(run.trials),
+        completed=len(run.trials.completed()),
+        examples=examples,
+        trainings=examples / whole if whole else None,
+        trial_seconds=sum(one.seconds for one in did),
+        seconds=run.seconds,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Such as "42 s", "12.5 min", "3.4 h"."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+
+
+def two_sentences(run: RecordedRun) -> list[str]:
+    """The answer, as the terminal gives it too; or why there is none."""
+    if run.answer is None:
+        return ["There is no answer.", run.reason]
+    words = words_of(run.answer)
+    ended = " The run was interrupted, or still goes on: this is the answer so far."
+    recommendation = f"{words.recommendation}."
+    if run.answer.status == "interrupted":
+        recommendation += ended
+    return [recommendation, words.better]
+
+
+def answer_section(run: RecordedRun, *, level: int) -> PageSection:
+    """The table, how sure it is, what would change it, and the cost."""
+    words = words_of(run.answer) if run.answer else None
+    reasons = words.reasons if words else ()
+    changes = words.changes if words else ()
+    nothing = "What would change it: nothing that the run itself points to."
+    return PageSection(
+        "Beside your own setting",
+        (),
+        columns=_columns(run),
+        rows=_rows(run),
+        notes=(
+            *([f"How sure: {' '.join(reasons)}"] if reasons else []),
+            *([f"What would change it: {' '.join(changes)}"] if changes else []),
+            *([nothing] if words and not changes else []),
+            *(words.memory if words else ()),
+            str(cost_of(run)),
+        ),
+        level=level,
+    )
+
+
+def _columns(run: RecordedRun) -> Row:
+    if run.answer is None:
+        return ()
+    if run.answer.keeps_baseline:
+        return ("", "your own setting, kept")
+    return ("", "recommended", *(["your own setting"] if run.answer.baseline else []))
+
+
+def _rows(run: RecordedRun) -> list[Row]:
+    shown = run.answer.shown() if run.answer else []
+    if not shown:
+        return []
+    rows = [
+        ("batch size", *(str(one.batch_size) for one in shown)),
+        ("peak learning rate", *(f"{one.learning_rate:.4g}" for one in shown)),
+        ("schedule", *map(_schedule, shown)),
+        ("optimizer", *map(_optimizer, shown)),
+        ("length", *(f"{one.total_examples:,} examples" for one in shown)),
+    ]
+    for split in ("validation", "test"):
+        names = sorted({name for one in shown for name in _metrics(one, split)})
+        rows += [
+            (f"{split} {name}", *(_measured(_metrics(one, split).get(name)) for one in shown))
+            for name in names
+        ]
+    rows.append(("seconds of training steps", *map(_seconds, shown)))
+    return rows
+
+
+def _metrics(one: Contender, split: str) -> dict[str, Measured]:
+    return one.metrics.validation if split == "validation" else one.metrics.test or {}
+
+
+def _measured(value: Measured | None) -> str:
+    return "not measured" if value is None else str(value)
+
+
+def _schedule(one: Contender) -> str:
+    schedule = one.configuration.schedule
+    parts = [schedule.name, *(f"{k} {v}" for k, v in schedule.arguments.items())]
+    if one.configuration.warmup_fraction:
+        parts.append(f"warm-up {one.configuration.warmup_fraction:.0%}")
+    return ", ".join(parts)
+
+
+def _optimizer(one: Contender) -> str:
+    return " ".join([one.optimizer.name, *(f"{k} {v}" for k, v in one.optimizer.arguments.items())])
+
+
+def _seconds(one: Contender) -> str:
+    seconds = one.training_seconds
+    where = "alone" if seconds.alone_on_the_device else "beside others"
+    spread = seconds.standard_deviation
+    noise = "" if spread is None else f" ± {spread:.2g}"
+    return f"{seconds.mean:.3g}{noise} ({where}, n={seconds.measurements})"
+
+
+def overview(runs: Sequence[RecordedRun]) -> PageSection:
+    """Several runs beside one another, a row each."""
+    rows = []
+    for run in runs:
+        one = run.answer.recommended if run.answer else None
+        rows.append(
+            (
+                run.name,
+                f"{run.dataset}, {run.model}",
+                str(one.batch_size) if one else "no answer",
+                f"{one.learning_rate:.4g}" if one else "",
+                f"{run.objective_name} {one.objective()}" if one else "",
+                _seconds(one) if one else "",
+                str(len(run.trials)),
+            )
+        )
+    columns = ("run", "of", "batch size", "learning rate", "metric", "seconds of steps", "trials")
+    return PageSection("The runs", (), columns=columns, rows=rows)

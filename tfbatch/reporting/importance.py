@@ -1,0 +1,138 @@
+"""Which hyperparameters separate the best trials from all: PED-ANOVA."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable
+
+from tfbatch.charts import Chart, Series
+from tfbatch.reporting.recorded import RecordedRun, at_the_end_of_a_decay
+from tfbatch.trial.finished_trial import FinishedTrial
+
+FEWEST_TRIALS = 20
+"""The best tenth is compared with all: of fewer trials it is a single one or two."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    """The share of each hyperparameter.
+
+    Attributes:
+        shares: By name, largest first; they add up to 1. Empty where it is not computed.
+        trials: Number of trials that it rests on.
+        length: Their length in examples.
+        reason: Why it is not computed; empty where it is.
+    """
+
+    shares: tuple[tuple[str, float], ...]
+    trials: int
+    length: int
+    reason: str = ""
+
+
+def importance_of(run: RecordedRun) -> Importance:
+    """PED-ANOVA of the completed trials of one length, the most frequent one.
+
+    How much the density of a hyperparameter among the best tenth differs from that among all
+    (Watanabe, Bansal and Hutter 2023, arXiv 2304.10255), as Optuna computes it.
+    """
+    ended = at_the_end_of_a_decay(run.trials.of_phase("search", "baseline"))
+    lengths = Counter(trial.length for trial in ended)
+    if not lengths:
+        return Importance((), 0, 0, "no trial has completed")
+    length = max(lengths, key=lambda n: (lengths[n], n))
+    trials = [trial for trial in ended if trial.length == length]
+    if len(trials) < FEWEST_TRIALS:
+        why = f"{len(trials)} completed trials of one length, and it needs {FEWEST_TRIALS}"
+        return Importance((), len(trials), length, why)
+    varied = {name: of for name, of in _PARAMETERS.items() if len({*map(of, trials)}) > 1}
+    if len(varied) < 2 or len({t.score for t in trials}) < 2:
+        return Importance((), len(trials), length, "fewer than 2 hyperparameters vary")
+    shares = _ped_anova(trials, varied, run.trials.objective.direction == "max")
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return Importance(tuple(ordered), len(trials), length)
+
+
+Value = float | int | str
+_PARAMETERS: dict[str, Callable[[FinishedTrial], Value]] = {
+    "batch size": lambda t: t.configuration.batch_size,
+    "learning rate": lambda t: t.learning_rate,
+    "schedule": lambda t: t.configuration.schedule.name,
+    "warm-up": lambda t: t.configuration.warmup_fraction,
+}
+
+
+def _ped_anova(
+    trials: list[FinishedTrial],
+    varied: dict[str, Callable[[FinishedTrial], Value]],
+    maximize: bool,
+) -> dict[str, float]:
+    import optuna  # a second of imports that no other figure needs
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+    def distribution(name: str) -> BaseDistribution:
+        values = [varied[name](t) for t in trials]
+        numbers = [float(v) for v in values if not isinstance(v, str)]
+        if name == "schedule" or len(numbers) < len(values):
+            return CategoricalDistribution(sorted({str(v) for v in values}))
+        return FloatDistribution(min(numbers), max(numbers), log=name != "warm-up")
+
+    distributions = {name: distribution(name) for name in varied}
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        study = optuna.create_study(direction="maximize" if maximize else "minimize")
+        for trial in trials:
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params={
+                        name: str(of(trial)) if name == "schedule" else float(of(trial))
+                        for name, of in varied.items()
+                    },
+                    distributions=distributions,
+                    value=trial.score,
+                )
+            )
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    finally:
+        optuna.logging.set_verbosity(before)
+    return {name: float(share) for name, share in found.items() if math.isfinite(share)}
+
+
+def importance_sentence(found: Importance) -> str:
+    """Which trials it rests on, or why it is not computed."""
+    if not found.shares:
+        return f"Importance of hyperparameters is not computed: {found.reason}."
+    return (
+        f"Importance by PED-ANOVA (Watanabe et al. 2023), over {found.trials} completed trials of "
+        f"{found.length:,} examples: what distinguishes the best tenth from all. It is no effect."
+    )
+
+
+def importance_chart(found: Importance) -> Chart | None:
+    """A bar for each hyperparameter, as a row; None where it is not computed."""
+    if not found.shares:
+        return None
+    names, shares = zip(*found.shares, strict=True)
+    return Chart(
+        "Importance of hyperparameters",
+        "share",
+        "",
+        (
+            Series(
+                "PED-ANOVA",
+                tuple(shares),
+                tuple(float(n) for n in range(len(names))),
+                low=(0.0,) * len(names),
+                high=tuple(shares),
+                kind="points",
+                role="candidate",
+            ),
+        ),
+        log_x=False,
+        log_y=False,
+        y_names=tuple(names),
+    )

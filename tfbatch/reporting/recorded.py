@@ -1,0 +1,224 @@
+"""A run as its report needs it: read from the folder, also where there is no answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfbatch.answer.answer import Answer
+from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
+from tfbatch.answer.step_seconds import StepSeconds, read_step_seconds
+from tfbatch.answer.stored import answer_of, read_answer
+from tfbatch.errors import ConfigurationError, NothingLearnedError, SearchError, TfbatchError
+from tfbatch.request.search_config import Space
+from tfbatch.run_folder.files import FINGERPRINT, SETTINGS, WALL_TIME
+from tfbatch.run_folder.reader import read_settings
+from tfbatch.schema import JsonObject, validate
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
+from tfbatch.trial.trials import Trials
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where a run was.
+
+    Attributes:
+        hardware: Processor, cores, memory and accelerators in words; empty if not known.
+        load: What other processes took of the cores in words; empty if not known.
+        versions: Of Python and of the packages that shape a result.
+    """
+
+    hardware: str = ""
+    load: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedRun:
+    """A run folder as it was read.
+
+    Attributes:
+        path: The folder.
+        dataset: Name of the data.
+        model: What was trained.
+        seed: The run's seed; None where it is not known.
+        trials: All finished trials.
+        answer: What was found, or None.
+        reason: Why there is no answer; empty where there is one.
+        step_seconds: Seconds of a step, alone on the device.
+        memory_limit: What was measured to fit, or None.
+        space: What was searched; None where it cannot be read.
+        seconds: Wall-clock seconds of all sessions; None where they are not known.
+        machine: Hardware and software.
+    """
+
+    path: Path
+    dataset: str
+    model: str
+    seed: int | None
+    trials: Trials
+    answer: Answer | None
+    reason: str = ""
+    step_seconds: StepSeconds = StepSeconds()  # noqa: RUF009 - frozen
+    memory_limit: MemoryLimit | None = None
+    space: Space | None = None
+    seconds: float | None = None
+    machine: Machine = Machine()
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @property
+    def baseline(self) -> FinishedTrial | None:
+        """The first trial of the user's own setting, or None."""
+        return self.trials.find(BASELINE)
+
+    @property
+    def objective_name(self) -> str:
+        """The name of the tuned metric."""
+        return self.trials.objective.name
+
+    def names_of(self, key: str) -> str:
+        """A configuration in a few words, such as "baseline, B = 32"."""
+        trial = self.trials.find(key)
+        size = f"B = {trial.configuration.batch_size}" if trial else ""
+        what = [*(["recommended"] if self.recommends(key) else []), key, size]
+        return ", ".join(part for part in what if part)
+
+    def recommends(self, key: str) -> bool:
+        """Whether a configuration is the recommended one."""
+        return self.answer is not None and self.answer.recommended_trial == key
+
+
+def read_recorded(path: Path) -> RecordedRun:
+    """Reads a run folder, also one in which a run goes on or of which nothing completed.
+
+    Raises:
+        InputError: It is no run folder.
+        RunFolderError: The journal or the settings are damaged.
+    """
+    path = path.expanduser().resolve()
+    settings = read_settings(path)
+    answer, reason = _answer(path)
+    dataset = settings.get("dataset")
+    seed = settings.get("seed")
+    return RecordedRun(
+        path=path,
+        dataset=str(dataset.get("name", "")) if isinstance(dataset, dict) else str(dataset or ""),
+        model=str(settings.get("model", "")),
+        seed=seed if isinstance(seed, int) else None,
+        trials=Trials.read(path),
+        answer=answer,
+        reason=reason,
+        step_seconds=answer.step_times if answer else read_step_seconds(path),
+        memory_limit=answer.memory_limit if answer else read_memory_limit(path),
+        space=_space(settings),
+        seconds=answer.seconds if answer and answer.seconds else _number(path / WALL_TIME),
+        machine=_machine(path),
+    )
+
+
+def _answer(path: Path) -> tuple[Answer | None, str]:
+    """The answer as it was written, or as the trials give it; else why there is none."""
+    try:
+        return read_answer(path) or answer_of(path), ""
+    except (SearchError, NothingLearnedError, ConfigurationError) as error:
+        return None, str(error)
+    except TfbatchError as error:
+        return None, f"The answer cannot be read: {error}"
+    except KeyError as error:  # an earlier version's settings
+        return None, f"The settings of this run name no {error}: an earlier version wrote them."
+
+
+def _space(settings: JsonObject) -> Space | None:
+    try:
+        return validate(Space, settings["search"]["space"], where=SETTINGS)
+    except (ConfigurationError, KeyError, TypeError):  # an earlier version's
+        return None
+
+
+def _number(path: Path) -> float | None:
+    content = _content(path)
+    found = next((v for v in content.values() if isinstance(v, int | float)), None)
+    return None if found is None else float(found)
+
+
+def _machine(path: Path) -> Machine:
+    content = _content(path / FINGERPRINT)
+    hardware, software = content.get("hardware"), content.get("software")
+    load = content.get("load")
+    return Machine(
+        hardware=_hardware(hardware) if isinstance(hardware, dict) else "",
+        load=_load(load) if isinstance(load, dict) else "",
+        versions=tuple(software.items()) if isinstance(software, dict) else (),
+    )
+
+
+def _hardware(content: JsonObject) -> str:
+    parts = [str(content.get("processor", ""))]
+    if cores := content.get("usable_cores") or content.get("cores"):
+        parts.append(f"{cores:g} core{'' if cores == 1 else 's'}")
+    if memory := content.get("memory_bytes"):
+        parts.append(f"{memory / 2**30:.3g} GiB of memory")
+    parts += [str(one) for one in content.get("accelerators") or ()]
+    return ", ".join(part for part in parts if part)
+
+
+def _load(content: JsonObject) -> str:
+    parts = []
+    for when, words in (("at_start", "at the start"), ("during_run", "during the run")):
+        one = content.get(when)
+        if isinstance(one, dict):
+            parts.append(f"{one['used_by_others']:.2g} of {one['cores']:g} cores {words}")
+    return f"Other processes took {' and '.join(parts)}." if parts else ""
+
+
+def _content(path: Path) -> JsonObject:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # absent, or of a run that was killed
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """What a trial did itself, without its ancestors.
+
+    Attributes:
+        examples: Examples trained on.
+        steps: Updates.
+        training_seconds: Seconds of training steps.
+        seconds: Wall-clock seconds of the whole trial.
+    """
+
+    examples: int
+    steps: int
+    training_seconds: float
+    seconds: float
+
+
+def own(trial: FinishedTrial, trials: Trials) -> Own:
+    """What a trial did itself; a journal counts what its ancestors did with it."""
+    parent = trials.find(trial.parent) if trial.parent else None
+    if parent is None:
+        return Own(trial.examples, trial.steps, trial.training_seconds, trial.seconds)
+    return Own(
+        max(trial.examples - parent.examples, 0),
+        max(trial.steps - parent.steps, 0),
+        max(trial.training_seconds - parent.training_seconds, 0.0),
+        max(trial.seconds - parent.seconds, 0.0),
+    )
+
+
+def at_the_end_of_a_decay(trials: Trials) -> Sequence[FinishedTrial]:
+    """Completed trials that went to the end of their schedule: only those are comparable.
+
+    In the middle of a schedule a high learning rate hides what was learned, the more so the larger
+    it is; where a trial was stopped before its end its score is not compared.
+    """
+    return [t for t in trials.completed() if t.length == t.total_examples]
