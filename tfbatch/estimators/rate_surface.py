@@ -3,15 +3,16 @@
 A value y (small is good; see `as_error`) of batch size B, learning rate and length is modeled as
 
     y = level + b a_1 + b^2 a_2 + u a_3 + u^2 a_4 + b u a_5 + r (a_6 + b a_7 + u a_8 + u^2 a_9)
-        + residual + noise
+        + noise
 
 with b = log2(B / reference), u = octaves of the rate around its expected optimum, and r = log2(full
 length / length), the octaves that remain. The square in u has one curvature for all batch sizes;
 a_5 lets the optimum move with B in a straight line, away from where it is expected; the terms in r
 correct what short trainings say: they have too few updates for a large B, a_7. All coefficients
-have normal priors, the residual is a Gaussian process of small scale, so that the posterior has a
-closed form (Bayesian linear regression: Rasmussen and Williams 2006, section 2.7). The scales of
-noise and residual, and of the prior, are those of highest marginal likelihood times prior.
+have normal priors, so that the posterior has a closed form (Bayesian linear regression: Rasmussen
+and Williams 2006, section 2.1). The scales of noise and prior are those of highest marginal
+likelihood times prior. Noise grows with the distance from the best value: near the best a square is
+a good form, far away nothing depends on it.
 """
 
 from __future__ import annotations
@@ -32,12 +33,9 @@ Array = npt.NDArray[np.float64]
 
 _JITTER = 1e-9
 _NOISES = (0.03, 0.06, 0.1, 0.16, 0.25, 0.4)
-_RESIDUALS = (0.0, 0.1, 0.2, 0.4)
 _SCALES = (0.5, 1.0, 2.0)
 _USUAL_NOISE = 0.1
 _NOISE_OCTAVES = 1.0
-_FAR_LENGTH = 3.0
-"""Octaves of length over which a residual changes."""
 _NEAR = 0.2
 """A value so much worse than the best has twice the noise: few numbers fit only near the best."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
@@ -71,7 +69,6 @@ class SurfacePrior:
         curvature: Of y in the octaves of the rate, per octave squared.
         remaining_batch: How much a doubled batch loses for each octave of length that remains.
         remaining_batch_deviation: Standard deviation of that.
-        residual: Whether there is a Gaussian process on what the linear part leaves.
     """
 
     center: float = 0.0
@@ -81,7 +78,6 @@ class SurfacePrior:
     batch: float = 0.03
     remaining_batch: float = 0.05
     remaining_batch_deviation: float = 0.05
-    residual: bool = True
 
     def coefficients(self) -> tuple[Array, Array]:
         """Means and standard deviations of the coefficients a_0 to a_9."""
@@ -89,8 +85,8 @@ class SurfacePrior:
         mean = [0.0, self.batch, 0.0, 0.0, c, 0.0, 0.3, self.remaining_batch, 0.0, 0.0]
         deviation = [
             10.0,
-            0.15,
-            0.03,
+            0.06,
+            0.012,
             2 * c * 1.5,
             0.7 * c,
             2 * c * self.slope_deviation,
@@ -142,7 +138,6 @@ def as_error(scores: Sequence[float], direction: Direction) -> Array:
 @dataclasses.dataclass(frozen=True)
 class _Scales:
     noise: float
-    residual: float
     prior: float
 
 
@@ -187,8 +182,7 @@ class RateSurface:
         self._doubt = 1.0 + (self._values - self._values.min()) / _NEAR
         self._away = self._values - self._prior_mean(points)
         usual = _USUAL_NOISE if noise is None else max(noise, min(_NOISES))
-        residuals = _RESIDUALS if prior.residual else _RESIDUALS[:1]
-        options = [_Scales(*o) for o in itertools.product(_NOISES, residuals, _SCALES)]
+        options = [_Scales(*o) for o in itertools.product(_NOISES, _SCALES)]
         self._scales = max(options, key=lambda scales: self._evidence(scales, usual))
         self._factor = linalg.cho_factor(self._data_covariance(self._scales), lower=True)
         self._weights = linalg.cho_solve(self._factor, self._away)
@@ -231,16 +225,6 @@ class RateSurface:
         moved = mean[:, None, None] + moves[:, :, None] * _NODES
         return np.asarray(mean.min() - moved.min(axis=0) @ _WEIGHTS)
 
-    def left_out_error(self) -> float:
-        """Root mean square of each value's error when predicted from all others, in its deviation.
-
-        1 where the surface holds (Rasmussen and Williams 2006, equations 5.10 to 5.12).
-        """
-        inverse = linalg.cho_solve(self._factor, np.eye(len(self._values)))
-        precision = np.diag(inverse)
-        errors = self._weights / precision
-        return float(np.sqrt(np.mean(errors**2 * precision)))
-
     def _evidence(self, scales: _Scales, usual_noise: float) -> float:
         """Log of the marginal likelihood times the prior of the scales."""
         factor = linalg.cho_factor(self._data_covariance(scales), lower=True)
@@ -261,19 +245,14 @@ class RateSurface:
 
     def _components(
         self, points: Sequence[SurfacePoint], others: Sequence[SurfacePoint]
-    ) -> tuple[Array, Array, Array]:
-        """Prior covariances of the level, of the other coefficients, and of a residual of 1."""
+    ) -> tuple[Array, Array]:
+        """Prior covariances of the level, and of all other coefficients."""
         _, deviation = self.prior.coefficients()
         left = self.prior.features(points) * deviation
         right = self.prior.features(others) * deviation
-        a = np.array([dataclasses.astuple(p) for p in points]).reshape(-1, 3)
-        b = np.array([dataclasses.astuple(p) for p in others]).reshape(-1, 3)
-        far = (a[:, None, :2] - b[None, :, :2]) / (2.0, 1.5)
-        length = np.abs(a[:, None, 2] - b[None, :, 2]) / _FAR_LENGTH
-        near = np.exp(-0.5 * (far**2).sum(axis=2) - length)
-        return left[:, :1] @ right[:, :1].T, left[:, 1:] @ right[:, 1:].T, near
+        return left[:, :1] @ right[:, :1].T, left[:, 1:] @ right[:, 1:].T
 
 
-def _scaled(parts: tuple[Array, Array, Array], scales: _Scales) -> Array:
-    level, linear, near = parts
-    return np.asarray(level + scales.prior**2 * linear + scales.residual**2 * near)
+def _scaled(parts: tuple[Array, Array], scales: _Scales) -> Array:
+    level, others = parts
+    return np.asarray(level + scales.prior**2 * others)

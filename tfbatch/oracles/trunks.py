@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import threadpoolctl
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tfbatch.estimators.rate_surface import RateSurface, SurfacePoint, SurfacePrior, as_error
 from tfbatch.metric_direction import Direction
@@ -43,6 +43,8 @@ _LADDER = 2.0
 _TOLD = 1.64
 _PILOT = 2
 """Number of the pilot's seed."""
+_USUAL_BRACKET = 4
+_STAGES = ("learning rates", "batch sizes and learning rates", "schedules")
 
 
 class Settings(OracleSettings):
@@ -61,7 +63,6 @@ class Settings(OracleSettings):
         bracket: Whether the rate is bracketed at the reference batch size first.
         pilot: Whether the best of the bracket is repeated with another seed, for the noise.
         ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
-        residual: Whether the surface has a Gaussian process beside its few numbers.
         bias: Whether the surface corrects what short trainings say of large batches.
         bounded: Whether the rate is held at twice the highest that has trained.
         schedules: Whether the other schedules of the space compete in whole runs at the end.
@@ -78,10 +79,16 @@ class Settings(OracleSettings):
     bracket: bool = True
     pilot: bool = True
     ladder: bool = True
-    residual: bool = True
     bias: bool = True
     bounded: bool = True
     schedules: bool = True
+
+    @field_validator("shares")
+    @classmethod
+    def _ascending(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if list(shares) != sorted(set(shares)) or shares[0] <= 0 or shares[-1] != 1:
+            raise ValueError("must be > 0, ascend, and end with 1")
+        return shares
 
     def make(
         self,
@@ -146,6 +153,7 @@ class Trunks:
         self._known_rates: dict[Cell, float | None] = {}
         self._fitted: RateSurface | None = None
         self._bound = math.inf
+        self._own_schedule = premises.baseline.schedule.name if premises.baseline else None
         baseline = premises.baseline.batch_size if premises.baseline else cells.reference
         self._one_training = self._prices.cost(baseline, total_examples)
         self._prior = self._expected()
@@ -295,9 +303,7 @@ class Trunks:
         slope = 0.0
         if exponent is not None:
             slope = (0.8 if exponent > 0.75 else 0.6) - exponent
-        prior = SurfacePrior(
-            center=self._cells.start, slope=slope, residual=self._settings.residual
-        )
+        prior = SurfacePrior(center=self._cells.start, slope=slope)
         if self._settings.bias:
             return prior
         return dataclasses.replace(prior, remaining_batch=0.0, remaining_batch_deviation=0.0)
@@ -359,8 +365,16 @@ class Trunks:
                 return found
             if found == "wait":
                 return None
-        reason = "Nothing that could still be tried is worth its cost."
-        return None if self._open() else Stop(reason)
+        return None if self._open() else Stop(self._why())
+
+    def _why(self) -> str:
+        spent = self._spent() / self._one_training
+        if self._left() < self._prices.cost(self._cells.reference, self._lengths.total):
+            return f"The search has cost {spent:.1f} whole trainings, and ends."
+        return (
+            f"After {spent:.1f} whole trainings nothing that could still be tried is expected to "
+            "gain what it would cost: the search ends."
+        )
 
     def _step(self, cell: Cell, length: int, *, seed: int = 1) -> Training:
         """The next training on the way to judging a cell at a length."""
@@ -453,11 +467,8 @@ class Trunks:
         total = self._lengths.total
         if self._longest(favorite) < total and self._cost(favorite, total) <= self._left():
             return self._first_free([(favorite, 1, total)])
-        if not self._settings.schedules:
-            return None
-        others = [name for name in self._cells.schedules if name != self._lengths.schedule]
         made = {m.training.schedule for m in self._of(favorite, 1) if m.training.kind == "whole"}
-        for name in others:
+        for name in self._other_schedules():
             whole = Training(favorite, "whole", total, name)
             cost = self._prices.cost(favorite.batch_size, total)
             if name not in made and cost <= self._left():
@@ -473,6 +484,13 @@ class Trunks:
             best = own[int(surface.mean(self._full(own)).argmin())]
             found += [c for c in own if c in judged or abs(c.rate - best.rate) < _OCTAVE + 1e-9]
         return found
+
+    def _other_schedules(self) -> list[str]:
+        """The schedules that compete at the end: the baseline's own first."""
+        if not self._settings.schedules:
+            return []
+        others = [name for name in self._cells.schedules if name != self._lengths.schedule]
+        return sorted(others, key=lambda name: name != self._own_schedule)
 
     def _reference(self) -> int | None:
         """The reference batch size, or the largest that is known to fit."""
@@ -555,17 +573,50 @@ class Trunks:
         return (self._settings.trainings + 0.01) * self._one_training - self._spent()
 
     def _fits(self, cell: Cell, length: int) -> bool:
-        """Whether a whole training at the reference batch size still fits afterwards."""
-        total = self._lengths.total
-        left = self._left() - self._cost(cell, length)
-        rest = 0.0 if length == total else self._prices.cost(self._cells.reference, total)
-        return left >= rest
+        """Whether the favorite can still be trained to its end afterwards."""
+        favorite, total = self._favorite(self._allowed()), self._lengths.total
+        ends = favorite is None or (cell, length) == (favorite, total)
+        rest = 0.0
+        if favorite is not None and not ends and self._longest(favorite) < total:
+            rest = self._cost(favorite, total)
+        return self._cost(cell, length) + rest <= self._left()
 
     # What it says.
 
     def stages(self) -> Sequence[Stage]:
-        """See StagedOracle."""
-        return ()
+        """See StagedOracle; what is still to come is what it may take, and it may end earlier."""
+        size = self._reference()
+        if size is None:
+            return ()
+        first, total = self._lengths.judged(size)[0], self._lengths.total
+        done = dict.fromkeys(_STAGES, 0)
+        for made in self._made.values():
+            done[self._stage_of(made.training, size, first)] += made.told is not None
+        start = Cell(size, self._cells.start)
+        trials = len(self._lengths.missing(start, first, seed=1, trunks=()))
+        wanted = min(_USUAL_BRACKET, len(self._rates)) if self._settings.bracket else 0
+        later = any(done[name] for name in _STAGES[1:])
+        rates = 0 if later else max(wanted - done[_STAGES[0]] // trials, 0)
+        rates_cost = rates * self._prices.cost(size, first)
+        whole_runs = [m.training for m in self._made.values() if m.training.kind == "whole"]
+        missing = set(self._other_schedules()) - {training.schedule for training in whole_runs}
+        wholes = sorted(missing)
+        whole = self._prices.cost(size, total)
+        ending = min(whole * (1 + len(wholes)), self._left())
+        between = max(self._left() - rates_cost - ending, 0.0)
+        judgements = round(between / self._prices.cost(size, first))
+        left = {
+            _STAGES[0]: (rates * trials, rates * first, rates_cost),
+            _STAGES[1]: (judgements * trials, round(between / whole * total), between),
+            _STAGES[2]: (len(wholes), len(wholes) * total, len(wholes) * whole),
+        }
+        return [Stage(name, done[name], done[name] + n, e, c) for name, (n, e, c) in left.items()]
+
+    def _stage_of(self, training: Training, reference: int, first: int) -> str:
+        if training.schedule != self._lengths.schedule:
+            return _STAGES[2]
+        bracket = training.cell.batch_size == reference and training.length == first
+        return _STAGES[0] if bracket else _STAGES[1]
 
     def belief(self) -> Belief | None:
         """See StagedOracle."""
