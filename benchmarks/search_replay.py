@@ -1,8 +1,8 @@
 """Searches simulated on the replay tables: what each costs until its answer is as good as the best.
 
 usage: python benchmarks/search_replay.py [--table=TABLE ...] [--search=NAME ...]
-           [--metric=loss|accuracy] [--engine=examples|tfbatch|keras_tuner] [--repetitions=N]
-           [--set=KEY=VALUE ...] [--name=NAME] [--keep]
+           [--metric=loss|accuracy] [--engine=examples|tfbatch|keras_tuner ...] [--repetitions=N]
+           [--set=KEY=VALUE ...] [--name=NAME] [--keep] [--tables=FOLDER]
 
 A repetition parts the table's seeds into those that the search sees and those that judge it (all
 splits in turn), and has a seed of its own for the search. `--set` gives a search's settings, and
@@ -10,10 +10,14 @@ splits in turn), and has a seed of its own for the search. `--set` gives a searc
 from which search_replay_page.py makes tables and figure.
 
 Columns: full trainings of the baseline until the answer was first within the tolerance of the best
-known (mean, median, share of repetitions; the cap of 25 where never), until it stayed there, at the
-search's end; then the regret, in tolerances, at some budgets (mean, and median in brackets).
+known (mean, median, share of repetitions; where it never was, the cap of 25, or what the search
+cost if that is more), until it stayed there, at the search's end; then the regret, in tolerances,
+at some budgets (mean, and median in brackets).
 
 Not counted: the baseline itself and verification, which cost all searches the same.
+
+Result: see the page of results; it is made by search_replay_page.py.
+Evidence: benchmarks/results/search_replay.md
 """
 
 from __future__ import annotations
@@ -33,11 +37,13 @@ from replay.kept import CAP, Results
 from replay.measures import Course, Judge, splits
 from replay.plan import PLANS
 from replay.searches import ENGINES, SEARCHES, Make, Task, baseline_of, make_search
-from replay.simulate import Engine, Replay, simulate
+from replay.simulate import Engine, Moment, Replay, simulate
 from replay.table import Metric, Table
 
 TABLES = Path(__file__).parent / "replay" / "tables"
 KEPT = Path(__file__).parent / "results" / "search_replay"
+PRICED = ("trunks",)
+"""Searches that ask what a trial costs."""
 SHOWN = (1.0, 2.0, 3.5, 9.0, 25.0)
 """Full trainings at which the regret is printed."""
 
@@ -52,28 +58,47 @@ def full_training(table: Table, engine: Engine, metric: Metric) -> float:
     return replay.whole(baseline_of(table.plan)).seconds
 
 
-def run(make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions: int) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+    """The repetitions of one search.
+
+    Attributes:
+        repetitions: The ends of the trials of each, and who judges it.
+        process_seconds: Of each, mean.
+    """
+
+    repetitions: list[tuple[list[Moment], Judge]]
+    process_seconds: float
+
+
+def run(make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions: int) -> Simulated:
     """Simulates one search, repetition by repetition."""
-    courses, tolerances, before = [], [], []
-    unit = full_training(table, engine, metric)
     began = time.process_time()
+    made = []
     judges = itertools.islice(_judges(table, metric), repetitions)
     for seed, (seen, judge) in enumerate(judges, start=1):
         task = Task(table, metric, engine, seed)
         rng = np.random.default_rng(seed)
         replay = Replay(table, engine=engine, metric=metric, seeds=seen, rng=rng)
         most = round(CAP * table.plan.total_examples)
-        moments = simulate(make(task), replay, most_examples=most)
+        made.append((simulate(make(task), replay, most_examples=most), judge))
+    return Simulated(made, (time.process_time() - began) / repetitions)
+
+
+def results_of(simulated: Simulated, table: Table, *, metric: Metric, engine: Engine) -> Results:
+    """Measures the repetitions, in full trainings of the baseline on an engine."""
+    unit = full_training(table, engine, metric)
+    courses = []
+    for moments, judge in simulated.repetitions:
         course = Course.of(moments, judge, seconds=engine.name != "examples")
         courses.append(Course(course.spent / unit, course.regret, course.end / unit))
-        tolerances.append(judge.tolerance)
-        before.append(judge.regret(baseline_of(table.plan)))
+    judges = [judge for _, judge in simulated.repetitions]
     return Results.of(
         courses,
-        tolerances=tolerances,
-        before=before,
+        tolerances=[judge.tolerance for judge in judges],
+        before=[judge.regret(baseline_of(table.plan)) for judge in judges],
         unit=unit,
-        process_seconds=(time.process_time() - began) / repetitions,
+        process_seconds=simulated.process_seconds,
     )
 
 
@@ -95,7 +120,7 @@ def line(name: str, results: Results) -> str:
     """A row of the printed table."""
     until, stays = results.until, results.stays
     spent = (
-        f"{until.mean():6.2f} {np.median(until):6.2f} {np.mean(until < CAP):5.0%} "
+        f"{until.mean():6.2f} {np.median(until):6.2f} {results.found.mean():5.0%} "
         f"{stays.mean():6.2f} {results.end.mean():6.2f}"
     )
     at = [results.regret_at(budget) for budget in SHOWN]
@@ -123,27 +148,38 @@ def main() -> None:
     parser.add_argument("--table", action="append", choices=[plan.name for plan in PLANS])
     parser.add_argument("--search", action="append", choices=list(SEARCHES))
     parser.add_argument("--metric", choices=get_args(Metric), default="loss")
-    parser.add_argument("--engine", choices=list(ENGINES), default="examples")
+    parser.add_argument("--engine", action="append", choices=list(ENGINES))
     parser.add_argument("--repetitions", type=int, default=40)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--tables", type=Path, default=TABLES, help="folder of the tables")
     arguments = parser.parse_args()
-    engine, metric = ENGINES[arguments.engine], arguments.metric
     for name in arguments.table or development[:1]:
-        table = Table.read(TABLES / f"{name}.npz")
-        print(f"{name}, {metric}, {engine.name}; n = {arguments.repetitions}")
-        print(header())
+        table = Table.read(arguments.tables / f"{name}.npz")
         for search in arguments.search or SEARCHES:
-            make = make_search(search, **_given(arguments.set))
-            results = run(
-                make, table, metric=metric, engine=engine, repetitions=arguments.repetitions
-            )
-            row = arguments.name or search
-            print(line(row, results), flush=True)
-            if arguments.keep:
-                path = KEPT / f"{name}.npz"
-                kept.write(path, {**kept.read(path), (metric, engine.name, row): results})
+            _one(table, search, arguments)
+
+
+def _one(table: Table, search: str, arguments: argparse.Namespace) -> None:
+    """Runs a search on a table, and prints and keeps it."""
+    metric, n = arguments.metric, arguments.repetitions
+    make, row = make_search(search, **_given(arguments.set)), arguments.name or search
+    print(f"{table.plan.name}, {metric}; n = {n}\n{header()}")
+    simulated: dict[str, Simulated] = {}
+    for name in arguments.engine or ["examples"]:
+        engine = ENGINES[name]
+        # What does not ask for prices proposes the same wherever one trial runs at a time.
+        alike = name if search in PRICED or engine.workers > 1 else "one worker"
+        if alike not in simulated:
+            # An engine with seconds: its clock counts examples too.
+            runs_on = ENGINES["keras_tuner"] if alike == "one worker" else engine
+            simulated[alike] = run(make, table, metric=metric, engine=runs_on, repetitions=n)
+        results = results_of(simulated[alike], table, metric=metric, engine=engine)
+        print(f"{line(row, results)} {name}", flush=True)
+        if arguments.keep:
+            path = KEPT / f"{table.plan.name}.npz"
+            kept.write(path, {**kept.read(path), (metric, name, row): results})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ usage: python benchmarks/search_replay_page.py [--ours=NAME] [--figure=docs/desi
 
 Prints the tables in Markdown and draws the regret against minutes: one panel for each table, solid
 lines on the engine of tfbatch, dashed ones on KerasTuner's.
+
+Result: of search_replay.py.
+Evidence: benchmarks/results/search_replay.md
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from replay import kept
-from replay.kept import BUDGETS, CAP, Key, Results
+from replay.kept import BUDGETS, Key, Results
 from replay.measures import bootstrap_ratio
 from replay.plan import PLANS
 from search_replay import KEPT, SHOWN
@@ -60,7 +63,7 @@ def table_lines(found: Mapping[str, Results], *, ours: str) -> Iterator[str]:
         )
         yield (
             f"| {name} | {len(one.until)} | {one.until.mean():.2f} | {np.median(one.until):.2f} | "
-            f"{np.mean(one.until < CAP):.0%} | {one.stays.mean():.2f} | {one.end.mean():.2f} | "
+            f"{one.found.mean():.0%} | {one.stays.mean():.2f} | {one.end.mean():.2f} | "
             f"{regrets} | {_ratio(found.get(ours), one)} |"
         )
 
@@ -137,7 +140,7 @@ def _panel(
     wide: float,
 ) -> Iterator[str]:
     lines = [(s, r, dashed) for s in COLORS for r, dashed in _lines(of_table, metric, s)]
-    minutes = [BUDGETS[1:] * r.unit / 60 for _, r, _ in lines]
+    minutes = [BUDGETS * r.unit / 60 for _, r, _ in lines]
     if not minutes:
         return
     low, high = min(m[0] for m in minutes), max(m[-1] for m in minutes)
@@ -163,7 +166,7 @@ def _panel(
         points = [
             (x(minute), y(regret))
             for minute, regret in zip(
-                BUDGETS[1:] * results.unit / 60, np.median(results.regret, axis=0)[1:], strict=True
+                BUDGETS * results.unit / 60, np.median(results.regret, axis=0), strict=True
             )
         ]
         width = 3.5 if search == ours else 1.6

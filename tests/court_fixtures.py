@@ -53,11 +53,11 @@ class SimulatedCourt(Court):
     def train(self, trainings):
         self.asked += len(trainings)
         for training in trainings:
-            if training not in self.trained:
+            if training.name not in self.trained:
                 x = np.linspace(0, training.examples, EVALUATIONS + 1)
                 scores = (self.workload.untrained, *self._curve(training, x[1:]))
-                self.trained[training] = Run(training, tuple(x), tuple(map(float, scores)))
-        return [self.trained[training] for training in trainings]
+                self.trained[training.name] = Run(training, tuple(x), tuple(map(float, scores)))
+        return [self.trained[training.name] for training in trainings]
 
     def step_times(self, batch_sizes):
         found = []

@@ -88,11 +88,25 @@ def test_a_figure_has_the_numbers_of_its_chart():
     assert (first["yaxis"], tuned["yaxis"]) == ("y", "y2")
     lower, upper = drawn["layout"]["yaxis2"]["domain"], drawn["layout"]["yaxis"]["domain"]
     assert lower[1] < upper[0]
-    assert [note["text"] for note in drawn["layout"]["annotations"]] == [
-        "knee 32",
-        "memory ends",
+    assert [note["text"] for note in drawn["layout"]["annotations"]] == ["knee 32", "memory ends"]
+    assert [entry["name"] for entry in drawn["legend"]] == [
+        "measured",
+        "tuned",
+        "trials",
         "as good",
     ]
+
+
+def test_a_prediction_has_a_ribbon_and_no_bars():
+    predicted = Series(
+        "predicted", SIZES, (2.0, 3.0, 4.0), (1.0, 2.0, 3.0), (3.0, 4.0, 5.0), "dashed"
+    )
+    ribbon, line = figure(Chart("T", "x", "y", (predicted,)))["data"]
+
+    assert ribbon["x"] == [16.0, 32.0, 64.0, 64.0, 32.0, 16.0]
+    assert ribbon["y"] == [3.0, 4.0, 5.0, 3.0, 2.0, 1.0]
+    assert "error_y" not in line
+    assert line["y"] == [2.0, 3.0, 4.0]
 
 
 def test_rows_run_from_the_top_and_their_bars_lie_along_the_other_axis():

@@ -184,6 +184,7 @@ def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path):
         f"--chief={address}",
         f"--run_dir={run_dir}",
         *("--search=quick", "--max_trials=16", "--trial_length=8 epochs"),
+        "--verification_seeds=1",
     )
     told, _ = leader.communicate(timeout=HANG_SECONDS)
     heard = [process.communicate(timeout=HANG_SECONDS)[0] for process in joined]

@@ -18,9 +18,11 @@ from search_fixtures import BASELINE, finished
 from wandb_file import read_offline_run
 
 import tfbatch
+from tfbatch.curves_log import CurveWriter, set_aside
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.exporters import EXPORTERS, export_run
 from tfbatch.exporters._trial import answer_metrics, read_curves, trial_of
+from tfbatch.hparams_log import write_trial
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.reader import read_run
 from tfbatch.run_folder.trials_table import csv_text
@@ -397,6 +399,37 @@ def test_curves_are_read_up_to_a_cut_and_a_repeated_epoch_counts_once(run_dir):
         1344,
         2000,
     ]
+
+
+def test_curves_by_examples_are_those_of_a_trial_and_of_each_part_of_a_training(tmp_path):
+    """The second part goes on in the first one's curves; the HParams row repeats the last point."""
+    writer = CurveWriter(tmp_path / "one")
+    for examples, loss in ((64, 2.0), (128, 1.0), (192, 0.5), (200, 0.25)):
+        writer.write(examples, {"val_loss": loss})
+    writer.close()
+    write_trial(
+        tmp_path / "one", values={"a": 1}, metrics={"val_loss": 0.25}, status="completed", step=200
+    )
+    about = {"trial": "search-0002", "batch_size": 32, "steps_per_epoch": 2, "total_examples": 200}
+    whole = {**about, "curves": "one", "examples": 200}
+    first = {**whole, "to_examples": 128, "examples": 128}
+    second = {**whole, "from_examples": 128}
+
+    def read(row):
+        return [
+            (p.epoch, p.values["examples"], p.values["val_loss"])
+            for p in read_curves(tmp_path, row)
+        ]
+
+    assert read(whole) == [(0, 64, 2.0), (1, 128, 1.0), (2, 192, 0.5), (3, 200, 0.25)]
+    assert read(first) == [(0, 64, 2.0), (1, 128, 1.0)]
+    assert read(second) == [(0, 192, 0.5), (1, 200, 0.25)]
+    assert read({**whole, "curves": "another"}) == []
+    for _ in range(2):
+        set_aside(tmp_path / "one")
+    assert read(whole)[:3] == [(0, 64, 2.0), (1, 128, 1.0), (2, 192, 0.5)]
+    (row,) = (tmp_path / "one").glob("*.tfevents.*")
+    assert row.name.endswith(".tfbatch_hparams")
 
 
 def test_no_value_of_a_row_is_lost_between_parameters_metrics_and_tags():

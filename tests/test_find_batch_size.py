@@ -111,7 +111,9 @@ def test_the_run_folder_holds_everything(result, run_dir):
     assert not [p.name for p in run_dir.rglob("*partial*")]
     assert Journal(run_dir / "trials.jsonl").rows == result.rows
     for row in result.rows:
-        assert list((run_dir / "tensorboard" / row["trial"]).glob("events.out.tfevents.*"))
+        assert row["curves"].startswith(f"batch {row['batch_size']}, rate ")
+        assert row["curves"].endswith(f", seed {row['seed']}, {row['trial']}")
+        assert list((run_dir / "tensorboard" / row["curves"]).glob("events.out.tfevents.*"))
     settings = json.loads((run_dir / "config.json").read_text())
     assert settings["budget"]["max_trials"] == 3
     assert settings["identity"]["seed"] == 3

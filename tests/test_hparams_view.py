@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import tensorflow as tf
 from processes import HANG_SECONDS
 
+from tfbatch.curves_log import CurveWriter, set_aside, write_layout
 from tfbatch.hparams_log import Column, Metric, RealInterval, write_experiment, write_trial
 
 pytest.importorskip("selenium", reason="selenium is not installed")
@@ -43,6 +43,7 @@ COLUMNS = (
     Column("schedule_final_fraction", "final fraction", domain=RealInterval(0.0, 0.1)),
     Column("schedule_step_factor", "step factor", domain=RealInterval(0.1, 0.5)),
 )
+LENGTH = 45_000
 METRICS = (Metric("val_accuracy", "max"), Metric("val_loss", "min"))
 HEADER = [
     "Trial ID",
@@ -179,11 +180,15 @@ def log_dir(tmp_path_factory):
             values=trial.values(),
             metrics=trial.metrics(),
             status=trial.status,
+            step=LENGTH,
         )
-        # As from Keras' TensorBoard callback.
-        for run in ("train", "validation"):
-            with tf.summary.create_file_writer(str(log_dir / name / run)).as_default():
-                tf.summary.scalar("epoch_loss", 1.0, step=0)
+        writer = CurveWriter(log_dir / name)
+        writer.write(LENGTH // 2, {"val_loss": 1.0, "val_accuracy": 0.5})
+        writer.write(LENGTH, {"val_loss": math.nan, **trial.metrics()})
+        writer.close()
+        if trial.status != "completed":
+            set_aside(log_dir / name)
+    write_layout(log_dir, {"val_loss": ["val_loss"], "loss": ["loss", "val_loss"]})
     return log_dir
 
 
@@ -204,7 +209,8 @@ def address(log_dir, tmp_path_factory):
         with contextlib.suppress(OSError):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/data/runs") as response:
                 runs = json.load(response)
-            return all(f"{name}/validation" in runs for name in TRIALS)
+            failed = {f"{name}/curves" for name in set(TRIALS) - COMPLETED}
+            return set(runs) == {".", *TRIALS, *failed}
         return False
 
     try:
@@ -316,6 +322,27 @@ def test_parallel_coordinates_show_every_completed_trial(view):
     lines = _wait_for(lambda: view.browser.execute_script(FIND + LINES))
     view.save_picture("tensorboard_hparams_parallel.png")
     assert lines == len(COMPLETED)
+
+
+def test_every_trial_is_one_run_over_examples_and_a_final_value_is_no_chart(address):
+    def asked(path):
+        with urllib.request.urlopen(f"{address}/data/plugin/{path}") as response:
+            return json.load(response)
+
+    tags = asked("scalars/tags")
+    failed = {f"{name}/curves" for name in set(TRIALS) - COMPLETED}
+    assert COMPLETED | failed <= set(tags)
+    assert set().union(*tags.values()) == {"val_loss", "val_accuracy"}
+    points = asked("scalars/scalars?run=trial-03&tag=val_loss")
+    assert [(step, round(value, 4)) for _, step, value in points][:2] == [
+        (LENGTH // 2, 1.0),
+        (LENGTH, 0.2742),
+    ]
+    assert {step for _, step, _ in points} == {LENGTH // 2, LENGTH}
+    titles = [
+        c["title"] for part in asked("custom_scalars/layout")["category"] for c in part["chart"]
+    ]
+    assert titles == ["val_loss", "loss"]
 
 
 def test_page_logs_no_errors(view):

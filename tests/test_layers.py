@@ -23,7 +23,7 @@ FLOORS = [
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "
-    "gradients hparams_log oracles accumulation device_memory",
+    "gradients hparams_log curves_log oracles accumulation device_memory",
     "trial",
     "pipeline workers",
     "request",

@@ -143,7 +143,8 @@ def test_a_real_search_leaves_out_what_does_not_fit(tmp_path):
         (x, x[:, :3].argmax(axis=1)),  # what can be learned in a few updates
         batch_sizes=[8, 32, 400],
         baseline="batch_size=8",
-        max_trials=6,
+        max_trials=3,
+        verification_seeds=1,
         trial_length="1 epoch",
         workers=1,
         memory_budget=f"{test_instrument_memory.BUDGET:.0f}",

@@ -394,6 +394,7 @@ def test_the_hparams_of_parts_tell_their_lengths_apart(tmp_path, monkeypatch):
             ("whole", None),
             ("first", Part(to_examples=640)),
             ("second", Part(parent="first", to_examples=1300)),
+            ("branch", Part(parent="first", to_examples=1300, schedule=Named(name="linear"))),
         ):
             runner.run(runner.spec(name, "search", 3, BASELINE, part))
     with open_folder(tmp_path) as folder:
@@ -402,11 +403,15 @@ def test_the_hparams_of_parts_tell_their_lengths_apart(tmp_path, monkeypatch):
         assert seen == written, "also as they are read from the journal"
 
     keys = ("from_examples", "to_examples", "steps")
-    assert {name: tuple(values[key] for key in keys) for name, values in seen.items()} == {
+    assert {
+        name.rpartition(", ")[2]: tuple(values[key] for key in keys)
+        for name, values in seen.items()
+    } == {
         "whole": (0, TOTAL_EXAMPLES, -(-TOTAL_EXAMPLES // 32)),
-        "first": (0, 640, 20),
-        "second": (640, 1300, 41),
+        "first": (0, 1300, 41),  # with the second part, which went on from it
+        "branch": (640, 1300, 41),
     }
+    assert any("seed 3, branch at 640, branch" in name for name in seen)
 
 
 def test_an_oracle_that_proposes_parts_says_so_beforehand(tmp_path, halving, monkeypatch):

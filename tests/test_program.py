@@ -211,7 +211,19 @@ def some_slow(names, *, quick):
     return [pytest.param(n, marks=[] if n in quick else [pytest.mark.slow]) for n in names]
 
 
+def compiled(input_shape, num_classes):
+    """As builders for KerasTuner are written."""
+    model = dense(input_shape, num_classes)
+    model.compile(
+        optimizer=keras.optimizers.SGD(0.1, momentum=0.5),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3, name="top_3")],
+    )
+    return model
+
+
 MODELS = {
+    "compiled": compiled,
     "small_cnn": small_cnn.build,
     "resnet": tiny_resnet,
     "dropout": through(hidden_layer, lambda: keras.layers.Dropout(0.3)),
@@ -223,7 +235,7 @@ MODELS = {
 }
 
 
-QUICK_MODELS = ("batch normalization",)
+QUICK_MODELS = ("batch normalization", "compiled")
 
 
 @pytest.mark.parametrize("name", some_slow(MODELS, quick=QUICK_MODELS))
@@ -250,10 +262,9 @@ def written(name, share, **shared):
 
 
 def switches():
-    """Each optimizer with nothing but its defaults, and with each of its switches turned."""
+    """Each optimizer with each of its switches turned."""
     for name in optimizers.OPTIMIZERS.names():
         parameters = optimizers.OPTIMIZERS.load(name).PARAMETERS
-        yield pytest.param(Named(name=name), id=name, marks=pytest.mark.slow)
         for key, default in parameters.items():
             if isinstance(default, bool):
                 turned = Named(name=name, **{key: not default})
@@ -273,7 +284,6 @@ def test_every_number_of_every_optimizer_is_a_variable_of_the_graph(workload, na
     got = train_with(programs, spec)
 
     assert programs.traced == 1
-    assert_same(got, train_with(ProgramCache(workload), spec))
     assert_close(got, train_plainly(workload, spec), rtol=1e-4)
 
 
@@ -285,13 +295,14 @@ def test_a_switch_of_an_optimizer_is_part_of_the_graph(workload, optimizer):
     spec = change(optimizer=optimizer, base_learning_rate=0.003)
     got = train_with(programs, spec)
 
-    assert programs.traced == 1 + bool(optimizer.arguments)
+    assert programs.traced == 2
     assert_same(got, train_with(ProgramCache(workload), spec))
 
 
-SGDS = [{"momentum": 0.9}, {"momentum": 0.0}, {"momentum": 0.5, "weight_decay": 0.01}, {}]
-ADAMS = [{}, {"beta_1": 0.8, "beta_2": 0.99}, {"beta_1": 0.0}]
-ADAMWS = [*ADAMS, {"weight_decay": 0.0}, {"beta_1": 0.95, "weight_decay": 0.1}]
+# Those of no number or of a zero; `test_every_number_of_every_optimizer` has all the others.
+SGDS = [{"momentum": 0.0}, {"momentum": 0.5, "weight_decay": 0.01}, {}]
+ADAMS = [{"beta_1": 0.0}]
+ADAMWS = [*ADAMS, {"weight_decay": 0.0}]
 OPTIMIZERS = {
     f"{name} {arguments}": Named(name=name, **arguments)
     for name, cases in {"sgd": SGDS, "adam": ADAMS, "adamw": ADAMWS}.items()

@@ -29,6 +29,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError, SearchError, StoppedError
 from tfbatch.oracles import KerasTunerOracle, Proposal, _keras_tuner
 from tfbatch.request.search_config import VerificationConfig
+from tfbatch.run_folder.files import curves_name
 from tfbatch.run_folder.journal import Journal
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.loop import Search
@@ -135,6 +136,13 @@ def test_a_row_says_everything_about_its_trial(tmp_path):
         "seconds": 2.0,
         "training_seconds": measured.training_seconds,
         "seed": derive_seed(7, "search-0001"),
+        "curves": curves_name(
+            "search-0001",
+            batch_size=trial.configuration.batch_size,
+            learning_rate=trial.learning_rate,
+            schedule=trial.configuration.schedule.name,
+            seed=derive_seed(7, "search-0001"),
+        ),
         "finished_at": trial.row["finished_at"],
         "message": "",
     }
@@ -184,13 +192,21 @@ def test_an_interrupted_trial_leaves_nothing_behind(tmp_path):
 
     assert names(trials) == ["baseline", "search-0001"]
     assert names(trials) == [row["trial"] for row in Journal(tmp_path / "trials.jsonl").rows]
-    assert not (tmp_path / "tensorboard" / "search-0002").exists()
+    assert list((tmp_path / "tensorboard").glob("*search-0001"))
+    assert not list((tmp_path / "tensorboard").glob("*search-0002"))
     assert not (tmp_path / "weights" / "search-0002.weights.h5").exists()
 
 
 def test_curves_of_a_killed_trial_are_removed_before_it_runs_again(tmp_path):
     with open_folder(tmp_path / "run") as folder:
-        half = folder.tensorboard / "baseline" / "half a curve"
+        name = curves_name(
+            "baseline",
+            batch_size=32,
+            learning_rate=0.01,
+            schedule="constant",
+            seed=derive_seed(7, "baseline"),
+        )
+        half = folder.tensorboard / name / "half a curve"
         half.parent.mkdir(parents=True)
         half.touch()
     run(tmp_path / "run", Trainer(), make_config(max_trials=1))

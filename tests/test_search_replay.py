@@ -298,8 +298,9 @@ def test_what_is_kept_is_read_again_and_says_what_a_search_cost(tmp_path):
         courses, tolerances=[0.2, 0.2], before=[0.8, 0.8], unit=4_000.0, process_seconds=0.0
     )
     assert results.until.tolist() == [2.0, 25.0]
+    assert results.found.tolist() == [True, False]
     assert results.end.tolist() == [3.0, 4.0]
-    assert results.regret_at(1.9) == pytest.approx([2.0, 4.0])
+    assert results.regret_at(1.0) == pytest.approx([2.0, 4.0])
     assert results.regret_at(25.0) == pytest.approx([0.5, 1.5])
 
     key = ("loss", "examples", "random")

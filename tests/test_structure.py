@@ -103,6 +103,14 @@ class OwnOperation(keras.Operation):
         return keras.KerasTensor(x.shape, x.dtype)
 
 
+class OwnLoss(keras.losses.MeanSquaredError):
+    pass
+
+
+class OwnMetric(keras.metrics.Mean):
+    pass
+
+
 class OwnObject:
     def method(self, x):
         return x
@@ -197,7 +205,22 @@ def with_call(model):
     layer.call = types.MethodType(type(model.layers[1]).call, layer)
 
 
+def compiled(loss="mse", *, optimizer="sgd", **arguments):
+    """The arguments are in a closure of which the key knows nothing."""
+    return changed(lambda model: model.compile(optimizer, loss, **arguments))
+
+
 FOREIGN: dict[str, Callable[..., Any]] = {
+    "loss, function": compiled(own_function),
+    "loss, one of several": compiled([own_function]),
+    "loss, class": compiled({"dense": OwnLoss()}),
+    "metric, function": compiled(metrics=[own_function]),
+    "metric, weighted, by output": compiled(weighted_metrics={"dense": own_function}),
+    "metric, class": compiled(metrics=[OwnMetric()]),
+    "metric, function in Keras's own": compiled(
+        metrics=[keras.metrics.MeanMetricWrapper(own_function, name="own")]
+    ),
+    "a second optimizer": changed(lambda m: setattr(m, "second", keras.optimizers.SGD())),
     "Lambda": with_layer(lambda: keras.layers.Lambda(lambda x: x)),
     "Lambda of Keras's own": with_layer(lambda: keras.layers.Lambda(keras.ops.relu)),
     "activation, lambda": activation(lambda x: x),
@@ -380,6 +403,17 @@ DIFFERENT = {
     "regularizer": (declared(a=keras.regularizers.L2(0.1)), declared(a=keras.regularizers.L2(0.2))),
     "Keras's function": (declared(a=keras.activations.relu), declared(a=keras.activations.tanh)),
     "Keras's class": (declared(a=keras.layers.Dense), declared(a=keras.layers.Conv2D)),
+    "compiled": (changed(lambda model: None), compiled()),
+    "loss": (compiled("mse"), compiled("mae")),
+    "loss's number": (compiled(keras.losses.Huber(0.5)), compiled(keras.losses.Huber(0.6))),
+    "loss's weight": (compiled(["mse"], loss_weights=[1]), compiled(["mse"], loss_weights=[2])),
+    "metric": (compiled(metrics=["mse"]), compiled(metrics=["mae"])),
+    "metric, weighted": (compiled(metrics=["mse"]), compiled(weighted_metrics=["mse"])),
+    "metric's number": (
+        compiled(metrics=[keras.metrics.BinaryAccuracy(threshold=0.5)]),
+        compiled(metrics=[keras.metrics.BinaryAccuracy(threshold=0.6)]),
+    ),
+    "eager": (compiled(run_eagerly=True), compiled(run_eagerly=False)),
 }
 
 
@@ -428,6 +462,13 @@ def test_shapes_and_policies_are_in_the_key():
 
     assert None not in keys
     assert len(set(keys)) == len(keys)
+
+
+def test_a_compiled_optimizer_is_not_in_the_key():
+    """It is replaced in each trial."""
+    others = compiled(optimizer=keras.optimizers.Adam(0.1)), compiled(steps_per_execution=3)
+
+    assert {key_of(other) for other in others} == {key_of(compiled())}
 
 
 def test_values_of_weights_are_not_in_the_key():

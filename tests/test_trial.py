@@ -16,6 +16,7 @@ from contexts import context_of
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RecordError, RunFolderError
+from tfbatch.exporters._trial import read_curves
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
 from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
@@ -86,8 +87,17 @@ def test_a_trial_leaves_whole_weights_and_curves(result, kept):
     assert kept.weights_file
     folder = kept.weights_file.parent
     assert sorted(p.name for p in folder.iterdir()) == ["curves", "search-0001.weights.h5"]
-    curves = sorted(p.parent.name for p in folder.rglob("events.out.tfevents.*"))
-    assert curves == ["train", "validation"]
+    assert len(list((folder / "curves").iterdir())) == 1, "one run for TensorBoard"
+    row = {
+        **{"trial": "search-0001", "curves": "curves", "total_examples": SPEC.total_examples},
+        **{"batch_size": 32, "steps_per_epoch": SPEC.derived.steps_per_epoch, "examples": 542},
+    }
+    points = read_curves(folder, row)
+    assert [point.values["examples"] for point in points][-1] == result.examples
+    values = points[-1].values
+    for name, value in result.metrics.items():
+        assert values[name] == pytest.approx(value, rel=1e-6)
+    assert "learning_rate" in values
 
 
 def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(workload, result):

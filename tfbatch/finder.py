@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,9 @@ from tfbatch.workers import warm_slot
 if TYPE_CHECKING:
     import keras
 
+    from tfbatch.answer.plan import Plan
     from tfbatch.search.result import NothingLearned, Result  # imports TensorFlow
+    from tfbatch.search.run import Run
 
 
 def find_batch_size(
@@ -265,6 +269,49 @@ def run_request(
         stop_requested: When true, the run ends with the best answer so far.
         started: `time.monotonic()` from which the time limit counts.
     """
+    with _opened(request, objects, progress, stop_requested, started) as run:
+        return run.complete()
+
+
+def plan_request(
+    request: Request,
+    objects: PythonObjects = PythonObjects(),  # noqa: B008 - frozen
+    *,
+    progress: Progress,
+    stop_requested: Callable[[], bool] = lambda: False,
+    started: float,
+) -> Plan:
+    """What a checked request is going to take; nothing of it is trained, and no folder is left.
+
+    Args:
+        request: What is asked.
+        objects: What a user gives in Python.
+        progress: Told of everything.
+        stop_requested: When true, it ends.
+        started: `time.monotonic()` from which the time for opening model and data counts.
+
+    Raises:
+        SearchError: No step time could be measured.
+        StoppedError: A stop was requested.
+    """
+    execution = dataclasses.replace(request.execution, chief=None)
+    with tempfile.TemporaryDirectory(prefix="tfbatch-dry-run-") as folder:
+        planned = dataclasses.replace(
+            request, run_dir=Path(folder) / "run", overwrite=False, execution=execution
+        )
+        with _opened(planned, objects, progress, stop_requested, started) as run:
+            return run.plan()
+
+
+@contextlib.contextmanager
+def _opened(
+    request: Request,
+    objects: PythonObjects,
+    progress: Progress,
+    stop_requested: Callable[[], bool],
+    started: float,
+) -> Iterator[Run]:
+    """A run with everything that it needs."""
     with RunLock(request.run_dir) as lock:
         warm = None
         if request.execution.workers != 0:  # it imports TensorFlow beside this process
@@ -272,9 +319,9 @@ def run_request(
             log = worker_log(lock.logs, 0)
             warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")
         try:
-            from tfbatch.search.session import run_search
+            from tfbatch.search.session import open_run
 
-            return run_search(
+            with open_run(
                 request,
                 user_code(request.subject, objects),
                 splits=splits_of(request.subject, objects),
@@ -283,7 +330,8 @@ def run_request(
                 lock=lock,
                 warm=warm,
                 started=started,
-            )
+            ) as run:
+                yield run
         finally:
             progress.end()
             if warm:

@@ -140,6 +140,7 @@ def write_trial(
     values: Mapping[str, str | int | float | bool | None],
     metrics: Mapping[str, float],
     status: str,
+    step: int = 0,
 ) -> None:
     """Writes one finished trial as one row, in place of what an earlier call wrote.
 
@@ -153,6 +154,8 @@ def write_trial(
         values: Hyperparameter values by column name.
         metrics: Measured values by metric name; empty for a trial that ended before measuring.
         status: One of `STATUSES`.
+        step: Where the metrics stand on the x axis: the end of curves with the same tags in the
+            folder, which have no charts of one point then.
 
     Raises:
         ValueError: If `status` is unknown or `values` has a value called "_status".
@@ -175,10 +178,10 @@ def write_trial(
             summary.MergeFrom(scalar_pb(name, value))
     # No session status: it knows no more than success and failure, and the status column
     # can be filtered as well.
-    _replace_event_file(log_dir, summary)
+    _replace_event_file(log_dir, summary, step=step)
 
 
-def _replace_event_file(log_dir: Path, summary: Summary) -> None:
+def _replace_event_file(log_dir: Path, summary: Summary, *, step: int = 0) -> None:
     """Writes a summary as a new event file that takes the place of our earlier ones.
 
     With TensorBoard's own writer: TensorFlow's would open the GPU in a process that must not.
@@ -187,7 +190,7 @@ def _replace_event_file(log_dir: Path, summary: Summary) -> None:
     earlier_files = list(log_dir.glob(f"*{_FILE_SUFFIX}"))
     writer = EventFileWriter(str(log_dir), filename_suffix=_FILE_SUFFIX)
     try:
-        writer.add_event(Event(wall_time=time.time(), step=0, summary=summary))
+        writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
     finally:
         writer.close()
     for file in earlier_files:

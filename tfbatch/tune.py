@@ -37,7 +37,7 @@ from tfbatch.command_line.workload_flags import (
     workload_from,
 )
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
-from tfbatch.finder import run_request
+from tfbatch.finder import plan_request, run_request
 from tfbatch.plug_ins import check_reference, find_function
 from tfbatch.process.stop_signal import StopSignal
 from tfbatch.python_objects import PythonObjects
@@ -49,6 +49,7 @@ from tfbatch.run_folder.files import (
     JOURNAL,
     LIBRARY_LOG,
     RECOMMENDATION,
+    REPORT,
     SETTINGS,
     TENSORBOARD,
     TRIALS_CSV,
@@ -59,6 +60,8 @@ from tfbatch.search.progress import LiveProgress, Progress
 if TYPE_CHECKING:
     import keras
 
+    from tfbatch.answer.plan import Plan
+    from tfbatch.command_line.results import TuneResult
     from tfbatch.search.result import Result
 
 STARTED = time.monotonic()
@@ -158,6 +161,13 @@ flags.DEFINE_float(
     flag_values=FLAGS,
 )
 flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Print what the run is going to take (stages, trials, minutes, disk) and end: step times are "
+    "measured, nothing is searched, no run folder is left.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
     "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
 )
 define_output_flags(FLAGS)
@@ -205,6 +215,8 @@ def main(arguments: list[str]) -> int:
     if FLAGS.join:
         return _join()
     request = request_from_flags()
+    if FLAGS.dry_run:
+        return _plan(request)
     run_dir = check_run_dir(request.run_dir)
     with (
         library_noise_to(run_dir / LIBRARY_LOG) as (out, err),
@@ -252,6 +264,42 @@ def main(arguments: list[str]) -> int:
         if voices.programs:
             _print_answer(voices, result, code)
         return code
+
+
+def _plan(request: Request) -> int:
+    """Prints what a run is going to take."""
+    with (
+        library_noise_to(Path(os.devnull), kept=False) as (out, err),
+        StopSignal(
+            announcer(err, STOPPING), nothing_kept=direct_writer(err, NOTHING_MEASURED)
+        ) as stop,
+    ):
+        voices = voices_of(FLAGS, out, err)
+        progress = Progress(voices.progress)
+        try:
+            with stop.starting_up():
+                plan = plan_request(
+                    request,
+                    PythonObjects(callbacks=_callbacks()),
+                    progress=progress,
+                    stop_requested=stop,
+                    started=STARTED,
+                )
+        except StoppedError as error:
+            say(err, str(error))
+            return stop.exit_code
+        voices.people.print(plan.table())
+        for line in plan.lines():
+            say(voices.people, line)
+        if voices.programs:
+            voices.document("tune", _planned(plan, request), exit_code=0)
+        return 0
+
+
+def _planned(plan: Plan, request: Request) -> TuneResult:
+    from tfbatch.command_line.results import TuneResult  # imports SciPy
+
+    return TuneResult(status="planned", run_dir=str(request.run_dir), files=(), plan=plan)
 
 
 def _print_answer(voices: Voices, result: Result, code: int) -> None:
@@ -348,7 +396,7 @@ def _answer_before(run_dir: Path) -> str:
 
 
 def _written(run_dir: Path) -> list[str]:
-    answer = (RECOMMENDATION, BEST_CONFIGURATION, BEST_MODEL)
+    answer = (REPORT, RECOMMENDATION, BEST_CONFIGURATION, BEST_MODEL)
     names = (*answer, JOURNAL, TRIALS_CSV, SETTINGS, LIBRARY_LOG)
     return [name for name in names if (run_dir / name).exists()]
 

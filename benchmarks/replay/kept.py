@@ -13,8 +13,10 @@ import numpy.typing as npt
 from replay.measures import Course
 
 CAP = 25.0
-"""Full trainings of the baseline, at which a search is ended."""
-BUDGETS = np.arange(0.0, CAP + 0.125, 0.25)
+"""Full trainings of the baseline, by examples, at which a search is ended."""
+BUDGETS = np.unique(
+    np.round(np.concatenate([[1.0, 2.0, 3.5, 9.0, 25.0], 2 ** np.arange(-3, 8.1, 0.125)]), 3)
+)
 """Full trainings at which the regret is kept."""
 Array = npt.NDArray[np.float64]
 Key = tuple[str, str, str]
@@ -26,9 +28,10 @@ class Results:
     """One search on one table; everything in full trainings of the baseline and tolerances.
 
     Attributes:
-        until: What was spent until the answer came within the tolerance, [repetitions]; the cap
-            where it never did.
-        stays: The same, and it stayed there.
+        until: What was spent until the answer came within the tolerance, [repetitions]. Where it
+            never did: the cap, or what the whole search cost if that is more.
+        found: Whether it did, [repetitions].
+        stays: As `until`, and it stayed there.
         end: What the whole search cost, [repetitions].
         regret: At `BUDGETS`, [repetitions, budgets].
         unit: What a full training of the baseline is: examples, or seconds.
@@ -36,6 +39,7 @@ class Results:
     """
 
     until: Array
+    found: Array
     stays: Array
     end: Array
     regret: Array
@@ -62,12 +66,16 @@ class Results:
             process_seconds: See above.
         """
         pairs = list(zip(courses, tolerances, strict=True))
-        found = zip(pairs, before, strict=True)
+        first = np.array([course.until(tolerance) for course, tolerance in pairs])
+        stays = np.array([course.for_good(tolerance) for course, tolerance in pairs])
+        end = np.array([course.end for course in courses])
+        never, ahead = np.maximum(end, CAP), zip(pairs, before, strict=True)
         return cls(
-            until=np.minimum([course.until(tolerance) for course, tolerance in pairs], CAP),
-            stays=np.minimum([course.for_good(tolerance) for course, tolerance in pairs], CAP),
-            end=np.array([course.end for course in courses]),
-            regret=np.stack([c.at(BUDGETS, before=b) / t for (c, t), b in found]),
+            until=np.where(np.isfinite(first), first, never),
+            found=np.isfinite(first).astype(np.float64),
+            stays=np.where(np.isfinite(stays), stays, never),
+            end=end,
+            regret=np.stack([c.at(BUDGETS, before=b) / t for (c, t), b in ahead]),
             unit=unit,
             process_seconds=process_seconds,
         )
@@ -78,7 +86,7 @@ class Results:
         return self.regret[:, place]
 
 
-_ARRAYS = ("until", "stays", "end", "regret")
+_ARRAYS = ("until", "found", "stays", "end", "regret")
 
 
 def read(path: Path) -> dict[Key, Results]:

@@ -10,7 +10,7 @@ from tfbatch.errors import InputError
 
 Role = Literal["recommended", "baseline", "best", "candidate", "other", "failed", "predicted"]
 """What a series stands for in an answer: it gives the color, the same on every chart."""
-Symbol = Literal["circle", "circle-open", "diamond", "square", "x"]
+Symbol = Literal["circle", "circle-open", "diamond", "diamond-open", "square", "x"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Stack:
 
     Attributes:
         title: What it shows.
-        charts: From the top to the bottom, at least one.
+        charts: From the top to the bottom, at least one; the last one is the tallest.
     """
 
     title: str
@@ -177,10 +177,12 @@ class ParallelCoordinates:
     Attributes:
         title: What it shows.
         axes: The axes, from the left to the right; the last one gives the color.
+        shade_ends: See `Chart`.
     """
 
     title: str
     axes: tuple[ParallelAxis, ...]
+    shade_ends: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(axis.values) for axis in self.axes}

@@ -27,8 +27,9 @@
   };
 
   const loadPlotly = async () => {
-    const bytes = Uint8Array.from(
-      atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+    const text = atob(document.getElementById("plotly").textContent);
+    const bytes = new Uint8Array(text.length);
+    for (let n = 0; n < text.length; n += 1) bytes[n] = text.charCodeAt(n);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     document.head.append(element("script", {textContent: await new Response(stream).text()}));
     if (!window.Plotly) throw new Error("Plotly did not start");
@@ -47,9 +48,68 @@
     const style = getComputedStyle(document.documentElement);
     const layout = colored(figure.layout, style);
     if (unit) layout.xaxis.title.text = figure.units[unit];
-    const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"]};
-    return Plotly.react(
-      holder.querySelector(".plot"), colored(inUnit(figure, unit), style), layout, config);
+    const data = colored(inUnit(figure, unit), style);
+    const off = new Set(JSON.parse(holder.dataset.off || "[]"));
+    data.forEach((trace, number) => { trace.visible = !off.has(number); });
+    legend(id, figure, style, off);
+    const config = {
+      displaylogo: false, responsive: true, displayModeBar: innerWidth < 640 ? false : "hover",
+      modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d"],
+      modeBarButtonsToAdd: [{
+        name: "Save as SVG", icon: Plotly.Icons.camera, click: () => save(id, data, layout)}],
+    };
+    return Plotly.react(holder.querySelector(".plot"), data, layout, config);
+  };
+
+  // A saved picture has title and legend in it.
+  const save = (id, data, layout) => {
+    const title = document.querySelector(`#${id} figcaption`).textContent;
+    const whole = {...layout, title: {text: title}, showlegend: true,
+      margin: {...layout.margin, t: layout.margin.t + 36}};
+    Plotly.downloadImage({data, layout: whole},
+      {format: "svg", filename: title, width: 1100, height: layout.height + 36});
+  };
+
+  const SHAPES = {
+    "circle": "M11 2.5a3.5 3.5 0 1 0 .01 0z", "diamond": "M11 1.5L15.5 6L11 10.5L6.5 6z",
+    "square": "M7.5 2.5h7v7h-7z", "x": "M7.5 2.5l7 7M14.5 2.5l-7 7",
+  };
+
+  const swatch = (entry, style) => {
+    const color = colored(entry.color, style);
+    const shape = (entry.shape || "").replace("-open", "");
+    const filled = entry.shape === shape && shape !== "x";
+    const parts = [];
+    if (shape === "band") parts.push(`<rect width="22" height="12" fill="${color}"/>`);
+    if (entry.line) parts.push(`<path d="M0 6H22" stroke="${color}" stroke-width="2" `
+      + `${entry.line === "dash" ? 'stroke-dasharray="5 3"' : ""}/>`);
+    if (SHAPES[shape]) parts.push(`<path d="${SHAPES[shape]}" stroke="${color}" stroke-width="1.5" `
+      + `fill="${filled ? color : "none"}"/>`);
+    return `<svg width="22" height="12" aria-hidden="true">${parts.join("")}</svg>`;
+  };
+
+  // Each entry shows and hides its lines.
+  const legend = (id, figure, style, off) => {
+    const holder = document.getElementById(id);
+    const items = figure.legend.map((entry) => {
+      const key = element("span", {innerHTML: swatch(entry, style)});
+      const name = element("span", {textContent: entry.name});
+      if (!entry.traces.length) return element("li", {}, element("span", {className: "key"}, key, name));
+      const hidden = off.has(entry.traces[0]);
+      const button = element("button", {type: "button", ariaPressed: String(!hidden)}, key, name);
+      const item = element("li", {}, button);
+      button.addEventListener("click", () => {
+        entry.traces.forEach((n) => (hidden ? off.delete(n) : off.add(n)));
+        holder.dataset.off = JSON.stringify([...off]);
+        draw(id);
+        holder.querySelector(".legend").children[items.indexOf(item)].firstChild.focus();
+      });
+      return item;
+    });
+    const list = element("ul", {className: "legend", ariaLabel: "Legend"}, ...items);
+    const before = holder.querySelector(".legend");
+    if (before) before.replaceWith(list);
+    else holder.querySelector(":scope > .scroll").after(list);
   };
 
   const unitSwitch = (id, figure) => {
@@ -60,10 +120,10 @@
         holder.dataset.unit = number;
         draw(id);
       });
-      return element("label", {}, input, " " + unit);
+      return element("label", {}, input, " " + unit.replace("<br>", " "));
     });
-    const legend = element("legend", {textContent: "horizontal axis"});
-    holder.prepend(element("fieldset", {}, legend, ...choices));
+    const name = element("legend", {textContent: "horizontal axis"});
+    holder.querySelector("figcaption").after(element("fieldset", {}, name, ...choices));
   };
 
   // The numbers behind a figure, for those who do not see it: made when they are asked for.
@@ -78,7 +138,7 @@
       });
       const shown = rows.slice(0, 500).map((row) =>
         element("tr", {}, ...row.map((cell) => element("td", {textContent: format(cell, 5)}))));
-      const head = ["series", figure.layout.xaxis.title.text, "value", ""];
+      const head = ["series", figure.layout.xaxis.title.text.replace("<br>", " "), "value", ""];
       body.append(element("table", {},
         element("thead", {}, element("tr", {}, ...head.map((c) => element("th", {textContent: c})))),
         element("tbody", {}, ...shown)));
@@ -99,7 +159,9 @@
     await loadPlotly();
     for (const id of ids) {
       const figure = content.figures[id];
-      document.getElementById(id).querySelector(".plot").style.minHeight = figure.layout.height + "px";
+      const plot = document.getElementById(id).querySelector(".plot");
+      plot.style.minHeight = figure.layout.height + "px";
+      if (figure.data[0].type === "parcoords") plot.classList.add("wide");
       if (figure.units) unitSwitch(id, figure);
       if (figure.data.some((trace) => trace.type !== "parcoords")) numbers(id, figure);
     }

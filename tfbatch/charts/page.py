@@ -107,9 +107,8 @@ class Page:
     def data(self) -> JsonObject:
         """The figures and the long tables, by the id of the element that shows them.
 
-        A figure is {"data", "layout"} as Plotly has them, or with "units"; see
-        tfbatch.charts.plotly_figure.figure. A table is {"columns", "digits", "rows", "details",
-        "details_of"}.
+        A figure is what tfbatch.charts.plotly_figure.figure makes. A table is {"columns", "digits",
+        "rows", "details", "details_of"}.
         """
         figures: dict[str, Any] = {}
         tables: dict[str, Any] = {}

@@ -27,6 +27,12 @@ _PALETTE = tuple(f"@series-{number}" for number in range(1, 7))
 _MANY_DECADES = 3.0
 _MOST_DECADES = 12.0
 _HEIGHT = 400
+_TOP, _BOTTOM = 24, 56
+"""Pixels of the margins."""
+_LONGEST_LABEL = 26
+_LAST_IS_TALLER = 1.7
+_GAP = 0.06
+_INTERVAL = ", interval"
 _MANY_POINTS = 1000
 """A series of more is drawn by WebGL: each of its points would be an element of the page."""
 _SHADES = (
@@ -40,22 +46,23 @@ _SHADES = (
 
 
 def figure(picture: Picture) -> JsonObject:
-    """A picture as an object with the keys "data" and "layout", and "units" for a switch.
+    """A picture as an object: "data" and "layout" as Plotly has them, "legend", and "units".
 
-    "units" holds the labels of the horizontal axis in each of its units; each trace then has its
-    places in the further ones as "in_other_units" of its `meta`.
+    "legend" has an entry for each name: "name", "traces" (their numbers), "color", "shape", "line".
+    "units", for a switch, holds the labels of the horizontal axis in each of its units; each trace
+    then has its places in the further ones as "in_other_units" of its `meta`.
     """
     if isinstance(picture, ParallelCoordinates):
         return _parallel(picture)
     charts = picture.charts if isinstance(picture, Stack) else (picture,)
-    layout = _frame(picture.title, _HEIGHT if len(charts) == 1 else 130 + 210 * len(charts))
+    layout = _frame(_HEIGHT if len(charts) == 1 else _stack_height(len(charts)))
     data: list[JsonObject] = []
     for number, chart in enumerate(charts):
         _draw(chart, number, len(charts), data, layout)
     last = charts[-1]
     everything = [value for chart in charts for series in chart.series for value in series.x]
     layout["xaxis"] = {
-        "title": {"text": last.x_label},
+        "title": {"text": _wrapped(last.x_label)},
         "gridcolor": "@grid",
         "zeroline": False,
         "automargin": True,
@@ -63,26 +70,52 @@ def figure(picture: Picture) -> JsonObject:
         **_x_axis(last, everything),
     }
     if last.y_names is not None:
-        layout["height"] = 150 + 34 * len(last.y_names)
-    units = [last.x_label, *last.other_x_labels]
-    return {"data": data, "layout": layout, **({"units": units} if len(units) > 1 else {})}
+        layout |= _frame(170 + 34 * len(last.y_names)) | {
+            key: layout[key] for key in ("shapes", "annotations")
+        }
+    units = [_wrapped(label) for label in (last.x_label, *last.other_x_labels)]
+    drawn: dict[str, Any] = {"data": data, "layout": layout, "legend": _legend(charts, data)}
+    return {**drawn, "units": units} if len(units) > 1 else drawn
 
 
-def _frame(title: str, height: int) -> dict[str, Any]:
+def _legend(charts: Sequence[Chart], data: Sequence[JsonObject]) -> list[JsonObject]:
+    """What the page lists below a figure: Plotly's own legend covers the axis on a small screen."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, trace in enumerate(data):
+        name = trace["name"].removesuffix(_INTERVAL)
+        entry = found.setdefault(name, {"name": name, "traces": []})
+        entry["traces"].append(number)
+        if name == trace["name"]:
+            entry |= _key(trace)
+    entries = list(found.values())
+    for band in (band for chart in charts for band in chart.bands):
+        entries.append({"name": band.label, "traces": [], "color": "@band", "shape": "band"})
+    return entries
+
+
+def _key(trace: JsonObject) -> dict[str, Any]:
+    """The color, mark and line of a trace."""
+    marker, line = trace.get("marker", {}), trace.get("line", {})
+    color, mode = marker.get("color"), trace.get("mode", "markers")
     return {
-        "title": {
-            "text": title,
-            "font": {"size": 15},
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-        },
+        "color": color if isinstance(color, str) else "@ink",
+        "shape": marker.get("symbol", "square") if "markers" in mode else None,
+        "line": line.get("dash") if "lines" in mode else None,
+    }
+
+
+def _stack_height(count: int) -> int:
+    return _TOP + _BOTTOM + round(170 * (count - 1 + _LAST_IS_TALLER))
+
+
+def _frame(height: int) -> dict[str, Any]:
+    return {
         "font": {"color": "@ink", "family": "system-ui, sans-serif", "size": 13},
         "paper_bgcolor": "@paper",
         "plot_bgcolor": "@paper",
         "colorway": list(_PALETTE),
-        "legend": {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
-        "margin": {"l": 64, "r": 16, "t": 44, "b": 56},
+        "showlegend": False,
+        "margin": {"l": 64, "r": 16, "t": _TOP, "b": _BOTTOM},
         "height": height,
         "hovermode": "closest",
         "shapes": [],
@@ -93,16 +126,15 @@ def _frame(title: str, height: int) -> dict[str, Any]:
 def _draw(chart: Chart, number: int, count: int, data: list[JsonObject], layout: Any) -> None:
     """One chart of a stack: its series, its vertical axis, its marks and bands."""
     name = "" if number == 0 else str(number + 1)
-    gap = 0.06
-    height = (1 - gap * (count - 1)) / count
-    top = 1 - number * (height + gap)
+    height = (1 - _GAP * (count - 1)) / (count - 1 + _LAST_IS_TALLER)
+    top = 1 - number * (height + _GAP)
+    height *= _LAST_IS_TALLER if number == count - 1 else 1
     for place, series in enumerate(chart.series):
         trace = _trace(chart, series, _PALETTE[place % len(_PALETTE)])
         trace["yaxis"] = f"y{name}"
-        # Of one name, the first has the entry in the legend.
-        if any(other.get("name") == series.name for other in data):
-            trace |= {"showlegend": False}
-        data.append(trace | {"legendgroup": series.name})
+        if series.kind == "dashed" and "error_y" in trace:
+            data.append(_ribbon(series, trace))
+        data.append(trace)
     layout[f"yaxis{name}"] = {
         "title": {"text": chart.y_label},
         "gridcolor": "@grid",
@@ -117,7 +149,6 @@ def _draw(chart: Chart, number: int, count: int, data: list[JsonObject], layout:
             layout["annotations"].append(_label(chart, mark))
     for band in chart.bands:
         layout["shapes"].append(_range(band, name))
-        layout["annotations"].append(_range_label(chart, band, name))
 
 
 def _line(mark: Mark, name: str) -> JsonObject:
@@ -162,20 +193,6 @@ def _range(band: Band, name: str) -> JsonObject:
     return {"type": "rect", "layer": "below", "fillcolor": "@band", "line": line, **along}
 
 
-def _range_label(chart: Chart, band: Band, name: str) -> JsonObject:
-    shared = {"text": band.label, "showarrow": False, "font": {"size": 12, "color": "@quiet"}}
-    if band.across == "x":
-        middle = (band.low + band.high) / 2
-        return {**shared, "x": middle, "xref": "x", "y": 1, "yref": f"y{name} domain"} | {
-            "yanchor": "bottom"
-        }
-    log = chart.log_y
-    at = math.log10(band.low) if log else band.low
-    return {**shared, "x": 1, "xref": "paper", "xanchor": "right", "y": at, "yref": f"y{name}"} | {
-        "yanchor": "bottom"
-    }
-
-
 def _trace(chart: Chart, series: Series, color: str) -> dict[str, Any]:
     color = f"@{series.role}" if series.role else color
     trace: dict[str, Any] = {
@@ -213,6 +230,26 @@ def _trace(chart: Chart, series: Series, color: str) -> dict[str, Any]:
     mode = {"points": "markers", "points and line": "lines+markers"}.get(series.kind, "lines")
     dash = "dash" if series.kind == "dashed" else "solid"
     return {**trace, "mode": mode, "line": {"color": color, "width": 2, "dash": dash}}
+
+
+def _ribbon(series: Series, trace: dict[str, Any]) -> JsonObject:
+    """The interval around what is predicted: its bars would look like those of a measurement."""
+    del trace["error_y"]
+    ends = zip(series.x, series.low or (), series.high or (), strict=True)
+    known = [(x, low, high) for x, low, high in ends if math.isfinite(low + high)]
+    return {
+        "type": "scatter",
+        "name": f"{series.name}{_INTERVAL}",
+        "x": [x for x, _, _ in known] + [x for x, _, _ in reversed(known)],
+        "y": [high for _, _, high in known] + [low for _, low, _ in reversed(known)],
+        "mode": "lines",
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": "@prediction",
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "yaxis": trace["yaxis"],
+    }
 
 
 def _shaded(chart: Chart, shades: Sequence[float]) -> JsonObject:
@@ -286,6 +323,8 @@ def _is_at_the_right(chart: Chart, x: float) -> bool:
 def _parallel(picture: ParallelCoordinates) -> JsonObject:
     last = picture.axes[-1]
     shades = [value for value in last.values if math.isfinite(value)]
+    ends = picture.shade_ends
+    dark, light = ends or (min(shades, default=0.0), max(shades, default=1.0))
     trace = {
         "type": "parcoords",
         "name": picture.title,
@@ -294,8 +333,9 @@ def _parallel(picture: ParallelCoordinates) -> JsonObject:
         "line": {
             "color": finite(last.values),
             "colorscale": [list(stop) for stop in _SHADES],
-            "cmin": min(shades, default=0.0),
-            "cmax": max(shades, default=1.0),
+            "reversescale": dark > light,
+            "cmin": min(dark, light),
+            "cmax": max(dark, light),
             "showscale": True,
             "colorbar": {"title": {"text": last.label, "side": "right"}, "thickness": 12},
         },
@@ -303,9 +343,18 @@ def _parallel(picture: ParallelCoordinates) -> JsonObject:
         "tickfont": {"color": "@ink"},
         "rangefont": {"color": "@quiet"},
     }
-    layout = _frame(picture.title, _HEIGHT)
-    layout["margin"] = {"l": 56, "r": 24, "t": 92, "b": 28}
-    return {"data": [trace], "layout": layout}
+    layout = _frame(_HEIGHT)
+    layout["margin"] = {"l": 56, "r": 24, "t": 60, "b": 28}
+    return {"data": [trace], "layout": layout, "legend": []}
+
+
+def _wrapped(label: str) -> str:
+    """A long label on two lines: a figure may be as narrow as a phone."""
+    words = label.split(" ")
+    if len(label) <= _LONGEST_LABEL or len(words) < 2:
+        return label
+    cut = min(range(1, len(words)), key=lambda n: abs(len(label) - 2 * len(" ".join(words[:n]))))
+    return f"{' '.join(words[:cut])}<br>{' '.join(words[cut:])}"
 
 
 def _dimension(axis: ParallelAxis) -> JsonObject:

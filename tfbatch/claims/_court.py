@@ -13,6 +13,7 @@ import numpy as np
 
 from tfbatch.claims._preset import Preset
 from tfbatch.configuration import Configuration
+from tfbatch.schema import content_hash
 from tfbatch.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Workload:
             known.
         device: Kind of device, such as "CPU".
         precision: Keras's dtype policy.
+        compiled: Whether the model is compiled, so that it keeps its optimizer.
         normalizations: What the model's builder takes as `normalization`; empty where it does not.
     """
 
@@ -49,6 +51,7 @@ class Workload:
     smallest_margin: float
     device: str = "CPU"
     precision: str = "float32"
+    compiled: bool = False
     normalizations: tuple[str, ...] = ()
 
 
@@ -65,6 +68,13 @@ class Training:
     configuration: Configuration
     examples: int
     seed: int
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Equal for equal trainings, so that two cards that need the same one run it once."""
+        c = self.configuration
+        content = [c.model_dump(mode="json"), self.examples, self.seed]
+        return f"b{c.batch_size}-r{c.base_learning_rate:.4g}-{content_hash(content)[:10]}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,7 +70,7 @@ FOUNDING_DOCUMENT = (
         "C6",
         "no-algorithm-for-very-large",
         "No algorithm lets us use very large batches effectively.",
-        (Criterion("X4", "half of the gap of C5 less what the best large-batch method recovers"),),
+        (Criterion("X4A", "half of the gap of C5 less what the best large-batch method recovers"),),
     ),
     Claim(
         "C7",
@@ -460,7 +460,7 @@ FOUNDING_DOCUMENT = (
         "C56",
         "small-data-try-both",
         "On ImageNet people fill the memory; on smaller data try both large and small.",
-        (Criterion("X16", "slope of the log of the best size over the log of the data's size"),),
+        (Criterion("X16N", "slope of the log of the best size over the log of the data's size"),),
     ),
     Claim(
         "C57",

@@ -32,7 +32,13 @@ from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
 from tfbatch.schema import Named, content_hash
 from tfbatch.search.clock import SearchClock
-from tfbatch.search.preparation import check_baseline, check_comparable, check_length, prepared
+from tfbatch.search.preparation import (
+    Prepared,
+    check_baseline,
+    check_comparable,
+    check_length,
+    prepared,
+)
 from tfbatch.search.progress import Progress
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.training.context import TaskContext, UserCode
@@ -90,7 +96,7 @@ class LiveCourt(Court):
         Raises:
             InterruptedTrialError: A stop was requested, or the time is over.
         """
-        names = {name_of(training): training for training in trainings}
+        names = {training.name: training for training in trainings}
         missing = {name: one for name, one in names.items() if name not in self._runs}
         specs = (
             self._runner.spec(
@@ -100,7 +106,7 @@ class LiveCourt(Court):
         )
         for finished in self._runner.run_all(specs):
             self._runs[finished.trial] = self._run(missing[finished.trial], finished)
-        return [self._runs[name_of(training)] for training in trainings]
+        return [self._runs[training.name] for training in trainings]
 
     def _run(self, training: Training, finished: FinishedTrial) -> Run:
         """A finished trial with its curve.
@@ -169,13 +175,6 @@ def time_steps(
         seconds=seconds,
     )
     return tuple(times)
-
-
-def name_of(training: Training) -> str:
-    """A training's name: equal for equal trainings, so that two cards that need it run it once."""
-    c = training.configuration
-    content = [c.model_dump(mode="json"), training.examples, training.seed]
-    return f"b{c.batch_size}-r{c.base_learning_rate:.4g}-{content_hash(content)[:10]}"
 
 
 def hold_court(
@@ -256,7 +255,7 @@ def hold_court(
                 return stop_requested() or clock.expired()
 
             court = LiveCourt(
-                workload_of(request, baseline, untrained, num_examples, ready.engine),
+                workload_of(request, baseline, untrained, ready),
                 request.preset,
                 request.seed,
                 runner=TrialRunner(
@@ -364,11 +363,10 @@ def workload_of(
     request: CourtRequest,
     baseline: Configuration,
     untrained: Untrained,
-    num_examples: int,
-    engine: Engine,
+    ready: Prepared,
 ) -> Workload:
     """The workload in the court's terms."""
-    objective = request.objective
+    objective, num_examples = request.objective, ready.data.splits["train"]
     name = objective.name.removeprefix("val_")
     value = untrained.metrics[name]
     chance = untrained.chance.get(name)
@@ -380,8 +378,9 @@ def workload_of(
         metric=objective.name,
         untrained=value if objective.direction == "max" else -value,
         smallest_margin=objective.smallest_margin(without if math.isfinite(without) else value),
-        device=engine.devices.kind,
+        device=ready.engine.devices.kind,
         precision=request.execution.precision,
+        compiled=ready.model.optimizer is not None,
         normalizations=_normalizations(request.subject.model),
     )
 

@@ -7,6 +7,7 @@ from typing import Literal
 import pydantic
 
 from tfbatch.answer.answer import Answer, Number
+from tfbatch.answer.plan import Plan
 from tfbatch.comparison import RunComparison
 from tfbatch.schema import JsonObject, Strict
 from tfbatch.translation import Translation
@@ -17,18 +18,21 @@ class TuneResult(Strict):
 
     Attributes:
         status: "complete"; "interrupted" where the run ended early; "nothing_learned" where no
-            trial is better than chance; "stopped" where it was ended before there was an answer.
+            trial is better than chance; "stopped" where it was ended before there was an answer;
+            "planned" with `--dry_run`.
         message: Why there is no answer, or why the run ended early; empty otherwise.
         run_dir: The run folder.
         files: Names of the files in it that say what was found.
         answer: The content of recommendation.json; None where there is no answer.
+        plan: What the run is going to take, with `--dry_run`; else None.
     """
 
-    status: Literal["complete", "interrupted", "nothing_learned", "stopped"]
+    status: Literal["complete", "interrupted", "nothing_learned", "stopped", "planned"]
     message: str = ""
     run_dir: str
     files: tuple[str, ...]
     answer: Answer | None = None
+    plan: Plan | None = None
 
 
 class TrainResult(Strict):

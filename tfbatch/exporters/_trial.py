@@ -6,10 +6,13 @@ import dataclasses
 import datetime
 import json
 import math
+import sys
+import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tfbatch.configuration import Configuration
+from tfbatch.run_folder.files import SET_ASIDE, curves_of
 from tfbatch.run_folder.journal import Row
 from tfbatch.run_folder.trials_table import METRIC, column_order
 from tfbatch.schema import JsonObject
@@ -18,7 +21,7 @@ _DERIVED = (
     *("learning_rate", "total_examples", "steps_per_epoch", "warmup_examples"),
     *("from_examples", "to_examples", "course_from"),
 )
-_TAGS = ("trial", "phase", "status", "seed", "device", "finished_at", "message")
+_TAGS = ("trial", "phase", "status", "seed", "device", "curves", "finished_at", "message")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +114,6 @@ def _is_parameter(key: str) -> bool:
     return key in (*fields, *_DERIVED) or any(key.startswith(f"{field}_") for field in fields)
 
 
-_EPOCH = "epoch_"
-
-
 @dataclasses.dataclass(frozen=True)
 class Point:
     """What was measured at the end of one epoch.
@@ -134,40 +134,78 @@ def read_curves(tensorboard: Path, row: Row) -> list[Point]:
     """The epochs of a trial in their order; empty where there are no event files.
 
     A file that was cut is read up to the cut. Where a continued trial wrote an epoch twice, the
-    later value counts.
+    later value counts. Of parts of one training, which share their curves, each has its own epochs.
 
     Args:
         tensorboard: The run's TensorBoard folder.
         row: The trial's row in the journal.
     """
+    folder = tensorboard / curves_of(row)
+    if "curves" not in row:
+        return _by_epoch(folder, row)
+    begin, end = int(row.get("from_examples") or 0), int(row["examples"] or row["total_examples"])
     points: dict[int, Point] = {}
-    for part, prefix in (("train", ""), ("validation", "val_")):
-        folder = tensorboard / row["trial"] / part
-        if not any(folder.glob("*.tfevents.*")):
-            continue
-        for tag, epoch, seconds, value in _scalars(folder):
-            examples = float(_examples(epoch, row))
-            point = points.setdefault(epoch, Point(epoch, seconds, {"examples": examples}))
-            point.values[prefix + tag.removeprefix(_EPOCH)] = value
+    for scalar in (*_scalars(folder / SET_ASIDE), *_scalars(folder)):
+        if begin < scalar.step <= end:
+            epoch = -(-(scalar.step - begin) // _examples_per_epoch(row)) - 1
+            values = {"examples": float(scalar.step)}
+            point = points.setdefault(epoch, Point(epoch, scalar.seconds, values))
+            point.values[scalar.tag] = scalar.value
     return [points[epoch] for epoch in sorted(points)]
 
 
-def _scalars(folder: Path) -> list[tuple[str, int, float, float]]:
-    """Tag, epoch, wall-clock time and value of every scalar that Keras wrote at an epoch's end."""
-    # They import TensorFlow where it is installed: not before there is something to read.
+def _by_epoch(folder: Path, row: Row) -> list[Point]:
+    """What Keras's callback wrote for earlier versions: a folder for each split, over epochs."""
+    points: dict[int, Point] = {}
+    for part, prefix in (("train", ""), ("validation", "val_")):
+        for scalar in _scalars(folder / part):
+            if not scalar.tag.startswith(_EPOCH):
+                continue
+            examples = float(_examples(scalar.step, row))
+            point = points.setdefault(
+                scalar.step, Point(scalar.step, scalar.seconds, {"examples": examples})
+            )
+            point.values[prefix + scalar.tag.removeprefix(_EPOCH)] = scalar.value
+    return [points[epoch] for epoch in sorted(points)]
+
+
+_EPOCH, _OF_HPARAMS = "epoch_", "_hparams_"
+
+
+class _Scalar(NamedTuple):
+    """A point of one curve."""
+
+    tag: str
+    step: int
+    seconds: float
+    value: float
+
+
+def _scalars(folder: Path) -> list[_Scalar]:
+    """Every scalar in a folder's event files, in the order in which they were written."""
+    if not any(folder.glob("*.tfevents.*")):
+        return []
+    if "tensorflow" not in sys.modules:
+        # TensorBoard takes its own reader then, as where TensorFlow is not installed
+        # (tensorboard/compat/__init__.py): it is slower, but an import of seconds is not needed.
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
     accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0})
     accumulator.Reload()
-    tags = accumulator.Tags()
-    found = [
-        (tag, event.step, event.wall_time, float(make_ndarray(event.tensor_proto)))
-        for tag in tags["tensors"]
-        if tag.startswith(_EPOCH)
-        for event in accumulator.Tensors(tag)
-    ]
-    return sorted(found, key=lambda scalar: scalar[2])
+    found = []
+    for tag in accumulator.Tags()["tensors"]:
+        if tag.startswith(_OF_HPARAMS):
+            continue
+        for event in accumulator.Tensors(tag):
+            value = float(make_ndarray(event.tensor_proto))
+            found.append(_Scalar(tag, event.step, event.wall_time, value))
+    return sorted(found, key=lambda scalar: scalar.seconds)
+
+
+def _examples_per_epoch(row: Row) -> int:
+    return int(row["steps_per_epoch"]) * int(row["batch_size"])
 
 
 def _examples(epoch: int, row: Row) -> int:
@@ -175,6 +213,5 @@ def _examples(epoch: int, row: Row) -> int:
 
     Those of the ancestors of a part of a training are counted too, as the row counts them.
     """
-    own = (epoch + 1) * int(row["steps_per_epoch"]) * int(row["batch_size"])
-    full = int(row.get("from_examples", 0)) + own
+    full = int(row.get("from_examples", 0)) + (epoch + 1) * _examples_per_epoch(row)
     return min(full, int(row["examples"] or row["total_examples"]))

@@ -6,6 +6,7 @@ import math
 
 from tfbatch.charts import ParallelAxis, ParallelCoordinates
 from tfbatch.charts.page import Cell, Column, SortableTable
+from tfbatch.reporting.landscape import shade_ends
 from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.trial.finished_trial import FinishedTrial
 
@@ -33,7 +34,8 @@ def parallel(run: RecordedRun) -> ParallelCoordinates | None:
     ]
     varied = [axis for axis in axes if len(set(axis.values)) > 1]
     score = ParallelAxis(run.objective_name, tuple(t.score or 0.0 for t in trials))
-    return ParallelCoordinates(f"{len(trials)} completed trials", (*varied, score))
+    title = f"{len(trials)} completed trials"
+    return ParallelCoordinates(title, (*varied, score), shade_ends(run))
 
 
 def _named(label: str, values: list[str]) -> ParallelAxis:

@@ -38,7 +38,13 @@ def notes(run: RecordedRun) -> list[str]:
     if (knee := knee_of(run)) is not None:
         found.append(
             f"Knee: from batch size {knee.batch_size} {knee.interval} on the device has 90 % of "
-            f"its best measured throughput ({max(knee.throughput):,.0f} examples/s)."
+            f"its best measured throughput ({max(knee.throughput):,.0f} examples/s)"
+            + (
+                "; the largest size that was timed alone is the fastest, so that larger ones may "
+                "be faster still."
+                if knee.open_ended
+                else "."
+            )
         )
     elif run.step_seconds.rounds:
         found.append("No knee is named: fewer than 3 batch sizes were timed alone.")
@@ -74,15 +80,16 @@ def throughput_chart(run: RecordedRun, ticks: Sequence[float]) -> Chart | None:
     series = [*_alone(run), *_in_trials(run)]
     if not series:
         return None
-    marks = (
-        [Mark(float(knee.batch_size), f"knee {knee.batch_size}")] if (knee := knee_of(run)) else []
-    )
+    knee, marks = knee_of(run), wall_marks(run)
+    if knee is not None:
+        more = " or larger" if knee.open_ended else ""
+        marks.insert(0, Mark(float(knee.batch_size), f"knee {knee.batch_size}{more}"))
     return Chart(
         "Throughput",
         "batch size",
         "examples / s",
         tuple(series),
-        marks=(*marks, *wall_marks(run)),
+        marks=tuple(marks),
         log_y=False,
         x_ticks=tuple(ticks),
     )

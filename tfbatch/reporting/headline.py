@@ -9,6 +9,7 @@ from tfbatch.answer.answer import Contender, Measured
 from tfbatch.answer.summary import words_of
 from tfbatch.charts.page import PageSection
 from tfbatch.reporting.recorded import RecordedRun, own
+from tfbatch.trial.finished_trial import BASELINE
 
 Row = tuple[str, ...]
 
@@ -104,13 +105,25 @@ def answer_section(run: RecordedRun, *, level: int) -> PageSection:
 def _columns(run: RecordedRun) -> Row:
     if run.answer is None:
         return ()
-    if run.answer.keeps_baseline:
-        return ("", "your own setting, kept")
-    return ("", "recommended", *(["your own setting"] if run.answer.baseline else []))
+    own_name = "your own setting, kept" if run.answer.keeps_baseline else "your own setting"
+    names = {run.answer.recommended_trial: "recommended", BASELINE: own_name}
+    return ("", *(names.get(one.key, "the nearest, not recommended") for one in shown_of(run)))
+
+
+def shown_of(run: RecordedRun) -> list[Contender]:
+    """Recommendation and baseline; beside a baseline that is kept, the best of the others."""
+    answer = run.answer
+    if answer is None:
+        return []
+    shown = answer.shown()
+    if answer.keeps_baseline and answer.verification:
+        others = (answer.find(c.key) for c in answer.verification.comparisons if c.key != BASELINE)
+        shown += [one for one in others if one is not None][:1]
+    return shown
 
 
 def _rows(run: RecordedRun) -> list[Row]:
-    shown = run.answer.shown() if run.answer else []
+    shown = shown_of(run)
     if not shown:
         return []
     rows = [

@@ -108,7 +108,8 @@ def importance_sentence(found: Importance) -> str:
         return f"Importance of hyperparameters is not computed: {found.reason}."
     return (
         f"Importance by PED-ANOVA (Watanabe et al. 2023), over {found.trials} completed trials of "
-        f"{found.length:,} examples: what distinguishes the best tenth from all. It is no effect."
+        f"{found.length:,} examples: what distinguishes the best tenth from all. An association, "
+        "not an effect."
     )
 
 

@@ -104,13 +104,13 @@ def landscape(run: RecordedRun) -> Chart | None:
     if not any(s.kind == "points" for s in series):
         return None
     return Chart(
-        "Learning rate and batch size",
+        "Trials of the search",
         "batch size",
         "peak learning rate",
         tuple(series),
         x_ticks=tuple(map(float, run.trials.batch_sizes())),
         shade_label=run.objective_name,
-        shade_ends=_shade_ends(run),
+        shade_ends=shade_ends(run),
     )
 
 
@@ -251,13 +251,13 @@ def _best(run: RecordedRun) -> list[Series]:
             tuple(t.learning_rate for t in tuned),
             kind="points",
             role="best",
-            symbol="diamond",
+            symbol="diamond-open",
             about=tuple(describe(t) for t in tuned),
         )
     ]
 
 
-def _shade_ends(run: RecordedRun) -> tuple[float, float] | None:
+def shade_ends(run: RecordedRun) -> tuple[float, float] | None:
     """From bad (dark) to the best (light)."""
     ranked = [t.score or 0.0 for t in run.trials.searched().ranked()]
     if not ranked:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tfbatch.schema import JsonObject
+
 LOCK = ".lock"
 """Held by the process that directs the run."""
 WORKERS_LOCK = ".workers"
@@ -42,6 +44,8 @@ OWN_DATA = "data"
 """A user's own arrays and Datasets."""
 TENSORBOARD = "tensorboard"
 """Curves, and rows of the HParams view."""
+SET_ASIDE = "curves"
+"""Below the folder of a trial that failed: its curves, which end in no final value."""
 WEIGHTS = "weights"
 """Weights that later steps of a run need."""
 CHECKPOINTS = "checkpoints"
@@ -68,3 +72,30 @@ def state_file(run_dir: Path, trial: str) -> Path:
 def worker_log(logs: Path, worker: int | str) -> Path:
     """What a worker prints, by its number; "alone" is the one that measures without others."""
     return logs / f"worker-{worker}.log"
+
+
+def curves_name(
+    trial: str,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    schedule: str,
+    seed: int,
+    branch_at: int = 0,
+) -> str:
+    """The folder of a trial's curves below TENSORBOARD: what TensorBoard calls the run.
+
+    Such as "batch 64, rate 0.02, wsd, seed 7, search-0003". A branch also says at which example it
+    leaves its parent.
+    """
+    branch = f", branch at {branch_at}" if branch_at else ""
+    said = f"batch {batch_size}, rate {learning_rate:.3g}, {schedule}, seed {seed}"
+    return f"{said}{branch}, {trial}"
+
+
+def curves_of(row: JsonObject) -> str:
+    """The folder of a finished trial's curves below TENSORBOARD, from its row in the journal.
+
+    Earlier versions called it as the trial.
+    """
+    return str(row.get("curves") or row["trial"])

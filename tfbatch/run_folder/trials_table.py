@@ -31,6 +31,7 @@ _MEASURED = (
     "warmup_examples",
     "seed",
     "device",
+    "curves",
     "finished_at",
 )
 _LAST = "message"

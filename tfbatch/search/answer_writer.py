@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer, Contender, Measured, measured_metrics
@@ -18,7 +19,7 @@ from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchErr
 from tfbatch.request.request import Request
 from tfbatch.request.training_config import Reported, TrainingConfig
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.files import BEST_CONFIGURATION, BEST_MODEL
+from tfbatch.run_folder.files import BEST_CONFIGURATION, BEST_MODEL, JOURNAL, REPORT
 from tfbatch.run_folder.fingerprint import software
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.schema import write_yaml
@@ -256,6 +257,31 @@ def told(progress: Progress, what: str, failures: list[Exception] | None = None)
         if failures is not None:
             failures.append(error)
         tell_failure(progress, what, error)
+
+
+@contextlib.contextmanager
+def report_at_the_end(run_dir: Path, progress: Progress) -> Iterator[None]:
+    """Draws report.html when the block ends, also by an error of its own; a failure is told.
+
+    Args:
+        run_dir: The run folder. Where no trial is in its journal, nothing is drawn.
+        progress: Receives the failure.
+    """
+    try:
+        yield
+    except Exception:
+        _draw(run_dir, progress)
+        raise
+    _draw(run_dir, progress)
+
+
+def _draw(run_dir: Path, progress: Progress) -> None:
+    from tfbatch.reporting.page import write_report  # its imports take no time of the search
+
+    with told(progress, f"{REPORT} could not be drawn"):
+        if (run_dir / JOURNAL).stat().st_size:
+            progress.doing(f"drawing {REPORT}")
+            write_report(run_dir)
 
 
 def tell_failure(progress: Progress, what: str, error: Exception) -> None:

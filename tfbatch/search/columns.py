@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
+from tfbatch.curves_log import write_layout
 from tfbatch.hparams_log import (
     Choices,
     Column,
@@ -46,10 +47,11 @@ def declare_columns(
             "learning_rate", "learning rate", "Peak, at this batch size (derived).", RealInterval()
         ),
         Column("schedule", "schedule", "Decay schedule.", schedules),
+        Column("phase", "phase", "What the trial is for.", ("baseline", "search", "confirmation")),
+        Column("training_seconds", "training s", "Seconds of training steps.", RealInterval()),
         _number(space, "warmup_fraction", "warm-up", "Share of the training that is warm-up."),
         _number(space, "base_learning_rate", "base rate", "Learning rate at the base batch size."),
         _number(space, "learning_rate_octaves", "octaves", "Offset from the rule, factors of two."),
-        Column("phase", "phase", "What the trial is for.", ("baseline", "search", "confirmation")),
     ]
     if in_parts:
         columns += [
@@ -82,8 +84,17 @@ def declare_columns(
     shown += [
         Metric(name, direction) for name, direction in metrics.items() if name != objective.name
     ]
-    shown.append(Metric("training_seconds", "min"))
     write_experiment(log_dir, columns=columns, metrics=shown)
+    write_layout(log_dir, _charts(objective, metrics))
+
+
+def _charts(objective: Objective, metrics: Mapping[str, Direction | None]) -> dict[str, list[str]]:
+    """The charts of the CUSTOM SCALARS page: both splits of a metric in one."""
+    charts = {f"{objective.name} (compared)": [objective.name]}
+    for name in metrics:
+        trained = name.removeprefix("val_")
+        charts[trained] = list(dict.fromkeys([trained, name]))
+    return {**charts, "learning rate": ["learning_rate"]}
 
 
 def _number(space: SearchSpace, name: str, shown: str, description: str) -> Column:

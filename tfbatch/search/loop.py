@@ -63,6 +63,7 @@ class Search:
         prices: What training costs, as the oracle is told. A search that goes on needs the same.
         max_trainings: What all trials may cost, verification's too, in trainings of the baseline.
         on_trial: Called when the oracle has been told of a trial.
+        around: Wraps the oracle, to watch it.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Search:
         prices: Prices = NO_PRICES,
         max_trainings: float = math.inf,
         on_trial: Callable[[Search], None] = lambda search: None,
+        around: Callable[[Oracle], Oracle] = lambda oracle: oracle,
     ):
         self._config = config
         self._baseline = baseline
@@ -104,13 +106,14 @@ class Search:
         self._trainings = Trainings(prices, baseline, runner.total_examples, max_trainings)
         self._held: Proposal | None = None
         self._on_trial = on_trial
-        self._oracle: Oracle = config.oracle.make(
+        made = config.oracle.make(
             space.hyperparameters(),
             direction=self._objective.direction,
             seed=derive_seed(seed, "oracle"),
             total_examples=runner.total_examples,
             premises=self._premises(),
         )
+        self._oracle: Oracle = around(made)
 
     def _premises(self) -> Premises:
         space = self._space

@@ -12,6 +12,7 @@ from tfbatch.answer.answer import Answer
 from tfbatch.answer.candidates import Candidate, to_verify
 from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import find_answer
+from tfbatch.answer.plan import Plan
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, NothingLearnedError, SearchError, StoppedError
@@ -30,6 +31,7 @@ from tfbatch.search.budget import Budget
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
 from tfbatch.search.loop import Search
+from tfbatch.search.plan import Planner
 from tfbatch.search.preparation import Prepared, stop_if
 from tfbatch.search.prices import prices_of
 from tfbatch.search.progress import Progress
@@ -137,6 +139,25 @@ class Run:
             if answer.verified:
                 self._measure_step_times([one.configuration for one in answer.contenders])
             return self._writer().finish(self._answer(), failure=failure)
+
+    def plan(self) -> Plan:
+        """What the run is going to take; nothing of it is trained.
+
+        Raises:
+            SearchError: No step time could be measured.
+            StoppedError: A stop was requested.
+        """
+        return Planner(
+            request=self.request,
+            space=self.space,
+            engine=self.engine,
+            folder=self.folder.path,
+            progress=self.progress,
+            untrained=self.untrained,
+            splits=dict(self.data.splits),
+            largest_batch_size=self._largest_batch_size,
+            begun_seconds=self.clock.elapsed,
+        ).plan()
 
     def _search_and_verify(self) -> Exception | None:
         """Searches and verifies as long as there is time for both; what ended it early, or None."""

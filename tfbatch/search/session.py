@@ -20,6 +20,7 @@ from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
 from tfbatch.schema import content_hash
+from tfbatch.search.answer_writer import report_at_the_end
 from tfbatch.search.compiled_optimizer import fit_search
 from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import limit_memory
@@ -33,7 +34,6 @@ from tfbatch.search.preparation import (
     stop_if,
 )
 from tfbatch.search.progress import Progress
-from tfbatch.search.result import Result
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.context import UserCode
@@ -42,7 +42,8 @@ from tfbatch.training.evaluation import measure_untrained
 from tfbatch.workers import Slot
 
 
-def run_search(
+@contextlib.contextmanager
+def open_run(
     request: Request,
     code: UserCode,
     *,
@@ -52,8 +53,8 @@ def run_search(
     lock: RunLock,
     warm: Slot | None = None,
     started: float | None = None,
-) -> Result:
-    """Runs or continues a search.
+) -> Iterator[Run]:
+    """Opens a run that begins or is continued, and closes whatever it needs.
 
     Args:
         request: What is asked.
@@ -69,7 +70,7 @@ def run_search(
         InputError: Something asked for cannot be used; nothing was trained.
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
-        SearchError: No trial completed.
+        StoppedError: A stop was requested.
     """
     started = time.monotonic() if started is None else started
     stop_if(stop_requested)
@@ -130,6 +131,7 @@ def run_search(
         )
         with (
             folder,
+            report_at_the_end(folder.path, progress),
             csv_at_the_end(folder.path, folder.journal.rows, progress.say),
             _load_told(folder.path, progress, load_before),
         ):
@@ -170,7 +172,7 @@ def run_search(
                 build_model=code.build_model,
                 largest_batch_size=largest,
             )
-            return run.complete()
+            yield run
 
 
 @contextlib.contextmanager

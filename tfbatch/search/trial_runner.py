@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
+from tfbatch.curves_log import set_aside
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.hparams_log import write_trial
 from tfbatch.oracles import Part
 from tfbatch.request.execution import MAX_STATE_GB
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
-from tfbatch.run_folder.files import checkpoint_file, state_file, weights_file
+from tfbatch.run_folder.files import checkpoint_file, curves_name, state_file, weights_file
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.engine import TrialEngine
 from tfbatch.search.kept_states import KeptStates
 from tfbatch.search.progress import Progress
+from tfbatch.trial.derived import Derived
 from tfbatch.trial.finished_trial import (
     FinishedTrial,
     final_status,
@@ -194,7 +196,6 @@ class TrialRunner:
             total_examples=total,
             num_examples=self._num_examples,
             replicas=self._engine.devices.replicas,
-            log_dir=self._folder.tensorboard / trial,
             checkpoint_file=checkpoint_file(self._folder.path, trial),
             untrained_loss=loss.value if loss else None,
             judged_examples=loss.judged_examples if loss else JUDGED_EXAMPLES,
@@ -266,10 +267,9 @@ class TrialRunner:
     def _start(self, spec: TrialSpec) -> None:
         if spec.phase != "confirmation":
             spec = dataclasses.replace(spec, keep_if=self._better_than_best())
-        spec.derived  # noqa: B018 - here, once: it travels to the process that trains
-        if spec.checkpoint_file and not spec.checkpoint_file.exists():
-            # A killed trial that begins anew can have left half of its curves.
-            shutil.rmtree(self._folder.tensorboard / spec.trial, ignore_errors=True)
+        # Derived here, once: it travels to the process that trains.
+        spec = dataclasses.replace(spec, log_dir=self._curves_of(spec, spec.derived))
+        self._remove_half_curves(spec)
         if spec.parent and spec.parent.state_file and not spec.parent.state_file.exists():
             self._progress.say(
                 f"{spec.trial}: the end state of {spec.parent.trial}, from which it goes on, is no "
@@ -287,8 +287,29 @@ class TrialRunner:
     def _drop(self, spec: TrialSpec) -> None:
         """An interrupted trial: without a checkpoint nothing of it is kept."""
         self._interrupted.append(spec.trial)
+        self._remove_half_curves(spec)
+
+    def _curves_of(self, spec: TrialSpec, derived: Derived) -> Path:
+        """Where its curves go: what goes on with a schedule goes on with its parent's."""
+        parent = self.trials.find(spec.parent.trial) if spec.parent else None
+        if parent and parent.course_from == spec.course_from:
+            return self._folder.tensorboard / parent.curves
+        return self._folder.tensorboard / curves_name(
+            spec.trial,
+            batch_size=derived.batch_size,
+            learning_rate=derived.learning_rate,
+            schedule=spec.configuration.schedule.name,
+            seed=spec.seed,
+            branch_at=spec.course_from,
+        )
+
+    def _remove_half_curves(self, spec: TrialSpec) -> None:
+        """A killed trial that begins anew can have left half of its curves."""
+        folder = spec.log_dir
+        if not folder or not _is_own(folder.name, spec.trial):
+            return
         if spec.checkpoint_file and not spec.checkpoint_file.exists():
-            shutil.rmtree(self._folder.tensorboard / spec.trial, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _finish(self, spec: TrialSpec, outcome: Outcome) -> FinishedTrial:
         if spec.checkpoint_file:
@@ -333,20 +354,26 @@ class TrialRunner:
 
         Its columns are declared by tfbatch.search.columns.
         """
+        folder = self._folder.tensorboard / finished.curves
         try:
+            if finished.status != "completed" and _is_own(finished.curves, finished.trial):
+                set_aside(folder)
             write_trial(
-                self._folder.tensorboard / finished.trial,
+                folder,
                 values={
                     **finished.configuration.flat(),
                     **spec.derived.flat(),
                     "steps": spec.steps_before + spec.steps,  # a part makes some of its schedule's
-                    "from_examples": spec.from_examples,
+                    # Parts of one training are one row: it began where its schedule did.
+                    "from_examples": spec.course_from,
                     "to_examples": finished.length,
                     "phase": finished.phase,
                     "seed": finished.seed,
+                    "training_seconds": finished.training_seconds,
                 },
-                metrics={**finished.metrics, "training_seconds": finished.training_seconds},
+                metrics=finished.metrics,
                 status=finished.status,
+                step=finished.examples,
             )
         except Exception as error:
             if not is_disk_full(error):
@@ -359,6 +386,11 @@ class TrialRunner:
         for trial in searched:
             if best is None or trial.trial != best.trial:
                 self.weights_file(trial.trial).unlink(missing_ok=True)
+
+
+def _is_own(curves: str, trial: str) -> bool:
+    """Whether a folder of curves is a trial's alone, not that of the parent it goes on from."""
+    return curves.endswith(f", {trial}")
 
 
 def _check_part(trial: str, part: Part) -> None:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfbatch.configuration import Configuration
+from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import parameters_of
 from tfbatch.training.in_graph import can_vary
 from tfbatch.training.program import Program
-from tfbatch.training.structure import structure_key
+from tfbatch.training.structure import is_of_the_user, structure_key
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import Derived
 from tfbatch.trial.outcome import TrialSpec
@@ -149,7 +150,7 @@ class ProgramCache:
 
     def _key(self, fresh: Any, optimizer: Any, configuration: Configuration) -> str | None:
         structure = structure_key(fresh, self.workload.build_model) if self._reuse else None
-        if structure is None:
+        if structure is None or is_of_the_user(unwrapped(optimizer)):
             return None
         config = {k: v for k, v in optimizer.get_config().items() if k != "learning_rate"}
         for name in _numbers(configuration):

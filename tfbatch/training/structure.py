@@ -22,6 +22,11 @@ _TRUSTED = (
     *("builtins", "collections", "functools", "threading", "_thread", "inspect"),
 )
 _HARMLESS = (bool, int, float, complex, str, bytes)
+_SET_BY_COMPILE = (
+    *("optimizer", "loss", "jit_compile", "stop_training", "steps_per_execution"),
+    *("_compile_loss", "_compile_metrics", "_compile_config", "_compiled_trainable_state"),
+    *("_loss_tracker", "_jit_compile", "_run_eagerly"),
+)
 
 
 def reusable(cls: T) -> T:
@@ -45,11 +50,13 @@ def structure_key(model: keras.Model, build_model: object) -> str | None:
     """A hash that is equal for two builds only if one traced program serves both.
 
     It covers the builder's source and plain closure, every layer's class, configuration and plain
-    attributes (arrays by content: an adapted Normalization holds its mean as a constant), and the
-    shape, dtype and trainability of every variable. Values of variables are not in it.
+    attributes (arrays by content: an adapted Normalization holds its mean as a constant), the
+    shape, dtype and trainability of every variable, and the losses and metrics of a model that its
+    builder compiles. Values of variables are not in it, nor is a compiled model's optimizer, which
+    is replaced.
 
     Args:
-        model: A built model, before `compile`, whose names were counted from the beginning.
+        model: A built model whose names were counted from the beginning, as its builder returns it.
         build_model: Its builder.
 
     Returns:
@@ -57,18 +64,34 @@ def structure_key(model: keras.Model, build_model: object) -> str | None:
         function or a method of the user's own that is not declared `reusable`.
     """
     layers = list(model._flatten_layers(include_self=True, recursive=True))
+    compilation = _compilation(model)
+    if any(_is_foreign(value) for value in _parts_of_objects(compilation)):
+        return None
     if any(_is_foreign(layer) or _differs_by_instance(layer) for layer in layers):
         return None
     parts = [_attributes(layer) for layer in layers] + list(_operations(layers))
-    if any(_is_foreign(value) for value in _parts(parts)):
+    # A second optimizer's slots would go on from trial to trial.
+    if any(_is_foreign(v) or isinstance(v, keras.optimizers.Optimizer) for v in _parts(parts)):
         return None
     try:
         config = keras.saving.serialize_keras_object(model)
     except (TypeError, ValueError, NotImplementedError):  # a layer that cannot be serialized
         return None
+    config.pop("compile_config", None)
     variables = [[str(v.dtype), list(v.shape), bool(v.trainable)] for v in model.variables]
     attributes = [_plain(_attributes(layer)) for layer in layers]
-    return _digest([_builder(build_model), config, variables, attributes])
+    compiled = [[_value(part), _plain(_vars(part))] for part in _parts(compilation)]
+    compiled.append(_value(compilation))  # which output each belongs to
+    return _digest([_builder(build_model), config, variables, attributes, compiled])
+
+
+def is_of_the_user(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether an optimizer's class is neither Keras's nor tfbatch's, and not declared reusable.
+
+    What it computes need not follow from `get_config()`.
+    """
+    own = type(optimizer)
+    return _is_foreign(own) and _module(own).split(".")[0] != __name__.split(".")[0]
 
 
 def unknown_variables(model: keras.Model) -> list[str]:
@@ -81,22 +104,45 @@ def unknown_variables(model: keras.Model) -> list[str]:
         f"{layer.name}.{name}"
         for layer in model._flatten_layers()
         for name, value in _attributes(layer).items()
-        if not name.startswith("_self_")  # TensorFlow's lists of the same
-        and any(isinstance(part, tf.Variable) for part in _parts(value))
+        if any(isinstance(part, tf.Variable) for part in _parts(value))
     ]
+
+
+def _compilation(model: keras.Model) -> dict[str, Any]:
+    """What a builder gave `compile`, without what each trial replaces."""
+    if not model.compiled:
+        return {}
+    replaced = ("optimizer", "jit_compile", "steps_per_execution")
+    given = model._compile_config.config
+    return {name: value for name, value in given.items() if name not in replaced}
+
+
+def _vars(value: Any) -> dict[str, Any]:
+    """What a loss or a metric holds, such as the function that it wraps."""
+    kinds = (keras.losses.Loss, keras.metrics.Metric)
+    return dict(vars(value)) if isinstance(value, kinds) else {}
+
+
+def _parts_of_objects(value: Any) -> Iterator[Any]:
+    """`_parts`, and those of what losses and metrics hold."""
+    for part in _parts(value):
+        yield part
+        yield from _parts_of_objects(_vars(part))
 
 
 def _attributes(layer: Any) -> dict[str, Any]:
     """A layer's own attributes.
 
-    Without the methods that Keras itself wraps on every object, and its set of nodes, which it
-    names by the addresses of objects.
+    Without the methods that Keras itself wraps on every object, its set of nodes, which it names by
+    the addresses of objects, TensorFlow's lists of the same attributes, and what `compile` sets.
     """
     own = type(layer)
     return {
         name: value
         for name, value in vars(layer).items()
         if name != "_nodes"
+        and not name.startswith("_self_")
+        and not (name in _SET_BY_COMPILE and isinstance(layer, keras.Model))
         and getattr(getattr(value, "__wrapped__", None), "__func__", None)
         is not getattr(own, name, value)
     }

@@ -26,6 +26,7 @@ from tfbatch.training.checkpoint import (
     WriteCheckpoint,
 )
 from tfbatch.training.context import TaskContext
+from tfbatch.training.curves import WriteCurves
 from tfbatch.training.devices import device_kind
 from tfbatch.training.end_state import (
     EndState,
@@ -383,7 +384,17 @@ def fit(
     """
     end = derived.total_examples if end is None else end
     steps = -(-(end - begin) // derived.batch_size)
-    logs = [keras.callbacks.TensorBoard(str(log_dir), write_graph=False)] if log_dir else []
+    logs: list[keras.callbacks.Callback] = []
+    if log_dir:
+        logs.append(
+            WriteCurves(
+                log_dir,
+                batch_size=derived.batch_size,
+                steps_per_epoch=derived.steps_per_epoch,
+                begin=begin,
+                end=end,
+            )
+        )
     # Keras leaves the average of the weights in the model at the end: it is what is scored too.
     swap = [AveragedWeights()] if derived.optimizer.get("ema_momentum") else []
     return model.fit(

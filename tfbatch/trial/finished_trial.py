@@ -8,6 +8,7 @@ from typing import Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
+from tfbatch.run_folder.files import curves_of
 from tfbatch.run_folder.journal import Row
 from tfbatch.schema import JsonObject
 from tfbatch.trial.objective import Objective
@@ -89,6 +90,11 @@ class FinishedTrial:
         return self.course_from == 0 and self.length == self.total_examples
 
     @property
+    def curves(self) -> str:
+        """The folder of its curves below that of TensorBoard; parts of a training share one."""
+        return curves_of(self.row)
+
+    @property
     def derived_numbers(self) -> JsonObject:
         """The optimizer's numbers that follow from the batch size; see `Derived.numbers`."""
         return {
@@ -141,6 +147,7 @@ def make_row(spec: TrialSpec, outcome: Outcome, *, score: float | None, finished
         **derived.numbers(),
         "seed": spec.seed,
         "device": outcome.device,
+        **({"curves": spec.log_dir.name} if spec.log_dir else {}),
         "finished_at": finished_at,
         "message": outcome.message,
     }

@@ -1,0 +1,233 @@
+"""Cards that train, on trainings whose truth is known: noisy quadratics and closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.court_fixtures import NoisyQuadratic, SimulatedCourt
+from tfbatch import claims as court
+from tfbatch.claims import (
+    accumulated_batches,
+    gradient_noise,
+    rate_exponent,
+    same_budget,
+    steps_to_target,
+    tradeoff,
+)
+from tfbatch.claims._court import Run, Training
+from tfbatch.claims._pairs import falls, gains, spreads
+from tfbatch.configuration import Configuration
+from tfbatch.schema import Named
+
+
+class Trained(SimulatedCourt):
+    """A court that also counts operations."""
+
+    def measure(self, function, configuration, sizes):
+        assert function is same_budget.operations_per_example
+        return tuple(1000.0 + 0.1 * size for size in sizes)
+
+
+def judged(card, simulated):
+    parts = {(c.name, part.name): part for c in court.claims() for part in c.parts}
+    found = {}
+    for one in card.collect(simulated):
+        assert parts[one.claim, one.part].card == card.CARD
+        found[one.claim, one.part] = one.verdict(parts[one.claim, one.part].kind)
+    return found
+
+
+@pytest.fixture(scope="module")
+def quadratic():
+    """A step takes as long as 64 examples beside its own, so that large ones are fast."""
+    return Trained(NoisyQuadratic(), step=lambda size: 1e-3 * (64 + size), smallest_margin=1e-4)
+
+
+def test_a_noisy_quadratic_needs_more_epochs_and_fewer_updates_with_a_large_batch(quadratic):
+    found = judged(steps_to_target, quadratic)
+
+    assert found["larger-needs-more-epochs", ""].word == "HOLDS"
+    assert found["large-fast-but-worse-in-use", "updates"].word == "HOLDS"
+    assert found["too-small-never-converges", ""].word == "DOES NOT HOLD"
+    assert found["size-changes-speed-and-metric", "speed"].word == "HOLDS"
+
+
+def test_a_noisy_quadratic_at_the_same_epochs_and_at_the_same_updates(quadratic):
+    found = judged(same_budget, quadratic)
+
+    assert found["same-epochs-large-is-worse", "tuned"].word == "HOLDS"
+    assert found["same-epochs-large-is-worse", "fixed"].word == "HOLDS"
+    assert found["large-can-match-small", ""].word == "DOES NOT HOLD"
+    assert found["smaller-generalizes-better", "epochs"].word == "HOLDS"
+    assert found["smaller-generalizes-better", "updates"].label == "reversed"
+    assert found["equal-epochs-equal-work", ""].word == "DOES NOT HOLD"
+
+
+def test_the_fastest_size_follows_the_time_of_a_step(quadratic):
+    found = judged(tradeoff, quadratic)
+    serial = Trained(NoisyQuadratic(), step=lambda size: 1e-3 * size)
+    slow = judged(tradeoff, serial)
+
+    assert found["weigh-and-choose", ""].word == "HOLDS"
+    assert slow["fill-the-memory", "time to target"].word == "DOES NOT HOLD"
+
+
+def test_nothing_is_trained_twice(quadratic):
+    before = len(quadratic.trained)
+    judged(steps_to_target, quadratic)
+    judged(same_budget, quadratic)
+
+    assert len(quadratic.trained) == before
+
+
+def test_seeds_of_verdicts_of_margins_and_of_rates_have_nothing_in_common(quadratic):
+    kinds = [set(quadratic.seeds(name, 20)) for name in ("verdict", "pilot", "tuning")]
+
+    assert len(set.union(*kinds)) == 60
+
+
+def with_exponent(exponent, *, deviation=0.1):
+    """The score is best at c (B / 32)^exponent, up to a deviation in octaves of each seed."""
+
+    def curve(training, examples):
+        size = training.configuration.batch_size
+        generator = np.random.default_rng(training.seed)
+        shift = generator.normal(0, deviation, 2)  # one for all sizes, and one that tilts
+        adam = training.configuration.optimizer.name == "adam"
+        best = (
+            math.log2(0.001 if adam else 0.05)
+            + (exponent + shift[1] / 10) * math.log2(size / 32)
+            + shift[0]
+        )
+        far = math.log2(training.configuration.base_learning_rate) - best
+        return np.full(len(examples), -0.01 * far**2)
+
+    return curve
+
+
+@pytest.mark.parametrize(
+    ("exponent", "linear", "root"),
+    [(1.0, "HOLDS", "DOES NOT HOLD"), (0.5, "DOES NOT HOLD", "HOLDS")],
+)
+def test_the_exponent_of_the_best_rate_is_found(exponent, linear, root):
+    simulated = Trained(
+        with_exponent(exponent),
+        baseline=Configuration(
+            batch_size=32,
+            base_batch_size=32,
+            base_learning_rate=0.05,
+            optimizer=Named(name="sgd", momentum=0.9),
+        ),
+    )
+    found = judged(rate_exponent, simulated)
+
+    assert found["linear-rule-holds", ""].word == linear
+    assert found["square-root-rule-holds-for-adam", ""].word == root
+    assert found["small-slow-but-better-in-use", "rate"].word == "HOLDS"
+
+
+def test_the_vertex_of_a_parabola_is_exact_and_an_edge_is_told():
+    scores = [-((octave - 0.3) ** 2) for octave in (-2, -1, 0, 1, 2)]
+
+    assert rate_exponent.vertex((-2, -1, 0, 1, 2), scores) == (pytest.approx(0.3), True)
+    assert rate_exponent.vertex((-2, -1, 0), (0.0, 1.0, 2.0)) == (0, False)
+    assert rate_exponent.exponents((8, 32, 128), ((0.0,), (1.0,), (2.0,))) == (0.5,)
+
+
+def test_a_choice_never_sees_the_seed_that_it_is_judged_by():
+    """Of pure noise the best of many is no better than any other."""
+    generator = np.random.default_rng(1)
+    found = [
+        np.mean(gains({s: list(generator.normal(size=10)) for s in range(9)}, range(8), (8,)))
+        for _ in range(300)
+    ]
+    wide = [
+        np.mean(spreads({s: list(generator.normal(size=10)) for s in range(9)})) for _ in range(300)
+    ]
+    assert abs(np.mean(found)) < 5 * np.std(found) / math.sqrt(300)
+    assert abs(np.mean(wide)) < 5 * np.std(wide) / math.sqrt(300)
+
+
+def test_the_fall_over_all_sizes_is_that_of_a_line():
+    table = {size: [3.0 - 0.5 * math.log2(size)] for size in (2, 8, 32)}
+
+    assert falls(table) == (pytest.approx(2.0),)
+
+
+def run_of(scores, *, diverged=False):
+    training = Training(Configuration(batch_size=1, base_learning_rate=1.0), 40, 1)
+    return Run(training, (0.0, 10.0, 20.0, 30.0, 40.0), scores, diverged)
+
+
+def test_a_run_is_read_between_two_evaluations_and_a_diverged_one_is_worth_nothing():
+    whole = run_of((-2.0, -1.0, -0.5, -0.25, -0.2))
+    assert whole.score_at(15) == pytest.approx(-0.75)
+
+    ended = Run(whole.training, (0.0, 10.0), (-2.0, -1.0), diverged=True)
+    assert ended.score_at(10) == -1.0
+    assert ended.score_at(40) == -2.0
+    assert run_of((-2.0, -1.0, math.nan, -1.0, -1.0)).score_at(40) == -2.0
+
+
+def test_oscillation_is_around_the_line():
+    zigzag = run_of((0.0, 1.0, 0.0, 1.0, 0.0))
+    straight = run_of((0.0, 1.0, 2.0, 3.0, 4.0))
+
+    assert zigzag.oscillation(0, 40) == pytest.approx(math.sqrt(1.2 / 3))
+    assert straight.oscillation(0, 40) == pytest.approx(0.0, abs=1e-12)
+    assert zigzag.oscillation(20, 40) is None
+
+
+class WithGradients(SimulatedCourt):
+    """Gradients of a linear regression's examples, drawn without replacement by numpy."""
+
+    def measure(self, function, configuration, sizes, *, seed, examples):
+        assert function is gradient_noise.gradient_noise_during
+        generator = np.random.default_rng(seed)
+        inputs = generator.normal(size=(self.workload.num_examples, 8))
+        residuals = inputs @ np.full(8, 0.3) + generator.normal(size=len(inputs))
+        each = inputs * residuals[:, None]
+        full = each.mean(0)
+        distances, alignments = [], []
+        for size in sizes:
+            draws = [each[generator.permutation(len(each))[:size]].mean(0) for _ in range(16)]
+            distances.append(float(np.mean([((d - full) ** 2).sum() for d in draws])))
+            cosines = [d @ full / np.linalg.norm(d) / np.linalg.norm(full) for d in draws]
+            alignments.append(float(np.mean(cosines)))
+        state = gradient_noise.GradientNoise(
+            tuple(sizes), tuple(distances), tuple(alignments), float(full @ full)
+        )
+        return (state,) * len(gradient_noise.SHARES)
+
+
+def test_the_gradient_noise_of_a_linear_regression():
+    simulated = WithGradients(NoisyQuadratic())
+    found = judged(gradient_noise, simulated)
+
+    # d = 8, delta = 0.3 in each: tr(S) = (8 0.09 + 1) 8 + 8 0.09, |G|^2 = 0.72: about 20 examples.
+    assert found["larger-is-more-accurate-direction", "direction"].word == "HOLDS"
+    assert found["larger-is-closer-to-true-gradient", ""].estimate == pytest.approx(1.0, abs=0.1)
+    assert found["sample-noise-always-sufficient", ""].estimate == pytest.approx(
+        math.log((1.72 * 8 + 0.72) / 0.72 / 32), abs=0.2
+    )
+    assert found["sample-noise-always-sufficient", ""].word == "DOES NOT HOLD"
+    assert found["too-large-loses-randomness", "noise"].word == "HOLDS"
+
+
+def test_accumulation_that_equals_and_one_that_does_not():
+    class Accumulating(SimulatedCourt):
+        shift = 0.0
+
+        def measure(self, function, configuration, *, seed, **options):
+            assert function is accumulated_batches.train_both_ways
+            return 0.1 + self.shift, 0.1 + 1e-6 * (seed % 7)
+
+    class Normalizing(Accumulating):
+        shift = 0.05
+
+    claim = ("accumulation-equals-large-batch", "")
+    assert judged(accumulated_batches, Accumulating(NoisyQuadratic()))[claim].word == "HOLDS"
+    assert judged(accumulated_batches, Normalizing(NoisyQuadratic()))[claim].label == "differs"

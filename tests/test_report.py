@@ -1,0 +1,614 @@
+"""The report: its numbers are the journal's, its checks find what is wrong, any run has one."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from reported_runs import (
+    SIZES,
+    clean_run,
+    configuration,
+    row_of,
+    searched,
+    verified,
+    write_run,
+)
+from search_fixtures import BASELINE, TOTAL_EXAMPLES, trials_of
+
+import tfbatch.report
+from tfbatch.answer.candidates import trial_name
+from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak
+from tfbatch.answer.summary import summary
+from tfbatch.charts import Stack
+from tfbatch.errors import InputError
+from tfbatch.reporting import checks
+from tfbatch.reporting.by_batch_size import by_batch_size, memory_chart
+from tfbatch.reporting.checks import checks_of
+from tfbatch.reporting.finalists import paired_differences
+from tfbatch.reporting.headline import cost_of, two_sentences
+from tfbatch.reporting.importance import importance_of
+from tfbatch.reporting.landscape import bracket_of, exponent_of, landscape
+from tfbatch.reporting.page import report_page, write_report
+from tfbatch.reporting.recorded import read_recorded
+from tfbatch.reporting.to_target import steps_to_target, to_target_sentence
+from tfbatch.trial.finished_trial import read_row
+from tfbatch.trial.outcome import TrialSpec
+
+LOSSES = [0.9, 0.7, 0.65]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    path = clean_run(tmp_path_factory.mktemp("runs") / "clean")
+    write_curve(path, trial_name(BASELINE, 1), LOSSES)
+    return path
+
+
+def write_curve(run_dir, trial, losses):
+    """As Keras's callback writes it."""
+    folder = run_dir / "tensorboard" / trial / "validation"
+    with tf.summary.create_file_writer(str(folder)).as_default():
+        for epoch, loss in enumerate(losses):
+            tf.summary.scalar("epoch_loss", loss, step=epoch)
+
+
+@pytest.fixture(scope="module")
+def run(run_dir):
+    return read_recorded(run_dir)
+
+
+@pytest.fixture(scope="module")
+def text(run_dir):
+    return write_report(run_dir).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def data(text):
+    return block_of(text)
+
+
+@pytest.fixture(scope="module")
+def rows(run_dir):
+    lines = (run_dir / "trials.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def block_of(text):
+    """The page's one block of numbers."""
+    (block,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(block)
+
+
+def trace(data, name):
+    """A line of any figure by its name."""
+    figures = data["figures"].values()
+    (found,) = (t for f in figures for t in f["data"] if t["name"] == name)
+    return found
+
+
+def said(text):
+    """The page's sentences and static tables."""
+    body = text.split("<main")[1].split("<script")[0]
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def best_rows(rows):
+    found = {}
+    for row in sorted((r for r in rows if r["phase"] == "search"), key=lambda r: r["score"]):
+        found.setdefault(row["batch_size"], row)
+    return dict(sorted(found.items()))
+
+
+def fresh(rows):
+    """Rows on fresh seeds by configuration."""
+    groups = collections.defaultdict(list)
+    for row in rows:
+        if row["phase"] == "confirmation":
+            groups[row["batch_size"], row["learning_rate"]].append(row)
+    return groups
+
+
+def test_throughput_is_recomputed_from_the_step_times(run_dir, data):
+    times = json.loads((run_dir / "step_times.json").read_text())["seconds"]
+    drawn = trace(data, "alone on the device")
+
+    assert drawn["x"] == [float(size) for size in times]
+    for size, shown, above in zip(times, drawn["y"], drawn["error_y"]["array"], strict=True):
+        assert shown == pytest.approx(int(size) / statistics.median(times[size]))
+        assert shown + above == pytest.approx(int(size) / min(times[size]))
+
+
+def test_the_tuned_metric_is_recomputed_from_the_journal(rows, data):
+    drawn, best = trace(data, "best of the search"), best_rows(rows)
+
+    assert drawn["x"] == list(best)
+    assert drawn["y"] == [row["score"] for row in best.values()]
+    shown = [t for f in data["figures"].values() for t in f["data"] if "fresh seeds" in t["name"]]
+    points = {(x, y) for t in shown for x, y in zip(t["x"], t["y"], strict=True)}
+    means = {
+        (size, statistics.mean(row["score"] for row in group))
+        for (size, _), group in fresh(rows).items()
+    }
+    assert sorted(x for x, _ in points) == sorted(size for size, _ in means)
+    assert sorted(y for _, y in points) == pytest.approx(sorted(mean for _, mean in means))
+    for one in shown:
+        for x, y, half in zip(one["x"], one["y"], one["error_y"]["array"], strict=True):
+            group = next(
+                g
+                for (size, _), g in fresh(rows).items()
+                if size == x and statistics.mean(r["score"] for r in g) == pytest.approx(y)
+            )
+            t = {3: 4.302653, 6: 2.570582}[len(group)]  # quantiles with 2 and 5 degrees
+            deviation = statistics.stdev(row["score"] for row in group)
+            assert half == pytest.approx(t * deviation / math.sqrt(len(group)), rel=1e-5)
+
+
+def test_the_landscape_and_its_fit_are_recomputed_from_the_journal(rows, run, data):
+    drawn = trace(data, "trials of the run's length")
+    trials = [row for row in rows if row["phase"] in ("baseline", "search")]
+
+    assert list(zip(drawn["x"], drawn["y"], drawn["marker"]["color"], strict=True)) == [
+        (row["batch_size"], row["learning_rate"], row["score"]) for row in trials
+    ]
+    found = exponent_of(run)
+    assert found.exponent == pytest.approx(0.5, abs=0.05)  # as the losses were made
+    line = trace(data, f"fitted: exponent {found.exponent:.2g}")
+    slope = math.log(line["y"][-1] / line["y"][0]) / math.log(line["x"][-1] / line["x"][0])
+    assert slope == pytest.approx(found.exponent)
+    rule = next(
+        t for f in data["figures"].values() for t in f["data"] if t["name"].startswith("rule ")
+    )
+    rates = dict(zip(rule["x"], rule["y"], strict=True))
+    assert rates[128.0] == pytest.approx(4 * rates[32.0])  # the linear rule
+    one = run.answer.recommended
+    assert rates[float(one.batch_size)] == pytest.approx(one.learning_rate)
+
+
+def test_learning_curves_are_recomputed_from_what_keras_logged(run_dir, rows, data):
+    (row,) = (row for row in rows if row["trial"] == trial_name(BASELINE, 1))
+    times = json.loads((run_dir / "step_times.json").read_text())["seconds"]["32"]
+    (drawn,) = (
+        t for f in data["figures"].values() for t in f["data"] if t["name"].startswith("baseline: ")
+    )
+    updates, seconds = drawn["meta"]["in_other_units"]
+    examples = [min(n * row["steps_per_epoch"] * 32, TOTAL_EXAMPLES) for n in (1, 2, 3)]
+
+    assert drawn["y"] == pytest.approx(LOSSES)
+    assert drawn["x"] == examples
+    assert updates == [math.ceil(count / 32) for count in examples]
+    assert seconds == pytest.approx([count * statistics.median(times) for count in updates])
+
+
+def test_the_forest_is_recomputed_from_the_journal(rows, run, data):
+    groups, base = fresh(rows), BASELINE.base_learning_rate
+    against = {row["seed"]: row["score"] for row in groups[32, base]}
+    expected = sorted(
+        against[row["seed"]] - row["score"]
+        for key, group in groups.items()
+        if key != (32, base)
+        for row in group
+    )
+
+    assert sorted(trace(data, "one seed")["x"]) == pytest.approx(expected)
+    for one in paired_differences(run):
+        compared = run.answer.verification.of_key(one.key)
+        assert (one.gain, one.half_width) == (compared.gain, compared.gain_half_width)
+
+
+def test_the_importance_is_recomputed_by_optuna(rows, data):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    trials = [row for row in rows if row["phase"] in ("baseline", "search")]
+    space = {
+        "batch size": optuna.distributions.FloatDistribution(8, 128, log=True),
+        "learning rate": optuna.distributions.FloatDistribution(
+            min(row["learning_rate"] for row in trials),
+            max(row["learning_rate"] for row in trials),
+            log=True,
+        ),
+        "schedule": optuna.distributions.CategoricalDistribution(["constant", "linear", "wsd"]),
+        "warm-up": optuna.distributions.FloatDistribution(0.0, 0.1),
+    }
+    keys = ("batch_size", "learning_rate", "schedule", "warmup_fraction")
+    study = optuna.create_study()
+    for row in trials:
+        values = dict(zip(space, (row[key] for key in keys), strict=True))
+        study.add_trial(
+            optuna.trial.create_trial(params=values, distributions=space, value=row["score"])
+        )
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    expected = optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+    assert trace(data, "PED-ANOVA")["x"] == pytest.approx(sorted(expected.values(), reverse=True))
+
+
+def test_the_table_and_the_lines_have_every_trial(rows, data):
+    (table,) = data["tables"].values()
+    (lines,) = (t for f in data["figures"].values() for t in f["data"] if t["type"] == "parcoords")
+    column = {name: number for number, name in enumerate(table["columns"])}
+
+    assert len(table["rows"]) == len(rows)
+    for name, key in (
+        ("trial", "trial"),
+        ("val_loss", "score"),
+        ("batch size", "batch_size"),
+        ("learning rate", "learning_rate"),
+        ("updates", "steps"),
+        ("seconds", "seconds"),
+        ("val_accuracy", "metric_val_accuracy"),
+        ("seed", "seed"),
+    ):
+        assert [cells[column[name]] for cells in table["rows"]] == [row[key] for row in rows]
+    assert lines["dimensions"][-1]["values"] == [row["score"] for row in rows]
+    assert [10**v for v in lines["dimensions"][0]["values"]] == pytest.approx(
+        [row["batch_size"] for row in rows]
+    )
+
+
+def test_the_page_says_what_the_terminal_says_and_what_the_answer_has(run, text, rows):
+    sentences = two_sentences(run)
+    told = summary(run.answer)
+
+    assert sentences[0].removesuffix(".") in told
+    assert sentences[1] in told
+    header = re.sub(r"\s+", " ", text.split("<header>")[1].split("</header>")[0])
+    assert all(sentence in header for sentence in sentences)
+    shown = said(text)
+    for one in run.answer.shown():
+        for measured in one.metrics.validation.values():
+            assert str(measured) in shown
+    cost = cost_of(run)
+    assert cost.examples == sum(row["examples"] for row in rows)
+    assert cost.trial_seconds == pytest.approx(sum(row["seconds"] for row in rows))
+    assert cost.trainings == pytest.approx(cost.examples / TOTAL_EXAMPLES)
+    assert str(cost) in shown
+
+
+def test_a_clean_run_passes_every_check_that_applies(run, text):
+    found = {check.name: check.verdict for check in checks_of(run.answer, run.trials)}
+
+    assert set(found.values()) == {"PASS", "NOT APPLICABLE"}
+    assert sum(verdict == "NOT APPLICABLE" for verdict in found.values()) == 2  # test, lengths
+    assert said(text).count(" PASS ") == 5
+
+
+def only_failure(check, answer, trials):
+    """The evidence of the one check that fails."""
+    failed = [one for one in checks_of(answer, trials) if one.verdict == "FAIL"]
+    assert [one.name for one in failed] == [check(answer, trials).name]
+    return failed[0].evidence
+
+
+def test_a_learning_rate_at_the_end_of_what_was_tried_is_found(run):
+    size = next(c.batch_size for c in run.answer.contenders if c.key != "baseline")
+    best = bracket_of(run.trials, size).best
+    lower = [
+        t
+        for t in run.trials
+        if t.configuration.batch_size != size or t.phase != "search" or t.learning_rate <= best
+    ]
+    trials = trials_of(*lower)
+
+    evidence = only_failure(checks.learning_rate_bracketed, shortened(run.answer, trials), trials)
+    assert f"{size}: best {best:.3g} between" in evidence
+    assert "and nothing higher" in evidence
+    assert "dropped by the search, and not claimed to be tuned" in evidence
+
+
+def shortened(answer, trials):
+    return answer.model_copy(update={"trials": len(trials)})
+
+
+def test_a_trial_that_the_journal_does_not_have_is_found(run):
+    name = run.answer.recommended.trials[-1].trial
+    trials = trials_of(*(t for t in run.trials if t.trial != name))
+    answer = shortened(run.answer, trials)
+
+    assert run.answer.recommended_trial in only_failure(checks.tuning_shown, answer, trials)
+
+
+def changed_contender(answer, **changes):
+    """The answer with another recommended contender."""
+    one = answer.recommended
+    other = one.model_copy(update=changes)
+    contenders = tuple(other if c.key == one.key else c for c in answer.contenders)
+    return answer.model_copy(update={"contenders": contenders})
+
+
+@pytest.mark.parametrize(
+    ("seed", "words"), [(1, "seeds that the search had: 1"), (77, "rounds whose seeds differ: 1")]
+)
+def test_a_seed_that_is_not_fresh_or_not_shared_is_found(seed, words, run):
+    first, *others = run.answer.recommended.trials
+    first = first.model_copy(update={"seed": seed})
+    answer = changed_contender(run.answer, trials=(first, *others))
+
+    assert words in only_failure(checks.fresh_seeds, answer, run.trials)
+
+
+def test_a_seed_that_counts_twice_is_found(run):
+    first, _, third = run.answer.recommended.trials
+    answer = changed_contender(run.answer, trials=(first, first, third))
+
+    assert "a seed counted twice" in only_failure(checks.fresh_seeds, answer, run.trials)
+
+
+def test_a_best_of_the_search_that_was_not_verified_is_found(run):
+    answer = run.answer.model_copy(update={"verification": None})
+
+    assert "too good on average" in only_failure(checks.fresh_seeds, answer, run.trials)
+
+
+def test_a_test_split_that_was_read_too_often_or_for_others_is_found(run):
+    one = run.answer.recommended
+    clean = run.answer.with_test(one.key, one.metrics.validation)
+    often = {k: m.model_copy(update={"seeds": 9}) for k, m in one.metrics.validation.items()}
+    read_twice = run.answer.with_test(one.key, often)
+    stranger = one.model_copy(update={"key": "search-0001"})
+    stranger = clean.model_copy(update={"contenders": (*clean.contenders, stranger)})
+    stranger = stranger.with_test("search-0001", one.metrics.validation)
+
+    assert checks.test_split_read_once(clean, run.trials).verdict == "PASS"
+    evidence = only_failure(checks.test_split_read_once, read_twice, run.trials)
+    assert f"read more often than trained: {one.key}" in evidence
+    evidence = checks.test_split_read_once(stranger, run.trials).evidence
+    assert "not verified, and read: search-0001" in evidence
+
+
+def test_an_optimum_at_an_edge_is_found(run):
+    size = run.answer.recommended.batch_size
+    compared = checks.compared_sizes(run.answer)
+    within = trials_of(*(t for t in run.trials if t.configuration.batch_size in compared))
+
+    evidence = only_failure(checks.not_at_an_edge, shortened(run.answer, within), within)
+    end = "smallest" if size == compared[0] else "largest"
+    assert f"batch size {size} is the {end} that was searched" in evidence
+    edges = run.answer.best_learning_rate_at_edge.model_copy(update={"high": (size,)})
+    answer = run.answer.model_copy(update={"best_learning_rate_at_edge": edges})
+    assert f"of {size} is at the upper end" in only_failure(
+        checks.not_at_an_edge, answer, run.trials
+    )
+
+
+def test_seconds_that_were_measured_beside_others_are_found(run):
+    seconds = run.answer.recommended.training_seconds
+    beside = seconds.model_copy(update={"alone_on_the_device": False})
+    answer = changed_contender(run.answer, training_seconds=beside)
+
+    assert run.answer.recommended_trial in only_failure(checks.seconds_alone, answer, run.trials)
+
+
+def at_two_lengths(run, winner_before):
+    """The trials with shorter ones, among which another batch size is the best."""
+    half = TOTAL_EXAMPLES // 2
+    shorter = []
+    for size in SIZES:
+        trial = run.trials.of_batch_size(size).of_phase("search")[0]
+        row = trial.row | {"trial": f"short-{size}", "total_examples": half, "examples": half}
+        row["score"] = 0.5 if size == winner_before else 0.9
+        shorter.append(row)
+    return trials_of(*run.trials, *map(read_row, shorter))
+
+
+def test_a_ranking_that_depends_on_the_length_is_found(run):
+    best = run.trials.searched().best().configuration.batch_size
+    stable, turned = at_two_lengths(run, best), at_two_lengths(run, 128)
+
+    assert checks.ranking_stable(run.answer, stable).verdict == "PASS"
+    assert "Best after 1,250 examples: 128" in only_failure(
+        checks.ranking_stable, run.answer, turned
+    )
+
+
+def test_steps_to_a_target_need_several_lengths(run, tmp_path):
+    assert steps_to_target(run) is None
+    assert "same length (2,500 examples)" in to_target_sentence(run)
+
+
+def test_steps_to_a_target_are_read_from_the_ends_of_decays(tmp_path):
+    """score = 40 / examples * (B + 64): a target of 1 takes 40 (B + 64) examples."""
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    for size in SIZES:
+        for part, length in enumerate((1000, 4000, 16000)):
+            row = row_of(f"s-{size}-{part}", "search", 1, configuration(size, 0.1))
+            score = 40 / length * (size + 64)
+            rows.append(row | {"total_examples": length, "examples": length, "score": score})
+    run = read_recorded(write_run(tmp_path / "run", rows[1:], answer=False, chance=False))
+    found = steps_to_target(run)
+
+    assert found.target == pytest.approx(40 / 16000 * 192)
+    assert found.steps[-1].steps == pytest.approx(16000 / 128)
+    assert all(one.reached for one in found.steps)
+    assert (found.fit is None) == bool(found.reason)
+
+
+def no_success(path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE, status="diverged")]
+    rows.append(row_of("search-0001", "search", 2, configuration(8, 0.1), status="error"))
+    return write_run(path, rows, answer=False)
+
+
+def one_success(path):
+    return write_run(path, [row_of("baseline", "baseline", 1, BASELINE)], timed=())
+
+
+def one_size(path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    rates = (0.02, 0.05, 0.1, 0.2)
+    rows += [
+        row_of(f"search-{n:04d}", "search", n, configuration(32, rate))
+        for n, rate in enumerate(rates, start=1)
+    ]
+    return write_run(path, [*rows, *verified([configuration(32, 0.1)])], timed=(32,))
+
+
+def out_of_memory(path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE, status="oom")]
+    rows += [
+        row_of(f"search-{size:04d}", "search", size, configuration(size, 0.1), status="oom")
+        for size in SIZES
+    ]
+    return write_run(path, rows, answer=False, timed=())
+
+
+def earlier_version(path):
+    """Neither a budget nor a space that can be read, no answer, no chance level, no step times."""
+    write_run(path, [row_of("baseline", "baseline", 1, BASELINE)], answer=False, timed=())
+    (path / "chance_level.json").unlink()
+    identity = {"dataset": "digits", "objective": "val_loss:min"}
+    (path / "config.json").write_text(json.dumps({"identity": identity, "budget": {}}))
+    return path
+
+
+def nothing_learned(path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    rows = [row | {"score": 9.0, "metric_val_loss": 9.0} for row in rows]
+    return write_run(path, rows, answer=False, timed=())
+
+
+def damaged_answer(path):
+    clean_run(path, count=10)
+    (path / "recommendation.json").write_text("{")
+    return path
+
+
+ODD = {
+    no_success: "None of 2 trials completed",
+    one_success: "Keep your baseline: batch size 32",
+    one_size: "Better than your baseline: batch size 32",
+    out_of_memory: "Where memory ended",
+    earlier_version: "an earlier version wrote them",
+    nothing_learned: "Nothing was learned",
+    damaged_answer: "The answer cannot be read",
+}
+
+
+@pytest.mark.parametrize("make", ODD)
+def test_any_run_has_a_sensible_page(make, tmp_path):
+    text = write_report(make(tmp_path / "run")).read_text(encoding="utf-8")
+    page, data = re.sub(r"<[^>]+>", " ", text.split("<script")[0]), block_of(text)
+
+    assert ODD[make] in re.sub(r"\s+", " ", page).replace("&#39;", "'")
+    assert "nan" not in page.lower().split()
+    assert len(data["tables"]) == 1
+    if make is out_of_memory:
+        assert re.search(r"8 1 1 0 CPU", said(text))
+    if make is no_success:
+        (table,) = data["tables"].values()
+        assert [table["details"][n] for n in table["details_of"]] == [
+            "diverged of baseline",
+            "error of search-0001",
+        ]
+
+
+def test_parts_of_trainings_stand_apart_from_whole_ones(tmp_path):
+    one = configuration(32, 0.1)
+    trunk = TrialSpec("trunk", "search", 1, one, TOTAL_EXAMPLES, 1000, to_examples=1280)
+    rows = [
+        row_of("baseline", "baseline", 1, BASELINE),
+        row_of("trunk", "search", 1, one, to_examples=1280),
+        row_of("rest", "search", 1, one, parent=trunk),
+    ]
+    run = read_recorded(write_run(tmp_path / "run", rows))
+    drawn = {series.name: series for series in landscape(run).series}
+
+    assert drawn["trials of the run's length"].x == (32.0, 32.0)
+    assert drawn["parts and other lengths"].about[0].startswith("trunk")
+    assert cost_of(run).examples == 2 * TOTAL_EXAMPLES  # the parts make one training
+    (table,) = report_page([run]).data()["tables"].values()
+    assert "parent" in table["columns"]
+
+
+def test_memory_is_drawn_where_it_was_measured(run):
+    peaks = tuple(MemoryPeak(batch_size=b, megabytes=100 + b) for b in (8, 64))
+    limit = MemoryLimit(
+        memory_budget="1 GB",
+        workers=1,
+        device="CPU",
+        largest_asked=128,
+        largest_batch_size=64,
+        conclusion="fits",
+        peaks=peaks,
+    )
+    measured = dataclasses.replace(run, memory_limit=limit)
+    chart = memory_chart(measured, (8.0, 64.0))
+
+    assert chart.series[0].y == (108.0, 164.0)
+    assert chart.marks[0].label == "largest that fits: 64"
+    assert isinstance(by_batch_size(measured), Stack)
+    assert [c.title for c in by_batch_size(measured).charts] == [
+        "Throughput",
+        "Memory",
+        "Tuned metric",
+    ]
+
+
+@pytest.mark.parametrize("count", [12, 200, 2000])
+def test_size_and_number_of_elements_are_bounded(count, tmp_path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    for number, one in enumerate(searched(count), start=1):
+        status = "error" if number % 3 == 0 else "completed"
+        message = f"{'x' * 20_000} {number}" if status == "error" else ""
+        rows.append(
+            row_of(f"search-{number:04d}", "search", number, one, status=status, message=message)
+        )
+    text = write_report(write_run(tmp_path / "run", rows)).read_text(encoding="utf-8")
+    elements = len(re.findall(r"<[a-z]", text.split("<script")[0]))
+
+    assert len(text) < 2_100_000 + 600 * count + 50 * 4_100
+    assert elements < 400
+    (table,) = block_of(text)["tables"].values()
+    assert len(table["details"]) <= 51
+    assert max(map(len, table["details"])) < 4_100
+
+
+def test_several_runs_stand_on_one_page(run, tmp_path):
+    other = read_recorded(one_success(tmp_path / "other"))
+    page = report_page([run, other])
+    headings = [section.heading for section in page.sections]
+
+    assert headings[0] == "The runs"
+    assert [row[0] for row in page.sections[0].rows] == ["clean", "other"]
+    assert sum(heading.startswith(("clean: ", "other: ")) for heading in headings) == 2
+    assert len(page.data()["tables"]) == 2
+
+
+def test_the_command_draws_runs_and_refuses_what_is_none(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    assert tfbatch.report.main([str(run_dir), str(run_dir)]) == 0
+    assert (tmp_path / "report.html").stat().st_size > 1_000_000
+    assert "Written: report.html" in capsys.readouterr().out
+    with pytest.raises(InputError, match="At least one run folder"):
+        tfbatch.report.main([])
+    with pytest.raises(InputError, match="must be a run folder"):
+        tfbatch.report.main([str(tmp_path)])
+
+
+def test_a_report_is_drawn_without_tensorflow(run_dir, tmp_path):
+    """Also where there are curves to read."""
+    program = (
+        "import sys; from pathlib import Path; from tfbatch.reporting.page import write_report\n"
+        f"write_report(Path({str(run_dir)!r}))\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_importance_is_refused_of_few_trials(tmp_path):
+    run = read_recorded(one_size(tmp_path / "run"))
+
+    assert importance_of(run).shares == ()
+    assert "it needs 20" in importance_of(run).reason

@@ -1,0 +1,165 @@
+"""X3: updates, examples and seconds until a target is reached, against batch size.
+
+The rate of each size is the one that reaches the target first on tuning seeds. A run that falls
+short counts with what it had made, so that its effect is a bound; more than a fifth of them forbid
+a decision.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tfbatch.claims._claim import Axis, Claim, Evidence, Policy
+from tfbatch.claims._pairs import differences, fell_short, gains, log_steps, spreads
+
+if TYPE_CHECKING:
+    from tfbatch.claims._court import Court
+    from tfbatch.estimators.first_hit import StepsToTarget
+
+CARD = "X3"
+TITLE = "updates, examples and seconds to a target metric"
+ORDER = 30.0
+CLAIMS: tuple[Claim, ...] = ()
+STEPS_MARGIN = math.log(1.1)
+"""10 % more updates or examples matter."""
+SECONDS_MARGIN = math.log(1.05)
+SUCCESS_MARGIN = 0.6
+"""Success of 4 of 5 runs against 1 of 5 matters."""
+
+
+def collect(court: Court) -> Iterator[Evidence]:
+    """See tfbatch.claims.Card."""
+    study = court.study
+    study.prefetch(("tuned", "fixed"), ("target",))
+    base, large, small = study.base, study.large, study.small
+    runs = {size: study.updates_to_target(size, "tuned") for size in study.sizes}
+    fixed = {size: study.updates_to_target(size, "fixed") for size in (base, large, small)}
+    updates = {size: log_steps(found) for size, found in runs.items()}
+    examples = {size: [v + math.log(size) for v in found] for size, found in updates.items()}
+    seconds = seconds_to_target(court, runs)
+
+    def evidence(
+        claim: str,
+        effects: Sequence[float],
+        margin: float,
+        sizes: Sequence[int],
+        finding: str,
+        *,
+        part: str = "",
+        policy: Policy = "tuned",
+        unit: str = "log ratio",
+        axis: Axis = "time to target",
+        bounds: bool = True,
+    ) -> Evidence:
+        cells = [(fixed if policy == "fixed" else runs)[size] for size in sizes]
+        doubts = study.doubts(policy, "target", sizes)
+        return Evidence(
+            claim,
+            effects=tuple(effects),
+            margin=margin,
+            unit=unit,
+            axis=axis,
+            policy=policy,
+            finding=finding,
+            part=part,
+            doubts=doubts if bounds else (),
+            censored=fell_short(*cells) if bounds else 0,
+        )
+
+    pair = (base, large)
+    yield evidence(
+        "larger-needs-more-epochs",
+        differences(examples[large], examples[base]),
+        STEPS_MARGIN,
+        pair,
+        f"examples to the target at batch size {large} over those at {base}",
+        axis="epochs",
+    )
+    yield evidence(
+        "some-size-best-in-time",
+        [
+            gain - SECONDS_MARGIN
+            for gain in gains(_faster(seconds), study.sizes[1:-1], (small, large))
+        ],
+        0.0,
+        study.sizes,
+        f"seconds to the target at the ends {small} and {large} over those within, less 5 %",
+    )
+    yield evidence(
+        "too-small-never-converges",
+        _successes(runs[base], runs[small]),
+        SUCCESS_MARGIN,
+        (base, small),
+        f"share of runs that reach the target within the epochs, {base} less {small}",
+        unit="share",
+        axis="epochs",
+        bounds=False,
+    )
+    yield evidence(
+        "too-small-unstable",
+        _successes(fixed[base], fixed[small]),
+        SUCCESS_MARGIN,
+        (base, small),
+        f"share of runs that reach the target at the same rate, {base} less {small}",
+        part="success",
+        policy="fixed",
+        unit="share",
+        axis="epochs",
+        bounds=False,
+    )
+    yield evidence(
+        "size-changes-speed-and-metric",
+        spreads(examples),
+        STEPS_MARGIN,
+        study.sizes,
+        "examples to the target of the slowest batch size over those of the fastest",
+        part="speed",
+        axis="epochs",
+    )
+    yield evidence(
+        "large-fast-but-worse-in-use",
+        differences(updates[base], updates[large]),
+        STEPS_MARGIN,
+        pair,
+        f"updates to the target at {base} over those at {large}",
+        part="updates",
+        axis="updates",
+    )
+    yield evidence(
+        "small-slow-but-better-in-use",
+        differences(seconds[small], seconds[base]),
+        SECONDS_MARGIN,
+        (small, base),
+        f"seconds to the target at {small} over those at {base}",
+        part="seconds",
+    )
+    at_same_rate = seconds_to_target(court, {size: fixed[size] for size in pair})
+    yield evidence(
+        "bigger-is-better-at-the-same-rate",
+        differences(at_same_rate[base], at_same_rate[large]),
+        SECONDS_MARGIN,
+        pair,
+        f"seconds to the target at {base} over those at {large}, the same rate",
+        part="seconds",
+        policy="fixed",
+    )
+
+
+def seconds_to_target(court: Court, runs: dict[int, list[StepsToTarget]]) -> dict[int, list[float]]:
+    """Log seconds of updates alone until the target, for each size and seed."""
+    study = court.study
+    return {
+        size: [value + math.log(study.seconds(size)) for value in log_steps(found)]
+        for size, found in runs.items()
+    }
+
+
+def _faster(seconds: dict[int, list[float]]) -> dict[int, list[float]]:
+    """The same so that larger is better."""
+    return {size: [-value for value in values] for size, values in seconds.items()}
+
+
+def _successes(one: Sequence[StepsToTarget], other: Sequence[StepsToTarget]) -> tuple[float, ...]:
+    return tuple(float(a.reached) - float(b.reached) for a, b in zip(one, other, strict=True))
