@@ -172,7 +172,7 @@ def test_no_cell_is_judged_by_a_trunk_or_before_it_has_made_enough_updates():
 
 def test_all_trunks_of_the_bracket_share_a_seed_and_the_best_is_repeated_with_another():
     world = World()
-    world.search(world.make(), most=10)
+    world.search(world.make(ladder=False), most=10)
     seeds = [p.seed for p in world.journal.values() if p.seed is not None]
     assert seeds[:4] == [1, 1, 1, 2]
 
@@ -305,3 +305,15 @@ def test_settings_that_cannot_be_are_refused():
         make_settings("trunks", shares=[0.5, 0.25, 1.0])
     with pytest.raises(ConfigurationError, match="shares"):
         make_settings("trunks", shares=[0.5])
+
+
+def test_every_batch_size_of_the_ladder_is_judged_before_any_cell_goes_on():
+    world = World()
+    world.search(world.make())
+    judged = [
+        world.trained[name]
+        for name, proposal in world.journal.items()
+        if not (proposal.part and proposal.part.to_examples)
+    ]
+    first_long = next(k for k, one in enumerate(judged) if one.at > TOTAL / 4)
+    assert {32, 128} <= {one.cell.batch_size for one in judged[:first_long]}

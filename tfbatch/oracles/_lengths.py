@@ -104,12 +104,10 @@ class Lengths:
             return (Training(cell, kind, length, self.schedule, seed),)
         if length == self.total and self._ends_itself:
             return (Training(cell, "whole", length, self.schedule, seed),)
-        way = [
-            Training(cell, "trunk", one, self.schedule, seed)
-            for one in self._trunks(cell.batch_size)
-            if one <= length and one not in trunks
-        ]
-        return (*way, Training(cell, "cooled", length, self.schedule, seed))
+        cooled = Training(cell, "cooled", length, self.schedule, seed)
+        if length in trunks:
+            return (cooled,)
+        return (Training(cell, "trunk", length, self.schedule, seed), cooled)
 
     def parent(self, training: Training, trunks: Sequence[int]) -> int | None:
         """The length of the trunk that a training goes on from; None for one that begins anew."""

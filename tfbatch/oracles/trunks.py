@@ -75,7 +75,7 @@ class Settings(OracleSettings):
     trainings: float = Field(default=2.5, gt=0)
     worth: float = Field(default=0.1, ge=0)
     caution: float = Field(default=0.5, ge=0)
-    rung: float = Field(default=0.3, ge=0)
+    rung: float = Field(default=0.6, ge=0)
     bracket: bool = True
     pilot: bool = True
     ladder: bool = True
@@ -152,6 +152,7 @@ class Trunks:
         self._made: dict[str, _Made] = {}
         self._known_rates: dict[Cell, float | None] = {}
         self._fitted: RateSurface | None = None
+        self._chosen: dict[float, Cell | None] = {}
         self._bound = math.inf
         self._own_schedule = premises.baseline.schedule.name if premises.baseline else None
         baseline = premises.baseline.batch_size if premises.baseline else cells.reference
@@ -164,7 +165,7 @@ class Trunks:
         """See Oracle."""
         if known is not None:
             self._made[trial] = _Made(self._training(known))
-            self._fitted = None
+            self._changed()
             return known
         self._bound = bound
         with threadpoolctl.threadpool_limits(1):
@@ -172,19 +173,22 @@ class Trunks:
         if not isinstance(found, Training):
             return found
         self._made[trial] = _Made(found)
-        self._fitted = None
+        self._changed()
         return self._proposal(found)
 
     def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
         """See Oracle."""
         del proposal
         self._made[trial].told = told
-        self._fitted = None
+        self._changed()
 
     def forget(self, trial: str) -> None:
         """See Oracle: it is proposed again."""
         del self._made[trial]
-        self._fitted = None
+        self._changed()
+
+    def _changed(self) -> None:
+        self._fitted, self._chosen = None, {}
 
     # What was made.
 
@@ -359,7 +363,7 @@ class Trunks:
         allowed = self._allowed()
         if not allowed:
             return None if self._open() else Stop("No cell of the space can be trained.")
-        for stage in (self._bracket, self._pilot, self._explore, self._finish):
+        for stage in (self._bracket, self._ladder, self._pilot, self._explore, self._finish):
             found = stage(allowed)
             if isinstance(found, Training | Stop):
                 return found
@@ -416,39 +420,34 @@ class Trunks:
         best = Cell(size, min(scores, key=lambda rate: scores[rate]))
         return self._first_free([(best, _PILOT, length)]) if best in allowed else None
 
-    def _explore(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
-        """What improves the answer most for its cost; first each batch size of the ladder."""
+    def _ladder(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """Each batch size of the ladder at its expected rate, the cheapest first."""
         surface = self._surface()
         if surface is None:
-            return self._first_free(
-                [(allowed[0], 1, self._lengths.judged(allowed[0].batch_size)[0])]
-            )
-        rungs = self._missing_rungs(allowed)
-        if rungs:
-            chosen = []
-            for size in rungs:
-                own = [cell for cell in allowed if cell.batch_size == size]
-                mean = surface.mean(self._full(own))
-                chosen.append((own[int(mean.argmin())], self._lengths.judged(size)[0]))
-            chosen.sort(key=lambda one: self._cost(*one))
-            dear = self._settings.rung * self._one_training
-            fitting = [
-                (cell, 1, length)
-                for cell, length in chosen
-                if self._fits(cell, length) and self._cost(cell, length) <= dear
-            ]
-            if fitting:
-                return self._first_free(fitting)
+            return None
+        rungs = []
+        for size in self._missing_rungs(allowed):
+            own = [cell for cell in allowed if cell.batch_size == size]
+            best = own[int(surface.mean(self._full(own)).argmin())]
+            rungs.append((best, 1, self._lengths.judged(size)[0]))
+        dear = self._settings.rung * self._one_training
+        rungs = [one for one in rungs if self._cost(one[0], one[2]) <= dear]
+        rungs = [one for one in rungs if self._fits(one[0], one[2])]
+        return self._first_free(sorted(rungs, key=lambda one: self._cost(one[0], one[2])))
+
+    def _explore(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """What improves the answer most for its cost."""
+        surface = self._surface()
+        if surface is None:
+            first = allowed[0]
+            return self._first_free([(first, 1, self._lengths.judged(first.batch_size)[0])])
         near = self._near(allowed, surface)
-        options = [
-            (cell, length)
-            for cell in near
-            if not self._is_busy(cell)
-            for length in self._lengths.judged(cell.batch_size)
-            if length > self._longest(cell)
-        ]
-        ahead = dict(reversed(options))  # of each cell the next length
-        options = [o for o in ahead.items() if self._fits(*o)]
+        ahead = {}  # of each cell the next length
+        for cell in near:
+            longer = [n for n in self._lengths.judged(cell.batch_size) if n > self._longest(cell)]
+            if longer and not self._is_busy(cell):
+                ahead[cell] = longer[0]
+        options = [one for one in ahead.items() if self._fits(*one)]
         if not options:
             return None
         gains = surface.gains(self._full(near), [self._point(*one) for one in options])
@@ -461,7 +460,7 @@ class Trunks:
 
     def _finish(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """The favorite to its end; then the space's other schedules at it."""
-        favorite = self._favorite(allowed)
+        favorite = self._favorite()
         if favorite is None:
             return None
         total = self._lengths.total
@@ -535,18 +534,21 @@ class Trunks:
                 return self._step(cell, length, seed=seed)
         return "wait" if wanted else None
 
-    def _favorite(self, allowed: Sequence[Cell]) -> Cell | None:
+    def _favorite(self) -> Cell | None:
         """The cell of the best value that is not hoped for: mean and a share of its deviation."""
+        if self._bound not in self._chosen:
+            self._chosen[self._bound] = self._choose()
+        return self._chosen[self._bound]
+
+    def _choose(self) -> Cell | None:
         surface = self._surface()
-        if surface is None:
-            return None
         judged = {t.cell for t, _ in self._judged()}
-        allowed = [cell for cell in allowed if cell in judged]
-        if not allowed:
+        cells = [cell for cell in self._allowed() if cell in judged]
+        if surface is None or not cells:
             return None
-        points = self._full(allowed)
+        points = self._full(cells)
         deviation = np.sqrt(np.maximum(np.diag(surface.covariance(points, points)), 0.0))
-        return allowed[int((surface.mean(points) + self._settings.caution * deviation).argmin())]
+        return cells[int((surface.mean(points) + self._settings.caution * deviation).argmin())]
 
     def _cost(self, cell: Cell, length: int, *, seed: int = 1) -> float:
         """What it still costs to judge a cell at a length."""
@@ -574,7 +576,7 @@ class Trunks:
 
     def _fits(self, cell: Cell, length: int) -> bool:
         """Whether the favorite can still be trained to its end afterwards."""
-        favorite, total = self._favorite(self._allowed()), self._lengths.total
+        favorite, total = self._favorite(), self._lengths.total
         ends = favorite is None or (cell, length) == (favorite, total)
         rest = 0.0
         if favorite is not None and not ends and self._longest(favorite) < total:
@@ -622,7 +624,7 @@ class Trunks:
         """See StagedOracle."""
         with threadpoolctl.threadpool_limits(1):
             allowed = self._allowed()
-            favorite = self._favorite(allowed) if allowed else None
+            favorite = self._favorite()
             if favorite is None:
                 return None
             schedule = self._best_schedule(favorite)
