@@ -25,7 +25,9 @@ def test_errors_are_logarithms_and_what_is_far_is_drawn_near():
 
 
 def test_the_posterior_equals_the_normal_equations():
-    points = [SurfacePoint(b, u, r) for b in (0, 2) for u in (-1, 0, 1) for r in (0, 3)]
+    points = [
+        SurfacePoint(b, u, r, f"{b} {u} {r}") for b in (0, 2) for u in (-1, 0, 1) for r in (0, 3)
+    ]
     values = np.random.default_rng(1).normal(size=len(points))
     surface = RateSurface(PRIOR, points, values)
 
@@ -69,6 +71,17 @@ def test_the_gain_of_a_training_is_that_of_its_closed_form():
 
     assert surface.gains(answers, [action])[0] == pytest.approx(expected, rel=0.2)
     assert surface.gains(answers[:1], [action])[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_another_seed_tells_more_than_a_longer_training_of_the_same():
+    rates = [SurfacePoint(0, u, 1, f"run {u}") for u in (-2, -1, 0, 1, 2)]
+    surface = RateSurface(PRIOR, rates, [0.5, 0.0, 0.4, 0.0, 0.5], noise=0.25)
+    answers = [SurfacePoint(0, u) for u in (-2, -1, 0, 1, 2)]
+    longer, another = [SurfacePoint(0, -1, 0.5, run) for run in ("run -1", "another")]
+
+    assert surface.noise >= 0.16
+    gains = surface.gains(answers, [longer, another])
+    assert gains[1] > 1.3 * gains[0] > 0
 
 
 def test_one_training_at_chance_does_not_move_the_optimum():

@@ -11,8 +11,10 @@ a_5 lets the optimum move with B in a straight line, away from where it is expec
 correct what short trainings say: they have too few updates for a large B, a_7. All coefficients
 have normal priors, so that the posterior has a closed form (Bayesian linear regression: Rasmussen
 and Williams 2006, section 2.1). The scales of noise and prior are those of highest marginal
-likelihood times prior. Noise grows with the distance from the best value: near the best a square is
-a good form, far away nothing depends on it.
+likelihood times prior. A run that goes on keeps most of what its seed did to it (in the replay of
+digits the correlation with the end is 0.9 from a quarter of the length on): another seed tells the
+mean, not a longer training. Noise grows with the distance from the best value: near the best a
+square is a good form, far away nothing depends on it.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ _NOISES = (0.03, 0.06, 0.1, 0.16, 0.25, 0.4)
 _SCALES = (0.5, 1.0, 2.0)
 _USUAL_NOISE = 0.1
 _NOISE_OCTAVES = 1.0
+_KEPT = 0.8
+"""Share of the noise's variance that a run keeps when it goes on."""
 _NEAR = 0.2
 """A value so much worse than the best has twice the noise: few numbers fit only near the best."""
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
@@ -50,11 +54,14 @@ class SurfacePoint:
         batch: log2 of the batch size over the reference batch size.
         rate: Octaves of the learning rate around a scaling rule.
         remaining: log2 of the full length over its length; 0 for a training of full length.
+        run: Equal for trainings of one seed that go on from one another; empty for the mean over
+            all seeds.
     """
 
     batch: float
     rate: float
     remaining: float = 0.0
+    run: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +106,9 @@ class SurfacePrior:
 
     def features(self, points: Sequence[SurfacePoint]) -> Array:
         """One row for each point: what multiplies the coefficients."""
-        rows = np.array([dataclasses.astuple(p) for p in points], dtype=np.float64).reshape(-1, 3)
-        b, r = rows[:, 0], rows[:, 2]
-        u = rows[:, 1] - self.center - self.slope * b
+        b = np.array([point.batch for point in points])
+        r = np.array([point.remaining for point in points])
+        u = np.array([point.rate for point in points]) - self.center - self.slope * b
         return np.stack([b**0, b, b**2, u, u**2, b * u, r, r * b, r * u, r * u**2], axis=1)
 
 
@@ -216,12 +223,14 @@ class RateSurface:
 
         Args:
             answers: What could be answered.
-            actions: Trainings that could be made.
+            actions: Trainings that could be made, each of a run.
         """
         mean = self.mean(answers)
         covariance = self.covariance(answers, actions)
         variance = np.diag(self.covariance(actions, actions))
-        moves = covariance / np.sqrt(np.maximum(variance, 0.0) + self.noise**2)
+        own = [1.0 - _KEPT if action.run else 1.0 for action in actions]
+        variance = np.maximum(variance, 0.0) + np.array(own) * self.noise**2
+        moves = covariance / np.sqrt(variance)
         moved = mean[:, None, None] + moves[:, :, None] * _NODES
         return np.asarray(mean.min() - moved.min(axis=0) @ _WEIGHTS)
 
@@ -237,22 +246,23 @@ class RateSurface:
         return np.asarray(self.prior.features(points) @ self.prior.coefficients()[0])
 
     def _data_covariance(self, scales: _Scales) -> Array:
-        covariance = _scaled(self._parts, scales)
-        return covariance + np.diag(scales.noise**2 * self._doubt**2 + _JITTER)
+        own = scales.noise**2 * (self._doubt**2 - _KEPT) + _JITTER
+        return _scaled(self._parts, scales) + np.diag(own)
 
     def _covariance(self, points: Sequence[SurfacePoint], others: Sequence[SurfacePoint]) -> Array:
         return _scaled(self._components(points, others), self._scales)
 
     def _components(
         self, points: Sequence[SurfacePoint], others: Sequence[SurfacePoint]
-    ) -> tuple[Array, Array]:
-        """Prior covariances of the level, and of all other coefficients."""
+    ) -> tuple[Array, Array, Array]:
+        """Prior covariances of the level, of all other coefficients, and of runs that go on."""
         _, deviation = self.prior.coefficients()
         left = self.prior.features(points) * deviation
         right = self.prior.features(others) * deviation
-        return left[:, :1] @ right[:, :1].T, left[:, 1:] @ right[:, 1:].T
+        same = [[float(a.run == b.run != "") for b in others] for a in points]
+        return left[:, :1] @ right[:, :1].T, left[:, 1:] @ right[:, 1:].T, np.array(same)
 
 
-def _scaled(parts: tuple[Array, Array], scales: _Scales) -> Array:
-    level, others = parts
-    return np.asarray(level + scales.prior**2 * others)
+def _scaled(parts: tuple[Array, Array, Array], scales: _Scales) -> Array:
+    level, others, runs = parts
+    return np.asarray(level + scales.prior**2 * others + _KEPT * scales.noise**2 * runs)

@@ -78,7 +78,7 @@ class Cells:
         last = math.floor((high - self.start) / step + _WITHIN)
         return tuple(_key(self.start + step * k) for k in range(first, last + 1))
 
-    def values(self, cell: Cell, schedule: str | None = None) -> dict[str, Any]:
+    def values(self, cell: Cell, schedule: str | None = None) -> Values:
         """The active hyperparameters that mean a cell, with one of the schedules."""
         chosen: dict[str, Any] = dict(self._rate_values(cell.rate))
         if self._searches_size:

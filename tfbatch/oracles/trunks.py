@@ -62,6 +62,7 @@ class Settings(OracleSettings):
             by this share of the deviation between seeds.
         bracket: Whether the rate is bracketed at the reference batch size first.
         pilot: Whether the best of the bracket is repeated with another seed, for the noise.
+        seeds: Whether a cell may be judged again with another seed.
         ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
         bias: Whether the surface corrects what short trainings say of large batches.
         bounded: Whether the rate is held at twice the highest that has trained.
@@ -78,6 +79,7 @@ class Settings(OracleSettings):
     rung: float = Field(default=0.6, ge=0)
     bracket: bool = True
     pilot: bool = True
+    seeds: bool = True
     ladder: bool = True
     bias: bool = True
     bounded: bool = True
@@ -312,11 +314,13 @@ class Trunks:
             return prior
         return dataclasses.replace(prior, remaining_batch=0.0, remaining_batch_deviation=0.0)
 
-    def _point(self, cell: Cell, length: int) -> SurfacePoint:
+    def _point(self, cell: Cell, length: int, seed: int | None = None) -> SurfacePoint:
+        """Where a training lies; without a seed, the mean over all seeds."""
         return SurfacePoint(
             batch=math.log2(cell.batch_size / self._cells.reference),
             rate=cell.rate,
             remaining=math.log2(self._lengths.total / length),
+            run="" if seed is None else f"{cell} {seed}",
         )
 
     def _full(self, cells: Sequence[Cell]) -> list[SurfacePoint]:
@@ -332,13 +336,14 @@ class Trunks:
         judged = self._judged()
         if not judged:
             return None
-        points = [self._point(t.cell, t.length) for t, _ in judged]
+        points = [self._point(t.cell, t.length, t.seed) for t, _ in judged]
         values = list(as_error([score for _, score in judged], self._direction))
         surface = RateSurface(self._prior, points, values, noise=self._pilots_noise(values))
-        running = {(t.cell, t.length) for t in self._open() if t.schedule == self._lengths.schedule}
+        own = self._lengths.schedule
+        running = {(t.cell, t.length, t.seed) for t in self._open() if t.schedule == own}
         if not running:
             return surface
-        more = [self._point(cell, length) for cell, length in sorted(running)]
+        more = [self._point(*one) for one in sorted(running)]
         return RateSurface(
             self._prior, points + more, [*values, *surface.mean(more)], noise=surface.noise
         )
@@ -380,7 +385,7 @@ class Trunks:
             "gain what it would cost: the search ends."
         )
 
-    def _step(self, cell: Cell, length: int, *, seed: int = 1) -> Training:
+    def _step(self, cell: Cell, length: int, seed: int = 1) -> Training:
         """The next training on the way to judging a cell at a length."""
         trunks = self._trunks(cell, seed)
         return self._lengths.missing(cell, length, seed=seed, trunks=trunks)[0]
@@ -442,12 +447,14 @@ class Trunks:
             first = allowed[0]
             return self._first_free([(first, 1, self._lengths.judged(first.batch_size)[0])])
         near = self._near(allowed, surface)
-        ahead = {}  # of each cell the next length
-        for cell in near:
-            longer = [n for n in self._lengths.judged(cell.batch_size) if n > self._longest(cell)]
-            if longer and not self._is_busy(cell):
-                ahead[cell] = longer[0]
-        options = [one for one in ahead.items() if self._fits(*one)]
+        options = [
+            (cell, length, seed)
+            for cell in near
+            for seed in self._seeds_of(cell)
+            if not self._is_busy(cell, seed)
+            and (length := self._next_length(cell, seed))
+            and self._fits(cell, length, seed)
+        ]
         if not options:
             return None
         gains = surface.gains(self._full(near), [self._point(*one) for one in options])
@@ -457,6 +464,18 @@ class Trunks:
         if rates[best] < self._settings.worth * surface.noise:
             return None
         return self._step(*options[best])
+
+    def _seeds_of(self, cell: Cell) -> range:
+        """The seeds of a cell, and one more where it was judged."""
+        seeds = [t.seed for t, _ in self._judged() if t.cell == cell]
+        return range(1, max(seeds, default=0) + 2) if self._settings.seeds else range(1, 2)
+
+    def _next_length(self, cell: Cell, seed: int) -> int | None:
+        """Where a cell is judged next with a seed: no seed runs ahead of the first."""
+        longest = self._longest(cell, seed)
+        first = self._longest(cell) if seed > 1 else math.inf
+        lengths = self._lengths.judged(cell.batch_size)
+        return next((n for n in lengths if longest < n <= first), None)
 
     def _finish(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """The favorite to its end; then the space's other schedules at it."""
@@ -531,7 +550,7 @@ class Trunks:
         """The next step towards the first of cell, seed and length that nobody works on."""
         for cell, seed, length in wanted:
             if not self._is_busy(cell, seed):
-                return self._step(cell, length, seed=seed)
+                return self._step(cell, length, seed)
         return "wait" if wanted else None
 
     def _favorite(self) -> Cell | None:
@@ -550,7 +569,7 @@ class Trunks:
         deviation = np.sqrt(np.maximum(np.diag(surface.covariance(points, points)), 0.0))
         return cells[int((surface.mean(points) + self._settings.caution * deviation).argmin())]
 
-    def _cost(self, cell: Cell, length: int, *, seed: int = 1) -> float:
+    def _cost(self, cell: Cell, length: int, seed: int = 1) -> float:
         """What it still costs to judge a cell at a length."""
         trunks, total = self._trunks(cell, seed), 0.0
         for training in self._lengths.missing(cell, length, seed=seed, trunks=trunks):
@@ -574,14 +593,14 @@ class Trunks:
         """What may still be spent, and a little for rounding to whole updates."""
         return (self._settings.trainings + 0.01) * self._one_training - self._spent()
 
-    def _fits(self, cell: Cell, length: int) -> bool:
+    def _fits(self, cell: Cell, length: int, seed: int = 1) -> bool:
         """Whether the favorite can still be trained to its end afterwards."""
         favorite, total = self._favorite(), self._lengths.total
         ends = favorite is None or (cell, length) == (favorite, total)
         rest = 0.0
         if favorite is not None and not ends and self._longest(favorite) < total:
             rest = self._cost(favorite, total)
-        return self._cost(cell, length) + rest <= self._left()
+        return self._cost(cell, length, seed) + rest <= self._left()
 
     # What it says.
 
