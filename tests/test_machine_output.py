@@ -16,6 +16,7 @@ from test_answer import CHANCE, CONFIG, run
 
 import tfbatch.compare
 import tfbatch.probe
+import tfbatch.report
 import tfbatch.train
 import tfbatch.translate
 import tfbatch.tune
@@ -107,8 +108,19 @@ def translate(run_dir, monkeypatch):
     return tfbatch.translate.main, ["--batch_size=32", "--to=64", "--optimizer=sgd"]
 
 
-COMMANDS = {f.__name__: f for f in (tune, probe, train, compare, translate)}
-SPOKEN = {"tune": "the table", "probe": "It fits.", "train": "test: ", "translate": "sgd"}
+def report(run_dir, monkeypatch):
+    return tfbatch.report.main, [str(run_dir), f"--page={run_dir.parent / 'page.html'}"]
+
+
+COMMANDS = {f.__name__: f for f in (tune, probe, train, report, compare, translate)}
+SPOKEN = {
+    "tune": "the table",
+    "probe": "It fits.",
+    "train": "test: ",
+    "report": "Written",
+    "compare": "The difference",
+    "translate": "sgd",
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -123,7 +135,7 @@ def test_a_command_prints_one_document_of_its_schema(name, run_dir, monkeypatch,
     assert document.tfbatch
     again = json.loads(document.model_dump_json())
     assert again == json.loads(printed.out)
-    assert SPOKEN.get(name, "The difference") not in printed.err
+    assert SPOKEN[name] not in printed.err
 
 
 def test_without_quiet_people_read_the_standard_error(run_dir, monkeypatch, capfd):

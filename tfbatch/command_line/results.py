@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import pydantic
@@ -9,6 +11,8 @@ import pydantic
 from tfbatch.answer.answer import Answer, Number
 from tfbatch.answer.plan import Plan
 from tfbatch.comparison import RunComparison
+from tfbatch.reporting.checks import checks_of
+from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.schema import JsonObject, Strict
 from tfbatch.translation import Translation
 
@@ -97,10 +101,72 @@ class ProbeResult(Strict):
     verify_with: str
 
 
+class CheckResult(Strict):
+    """A question of a strict reviewer.
+
+    Attributes:
+        name: What is asked.
+        verdict: PASS, FAIL, or NOT APPLICABLE where the run makes no such claim.
+        evidence: What was looked at.
+    """
+
+    name: str
+    verdict: Literal["PASS", "FAIL", "NOT APPLICABLE"]
+    evidence: str
+
+
+class ReportedRun(Strict):
+    """What the report says of one run.
+
+    Attributes:
+        run_dir: The run folder.
+        reason: Why there is no answer; empty where there is one.
+        answer: The answer, or None.
+        checks: The reviewer's questions; none without an answer.
+    """
+
+    run_dir: str
+    reason: str
+    answer: Answer | None
+    checks: tuple[CheckResult, ...]
+
+
+class ReportResult(Strict):
+    """What `report` has written.
+
+    Attributes:
+        files: The page first, then the appendix.
+        runs: What was found in each folder.
+    """
+
+    files: tuple[str, ...]
+    runs: tuple[ReportedRun, ...]
+
+    @classmethod
+    def of(cls, files: Sequence[Path], runs: Sequence[RecordedRun]) -> ReportResult:
+        """The result for some runs."""
+        return cls(
+            files=tuple(map(str, files)),
+            runs=tuple(
+                ReportedRun(
+                    run_dir=str(run.path),
+                    reason=run.reason,
+                    answer=run.answer,
+                    checks=tuple(
+                        CheckResult(name=c.name, verdict=c.verdict, evidence=c.evidence)
+                        for c in checks_of(run.answer, run.trials)
+                    ),
+                )
+                for run in runs
+            ),
+        )
+
+
 RESULTS: dict[str, type[pydantic.BaseModel]] = {
     "tune": TuneResult,
     "probe": ProbeResult,
     "train": TrainResult,
+    "report": ReportResult,
     "compare": RunComparison,
     "translate": Translation,
 }
