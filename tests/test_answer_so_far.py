@@ -26,7 +26,7 @@ def of_size(name, size, loss):
 def watched():
     said, kept, hands = [], [], Hands()
     progress = Progress(None)
-    progress.say = said.append
+    progress.note = said.append
 
     def keep():
         kept.append(hands.time)

@@ -11,7 +11,9 @@ from tests.court_fixtures import NoisyQuadratic, SimulatedCourt
 from tfbatch import claims as court
 from tfbatch.claims import (
     accumulated_batches,
+    early_probe,
     gradient_noise,
+    normalization,
     rate_exponent,
     same_budget,
     steps_to_target,
@@ -231,3 +233,41 @@ def test_accumulation_that_equals_and_one_that_does_not():
     claim = ("accumulation-equals-large-batch", "")
     assert judged(accumulated_batches, Accumulating(NoisyQuadratic()))[claim].word == "HOLDS"
     assert judged(accumulated_batches, Normalizing(NoisyQuadratic()))[claim].label == "differs"
+
+
+def test_a_probe_that_tells_the_end_and_one_that_does_not():
+    def court_of(turn):
+        """The order of the candidates turns around at this share of the training, or never."""
+
+        def curve(training, examples):
+            rate = training.configuration.base_learning_rate
+            far = math.log2(rate) + math.log2(training.configuration.batch_size)
+            x = np.asarray(examples) / 20_000
+            return far * (turn - x) * 0.01 + np.random.default_rng(training.seed).normal(0, 1e-4)
+
+        return SimulatedCourt(curve, step=float, smallest_margin=1e-4)
+
+    good, bad = judged(early_probe, court_of(2.0)), judged(early_probe, court_of(0.5))
+
+    assert good["probe-with-a-part", "ranking"].word == "HOLDS"
+    assert bad["probe-with-a-part", "ranking"].label == "reversed"
+    assert bad["probe-with-a-part", "regret"].word == "DOES NOT HOLD"
+
+
+def test_normalization_is_judged_by_differences_of_differences():
+    def normalized(training, examples):
+        """Batch normalization fails at a batch of 2; without any, a large batch is worse."""
+        kind = training.configuration.model.get("normalization", "none")
+        size = training.configuration.batch_size
+        loss = 0.1 + 0.2 * (kind == "batch" and size == 2) + 0.2 * (kind == "none" and size == 512)
+        far = math.log2(training.configuration.base_learning_rate / 0.05)
+        noise = np.random.default_rng(training.seed).normal(0, 0.01)
+        return np.full(len(examples), -loss - 0.01 * far**2 - noise)
+
+    known = ("none", "batch", "group")
+    found = judged(normalization, SimulatedCourt(normalized, step=float, normalizations=known))
+    absent = judged(normalization, SimulatedCourt(normalized, step=float))
+
+    assert found["normalization-needs-large", ""].word == "HOLDS"
+    assert found["normalization-repairs-few-updates", ""].word == "HOLDS"
+    assert absent["normalization-needs-large", ""].word == "NOT TESTABLE HERE"

@@ -31,7 +31,7 @@ Budget = Literal["epochs", "updates", "seconds", "target"]
 """After the same examples, the same updates, the same seconds; or as soon as the target."""
 _FIRST_OCTAVES = (-2, -1, 0, 1, 2)
 _MOST_OCTAVES = 6
-_TARGET_SHARE = 0.7
+_TARGET_SHARE = 0.6
 """The target is what the baseline reaches after this share of its training."""
 _MOST_OF_DATA = 0.5
 """The largest batch size, as a share of the training split."""
@@ -55,14 +55,18 @@ class BatchSizeStudy:
 
     Args:
         court: Trains.
+        normalization: The model's `normalization`, or None for the model as it is.
 
     Attributes:
         base: The baseline's batch size, B0.
         sizes: The batch sizes, ascending; B0 is one of them.
     """
 
-    def __init__(self, court: Court):
+    def __init__(self, court: Court, *, normalization: str | None = None):
         self._court = court
+        self._model = dict(court.workload.baseline.model)
+        if normalization is not None:
+            self._model["normalization"] = normalization
         workload = court.workload
         self.base = workload.baseline.batch_size
         most = max(int(workload.num_examples * _MOST_OF_DATA), self.base)
@@ -81,18 +85,20 @@ class BatchSizeStudy:
 
     def length(self, size: int) -> int:
         """Examples in a training: as many as B0's, or as many updates where that is more."""
-        return math.ceil(self._court.workload.examples * max(1.0, size / self.base))
+        examples = self._court.workload.examples
+        return max(examples, math.ceil(self.examples_of(size, "updates")))
 
     def examples_of(self, size: int, budget: Budget) -> float:
         """Where a training of a size is read; at its end for "target"."""
         examples = float(self._court.workload.examples)
         if budget == "epochs":
             return examples
-        if budget == "updates":
-            return examples * size / self.base
+        if budget == "updates":  # as many as B0's training has, where the largest size can
+            longest = min(self.large / self.base, self._court.preset.longest)
+            return examples * longest * size / self.large
         if budget == "seconds":
             return min(examples * self.speed(size), self.length(size))
-        return self.length(size)
+        return float(self.length(size))
 
     def speed(self, size: int) -> float:
         """Examples per second of a size over those of B0, without evaluations."""
@@ -114,6 +120,7 @@ class BatchSizeStudy:
                 "base_batch_size": size,
                 "base_learning_rate": float(f"{rate:.4g}"),
                 "scaling_rule": Named(name="none"),
+                "model": self._model,
             }
         )
 
@@ -187,7 +194,7 @@ class BatchSizeStudy:
 
     @functools.cached_property
     def target(self) -> float:
-        """What the pilot runs of B0 reach after 70 % of their training, in the median."""
+        """What the pilot runs of B0 reach after 60 % of their training, in the median."""
         examples = _TARGET_SHARE * self._court.workload.examples
         return statistics.median(run.score_at(examples) for run in self._pilot)
 

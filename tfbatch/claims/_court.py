@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -132,9 +132,18 @@ class Court(abc.ABC):
         workload: Model and data.
         preset: How large the experiments are.
         seed: Everything random derives from it.
+        asked: Names of the claims that are asked for; None for all.
     """
 
-    def __init__(self, workload: Workload, preset: Preset, seed: int):
+    def __init__(
+        self,
+        workload: Workload,
+        preset: Preset,
+        seed: int,
+        *,
+        asked: Collection[str] | None = None,
+    ):
+        self._asked = asked
         self.workload = workload
         self.preset = preset
         self._seed = seed
@@ -145,6 +154,10 @@ class Court(abc.ABC):
         from tfbatch.claims._batch_size_study import BatchSizeStudy
 
         return BatchSizeStudy(self)
+
+    def asks(self, *claims: str) -> bool:
+        """Whether one of these claims is asked for: a card leaves out what only others need."""
+        return self._asked is None or any(name in self._asked for name in claims)
 
     def seeds(self, purpose: str, count: int) -> list[int]:
         """Seeds for one purpose: "verdict", "pilot" or "tuning"; no two have one in common."""

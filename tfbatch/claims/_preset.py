@@ -18,28 +18,31 @@ class Preset:
         name: Its name.
         length: Length of a training as a multiple of the data's own.
         factors: Batch sizes as multiples of the baseline's.
+        longest: Length of the longest training as a multiple of `length`: what the largest batch
+            size gets for as many updates as the others.
         seeds: Fresh seeds that a verdict rests on.
         pilot_seeds: Seeds that fix margins and targets, and that no verdict uses.
         tuning_seeds: Seeds that learning rates are searched with, and that no verdict uses.
         rounds: Interleaved rounds of timing.
-        timing_seconds: About what timing one set of batch sizes may take.
+        timing_seconds: About what all rounds of one set of batch sizes may take.
     """
 
     name: PresetName
     length: float
     factors: tuple[float, ...]
+    longest: float = 16.0
     seeds: int = 10
     pilot_seeds: int = 5
     tuning_seeds: int = 2
     rounds: int = 15
-    timing_seconds: float = 60.0
+    timing_seconds: float = 30.0
 
 
 _FINE = (1 / 32, 1 / 16, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("tiny", 0.5, (1 / 16, 1 / 4, 1.0, 4.0, 16.0)),
+        Preset("tiny", 0.5, (1 / 16, 1 / 4, 1.0, 4.0, 16.0), longest=4.0),
         Preset("small", 1.0, (1 / 16, 1 / 4, 1.0, 4.0, 16.0), tuning_seeds=3, timing_seconds=150.0),
         Preset("full", 2.0, _FINE, seeds=20, pilot_seeds=8, tuning_seeds=5, timing_seconds=600.0),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 import math
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate
 
@@ -21,6 +23,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import StoppedError, TfbatchError
 from tfbatch.exporters._trial import read_curves
 from tfbatch.instruments.open_bench import DEFAULT_OPTIMIZER
+from tfbatch.interleaved_rounds import first_visit, measure_round
 from tfbatch.models import MODELS
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.oracles import Part
@@ -43,7 +46,12 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.training.context import TaskContext, UserCode
 from tfbatch.training.evaluation import Untrained, measure_untrained
-from tfbatch.training.step_times import StepTime, measure_step_times
+from tfbatch.training.step_times import (
+    StepTime,
+    step_time_of,
+    steps_at_once,
+    time_training,
+)
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.objective import Objective
 
@@ -53,6 +61,8 @@ if TYPE_CHECKING:
 
 EVIDENCE = "evidence"
 """Folder of a run folder with what each card has found, a file each."""
+LONGEST_STEP_SECONDS = 2.0
+"""Batch sizes from the first one on whose step takes longer are not timed."""
 _NO_WHOLE_RUN = 1
 """The runner keeps the weights of trials of the run's length: here of none."""
 
@@ -69,6 +79,7 @@ class LiveCourt(Court):
         tensorboard: Folder of the curves.
         objective: The objective.
         progress: Told of everything.
+        asked: See Court.
     """
 
     def __init__(
@@ -77,13 +88,14 @@ class LiveCourt(Court):
         preset: Preset,
         seed: int,
         *,
+        asked: Collection[str] | None = None,
         runner: TrialRunner,
         engine: Engine,
         tensorboard: Path,
         objective: Objective,
         progress: Progress,
     ):
-        super().__init__(workload, preset, seed)
+        super().__init__(workload, preset, seed, asked=asked)
         self._runner, self._engine = runner, engine
         self._tensorboard, self._objective = tensorboard, objective
         self._progress = progress
@@ -146,6 +158,7 @@ class LiveCourt(Court):
                 [self.workload.baseline.model_copy(update={"batch_size": b}) for b in sizes],
                 rounds=self.preset.rounds,
                 seconds=self.preset.timing_seconds,
+                seed=self._seed,
             )
         return self._times[sizes]
 
@@ -160,21 +173,41 @@ class LiveCourt(Court):
 
 
 def time_steps(
-    task: TaskContext, configurations: Sequence[Configuration], *, rounds: int, seconds: float
+    task: TaskContext,
+    configurations: Sequence[Configuration],
+    *,
+    rounds: int,
+    seconds: float,
+    seed: int,
 ) -> tuple[StepTime, ...]:
-    """Inside the process that trains: interleaved rounds of all batch sizes.
+    """Inside the process that trains: interleaved rounds of all batch sizes, each in another order.
+
+    Args:
+        task: Model and data.
+        configurations: What is timed, ascending by batch size.
+        rounds: Number of rounds; none is left out, a round is short instead.
+        seconds: About what all rounds may take, tracing left out.
+        seed: Of the orders.
 
     Raises:
         StoppedError: A stop was requested.
     """
-    times = measure_step_times(
-        task.programs,
-        configurations,
-        heartbeat=task.heartbeat_or_stop,
-        rounds=rounds,
-        seconds=seconds,
-    )
-    return tuple(times)
+    programs, kinds = task.programs, []
+    for configuration in configurations:
+        task.heartbeat_or_stop()
+        time_them = functools.partial(time_training, programs, configuration)
+        most = steps_at_once(programs, configuration)
+        kinds.append(first_visit(configuration.batch_size, time_them, most_at_once=most))
+        if kinds[-1].per_step > LONGEST_STEP_SECONDS:
+            kinds.pop()
+            break
+    each = seconds / (rounds * len(kinds)) if kinds else 0.0
+    generator = random.Random(seed)
+    for _ in range(rounds):
+        order = list(kinds)
+        generator.shuffle(order)
+        measure_round(order, each, heartbeat=task.heartbeat_or_stop)
+    return tuple(step_time_of(paced) for paced in kinds)
 
 
 def hold_court(
@@ -258,6 +291,7 @@ def hold_court(
                 workload_of(request, baseline, untrained, ready),
                 request.preset,
                 request.seed,
+                asked={claim.name for claim in request.claims},
                 runner=TrialRunner(
                     folder,
                     engine=ready.engine,
@@ -311,15 +345,25 @@ class Session:
         evidence: list[Evidence] = []
         for card in self._request.cards:
             known = self._read(card)
-            if known is None:
+            if not self._asked_of(card) <= {(one.claim, one.part) for one in known}:
                 if self._must_stop():
                     self._missing[card.CARD] = "the session ended before it"
+                    evidence += known
                     continue
                 self._progress.say(f"Card {card.CARD}: {card.TITLE}.")
-                known = self._collect(card)
+                known = self._collect(card, known)
             evidence += known
             self._finished(self._verdicts(evidence))
         return self._verdicts(evidence)
+
+    def _asked_of(self, card: Card) -> set[tuple[str, str]]:
+        """The parts of claims that it is to tell something of."""
+        return {
+            (claim.name, part.name)
+            for claim in self._request.claims
+            for part in claim.parts
+            if part.card == card.CARD
+        }
 
     def _verdicts(self, evidence: Sequence[Evidence]) -> Verdicts:
         return Verdicts(
@@ -333,30 +377,32 @@ class Session:
             fingerprint=fingerprint_of(self._folder.parent),
         )
 
-    def _collect(self, card: Card) -> list[Evidence]:
+    def _collect(self, card: Card, known: Sequence[Evidence]) -> list[Evidence]:
+        """What it finds now, and what it has found of other claims before."""
         found: list[Evidence] = []
         try:
-            for one in card.collect(self._court):
-                found.append(one)
+            found.extend(card.collect(self._court))
         except (InterruptedTrialError, StoppedError):
             self._missing[card.CARD] = "the session ended before its end"
-            return []
+            return list(known)
         except Exception as error:
             self._missing[card.CARD] = f"it failed: {type(error).__name__}: {error}"
             self._progress.say(f"Card {card.CARD} failed: {type(error).__name__}: {error}")
-            return []
+            return list(known)
+        new = {(one.claim, one.part) for one in found}
+        found += [one for one in known if (one.claim, one.part) not in new]
         content = {"card": card.CARD, "evidence": [dataclasses.asdict(one) for one in found]}
         write_whole(self._folder / f"{card.CARD}.json", json.dumps(content, indent=1))
         return found
 
-    def _read(self, card: Card) -> list[Evidence] | None:
-        """What an earlier session has found, or None."""
+    def _read(self, card: Card) -> list[Evidence]:
+        """What earlier sessions have found."""
         try:
             text = (self._folder / f"{card.CARD}.json").read_text(encoding="utf-8")
         except FileNotFoundError:
-            return None
+            return []
         rows: list[dict[str, Any]] = json.loads(text)["evidence"]
-        return [Evidence(**{key: _tuples(value) for key, value in row.items()}) for row in rows]
+        return [Evidence(**{key: _tuples(v) for key, v in row.items()}) for row in rows]
 
 
 def workload_of(

@@ -141,12 +141,15 @@ class Verdicts:
         from rich.table import Table
 
         table = Table(title=f"{self.subject}: verdicts (preset {self.preset}, seed {self.seed})")
-        for heading in ("claim", "verdict", "effect", "margin", "n", "equal", "rate", "Holm p"):
-            right = heading in ("margin", "n", "Holm p")
-            table.add_column(heading, justify="right" if right else "left")
+        table.add_column("claim", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+        for heading in ("effect", "margin", "n", "equal; rate", "Holm's p"):
+            table.add_column(heading, justify="left" if heading == "equal; rate" else "right")
         for one in self.judged:
-            for number, part in enumerate(one.parts):
-                table.add_row(*_cells(one, part, first=number == 0))
+            if len(one.parts) > 1:
+                table.add_row(_named(one), _worded(one.verdict), "", "", "", "", _p(one))
+            for part in one.parts:
+                table.add_row(*_cells(one, part))
         return table
 
     def summary(self) -> str:
@@ -159,7 +162,7 @@ class Verdicts:
             "over all claims of this table.",
         ]
         lines += [
-            f"{one.claim.name}{_part_name(part)}: {_what_it_takes(part)}"
+            f"{one.claim.name}{part_name(part)}: {what_it_takes(part)}"
             for one in self.judged
             for part in one.parts
             if part.verdict.word in ("INCONCLUSIVE", "NOT TESTABLE HERE")
@@ -177,39 +180,50 @@ def fingerprint_of(run_dir: Path) -> JsonObject:
     return found
 
 
-def _cells(one: JudgedClaim, part: JudgedPart, *, first: bool) -> tuple[str, ...]:
+def _cells(one: JudgedClaim, part: JudgedPart) -> tuple[str, ...]:
+    """A row: of the claim itself where it has one test, else of the test."""
     verdict, evidence = part.verdict, part.evidence
-    name = f"{one.claim.number} {one.claim.name}" if first else ""
-    if part.part.name:
-        name = f"{name}\n  {part.part.name}" if first else f"  {part.part.name}"
-    word = f"{SYMBOLS[verdict.word]} {verdict.word}"
-    if verdict.label:
-        word += f" ({verdict.label})"
-    if verdict.preview:
-        word += " preview"
-    figures = evidence is not None and math.isfinite(verdict.estimate)
-    effect = f"{verdict.estimate:+.3g} {verdict.interval} {evidence.unit}" if evidence else ""
+    alone = len(one.parts) == 1
+    name = _named(one) if alone else f"     {part.part.name}"
+    if evidence is None or not math.isfinite(verdict.estimate):
+        return (name, _worded(verdict), "", "", "", "", "")
     return (
         name,
-        word,
-        effect if figures else verdict.reason[:60],
-        f"{verdict.margin:.3g}" if figures else "",
-        str(verdict.pairs) if figures else "",
-        evidence.axis if evidence else "",
-        evidence.policy if evidence else "",
-        f"{one.adjusted_p:.2g}" if first and not math.isnan(one.adjusted_p) else "",
+        _worded(verdict),
+        f"{verdict.estimate:+.3g} {verdict.interval}",
+        f"{verdict.margin:.3g}",
+        str(verdict.pairs),
+        f"{evidence.axis}; {evidence.policy}",
+        _p(one) if alone else "",
     )
 
 
-def _part_name(part: JudgedPart) -> str:
+def _named(one: JudgedClaim) -> str:
+    return f"{one.claim.number:<4} {one.claim.name}"
+
+
+def _worded(verdict: Verdict) -> str:
+    word = f"{SYMBOLS[verdict.word]} {verdict.word}"
+    if verdict.label:
+        word += f" ({verdict.label})"
+    return f"{word} preview" if verdict.preview else word
+
+
+def _p(one: JudgedClaim) -> str:
+    return "" if math.isnan(one.adjusted_p) else f"{one.adjusted_p:.2g}"
+
+
+def part_name(part: JudgedPart) -> str:
+    """Such as " (epochs)"; nothing for the only part of a claim."""
     return f" ({part.part.name})" if part.part.name else ""
 
 
-def _what_it_takes(part: JudgedPart) -> str:
+def what_it_takes(part: JudgedPart) -> str:
     """Why a part is not decided, which effect could have been seen, and what it would take."""
     verdict = part.verdict
     text = f"{verdict.word}: {verdict.reason}"
-    if verdict.word == "INCONCLUSIVE" and math.isfinite(verdict.detectable):
+    by_chance = part.evidence is not None and not (part.evidence.doubts or part.evidence.censored)
+    if verdict.word == "INCONCLUSIVE" and by_chance and math.isfinite(verdict.detectable):
         text += f"; an effect of {verdict.detectable:.3g} would have been seen"
         if verdict.needed and verdict.needed > verdict.pairs:
             text += f", and one of the margin with {verdict.needed} pairs"

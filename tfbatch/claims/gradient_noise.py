@@ -36,7 +36,7 @@ CLAIMS: tuple[Claim, ...] = ()
 SHARES = (0.05, 0.25, 0.5, 1.0)
 """Where in the training is looked."""
 _MIDDLE = SHARES.index(0.5)
-_DRAWS = 16
+_DRAWS = 8
 _CHUNK = 256
 _ALIGNED = 0.9
 _GAIN = 0.025
@@ -221,7 +221,7 @@ def _measure(
     data = without_augmentation(workload.data)
     total = data.num_examples("train")
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    # Eagerly: each state has a model of its own, and a trace costs more than all its draws.
     def gradient(batch: tuple[tf.Tensor, ...]) -> tf.Tensor:
         parts = gradients_of(model, batch, training=False)
         return tf.concat([tf.reshape(part, [-1]) for part in parts], axis=0)

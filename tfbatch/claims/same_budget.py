@@ -28,6 +28,20 @@ CLAIMS: tuple[Claim, ...] = ()
 OSCILLATION_MARGIN = math.log(1.1)
 _BUDGETS: tuple[tuple[Budget, Axis], ...] = (("epochs", "epochs"), ("updates", "updates"))
 _POLICIES: tuple[Policy, ...] = ("fixed", "scaled", "tuned")
+_OF_OPERATIONS = "equal-epochs-equal-work"
+_OF_METRICS = (
+    "same-epochs-large-is-worse",
+    "large-can-match-small",
+    "larger-is-more-accurate-direction",
+    "large-fast-but-worse-in-use",
+    "small-slow-but-better-in-use",
+    "bigger-is-better-at-the-same-rate",
+    "1000-is-worse-than-100",
+    "some-size-best-in-metric",
+    "smaller-generalizes-better",
+    "size-changes-speed-and-metric",
+    "choose-casually",
+)
 _CASUAL = (60, 64)
 _NEAR = 2.0
 """A batch size stands for one within this factor."""
@@ -38,6 +52,10 @@ _MOST_MISSING = 0.2
 
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
+    if court.asks(_OF_OPERATIONS):
+        yield _operations(court)
+    if not court.asks(*_OF_METRICS):
+        return
     study = court.study
     study.prefetch(_POLICIES, ("epochs",))
     study.prefetch(("tuned",), ("updates",))
@@ -61,7 +79,6 @@ def collect(court: Court) -> Iterator[Evidence]:
     ):
         yield _oscillation(court, claim, one, other)
     yield _casual(court)
-    yield _operations(court)
 
 
 def _metric(
@@ -215,7 +232,7 @@ def _operations(court: Court) -> Evidence:
     base = counted[study.sizes.index(study.base)]
     worst = max((abs(count / base - 1) for count in counted), default=0.0)
     return Evidence(
-        "equal-epochs-equal-work",
+        _OF_OPERATIONS,
         effects=(0.02 - worst,),
         margin=0.0,
         unit="share",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import pydantic
@@ -11,8 +9,6 @@ import pydantic
 from tfbatch.answer.answer import Answer, Number
 from tfbatch.answer.plan import Plan
 from tfbatch.comparison import RunComparison
-from tfbatch.reporting.checks import checks_of
-from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.schema import JsonObject, Strict
 from tfbatch.translation import Translation
 
@@ -102,11 +98,11 @@ class ProbeResult(Strict):
 
 
 class CheckResult(Strict):
-    """A question of a strict reviewer.
+    """One question of a strict reviewer; see tfbatch.reporting.checks.
 
     Attributes:
         name: What is asked.
-        verdict: PASS, FAIL, or NOT APPLICABLE where the run makes no such claim.
+        verdict: "PASS", "FAIL", or "NOT APPLICABLE".
         evidence: What was looked at.
     """
 
@@ -115,51 +111,34 @@ class CheckResult(Strict):
     evidence: str
 
 
-class ReportedRun(Strict):
-    """What the report says of one run.
+class ReportedRunResult(Strict):
+    """One run of a report.
 
     Attributes:
         run_dir: The run folder.
-        reason: Why there is no answer; empty where there is one.
-        answer: The answer, or None.
-        checks: The reviewer's questions; none without an answer.
+        sentences: The answer in two sentences, or why there is none.
+        answer: The content of recommendation.json; None where there is no answer.
+        checks: What a reviewer asks; empty where there is no answer.
     """
 
     run_dir: str
-    reason: str
+    sentences: tuple[str, ...]
     answer: Answer | None
     checks: tuple[CheckResult, ...]
 
 
 class ReportResult(Strict):
-    """What `report` has written.
+    """What `report` has drawn.
 
     Attributes:
-        files: The page first, then the appendix.
-        runs: What was found in each folder.
+        page: The page's path.
+        appendix: The files of `--appendix`.
+        runs: The runs on it.
     """
 
-    files: tuple[str, ...]
-    runs: tuple[ReportedRun, ...]
-
-    @classmethod
-    def of(cls, files: Sequence[Path], runs: Sequence[RecordedRun]) -> ReportResult:
-        """The result for some runs."""
-        return cls(
-            files=tuple(map(str, files)),
-            runs=tuple(
-                ReportedRun(
-                    run_dir=str(run.path),
-                    reason=run.reason,
-                    answer=run.answer,
-                    checks=tuple(
-                        CheckResult(name=c.name, verdict=c.verdict, evidence=c.evidence)
-                        for c in checks_of(run.answer, run.trials)
-                    ),
-                )
-                for run in runs
-            ),
-        )
+    page: str
+    appendix: tuple[str, ...] = ()
+    runs: tuple[ReportedRunResult, ...]
 
 
 RESULTS: dict[str, type[pydantic.BaseModel]] = {

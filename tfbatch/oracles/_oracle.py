@@ -249,6 +249,10 @@ class OracleSettings(Strict):
     prices: ClassVar[bool] = False
     name: str
 
+    def most_trainings(self) -> float | None:
+        """What a search costs at most, in whole trainings; None where the limits alone end it."""
+        return None
+
     @abstractmethod
     def make(
         self,

@@ -26,6 +26,9 @@ from tfbatch.trial.objective import Objective
 DEFAULT_RUNS = "tfbatch_runs"
 """Folder, in the current one, of all run folders that are not named."""
 
+CHOSEN_LENGTH = "trial_length_chosen"
+"""Says in config.json that the length of a trial was chosen to fit the time."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -42,6 +45,8 @@ class Request:
         run_dir: The run folder.
         overwrite: Start anew.
         max_trainings: What all trials may cost, in full trainings of the baseline; or None.
+        has_default_length: Whether nobody said how long a trial is.
+        has_chosen_length: Whether its length was then chosen to fit the time.
     """
 
     subject: ModelAndData
@@ -54,6 +59,8 @@ class Request:
     run_dir: Path
     overwrite: bool
     max_trainings: float | None = None
+    has_default_length: bool = False
+    has_chosen_length: bool = False
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not (
@@ -111,6 +118,7 @@ class Request:
             "max_trials": self.search.max_trials,
             "max_minutes": self.max_minutes,
             "max_trainings": self.max_trainings,
+            **({CHOSEN_LENGTH: True} if self.has_chosen_length else {}),
             "confirmation": self.search.confirmation.model_dump(mode="json"),
         }
 
@@ -225,6 +233,7 @@ def make_request(
         seed=seed,
         max_minutes=max_minutes,
         max_trainings=max_trainings,
+        has_default_length=not trial_length,
         execution=execution,
         run_dir=run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-{Path(search).stem}",
         overwrite=overwrite,

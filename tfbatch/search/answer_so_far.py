@@ -52,7 +52,7 @@ class AnswerSoFar:
         sentence = belief.sentence if belief else _sentence(trials, best, self._margin)
         if leader is not None and leader != self._told:
             if belief or (best and best.trial != BASELINE):
-                self._progress.say(f"{sentence[0].upper()}{sentence[1:].rstrip('.')}.")
+                self._progress.note(f"{sentence[0].upper()}{sentence[1:].rstrip('.')}.")
             self._told = leader
         if best is None:
             return
@@ -70,7 +70,7 @@ class AnswerSoFar:
             return
         self._stage = current.name
         names = [stage.name for stage in stages]
-        self._progress.say(
+        self._progress.note(
             f"Stage {names.index(current.name) + 1} of {len(names)}: {current.name} "
             f"({current.planned - current.done} trials)."
         )

@@ -32,6 +32,8 @@ class Budget:
         length: Length of a trial.
         shortest: The shortest length that a trial can have.
         max_minutes: The limit.
+        most_trainings: What the search costs at most in trials of this length; None for one that
+            goes on up to `max_trials` whole ones.
     """
 
     trial_seconds: float
@@ -43,6 +45,25 @@ class Budget:
     length: TrainingLength
     shortest: TrainingLength
     max_minutes: float
+    most_trainings: float | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether as many trials fit as a search needs."""
+        return self._seconds_of(self._enough()) <= self._for_trials()
+
+    @property
+    def trial_minutes(self) -> str:
+        """What a trial takes, such as "3.2 min"."""
+        return _minutes(self.trial_seconds)
+
+    @property
+    def shortage(self) -> str:
+        """What does not fit, such as "about 2 of 24 trials fit in the time, in addition to ..."."""
+        also = "in addition to the baseline and one round of verification"
+        if self.most_trainings is None:
+            return f"about {self.fitting()} of {self.max_trials} trials fit in the time, {also}"
+        return f"a search that costs up to {self.most_trainings:g} of them does not fit, {also}"
 
     def check(self) -> None:
         """Refuses a limit in which not even one trial can end.
@@ -60,14 +81,21 @@ class Budget:
 
     def lines(self) -> list[str]:
         """Notes for the user, if fewer trials fit than a search needs."""
-        if self._seconds_of(self._enough()) <= self._for_trials():
+        if self.has_room:
             return []
+        enough = "" if self.most_trainings is not None else f" For {self._enough():g}:"
+        advice = self.advice()
         return [
-            f"A trial of {self.length} takes about {_minutes(self.trial_seconds)} here (predicted "
-            f"from its first steps): about {self.fitting()} of {self.max_trials} trials fit in "
-            "the time, in addition to the baseline and one round of verification. For "
-            f"{self._enough()}: {self.advice()}."
+            f"A trial of {self.length} takes about {self.trial_minutes} here (predicted from its "
+            f"first steps): {self.shortage}.{enough} {advice if enough else _sentence(advice)}"
+            f"{'.' if enough else ''}"
         ]
+
+    def fitting_length(self) -> TrainingLength | None:
+        """The longest length with which enough trials fit, or fewer where none does; or None."""
+        whole = range(int(self._enough()), 0, -1) if self.most_trainings is None else ()
+        lengths = (self._longest(count) for count in whole or [self._enough()])
+        return next((length for length in lengths if length), None)
 
     def fitting(self) -> int:
         """Trials of the search that fit beside the baseline and one round of verification."""
@@ -81,12 +109,12 @@ class Budget:
         spent = self.max_minutes * 60 - self._for_trials()
         minutes = math.ceil((self._seconds_of(self._enough()) / _ROOM + spent) / 60)
         more = f"--max_minutes={minutes}"
-        shorter = self._shorter()
+        shorter = self._longest(self._enough())
         return f'give --trial_length="{shorter}" or {more}' if shorter else f"give {more}"
 
-    def _shorter(self) -> TrainingLength | None:
-        """The longest length of two digits with which enough trials fit; None if none does."""
-        share = _ROOM * self._for_trials() / max(self._seconds_of(self._enough()), _LEAST_SECONDS)
+    def _longest(self, searched: float) -> TrainingLength | None:
+        """The longest length of two digits with which so many trials fit; None if none does."""
+        share = _ROOM * self._for_trials() / max(self._seconds_of(searched), _LEAST_SECONDS)
         amount = self.length.amount * share
         if not 0 < share < 1:
             return None
@@ -96,14 +124,18 @@ class Budget:
             return None
         return TrainingLength(amount=amount, unit=self.length.unit)
 
-    def _enough(self) -> int:
+    def _enough(self) -> float:
+        if self.most_trainings is not None:
+            return self.most_trainings
         return min(self.max_trials, ENOUGH_TRIALS)
 
     def _for_trials(self) -> float:
         return self.left - self.finishing
 
-    def _seconds_of(self, searched: int) -> float:
-        trials = side_by_side([self.trial_seconds] * (1 + searched), self.at_once)
+    def _seconds_of(self, searched: float) -> float:
+        whole = int(searched)
+        trials = side_by_side([self.trial_seconds] * (1 + whole), self.at_once)
+        trials += (searched - whole) * self.trial_seconds / self.at_once
         return trials + side_by_side([self.trial_seconds] * self.to_verify, self.at_once)
 
 

@@ -76,6 +76,10 @@ class Progress:
         self.doing(text)
         self._print(text)
 
+    def note(self, text: str) -> None:
+        """One line of text that says nothing of what goes on."""
+        self._print(text)
+
     def doing(self, text: str) -> None:
         """The current activity, shown on a display and reported if it takes long.
 

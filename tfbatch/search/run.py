@@ -19,7 +19,6 @@ from tfbatch.errors import InputError, NothingLearnedError, SearchError, Stopped
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
 from tfbatch.oracles import Belief, Prices
-from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
@@ -38,6 +37,7 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trainings import Trainings
+from tfbatch.search.trial_length import budget_of, expected_test_seconds, shortest_length
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.verification import Verification
 from tfbatch.training.evaluation import Untrained
@@ -70,11 +70,13 @@ class Run:
         *,
         build_model: Callable[..., keras.Model],
         largest_batch_size: int | None,
+        trial_seconds: float | None = None,
     ):
         self._build_model = build_model
         self._compiled = ready.model.optimizer is not None
         self._largest_batch_size = largest_batch_size
         self._budget: Budget | None = None
+        self._trial_seconds = trial_seconds
         self.request = request
         self.data, self.engine = ready.data, ready.engine
         self.space = space
@@ -96,7 +98,8 @@ class Run:
         self.clock = SearchClock(
             request.max_minutes,
             spent_seconds=spent + time.monotonic() - started,
-            finishing_seconds=FINISHING_SECONDS + self._expected_test_seconds(),
+            finishing_seconds=FINISHING_SECONDS
+            + expected_test_seconds(request, self.data.splits, untrained),
         )
         self.runner = TrialRunner(
             folder,
@@ -291,47 +294,31 @@ class Run:
         if self.request.max_minutes is None or self.trials or self.stop_requested():
             return
         with told(self.progress, "The duration of a trial could not be predicted"):
-            seconds = self.engine.call(
-                expected_trial_seconds,
-                self.baseline,
-                total_examples=self.total_examples,
-                validation_seconds=self.untrained.seconds,
-            )
-            self._budget = Budget(
+            seconds = self._trial_seconds
+            if seconds is None:
+                seconds = self.engine.call(
+                    expected_trial_seconds,
+                    self.baseline,
+                    total_examples=self.total_examples,
+                    validation_seconds=self.untrained.seconds,
+                )
+            self._budget = budget_of(
+                self.request,
                 trial_seconds=seconds,
                 left=self.clock.left,
                 finishing=self.clock.finishing,
                 at_once=self.runner.at_once,
-                max_trials=self.request.search.max_trials,
-                to_verify=self.request.search.confirmation.batch_sizes + 2,  # the baseline twice
-                length=self.request.trial_length,
-                shortest=self._shortest_length(),
-                max_minutes=self.request.max_minutes,
+                shortest=shortest_length(self.request, self.space.batch_sizes, self.num_examples),
             )
         if self._budget:
             self._budget.check()
             for line in self._budget.lines():
                 self.progress.say(line)
 
-    def _shortest_length(self) -> TrainingLength:
-        """One batch of the largest size: no trial may be shorter."""
-        largest = max(*self.space.batch_sizes, self.request.subject.baseline.batch_size)
-        if self.request.trial_length.unit == "examples":
-            return TrainingLength(amount=largest, unit="examples")
-        return TrainingLength(amount=largest / self.num_examples, unit="epochs")
-
     def _too_short(self) -> str:
         """What to do where the time was over before the first trial ended."""
         advice = self._budget.advice() if self._budget else ""
         return advice or "give more time with --max_minutes, or shorten the trials"
-
-    def _expected_test_seconds(self) -> float:
-        """What evaluating what was verified on test may take, from the untrained model."""
-        splits = self.data.splits
-        share = splits.get("test", 0) / splits["validation"]
-        confirmation = self.request.search.confirmation
-        models = (confirmation.batch_sizes + 2) * max(confirmation.seeds, 1)
-        return models * self.untrained.seconds * share
 
     def derive(self, configuration: Configuration) -> Derived:
         """Derived values of a configuration, for this run's length of trials."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ from tfbatch.search.preparation import (
 from tfbatch.search.progress import Progress
 from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.trial_length import settle_length
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import check_optimizers
 from tfbatch.training.evaluation import measure_untrained
@@ -117,6 +119,18 @@ def open_run(
         names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
         request.objective.check(names, untrained.directions)
         check_comparable(request.objective, untrained, progress)
+        request, trial_seconds = settle_length(
+            request,
+            engine=engine,
+            baseline=baseline,
+            batch_sizes=space.batch_sizes,
+            splits=data.splits,
+            untrained=untrained,
+            left=math.inf
+            if request.max_minutes is None
+            else request.max_minutes * 60 - (time.monotonic() - started),
+            progress=progress,
+        )
         folder = RunFolder(
             request.run_dir,
             identity=request.identity(
@@ -171,6 +185,7 @@ def open_run(
                 untrained,
                 build_model=code.build_model,
                 largest_batch_size=largest,
+                trial_seconds=trial_seconds,
             )
             yield run
 

@@ -1,0 +1,111 @@
+"""Where nobody says how long a trial is, the time may decide, once for a run."""
+
+import pytest
+from search_fixtures import BASELINE, finished, make_request_of
+
+from tfbatch.errors import SearchError
+from tfbatch.quantities import TrainingLength
+from tfbatch.run_folder.folder import RunFolder
+from tfbatch.search.progress import Progress
+from tfbatch.search.trial_length import settle_length
+from tfbatch.training.devices import Devices
+from tfbatch.training.evaluation import Untrained
+
+SPLITS = {"train": 1085, "validation": 357, "test": 355}
+
+
+class Engine:
+    devices = Devices("CPU", (), 2, 1)
+
+    def __init__(self, seconds):
+        self.seconds, self.called = seconds, 0
+
+    def call(self, task, baseline, *, total_examples, validation_seconds):
+        self.called += 1
+        if self.seconds is None:
+            raise SearchError("its process ended")
+        return self.seconds * total_examples / 21_700  # 20 epochs, the recipe's
+
+
+def settle(engine, path, said=None, **changes):
+    request = make_request_of(**{"max_minutes": 8.0, "run_dir": path, **changes})
+    progress = Progress(None)
+    progress.say = (said if said is not None else []).append
+    return settle_length(
+        request,
+        engine=engine,
+        baseline=BASELINE,
+        batch_sizes=[8, 128],
+        splits=SPLITS,
+        untrained=Untrained({"loss": 2.3}, 0.1, "hash"),
+        left=460.0,
+        progress=progress,
+    )
+
+
+def begun(path, request):
+    """A run folder with one finished trial."""
+    with RunFolder(path, identity=request.identity(), budget=request.budget()) as folder:
+        folder.journal.append(finished("baseline", BASELINE, phase="baseline").row)
+
+
+def test_the_recipes_length_is_kept_where_enough_trials_fit(tmp_path):
+    request, seconds = settle(Engine(10.0), tmp_path, said := [])
+
+    assert (str(request.trial_length), seconds, said) == ("20 epochs", 10.0, [])
+    assert "trial_length_chosen" not in request.budget()
+
+
+def test_a_length_is_chosen_that_fits_the_time_and_its_reason_is_said(tmp_path):
+    """9 trials and a round of 5, two at a time: 8 trials of 90 s where 452 s are left."""
+    request, seconds = settle(Engine(90.0), tmp_path, said := [])
+
+    # 0.9 * (460 - 5 - 25 * 0.1 * 355 / 357) / (8 * 90) of 20 epochs is 11.3
+    assert request.trial_length == TrainingLength.parse("11 epochs")
+    assert seconds == pytest.approx(90.0 * 11 / 20)
+    assert request.budget()["trial_length_chosen"] is True
+    (line,) = said
+    assert line.startswith("Trials of 11 epochs: of the usual 20 epochs, which take about 1.5 min")
+    assert "about 3 of 24 trials fit in the time" in line
+
+
+@pytest.mark.parametrize("given", [{"trial_length": "20 epochs"}, {"max_minutes": None}])
+def test_what_is_given_stays(tmp_path, given):
+    engine = Engine(90.0)
+    request, seconds = settle(engine, tmp_path, **given)
+
+    assert (str(request.trial_length), seconds, engine.called) == ("20 epochs", None, 0)
+
+
+def test_a_resumed_run_keeps_the_length_whatever_the_time_is_now(tmp_path):
+    chosen, _ = settle(Engine(90.0), tmp_path)
+    begun(tmp_path, chosen)
+    engine = Engine(1.0)
+    again, seconds = settle(engine, tmp_path, max_minutes=60.0)
+
+    assert (again.trial_length, seconds, engine.called) == (chosen.trial_length, None, 0)
+    assert again.has_chosen_length, "the next session has to find it again"
+    anew, _ = settle(Engine(1.0), tmp_path, overwrite=True)
+    assert str(anew.trial_length) == "20 epochs"
+
+
+def test_a_run_that_began_with_the_recipes_length_goes_on_with_it(tmp_path):
+    usual, _ = settle(Engine(1.0), tmp_path)
+    begun(tmp_path, usual)
+    again, _ = settle(Engine(90.0), tmp_path)
+
+    assert str(again.trial_length) == "20 epochs"
+
+
+def test_a_length_that_is_too_short_to_learn_is_not_chosen(tmp_path):
+    """50 updates of the baseline are 1.47 epochs; one trial beside it and a round of five fit."""
+    request, _ = settle(Engine(1300.0), tmp_path)
+    assert str(request.trial_length) == "1.5 epochs"
+    hopeless, _ = settle(Engine(1e6), tmp_path)
+    assert str(hopeless.trial_length) == "20 epochs"
+
+
+def test_a_prediction_that_fails_changes_nothing(tmp_path):
+    request, seconds = settle(Engine(None), tmp_path)
+
+    assert (str(request.trial_length), seconds) == ("20 epochs", None)
