@@ -54,8 +54,11 @@ def rows(of_table: Mapping[Key, Results], metric: str, engine: str) -> dict[str,
 def table_lines(found: Mapping[str, Results], *, ours: str) -> Iterator[str]:
     """A table in Markdown, the best first; the ratio is paired by repetition."""
     shown = " | ".join(f"regret at {budget:g}" for budget in SHOWN)
-    yield f"| search | n | until, mean | median | found | stays | end | {shown} | against ours |"
-    yield "| --- " * (8 + len(SHOWN)) + "|"
+    yield (
+        f"| search | n | until, mean | median | found | stays | end | {shown} | against ours | to "
+        "match ours |"
+    )
+    yield "| --- " * (9 + len(SHOWN)) + "|"
     for name in sorted(found, key=lambda name: float(found[name].until.mean())):
         one = found[name]
         regrets = " | ".join(
@@ -64,7 +67,7 @@ def table_lines(found: Mapping[str, Results], *, ours: str) -> Iterator[str]:
         yield (
             f"| {name} | {len(one.until)} | {one.until.mean():.2f} | {np.median(one.until):.2f} | "
             f"{one.found.mean():.0%} | {one.stays.mean():.2f} | {one.end.mean():.2f} | "
-            f"{regrets} | {_ratio(found.get(ours), one)} |"
+            f"{regrets} | {_ratio(found.get(ours), one)} | {_match(found.get(ours), one)} |"
         )
 
 
@@ -75,6 +78,37 @@ def _ratio(ours: Results | None, theirs: Results) -> str:
     rng = np.random.default_rng(1)
     ratio, low, high = bootstrap_ratio(ours.until[:n], theirs.until[:n], rng=rng)
     return f"{ratio:.2f} x [{low:.2f}, {high:.2f}]"
+
+
+def _match(ours: Results | None, theirs: Results) -> str:
+    if ours is None or ours is theirs:
+        return ""
+    ratio, low, high = to_match(ours, theirs, rng=np.random.default_rng(1))
+    return f"{ratio:.1f} x [{low:.1f}, {high:.1f}]"
+
+
+def to_match(
+    ours: Results, theirs: Results, *, rng: np.random.Generator, resamples: int = 500
+) -> tuple[float, float, float]:
+    """What another search spends until its mean regret is that of ours at its end, over its price.
+
+    Args:
+        ours: Our search.
+        theirs: The other one; infinite where its regret never is as small.
+        rng: Draws the repetitions.
+        resamples: Bootstrap samples (percentile interval).
+    """
+    n = min(len(ours.end), len(theirs.end))
+
+    def ratio(drawn: npt.NDArray[np.intp]) -> float:
+        target = ours.regret[drawn, -1].mean()
+        reached = np.flatnonzero(theirs.regret[drawn].mean(axis=0) <= target)
+        spent = float(BUDGETS[reached[0]]) if len(reached) else math.inf
+        return spent / float(ours.end[drawn].mean())
+
+    ratios = [ratio(rng.integers(n, size=n)) for _ in range(resamples)]
+    low, high = np.quantile(ratios, [0.025, 0.975], method="nearest")
+    return ratio(np.arange(n)), float(low), float(high)
 
 
 def engine_lines(of_table: Mapping[Key, Results], metric: str) -> Iterator[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import json
 import math
 import re
+from xml.etree import ElementTree
 
 import pytest
 
 from tfbatch.charts import Band, Chart, Mark, ParallelAxis, ParallelCoordinates, Series, Stack
 from tfbatch.charts.page import Column, Page, PageSection, SortableTable
 from tfbatch.charts.plotly_figure import figure
+from tfbatch.charts.svg import svg
 from tfbatch.errors import InputError
 
 SIZES = (16.0, 32.0, 64.0)
@@ -150,3 +153,32 @@ def test_the_page_holds_its_data_once_and_plotly_and_asks_for_nothing_else():
     outside = text.replace(plotly[0], "")
     assert re.findall(r'(?:src|href)="(?!#|data:)[^"]*"|https?://(?!www.w3.org)', outside) == []
     assert len(text) < 2_100_000
+
+
+def test_a_still_picture_has_every_point_in_its_place():
+    text = svg(Stack("Both", (UPPER, LOWER)))
+    titles = re.findall(r"<title>([^<]*)</title>", text)
+
+    assert titles == [
+        *("measured: 1 at 16", "measured: 2 at 32"),
+        *("tuned: 0.5 at 16", "tuned: 0.6 at 32", "tuned: 0.55 at 64"),
+        *("trials: 0.1 at 16", "trials: 0.2 at 32", "trials: 0.3 at 64"),
+    ]
+    first, second = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', text)[:2]
+    assert float(first[0]) < float(second[0])
+    assert float(first[1]) > float(second[1])  # SVG counts from the top
+    for words in ("knee 32", "memory ends", "as good", "batch size", "val_accuracy"):
+        assert f">{words}<" in text
+    ElementTree.fromstring(text)
+
+
+def test_a_still_picture_maps_logarithms_and_ends_at_its_limits():
+    chart = Chart("T", "x", "y", (Series("s", (1.0, 10.0, 100.0), (1.0, 10.0, 100.0)),))
+    circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg(chart))[:3]
+    (x0, y0), (x1, y1), (x2, y2) = [(float(x), float(y)) for x, y in circles]
+
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
+    limited = dataclasses.replace(chart, log_y=False, y_limits=(0.0, 50.0))
+    assert float(re.findall(r'<circle cx="[\d.]+" cy="([\d.-]+)"', svg(limited))[2]) < 0
+    assert "clip-path" in svg(limited)

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from browsers import new_browser, wait_for
 from processes import HANG_SECONDS
 
 from tfbatch.curves_log import CurveWriter, set_aside, write_layout
@@ -29,8 +29,6 @@ from tfbatch.hparams_log import Column, Metric, RealInterval, write_experiment, 
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium import webdriver
 from selenium.common.exceptions import JavascriptException
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
 pytestmark = pytest.mark.slow
 T = TypeVar("T")
@@ -117,8 +115,6 @@ const rows = selector => [...grid.shadowRoot.querySelectorAll(selector)]
     .map(cell => text(cell).replace(/\\s+/g, ' ').trim()));
 return grid ? {header: rows('thead tr').at(-1) ?? [], rows: rows('tbody tr')} : null;
 """
-PAGE_SECONDS = 300
-"""Until a page shows what it should, on the slowest machine."""
 CLICK = "find(arguments[0]).filter(e => e.textContent.trim() === arguments[1])[0].click();"
 LINES = "return find('g.foreground path').length;"
 
@@ -128,46 +124,13 @@ def _shown(number):
     return f"{number:#.5g}"
 
 
-def _wait_for(probe):
-    """What the probe returns as soon as it is true, otherwise None."""
-    deadline = time.monotonic() + PAGE_SECONDS
-    while time.monotonic() < deadline:
-        if result := probe():
-            return result
-        time.sleep(0.2)
-    return None
-
-
-def _executable(variable, *names):
-    candidates = (os.environ[variable],) if variable in os.environ else names
-    for path in map(shutil.which, candidates):
-        if path:
-            return path
-    pytest.skip(f"needs {' or '.join(candidates)}; {variable} can name another executable")
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    options = Options()
-    options.binary_location = _executable(
-        "TFBATCH_CHROMIUM", "chromium", "chromium-browser", "google-chrome"
-    )
-    # With an explicit path selenium does not look for a driver to download.
-    service = Service(executable_path=_executable("TFBATCH_CHROMEDRIVER", "chromedriver"))
-    flags = (
-        "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
-        "--disable-background-networking --disable-component-update --disable-sync"
-    )
-    for flag in flags.split():
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=service)
-    # A page of 1920x1080, so that all columns fit, in a picture of 1600x900.
-    size = {"width": 1920, "height": 1080, "deviceScaleFactor": 1600 / 1920, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    yield driver
-    driver.quit()
+    with new_browser(tmp_path_factory.mktemp("chromium")) as driver:
+        # A page of 1920x1080, so that all columns fit, in a picture of 1600x900.
+        size = {"width": 1920, "height": 1080, "deviceScaleFactor": 1600 / 1920, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +177,7 @@ def address(log_dir, tmp_path_factory):
         return False
 
     try:
-        assert _wait_for(has_loaded), f"not loaded:\n{output.read_text()}"
+        assert wait_for(has_loaded), f"not loaded:\n{output.read_text()}"
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -251,7 +214,7 @@ class View:
             by_trial = {row.get("Trial ID", ""): row for row in rows}
             return by_trial if by_trial.keys() == expected else None
 
-        rows = _wait_for(probe)
+        rows = wait_for(probe)
         assert rows is not None, f"expected {sorted(expected)}, the page shows {self.table()}"
         return rows
 
@@ -292,7 +255,7 @@ def test_every_trial_has_a_row(view):
 def test_cells_of_inactive_parameters_are_empty(view):
     view.rows(set(TRIALS))
     view.click("paper-checkbox.hparam-checkbox", "final fraction")
-    assert _wait_for(lambda: "final fraction" in view.table().header)
+    assert wait_for(lambda: "final fraction" in view.table().header)
     expected = {
         name: _shown(trial.parameter) if trial.schedule == "cosine" else ""
         for name, trial in TRIALS.items()
@@ -302,7 +265,7 @@ def test_cells_of_inactive_parameters_are_empty(view):
         return {name: row["final fraction"] for name, row in view.rows(set(TRIALS)).items()}
 
     # The cells follow the header.
-    assert _wait_for(lambda: cells() == expected), cells()
+    assert wait_for(lambda: cells() == expected), cells()
 
 
 def test_rows_can_be_filtered(view):
@@ -319,7 +282,7 @@ def test_rows_can_be_filtered(view):
 def test_parallel_coordinates_show_every_completed_trial(view):
     view.rows(set(TRIALS))
     view.click("paper-tab", "PARALLEL COORDINATES VIEW")
-    lines = _wait_for(lambda: view.browser.execute_script(FIND + LINES))
+    lines = wait_for(lambda: view.browser.execute_script(FIND + LINES))
     view.save_picture("tensorboard_hparams_parallel.png")
     assert lines == len(COMPLETED)
 

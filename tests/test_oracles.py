@@ -16,7 +16,9 @@ from tfbatch import oracles
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.oracles import ORACLES, Premises, Prices, Proposal, Told, make_settings
 
-EACH = pytest.mark.parametrize("name", ORACLES.names())
+WHOLE = [name for name in ORACLES.names() if not ORACLES.load(name).Settings.in_parts]
+"""Those that propose whole trainings alone; tests/test_trunks.py has the others."""
+EACH = pytest.mark.parametrize("name", WHOLE)
 ONE_NUMBER: dict[str, Any] = {
     "batch_size": [32],
     "warmup_fraction": 0.0,
@@ -226,7 +228,7 @@ def test_a_grid_that_nobody_would_wait_for_is_refused():
 
 def test_only_a_grid_knows_its_size():
     space = make_space()
-    known = {name for name in ORACLES.names() if Asked(name, space).oracle.size is not None}
+    known = {name for name in WHOLE if Asked(name, space).oracle.size is not None}
     assert known == {"grid"}
 
 

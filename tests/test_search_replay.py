@@ -313,7 +313,7 @@ def test_what_is_kept_is_read_again_and_says_what_a_search_cost(tmp_path):
 
 
 def test_the_page_names_every_search_and_the_figure_draws_it():
-    from search_replay_page import figure, page
+    from search_replay_page import figure, page, to_match
 
     one = kept.Results.of(
         [Course(np.array([1.0]), np.array([0.1]), 1.0)] * 4,
@@ -328,6 +328,10 @@ def test_the_page_names_every_search_and_the_figure_draws_it():
         for engine in ("examples", "tfbatch", "keras_tuner")
         for name, results in (("trunks", one), ("random", slow))
     }
+    # Ours ends at 1 training with half a tolerance; the other one is there after 3.
+    late = dataclasses.replace(one, regret=np.where(kept.BUDGETS < 3, 1.0, 0.5) * np.ones((4, 1)))
+    first = float(kept.BUDGETS[kept.BUDGETS >= 3][0])
+    assert to_match(one, late, rng=np.random.default_rng(1)) == pytest.approx((first,) * 3)
     text = "\n".join(page({"digits_mlp": of_table}, ours="trunks"))
     assert "| random | 4 | 2.00 | 2.00 | 100% |" in text
     assert "| 2.00 x [2.00, 2.00] |" in text

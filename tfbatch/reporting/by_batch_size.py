@@ -11,15 +11,19 @@ from tfbatch.charts import Band, Chart, Mark, Role, Series, Stack
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import mean_and_deviation, t_half_width
 from tfbatch.estimators.knee import Knee, find_knee
-from tfbatch.estimators.learning_rate_surface import LearningRateSurface, fit_surface
+from tfbatch.estimators.learning_rate_surface import (
+    LearningRateSurface,
+    Predicted,
+    fit_surface,
+)
 from tfbatch.reporting.recorded import RecordedRun, own
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 
 FEWEST_SIZES = 3
 """Of fewer timed sizes no knee is named, and of fewer sizes no line at one rate is drawn."""
-SAME_RATE_OCTAVES = 0.25
+SAME_RATE_OCTAVES = 0.5
 """Learning rates within this distance are taken for the same."""
-_TIMES_RANGE = 2.5
+_TIMES_RANGE = 5.0
 
 
 def by_batch_size(run: RecordedRun) -> Stack | None:
@@ -282,9 +286,9 @@ def _at_the_baselines_rate(run: RecordedRun) -> list[Series]:
             )
         ]
     surface = surface_of(run)
-    if surface is None:
+    predicted = predicted_at(run, surface, rate) if surface else {}
+    if not predicted:
         return []
-    predicted = {size: surface.predict(size, rate) for size in surface.batch_sizes}
     return [
         Series(
             f"predicted at learning rate {rate:.3g}",
@@ -305,11 +309,11 @@ def fixed_rate_note(run: RecordedRun) -> list[str]:
         return ["Without a baseline there is no line at a fixed learning rate."]
     if len(trials_at(run, rate)) >= FEWEST_SIZES:
         return [
-            f"The line at the baseline's learning rate {rate:.3g} joins the best trials within a "
-            "quarter of an octave of it."
+            f"The line at the baseline's learning rate {rate:.3g} joins the best trials within "
+            "half an octave of it."
         ]
     surface = surface_of(run)
-    if surface is None:
+    if surface is None or not predicted_at(run, surface, rate):
         return [
             f"What the baseline's learning rate {rate:.3g} gives at other batch sizes was not "
             "tried, and the trials do not determine a curve that predicts it."
@@ -350,6 +354,26 @@ def surface_of(run: RecordedRun) -> LearningRateSurface | None:
         )
     except InputError:
         return None
+
+
+def predicted_at(
+    run: RecordedRun, surface: LearningRateSurface, rate: float
+) -> dict[int, Predicted]:
+    """The predicted metric of each batch size at one learning rate; empty where it tells nothing.
+
+    It tells nothing where half of its interval is not smaller than half of what the tuned batch
+    sizes differ by. Sizes at which no rate within an octave was tried are left out.
+    """
+    found = {}
+    for size in surface.batch_sizes:
+        tried = [t.learning_rate for t in run.trials.searched().of_batch_size(size).completed()]
+        if min(tried) / 2 <= rate <= 2 * max(tried):
+            found[size] = surface.predict(size, rate)
+    tuned = [t.score or 0.0 for t in tuned_by_size(run)]
+    if len(found) < 2 or len(tuned) < 2:
+        return {}
+    wide = statistics.median(one.half_width for one in found.values())
+    return found if wide <= (max(tuned) - min(tuned)) / 2 else {}
 
 
 def _shorter(run: RecordedRun) -> list[Series]:
@@ -397,7 +421,9 @@ def _tied(run: RecordedRun) -> list[Band]:
 
 def _limits(run: RecordedRun, series: Sequence[Series]) -> tuple[float, float] | None:
     """The vertical range of what matters: a size that learned nothing is outside the picture."""
-    ends = [v for s in series for part in (s.y, s.low, s.high) if part for v in part]
+    # The interval of a prediction may be as wide as it is.
+    parts = [s.y if s.kind == "dashed" else (*s.y, *(s.low or ()), *(s.high or ())) for s in series]
+    ends = [v for part in parts for v in part]
     values = [v for v in ends if math.isfinite(v)]
     best = max(values) if run.trials.objective.direction == "max" else min(values)
     far = sorted(abs(v - best) for v in values)

@@ -39,7 +39,8 @@ class Cost:
         failed = self.trials - self.completed
         without = f", {failed} of them without a score" if failed else ""
         wall = "" if self.seconds is None else f"{duration(self.seconds)} in all: "
-        like = "" if self.trainings is None else f", like {self.trainings:.3g} whole trainings"
+        count = f"{self.trainings or 0:,.{0 if (self.trainings or 0) >= 100 else 1}f}"
+        like = "" if self.trainings is None else f", like {count} whole trainings"
         return (
             f"It cost {wall}{self.trials} trial{'' if self.trials == 1 else 's'}{without}, "
             f"{duration(self.trial_seconds)} on their workers, {self.examples:,} "
@@ -94,7 +95,7 @@ def answer_section(run: RecordedRun, *, level: int) -> PageSection:
         notes=(
             *([f"How sure: {' '.join(reasons)}"] if reasons else []),
             *([f"What would change it: {' '.join(changes)}"] if changes else []),
-            *([nothing] if words and not changes else []),
+            *([nothing] if run.answer and run.answer.verified and not changes else []),
             *(words.memory if words else ()),
             str(cost_of(run)),
         ),

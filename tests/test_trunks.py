@@ -1,0 +1,319 @@
+"""The search by trunks on a surface that is known: it finds its optimum at a bounded price."""
+
+import dataclasses
+import math
+
+import keras_tuner
+import numpy as np
+import pytest
+
+from tfbatch.errors import ConfigurationError
+from tfbatch.oracles import (
+    Premises,
+    Prices,
+    Proposal,
+    Setting,
+    StagedOracle,
+    Stop,
+    Told,
+    make_settings,
+)
+from tfbatch.oracles._cells import Cell
+from tfbatch.schema import Named
+
+TOTAL = 40_000
+SIZES = (16, 32, 64, 128, 256, 512)
+BASE = 0.02
+"""At batch size 32, by the linear rule."""
+
+
+def hyperparameters(sizes=SIZES, octaves=(-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0), schedules=None):
+    hp = keras_tuner.HyperParameters()
+    if len(sizes) > 1:
+        hp.Choice("batch_size", list(sizes), ordered=True)
+    if len(octaves) > 1:
+        hp.Choice("learning_rate_octaves", list(octaves), ordered=True)
+    if len(schedules or ("wsd", "cosine")) > 1:
+        hp.Choice("schedule", list(schedules or ("wsd", "cosine")))
+    return hp
+
+
+def premises(*, sizes=SIZES, schedules=("wsd", "cosine"), prices=None):
+    def setting(values):
+        size = int(values.get("batch_size", sizes[0]))
+        rate = BASE * size / 32 * 2 ** values.get("learning_rate_octaves", 0.0)
+        name = values.get("schedule", schedules[0])
+        more = {"cooldown": 0.2} if name == "wsd" else {}
+        return Setting(size, rate, Named(name=name, **more), warmup_fraction=0.02)
+
+    baseline = Setting(32, BASE, Named(name="constant"))
+    return Premises(prices or Prices(), baseline, setting)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a trial of the fake training has behind it."""
+
+    cell: Cell
+    seed: int
+    at: int
+    schedule: str
+
+
+class World:
+    """A training without a model: the error is a known function of cell, length and seed.
+
+    The optimum is at batch size 64 and one octave above the rule; rates diverge from 0.3 on.
+    """
+
+    def __init__(self, *, noise=0.03, diverges=0.3, best=64, **options):
+        self.noise, self.diverges, self.best = noise, diverges, best
+        self.trained = {}
+        self.journal = {}
+        self.costs = []
+        self.known = premises(**{k: v for k, v in options.items() if k != "octaves"})
+        self.prices = self.known.prices
+        self.options = options
+
+    def make(self, **settings):
+        space = {k: v for k, v in self.options.items() if k != "prices"}
+        return make_settings("trunks", **settings).make(
+            hyperparameters(**space),
+            direction="max",
+            seed=1,
+            total_examples=TOTAL,
+            premises=self.known,
+        )
+
+    def error(self, cell, length, seed, schedule="wsd"):
+        batch = math.log2(cell.batch_size / self.best)
+        away = cell.rate - 1.0 + 0.3 * math.log2(cell.batch_size / 32)
+        remaining = math.log2(TOTAL / length)
+        logarithm = 0.06 * away**2 + 0.03 * batch**2 + remaining * (0.2 + 0.04 * batch)
+        drawn = np.random.default_rng([seed, cell.batch_size, round(8 * cell.rate) + 99])
+        logarithm += self.noise * drawn.normal() + (0.05 if schedule == "cosine" else 0.0)
+        return 0.03 * math.exp(logarithm)
+
+    def train(self, name, proposal):
+        """The trial's outcome, by the rules that the search has for parts."""
+        part, values = proposal.part, proposal.values
+        parent = self.trained[part.parent] if part and part.parent else None
+        cell = Cell(
+            int(values.get("batch_size", self.known.setting({}).batch_size)),
+            values.get("learning_rate_octaves", 0.0),
+        )
+        assert parent is None or proposal.seed is None
+        assert parent is None or parent.cell == cell, "no branch changes the cell"
+        end = TOTAL
+        if part:
+            end = part.to_examples or part.total_examples or TOTAL
+            if part.to_examples:
+                end = -(-end // cell.batch_size) * cell.batch_size
+        start = parent.at if parent else 0
+        assert start < end
+        schedule = str(values.get("schedule", self.known.setting({}).schedule.name))
+        seed = parent.seed if parent else proposal.seed
+        self.trained[name] = Trained(cell, seed, end, schedule)
+        self.costs.append(self.prices.cost(cell.batch_size, end - start))
+        self.journal[name] = proposal
+        if self.known.setting(values).learning_rate >= self.diverges:
+            return Told(0.1, "diverged")
+        if part and part.to_examples and part.schedule is None:
+            return Told(0.5)  # a trunk's own score may say anything
+        return Told(1 - self.error(cell, end, seed, schedule))
+
+    def search(self, oracle, *, known=None, most=200, bound=math.inf):
+        """One worker, until the oracle ends the search; the reason."""
+        for number in range(1, most + 1):
+            name = f"search-{number:04d}"
+            before = (known or {}).get(name)
+            proposal = oracle.propose(name, known=before, bound=bound)
+            if isinstance(proposal, Stop):
+                return proposal.reason
+            assert proposal is not None, "nothing is open: it must propose or stop"
+            assert before in (None, proposal)
+            oracle.tell(name, proposal, self.train(name, proposal))
+        return None
+
+
+def regret(world, belief):
+    """Of the log of the error, without noise."""
+    quiet = World(noise=0.0, **world.options)
+    cells = [Cell(size, z) for size in SIZES for z in range(-3, 4)]
+    best = min(quiet.error(cell, TOTAL, 1) for cell in cells)
+    chosen = Cell(belief.values["batch_size"], belief.values["learning_rate_octaves"])
+    return math.log(quiet.error(chosen, TOTAL, 1) / best)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+def test_a_known_optimum_is_found_for_less_than_its_budget(noise):
+    world = World(noise=noise)
+    oracle = world.make()
+    reason = world.search(oracle)
+
+    assert regret(world, oracle.belief()) < 0.06 + 2 * noise
+    assert sum(world.costs) <= 2.52 * TOTAL
+    assert "whole trainings" in reason
+    full = [one for one in world.trained.values() if one.at == TOTAL]
+    answer = oracle.belief().values
+    assert answer["batch_size"] in {one.cell.batch_size for one in full}
+
+
+def test_no_cell_is_judged_by_a_trunk_or_before_it_has_made_enough_updates():
+    world = World()
+    world.search(world.make(trainings=5))
+    for name, proposal in world.journal.items():
+        one = world.trained[name]
+        judged = not (proposal.part and proposal.part.to_examples)
+        if judged and one.at < TOTAL:
+            assert proposal.part.schedule == Named(name="linear")
+            assert one.at // one.cell.batch_size >= 50
+
+
+def test_all_trunks_of_the_bracket_share_a_seed_and_the_best_is_repeated_with_another():
+    world = World()
+    world.search(world.make(ladder=False), most=10)
+    seeds = [p.seed for p in world.journal.values() if p.seed is not None]
+    assert seeds[:4] == [1, 1, 1, 2]
+
+
+def test_a_search_that_was_stopped_anywhere_proposes_the_same():
+    whole = World()
+    whole.search(whole.make())
+    names = list(whole.journal)
+    for place in range(1, len(names), 3):
+        again = World()
+        reason = again.search(
+            again.make(), known={name: whole.journal[name] for name in names[:place]}
+        )
+        assert again.journal == whole.journal
+        assert reason
+
+
+def test_a_rate_is_not_raised_far_above_what_has_trained():
+    world = World(diverges=0.05)
+    oracle = world.make()
+    world.search(oracle)
+    rates = {
+        name: world.known.setting(proposal.values).learning_rate
+        for name, proposal in world.journal.items()
+    }
+    failed = [name for name, rate in rates.items() if rate >= 0.05]
+    assert len(failed) <= 3
+    assert max(rates.values()) <= 0.08 + 1e-9
+    assert world.known.setting(oracle.belief().values).learning_rate < 0.05
+
+
+def test_batch_sizes_that_do_not_fit_are_never_proposed():
+    world = World()
+    oracle = world.make()
+    world.search(oracle, bound=64)
+    assert max(one.cell.batch_size for one in world.trained.values()) == 32
+    assert oracle.belief().values["batch_size"] == 32
+    nothing = World(sizes=(64, 128))
+    assert "No cell" in nothing.search(nothing.make(), bound=64)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sizes": (64,)},
+        {"octaves": (0.0,)},
+        {"sizes": (64,), "octaves": (0.0,), "schedules": ("wsd",)},
+        {"schedules": ("cosine",)},
+        {"schedules": ("constant", "cosine")},
+        {"schedules": ("linear", "cosine")},
+    ],
+    ids=str,
+)
+def test_small_spaces_and_spaces_without_a_trunk_are_searched_to_a_whole_training(options):
+    world = World(**options)
+    oracle = world.make()
+    assert world.search(oracle)
+    assert oracle.belief() is not None
+    assert max(one.at for one in world.trained.values()) == TOTAL
+    assert sum(world.costs) <= 2.52 * TOTAL
+
+
+def test_dear_batch_sizes_are_tried_less_where_seconds_count():
+    """Small batches take ten times as long for an example."""
+    prices = Prices({16: 0.01, 512: 0.032}, start_seconds=0.2)
+    world = World(prices=prices)
+    oracle = world.make()
+    world.search(oracle)
+    assert sum(world.costs) <= 2.6 * prices.cost(32, TOTAL)
+    assert regret(world, oracle.belief()) < 0.2
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_workers_do_nothing_twice(workers):
+    world = World()
+    oracle = world.make()
+    running, number, rng = {}, 0, np.random.default_rng(workers)
+    while True:
+        proposal = None
+        while len(running) < workers:
+            proposal = oracle.propose(f"search-{number + 1:04d}", known=None, bound=math.inf)
+            if not isinstance(proposal, Proposal):
+                break
+            number += 1
+            name = f"search-{number:04d}"
+            running[name] = (proposal, world.train(name, proposal))
+        if not running:
+            break
+        ended = rng.choice(sorted(running))
+        oracle.tell(ended, *running.pop(ended))
+    assert isinstance(proposal, Stop)
+    made = [
+        (world.trained[name], p.part and p.part.to_examples, p.part and p.part.parent)
+        for name, p in world.journal.items()
+    ]
+    assert len(made) == len(set(made))
+    assert sum(world.costs) <= 2.52 * TOTAL
+    assert regret(world, oracle.belief()) < 0.3
+
+
+def test_a_trial_whose_process_was_killed_is_proposed_again():
+    oracle = World().make()
+    first = oracle.propose("search-0001", known=None, bound=math.inf)
+    oracle.forget("search-0001")
+    assert oracle.propose("search-0002", known=None, bound=math.inf) == first
+
+
+def test_its_plan_and_its_answer_are_known_at_any_time():
+    world = World()
+    oracle = world.make()
+    assert isinstance(oracle, StagedOracle)
+    assert oracle.belief() is None
+    before = oracle.stages()
+    assert [stage.name for stage in before] == [
+        "learning rates",
+        "batch sizes and learning rates",
+        "schedules",
+    ]
+    assert before[0].planned == 8
+    assert sum(stage.cost for stage in before) <= 2.51 * TOTAL
+    world.search(oracle, most=4)
+    assert oracle.stages()[0].done == 4
+    assert oracle.belief().sentence.startswith("now batch size 32; not yet told from ")
+    world.search(world.make())
+    assert all(stage.done <= stage.planned for stage in oracle.stages())
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ConfigurationError, match="shares"):
+        make_settings("trunks", shares=[0.5, 0.25, 1.0])
+    with pytest.raises(ConfigurationError, match="shares"):
+        make_settings("trunks", shares=[0.5])
+
+
+def test_every_batch_size_of_the_ladder_is_judged_before_any_cell_goes_on():
+    world = World()
+    world.search(world.make())
+    judged = [
+        world.trained[name]
+        for name, proposal in world.journal.items()
+        if not (proposal.part and proposal.part.to_examples)
+    ]
+    first_long = next(k for k, one in enumerate(judged) if one.at > TOTAL / 4)
+    assert {32, 128} <= {one.cell.batch_size for one in judged[:first_long]}

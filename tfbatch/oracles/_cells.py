@@ -1,0 +1,199 @@
+"""A space as batch sizes and learning rates: cells, and the hyperparameters that mean one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tfbatch.oracles._oracle import BATCH_SIZE, Premises, Setting, Values
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+BASE_RATE = "base_learning_rate"
+OCTAVES = "learning_rate_octaves"
+SCHEDULE = "schedule"
+_DIGITS = 6
+_WITHIN = 1e-9
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Cell:
+    """A batch size and a learning rate.
+
+    Attributes:
+        batch_size: Examples in an update.
+        rate: log2 of what stands before the scaling rule: of the base learning rate times two to
+            the power of the octaves, or the octaves where the base is fixed.
+    """
+
+    batch_size: int
+    rate: float
+
+
+class Cells:
+    """The batch sizes and learning rates of a space.
+
+    All other hyperparameters are held: a choice at its default, a range at its middle.
+
+    Args:
+        hyperparameters: The space.
+        premises: What is known beforehand.
+
+    Attributes:
+        sizes: The batch sizes, smallest first.
+        schedules: Names of the schedules.
+        reference: The batch size of the space that is nearest to the baseline's.
+        start: The baseline's rate, or the space's nearest; the middle of the space without one.
+    """
+
+    def __init__(self, hyperparameters: keras_tuner.HyperParameters, premises: Premises):
+        self._space = list(hyperparameters.space)
+        by_name = {parameter.name: parameter for parameter in self._space}
+        self._setting = premises.setting
+        self._base, self._octaves = by_name.get(BASE_RATE), by_name.get(OCTAVES)
+        self._searches_size = BATCH_SIZE in by_name
+        any_setting = premises.setting(self._held({}))
+        baseline = premises.baseline
+        fallback = any_setting or baseline
+        if self._searches_size:
+            self.sizes = tuple(sorted(int(size) for size in by_name[BATCH_SIZE].values))
+        else:
+            self.sizes = (fallback.batch_size if fallback else 1,)
+        names = by_name[SCHEDULE].values if SCHEDULE in by_name else ()
+        self.schedules = tuple(names or ((any_setting.schedule.name,) if any_setting else ()))
+        wanted = baseline.batch_size if baseline else self.sizes[len(self.sizes) // 2]
+        self.reference = min(self.sizes, key=lambda size: (abs(math.log2(size / wanted)), size))
+        self.start = self._start(baseline)
+
+    def rates(self, *, step: float) -> tuple[float, ...]:
+        """The rates of the space, ascending: its own list, or from `start` in steps of octaves."""
+        if self._listed is not None:
+            return tuple(sorted(self._listed))
+        low, high = self._ends
+        first = math.ceil((low - self.start) / step - _WITHIN)
+        last = math.floor((high - self.start) / step + _WITHIN)
+        return tuple(_key(self.start + step * k) for k in range(first, last + 1))
+
+    def values(self, cell: Cell, schedule: str | None = None) -> Values:
+        """The active hyperparameters that mean a cell, with one of the schedules."""
+        chosen: dict[str, Any] = dict(self._rate_values(cell.rate))
+        if self._searches_size:
+            chosen[BATCH_SIZE] = cell.batch_size
+        if schedule is not None and len(self.schedules) > 1:
+            chosen[SCHEDULE] = schedule
+        return self._held(chosen)
+
+    def cell(self, values: Values) -> Cell:
+        """The cell that hyperparameters mean; all others of them are disregarded."""
+        base = math.log2(float(values[BASE_RATE])) if self._base is not None else 0.0
+        octaves = float(values[OCTAVES]) if self._octaves is not None else 0.0
+        size = int(values[BATCH_SIZE]) if self._searches_size else self.sizes[0]
+        return Cell(size, _key(base + octaves))
+
+    def setting(self, cell: Cell, schedule: str | None = None) -> Setting | None:
+        """What a cell means."""
+        return self._setting(self.values(cell, schedule))
+
+    def rule_exponent(self) -> float | None:
+        """The power of the batch size by which the rate grows at the reference."""
+        if len(self.sizes) < 2:
+            return None
+        low, high = self.sizes[0], self.sizes[-1]
+        ends = [self.setting(Cell(size, self.start)) for size in (low, high)]
+        if ends[0] is None or ends[1] is None:
+            return None
+        return math.log(ends[1].learning_rate / ends[0].learning_rate) / math.log(high / low)
+
+    @property
+    def _listed(self) -> Mapping[float, tuple[float, float]] | None:
+        """Base and octaves of each rate, logarithm and all, where there are finitely many."""
+        if _is_range(self._base) or _is_range(self._octaves):
+            return None
+        bases, octaves = _options(self._base, logarithm=True), _options(self._octaves)
+        pairs = sorted(itertools.product(bases, octaves), key=lambda pair: abs(pair[1]))
+        return {_key(sum(pair)): pair for pair in reversed(pairs)}
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        bases, octaves = _options(self._base, logarithm=True), _options(self._octaves)
+        return min(bases) + min(octaves), max(bases) + max(octaves)
+
+    def _rate_values(self, rate: float) -> Mapping[str, float]:
+        """The base and the octaves nearest to 0 that together are a rate."""
+        base, octaves = self._pair(rate)
+        found = {}
+        if self._base is not None:
+            found[BASE_RATE] = 2.0**base
+        if self._octaves is not None:
+            found[OCTAVES] = octaves
+        return found
+
+    def _pair(self, rate: float) -> tuple[float, float]:
+        listed = self._listed
+        if listed is not None:
+            return listed[rate]
+        bases, octaves = _options(self._base, logarithm=True), _options(self._octaves)
+        tried = octaves
+        if _is_range(self._octaves):
+            wanted = [0.0, *(rate - base for base in bases)]
+            tried = tuple(min(max(o, min(octaves)), max(octaves)) for o in wanted)
+        pairs = [(rate - o, o) for o in sorted(tried, key=abs)]
+        if not _is_range(self._base):
+            pairs = [(b, o) for b, o in pairs if min(abs(b - base) for base in bases) < _WITHIN]
+        base, chosen = next(
+            pair for pair in pairs if min(bases) - _WITHIN <= pair[0] <= max(bases) + _WITHIN
+        )
+        return min(max(base, min(bases)), max(bases)), chosen
+
+    def _start(self, baseline: Setting | None) -> float:
+        rates = self._listed
+        low, high = (min(rates), max(rates)) if rates is not None else self._ends
+        middle = (low + high) / 2
+        near = min(rates, key=lambda rate: abs(rate - middle)) if rates else _key(middle)
+        if baseline is None:
+            return near
+        setting = self.setting(Cell(baseline.batch_size, near))
+        if setting is None:
+            return near
+        wanted = near + math.log2(baseline.learning_rate / setting.learning_rate)
+        if rates is not None:
+            return min(rates, key=lambda rate: abs(rate - wanted))
+        return _key(min(max(wanted, low), high))
+
+    def _held(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The chosen hyperparameters, and the others that are active with them."""
+        values: dict[str, Any] = {}
+        for parameter in self._space:
+            if all(condition.is_active(values) for condition in parameter.conditions):
+                held = _middle(parameter)
+                values[parameter.name] = chosen.get(parameter.name, held)
+        return values
+
+
+def _key(rate: float) -> float:
+    """Equal for rates that are the same but for rounding."""
+    return round(rate, _DIGITS) + 0.0
+
+
+def _is_range(parameter: Any) -> bool:
+    return hasattr(parameter, "min_value")
+
+
+def _middle(parameter: Any) -> Any:
+    return parameter.prob_to_value(0.5) if _is_range(parameter) else parameter.default
+
+
+def _options(parameter: Any, *, logarithm: bool = False) -> tuple[float, ...]:
+    """The values of a choice, the ends of a range; 0 for what is not searched."""
+    if parameter is None:
+        return (0.0,)
+    found = (
+        (parameter.min_value, parameter.max_value)
+        if _is_range(parameter)
+        else sorted(parameter.values)
+    )
+    return tuple(math.log2(value) if logarithm else float(value) for value in found)

@@ -1,0 +1,167 @@
+"""Trainings of several lengths from few: stable trunks, their cool-downs, and what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from tfbatch.oracles._cells import Cell
+from tfbatch.oracles._oracle import Part, Setting
+from tfbatch.schema import Named
+
+Kind = Literal["trunk", "cooled", "whole", "short"]
+COOL_DOWN = Named(name="linear")
+STABLE = ("wsd", "constant")
+"""Schedules with a stable phase that shorter trainings branch off from, the better one first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One training of a search, or a part of one.
+
+    Attributes:
+        cell: Batch size and learning rate.
+        kind: "trunk": up to where the cool-down of a length begins; "cooled": that cool-down;
+            "whole": of the run's length, by a schedule of the space; "short": the same, shorter.
+        length: Examples from the beginning of the training to its end; of a trunk, to the end of
+            the cool-down that may follow.
+        schedule: Name of the space's.
+        seed: Number of the seed.
+    """
+
+    cell: Cell
+    kind: Kind
+    length: int
+    schedule: str | None
+    seed: int = 1
+
+
+class Lengths:
+    """The lengths at which a cell is judged, and the trainings that it takes.
+
+    Args:
+        shares: Lengths as shares of the full one, ascending; the last one is 1.
+        total: The full length in examples.
+        setting: What a proposal with the trunk's schedule means; None where that is not known.
+        trunk: Name of the schedule with a stable phase; None for shorter trainings of `schedule`.
+        schedule: Name of the space's first schedule.
+        cool_down: Share of a length that cools down, for a trunk that never does.
+        fewest_updates: A shorter training of fewer updates judges nothing.
+    """
+
+    def __init__(
+        self,
+        shares: Sequence[float],
+        total: int,
+        *,
+        setting: Setting | None,
+        trunk: str | None,
+        schedule: str | None,
+        cool_down: float,
+        fewest_updates: int,
+    ):
+        self.total = total
+        self.trunk = trunk
+        self.schedule = trunk or schedule
+        self._lengths = tuple(round(share * total) for share in shares)
+        self._fewest = fewest_updates
+        self._ends_itself = trunk == "wsd"
+        self._warmup = math.ceil(total * setting.warmup_fraction) if setting else 0
+        share = cool_down
+        if setting and self._ends_itself:
+            given = setting.schedule.arguments.get("cooldown", share)
+            share = float(str(given)) * (1.0 - setting.warmup_fraction)
+        self._share = share
+
+    def judged(self, batch_size: int) -> tuple[int, ...]:
+        """The lengths at which a batch size can be judged, ascending."""
+        found = [
+            length
+            for length in self._lengths[:-1]
+            if length // batch_size >= self._fewest
+            and (self.trunk is None or length in self._trunks(batch_size))
+        ]
+        at_the_end = self.trunk is None or self._ends_itself
+        if at_the_end or self.total in self._trunks(batch_size):
+            found.append(self.total)
+        return tuple(found)
+
+    def missing(
+        self, cell: Cell, length: int, *, seed: int, trunks: Sequence[int]
+    ) -> tuple[Training, ...]:
+        """The trainings that it takes to judge a cell at a length, in their order.
+
+        Args:
+            cell: The cell.
+            length: One of `judged`.
+            seed: Number of the seed.
+            trunks: Lengths whose trunks are there.
+        """
+        if self.trunk is None:
+            kind: Kind = "whole" if length == self.total else "short"
+            return (Training(cell, kind, length, self.schedule, seed),)
+        if length == self.total and self._ends_itself:
+            return (Training(cell, "whole", length, self.schedule, seed),)
+        cooled = Training(cell, "cooled", length, self.schedule, seed)
+        if length in trunks:
+            return (cooled,)
+        return (Training(cell, "trunk", length, self.schedule, seed), cooled)
+
+    def parent(self, training: Training, trunks: Sequence[int]) -> int | None:
+        """The length of the trunk that a training goes on from; None for one that begins anew."""
+        if training.kind == "cooled":
+            return training.length
+        if training.kind == "trunk" or (
+            training.kind == "whole" and self._ends_itself and training.schedule == self.trunk
+        ):
+            return max((one for one in trunks if one < training.length), default=None)
+        return None
+
+    def examples(self, training: Training, trunks: Sequence[int]) -> int:
+        """What it trains on itself."""
+        size = training.cell.batch_size
+        parent = self.parent(training, trunks)
+        start = 0 if parent is None else self._end(size, parent)
+        end = training.length
+        return (self._end(size, end) if training.kind == "trunk" else end) - start
+
+    def part(self, training: Training, parent: str | None) -> Part | None:
+        """The part of a training that it is; None for a whole one from the beginning."""
+        total = None if training.length == self.total else training.length
+        if training.kind == "trunk":
+            return Part(to_examples=self._cut(training.length), parent=parent)
+        if training.kind == "cooled":
+            return Part(total_examples=total, parent=parent, schedule=COOL_DOWN)
+        part = Part(total_examples=total, parent=parent)
+        return None if part == Part() else part
+
+    def training(self, cell: Cell, schedule: str | None, part: Part | None, seed: int) -> Training:
+        """The inverse of `part`."""
+        if part is None or (part.to_examples is None and part.total_examples is None):
+            kind: Kind = "cooled" if part and part.schedule else "whole"
+            return Training(cell, kind, self.total, schedule, seed)
+        if (stop := part.to_examples) is not None:
+            length = min(self._lengths, key=lambda one: abs(self._cut(one) - stop))
+            return Training(cell, "trunk", length, schedule, seed)
+        length = part.total_examples or self.total
+        return Training(cell, "cooled" if part.schedule else "short", length, schedule, seed)
+
+    def _cut(self, length: int) -> int:
+        """Examples at which the cool-down of a length begins."""
+        return round((1.0 - self._share) * length)
+
+    def _end(self, batch_size: int, length: int) -> int:
+        """The same, with the update that reaches it."""
+        return -(-self._cut(length) // batch_size) * batch_size
+
+    def _trunks(self, batch_size: int) -> tuple[int, ...]:
+        """Lengths with an update of the trunk and one of the cool-down of their own."""
+        found, last = [], self._warmup
+        for length in self._lengths:
+            end = self._end(batch_size, length)
+            if last < end < length and (length < self.total or not self._ends_itself):
+                found.append(length)
+                last = end
+        return tuple(found)

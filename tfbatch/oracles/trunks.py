@@ -1,0 +1,695 @@
+"""Batch size and rate from stable trunks with cool-downs, then the schedules in whole runs.
+
+A trunk is a training at a constant rate. At several lengths it is judged by a cool-down that
+branches off from it, never by its own loss, which hides noise that a decay removes, unequally over
+batch size and rate. A surface of few numbers (`estimators/rate_surface.py`) says what every cell
+would come to at the full length, and the next training is the one of most expected gain for its
+cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import threadpoolctl
+from pydantic import Field, field_validator
+
+from tfbatch.estimators.rate_surface import RateSurface, SurfacePoint, SurfacePrior, as_error
+from tfbatch.metric_direction import Direction
+from tfbatch.oracles._cells import Cell, Cells
+from tfbatch.oracles._lengths import COOL_DOWN, STABLE, Lengths, Training
+from tfbatch.oracles._oracle import (
+    NOTHING_KNOWN,
+    Belief,
+    Oracle,
+    OracleSettings,
+    Premises,
+    Proposal,
+    Stage,
+    Stop,
+    Told,
+)
+
+if TYPE_CHECKING:
+    import keras_tuner
+
+_OCTAVE = 1.0
+_LADDER = 2.0
+"""Octaves between the batch sizes that are each judged before any is left."""
+_TOLD = 1.64
+_PILOT = 2
+"""Number of the pilot's seed."""
+_USUAL_BRACKET = 4
+_STAGES = ("learning rates", "batch sizes and learning rates", "schedules")
+
+
+class Settings(OracleSettings):
+    """What a search by trunks may be told.
+
+    Attributes:
+        shares: The lengths at which a cell is judged, as shares of the run's; the last one is 1.
+        cool_down: Share of a length that cools down where the space has no `wsd`.
+        fewest_updates: A training of fewer judges nothing, unless it is of the run's length.
+        trainings: What the search may cost, in whole trainings of the baseline's batch size.
+        caution: The answer is what is best at its mean and so many of its deviations.
+        rung: A batch size of the ladder whose first judgement costs more, in whole trainings, is
+            left to what it is expected to gain.
+        worth: It ends where a further whole training would not be expected to improve the result
+            by this share of the deviation between seeds.
+        bracket: Whether the rate is bracketed at the reference batch size first.
+        pilot: Whether the best of the bracket is repeated with another seed, for the noise.
+        seeds: Whether a cell may be judged again with another seed.
+        ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
+        bias: Whether the surface corrects what short trainings say of large batches.
+        bounded: Whether the rate is held at twice the highest that has trained.
+        schedules: Whether the other schedules of the space compete in whole runs at the end.
+    """
+
+    in_parts: ClassVar[bool] = True
+    prices: ClassVar[bool] = True
+    shares: tuple[float, ...] = Field(default=(0.125, 0.25, 0.5, 1.0), min_length=1)
+    cool_down: float = Field(default=0.2, gt=0, lt=1)
+    fewest_updates: int = Field(default=50, ge=1)
+    trainings: float = Field(default=2.5, gt=0)
+    worth: float = Field(default=0.1, ge=0)
+    caution: float = Field(default=0.5, ge=0)
+    rung: float = Field(default=0.6, ge=0)
+    bracket: bool = True
+    pilot: bool = True
+    seeds: bool = True
+    ladder: bool = True
+    bias: bool = True
+    bounded: bool = True
+    schedules: bool = True
+
+    @field_validator("shares")
+    @classmethod
+    def _ascending(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if list(shares) != sorted(set(shares)) or shares[0] <= 0 or shares[-1] != 1:
+            raise ValueError("must be > 0, ascend, and end with 1")
+        return shares
+
+    def most_trainings(self) -> float:
+        """See OracleSettings."""
+        return self.trainings
+
+    def make(
+        self,
+        hyperparameters: keras_tuner.HyperParameters,
+        *,
+        direction: Direction,
+        seed: int,
+        total_examples: int,
+        premises: Premises = NOTHING_KNOWN,
+    ) -> Oracle:
+        """See OracleSettings."""
+        del seed  # nothing is drawn
+        cells = Cells(hyperparameters, premises)
+        return Trunks(
+            self, cells, direction=direction, total_examples=total_examples, premises=premises
+        )
+
+
+@dataclasses.dataclass
+class _Made:
+    training: Training
+    told: Told | None = None
+
+
+class Trunks:
+    """Proposes what follows from the trials that were proposed and told so far, and nothing else.
+
+    Args:
+        settings: See Settings.
+        cells: Batch sizes and rates.
+        direction: Whether a good score is small ("min") or large ("max").
+        total_examples: Length of a whole training.
+        premises: What is known beforehand.
+    """
+
+    size = None
+
+    def __init__(
+        self,
+        settings: Settings,
+        cells: Cells,
+        *,
+        direction: Direction,
+        total_examples: int,
+        premises: Premises,
+    ):
+        self._settings, self._cells, self._direction = settings, cells, direction
+        self._prices = premises.prices
+        names = cells.schedules
+        trunk = next((name for name in STABLE if name in names), None)
+        self._lengths = Lengths(
+            settings.shares,
+            total_examples,
+            setting=cells.setting(Cell(cells.reference, cells.start), trunk),
+            trunk=trunk,
+            schedule=names[0] if names else None,
+            cool_down=settings.cool_down,
+            fewest_updates=settings.fewest_updates,
+        )
+        self._rates = cells.rates(step=_OCTAVE)
+        self._made: dict[str, _Made] = {}
+        self._known_rates: dict[Cell, float | None] = {}
+        self._fitted: RateSurface | None = None
+        self._chosen: dict[float, Cell | None] = {}
+        self._bound = math.inf
+        self._own_schedule = premises.baseline.schedule.name if premises.baseline else None
+        baseline = premises.baseline.batch_size if premises.baseline else cells.reference
+        self._one_training = self._prices.cost(baseline, total_examples)
+        self._prior = self._expected()
+
+    def propose(
+        self, trial: str, *, known: Proposal | None, bound: float
+    ) -> Proposal | Stop | None:
+        """See Oracle."""
+        if known is not None:
+            self._made[trial] = _Made(self._training(known))
+            self._changed()
+            return known
+        self._bound = bound
+        with threadpoolctl.threadpool_limits(1):
+            found = self._next()
+        if not isinstance(found, Training):
+            return found
+        self._made[trial] = _Made(found)
+        self._changed()
+        return self._proposal(found)
+
+    def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
+        """See Oracle."""
+        del proposal
+        self._made[trial].told = told
+        self._changed()
+
+    def forget(self, trial: str) -> None:
+        """See Oracle: it is proposed again."""
+        del self._made[trial]
+        self._changed()
+
+    def _changed(self) -> None:
+        self._fitted, self._chosen = None, {}
+
+    # What was made.
+
+    def _proposal(self, training: Training) -> Proposal:
+        parent = self._lengths.parent(training, self._trunks(training.cell, training.seed))
+        values = self._cells.values(training.cell, training.schedule)
+        name = None
+        if parent is not None:
+            name = self._trunk_name(training.cell, training.seed, parent)
+        return Proposal(
+            values,
+            self._lengths.part(training, name),
+            seed=training.seed if name is None else None,
+        )
+
+    def _training(self, known: Proposal) -> Training:
+        parent = known.part.parent if known.part else None
+        seed = self._made[parent].training.seed if parent in self._made else known.seed or 1
+        schedule = str(known.values.get("schedule", self._lengths.schedule))
+        return self._lengths.training(self._cells.cell(known.values), schedule, known.part, seed)
+
+    def _trunk_name(self, cell: Cell, seed: int, length: int) -> str:
+        return next(
+            name
+            for name, made in self._made.items()
+            if made.training.kind == "trunk"
+            and (made.training.cell, made.training.seed, made.training.length)
+            == (cell, seed, length)
+            and made.told
+            and made.told.completed
+        )
+
+    def _trunks(self, cell: Cell, seed: int = 1) -> list[int]:
+        """Lengths of the trunks of a cell that others can go on from."""
+        return [
+            made.training.length
+            for made in self._of(cell, seed)
+            if made.training.kind == "trunk" and made.told and made.told.completed
+        ]
+
+    def _of(self, cell: Cell, seed: int) -> list[_Made]:
+        found = (made for made in self._made.values() if made.training.cell == cell)
+        return [made for made in found if made.training.seed == seed]
+
+    def _open(self) -> list[Training]:
+        return [made.training for made in self._made.values() if made.told is None]
+
+    def _is_busy(self, cell: Cell, seed: int = 1) -> bool:
+        return any(made.told is None for made in self._of(cell, seed))
+
+    def _failed(self) -> set[Cell]:
+        """Cells that did not complete; a schedule that fails says nothing of the trunk."""
+        own = self._lengths.schedule
+        return {
+            made.training.cell
+            for made in self._made.values()
+            if made.told and not made.told.completed and made.training.schedule == own
+        }
+
+    def _judged(self) -> list[tuple[Training, float]]:
+        """The trainings by which cells are compared, with their scores."""
+        own = self._lengths.schedule
+        return [
+            (made.training, made.told.score)
+            for made in self._made.values()
+            if made.told
+            and made.told.completed
+            and made.training.kind != "trunk"
+            and made.training.schedule == own
+        ]
+
+    def _longest(self, cell: Cell, seed: int = 1) -> int:
+        """The longest length at which a cell was judged; 0 for none."""
+        judged = (t for t, _ in self._judged() if (t.cell, t.seed) == (cell, seed))
+        return max((t.length for t in judged), default=0)
+
+    # What is known of the rates.
+
+    def _allowed(self) -> list[Cell]:
+        """Cells that may be tried: in memory, and at a rate that is not known to be too high."""
+        failed = self._failed()
+        survived = {t.cell for t, _ in self._judged()}
+        return [
+            cell
+            for size in self._cells.sizes
+            if size < self._bound and self._lengths.judged(size)
+            for rate in self._rates
+            if self._is_allowed(cell := Cell(size, rate), failed, survived)
+        ]
+
+    def _is_allowed(self, cell: Cell, failed: set[Cell], survived: set[Cell]) -> bool:
+        if cell in failed:
+            return False
+        if any(f.batch_size == cell.batch_size and f.rate <= cell.rate for f in failed):
+            return False
+        rate = self._rate_of(cell)
+        if rate is None or not self._settings.bounded:
+            return True
+        # Noise makes a rate that is too high for a batch too high for every smaller one.
+        for other in failed:
+            if other.batch_size > cell.batch_size and (self._rate_of(other) or math.inf) <= rate:
+                return False
+        trained = [self._rate_of(one) or 0.0 for one in survived]
+        highest = max(trained, default=math.inf)
+        return rate <= 2.0 * highest * (1 + 1e-9)
+
+    def _rate_of(self, cell: Cell) -> float | None:
+        if cell not in self._known_rates:
+            setting = self._cells.setting(cell, self._lengths.schedule)
+            self._known_rates[cell] = setting.learning_rate if setting else None
+        return self._known_rates[cell]
+
+    def _expected(self) -> SurfacePrior:
+        """The optimum rises as B^0.8 for SGD, whose rule is linear, and as B^0.6 for all others."""
+        exponent = self._cells.rule_exponent()
+        slope = 0.0
+        if exponent is not None:
+            slope = (0.8 if exponent > 0.75 else 0.6) - exponent
+        prior = SurfacePrior(center=self._cells.start, slope=slope)
+        if self._settings.bias:
+            return prior
+        return dataclasses.replace(prior, remaining_batch=0.0, remaining_batch_deviation=0.0)
+
+    def _point(self, cell: Cell, length: int, seed: int | None = None) -> SurfacePoint:
+        """Where a training lies; without a seed, the mean over all seeds."""
+        return SurfacePoint(
+            batch=math.log2(cell.batch_size / self._cells.reference),
+            rate=cell.rate,
+            remaining=math.log2(self._lengths.total / length),
+            run="" if seed is None else f"{cell} {seed}",
+        )
+
+    def _full(self, cells: Sequence[Cell]) -> list[SurfacePoint]:
+        return [self._point(cell, self._lengths.total) for cell in cells]
+
+    def _surface(self) -> RateSurface | None:
+        """The surface of all that was judged; what is open counts as what is expected of it."""
+        if self._fitted is None:
+            self._fitted = self._fit()
+        return self._fitted
+
+    def _fit(self) -> RateSurface | None:
+        judged = self._judged()
+        if not judged:
+            return None
+        points = [self._point(t.cell, t.length, t.seed) for t, _ in judged]
+        values = list(as_error([score for _, score in judged], self._direction))
+        surface = RateSurface(self._prior, points, values, noise=self._pilots_noise(values))
+        own = self._lengths.schedule
+        running = {(t.cell, t.length, t.seed) for t in self._open() if t.schedule == own}
+        if not running:
+            return surface
+        more = [self._point(*one) for one in sorted(running)]
+        return RateSurface(
+            self._prior, points + more, [*values, *surface.mean(more)], noise=surface.noise
+        )
+
+    def _pilots_noise(self, values: Sequence[float]) -> float | None:
+        """The deviation between seeds, from what was trained with two."""
+        judged = [training for training, _ in self._judged()]
+        pilots = [
+            (a - b) ** 2 / 2
+            for first, a in zip(judged, values, strict=True)
+            for second, b in zip(judged, values, strict=True)
+            if second.seed == _PILOT and dataclasses.replace(second, seed=1) == first
+        ]
+        if not pilots:
+            return None
+        usual, weight = 0.1, 2.0  # one pair says little
+        return math.sqrt((sum(pilots) + weight * usual**2) / (len(pilots) + weight))
+
+    # What is next.
+
+    def _next(self) -> Training | Stop | None:
+        allowed = self._allowed()
+        if not allowed:
+            return None if self._open() else Stop("No cell of the space can be trained.")
+        for stage in (self._bracket, self._ladder, self._pilot, self._explore, self._finish):
+            found = stage(allowed)
+            if isinstance(found, Training | Stop):
+                return found
+            if found == "wait":
+                return None
+        return None if self._open() else Stop(self._why())
+
+    def _why(self) -> str:
+        spent = self._spent() / self._one_training
+        if self._left() < self._prices.cost(self._cells.reference, self._lengths.total):
+            return f"The search has cost {spent:.1f} whole trainings, and ends."
+        return (
+            f"After {spent:.1f} whole trainings nothing that could still be tried is expected to "
+            "gain what it would cost: the search ends."
+        )
+
+    def _step(self, cell: Cell, length: int, seed: int = 1) -> Training:
+        """The next training on the way to judging a cell at a length."""
+        trunks = self._trunks(cell, seed)
+        return self._lengths.missing(cell, length, seed=seed, trunks=trunks)[0]
+
+    def _bracket(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """Rates an octave apart at the reference batch size, until it falls off on both sides."""
+        size = self._reference()
+        if not self._settings.bracket or size is None:
+            return None
+        length = self._lengths.judged(size)[0]
+        scores = self._scores_at(size, length)
+        start = min(
+            (cell for cell in allowed if cell.batch_size == size),
+            key=lambda cell: (abs(cell.rate - self._cells.start), cell.rate),
+            default=None,
+        )
+        if start is None:
+            return None
+        wanted = [start]
+        if scores:
+            best = min(scores, key=lambda rate: scores[rate])
+            wanted = self._neighbors(size, best)
+        elif self._is_busy(start):
+            wanted = self._neighbors(size, start.rate)
+        missing = [c for c in wanted if c in allowed and c.rate not in scores]
+        return self._first_free([(cell, 1, length) for cell in missing])
+
+    def _pilot(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """The best of the bracket with another seed."""
+        size = self._reference()
+        if not (self._settings.pilot and self._settings.bracket) or size is None:
+            return None
+        length = self._lengths.judged(size)[0]
+        scores = self._scores_at(size, length)
+        if not scores or self._scores_at(size, length, seed=_PILOT):
+            return None
+        best = Cell(size, min(scores, key=lambda rate: scores[rate]))
+        return self._first_free([(best, _PILOT, length)]) if best in allowed else None
+
+    def _ladder(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """Each batch size of the ladder at its expected rate, the cheapest first."""
+        surface = self._surface()
+        if surface is None:
+            return None
+        rungs = []
+        for size in self._missing_rungs(allowed):
+            own = [cell for cell in allowed if cell.batch_size == size]
+            best = own[int(surface.mean(self._full(own)).argmin())]
+            rungs.append((best, 1, self._lengths.judged(size)[0]))
+        dear = self._settings.rung * self._one_training
+        rungs = [one for one in rungs if self._cost(one[0], one[2]) <= dear]
+        rungs = [one for one in rungs if self._fits(one[0], one[2])]
+        return self._first_free(sorted(rungs, key=lambda one: self._cost(one[0], one[2])))
+
+    def _explore(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """What improves the answer most for its cost."""
+        surface = self._surface()
+        if surface is None:
+            first = allowed[0]
+            return self._first_free([(first, 1, self._lengths.judged(first.batch_size)[0])])
+        near = self._near(allowed, surface)
+        options = [
+            (cell, length, seed)
+            for cell in near
+            for seed in self._seeds_of(cell)
+            if not self._is_busy(cell, seed)
+            and (length := self._next_length(cell, seed))
+            and self._fits(cell, length, seed)
+        ]
+        if not options:
+            return None
+        gains = surface.gains(self._full(near), [self._point(*one) for one in options])
+        costs = [self._cost(*one) / self._one_training for one in options]
+        rates = [float(gain) / cost for gain, cost in zip(gains, costs, strict=True)]
+        best = max(range(len(options)), key=lambda k: rates[k])
+        if rates[best] < self._settings.worth * surface.noise:
+            return None
+        return self._step(*options[best])
+
+    def _seeds_of(self, cell: Cell) -> range:
+        """The seeds of a cell, and one more where it was judged."""
+        seeds = [t.seed for t, _ in self._judged() if t.cell == cell]
+        return range(1, max(seeds, default=0) + 2) if self._settings.seeds else range(1, 2)
+
+    def _next_length(self, cell: Cell, seed: int) -> int | None:
+        """Where a cell is judged next with a seed: no seed runs ahead of the first."""
+        longest = self._longest(cell, seed)
+        first = self._longest(cell) if seed > 1 else math.inf
+        lengths = self._lengths.judged(cell.batch_size)
+        return next((n for n in lengths if longest < n <= first), None)
+
+    def _finish(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """The favorite to its end; then the space's other schedules at it."""
+        favorite = self._favorite()
+        if favorite is None:
+            return None
+        total = self._lengths.total
+        if self._longest(favorite) < total and self._cost(favorite, total) <= self._left():
+            return self._first_free([(favorite, 1, total)])
+        made = {m.training.schedule for m in self._of(favorite, 1) if m.training.kind == "whole"}
+        for name in self._other_schedules():
+            whole = Training(favorite, "whole", total, name)
+            cost = self._prices.cost(favorite.batch_size, total)
+            if name not in made and cost <= self._left():
+                return whole
+        return None
+
+    def _near(self, allowed: Sequence[Cell], surface: RateSurface) -> list[Cell]:
+        """Cells that were judged, and those within an octave of the best rate of their size."""
+        judged = {t.cell for t, _ in self._judged()}
+        found = []
+        for size in sorted({cell.batch_size for cell in allowed}):
+            own = [cell for cell in allowed if cell.batch_size == size]
+            best = own[int(surface.mean(self._full(own)).argmin())]
+            found += [c for c in own if c in judged or abs(c.rate - best.rate) < _OCTAVE + 1e-9]
+        return found
+
+    def _other_schedules(self) -> list[str]:
+        """The schedules that compete at the end: the baseline's own first."""
+        if not self._settings.schedules:
+            return []
+        others = [name for name in self._cells.schedules if name != self._lengths.schedule]
+        return sorted(others, key=lambda name: name != self._own_schedule)
+
+    def _reference(self) -> int | None:
+        """The reference batch size, or the largest that is known to fit."""
+        sizes = [size for size in self._cells.sizes if size < self._bound]
+        sizes = [size for size in sizes if self._lengths.judged(size)]
+        if not sizes:
+            return None
+        wanted = self._cells.reference
+        return min(sizes, key=lambda size: (abs(math.log2(size / wanted)), size))
+
+    def _scores_at(self, size: int, length: int, *, seed: int = 1) -> dict[float, float]:
+        """By rate, small is good."""
+        sign = 1.0 if self._direction == "min" else -1.0
+        return {
+            t.cell.rate: sign * score
+            for t, score in self._judged()
+            if (t.cell.batch_size, t.length, t.seed) == (size, length, seed)
+        }
+
+    def _neighbors(self, size: int, rate: float) -> list[Cell]:
+        place = self._rates.index(rate)
+        near = [self._rates[k] for k in (place + 1, place - 1) if 0 <= k < len(self._rates)]
+        return [Cell(size, one) for one in near]
+
+    def _missing_rungs(self, allowed: Sequence[Cell]) -> list[int]:
+        """Batch sizes of the ladder that were not judged yet."""
+        if not self._settings.ladder:
+            return []
+        judged = {t.cell.batch_size for t, _ in self._judged()}
+        reference = self._cells.reference
+        octaves = {size: math.log2(size / reference) for size in self._cells.sizes}
+        on_it = [s for s, o in octaves.items() if abs(o / _LADDER - round(o / _LADDER)) < 1e-9]
+        possible = {cell.batch_size for cell in allowed}
+        return [size for size in on_it if size not in judged and size in possible]
+
+    def _first_free(
+        self, wanted: Sequence[tuple[Cell, int, int]]
+    ) -> Training | Literal["wait"] | None:
+        """The next step towards the first of cell, seed and length that nobody works on."""
+        for cell, seed, length in wanted:
+            if not self._is_busy(cell, seed):
+                return self._step(cell, length, seed)
+        return "wait" if wanted else None
+
+    def _favorite(self) -> Cell | None:
+        """The cell of the best value that is not hoped for: mean and a share of its deviation."""
+        if self._bound not in self._chosen:
+            self._chosen[self._bound] = self._choose()
+        return self._chosen[self._bound]
+
+    def _choose(self) -> Cell | None:
+        surface = self._surface()
+        judged = {t.cell for t, _ in self._judged()}
+        cells = [cell for cell in self._allowed() if cell in judged]
+        if surface is None or not cells:
+            return None
+        points = self._full(cells)
+        deviation = np.sqrt(np.maximum(np.diag(surface.covariance(points, points)), 0.0))
+        return cells[int((surface.mean(points) + self._settings.caution * deviation).argmin())]
+
+    def _cost(self, cell: Cell, length: int, seed: int = 1) -> float:
+        """What it still costs to judge a cell at a length."""
+        trunks, total = self._trunks(cell, seed), 0.0
+        for training in self._lengths.missing(cell, length, seed=seed, trunks=trunks):
+            total += self._prices.cost(cell.batch_size, self._lengths.examples(training, trunks))
+            trunks = [*trunks, length] if training.kind != "trunk" else [*trunks, training.length]
+        return total
+
+    def _spent(self) -> float:
+        """What the trainings so far cost, the open ones included."""
+        total, trunks = 0.0, dict[tuple[Cell, int], list[int]]()
+        for made in self._made.values():
+            training = made.training
+            there = trunks.setdefault((training.cell, training.seed), [])
+            examples = self._lengths.examples(training, there)
+            total += self._prices.cost(training.cell.batch_size, examples)
+            if training.kind == "trunk":
+                there.append(training.length)
+        return total
+
+    def _left(self) -> float:
+        """What may still be spent, and a little for rounding to whole updates."""
+        return (self._settings.trainings + 0.01) * self._one_training - self._spent()
+
+    def _fits(self, cell: Cell, length: int, seed: int = 1) -> bool:
+        """Whether the favorite can still be trained to its end afterwards."""
+        favorite, total = self._favorite(), self._lengths.total
+        ends = favorite is None or (cell, length) == (favorite, total)
+        rest = 0.0
+        if favorite is not None and not ends and self._longest(favorite) < total:
+            rest = self._cost(favorite, total)
+        return self._cost(cell, length, seed) + rest <= self._left()
+
+    # What it says.
+
+    def stages(self) -> Sequence[Stage]:
+        """See StagedOracle; what is still to come is what it may take, and it may end earlier."""
+        size = self._reference()
+        if size is None:
+            return ()
+        first, total = self._lengths.judged(size)[0], self._lengths.total
+        done = dict.fromkeys(_STAGES, 0)
+        for made in self._made.values():
+            done[self._stage_of(made.training, size, first)] += made.told is not None
+        start = Cell(size, self._cells.start)
+        trials = len(self._lengths.missing(start, first, seed=1, trunks=()))
+        wanted = min(_USUAL_BRACKET, len(self._rates)) if self._settings.bracket else 0
+        later = any(done[name] for name in _STAGES[1:])
+        rates = 0 if later else max(wanted - done[_STAGES[0]] // trials, 0)
+        rates_cost = rates * self._prices.cost(size, first)
+        whole_runs = [m.training for m in self._made.values() if m.training.kind == "whole"]
+        missing = set(self._other_schedules()) - {training.schedule for training in whole_runs}
+        wholes = sorted(missing)
+        whole = self._prices.cost(size, total)
+        ending = min(whole * (1 + len(wholes)), self._left())
+        between = max(self._left() - rates_cost - ending, 0.0)
+        judgements = round(between / self._prices.cost(size, first))
+        left = {
+            _STAGES[0]: (rates * trials, rates * first, rates_cost),
+            _STAGES[1]: (judgements * trials, round(between / whole * total), between),
+            _STAGES[2]: (len(wholes), len(wholes) * total, len(wholes) * whole),
+        }
+        return [Stage(name, done[name], done[name] + n, e, c) for name, (n, e, c) in left.items()]
+
+    def _stage_of(self, training: Training, reference: int, first: int) -> str:
+        if training.schedule != self._lengths.schedule:
+            return _STAGES[2]
+        bracket = training.cell.batch_size == reference and training.length == first
+        return _STAGES[0] if bracket else _STAGES[1]
+
+    def belief(self) -> Belief | None:
+        """See StagedOracle."""
+        with threadpoolctl.threadpool_limits(1):
+            allowed = self._allowed()
+            favorite = self._favorite()
+            if favorite is None:
+                return None
+            schedule = self._best_schedule(favorite)
+            sizes = self._not_told(favorite, allowed)
+        values = self._cells.values(favorite, schedule)
+        own = schedule == self._lengths.trunk == "constant"
+        between = f"; not yet told from {_listed(sizes)}" if sizes else ""
+        sentence = f"now batch size {favorite.batch_size}{between}"
+        return Belief(values, sentence, COOL_DOWN if own else None)
+
+    def _best_schedule(self, cell: Cell) -> str | None:
+        """That of the best whole run at a cell, the trunk's where there is none."""
+        sign = 1.0 if self._direction == "min" else -1.0
+        total = self._lengths.total
+        whole = [
+            (sign * made.told.score, made.training.schedule != self._lengths.schedule, k)
+            for k, made in enumerate(self._of(cell, 1))
+            if made.told and made.told.completed
+            if made.training.length == total and made.training.kind in ("whole", "cooled")
+        ]
+        if not whole or all(other for _, other, _ in whole):
+            return self._lengths.schedule
+        return self._of(cell, 1)[min(whole)[2]].training.schedule
+
+    def _not_told(self, favorite: Cell, allowed: Sequence[Cell]) -> list[int]:
+        """Other batch sizes whose best cell may be as good."""
+        surface = self._surface()
+        if surface is None:
+            return []
+        found = []
+        for size in sorted({cell.batch_size for cell in allowed} - {favorite.batch_size}):
+            own = [cell for cell in allowed if cell.batch_size == size]
+            best = own[int(surface.mean(self._full(own)).argmin())]
+            pair = self._full([favorite, best])
+            mean, covariance = surface.mean(pair), surface.covariance(pair, pair)
+            variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+            if mean[1] - mean[0] < _TOLD * math.sqrt(max(variance, 0.0)):
+                found.append(size)
+        return found
+
+
+def _listed(sizes: Collection[int]) -> str:
+    *others, last = map(str, sorted(sizes))
+    return f"{', '.join(others)} and {last}" if others else last
