@@ -572,6 +572,16 @@ def test_size_and_number_of_elements_are_bounded(count, tmp_path):
     assert max(map(len, table["details"])) < 4_100
 
 
+def test_what_was_trained_on_fresh_seeds_is_inside_of_the_picture(tmp_path):
+    """Here most values are close to the best one, and the baseline is far."""
+    run = read_recorded(one_size(tmp_path / "run"))
+    chart = by_batch_size(run).charts[-1]
+    shown = {series.name: series for series in chart.series}
+
+    for name in ("baseline, fresh seeds", "recommended, fresh seeds"):
+        assert chart.y_limits[0] < shown[name].y[0] < chart.y_limits[1]
+
+
 def test_several_runs_stand_on_one_page(run, tmp_path):
     other = read_recorded(one_success(tmp_path / "other"))
     page = report_page([run, other])
