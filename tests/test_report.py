@@ -39,7 +39,7 @@ from tfbatch.reporting.importance import importance_of
 from tfbatch.reporting.landscape import bracket_of, exponent_of, landscape
 from tfbatch.reporting.page import report_page, write_report
 from tfbatch.reporting.recorded import read_recorded
-from tfbatch.reporting.to_target import steps_to_target, to_target_sentence
+from tfbatch.reporting.to_target import steps_to_target, to_target_chart, to_target_sentence
 from tfbatch.trial.finished_trial import read_row
 from tfbatch.trial.outcome import TrialSpec
 
@@ -430,6 +430,10 @@ def test_steps_to_a_target_are_read_from_the_ends_of_decays(tmp_path):
     assert found.steps[-1].steps == pytest.approx(16000 / 128)
     assert all(one.reached for one in found.steps)
     assert (found.fit is None) == bool(found.reason)
+    steps, examples, seconds = to_target_chart(run).charts
+    assert steps.series[0].y[-1] == pytest.approx(125)
+    assert examples.series[0].y[-1] == pytest.approx(16000)
+    assert seconds.series[0].y[-1] == pytest.approx(125 * run.step_seconds.median(128))
 
 
 def no_success(path):
