@@ -16,6 +16,7 @@ from test_answer import CHANCE, CONFIG, run
 
 import tfbatch.compare
 import tfbatch.probe
+import tfbatch.report
 import tfbatch.train
 import tfbatch.translate
 import tfbatch.tune
@@ -103,12 +104,22 @@ def compare(run_dir, monkeypatch):
     return tfbatch.compare.main, [str(run_dir), "--rows=search-0001,search-0002"]
 
 
+def report(run_dir, monkeypatch):
+    return tfbatch.report.main, [str(run_dir)]
+
+
 def translate(run_dir, monkeypatch):
     return tfbatch.translate.main, ["--batch_size=32", "--to=64", "--optimizer=sgd"]
 
 
-COMMANDS = {f.__name__: f for f in (tune, probe, train, compare, translate)}
-SPOKEN = {"tune": "the table", "probe": "It fits.", "train": "test: ", "translate": "sgd"}
+COMMANDS = {f.__name__: f for f in (tune, probe, train, report, compare, translate)}
+SPOKEN = {
+    "tune": "the table",
+    "probe": "It fits.",
+    "train": "test: ",
+    "translate": "sgd",
+    "report": "Written",
+}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -4,19 +4,26 @@ usage: tfbatch report RUN [RUN ...] [--page=report.html]
 
 A run folder is what `tune` writes, which makes its own report at its end; this command makes it
 again, also of a run that goes on. With several folders they stand on one page, in report.html of
-the current directory. Nothing is trained, and no TensorFlow is needed.
+the current directory. Nothing is trained, and no TensorFlow is needed. --appendix also writes the
+appendix of a paper: methods, tables and citations, and the figures as PDF, SVG and CSV.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
+from tfbatch.command_line.machine_output import define_output_flags, json_text
 from tfbatch.command_line.running import parse_flags, path_of, run_command
 from tfbatch.errors import InputError
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.files import REPORT
+from tfbatch.run_folder.files import APPENDIX, REPORT
+
+if TYPE_CHECKING:
+    from tfbatch.command_line.results import ReportedRunResult
+    from tfbatch.reporting.recorded import RecordedRun
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -26,6 +33,13 @@ flags.DEFINE_string(
     "current directory.",
     flag_values=FLAGS,
 )
+flags.DEFINE_boolean(
+    "appendix",
+    False,
+    f"Write {APPENDIX}/ into each run folder too: Markdown, LaTeX, figures. Needs Matplotlib.",
+    flag_values=FLAGS,
+)
+define_output_flags(FLAGS)
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +47,8 @@ def main(arguments: list[str]) -> int:
     named = parse_flags(FLAGS, arguments, usage=__doc__ or "", folders=len(arguments))
     if not named:
         raise InputError("At least one run folder must be named: tfbatch report RUN. See --help.")
-    from tfbatch.reporting.page import report_page  # imports SciPy
+    from tfbatch.command_line.results import ReportResult  # imports SciPy
+    from tfbatch.reporting.page import report_page
     from tfbatch.reporting.recorded import read_recorded
 
     folders = [path_of(name) or Path(name) for name in named]
@@ -41,8 +56,37 @@ def main(arguments: list[str]) -> int:
     default = folders[0] / REPORT if len(folders) == 1 else Path(REPORT)
     output = path_of(FLAGS.page) or default
     write_whole(output, report_page(runs).html())
-    print(f"Written: {output}")
+    appendix: list[Path] = []
+    if FLAGS.appendix:
+        from tfbatch.reporting.appendix import write_appendix
+
+        appendix = [file for run in runs for file in write_appendix(run)]
+    if not FLAGS.json:
+        print("\n".join(f"Written: {file}" for file in (output, *appendix)))
+        return 0
+    result = ReportResult(
+        page=str(output),
+        appendix=tuple(map(str, appendix)),
+        runs=tuple(map(_result, runs)),
+    )
+    print(json_text("report", result), end="")
     return 0
+
+
+def _result(run: RecordedRun) -> ReportedRunResult:
+    from tfbatch.command_line.results import CheckResult, ReportedRunResult
+    from tfbatch.reporting.checks import checks_of
+    from tfbatch.reporting.headline import two_sentences
+
+    return ReportedRunResult(
+        run_dir=str(run.path),
+        sentences=tuple(two_sentences(run)),
+        answer=run.answer,
+        checks=tuple(
+            CheckResult(name=check.name, verdict=check.verdict, evidence=check.evidence)
+            for check in checks_of(run.answer, run.trials)
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -97,10 +97,55 @@ class ProbeResult(Strict):
     verify_with: str
 
 
+class CheckResult(Strict):
+    """One question of a strict reviewer; see tfbatch.reporting.checks.
+
+    Attributes:
+        name: What is asked.
+        verdict: "PASS", "FAIL", or "NOT APPLICABLE".
+        evidence: What was looked at.
+    """
+
+    name: str
+    verdict: Literal["PASS", "FAIL", "NOT APPLICABLE"]
+    evidence: str
+
+
+class ReportedRunResult(Strict):
+    """One run of a report.
+
+    Attributes:
+        run_dir: The run folder.
+        sentences: The answer in two sentences, or why there is none.
+        answer: The content of recommendation.json; None where there is no answer.
+        checks: What a reviewer asks; empty where there is no answer.
+    """
+
+    run_dir: str
+    sentences: tuple[str, ...]
+    answer: Answer | None
+    checks: tuple[CheckResult, ...]
+
+
+class ReportResult(Strict):
+    """What `report` has drawn.
+
+    Attributes:
+        page: The page's path.
+        appendix: The files of `--appendix`.
+        runs: The runs on it.
+    """
+
+    page: str
+    appendix: tuple[str, ...] = ()
+    runs: tuple[ReportedRunResult, ...]
+
+
 RESULTS: dict[str, type[pydantic.BaseModel]] = {
     "tune": TuneResult,
     "probe": ProbeResult,
     "train": TrainResult,
+    "report": ReportResult,
     "compare": RunComparison,
     "translate": Translation,
 }
