@@ -98,6 +98,7 @@ def test_every_library_that_is_imported_is_required(settings):
         "mlflow": "mlflow-skinny",
     }
     extras = settings["options.extras_require"]
+    optional = {"appendix": "matplotlib"}  # which tells how to install it where it is not
     imported, exporters = set(), ROOT / "tfbatch" / "exporters"
     for path in (ROOT / "tfbatch").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -108,6 +109,9 @@ def test_every_library_that_is_imported_is_required(settings):
         if path.parent == exporters and path.stem in extras:
             assert names.get(path.stem, path.stem) in extras[path.stem]
             imported.discard(path.stem)
+    for extra, library in optional.items():
+        assert library in extras[extra]
+        imported.discard(library)
     outside = imported - set(sys.stdlib_module_names) - {"tfbatch"}
     wanted = {names.get(name, name.replace("_", "-")) for name in outside}
     required = {

@@ -4,7 +4,8 @@ usage: tfbatch report RUN [RUN ...] [--page=report.html]
 
 A run folder is what `tune` writes, which makes its own report at its end; this command makes it
 again, also of a run that goes on. With several folders they stand on one page, in report.html of
-the current directory. Nothing is trained, and no TensorFlow is needed.
+the current directory. Nothing is trained, and no TensorFlow is needed. --appendix also writes the
+appendix of a paper: methods, tables and citations, and the figures as PDF, SVG and CSV.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tfbatch.command_line.machine_output import define_output_flags, json_text
 from tfbatch.command_line.running import parse_flags, path_of, run_command
 from tfbatch.errors import InputError
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.files import REPORT
+from tfbatch.run_folder.files import APPENDIX, REPORT
 
 if TYPE_CHECKING:
     from tfbatch.command_line.results import ReportedRunResult
@@ -30,6 +31,12 @@ flags.DEFINE_string(
     None,
     f"Where the page is written. Default: {REPORT} in the run folder; of several runs in the "
     "current directory.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_boolean(
+    "appendix",
+    False,
+    f"Write {APPENDIX}/ into each run folder too: Markdown, LaTeX, figures. Needs Matplotlib.",
     flag_values=FLAGS,
 )
 define_output_flags(FLAGS)
@@ -49,10 +56,19 @@ def main(arguments: list[str]) -> int:
     default = folders[0] / REPORT if len(folders) == 1 else Path(REPORT)
     output = path_of(FLAGS.page) or default
     write_whole(output, report_page(runs).html())
+    appendix: list[Path] = []
+    if FLAGS.appendix:
+        from tfbatch.reporting.appendix import write_appendix
+
+        appendix = [file for run in runs for file in write_appendix(run)]
     if not FLAGS.json:
-        print(f"Written: {output}")
+        print("\n".join(f"Written: {file}" for file in (output, *appendix)))
         return 0
-    result = ReportResult(page=str(output), runs=tuple(map(_result, runs)))
+    result = ReportResult(
+        page=str(output),
+        appendix=tuple(map(str, appendix)),
+        runs=tuple(map(_result, runs)),
+    )
     print(json_text("report", result), end="")
     return 0
 

@@ -132,10 +132,12 @@ class ReportResult(Strict):
 
     Attributes:
         page: The page's path.
+        appendix: The files of `--appendix`.
         runs: The runs on it.
     """
 
     page: str
+    appendix: tuple[str, ...] = ()
     runs: tuple[ReportedRunResult, ...]
 
 

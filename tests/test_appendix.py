@@ -1,0 +1,130 @@
+"""The appendix of a paper: it follows from the run folder, and LaTeX can read it."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+
+import pytest
+from test_answer import RUNS
+
+import tfbatch.report
+from tfbatch.charts import Chart, Series
+from tfbatch.reporting.appendix import Table, appendix_of, csv_of, escaped, write_appendix
+from tfbatch.reporting.recorded import read_recorded
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("appendix") / "run"
+    RUNS["out of memory"](path)
+    return read_recorded(path)
+
+
+def test_the_text_states_what_the_journal_has(run):
+    text = appendix_of(run).markdown()
+
+    assert f"{len(run.trials.of_phase('search'))} trials at batch sizes 16, 64, 512" in text
+    assert "2 fresh seeds, the same for all" in text
+    assert f"as good means a deficit of at most {run.answer.verification.margin:.4g}" in text
+    assert "| 512 | 1 | 0 | 0 | 0 | 1 | 0 |" in text
+    assert "batch size | 16, 32, 64" in text
+    for trial in run.trials.of_phase("confirmation"):
+        assert f"| {trial.seed} |" in text
+    assert "Goyal et al. 2017" in text, "the linear rule, which the trials have"
+    assert "Loshchilov" not in text, "no trial had a cosine"
+
+
+def test_a_run_without_an_answer_says_why(tmp_path):
+    from test_answer import Trainer
+    from test_answer import run as make
+
+    make(tmp_path, Trainer({"baseline": "oom", "search-0001": "oom", "search-0002": "oom"}))
+    text = appendix_of(read_recorded(tmp_path)).markdown()
+
+    assert "The search has no answer: None of 3 trials completed" in text
+    assert "Fresh seeds:" not in text
+
+
+def test_latex_is_balanced_and_escaped(run):
+    text = appendix_of(run).latex()
+
+    body = re.sub(r"\\[\\{}&%$#_]", "", text)
+    assert body.count("{") == body.count("}")
+    opened = re.findall(r"\\begin\{(\w+)\}", text)
+    assert sorted(opened) == sorted(re.findall(r"\\end\{(\w+)\}", text))
+    assert {"document", "longtable", "itemize"} <= set(opened)
+    outside = body.replace("$\\pm$", "")
+    assert not set("%#$") & set(outside), "unescaped"
+    cells = [line for line in outside.splitlines() if " & " in line]
+    assert all("&" not in line for line in outside.splitlines() if line not in cells)
+    assert text.encode("latin-1")
+
+
+def test_every_character_that_latex_takes_for_its_own_is_escaped():
+    found = escaped("50 % of a_b & {c} ~ ^ $ # \\ < > ± 5 \N{SNOWMAN} <b>best</b>")
+
+    assert found == (
+        r"50 \% of a\_\allowbreak{}b \& \{c\} \textasciitilde{} \textasciicircum{} \$ \# "
+        r"\textbackslash{} \textless{} \textgreater{} $\pm$ 5 ? best"
+    )
+
+
+def test_the_numbers_behind_a_figure_are_all_there():
+    series = Series("one", (16.0, 32.0), (0.5, 0.25), low=(0.4, 0.2), high=(0.6, 0.3))
+    rows = list(csv.DictReader(csv_of(Chart("c", "x", "y", (series,))).splitlines()))
+
+    assert [(row["x"], row["y"], row["low"], row["high"]) for row in rows] == [
+        ("16.0", "0.5", "0.4", "0.6"),
+        ("32.0", "0.25", "0.2", "0.3"),
+    ]
+
+
+def test_a_cell_with_a_bar_stays_one_cell(run):
+    made = appendix_of(run)
+    section = made.sections[0].__class__("x", tables=(Table("t", ("a|b",), (("c|d",),)),))
+    text = made.__class__("t", (section,), ()).markdown()
+
+    assert r"| a\|b |" in text
+    assert r"| c\|d |" in text
+
+
+def test_the_command_writes_text_figures_and_numbers_and_again_the_same(run, capsys):
+    pytest.importorskip("matplotlib", reason="not installed: pip install -e '.[appendix]'")
+    page = run.path.parent / "page.html"
+    assert tfbatch.report.main([str(run.path), f"--page={page}", "--appendix"]) == 0
+    printed = capsys.readouterr().out
+    folder = run.path / "appendix"
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    made = appendix_of(run)
+
+    figures = [f"figures/{f.name}.{kind}" for f in made.figures for kind in ("csv", "pdf", "svg")]
+    assert names == sorted(["appendix.md", "appendix.tex", *figures])
+    assert len(made.figures) >= 2
+    assert all(f"Written: {folder / name}" in printed for name in names)
+    before = {name: (folder / name).read_bytes() for name in names}
+    assert all(part.startswith(b"%PDF") for name, part in before.items() if name.endswith(".pdf"))
+    write_appendix(run)
+    assert {name: (folder / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.slow
+def test_latex_compiles_it(run, tmp_path):
+    pytest.importorskip("matplotlib", reason="not installed: pip install -e '.[appendix]'")
+    latex = shutil.which("pdflatex")
+    if not latex:
+        pytest.skip("needs pdflatex, e.g. Debian's texlive-latex-base")
+    write_appendix(run, tmp_path)
+    ended = subprocess.run(
+        [latex, "-interaction=nonstopmode", "-halt-on-error", "appendix.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout[-2000:]
+    assert (tmp_path / "appendix.pdf").read_bytes().startswith(b"%PDF")
