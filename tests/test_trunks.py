@@ -300,6 +300,18 @@ def test_its_plan_and_its_answer_are_known_at_any_time():
     assert all(stage.done <= stage.planned for stage in oracle.stages())
 
 
+@pytest.mark.parametrize("start", [0.0, 2.0, 20.0])
+def test_there_is_a_whole_training_however_dear_parts_are(start):
+    """A trial that takes long to start makes short trainings as dear as whole ones."""
+    prices = Prices(dict.fromkeys(SIZES, 1e-3), start_seconds=start)
+    world = World(prices=prices)
+    oracle = world.make()
+    world.search(oracle)
+
+    favorite = oracle.belief().values["batch_size"]
+    assert favorite in {one.cell.batch_size for one in world.trained.values() if one.at == TOTAL}
+
+
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ConfigurationError, match="shares"):
         make_settings("trunks", shares=[0.5, 0.25, 1.0])

@@ -54,7 +54,8 @@ class Settings(OracleSettings):
         shares: The lengths at which a cell is judged, as shares of the run's; the last one is 1.
         cool_down: Share of a length that cools down where the space has no `wsd`.
         fewest_updates: A training of fewer judges nothing, unless it is of the run's length.
-        trainings: What the search may cost, in whole trainings of the baseline's batch size.
+        trainings: What the search may cost, in whole trainings of the baseline's batch size; with
+            none whole by then, the favorite's comes on top.
         caution: The answer is what is best at its mean and so many of its deviations.
         rung: A batch size of the ladder whose first judgement costs more, in whole trainings, is
             left to what it is expected to gain.
@@ -488,7 +489,11 @@ class Trunks:
         if favorite is None:
             return None
         total = self._lengths.total
-        if self._longest(favorite) < total and self._cost(favorite, total) <= self._left():
+        # Without a whole training there is no answer, whatever one costs by now.
+        ended = (m.training for m in self._made.values() if m.training.kind != "trunk")
+        none_whole = all(training.length < total for training in ended)
+        affordable = self._cost(favorite, total) <= self._left()
+        if self._longest(favorite) < total and (none_whole or affordable):
             return self._first_free([(favorite, 1, total)])
         made = {m.training.schedule for m in self._of(favorite, 1) if m.training.kind == "whole"}
         for name in self._other_schedules():
