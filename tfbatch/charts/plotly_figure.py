@@ -21,9 +21,10 @@ from tfbatch.charts import (
     Stack,
     finite,
 )
+from tfbatch.charts.colors import PALETTE
 from tfbatch.schema import JsonObject
 
-_PALETTE = tuple(f"@series-{number}" for number in range(1, 7))
+_PALETTE = tuple(f"@{name}" for name in PALETTE)
 _MANY_DECADES = 3.0
 _MOST_DECADES = 12.0
 _HEIGHT = 400
@@ -262,7 +263,7 @@ def _shaded(chart: Chart, shades: Sequence[float]) -> JsonObject:
         "reversescale": dark > light,
         "cmin": min(dark, light),
         "cmax": max(dark, light),
-        "showscale": first is shades,
+        "showscale": first is shades and dark != light and len(set(every)) > 1,
         "colorbar": {"title": {"text": chart.shade_label, "side": "right"}, "thickness": 12},
         "line": {"width": 1, "color": "@ink"},
     }
