@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from tfbatch.__main__ import COMMANDS
+from tfbatch.__main__ import COMMANDS, command_module
 from tfbatch.command_line.machine_output import Document
 from tfbatch.command_line.results import RESULTS
 
@@ -38,7 +38,7 @@ def commands() -> str:
     """A section for each command: what it does, and a table of its flags."""
     sections = []
     for name in COMMANDS:
-        module = importlib.import_module(f"tfbatch.{name}")
+        module = importlib.import_module(command_module(name))
         rows = [row(module.FLAGS[flag]) for flag in sorted(set(module.FLAGS))]
         sections += [f"## tfbatch {name}", *told(module.__doc__ or ""), "\n".join([*HEAD, *rows])]
     return "\n\n".join(sections)

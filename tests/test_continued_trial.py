@@ -73,10 +73,17 @@ def programs(workload):
 
 
 class Model(keras.callbacks.Callback):
-    """Keeps what a trial trained."""
+    """Keeps what a trial trained, and notes its epochs."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
 
     def on_train_begin(self, logs=None):
         self.trained = self.model
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(epoch)
 
 
 def spec_of(folder, name="whole", **changes):
@@ -93,10 +100,10 @@ def spec_of(folder, name="whole", **changes):
     return dataclasses.replace(spec, **changes)
 
 
-def trained(programs, spec, **options):
+def trained(programs, spec, *, epochs=None, **options):
     """What a trial came to, and its variables as the next part would find them."""
     spec.check()
-    seen = Model()
+    seen = Model([] if epochs is None else epochs)
     outcome = run_trial(programs, spec, user_callbacks=lambda: [seen], **options)
     assert outcome.status == "completed", outcome.message
     with np.load(spec.state_file) as archive:
@@ -126,12 +133,12 @@ def test_three_parts_equal_the_whole_bit_for_bit(programs, workload, tmp_path, c
     """Parts end within epochs; one may be trained by a process that has traced nothing."""
     whole = spec_of(tmp_path, configuration=CASES[case])
     expected, state_expected, model_expected = trained(programs, whole)
-    parts = parts_of(whole, tmp_path, STOPS)
-    trained(programs, parts[0])
+    parts, epochs = parts_of(whole, tmp_path, STOPS), []
+    trained(programs, parts[0], epochs=epochs)
     # A new program takes as long to trace as all parts to train.
     anew = ProgramCache(workload) if case == "nesterov, cosine" else programs
-    trained(anew, parts[1])
-    outcome, left, model = trained(programs, parts[2])
+    trained(anew, parts[1], epochs=epochs)
+    outcome, left, model = trained(programs, parts[2], epochs=epochs)
 
     for got, wanted in zip([*left, *model], [*state_expected, *model_expected], strict=True):
         np.testing.assert_array_equal(got, wanted)
@@ -140,6 +147,7 @@ def test_three_parts_equal_the_whole_bit_for_bit(programs, workload, tmp_path, c
     assert (outcome.examples, outcome.steps) == (expected.examples, expected.steps)
     assert [part.end_examples for part in parts] == [704, 2016, TOTAL]
     assert [part.steps for part in parts] == [22, 41, 31]
+    assert epochs == [0, 1, 2, 3], "an epoch that a part ends in counts"
     assert parts[2].is_whole
     assert not parts[1].is_whole
 

@@ -1,6 +1,7 @@
 """Code blocks of README and docs/ are run, their YAML is loaded, their commands are parsed."""
 
 import functools
+import importlib
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ import tfbatch.probe
 import tfbatch.train
 import tfbatch.translate
 import tfbatch.tune
+from tfbatch.__main__ import command_module
 from tfbatch.command_line.running import parse_flags
 from tfbatch.dataset_info.recipe import load_recipe
 from tfbatch.request.search_config import Space
@@ -129,7 +131,8 @@ def test_the_recipe_of_the_pages_is_a_recipe(tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_of_a_page_has_known_flags(command):
     _, name, *arguments = shlex.split(command)
-    parse_flags(vars(tfbatch)[name].FLAGS, arguments, usage="")
+    module = importlib.import_module(command_module(name))
+    parse_flags(module.FLAGS, arguments, usage="")
 
 
 def test_every_schedule_that_the_pages_name_exists():

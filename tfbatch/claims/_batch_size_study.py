@@ -106,6 +106,10 @@ class BatchSizeStudy:
 
     def seconds(self, size: int) -> float:
         """Median seconds of a step of a size."""
+        if size not in self._seconds:
+            self._seconds |= {
+                one.batch_size: one.seconds for one in self._court.step_times((*self.sizes, size))
+            }
         return self._seconds[size]
 
     @functools.cached_property

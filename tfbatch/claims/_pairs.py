@@ -84,3 +84,8 @@ def log_steps(runs: Sequence[StepsToTarget]) -> list[float]:
 def fell_short(*cells: Sequence[StepsToTarget]) -> int:
     """Number of seeds of which some run did not reach the target."""
     return sum(not all(run.reached for run in pair) for pair in zip(*cells, strict=True))
+
+
+def successes(one: Sequence[StepsToTarget], other: Sequence[StepsToTarget]) -> tuple[float, ...]:
+    """1 where only the first of a pair reached the target, -1 where only the second did, else 0."""
+    return tuple(float(a.reached) - float(b.reached) for a, b in zip(one, other, strict=True))

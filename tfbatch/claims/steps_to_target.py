@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._claim import Axis, Claim, Evidence, Policy
-from tfbatch.claims._pairs import differences, fell_short, gains, log_steps, spreads
+from tfbatch.claims._pairs import differences, fell_short, gains, log_steps, spreads, successes
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
@@ -89,7 +89,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     yield evidence(
         "too-small-never-converges",
-        _successes(runs[base], runs[small]),
+        successes(runs[base], runs[small]),
         SUCCESS_MARGIN,
         (base, small),
         f"share of runs that reach the target within the epochs, {base} less {small}",
@@ -99,7 +99,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     yield evidence(
         "too-small-unstable",
-        _successes(fixed[base], fixed[small]),
+        successes(fixed[base], fixed[small]),
         SUCCESS_MARGIN,
         (base, small),
         f"share of runs that reach the target at the same rate, {base} less {small}",
@@ -159,7 +159,3 @@ def seconds_to_target(court: Court, runs: dict[int, list[StepsToTarget]]) -> dic
 def _faster(seconds: dict[int, list[float]]) -> dict[int, list[float]]:
     """The same so that larger is better."""
     return {size: [-value for value in values] for size, values in seconds.items()}
-
-
-def _successes(one: Sequence[StepsToTarget], other: Sequence[StepsToTarget]) -> tuple[float, ...]:
-    return tuple(float(a.reached) - float(b.reached) for a, b in zip(one, other, strict=True))

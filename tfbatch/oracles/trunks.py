@@ -70,6 +70,7 @@ class Settings(OracleSettings):
     """
 
     in_parts: ClassVar[bool] = True
+    prices: ClassVar[bool] = True
     shares: tuple[float, ...] = Field(default=(0.125, 0.25, 0.5, 1.0), min_length=1)
     cool_down: float = Field(default=0.2, gt=0, lt=1)
     fewest_updates: int = Field(default=50, ge=1)
@@ -91,6 +92,10 @@ class Settings(OracleSettings):
         if list(shares) != sorted(set(shares)) or shares[0] <= 0 or shares[-1] != 1:
             raise ValueError("must be > 0, ascend, and end with 1")
         return shares
+
+    def most_trainings(self) -> float:
+        """See OracleSettings."""
+        return self.trainings
 
     def make(
         self,

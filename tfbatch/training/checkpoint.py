@@ -113,7 +113,8 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         before: How far the training was when `fit` began.
         clock: Counts updates.
         guard: Knows the first batch's loss.
-        epochs: Number of epochs of the whole training.
+        epochs: Number of epochs of the whole training, or of this part of it.
+        epochs_before: Epochs of the parts before this one, which `fit` counts too.
         every_seconds: The least time between two.
     """
 
@@ -125,23 +126,25 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         clock: TrainingClock,
         guard: DivergenceGuard,
         epochs: int,
+        epochs_before: int = 0,
         every_seconds: float,
     ):
         super().__init__()
         self._file, self._before = file, before
         self._clock, self._guard = clock, guard
         self._epochs, self._every_seconds = epochs, every_seconds
+        self._epochs_before = epochs_before
         self._started = self._last = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes, if it is time and the training goes on."""
-        now = time.perf_counter()
-        if epoch + 1 == self._epochs or self.model.stop_training:
+        now, done = time.perf_counter(), epoch - self._epochs_before + 1
+        if done == self._epochs or self.model.stop_training:
             return
         if now - self._last < self._every_seconds:
             return
         position = Position(
-            epochs=epoch + 1,
+            epochs=done,
             steps=self._before.steps + self._clock.steps,
             seconds=self._before.seconds + now - self._started,
             training_seconds=self._before.training_seconds + self._clock.seconds,

@@ -17,19 +17,28 @@ class WriteCurves(keras.callbacks.Callback):  # type: ignore[misc]
         log_dir: The training's folder.
         batch_size: Examples in one update.
         steps_per_epoch: Updates between two evaluations.
-        begin: Examples of the training before its first epoch.
+        begin: Examples of the training before this part of it.
+        epochs_before: Epochs of the parts before this one, which `fit` counts too.
         end: Where it ends: the last update can be short.
     """
 
     only_looks = True
 
     def __init__(
-        self, log_dir: Path, *, batch_size: int, steps_per_epoch: int, begin: int, end: int
+        self,
+        log_dir: Path,
+        *,
+        batch_size: int,
+        steps_per_epoch: int,
+        begin: int,
+        end: int,
+        epochs_before: int = 0,
     ):
         super().__init__()
         self._writer = CurveWriter(log_dir)
         self._batch_size, self._steps_per_epoch = batch_size, steps_per_epoch
         self._begin, self._end = begin, end
+        self._epochs_before = epochs_before
         self._steps = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -38,7 +47,8 @@ class WriteCurves(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the epoch; it is on disk before a checkpoint says that the epoch is over."""
-        steps = epoch * self._steps_per_epoch + self._steps
+        epochs = epoch - self._epochs_before
+        steps = epochs * self._steps_per_epoch + self._steps
         examples = min(self._begin + steps * self._batch_size, self._end)
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         values = {name: float(value) for name, value in (logs or {}).items()}

@@ -215,6 +215,7 @@ class _Trial:
             before=self.before,
             begin=spec.from_examples,
             end=spec.end_examples,
+            epochs_before=spec.epochs_before,
             callbacks=[
                 *self._user_callbacks(),
                 guard,
@@ -314,6 +315,7 @@ class _Trial:
                     clock=self.clock,
                     guard=guard,
                     epochs=-(-spec.steps // spec.derived.steps_per_epoch),
+                    epochs_before=spec.epochs_before,
                     every_seconds=self._checkpoint_seconds,
                 )
             )
@@ -365,6 +367,7 @@ def fit(
     before: Position = Position(),  # noqa: B008 - frozen
     begin: int = 0,
     end: int | None = None,
+    epochs_before: int = 0,
     log_dir: Path | None = None,
     verbose: int = 0,
 ) -> keras.callbacks.History:
@@ -379,6 +382,7 @@ def fit(
         before: What was done of this part before it was interrupted.
         begin: Examples of the stream before this part.
         end: Where in the stream it ends. Default: at the end of the training.
+        epochs_before: Epochs of the parts before this one: a callback sees them go on.
         log_dir: For TensorBoard.
         verbose: Keras's.
     """
@@ -393,6 +397,7 @@ def fit(
                 steps_per_epoch=derived.steps_per_epoch,
                 begin=begin,
                 end=end,
+                epochs_before=epochs_before,
             )
         )
     # Keras leaves the average of the weights in the model at the end: it is what is scored too.
@@ -404,9 +409,9 @@ def fit(
             num_examples=end,
             start=begin + before.steps * derived.batch_size,
         ),
-        epochs=-(-steps // derived.steps_per_epoch),
+        epochs=epochs_before + -(-steps // derived.steps_per_epoch),
         class_weight=workload.class_weight,
-        initial_epoch=before.epochs,
+        initial_epoch=epochs_before + before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
         validation_data=workload.evaluation("validation"),
         # The curves are on disk before a checkpoint says that their epoch is over.

@@ -163,6 +163,14 @@ class TrialSpec:
         return self.parent.steps_before + self.parent.steps if self.parent else 0
 
     @property
+    def epochs_before(self) -> int:
+        """Epochs of all its ancestors; one that a part ends in counts, and the next begins anew."""
+        if self.parent is None:
+            return 0
+        own = -(-self.parent.steps // self.parent.derived.steps_per_epoch)
+        return self.parent.epochs_before + own
+
+    @property
     def is_whole(self) -> bool:
         """Whether one schedule leads from the beginning to its end, in however many parts."""
         if self.course_from:

@@ -1,0 +1,104 @@
+"""What cards measure in the process that trains, on the digits and a small model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny_model
+from contexts import context_of
+
+import tfbatch
+from tfbatch.claims._session import time_steps
+from tfbatch.claims.accumulated_batches import train_both_ways
+from tfbatch.claims.alignment import time_addresses
+from tfbatch.claims.extremes import full_against_parts, shares_of_descent
+from tfbatch.claims.gradient_noise import SHARES, gradient_noise_during
+from tfbatch.claims.same_budget import operations_per_example
+from tfbatch.configuration import Configuration
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.workload import Workload
+
+PLAIN = Configuration(batch_size=32, base_batch_size=32, base_learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def task(digits):
+    return context_of(ProgramCache(Workload(digits, tiny_model.build)))
+
+
+def test_a_batch_of_all_examples_has_the_gradient_of_its_parts(task):
+    assert 0 < full_against_parts(task, PLAIN) < 1e-5
+
+
+def test_operations_of_an_example_do_not_depend_on_the_batch(task):
+    one, other = operations_per_example(task, PLAIN, (8, 64))
+
+    # Two dense layers, 64 to 16 and 16 to 10, forwards and for the weights' gradients.
+    assert one > 2 * 2 * (64 * 16 + 16 * 10)
+    assert one == pytest.approx(other, rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_distance_to_the_full_gradient_falls_with_the_batch(task):
+    states = gradient_noise_during(task, PLAIN, (4, 32, 256), seed=1, examples=2000)
+
+    assert len(states) == len(SHARES)
+    for state in states:
+        examples = task.programs.workload.data.num_examples("train")
+        assert state.slope(examples) == pytest.approx(-1, abs=0.4)
+        assert list(state.alignments) == sorted(state.alignments)
+        assert state.noise_share(4) > state.noise_share(256)
+    assert states[-1].noise_scale(examples) > 1
+
+
+@pytest.mark.slow
+def test_accumulation_trains_as_the_large_batch(task):
+    at_64 = PLAIN.model_copy(update={"batch_size": 64})
+    parts, whole = train_both_ways(
+        task, at_64, micro_batch_size=16, examples=1000, seed=1, metric="loss"
+    )
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_small_steps_of_the_full_batch_always_descend(task):
+    full, sgd = shares_of_descent(
+        task, PLAIN.model_copy(update={"batch_size": 2, "base_learning_rate": 0.05}), seed=1
+    )
+    assert full == 1.0
+    assert sgd < 1.0
+
+
+def test_every_round_of_timing_is_made(task):
+    sizes = [PLAIN.model_copy(update={"batch_size": size}) for size in (16, 64)]
+    times = time_steps(task, sizes, rounds=3, seconds=0.01, seed=1)
+
+    assert [one.batch_size for one in times] == [16, 64]
+    assert all(len(one.rounds) == 3 and one.seconds > 0 for one in times)
+    assert len(time_addresses(task, rounds=2)) == 2
+
+
+def test_claims_are_tried_from_python(tmp_path):
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(200, 4, 4)).astype("float32")
+    data = (x, (x.sum((1, 2)) > 0).astype("int32"))
+    found = tfbatch.try_claims(
+        tiny_model.build,
+        data,
+        claim=["equal-epochs-equal-work", "full-batch-is-a-mini-batch"],
+        preset="tiny",
+        baseline="batch_size=16",
+        objective="val_loss",
+        trial_length="2 epochs",
+        run_dir=tmp_path,
+        workers=0,
+        verbose=0,
+    )
+    assert found["C46"].verdict.word == "HOLDS"
+    assert found["C8"].verdict.word == "HOLDS"
+    written = json.loads((tmp_path / "verdicts.json").read_text(encoding="utf-8"))
+    assert [claim["number"] for claim in written["claims"]] == ["C8", "C46"]
+    assert "verdicts.html" in {path.name for path in tmp_path.iterdir()}
+    assert written["fingerprint"]["hardware"]["cores"] >= 1

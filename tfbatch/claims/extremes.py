@@ -1,0 +1,225 @@
+"""X8: one example in a batch, and all of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._pairs import fell_short, gains, successes
+from tfbatch.claims.steps_to_target import SUCCESS_MARGIN, seconds_to_target
+from tfbatch.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tensorflow as tf
+
+    from tfbatch.claims._court import Court
+    from tfbatch.configuration import Configuration
+    from tfbatch.training.context import TaskContext
+
+CARD = "X8"
+TITLE = "one example in a batch, and all of them"
+ORDER = 95.0
+CLAIMS: tuple[Claim, ...] = ()
+_MONOTONE_MARGIN = 0.1
+_SAME = 1e-4
+"""Two gradients are equal up to rounding in 32 bits."""
+_MOST_EXAMPLES = 1024
+"""Examples that stand for the whole data where every update looks at all of them."""
+_UPDATES = 30
+_USUAL = 64
+
+
+def collect(court: Court) -> Iterator[Evidence]:
+    """See tfbatch.claims.Card."""
+    study = court.study
+    if court.asks("full-batch-is-a-mini-batch"):
+        yield _special_case(court)
+    if court.asks("sgd-has-no-guarantee"):
+        yield _monotone(court)
+    if court.asks("one-example-hardly-converges"):
+        base, one = (study.updates_to_target(size, "tuned") for size in (study.base, 1))
+        yield Evidence(
+            "one-example-hardly-converges",
+            effects=successes(base, one),
+            margin=SUCCESS_MARGIN,
+            unit="share",
+            axis="epochs",
+            policy="tuned",
+            finding=f"share of runs that reach the target within the epochs, {study.base} less 1",
+        )
+    if court.asks("only-64-and-1"):
+        yield _only_two(court)
+    if court.asks("full-batch-unsuited"):
+        yield _full_batch(court)
+
+
+def _only_two(court: Court) -> Evidence:
+    study = court.study
+    sizes = sorted({*study.sizes, 1, _USUAL})
+    table = {size: study.scores(size, "tuned", "epochs") for size in sizes}
+    losses = gains(table, sizes, (1, _USUAL))
+    return Evidence(
+        "only-64-and-1",
+        effects=tuple(study.margin - loss for loss in losses),
+        margin=0.0,
+        unit="of the metric",
+        axis="epochs",
+        policy="tuned",
+        finding=f"the margin less what the better of 1 and {_USUAL} loses to the best size",
+        doubts=study.doubts("tuned", "epochs", sizes),
+    )
+
+
+def _full_batch(court: Court) -> Evidence:
+    """Seconds to the target of the full batch, over twice those of the best size."""
+    study, full = court.study, court.workload.num_examples
+    runs = {
+        size: study.updates_to_target(size, "tuned") for size in dict.fromkeys((*study.sizes, full))
+    }
+    fast = {
+        size: [-value for value in values]
+        for size, values in seconds_to_target(court, runs).items()
+    }
+    return Evidence(
+        "full-batch-unsuited",
+        effects=tuple(gain - math.log(2) for gain in gains(fast, study.sizes, (full,))),
+        margin=0.0,
+        unit="log ratio",
+        axis="time to target",
+        policy="tuned",
+        finding=f"seconds to the target with all {full} examples in a batch, over twice those of "
+        "the best size",
+        doubts=study.doubts("tuned", "target", (*study.sizes, full)),
+        censored=fell_short(*runs.values()),
+    )
+
+
+def _special_case(court: Court) -> Evidence:
+    untestable, difference = "", math.nan
+    try:
+        difference = court.measure(full_against_parts, court.workload.baseline)
+    except InputError as error:
+        untestable = str(error)
+    return Evidence(
+        "full-batch-is-a-mini-batch",
+        effects=() if untestable else (_SAME - difference,),
+        margin=0.0,
+        unit="share",
+        axis="one gradient",
+        policy="no",
+        finding="relative difference of the gradient of all examples and the mean of those of "
+        f"shuffled mini-batches: {difference:.1e}",
+        untestable=untestable,
+    )
+
+
+def _monotone(court: Court) -> Evidence:
+    study = court.study
+    configuration = study.configuration(study.base, study.rate(study.base, "fixed", "epochs").value)
+    untestable, pairs = "", []
+    try:
+        for seed in court.seeds("verdict", court.preset.seeds):
+            pairs.append(court.measure(shares_of_descent, configuration, seed=seed))
+    except InputError as error:
+        untestable = str(error)
+    return Evidence(
+        "sgd-has-no-guarantee",
+        effects=() if untestable else tuple(full - sgd for full, sgd in pairs),
+        margin=_MONOTONE_MARGIN,
+        unit="share",
+        axis="updates",
+        policy="fixed",
+        finding=f"share of {_UPDATES} updates of plain descent that lower the loss of all examples,"
+        f" the full batch less batch size {study.base}",
+        untestable=untestable,
+    )
+
+
+def full_against_parts(task: TaskContext, configuration: Configuration) -> float:
+    """Inside the process that trains: how far the gradient of all is from the mean of its parts.
+
+    Raises:
+        InputError: The gradient cannot be measured.
+    """
+    import numpy as np
+
+    from tfbatch.gradients.loss import gradients_of
+
+    model, examples = _model_and_examples(task, configuration, seed=1)
+    whole = [g.numpy().astype(np.float64) for g in gradients_of(model, examples, training=False)]
+    count = len(examples[-1])
+    order = np.random.default_rng(1).permutation(count)
+    parts = [np.zeros_like(g) for g in whole]
+    for first in range(0, count, configuration.batch_size):
+        task.heartbeat_or_stop()
+        chosen = order[first : first + configuration.batch_size]
+        batch = _taken(examples, chosen)
+        for total, g in zip(parts, gradients_of(model, batch, training=False), strict=True):
+            total += len(chosen) / count * g.numpy().astype(np.float64)
+    squares = sum(((a - b) ** 2).sum() for a, b in zip(whole, parts, strict=True))
+    return float(math.sqrt(squares / sum((g**2).sum() for g in whole)))
+
+
+def shares_of_descent(
+    task: TaskContext, configuration: Configuration, *, seed: int
+) -> tuple[float, float]:
+    """Inside the process that trains: how many updates lower the loss, full batch and mini-batch.
+
+    Raises:
+        InputError: The gradient cannot be measured.
+    """
+    import numpy as np
+
+    from tfbatch.gradients.loss import batch_loss, gradients_of
+
+    shares = []
+    for full in (True, False):
+        model, examples = _model_and_examples(task, configuration, seed=seed)
+        count = len(examples[-1])
+        generator = np.random.default_rng(seed)
+        losses = [float(batch_loss(model, examples, training=False))]
+        for _ in range(_UPDATES):
+            task.heartbeat_or_stop()
+            chosen = generator.permutation(count)[: count if full else configuration.batch_size]
+            gradients = gradients_of(model, _taken(examples, chosen), training=False)
+            for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+                variable.assign_sub(configuration.base_learning_rate * gradient)
+            losses.append(float(batch_loss(model, examples, training=False)))
+        falls = [b < a for a, b in itertools.pairwise(losses)]
+        shares.append(sum(falls) / len(falls))
+    return shares[0], shares[1]
+
+
+def _model_and_examples(
+    task: TaskContext, configuration: Configuration, *, seed: int
+) -> tuple[tf.keras.Model, tuple[tf.Tensor, ...]]:
+    """A fresh model, and the examples that stand for the data.
+
+    Raises:
+        InputError: The gradient cannot be measured from outside `fit`, or there are several inputs.
+    """
+    import tensorflow as tf
+
+    from tfbatch.gradients.loss import why_not
+    from tfbatch.instruments.weights_and_examples import without_augmentation
+
+    workload = task.programs.workload
+    data = without_augmentation(workload.data)
+    count = min(_MOST_EXAMPLES, data.num_examples("train"))
+    model = workload.compiled(configuration, total_examples=count, seed=seed)
+    if reason := why_not(model):
+        raise InputError(f"the model's gradients cannot be measured: {reason}")
+    examples = next(iter(data.training(batch_size=count, seed=1, num_examples=count)))
+    if any(tf.nest.is_nested(part) for part in examples):
+        raise InputError("this experiment needs one input and one target")
+    return model, examples
+
+
+def _taken(examples: Sequence[tf.Tensor], chosen: np.ndarray) -> tuple[tf.Tensor, ...]:
+    import tensorflow as tf
+
+    return tuple(tf.gather(part, chosen) for part in examples)
