@@ -39,7 +39,7 @@ from tfbatch.reporting.importance import importance_of
 from tfbatch.reporting.landscape import bracket_of, exponent_of, landscape
 from tfbatch.reporting.page import report_page, write_report
 from tfbatch.reporting.recorded import read_recorded
-from tfbatch.reporting.to_target import steps_to_target, to_target_sentence
+from tfbatch.reporting.to_target import steps_to_target, to_target_chart, to_target_sentence
 from tfbatch.trial.finished_trial import read_row
 from tfbatch.trial.outcome import TrialSpec
 
@@ -430,6 +430,10 @@ def test_steps_to_a_target_are_read_from_the_ends_of_decays(tmp_path):
     assert found.steps[-1].steps == pytest.approx(16000 / 128)
     assert all(one.reached for one in found.steps)
     assert (found.fit is None) == bool(found.reason)
+    steps, examples, seconds = to_target_chart(run).charts
+    assert steps.series[0].y[-1] == pytest.approx(125)
+    assert examples.series[0].y[-1] == pytest.approx(16000)
+    assert seconds.series[0].y[-1] == pytest.approx(125 * run.step_seconds.median(128))
 
 
 def no_success(path):
@@ -570,6 +574,16 @@ def test_size_and_number_of_elements_are_bounded(count, tmp_path):
     (table,) = block_of(text)["tables"].values()
     assert len(table["details"]) <= 51
     assert max(map(len, table["details"])) < 4_100
+
+
+def test_what_was_trained_on_fresh_seeds_is_inside_of_the_picture(tmp_path):
+    """Here most values are close to the best one, and the baseline is far."""
+    run = read_recorded(one_size(tmp_path / "run"))
+    chart = by_batch_size(run).charts[-1]
+    shown = {series.name: series for series in chart.series}
+
+    for name in ("baseline, fresh seeds", "recommended, fresh seeds"):
+        assert chart.y_limits[0] < shown[name].y[0] < chart.y_limits[1]
 
 
 def test_several_runs_stand_on_one_page(run, tmp_path):

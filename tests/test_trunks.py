@@ -6,7 +6,9 @@ import math
 import keras_tuner
 import numpy as np
 import pytest
+import tiny_model
 
+import tfbatch
 from tfbatch.errors import ConfigurationError
 from tfbatch.oracles import (
     Premises,
@@ -20,6 +22,7 @@ from tfbatch.oracles import (
 )
 from tfbatch.oracles._cells import Cell
 from tfbatch.schema import Named
+from tfbatch.trial.trials import Trials
 
 TOTAL = 40_000
 SIZES = (16, 32, 64, 128, 256, 512)
@@ -245,6 +248,18 @@ def test_dear_batch_sizes_are_tried_less_where_seconds_count():
     assert regret(world, oracle.belief()) < 0.2
 
 
+def test_parts_that_cost_as_much_as_a_whole_training_are_not_made():
+    """Starting a trial takes as long as training it."""
+    prices = Prices({16: 0.001, 512: 0.001}, start_seconds=TOTAL / 32 * 0.001)
+    world = World(prices=prices)
+    oracle = world.make()
+    world.search(oracle)
+
+    assert {one.at for one in world.trained.values()} == {TOTAL}
+    assert sum(world.costs) <= 2.6 * prices.cost(32, TOTAL)
+    assert oracle.belief() is not None
+
+
 @pytest.mark.parametrize("workers", [2, 4])
 def test_several_workers_do_nothing_twice(workers):
     world = World()
@@ -300,6 +315,18 @@ def test_its_plan_and_its_answer_are_known_at_any_time():
     assert all(stage.done <= stage.planned for stage in oracle.stages())
 
 
+@pytest.mark.parametrize("start", [0.0, 2.0, 20.0])
+def test_there_is_a_whole_training_however_dear_parts_are(start):
+    """A trial that takes long to start makes short trainings as dear as whole ones."""
+    prices = Prices(dict.fromkeys(SIZES, 1e-3), start_seconds=start)
+    world = World(prices=prices)
+    oracle = world.make()
+    world.search(oracle)
+
+    favorite = oracle.belief().values["batch_size"]
+    assert favorite in {one.cell.batch_size for one in world.trained.values() if one.at == TOTAL}
+
+
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ConfigurationError, match="shares"):
         make_settings("trunks", shares=[0.5, 0.25, 1.0])
@@ -317,3 +344,48 @@ def test_every_batch_size_of_the_ladder_is_judged_before_any_cell_goes_on():
     ]
     first_long = next(k for k, one in enumerate(judged) if one.at > TOTAL / 4)
     assert {32, 128} <= {one.cell.batch_size for one in judged[:first_long]}
+
+
+SEARCH = """
+description: trunks of a tiny model
+oracle: {name: trunks, shares: [0.25, 1.0], fewest_updates: 10}
+max_trials: 20
+space:
+  batch_size: [16, 64]
+  learning_rate_octaves: 0.0
+  warmup_fraction: 0.03
+  schedules: [{name: wsd, cooldown: 0.2, shape: linear}, {name: linear}]
+  optimizer: {name: sgd, momentum: 0.9}
+confirmation: {batch_sizes: 2, seeds: 1}
+"""
+
+
+@pytest.mark.slow
+def test_a_search_for_real_is_continued_to_whole_trainings_and_an_answer(tmp_path):
+    path = tmp_path / "trunks.yaml"
+    path.write_text(SEARCH, encoding="utf-8")
+
+    def run(**more):
+        return tfbatch.find_batch_size(
+            tiny_model.build,
+            "digits",
+            search=str(path),
+            trial_length="2 epochs",
+            workers=0,
+            run_dir=tmp_path / "run",
+            verbose=0,
+            **more,
+        )
+
+    run(max_trials=2)
+    first = [t for t in Trials.read(tmp_path / "run") if t.phase == "search"]
+    result = run()
+    trials = Trials.read(tmp_path / "run")
+
+    assert [t.row for t in trials.of_phase("search")][: len(first)] == [t.row for t in first]
+    assert first
+    whole = [t for t in trials.searched() if t.phase == "search"]
+    assert "wsd" in {t.configuration.schedule.name for t in whole}
+    assert result.batch_size in (16, 32, 64)
+    identities = [(t.parent, t.seed, t.to_examples, t.configuration.identity()) for t in trials]
+    assert len(set(identities)) == len(identities)

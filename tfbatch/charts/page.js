@@ -170,7 +170,7 @@
     const drawOnce = (id) => waiting.delete(id) && draw(id);
     const watch = new IntersectionObserver((entries) => {
       for (const entry of entries) if (entry.isIntersecting) drawOnce(entry.target.id);
-    }, {rootMargin: "700px"});
+    }, {rootMargin: "200px"});
     ids.forEach((id) => watch.observe(document.getElementById(id)));
     const redraw = () => ids.filter((id) => !waiting.has(id)).forEach(draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);

@@ -262,7 +262,7 @@ def _shaded(chart: Chart, shades: Sequence[float]) -> JsonObject:
         "reversescale": dark > light,
         "cmin": min(dark, light),
         "cmax": max(dark, light),
-        "showscale": first is shades,
+        "showscale": first is shades and dark != light and len(set(every)) > 1,
         "colorbar": {"title": {"text": chart.shade_label, "side": "right"}, "thickness": 12},
         "line": {"width": 1, "color": "@ink"},
     }

@@ -44,6 +44,7 @@ _TOLD = 1.64
 _PILOT = 2
 """Number of the pilot's seed."""
 _USUAL_BRACKET = 4
+_NEARLY = 0.7
 _STAGES = ("learning rates", "batch sizes and learning rates", "schedules")
 
 
@@ -54,7 +55,8 @@ class Settings(OracleSettings):
         shares: The lengths at which a cell is judged, as shares of the run's; the last one is 1.
         cool_down: Share of a length that cools down where the space has no `wsd`.
         fewest_updates: A training of fewer judges nothing, unless it is of the run's length.
-        trainings: What the search may cost, in whole trainings of the baseline's batch size.
+        trainings: What the search may cost, in whole trainings of the baseline's batch size; with
+            none whole by then, the favorite's comes on top.
         caution: The answer is what is best at its mean and so many of its deviations.
         rung: A batch size of the ladder whose first judgement costs more, in whole trainings, is
             left to what it is expected to gain.
@@ -157,6 +159,7 @@ class Trunks:
         )
         self._rates = cells.rates(step=_OCTAVE)
         self._made: dict[str, _Made] = {}
+        self._known_lengths: dict[int, tuple[int, ...]] = {}
         self._known_rates: dict[Cell, float | None] = {}
         self._fitted: RateSurface | None = None
         self._chosen: dict[float, Cell | None] = {}
@@ -272,6 +275,22 @@ class Trunks:
         judged = (t for t, _ in self._judged() if (t.cell, t.seed) == (cell, seed))
         return max((t.length for t in judged), default=0)
 
+    def _lengths_of(self, size: int) -> tuple[int, ...]:
+        """Where a batch size is judged: a length that costs nearly as much as the whole is none.
+
+        Starting and evaluating two parts can cost more than a whole training that is short.
+        """
+        if size not in self._known_lengths:
+            total, cell = self._lengths.total, Cell(size, self._cells.start)
+            judged = self._lengths.judged(size)
+            whole = self._cost(cell, total, trunks=()) if total in judged else math.inf
+            self._known_lengths[size] = tuple(
+                length
+                for length in judged
+                if length == total or self._cost(cell, length, trunks=()) <= _NEARLY * whole
+            )
+        return self._known_lengths[size]
+
     # What is known of the rates.
 
     def _allowed(self) -> list[Cell]:
@@ -281,7 +300,7 @@ class Trunks:
         return [
             cell
             for size in self._cells.sizes
-            if size < self._bound and self._lengths.judged(size)
+            if size < self._bound and self._lengths_of(size)
             for rate in self._rates
             if self._is_allowed(cell := Cell(size, rate), failed, survived)
         ]
@@ -400,7 +419,7 @@ class Trunks:
         size = self._reference()
         if not self._settings.bracket or size is None:
             return None
-        length = self._lengths.judged(size)[0]
+        length = self._lengths_of(size)[0]
         scores = self._scores_at(size, length)
         start = min(
             (cell for cell in allowed if cell.batch_size == size),
@@ -423,7 +442,7 @@ class Trunks:
         size = self._reference()
         if not (self._settings.pilot and self._settings.bracket) or size is None:
             return None
-        length = self._lengths.judged(size)[0]
+        length = self._lengths_of(size)[0]
         scores = self._scores_at(size, length)
         if not scores or self._scores_at(size, length, seed=_PILOT):
             return None
@@ -439,10 +458,9 @@ class Trunks:
         for size in self._missing_rungs(allowed):
             own = [cell for cell in allowed if cell.batch_size == size]
             best = own[int(surface.mean(self._full(own)).argmin())]
-            rungs.append((best, 1, self._lengths.judged(size)[0]))
+            rungs.append((best, 1, self._lengths_of(size)[0]))
         dear = self._settings.rung * self._one_training
         rungs = [one for one in rungs if self._cost(one[0], one[2]) <= dear]
-        rungs = [one for one in rungs if self._fits(one[0], one[2])]
         return self._first_free(sorted(rungs, key=lambda one: self._cost(one[0], one[2])))
 
     def _explore(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
@@ -450,7 +468,7 @@ class Trunks:
         surface = self._surface()
         if surface is None:
             first = allowed[0]
-            return self._first_free([(first, 1, self._lengths.judged(first.batch_size)[0])])
+            return self._first_free([(first, 1, self._lengths_of(first.batch_size)[0])])
         near = self._near(allowed, surface)
         options = [
             (cell, length, seed)
@@ -479,7 +497,7 @@ class Trunks:
         """Where a cell is judged next with a seed: no seed runs ahead of the first."""
         longest = self._longest(cell, seed)
         first = self._longest(cell) if seed > 1 else math.inf
-        lengths = self._lengths.judged(cell.batch_size)
+        lengths = self._lengths_of(cell.batch_size)
         return next((n for n in lengths if longest < n <= first), None)
 
     def _finish(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
@@ -488,7 +506,11 @@ class Trunks:
         if favorite is None:
             return None
         total = self._lengths.total
-        if self._longest(favorite) < total and self._cost(favorite, total) <= self._left():
+        # Without a whole training there is no answer, whatever one costs by now.
+        ended = (m.training for m in self._made.values() if m.training.kind != "trunk")
+        none_whole = all(training.length < total for training in ended)
+        affordable = self._cost(favorite, total) <= self._left()
+        if self._longest(favorite) < total and (none_whole or affordable):
             return self._first_free([(favorite, 1, total)])
         made = {m.training.schedule for m in self._of(favorite, 1) if m.training.kind == "whole"}
         for name in self._other_schedules():
@@ -518,7 +540,7 @@ class Trunks:
     def _reference(self) -> int | None:
         """The reference batch size, or the largest that is known to fit."""
         sizes = [size for size in self._cells.sizes if size < self._bound]
-        sizes = [size for size in sizes if self._lengths.judged(size)]
+        sizes = [size for size in sizes if self._lengths_of(size)]
         if not sizes:
             return None
         wanted = self._cells.reference
@@ -553,10 +575,11 @@ class Trunks:
         self, wanted: Sequence[tuple[Cell, int, int]]
     ) -> Training | Literal["wait"] | None:
         """The next step towards the first of cell, seed and length that nobody works on."""
-        for cell, seed, length in wanted:
+        fitting = [one for one in wanted if self._fits(one[0], one[2], one[1])]
+        for cell, seed, length in fitting:
             if not self._is_busy(cell, seed):
                 return self._step(cell, length, seed)
-        return "wait" if wanted else None
+        return "wait" if fitting else None
 
     def _favorite(self) -> Cell | None:
         """The cell of the best value that is not hoped for: mean and a share of its deviation."""
@@ -574,12 +597,15 @@ class Trunks:
         deviation = np.sqrt(np.maximum(np.diag(surface.covariance(points, points)), 0.0))
         return cells[int((surface.mean(points) + self._settings.caution * deviation).argmin())]
 
-    def _cost(self, cell: Cell, length: int, seed: int = 1) -> float:
-        """What it still costs to judge a cell at a length."""
-        trunks, total = self._trunks(cell, seed), 0.0
-        for training in self._lengths.missing(cell, length, seed=seed, trunks=trunks):
-            total += self._prices.cost(cell.batch_size, self._lengths.examples(training, trunks))
-            trunks = [*trunks, length] if training.kind != "trunk" else [*trunks, training.length]
+    def _cost(
+        self, cell: Cell, length: int, seed: int = 1, *, trunks: Sequence[int] | None = None
+    ) -> float:
+        """What it still costs to judge a cell at a length, where some of its trunks are there."""
+        there = list(self._trunks(cell, seed) if trunks is None else trunks)
+        total = 0.0
+        for training in self._lengths.missing(cell, length, seed=seed, trunks=there):
+            total += self._prices.cost(cell.batch_size, self._lengths.examples(training, there))
+            there.append(training.length)
         return total
 
     def _spent(self) -> float:
@@ -614,7 +640,7 @@ class Trunks:
         size = self._reference()
         if size is None:
             return ()
-        first, total = self._lengths.judged(size)[0], self._lengths.total
+        first, total = self._lengths_of(size)[0], self._lengths.total
         done = dict.fromkeys(_STAGES, 0)
         for made in self._made.values():
             done[self._stage_of(made.training, size, first)] += made.told is not None

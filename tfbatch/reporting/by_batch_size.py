@@ -420,14 +420,17 @@ def _tied(run: RecordedRun) -> list[Band]:
 
 
 def _limits(run: RecordedRun, series: Sequence[Series]) -> tuple[float, float] | None:
-    """The vertical range of what matters: a size that learned nothing is outside the picture."""
-    # The interval of a prediction may be as wide as it is.
-    parts = [s.y if s.kind == "dashed" else (*s.y, *(s.low or ()), *(s.high or ())) for s in series]
-    ends = [v for part in parts for v in part]
-    values = [v for v in ends if math.isfinite(v)]
+    """The vertical range of what matters: a size that learned nothing is outside the picture.
+
+    Whatever was trained on fresh seeds is inside, and its interval; that of a prediction is not.
+    """
+    values = [v for s in series for v in s.y if math.isfinite(v)]
     best = max(values) if run.trials.objective.direction == "max" else min(values)
-    far = sorted(abs(v - best) for v in values)
-    reach = max(_TIMES_RANGE * far[len(far) // 2], far[len(far) // 4], 1e-9)
-    low, high = max(min(values), best - reach), min(max(values), best + reach)
+    reach = _TIMES_RANGE * statistics.median(abs(v - best) for v in values)
+    inside = [v for v in values if abs(v - best) <= reach]
+    fresh = (s for s in series if s.symbol == "diamond")
+    inside += [v for s in fresh for part in (s.y, s.low, s.high) for v in part or ()]
+    inside = [v for v in inside if math.isfinite(v)]
+    low, high = min(inside), max(inside)
     room = 0.08 * (high - low) or 0.05 * abs(best) or 1.0
     return low - room, high + room

@@ -88,7 +88,7 @@ def answer_section(run: RecordedRun, *, level: int) -> PageSection:
     changes = words.changes if words else ()
     nothing = "What would change it: nothing that the run itself points to."
     return PageSection(
-        "Beside your own setting",
+        "Beside your own setting" if words else "What it cost",
         (),
         columns=_columns(run),
         rows=_rows(run),

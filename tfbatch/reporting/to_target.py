@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from tfbatch.charts import Chart, Series
+from tfbatch.charts import Chart, Series, Stack
 from tfbatch.errors import InputError
 from tfbatch.estimators.critical_batch_size import CriticalBatchSize, fit_critical_batch_size
 from tfbatch.estimators.first_hit import StepsToTarget
@@ -131,45 +131,44 @@ def to_target_sentence(run: RecordedRun) -> str:
     return f"{words} {found.reason or found.fit}"
 
 
-def to_target_chart(run: RecordedRun) -> Chart | None:
-    """Steps to the target by batch size, with the fitted curve; None where they are not known."""
+def to_target_chart(run: RecordedRun) -> Stack | None:
+    """Steps, examples and seconds to the target by batch size; None where they are not known.
+
+    Seconds are those of steps measured alone, and are left out where a size was not timed so.
+    """
     found = steps_to_target(run)
     if found is None:
         return None
-    sizes = tuple(float(one.batch_size) for one in found.steps)
     reached = [one for one in found.steps if one.reached]
-    series = [
-        Series(
-            name,
-            tuple(float(one.batch_size) for one in reached),
-            values,
-            role=role,  # type: ignore[arg-type]
-        )
-        for name, values, role in (
-            ("steps", tuple(one.steps for one in reached), "candidate"),
-            ("examples", tuple(one.steps * one.batch_size for one in reached), "best"),
-            ("seconds of training steps", _seconds(run, reached), "baseline"),
-        )
-        if values
+    if not reached:
+        return None
+    fit = found.fit.hyperbola if found.fit else None
+    charts = [
+        _panel("steps", reached, [one.steps for one in reached], fit.steps if fit else None),
+        _panel(
+            "examples",
+            reached,
+            [one.steps * one.batch_size for one in reached],
+            fit.examples if fit else None,
+        ),
     ]
-    if found.fit is not None:
-        curve = found.fit.hyperbola
-        series.append(
-            Series(
-                "predicted steps (fitted)",
-                sizes,
-                tuple(curve.steps(size) for size in sizes),
-                kind="dashed",
-                role="predicted",
-            )
-        )
-    return Chart(
-        "To the target",
-        "batch size",
-        "steps, examples, seconds",
-        tuple(series),
-        x_ticks=sizes,
-    )
+    if seconds := _seconds(run, reached):
+        charts.append(_panel("seconds of steps", reached, seconds, None))
+    return Stack("To the target", tuple(charts))
+
+
+def _panel(
+    quantity: str,
+    reached: Sequence[StepsToTarget],
+    values: Sequence[float],
+    curve: Callable[[float], float] | None,
+) -> Chart:
+    sizes = tuple(float(one.batch_size) for one in reached)
+    series = [Series("to the target", sizes, tuple(values), role="candidate")]
+    if curve is not None:
+        fitted = tuple(curve(size) for size in sizes)
+        series.append(Series("predicted (fitted)", sizes, fitted, kind="dashed", role="predicted"))
+    return Chart(quantity.capitalize(), "batch size", quantity, tuple(series), x_ticks=sizes)
 
 
 def _seconds(run: RecordedRun, reached: Sequence[StepsToTarget]) -> tuple[float, ...]:
