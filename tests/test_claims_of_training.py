@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import math
 
 import numpy as np
 import pytest
 
-from tests.court_fixtures import NoisyQuadratic, SimulatedCourt
+from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, noise_of
 from tfbatch import claims as court
 from tfbatch.claims import (
     accumulated_batches,
@@ -271,3 +272,50 @@ def test_normalization_is_judged_by_differences_of_differences():
     assert found["normalization-needs-large", ""].word == "HOLDS"
     assert found["normalization-repairs-few-updates", ""].word == "HOLDS"
     assert absent["normalization-needs-large", ""].word == "NOT TESTABLE HERE"
+
+
+def flat(effect):
+    """The best rate follows the linear rule; the large size alone loses an effect.
+
+    Every training has noise of its own beside that of its seed, with deviations of 0.01 each.
+    """
+
+    def curve(training, examples):
+        configuration = training.configuration
+        size, rate = configuration.batch_size, configuration.base_learning_rate
+        own = noise_of(training.seed, size, rate).normal(0, 0.01)
+        shared = np.random.default_rng(training.seed).normal(0, 0.01)
+        far = math.log2(rate / 0.05 * 32 / size)
+        loss = 0.1 + 0.05 * far**2 + effect * (size == 512) + own + shared
+        reached = 1 - np.exp(-np.asarray(examples) / 2000)
+        return -1.0 + reached * (1.0 - loss)
+
+    return curve
+
+
+def words_of(effect, runs):
+    """How often each part of X4 gets each word, over courts with other seeds."""
+    counts = collections.Counter()
+    for seed in range(runs):
+        simulated = Trained(flat(effect), step=lambda size: 1e-3 * (64 + size), seed=seed)
+        for part, verdict in judged(same_budget, simulated).items():
+            counts[(*part, verdict.word)] += 1
+    return counts
+
+
+@pytest.mark.slow
+def test_error_rates_of_a_whole_card():
+    """From the search of rates to the word: 200 courts without an effect, 100 with two margins.
+
+    A share of 2.5 % has a standard error of 1.1 points in 200.
+    """
+    null, large = words_of(0.0, 200), words_of(0.028, 100)
+
+    worse = ("same-epochs-large-is-worse", "tuned")
+    equal = ("large-can-match-small", "")
+    assert null[(*worse, "HOLDS")] <= 200 * (0.025 + 4 * 0.011)
+    assert null[(*equal, "DOES NOT HOLD")] <= 200 * (0.05 + 4 * 0.015)
+    assert null["some-size-best-in-metric", "epochs", "HOLDS"] <= 200 * (0.025 + 4 * 0.011)
+    assert null["size-changes-speed-and-metric", "metric", "HOLDS"] <= 200 * (0.025 + 4 * 0.011)
+    assert large[(*worse, "HOLDS")] >= 80
+    assert large[(*equal, "HOLDS")] <= 100 * (0.025 + 4 * 0.016)

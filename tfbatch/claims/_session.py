@@ -28,10 +28,12 @@ from tfbatch.models import MODELS
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.oracles import Part
 from tfbatch.pipeline.user_data import OwnSplit
+from tfbatch.process.limits import usable_cores
 from tfbatch.request.model_and_data import baseline_configuration
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.fingerprint import write_fingerprint
+from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
 from tfbatch.run_folder.folder import RunFolder, RunLock
+from tfbatch.run_folder.machine_load import load_between, sample_load
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
 from tfbatch.schema import Named, content_hash
 from tfbatch.search.clock import SearchClock
@@ -239,6 +241,7 @@ def hold_court(
         RunFolderError: The run folder is in use, or full.
     """
     started = time.monotonic()
+    must_stop = _Stop(stop_requested)
     progress.doing("starting the first worker process")
     with (
         lock,
@@ -250,7 +253,7 @@ def hold_court(
             progress=progress,
             splits=splits,
             warm=warm,
-            stop_requested=stop_requested,
+            stop_requested=must_stop,
         ) as ready,
     ):
         num_examples = ready.data.splits["train"]
@@ -280,13 +283,9 @@ def hold_court(
         with folder:
             write_fingerprint(folder.path, list(ready.engine.devices.accelerators))
             spent = spent_seconds(folder.path, folder.journal.rows)
-            clock = SearchClock(
+            must_stop.clock = SearchClock(
                 request.max_minutes, spent_seconds=spent + time.monotonic() - started
             )
-
-            def must_stop() -> bool:
-                return stop_requested() or clock.expired()
-
             court = LiveCourt(
                 workload_of(request, baseline, untrained, ready),
                 request.preset,
@@ -309,7 +308,34 @@ def hold_court(
             )
             session = Session(request, court, folder.path, progress, must_stop, finished)
             with WallTime(folder.path, before=spent, started=started):
-                return session.run()
+                begun = sample_load()
+                found = session.run()
+                load = load_between(begun, sample_load(), cores=usable_cores())
+                record_load(folder.path, during_run=load)
+                if load.busy:
+                    progress.say(
+                        f"Other processes used {load.others:.1f} of {load.cores:.1f} cores: times "
+                        "are longer and less certain than on an idle machine."
+                    )
+                return dataclasses.replace(found, fingerprint=fingerprint_of(folder.path))
+
+
+class _Stop:
+    """Whether the session is to end: the user asks for it, or its time is over.
+
+    Args:
+        stop_requested: Whether the user asks for it.
+
+    Attributes:
+        clock: The session's clock, as soon as the folder says what earlier sessions have used.
+    """
+
+    def __init__(self, stop_requested: Callable[[], bool]):
+        self._stop_requested = stop_requested
+        self.clock: SearchClock | None = None
+
+    def __call__(self) -> bool:
+        return self._stop_requested() or (self.clock is not None and self.clock.expired())
 
 
 class Session:
