@@ -8,7 +8,8 @@ the main thread of headless Chromium, whose WebGL runs on the CPU. "opened": the
 Plotly is loaded, and the figures on the screen are drawn; "everything": all figures, which a
 reader's browser draws as they come near the screen. Beside them the wall-clock time to open.
 
-Result: see the file below.
+Result: opens in 1.5 to 1.8 s of CPU time with 12, 200 and 2,000 trials (n = 3 each); the page has
+  2.0 to 2.7 MB and at most 2,400 elements.
 Evidence: benchmarks/results/report.md
 """
 

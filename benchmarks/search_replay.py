@@ -4,10 +4,10 @@ usage: python benchmarks/search_replay.py [--table=TABLE ...] [--search=NAME ...
            [--metric=loss|accuracy] [--engine=examples|tfbatch|keras_tuner ...] [--repetitions=N]
            [--set=KEY=VALUE ...] [--name=NAME] [--keep] [--tables=FOLDER]
 
-A repetition parts the table's seeds into those that the search sees and those that judge it (all
-splits in turn), and has a seed of its own for the search. `--set` gives a search's settings, and
-`--name` then the name of the row. `--keep` keeps the result in benchmarks/results/search_replay,
-from which search_replay_page.py makes tables and figure.
+A repetition parts the table's seeds into those that the search sees, in an order of its own, and
+those that judge it (all splits in turn), and has a seed of its own for the search. `--set` gives a
+search's settings, and `--name` then the name of the row. `--keep` keeps the result in
+benchmarks/results/search_replay, from which search_replay_page.py makes tables and figure.
 
 Columns: full trainings of the baseline until the answer was first within the tolerance of the best
 known (mean, median, share of repetitions; where it never was, the cap of 25, or what the search
@@ -78,8 +78,10 @@ def run(make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions
     judges = itertools.islice(_judges(table, metric), repetitions)
     for seed, (seen, judge) in enumerate(judges, start=1):
         task = Task(table, metric, engine, seed)
+        # The first of them is what a search that numbers its seeds begins with.
+        numbered = np.random.default_rng((seed, 1)).permutation(seen).tolist()
         rng = np.random.default_rng(seed)
-        replay = Replay(table, engine=engine, metric=metric, seeds=seen, rng=rng)
+        replay = Replay(table, engine=engine, metric=metric, seeds=numbered, rng=rng)
         most = round(CAP * table.plan.total_examples)
         made.append((simulate(make(task), replay, most_examples=most), judge))
     return Simulated(made, (time.process_time() - began) / repetitions)

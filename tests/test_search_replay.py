@@ -237,6 +237,14 @@ def test_regret_is_0_at_the_best_and_the_course_says_when_it_came_near(table):
     # Two seeds that differ by 1/16 in 7 configurations, and diverge in the eighth.
     assert judge.deviation == pytest.approx(math.sqrt(7 / 8 / 2) / 16)
 
+    key = (Training(32, -1.0, "cool_down", 4_000), 2)
+    late = dataclasses.replace(table._trained[key], status="timeout", loss=math.nan)
+    table._trained[key] = late
+    worse = Judge(table, (1, 2), "loss").regret(Cell(32, -1.0, "wsd"))
+    assert worse == pytest.approx(0.75 - 1 / 32)  # of the first seed alone, which is 1/32 luckier
+    del table._trained[key]
+    table._trained[key] = trained(*key)
+
     small = Cell(32, 0.0, "wsd")
     moments, _ = run(table, whole(Cell(32, -1.0, "wsd")), whole(small), whole(BEST))
     course = Course.of(moments, judge, seconds=False)

@@ -35,7 +35,7 @@ class Judge:
     The best known is what has the best mean over all seeds: the best of many means over the judging
     seeds alone would be too good by luck, and nobody's regret would be small. So a regret can be
     negative, and is not cut off at 0: its mean over splits is nearly unbiased. A seed that diverged
-    counts as an untrained model.
+    counts as an untrained model; one whose time ran out on a busy machine is left out of the mean.
 
     Args:
         table: The table.
@@ -55,7 +55,8 @@ class Judge:
         every = range(1, table.plan.seeds + 1)
         cells = sorted(cells_of(table), key=lambda cell: self._sign * self.mean(cell, every))
         self.best = cells[0]
-        deviations = [statistics.stdev(self._values(c, every)) for c in cells[:BEST_CELLS]]
+        best = [self._values(cell, every) for cell in cells[:BEST_CELLS]]
+        deviations = [statistics.stdev(values) for values in best if len(values) > 1]
         self.deviation = math.sqrt(statistics.fmean(d**2 for d in deviations))
         self.tolerance = HALF_A_POINT if metric == "accuracy" else self.deviation
 
@@ -65,7 +66,8 @@ class Judge:
 
     def _values(self, cell: Cell, seeds: Sequence[int]) -> list[float]:
         training, untrained = cell.training(self._table.plan), UNTRAINED[self._metric]
-        made = (self._table.trained(training, seed) for seed in seeds)
+        made = [self._table.trained(training, seed) for seed in seeds]
+        made = [one for one in made if one.status != "timeout"] or made
         return [t.value(self._metric) if t.status == "completed" else untrained for t in made]
 
     @functools.cache  # noqa: B019 - a judge lives as long as the benchmark

@@ -235,7 +235,7 @@ class Replay:
             return self.seeds[(proposal.seed - 1) % len(self.seeds)]
         before = self._drawn.setdefault(cell, [])
         fewest = min(before.count(seed) for seed in self.seeds)
-        free = [seed for seed in self.seeds if before.count(seed) == fewest]
+        free = [seed for seed in sorted(self.seeds) if before.count(seed) == fewest]
         before.append(free[int(self._rng.integers(len(free)))])
         return before[-1]
 

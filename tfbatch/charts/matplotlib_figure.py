@@ -12,21 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.charts import Chart, ParallelCoordinates, Picture, Series, Stack
+from tfbatch.charts.colors import PALETTE, color
 from tfbatch.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLORS = {
-    "recommended": "#0b6e4f",
-    "baseline": "#b3541e",
-    "best": "#355fa8",
-    "candidate": "#6f7d8c",
-    "other": "#9aa5b1",
-    "failed": "#c0392b",
-    "predicted": "#7b5ea7",
-}
-_PALETTE = ("#3a8fb7", "#a08a00", "#c2577a", "#5d8a3a", "#8a6d5b", "#6f7d8c")
 _MARKERS = {
     "circle": ("o", "full"),
     "circle-open": ("o", "none"),
@@ -102,9 +93,9 @@ def _draw(area: Axes, chart: Chart, *, bottom: bool) -> None:
         span = area.axhspan if band.across == "y" else area.axvspan
         span(band.low, band.high, color="#dfe7e3", label=band.label, zorder=0)
     for number, series in enumerate(chart.series):
-        _plot(area, chart, series, _PALETTE[number % len(_PALETTE)])
+        _plot(area, chart, series, color(PALETTE[number % len(PALETTE)]))
     for mark in chart.marks:
-        area.axvline(mark.x, color=_COLORS.get(mark.role or "other"), linewidth=0.8, linestyle=":")
+        area.axvline(mark.x, color=color(mark.role or "other"), linewidth=0.8, linestyle=":")
         area.annotate(
             mark.label,
             (mark.x, 1.0),
@@ -128,14 +119,14 @@ def _draw(area: Axes, chart: Chart, *, bottom: bool) -> None:
         area.minorticks_off()
     area.set_ylabel(chart.y_label)
     area.set_title(chart.title, fontsize=9, loc="left")
-    area.grid(color="#e6e6e6", linewidth=0.6)
+    area.grid(color=color("grid"), linewidth=0.6)
     area.set_axisbelow(True)
     if bottom:
         area.set_xlabel(chart.x_label)
 
 
-def _plot(area: Axes, chart: Chart, series: Series, color: str) -> None:
-    color = _COLORS[series.role] if series.role else color
+def _plot(area: Axes, chart: Chart, series: Series, shade: str) -> None:
+    shade = color(series.role) if series.role else shade
     marker, filled = _MARKERS[series.symbol]
     style = {
         "points": "none",
@@ -145,9 +136,9 @@ def _plot(area: Axes, chart: Chart, series: Series, color: str) -> None:
         "bars": "none",
     }[series.kind]
     if series.kind == "bars":
-        area.bar(series.x, series.y, color=color, label=series.name)
+        area.bar(series.x, series.y, color=shade, label=series.name)
         return
-    drawn: dict[str, Any] = {"color": color, "linestyle": style, "linewidth": 1.1}
+    drawn: dict[str, Any] = {"color": shade, "linestyle": style, "linewidth": 1.1}
     if series.kind in ("points", "points and line"):
         drawn |= {"marker": marker, "fillstyle": filled, "markersize": 4}
     if series.low is not None and series.high is not None:

@@ -21,9 +21,10 @@ from tfbatch.charts import (
     Stack,
     finite,
 )
+from tfbatch.charts.colors import PALETTE
 from tfbatch.schema import JsonObject
 
-_PALETTE = tuple(f"@series-{number}" for number in range(1, 7))
+_PALETTE = tuple(f"@{name}" for name in PALETTE)
 _MANY_DECADES = 3.0
 _MOST_DECADES = 12.0
 _HEIGHT = 400

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import html
 import math
-import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from tfbatch.charts import Chart, Series, Stack
+from tfbatch.charts.colors import PALETTE, color
 
 WIDTH = 880
 _LEFT, _RIGHT, _TOP, _GAP, _BOTTOM = 72, 20, 22, 22, 46
@@ -18,7 +16,6 @@ _PANEL, _LAST_PANEL = 150, 250
 _LETTER = 6.7
 """Pixels of a letter, about: SVG cannot measure text."""
 _ROW = 20
-_PALETTE = tuple(f"series-{number}" for number in range(1, 7))
 
 
 def svg(picture: Chart | Stack) -> str:
@@ -50,19 +47,6 @@ def svg(picture: Chart | Stack) -> str:
             "</svg>\n",
         ]
     )
-
-
-@functools.cache
-def _colors() -> dict[str, str]:
-    """The light colors of the page: its style is their one place."""
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    light = style[: style.index("}")]
-    return dict(re.findall(r"--([a-z0-9-]+): ([^;]+);", light))
-
-
-def color(name: str) -> str:
-    """A color of the light page by its name."""
-    return _colors()[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +163,7 @@ def _panel(
             corners = [(low, top), (high, top), (high, bottom), (low, bottom)]
         drawing.area(corners, color("band"))
     for number, series in enumerate(chart.series):
-        _series(drawing, series, color(series.role or _PALETTE[number % len(_PALETTE)]), x, y)
+        _series(drawing, series, color(series.role or PALETTE[number % len(PALETTE)]), x, y)
     drawing.elements.append("</g>")
     for level, mark in enumerate(sorted(chart.marks, key=lambda mark: mark.x)):
         place, stroke = x(mark.x), color(mark.role or "quiet")
@@ -238,7 +222,7 @@ def _legend(charts: Sequence[Chart]) -> list[_Entry]:
     found: dict[str, _Entry] = {}
     for chart in charts:
         for number, series in enumerate(chart.series):
-            stroke = color(series.role or _PALETTE[number % len(_PALETTE)])
+            stroke = color(series.role or PALETTE[number % len(PALETTE)])
             points = series.kind in ("points", "points and line")
             found.setdefault(
                 series.name,
