@@ -10,6 +10,7 @@ from search_fixtures import TOTAL_EXAMPLES as TOTAL
 
 from tfbatch.answer.plan import Plan, PlannedStage
 from tfbatch.oracles import NO_PRICES, Prices, Proposal
+from tfbatch.request.search_config import load_search
 from tfbatch.search.pace import Pace, measure_pace
 from tfbatch.search.plan import disk_bytes, planned_stages
 from tfbatch.search.rehearsal import Rehearsal, Rehearsed, RehearsedEngine, TimedOracle
@@ -198,3 +199,14 @@ def test_the_disk_that_weights_and_states_take():
     assert disk_bytes(trials, most_state_bytes=10**9, **of) == 4 * 100 + 300
     assert disk_bytes(trials, most_state_bytes=50, **of) == 4 * 100 + 50
     assert disk_bytes(trials, most_state_bytes=50, weights_bytes=100, in_parts=False) == 400
+
+
+def test_a_rehearsal_names_the_stages_of_an_oracle_that_has_some():
+    found = rehearsal(load_search("trunks"), max_trainings=20.0).run()
+    stages = {one.name: one for one in planned_stages(found)}
+
+    assert {"baseline", "learning rates", "verification"} <= stages.keys()
+    searched = [one for one in found if one.trial.phase == "search"]
+    assert any(one.trial.parent for one in searched), "it trains in parts"
+    assert any(one.trial.is_whole for one in searched)
+    assert sum(one.trainings for one in found) <= 20.0
