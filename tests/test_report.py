@@ -40,6 +40,7 @@ from tfbatch.reporting.landscape import bracket_of, exponent_of, landscape
 from tfbatch.reporting.page import report_page, write_report
 from tfbatch.reporting.recorded import read_recorded
 from tfbatch.reporting.to_target import steps_to_target, to_target_chart, to_target_sentence
+from tfbatch.search.answer_writer import report_at_the_end
 from tfbatch.trial.finished_trial import read_row
 from tfbatch.trial.outcome import TrialSpec
 
@@ -619,6 +620,48 @@ def test_a_report_is_drawn_without_tensorflow(run_dir, tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+class Told:
+    """Stands in for the progress of a search."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def doing(self, text):
+        pass
+
+
+def test_a_run_that_fails_is_drawn_too_and_its_failure_stands(tmp_path):
+    path, told = no_success(tmp_path / "run"), Told()
+
+    with pytest.raises(InputError, match="the run's own"), report_at_the_end(path, told):
+        raise InputError("the run's own")
+    assert (path / "report.html").exists()
+    assert told.said == []
+
+
+def test_a_run_that_is_quit_at_once_draws_nothing(tmp_path):
+    path = no_success(tmp_path / "run")
+
+    with pytest.raises(KeyboardInterrupt), report_at_the_end(path, Told()):
+        raise KeyboardInterrupt
+    assert not (path / "report.html").exists()
+
+
+def test_a_failure_to_draw_costs_one_sentence(tmp_path, monkeypatch):
+    path, told = no_success(tmp_path / "run"), Told()
+
+    def fails(run):
+        raise ZeroDivisionError("a bug in a figure")
+
+    monkeypatch.setattr("tfbatch.reporting.page.landscape", fails)
+    with report_at_the_end(path, told):
+        pass
+    assert told.said == ["report.html could not be drawn: ZeroDivisionError: a bug in a figure"]
 
 
 def test_importance_is_refused_of_few_trials(tmp_path):
