@@ -153,6 +153,25 @@ def test_the_tuned_metric_is_recomputed_from_the_journal(rows, data):
             assert half == pytest.approx(t * deviation / math.sqrt(len(group)), rel=1e-5)
 
 
+def test_the_line_at_the_baselines_rate_is_predicted_only_where_nothing_was_tried(tmp_path, data):
+    predicted = trace(data, "predicted at learning rate 0.01")
+    far = {x: math.log2(0.01 / (0.1 * math.sqrt(x / 32))) for x in predicted["x"]}
+    for x, y in zip(predicted["x"], predicted["y"], strict=True):
+        # As the losses were made; half of the trials have the schedule that is worse by 0.02.
+        truth = 0.3 + 0.03 * far[x] ** 2 + 0.03 * abs(math.log2(x / 32)) + 0.01
+        assert y == pytest.approx(truth, abs=0.02)
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    rows += [
+        row_of(f"search-{n:04d}", "search", n, configuration(size, 0.011))
+        for n, size in enumerate((8, 64, 128), start=1)
+    ]
+    run = read_recorded(write_run(tmp_path / "run", rows))
+    series = {one.name: one for one in by_batch_size(run).charts[-1].series}
+    tried = series["at learning rate 0.01 (trials)"]
+    assert tried.x == (8.0, 32.0, 64.0, 128.0)
+    assert set(tried.y) == {row["score"] for row in rows}
+
+
 def test_the_landscape_and_its_fit_are_recomputed_from_the_journal(rows, run, data):
     drawn = trace(data, "trials of the run's length")
     trials = [row for row in rows if row["phase"] in ("baseline", "search")]
