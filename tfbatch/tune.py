@@ -272,6 +272,8 @@ def main(arguments: list[str]) -> int:
         # The answer comes last: it is what the terminal shows when the run is over.
         say(voices.people, f"\nThe recommendation in plain Keras:\n\n{result.snippet}")
         voices.people.print(result.table)
+        if chart := _chart(result):
+            say(voices.people, f"{chart}\n")
         say(voices.people, result.summary())
         say(voices.people, _next_steps(result.run_dir, request))
         if result.failure:
@@ -317,6 +319,12 @@ def _planned(plan: Plan, request: Request) -> TuneResult:
     from tfbatch.command_line.results import TuneResult  # imports SciPy
 
     return TuneResult(status="planned", run_dir=str(request.run_dir), files=(), plan=plan)
+
+
+def _chart(result: Result) -> str:
+    from tfbatch.answer.terminal_chart import terminal_chart  # imports SciPy
+
+    return terminal_chart(result.answer)
 
 
 def _print_answer(voices: Voices, result: Result, code: int) -> None:
