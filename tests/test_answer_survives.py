@@ -72,10 +72,16 @@ class Told(Progress):
 
 def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **tasks):
     """One session of tfbatch.search.run; the result and what was said."""
-    minutes = tasks.pop("max_minutes", None)
+    minutes, only_times = tasks.pop("max_minutes", None), tasks.pop("only_times", False)
+    max_trials = tasks.pop("max_trials", 3)
     request = make_request_of(
-        objective="val_loss", max_trials=3, model="resnet", max_minutes=minutes, run_dir=path
+        objective="val_loss",
+        max_trials=max_trials,
+        model="resnet",
+        max_minutes=minutes,
+        run_dir=path,
     )
+    request = dataclasses.replace(request, only_times=only_times)
     told = Told()
     engine = Engine(trainer or Trainer(), tasks)
     with open_folder(path) as folder:
@@ -387,6 +393,17 @@ def test_a_prediction_that_fails_costs_only_itself(tmp_path):
 
     one_line(lines, "The duration of a trial could not be predicted: ")
     assert result.recommendation["status"] == "complete"
+
+
+def test_where_only_times_are_measured_nothing_is_trained(tmp_path):
+    """Although the budget would allow more trials."""
+    first, _, _ = complete(tmp_path)
+    trainer = Trainer()
+    again, lines, _ = complete(tmp_path, trainer, only_times=True, max_trials=5)
+
+    assert trainer.ran == []
+    assert again.answer.recommended.configuration == first.answer.recommended.configuration
+    assert [line for line in lines if line.startswith("Measuring the step times")]
 
 
 def test_other_settings_are_taken_while_no_trial_is_finished(tmp_path):

@@ -26,6 +26,7 @@ def flags_by_name():
 
 OWN_MEANING = {
     "batch_size": "of a training that is begun with another one, and of one that is translated",
+    "from": "a run whose times are measured again, and one whose slope is used",
     "to": "an exporter, and a batch size: both read as what stands behind",
 }
 SHARED = {

@@ -19,7 +19,7 @@ FLOORS = [
     # No TensorFlow; these may import one another, without a circle.
     "errors schema plug_ins quantities configuration dataset_info seeds "
     "run_folder estimators charts metric_direction trial_status process interleaved_rounds "
-    "loss_scaling",
+    "notebook loss_scaling",
     "encoded_images",
     # Leaves.
     "schedules scaling_rules optimizers layers models sources records augmentations exporters "

@@ -136,23 +136,36 @@ class Rungs:
     forget = tell
 
 
+class PartTrainer(Trainer):
+    """Trains what a part has, and keeps no weights."""
+
+    def __call__(self, spec):
+        spec.log_dir.mkdir(parents=True, exist_ok=True)
+        return dataclasses.replace(outcome(spec), examples=spec.end_examples)
+
+
+def in_rungs(most):
+    make = lambda space, **_: Rungs()  # noqa: E731
+    settings = types.SimpleNamespace(name="rungs", in_parts=True, make=make)
+    return make_config(max_trials=most).model_copy(update={"oracle": settings})
+
+
 def test_the_limit_of_trials_counts_configurations_and_is_extended(tmp_path):
-    class PartTrainer(Trainer):
-        def __call__(self, spec):
-            spec.log_dir.mkdir(parents=True, exist_ok=True)
-            return dataclasses.replace(outcome(spec), examples=spec.end_examples)
-
-    def config(most):
-        make = lambda space, **_: Rungs()  # noqa: E731
-        settings = types.SimpleNamespace(name="rungs", in_parts=True, make=make)
-        return make_config(max_trials=most).model_copy(update={"oracle": settings})
-
     counts = [
-        len(session(tmp_path, PartTrainer(), config(most), limit=99.0, verified=False))
+        len(session(tmp_path, PartTrainer(), in_rungs(most), limit=99.0, verified=False))
         for most in (2, 2, 3)
     ]
 
     assert counts == [1 + 6, 1 + 6, 1 + 9]
+
+
+@pytest.mark.parametrize("limit", [1.2, 1.9, 2.0, 2.3])
+def test_a_budget_is_not_exceeded_by_a_part(tmp_path, limit):
+    """Parts of 640, 640 and 1220 of 2500 examples: the last one is the dearest."""
+    trials = session(tmp_path, PartTrainer(), in_rungs(9), limit=limit, verified=False)
+
+    spent = IN_EXAMPLES.spent(trials)
+    assert limit - 0.49 < spent <= limit
 
 
 def test_a_budget_below_one_training_is_refused():

@@ -13,6 +13,7 @@ from tfbatch.answer.chance import read_chance_level
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.estimators.difference import Difference, Verdict, difference
+from tfbatch.notebook import preformatted
 from tfbatch.run_folder.reader import read_settings
 from tfbatch.schema import Strict
 from tfbatch.trial.finished_trial import FinishedTrial
@@ -86,6 +87,10 @@ class RunComparison(Strict):
     seeds_to_decide: int | None
     command: str | None
     notes: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return preformatted(str(self))
 
     def __str__(self) -> str:
         """For a terminal, at most 80 columns but for paths and commands."""

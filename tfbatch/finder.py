@@ -119,8 +119,7 @@ def find_batch_size(
         max_minutes: Time limit, verification and final evaluation included.
         max_trainings: What all trials may cost, in full trainings of the baseline, which itself and
             verification are included: by the examples they train on or, where the search measures
-            step times first, by the seconds these take alone on the device. It can be exceeded
-            by part of a trial.
+            step times first, by the seconds these take alone on the device.
         verification_seeds: Fresh seeds with which the best configurations are trained again, at
             most: what is decided earlier ends earlier. Default: the search's.
         tolerance: Deficits of the objective up to this do not matter. Default: the deviation

@@ -18,6 +18,7 @@ from tfbatch.answer.stored import read_answer
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.learning_rate_exponent import LearningRateCurve, LearningRateExponent
+from tfbatch.notebook import preformatted
 from tfbatch.optimizers import OPTIMIZERS, parameters_of, roles_of
 from tfbatch.scaling_rules import SCALING_RULES, scaled
 from tfbatch.schema import Named, Strict
@@ -108,6 +109,10 @@ class Translation(Strict):
     def learning_rate(self) -> Change:
         """The change of the learning rate."""
         return next(one for one in self.changes if one.name == "learning_rate")
+
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return preformatted(str(self))
 
     def __str__(self) -> str:
         """For a terminal: at most 80 columns, a table and the formula of each line."""

@@ -8,6 +8,7 @@ command on the same run folder continues it; a larger budget extends it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -55,6 +56,7 @@ from tfbatch.run_folder.files import (
     TRIALS_CSV,
 )
 from tfbatch.run_folder.folder import check_run_dir
+from tfbatch.run_folder.reuse import take_trials
 from tfbatch.search.progress import LiveProgress, Progress
 
 if TYPE_CHECKING:
@@ -167,6 +169,13 @@ flags.DEFINE_boolean(
     "measured, nothing is searched, no run folder is left.",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "from",
+    None,
+    "A run folder of other hardware: its trials and scores are taken into --run_dir, nothing is "
+    "trained, and step times are measured here. With the flags of that run.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_boolean(
     "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
 )
@@ -217,7 +226,13 @@ def main(arguments: list[str]) -> int:
     request = request_from_flags()
     if FLAGS.dry_run:
         return _plan(request)
+    source = path_of(FLAGS["from"].value)
+    if source and FLAGS.overwrite:
+        raise InputError("`--from` takes a new run folder: leave out --overwrite.")
     run_dir = check_run_dir(request.run_dir)
+    taken = take_trials(source, run_dir) if source else ""
+    if source:
+        request = dataclasses.replace(request, only_times=True)
     with (
         library_noise_to(run_dir / LIBRARY_LOG) as (out, err),
         StopSignal(
@@ -229,6 +244,8 @@ def main(arguments: list[str]) -> int:
             voices.people,
             f"Run folder: {run_dir} (what the libraries print goes to {LIBRARY_LOG} in it)",
         )
+        if taken:
+            say(voices.people, taken)
         shown = voices.progress
         progress = LiveProgress(shown) if shown and shown.is_terminal else Progress(shown)
         progress.on_begin = stop.keep
@@ -255,6 +272,8 @@ def main(arguments: list[str]) -> int:
         # The answer comes last: it is what the terminal shows when the run is over.
         say(voices.people, f"\nThe recommendation in plain Keras:\n\n{result.snippet}")
         voices.people.print(result.table)
+        if chart := _chart(result):
+            say(voices.people, f"{chart}\n")
         say(voices.people, result.summary())
         say(voices.people, _next_steps(result.run_dir, request))
         if result.failure:
@@ -300,6 +319,12 @@ def _planned(plan: Plan, request: Request) -> TuneResult:
     from tfbatch.command_line.results import TuneResult  # imports SciPy
 
     return TuneResult(status="planned", run_dir=str(request.run_dir), files=(), plan=plan)
+
+
+def _chart(result: Result) -> str:
+    from tfbatch.answer.terminal_chart import terminal_chart  # imports SciPy
+
+    return terminal_chart(result.answer)
 
 
 def _print_answer(voices: Voices, result: Result, code: int) -> None:

@@ -16,6 +16,7 @@ from tfbatch.run_folder.files import FINGERPRINT
 from tfbatch.schema import JsonObject
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
     from rich.table import Table
 
 VERDICTS_FILE = "verdicts.json"
@@ -120,7 +121,7 @@ class Verdicts:
         for one in self.evidence:
             if (one.claim, one.part) == (claim.name, part.name):
                 return JudgedPart(part, one, one.verdict(part.kind))
-        why = dict(self.missing).get(part.card, f"card {part.card} found nothing")
+        why = dict(self.missing).get(part.card, f"card {part.card} has not told of it yet")
         return JudgedPart(part, None, Verdict("NOT TRIED YET", reason=why))
 
     def to_json(self) -> str:
@@ -144,7 +145,8 @@ class Verdicts:
         table.add_column("claim", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         for heading in ("effect", "margin", "n", "equal; rate", "Holm's p"):
-            table.add_column(heading, justify="left" if heading == "equal; rate" else "right")
+            side: JustifyMethod = "left" if heading == "equal; rate" else "right"
+            table.add_column(heading, justify=side, no_wrap=heading == "effect")
         for one in self.judged:
             if len(one.parts) > 1:
                 table.add_row(_named(one), _worded(one.verdict), "", "", "", "", _p(one))
@@ -190,7 +192,7 @@ def _cells(one: JudgedClaim, part: JudgedPart) -> tuple[str, ...]:
     return (
         name,
         _worded(verdict),
-        f"{verdict.estimate:+.3g} {verdict.interval}",
+        f"{verdict.estimate:+.3g} {verdict.interval if verdict.pairs > 1 else ''}".strip(),
         f"{verdict.margin:.3g}",
         str(verdict.pairs),
         f"{evidence.axis}; {evidence.policy}",

@@ -49,8 +49,8 @@ class Verdict:
 
     Attributes:
         word: The verdict.
-        label: Of a claim that does not hold "reversed" (the opposite is shown) or "negligible";
-            "differs" for an equivalence; empty otherwise.
+        label: Of a difference that does not hold "reversed" (the opposite is shown) or
+            "negligible"; of an equivalence "differs"; empty otherwise.
         estimate: Mean effect; NaN where there is none.
         interval: Its 95 % t interval.
         pairs: Number of effects.
@@ -232,7 +232,9 @@ def _decide(kind: Kind, mean: float, interval: Interval, margin: float) -> tuple
         return ("DOES NOT HOLD", "differs") if shown else ("INCONCLUSIVE", "")
     if interval.low > 0 and mean >= margin:
         return "HOLDS", ""
-    if interval.high < (margin if kind == "difference" else 0.0):
+    if kind == "threshold":
+        return ("DOES NOT HOLD", "") if interval.high < 0 else ("INCONCLUSIVE", "")
+    if interval.high < margin:
         return "DOES NOT HOLD", "reversed" if interval.high < 0 else "negligible"
     return "INCONCLUSIVE", ""
 

@@ -26,6 +26,7 @@ from tfbatch.instruments.input_bound import InputBoundReading
 from tfbatch.instruments.largest_batch import LargestBatchReading
 from tfbatch.instruments.noise_scale import NoiseScaleReading
 from tfbatch.instruments.throughput import ThroughputReading
+from tfbatch.notebook import paragraphs, table
 from tfbatch.training.step_times import seconds_of_first_steps
 
 Kind = TypeVar("Kind")
@@ -82,6 +83,18 @@ class ProbeReport:
         """An instrument's reading, by its class; None if it failed or was left out."""
         found = (s.reading for s in self.sections if isinstance(s.reading, kind))
         return next(found, None)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: every instrument's table with what follows from it."""
+        parts = []
+        for section in self.sections:
+            found = section.reading
+            parts.append(paragraphs([section.heading], first_is_strong=True))
+            if found is None:
+                parts.append(paragraphs([f"Failed: {section.failure}"]))
+            else:
+                parts += [table(found.columns(), found.rows()), paragraphs([found.conclusion()])]
+        return "".join(parts)
 
     def hardware(self) -> str:
         """One sentence: the knee, the largest batch, and what bounds the training."""

@@ -47,6 +47,8 @@ class Request:
         max_trainings: What all trials may cost, in full trainings of the baseline; or None.
         has_default_length: Whether nobody said how long a trial is.
         has_chosen_length: Whether its length was then chosen to fit the time.
+        only_times: Whether nothing is trained: what is in the folder stands, and step times are
+            measured.
     """
 
     subject: ModelAndData
@@ -61,6 +63,7 @@ class Request:
     max_trainings: float | None = None
     has_default_length: bool = False
     has_chosen_length: bool = False
+    only_times: bool = False
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not (

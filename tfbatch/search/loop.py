@@ -183,8 +183,9 @@ class Search:
                 self._ended = True
                 return
             spec = self._spec(name, proposal)
-            self._held = proposal if spec.tries_another and self._tried == most else None
-            if self._held:
+            over = spec.tries_another and self._tried == most
+            self._held = proposal if over or (known is None and not self._fits(spec)) else None
+            if self._held:  # a larger limit proposes it
                 return
             self._next += 1
             self._tried += spec.tries_another
@@ -357,17 +358,43 @@ class Search:
         self._oracle.tell(trial.trial, proposal, Told(score, trial.status))
 
     def _another_fits(self) -> bool:
-        """Whether time and budget have room for a trial like the others."""
+        """Whether time and budget have room for a trial like the others.
+
+        Parts are not like one another: each is judged when it is proposed.
+        """
+        if self._config.oracle.in_parts:
+            return self._clock.fits(0.0, reserve=self.verification_reserve())
         expected = self._trials.median_seconds()
         if not self._clock.fits(expected, reserve=self.verification_reserve()):
             return False
         if math.isinf(self._trainings.limit):
             return True
-        spent = self._trainings.spent(self._trials)
-        spent += sum(map(self._trainings.of_spec, self._running.values()))
+        spent = self._spent()
         return self._trainings.fits(
             self._median_trainings(), spent=spent, reserve=self._trainings_reserve(spent)
         )
+
+    def _fits(self, spec: TrialSpec) -> bool:
+        """Whether time and budget have room for a trial that is proposed."""
+        if self._config.oracle.in_parts:
+            pace = [
+                one.seconds / self._trainings.of_trial(one)
+                for one in self._trials
+                if one.score is not None and one.examples > one.from_examples
+            ]
+            seconds = statistics.median(pace or [0.0]) * self._trainings.of_spec(spec)
+            if not self._clock.fits(seconds, reserve=self.verification_reserve()):
+                return False
+        if math.isinf(self._trainings.limit):
+            return True
+        spent = self._spent()
+        cost, reserve = self._trainings.of_spec(spec), self._trainings_reserve(spent)
+        return self._trainings.fits(cost, spent=spent, reserve=reserve)
+
+    def _spent(self) -> float:
+        """Trainings, those of running trials among them."""
+        running = sum(map(self._trainings.of_spec, self._running.values()))
+        return self._trainings.spent(self._trials) + running
 
     def _trainings_left(self) -> float:
         return self._trainings.limit - self._trainings.spent(self._trials)

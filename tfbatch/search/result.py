@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rich.table import Table
 
 from tfbatch.answer.answer import Answer
-from tfbatch.answer.summary import summary
+from tfbatch.answer.summary import summary, words_of
 from tfbatch.errors import NothingLearnedError
 from tfbatch.exporters import Exported, export_run
+from tfbatch.notebook import paragraphs, table
 from tfbatch.run_folder.trials_table import to_frame
 from tfbatch.schema import JsonObject
 
@@ -96,6 +97,10 @@ class NothingLearned(_Trials):
         """What was measured, and what to change."""
         return str(self.reason)
 
+    def _repr_html_(self) -> str:
+        """For a notebook."""
+        return paragraphs(["Nothing was learned.", self.summary()], first_is_strong=True)
+
     def __getattr__(self, name: str) -> NoReturn:
         """What only an answer has, such as `batch_size`, raises the reason why there is none."""
         if name in Result.__annotations__ or name in _OF_AN_ANSWER:
@@ -144,3 +149,35 @@ class Result(_Trials):
     def summary(self) -> str:
         """The recommendation beside the baseline, in a few lines."""
         return summary(self.answer)
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the answer in two sentences, every contender, and where the rest is."""
+        words, answer = words_of(self.answer), self.answer
+        rows = []
+        for one in answer.contenders:
+            score = str(one.objective()) if one.completed else one.failures
+            seconds = one.training_seconds
+            alone = "" if seconds.alone_on_the_device else "*"
+            rows.append(
+                (
+                    one.key,
+                    str(one.batch_size),
+                    f"{one.learning_rate:.4g}",
+                    one.configuration.schedule.name,
+                    score,
+                    f"{seconds.mean:.3g}{alone}",
+                )
+            )
+        columns = ("", "batch size", "learning rate", "schedule", answer.objective.name, "train s")
+        beside = any(not one.training_seconds.alone_on_the_device for one in answer.contenders)
+        notes = [
+            *words.reasons,
+            *words.changes,
+            "* as they were in the trial, beside others" if beside else "",
+            f"Everything is in {self.run_dir}.",
+        ]
+        return (
+            paragraphs([f"{words.recommendation}.", words.better], first_is_strong=True)
+            + table(columns, rows, strong=answer.recommended_trial)
+            + paragraphs(notes)
+        )
