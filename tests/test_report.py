@@ -40,6 +40,7 @@ from tfbatch.reporting.landscape import bracket_of, exponent_of, landscape
 from tfbatch.reporting.page import report_page, write_report
 from tfbatch.reporting.recorded import read_recorded
 from tfbatch.reporting.to_target import steps_to_target, to_target_chart, to_target_sentence
+from tfbatch.search.answer_writer import report_at_the_end
 from tfbatch.trial.finished_trial import read_row
 from tfbatch.trial.outcome import TrialSpec
 
@@ -150,6 +151,25 @@ def test_the_tuned_metric_is_recomputed_from_the_journal(rows, data):
             t = {3: 4.302653, 6: 2.570582}[len(group)]  # quantiles with 2 and 5 degrees
             deviation = statistics.stdev(row["score"] for row in group)
             assert half == pytest.approx(t * deviation / math.sqrt(len(group)), rel=1e-5)
+
+
+def test_the_line_at_the_baselines_rate_is_predicted_only_where_nothing_was_tried(tmp_path, data):
+    predicted = trace(data, "predicted at learning rate 0.01")
+    far = {x: math.log2(0.01 / (0.1 * math.sqrt(x / 32))) for x in predicted["x"]}
+    for x, y in zip(predicted["x"], predicted["y"], strict=True):
+        # As the losses were made; half of the trials have the schedule that is worse by 0.02.
+        truth = 0.3 + 0.03 * far[x] ** 2 + 0.03 * abs(math.log2(x / 32)) + 0.01
+        assert y == pytest.approx(truth, abs=0.02)
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    rows += [
+        row_of(f"search-{n:04d}", "search", n, configuration(size, 0.011))
+        for n, size in enumerate((8, 64, 128), start=1)
+    ]
+    run = read_recorded(write_run(tmp_path / "run", rows))
+    series = {one.name: one for one in by_batch_size(run).charts[-1].series}
+    tried = series["at learning rate 0.01 (trials)"]
+    assert tried.x == (8.0, 32.0, 64.0, 128.0)
+    assert set(tried.y) == {row["score"] for row in rows}
 
 
 def test_the_landscape_and_its_fit_are_recomputed_from_the_journal(rows, run, data):
@@ -619,6 +639,48 @@ def test_a_report_is_drawn_without_tensorflow(run_dir, tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
+
+
+class Told:
+    """Stands in for the progress of a search."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+    def doing(self, text):
+        pass
+
+
+def test_a_run_that_fails_is_drawn_too_and_its_failure_stands(tmp_path):
+    path, told = no_success(tmp_path / "run"), Told()
+
+    with pytest.raises(InputError, match="the run's own"), report_at_the_end(path, told):
+        raise InputError("the run's own")
+    assert (path / "report.html").exists()
+    assert told.said == []
+
+
+def test_a_run_that_is_quit_at_once_draws_nothing(tmp_path):
+    path = no_success(tmp_path / "run")
+
+    with pytest.raises(KeyboardInterrupt), report_at_the_end(path, Told()):
+        raise KeyboardInterrupt
+    assert not (path / "report.html").exists()
+
+
+def test_a_failure_to_draw_costs_one_sentence(tmp_path, monkeypatch):
+    path, told = no_success(tmp_path / "run"), Told()
+
+    def fails(run):
+        raise ZeroDivisionError("a bug in a figure")
+
+    monkeypatch.setattr("tfbatch.reporting.page.landscape", fails)
+    with report_at_the_end(path, told):
+        pass
+    assert told.said == ["report.html could not be drawn: ZeroDivisionError: a bug in a figure"]
 
 
 def test_importance_is_refused_of_few_trials(tmp_path):
