@@ -102,8 +102,9 @@ def to_match(
 
     def ratio(drawn: npt.NDArray[np.intp]) -> float:
         target = ours.regret[drawn, -1].mean()
-        reached = np.flatnonzero(theirs.regret[drawn].mean(axis=0) <= target)
-        spent = float(BUDGETS[reached[0]]) if len(reached) else math.inf
+        beyond = np.flatnonzero(theirs.regret[drawn].mean(axis=0) > target)
+        first = beyond[-1] + 1 if len(beyond) else 0  # from there on it stays
+        spent = float(BUDGETS[first]) if first < len(BUDGETS) else math.inf
         return spent / float(ours.end[drawn].mean())
 
     ratios = [ratio(rng.integers(n, size=n)) for _ in range(resamples)]

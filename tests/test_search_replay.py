@@ -218,6 +218,12 @@ def test_the_answer_is_the_best_whole_training_or_the_oracles_own_belief(table):
     moments, _ = run(table, *proposals)
     assert [m.answer for m in moments] == [BEST, small, BEST]
 
+    moments = simulate(
+        Scripted(*proposals), replay_of(table), most_examples=10**9, baseline=Cell(128, -1.0, "wsd")
+    )
+    # What has not been trained to its end does not take the baseline's place.
+    assert [m.answer for m in moments] == [Cell(128, -1.0, "wsd")] * 2 + [BEST]
+
     class Believing(Scripted):
         def stages(self):
             return ()

@@ -303,20 +303,24 @@ class Moment:
     answer: Cell | None
 
 
-def simulate(oracle: Oracle, replay: Replay, *, most_examples: int) -> list[Moment]:
+def simulate(
+    oracle: Oracle, replay: Replay, *, most_examples: int, baseline: Cell | None = None
+) -> list[Moment]:
     """A search from its beginning to its end or the end of its budget.
 
     Args:
         oracle: Proposes; it is new.
         replay: Trains.
         most_examples: No trial is begun when so many have been trained on, or are being.
+        baseline: Trained before the search, with the first of the seeds, and paid by nobody: the
+            answer until a whole training is better.
 
     Returns:
         The ends of the trials in their order.
     """
     moments: list[Moment] = []
     running: list[tuple[float, int, Proposal, Ended]] = []
-    standing = _Standing(replay)
+    standing = _Standing(replay, baseline)
     clock, begun, trained, stopped = 0.0, 0, 0, False
     numbers = itertools.count(1)
     number = next(numbers)
@@ -343,11 +347,13 @@ def simulate(oracle: Oracle, replay: Replay, *, most_examples: int) -> list[Mome
 class _Standing:
     """What has been measured so far."""
 
-    def __init__(self, replay: Replay):
+    def __init__(self, replay: Replay, baseline: Cell | None):
         self._replay = replay
         self._sign = 1.0 if replay.metric == "loss" else -1.0
         self._worst = UNTRAINED[replay.metric]
         self._best: tuple[tuple[int, float], Cell] | None = None
+        if baseline is not None:
+            self.told(replay.whole(baseline))
 
     def told(self, ended: Ended) -> Told:
         """What the oracle hears, as in a search; what completed is remembered."""
