@@ -420,3 +420,11 @@ def test_oracles_of_keras_tuner_search_the_same_space(table, name):
         assert {m.ended.state.at for m in best} == {2_000}
         assert [m.ended.state.cell for m in further] == [m.ended.state.cell for m in best]
         assert further[1].ended.examples - first[4].ended.examples == 2 * 2_000
+
+
+def test_the_figure_of_the_docs_is_what_its_command_draws():
+    from search_replay_page import everything_kept, figure
+
+    drawn = figure(everything_kept(), metric="loss", ours="trunks")
+    stored = BENCHMARKS.parent / "docs" / "design" / "search_replay.svg"
+    assert stored.read_text(encoding="utf-8") == drawn
