@@ -25,8 +25,9 @@ from reported_runs import (
 from search_fixtures import BASELINE, TOTAL_EXAMPLES, trials_of
 
 import tfbatch.report
+from tfbatch.answer.answer import Contender
 from tfbatch.answer.candidates import trial_name
-from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak
+from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak, MemoryUsedUp
 from tfbatch.answer.summary import summary
 from tfbatch.charts import Stack
 from tfbatch.errors import InputError
@@ -321,8 +322,43 @@ def test_a_learning_rate_at_the_end_of_what_was_tried_is_found(run):
 
     evidence = only_failure(checks.learning_rate_bracketed, shortened(run.answer, trials), trials)
     assert f"{size}: best {best:.3g} between" in evidence
-    assert "and nothing higher" in evidence
+    assert "and no bound above" in evidence
     assert "dropped by the search, and not claimed to be tuned" in evidence
+
+
+def tried(rate, score, *, length=TOTAL_EXAMPLES, status="completed"):
+    """A trial of batch size 64 at a learning rate."""
+    row = row_of(f"at-{rate}-{length}", "search", 1, configuration(64, rate), status=status)
+    row |= {"total_examples": length, "examples": length}
+    return read_row(row | ({"score": score} if status == "completed" else {}))
+
+
+def test_a_rate_that_was_better_in_shorter_trainings_bounds_nothing():
+    whole = [tried(0.05, 0.4), tried(0.1, 0.3)]
+    half = TOTAL_EXAMPLES // 2
+    better = [tried(0.1, 0.8, length=half), tried(0.2, 0.5, length=half)]
+    worse = [tried(0.1, 0.8, length=half), tried(0.2, 0.9, length=half)]
+    alone = [tried(0.2, 0.9, length=half)]
+    turned = [tried(0.2, 0.5, length=half), tried(0.4, 0.6, length=half)]
+    diverged = [tried(0.2, None, length=half, status="diverged")]
+
+    for beside, above in (
+        (better, None),
+        (worse, 0.2),
+        (alone, None),  # nothing to compare it with
+        (turned, 0.4),
+        (diverged, 0.2),
+    ):
+        found = bracket_of(trials_of(*whole, *beside), 64)
+        assert (found.best, found.below, found.above) == (0.1, 0.05, above)
+        assert found.closed == (above is not None)
+
+
+def test_a_rate_that_was_tried_twice_does_not_bound_itself():
+    same = [tried(0.1 * (1 - 1e-8), 0.4), tried(0.1, 0.3), tried(0.1 * (1 + 1e-8), 0.4)]
+
+    assert not bracket_of(trials_of(*same), 64).closed
+    assert bracket_of(trials_of(*same, tried(0.08, 0.5), tried(0.13, 0.5)), 64).closed
 
 
 def shortened(answer, trials):
@@ -369,6 +405,19 @@ def test_a_best_of_the_search_that_was_not_verified_is_found(run):
     assert "too good on average" in only_failure(checks.fresh_seeds, answer, run.trials)
 
 
+def test_a_recommended_one_that_was_not_verified_beside_others_is_found(run):
+    compared = checks.compared_sizes(run.answer)
+    inner = next(size for size in SIZES[1:-1] if size not in compared)
+    best = run.trials.of_phase("search").of_batch_size(inner).best()
+    stranger = Contender.of(best.trial, [best], run.answer.step_times)
+    contenders = (*run.answer.contenders, stranger)
+    update = {"contenders": contenders, "recommended_trial": best.trial}
+    answer = run.answer.model_copy(update=update)
+
+    evidence = only_failure(checks.fresh_seeds, answer, run.trials)
+    assert f"the recommended {best.trial} has none" in evidence
+
+
 def test_a_test_split_that_was_read_too_often_or_for_others_is_found(run):
     one = run.answer.recommended
     clean = run.answer.with_test(one.key, one.metrics.validation)
@@ -400,6 +449,73 @@ def test_an_optimum_at_an_edge_is_found(run):
     )
 
 
+def up_to(run, largest, **limits):
+    """The clean run, of which the batch sizes up to one were searched, and that one recommended."""
+    trials = trials_of(*(t for t in run.trials if t.configuration.batch_size <= largest))
+    best = trials.of_phase("search").of_batch_size(largest).best()
+    one = Contender.of(best.trial, [best], run.answer.step_times)
+    update = {"contenders": (one,), "recommended_trial": best.trial, "trials": len(trials)}
+    return run.answer.model_copy(update=update | limits), trials
+
+
+def fits(largest, asked=128):
+    return MemoryLimit(
+        memory_budget="1 GB",
+        workers=1,
+        device="CPU",
+        largest_asked=asked,
+        largest_batch_size=largest,
+        conclusion="measured",
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "verdict"),
+    [
+        ({}, "FAIL"),
+        ({"memory_limit": fits(64)}, "PASS"),
+        ({"memory_limit": fits(100)}, "PASS"),  # the next size is 128
+        ({"memory_limit": fits(64, asked=64)}, "FAIL"),  # nothing larger was asked
+        ({"memory_limit": fits(512, asked=1024)}, "FAIL"),  # 128 fits, and was not searched
+        (
+            {
+                "memory_used_up": MemoryUsedUp(
+                    device="CPU", smallest_that_failed=128, largest_that_fits=64
+                )
+            },
+            "PASS",
+        ),
+    ],
+)
+def test_the_largest_batch_size_is_no_edge_where_memory_ends(limits, verdict, run):
+    assert checks.not_at_an_edge(*up_to(run, 64, **limits)).verdict == verdict
+
+
+def test_a_kept_baseline_outside_of_what_was_searched_is_found(run):
+    answer = run.answer.model_copy(update={"recommended_trial": "baseline"})
+
+    def searched_at(*sizes):
+        return trials_of(
+            *(t for t in run.trials if t.phase != "search" or t.configuration.batch_size in sizes)
+        )
+
+    for sizes, words in (
+        ((64, 128), "smaller than all that were searched"),
+        ((8, 16), "larger than all that were searched"),
+        ((64,), "smaller than all that were searched"),
+    ):
+        found = checks.not_at_an_edge(answer, searched_at(*sizes))
+        assert (found.verdict, words in found.evidence) == ("FAIL", True)
+    assert checks.not_at_an_edge(answer, searched_at(32)).verdict == "NOT APPLICABLE"
+
+
+def test_a_batch_size_of_which_nothing_trained_bounds_nothing(run):
+    answer, trials = up_to(run, 64)
+    failed = read_row(row_of("failed", "search", 1, configuration(128, 0.1), status="error"))
+
+    assert checks.not_at_an_edge(answer, trials.with_one_more(failed)).verdict == "FAIL"
+
+
 def test_seconds_that_were_measured_beside_others_are_found(run):
     seconds = run.answer.recommended.training_seconds
     beside = seconds.model_copy(update={"alone_on_the_device": False})
@@ -428,6 +544,10 @@ def test_a_ranking_that_depends_on_the_length_is_found(run):
     assert "Best after 1,250 examples: 128" in only_failure(
         checks.ranking_stable, run.answer, turned
     )
+    unverified = run.answer.model_copy(update={"verification": None})
+    found = checks.ranking_stable(unverified, turned)  # one seed each, and no band is known
+    assert (found.verdict, "nothing was verified" in found.evidence) == ("NOT APPLICABLE", True)
+    assert checks.ranking_stable(unverified, stable).verdict == "PASS"
 
 
 def test_steps_to_a_target_need_several_lengths(run, tmp_path):

@@ -14,7 +14,7 @@ from typing import Literal
 from tfbatch.answer.answer import Answer, Contender
 from tfbatch.answer.candidates import again_name, round_of
 from tfbatch.reporting.landscape import Bracket, bracket_of
-from tfbatch.trial.finished_trial import BASELINE
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.trials import Trials
 
 Verdict = Literal["PASS", "FAIL", "NOT APPLICABLE"]
@@ -48,7 +48,7 @@ def checks_of(answer: Answer | None, trials: Trials) -> list[Check]:
 
 
 def learning_rate_bracketed(answer: Answer, trials: Trials) -> Check:
-    """Whether the best learning rate of every compared batch size lies between tried ones."""
+    """Whether lower and higher rates bound the best one of every compared batch size."""
     name = "The learning rate is bracketed at every batch size that was compared"
     compared = compared_sizes(answer)
     if not compared:
@@ -67,8 +67,8 @@ def learning_rate_bracketed(answer: Answer, trials: Trials) -> Check:
 def _bracket(one: Bracket) -> str:
     if one.best is None:
         return f"{one.batch_size}: none of {one.trials} trials completed"
-    low = "nothing lower" if one.below is None else f"{one.below:.3g}"
-    high = "nothing higher" if one.above is None else f"{one.above:.3g}"
+    low = "no bound below" if one.below is None else f"{one.below:.3g}"
+    high = "no bound above" if one.above is None else f"{one.above:.3g}"
     return f"{one.batch_size}: best {one.best:.3g} between {low} and {high}"
 
 
@@ -117,12 +117,14 @@ def fresh_seeds(answer: Answer, trials: Trials) -> Check:
         }
     )
     repeated = [one.key for one in verified if len({t.seed for t in one.trials}) < len(one.trials)]
-    counts = ", ".join(f"{one.key}: {len(one.trials)}" for one in verified)
+    counts = ", ".join(f"{one.key}: {len(one.trials)}" for one in verified) or "none"
+    recommended = answer.recommended
     evidence = [f"Trainings on fresh seeds: {counts}"]
+    evidence += [] if recommended in verified else [f"the recommended {recommended.key} has none"]
     evidence += [f"seeds that the search had: {_listed(again)}"] if again else []
     evidence += [f"rounds whose seeds differ: {_listed(unpaired)}"] if unpaired else []
     evidence += [f"a seed counted twice: {_listed(repeated)}"] if repeated else []
-    failed = bool(again or unpaired or repeated or not verified)
+    failed = bool(again or unpaired or repeated or recommended not in verified)
     return Check(name, "FAIL" if failed else "PASS", "; ".join(evidence) + ".")
 
 
@@ -160,7 +162,7 @@ def test_split_read_once(answer: Answer, trials: Trials) -> Check:
 
 
 def ranking_stable(answer: Answer, trials: Trials) -> Check:
-    """Whether the best batch size of shorter trainings is as good at the full length."""
+    """Whether the best batch size of shorter trainings is as good in the longest ones."""
     name = "The ranking of batch sizes does not depend on the length of the trials"
     by_length: dict[int, dict[int, float]] = {}
     for trial in trials.of_phase("search", "baseline").completed():
@@ -186,34 +188,67 @@ def ranking_stable(answer: Answer, trials: Trials) -> Check:
     best_before = min(shared, key=lambda size: sign * before[size])
     best_last = min(shared, key=lambda size: sign * last[size])
     behind = sign * (last[best_before] - last[best_last])
-    margin = answer.verification.margin if answer.verification else 0.0
     evidence = (
         f"Best after {lengths[-2]:,} examples: {best_before}; after {lengths[-1]:,}: {best_last}, "
-        f"where the former lies behind by {behind:.4g} (band {margin:.4g})."
+        f"where the former lies behind by {behind:.4g}"
     )
-    return Check(name, "PASS" if behind <= margin else "FAIL", evidence)
+    if answer.verification is None and behind > 0:
+        unknown = "nothing was verified, so that it can be the seeds' noise"
+        return Check(name, "NOT APPLICABLE", f"{evidence}; {unknown}.")
+    margin = answer.verification.margin if answer.verification else 0.0
+    return Check(name, "PASS" if behind <= margin else "FAIL", f"{evidence} (band {margin:.4g}).")
 
 
 def not_at_an_edge(answer: Answer, trials: Trials) -> Check:
     """Whether the recommended batch size and its learning rate lie inside of what was searched."""
     name = "The recommended configuration does not lie at an edge of what was searched"
-    one, sizes = answer.recommended, searched_sizes(trials)
-    found = []
-    if len(sizes) > 1 and one.batch_size in (sizes[0], sizes[-1]):
-        end = "smallest" if one.batch_size == sizes[0] else "largest"
-        wall = trials.memory_wall(trials[-1].device) if len(trials) else None
-        ends_in_memory = end == "largest" and wall is not None and wall > one.batch_size
-        if not ends_in_memory:
-            found.append(f"batch size {one.batch_size} is the {end} that was searched")
+    one = answer.recommended
+    sizes = sorted({t.configuration.batch_size for t in _tried(trials)})
+    found, ends = [], ""
+    outside = bool(sizes) and not sizes[0] <= one.batch_size <= sizes[-1]
+    if len(sizes) > 1 or outside:
+        if one.batch_size <= sizes[0]:
+            found.append(_at_the_end(one.batch_size, sizes, "smallest", "smaller"))
+        elif one.batch_size >= sizes[-1]:
+            ends = _where_memory_ends(answer, sizes)
+            if not ends:
+                found.append(_at_the_end(one.batch_size, sizes, "largest", "larger"))
     edges = answer.best_learning_rate_at_edge
     for side, at_edge in (("lower", edges.low), ("upper", edges.high)):
         if one.batch_size in at_edge:
             found.append(f"the best learning rate of {one.batch_size} is at the {side} end")
     shown = f"Batch sizes {_listed(sizes)}; recommended {one.batch_size}"
     if len(sizes) < 2 and not found:
-        words = "One batch size was searched, so that none is at an edge."
+        words = f"{'One' if sizes else 'No'} batch size was searched, so that none is at an edge."
         return Check(name, "NOT APPLICABLE", words)
-    return Check(name, "FAIL" if found else "PASS", "; ".join([shown, *found]) + ".")
+    evidence = "; ".join([shown, *([ends] if ends else []), *found])
+    return Check(name, "FAIL" if found else "PASS", f"{evidence}.")
+
+
+def _tried(trials: Trials) -> list[FinishedTrial]:
+    """Trials of the search that say how good a batch size is."""
+    return [t for t in trials.of_phase("search") if t.status in ("completed", "diverged")]
+
+
+def _at_the_end(size: int, sizes: list[int], end: str, beyond: str) -> str:
+    if size in sizes:
+        return f"batch size {size} is the {end} that was searched"
+    return f"batch size {size} is {beyond} than all that were searched"
+
+
+def _where_memory_ends(answer: Answer, sizes: list[int]) -> str:
+    """Why nothing above the recommended batch size was searched; empty if memory is not why.
+
+    What was measured to fit explains it only where the next size, as far away as the two largest
+    are from one another, does not fit.
+    """
+    size, used_up, limit = answer.recommended.batch_size, answer.memory_used_up, answer.memory_limit
+    if used_up is not None and used_up.smallest_that_failed > size:
+        return f"memory was used up at {used_up.smallest_that_failed}"
+    step = sizes[-1] / sizes[-2] if len(sizes) > 1 else 2.0
+    if limit is not None and limit.largest_batch_size < min(limit.largest_asked, size * step):
+        return f"{limit.largest_batch_size} is the largest that fits into the memory"
+    return ""
 
 
 def seconds_alone(answer: Answer, trials: Trials) -> Check:

@@ -21,6 +21,8 @@ from tfbatch.trial.trials import Trials
 
 _REACH = 2.0
 """Shades end this many times the median distance from the best, or a divergence takes them all."""
+SAME_RATE_OCTAVES = 0.1
+"""Learning rates that are nearer to one another, 7 %, count as one that was tried twice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,48 +32,77 @@ class Bracket:
     Attributes:
         batch_size: The batch size.
         trials: Number of its trials in the search, failed ones included.
-        rates: Number of distinct learning rates among them.
         best: Best learning rate; None where none completed.
-        below: The next lower rate that was tried, or None.
-        above: The next higher rate that was tried, also one that diverged; or None.
+        below: The next lower rate that was not better, or None.
+        above: The next higher rate that was not better, or diverged; or None.
     """
 
     batch_size: int
     trials: int
-    rates: int
     best: float | None
     below: float | None
     above: float | None
 
     @property
     def closed(self) -> bool:
-        """Whether a lower and a higher rate were tried."""
+        """Whether a lower and a higher rate bound it."""
         return self.below is not None and self.above is not None
 
 
 def bracket_of(trials: Trials, batch_size: int) -> Bracket:
     """The learning rates that the search tried at a batch size, around its best.
 
-    Trials of every length count as tried; the best is that of the run's full length, or, where
-    there is none, of the longest other length.
+    The best is that of the run's full length, or, where there is none, of the longest other length.
+    Another rate bounds it if it diverged, or if, at an equal length, it was no better than the best
+    rate or one between the two. A higher rate that was better in shorter trainings bounds nothing.
+    Rates less than `SAME_RATE_OCTAVES` apart are one.
     """
     searched = trials.of_phase("search", "baseline").of_batch_size(batch_size)
     tried = [t for t in searched if t.status in ("completed", "diverged")]
-    rates = sorted({t.learning_rate for t in tried})
     full = trials.searched().of_batch_size(batch_size)
     best = full.best() or _best_of_the_longest(trials, tried)
     if best is None:
-        return Bracket(batch_size, len(tried), len(rates), None, None, None)
-    below = [rate for rate in rates if rate < best.learning_rate]
-    above = [rate for rate in rates if rate > best.learning_rate]
+        return Bracket(batch_size, len(tried), None, None, None)
+    rate = best.learning_rate
+    sign = 1.0 if trials.objective.direction == "min" else -1.0
+    bounds = [t for t in tried if _bounds(t, rate, tried, sign)]
     return Bracket(
         batch_size,
         len(tried),
-        len(rates),
-        best.learning_rate,
-        max(below, default=None),
-        min(above, default=None),
+        rate,
+        max((t.learning_rate for t in bounds if t.learning_rate < rate), default=None),
+        min((t.learning_rate for t in bounds if t.learning_rate > rate), default=None),
     )
+
+
+def _bounds(
+    trial: FinishedTrial, best_rate: float, tried: list[FinishedTrial], sign: float
+) -> bool:
+    """Whether a trial shows that the best rate is on the other side of its own."""
+    distance = math.log2(trial.learning_rate / best_rate)
+    if abs(distance) < SAME_RATE_OCTAVES:
+        return False
+    if trial.score is None:
+        return True
+    nearer = [
+        sign * t.score
+        for t in tried
+        if t.score is not None
+        and _course(t) == _course(trial)
+        and _between(math.log2(t.learning_rate / best_rate), distance)
+    ]
+    return any(score <= sign * trial.score for score in nearer)
+
+
+def _between(place: float, end: float) -> bool:
+    """Whether a distance from the best rate, in octaves, lies from 0 to short of the end."""
+    place, end = (place, end) if end > 0 else (-place, -end)
+    return -SAME_RATE_OCTAVES < place <= end - SAME_RATE_OCTAVES
+
+
+def _course(trial: FinishedTrial) -> tuple[int, int, int]:
+    """Scores are compared at one point of one schedule's length only."""
+    return trial.total_examples, trial.length, trial.course_from
 
 
 def _best_of_the_longest(trials: Trials, tried: list[FinishedTrial]) -> FinishedTrial | None:
@@ -120,7 +151,7 @@ def slope_note(run: RecordedRun) -> str:
     if found is None:
         return (
             "No slope is fitted: fewer than 3 batch sizes have a best learning rate with a lower "
-            "and a higher one tried beside it."
+            "and a higher one that are no better."
         )
     rule = f"; of the rules only {found.rule} agrees" if found.rule else ""
     return f"Best learning rate against batch size: {found}{rule} (1 is linear, 0.5 the root)."
