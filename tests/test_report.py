@@ -30,17 +30,20 @@ from tfbatch.answer.candidates import trial_name
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak, MemoryUsedUp
 from tfbatch.answer.summary import summary
 from tfbatch.charts import Stack
+from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.reporting import checks
+from tfbatch.reporting.all_trials import parallel, table
 from tfbatch.reporting.by_batch_size import by_batch_size, memory_chart
 from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.finalists import paired_differences
 from tfbatch.reporting.headline import cost_of, two_sentences
-from tfbatch.reporting.importance import importance_of
+from tfbatch.reporting.importance import importance_of, importance_sentence
 from tfbatch.reporting.landscape import bracket_of, exponent_of, landscape
 from tfbatch.reporting.page import report_page, write_report
 from tfbatch.reporting.recorded import read_recorded
 from tfbatch.reporting.to_target import steps_to_target, to_target_chart, to_target_sentence
+from tfbatch.schema import Named
 from tfbatch.search.answer_writer import report_at_the_end
 from tfbatch.trial.finished_trial import read_row
 from tfbatch.trial.outcome import TrialSpec
@@ -801,6 +804,55 @@ def test_a_failure_to_draw_costs_one_sentence(tmp_path, monkeypatch):
     with report_at_the_end(path, told):
         pass
     assert told.said == ["report.html could not be drawn: ZeroDivisionError: a bug in a figure"]
+
+
+def test_everything_that_is_searched_is_on_the_page(tmp_path):
+    """The loss follows the dropout; the baseline leaves the dropout to the model."""
+    rows, used = [row_of("baseline", "baseline", 1, BASELINE)], []
+    for number, one in enumerate(searched(60), start=1):
+        dropout = (0.0, 0.3, 0.6)[number * 7 // 5 % 3]
+        optimizer = Named(name="sgd", momentum=0.9, weight_decay=1e-4 * 10 ** (number % 2))
+        one = one.model_copy(
+            update={"model": {"dropout": dropout, "bias": True}, "optimizer": optimizer}
+        )
+        row = row_of(f"search-{number:04d}", "search", number, one)
+        loss = 0.3 + dropout + 1e-3 * math.sin(number)
+        rows.append(row | {"score": loss, "metric_val_loss": loss})
+        used.append((dropout, optimizer.arguments["weight_decay"]))
+    best = min(rows[1:], key=lambda row: row["score"])
+    best = Configuration.from_flat(best)
+    run = read_recorded(write_run(tmp_path / "run", [*rows, *verified([best])]))
+    found = importance_of(run)
+    lines, shown = parallel(run), table(run)
+    columns = [column.name for column in shown.columns]
+    axes = {axis.label: axis for axis in lines.axes}
+
+    assert found.shares[0][0] == "model dropout"
+    assert found.shares[0][1] > 0.5
+    assert (found.trials, found.left_out) == (60, ())
+    assert "model bias" not in columns  # all have the same one
+    place = columns.index("model dropout"), columns.index("optimizer weight_decay")
+    assert [tuple(row[n] for n in place) for row in shown.rows[1:61]] == used
+    assert [shown.rows[0][n] for n in place] == [None, None]
+    assert axes["model dropout"].values[:60] == tuple(dropout for dropout, _ in used)
+    assert axes["optimizer weight_decay"].log
+    assert "7 without a value on every axis" in lines.title  # the baseline, and its fresh seeds
+    assert "dropout 0.0, bias True" in said(report_page([run]).html())
+
+
+def test_arguments_of_one_schedule_among_others_are_left_out_and_named(tmp_path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    for number, one in enumerate(searched(30), start=1):
+        if one.schedule.name == "wsd":
+            schedule = Named(name="wsd", cooldown=(0.2, 0.4)[number % 2])
+            one = one.model_copy(update={"schedule": schedule})
+        rows.append(row_of(f"search-{number:04d}", "search", number, one))
+    run = read_recorded(write_run(tmp_path / "run", rows, answer=False))
+    found = importance_of(run)
+
+    assert found.left_out == ("schedule cooldown",)
+    assert found.trials == 31
+    assert "has schedule cooldown: no bar shows it" in importance_sentence(found)
 
 
 def test_importance_is_refused_of_few_trials(tmp_path):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from tfbatch.charts import ParallelAxis, ParallelCoordinates
 from tfbatch.charts.page import Cell, Column, SortableTable
+from tfbatch.reporting.hyperparameters import differing, varied
 from tfbatch.reporting.landscape import shade_ends
 from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.trial.finished_trial import FinishedTrial
@@ -18,29 +20,29 @@ _MOST_METRICS = 4
 
 
 def parallel(run: RecordedRun) -> ParallelCoordinates | None:
-    """A line for each completed trial; None of fewer than two."""
-    trials = list(run.trials.completed())
+    """A line for each completed trial that has all that varies; None of fewer than two."""
+    completed = list(run.trials.completed())
+    found = varied(completed)
+    trials = found.trials
     if len(trials) < 2:
         return None
-    axes = [
-        ParallelAxis(
-            "batch size", tuple(float(t.configuration.batch_size) for t in trials), log=True
-        ),
-        ParallelAxis("learning rate", tuple(t.learning_rate for t in trials), log=True),
-        _named("schedule", [t.configuration.schedule.name for t in trials]),
-        ParallelAxis("warm-up", tuple(t.configuration.warmup_fraction for t in trials)),
+    others = [
         ParallelAxis("examples", tuple(float(t.length) for t in trials), log=True),
-        _named("phase", [t.phase for t in trials]),
+        _phases(trials),
     ]
-    varied = [axis for axis in axes if len(set(axis.values)) > 1]
+    axes = [one.axis() for one in found.hyperparameters]
+    axes += [axis for axis in others if len(set(axis.values)) > 1]
     score = ParallelAxis(run.objective_name, tuple(t.score or 0.0 for t in trials))
+    without = len(completed) - len(trials)
     title = f"{len(trials)} completed trials"
-    return ParallelCoordinates(title, (*varied, score), shade_ends(run))
+    if without:
+        title += f"; {without} without a value on every axis: in the table alone"
+    return ParallelCoordinates(title, (*axes, score), shade_ends(run))
 
 
-def _named(label: str, values: list[str]) -> ParallelAxis:
-    names = tuple(sorted(set(values)))
-    return ParallelAxis(label, tuple(float(names.index(v)) for v in values), names)
+def _phases(trials: Sequence[FinishedTrial]) -> ParallelAxis:
+    names = tuple(sorted({t.phase for t in trials}))
+    return ParallelAxis("phase", tuple(float(names.index(t.phase)) for t in trials), names)
 
 
 def table(run: RecordedRun) -> SortableTable:
@@ -48,9 +50,11 @@ def table(run: RecordedRun) -> SortableTable:
     trials = list(run.trials)
     metrics = _metrics(run)
     parts = any(not t.is_whole for t in trials)
+    further = [one for one in differing(trials) if one.key.startswith(("optimizer", "model"))]
     columns = [
         *(Column("trial"), Column("phase"), Column("status"), Column(run.objective_name, 5)),
         *(Column("batch size"), Column("learning rate", 4), Column("schedule"), Column("warm-up")),
+        *(Column(one.name, 4 if one.has_fractions else None) for one in further),
         *([Column("parent"), Column("until")] if parts else []),
         *(Column("examples"), Column("updates"), Column("seconds", 4), Column("of steps", 4)),
         *(Column(name, 5) for name in metrics),
@@ -60,19 +64,24 @@ def table(run: RecordedRun) -> SortableTable:
     return SortableTable(
         "All trials",
         tuple(columns),
-        tuple(tuple(_cells(t, metrics, parts)) for t in trials),
+        tuple(
+            tuple(_cells(t, [one.values[place] for one in further], metrics, parts))
+            for place, t in enumerate(trials)
+        ),
         details=tuple(kept),
         details_of=tuple(of) if kept else (),
     )
 
 
-def _cells(trial: FinishedTrial, metrics: list[str], parts: bool) -> list[Cell]:
+def _cells(
+    trial: FinishedTrial, further: Sequence[Cell], metrics: list[str], parts: bool
+) -> list[Cell]:
     c = trial.configuration
     arguments = [f"{k} {v}" for k, v in c.schedule.arguments.items()]
     return [
         *(trial.trial, trial.phase, trial.status, trial.score),
         *(c.batch_size, trial.learning_rate, ", ".join([c.schedule.name, *arguments])),
-        c.warmup_fraction,
+        *(c.warmup_fraction, *further),
         *([trial.parent, trial.length] if parts else []),
         *(trial.examples, trial.steps, trial.seconds, trial.training_seconds),
         *(_known(trial.metrics.get(name)) for name in metrics),

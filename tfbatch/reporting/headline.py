@@ -132,6 +132,7 @@ def _rows(run: RecordedRun) -> list[Row]:
         ("peak learning rate", *(f"{one.learning_rate:.4g}" for one in shown)),
         ("schedule", *map(_schedule, shown)),
         ("optimizer", *map(_optimizer, shown)),
+        *([("model", *map(_model, shown))] if any(c.configuration.model for c in shown) else []),
         ("length", *(f"{one.total_examples:,} examples" for one in shown)),
     ]
     for split in ("validation", "test"):
@@ -162,6 +163,11 @@ def _schedule(one: Contender) -> str:
 
 def _optimizer(one: Contender) -> str:
     return " ".join([one.optimizer.name, *(f"{k} {v}" for k, v in one.optimizer.arguments.items())])
+
+
+def _model(one: Contender) -> str:
+    arguments = one.configuration.model
+    return ", ".join(f"{k} {v}" for k, v in arguments.items()) or "its defaults"
 
 
 def _seconds(one: Contender) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from tfbatch.charts import Chart, Series
+from tfbatch.reporting.hyperparameters import Hyperparameter, varied
 from tfbatch.reporting.recorded import RecordedRun, at_the_end_of_a_decay
 from tfbatch.trial.finished_trial import FinishedTrial
 
@@ -24,12 +25,14 @@ class Importance:
         trials: Number of trials that it rests on.
         length: Their length in examples.
         reason: Why it is not computed; empty where it is.
+        left_out: Hyperparameters that vary, but not every trial of the search has them.
     """
 
     shares: tuple[tuple[str, float], ...]
     trials: int
     length: int
     reason: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def importance_of(run: RecordedRun) -> Importance:
@@ -43,54 +46,40 @@ def importance_of(run: RecordedRun) -> Importance:
     if not lengths:
         return Importance((), 0, 0, "no trial has completed")
     length = max(lengths, key=lambda n: (lengths[n], n))
-    trials = [trial for trial in ended if trial.length == length]
+    found = varied([trial for trial in ended if trial.length == length])
+    trials = list(found.trials)
     if len(trials) < FEWEST_TRIALS:
         why = f"{len(trials)} completed trials of one length, and it needs {FEWEST_TRIALS}"
         return Importance((), len(trials), length, why)
-    varied = {name: of for name, of in _PARAMETERS.items() if len({*map(of, trials)}) > 1}
-    if len(varied) < 2 or len({t.score for t in trials}) < 2:
+    if len(found.hyperparameters) < 2 or len({t.score for t in trials}) < 2:
         return Importance((), len(trials), length, "fewer than 2 hyperparameters vary")
-    shares = _ped_anova(trials, varied, run.trials.objective.direction == "max")
+    shares = _ped_anova(trials, found.hyperparameters, run.trials.objective.direction == "max")
     ordered = sorted(shares.items(), key=lambda item: -item[1])
-    return Importance(tuple(ordered), len(trials), length)
-
-
-Value = float | int | str
-_PARAMETERS: dict[str, Callable[[FinishedTrial], Value]] = {
-    "batch size": lambda t: t.configuration.batch_size,
-    "learning rate": lambda t: t.learning_rate,
-    "schedule": lambda t: t.configuration.schedule.name,
-    "warm-up": lambda t: t.configuration.warmup_fraction,
-}
+    return Importance(tuple(ordered), len(trials), length, left_out=found.left_out)
 
 
 def _ped_anova(
-    trials: list[FinishedTrial],
-    varied: dict[str, Callable[[FinishedTrial], Value]],
-    maximize: bool,
+    trials: list[FinishedTrial], hyperparameters: Sequence[Hyperparameter], maximize: bool
 ) -> dict[str, float]:
     import optuna  # a second of imports that no other figure needs
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-    def distribution(name: str) -> BaseDistribution:
-        values = [varied[name](t) for t in trials]
-        numbers = [float(v) for v in values if not isinstance(v, str)]
-        if name == "schedule" or len(numbers) < len(values):
-            return CategoricalDistribution(sorted({str(v) for v in values}))
-        return FloatDistribution(min(numbers), max(numbers), log=name != "warm-up")
+    def distribution(one: Hyperparameter) -> BaseDistribution:
+        numbers = one.numbers
+        if not numbers:
+            return CategoricalDistribution(sorted({*one.texts}))
+        return FloatDistribution(min(numbers), max(numbers), log=one.logarithmic)
 
-    distributions = {name: distribution(name) for name in varied}
+    columns = {one.name: one.numbers or one.texts for one in hyperparameters}
+    distributions = {one.name: distribution(one) for one in hyperparameters}
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study(direction="maximize" if maximize else "minimize")
-        for trial in trials:
+        for place, trial in enumerate(trials):
             study.add_trial(
                 optuna.trial.create_trial(
-                    params={
-                        name: str(of(trial)) if name == "schedule" else float(of(trial))
-                        for name, of in varied.items()
-                    },
+                    params={name: column[place] for name, column in columns.items()},
                     distributions=distributions,
                     value=trial.score,
                 )
@@ -106,10 +95,15 @@ def importance_sentence(found: Importance) -> str:
     """Which trials it rests on, or why it is not computed."""
     if not found.shares:
         return f"Importance of hyperparameters is not computed: {found.reason}."
+    without = (
+        f" Not every trial of the search has {', '.join(found.left_out)}: no bar shows it."
+        if found.left_out
+        else ""
+    )
     return (
         f"Importance by PED-ANOVA (Watanabe et al. 2023), over {found.trials} completed trials of "
         f"{found.length:,} examples: what distinguishes the best tenth from all. An association, "
-        "not an effect."
+        f"not an effect.{without}"
     )
 
 
