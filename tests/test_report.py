@@ -31,7 +31,7 @@ from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak, MemoryUsedUp
 from tfbatch.answer.summary import summary
 from tfbatch.charts import Stack
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, RunFolderError
 from tfbatch.reporting import checks
 from tfbatch.reporting.all_trials import parallel, table
 from tfbatch.reporting.by_batch_size import by_batch_size, memory_chart
@@ -296,6 +296,15 @@ def test_the_page_says_what_the_terminal_says_and_what_the_answer_has(run, text,
     assert cost.trial_seconds == pytest.approx(sum(row["seconds"] for row in rows))
     assert cost.trainings == pytest.approx(cost.examples / TOTAL_EXAMPLES)
     assert str(cost) in shown
+
+
+def test_seconds_that_are_not_known_are_not_counted(run):
+    row = run.trials[1].row | {"trial": "untimed", "seconds": math.nan}
+    untimed = dataclasses.replace(run, trials=trials_of(run.trials[0], read_row(row)))
+    cost = cost_of(untimed)
+
+    assert (cost.trial_seconds, cost.untimed) == (run.trials[0].seconds, 1)
+    assert f"2 trials, at least {cost.trial_seconds:.3g} s on their workers" in str(cost)
 
 
 def test_a_clean_run_passes_every_check_that_applies(run, text):
@@ -750,6 +759,23 @@ def test_the_command_draws_runs_and_refuses_what_is_none(run_dir, tmp_path, monk
         tfbatch.report.main([])
     with pytest.raises(InputError, match="must be a run folder"):
         tfbatch.report.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("page", ["absent/page.html", "."])
+def test_a_page_that_cannot_be_written_is_refused_before_a_run_is_read(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged").mkdir()
+
+    with pytest.raises(InputError, match=f"--page must be a file.* Received: {re.escape(page)}"):
+        tfbatch.report.main(["damaged", f"--page={page}"])
+
+
+def test_settings_without_an_objective_are_named_as_damaged(tmp_path):
+    path = one_success(tmp_path / "run")
+    (path / "config.json").write_text(json.dumps({"identity": {}, "budget": {}}))
+
+    with pytest.raises(RunFolderError, match=r"config.json is damaged.*`objective`.*None"):
+        read_recorded(path)
 
 
 def test_a_report_is_drawn_without_tensorflow(run_dir, tmp_path):

@@ -52,9 +52,10 @@ def main(arguments: list[str]) -> int:
     from tfbatch.reporting.recorded import read_recorded
 
     folders = [path_of(name) or Path(name) for name in named]
+    page = _page()
     runs = [read_recorded(folder) for folder in folders]
     default = folders[0] / REPORT if len(folders) == 1 else Path(REPORT)
-    output = path_of(FLAGS.page) or default
+    output = page or default
     write_whole(output, report_page(runs).html())
     appendix: list[Path] = []
     if FLAGS.appendix:
@@ -71,6 +72,21 @@ def main(arguments: list[str]) -> int:
     )
     print(json_text("report", result), end="")
     return 0
+
+
+def _page() -> Path | None:
+    """The file of --page, or None.
+
+    Raises:
+        InputError: It is a folder, or in one that is not there.
+    """
+    page = path_of(FLAGS.page)
+    if page is not None and (page.is_dir() or not page.parent.is_dir()):
+        raise InputError(
+            f"--page must be a file in a folder that exists. Received: {page}. Make its folder, or "
+            "name another file."
+        )
+    return page
 
 
 def _result(run: RecordedRun) -> ReportedRunResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from tfbatch.answer.answer import Contender, Measured
@@ -23,8 +24,9 @@ class Cost:
         completed: How many completed.
         examples: Examples that all trials trained on, each part of a training once.
         trainings: The same in trainings of the run's length; None where that is not known.
-        trial_seconds: Seconds of all trials, each on its worker.
+        trial_seconds: Seconds of all trials whose seconds are known, each on its worker.
         seconds: Wall-clock seconds of all sessions; None where they are not known.
+        untimed: Number of trials whose seconds are not finite.
     """
 
     trials: int
@@ -33,6 +35,7 @@ class Cost:
     trainings: float | None
     trial_seconds: float
     seconds: float | None
+    untimed: int = 0
 
     def __str__(self) -> str:
         """One sentence."""
@@ -41,9 +44,10 @@ class Cost:
         wall = "" if self.seconds is None else f"{duration(self.seconds)} in all: "
         count = f"{self.trainings or 0:,.{0 if (self.trainings or 0) >= 100 else 1}f}"
         like = "" if self.trainings is None else f", like {count} whole trainings"
+        at_least = "at least " if self.untimed else ""
         return (
             f"It cost {wall}{self.trials} trial{'' if self.trials == 1 else 's'}{without}, "
-            f"{duration(self.trial_seconds)} on their workers, {self.examples:,} "
+            f"{at_least}{duration(self.trial_seconds)} on their workers, {self.examples:,} "
             f"examples{like}."
         )
 
@@ -52,13 +56,15 @@ def cost_of(run: RecordedRun) -> Cost:
     """What a run took."""
     did = [own(trial, run.trials) for trial in run.trials]
     examples, whole = sum(one.examples for one in did), run.trials.total_examples
+    timed = [one.seconds for one in did if math.isfinite(one.seconds)]
     return Cost(
         trials=len(run.trials),
         completed=len(run.trials.completed()),
         examples=examples,
         trainings=examples / whole if whole else None,
-        trial_seconds=sum(one.seconds for one in did),
+        trial_seconds=sum(timed),
         seconds=run.seconds,
+        untimed=len(did) - len(timed),
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
-from tfbatch.run_folder.files import JOURNAL
+from tfbatch.errors import RunFolderError
+from tfbatch.run_folder.files import JOURNAL, SETTINGS
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.reader import read_settings
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial, read_row
@@ -52,7 +53,13 @@ class Trials(Sequence[FinishedTrial]):
             InputError: It is no run folder.
             RunFolderError: A file in it is damaged.
         """
-        objective = Objective.parse(read_settings(run_dir)["objective"])
+        named = read_settings(run_dir).get("objective")
+        if not isinstance(named, str):
+            raise RunFolderError(
+                f"{run_dir / SETTINGS} is damaged: its `identity` must name an `objective`, such "
+                f"as val_loss:min. Received: {named!r}. Restore the file from a copy."
+            )
+        objective = Objective.parse(named)
         trials = [read_row(row) for row in read_rows(run_dir / JOURNAL)]
         lengths = (trial.total_examples for trial in trials if trial.trial == BASELINE)
         return cls(trials, objective=objective, total_examples=next(lengths, None))
