@@ -366,6 +366,19 @@ def test_a_rate_that_was_better_in_shorter_trainings_bounds_nothing():
         assert found.closed == (above is not None)
 
 
+def test_a_higher_rate_that_was_stopped_in_its_decay_bounds_nothing():
+    """A lower one does: in the middle of a decay it looks better than it ends."""
+
+    def stopped(rate, score):
+        part = {"trial": f"part-{rate}", "score": score, "to_examples": TOTAL_EXAMPLES // 2}
+        return read_row(tried(rate, score).row | part)
+
+    whole = (tried(0.1, 0.3), stopped(0.1, 0.5), stopped(0.05, 0.6), stopped(0.2, 0.6))
+    found = bracket_of(trials_of(*whole), 64)
+
+    assert (found.below, found.above) == (0.05, None)
+
+
 def test_a_rate_that_was_tried_twice_does_not_bound_itself():
     same = [tried(0.1 * (1 - 1e-8), 0.4), tried(0.1, 0.3), tried(0.1 * (1 + 1e-8), 0.4)]
 

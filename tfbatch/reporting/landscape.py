@@ -54,8 +54,9 @@ def bracket_of(trials: Trials, batch_size: int) -> Bracket:
 
     The best is that of the run's full length, or, where there is none, of the longest other length.
     Another rate bounds it if it diverged, or if, at an equal length, it was no better than the best
-    rate or one between the two. A higher rate that was better in shorter trainings bounds nothing.
-    Rates less than `SAME_RATE_OCTAVES` apart are one.
+    rate or one between the two. A higher rate that was better in shorter trainings bounds nothing,
+    nor does one that was stopped before the end of its decay: it hides what was learned. Rates less
+    than `SAME_RATE_OCTAVES` apart are one.
     """
     searched = trials.of_phase("search", "baseline").of_batch_size(batch_size)
     tried = [t for t in searched if t.status in ("completed", "diverged")]
@@ -84,6 +85,8 @@ def _bounds(
         return False
     if trial.score is None:
         return True
+    if distance > 0 and trial.length < trial.total_examples:
+        return False
     nearer = [
         sign * t.score
         for t in tried
