@@ -30,6 +30,14 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Devices
 
 SIZES = (16, 64, 256)
+RUNS = [
+    ("training", "ok", 100, 800),
+    ("training", "ok", 16, 200),
+    ("training", "ok", 16, 210),
+    ("training", "ok", 32, None),
+    ("training", "oom", 256, 990),
+    ("evaluation", "ok", 64, 400),
+]
 
 
 def bench_of(*, workers=2, kind="CPU", baseline=32):
@@ -49,6 +57,10 @@ def measured(monkeypatch):
             batch_size=min(100, options["largest"]),
             device="CPU",
             conclusion=lambda: "100 fits.",
+            rows=lambda: [
+                {"kind": kind, "outcome": outcome, "batch_size": size, "peak_megabytes": peak}
+                for kind, outcome, size, peak in RUNS
+            ],
         )
 
     monkeypatch.setattr(memory_limit, "measure_memory", measure_memory)
@@ -81,6 +93,8 @@ def test_what_was_measured_is_kept_for_the_same_budget_alone(measured, tmp_path)
     assert len(measured) == 3
     kept = read_memory_limit(tmp_path)
     assert (kept.memory_budget, kept.workers, kept.largest_batch_size) == ("6 GB", 1, 100)
+    # Of what was trained and fitted, the most of each size.
+    assert [(p.batch_size, p.megabytes) for p in kept.peaks] == [(16, 210), (100, 800)]
 
 
 def test_a_larger_space_is_measured_again_unless_its_end_is_known(measured, tmp_path):

@@ -433,7 +433,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no trials": ({"max_trials": 0}, r"max_trials: .*Received: 0"),
     "unknown oracle": (
         {"oracle": {"name": "hyperband"}},
-        r"oracle: Unknown oracle `hyperband`\..* Available: bayesian, grid, random, sobol\.",
+        r"oracle: Unknown oracle `hyperband`\..* Available: bayesian, grid, random, sobol, ",
     ),
     "no seeds": ({"confirmation": {"seeds": -1}}, r"confirmation\.seeds: .*Received: -1"),
     "no goal": ({"confirmation": {"goal": "speed"}}, r"confirmation\.goal: .*Received: 'speed'"),

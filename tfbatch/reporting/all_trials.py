@@ -10,6 +10,7 @@ from tfbatch.charts.page import Cell, Column, SortableTable
 from tfbatch.reporting.hyperparameters import differing, varied
 from tfbatch.reporting.landscape import shade_ends
 from tfbatch.reporting.recorded import RecordedRun
+from tfbatch.run_folder.files import JOURNAL
 from tfbatch.trial.finished_trial import FinishedTrial
 
 LONGEST_LOG = 4_000
@@ -111,7 +112,7 @@ def _logs(trials: list[FinishedTrial]) -> tuple[list[str], list[int | None]]:
         if len(message) > LONGEST_LOG:
             message = f"(the last {LONGEST_LOG:,} characters)\n…{message[-LONGEST_LOG:]}"
         if message not in kept and len(kept) >= MOST_LOGS:
-            message = f"More than {MOST_LOGS} different messages: see `message` in trials.jsonl."
+            message = f"More than {MOST_LOGS} different messages: see `message` in {JOURNAL}."
         if message not in kept:
             kept.append(message)
         of.append(kept.index(message))

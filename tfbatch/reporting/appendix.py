@@ -25,7 +25,7 @@ from tfbatch.reporting.learning_curves import learning_curves
 from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.reporting.to_target import to_target_chart, to_target_sentence
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.files import APPENDIX
+from tfbatch.run_folder.files import APPENDIX, TRIALS_CSV
 from tfbatch.run_folder.reader import read_budget, read_settings
 from tfbatch.scaling_rules import SCALING_RULES
 from tfbatch.schema import JsonObject
@@ -389,7 +389,7 @@ def _seeds(run: RecordedRun) -> Section:
     told = (
         f"All seeds derive from the run's seed, {run.seed}, by SHA-256 of their purpose. A seed "
         "gives weights, order of examples and augmentation, which do not depend on the batch size; "
-        "every trial's seed stands in trials.csv."
+        f"every trial's seed stands in {TRIALS_CSV}."
     )
     tables = (Table("Fresh seeds", ("seed", "batch sizes"), rows),) if rows else ()
     return Section("Seeds", (told,), tables)
