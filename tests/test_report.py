@@ -34,7 +34,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.reporting import checks
 from tfbatch.reporting.all_trials import parallel, table
-from tfbatch.reporting.by_batch_size import by_batch_size, memory_chart
+from tfbatch.reporting.by_batch_size import by_batch_size, memory_chart, notes, wall_marks
 from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.finalists import paired_differences
 from tfbatch.reporting.headline import cost_of, two_sentences
@@ -592,9 +592,10 @@ def test_steps_to_a_target_are_read_from_the_ends_of_decays(tmp_path):
     found = steps_to_target(run)
 
     assert found.target == pytest.approx(40 / 16000 * 192)
-    assert found.steps[-1].steps == pytest.approx(16000 / 128)
+    expected = [40 * (size + 64) / (found.target * size) for size in SIZES]
+    assert [one.steps for one in found.steps] == pytest.approx(expected)
     assert all(one.reached for one in found.steps)
-    assert (found.fit is None) == bool(found.reason)
+    assert found.fit.hyperbola.critical_batch_size == pytest.approx(64, rel=1e-3)
     steps, examples, seconds = to_target_chart(run).charts
     assert steps.series[0].y[-1] == pytest.approx(125)
     assert examples.series[0].y[-1] == pytest.approx(16000)
@@ -749,6 +750,28 @@ def test_what_was_trained_on_fresh_seeds_is_inside_of_the_picture(tmp_path):
 
     for name in ("baseline, fresh seeds", "recommended, fresh seeds"):
         assert chart.y_limits[0] < shown[name].y[0] < chart.y_limits[1]
+
+
+def test_what_is_outside_of_the_picture_is_named(tmp_path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    scores = {8: 0.31, 16: 0.3, 32: 0.32, 64: 0.33, 128: 9.5}
+    for size, score in scores.items():
+        row = row_of(f"search-{size:04d}", "search", size, configuration(size, 0.1))
+        rows.append(row | {"score": score})
+    run = read_recorded(write_run(tmp_path / "run", rows, answer=False))
+
+    (note,) = [text for text in notes(run) if text.startswith("Outside the picture")]
+    assert "best of the search: batch size 128 (9.5)." in note
+
+
+def test_memory_ends_where_it_ended_on_this_device(tmp_path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    for size, status, device in ((16, "oom", "other"), (32, "completed", None), (64, "oom", None)):
+        row = row_of(f"search-{size}", "search", 1, configuration(size, 0.1), status=status)
+        rows.append(row | ({"device": device} if device else {}))
+    run = read_recorded(write_run(tmp_path / "run", rows, answer=False))
+
+    assert [mark.x for mark in wall_marks(run)] == [64]
 
 
 def test_several_runs_stand_on_one_page(run, tmp_path):

@@ -63,7 +63,25 @@ def notes(run: RecordedRun) -> list[str]:
             "search."
         )
     found += fixed_rate_note(run)
-    return found
+    return [*found, *_outside(run)]
+
+
+def _outside(run: RecordedRun) -> list[str]:
+    """Names what lies beyond the ends of the metric's axis: a legend alone would hide it."""
+    chart = metric_chart(run, ())
+    if chart is None or chart.y_limits is None:
+        return []
+    low, high = chart.y_limits
+    found = []
+    for series in chart.series:
+        beyond = [
+            f"{x:,.0f} ({y:.4g})"
+            for x, y in zip(series.x, series.y, strict=True)
+            if not low <= y <= high
+        ]
+        if beyond:
+            found.append(f"{series.name}: batch size {', '.join(beyond)}")
+    return [f"Outside the picture, as too far from the best: {'; '.join(found)}."] if found else []
 
 
 def knee_of(run: RecordedRun) -> Knee | None:
@@ -101,7 +119,8 @@ def throughput_chart(run: RecordedRun, ticks: Sequence[float]) -> Chart | None:
 
 def wall_marks(run: RecordedRun) -> list[Mark]:
     """Where memory ended, as a line; nothing if it never did."""
-    wall = min((t.configuration.batch_size for t in run.trials if t.status == "oom"), default=None)
+    device = run.trials[-1].device if run.trials else ""  # as it is now, if it was changed
+    wall = run.trials.memory_wall(device)
     return [] if wall is None else [Mark(float(wall), f"out of memory at {wall}", "failed")]
 
 

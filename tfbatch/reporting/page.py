@@ -20,6 +20,7 @@ from tfbatch.reporting.recorded import RecordedRun, read_recorded
 from tfbatch.reporting.to_target import to_target_chart, to_target_sentence
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import REPORT
+from tfbatch.trial.finished_trial import BASELINE
 
 
 def write_report(run_dir: Path) -> Path:
@@ -136,6 +137,11 @@ def _finalists_section(run: RecordedRun, level: int) -> list[PageSection]:
         if picture and reference
         else "No two configurations were compared on fresh seeds."
     )
+    if picture and reference and reference.key == BASELINE:
+        text += (
+            " It also uses the baseline's second training of each round, so that its middle is not "
+            "the mean of the dots."
+        )
     return [
         PageSection(
             "Finalists, and what matters",

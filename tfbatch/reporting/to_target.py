@@ -15,6 +15,7 @@ from tfbatch.charts import Chart, Series, Stack
 from tfbatch.errors import InputError
 from tfbatch.estimators.critical_batch_size import CriticalBatchSize, fit_critical_batch_size
 from tfbatch.estimators.first_hit import StepsToTarget
+from tfbatch.metric_direction import Direction
 from tfbatch.reporting.recorded import RecordedRun, at_the_end_of_a_decay
 
 FEWEST_LENGTHS = 2
@@ -95,18 +96,30 @@ def steps_to_target(run: RecordedRun) -> ToTarget | None:
 
 
 def _steps(run: RecordedRun, ends: Ends, target: float) -> StepsToTarget:
-    """Interpolated in the logarithm of the length, between the ends before and after the target."""
+    """Interpolated in the logarithm of the length, between the ends before and after the target.
+
+    A positive loss is interpolated in its logarithm too: by a straight line every batch size but
+    the worst, which is measured at an end, would look slower than it is.
+    """
     better, size = run.trials.objective.better, ends.batch_size
     before: tuple[int, float] | None = None
     for examples, score in zip(ends.examples, ends.scores, strict=True):
         if not better(target, score):
             length = float(examples)
             if before is not None and score != before[1]:
-                share = (target - before[1]) / (score - before[1])
+                share = _share(before[1], target, score, run.trials.objective.direction)
                 length = math.exp((1 - share) * math.log(before[0]) + share * math.log(examples))
             return StepsToTarget(size, length / size, reached=True)
         before = examples, score
     return StepsToTarget(size, ends.examples[-1] / size, reached=False)
+
+
+def _share(before: float, target: float, after: float, direction: Direction) -> float:
+    """How far a target lies on the way from one score to the next, in [0, 1]."""
+    values = [before, target, after]
+    if direction == "min" and min(values) > 0:
+        values = [math.log(value) for value in values]
+    return (values[1] - values[0]) / (values[2] - values[0])
 
 
 def to_target_sentence(run: RecordedRun) -> str:
