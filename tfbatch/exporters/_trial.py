@@ -140,7 +140,7 @@ def read_curves(tensorboard: Path, row: Row) -> list[Point]:
         tensorboard: The run's TensorBoard folder.
         row: The trial's row in the journal.
     """
-    folder = tensorboard / curves_of(row)
+    folder = tensorboard / curves_of(row["trial"], row.get("curves"))
     if "curves" not in row:
         return _by_epoch(folder, row)
     begin, end = int(row.get("from_examples") or 0), int(row["examples"] or row["total_examples"])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tfbatch.schema import JsonObject
-
 LOCK = ".lock"
 """Held by the process that directs the run."""
 WORKERS_LOCK = ".workers"
@@ -97,9 +95,11 @@ def curves_name(
     return f"{said}{branch}, {trial}"
 
 
-def curves_of(row: JsonObject) -> str:
-    """The folder of a finished trial's curves below TENSORBOARD, from its row in the journal.
+def curves_of(trial: str, curves: str | None) -> str:
+    """The folder of a finished trial's curves below TENSORBOARD, by what the journal says of it.
 
-    Earlier versions called it as the trial.
+    Args:
+        trial: Its name: earlier versions called the folder so.
+        curves: The folder, where the journal names one.
     """
-    return str(row.get("curves") or row["trial"])
+    return curves or trial

@@ -268,7 +268,7 @@ class TrialRunner:
         if spec.phase != "confirmation":
             spec = dataclasses.replace(spec, keep_if=self._better_than_best())
         # Derived here, once: it travels to the process that trains.
-        spec = dataclasses.replace(spec, log_dir=self._curves_of(spec, spec.derived))
+        spec = spec.with_curves_in(self._curves_of(spec, spec.derived))
         self._remove_half_curves(spec)
         if spec.parent and spec.parent.state_file and not spec.parent.state_file.exists():
             self._progress.say(

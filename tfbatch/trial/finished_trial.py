@@ -92,7 +92,7 @@ class FinishedTrial:
     @property
     def curves(self) -> str:
         """The folder of its curves below that of TensorBoard; parts of a training share one."""
-        return curves_of(self.row)
+        return curves_of(self.trial, self.row.get("curves"))
 
     @property
     def derived_numbers(self) -> JsonObject:

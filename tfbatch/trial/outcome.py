@@ -125,6 +125,13 @@ class TrialSpec:
             examples_before=self.course_from,
         )
 
+    def with_curves_in(self, folder: Path) -> TrialSpec:
+        """The same trial with another folder for its curves."""
+        found = dataclasses.replace(self, log_dir=folder)
+        # It does not depend on the folder, whose name may come from it.
+        found.__dict__["derived"] = self.derived
+        return found
+
     @property
     def parents_checkpoint_file(self) -> Path | None:
         """The checkpoint of its parent, where it trains that one again for its state.
