@@ -191,6 +191,23 @@ def test_a_training_whose_process_was_killed_is_proposed_again():
     assert oracle.propose("search-0002", known=None, bound=math.inf) == first
 
 
+def test_a_training_that_ran_out_of_time_is_proposed_once_more():
+    """Also when the journal is replayed: two cosines of a table were missing for good."""
+    oracle, _ = make_oracle()
+    first = oracle.propose("search-0001", known=None, bound=math.inf)
+    oracle.tell("search-0001", first, Told(1.0, "timeout"))
+    again = oracle.propose("search-0002", known=None, bound=math.inf)
+    oracle.tell("search-0002", again, Told(1.0, "timeout"))
+
+    assert again == first
+    assert oracle.propose("search-0003", known=None, bound=math.inf) != first
+
+    resumed, _ = make_oracle()
+    resumed.propose("search-0001", known=first, bound=math.inf)
+    resumed.tell("search-0001", first, Told(1.0, "timeout"))
+    assert resumed.propose("search-0002", known=None, bound=math.inf) == first
+
+
 def test_batch_sizes_that_do_not_fit_are_not_proposed():
     oracle, told = make_oracle()
     found = oracle.propose("search-0001", known=None, bound=33)

@@ -52,7 +52,7 @@ class PlanOracle:
     """Proposes every training of a plan once, in the plan's order where their trunks allow it.
 
     What would go on from a trunk that diverged is left out; a training whose process was killed is
-    proposed again.
+    proposed again, and one that ran out of time too, once: a busy machine is no result.
 
     Args:
         plan: The plan.
@@ -62,6 +62,7 @@ class PlanOracle:
     def __init__(self, plan: TablePlan, *, active: Collection[str]):
         self._plan, self._active = plan, active
         self._waiting = plan.trainings()
+        self._out_of_time: set[Training] = set()
         self._training_of: dict[str, Training] = {}
         self._trunks: dict[Training, str] = {}
 
@@ -96,6 +97,10 @@ class PlanOracle:
     def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
         """See Oracle."""
         training = self._training_of[trial]
+        if told.status == "timeout" and training not in self._out_of_time:
+            self._out_of_time.add(training)
+            self._waiting.insert(0, training)
+            return
         if training.kind != "trunk":
             return
         if told.completed:
