@@ -54,7 +54,7 @@ def collect(court: Court) -> Iterator[Evidence]:
         bounds: bool = True,
     ) -> Evidence:
         cells = [(fixed if policy == "fixed" else runs)[size] for size in sizes]
-        doubts = study.doubts(policy, "target", sizes)
+        doubts = study.doubts(policy, "target", sizes, of_success=not bounds)
         return Evidence(
             claim,
             effects=tuple(effects),
@@ -64,7 +64,7 @@ def collect(court: Court) -> Iterator[Evidence]:
             policy=policy,
             finding=finding,
             part=part,
-            doubts=doubts if bounds else (),
+            doubts=doubts,
             censored=fell_short(*cells) if bounds else 0,
         )
 
