@@ -7,8 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from tests.court_fixtures import SimulatedCourt, hashable, judged, noise_of
-from tfbatch.claims import steps_to_target
+from tests.court_fixtures import SimulatedCourt, hashable, judged, make_workload, noise_of
+from tfbatch.claims import rate_exponent, steps_to_target
+from tfbatch.schema import Named
+
+BASE = make_workload().baseline
 
 
 class FarRates(SimulatedCourt):
@@ -65,3 +68,39 @@ def test_where_every_rate_diverges_lower_ones_are_tried():
     assert rate.value == pytest.approx(0.05 / 2**5, rel=1e-3)
     dead = SimulatedCourt(lambda training, x: np.full(len(x), -1.0))
     assert "learns anything" in dead.study.rate(32, "tuned", "epochs").doubts[0]
+
+
+def best_at(exponent):
+    """The score is best at 0.05 (B / 32)^exponent, whatever the optimizer."""
+
+    def curve(training, examples):
+        size, rate = hashable(training.configuration)
+        far = math.log2(rate / 0.05 / (size / 32) ** exponent)
+        shift = noise_of(training.seed).normal(0, 0.05)
+        return np.full(len(examples), -0.01 * (far - shift) ** 2)
+
+    return curve
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_rate_of_the_small_is_told_with_any_optimizer(compiled):
+    """C35 speaks of the user's training, M1 and M2 of SGD and of Adam."""
+    simulated = SimulatedCourt(
+        best_at(0.5),
+        baseline=BASE.model_copy(update={"optimizer": Named(name="adamw")}),
+        compiled=compiled,
+    )
+    found = judged(rate_exponent, simulated)
+
+    assert found["small-slow-but-better-in-use", "rate"].word == "HOLDS"
+    assert found["small-slow-but-better-in-use", "rate"].estimate == pytest.approx(1.0, abs=0.05)
+    if compiled:
+        assert "compiled with adamw" in found["linear-rule-holds", ""].reason
+
+
+def test_one_size_has_no_exponent():
+    at_one = BASE.model_copy(update={"batch_size": 1, "base_batch_size": 1})
+    found = judged(rate_exponent, SimulatedCourt(best_at(1.0), baseline=at_one, num_examples=2))
+
+    assert {verdict.word for verdict in found.values()} == {"NOT TESTABLE HERE"}
+    assert "--baseline" in found["small-slow-but-better-in-use", "rate"].reason

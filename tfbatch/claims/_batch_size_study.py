@@ -86,6 +86,15 @@ class BatchSizeStudy:
         """The smallest size."""
         return self.sizes[0]
 
+    def no_other_size(self, size: int) -> str:
+        """Why a size stands alone where it is to be compared with a smaller or a larger one."""
+        if size == 1:
+            return "the batch size is 1, and none is smaller; give a larger one with --baseline"
+        return (
+            f"batch size {size} is the largest one tried, of {self._court.workload.num_examples} "
+            "training examples; give a smaller one with --baseline"
+        )
+
     def length(self, size: int) -> int:
         """Examples in a training: as many as B0's, or as many updates where that is more."""
         examples = self._court.workload.examples
