@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 
+from tfbatch.claims import claims
 from tfbatch.claims._court import Court, Run, Workload
 from tfbatch.claims._preset import PRESETS
 from tfbatch.configuration import Configuration
@@ -70,6 +71,16 @@ class SimulatedCourt(Court):
 
     def measure(self, function, *arguments, **options):
         raise NotImplementedError(function.__name__)
+
+
+def judged(card, simulated):
+    """The word on every part that a card tells something of, by claim and part."""
+    parts = {(c.name, part.name): part for c in claims() for part in c.parts}
+    found = {}
+    for one in card.collect(simulated):
+        assert parts[one.claim, one.part].card == card.CARD
+        found[one.claim, one.part] = one.verdict(parts[one.claim, one.part].kind)
+    return found
 
 
 def hashable(configuration):

@@ -10,7 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from search_fixtures import NUM_EXAMPLES, Trainer, make_request_of, open_folder, outcome
+from search_fixtures import (
+    NUM_EXAMPLES,
+    Trainer,
+    make_request_of,
+    open_folder,
+    outcome,
+    small_derive,
+)
 
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import (
@@ -24,6 +31,7 @@ from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.journal import read_rows
+from tfbatch.run_folder.reuse import take_trials
 from tfbatch.search.preparation import Prepared
 from tfbatch.search.progress import Progress
 from tfbatch.search.run import Run
@@ -395,15 +403,77 @@ def test_a_prediction_that_fails_costs_only_itself(tmp_path):
     assert result.recommendation["status"] == "complete"
 
 
+def measured(without=()):
+    """Stands in for keep_step_times; some batch sizes have no time."""
+
+    def task(configurations, file, device):
+        sizes = {c.batch_size for c in configurations}.difference(without)
+        seconds = {str(size): [0.25] * 5 for size in sizes}
+        file.write_text(json.dumps({"device": device, "seconds": seconds}))
+
+    return task
+
+
 def test_where_only_times_are_measured_nothing_is_trained(tmp_path):
     """Although the budget would allow more trials."""
     first, _, _ = complete(tmp_path)
     trainer = Trainer()
-    again, lines, _ = complete(tmp_path, trainer, only_times=True, max_trials=5)
+    again, lines, _ = complete(
+        tmp_path,
+        trainer,
+        only_times=True,
+        max_trials=5,
+        keep_step_times=measured(),
+    )
 
     assert trainer.ran == []
     assert again.answer.recommended.configuration == first.answer.recommended.configuration
+    assert (
+        again.answer.recommended.training_seconds.mean
+        == 0.25 * small_derive(again.answer.recommended.configuration).steps
+    )
     assert [line for line in lines if line.startswith("Measuring the step times")]
+
+
+def test_a_run_of_other_hardware_has_its_time_limit_for_itself(tmp_path):
+    """Its trials took an hour each; here are 30 minutes, of which other hardware has used none."""
+    complete(tmp_path / "there")
+    journal = tmp_path / "there" / "trials.jsonl"
+    slow = [
+        json.loads(row) | {"finished_at": f"2026-01-{day:02}T12:00:00+00:00", "seconds": 3600.0}
+        for day, row in enumerate(journal.read_text().splitlines(), start=1)
+    ]
+    journal.write_text("".join(json.dumps(row) + "\n" for row in slow))
+    take_trials(tmp_path / "there", tmp_path / "here")
+    assert on_disk(tmp_path / "here")["status"] == "interrupted"
+    result, _, engine = complete(
+        tmp_path / "here",
+        only_times=True,
+        max_minutes=30,
+        keep_step_times=measured(),
+    )
+
+    assert "keep_step_times" in engine.called
+    assert result.answer.recommended.training_seconds.alone_on_the_device
+    assert result.answer.status == on_disk(tmp_path / "here")["status"] == "complete"
+    assert result.answer.seconds < 30 * 60
+
+
+def test_seconds_of_other_hardware_never_decide(tmp_path):
+    first, _, _ = complete(tmp_path / "there")
+    size = first.answer.recommended.batch_size
+    take_trials(tmp_path / "there", tmp_path / "here")
+    here = {"path": tmp_path / "here", "only_times": True}
+
+    with pytest.raises(InputError, match=r"must leave time to measure step times: 2\d s for"):
+        complete(**here, max_minutes=0.2)
+    with pytest.raises(SearchError, match=f"Step times of batch sizes .*{size}.* are missing"):
+        complete(**here, keep_step_times=fails(SearchError("out of memory")))
+    with pytest.raises(SearchError, match="are those of the other hardware"):
+        complete(**here, keep_step_times=measured(without=[size]))
+    with pytest.raises(StoppedError):
+        complete(**here, stop=lambda: True)
+    assert on_disk(tmp_path / "here")["status"] == "interrupted"
 
 
 def test_other_settings_are_taken_while_no_trial_is_finished(tmp_path):

@@ -8,6 +8,9 @@ import math
 import keras
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.util.tensor_util import make_ndarray
 from test_hparams_log import Backend
 
 from tfbatch.callbacks import HParams
@@ -40,6 +43,44 @@ def test_every_fit_is_a_row_with_what_was_chosen_what_follows_and_the_final_metr
     assert values["_status"] == "completed"
     metrics = {m["name"]["tag"]: m["value"] for m in rows["fit-0001"]["metricValues"]}
     assert metrics == pytest.approx({name: history[name][-1] for name in ("loss", "mae")})
+
+
+def scalars(folder):
+    loaded = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    loaded.Reload()
+    tags = [tag for tag in loaded.Tags()["tensors"] if not tag.startswith("_hparams_")]
+    found = {
+        tag: [(e.step, float(make_ndarray(e.tensor_proto))) for e in loaded.Tensors(tag)]
+        for tag in tags
+    }
+    return {tag: sorted(set(points)) for tag, points in found.items()}
+
+
+def test_the_final_metrics_are_the_ends_of_curves_over_updates(tmp_path):
+    hparams = HParams(tmp_path)
+    history = fit(hparams)
+
+    found = scalars(hparams.folder)
+    assert found.keys() == {"loss", "mae"}
+    for name, points in found.items():
+        assert [step for step, _ in points] == [2, 4]
+        assert [value for _, value in points] == pytest.approx(history[name])
+    times = [
+        event.wall_time
+        for file in hparams.folder.glob("*.tfevents.*")
+        for event in EventFileLoader(str(file)).Load()
+        if any(value.tag == "loss" for value in event.summary.value)
+    ]
+    assert len(set(times)) >= 2, "each epoch has its own time"
+
+
+def test_curves_of_a_training_that_diverged_end_in_no_final_value(tmp_path):
+    hparams = HParams(tmp_path)
+    fit(hparams, rate=1e30)
+
+    assert "loss" not in scalars(hparams.folder)
+    (row,) = Backend.of(tmp_path).rows().values()
+    assert "loss" not in {m["name"]["tag"] for m in row.get("metricValues", [])}
 
 
 def test_the_columns_of_earlier_fits_are_kept_and_directions_shown(tmp_path):

@@ -326,14 +326,27 @@ def test_optuna_has_a_study_of_the_search_and_one_of_the_verification(run_dir, t
         for seed in (7, 8):
             row = finished(f"confirm-x-{seed}", WSD, loss=0.5, phase="confirmation", seed=seed).row
             folder.journal.append(row)
-        part = finished("search-0004", BASELINE, loss=0.1).row | {"to_examples": 64}
+        part = finished("search-0004", BASELINE, loss=0.1).row | {"to_examples": 64, "examples": 64}
         folder.journal.append(part)
+        # A branch to the end of a shorter schedule, one to the full length, a short training.
+        branch = {"parent": "search-0004", "from_examples": 64, "course_from": 64}
+        others = (
+            branch | {"total_examples": 128, "to_examples": 128, "examples": 128},
+            branch,
+            {"total_examples": 1250, "examples": 1250},
+        )
+        for number, changes in enumerate(others, start=5):
+            row = finished(f"search-000{number}", BASELINE, loss=0.05).row
+            folder.journal.append(row | changes)
     exported = export(run_dir, "optuna", str(tmp_path / "study.db"))
     key = read_run(run_dir).key
     found = studies(exported.destination)
     search, verification = found[f"my-run-{key}"], found[f"my-run-{key}-verification"]
 
-    assert (exported.written, exported.next_step) == (7, f"optuna-dashboard {exported.destination}")
+    assert (exported.written, exported.next_step) == (
+        10,
+        f"optuna-dashboard {exported.destination}",
+    )
     states = {trial.user_attrs["trial"]: trial.state.name for trial in search.trials}
     assert states == {
         "baseline": "COMPLETE",
@@ -341,6 +354,9 @@ def test_optuna_has_a_study_of_the_search_and_one_of_the_verification(run_dir, t
         "search-0002": "FAIL",
         "search-0003": "FAIL",
         "search-0004": "PRUNED",
+        "search-0005": "PRUNED",
+        "search-0006": "PRUNED",
+        "search-0007": "PRUNED",
     }
     assert search.best_trial.user_attrs["trial"] == "baseline"
     assert search.direction.name == "MINIMIZE"

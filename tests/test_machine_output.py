@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from rich.table import Table
-from search_fixtures import Trainer
+from search_fixtures import Trainer, make_request_of
 from test_answer import CHANCE, CONFIG, run
+from test_plan import PLAN
 
 import tfbatch.compare
+import tfbatch.finder
 import tfbatch.probe
 import tfbatch.report
 import tfbatch.train
@@ -23,9 +28,11 @@ import tfbatch.tune
 from tfbatch.answer.find import find_answer
 from tfbatch.command_line.machine_output import SCHEMA_VERSION, Document
 from tfbatch.command_line.results import RESULTS
-from tfbatch.errors import NothingLearnedError
+from tfbatch.errors import InputError, NothingLearnedError
+from tfbatch.finder import plan_request
 from tfbatch.instruments.run_all import ProbeReport, Section
 from tfbatch.run_folder.files import RECOMMENDATION
+from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 
 CONFIGURATION = (
@@ -175,6 +182,84 @@ def test_a_search_that_learned_nothing_says_so_with_its_exit_code(run_dir, monke
     assert document["result"]["status"] == "nothing_learned"
     assert document["result"]["message"] == "no better than chance"
     assert document["result"]["answer"] is None
+
+
+def test_a_plan_is_one_document_and_leaves_no_run_folder(tmp_path, run_dir, monkeypatch, capfd):
+    def plan_request(request, objects, *, progress, stop_requested, started):
+        progress.say("measuring")
+        os.write(1, b"a library speaks\n")
+        return PLAN
+
+    monkeypatch.setattr(tfbatch.tune, "plan_request", plan_request)
+    code = tfbatch.tune.main([f"--run_dir={tmp_path / 'new'}", "--dry_run", "--json"])
+    printed = capfd.readouterr()
+
+    document = Document[RESULTS["tune"]].model_validate_json(printed.out)
+    assert (code, document.exit_code, document.result.status) == (0, 0, "planned")
+    assert document.result.plan == PLAN
+    assert (document.result.answer, document.result.files) == (None, ())
+    assert not (tmp_path / "new").exists()
+    assert "measuring" in printed.err
+    assert "has trials already" not in printed.err
+
+    tfbatch.tune.main([f"--run_dir={run_dir}", "--dry_run"])
+    assert "the plan is that of a new run" in " ".join(capfd.readouterr().out.split())
+
+
+def test_a_plan_is_made_in_a_folder_that_nobody_keeps(tmp_path, monkeypatch):
+    asked = []
+
+    class Run:
+        def plan(self):
+            asked[0].run_dir.mkdir()
+            (asked[0].run_dir / "trials.jsonl").touch()
+            return PLAN
+
+    @contextlib.contextmanager
+    def opened(request, *_):
+        asked.append(request)
+        yield Run()
+
+    monkeypatch.setattr(tfbatch.finder, "_opened", opened)
+    request = make_request_of(run_dir=tmp_path / "mine", overwrite=True)
+    plan = plan_request(request, progress=Progress(None), started=0.0)
+
+    assert plan == PLAN
+    assert asked[0].run_dir != request.run_dir
+    assert not asked[0].overwrite
+    assert not asked[0].run_dir.parent.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_command_searches_further_and_speaks_to_people(run_dir, monkeypatch, capfd):
+    main, arguments = tune(run_dir, monkeypatch)
+    monkeypatch.setattr(tfbatch.tune, "take_trials", lambda source, run_dir: "Taken.")
+    more = ["--from=other", "--json", "--max_minutes=3", "--seed=2"]
+    main([*arguments, *more])
+    said = " ".join(capfd.readouterr().err.split())
+    (command,) = re.findall(r"-m tfbatch\.tune (.*?) \(searches further\)", said)
+
+    # That of tuner_configs/joint.yaml, doubled.
+    assert shlex.split(command)[-2:] == ["--max_trials=48", "--max_minutes=6"]
+    assert "--seed=2" in command
+    assert "--from" not in command
+    assert "--json" not in command
+
+
+def test_what_is_not_taken_from_a_chief_is_named_and_allowed(monkeypatch):
+    joined = []
+    monkeypatch.setattr(
+        "tfbatch.search.joined.join_search", lambda *_, **given: joined.append(given)
+    )
+    here = ["--join=localhost:1", "--data_dir=x", "--records_dir=y", "--workers=1", "--quiet"]
+
+    assert tfbatch.tune.main(here) == 0
+    assert len(joined) == 1
+    with pytest.raises(
+        InputError,
+        match=r"but --data_dir, --records_dir, --workers and --quiet from .* --seed\.",
+    ):
+        tfbatch.tune.main([*here, "--seed=3"])
 
 
 def test_the_documented_schemas_are_those_of_the_code():

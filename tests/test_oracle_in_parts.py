@@ -20,13 +20,16 @@ from search_fixtures import (
     outcome,
     trials_of,
 )
+from test_hparams_log import Backend
 
 import tfbatch
 from tfbatch import oracles
 from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.find import find_answer
 from tfbatch.answer.stored import answer_of
+from tfbatch.curves_log import CurveWriter
 from tfbatch.errors import InputError, SearchError
+from tfbatch.exporters._trial import read_curves
 from tfbatch.oracles import ORACLES, Part, Proposal, Setting, Stop
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.files import STATES
@@ -275,6 +278,44 @@ def test_a_cool_down_is_a_branch_with_the_schedule_that_it_names(tmp_path):
     with open_folder(tmp_path) as folder:
         again = make_runner(folder, trainer)
         assert again._spec_of(again.trials.find("cool")).identity() == spec.identity()
+
+
+class CurvesTrainer(PartTrainer):
+    """Writes a point in the middle and one at the end, into the folder that it is given."""
+
+    def __call__(self, spec):
+        found = super().__call__(spec)
+        writer = CurveWriter(spec.log_dir)
+        diverged = self.ends.get(spec.trial) == "diverged"
+        for examples in ((spec.from_examples + spec.end_examples) // 2, spec.end_examples):
+            writer.write(examples, {"val_loss": 9.0 if diverged else 1000 / examples})
+        writer.close()
+        metrics = {"val_loss": math.nan if diverged else 1000 / spec.end_examples}
+        status = "diverged" if diverged else "completed"
+        return dataclasses.replace(found, metrics=metrics, status=status)
+
+
+def test_a_part_that_fails_has_a_row_of_its_own_and_leaves_its_parents_as_it_was(tmp_path):
+    for _ in range(2):  # a second session writes the rows again
+        with open_folder(tmp_path) as folder:
+            runner = make_runner(folder, CurvesTrainer({"part": "diverged"}))
+            first = runner.run(runner.spec("trunk", "search", 3, BASELINE, Part(to_examples=1000)))
+            part = Part(to_examples=2000, parent="trunk")
+            failed = runner.run(runner.spec("part", "search", 3, BASELINE, part))
+        rows = Backend.of(tmp_path / "tensorboard").rows()
+
+        assert (first.status, failed.status) == ("completed", "diverged")
+        assert rows.keys() == {first.curves, failed.curves}
+        assert rows[first.curves]["hparams"]["_status"] == "completed"
+        (metric,) = rows[first.curves]["metricValues"]
+        assert metric["value"] == pytest.approx(1000 / 1024)
+        assert rows[failed.curves]["hparams"]["_status"] == "diverged"
+        aside = rows[failed.curves]["metricValues"]
+        assert {metric["name"]["group"] for metric in aside} == {"curves"}, "no final value"
+        points = [read_curves(tmp_path / "tensorboard", one.row) for one in (first, failed)]
+        # Each in one epoch, of which the later point counts.
+        ends = [[point.values["val_loss"] for point in one] for one in points]
+        assert ends == [[pytest.approx(1000 / 1024)], [9.0]]
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ def test_the_trials_are_taken_and_the_times_stay_behind(source, tmp_path):
     assert (here / "trials.jsonl").read_bytes() == (source / "trials.jsonl").read_bytes()
     assert answer_of(here).recommended_trial == answer_of(source).recommended_trial
     assert list((here / "weights").iterdir())
-    left = {"step_times.json", "wall_time.json", "fingerprint.json"}
+    left = {"step_times.json", "fingerprint.json"}
     assert not left & {path.name for path in here.iterdir()}
+    assert json.loads((here / "wall_time.json").read_text()) == {"seconds": 0.0}
     assert "as they were scored on a GPU" in said
     assert ASSUMED in said
     assert json.loads((here / "reused.json").read_text())["said"] == said
@@ -79,4 +80,6 @@ def test_the_command_trains_nothing(source, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "here")
     with pytest.raises(InputError, match="leave out --overwrite"):
         tfbatch.tune.main([*arguments, "--overwrite"])
+    with pytest.raises(InputError, match="`--from` makes none"):
+        tfbatch.tune.main([*arguments, "--dry_run"])
     assert not (tmp_path / "here" / "trials.jsonl").exists()

@@ -85,6 +85,10 @@ def test_a_resumed_run_keeps_the_length_whatever_the_time_is_now(tmp_path):
 
     assert (again.trial_length, seconds, engine.called) == (chosen.trial_length, None, 0)
     assert again.has_chosen_length, "the next session has to find it again"
+    without_limit, _ = settle(engine, tmp_path, max_minutes=None)
+    assert (without_limit.trial_length, engine.called) == (chosen.trial_length, 0)
+    with RunFolder(tmp_path, identity=without_limit.identity(), budget=without_limit.budget()):
+        pass  # it is the same run
     anew, _ = settle(Engine(1.0), tmp_path, overwrite=True)
     assert str(anew.trial_length) == "20 epochs"
 

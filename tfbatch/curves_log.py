@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -39,14 +40,23 @@ class CurveWriter:
         self._log_dir = log_dir
         self._writer: EventFileWriter | None = None
 
-    def write(self, examples: int, values: Mapping[str, float]) -> None:
-        """Writes what was measured after so many examples; it is on disk when this returns."""
+    def write(
+        self, examples: int, values: Mapping[str, float], *, seconds: float | None = None
+    ) -> None:
+        """Writes what was measured after so many examples; it is on disk when this returns.
+
+        Args:
+            examples: The position on the x axis.
+            values: By tag.
+            seconds: When it was measured, in seconds since 1970. Default: now.
+        """
         if self._writer is None:
             self._writer = EventFileWriter(str(self._log_dir))
         summary = Summary()
         for name, value in values.items():
             summary.MergeFrom(scalar_pb(name, value))
-        self._writer.add_event(Event(wall_time=time.time(), step=examples, summary=summary))
+        seconds = time.time() if seconds is None else seconds
+        self._writer.add_event(Event(wall_time=seconds, step=examples, summary=summary))
         self._writer.flush()
 
     def close(self) -> None:
@@ -65,11 +75,34 @@ def set_aside(log_dir: Path) -> None:
     Args:
         log_dir: The training's folder; nothing writes into it any more.
     """
-    files = [p for p in log_dir.glob("*.tfevents.*") if ".tfbatch_" not in p.name]
+    _move(_files(log_dir), log_dir / SET_ASIDE)
+
+
+def move_after(log_dir: Path, examples: int, to: Path) -> None:
+    """Moves the curves that lie beyond an example: those of a part that went on with a training.
+
+    Args:
+        log_dir: The training's folder; nothing writes into it any more.
+        examples: Where the part began.
+        to: The part's own folder.
+    """
+    _move([file for file in _files(log_dir) if _begins_after(file, examples)], to)
+
+
+def _files(log_dir: Path) -> list[Path]:
+    return [p for p in log_dir.glob("*.tfevents.*") if ".tfbatch_" not in p.name]
+
+
+def _move(files: Sequence[Path], to: Path) -> None:
     if files:
-        (log_dir / SET_ASIDE).mkdir(exist_ok=True)
+        to.mkdir(parents=True, exist_ok=True)
     for file in files:
-        file.rename(log_dir / SET_ASIDE / file.name)
+        file.rename(to / file.name)
+
+
+def _begins_after(file: Path, examples: int) -> bool:
+    points = (event.step for event in EventFileLoader(str(file)).Load() if event.summary.value)
+    return next(points, 0) > examples
 
 
 def write_layout(log_dir: Path, charts: Mapping[str, Sequence[str]]) -> None:

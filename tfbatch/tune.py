@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -71,7 +71,7 @@ FLAGS = flags.FlagValues()
 STOPPING = "Stopping after this batch, with the best answer so far."
 NOTHING_MEASURED = "Stopped while starting up: nothing was measured in this session."
 _BUDGET = ("max_trials", "max_minutes", "max_trainings")
-_JOINING = ("join", "data_dir", "records_dir", "workers")
+_JOINING = ("join", "data_dir", "records_dir", "workers", "quiet")
 
 
 define_workload_flags(FLAGS, batch_sizes="Batch sizes to search. Default: the search's.")
@@ -224,11 +224,16 @@ def main(arguments: list[str]) -> int:
     if FLAGS.join:
         return _join()
     request = request_from_flags()
-    if FLAGS.dry_run:
-        return _plan(request)
     source = path_of(FLAGS["from"].value)
     if source and FLAGS.overwrite:
         raise InputError("`--from` takes a new run folder: leave out --overwrite.")
+    if source and FLAGS.dry_run:
+        raise InputError(
+            "`--dry_run` plans a search, and `--from` makes none: it measures step times for about "
+            "a minute. Leave out one of them."
+        )
+    if FLAGS.dry_run:
+        return _plan(request)
     run_dir = check_run_dir(request.run_dir)
     taken = take_trials(source, run_dir) if source else ""
     if source:
@@ -310,9 +315,20 @@ def _plan(request: Request) -> int:
         voices.people.print(plan.table())
         for line in plan.lines():
             say(voices.people, line)
+        if not request.overwrite and _has_begun(request.run_dir):
+            say(
+                voices.people,
+                f"{request.run_dir} has trials already: the plan is that of a new run, not of what "
+                "is left of this one.",
+            )
         if voices.programs:
             voices.document("tune", _planned(plan, request), exit_code=0)
         return 0
+
+
+def _has_begun(run_dir: Path) -> bool:
+    journal = run_dir / JOURNAL
+    return journal.exists() and journal.stat().st_size > 0
 
 
 def _planned(plan: Plan, request: Request) -> TuneResult:
@@ -361,8 +377,8 @@ def _join() -> int:
     other = [f for f in FLAGS if FLAGS[f].present and f not in _JOINING]
     if other:
         raise InputError(
-            f"`--join` takes everything but --data_dir, --records_dir and --workers from the "
-            f"chief. Received: --{other[0]}. Leave it out."
+            f"`--join` takes everything but {_named(_JOINING[1:])} from the chief. Received: "
+            f"--{other[0]}. Leave it out."
         )
     with (
         library_noise_to(Path(os.devnull), kept=False) as (out, err),
@@ -382,9 +398,14 @@ def _join() -> int:
         return stop.exit_code
 
 
+def _named(names: Sequence[str]) -> str:
+    *first, last = (f"--{name}" for name in names)
+    return f"{', '.join(first)} and {last}"
+
+
 def _next_steps(run_dir: Path, request: Request) -> str:
-    given = [f for f in FLAGS if FLAGS[f].present and f not in ("overwrite", *_BUDGET)]
-    again = as_typed(FLAGS, given)
+    left_out = ("overwrite", "from", "json", *_BUDGET)
+    again = as_typed(FLAGS, [f for f in FLAGS if FLAGS[f].present and f not in left_out])
     again.append(f"--max_trials={2 * request.search.max_trials}")
     if request.max_minutes is not None:
         again.append(f"--max_minutes={2 * request.max_minutes:g}")

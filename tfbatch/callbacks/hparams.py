@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from tfbatch.callbacks._schedule_end import warn_of_early_end
+from tfbatch.curves_log import CurveWriter
 from tfbatch.errors import InputError
 from tfbatch.hparams_log import (
     STATUS_COLUMN,
@@ -21,9 +23,18 @@ from tfbatch.hparams_log import (
     write_trial,
 )
 from tfbatch.metric_direction import Direction, direction_of
+from tfbatch.run_folder.files import SET_ASIDE
 from tfbatch.schema import as_plain
 
 Value = str | int | float | bool | None
+
+
+class _Point(NamedTuple):
+    """What was measured at the end of an epoch, in seconds since 1970."""
+
+    updates: int
+    seconds: float
+    values: dict[str, float]
 
 
 class HParams(keras.callbacks.Callback):  # type: ignore[misc]
@@ -31,8 +42,10 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
 
     Every `fit` gets a folder of its own below `log_dir`: `fit-0001`, `fit-0002` and so on, also
     when a search copies the callback. The columns of all of them are kept. The row is written at
-    the end of `fit`: a training that raises or is killed has none. Its status is "completed", or
-    "diverged" where the loss or the validation loss is not finite.
+    the end of `fit`, with the curves whose end its metrics are, over the optimizer's updates: a
+    training that raises or is killed has neither. Its status is "completed", or "diverged" where
+    the loss or the validation loss is not finite: its curves are in a folder below its own then,
+    for they end in no final value.
 
     Example:
         ```python
@@ -92,10 +105,13 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
         self.folder = None
         self._derived = _derived(self.model, self.params) if self.derived else {}
         self._last: dict[str, float] = {}
+        self._points: list[_Point] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keeps the last epoch's metrics, those that callbacks before this one added too."""
         self._last = {name: float(value) for name, value in (logs or {}).items()}
+        updates = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        self._points.append(_Point(updates, time.time(), self._last))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Writes the row."""
@@ -114,7 +130,18 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
             values=values,
             metrics=self._last,
             status="completed" if finite else "diverged",
+            step=self._points[-1].updates if self._points else 0,
         )
+        self._write_curves(self.folder if finite else self.folder / SET_ASIDE)
+
+    def _write_curves(self, folder: Path) -> None:
+        """The last point of a curve is what the view shows: one that is not finite would be it."""
+        shown = [name for name, value in self._last.items() if math.isfinite(value)]
+        writer = CurveWriter(folder)
+        for point in self._points:
+            values = {name: point.values[name] for name in shown if name in point.values}
+            writer.write(point.updates, values, seconds=point.seconds)
+        writer.close()
 
     def _direction(self, name: str) -> Direction | None:
         return self.directions.get(name) or direction_of(name, self.model.metrics)

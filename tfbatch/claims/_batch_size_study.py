@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from tfbatch.claims._claim import Policy
@@ -47,10 +47,13 @@ class Rate:
     Attributes:
         value: The rate.
         doubts: Why it may not be the best one: it lies at the edge of what was tried.
+        falls_short: That no tuning run reaches the target with it nor with any other; empty where
+            one does. It forbids what counts updates, not what counts successes.
     """
 
     value: float
     doubts: tuple[str, ...] = ()
+    falls_short: str = ""
 
 
 class BatchSizeStudy:
@@ -210,10 +213,20 @@ class BatchSizeStudy:
         examples = self.examples_of(size, budget)
         return [run.score_at(examples) for run in self.runs(size, rate.value, purpose)]
 
-    def doubts(self, policy: Policy, budget: Budget, sizes: Sequence[int]) -> tuple[str, ...]:
-        """What forbids a verdict on the rates of some sizes."""
-        found = [d for size in sizes for d in self.rate(size, policy, budget).doubts]
-        return tuple(dict.fromkeys(found))
+    def doubts(
+        self, policy: Policy, budget: Budget, sizes: Sequence[int], *, of_success: bool = False
+    ) -> tuple[str, ...]:
+        """What forbids a verdict on the rates of some sizes.
+
+        Args:
+            policy: How the rate follows the size.
+            budget: What the rate is the best one for.
+            sizes: The sizes.
+            of_success: Whether the verdict is on how many runs reach the target.
+        """
+        rates = [self.rate(size, policy, budget) for size in sizes]
+        short = () if of_success else (rate.falls_short for rate in rates if rate.falls_short)
+        return tuple(dict.fromkeys([*(d for rate in rates for d in rate.doubts), *short]))
 
     @functools.cached_property
     def margin(self) -> float:
@@ -269,24 +282,28 @@ class BatchSizeStudy:
         return {}
 
     def _search(self, size: int, budget: Budget) -> Rate:
-        """The best of a grid of octaves, which grows until the best one lies within it."""
+        """The best of a grid of octaves, which grows until the best one lies within it.
+
+        Where no rate learns anything it grows on both sides: all of them may be too high.
+        """
         octaves = list(_FIRST_OCTAVES)
-        cost = self._cost(size, budget)
         while True:
-            costs = {octave: self._mean_cost(size, octave, cost) for octave in octaves}
+            costs = {octave: self._cost(size, octave, budget) for octave in octaves}
             best = min(octaves, key=lambda octave: (costs[octave], abs(octave)))
-            rate = self._rate_at(size, best)
-            if math.isinf(costs[best]):
-                return Rate(rate, (f"no rate reaches the target at batch size {size}",))
-            if best not in (octaves[0], octaves[-1]):
-                return Rate(rate)
-            beyond = best - 1 if best == octaves[0] else best + 1
-            if abs(beyond) > _MOST_OCTAVES:
-                where = "lowest" if best == octaves[0] else "highest"
-                return Rate(
-                    rate, (f"the best rate at batch size {size} is the {where} that was tried",)
-                )
-            octaves = sorted({*octaves, beyond})
+            edges = {octaves[0]: -1, octaves[-1]: 1}
+            open_edges = [best] if costs[best].learned else list(edges)
+            beyond = [edge + edges[edge] for edge in open_edges if edge in edges]
+            further = [octave for octave in beyond if abs(octave) <= _MOST_OCTAVES]
+            if not further:
+                return self._found(size, best, costs[best], "" if not beyond else _where(beyond))
+            octaves = sorted({*octaves, *further})
+
+    def _found(self, size: int, octave: int, cost: _Cost, edge: str) -> Rate:
+        doubts = (f"the best rate at batch size {size} is {edge} that was tried",) if edge else ()
+        if not cost.learned:
+            doubts = (f"no rate that was tried learns anything at batch size {size}",)
+        short = f"no rate reaches the target at batch size {size}" if cost.all_fall_short else ""
+        return Rate(self._rate_at(size, octave), doubts, short)
 
     def _search_together(self) -> None:
         """The first octaves of all sizes, with no pause between them."""
@@ -314,16 +331,19 @@ class BatchSizeStudy:
         )
         return at_rule * 2.0**octave
 
-    def _cost(self, size: int, budget: Budget) -> Callable[[Run], float]:
+    def _cost(self, size: int, octave: int, budget: Budget) -> _Cost:
         """What the best rate has least of."""
-        if budget == "target":
-            return lambda run: _log_or_infinite(self._updates(run))
-        examples = self.examples_of(size, budget)
-        return lambda run: -run.score_at(examples)
-
-    def _mean_cost(self, size: int, octave: int, cost: Callable[[Run], float]) -> float:
         runs = self.runs(size, self._rate_at(size, octave), "tuning")
-        return statistics.fmean(map(cost, runs))
+        score = statistics.fmean(run.score_at(self.examples_of(size, budget)) for run in runs)
+        learned = any(run.score_at(run.training.examples) > run.scores[0] for run in runs)
+        if budget != "target":
+            return _Cost(0, 0.0, -score, learned=learned)
+        updates = [self._updates(run) for run in runs]
+        failures = sum(not one.reached for one in updates)
+        log_updates = statistics.fmean(math.log(one.steps) for one in updates)
+        return _Cost(
+            failures, log_updates, -score, learned=learned, all_fall_short=failures == len(runs)
+        )
 
 
 def choosing_rounds(count: int) -> int:
@@ -331,5 +351,27 @@ def choosing_rounds(count: int) -> int:
     return max(1, count // 3)
 
 
-def _log_or_infinite(updates: StepsToTarget) -> float:
-    return math.log(updates.steps) if updates.reached else math.inf
+@dataclasses.dataclass(frozen=True, order=True)
+class _Cost:
+    """What the best rate has least of: runs that fall short, then updates, then loss at the end.
+
+    Where no run reaches the target the loss alone decides, so that the search is led to where one
+    may.
+
+    Attributes:
+        failures: Runs that fall short of the target, where there is one.
+        log_updates: Mean log of the updates to it; of a run that fell short those that it made.
+        loss: The mean objective, smaller is better.
+        learned: Whether any run ends better than the untrained model.
+        all_fall_short: Whether no run reaches the target.
+    """
+
+    failures: int
+    log_updates: float
+    loss: float
+    learned: bool = dataclasses.field(compare=False)
+    all_fall_short: bool = dataclasses.field(default=False, compare=False)
+
+
+def _where(beyond: Sequence[int]) -> str:
+    return "the lowest" if beyond[0] < 0 else "the highest"

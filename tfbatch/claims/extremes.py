@@ -52,6 +52,7 @@ def collect(court: Court) -> Iterator[Evidence]:
             axis="epochs",
             policy="tuned",
             finding=f"share of runs that reach the target within the epochs, {study.base} less 1",
+            doubts=study.doubts("tuned", "target", (study.base, 1), of_success=True),
         )
     if court.asks("only-64-and-1"):
         yield _only_two(court)

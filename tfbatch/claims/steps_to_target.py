@@ -65,7 +65,7 @@ def collect(court: Court) -> Iterator[Evidence]:
         chosen: Contest | None = None,
     ) -> Evidence:
         cells = [(fixed if policy == "fixed" else runs)[size] for size in sizes]
-        doubts = study.doubts(policy, "target", sizes)
+        doubts = study.doubts(policy, "target", sizes, of_success=not bounds)
         return Evidence(
             claim,
             effects=tuple(effects),

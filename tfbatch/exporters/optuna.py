@@ -218,7 +218,7 @@ def _frozen(
         else value
         for key, value in _parameters(record).items()
     }
-    state = _state(record, row)
+    state = _state(row, _full_length(run))
     trial = optuna.trial.create_trial(
         state=state,
         value=row["score"] if state.name != "FAIL" else None,
@@ -232,15 +232,26 @@ def _frozen(
     return trial
 
 
-def _state(record: TrialRecord, row: Row) -> optuna.trial.TrialState:
-    """A training that was stopped before its end has no value that others compare with."""
+def _full_length(run: RecordedRun) -> int:
+    """Examples of a whole training, as the settings have it: also before the baseline has ended."""
+    baseline = (row["total_examples"] for row in run.rows if row["phase"] == "baseline")
+    named = run.settings.get("trial_examples") or next(baseline, None)
+    return int(named or max(row["total_examples"] for row in run.rows))
+
+
+def _state(row: Row, full_length: int) -> optuna.trial.TrialState:
+    """Only whole trainings of the run's length have values that compare with one another.
+
+    A part, a branch and a shorter schedule are pruned: Optuna's best trial is none of them.
+    """
     from optuna.trial import TrialState
 
-    if record.status != "completed" or row["score"] is None:
+    if row["status"] != "completed" or row["score"] is None:
         return TrialState.FAIL
-    to = row.get("to_examples")
-    early = to is not None and to < row["total_examples"]
-    return TrialState.PRUNED if early else TrialState.COMPLETE
+    total = row["total_examples"]
+    to_its_end = row.get("to_examples") is None or row["examples"] >= total
+    whole = to_its_end and not row.get("course_from") and total == full_length
+    return TrialState.COMPLETE if whole else TrialState.PRUNED
 
 
 def _attributes(record: TrialRecord, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -25,8 +25,9 @@ def take_trials(source: Path, run_dir: Path) -> str:
 
     Taken are the trials with their scores, weights and curves, the settings, and the answer with
     its model: the test split is not read again where the answer stays the same. Step times, the
-    memory limit and the wall-clock time belong to the other hardware. A second call with the same
-    folders does nothing.
+    memory limit and the wall-clock time belong to the other hardware: a time limit begins anew, and
+    the answer is marked as interrupted until times of this one are measured. A second call with the
+    same folders does nothing.
 
     Args:
         source: The folder of a run that was verified.
@@ -64,6 +65,8 @@ def take_trials(source: Path, run_dir: Path) -> str:
         for name in _FOLDERS:
             if (run.path / name).is_dir():
                 shutil.copytree(run.path / name, run_dir / name, dirs_exist_ok=True)
+        _mark_as_unfinished(run_dir / files.RECOMMENDATION)
+        write_whole(run_dir / files.WALL_TIME, json.dumps({"seconds": 0.0}) + "\n")
         content = {"run": run.path.name, "key": run.key, "said": said, "hardware": run.fingerprint}
         write_whole(run_dir / files.REUSED, json.dumps(content, indent=1) + "\n")
         # The journal comes last: with it the folder is a run's.
@@ -71,6 +74,13 @@ def take_trials(source: Path, run_dir: Path) -> str:
     except OSError as error:
         raise RunFolderError(f"{source} cannot be taken over to {run_dir}: {error}.") from error
     return said
+
+
+def _mark_as_unfinished(recommendation: Path) -> None:
+    """The answer taken over was chosen by seconds of the other hardware."""
+    if recommendation.exists():
+        content = json.loads(recommendation.read_text("utf-8")) | {"status": "interrupted"}
+        write_whole(recommendation, json.dumps(content, indent=1) + "\n")
 
 
 def _taken_before(run_dir: Path, key: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer
@@ -129,12 +129,15 @@ class Run:
 
         Raises:
             NothingLearnedError: No trial is better than chance.
-            SearchError: No trial has completed.
+            InputError: Only times are measured, and the time limit has no room for them.
+            SearchError: No trial has completed; or only times are measured, and one is missing.
             StoppedError: A stop was requested before any trial had completed.
         """
         with self.wall_time:
             self._write_settings()
-            failure = None if self.request.only_times else self._search_and_verify()
+            if self.request.only_times:
+                return self._decide_by_times_of_here()
+            failure = self._search_and_verify()
             # From here on the end of the time stops nothing: time was kept for what is left.
             if self.trials.searched().best() is None:
                 stop_if(self.stop_requested)
@@ -142,6 +145,45 @@ class Run:
             if answer.verified:
                 self._measure_step_times([one.configuration for one in answer.contenders])
             return self._writer().finish(self._answer(), failure=failure)
+
+    def _decide_by_times_of_here(self) -> Result:
+        """The answer to trials of other hardware; seconds of that hardware never decide.
+
+        Raises:
+            InputError: The time limit has no room for measuring the step times.
+            SearchError: A step time could not be measured.
+            StoppedError: A stop was requested.
+        """
+        configurations = [one.configuration for one in self._answer().contenders]
+        sizes = {one.batch_size for one in configurations}
+        missing = sizes - self._timed_here()
+        needed = _timing_seconds(missing)
+        if missing and not self.clock.fits(needed):
+            used, kept = self.clock.elapsed, self.clock.finishing
+            minutes = math.ceil((used + kept + needed) / 60) + 1
+            raise InputError(
+                "`max_minutes` must leave time to measure step times: "
+                f"{needed:.0f} s for batch sizes {_listed(missing)}, beside {kept:.0f} s for the "
+                f"end of the run. Received: {self.request.max_minutes:g} min, of which {used:.0f} "
+                f"s are used. Give --max_minutes={minutes} or more."
+            )
+        self._measure_step_times(configurations)
+        if missing := sizes - self._timed_here():
+            stop_if(self.stop_requested)
+            raise SearchError(
+                f"Step times of batch sizes {_listed(missing)} are missing on "
+                f"{self.engine.devices.name}, and without them nothing is decided: the trials' "
+                "own seconds are those of the other hardware. The same command measures them "
+                "again."
+            )
+        return self._writer().finish(self._answer())
+
+    def _timed_here(self) -> set[int]:
+        """Batch sizes with enough rounds of step times on this device."""
+        times = self.step_seconds
+        if times.device != self.engine.devices.name:
+            return set()
+        return {size for size, rounds in times.rounds.items() if len(rounds) >= FEWEST_ROUNDS}
 
     def plan(self) -> Plan:
         """What the run is going to take; nothing of it is trained.
@@ -392,29 +434,22 @@ class Run:
     ) -> None:
         """Each verified batch size alone on the device, while no trial runs; once in a session."""
         first = {c.batch_size: c for c in reversed(configurations)}
-        device, times = self.engine.devices.name, self.step_seconds
-        known = {
-            size
-            for size in first
-            if times.device == device and len(times.rounds.get(size, ())) >= FEWEST_ROUNDS
-        }
+        known = first.keys() & self._timed_here()
         if known == first.keys() or first.keys() <= self._timed or self.stop_requested():
             return
         if self.prices.step_seconds:  # what was measured before the search stands
             first = {size: one for size, one in first.items() if size not in known}
-        expected = STARTING_SECONDS + SECONDS_EACH * len(first)
-        if not self.clock.fits(expected, reserve=reserve):
+        if not self.clock.fits(_timing_seconds(first), reserve=reserve):
             return
         self._timed |= first.keys()
-        sizes = ", ".join(map(str, sorted(first)))
-        self.progress.say(f"Measuring the step times of batch sizes {sizes}, each alone.")
+        self.progress.say(f"Measuring the step times of batch sizes {_listed(first)}, each alone.")
         with told(self.progress, "The step times could not be measured"):
             try:
                 self.engine.call_alone(
                     keep_step_times,
                     [first[size] for size in sorted(first)],
                     self.folder.path / STEP_TIMES,
-                    device,
+                    self.engine.devices.name,
                 )
             finally:  # also what was measured before it failed
                 self.step_seconds = read_step_seconds(self.folder.path)
@@ -431,3 +466,12 @@ class Run:
             in_parts=self.request.search.oracle.in_parts,
             baseline=self.baseline,
         )
+
+
+def _timing_seconds(sizes: Collection[int]) -> float:
+    """What measuring the step times of so many batch sizes takes."""
+    return STARTING_SECONDS + SECONDS_EACH * len(sizes)
+
+
+def _listed(sizes: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(sizes)))

@@ -110,11 +110,13 @@ def settle_length(
         RunFolderError: A file of the run folder is damaged.
         StoppedError: The user requested a stop.
     """
-    if request.max_minutes is None or not request.has_default_length:
+    if not request.has_default_length:
         return request, None
     found = _length_of_folder(request)
     if found is not None:
         return found, None
+    if request.max_minutes is None:
+        return request, None
     num_examples = splits["train"]
     try:
         seconds = engine.call(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
-from tfbatch.curves_log import set_aside
+from tfbatch.curves_log import move_after, set_aside
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.hparams_log import write_trial
 from tfbatch.oracles import Part
@@ -294,6 +294,9 @@ class TrialRunner:
         parent = self.trials.find(spec.parent.trial) if spec.parent else None
         if parent and parent.course_from == spec.course_from:
             return self._folder.tensorboard / parent.curves
+        return self._own_curves_of(spec, derived)
+
+    def _own_curves_of(self, spec: TrialSpec, derived: Derived) -> Path:
         return self._folder.tensorboard / curves_name(
             spec.trial,
             batch_size=derived.batch_size,
@@ -336,6 +339,8 @@ class TrialRunner:
         return finished
 
     def _write(self, spec: TrialSpec, outcome: Outcome) -> FinishedTrial:
+        if outcome.status != "completed" and spec.log_dir:  # its parent's curves end where it began
+            spec = spec.with_curves_in(self._own_curves_of(spec, spec.derived))
         value = outcome.metrics.get(self._objective.name)
         row = make_row(
             spec,
@@ -352,11 +357,16 @@ class TrialRunner:
     def _log(self, finished: FinishedTrial, spec: TrialSpec) -> None:
         """Writes the HParams row, which can be written again from the journal at any time.
 
-        Its columns are declared by tfbatch.search.columns.
+        Its columns are declared by tfbatch.search.columns. A part that failed has a row of its own:
+        what it went on from ended as it did.
         """
         folder = self._folder.tensorboard / finished.curves
+        failed = finished.status != "completed"
+        if failed and not _is_own(finished.curves, finished.trial):
+            return  # of an earlier version: the row is its parent's
         try:
-            if finished.status != "completed" and _is_own(finished.curves, finished.trial):
+            if failed:
+                self._take_from_parent(finished, folder)
                 set_aside(folder)
             write_trial(
                 folder,
@@ -380,6 +390,15 @@ class TrialRunner:
                 raise
             raise RunFolderError(f"The disk is full: {error}. {FREE_SPACE}") from error
 
+    def _take_from_parent(self, failed: FinishedTrial, folder: Path) -> None:
+        """Moves its curves out of those that it went on with, unless others went on there too."""
+        parent = self.trials.find(failed.parent) if failed.parent else None
+        if parent is None or parent.course_from != failed.course_from:
+            return
+        others = (t for t in self.trials if t.curves == parent.curves)
+        if not any(t.from_examples >= failed.from_examples for t in others):
+            move_after(self._folder.tensorboard / parent.curves, failed.from_examples, folder)
+
     def _keep_best_weights(self, finished: FinishedTrial) -> None:
         searched = self.trials.searched()
         best = searched.best()
@@ -390,7 +409,7 @@ class TrialRunner:
 
 def _is_own(curves: str, trial: str) -> bool:
     """Whether a folder of curves is a trial's alone, not that of the parent it goes on from."""
-    return curves.endswith(f", {trial}")
+    return curves == trial or curves.endswith(f", {trial}")
 
 
 def _check_part(trial: str, part: Part) -> None:
