@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class Evidence:
         doubts: What forbids a decision.
         censored: How many effects are only bounds.
         untestable: Why it cannot be tested on this model, data or machine; empty where it can.
+        rivals: Where sizes were chosen, the effects against each other size that could be the best
+            rival: HOLDS must be so of all.
+        alternatives: The effects of each other size that the claim could mean against the chosen
+            rival: DOES NOT HOLD must be so of all.
     """
 
     claim: str
@@ -88,17 +93,18 @@ class Evidence:
     doubts: tuple[str, ...] = ()
     censored: int = 0
     untestable: str = ""
+    rivals: tuple[tuple[float, ...], ...] = ()
+    alternatives: tuple[tuple[float, ...], ...] = ()
 
     def verdict(self, kind: Kind) -> Verdict:
         """The rule's word on it."""
-        from tfbatch.estimators.verdict import Verdict, judge
+        from tfbatch.estimators.verdict import Verdict, judge, unanimous
 
         if self.untestable:
             return Verdict("NOT TESTABLE HERE", reason=self.untestable, margin=self.margin)
-        return judge(
-            self.effects,
-            kind=kind,
-            margin=self.margin,
-            censored=self.censored,
-            doubts=self.doubts,
+        rule = functools.partial(
+            judge, kind=kind, margin=self.margin, censored=self.censored, doubts=self.doubts
         )
+        chosen = rule(self.effects)
+        others = {"HOLDS": self.rivals, "DOES NOT HOLD": self.alternatives}.get(chosen.word, ())
+        return unanimous(chosen, [rule(effects) for effects in others])

@@ -487,4 +487,4 @@ def _source_hash(build_model: Callable[..., Any]) -> str:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

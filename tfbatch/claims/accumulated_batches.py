@@ -39,7 +39,8 @@ def collect(court: Court) -> Iterator[Evidence]:
     study = court.study
     micro = study.base
     size = min(_MICRO_BATCHES * micro, court.workload.num_examples)
-    configuration = study.configuration(size, study.rate(study.base, "fixed", "epochs").value)
+    rate = study.rate(study.base, "fixed", "epochs")
+    configuration = study.configuration(size, rate.value)
     name = court.workload.metric.removeprefix("val_")
     untestable, pairs = "", []
     try:
@@ -64,6 +65,7 @@ def collect(court: Court) -> Iterator[Evidence]:
         axis="epochs",
         policy="fixed",
         finding=f"metric at batch size {size} in micro-batches of {micro} less that of whole ones",
+        doubts=rate.doubts,
         untestable=untestable,
     )
 

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._claim import Claim, Evidence
-from tfbatch.claims._pairs import fell_short, gains, successes
-from tfbatch.claims.steps_to_target import SUCCESS_MARGIN, seconds_to_target
+from tfbatch.claims._pairs import contest, fell_short, successes
+from tfbatch.claims.steps_to_target import SUCCESS_MARGIN, negative, seconds_to_target
 from tfbatch.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
+    from tfbatch.claims._batch_size_study import Purpose
     from tfbatch.claims._court import Court
     from tfbatch.configuration import Configuration
     from tfbatch.training.context import TaskContext
@@ -31,6 +32,7 @@ _MOST_EXAMPLES = 1024
 """Examples that stand for the whole data where every update looks at all of them."""
 _UPDATES = 30
 _USUAL = 64
+_PURPOSES: tuple[Purpose, Purpose] = ("verdict", "tuning")
 
 
 def collect(court: Court) -> Iterator[Evidence]:
@@ -61,16 +63,23 @@ def collect(court: Court) -> Iterator[Evidence]:
 def _only_two(court: Court) -> Evidence:
     study = court.study
     sizes = sorted({*study.sizes, 1, _USUAL})
-    table = {size: study.scores(size, "tuned", "epochs") for size in sizes}
-    losses = gains(table, sizes, (1, _USUAL))
+    judging, choosing = (
+        {size: study.scores(size, "tuned", "epochs", purpose) for size in sizes}
+        for purpose in _PURPOSES
+    )
+    others = [size for size in sizes if size not in (1, _USUAL)]
+    found = contest(judging, choosing, (1, _USUAL), others, plus=study.margin)
     return Evidence(
         "only-64-and-1",
-        effects=tuple(study.margin - loss for loss in losses),
+        effects=found.effects,
+        rivals=found.rivals,
+        alternatives=found.alternatives,
         margin=0.0,
         unit="of the metric",
         axis="epochs",
         policy="tuned",
-        finding=f"the margin less what the better of 1 and {_USUAL} loses to the best size",
+        finding=f"the margin {study.margin:.3g} less what {found.one}, the better of 1 and "
+        f"{_USUAL}, loses to {found.other}, the best other size; both chosen by other seeds",
         doubts=study.doubts("tuned", "epochs", sizes),
     )
 
@@ -78,22 +87,31 @@ def _only_two(court: Court) -> Evidence:
 def _full_batch(court: Court) -> Evidence:
     """Seconds to the target of the full batch, over twice those of the best size."""
     study, full = court.study, court.workload.num_examples
-    runs = {
-        size: study.updates_to_target(size, "tuned") for size in dict.fromkeys((*study.sizes, full))
-    }
-    fast = {
-        size: [-value for value in values]
-        for size, values in seconds_to_target(court, runs).items()
-    }
+    runs, choosing = (
+        {
+            size: study.updates_to_target(size, "tuned", purpose)
+            for size in dict.fromkeys((*study.sizes, full))
+        }
+        for purpose in _PURPOSES
+    )
+    found = contest(
+        negative(seconds_to_target(court, runs)),
+        negative(seconds_to_target(court, choosing, "tuning")),
+        [size for size in study.sizes if size != full],
+        (full,),
+        plus=-math.log(2),
+    )
     return Evidence(
         "full-batch-unsuited",
-        effects=tuple(gain - math.log(2) for gain in gains(fast, study.sizes, (full,))),
+        effects=found.effects,
+        rivals=found.rivals,
+        alternatives=found.alternatives,
         margin=0.0,
         unit="log ratio",
         axis="time to target",
         policy="tuned",
-        finding=f"seconds to the target with all {full} examples in a batch, over twice those of "
-        "the best size",
+        finding=f"seconds to the target with all {full} examples in a batch, over twice those at "
+        f"{found.one}, the best size by other seeds",
         doubts=study.doubts("tuned", "target", (*study.sizes, full)),
         censored=fell_short(*runs.values()),
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tfbatch.claims._batch_size_study import BatchSizeStudy, Budget
 from tfbatch.claims._claim import Axis, Claim, Evidence, Policy
-from tfbatch.claims._pairs import differences, falls, gains, spreads
+from tfbatch.claims._pairs import Contest, contest, differences, falls, widest
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
@@ -141,12 +141,15 @@ def _octaves(number: int, size: int) -> float:
 
 def _over_all_sizes(study: BatchSizeStudy, budget: Budget, axis: Axis) -> Iterator[Evidence]:
     table = {size: study.scores(size, "tuned", budget) for size in study.sizes}
+    choosing = {size: study.scores(size, "tuned", budget, "tuning") for size in study.sizes}
     doubts = study.doubts("tuned", budget, study.sizes)
 
-    def evidence(claim: str, effects: tuple[float, ...], finding: str, part: str) -> Evidence:
+    def evidence(claim: str, found: Contest, finding: str, part: str) -> Evidence:
         return Evidence(
             claim,
-            effects=effects,
+            effects=found.effects,
+            rivals=found.rivals,
+            alternatives=found.alternatives,
             margin=study.margin,
             unit="of the metric",
             axis=axis,
@@ -156,23 +159,27 @@ def _over_all_sizes(study: BatchSizeStudy, budget: Budget, axis: Axis) -> Iterat
             doubts=doubts,
         )
 
+    within = contest(table, choosing, study.sizes[1:-1], (study.small, study.large))
     yield evidence(
         "some-size-best-in-metric",
-        gains(table, study.sizes[1:-1], (study.small, study.large)),
-        "metric of the best size within less that of the better end, chosen by other seeds",
+        within,
+        f"metric at batch size {within.one}, the best within, less that at {within.other}, the "
+        "better end; both chosen by other seeds",
         budget,
     )
     yield evidence(
         "smaller-generalizes-better",
-        falls(table),
+        Contest(study.small, study.large, falls(table)),
         f"fall of the fitted metric from batch size {study.small} to {study.large}",
         budget,
     )
     if budget == "epochs":
+        spread = widest(table, choosing)
         yield evidence(
             "size-changes-speed-and-metric",
-            spreads(table),
-            "metric of the best size less that of the worst, chosen by other seeds",
+            spread,
+            f"metric at batch size {spread.one}, the best, less that at {spread.other}, the worst; "
+            "both chosen by other seeds",
             "metric",
         )
 

@@ -8,13 +8,22 @@ a decision.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._claim import Axis, Claim, Evidence, Policy
-from tfbatch.claims._pairs import differences, fell_short, gains, log_steps, spreads, successes
+from tfbatch.claims._pairs import (
+    Contest,
+    contest,
+    differences,
+    fell_short,
+    log_steps,
+    successes,
+    widest,
+)
 
 if TYPE_CHECKING:
+    from tfbatch.claims._batch_size_study import Purpose
     from tfbatch.claims._court import Court
     from tfbatch.estimators.first_hit import StepsToTarget
 
@@ -36,8 +45,9 @@ def collect(court: Court) -> Iterator[Evidence]:
     base, large, small = study.base, study.large, study.small
     runs = {size: study.updates_to_target(size, "tuned") for size in study.sizes}
     fixed = {size: study.updates_to_target(size, "fixed") for size in (base, large, small)}
+    choosing = {size: study.updates_to_target(size, "tuned", "tuning") for size in study.sizes}
     updates = {size: log_steps(found) for size, found in runs.items()}
-    examples = {size: [v + math.log(size) for v in found] for size, found in updates.items()}
+    examples = log_examples(runs)
     seconds = seconds_to_target(court, runs)
 
     def evidence(
@@ -52,6 +62,7 @@ def collect(court: Court) -> Iterator[Evidence]:
         unit: str = "log ratio",
         axis: Axis = "time to target",
         bounds: bool = True,
+        chosen: Contest | None = None,
     ) -> Evidence:
         cells = [(fixed if policy == "fixed" else runs)[size] for size in sizes]
         doubts = study.doubts(policy, "target", sizes, of_success=not bounds)
@@ -66,6 +77,8 @@ def collect(court: Court) -> Iterator[Evidence]:
             part=part,
             doubts=doubts,
             censored=fell_short(*cells) if bounds else 0,
+            rivals=chosen.rivals if chosen else (),
+            alternatives=chosen.alternatives if chosen else (),
         )
 
     pair = (base, large)
@@ -77,15 +90,21 @@ def collect(court: Court) -> Iterator[Evidence]:
         f"examples to the target at batch size {large} over those at {base}",
         axis="epochs",
     )
+    faster = contest(
+        negative(seconds),
+        negative(seconds_to_target(court, choosing, "tuning")),
+        study.sizes[1:-1],
+        (small, large),
+        plus=-SECONDS_MARGIN,
+    )
     yield evidence(
         "some-size-best-in-time",
-        [
-            gain - SECONDS_MARGIN
-            for gain in gains(_faster(seconds), study.sizes[1:-1], (small, large))
-        ],
+        faster.effects,
         0.0,
         study.sizes,
-        f"seconds to the target at the ends {small} and {large} over those within, less 5 %",
+        f"seconds to the target at the better end {faster.other} over those at {faster.one}, the "
+        "best size within, less 5 %; both chosen by other seeds",
+        chosen=faster,
     )
     yield evidence(
         "too-small-never-converges",
@@ -109,14 +128,17 @@ def collect(court: Court) -> Iterator[Evidence]:
         axis="epochs",
         bounds=False,
     )
+    spread = widest(negative(examples), negative(log_examples(choosing)))
     yield evidence(
         "size-changes-speed-and-metric",
-        spreads(examples),
+        spread.effects,
         STEPS_MARGIN,
         study.sizes,
-        "examples to the target of the slowest batch size over those of the fastest",
+        f"examples to the target at batch size {spread.other}, the slowest, over those at "
+        f"{spread.one}, the fastest; both chosen by other seeds",
         part="speed",
         axis="epochs",
+        chosen=spread,
     )
     yield evidence(
         "large-fast-but-worse-in-use",
@@ -147,15 +169,26 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
 
 
-def seconds_to_target(court: Court, runs: dict[int, list[StepsToTarget]]) -> dict[int, list[float]]:
+def log_examples(runs: Mapping[int, Sequence[StepsToTarget]]) -> dict[int, list[float]]:
+    """Log examples until the target, for each size and seed."""
+    return {size: [v + math.log(size) for v in log_steps(found)] for size, found in runs.items()}
+
+
+def seconds_to_target(
+    court: Court, runs: Mapping[int, Sequence[StepsToTarget]], purpose: Purpose = "verdict"
+) -> dict[int, list[float]]:
     """Log seconds of updates alone until the target, for each size and seed."""
-    study = court.study
     return {
-        size: [value + math.log(study.seconds(size)) for value in log_steps(found)]
+        size: [
+            steps + seconds
+            for steps, seconds in zip(
+                log_steps(found), court.study.log_seconds(size, purpose), strict=True
+            )
+        ]
         for size, found in runs.items()
     }
 
 
-def _faster(seconds: dict[int, list[float]]) -> dict[int, list[float]]:
+def negative(table: Mapping[int, Sequence[float]]) -> dict[int, list[float]]:
     """The same so that larger is better."""
-    return {size: [-value for value in values] for size, values in seconds.items()}
+    return {size: [-value for value in values] for size, values in table.items()}

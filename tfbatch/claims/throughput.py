@@ -6,6 +6,7 @@ is compared is paired within a round. The largest size is that of the preset: la
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -71,19 +72,28 @@ def _evidence(claim: str, part: str, one: StepTime, other: StepTime) -> Evidence
 
 
 def _knee(times: dict[int, StepTime]) -> Evidence:
-    """Whether throughput grows up to the knee; where there is a knee is C3's first half."""
+    """Whether throughput grows up to the knee; where there is a knee is C3's first half.
+
+    The first third of the rounds finds the knee, the others judge it.
+    """
+    from tfbatch.claims._batch_size_study import choosing_rounds
     from tfbatch.estimators.knee import find_knee  # imports SciPy
 
     sizes = sorted(times)
     rounds = list(zip(*(times[size].rounds for size in sizes), strict=True))
-    knee = find_knee(sizes, rounds)
+    first = choosing_rounds(len(rounds))
+    knee = find_knee(sizes, rounds[:first])
     below = max((size for size in sizes if size * 2 <= knee.batch_size), default=None)
     claim = "best-size-times-devices"
     if below is None:
         return _untestable(claim, "knee", "the smallest size has the best throughput already")
     if knee.open_ended:
         return _untestable(claim, "knee", "the largest size is the fastest: there is no knee yet")
-    return _evidence(claim, "knee", times[knee.batch_size], times[below])
+    one, other = (
+        dataclasses.replace(times[size], rounds=times[size].rounds[first:])
+        for size in (knee.batch_size, below)
+    )
+    return _evidence(claim, "knee", one, other)
 
 
 def _untestable(claim: str, part: str, why: str) -> Evidence:
