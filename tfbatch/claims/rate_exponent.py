@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.claims._claim import Claim, Criterion, Evidence, UntestableError
 from tfbatch.claims._court import Training
 from tfbatch.configuration import Configuration
 from tfbatch.schema import Named
@@ -65,8 +65,10 @@ def collect(court: Court) -> Iterator[Evidence]:
         if optimizer.name != baseline.optimizer.name and court.workload.compiled:
             yield _untestable(claim, f"the model is compiled with {baseline.optimizer.name}")
             continue
-        if len(sizes) < 2:
-            yield _untestable(claim, court.study.no_other_size(sizes[0]))
+        try:
+            court.study.apart(sizes[0], sizes[-1])
+        except UntestableError as error:
+            yield _untestable(claim, str(error))
             continue
         optima, open_seeds = best_octaves(court, optimizer, sizes)
         slopes = exponents(sizes, optima)
@@ -159,9 +161,10 @@ def exponents(sizes: Sequence[int], optima: Sequence[Sequence[float]]) -> tuple[
 def _rate_of_the_small(court: Court, sizes: Sequence[int]) -> Evidence:
     """C35: a smaller batch needs a lower base rate; with the user's optimizer, whichever it is."""
     base = court.study.base
-    if sizes[0] == base:
-        why = court.study.no_other_size(base)
-        return dataclasses.replace(_untestable(_OF_THE_SMALL, why), part="rate")
+    try:
+        court.study.apart(sizes[0], base)
+    except UntestableError as error:
+        return dataclasses.replace(_untestable(_OF_THE_SMALL, str(error)), part="rate")
     optima, open_seeds = best_octaves(court, court.workload.baseline.optimizer, sizes)
     rows = zip(optima[sizes.index(base)], optima[0], strict=True)
     return Evidence(
