@@ -412,7 +412,12 @@ FOUNDING_DOCUMENT = (
         "C48",
         "small-avoids-redundancy",
         "Small batches avoid the redundancy among samples.",
-        (Criterion("X5D", "efficiency per example, small less large"),),
+        (
+            Criterion("X5D", "efficiency per example, small less large", name="efficiency"),
+            Criterion(
+                "X5D", "log examples, full over small batch, of 4 copies over one", name="copies"
+            ),
+        ),
     ),
     Claim(
         "C49",
