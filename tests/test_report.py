@@ -26,6 +26,7 @@ from search_fixtures import BASELINE, TOTAL_EXAMPLES, trials_of
 
 import tfbatch.report
 from tfbatch.answer.answer import Contender
+from tfbatch.answer.best_learning_rates import bracket_of, brackets_of, exponent_of
 from tfbatch.answer.candidates import trial_name
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak, MemoryUsedUp
 from tfbatch.answer.summary import summary
@@ -39,7 +40,7 @@ from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.finalists import paired_differences
 from tfbatch.reporting.headline import cost_of, two_sentences
 from tfbatch.reporting.importance import importance_of, importance_sentence
-from tfbatch.reporting.landscape import bracket_of, exponent_of, landscape
+from tfbatch.reporting.landscape import landscape, slope_note
 from tfbatch.reporting.page import report_page, write_report
 from tfbatch.reporting.recorded import read_recorded
 from tfbatch.reporting.to_target import steps_to_target, to_target_chart, to_target_sentence
@@ -183,7 +184,7 @@ def test_the_landscape_and_its_fit_are_recomputed_from_the_journal(rows, run, da
     assert list(zip(drawn["x"], drawn["y"], drawn["marker"]["color"], strict=True)) == [
         (row["batch_size"], row["learning_rate"], row["score"]) for row in trials
     ]
-    found = exponent_of(run)
+    found = exponent_of(brackets_of(run.trials))
     assert found.exponent == pytest.approx(0.5, abs=0.05)  # as the losses were made
     line = trace(data, f"fitted: exponent {found.exponent:.2g}")
     slope = math.log(line["y"][-1] / line["y"][0]) / math.log(line["x"][-1] / line["x"][0])
@@ -922,3 +923,31 @@ def test_importance_is_refused_of_few_trials(tmp_path):
 
     assert importance_of(run).shares == ()
     assert "it needs 20" in importance_of(run).reason
+
+
+def test_importance_is_refused_of_equal_scores(tmp_path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    rows += [row_of(f"search-{n:04d}", "search", n, c) for n, c in enumerate(searched(30), start=1)]
+    equal = [row | {"score": 0.5, "metric_val_loss": 0.5} for row in rows]
+    run = read_recorded(write_run(tmp_path / "run", equal, answer=False))
+
+    assert importance_of(run).reason == "all scores are equal"
+
+
+def test_a_slope_is_fitted_to_what_is_marked_the_baseline_included(tmp_path):
+    best = {32: BASELINE.base_learning_rate, 64: 0.02, 128: 0.04}
+    rows = [row_of("baseline", "baseline", 1, BASELINE) | {"score": 0.1}]
+    for size, rate in best.items():
+        for factor in (0.5, 1.0, 2.0):
+            if (size, factor) == (32, 1.0):
+                continue
+            one = configuration(size, factor * rate)
+            row = row_of(f"search-{len(rows):04d}", "search", 1, one)
+            rows.append(row | {"score": 0.1 if factor == 1.0 else 0.2})
+    run = read_recorded(write_run(tmp_path / "run", rows, answer=False))
+    (marked,) = (s for s in landscape(run).series if s.name == "best of each batch size")
+    (line,) = (s for s in landscape(run).series if s.name == "fitted: exponent 1")
+
+    assert dict(zip(marked.x, marked.y, strict=True)) == pytest.approx(best)
+    assert dict(zip(line.x, line.y, strict=True)) == pytest.approx(best)
+    assert "Fitted to the best of 32, 64, 128," in slope_note(run)
