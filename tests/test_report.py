@@ -720,6 +720,13 @@ def test_memory_is_drawn_where_it_was_measured(run):
 
     assert chart.series[0].y == (108.0, 164.0)
     assert chart.marks[0].label == "largest that fits: 64"
+    # An earlier version kept no peaks: the end of memory is drawn all the same.
+    unkept = dataclasses.replace(run, memory_limit=limit.model_copy(update={"peaks": ()}))
+    assert [chart.title for chart in by_batch_size(unkept).charts] == ["Throughput", "Tuned metric"]
+    assert [(mark.x, mark.label) for mark in wall_marks(unkept)] == [(64, "largest that fits: 64")]
+    assert not any("--memory_budget" in note for note in notes(unkept))
+    whole = limit.model_copy(update={"largest_batch_size": 128})
+    assert wall_marks(dataclasses.replace(run, memory_limit=whole)) == []
     assert isinstance(by_batch_size(measured), Stack)
     assert [c.title for c in by_batch_size(measured).charts] == [
         "Throughput",
