@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import re
+import signal
 import types
+from pathlib import Path
 
+import pydantic
 import pytest
 
-from tests.court_fixtures import SimulatedCourt
+from tests.court_fixtures import SimulatedCourt, make_workload
 from tfbatch import claims as court
-from tfbatch.claims import __main__ as command
+from tfbatch.claims import (
+    __main__ as command,
+)
+from tfbatch.claims import (
+    accumulated_batches,
+    alignment,
+    extremes,
+    gradient_noise,
+    same_budget,
+)
 from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.claims._measurements import Measurements, returned
 from tfbatch.claims._page import verdict_page
+from tfbatch.claims._preset import PRESETS
 from tfbatch.claims._request import make_court_request
-from tfbatch.claims._session import Session
-from tfbatch.errors import InputError
+from tfbatch.claims._session import LiveCourt, Session, time_steps
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError, RunFolderError, StoppedError
+from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.progress import Progress
+from tfbatch.training.step_times import StepTime
 
 NEW_CARD = '''"""T1: a card of a newcomer."""
 
@@ -103,6 +122,101 @@ def test_a_card_that_fails_costs_its_own_claims(tmp_path):
     assert found["failing"].verdict.word == "NOT TRIED YET"
     assert "ValueError: a bug" in found.summary()
     assert len(seen) == 2
+
+
+class Ends(Card):
+    """A card that ends, by an error or a signal, after so many of its claims."""
+
+    def __init__(self, name, claims, *, after, error):
+        super().__init__(name, claims)
+        self.after, self.error = after, error
+
+    def collect(self, simulated):
+        for number, evidence in enumerate(super().collect(simulated)):
+            if number == self.after:
+                raise self.error
+            yield evidence
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), StoppedError("the time is over")])
+def test_what_a_card_has_yielded_before_it_ends_is_kept(tmp_path, error):
+    found, _ = hold(tmp_path, [Ends("A", (ONE, OTHER), after=1, error=error)], (ONE, OTHER))
+
+    assert found["one"].verdict.word == "HOLDS"
+    assert found["other"].verdict.word == "NOT TRIED YET"
+    again, _ = hold(tmp_path, [Card("A", (ONE, OTHER))], (ONE,), stops=True)
+    assert again["one"].verdict.word == "HOLDS"
+
+
+def doubled(task, value: Configuration, *, plus: float) -> tuple[StepTime, ...]:
+    """Counts its calls in a file; the third one of a process is the last."""
+    calls = Path(task.folder) / "calls"
+    calls.write_text(calls.read_text() + f"{value.batch_size}\n", encoding="utf-8")
+    task.left -= 1
+    if task.left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return (StepTime(value.batch_size, 2.0 * value.batch_size + plus, (math.nan, 1.0)),)
+
+
+def measure_all(folder, *, left):
+    task = types.SimpleNamespace(folder=folder, left=left)
+    engine = types.SimpleNamespace(call_alone=lambda f, *a, **o: f(task, *a, **o))
+    live = LiveCourt(
+        make_workload(),
+        PRESETS["tiny"],
+        1,
+        runner=None,
+        engine=engine,
+        measurements=Measurements(folder),
+        tensorboard=folder,
+        objective=None,
+        progress=Progress(None),
+    )
+    sizes = [Configuration(batch_size=n, base_learning_rate=1.0) for n in range(1, 6)]
+    return [live.measure(doubled, size, plus=0.5) for size in sizes]
+
+
+def test_a_session_that_is_killed_measures_only_what_is_missing(tmp_path):
+    (tmp_path / "calls").write_text("", encoding="utf-8")
+    child = os.fork()
+    if child == 0:  # ends by SIGKILL in its third measurement
+        measure_all(tmp_path, left=2)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    found = measure_all(tmp_path, left=9)
+    assert (tmp_path / "calls").read_text().split() == ["1", "2", "3", "3", "4", "5"]
+    assert [one.seconds for (one,) in found] == [2.5, 4.5, 6.5, 8.5, 10.5]
+    assert math.isnan(found[0][0].rounds[0])
+    kept = sorted((tmp_path / "measurements").iterdir())[0]
+    kept.write_text("{", encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"is damaged.*Remove it"):
+        measure_all(tmp_path, left=9)
+
+
+def test_what_cards_measure_says_what_it_returns():
+    for function in (
+        time_steps,
+        alignment.time_addresses,
+        extremes.full_against_parts,
+        extremes.shares_of_descent,
+        gradient_noise.gradient_noise_during,
+        same_budget.operations_per_example,
+        accumulated_batches.train_both_ways,
+    ):
+        assert pydantic.TypeAdapter(returned(function)).core_schema
+
+
+def test_a_folder_that_holds_measurements_alone_is_not_cleared_for_other_settings(tmp_path):
+    with RunFolder(tmp_path, identity={"seed": 1}, budget={}):
+        Measurements(tmp_path).recall(returned_number, (), {}, lambda: 1.0)
+    with pytest.raises(InputError), RunFolder(tmp_path, identity={"seed": 2}, budget={}):
+        pass
+    assert list((tmp_path / "measurements").iterdir())
+
+
+def returned_number() -> float:
+    return math.nan
 
 
 def test_a_session_that_is_stopped_says_which_cards_are_missing(tmp_path):

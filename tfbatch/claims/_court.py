@@ -181,4 +181,9 @@ class Court(abc.ABC):
         *arguments: P.args,
         **options: P.kwargs,
     ) -> R:
-        """What `function(context, *arguments, **options)` returns in the process that trains."""
+        """What `function(context, *arguments, **options)` returns in the process that trains.
+
+        It is kept in the run folder, and a session that is resumed measures it not again. So the
+        function says what it returns: numbers, tuples and dataclasses of them. Arguments are plain
+        data and configurations.
+        """

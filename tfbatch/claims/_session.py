@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate
 from tfbatch.claims import Card
 from tfbatch.claims._claim import Evidence
 from tfbatch.claims._court import Court, P, R, Run, Training, Workload
+from tfbatch.claims._measurements import Measurements
 from tfbatch.claims._preset import Preset
 from tfbatch.claims._request import CourtRequest
 from tfbatch.claims._verdicts import Verdicts, fingerprint_of
@@ -31,6 +32,7 @@ from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.limits import usable_cores
 from tfbatch.request.model_and_data import baseline_configuration
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import EVIDENCE
 from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import load_between, sample_load
@@ -61,8 +63,6 @@ if TYPE_CHECKING:
     from tfbatch.search.engine import Engine
     from tfbatch.workers import Slot
 
-EVIDENCE = "evidence"
-"""Folder of a run folder with what each card has found, a file each."""
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
 _NO_WHOLE_RUN = 1
@@ -78,6 +78,7 @@ class LiveCourt(Court):
         seed: Everything random derives from it.
         runner: Runs the trainings.
         engine: Runs functions.
+        measurements: Keeps what they return.
         tensorboard: Folder of the curves.
         objective: The objective.
         progress: Told of everything.
@@ -93,12 +94,14 @@ class LiveCourt(Court):
         asked: Collection[str] | None = None,
         runner: TrialRunner,
         engine: Engine,
+        measurements: Measurements,
         tensorboard: Path,
         objective: Objective,
         progress: Progress,
     ):
         super().__init__(workload, preset, seed, asked=asked)
         self._runner, self._engine = runner, engine
+        self._measurements = measurements
         self._tensorboard, self._objective = tensorboard, objective
         self._progress = progress
         self._runs: dict[str, Run] = {}
@@ -171,7 +174,9 @@ class LiveCourt(Court):
         **options: P.kwargs,
     ) -> R:
         """See Court."""
-        return self._engine.call_alone(function, *arguments, **options)
+        call = functools.partial(self._engine.call_alone, function, *arguments, **options)
+        found: R = self._measurements.recall(function, arguments, options, call)
+        return found
 
 
 def time_steps(
@@ -302,6 +307,7 @@ def hold_court(
                     stop_requested=must_stop,
                 ),
                 engine=ready.engine,
+                measurements=Measurements(folder.path),
                 tensorboard=folder.tensorboard,
                 objective=request.objective,
                 progress=progress,
@@ -404,22 +410,26 @@ class Session:
         )
 
     def _collect(self, card: Card, known: Sequence[Evidence]) -> list[Evidence]:
-        """What it finds now, and what it has found of other claims before."""
-        found: list[Evidence] = []
+        """What it finds now, and what it has found of other claims before.
+
+        Each piece is on disk before the next, so that a card that fails or is stopped later keeps
+        what it has yielded.
+        """
+        found = {(one.claim, one.part): one for one in known}
         try:
-            found.extend(card.collect(self._court))
+            for one in card.collect(self._court):
+                found[one.claim, one.part] = one
+                self._write(card, list(found.values()))
         except (InterruptedTrialError, StoppedError):
             self._missing[card.CARD] = "the session ended before its end"
-            return list(known)
         except Exception as error:
             self._missing[card.CARD] = f"it failed: {type(error).__name__}: {error}"
             self._progress.say(f"Card {card.CARD} failed: {type(error).__name__}: {error}")
-            return list(known)
-        new = {(one.claim, one.part) for one in found}
-        found += [one for one in known if (one.claim, one.part) not in new]
-        content = {"card": card.CARD, "evidence": [dataclasses.asdict(one) for one in found]}
+        return list(found.values())
+
+    def _write(self, card: Card, evidence: Sequence[Evidence]) -> None:
+        content = {"card": card.CARD, "evidence": [dataclasses.asdict(one) for one in evidence]}
         write_whole(self._folder / f"{card.CARD}.json", json.dumps(content, indent=1))
-        return found
 
     def _read(self, card: Card) -> list[Evidence]:
         """What earlier sessions have found."""
@@ -477,4 +487,4 @@ def _source_hash(build_model: Callable[..., Any]) -> str:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

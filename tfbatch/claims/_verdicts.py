@@ -160,8 +160,8 @@ class Verdicts:
         lines = [
             f"{len(self.claims)} claims: {counts}.",
             f"On this machine, this model and this data: {self.subject}. A verdict is uncorrected: "
-            f"each calls HOLDS what is not so at most {ONE_SIDED:.1%} of the time; Holm's p is "
-            "over all claims of this table.",
+            f"each calls HOLDS what is not so at most {ONE_SIDED:.1%} of the time, what chooses "
+            "between batch sizes included; Holm's p is over all claims of this table.",
         ]
         lines += [
             f"{one.claim.name}{part_name(part)}: {what_it_takes(part)}"

@@ -175,7 +175,7 @@ class RunFolder:
                 entry.unlink()
 
     def _compare(self, settings: Path) -> bool:
-        """Whether the settings are the same; others are taken where no trial was finished."""
+        """Whether the settings are the same; others are taken where nothing was finished."""
         try:
             before = json.loads(settings.read_text(encoding="utf-8"))["identity"]
         except ValueError as error:
@@ -184,7 +184,8 @@ class RunFolder:
             ) from error
         changes = differences(before, self._identity)
         journal = self.path / files.JOURNAL
-        if changes and (not journal.exists() or b"\n" not in journal.read_bytes()):
+        trained = journal.exists() and b"\n" in journal.read_bytes()
+        if changes and not trained and not (self.path / files.MEASUREMENTS).exists():
             return False
         if changes:
             raise InputError(
