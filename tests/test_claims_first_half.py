@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, judged
-from tfbatch.claims import error_surface, redundancy
+from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, judged, noise_of
+from tfbatch.claims import error_surface, large_batch_methods, redundancy
 
 
 def test_a_paraboloid_has_no_residual_and_a_fourth_power_has():
@@ -83,3 +85,56 @@ def test_small_batches_avoid_redundancy(waste, word):
     found = judged(redundancy, simulated)
     assert found["small-avoids-redundancy", "copies"].word == word
     assert found["small-avoids-redundancy", "efficiency"].word == "HOLDS"
+
+
+def gap_of(loss, *, but=""):
+    """A batch of 512 loses so much within the epochs, but with one optimizer; a rate is best."""
+
+    def curve(training, examples):
+        configuration = training.configuration
+        name = configuration.optimizer.name
+        size, rate = configuration.batch_size, configuration.base_learning_rate
+        best = {"sgd": 0.05 * size / 32, "lars": 4.0, "lamb": 0.004}[name]
+        lost = loss if size == 512 and name != but else 0.0
+        noise = noise_of(training.seed, size, rate, name).normal(0, 0.01)
+        far = math.log2(rate / best)
+        return np.full(len(examples), -0.3 - lost - 0.02 * far**2 + noise)
+
+    return SimulatedCourt(curve, smallest_margin=0.01)
+
+
+@pytest.mark.parametrize(
+    ("loss", "but", "word"),
+    [
+        (0.3, "", "HOLDS"),
+        (0.3, "lars", "DOES NOT HOLD"),
+        (0.3, "lamb", "DOES NOT HOLD"),
+        (0.0, "", "NOT TESTABLE HERE"),
+    ],
+)
+def test_an_algorithm_for_very_large_batches_is_found_where_there_is_one(loss, but, word):
+    simulated = gap_of(loss, but=but)
+    verdict = judged(large_batch_methods, simulated)["no-algorithm-for-very-large", ""]
+
+    assert verdict.word == word
+    if loss == 0:
+        assert "nothing to recover" in verdict.reason
+        assert not any("lars" in str(run.training) for run in simulated.trained.values())
+    else:
+        assert verdict.estimate == pytest.approx(-0.15 if but else 0.15, abs=0.02)
+
+
+def test_methods_for_large_batches_train_for_the_epochs_and_a_compiled_model_has_one():
+    compiled = SimulatedCourt(compiled=True)
+    names = [method.name for method in large_batch_methods.methods_for(compiled)]
+    assert names == ["a warm-up"]
+
+    simulated = gap_of(0.3)
+    judged(large_batch_methods, simulated)
+    warm = [
+        run.training
+        for run in simulated.trained.values()
+        if run.training.configuration.warmup_fraction
+    ]
+    assert {training.examples for training in warm} == {simulated.workload.examples}
+    assert {training.configuration.batch_size for training in warm} == {512}

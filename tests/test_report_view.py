@@ -199,9 +199,7 @@ def test_the_numbers_name_their_rows_and_have_the_ends_of_bars_and_the_shades(br
             assert shown == pytest.approx([x, low, high], rel=1e-4)
     importance = found["Importance of hyperparameters"]
     assert importance["head"] == ["series", "row", "share"]
-    assert {row[1] for row in importance["rows"]} == {
-        name for name, _ in importance_of(run).shares
-    }
+    assert {row[1] for row in importance["rows"]} == {name for name, _ in importance_of(run).shares}
     trials = found["Trials of the search"]
     assert trials["head"][-2:] == ["val_loss", "about"]
     shades = [row[-2] for row in trials["rows"] if row[0] == "trials of the run's length"]

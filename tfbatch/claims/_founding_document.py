@@ -80,7 +80,13 @@ FOUNDING_DOCUMENT = (
         "C6",
         "no-algorithm-for-very-large",
         "No algorithm lets us use very large batches effectively.",
-        (Criterion("X4A", "half of the gap of C5 less what the best large-batch method recovers"),),
+        (
+            Criterion(
+                "X4A",
+                "half of the gap of C5 less what the best large-batch method recovers",
+                "threshold",
+            ),
+        ),
     ),
     Claim(
         "C7",
