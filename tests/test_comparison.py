@@ -24,7 +24,7 @@ SECOND = {4: 0.41, 5: 0.44, 6: 0.41, 7: 0.42}
 
 
 def test_of_two_that_agree_the_interval_is_that_of_a_pooled_variance():
-    """Both deviate alike here: the moderated variances then equal the pooled one."""
+    """Both deviate alike here: Welch's degrees of freedom are then those of a pooled variance."""
     first, second = {1: 0.1, 2: 0.3}, {3: 0.7, 4: 0.9}
     found = difference(first, second, direction="min")
 
@@ -53,12 +53,45 @@ def test_pairs_are_compared_within_themselves_where_seeds_have_much_in_common():
     paired = difference(first, second, direction="max")
     apart = difference(first, {seed + 100: s for seed, s in second.items()}, direction="max")
 
-    assert paired.shared == 12
-    assert paired.correlation > 0.3
+    exact = stats.ttest_rel(list(first.values()), list(second.values())).confidence_interval()
+    assert (paired.shared, paired.pairs) == (12, 12)
+    assert (paired.interval.low, paired.interval.high) == pytest.approx((exact.low, exact.high))
     assert apart.interval.high - apart.interval.low > 1.5 * (
         paired.interval.high - paired.interval.low
     )
     assert apart.verdict == "undecided"
+
+
+def test_without_pairs_it_is_welchs_interval_however_unequal_seeds_and_deviations():
+    first, second = [0.1, 0.9, 0.4], [0.52, 0.50, 0.51, 0.53, 0.49]
+    found = difference(dict(enumerate(first)), dict(enumerate(second, 10)), direction="max")
+
+    exact = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    assert (found.interval.low, found.interval.high) == pytest.approx((exact.low, exact.high))
+    assert (found.shared, found.pairs) == (0, 0)
+
+
+def test_two_seeds_against_more_weigh_the_quantiles_of_both():
+    """Variances of 2 and 4, of 2 and 5 seeds."""
+    first, second = {1: 0.0, 2: 2.0}, dict(enumerate((3, 3, 5, 7, 7), 5))
+    found = difference(first, second, direction="max")
+
+    parts = (2 / 2, 4 / 5)
+    quantiles = stats.t.ppf(0.975, [1, 4])
+    half = np.dot(parts, quantiles) / math.sqrt(sum(parts))
+    assert found.interval.high - found.gain == pytest.approx(half)
+
+
+def test_scores_without_spread_are_told_apart_or_as_good():
+    same = {1: 0.75, 2: 0.75, 3: 0.75}
+    lower = {1: 0.25, 2: 0.25, 3: 0.25}
+
+    assert difference(same, dict(same), direction="max").verdict == "as good"
+    found = difference(same, lower, direction="max")
+    assert (found.verdict, found.without_spread) == ("first", True)
+    noisy = {1: 0.51, 2: 0.57, 3: 0.62, 4: 0.55}
+    shifted = {seed: score - 0.01 for seed, score in noisy.items()}
+    assert difference(noisy, shifted, direction="max").verdict == "first"
 
 
 def test_within_the_band_is_as_good_and_a_wide_interval_is_undecided():
@@ -177,6 +210,17 @@ def test_two_runs_are_compared_by_what_was_named(run_dir, tmp_path):
 
     assert (found.gain, found.verdict, found.shared_seeds) == (0.0, "as good", 3)
     assert found.second.run == str(other)
+
+
+def test_stored_arrays_are_the_same_wherever_they_lie(tmp_path):
+    def data(folder):
+        return {"name": "data", "kind": "stored", "where": f"{folder}/data/abc"}
+
+    runs = [write(tmp_path / n, dataset=data(n), records=r) for n, r in ("ax", "bx", "cy")]
+
+    assert tfbatch.compare_runs(*runs[:2], rows=["baseline", "baseline"]).gain == 0.0
+    with pytest.raises(InputError, match="same records only"):
+        tfbatch.compare_runs(runs[0], runs[2], rows=["baseline", "baseline"])
 
 
 def test_runs_that_share_no_scale_are_refused_with_the_reason(run_dir, tmp_path):

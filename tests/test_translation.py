@@ -202,3 +202,10 @@ def test_the_command_prints_what_python_returns(capsys):
         256, 1024, optimizer="adamw", learning_rate=3e-4, optimizer_arguments={"beta_2": 0.95}
     )
     assert (code, capsys.readouterr().out) == (0, f"{expected}\n")
+
+
+def test_steps_are_rounded_up_in_whole_numbers():
+    """30 steps of 100 are 3,000 examples, 125 steps of 24; in floats 30 * (100 / 24) is more."""
+    found = tfbatch.translate_batch_size(100, 24, steps=30)
+
+    assert found.find("steps").after == 125

@@ -4,8 +4,8 @@ usage: tfbatch compare RUN_A RUN_B
        tfbatch compare RUN --rows=baseline,search-0024
 
 Compares what both runs recommend, or the two rows: the difference with its interval, the band
-within which it does not matter, and how many seeds would decide it. Seeds that both have are
-paired. Nothing is trained; the run folders are only read.
+within which it does not matter, and how many seeds would decide it. Four shared
+seeds and more are paired. Nothing is trained; the run folders are only read.
 """
 
 from __future__ import annotations

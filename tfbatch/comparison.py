@@ -21,7 +21,7 @@ from tfbatch.trial.trials import Trials
 
 RECOMMENDED = "recommended"
 """Stands for the trial that a run recommends."""
-_SAME = ("dataset", "objective")
+_SAME = ("dataset", "records", "objective")
 """What two runs must have in common for their scores to be comparable."""
 _WORTH_A_NOTE = ("model", "model_arguments", "trial_length", "precision", "strategy")
 
@@ -36,8 +36,8 @@ class ComparedRow(Strict):
         learning_rate: Peak learning rate.
         schedule: The schedule's name.
         mean: Mean score.
-        deviation: Standard deviation of one training, estimated with what other configurations
-            show; None where nothing is known of it.
+        deviation: Standard deviation of one training: its own, or of one seed what others show;
+            None where nothing is known of it.
         seeds: Number of seeds.
         on_fresh_seeds: Whether its scores come from the verification.
     """
@@ -65,7 +65,8 @@ class RunComparison(Strict):
         high: Its upper end; None likewise.
         level: Coverage of the interval.
         band: Differences up to this do not matter.
-        shared_seeds: Number of seeds that both have: those are compared in pairs.
+        shared_seeds: Number of seeds that both have.
+        pairs: Number of these that were compared in pairs; 0 where the means were.
         verdict: Which one is better ("first", "second"), "as good" where the whole interval lies
             within the band, or "undecided": then the difference can be noise.
         seeds_to_decide: Number of seeds for each that is expected to decide it; None where it is
@@ -83,6 +84,7 @@ class RunComparison(Strict):
     level: float
     band: float
     shared_seeds: int
+    pairs: int = 0
     verdict: Verdict
     seeds_to_decide: int | None
     command: str | None
@@ -110,11 +112,11 @@ class RunComparison(Strict):
     def sentence(self) -> str:
         """The verdict in a sentence or two."""
         interval = (
-            "nothing is known of the noise: one seed each"
+            "nothing is known of the noise"
             if self.low is None or self.high is None
             else f"{self.level:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
         )
-        how = f", {self.shared_seeds} seeds in pairs" if self.shared_seeds > 1 else ""
+        how = f", {self.pairs} seeds in pairs" if self.pairs else ", not paired"
         gain = (
             f"A is better by {self.gain:.4f}"
             if self.gain >= 0
@@ -159,8 +161,8 @@ def compare_runs(
 ) -> RunComparison:
     """Compares two configurations of one run, or of two runs on the same data.
 
-    Scores on fresh seeds are used where there are any, else the one score of the search. Seeds
-    that both have are paired. Nothing is trained and no TensorFlow imported.
+    Scores on fresh seeds are used where there are any, else the one score of the search. Four
+    shared seeds and more are paired. Nothing is trained and no TensorFlow imported.
 
     Example:
         ```python
@@ -219,11 +221,27 @@ def compare_runs(
         level=level,
         band=found.band,
         shared_seeds=found.shared,
+        pairs=found.pairs,
         verdict=found.verdict,
         seeds_to_decide=found.seeds_to_decide,
         command=_command(first, second, found.seeds_to_decide) if one_run else None,
-        notes=(*notes, *_notes(first), *_notes(second)),
+        notes=(*notes, *_notes_of_noise(found), *_notes(first), *_notes(second)),
     )
+
+
+def _notes_of_noise(found: Difference) -> list[str]:
+    """What the interval rests on, where it is not on the spread of both."""
+    if not found.interval.bounded:
+        return []
+    if found.without_spread:
+        return [
+            "No seed changed a score or a difference: no spread was seen, which few seeds miss."
+        ]
+    if 1 in found.seeds:
+        return [
+            "One of both has one seed: the interval assumes that its noise is that of the others."
+        ]
+    return []
 
 
 def _differing(first: Path, second: Path) -> list[str]:
@@ -234,7 +252,7 @@ def _differing(first: Path, second: Path) -> list[str]:
     """
     one, other = read_settings(first), read_settings(second)
     for key in _SAME:
-        if one.get(key) != other.get(key):
+        if _comparable(one, key) != _comparable(other, key):
             raise InputError(
                 f"Two runs are compared on the same {key} only. Received: {first} with "
                 f"{_short(one.get(key))}, {second} with {_short(other.get(key))}. Run the same "
@@ -245,6 +263,14 @@ def _differing(first: Path, second: Path) -> list[str]:
         for key in _WORTH_A_NOTE
         if one.get(key) != other.get(key)
     ]
+
+
+def _comparable(settings: Mapping[str, object], key: str) -> object:
+    """Stored arrays are what they hold (`records`), not the folder that they lie in."""
+    value = settings.get(key)
+    if isinstance(value, dict) and value.get("kind") == "stored" and "records" in settings:
+        return {name: one for name, one in value.items() if name not in ("where", "name")}
+    return value
 
 
 def _short(value: object) -> str:

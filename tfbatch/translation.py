@@ -452,7 +452,7 @@ def _lengths(
         Change(
             name=name,
             before=value,
-            after=None if value is None else math.ceil(value * factor),
+            after=None if value is None else -(-value * before.batch_size // after.batch_size),
             factor=factor,
             rule="same examples",
             formula=f"{name} / ratio, rounded up",

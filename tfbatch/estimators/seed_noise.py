@@ -146,20 +146,6 @@ def differences(scores: Array, noise: SeedNoise) -> tuple[Array, Array]:
         Differences [R, m, m], row less column, and their standard errors [R, m, m], widened for
         few degrees of freedom (Welch-Satterthwaite) so that they can be used as normal ones.
     """
-    found, errors, freedom = plain_differences(scores, noise)
-    return found, errors * widening(freedom)
-
-
-def plain_differences(scores: Array, noise: SeedNoise) -> tuple[Array, Array, Array]:
-    """What `differences` returns, before the errors are widened, and their degrees of freedom.
-
-    Args:
-        scores: [R, m, S]; see the module.
-        noise: Their noise.
-
-    Returns:
-        Differences, their standard errors, and the degrees of freedom of these, each [R, m, m].
-    """
     there = (~np.isnan(scores)).astype(float)
     filled = np.where(there > 0, scores, 0.0)
     both = np.einsum("ris,rjs->rij", there, there)
@@ -180,7 +166,7 @@ def plain_differences(scores: Array, noise: SeedNoise) -> tuple[Array, Array, Ar
     unpaired = noise.means[:, :, None] - noise.means[:, None, :]
     variance = np.where(use, of_both, of_all)
     errors = np.sqrt(np.where(np.isnan(variance), np.inf, np.maximum(variance, 0.0)))
-    return np.where(use, paired, unpaired), errors, freedom
+    return np.where(use, paired, unpaired), errors * widening(freedom)
 
 
 def widening(freedom: Array, tail: float = _TAIL) -> Array:
