@@ -189,7 +189,7 @@ def full_against_parts(task: TaskContext, configuration: Configuration) -> float
 
     from tfbatch.gradients.loss import gradients_of
 
-    model, examples = _model_and_examples(task, configuration, seed=1)
+    model, examples = model_and_examples(task, configuration, seed=1)
     whole = [g.numpy().astype(np.float64) for g in gradients_of(model, examples, training=False)]
     count = len(examples[-1])
     order = np.random.default_rng(1).permutation(count)
@@ -197,7 +197,7 @@ def full_against_parts(task: TaskContext, configuration: Configuration) -> float
     for first in range(0, count, configuration.batch_size):
         task.heartbeat_or_stop()
         chosen = order[first : first + configuration.batch_size]
-        batch = _taken(examples, chosen)
+        batch = taken(examples, chosen)
         for total, g in zip(parts, gradients_of(model, batch, training=False), strict=True):
             total += len(chosen) / count * g.numpy().astype(np.float64)
     squares = sum(((a - b) ** 2).sum() for a, b in zip(whole, parts, strict=True))
@@ -218,14 +218,14 @@ def shares_of_descent(
 
     shares = []
     for full in (True, False):
-        model, examples = _model_and_examples(task, configuration, seed=seed)
+        model, examples = model_and_examples(task, configuration, seed=seed)
         count = len(examples[-1])
         generator = np.random.default_rng(seed)
         losses = [float(batch_loss(model, examples, training=False))]
         for _ in range(_UPDATES):
             task.heartbeat_or_stop()
             chosen = generator.permutation(count)[: count if full else configuration.batch_size]
-            gradients = gradients_of(model, _taken(examples, chosen), training=False)
+            gradients = gradients_of(model, taken(examples, chosen), training=False)
             for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
                 variable.assign_sub(configuration.base_learning_rate * gradient)
             losses.append(float(batch_loss(model, examples, training=False)))
@@ -234,7 +234,7 @@ def shares_of_descent(
     return shares[0], shares[1]
 
 
-def _model_and_examples(
+def model_and_examples(
     task: TaskContext, configuration: Configuration, *, seed: int
 ) -> tuple[tf.keras.Model, tuple[tf.Tensor, ...]]:
     """A fresh model, and the examples that stand for the data.
@@ -259,7 +259,8 @@ def _model_and_examples(
     return model, examples
 
 
-def _taken(examples: Sequence[tf.Tensor], chosen: np.ndarray) -> tuple[tf.Tensor, ...]:
+def taken(examples: Sequence[tf.Tensor], chosen: np.ndarray) -> tuple[tf.Tensor, ...]:
+    """Some of the examples."""
     import tensorflow as tf
 
     return tuple(tf.gather(part, chosen) for part in examples)

@@ -115,10 +115,10 @@ def best_octaves(
     found, open_seeds = [], set()
     for size in sizes:
         scores = _scores(court, optimizer, size, octaves[size])
-        center = math.log2(_center(court, optimizer, size))
+        middle = math.log2(center(court, optimizer, size))
         vertices = [vertex(octaves[size], row) for row in scores]
         open_seeds |= {seed for seed, (_, inside) in enumerate(vertices) if not inside}
-        found.append([center + octave for octave, _ in vertices])
+        found.append([middle + octave for octave, _ in vertices])
     return found, len(open_seeds)
 
 
@@ -186,7 +186,7 @@ def _sizes(court: Court) -> list[int]:
     return [size for size in court.study.sizes if base <= 4 * size]
 
 
-def _center(court: Court, optimizer: Named, size: int) -> float:
+def center(court: Court, optimizer: Named, size: int) -> float:
     """The rate that the grid begins around: the baseline's, or the optimizer's own by its rule."""
     from tfbatch.optimizers import OPTIMIZERS
     from tfbatch.scaling_rules import scaled
@@ -203,7 +203,7 @@ def _center(court: Court, optimizer: Named, size: int) -> float:
 
 
 def _trainings(court: Court, optimizer: Named, size: int, octave: int) -> list[Training]:
-    rate = _center(court, optimizer, size) * 2.0**octave
+    rate = center(court, optimizer, size) * 2.0**octave
     configuration: Configuration = court.study.configuration(size, rate).model_copy(
         update={"optimizer": optimizer}
     )
