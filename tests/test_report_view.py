@@ -26,7 +26,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 pytestmark = pytest.mark.slow
-WIDTHS = {"desktop": 1280, "phone": 390}
+WIDTHS = {"desktop": 1280, "phone": 390, "paper": 717}
+"""In CSS pixels; of the paper, A4 within Chromium's margins."""
+SCREENS = ("desktop", "phone")
 READY = "return document.documentElement.dataset.ready || ''"
 DRAW = "const done = arguments[0]; window.drawAllFigures().then(() => done());"
 MOST_ELEMENTS = 12_000
@@ -105,7 +107,7 @@ def keep_picture(browser, name):
 
 @pytest.mark.parametrize("name", ["12", "200", "2000", "two", "docs"])
 def test_nothing_overlaps_and_nothing_is_asked_of_a_network(name, browser, pages):
-    for device in WIDTHS:
+    for device in SCREENS:
         for scheme in ("light", "dark"):
             opened(browser, pages / f"{name}.html", device=device, scheme=scheme)
             keep_picture(browser, f"{name}-{device}-{scheme}")
@@ -225,7 +227,17 @@ def test_it_prints_in_light_colors_within_the_paper(browser, pages):
     pdf = base64.b64decode(printed["data"])
 
     assert pdf.startswith(b"%PDF")
-    opened(browser, pages / "12.html", scheme="dark", media="print")
+    opened(browser, pages / "docs.html", device="paper", scheme="dark", media="print")
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    beyond = """
+        const edge = document.documentElement.clientWidth;
+        return [...document.querySelectorAll('table, td, th, .plot, .plot svg')]
+          .filter(e => e.getBoundingClientRect().right > edge + 1)
+          .map(e => `${e.tagName} ${e.className} ${e.textContent.slice(0, 20)}`);
+    """
+    assert wait_for(lambda: not browser.execute_script(beyond)), browser.execute_script(beyond)
+    keep_picture(browser, "print")
+    assert browser.execute_script("return document.querySelector('.modebar').offsetWidth") == 0
     body = "return getComputedStyle(document.body).backgroundColor"
     assert browser.execute_script(body) in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
     folder = os.environ.get("TFBATCH_SCREENSHOT_DIR")
