@@ -22,8 +22,10 @@ from tfbatch.claims import (
 from tfbatch.claims import (
     accumulated_batches,
     alignment,
+    error_surface,
     extremes,
     gradient_noise,
+    redundancy,
     same_budget,
 )
 from tfbatch.claims._claim import Claim, Criterion, Evidence
@@ -202,6 +204,9 @@ def test_what_cards_measure_says_what_it_returns():
         extremes.shares_of_descent,
         gradient_noise.gradient_noise_during,
         same_budget.operations_per_example,
+        error_surface.error_of_an_update,
+        error_surface.residual_of_a_neuron,
+        redundancy.cost_of_copies,
         accumulated_batches.train_both_ways,
     ):
         assert pydantic.TypeAdapter(returned(function)).core_schema

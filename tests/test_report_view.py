@@ -16,6 +16,8 @@ from browsers import new_browser, wait_for
 from reported_runs import clean_run, row_of, searched, write_run
 from search_fixtures import BASELINE
 
+from tfbatch.reporting.finalists import forest
+from tfbatch.reporting.importance import importance_of
 from tfbatch.reporting.page import report_page
 from tfbatch.reporting.recorded import read_recorded
 
@@ -160,6 +162,51 @@ def test_a_legend_hides_a_line_and_a_switch_changes_the_axis(browser, pages):
     assert browser.execute_script(lines)[1] is True
     active = "return document.activeElement.getAttribute('aria-pressed')"
     assert browser.execute_script(active) == "false"  # the keyboard stays where it was
+
+
+NUMBERS = """
+// Of each figure: its columns and its rows, once the numbers are asked for.
+const found = {};
+for (const figure of document.querySelectorAll('figure')) {
+  const more = [...figure.querySelectorAll('details')]
+    .find(part => part.textContent.startsWith('Numbers'));
+  if (!more) continue;
+  more.open = true;
+  more.dispatchEvent(new Event('toggle'));
+  const cells = row => [...row.children].map(cell => cell.textContent);
+  found[figure.querySelector('figcaption').textContent] = {
+    head: cells(more.querySelector('thead tr')),
+    rows: [...more.querySelectorAll('tbody tr')].map(cells)};
+}
+return found;
+"""
+
+
+def test_the_numbers_name_their_rows_and_have_the_ends_of_bars_and_the_shades(browser, pages):
+    opened(browser, pages / "200.html")
+    found = browser.execute_script(NUMBERS)
+    run = read_recorded(pages / "run-200")
+
+    finalists = found["Finalists against baseline"]
+    assert finalists["head"] == ["series", "row", *finalists["head"][2:3], "low", "high", "about"]
+    chart, table = forest(run), {tuple(row[:2]): row for row in finalists["rows"]}
+    for series in chart.series:
+        if series.low is None:
+            continue
+        for x, y, low, high in zip(series.x, series.y, series.low, series.high, strict=True):
+            name = chart.y_names[int(y)].replace("<b>", "").replace("</b>", "")
+            shown = [float(cell) for cell in table[series.name, name][2:5]]
+            assert shown == pytest.approx([x, low, high], rel=1e-4)
+    importance = found["Importance of hyperparameters"]
+    assert importance["head"] == ["series", "row", "share"]
+    assert {row[1] for row in importance["rows"]} == {name for name, _ in importance_of(run).shares}
+    trials = found["Trials of the search"]
+    assert trials["head"][-2:] == ["val_loss", "about"]
+    shades = [row[-2] for row in trials["rows"] if row[0] == "trials of the run's length"]
+    scores = [trial.score for trial in run.trials.searched().completed()]
+    assert [float(shade) for shade in shades] == pytest.approx(scores, rel=1e-4)
+    (picture,) = (one for one in found.values() if "quantity" in one["head"])
+    assert {"low", "high"} < set(picture["head"])
 
 
 def test_it_prints_in_light_colors_within_the_paper(browser, pages):

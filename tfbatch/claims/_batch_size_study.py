@@ -1,8 +1,8 @@
 """One set of trainings at several batch sizes, read on every axis that people argue about.
 
 Each training has a constant learning rate, so that its first part is what a shorter one would have
-been: one run of a seed is read after the same epochs, the same updates, the same seconds, and where
-it reaches a target. The rate is searched for each question by seeds of its own, which also choose
+been: one run of a seed is read after the same epochs, the same updates, and where it reaches a
+target. The rate is searched for each question by seeds of its own, which also choose
 between sizes; targets and margins come from pilot seeds; verdicts rest on fresh ones, paired across
 batch sizes: a seed fixes the initial weights and the order of the examples for all of them.
 """
@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from tfbatch.claims._claim import Policy
+from tfbatch.claims._claim import Policy, UntestableError
 from tfbatch.claims._court import Run, Training
 from tfbatch.claims._preset import Purpose
 from tfbatch.configuration import Configuration
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from tfbatch.claims._court import Court
     from tfbatch.training.step_times import StepTime
 
-Budget = Literal["epochs", "updates", "seconds", "target"]
-"""After the same examples, the same updates, the same seconds; or as soon as the target."""
+Budget = Literal["epochs", "updates", "target"]
+"""After the same examples, the same updates, or as soon as the target."""
 _FIRST_OCTAVES = (-2, -1, 0, 1, 2)
 _MOST_OCTAVES = 6
 _TARGET_SHARE = 0.6
@@ -88,6 +88,40 @@ class BatchSizeStudy:
         """The smallest size."""
         return self.sizes[0]
 
+    def apart(self, one: int, other: int) -> tuple[int, int]:
+        """Two sizes to be compared.
+
+        Raises:
+            UntestableError: They are one.
+        """
+        if one != other:
+            return one, other
+        if one < self.large or one == 1:
+            raise UntestableError(
+                f"the baseline's batch size is {one} itself; give a larger one, such as "
+                "--baseline=batch_size=32"
+            )
+        raise UntestableError(
+            f"the baseline's batch size {one} is the largest that is tried with "
+            f"{self._court.workload.num_examples} training examples; give a smaller one, such as "
+            f"--baseline=batch_size={max(1, one // 16)}"
+        )
+
+    @property
+    def within(self) -> tuple[int, ...]:
+        """The sizes between the smallest and the largest.
+
+        Raises:
+            UntestableError: There are none.
+        """
+        if len(self.sizes) < 3:
+            listed = " and ".join(map(str, self.sizes))
+            raise UntestableError(
+                f"of batch sizes {listed} none is between the extremes: "
+                f"{self._court.workload.num_examples} training examples are too few"
+            )
+        return self.sizes[1:-1]
+
     def length(self, size: int) -> int:
         """Examples in a training: as many as B0's, or as many updates where that is more."""
         examples = self._court.workload.examples
@@ -101,23 +135,16 @@ class BatchSizeStudy:
         if budget == "updates":  # as many as B0's training has, where the largest size can
             longest = min(self.large / self.base, self._court.preset.longest)
             return examples * longest * size / self.large
-        if budget == "seconds":
-            return min(examples * self.speed(size), self.length(size))
         return float(self.length(size))
-
-    def speed(self, size: int) -> float:
-        """Examples per second of a size over those of B0, without evaluations."""
-        return (size / self.seconds(size)) / (self.base / self.seconds(self.base))
-
-    def seconds(self, size: int) -> float:
-        """Median seconds of a step of a size."""
-        return self._step_time(size).seconds
 
     def log_seconds(self, size: int, purpose: Purpose = "verdict") -> list[float]:
         """Log seconds of a step of a size, one value for each seed.
 
         The first third of the rounds chooses ("tuning"), and the others judge: each verdict seed
         has rounds of its own, so that what is uncertain in the times is in the intervals.
+
+        Raises:
+            UntestableError: The size could not be timed.
         """
         rounds = [math.log(seconds) for seconds in self._step_time(size).rounds]
         first = choosing_rounds(len(rounds))
@@ -135,6 +162,8 @@ class BatchSizeStudy:
             self._step_times |= {
                 one.batch_size: one for one in self._court.step_times((*self.sizes, size))
             }
+        if size not in self._step_times:
+            raise UntestableError(too_slow(size))
         return self._step_times[size]
 
     @functools.cached_property
@@ -339,6 +368,14 @@ class BatchSizeStudy:
         return _Cost(
             failures, log_updates, -score, learned=learned, all_fall_short=failures == len(runs)
         )
+
+
+def too_slow(size: int) -> str:
+    """Why there is no time of a size, and what gives one."""
+    return (
+        f"a step of batch size {size} takes too long on this device to be timed; take a faster "
+        "one, or a smaller --baseline=batch_size"
+    )
 
 
 def choosing_rounds(count: int) -> int:
