@@ -31,6 +31,8 @@ _HEIGHT = 400
 _TOP, _BOTTOM = 24, 56
 """Pixels of the margins."""
 _LONGEST_LABEL = 26
+_NAMED_ROW = 58
+"""Height of a row whose name stands above it."""
 _LAST_IS_TALLER = 1.7
 _GAP = 0.06
 _INTERVAL = ", interval"
@@ -68,12 +70,35 @@ def figure(picture: Picture) -> JsonObject:
         **_x_axis(last, everything),
     }
     if last.y_names is not None:
-        layout |= _frame(170 + 34 * len(last.y_names)) | {
-            key: layout[key] for key in ("shapes", "annotations")
-        }
+        rows = len(last.y_names)
+        height = _NAMED_ROW * (rows + 1) if last.names_above else 34 * rows
+        layout |= _frame(170 + height) | {key: layout[key] for key in ("shapes", "annotations")}
+        if last.names_above:
+            layout["margin"] |= {"l": 16}
+            layout["annotations"] += [
+                _above(name, place) for place, name in enumerate(last.y_names)
+            ]
     units = [_wrapped(label) for label in (last.x_label, *last.other_x_labels)]
     drawn: dict[str, Any] = {"data": data, "layout": layout, "legend": _legend(charts, data)}
     return {**drawn, "units": units} if len(units) > 1 else drawn
+
+
+def _above(name: str, place: int) -> JsonObject:
+    """The name of a row above it, from the left edge: beside it a phone has no room."""
+    first, _, second = name.partition("\n")
+    return {
+        "x": 0,
+        "xref": "paper",
+        "y": place,
+        "yref": "y",
+        "text": f'{first}<br><span style="font-size:11px">{second}</span>' if second else first,
+        "align": "left",
+        "showarrow": False,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 5,
+        "font": {"size": 12, "color": "@ink"},
+    }
 
 
 def _legend(charts: Sequence[Chart], data: Sequence[JsonObject]) -> list[JsonObject]:
@@ -284,6 +309,8 @@ def _y_axis(chart: Chart) -> dict[str, Any]:
     if chart.y_names is not None:
         places = list(range(len(chart.y_names)))
         ticks = {"tickmode": "array", "tickvals": places, "ticktext": list(chart.y_names)}
+        if chart.names_above:  # and room above the first row for its name and the marks' labels
+            return {**ticks, "range": [len(places) - 0.5, -1.0], "showticklabels": False}
         return {**ticks, "range": [len(places) - 0.5, -0.5], "ticklabelposition": "outside"}
     values = [value for series in chart.series for value in series.y]
     plain = _from_zero(chart) if chart.from_zero else {}
