@@ -63,6 +63,11 @@ if TYPE_CHECKING:
     from tfbatch.search.engine import Engine
     from tfbatch.workers import Slot
 
+_EVIDENCE_VERSION = 2
+"""Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
+
+1: sizes were chosen by the seeds that judge; files had no version.
+"""
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
 _NO_WHOLE_RUN = 1
@@ -439,16 +444,23 @@ class Session:
         return list(found.values())
 
     def _write(self, card: Card, evidence: Sequence[Evidence]) -> None:
-        content = {"card": card.CARD, "evidence": [dataclasses.asdict(one) for one in evidence]}
+        content = {
+            "version": _EVIDENCE_VERSION,
+            "card": card.CARD,
+            "evidence": [dataclasses.asdict(one) for one in evidence],
+        }
         write_whole(self._folder / f"{card.CARD}.json", json.dumps(content, indent=1))
 
     def _read(self, card: Card) -> list[Evidence]:
-        """What earlier sessions have found."""
+        """What earlier sessions have found, by the statistics of this version."""
         try:
             text = (self._folder / f"{card.CARD}.json").read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        rows: list[dict[str, Any]] = json.loads(text)["evidence"]
+        content = json.loads(text)
+        if content.get("version") != _EVIDENCE_VERSION:
+            return []
+        rows: list[dict[str, Any]] = content["evidence"]
         return [Evidence(**{key: _tuples(v) for key, v in row.items()}) for row in rows]
 
 
