@@ -6,6 +6,8 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Literal
 
+from tfbatch.errors import TfbatchError
+
 if TYPE_CHECKING:
     from tfbatch.estimators.verdict import Kind, Verdict  # imports SciPy
 
@@ -57,6 +59,10 @@ class Claim:
     def statistic(self) -> str:
         """What decides, in one line."""
         return "; ".join(f"{p.name}: {p.statistic}" if p.name else p.statistic for p in self.parts)
+
+
+class UntestableError(TfbatchError):
+    """This model, data or machine cannot test a part of a claim; the message is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)

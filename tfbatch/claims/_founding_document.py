@@ -80,7 +80,13 @@ FOUNDING_DOCUMENT = (
         "C6",
         "no-algorithm-for-very-large",
         "No algorithm lets us use very large batches effectively.",
-        (Criterion("X4A", "half of the gap of C5 less what the best large-batch method recovers"),),
+        (
+            Criterion(
+                "X4A",
+                "half of the gap of C5 less what the best large-batch method recovers",
+                "threshold",
+            ),
+        ),
     ),
     Claim(
         "C7",
@@ -412,7 +418,12 @@ FOUNDING_DOCUMENT = (
         "C48",
         "small-avoids-redundancy",
         "Small batches avoid the redundancy among samples.",
-        (Criterion("X5D", "efficiency per example, small less large"),),
+        (
+            Criterion("X5D", "efficiency per example, small less large", name="efficiency"),
+            Criterion(
+                "X5D", "log examples, full over small batch, of 4 copies over one", name="copies"
+            ),
+        ),
     ),
     Claim(
         "C49",

@@ -6,8 +6,9 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from tfbatch.claims._claim import Evidence, UntestableError
 from tfbatch.estimators.first_hit import StepsToTarget
 
 Table = Mapping[int, Sequence[float]]
@@ -70,6 +71,26 @@ def contest(
         effects(one, other),
         rivals=tuple(effects(one, size) for size in others if size != other),
         alternatives=tuple(effects(size, other) for size in ones if size != one),
+    )
+
+
+def told(blank: Evidence, find: Callable[[], Contest]) -> Evidence:
+    """The evidence with what was found, or with the reason why this cannot be tested here.
+
+    Args:
+        blank: Without effects; its finding may name the sizes as `{one}` and `{other}`.
+        find: Finds the effects, or raises UntestableError.
+    """
+    try:
+        found = find()
+    except UntestableError as error:
+        return dataclasses.replace(blank, finding="", untestable=str(error))
+    return dataclasses.replace(
+        blank,
+        effects=found.effects,
+        rivals=found.rivals,
+        alternatives=found.alternatives,
+        finding=blank.finding.format(one=found.one, other=found.other),
     )
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.claims._claim import Claim, Criterion, Evidence, UntestableError
 from tfbatch.claims._pairs import differences
 from tfbatch.errors import InputError
 
@@ -44,6 +44,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     name = court.workload.metric.removeprefix("val_")
     untestable, pairs = "", []
     try:
+        study.apart(size, micro)
         for seed in court.seeds("verdict", court.preset.seeds):
             pairs.append(
                 court.measure(
@@ -55,7 +56,7 @@ def collect(court: Court) -> Iterator[Evidence]:
                     metric=name,
                 )
             )
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         untestable = str(error)
     yield Evidence(
         "accumulation-equals-large-batch",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Evidence, Policy
+from tfbatch.claims._claim import Claim, Evidence, Policy, UntestableError
 from tfbatch.claims._pairs import Contest, Table, contest
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ _POLICIES: tuple[Policy, ...] = ("fixed", "scaled", "tuned")
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
     study = court.study
+    try:
+        study.apart(study.small, study.large)
+    except UntestableError as error:
+        yield from _untestable(str(error), study.margin)
+        return
     study.prefetch(_POLICIES, ("epochs",))
     candidates = sorted(
         {
@@ -79,6 +84,21 @@ def collect(court: Court) -> Iterator[Evidence]:
         f"{text}; the margin {study.margin:.3g} less what the early choice loses to {reference}, "
         "the best by other seeds",
     )
+
+
+def _untestable(why: str, margin: float) -> Iterator[Evidence]:
+    for part in ("ranking", "regret"):
+        yield Evidence(
+            "probe-with-a-part",
+            effects=(),
+            margin=margin,
+            unit="",
+            axis="epochs",
+            policy="tuned",
+            finding="",
+            part=part,
+            untestable=why,
+        )
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ a decision.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._claim import Axis, Claim, Evidence, Policy
@@ -19,12 +19,13 @@ from tfbatch.claims._pairs import (
     fell_short,
     log_steps,
     successes,
+    told,
     widest,
 )
 
 if TYPE_CHECKING:
-    from tfbatch.claims._batch_size_study import Purpose
     from tfbatch.claims._court import Court
+    from tfbatch.claims._preset import Purpose
     from tfbatch.estimators.first_hit import StepsToTarget
 
 CARD = "X3"
@@ -48,11 +49,14 @@ def collect(court: Court) -> Iterator[Evidence]:
     choosing = {size: study.updates_to_target(size, "tuned", "tuning") for size in study.sizes}
     updates = {size: log_steps(found) for size, found in runs.items()}
     examples = log_examples(runs)
-    seconds = seconds_to_target(court, runs)
+
+    def seconds(size: int, *, policy: Policy = "tuned") -> list[float]:
+        cell = (fixed if policy == "fixed" else runs)[size]
+        return seconds_to_target(court, {size: cell})[size]
 
     def evidence(
         claim: str,
-        effects: Sequence[float],
+        find: Callable[[], Contest],
         margin: float,
         sizes: Sequence[int],
         finding: str,
@@ -62,13 +66,12 @@ def collect(court: Court) -> Iterator[Evidence]:
         unit: str = "log ratio",
         axis: Axis = "time to target",
         bounds: bool = True,
-        chosen: Contest | None = None,
     ) -> Evidence:
         cells = [(fixed if policy == "fixed" else runs)[size] for size in sizes]
         doubts = study.doubts(policy, "target", sizes, of_success=not bounds)
-        return Evidence(
+        blank = Evidence(
             claim,
-            effects=tuple(effects),
+            effects=(),
             margin=margin,
             unit=unit,
             axis=axis,
@@ -77,38 +80,47 @@ def collect(court: Court) -> Iterator[Evidence]:
             part=part,
             doubts=doubts,
             censored=fell_short(*cells) if bounds else 0,
-            rivals=chosen.rivals if chosen else (),
-            alternatives=chosen.alternatives if chosen else (),
         )
+        return told(blank, find)
+
+    def between(
+        one: int, other: int, effects: Callable[[int, int], tuple[float, ...]]
+    ) -> Callable[[], Contest]:
+        return lambda: Contest(*study.apart(one, other), effects(one, other))
+
+    def fastest() -> Contest:
+        return contest(
+            negative(seconds_to_target(court, runs)),
+            negative(seconds_to_target(court, choosing, "tuning")),
+            study.within,
+            (small, large),
+            plus=-SECONDS_MARGIN,
+        )
+
+    def fewest() -> Contest:
+        study.apart(small, large)
+        return widest(negative(examples), negative(log_examples(choosing)))
 
     pair = (base, large)
     yield evidence(
         "larger-needs-more-epochs",
-        differences(examples[large], examples[base]),
+        between(large, base, lambda a, b: differences(examples[a], examples[b])),
         STEPS_MARGIN,
         pair,
         f"examples to the target at batch size {large} over those at {base}",
         axis="epochs",
     )
-    faster = contest(
-        negative(seconds),
-        negative(seconds_to_target(court, choosing, "tuning")),
-        study.sizes[1:-1],
-        (small, large),
-        plus=-SECONDS_MARGIN,
-    )
     yield evidence(
         "some-size-best-in-time",
-        faster.effects,
+        fastest,
         0.0,
         study.sizes,
-        f"seconds to the target at the better end {faster.other} over those at {faster.one}, the "
-        "best size within, less 5 %; both chosen by other seeds",
-        chosen=faster,
+        "seconds to the target at the better end {other} over those at {one}, the best size "
+        "within, less 5 %; both chosen by other seeds",
     )
     yield evidence(
         "too-small-never-converges",
-        successes(runs[base], runs[small]),
+        between(base, small, lambda a, b: successes(runs[a], runs[b])),
         SUCCESS_MARGIN,
         (base, small),
         f"share of runs that reach the target within the epochs, {base} less {small}",
@@ -118,7 +130,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     yield evidence(
         "too-small-unstable",
-        successes(fixed[base], fixed[small]),
+        between(base, small, lambda a, b: successes(fixed[a], fixed[b])),
         SUCCESS_MARGIN,
         (base, small),
         f"share of runs that reach the target at the same rate, {base} less {small}",
@@ -128,21 +140,19 @@ def collect(court: Court) -> Iterator[Evidence]:
         axis="epochs",
         bounds=False,
     )
-    spread = widest(negative(examples), negative(log_examples(choosing)))
     yield evidence(
         "size-changes-speed-and-metric",
-        spread.effects,
+        fewest,
         STEPS_MARGIN,
         study.sizes,
-        f"examples to the target at batch size {spread.other}, the slowest, over those at "
-        f"{spread.one}, the fastest; both chosen by other seeds",
+        "examples to the target at batch size {other}, the slowest, over those at {one}, the "
+        "fastest; both chosen by other seeds",
         part="speed",
         axis="epochs",
-        chosen=spread,
     )
     yield evidence(
         "large-fast-but-worse-in-use",
-        differences(updates[base], updates[large]),
+        between(base, large, lambda a, b: differences(updates[a], updates[b])),
         STEPS_MARGIN,
         pair,
         f"updates to the target at {base} over those at {large}",
@@ -151,16 +161,19 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     yield evidence(
         "small-slow-but-better-in-use",
-        differences(seconds[small], seconds[base]),
+        between(small, base, lambda a, b: differences(seconds(a), seconds(b))),
         SECONDS_MARGIN,
         (small, base),
         f"seconds to the target at {small} over those at {base}",
         part="seconds",
     )
-    at_same_rate = seconds_to_target(court, {size: fixed[size] for size in pair})
     yield evidence(
         "bigger-is-better-at-the-same-rate",
-        differences(at_same_rate[base], at_same_rate[large]),
+        between(
+            base,
+            large,
+            lambda a, b: differences(seconds(a, policy="fixed"), seconds(b, policy="fixed")),
+        ),
         SECONDS_MARGIN,
         pair,
         f"seconds to the target at {base} over those at {large}, the same rate",
