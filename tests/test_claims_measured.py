@@ -13,8 +13,10 @@ import tfbatch
 from tfbatch.claims._session import time_steps
 from tfbatch.claims.accumulated_batches import train_both_ways
 from tfbatch.claims.alignment import time_addresses
+from tfbatch.claims.error_surface import error_of_an_update, residual_of_a_neuron
 from tfbatch.claims.extremes import full_against_parts, shares_of_descent
 from tfbatch.claims.gradient_noise import SHARES, gradient_noise_during
+from tfbatch.claims.redundancy import cost_of_copies
 from tfbatch.claims.same_budget import operations_per_example
 from tfbatch.configuration import Configuration
 from tfbatch.training.program_cache import ProgramCache
@@ -69,6 +71,20 @@ def test_small_steps_of_the_full_batch_always_descend(task):
     )
     assert full == 1.0
     assert sgd < 1.0
+
+
+def test_the_surface_of_a_neuron_is_a_paraboloid_and_a_network_is_one_nearby(task):
+    assert residual_of_a_neuron(task, PLAIN, seed=1) < 1e-10
+    small = PLAIN.model_copy(update={"base_learning_rate": 1e-3})
+    assert 0 < error_of_an_update(task, small, trained_steps=3, seed=1) < 0.05
+
+
+def test_copies_of_the_digits_teach_nothing(task):
+    one, four = (cost_of_copies(task, PLAIN, copies=copies, seed=1) for copies in (1, 4))
+
+    assert four.full == pytest.approx(4 * one.full, rel=0.06)
+    assert one.reached
+    assert four.small == pytest.approx(one.small, rel=0.5)
 
 
 def test_every_round_of_timing_is_made(task):

@@ -21,7 +21,7 @@ from tfbatch.claims import (
     tradeoff,
 )
 from tfbatch.claims._court import Run, Training
-from tfbatch.claims._pairs import falls, gains, spreads
+from tfbatch.claims._pairs import falls
 from tfbatch.configuration import Configuration
 from tfbatch.schema import Named
 
@@ -140,18 +140,79 @@ def test_the_vertex_of_a_parabola_is_exact_and_an_edge_is_told():
     assert rate_exponent.exponents((8, 32, 128), ((0.0,), (1.0,), (2.0,))) == (0.5,)
 
 
-def test_a_choice_never_sees_the_seed_that_it_is_judged_by():
-    """Of pure noise the best of many is no better than any other."""
-    generator = np.random.default_rng(1)
-    found = [
-        np.mean(gains({s: list(generator.normal(size=10)) for s in range(9)}, range(8), (8,)))
-        for _ in range(300)
-    ]
-    wide = [
-        np.mean(spreads({s: list(generator.normal(size=10)) for s in range(9)})) for _ in range(300)
-    ]
-    assert abs(np.mean(found)) < 5 * np.std(found) / math.sqrt(300)
-    assert abs(np.mean(wide)) < 5 * np.std(wide) / math.sqrt(300)
+def test_a_clearly_better_metric_at_the_largest_size_is_no_objection_to_it():
+    """C1 asks that it is no worse; C7 that it is neither worse nor better."""
+    better = Trained(flat(-0.2), step=lambda size: 1e-3 * (64 + size))
+
+    assert judged(tradeoff, better)["as-large-as-possible", "metric"].word == "HOLDS"
+    assert judged(same_budget, better)["large-can-match-small", ""].label == "differs"
+    worse = Trained(flat(0.2), step=lambda size: 1e-3 * (64 + size))
+    assert judged(tradeoff, worse)["as-large-as-possible", "metric"].word == "DOES NOT HOLD"
+
+
+def test_what_is_uncertain_in_the_times_of_steps_is_in_the_verdicts_on_seconds():
+    """Trainings without noise, on a machine whose times vary by half: nothing is shown of 5 %."""
+
+    def curve(training, examples):
+        far = math.log2(training.configuration.base_learning_rate / 0.05)
+        return -np.exp(-np.asarray(examples) / 5000 / (1 + far**2))
+
+    simulated = Trained(curve, step=lambda size: 1e-3 * size, timing_noise=0.5)
+    effects = {(one.claim, one.part): one.effects for one in steps_to_target.collect(simulated)}
+    within = effects["small-slow-but-better-in-use", "seconds"]
+    assert np.std(within) > 0.3
+    assert np.std(effects["larger-needs-more-epochs", ""]) < 1e-9
+
+
+def test_rounds_of_timing_that_choose_do_not_judge(quadratic):
+    study, base = quadratic.study, quadratic.study.base
+    (times,) = (one for one in quadratic.step_times(study.sizes) if one.batch_size == base)
+
+    assert study.log_seconds(base, "tuning") == [np.median(np.log(times.rounds[:5]))] * 2
+    assert study.log_seconds(base) == [math.log(seconds) for seconds in times.rounds[5:]]
+
+
+def test_a_seed_reaches_the_target_where_the_metric_hardly_rises_any_more():
+    """Seeds end at levels of their own soon: the median of the pilots is out of half's reach."""
+
+    def curve(training, examples):
+        far = math.log2(training.configuration.base_learning_rate / 0.05)
+        level = 0.5 + 0.02 * far**2 + np.random.default_rng(training.seed).normal(0, 0.05)
+        return -1 + (1 - level) * (1 - np.exp(-np.asarray(examples) / 1000))
+
+    found = Trained(curve, step=float).study.updates_to_target(32, "tuned")
+    assert sum(run.reached for run in found) >= 8
+
+
+def test_the_same_rate_is_the_same_for_all_sizes(quadratic):
+    study = quadratic.study
+    for budget in ("epochs", "target"):
+        assert len({study.rate(size, "fixed", budget).value for size in study.sizes}) == 1
+
+
+def test_a_best_rate_at_the_edge_forbids_every_decision():
+    """The higher the rate the better, without end."""
+
+    def curve(training, examples):
+        rate = training.configuration.base_learning_rate
+        noise = noise_of(training.seed, rate).normal(0, 1e-3)
+        reached = 1 - np.exp(-np.asarray(examples) / 2000)
+        return -1 + reached * (0.5 + 0.05 * math.log2(rate)) + noise
+
+    class Endless(Trained):
+        def measure(self, function, *arguments, **options):
+            if function is gradient_noise.gradient_noise_during:
+                return WithGradients.measure(self, function, *arguments, **options)
+            if function is accumulated_batches.train_both_ways:
+                return (0.1, 0.1 + 1e-6 * (options["seed"] % 7))
+            return super().measure(function, *arguments, **options)
+
+    endless = Endless(curve, step=lambda size: 1e-3 * (64 + size))
+    for card in (steps_to_target, same_budget, tradeoff, early_probe, gradient_noise):
+        for part, verdict in judged(card, endless).items():
+            if part[0] != "equal-epochs-equal-work":  # has no rate
+                assert not verdict.decided, part
+    assert not judged(accumulated_batches, endless)["accumulation-equals-large-batch", ""].decided
 
 
 def test_the_fall_over_all_sizes_is_that_of_a_line():
@@ -237,18 +298,22 @@ def test_accumulation_that_equals_and_one_that_does_not():
 
 
 def test_a_probe_that_tells_the_end_and_one_that_does_not():
-    def court_of(turn):
-        """The order of the candidates turns around at this share of the training, or never."""
+    def court_of(sign):
+        """What the candidates are worth at the end, times a sign in the first half."""
 
         def curve(training, examples):
-            rate = training.configuration.base_learning_rate
-            far = math.log2(rate) + math.log2(training.configuration.batch_size)
+            size, rate = (
+                training.configuration.batch_size,
+                training.configuration.base_learning_rate,
+            )
+            worth = -0.05 * math.log2(rate / 0.05 * 32 / size) ** 2 - 0.05 * math.log2(size)
             x = np.asarray(examples) / 20_000
-            return far * (turn - x) * 0.01 + np.random.default_rng(training.seed).normal(0, 1e-4)
+            noise = np.random.default_rng(training.seed).normal(0, 1e-4)
+            return np.where(x < 0.5, sign, 1) * worth + noise
 
         return SimulatedCourt(curve, step=float, smallest_margin=1e-4)
 
-    good, bad = judged(early_probe, court_of(2.0)), judged(early_probe, court_of(0.5))
+    good, bad = judged(early_probe, court_of(1)), judged(early_probe, court_of(-1))
 
     assert good["probe-with-a-part", "ranking"].word == "HOLDS"
     assert bad["probe-with-a-part", "ranking"].label == "reversed"
@@ -307,15 +372,16 @@ def words_of(effect, runs):
 def test_error_rates_of_a_whole_card():
     """From the search of rates to the word: 200 courts without an effect, 100 with two margins.
 
-    A share of 2.5 % has a standard error of 1.1 points in 200.
+    A share of 2.5 % has a standard error of 1.1 points in 200; more courts than these take minutes,
+    and `tests/test_claims_choices.py` has the rules' own rates.
     """
     null, large = words_of(0.0, 200), words_of(0.028, 100)
 
     worse = ("same-epochs-large-is-worse", "tuned")
     equal = ("large-can-match-small", "")
-    assert null[(*worse, "HOLDS")] <= 200 * (0.025 + 4 * 0.011)
+    assert null[(*worse, "HOLDS")] <= 200 * (0.025 + 2 * 0.011)
     assert null[(*equal, "DOES NOT HOLD")] <= 200 * (0.05 + 4 * 0.015)
-    assert null["some-size-best-in-metric", "epochs", "HOLDS"] <= 200 * (0.025 + 4 * 0.011)
-    assert null["size-changes-speed-and-metric", "metric", "HOLDS"] <= 200 * (0.025 + 4 * 0.011)
+    assert null["some-size-best-in-metric", "epochs", "HOLDS"] <= 200 * (0.025 + 2 * 0.011)
+    assert null["size-changes-speed-and-metric", "metric", "HOLDS"] <= 200 * (0.025 + 2 * 0.011)
     assert large[(*worse, "HOLDS")] >= 80
     assert large[(*equal, "HOLDS")] <= 100 * (0.025 + 4 * 0.016)

@@ -7,8 +7,27 @@ import math
 import numpy as np
 import pytest
 
-from tests.court_fixtures import SimulatedCourt, hashable, judged, noise_of
-from tfbatch.claims import steps_to_target
+from tests.court_fixtures import (
+    NoisyQuadratic,
+    SimulatedCourt,
+    hashable,
+    judged,
+    make_workload,
+    noise_of,
+)
+from tfbatch.claims import (
+    accumulated_batches,
+    cards,
+    rate_exponent,
+    same_budget,
+    steps_to_target,
+    throughput,
+)
+from tfbatch.claims._batch_size_study import too_slow
+from tfbatch.errors import InputError
+from tfbatch.schema import Named
+
+BASE = make_workload().baseline
 
 
 class FarRates(SimulatedCourt):
@@ -65,3 +84,130 @@ def test_where_every_rate_diverges_lower_ones_are_tried():
     assert rate.value == pytest.approx(0.05 / 2**5, rel=1e-3)
     dead = SimulatedCourt(lambda training, x: np.full(len(x), -1.0))
     assert "learns anything" in dead.study.rate(32, "tuned", "epochs").doubts[0]
+
+
+def best_at(exponent):
+    """The score is best at 0.05 (B / 32)^exponent, whatever the optimizer."""
+
+    def curve(training, examples):
+        size, rate = hashable(training.configuration)
+        far = math.log2(rate / 0.05 / (size / 32) ** exponent)
+        shift = noise_of(training.seed).normal(0, 0.05)
+        return np.full(len(examples), -0.01 * (far - shift) ** 2)
+
+    return curve
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_rate_of_the_small_is_told_with_any_optimizer(compiled):
+    """C35 speaks of the user's training, M1 and M2 of SGD and of Adam."""
+    simulated = SimulatedCourt(
+        best_at(0.5),
+        baseline=BASE.model_copy(update={"optimizer": Named(name="adamw")}),
+        compiled=compiled,
+    )
+    found = judged(rate_exponent, simulated)
+
+    assert found["small-slow-but-better-in-use", "rate"].word == "HOLDS"
+    assert found["small-slow-but-better-in-use", "rate"].estimate == pytest.approx(1.0, abs=0.05)
+    if compiled:
+        assert "compiled with adamw" in found["linear-rule-holds", ""].reason
+
+
+def test_one_size_has_no_exponent():
+    at_one = BASE.model_copy(update={"batch_size": 1, "base_batch_size": 1})
+    found = judged(rate_exponent, SimulatedCourt(best_at(1.0), baseline=at_one, num_examples=2))
+
+    assert {verdict.word for verdict in found.values()} == {"NOT TESTABLE HERE"}
+    assert "--baseline" in found["small-slow-but-better-in-use", "rate"].reason
+
+
+class Counted(SimulatedCourt):
+    """A court that measures what cards measure beside trainings; steps of over 2 s have no time."""
+
+    def measure(self, function, *arguments, **options):
+        if function is same_budget.operations_per_example:
+            return tuple(1000.0 for _ in arguments[1])
+        if function is accumulated_batches.train_both_ways:
+            return 0.1, 0.1
+        raise InputError(f"{function.__name__} is not simulated")
+
+    def step_times(self, batch_sizes):
+        return tuple(one for one in super().step_times(batch_sizes) if one.seconds <= 2)
+
+
+def with_batch_size(size, *, num_examples=1024, step=lambda size: 1e-3 * (64 + size)):
+    return Counted(
+        NoisyQuadratic(),
+        step=step,
+        baseline=BASE.model_copy(
+            update={
+                "batch_size": size,
+                "base_batch_size": size,
+                "base_learning_rate": 0.05 * size / 32,
+            }
+        ),
+        num_examples=num_examples,
+        normalizations=("none", "batch", "group"),
+    )
+
+
+CARDS = [card for card in cards() if card.CARD != "X2"]  # X2 has sizes of its own
+
+
+@pytest.mark.parametrize(("size", "num_examples"), [(512, 1024), (1, 1024), (4, 8), (1, 2)])
+def test_a_size_is_never_compared_with_itself(size, num_examples):
+    simulated = with_batch_size(size, num_examples=num_examples)
+    found = [one for card in CARDS for one in card.collect(simulated)]
+
+    for one in found:
+        flat = one.effects and not any(one.effects) and not one.doubts
+        # Nothing differs where all runs reach the target, and by what is simulated alike.
+        alike = ("accumulation-", "normalization-")
+        expected = one.unit == "share" or one.claim.startswith(alike)
+        assert not flat or expected, one
+        assert one.untestable or len(one.effects) in (1, 10, 15), one
+        if one.untestable:
+            assert len(one.untestable) > 20
+    untestable = {(one.claim, one.part): one.untestable for one in found if one.untestable}
+    if size == 512:
+        assert "--baseline=batch_size=32" in untestable["same-epochs-large-is-worse", "fixed"]
+        assert ("too-small-never-converges", "") not in untestable
+    if size == 1:
+        assert "give a larger one" in untestable["too-small-never-converges", ""]
+        assert "give a larger one" in untestable["one-example-hardly-converges", ""]
+    if num_examples == 8:
+        assert "none is between" in untestable["some-size-best-in-metric", "epochs"]
+        assert "none is between" in untestable["some-size-best-in-time", ""]
+
+
+def test_a_size_that_cannot_be_timed_costs_only_what_needs_its_time():
+    whole = with_batch_size(32, step=lambda size: 0.003 * size)
+    slow = with_batch_size(32, step=lambda size: 0.01 * size)  # 512 takes 5 s
+    words = {card.CARD: judged(card, slow) for card in CARDS}
+
+    for card in CARDS:
+        assert words[card.CARD].keys() == judged(card, whole).keys()
+    lost = {
+        part for found in words.values() for part in found if too_slow(512) in found[part].reason
+    }
+    assert lost == {
+        *((name, part) for name in LARGEST for part in ("throughput", "time to target")),
+        ("some-size-best-in-time", ""),
+        ("bigger-is-better-at-the-same-rate", "seconds"),
+        ("tens-to-hundreds", ""),
+        ("weigh-and-choose", ""),
+        ("full-batch-unsuited", ""),
+    }
+    assert words["X3"]["larger-needs-more-epochs", ""].decided
+
+
+LARGEST = ("as-large-as-possible", "fill-the-memory", "feed-the-hardware")
+
+
+def test_where_nothing_can_be_timed_every_verdict_on_time_says_so():
+    found = judged(throughput, with_batch_size(32, step=lambda size: 3.0))
+
+    assert {verdict.word for verdict in found.values()} == {"NOT TESTABLE HERE"}
+    assert all("faster" in verdict.reason for verdict in found.values())
+    assert ("best-size-times-devices", "knee") in found

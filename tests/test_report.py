@@ -14,6 +14,8 @@ import sys
 import pytest
 import tensorflow as tf
 from reported_runs import (
+    BUDGET,
+    IDENTITY,
     SIZES,
     clean_run,
     configuration,
@@ -26,7 +28,8 @@ from search_fixtures import BASELINE, TOTAL_EXAMPLES, trials_of
 
 import tfbatch.report
 from tfbatch.answer.answer import Contender
-from tfbatch.answer.candidates import trial_name
+from tfbatch.answer.best_learning_rates import bracket_of, brackets_of, exponent_of
+from tfbatch.answer.candidates import again_name, trial_name
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak, MemoryUsedUp
 from tfbatch.answer.summary import summary
 from tfbatch.charts import Stack
@@ -36,13 +39,15 @@ from tfbatch.reporting import checks
 from tfbatch.reporting.all_trials import parallel, table
 from tfbatch.reporting.by_batch_size import by_batch_size, memory_chart, notes, wall_marks
 from tfbatch.reporting.checks import checks_of
-from tfbatch.reporting.finalists import paired_differences
+from tfbatch.reporting.finalists import forest, paired_differences
 from tfbatch.reporting.headline import cost_of, two_sentences
 from tfbatch.reporting.importance import importance_of, importance_sentence
-from tfbatch.reporting.landscape import bracket_of, exponent_of, landscape
+from tfbatch.reporting.landscape import landscape, slope_note
+from tfbatch.reporting.learning_curves import learning_curves
 from tfbatch.reporting.page import report_page, write_report
 from tfbatch.reporting.recorded import read_recorded
 from tfbatch.reporting.to_target import steps_to_target, to_target_chart, to_target_sentence
+from tfbatch.run_folder.folder import RunFolder
 from tfbatch.schema import Named
 from tfbatch.search.answer_writer import report_at_the_end
 from tfbatch.trial.finished_trial import read_row
@@ -183,7 +188,7 @@ def test_the_landscape_and_its_fit_are_recomputed_from_the_journal(rows, run, da
     assert list(zip(drawn["x"], drawn["y"], drawn["marker"]["color"], strict=True)) == [
         (row["batch_size"], row["learning_rate"], row["score"]) for row in trials
     ]
-    found = exponent_of(run)
+    found = exponent_of(brackets_of(run.trials))
     assert found.exponent == pytest.approx(0.5, abs=0.05)  # as the losses were made
     line = trace(data, f"fitted: exponent {found.exponent:.2g}")
     slope = math.log(line["y"][-1] / line["y"][0]) / math.log(line["x"][-1] / line["x"][0])
@@ -715,6 +720,13 @@ def test_memory_is_drawn_where_it_was_measured(run):
 
     assert chart.series[0].y == (108.0, 164.0)
     assert chart.marks[0].label == "largest that fits: 64"
+    # An earlier version kept no peaks: the end of memory is drawn all the same.
+    unkept = dataclasses.replace(run, memory_limit=limit.model_copy(update={"peaks": ()}))
+    assert [chart.title for chart in by_batch_size(unkept).charts] == ["Throughput", "Tuned metric"]
+    assert [(mark.x, mark.label) for mark in wall_marks(unkept)] == [(64, "largest that fits: 64")]
+    assert not any("--memory_budget" in note for note in notes(unkept))
+    whole = limit.model_copy(update={"largest_batch_size": 128})
+    assert wall_marks(dataclasses.replace(run, memory_limit=whole)) == []
     assert isinstance(by_batch_size(measured), Stack)
     assert [c.title for c in by_batch_size(measured).charts] == [
         "Throughput",
@@ -922,3 +934,107 @@ def test_importance_is_refused_of_few_trials(tmp_path):
 
     assert importance_of(run).shares == ()
     assert "it needs 20" in importance_of(run).reason
+
+
+def test_importance_is_refused_of_equal_scores(tmp_path):
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    rows += [row_of(f"search-{n:04d}", "search", n, c) for n, c in enumerate(searched(30), start=1)]
+    equal = [row | {"score": 0.5, "metric_val_loss": 0.5} for row in rows]
+    run = read_recorded(write_run(tmp_path / "run", equal, answer=False))
+
+    assert importance_of(run).reason == "all scores are equal"
+
+
+def test_a_slope_is_fitted_to_what_is_marked_the_baseline_included(tmp_path):
+    best = {32: BASELINE.base_learning_rate, 64: 0.02, 128: 0.04}
+    rows = [row_of("baseline", "baseline", 1, BASELINE) | {"score": 0.1}]
+    for size, rate in best.items():
+        for factor in (0.5, 1.0, 2.0):
+            if (size, factor) == (32, 1.0):
+                continue
+            one = configuration(size, factor * rate)
+            row = row_of(f"search-{len(rows):04d}", "search", 1, one)
+            rows.append(row | {"score": 0.1 if factor == 1.0 else 0.2})
+    run = read_recorded(write_run(tmp_path / "run", rows, answer=False))
+    (marked,) = (s for s in landscape(run).series if s.name == "best of each batch size")
+    (line,) = (s for s in landscape(run).series if s.name == "fitted: exponent 1")
+
+    assert dict(zip(marked.x, marked.y, strict=True)) == pytest.approx(best)
+    assert dict(zip(line.x, line.y, strict=True)) == pytest.approx(best)
+    assert "Fitted to the best of 32, 64, 128," in slope_note(run)
+
+
+def test_the_forests_bar_is_recomputed_with_the_baselines_second_trainings(tmp_path):
+    """Their noise is their own, so that they move the bar and none of the dots."""
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    best = configuration(64, 0.14)
+    rows.append(row_of("search-0001", "search", 1, best))
+    second = {again_name(BASELINE, number): noise for number, noise in ((1, 0.04), (2, -0.01))}
+    for row in verified([best]):
+        score = row["score"] + second.get(row["trial"], 0.0)
+        rows.append(row | {"score": score, "metric_val_loss": score})
+    run = read_recorded(write_run(tmp_path / "run", rows))
+    scores = collections.defaultdict(list)
+    for row in rows[2:]:
+        scores[row["batch_size"], "again" in row["trial"]].append(row["score"])
+    dots = [a - b for a, b in zip(scores[32, False], scores[64, False], strict=True)]
+    middle = statistics.mean(scores[32, False] + scores[32, True]) - statistics.mean(
+        scores[64, False]
+    )
+
+    series = {one.name: one for one in forest(run).series}
+    assert series["one seed"].x == pytest.approx(dots)
+    (bar,) = (one for name, one in series.items() if "mean and interval" in name)
+    assert bar.x == pytest.approx((middle,))
+    assert abs(middle - statistics.mean(dots)) > 0.003
+    assert (bar.low[0] + bar.high[0]) / 2 == pytest.approx(middle)
+    page = said(report_page([run]).html())
+    assert "The baseline has 6 seeds in the bar, 3 of the dots and 3 second trainings" in page
+
+
+def test_an_answer_that_does_not_rest_on_all_trials_says_so(tmp_path):
+    path = clean_run(tmp_path / "run", 12)
+    (path / "wall_time.json").write_text('{"seconds": 123.4}')
+    answered = len(read_recorded(path).trials)
+    assert "It rests on the first" not in " ".join(two_sentences(read_recorded(path)))
+    later = [row_of(f"search-{n:04d}", "search", n, BASELINE) for n in (91, 92)]
+    with RunFolder(path, identity=IDENTITY, budget=BUDGET) as folder:
+        for row in later:
+            folder.journal.append(row)
+    (path / "wall_time.json").write_text('{"seconds": 300.0}')
+    run = read_recorded(path)
+
+    assert f"rests on the first {answered} of {answered + 2} trials" in two_sentences(run)[0]
+    assert f"It cost 5 min in all: {answered + 2} trials" in str(cost_of(run))
+
+
+def test_a_curve_begins_where_its_training_began(tmp_path, monkeypatch):
+    """Also where the trial went on with one, or branched off with another batch size."""
+    one, other = configuration(32, 0.1), configuration(64, 0.1)
+    trunk = TrialSpec("trunk", "search", 1, one, TOTAL_EXAMPLES, 1000, to_examples=1280)
+    rows = [
+        row_of("baseline", "baseline", 1, BASELINE),
+        row_of("trunk", "search", 1, one, to_examples=1280),
+        row_of("rest", "search", 1, one, parent=trunk),
+        row_of("branch", "search", 1, other, parent=trunk, course_from=1280),
+    ]
+    path = write_run(tmp_path / "run", rows)
+    write_curve(path, "trunk", [2.0, 1.9])
+    write_curve(path, "rest", [1.0, 0.9])
+    write_curve(path, "branch", [0.8, 0.7])
+    run = read_recorded(path)
+    names = ("rest", "branch")
+    monkeypatch.setattr(
+        "tfbatch.reporting.learning_curves.shown", lambda run: [run.trials.find(n) for n in names]
+    )
+    rest, branch = learning_curves(run).series
+
+    assert rest.x == branch.x == (1024.0, 1280.0, 2304.0, 2500.0)
+    assert rest.y == pytest.approx((2.0, 1.9, 1.0, 0.9))
+    assert branch.y == pytest.approx((2.0, 1.9, 0.8, 0.7))
+    assert rest.in_other_units[0] == (32.0, 40.0, 72.0, 79.0)
+    assert branch.in_other_units[0] == (32.0, 40.0, 56.0, 60.0)
+    step = {size: run.step_seconds.median(size) for size in (32, 64)}
+    assert branch.in_other_units[1] == pytest.approx(
+        [n * step[32] for n in (32, 40)] + [40 * step[32] + n * step[64] for n in (16, 20)]
+    )

@@ -9,7 +9,7 @@ from search_fixtures import BASELINE, finished, trials_of
 
 import tfbatch
 import tfbatch.translate
-from tfbatch.answer.best_learning_rates import best_learning_rates, measured_exponent
+from tfbatch.answer.best_learning_rates import brackets_of, exponent_of
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
@@ -149,16 +149,16 @@ def bracketed(exponent, sizes=(16, 64, 256)):
 
 def test_the_slope_of_a_run_is_that_of_its_bracketed_best_rates():
     open_end = [searched(512, 7.0, loss=0.5), searched(512, 3.0, loss=0.9)]
-    best = best_learning_rates(trials_of(*bracketed(0.3), *open_end))
+    best = brackets_of(trials_of(*bracketed(0.3), *open_end))
 
-    assert [(one.batch_size, one.bracketed, one.tried) for one in best] == [
+    assert [(one.batch_size, one.closed, one.rates) for one in best] == [
         (16, True, 3),
         (64, True, 3),
         (256, True, 3),
         (512, False, 2),
     ]
-    assert measured_exponent(best).exponent == pytest.approx(0.3)
-    assert measured_exponent(best[:2]) is None
+    assert exponent_of(best).exponent == pytest.approx(0.3)
+    assert exponent_of(best[:2]) is None
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tfbatch.answer.best_learning_rates import best_learning_rates, measured_exponent
+from tfbatch.answer.best_learning_rates import brackets_of, exponent_of
 from tfbatch.answer.stored import read_answer
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -361,9 +361,9 @@ def _numbers_of(trial: FinishedTrial) -> dict[str, float | bool | None]:
 
 
 def _with_slope(training: _Training, trials: Trials, to: int) -> _Training:
-    best = best_learning_rates(trials)
-    slope = measured_exponent(best)
-    sizes = [one.batch_size for one in best if one.bracketed]
+    brackets = brackets_of(trials)
+    slope = exponent_of(brackets)
+    sizes = [one.batch_size for one in brackets if one.closed]
     notes = list(training.notes)
     if slope is None:
         notes.append(
@@ -377,12 +377,12 @@ def _with_slope(training: _Training, trials: Trials, to: int) -> _Training:
                 f"The slope was measured from {min(sizes):,} to {max(sizes):,}; beyond, it is "
                 "extrapolated."
             )
-    there = next((one for one in best if one.batch_size == to), None)
-    if there:
-        how = "bracketed" if there.bracketed else "not bracketed: a bound"
+    there = next((one for one in brackets if one.batch_size == to), None)
+    if there and there.trial:
+        how = "bracketed" if there.closed else "not bracketed: a bound"
         notes.append(
-            f"At batch size {to:,} the run's best learning rate is {there.learning_rate:.4g} "
-            f"({there.trial}, {there.tried} rates tried, {how})."
+            f"At batch size {to:,} the run's best learning rate is {there.best:.4g} "
+            f"({there.trial.trial}, {there.rates} rates tried, {how})."
         )
     return dataclasses.replace(training, slope=slope, notes=tuple(notes))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Sequence
 
 from tfbatch.estimators.learning_rate_exponent import (
@@ -13,72 +15,136 @@ from tfbatch.estimators.learning_rate_exponent import (
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.trials import Trials
 
+SAME_RATE_OCTAVES = 0.1
+"""Learning rates that are nearer to one another, 7 %, count as one that was tried twice."""
+
 
 @dataclasses.dataclass(frozen=True)
-class BestLearningRate:
-    """The best trial of one batch size.
+class Bracket:
+    """The best learning rate of a batch size, and whether it lies between worse ones.
 
     Attributes:
-        batch_size: Examples in one update.
-        learning_rate: Its peak learning rate.
-        score: Its score.
-        trial: Its name.
-        tried: Number of distinct learning rates that were tried at this batch size.
-        bracketed: Whether a lower and a higher one were tried, which diverged or did worse. A best
-            rate that is not bracketed is a bound, not a measurement.
+        batch_size: The batch size.
+        trials: Number of its trials in the search that completed or diverged.
+        rates: Number of distinct learning rates that these had.
+        trial: The best trial; None where none completed.
+        below: The next lower rate that was not better, or None.
+        above: The next higher rate that was not better, or diverged; or None.
     """
 
     batch_size: int
-    learning_rate: float
-    score: float
-    trial: str
-    tried: int
-    bracketed: bool
+    trials: int
+    rates: int
+    trial: FinishedTrial | None
+    below: float | None
+    above: float | None
+
+    @property
+    def best(self) -> float | None:
+        """The best learning rate; None where none completed."""
+        return self.trial.learning_rate if self.trial else None
+
+    @property
+    def closed(self) -> bool:
+        """Whether a lower and a higher rate bound it: else it is a bound, no measurement."""
+        return self.below is not None and self.above is not None
 
 
-def best_learning_rates(trials: Trials) -> tuple[BestLearningRate, ...]:
-    """The best completed trial of every batch size, the smallest size first.
+def bracket_of(trials: Trials, batch_size: int) -> Bracket:
+    """The learning rates that the search tried at a batch size, around its best.
 
-    Only whole trainings of the run's length count, the baseline's and the search's, all on the
-    seed of the search. They may differ in more than the learning rate.
-
-    Args:
-        trials: All trials of a run.
+    The best is that of the run's full length, or, where there is none, of the longest other length.
+    Another rate bounds it if it diverged, or if, at an equal length, it was no better than the best
+    rate or one between the two. A higher rate that was better in shorter trainings bounds nothing,
+    nor does one that was stopped before the end of its decay: it hides what was learned. Rates less
+    than `SAME_RATE_OCTAVES` apart are one.
     """
-    searched = trials.searched()
-    found = []
-    for size in searched.batch_sizes():
-        here = searched.of_batch_size(size)
-        best = here.best()
-        if best is not None:
-            found.append(_of(best, here))
-    return tuple(found)
-
-
-def _of(best: FinishedTrial, here: Sequence[FinishedTrial]) -> BestLearningRate:
-    rates = {t.learning_rate for t in here if t.status in ("completed", "diverged")}
-    return BestLearningRate(
-        batch_size=best.configuration.batch_size,
-        learning_rate=best.learning_rate,
-        score=float(best.score or 0.0),
-        trial=best.trial,
-        tried=len(rates),
-        bracketed=min(rates) < best.learning_rate < max(rates),
+    searched = trials.of_phase("search", "baseline").of_batch_size(batch_size)
+    tried = [t for t in searched if t.status in ("completed", "diverged")]
+    full = trials.searched().of_batch_size(batch_size)
+    best = full.best() or _best_of_the_longest(trials, tried)
+    rates = len({t.learning_rate for t in tried})
+    if best is None:
+        return Bracket(batch_size, len(tried), rates, None, None, None)
+    rate = best.learning_rate
+    sign = 1.0 if trials.objective.direction == "min" else -1.0
+    bounds = [t for t in tried if _bounds(t, rate, tried, sign)]
+    return Bracket(
+        batch_size,
+        len(tried),
+        rates,
+        best,
+        max((t.learning_rate for t in bounds if t.learning_rate < rate), default=None),
+        min((t.learning_rate for t in bounds if t.learning_rate > rate), default=None),
     )
 
 
-def measured_exponent(best: Sequence[BestLearningRate]) -> LearningRateExponent | None:
+def _bounds(
+    trial: FinishedTrial, best_rate: float, tried: list[FinishedTrial], sign: float
+) -> bool:
+    """Whether a trial shows that the best rate is on the other side of its own."""
+    distance = math.log2(trial.learning_rate / best_rate)
+    if abs(distance) < SAME_RATE_OCTAVES:
+        return False
+    if trial.score is None:
+        return True
+    if distance > 0 and trial.length < trial.total_examples:
+        return False
+    nearer = [
+        sign * t.score
+        for t in tried
+        if t.score is not None
+        and _course(t) == _course(trial)
+        and _between(math.log2(t.learning_rate / best_rate), distance)
+    ]
+    return any(score <= sign * trial.score for score in nearer)
+
+
+def _between(place: float, end: float) -> bool:
+    """Whether a distance from the best rate, in octaves, lies from 0 to short of the end."""
+    place, end = (place, end) if end > 0 else (-place, -end)
+    return -SAME_RATE_OCTAVES < place <= end - SAME_RATE_OCTAVES
+
+
+def _course(trial: FinishedTrial) -> tuple[int, int, int]:
+    """Scores are compared at one point of one schedule's length only."""
+    return trial.total_examples, trial.length, trial.course_from
+
+
+def _best_of_the_longest(trials: Trials, tried: list[FinishedTrial]) -> FinishedTrial | None:
+    completed = [t for t in tried if t.score is not None]
+    if not completed:
+        return None
+    longest = max(t.length for t in completed)
+    names = {t.trial for t in completed if t.length == longest}
+    return next(t for t in trials.ranked() if t.trial in names)
+
+
+def brackets_of(trials: Trials) -> tuple[Bracket, ...]:
+    """One for each batch size that the search or the baseline tried, the smallest first."""
+    sizes = trials.of_phase("search", "baseline").batch_sizes()
+    return tuple(bracket_of(trials, size) for size in sizes)
+
+
+def exponent_of(brackets: Sequence[Bracket]) -> LearningRateExponent | None:
     """The power of the batch size that the bracketed best learning rates follow.
 
+    A rate is not known better than the distance between those around it.
+
     Args:
-        best: One for each batch size.
+        brackets: One for each batch size.
 
     Returns:
         None where fewer than 3 batch sizes have a bracketed one.
     """
-    bracketed = [one for one in best if one.bracketed]
-    if len(bracketed) < FEWEST_SIZES:
+    sizes: list[int] = []
+    rates: list[float] = []
+    octaves: list[float] = []
+    for one in brackets:
+        if one.best and one.below and one.above:
+            sizes.append(one.batch_size)
+            rates.append(one.best)
+            octaves.append(math.log2(one.above / one.below) / 2)
+    if len(sizes) < FEWEST_SIZES:
         return None
-    return fit_learning_rate_exponent(
-        [one.batch_size for one in bracketed], [one.learning_rate for one in bracketed]
-    )
+    return fit_learning_rate_exponent(sizes, rates, resolution_octaves=statistics.median(octaves))

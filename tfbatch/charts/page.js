@@ -16,7 +16,7 @@
       return style.getPropertyValue("--" + value.slice(1)).trim();
     }
     if (Array.isArray(value)) {
-      const plain = typeof value[0] === "number" || value[0] === null;
+      const plain = (typeof value[0] === "number" || value[0] === null) && typeof value[1] !== "string";
       return plain ? value : value.map((part) => colored(part, style));
     }
     if (value && typeof value === "object") {
@@ -126,19 +126,54 @@
     holder.querySelector("figcaption").after(element("fieldset", {}, name, ...choices));
   };
 
+  // Where the error bars of a point end; of what is predicted, the shaded interval.
+  const INTERVAL = ", interval";
+  const ends = (figure, trace, n) => {
+    const ribbon = figure.data.find((other) => other.name === trace.name + INTERVAL);
+    if (ribbon) { // there along the upper end, and back along the lower one
+      const place = ribbon.x.slice(0, ribbon.x.length / 2).indexOf(trace.x[n]);
+      return place < 0 ? [null, null] : [ribbon.y[ribbon.y.length - 1 - place], ribbon.y[place]];
+    }
+    const errors = trace.error_x || trace.error_y;
+    if (!errors || errors.array.every((length) => length === 0)) return [null, null];
+    const value = (trace.error_x ? trace.x : trace.y)[n];
+    const end = (length, sign) => (length === null ? null : value + sign * length);
+    return [end(errors.arrayminus[n], -1), end(errors.array[n], 1)];
+  };
+
+  // The rows of a figure's points, and the names of their columns; a column without a cell is left out.
+  const tabulated = (figure) => {
+    const text = (title) => title.text.replace("<br>", " ");
+    const axisOf = (trace) => figure.layout["yaxis" + (trace.yaxis || "y").slice(1)];
+    const traces = figure.data.filter((trace) => trace.type !== "parcoords" && !trace.name.endsWith(INTERVAL));
+    const quantities = new Set(traces.map((trace) => text(axisOf(trace).title)));
+    const shaded = traces.find((trace) => Array.isArray(trace.marker && trace.marker.color));
+    const units = (figure.units || []).slice(1).map((unit) => unit.replace("<br>", " "));
+    const head = ["series", "row", text(figure.layout.xaxis.title), ...units, "quantity",
+      quantities.size === 1 ? [...quantities][0] : "value", "low", "high",
+      shaded ? text(shaded.marker.colorbar.title) : "", "about"];
+    const rows = traces.flatMap((trace) => trace.x.map((x, n) => {
+      const {title, ticktext: names} = axisOf(trace);
+      const others = units.map((_, unit) => trace.meta.in_other_units[unit][n]);
+      return [trace.name, names ? names[trace.y[n]].replace("<br>", " ").replace(/<[^>]*>/g, "") : null, x, ...others,
+        quantities.size > 1 ? text(title) : null, names ? null : trace.y[n], ...ends(figure, trace, n),
+        Array.isArray(trace.marker && trace.marker.color) ? trace.marker.color[n] : null,
+        trace.text ? trace.text[n].replaceAll("<br>", "; ") : null];
+    }));
+    const used = head.map((_, c) => rows.some((row) => row[c] !== null && row[c] !== undefined));
+    const kept = (row) => row.filter((_, c) => used[c]);
+    return {head: kept(head), rows: rows.map(kept)};
+  };
+
   // The numbers behind a figure, for those who do not see it: made when they are asked for.
   const numbers = (id, figure) => {
     const body = element("div", {className: "scroll"});
     const more = element("details", {}, element("summary", {textContent: "Numbers"}), body);
     more.addEventListener("toggle", () => {
       if (!more.open || body.firstChild) return;
-      const rows = figure.data.flatMap((trace) => {
-        if (trace.type === "parcoords") return [];
-        return trace.x.map((x, n) => [trace.name, x, trace.y[n], trace.text ? trace.text[n].replaceAll("<br>", "; ") : ""]);
-      });
+      const {head, rows} = tabulated(figure);
       const shown = rows.slice(0, 500).map((row) =>
         element("tr", {}, ...row.map((cell) => element("td", {textContent: format(cell, 5)}))));
-      const head = ["series", figure.layout.xaxis.title.text.replace("<br>", " "), "value", ""];
       body.append(element("table", {},
         element("thead", {}, element("tr", {}, ...head.map((c) => element("th", {textContent: c})))),
         element("tbody", {}, ...shown)));

@@ -1,10 +1,10 @@
 """One set of trainings at several batch sizes, read on every axis that people argue about.
 
 Each training has a constant learning rate, so that its first part is what a shorter one would have
-been: one run of a seed is read after the same epochs, the same updates, the same seconds, and where
-it reaches a target. The rate is searched for each question by seeds of its own; targets and margins
-come from pilot seeds; verdicts rest on fresh ones, paired across batch sizes: a seed fixes the
-initial weights and the order of the examples for all of them.
+been: one run of a seed is read after the same epochs, the same updates, and where it reaches a
+target. The rate is searched for each question by seeds of its own, which also choose
+between sizes; targets and margins come from pilot seeds; verdicts rest on fresh ones, paired across
+batch sizes: a seed fixes the initial weights and the order of the examples for all of them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from tfbatch.claims._claim import Policy
+from tfbatch.claims._claim import Policy, UntestableError
 from tfbatch.claims._court import Run, Training
+from tfbatch.claims._preset import Purpose
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.first_hit import StepsToTarget, first_hit_that_stays
 from tfbatch.estimators.interval import mean_and_deviation
@@ -26,13 +27,14 @@ from tfbatch.schema import Named
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
+    from tfbatch.training.step_times import StepTime
 
-Budget = Literal["epochs", "updates", "seconds", "target"]
-"""After the same examples, the same updates, the same seconds; or as soon as the target."""
+Budget = Literal["epochs", "updates", "target"]
+"""After the same examples, the same updates, or as soon as the target."""
 _FIRST_OCTAVES = (-2, -1, 0, 1, 2)
 _MOST_OCTAVES = 6
 _TARGET_SHARE = 0.6
-"""The target is what the baseline reaches after this share of its training."""
+"""The target is what all pilot runs of the baseline reach after this share of their training."""
 _MOST_OF_DATA = 0.5
 """The largest batch size, as a share of the training split."""
 
@@ -86,6 +88,40 @@ class BatchSizeStudy:
         """The smallest size."""
         return self.sizes[0]
 
+    def apart(self, one: int, other: int) -> tuple[int, int]:
+        """Two sizes to be compared.
+
+        Raises:
+            UntestableError: They are one.
+        """
+        if one != other:
+            return one, other
+        if one < self.large or one == 1:
+            raise UntestableError(
+                f"the baseline's batch size is {one} itself; give a larger one, such as "
+                "--baseline=batch_size=32"
+            )
+        raise UntestableError(
+            f"the baseline's batch size {one} is the largest that is tried with "
+            f"{self._court.workload.num_examples} training examples; give a smaller one, such as "
+            f"--baseline=batch_size={max(1, one // 16)}"
+        )
+
+    @property
+    def within(self) -> tuple[int, ...]:
+        """The sizes between the smallest and the largest.
+
+        Raises:
+            UntestableError: There are none.
+        """
+        if len(self.sizes) < 3:
+            listed = " and ".join(map(str, self.sizes))
+            raise UntestableError(
+                f"of batch sizes {listed} none is between the extremes: "
+                f"{self._court.workload.num_examples} training examples are too few"
+            )
+        return self.sizes[1:-1]
+
     def length(self, size: int) -> int:
         """Examples in a training: as many as B0's, or as many updates where that is more."""
         examples = self._court.workload.examples
@@ -99,25 +135,40 @@ class BatchSizeStudy:
         if budget == "updates":  # as many as B0's training has, where the largest size can
             longest = min(self.large / self.base, self._court.preset.longest)
             return examples * longest * size / self.large
-        if budget == "seconds":
-            return min(examples * self.speed(size), self.length(size))
         return float(self.length(size))
 
-    def speed(self, size: int) -> float:
-        """Examples per second of a size over those of B0, without evaluations."""
-        return (size / self.seconds(size)) / (self.base / self.seconds(self.base))
+    def log_seconds(self, size: int, purpose: Purpose = "verdict") -> list[float]:
+        """Log seconds of a step of a size, one value for each seed.
 
-    def seconds(self, size: int) -> float:
-        """Median seconds of a step of a size."""
-        if size not in self._seconds:
-            self._seconds |= {
-                one.batch_size: one.seconds for one in self._court.step_times((*self.sizes, size))
+        The first third of the rounds chooses ("tuning"), and the others judge: each verdict seed
+        has rounds of its own, so that what is uncertain in the times is in the intervals.
+
+        Raises:
+            UntestableError: The size could not be timed.
+        """
+        rounds = [math.log(seconds) for seconds in self._step_time(size).rounds]
+        first = choosing_rounds(len(rounds))
+        if purpose == "tuning":
+            return [statistics.median(rounds[:first])] * self._court.preset.count(purpose)
+        count = self._court.preset.count(purpose)
+        judging = rounds[first:]
+        return [
+            statistics.fmean(judging[seed::count] or [judging[seed % len(judging)]])
+            for seed in range(count)
+        ]
+
+    def _step_time(self, size: int) -> StepTime:
+        if size not in self._step_times:
+            self._step_times |= {
+                one.batch_size: one for one in self._court.step_times((*self.sizes, size))
             }
-        return self._seconds[size]
+        if size not in self._step_times:
+            raise UntestableError(too_slow(size))
+        return self._step_times[size]
 
     @functools.cached_property
-    def _seconds(self) -> dict[int, float]:
-        return {one.batch_size: one.seconds for one in self._court.step_times(self.sizes)}
+    def _step_times(self) -> dict[int, StepTime]:
+        return {one.batch_size: one for one in self._court.step_times(self.sizes)}
 
     def configuration(self, size: int, rate: float) -> Configuration:
         """The baseline at another size and constant rate."""
@@ -131,11 +182,9 @@ class BatchSizeStudy:
             }
         )
 
-    def runs(self, size: int, rate: float, purpose: str = "verdict") -> list[Run]:
+    def runs(self, size: int, rate: float, purpose: Purpose = "verdict") -> list[Run]:
         """One run for each seed, in the order of the seeds."""
-        preset = self._court.preset
-        count = {"verdict": preset.seeds, "pilot": preset.pilot_seeds}
-        seeds = self._court.seeds(purpose, count.get(purpose, preset.tuning_seeds))
+        seeds = self._court.seeds(purpose, self._court.preset.count(purpose))
         configuration = self.configuration(size, rate)
         return self._court.train(
             [Training(configuration, self.length(size), seed) for seed in seeds]
@@ -161,7 +210,7 @@ class BatchSizeStudy:
 
     def rate(self, size: int, policy: Policy, budget: Budget) -> Rate:
         """The learning rate of a size: B0's best one, that by the rule, or its own best one."""
-        if policy == "tuned" or size == self.base:
+        if policy == "tuned":
             return self._best_rate(size, budget)
         own = self._best_rate(self.base, "epochs")
         if policy == "fixed":
@@ -176,11 +225,13 @@ class BatchSizeStudy:
         )
         return Rate(value, own.doubts)
 
-    def scores(self, size: int, policy: Policy, budget: Budget) -> list[float]:
-        """The objective of each verdict seed, larger is better."""
+    def scores(
+        self, size: int, policy: Policy, budget: Budget, purpose: Purpose = "verdict"
+    ) -> list[float]:
+        """The objective of each seed, larger is better."""
         rate = self.rate(size, policy, budget)
         examples = self.examples_of(size, budget)
-        return [run.score_at(examples) for run in self.runs(size, rate.value)]
+        return [run.score_at(examples) for run in self.runs(size, rate.value, purpose)]
 
     def doubts(
         self, policy: Policy, budget: Budget, sizes: Sequence[int], *, of_success: bool = False
@@ -211,18 +262,24 @@ class BatchSizeStudy:
 
     @functools.cached_property
     def target(self) -> float:
-        """What the pilot runs of B0 reach after 60 % of their training, in the median."""
+        """What all pilot runs of B0 have reached after 60 % of their training.
+
+        The median of them is no target: where the metric hardly rises any more, half of the seeds
+        end below it.
+        """
         examples = _TARGET_SHARE * self._court.workload.examples
-        return statistics.median(run.score_at(examples) for run in self._pilot)
+        return min(run.score_at(examples) for run in self._pilot)
 
     @functools.cached_property
     def _pilot(self) -> list[Run]:
         return self.runs(self.base, self._best_rate(self.base, "epochs").value, "pilot")
 
-    def updates_to_target(self, size: int, policy: Policy) -> list[StepsToTarget]:
-        """Of each verdict seed; one that falls short counts as above its whole length."""
+    def updates_to_target(
+        self, size: int, policy: Policy, purpose: Purpose = "verdict"
+    ) -> list[StepsToTarget]:
+        """Of each seed; one that falls short counts as above its whole length."""
         rate = self.rate(size, policy, "target")
-        return [self._updates(run) for run in self.runs(size, rate.value)]
+        return [self._updates(run) for run in self.runs(size, rate.value, purpose)]
 
     def _updates(self, run: Run) -> StepsToTarget:
         size = run.training.configuration.batch_size
@@ -311,6 +368,19 @@ class BatchSizeStudy:
         return _Cost(
             failures, log_updates, -score, learned=learned, all_fall_short=failures == len(runs)
         )
+
+
+def too_slow(size: int) -> str:
+    """Why there is no time of a size, and what gives one."""
+    return (
+        f"a step of batch size {size} takes too long on this device to be timed; take a faster "
+        "one, or a smaller --baseline=batch_size"
+    )
+
+
+def choosing_rounds(count: int) -> int:
+    """How many of the first rounds of timing choose a size, so that the others can judge it."""
+    return max(1, count // 3)
 
 
 @dataclasses.dataclass(frozen=True, order=True)

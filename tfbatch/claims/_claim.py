@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Literal
+
+from tfbatch.errors import TfbatchError
 
 if TYPE_CHECKING:
     from tfbatch.estimators.verdict import Kind, Verdict  # imports SciPy
@@ -58,6 +61,10 @@ class Claim:
         return "; ".join(f"{p.name}: {p.statistic}" if p.name else p.statistic for p in self.parts)
 
 
+class UntestableError(TfbatchError):
+    """This model, data or machine cannot test a part of a claim; the message is the reason."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Evidence:
     """What a card has found about one part of a claim.
@@ -75,6 +82,10 @@ class Evidence:
         doubts: What forbids a decision.
         censored: How many effects are only bounds.
         untestable: Why it cannot be tested on this model, data or machine; empty where it can.
+        rivals: Where sizes were chosen, the effects against each other size that could be the best
+            rival: HOLDS must be so of all.
+        alternatives: The effects of each other size that the claim could mean against the chosen
+            rival: DOES NOT HOLD must be so of all.
     """
 
     claim: str
@@ -88,17 +99,18 @@ class Evidence:
     doubts: tuple[str, ...] = ()
     censored: int = 0
     untestable: str = ""
+    rivals: tuple[tuple[float, ...], ...] = ()
+    alternatives: tuple[tuple[float, ...], ...] = ()
 
     def verdict(self, kind: Kind) -> Verdict:
         """The rule's word on it."""
-        from tfbatch.estimators.verdict import Verdict, judge
+        from tfbatch.estimators.verdict import Verdict, judge, unanimous
 
         if self.untestable:
             return Verdict("NOT TESTABLE HERE", reason=self.untestable, margin=self.margin)
-        return judge(
-            self.effects,
-            kind=kind,
-            margin=self.margin,
-            censored=self.censored,
-            doubts=self.doubts,
+        rule = functools.partial(
+            judge, kind=kind, margin=self.margin, censored=self.censored, doubts=self.doubts
         )
+        chosen = rule(self.effects)
+        others = {"HOLDS": self.rivals, "DOES NOT HOLD": self.alternatives}.get(chosen.word, ())
+        return unanimous(chosen, [rule(effects) for effects in others])

@@ -12,7 +12,11 @@ from __future__ import annotations
 from tfbatch.claims._claim import Claim, Criterion
 
 _LARGEST = (
-    Criterion("X1", "log throughput of the largest size over the next one", name="throughput"),
+    Criterion(
+        "X1",
+        "log throughput of the largest size over the next one of half of it or less",
+        name="throughput",
+    ),
     Criterion(
         "X16",
         "log of the best other size's seconds to the target over the largest one's",
@@ -27,7 +31,9 @@ FOUNDING_DOCUMENT = (
         "As a rule, set the batch size as large as you can.",
         (
             *_LARGEST,
-            Criterion("X16", "metric of the largest size less that of B0", "equivalence", "metric"),
+            Criterion(
+                "X16", "margin less what the largest size loses to B0", "threshold", "metric"
+            ),
         ),
     ),
     Claim(
@@ -41,7 +47,11 @@ FOUNDING_DOCUMENT = (
         "best-size-times-devices",
         "The best global batch is the efficient batch of one device times the number of devices.",
         (
-            Criterion("X1", "log throughput at the knee over a quarter of it", name="knee"),
+            Criterion(
+                "X1",
+                "log throughput at the knee over the next size of half of it or less",
+                name="knee",
+            ),
             Criterion(
                 "X15", "efficiency of devices times the knee, less 0.8", "threshold", "devices"
             ),
@@ -70,12 +80,18 @@ FOUNDING_DOCUMENT = (
         "C6",
         "no-algorithm-for-very-large",
         "No algorithm lets us use very large batches effectively.",
-        (Criterion("X4A", "half of the gap of C5 less what the best large-batch method recovers"),),
+        (
+            Criterion(
+                "X4A",
+                "half of the gap of C5 less what the best large-batch method recovers",
+                "threshold",
+            ),
+        ),
     ),
     Claim(
         "C7",
         "large-can-match-small",
-        "A large batch can reach about the small batch's metric within the same epochs.",
+        "Within the same epochs a large batch ends at about the small batch's metric, no better.",
         (Criterion("X4", "metric of the large size less that of B0, tuned rate", "equivalence"),),
     ),
     Claim(
@@ -402,7 +418,12 @@ FOUNDING_DOCUMENT = (
         "C48",
         "small-avoids-redundancy",
         "Small batches avoid the redundancy among samples.",
-        (Criterion("X5D", "efficiency per example, small less large"),),
+        (
+            Criterion("X5D", "efficiency per example, small less large", name="efficiency"),
+            Criterion(
+                "X5D", "log examples, full over small batch, of 4 copies over one", name="copies"
+            ),
+        ),
     ),
     Claim(
         "C49",

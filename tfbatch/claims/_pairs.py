@@ -1,15 +1,18 @@
-"""Effects from paired runs: differences, and choices that never see the seed they are judged by."""
+"""Effects from paired runs: differences, and choices by seeds that do not judge."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from tfbatch.claims._claim import Evidence, UntestableError
 from tfbatch.estimators.first_hit import StepsToTarget
 
 Table = Mapping[int, Sequence[float]]
-"""A value of each seed at each batch size."""
+"""A value of each seed at each batch size, or other candidate."""
 
 
 def differences(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
@@ -17,50 +20,116 @@ def differences(one: Sequence[float], other: Sequence[float]) -> tuple[float, ..
     return tuple(a - b for a, b in zip(one, other, strict=True))
 
 
-def best_for_others(table: Table, sizes: Sequence[int], seed: int) -> int:
-    """The size with the largest mean over all seeds but one.
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """The best of some sizes against the best of others.
 
-    A maximum over noisy values looks too good; chosen by other seeds it does not.
-
-    Args:
-        table: The values, larger is better.
-        sizes: The sizes to choose from.
-        seed: The index of the seed that is left out.
+    Attributes:
+        one: The size of the claim's side that was chosen.
+        other: The size of the other side that was chosen.
+        effects: One less the other, seed by seed.
+        rivals: One less each other size of the other side; see Evidence.
+        alternatives: Each other size of the claim's side less the other.
     """
 
-    def mean(size: int) -> float:
-        values = table[size]
-        return statistics.fmean(v for index, v in enumerate(values) if index != seed)
+    one: int
+    other: int
+    effects: tuple[float, ...]
+    rivals: tuple[tuple[float, ...], ...] = ()
+    alternatives: tuple[tuple[float, ...], ...] = ()
 
-    return max(sizes, key=mean)
 
+def contest(
+    table: Table,
+    choosing: Table,
+    ones: Sequence[int],
+    others: Sequence[int],
+    *,
+    plus: float = 0.0,
+) -> Contest:
+    """The best of some sizes against the best of others, both chosen by seeds that do not judge.
 
-def gains(table: Table, sizes: Sequence[int], others: Sequence[int]) -> tuple[float, ...]:
-    """How much the best of some sizes is better than the best of others, for each seed.
+    A maximum over noisy values looks too good; chosen by other seeds it does not. Left out one at a
+    time the seeds that judge do not do for that: what they choose and what they judge by hang
+    together.
 
     Args:
-        table: The values, larger is better.
-        sizes: Some sizes.
-        others: The others.
+        table: The values of the seeds that judge, larger is better.
+        choosing: Those of the seeds that choose. What it lacks is not chosen, but is a rival.
+        ones: The sizes that the claim says are better.
+        others: Those that it compares them with.
+        plus: Is added to every effect.
     """
-    count = len(next(iter(table.values())))
-    return tuple(
-        table[best_for_others(table, sizes, seed)][seed]
-        - table[best_for_others(table, others, seed)][seed]
-        for seed in range(count)
+    one, other = (_best(choosing, sizes) for sizes in (ones, others))
+
+    def effects(a: int, b: int) -> tuple[float, ...]:
+        return tuple(difference + plus for difference in differences(table[a], table[b]))
+
+    return Contest(
+        one,
+        other,
+        effects(one, other),
+        rivals=tuple(effects(one, size) for size in others if size != other),
+        alternatives=tuple(effects(size, other) for size in ones if size != one),
     )
 
 
-def spreads(table: Table) -> tuple[float, ...]:
-    """Best less worst size for each seed, both chosen by the other seeds."""
-    worst = {size: [-value for value in values] for size, values in table.items()}
-    count = len(next(iter(table.values())))
-    sizes = list(table)
-    return tuple(
-        table[best_for_others(table, sizes, seed)][seed]
-        - table[best_for_others(worst, sizes, seed)][seed]
-        for seed in range(count)
+def told(blank: Evidence, find: Callable[[], Contest]) -> Evidence:
+    """The evidence with what was found, or with the reason why this cannot be tested here.
+
+    Args:
+        blank: Without effects; its finding may name the sizes as `{one}` and `{other}`.
+        find: Finds the effects, or raises UntestableError.
+    """
+    try:
+        found = find()
+    except UntestableError as error:
+        return dataclasses.replace(blank, finding="", untestable=str(error))
+    return dataclasses.replace(
+        blank,
+        effects=found.effects,
+        rivals=found.rivals,
+        alternatives=found.alternatives,
+        finding=blank.finding.format(one=found.one, other=found.other),
     )
+
+
+def widest(table: Table, choosing: Table) -> Contest:
+    """The best size against the worst, chosen by seeds that do not judge.
+
+    That they differ is shown by these two alone; that no two do, by all pairs.
+
+    Args:
+        table: The values of the seeds that judge, larger is better.
+        choosing: Those of the seeds that choose.
+    """
+    best = _best(choosing, list(table))
+    worst = min((size for size in table if size != best), key=lambda s: _mean(choosing[s]))
+    effects = differences(table[best], table[worst])
+    pairs = [
+        differences(table[a], table[b])
+        for a, b in itertools.combinations(table, 2)
+        if {a, b} != {best, worst}
+    ]
+    # Of a pair and its reverse the one with the larger mean is the farther from DOES NOT HOLD.
+    larger = [pair if _mean(pair) >= 0 else _reversed(pair) for pair in pairs]
+    if _mean(effects) < 0:
+        larger.append(_reversed(effects))
+    return Contest(best, worst, effects, alternatives=tuple(larger))
+
+
+def _reversed(effects: Sequence[float]) -> tuple[float, ...]:
+    return tuple(-effect for effect in effects)
+
+
+def _best(choosing: Table, sizes: Sequence[int]) -> int:
+    if len(sizes) == 1:
+        return sizes[0]
+    return max((size for size in sizes if size in choosing), key=lambda s: _mean(choosing[s]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values)
 
 
 def falls(table: Table) -> tuple[float, ...]:

@@ -8,6 +8,9 @@ from typing import Literal
 from tfbatch.errors import InputError
 
 PresetName = Literal["tiny", "small", "full"]
+Purpose = Literal["verdict", "pilot", "tuning"]
+"""What seeds are for: to judge, to fix margins and the target, to choose rates and sizes."""
+PURPOSES: tuple[Purpose, ...] = ("verdict", "pilot", "tuning")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +25,9 @@ class Preset:
             size gets for as many updates as the others.
         seeds: Fresh seeds that a verdict rests on.
         pilot_seeds: Seeds that fix margins and targets, and that no verdict uses.
-        tuning_seeds: Seeds that learning rates are searched with, and that no verdict uses.
-        rounds: Interleaved rounds of timing.
+        tuning_seeds: Seeds that choose learning rates and sizes, and that no verdict uses.
+        rounds: Interleaved rounds of timing: one and a half for each seed, since a third of them
+            chooses between sizes.
         timing_seconds: About what all rounds of one set of batch sizes may take.
     """
 
@@ -37,6 +41,14 @@ class Preset:
     rounds: int = 15
     timing_seconds: float = 30.0
 
+    def count(self, purpose: Purpose) -> int:
+        """How many seeds are for a purpose."""
+        return {
+            "verdict": self.seeds,
+            "pilot": self.pilot_seeds,
+            "tuning": self.tuning_seeds,
+        }[purpose]
+
 
 _FINE = (1 / 32, 1 / 16, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 PRESETS = {
@@ -44,7 +56,16 @@ PRESETS = {
     for preset in (
         Preset("tiny", 0.5, (1 / 16, 1 / 4, 1.0, 4.0, 16.0), longest=4.0),
         Preset("small", 1.0, (1 / 16, 1 / 4, 1.0, 4.0, 16.0), tuning_seeds=3, timing_seconds=150.0),
-        Preset("full", 2.0, _FINE, seeds=20, pilot_seeds=8, tuning_seeds=5, timing_seconds=600.0),
+        Preset(
+            "full",
+            2.0,
+            _FINE,
+            seeds=20,
+            pilot_seeds=8,
+            tuning_seeds=5,
+            rounds=30,
+            timing_seconds=600.0,
+        ),
     )
 }
 

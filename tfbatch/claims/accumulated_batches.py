@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.claims._claim import Claim, Criterion, Evidence, UntestableError
 from tfbatch.claims._pairs import differences
 from tfbatch.errors import InputError
 
@@ -39,10 +39,12 @@ def collect(court: Court) -> Iterator[Evidence]:
     study = court.study
     micro = study.base
     size = min(_MICRO_BATCHES * micro, court.workload.num_examples)
-    configuration = study.configuration(size, study.rate(study.base, "fixed", "epochs").value)
+    rate = study.rate(study.base, "fixed", "epochs")
+    configuration = study.configuration(size, rate.value)
     name = court.workload.metric.removeprefix("val_")
     untestable, pairs = "", []
     try:
+        study.apart(size, micro)
         for seed in court.seeds("verdict", court.preset.seeds):
             pairs.append(
                 court.measure(
@@ -54,7 +56,7 @@ def collect(court: Court) -> Iterator[Evidence]:
                     metric=name,
                 )
             )
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         untestable = str(error)
     yield Evidence(
         "accumulation-equals-large-batch",
@@ -64,6 +66,7 @@ def collect(court: Court) -> Iterator[Evidence]:
         axis="epochs",
         policy="fixed",
         finding=f"metric at batch size {size} in micro-batches of {micro} less that of whole ones",
+        doubts=rate.doubts,
         untestable=untestable,
     )
 

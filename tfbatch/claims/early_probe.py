@@ -2,7 +2,8 @@
 
 The candidates are the batch sizes of the study with their fixed, scaled and tuned rates. Each is
 judged by its objective after a tenth of the training, and by the one at the end of the epochs, on
-the same seed: nothing is trained for it.
+the same seed: nothing is trained for it. What an early choice loses is measured at the end of the
+training that it would go on with, against a candidate that the tuning seeds chose.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Evidence, Policy
+from tfbatch.claims._claim import Claim, Evidence, Policy, UntestableError
+from tfbatch.claims._pairs import Contest, Table, contest
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
@@ -27,6 +29,11 @@ _POLICIES: tuple[Policy, ...] = ("fixed", "scaled", "tuned")
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
     study = court.study
+    try:
+        study.apart(study.small, study.large)
+    except UntestableError as error:
+        yield from _untestable(str(error), study.margin)
+        return
     study.prefetch(_POLICIES, ("epochs",))
     candidates = sorted(
         {
@@ -39,21 +46,58 @@ def collect(court: Court) -> Iterator[Evidence]:
     runs = [study.runs(size, rate) for size, rate in candidates]
     early = [[run.score_at(SHARE * end) for run in cell] for cell in runs]
     final = [[run.score_at(end) for run in cell] for cell in runs]
-    columns = list(zip(zip(*early, strict=True), zip(*final, strict=True), strict=True))
+    tuned = {
+        candidates.index((size, study.rate(size, "tuned", "epochs").value)): study.scores(
+            size, "tuned", "epochs", "tuning"
+        )
+        for size in study.sizes
+    }
+    loss = regret(early, final, tuned, margin=study.margin)
+    reference = "batch size {}, learning rate {:.3g}".format(*candidates[loss.other])
     text = f"{len(candidates)} candidates, after {SHARE:.0%} of the epochs and at their end"
-    for part, effects, margin, unit in (
-        ("ranking", [rank_correlation(a, b) for a, b in columns], _CORRELATION_MARGIN, "tau"),
-        ("regret", [study.margin - regret(a, b) for a, b in columns], 0.0, "of the metric"),
-    ):
-        yield Evidence(
+    taus = [
+        rank_correlation(a, b)
+        for a, b in zip(zip(*early, strict=True), zip(*final, strict=True), strict=True)
+    ]
+
+    def evidence(part: str, found: Contest, margin: float, unit: str, finding: str) -> Evidence:
+        return Evidence(
             "probe-with-a-part",
-            effects=tuple(effects),
+            effects=found.effects,
+            rivals=found.rivals,
+            alternatives=found.alternatives,
             margin=margin,
             unit=unit,
             axis="epochs",
             policy="tuned",
-            finding=text,
+            finding=finding,
             part=part,
+            doubts=study.doubts("tuned", "epochs", study.sizes),
+        )
+
+    yield evidence("ranking", Contest(0, 0, tuple(taus)), _CORRELATION_MARGIN, "tau", text)
+    yield evidence(
+        "regret",
+        loss,
+        0.0,
+        "of the metric",
+        f"{text}; the margin {study.margin:.3g} less what the early choice loses to {reference}, "
+        "the best by other seeds",
+    )
+
+
+def _untestable(why: str, margin: float) -> Iterator[Evidence]:
+    for part in ("ranking", "regret"):
+        yield Evidence(
+            "probe-with-a-part",
+            effects=(),
+            margin=margin,
+            unit="",
+            axis="epochs",
+            policy="tuned",
+            finding="",
+            part=part,
+            untestable=why,
         )
 
 
@@ -65,7 +109,28 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return found if found == found else 0.0
 
 
-def regret(early: Sequence[float], final: Sequence[float]) -> float:
-    """What the best early candidate ends below the best final one."""
-    chosen = max(range(len(early)), key=lambda index: early[index])
-    return max(final) - final[chosen]
+_CHOICE = -1
+
+
+def regret(
+    early: Sequence[Sequence[float]],
+    final: Sequence[Sequence[float]],
+    choosing: Table,
+    *,
+    margin: float,
+) -> Contest:
+    """The margin less what each seed's early choice ends below a candidate that does well.
+
+    The best end of a seed is no reference: of equal candidates the luckiest is ahead of any choice.
+
+    Args:
+        early: [candidates][seeds] the objective after the beginning.
+        final: [candidates][seeds] the objective at the end.
+        choosing: Candidate to its objective at the end of other seeds, which choose the reference.
+        margin: What may be lost.
+    """
+    chosen = [max(range(len(row)), key=row.__getitem__) for row in zip(*early, strict=True)]
+    table = dict(enumerate(final)) | {
+        _CHOICE: [final[candidate][seed] for seed, candidate in enumerate(chosen)]
+    }
+    return contest(table, choosing, (_CHOICE,), range(len(final)), plus=margin)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Evidence
-from tfbatch.claims._pairs import fell_short, gains, successes
-from tfbatch.claims.steps_to_target import SUCCESS_MARGIN, seconds_to_target
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
+from tfbatch.claims._pairs import Contest, contest, fell_short, successes, told
+from tfbatch.claims.steps_to_target import SUCCESS_MARGIN, negative, seconds_to_target
 from tfbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from tfbatch.claims._court import Court
+    from tfbatch.claims._preset import Purpose
     from tfbatch.configuration import Configuration
     from tfbatch.training.context import TaskContext
 
@@ -31,72 +32,110 @@ _MOST_EXAMPLES = 1024
 """Examples that stand for the whole data where every update looks at all of them."""
 _UPDATES = 30
 _USUAL = 64
+_PURPOSES: tuple[Purpose, Purpose] = ("verdict", "tuning")
 
 
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
-    study = court.study
     if court.asks("full-batch-is-a-mini-batch"):
         yield _special_case(court)
     if court.asks("sgd-has-no-guarantee"):
         yield _monotone(court)
     if court.asks("one-example-hardly-converges"):
-        base, one = (study.updates_to_target(size, "tuned") for size in (study.base, 1))
-        yield Evidence(
-            "one-example-hardly-converges",
-            effects=successes(base, one),
-            margin=SUCCESS_MARGIN,
-            unit="share",
-            axis="epochs",
-            policy="tuned",
-            finding=f"share of runs that reach the target within the epochs, {study.base} less 1",
-            doubts=study.doubts("tuned", "target", (study.base, 1), of_success=True),
-        )
+        yield _one_example(court)
     if court.asks("only-64-and-1"):
         yield _only_two(court)
     if court.asks("full-batch-unsuited"):
         yield _full_batch(court)
 
 
-def _only_two(court: Court) -> Evidence:
+def _one_example(court: Court) -> Evidence:
     study = court.study
-    sizes = sorted({*study.sizes, 1, _USUAL})
-    table = {size: study.scores(size, "tuned", "epochs") for size in sizes}
-    losses = gains(table, sizes, (1, _USUAL))
-    return Evidence(
+
+    def find() -> Contest:
+        sizes = study.apart(study.base, 1)
+        base, one = (study.updates_to_target(size, "tuned") for size in sizes)
+        return Contest(*sizes, successes(base, one))
+
+    blank = Evidence(
+        "one-example-hardly-converges",
+        effects=(),
+        margin=SUCCESS_MARGIN,
+        unit="share",
+        axis="epochs",
+        policy="tuned",
+        finding="share of runs that reach the target within the epochs, {one} less {other}",
+        doubts=study.doubts("tuned", "target", (study.base, 1), of_success=True),
+    )
+    return told(blank, find)
+
+
+def _only_two(court: Court) -> Evidence:
+    study, most = court.study, court.workload.num_examples
+    sizes = sorted({*study.sizes, 1, min(_USUAL, most)})
+    others = [size for size in sizes if size not in (1, _USUAL)]
+
+    def find() -> Contest:
+        if most < _USUAL or not others:
+            raise UntestableError(
+                f"{most} training examples are fewer than a batch of {_USUAL}"
+                if most < _USUAL
+                else f"no other size than 1 and {_USUAL} is tried; give another --baseline"
+            )
+        judging, choosing = (
+            {size: study.scores(size, "tuned", "epochs", purpose) for size in sizes}
+            for purpose in _PURPOSES
+        )
+        return contest(judging, choosing, (1, _USUAL), others, plus=study.margin)
+
+    blank = Evidence(
         "only-64-and-1",
-        effects=tuple(study.margin - loss for loss in losses),
+        effects=(),
         margin=0.0,
         unit="of the metric",
         axis="epochs",
         policy="tuned",
-        finding=f"the margin less what the better of 1 and {_USUAL} loses to the best size",
+        finding=f"the margin {study.margin:.3g} less what {{one}}, the better of 1 and {_USUAL}, "
+        "loses to {other}, the best other size; both chosen by other seeds",
         doubts=study.doubts("tuned", "epochs", sizes),
     )
+    return told(blank, find)
 
 
 def _full_batch(court: Court) -> Evidence:
     """Seconds to the target of the full batch, over twice those of the best size."""
     study, full = court.study, court.workload.num_examples
-    runs = {
-        size: study.updates_to_target(size, "tuned") for size in dict.fromkeys((*study.sizes, full))
-    }
-    fast = {
-        size: [-value for value in values]
-        for size, values in seconds_to_target(court, runs).items()
-    }
-    return Evidence(
+    runs, choosing = (
+        {
+            size: study.updates_to_target(size, "tuned", purpose)
+            for size in dict.fromkeys((*study.sizes, full))
+        }
+        for purpose in _PURPOSES
+    )
+
+    def find() -> Contest:
+        study.apart(study.small, full)
+        return contest(
+            negative(seconds_to_target(court, runs)),
+            negative(seconds_to_target(court, choosing, "tuning")),
+            [size for size in study.sizes if size != full],
+            (full,),
+            plus=-math.log(2),
+        )
+
+    blank = Evidence(
         "full-batch-unsuited",
-        effects=tuple(gain - math.log(2) for gain in gains(fast, study.sizes, (full,))),
+        effects=(),
         margin=0.0,
         unit="log ratio",
         axis="time to target",
         policy="tuned",
-        finding=f"seconds to the target with all {full} examples in a batch, over twice those of "
-        "the best size",
+        finding="seconds to the target with all {other} examples in a batch, over twice those at "
+        "{one}, the best size by other seeds",
         doubts=study.doubts("tuned", "target", (*study.sizes, full)),
         censored=fell_short(*runs.values()),
     )
+    return told(blank, find)
 
 
 def _special_case(court: Court) -> Evidence:
@@ -150,7 +189,7 @@ def full_against_parts(task: TaskContext, configuration: Configuration) -> float
 
     from tfbatch.gradients.loss import gradients_of
 
-    model, examples = _model_and_examples(task, configuration, seed=1)
+    model, examples = model_and_examples(task, configuration, seed=1)
     whole = [g.numpy().astype(np.float64) for g in gradients_of(model, examples, training=False)]
     count = len(examples[-1])
     order = np.random.default_rng(1).permutation(count)
@@ -158,7 +197,7 @@ def full_against_parts(task: TaskContext, configuration: Configuration) -> float
     for first in range(0, count, configuration.batch_size):
         task.heartbeat_or_stop()
         chosen = order[first : first + configuration.batch_size]
-        batch = _taken(examples, chosen)
+        batch = taken(examples, chosen)
         for total, g in zip(parts, gradients_of(model, batch, training=False), strict=True):
             total += len(chosen) / count * g.numpy().astype(np.float64)
     squares = sum(((a - b) ** 2).sum() for a, b in zip(whole, parts, strict=True))
@@ -179,14 +218,14 @@ def shares_of_descent(
 
     shares = []
     for full in (True, False):
-        model, examples = _model_and_examples(task, configuration, seed=seed)
+        model, examples = model_and_examples(task, configuration, seed=seed)
         count = len(examples[-1])
         generator = np.random.default_rng(seed)
         losses = [float(batch_loss(model, examples, training=False))]
         for _ in range(_UPDATES):
             task.heartbeat_or_stop()
             chosen = generator.permutation(count)[: count if full else configuration.batch_size]
-            gradients = gradients_of(model, _taken(examples, chosen), training=False)
+            gradients = gradients_of(model, taken(examples, chosen), training=False)
             for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
                 variable.assign_sub(configuration.base_learning_rate * gradient)
             losses.append(float(batch_loss(model, examples, training=False)))
@@ -195,7 +234,7 @@ def shares_of_descent(
     return shares[0], shares[1]
 
 
-def _model_and_examples(
+def model_and_examples(
     task: TaskContext, configuration: Configuration, *, seed: int
 ) -> tuple[tf.keras.Model, tuple[tf.Tensor, ...]]:
     """A fresh model, and the examples that stand for the data.
@@ -220,7 +259,8 @@ def _model_and_examples(
     return model, examples
 
 
-def _taken(examples: Sequence[tf.Tensor], chosen: np.ndarray) -> tuple[tf.Tensor, ...]:
+def taken(examples: Sequence[tf.Tensor], chosen: np.ndarray) -> tuple[tf.Tensor, ...]:
+    """Some of the examples."""
     import tensorflow as tf
 
     return tuple(tf.gather(part, chosen) for part in examples)

@@ -111,13 +111,17 @@ class GradientNoise:
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
     study, examples = court.study, court.workload.num_examples
+    sizes = [size for size in study.sizes if size < examples]
+    if len(sizes) < 2:
+        yield from _untestable(f"{examples} training examples are too few for two batch sizes")
+        return
     rate = study.rate(study.base, "tuned", "epochs")
     try:
         seeds = [
             court.measure(
                 gradient_noise_during,
                 study.configuration(study.base, rate.value),
-                study.sizes,
+                sizes,
                 seed=seed,
                 examples=court.workload.examples,
             )
@@ -127,15 +131,28 @@ def collect(court: Court) -> Iterator[Evidence]:
         yield from _untestable(str(error))
         return
     middle = [states[_MIDDLE] for states in seeds]
+
+    def told(
+        claim: str,
+        effects: Sequence[float],
+        margin: float,
+        finding: str,
+        *,
+        part: str = "",
+        open_seeds: tuple[str, ...] = (),
+    ) -> Evidence:
+        doubts = (*rate.doubts, *open_seeds)
+        return _evidence(claim, effects, margin, finding, part=part, doubts=doubts)
+
     slopes = [state.slope(examples) for state in middle]
-    yield _evidence(
+    yield told(
         "larger-is-more-accurate-direction",
         [-slope - 0.8 for slope in slopes],
         0.0,
         f"slope of log variance over log B is {statistics.fmean(slopes):.3f}; -1 is expected",
         part="direction",
     )
-    yield _evidence(
+    yield told(
         "larger-is-closer-to-true-gradient",
         [-slope for slope in slopes],
         _SLOPE_MARGIN,
@@ -143,12 +160,12 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     gains = [state.gain_beyond(4) for state in middle]
     known = [_GAIN - gain for gain in gains if gain is not None]
-    yield _evidence(
+    yield told(
         "direction-stops-changing",
         known,
         0.0,
         f"gain in alignment beyond 4 times the size that has {_ALIGNED}, below {_GAIN:.1%}",
-        doubts=(
+        open_seeds=(
             (f"alignment of {_ALIGNED} is reached too late in {len(gains) - len(known)} seeds",)
             if len(known) < len(gains)
             else ()
@@ -157,18 +174,18 @@ def collect(court: Court) -> Iterator[Evidence]:
     scales = [[state.noise_scale(examples) for state in states] for states in seeds]
     least = [min(values) for values in scales]
     typical = ", ".join(f"{statistics.median(column):.0f}" for column in zip(*scales, strict=True))
-    yield _evidence(
+    yield told(
         "sample-noise-always-sufficient",
         [math.log(value / study.base) for value in least],
         0.0,
         f"noise scale {typical} after {', '.join(f'{s:.0%}' for s in SHARES)} of the training at "
         f"batch size {study.base}",
     )
-    yield _evidence(
+    yield told(
         "too-large-loses-randomness",
-        [s.noise_share(study.small) - s.noise_share(study.large) for s in middle],
+        [s.noise_share(sizes[0]) - s.noise_share(sizes[-1]) for s in middle],
         _SHARE_MARGIN,
-        f"share of noise in the squared gradient at {study.small} less that at {study.large}",
+        f"share of noise in the squared gradient at {sizes[0]} less that at {sizes[-1]}",
         part="noise",
     )
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._batch_size_study import BatchSizeStudy
-from tfbatch.claims._claim import Claim, Evidence
-from tfbatch.claims._pairs import differences
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
+from tfbatch.claims._pairs import Contest, differences, told
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
@@ -44,19 +44,25 @@ def _difference(
     """What the bad size costs with one normalization less what it costs with the other."""
     known = court.workload.normalizations
     absent = [kind for kind in (one, other) if kind not in known]
-    effects: tuple[float, ...] = ()
     doubts: tuple[str, ...] = ()
-    if not absent:
+    studies: list[BatchSizeStudy] = []
+    if not absent and good != bad:
         studies = [BatchSizeStudy(court, normalization=kind) for kind in (one, other)]
+        doubts = tuple(d for s in studies for d in s.doubts("tuned", "epochs", (good, bad)))
+
+    def find() -> Contest:
+        if absent:
+            raise UntestableError("the model's builder takes no `normalization`")
+        court.study.apart(good, bad)
         costs = [
             differences(s.scores(good, "tuned", "epochs"), s.scores(bad, "tuned", "epochs"))
             for s in studies
         ]
-        effects = differences(*costs)
-        doubts = tuple(d for s in studies for d in s.doubts("tuned", "epochs", (good, bad)))
-    return Evidence(
+        return Contest(good, bad, differences(*costs))
+
+    blank = Evidence(
         claim,
-        effects=effects,
+        effects=(),
         margin=court.study.margin,
         unit="of the metric",
         axis="epochs",
@@ -65,5 +71,5 @@ def _difference(
         f"{other}",
         part=part,
         doubts=doubts,
-        untestable="the model's builder takes no `normalization`" if absent else "",
     )
+    return told(blank, find)

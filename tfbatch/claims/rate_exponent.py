@@ -8,11 +8,12 @@ quarter of 1 (linear) or of 1/2 (square root), by two one-sided tests.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.claims._claim import Claim, Criterion, Evidence, UntestableError
 from tfbatch.claims._court import Training
 from tfbatch.configuration import Configuration
 from tfbatch.schema import Named
@@ -57,14 +58,18 @@ def collect(court: Court) -> Iterator[Evidence]:
         ("linear-rule-holds", 1.0, "SGD", own["sgd"]),
         ("square-root-rule-holds-for-adam", 0.5, "Adam", own["adam"]),
     )
+    sizes = _sizes(court)
     for claim, exponent, name, optimizer in cases:
-        is_own = optimizer.name == baseline.optimizer.name
-        if not court.asks(claim, *((_OF_THE_SMALL,) if is_own else ())):
+        if not court.asks(claim):
             continue
-        if not is_own and court.workload.compiled:
+        if optimizer.name != baseline.optimizer.name and court.workload.compiled:
             yield _untestable(claim, f"the model is compiled with {baseline.optimizer.name}")
             continue
-        sizes = _sizes(court)
+        try:
+            court.study.apart(sizes[0], sizes[-1])
+        except UntestableError as error:
+            yield _untestable(claim, str(error))
+            continue
         optima, open_seeds = best_octaves(court, optimizer, sizes)
         slopes = exponents(sizes, optima)
         yield Evidence(
@@ -78,8 +83,8 @@ def collect(court: Court) -> Iterator[Evidence]:
             f"{', '.join(map(str, sizes))}, less {exponent:g}",
             doubts=_doubts(open_seeds, court.preset.seeds),
         )
-        if is_own:
-            yield _rate_of_the_small(court, sizes, optima, open_seeds)
+    if court.asks(_OF_THE_SMALL):
+        yield _rate_of_the_small(court, sizes)
 
 
 def best_octaves(
@@ -110,10 +115,10 @@ def best_octaves(
     found, open_seeds = [], set()
     for size in sizes:
         scores = _scores(court, optimizer, size, octaves[size])
-        center = math.log2(_center(court, optimizer, size))
+        middle = math.log2(center(court, optimizer, size))
         vertices = [vertex(octaves[size], row) for row in scores]
         open_seeds |= {seed for seed, (_, inside) in enumerate(vertices) if not inside}
-        found.append([center + octave for octave, _ in vertices])
+        found.append([middle + octave for octave, _ in vertices])
     return found, len(open_seeds)
 
 
@@ -153,11 +158,14 @@ def exponents(sizes: Sequence[int], optima: Sequence[Sequence[float]]) -> tuple[
     )
 
 
-def _rate_of_the_small(
-    court: Court, sizes: Sequence[int], optima: Sequence[Sequence[float]], open_seeds: int
-) -> Evidence:
-    """C35: a smaller batch needs a lower base rate."""
+def _rate_of_the_small(court: Court, sizes: Sequence[int]) -> Evidence:
+    """C35: a smaller batch needs a lower base rate; with the user's optimizer, whichever it is."""
     base = court.study.base
+    try:
+        court.study.apart(sizes[0], base)
+    except UntestableError as error:
+        return dataclasses.replace(_untestable(_OF_THE_SMALL, str(error)), part="rate")
+    optima, open_seeds = best_octaves(court, court.workload.baseline.optimizer, sizes)
     rows = zip(optima[sizes.index(base)], optima[0], strict=True)
     return Evidence(
         _OF_THE_SMALL,
@@ -178,7 +186,7 @@ def _sizes(court: Court) -> list[int]:
     return [size for size in court.study.sizes if base <= 4 * size]
 
 
-def _center(court: Court, optimizer: Named, size: int) -> float:
+def center(court: Court, optimizer: Named, size: int) -> float:
     """The rate that the grid begins around: the baseline's, or the optimizer's own by its rule."""
     from tfbatch.optimizers import OPTIMIZERS
     from tfbatch.scaling_rules import scaled
@@ -195,7 +203,7 @@ def _center(court: Court, optimizer: Named, size: int) -> float:
 
 
 def _trainings(court: Court, optimizer: Named, size: int, octave: int) -> list[Training]:
-    rate = _center(court, optimizer, size) * 2.0**octave
+    rate = center(court, optimizer, size) * 2.0**octave
     configuration: Configuration = court.study.configuration(size, rate).model_copy(
         update={"optimizer": optimizer}
     )

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._batch_size_study import BatchSizeStudy, Budget
-from tfbatch.claims._claim import Axis, Claim, Evidence, Policy
-from tfbatch.claims._pairs import differences, falls, gains, spreads
+from tfbatch.claims._claim import Axis, Claim, Evidence, Policy, UntestableError
+from tfbatch.claims._pairs import Contest, contest, differences, falls, told, widest
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
@@ -52,10 +52,13 @@ _MOST_MISSING = 0.2
 
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
+    if court.asks(*_OF_METRICS):
+        yield from _metrics(court)
     if court.asks(_OF_OPERATIONS):
         yield _operations(court)
-    if not court.asks(*_OF_METRICS):
-        return
+
+
+def _metrics(court: Court) -> Iterator[Evidence]:
     study = court.study
     study.prefetch(_POLICIES, ("epochs",))
     study.prefetch(("tuned",), ("updates",))
@@ -93,17 +96,23 @@ def _metric(
 ) -> Evidence:
     """The metric at one size less that at another."""
     axis: Axis = "updates" if budget == "updates" else "epochs"
-    return Evidence(
+
+    def find() -> Contest:
+        scores = [study.scores(size, policy, budget) for size in study.apart(one, other)]
+        return Contest(one, other, differences(*scores))
+
+    blank = Evidence(
         claim,
-        effects=differences(study.scores(one, policy, budget), study.scores(other, policy, budget)),
+        effects=(),
         margin=study.margin,
         unit="of the metric",
         axis=axis,
         policy=policy,
-        finding=f"metric at batch size {one} less that at {other}",
+        finding="metric at batch size {one} less that at {other}",
         part=part,
         doubts=study.doubts(policy, budget, (one, other)),
     )
+    return told(blank, find)
 
 
 def _hundred_and_thousand(study: BatchSizeStudy) -> Iterator[Evidence]:
@@ -141,12 +150,13 @@ def _octaves(number: int, size: int) -> float:
 
 def _over_all_sizes(study: BatchSizeStudy, budget: Budget, axis: Axis) -> Iterator[Evidence]:
     table = {size: study.scores(size, "tuned", budget) for size in study.sizes}
+    choosing = {size: study.scores(size, "tuned", budget, "tuning") for size in study.sizes}
     doubts = study.doubts("tuned", budget, study.sizes)
 
-    def evidence(claim: str, effects: tuple[float, ...], finding: str, part: str) -> Evidence:
-        return Evidence(
+    def evidence(claim: str, find: Callable[[], Contest], finding: str, part: str) -> Evidence:
+        blank = Evidence(
             claim,
-            effects=effects,
+            effects=(),
             margin=study.margin,
             unit="of the metric",
             axis=axis,
@@ -155,24 +165,34 @@ def _over_all_sizes(study: BatchSizeStudy, budget: Budget, axis: Axis) -> Iterat
             part=part,
             doubts=doubts,
         )
+        return told(blank, find)
+
+    def fall() -> Contest:
+        return Contest(*study.apart(study.small, study.large), falls(table))
+
+    def spread() -> Contest:
+        study.apart(study.small, study.large)
+        return widest(table, choosing)
 
     yield evidence(
         "some-size-best-in-metric",
-        gains(table, study.sizes[1:-1], (study.small, study.large)),
-        "metric of the best size within less that of the better end, chosen by other seeds",
+        lambda: contest(table, choosing, study.within, (study.small, study.large)),
+        "metric at batch size {one}, the best within, less that at {other}, the better end; both "
+        "chosen by other seeds",
         budget,
     )
     yield evidence(
         "smaller-generalizes-better",
-        falls(table),
-        f"fall of the fitted metric from batch size {study.small} to {study.large}",
+        fall,
+        "fall of the fitted metric from batch size {one} to {other}",
         budget,
     )
     if budget == "epochs":
         yield evidence(
             "size-changes-speed-and-metric",
-            spreads(table),
-            "metric of the best size less that of the worst, chosen by other seeds",
+            spread,
+            "metric at batch size {one}, the best, less that at {other}, the worst; both chosen by "
+            "other seeds",
             "metric",
         )
 
@@ -194,17 +214,19 @@ def _oscillation(court: Court, claim: str, one: int, other: int) -> Evidence:
             f"{missing} of {len(cells[0])} pairs diverged or have fewer than four evaluations in "
             "the second half; lengthen the trainings"
         )
-    return Evidence(
+    blank = Evidence(
         claim,
-        effects=tuple(math.log(a / b) for a, b in pairs),
+        effects=(),
         margin=OSCILLATION_MARGIN,
         unit="log ratio",
         axis="epochs",
         policy="fixed",
-        finding=f"oscillation of the metric at batch size {one} over that at {other}",
+        finding="oscillation of the metric at batch size {one} over that at {other}",
         part="oscillation",
         doubts=tuple(doubts),
     )
+    effects = tuple(math.log(a / b) for a, b in pairs)
+    return told(blank, lambda: Contest(*study.apart(one, other), effects))
 
 
 def _casual(court: Court) -> Evidence:
@@ -212,18 +234,26 @@ def _casual(court: Court) -> Evidence:
     study = court.study
     rate = study.rate(study.base, "fixed", "epochs")
     last = study.examples_of(study.base, "epochs")
-    cells = [[run.score_at(last) for run in study.runs(size, rate.value)] for size in _CASUAL]
-    return Evidence(
+
+    def find() -> Contest:
+        most = court.workload.num_examples
+        if most < max(_CASUAL):
+            raise UntestableError(f"{most} training examples are fewer than a batch of 64")
+        cells = [[run.score_at(last) for run in study.runs(size, rate.value)] for size in _CASUAL]
+        return Contest(*_CASUAL, differences(*cells))
+
+    blank = Evidence(
         "choose-casually",
-        effects=differences(*cells),
+        effects=(),
         margin=study.margin,
         unit="of the metric",
         axis="epochs",
         policy="fixed",
-        finding=f"metric at batch size {_CASUAL[0]} less that at {_CASUAL[1]}",
+        finding="metric at batch size {one} less that at {other}",
         part="metric",
         doubts=rate.doubts,
     )
+    return told(blank, find)
 
 
 def _operations(court: Court) -> Evidence:

@@ -8,14 +8,24 @@ a decision.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._claim import Axis, Claim, Evidence, Policy
-from tfbatch.claims._pairs import differences, fell_short, gains, log_steps, spreads, successes
+from tfbatch.claims._pairs import (
+    Contest,
+    contest,
+    differences,
+    fell_short,
+    log_steps,
+    successes,
+    told,
+    widest,
+)
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
+    from tfbatch.claims._preset import Purpose
     from tfbatch.estimators.first_hit import StepsToTarget
 
 CARD = "X3"
@@ -36,13 +46,17 @@ def collect(court: Court) -> Iterator[Evidence]:
     base, large, small = study.base, study.large, study.small
     runs = {size: study.updates_to_target(size, "tuned") for size in study.sizes}
     fixed = {size: study.updates_to_target(size, "fixed") for size in (base, large, small)}
+    choosing = {size: study.updates_to_target(size, "tuned", "tuning") for size in study.sizes}
     updates = {size: log_steps(found) for size, found in runs.items()}
-    examples = {size: [v + math.log(size) for v in found] for size, found in updates.items()}
-    seconds = seconds_to_target(court, runs)
+    examples = log_examples(runs)
+
+    def seconds(size: int, *, policy: Policy = "tuned") -> list[float]:
+        cell = (fixed if policy == "fixed" else runs)[size]
+        return seconds_to_target(court, {size: cell})[size]
 
     def evidence(
         claim: str,
-        effects: Sequence[float],
+        find: Callable[[], Contest],
         margin: float,
         sizes: Sequence[int],
         finding: str,
@@ -55,9 +69,9 @@ def collect(court: Court) -> Iterator[Evidence]:
     ) -> Evidence:
         cells = [(fixed if policy == "fixed" else runs)[size] for size in sizes]
         doubts = study.doubts(policy, "target", sizes, of_success=not bounds)
-        return Evidence(
+        blank = Evidence(
             claim,
-            effects=tuple(effects),
+            effects=(),
             margin=margin,
             unit=unit,
             axis=axis,
@@ -67,11 +81,30 @@ def collect(court: Court) -> Iterator[Evidence]:
             doubts=doubts,
             censored=fell_short(*cells) if bounds else 0,
         )
+        return told(blank, find)
+
+    def between(
+        one: int, other: int, effects: Callable[[int, int], tuple[float, ...]]
+    ) -> Callable[[], Contest]:
+        return lambda: Contest(*study.apart(one, other), effects(one, other))
+
+    def fastest() -> Contest:
+        return contest(
+            negative(seconds_to_target(court, runs)),
+            negative(seconds_to_target(court, choosing, "tuning")),
+            study.within,
+            (small, large),
+            plus=-SECONDS_MARGIN,
+        )
+
+    def fewest() -> Contest:
+        study.apart(small, large)
+        return widest(negative(examples), negative(log_examples(choosing)))
 
     pair = (base, large)
     yield evidence(
         "larger-needs-more-epochs",
-        differences(examples[large], examples[base]),
+        between(large, base, lambda a, b: differences(examples[a], examples[b])),
         STEPS_MARGIN,
         pair,
         f"examples to the target at batch size {large} over those at {base}",
@@ -79,17 +112,15 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     yield evidence(
         "some-size-best-in-time",
-        [
-            gain - SECONDS_MARGIN
-            for gain in gains(_faster(seconds), study.sizes[1:-1], (small, large))
-        ],
+        fastest,
         0.0,
         study.sizes,
-        f"seconds to the target at the ends {small} and {large} over those within, less 5 %",
+        "seconds to the target at the better end {other} over those at {one}, the best size "
+        "within, less 5 %; both chosen by other seeds",
     )
     yield evidence(
         "too-small-never-converges",
-        successes(runs[base], runs[small]),
+        between(base, small, lambda a, b: successes(runs[a], runs[b])),
         SUCCESS_MARGIN,
         (base, small),
         f"share of runs that reach the target within the epochs, {base} less {small}",
@@ -99,7 +130,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     yield evidence(
         "too-small-unstable",
-        successes(fixed[base], fixed[small]),
+        between(base, small, lambda a, b: successes(fixed[a], fixed[b])),
         SUCCESS_MARGIN,
         (base, small),
         f"share of runs that reach the target at the same rate, {base} less {small}",
@@ -111,16 +142,17 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     yield evidence(
         "size-changes-speed-and-metric",
-        spreads(examples),
+        fewest,
         STEPS_MARGIN,
         study.sizes,
-        "examples to the target of the slowest batch size over those of the fastest",
+        "examples to the target at batch size {other}, the slowest, over those at {one}, the "
+        "fastest; both chosen by other seeds",
         part="speed",
         axis="epochs",
     )
     yield evidence(
         "large-fast-but-worse-in-use",
-        differences(updates[base], updates[large]),
+        between(base, large, lambda a, b: differences(updates[a], updates[b])),
         STEPS_MARGIN,
         pair,
         f"updates to the target at {base} over those at {large}",
@@ -129,16 +161,19 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     yield evidence(
         "small-slow-but-better-in-use",
-        differences(seconds[small], seconds[base]),
+        between(small, base, lambda a, b: differences(seconds(a), seconds(b))),
         SECONDS_MARGIN,
         (small, base),
         f"seconds to the target at {small} over those at {base}",
         part="seconds",
     )
-    at_same_rate = seconds_to_target(court, {size: fixed[size] for size in pair})
     yield evidence(
         "bigger-is-better-at-the-same-rate",
-        differences(at_same_rate[base], at_same_rate[large]),
+        between(
+            base,
+            large,
+            lambda a, b: differences(seconds(a, policy="fixed"), seconds(b, policy="fixed")),
+        ),
         SECONDS_MARGIN,
         pair,
         f"seconds to the target at {base} over those at {large}, the same rate",
@@ -147,15 +182,26 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
 
 
-def seconds_to_target(court: Court, runs: dict[int, list[StepsToTarget]]) -> dict[int, list[float]]:
+def log_examples(runs: Mapping[int, Sequence[StepsToTarget]]) -> dict[int, list[float]]:
+    """Log examples until the target, for each size and seed."""
+    return {size: [v + math.log(size) for v in log_steps(found)] for size, found in runs.items()}
+
+
+def seconds_to_target(
+    court: Court, runs: Mapping[int, Sequence[StepsToTarget]], purpose: Purpose = "verdict"
+) -> dict[int, list[float]]:
     """Log seconds of updates alone until the target, for each size and seed."""
-    study = court.study
     return {
-        size: [value + math.log(study.seconds(size)) for value in log_steps(found)]
+        size: [
+            steps + seconds
+            for steps, seconds in zip(
+                log_steps(found), court.study.log_seconds(size, purpose), strict=True
+            )
+        ]
         for size, found in runs.items()
     }
 
 
-def _faster(seconds: dict[int, list[float]]) -> dict[int, list[float]]:
+def negative(table: Mapping[int, Sequence[float]]) -> dict[int, list[float]]:
     """The same so that larger is better."""
-    return {size: [-value for value in values] for size, values in seconds.items()}
+    return {size: [-value for value in values] for size, values in table.items()}

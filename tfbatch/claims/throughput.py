@@ -6,10 +6,12 @@ is compared is paired within a round. The largest size is that of the preset: la
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from tfbatch.claims._batch_size_study import choosing_rounds, too_slow
 from tfbatch.claims._claim import Claim, Evidence
 
 if TYPE_CHECKING:
@@ -31,21 +33,16 @@ def collect(court: Court) -> Iterator[Evidence]:
     base = court.workload.baseline.batch_size
     sizes = court.study.sizes
     times = {one.batch_size: one for one in court.step_times(sizes)}
-    left_out = tuple(size for size in sizes if size not in times)
-    larger = min((s for s in times if s >= _FACTOR * base), default=None)
     for claim in ("bigger-uses-hardware-better", "bigger-is-faster"):
-        if larger is None:
-            yield _untestable(claim, "", f"no size of {_FACTOR * base} or more could be timed")
-        else:
-            yield _evidence(claim, "", times[larger], times[base])
-    largest = max(times)
-    below = max((size for size in times if size * 2 <= largest), default=None)
+        larger = min((size for size in sizes if size >= _FACTOR * base), default=None)
+        yield _compared(claim, "", times, larger, base)
+    below = max((size for size in sizes if size * 2 <= sizes[-1]), default=None)
     for claim in ("as-large-as-possible", "fill-the-memory", "feed-the-hardware"):
-        if left_out or below is None:
-            yield _untestable(claim, "throughput", f"sizes {left_out} took too long to be timed")
-        else:
-            yield _evidence(claim, "throughput", times[largest], times[below])
-    yield _knee(times)
+        yield _compared(claim, "throughput", times, sizes[-1], below)
+    if times:
+        yield _knee(times)
+    else:
+        yield _untestable("best-size-times-devices", "knee", too_slow(sizes[0]))
 
 
 def log_speed_ratios(one: StepTime, other: StepTime) -> tuple[float, ...]:
@@ -53,6 +50,21 @@ def log_speed_ratios(one: StepTime, other: StepTime) -> tuple[float, ...]:
     size = math.log(one.batch_size / other.batch_size)
     pairs = zip(one.rounds, other.rounds, strict=True)
     return tuple(size - math.log(a / b) for a, b in pairs)
+
+
+def _compared(
+    claim: str, part: str, times: dict[int, StepTime], one: int | None, other: int | None
+) -> Evidence:
+    """One size against another, where both are there and were timed."""
+    if one is None or other is None:
+        why = (
+            "the batch sizes that the data allow are too close; give another --baseline=batch_size"
+        )
+        return _untestable(claim, part, why)
+    for size in (one, other):
+        if size not in times:
+            return _untestable(claim, part, too_slow(size))
+    return _evidence(claim, part, times[one], times[other])
 
 
 def _evidence(claim: str, part: str, one: StepTime, other: StepTime) -> Evidence:
@@ -71,19 +83,27 @@ def _evidence(claim: str, part: str, one: StepTime, other: StepTime) -> Evidence
 
 
 def _knee(times: dict[int, StepTime]) -> Evidence:
-    """Whether throughput grows up to the knee; where there is a knee is C3's first half."""
+    """Whether throughput grows up to the knee; where there is a knee is C3's first half.
+
+    The first third of the rounds finds the knee, the others judge it.
+    """
     from tfbatch.estimators.knee import find_knee  # imports SciPy
 
     sizes = sorted(times)
     rounds = list(zip(*(times[size].rounds for size in sizes), strict=True))
-    knee = find_knee(sizes, rounds)
+    first = choosing_rounds(len(rounds))
+    knee = find_knee(sizes, rounds[:first])
     below = max((size for size in sizes if size * 2 <= knee.batch_size), default=None)
     claim = "best-size-times-devices"
     if below is None:
         return _untestable(claim, "knee", "the smallest size has the best throughput already")
     if knee.open_ended:
         return _untestable(claim, "knee", "the largest size is the fastest: there is no knee yet")
-    return _evidence(claim, "knee", times[knee.batch_size], times[below])
+    one, other = (
+        dataclasses.replace(times[size], rounds=times[size].rounds[first:])
+        for size in (knee.batch_size, below)
+    )
+    return _evidence(claim, "knee", one, other)
 
 
 def _untestable(claim: str, part: str, why: str) -> Evidence:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Evidence
-from tfbatch.claims._pairs import differences, fell_short, gains
-from tfbatch.claims.steps_to_target import SECONDS_MARGIN, seconds_to_target
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
+from tfbatch.claims._pairs import Contest, contest, differences, fell_short, told
+from tfbatch.claims.steps_to_target import SECONDS_MARGIN, negative, seconds_to_target
 from tfbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,18 +28,17 @@ def collect(court: Court) -> Iterator[Evidence]:
     study = court.study
     study.prefetch(("tuned",), ("target", "epochs"))
     runs = {size: study.updates_to_target(size, "tuned") for size in study.sizes}
-    seconds = seconds_to_target(court, runs)
-    fast = {size: [-value for value in values] for size, values in seconds.items()}
+    choosing = {size: study.updates_to_target(size, "tuned", "tuning") for size in study.sizes}
     doubts = study.doubts("tuned", "target", study.sizes)
     short = fell_short(*runs.values())
     others = study.sizes[:-1]
 
     def evidence(
-        claim: str, effects: tuple[float, ...], margin: float, finding: str, part: str = ""
+        claim: str, find: Callable[[], Contest], margin: float, finding: str, part: str = ""
     ) -> Evidence:
-        return Evidence(
+        blank = Evidence(
             claim,
-            effects=effects,
+            effects=(),
             margin=margin,
             unit="log ratio",
             axis="time to target",
@@ -50,66 +48,99 @@ def collect(court: Court) -> Iterator[Evidence]:
             doubts=doubts,
             censored=short,
         )
+        return told(blank, find)
+
+    def fastest(ones: Sequence[int], rest: Sequence[int], *, plus: float = 0.0) -> Contest:
+        fast = negative(seconds_to_target(court, runs))
+        chosen_by = negative(seconds_to_target(court, choosing, "tuning"))
+        return contest(fast, chosen_by, ones, rest, plus=plus)
+
+    def largest() -> Contest:
+        study.apart(study.small, study.large)
+        return fastest((study.large,), others)
+
+    def usual() -> Contest:
+        ones = [size for size in study.sizes if _USUAL[0] <= size <= _USUAL[1]]
+        rest = [size for size in study.sizes if size not in ones]
+        if not (ones and rest):
+            raise UntestableError(
+                f"of batch sizes {_listed(study.sizes)} {'none' if rest else 'all'} are within "
+                f"{_USUAL[0]} to {_USUAL[1]}; give another --baseline=batch_size"
+            )
+        return fastest(ones, rest)
+
+    def predicted() -> Contest:
+        study.apart(study.small, study.large)
+        size = predicted_size(court, choosing)
+        rest = [other for other in study.sizes if other != size]
+        return fastest((size,), rest, plus=_REGRET)
+
+    def metric() -> Contest:
+        large, base = study.apart(study.large, study.base)
+        better = differences(*(study.scores(size, "tuned", "epochs") for size in (large, base)))
+        return Contest(large, base, tuple(study.margin + value for value in better))
 
     for claim in ("as-large-as-possible", "fill-the-memory", "feed-the-hardware"):
         yield evidence(
             claim,
-            gains(fast, (study.large,), others),
+            largest,
             SECONDS_MARGIN,
-            f"seconds to the target at the best of {_listed(others)} over those at {study.large}",
+            f"seconds to the target at {{other}}, the best of {_listed(others)} by other seeds, "
+            "over those at {one}",
             "time to target",
         )
-    yield Evidence(
+    of_metric = Evidence(
         "as-large-as-possible",
-        effects=differences(
-            study.scores(study.large, "tuned", "epochs"),
-            study.scores(study.base, "tuned", "epochs"),
-        ),
-        margin=study.margin,
+        effects=(),
+        margin=0.0,
         unit="of the metric",
         axis="epochs",
         policy="tuned",
-        finding=f"metric at batch size {study.large} less that at {study.base}",
+        finding=f"the margin {study.margin:.3g} less what batch size {{one}} loses to {{other}}",
         part="metric",
         doubts=study.doubts("tuned", "epochs", (study.large, study.base)),
     )
-    usual = [size for size in study.sizes if _USUAL[0] <= size <= _USUAL[1]]
-    unusual = [size for size in study.sizes if size not in usual]
+    yield told(of_metric, metric)
     yield evidence(
         "tens-to-hundreds",
-        gains(fast, usual, unusual) if usual and unusual else (),
+        usual,
         SECONDS_MARGIN,
-        f"seconds to the target at the best of {_listed(unusual)} over those at the best of "
-        f"{_listed(usual)}",
+        f"seconds to the target at {{other}}, the best outside of {_USUAL[0]} to {_USUAL[1]}, over "
+        "those at {one}, the best within, both chosen by other seeds",
     )
-    predicted = predicted_size(court, runs)
-    if isinstance(predicted, str):
-        yield dataclasses.replace(evidence("weigh-and-choose", (), 0.0, ""), untestable=predicted)
-    else:
-        losses = gains(fast, study.sizes, (predicted,))
-        yield evidence(
-            "weigh-and-choose",
-            tuple(_REGRET - loss for loss in losses),
-            0.0,
-            f"10 % less what batch size {predicted}, predicted by the hyperbola of the steps times "
-            "the measured step times, loses to the best one",
-        )
+    yield evidence(
+        "weigh-and-choose",
+        predicted,
+        0.0,
+        "10 % less what batch size {one}, predicted from other seeds by the hyperbola of the steps "
+        "times the step times, loses to {other}, the best of the rest by them",
+    )
 
 
-def predicted_size(court: Court, runs: Mapping[int, Sequence[StepsToTarget]]) -> int | str:
-    """The size that the fitted hyperbola of the updates makes fastest, or why there is none.
+def predicted_size(court: Court, runs: Mapping[int, Sequence[StepsToTarget]]) -> int:
+    """The size that the fitted hyperbola of the updates makes fastest.
 
     McCandlish et al. 2018: updates(B) = least * (1 + critical / B).
+
+    Args:
+        court: Has the times of the steps.
+        runs: Updates to the target of the tuning seeds, so that what judges does not predict.
+
+    Raises:
+        UntestableError: There is no such hyperbola, or a size could not be timed.
     """
     from tfbatch.estimators.critical_batch_size import fit_critical_batch_size
 
     try:
         found = fit_critical_batch_size([run for cell in runs.values() for run in cell])
     except InputError as error:
-        return str(error)
+        raise UntestableError(str(error)) from error
     study = court.study
     steps = found.hyperbola.steps
-    return min(study.sizes, key=lambda size: steps(size) * study.seconds(size))
+    return min(
+        study.sizes,
+        key=lambda size: math.log(steps(size)) + study.log_seconds(size, "tuning")[0],
+    )
 
 
 def _listed(sizes: Sequence[int]) -> str:

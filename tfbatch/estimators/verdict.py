@@ -16,11 +16,18 @@ holds its threshold already, the fourth a value without noise. A difference of 0
 most 2.5 % of the time, an inequivalence of the margin too; one of twice the margin, where that is
 a standard deviation of the effects or more, is called HOLDS more than 80 % of the time with 10
 pairs (`tests/test_estimators_verdict.py` simulates both).
+
+Some claims are about the best of several sizes. The best one that was measured looks too good, and
+the same seeds must not choose a size and judge it: other seeds choose. That alone is not enough. A
+rival that was chosen wrongly is too weak, which makes the claim look right. So HOLDS must be so
+against every rival, and DOES NOT HOLD of every size that the claim could have meant: an
+intersection-union test (Berger 1982), whose parts need no correction. `unanimous` does that.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -139,6 +146,30 @@ def judge(
         needed=pairs_needed(deviation, margin) if margin else None,
         reason="; ".join(reasons),
     )
+
+
+def unanimous(chosen: Verdict, others: Sequence[Verdict]) -> Verdict:
+    """The verdict on the best of some sizes against the best of others: that of all comparisons.
+
+    Its figures are those of the comparison that shows it least clearly, or does not show it.
+
+    Args:
+        chosen: On the pair of sizes that other seeds chose.
+        others: Where that HOLDS, on the claim's size against each other size of the other side;
+            where that DOES NOT HOLD, on each other size of the claim's side against that of the
+            other side.
+    """
+    against = [one for one in others if one.word != chosen.word]
+    if against:
+        word = "for" if chosen.word == "HOLDS" else "against"
+        return dataclasses.replace(
+            max(against, key=lambda one: _or(one.p_value, 1.0)),
+            word="INCONCLUSIVE",
+            label="",
+            reason=f"the sizes that other seeds chose speak {word} the claim, another one that "
+            "could be the best does not",
+        )
+    return max((chosen, *others), key=lambda one: _or(one.p_value, 1.0))
 
 
 def pairs_needed(deviation: float, margin: float) -> int | None:
@@ -265,6 +296,7 @@ def _quantiles(count: int) -> float:
     return _quantile(count - 1, 1 - ONE_SIDED) + _quantile(count - 1, POWER)
 
 
+@functools.cache
 def _quantile(freedom: int, probability: float) -> float:
     """Of Student's t."""
     return float(special.stdtrit(freedom, probability))

@@ -57,7 +57,7 @@ def notes(run: RecordedRun) -> list[str]:
             "Throughput is that of the trials, beside whatever else ran: step times are measured "
             "alone with the verification."
         )
-    if memory_chart(run, ()) is None:
+    if run.memory_limit is None:
         found.append(
             "Memory by batch size was not measured; --memory_budget=auto measures it before the "
             "search."
@@ -118,10 +118,21 @@ def throughput_chart(run: RecordedRun, ticks: Sequence[float]) -> Chart | None:
 
 
 def wall_marks(run: RecordedRun) -> list[Mark]:
-    """Where memory ended, as a line; nothing if it never did."""
+    """Where memory ended, or where it was measured to end, as a line; nothing if it never did."""
     device = run.trials[-1].device if run.trials else ""  # as it is now, if it was changed
     wall = run.trials.memory_wall(device)
-    return [] if wall is None else [Mark(float(wall), f"out of memory at {wall}", "failed")]
+    if wall is not None:
+        return [Mark(float(wall), f"out of memory at {wall}", "failed")]
+    return _limit_marks(run)
+
+
+def _limit_marks(run: RecordedRun) -> list[Mark]:
+    """The largest batch that was measured to fit, unless it is all that was asked for."""
+    limit = run.memory_limit
+    if limit is None or not 0 < limit.largest_batch_size < limit.largest_asked:
+        return []
+    largest = limit.largest_batch_size
+    return [Mark(float(largest), f"largest that fits: {largest}", "failed")]
 
 
 def _alone(run: RecordedRun) -> list[Series]:
@@ -168,10 +179,6 @@ def memory_chart(run: RecordedRun, ticks: Sequence[float]) -> Chart | None:
     if limit is None or not limit.peaks:
         return None
     peaks = sorted(limit.peaks, key=lambda peak: peak.batch_size)
-    marks = []
-    if limit.largest_batch_size < limit.largest_asked:
-        largest = limit.largest_batch_size
-        marks.append(Mark(float(largest), f"largest that fits: {largest}", "failed"))
     return Chart(
         "Memory",
         "batch size",
@@ -184,7 +191,7 @@ def memory_chart(run: RecordedRun, ticks: Sequence[float]) -> Chart | None:
                 role="candidate",
             ),
         ),
-        marks=tuple(marks),
+        marks=tuple(_limit_marks(run)),
         log_y=False,
         x_ticks=tuple(ticks),
     )

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 from tfbatch.answer.answer import Answer, Contender
+from tfbatch.answer.best_learning_rates import Bracket, bracket_of
 from tfbatch.answer.candidates import again_name, round_of
-from tfbatch.reporting.landscape import Bracket, bracket_of
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.trials import Trials
 

@@ -84,6 +84,11 @@ def two_sentences(run: RecordedRun) -> list[str]:
     recommendation = f"{words.recommendation}."
     if run.answer.status == "interrupted":
         recommendation += ended
+    if 0 < run.answer.trials < len(run.trials):
+        recommendation += (
+            f" It rests on the first {run.answer.trials} of {len(run.trials)} trials: the run was "
+            "extended, and has not judged the later ones yet."
+        )
     return [recommendation, words.better]
 
 

@@ -51,8 +51,10 @@ def importance_of(run: RecordedRun) -> Importance:
     if len(trials) < FEWEST_TRIALS:
         why = f"{len(trials)} completed trials of one length, and it needs {FEWEST_TRIALS}"
         return Importance((), len(trials), length, why)
-    if len(found.hyperparameters) < 2 or len({t.score for t in trials}) < 2:
+    if len(found.hyperparameters) < 2:
         return Importance((), len(trials), length, "fewer than 2 hyperparameters vary")
+    if len({t.score for t in trials}) < 2:
+        return Importance((), len(trials), length, "all scores are equal")
     shares = _ped_anova(trials, found.hyperparameters, run.trials.objective.direction == "max")
     ordered = sorted(shares.items(), key=lambda item: -item[1])
     return Importance(tuple(ordered), len(trials), length, left_out=found.left_out)

@@ -2,134 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import statistics
-
+from tfbatch.answer.best_learning_rates import brackets_of, exponent_of
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
-from tfbatch.estimators.learning_rate_exponent import (
-    LearningRateExponent,
-    fit_learning_rate_exponent,
-)
-from tfbatch.reporting.by_batch_size import describe, tuned_by_size
+from tfbatch.reporting.by_batch_size import describe
 from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.scaling_rules import scaled
 from tfbatch.trial.finished_trial import FinishedTrial
-from tfbatch.trial.trials import Trials
 
 _REACH = 2.0
 """Shades end this many times the median distance from the best, or a divergence takes them all."""
-SAME_RATE_OCTAVES = 0.1
-"""Learning rates that are nearer to one another, 7 %, count as one that was tried twice."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Bracket:
-    """Whether the best learning rate of a batch size lies between worse ones.
-
-    Attributes:
-        batch_size: The batch size.
-        trials: Number of its trials in the search, failed ones included.
-        best: Best learning rate; None where none completed.
-        below: The next lower rate that was not better, or None.
-        above: The next higher rate that was not better, or diverged; or None.
-    """
-
-    batch_size: int
-    trials: int
-    best: float | None
-    below: float | None
-    above: float | None
-
-    @property
-    def closed(self) -> bool:
-        """Whether a lower and a higher rate bound it."""
-        return self.below is not None and self.above is not None
-
-
-def bracket_of(trials: Trials, batch_size: int) -> Bracket:
-    """The learning rates that the search tried at a batch size, around its best.
-
-    The best is that of the run's full length, or, where there is none, of the longest other length.
-    Another rate bounds it if it diverged, or if, at an equal length, it was no better than the best
-    rate or one between the two. A higher rate that was better in shorter trainings bounds nothing,
-    nor does one that was stopped before the end of its decay: it hides what was learned. Rates less
-    than `SAME_RATE_OCTAVES` apart are one.
-    """
-    searched = trials.of_phase("search", "baseline").of_batch_size(batch_size)
-    tried = [t for t in searched if t.status in ("completed", "diverged")]
-    full = trials.searched().of_batch_size(batch_size)
-    best = full.best() or _best_of_the_longest(trials, tried)
-    if best is None:
-        return Bracket(batch_size, len(tried), None, None, None)
-    rate = best.learning_rate
-    sign = 1.0 if trials.objective.direction == "min" else -1.0
-    bounds = [t for t in tried if _bounds(t, rate, tried, sign)]
-    return Bracket(
-        batch_size,
-        len(tried),
-        rate,
-        max((t.learning_rate for t in bounds if t.learning_rate < rate), default=None),
-        min((t.learning_rate for t in bounds if t.learning_rate > rate), default=None),
-    )
-
-
-def _bounds(
-    trial: FinishedTrial, best_rate: float, tried: list[FinishedTrial], sign: float
-) -> bool:
-    """Whether a trial shows that the best rate is on the other side of its own."""
-    distance = math.log2(trial.learning_rate / best_rate)
-    if abs(distance) < SAME_RATE_OCTAVES:
-        return False
-    if trial.score is None:
-        return True
-    if distance > 0 and trial.length < trial.total_examples:
-        return False
-    nearer = [
-        sign * t.score
-        for t in tried
-        if t.score is not None
-        and _course(t) == _course(trial)
-        and _between(math.log2(t.learning_rate / best_rate), distance)
-    ]
-    return any(score <= sign * trial.score for score in nearer)
-
-
-def _between(place: float, end: float) -> bool:
-    """Whether a distance from the best rate, in octaves, lies from 0 to short of the end."""
-    place, end = (place, end) if end > 0 else (-place, -end)
-    return -SAME_RATE_OCTAVES < place <= end - SAME_RATE_OCTAVES
-
-
-def _course(trial: FinishedTrial) -> tuple[int, int, int]:
-    """Scores are compared at one point of one schedule's length only."""
-    return trial.total_examples, trial.length, trial.course_from
-
-
-def _best_of_the_longest(trials: Trials, tried: list[FinishedTrial]) -> FinishedTrial | None:
-    completed = [t for t in tried if t.score is not None]
-    if not completed:
-        return None
-    longest = max(t.length for t in completed)
-    names = {t.trial for t in completed if t.length == longest}
-    return next(t for t in trials.ranked() if t.trial in names)
-
-
-def exponent_of(run: RecordedRun) -> LearningRateExponent | None:
-    """The slope of the best learning rates of the sizes where they are bracketed; or None."""
-    brackets = [bracket_of(run.trials, size) for size in run.trials.batch_sizes()]
-    closed = [b for b in brackets if b.closed and b.best and b.below and b.above]
-    gaps = [math.log2(b.above / b.below) / 2 for b in closed if b.above and b.below]
-    try:
-        return fit_learning_rate_exponent(
-            [b.batch_size for b in closed],
-            [b.best for b in closed if b.best],
-            resolution_octaves=statistics.median(gaps) if gaps else 0.0,
-        )
-    except InputError:
-        return None
 
 
 def landscape(run: RecordedRun) -> Chart | None:
@@ -150,14 +32,19 @@ def landscape(run: RecordedRun) -> Chart | None:
 
 def slope_note(run: RecordedRun) -> str:
     """What the best learning rates say of the scaling rule."""
-    found = exponent_of(run)
+    brackets = brackets_of(run.trials)
+    found = exponent_of(brackets)
     if found is None:
         return (
             "No slope is fitted: fewer than 3 batch sizes have a best learning rate with a lower "
             "and a higher one that are no better."
         )
     rule = f"; of the rules only {found.rule} agrees" if found.rule else ""
-    return f"Best learning rate against batch size: {found}{rule} (1 is linear, 0.5 the root)."
+    sizes = ", ".join(str(one.batch_size) for one in brackets if one.closed)
+    return (
+        f"Best learning rate against batch size: {found}{rule} (1 is linear, 0.5 the root). Fitted "
+        f"to the best of {sizes}, which have a lower and a higher rate that are no better."
+    )
 
 
 def _searched(run: RecordedRun) -> list[FinishedTrial]:
@@ -236,7 +123,7 @@ def _lines(run: RecordedRun) -> list[Series]:
                 role="other",
             )
         )
-    slope = exponent_of(run)
+    slope = exponent_of(brackets_of(run.trials))
     if slope is not None:
         power = next(curve for curve in slope.curves if curve.form == "power")
         found.append(
@@ -275,7 +162,8 @@ def _name(run: RecordedRun) -> str:
 
 
 def _best(run: RecordedRun) -> list[Series]:
-    tuned = tuned_by_size(run)
+    """What a slope is fitted to: the baseline may be the best of its size."""
+    tuned = [one.trial for one in brackets_of(run.trials) if one.trial is not None]
     if not tuned:
         return []
     return [

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
 
 from tfbatch.charts import Chart, Role, Series
-from tfbatch.exporters._trial import Point, read_curves
+from tfbatch.exporters._trial import read_curves
 from tfbatch.reporting.by_batch_size import tuned_by_size
-from tfbatch.reporting.recorded import RecordedRun
+from tfbatch.reporting.recorded import RecordedRun, own
 from tfbatch.run_folder.files import TENSORBOARD
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 
@@ -26,7 +27,8 @@ def learning_curves(run: RecordedRun) -> Chart | None:
     lines = [(trial, points) for trial, points in found if len(points) > 1]
     if not lines:
         return None
-    alone = all(run.step_seconds.median(t.configuration.batch_size) for t, _ in lines)
+    sizes = {t.configuration.batch_size for trial, _ in lines for t in _parts(run, trial)}
+    alone = all(run.step_seconds.median(size) for size in sizes)
     series = [_line(run, trial, points, alone=alone) for trial, points in lines]
     where = "alone on the device" if alone else "as in the trials, beside others"
     return Chart(
@@ -55,29 +57,68 @@ def shown(run: RecordedRun) -> list[FinishedTrial]:
     return [t for t in trials if t is not None][:MOST_CURVES]
 
 
-def _points(run: RecordedRun, trial: FinishedTrial) -> list[Point]:
-    curve = read_curves(run.path / TENSORBOARD, trial.row)
-    return [point for point in curve if run.objective_name in point.values]
+@dataclasses.dataclass(frozen=True)
+class _CurvePoint:
+    """A value of the tuned metric, and the trial that was in training there."""
+
+    value: float
+    examples: float
+    trial: FinishedTrial
+
+
+def _parts(run: RecordedRun, trial: FinishedTrial) -> list[FinishedTrial]:
+    """A trial and those that it went on from, the first one first."""
+    found = [trial]
+    while found[0].parent and (parent := run.trials.find(found[0].parent)):
+        found.insert(0, parent)
+    return found
+
+
+def _points(run: RecordedRun, trial: FinishedTrial) -> list[_CurvePoint]:
+    """From the beginning of the training, also where the trial went on with it."""
+    return [
+        _CurvePoint(point.values[run.objective_name], point.values["examples"], part)
+        for part in _parts(run, trial)
+        for point in read_curves(run.path / TENSORBOARD, part.row)
+        if run.objective_name in point.values
+    ]
 
 
 def _line(
-    run: RecordedRun, trial: FinishedTrial, points: Sequence[Point], *, alone: bool
+    run: RecordedRun, trial: FinishedTrial, points: Sequence[_CurvePoint], *, alone: bool
 ) -> Series:
     size = trial.configuration.batch_size
-    examples = tuple(point.values["examples"] for point in points)
-    updates = tuple(float(math.ceil(count / size)) for count in examples)
-    measured = trial.training_seconds / trial.steps if trial.steps else 0.0
-    step = run.step_seconds.median(size) if alone else measured
+    updates, seconds = zip(
+        *(_other_units(run, point, alone=alone) for point in points), strict=True
+    )
     name = f"B = {size}, rate {trial.learning_rate:.3g}, {trial.configuration.schedule.name}"
     part = _part(run, trial)
     return Series(
         f"{part}: {name}" if part else name,
-        examples,
-        tuple(point.values[run.objective_name] for point in points),
+        tuple(point.examples for point in points),
+        tuple(point.value for point in points),
         kind="line",
         role=_ROLES.get(part),
-        in_other_units=(updates, tuple(count * (step or 0.0) for count in updates)),
+        in_other_units=(updates, seconds),
     )
+
+
+def _other_units(run: RecordedRun, point: _CurvePoint, *, alone: bool) -> tuple[float, float]:
+    """Updates and seconds from the beginning: an ancestor can have another batch size."""
+    *before, now = _parts(run, point.trial)
+    updates, seconds = 0, 0.0
+    for part in before:
+        did = own(part, run.trials)
+        updates += did.steps
+        seconds += did.steps * _step_seconds(run, part, alone=alone)
+    here = math.ceil((point.examples - now.from_examples) / now.configuration.batch_size)
+    return float(updates + here), seconds + here * _step_seconds(run, now, alone=alone)
+
+
+def _step_seconds(run: RecordedRun, trial: FinishedTrial, *, alone: bool) -> float:
+    did = own(trial, run.trials)
+    measured = did.training_seconds / did.steps if did.steps else 0.0
+    return (run.step_seconds.median(trial.configuration.batch_size) or 0.0) if alone else measured
 
 
 _ROLES: dict[str, Role] = {"recommended": "recommended", "baseline": "baseline"}

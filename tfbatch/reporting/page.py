@@ -11,7 +11,7 @@ from tfbatch.errors import InputError
 from tfbatch.reporting.all_trials import parallel, table
 from tfbatch.reporting.by_batch_size import by_batch_size, notes
 from tfbatch.reporting.checks import checks_of
-from tfbatch.reporting.finalists import forest, reference_of
+from tfbatch.reporting.finalists import forest, reference_of, scores_by_round
 from tfbatch.reporting.headline import answer_section, overview, two_sentences
 from tfbatch.reporting.importance import importance_chart, importance_of, importance_sentence
 from tfbatch.reporting.landscape import landscape, slope_note
@@ -138,10 +138,15 @@ def _finalists_section(run: RecordedRun, level: int) -> list[PageSection]:
         else "No two configurations were compared on fresh seeds."
     )
     if picture and reference and reference.key == BASELINE:
-        text += (
-            " It also uses the baseline's second training of each round, so that its middle is not "
-            "the mean of the dots."
-        )
+        rounds = len(scores_by_round(run, reference))
+        extra = len(reference.completed) - rounds
+        if extra:
+            text += (
+                f" The baseline has {len(reference.completed)} seeds in the bar, {rounds} of the "
+                f"dots and {extra} second trainings, so that the bar's middle, the difference of "
+                "the two means, is not that of the dots. Only where seeds have much in common does "
+                "it leave the second trainings out."
+            )
     return [
         PageSection(
             "Finalists, and what matters",

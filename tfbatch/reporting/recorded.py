@@ -117,7 +117,7 @@ def read_recorded(path: Path) -> RecordedRun:
         step_seconds=answer.step_times if answer else read_step_seconds(path),
         memory_limit=answer.memory_limit if answer else read_memory_limit(path),
         space=_space(settings),
-        seconds=answer.seconds if answer and answer.seconds else _number(path / WALL_TIME),
+        seconds=_wall_seconds(path, answer),
         machine=_machine(path),
     )
 
@@ -139,6 +139,12 @@ def _space(settings: JsonObject) -> Space | None:
         return validate(Space, settings["search"]["space"], where=SETTINGS)
     except (ConfigurationError, KeyError, TypeError):  # an earlier version's
         return None
+
+
+def _wall_seconds(path: Path, answer: Answer | None) -> float | None:
+    """Those of all sessions, as of now: an answer has those of the session that wrote it."""
+    written = answer.seconds if answer else 0.0
+    return _number(path / WALL_TIME) or written or None
 
 
 def _number(path: Path) -> float | None:

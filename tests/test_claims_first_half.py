@@ -1,0 +1,140 @@
+"""Cards whose truth is known in closed form: surfaces, redundancy, methods, sizes of data."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, judged, noise_of
+from tfbatch.claims import error_surface, large_batch_methods, redundancy
+
+
+def test_a_paraboloid_has_no_residual_and_a_fourth_power_has():
+    places = [-1, -0.5, 0, 0.5, 1]
+
+    exact = error_surface.residual_of_a_paraboloid(places, [3 - x + 2 * x**2 for x in places])
+    fourth = error_surface.residual_of_a_paraboloid(places, [x**4 for x in places])
+    assert exact < 1e-12
+    assert fourth == pytest.approx(9 / 70)  # the normal equations, at 0
+
+
+def test_the_expansion_of_a_parabola_is_exact_and_that_of_a_cube_is_known():
+    parabola = error_surface.error_of_the_expansion(
+        lambda t: 1 - 3 * t + t**2, lambda t: -3 + 2 * t
+    )
+    # (1 + t/2)^3 grows by 2.375; the two terms are 1.5 and 0.75.
+    cube = error_surface.error_of_the_expansion(
+        lambda t: (1 + t / 2) ** 3, lambda t: 1.5 * (1 + t / 2) ** 2
+    )
+    assert parabola < 1e-12
+    assert cube == pytest.approx(0.125 / 2.25)
+
+
+@pytest.mark.parametrize(("error", "word"), [(0.02, "HOLDS"), (0.4, "DOES NOT HOLD")])
+def test_a_network_is_locally_a_paraboloid_where_its_updates_are_small(error, word):
+    class Surface(SimulatedCourt):
+        def measure(self, function, configuration, *, seed, **options):
+            if function is error_surface.residual_of_a_neuron:
+                return 1e-15
+            assert function is error_surface.error_of_an_update
+            assert options["trained_steps"] == 20_000 // 64
+            return error * (1 + 0.01 * (seed % 7))
+
+    found = judged(error_surface, Surface(NoisyQuadratic()))
+    assert found["error-surface-is-a-paraboloid", "linear"].word == "HOLDS"
+    assert found["error-surface-is-a-paraboloid", "network"].word == word
+
+
+def test_copies_cost_the_full_batch_four_times_the_examples_and_small_ones_nothing():
+    """Linear regression with one weight: the full batch falls by (1 - rate)^2 in each update."""
+    generator = np.random.default_rng(1)
+    targets = 1.0 + 0.05 * generator.normal(size=64)
+
+    def cost(copies):
+        return redundancy.descend(
+            lambda w: float(((w[0] - targets) ** 2).mean()),
+            lambda w, chosen: np.array([2 * (w[0] - targets[chosen]).mean()]),
+            np.array([0.0]),
+            count=64,
+            copies=copies,
+            size=8,
+            rate=0.02,
+            generator=np.random.default_rng(2),
+        )
+
+    one, four = cost(1), cost(4)
+    assert one.full == 64 * 20
+    assert four.full == 4 * one.full
+    assert one.reached
+    assert four.reached
+    assert one.small == pytest.approx(20 * 8, rel=0.3)
+    assert four.small == pytest.approx(one.small, rel=0.3)
+
+
+@pytest.mark.parametrize(("waste", "word"), [(4.0, "HOLDS"), (1.0, "DOES NOT HOLD")])
+def test_small_batches_avoid_redundancy(waste, word):
+    class Copied(SimulatedCourt):
+        def measure(self, function, configuration, *, copies, seed):
+            assert function is redundancy.cost_of_copies
+            full = 5120.0 * (waste if copies > 1 else 1.0)
+            return redundancy.CostOfCopies(full, 640.0 + seed % 13, reached=True)
+
+    simulated = Copied(NoisyQuadratic(), step=float, smallest_margin=1e-4)
+    found = judged(redundancy, simulated)
+    assert found["small-avoids-redundancy", "copies"].word == word
+    assert found["small-avoids-redundancy", "efficiency"].word == "HOLDS"
+
+
+def gap_of(loss, *, but=""):
+    """A batch of 512 loses so much within the epochs, but with one optimizer; a rate is best."""
+
+    def curve(training, examples):
+        configuration = training.configuration
+        name = configuration.optimizer.name
+        size, rate = configuration.batch_size, configuration.base_learning_rate
+        best = {"sgd": 0.05 * size / 32, "lars": 4.0, "lamb": 0.004}[name]
+        lost = loss if size == 512 and name != but else 0.0
+        noise = noise_of(training.seed, size, rate, name).normal(0, 0.01)
+        far = math.log2(rate / best)
+        return np.full(len(examples), -0.3 - lost - 0.02 * far**2 + noise)
+
+    return SimulatedCourt(curve, smallest_margin=0.01)
+
+
+@pytest.mark.parametrize(
+    ("loss", "but", "word"),
+    [
+        (0.3, "", "HOLDS"),
+        (0.3, "lars", "DOES NOT HOLD"),
+        (0.3, "lamb", "DOES NOT HOLD"),
+        (0.0, "", "NOT TESTABLE HERE"),
+    ],
+)
+def test_an_algorithm_for_very_large_batches_is_found_where_there_is_one(loss, but, word):
+    simulated = gap_of(loss, but=but)
+    verdict = judged(large_batch_methods, simulated)["no-algorithm-for-very-large", ""]
+
+    assert verdict.word == word
+    if loss == 0:
+        assert "nothing to recover" in verdict.reason
+        assert not any("lars" in str(run.training) for run in simulated.trained.values())
+    else:
+        assert verdict.estimate == pytest.approx(-0.15 if but else 0.15, abs=0.02)
+
+
+def test_methods_for_large_batches_train_for_the_epochs_and_a_compiled_model_has_one():
+    compiled = SimulatedCourt(compiled=True)
+    names = [method.name for method in large_batch_methods.methods_for(compiled)]
+    assert names == ["a warm-up"]
+
+    simulated = gap_of(0.3)
+    judged(large_batch_methods, simulated)
+    warm = [
+        run.training
+        for run in simulated.trained.values()
+        if run.training.configuration.warmup_fraction
+    ]
+    assert {training.examples for training in warm} == {simulated.workload.examples}
+    assert {training.configuration.batch_size for training in warm} == {512}

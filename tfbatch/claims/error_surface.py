@@ -1,0 +1,175 @@
+"""X8B: whether the error surface is a paraboloid, of a linear neuron and near a network's weights.
+
+The neuron has the user's inputs, one weight each, and the squared distance to one number for each
+target. Along a line through its weights the loss is a polynomial of the second degree, whatever
+the data. A network's is expanded along an update that its optimizer makes in the middle of the
+training:
+
+    loss(w + d) - loss(w) = g . d + d . H d / 2 + error
+
+with the curvature d . H d from the gradients at w - d / 10 and w + d / 10. The error counts as a
+share of what the two terms are without their signs, so that it is not small where they cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims.extremes import model_and_examples
+from tfbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from tfbatch.claims._court import Court
+    from tfbatch.configuration import Configuration
+    from tfbatch.training.context import TaskContext
+
+CARD = "X8B"
+TITLE = "whether the error surface is a paraboloid"
+ORDER = 96.0
+CLAIMS: tuple[Claim, ...] = ()
+_CLAIM = "error-surface-is-a-paraboloid"
+_RESIDUAL = 1e-6
+_ERROR = 0.1
+_DIRECTIONS = 8
+_POINTS = 21
+_PROBE = 0.1
+
+
+def collect(court: Court) -> Iterator[Evidence]:
+    """See tfbatch.claims.Card."""
+    study, workload = court.study, court.workload
+    why, residual, errors = "", np.nan, []
+    rate = study.rate(study.base, "tuned", "epochs")
+    try:
+        residual = court.measure(residual_of_a_neuron, workload.baseline, seed=1)
+        for seed in court.seeds("verdict", court.preset.seeds):
+            configuration = study.configuration(study.base, rate.value)
+            half = max(1, workload.examples // (2 * study.base))
+            errors.append(
+                court.measure(error_of_an_update, configuration, trained_steps=half, seed=seed)
+            )
+    except InputError as error:
+        why = str(error)
+    yield Evidence(
+        _CLAIM,
+        effects=() if why else (_RESIDUAL - residual,),
+        margin=0.0,
+        unit="share",
+        axis="one gradient",
+        policy="no",
+        finding=""
+        if why
+        else f"a paraboloid leaves {residual:.1e} of the range of the loss of a "
+        f"linear neuron, along {_DIRECTIONS} random lines",
+        part="linear",
+        untestable=why,
+    )
+    yield Evidence(
+        _CLAIM,
+        effects=() if why else tuple(_ERROR - value for value in errors),
+        margin=0.0,
+        unit="share",
+        axis="one gradient",
+        policy="tuned",
+        finding=""
+        if why
+        else "10 % less the error of the second-order expansion along an update "
+        f"at batch size {study.base}; the median error is {np.median(errors):.1%}",
+        part="network",
+        doubts=rate.doubts,
+        untestable=why,
+    )
+
+
+def residual_of_a_paraboloid(places: npt.ArrayLike, losses: npt.ArrayLike) -> float:
+    """What the best polynomial of the second degree leaves, over the range of the losses.
+
+    Args:
+        places: [n] along a line.
+        losses: [n] the loss at each.
+    """
+    x, y = np.asarray(places, np.float64), np.asarray(losses, np.float64)
+    design = np.stack([x**0, x, x**2], axis=1)
+    found = np.linalg.lstsq(design, y, rcond=None)[0]
+    return float(np.abs(y - design @ found).max() / max(float(np.ptp(y)), np.finfo(float).tiny))
+
+
+def error_of_the_expansion(
+    loss: Callable[[float], float], slope: Callable[[float], float]
+) -> float:
+    """Of the second order, along an update from 0 to 1.
+
+    Args:
+        loss: The loss at a share of the update.
+        slope: Its derivative by that share.
+    """
+    first, second = slope(0.0), (slope(_PROBE) - slope(-_PROBE)) / (2 * _PROBE)
+    error = abs(loss(1.0) - loss(0.0) - first - second / 2)
+    return error / max(abs(first) + abs(second) / 2, np.finfo(float).tiny)
+
+
+def residual_of_a_neuron(task: TaskContext, configuration: Configuration, *, seed: int) -> float:
+    """Inside the process that trains: the largest residual over random lines, in 64 bits.
+
+    Raises:
+        InputError: There are several inputs.
+    """
+    _, examples = model_and_examples(task, configuration, seed=seed)
+    inputs, targets = (np.asarray(part, np.float64).reshape(len(part), -1) for part in examples[:2])
+    inputs = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
+    wanted = targets.mean(axis=1)
+    generator = np.random.default_rng(seed)
+    places = np.linspace(-1, 1, _POINTS)
+    found = []
+    for _ in range(_DIRECTIONS):
+        start, line = generator.normal(size=(2, inputs.shape[1]))
+        distances = (inputs @ (start[:, None] + line[:, None] * places)) - wanted[:, None]
+        found.append(residual_of_a_paraboloid(places, (distances**2).mean(axis=0)))
+    return max(found)
+
+
+def error_of_an_update(
+    task: TaskContext, configuration: Configuration, *, trained_steps: int, seed: int
+) -> float:
+    """Inside the process that trains: how well the second order predicts what an update does.
+
+    Raises:
+        InputError: The gradient cannot be measured.
+    """
+    from tfbatch.callbacks import StopAfterSteps
+    from tfbatch.gradients.loss import batch_loss, gradients_of
+    from tfbatch.instruments.weights_and_examples import Weights, model_at
+
+    _, examples = model_and_examples(task, configuration, seed=seed)
+    task.heartbeat_or_stop()
+    weights = Weights(trained_steps=trained_steps, seed=seed)
+    model = model_at(task.programs, configuration, weights)
+    start = [variable.numpy() for variable in model.trainable_variables]
+    size = configuration.batch_size
+    stream = task.programs.workload.data.training(batch_size=size, seed=seed + 1, num_examples=size)
+    model.fit(stream, steps_per_epoch=1, callbacks=[StopAfterSteps(1)], shuffle=False, verbose=0)
+    update = [v.numpy() - w for v, w in zip(model.trainable_variables, start, strict=True)]
+
+    def go(share: float) -> None:
+        task.heartbeat_or_stop()
+        for variable, w, d in zip(model.trainable_variables, start, update, strict=True):
+            variable.assign(w + share * d)
+
+    def loss(share: float) -> float:
+        go(share)
+        return float(batch_loss(model, examples, training=False))
+
+    def slope(share: float) -> float:
+        go(share)
+        gradients = gradients_of(model, examples, training=False)
+        products = [
+            (g.numpy().astype(np.float64) * d).sum() for g, d in zip(gradients, update, strict=True)
+        ]
+        return float(sum(products))
+
+    return error_of_the_expansion(loss, slope)

@@ -1,0 +1,221 @@
+"""X5D: what an example is worth in a small batch and in a large one, and what copies of it cost.
+
+The efficiency of a batch size is the share of its examples that the most frugal size would have
+needed to the target: 1 / (1 + B / critical) where the hyperbola of McCandlish et al. 2018 holds.
+
+The control copies every example 3 times. Nothing is learned from a copy that the original does not
+tell: the full batch looks at all of them in each update, and small batches drawn from four copies
+of the data are what they were before. Both descend plainly at the same rate until the loss of all
+examples has fallen by what the full batch reaches in 20 updates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._pairs import Contest, fell_short, told
+from tfbatch.claims.extremes import model_and_examples, taken
+from tfbatch.claims.steps_to_target import log_examples
+from tfbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from tfbatch.claims._court import Court
+    from tfbatch.configuration import Configuration
+    from tfbatch.training.context import TaskContext
+
+CARD = "X5D"
+TITLE = "what an example is worth in a batch, and what copies of it cost"
+ORDER = 65.0
+CLAIMS: tuple[Claim, ...] = ()
+_CLAIM = "small-avoids-redundancy"
+_EFFICIENCY_MARGIN = 0.1
+_COPIES_MARGIN = math.log(2)
+_COPIES = 4
+_UPDATES = 20
+_LONGEST = 8
+"""The small batch gets so many times the updates of the full one."""
+_MOST_EXAMPLES = 256
+_NEARLY = 0.99
+Vector = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class CostOfCopies:
+    """Examples until the loss is reached, copies counted.
+
+    Attributes:
+        full: With all examples in a batch.
+        small: In small batches.
+        reached: Whether both reach it.
+    """
+
+    full: float
+    small: float
+    reached: bool
+
+
+def collect(court: Court) -> Iterator[Evidence]:
+    """See tfbatch.claims.Card."""
+    yield _copies(court)  # first: it needs the rate of one size alone
+    yield _efficiency(court)
+
+
+def _efficiency(court: Court) -> Evidence:
+    study = court.study
+    runs = {size: study.updates_to_target(size, "tuned") for size in study.sizes}
+    choosing = {size: study.updates_to_target(size, "tuned", "tuning") for size in study.sizes}
+
+    def find() -> Contest:
+        small, large = study.apart(study.small, study.large)
+        frugal = min(statistics.fmean(values) for values in log_examples(choosing).values())
+        examples = log_examples(runs)
+        pairs = zip(examples[small], examples[large], strict=True)
+        effects = tuple(math.exp(frugal - a) - math.exp(frugal - b) for a, b in pairs)
+        return Contest(small, large, effects)
+
+    ends = (study.small, study.large)
+    blank = Evidence(
+        _CLAIM,
+        effects=(),
+        margin=_EFFICIENCY_MARGIN,
+        unit="share",
+        axis="epochs",
+        policy="tuned",
+        finding="efficiency per example at batch size {one} less that at {other}, relative to the "
+        "most frugal size by other seeds",
+        part="efficiency",
+        doubts=study.doubts("tuned", "target", ends),
+        censored=fell_short(*(runs[size] for size in ends)),
+    )
+    return told(blank, find)
+
+
+def _copies(court: Court) -> Evidence:
+    study = court.study
+    rate = study.rate(study.base, "fixed", "epochs")
+    configuration = study.configuration(study.base, rate.value)
+    why, found = "", []
+    try:
+        for seed in court.seeds("verdict", court.preset.seeds):
+            one, many = (
+                court.measure(cost_of_copies, configuration, copies=copies, seed=seed)
+                for copies in (1, _COPIES)
+            )
+            found.append((one, many))
+    except InputError as error:
+        why = str(error)
+    effects = [math.log(many.full / one.full * one.small / many.small) for one, many in found]
+    return Evidence(
+        _CLAIM,
+        effects=() if why else tuple(effects),
+        margin=_COPIES_MARGIN,
+        unit="log ratio",
+        axis="epochs",
+        policy="fixed",
+        finding=f"examples of the full batch over those of small ones, with {_COPIES} copies of "
+        "the data over with one",
+        part="copies",
+        doubts=rate.doubts,
+        censored=sum(not (one.reached and many.reached) for one, many in found),
+        untestable=why,
+    )
+
+
+def cost_of_copies(
+    task: TaskContext, configuration: Configuration, *, copies: int, seed: int
+) -> CostOfCopies:
+    """Inside the process that trains: plain descent, with all examples in a batch and with few.
+
+    Raises:
+        InputError: The gradient cannot be measured, or the full batch does not lower the loss.
+    """
+    from tfbatch.gradients.loss import batch_loss, gradients_of
+
+    model, examples = model_and_examples(task, configuration, seed=seed)
+    count = min(len(examples[-1]), _MOST_EXAMPLES)
+    chosen = taken(examples, np.arange(count))
+    variables = model.trainable_variables
+    shapes = [tuple(variable.shape) for variable in variables]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+
+    def put(weights: Vector) -> None:
+        task.heartbeat_or_stop()
+        for variable, part, shape in zip(variables, np.split(weights, ends), shapes, strict=True):
+            variable.assign(part.reshape(shape))
+
+    def loss(weights: Vector) -> float:
+        put(weights)
+        return float(batch_loss(model, chosen, training=False))
+
+    def gradient(weights: Vector, indices: npt.NDArray[np.intp]) -> Vector:
+        put(weights)
+        parts = gradients_of(model, taken(chosen, indices), training=False)
+        return np.concatenate([part.numpy().astype(np.float64).ravel() for part in parts])
+
+    start = np.concatenate([variable.numpy().astype(np.float64).ravel() for variable in variables])
+    return descend(
+        loss,
+        gradient,
+        start,
+        count=count,
+        copies=copies,
+        size=max(1, min(configuration.batch_size, count // 8)),
+        rate=configuration.base_learning_rate,
+        generator=np.random.default_rng(seed),
+    )
+
+
+def descend(
+    loss: Callable[[Vector], float],
+    gradient: Callable[[Vector, npt.NDArray[np.intp]], Vector],
+    start: Vector,
+    *,
+    count: int,
+    copies: int,
+    size: int,
+    rate: float,
+    generator: np.random.Generator,
+) -> CostOfCopies:
+    """Descends with the full batch, then with small ones to the same loss.
+
+    Args:
+        loss: Of all examples, at some weights.
+        gradient: At some weights, the mean over the examples with these indices.
+        start: The initial weights.
+        count: Number of examples without copies.
+        copies: How often each is there.
+        size: Of a small batch.
+        rate: The learning rate of both.
+        generator: Draws the small batches.
+
+    Raises:
+        InputError: The full batch does not lower the loss.
+    """
+    everything = np.tile(np.arange(count), copies)
+    before, weights = loss(start), start
+    losses = []
+    for _ in range(_UPDATES):
+        weights = weights - rate * gradient(weights, everything)
+        losses.append(loss(weights))
+    if not losses[-1] < before:
+        raise InputError(f"{_UPDATES} updates of the full batch do not lower the loss")
+    target = before - _NEARLY * (before - losses[-1])
+    full = 1 + next(index for index, value in enumerate(losses) if value <= target)
+    weights, order = start, np.empty(0, np.intp)
+    for update in range(1, _LONGEST * _UPDATES + 1):
+        if len(order) < size:
+            order = generator.permutation(everything)
+        batch, order = order[:size], order[size:]
+        weights = weights - rate * gradient(weights, batch)
+        if loss(weights) <= target:
+            return CostOfCopies(float(full * len(everything)), float(update * size), reached=True)
+    most = _LONGEST * _UPDATES * size
+    return CostOfCopies(float(full * len(everything)), float(most), reached=False)
