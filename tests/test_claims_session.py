@@ -314,7 +314,7 @@ def test_a_request_is_checked_before_any_work(tmp_path):
     request = make_court_request(**subject, claim=["bigger-is-faster"], preset="tiny")
     assert [card.CARD for card in request.cards] == ["X1"]
     assert str(request.trial_length) == "10 epochs"
-    assert "X1" in command.plan(request)
+    assert "X1" in command.outline(request)
     with pytest.raises(InputError, match="`preset` must be one of"):
         make_court_request(**subject, preset="huge")
     with pytest.raises(InputError, match="`max_minutes` must be > 0"):

@@ -266,25 +266,14 @@ def hold_court(
             stop_requested=must_stop,
         ) as ready,
     ):
-        num_examples = ready.data.splits["train"]
-        optimizer = ready.model.optimizer or _optimizer(ready.subject.optimizer)
-        rule = Named(name=OPTIMIZERS.load(optimizer.name).SCALING_RULE)
-        baseline = baseline_configuration(ready.subject, optimizer=optimizer, scaling_rule=rule)
-        check_baseline(ready.subject, num_examples)
-        check_length(request.trial_length, [baseline.batch_size], num_examples)
-        progress.doing("evaluating the untrained model")
-        untrained = ready.engine.call(measure_untrained, baseline)
-        names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
-        request.objective.check(names, untrained.directions)
-        check_comparable(request.objective, untrained, progress)
-        examples = request.trial_length.examples(num_examples)
+        workload, untrained = open_subject(request, ready, progress)
         folder = RunFolder(
             request.run_dir,
             identity=request.identity(
                 records=ready.data.identity,
                 model_source=_source_hash(code.build_model),
                 model_built=untrained.model_hash,
-                trial_examples=examples,
+                trial_examples=workload.examples,
             ),
             budget={"max_minutes": request.max_minutes},
             overwrite=request.overwrite,
@@ -297,7 +286,7 @@ def hold_court(
                 request.max_minutes, spent_seconds=spent + time.monotonic() - started
             )
             court = LiveCourt(
-                workload_of(request, baseline, untrained, ready),
+                workload,
                 request.preset,
                 request.seed,
                 asked={claim.name for claim in request.claims},
@@ -305,7 +294,7 @@ def hold_court(
                     folder,
                     engine=ready.engine,
                     objective=request.objective,
-                    num_examples=num_examples,
+                    num_examples=workload.num_examples,
                     total_examples=_NO_WHOLE_RUN,
                     progress=progress,
                     training_loss=untrained.training_loss,
@@ -329,6 +318,28 @@ def hold_court(
                         "are longer and less certain than on an idle machine."
                     )
                 return dataclasses.replace(found, fingerprint=fingerprint_of(folder.path))
+
+
+def open_subject(
+    request: CourtRequest, ready: Prepared, progress: Progress
+) -> tuple[Workload, Untrained]:
+    """Model and data in the court's terms, and the untrained model.
+
+    Raises:
+        InputError: Something asked for cannot be used.
+    """
+    num_examples = ready.data.splits["train"]
+    optimizer = ready.model.optimizer or _optimizer(ready.subject.optimizer)
+    rule = Named(name=OPTIMIZERS.load(optimizer.name).SCALING_RULE)
+    baseline = baseline_configuration(ready.subject, optimizer=optimizer, scaling_rule=rule)
+    check_baseline(ready.subject, num_examples)
+    check_length(request.trial_length, [baseline.batch_size], num_examples)
+    progress.doing("evaluating the untrained model")
+    untrained = ready.engine.call(measure_untrained, baseline)
+    names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
+    request.objective.check(names, untrained.directions)
+    check_comparable(request.objective, untrained, progress)
+    return workload_of(request, baseline, untrained, ready), untrained
 
 
 class _Stop:

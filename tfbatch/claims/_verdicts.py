@@ -64,11 +64,6 @@ class JudgedClaim:
     verdict: Verdict
     adjusted_p: float = math.nan
 
-    @property
-    def after_holm(self) -> bool:
-        """Whether it is decided after Holm's correction too."""
-        return self.verdict.decided and self.adjusted_p <= ONE_SIDED
-
 
 @dataclasses.dataclass(frozen=True)
 class Verdicts:
