@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import random
 import shutil
 import signal
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 SEARCH = """\
@@ -46,6 +47,8 @@ confirmation: {batch_sizes: 2, seeds: 2}
 """
 """What is searched by a run that is killed."""
 _NOTHING = ("no answer yet", "nothing was measured", "before there was an answer")
+Begin = Callable[..., "subprocess.Popen[str]"]
+"""Begins a command: `(arguments, cwd=, stdout=, stderr=)`."""
 TINY_MODEL = Path(__file__).parents[1] / "tests" / "tiny_model.py"
 
 
@@ -91,18 +94,18 @@ class _Begun:
 
 
 def _begin_and_signal(
-    arguments: list[str], folder: Path, *, after: float, number: int, until: str
+    begin: Begin, arguments: list[str], folder: Path, *, after: float, number: int, until: str
 ) -> _Begun:
     started = time.monotonic()
     out_file, err_file = folder / "out", folder / "err"
     with out_file.open("w") as out, err_file.open("w") as err:
-        process = subprocess.Popen(arguments, cwd=folder, stdout=out, stderr=err)
+        process = begin(arguments, cwd=folder, stdout=out, stderr=err)
         while until and process.poll() is None:
             if any(line.startswith(until) for line in out_file.read_text().splitlines()):
                 break
             time.sleep(0.01)
         try:
-            process.wait(after)
+            process.wait(None if math.isinf(after) else after)
         except subprocess.TimeoutExpired:
             process.send_signal(number)
         sent = time.monotonic()
@@ -124,17 +127,28 @@ def _rows(journal: Path) -> list[dict[str, object]]:
     )
 
 
-def stop(folder: Path, run_dir: Path, *, after: float, number: int, until: str = "") -> Stop:
+def stop(
+    folder: Path,
+    run_dir: Path,
+    *more: str,
+    after: float,
+    number: int,
+    until: str = "",
+    begin: Begin = subprocess.Popen,
+) -> Stop:
     """Begins a run and stops it.
 
     Args:
         folder: Where the model is.
         run_dir: The run folder.
+        more: Further flags of the command.
         after: Seconds to wait.
         number: The signal.
         until: Wait first for a line that begins like this.
+        begin: What begins the command, as subprocess.Popen does.
     """
-    begun = _begin_and_signal(command(run_dir), folder, after=after, number=number, until=until)
+    arguments = command(run_dir, *more)
+    begun = _begin_and_signal(begin, arguments, folder, after=after, number=number, until=until)
     code, printed, words = begun.code, begun.printed, begun.words
     journal = run_dir / "trials.jsonl"
     rows = _rows(journal)
@@ -178,28 +192,35 @@ class Killed:
     wrong: tuple[str, ...]
 
 
-def kill(folder: Path, moments: Iterable[tuple[str, float]]) -> Killed:
+def kill(
+    folder: Path, moments: Iterable[tuple[str, float]], *, begin: Begin = subprocess.Popen
+) -> Killed:
     """Kills one run at several moments, finishes it, and compares it with an undisturbed one.
 
     Args:
         folder: Where the model is; the runs get their folders there.
         moments: For each kill the beginning of the line to wait for, and seconds to wait then.
+        begin: What begins a command, as subprocess.Popen does.
     """
     (folder / "search.yaml").write_text(SEARCH)
     options = ("--search=search.yaml", "--seed=5")
     alive, wrong = 0, []
     for until, after in moments:
         again = command(folder / "killed", *options)
-        begun = _begin_and_signal(again, folder, after=after, number=signal.SIGKILL, until=until)
+        begun = _begin_and_signal(
+            begin, again, folder, after=after, number=signal.SIGKILL, until=until
+        )
         alive += begun.code == -signal.SIGKILL
         if begun.code not in (0, -signal.SIGKILL):
             wrong.append(f"exit code {begun.code}: {begun.words}")
         print(f"killed after {begun.after:.1f} s: {begun.last_line!r}", flush=True)
     for name in ("killed", "whole"):
-        finish = command(folder / name, *options)
-        done = subprocess.run(finish, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode != 0 or "The recommendation in plain Keras" not in done.stdout:
-            wrong.append(f"{name}: exit code {done.returncode}: {done.stderr}")
+        # A signal that never comes: it ends by itself.
+        done = _begin_and_signal(
+            begin, command(folder / name, *options), folder, after=math.inf, number=0, until=""
+        )
+        if done.code != 0 or "The recommendation in plain Keras" not in done.printed:
+            wrong.append(f"{name}: exit code {done.code}: {done.words}")
     return Killed(alive, len(_rows(folder / "killed" / "trials.jsonl")), (*wrong, *_unlike(folder)))
 
 

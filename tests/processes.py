@@ -61,41 +61,64 @@ def fall_silent():
 class WarmProcess:
     """`python ARGUMENTS` in a new process that has imported TensorFlow and Keras, and run nothing.
 
-    It is forked from one that imports them once for the whole session. What tests the import
-    itself, or ends together with its parent, needs a process of its own: subprocess.Popen.
+    It is forked from one that imports them once for the whole session, and is used like a
+    subprocess.Popen with text and pipes. What tests the import itself, or ends together with its
+    parent, needs a process of its own: subprocess.Popen.
 
     Args:
         arguments: "-c" and a program, "-m" and a module, or a script; then sys.argv[1:].
         cwd: Where it runs, and what it can import from.
         environment: Variables that differ from this process's.
+        stdout: An open file that it writes to; a pipe without one.
+        stderr: The same.
+        start_new_session: Whether it leads a process group of its own.
     """
 
-    def __init__(self, *arguments, cwd=None, environment=None):
+    def __init__(
+        self,
+        *arguments,
+        cwd=None,
+        environment=None,
+        stdout=None,
+        stderr=None,
+        start_new_session=False,
+    ):
         stdin, self.stdin = _pipe("w")
-        self.stdout, stdout = reversed(_pipe("r"))
-        self.stderr, stderr = reversed(_pipe("r"))
-        ends = (stdin, stdout, stderr)
+        self.stdout, out = _output(stdout)
+        self.stderr, err = _output(stderr)
+        ends = (stdin, out, err)
         place = str(cwd or Path.cwd())
         variables = {**os.environ, **(environment or {})}
         self._process = _FORK_SERVER.Process(
-            target=_become, args=([str(one) for one in arguments], place, variables, ends)
+            target=_become,
+            args=([str(one) for one in arguments], place, variables, ends, start_new_session),
         )
         self._process.start()
         for end in ends:
             end.close()
         self.pid = self._process.pid
 
+    @property
+    def returncode(self):
+        return self.poll()
+
     def kill(self):
         self._process.kill()
+
+    def send_signal(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def poll(self):
         """The exit code, or None while it runs; below 0 it is a signal."""
         return self._process.exitcode
 
-    def wait(self):
+    def wait(self, timeout=None):
         """Waits for the end and returns the exit code."""
-        self._process.join(HANG_SECONDS)
-        assert self._process.exitcode is not None, "it hangs"
+        timeout = HANG_SECONDS if timeout is None else timeout
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a warm process", timeout)
         return self._process.exitcode
 
     def communicate(self, text=""):
@@ -115,15 +138,37 @@ class WarmProcess:
             self.kill()
         self.wait()
         for stream in (self.stdin, self.stdout, self.stderr):
-            stream.close()
+            if stream:
+                stream.close()
 
 
-def run_warm(*arguments, cwd=None, environment=None):
-    """Runs a WarmProcess to its end, which must be a good one; returns what it has printed."""
+def begin_warm(command, **options):
+    """A WarmProcess of a command that names this Python, for what is given a subprocess.Popen."""
+    python, *arguments = command
+    assert python == sys.executable
+    return WarmProcess(*(one for one in arguments if one != "-u"), **options)
+
+
+def run_warm(*arguments, cwd=None, environment=None, check=True):
+    """Runs a WarmProcess to its end; returns its exit code and what it has printed.
+
+    Args:
+        arguments: As a WarmProcess has them.
+        cwd: The same.
+        environment: The same.
+        check: Whether the end must be a good one.
+    """
     with WarmProcess(*arguments, cwd=cwd, environment=environment) as process:
         out, err = process.communicate()
-        assert process.poll() == 0, err
-    return subprocess.CompletedProcess(arguments, 0, out, err)
+        assert process.poll() == 0 or not check, err
+        return subprocess.CompletedProcess(arguments, process.poll(), out, err)
+
+
+def _output(file):
+    """What is read of it, or None where it goes into a file, and the child's end."""
+    if file is None:
+        return tuple(reversed(_pipe("r")))
+    return None, Connection(os.dup(file.fileno()), readable=False)
 
 
 def _pipe(ours):
@@ -134,12 +179,14 @@ def _pipe(ours):
     return Connection(writing, readable=False), os.fdopen(reading)
 
 
-def _become(arguments, place, variables, ends):
-    """Inside the new process: what `python ARGUMENTS` does."""
+def _become(arguments, place, variables, ends, start_new_session):
+    """Inside the new process: what `python -u ARGUMENTS` does."""
+    if start_new_session:
+        os.setsid()
     for number, end in enumerate(ends):
         os.dup2(end.fileno(), number)
         end.close()
-    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode, 1) for n, mode in enumerate("rww"))
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(place)

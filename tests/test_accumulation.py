@@ -393,6 +393,7 @@ tfbatch.accumulated(model, micro_batch_size=2).fit(np.ones((8, 3)), np.ones((8, 
     )
 
 
+@pytest.mark.slow
 def test_trap_keras_evaluates_a_schedule_at_micro_steps():
     """Its own accumulation of 4 decays 4 times too fast; ours does not."""
     found = []

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import colorsys
 import dataclasses
 import gzip
 import json
 import math
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+import tfbatch.charts
 from tfbatch.charts import Band, Chart, Mark, ParallelAxis, ParallelCoordinates, Series, Stack
+from tfbatch.charts.colors import PALETTE
 from tfbatch.charts.page import Column, Page, PageSection, SortableTable
 from tfbatch.charts.plotly_figure import figure
 from tfbatch.charts.svg import svg
@@ -182,3 +186,66 @@ def test_a_still_picture_maps_logarithms_and_ends_at_its_limits():
     limited = dataclasses.replace(chart, log_y=False, y_limits=(0.0, 50.0))
     assert float(re.findall(r'<circle cx="[\d.]+" cy="([\d.-]+)"', svg(limited))[2]) < 0
     assert "clip-path" in svg(limited)
+
+
+def scheme_colors():
+    """The page's colors, of the light scheme and of the dark one."""
+    style = (Path(tfbatch.charts.__file__).parent / "page.css").read_text(encoding="utf-8")
+    light, dark = (
+        re.findall(r"--([a-z0-9-]+): #(\w{6})", part) for part in style.split("@media")[:2]
+    )
+    return {"light": dict(light), "dark": dict(dark)}
+
+
+def red_green_blue(color):
+    return [int(color[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+
+
+def luminance(color):
+    """https://www.w3.org/TR/WCAG21/#dfn-relative-luminance"""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in red_green_blue(color)
+    ]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_series_without_a_role_has_the_color_of_no_role(scheme):
+    """The recommended one is green and the baseline orange: no other line may be."""
+    colors = scheme_colors()[scheme]
+    for role in ("recommended", "baseline"):
+        hue, _, _ = colorsys.rgb_to_hsv(*red_green_blue(colors[role]))
+        for name in PALETTE:
+            other, saturation, _ = colorsys.rgb_to_hsv(*red_green_blue(colors[name]))
+            apart = abs((other - hue + 0.5) % 1 - 0.5) * 360
+            assert apart > 20 or saturation < 0.25, (role, name)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_shades_grow_lighter_and_are_seen_on_the_page(scheme):
+    colors = scheme_colors()[scheme]
+    shades = [luminance(colors[f"shade-{number}"]) for number in range(1, 6)]
+    paper = luminance(colors["paper"])
+
+    assert shades == sorted(shades)
+    for shade in shades:
+        assert (max(shade, paper) + 0.05) / (min(shade, paper) + 0.05) > 1.6
+
+
+def test_the_places_of_a_logarithmic_axis_have_their_own_labels():
+    """Two that differ by rounding were one place with two labels, and all others moved by one."""
+    rates = (0.01, 0.010000001315, 0.02, 0.04)
+    sizes = (8.0, 1024.0, 10_850.0, 10_850.0)
+    axes = (ParallelAxis("rate", rates, log=True), ParallelAxis("size", sizes, log=True))
+    drawn = figure(ParallelCoordinates("Trials", axes))["data"][0]["dimensions"]
+
+    assert drawn[0]["ticktext"] == ["0.01", "0.02", "0.04"]
+    assert 10 ** drawn[0]["tickvals"][1] == pytest.approx(0.02)
+    assert drawn[1]["ticktext"] == ["8", "1,024", "10,850"]
+
+
+def test_marks_have_room_above_what_is_measured():
+    axis = figure(UPPER)["layout"]["yaxis"]
+
+    assert axis["range"] == [0.0, pytest.approx(2.0 * (1.05 + 2 * 0.15))]
+    assert figure(dataclasses.replace(UPPER, marks=()))["layout"]["yaxis"]["rangemode"] == "tozero"

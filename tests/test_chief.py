@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import keras_tuner
 import pytest
 from keras_tuner.engine.trial import Trial
-from processes import HANG_SECONDS
+from processes import WarmProcess
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -171,12 +168,8 @@ def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path):
     run_dir = tmp_path / "run"
 
     def start(name, *arguments):
-        return subprocess.Popen(
-            [sys.executable, "-u", "-c", PATIENT, "--workers=1", *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TFBATCH_RECORDS_DIR": str(tmp_path / name)},
-        )
+        here = {"TFBATCH_RECORDS_DIR": str(tmp_path / name)}
+        return WarmProcess("-c", PATIENT, "--workers=1", *arguments, environment=here)
 
     joined = [start(name, f"--join={address}") for name in ("first", "second")]
     leader = start(
@@ -186,8 +179,8 @@ def test_three_processes_share_a_search_and_the_chief_has_the_journal(tmp_path):
         *("--search=quick", "--max_trials=16", "--trial_length=8 epochs"),
         "--verification_seeds=1",
     )
-    told, _ = leader.communicate(timeout=HANG_SECONDS)
-    heard = [process.communicate(timeout=HANG_SECONDS)[0] for process in joined]
+    told, _ = leader.communicate()
+    heard = [process.communicate()[0] for process in joined]
 
     assert leader.returncode == 0, told
     rows = [json.loads(line) for line in (run_dir / "trials.jsonl").read_text().splitlines()]

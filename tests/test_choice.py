@@ -36,6 +36,7 @@ def test_of_equal_ones_the_baseline_is_kept_and_nothing_is_called_better(noise, 
     assert at_most(found.worse, promised=0.025)
 
 
+@pytest.mark.quick_cases("equal")
 @pytest.mark.parametrize("noise", NOISES)
 def test_intervals_cover_where_the_baseline_is_kept(noise):
     found = rates(EQUAL, noise=noise, estimate=True)
@@ -44,6 +45,7 @@ def test_intervals_cover_where_the_baseline_is_kept(noise):
     assert abs(found.bias) <= 0.1
 
 
+@pytest.mark.quick_cases("2.0-5")
 @pytest.mark.parametrize(
     ("gain", "seeds", "missed"), [(2.0, 5, 0.30), (3.0, 5, 0.04), (2.0, 10, 0.04)]
 )

@@ -96,6 +96,7 @@ def test_every_round_of_timing_is_made(task):
     assert len(time_addresses(task, rounds=2)) == 2
 
 
+@pytest.mark.slow
 def test_claims_are_tried_from_python(tmp_path):
     generator = np.random.default_rng(1)
     x = generator.normal(size=(200, 4, 4)).astype("float32")

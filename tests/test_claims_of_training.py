@@ -172,6 +172,18 @@ def test_rounds_of_timing_that_choose_do_not_judge(quadratic):
     assert study.log_seconds(base) == [math.log(seconds) for seconds in times.rounds[5:]]
 
 
+def test_a_seed_reaches_the_target_where_the_metric_hardly_rises_any_more():
+    """Seeds end at levels of their own soon: the median of the pilots is out of half's reach."""
+
+    def curve(training, examples):
+        far = math.log2(training.configuration.base_learning_rate / 0.05)
+        level = 0.5 + 0.02 * far**2 + np.random.default_rng(training.seed).normal(0, 0.05)
+        return -1 + (1 - level) * (1 - np.exp(-np.asarray(examples) / 1000))
+
+    found = Trained(curve, step=float).study.updates_to_target(32, "tuned")
+    assert sum(run.reached for run in found) >= 8
+
+
 def test_the_same_rate_is_the_same_for_all_sizes(quadratic):
     study = quadratic.study
     for budget in ("epochs", "target"):

@@ -232,10 +232,20 @@ def test_a_session_that_is_stopped_says_which_cards_are_missing(tmp_path):
 
 
 def test_the_page_has_a_row_of_the_forest_for_every_test(tmp_path):
-    names = ("bigger-is-faster", "same-epochs-large-is-worse")
-    claims = tuple(court.find_claim(name) for name in names)
+    """Of every kind of claim a forest of its own: what 0 and the margin mean differs."""
+    margins = {"bigger-is-faster": 1.0, "large-can-match-small": 1.0, "full-batch-unsuited": 0.0}
+    claims = tuple(court.find_claim(name) for name in (*margins, "same-epochs-large-is-worse"))
     evidence = tuple(
-        Evidence(claim.name, (1.0, 2.0, 3.0), 1.0, "points", "epochs", "tuned", "so", part.name)
+        Evidence(
+            claim.name,
+            (1.0, 2.0, 3.0),
+            margins.get(claim.name, 1.0),
+            "points",
+            "epochs",
+            "tuned",
+            "so",
+            part.name,
+        )
         for claim in claims
         for part in claim.parts
     )
@@ -243,10 +253,41 @@ def test_the_page_has_a_row_of_the_forest_for_every_test(tmp_path):
     text = verdict_page(dataclasses.replace(found, evidence=evidence))
 
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
-    (figure,) = data["figures"].values()
-    assert len(figure["layout"]["yaxis"]["ticktext"]) == 4
+    rows, bands, axes = [], [], []
+    for figure in data["figures"].values():
+        layout = figure["layout"]
+        rows.append(layout["yaxis"]["ticktext"])
+        bands.append([entry["name"] for entry in figure["legend"] if entry["shape"] == "band"])
+        axes.append(layout["xaxis"]["title"]["text"].replace("<br>", " "))
+    assert [len(names) for names in rows] == [4, 1, 1]
+    assert bands == [["too small to matter"], ["as good as equal"], []]
+    assert "within the band it is as the claim says" in axes[1]
+    assert "halves of the interval" in axes[2]
+    assert rows[0][0] == ("? C13 bigger-is-faster\nINCONCLUSIVE, 3.1 would be seen, epochs, tuned")
     assert "Is a bigger batch faster here?" in text
     assert "Claims that contradict each other" in text
+
+
+def test_the_json_names_the_seeds_of_every_purpose(tmp_path):
+    found, _ = hold(tmp_path, [], (court.find_claim("C13"),))
+    simulated = SimulatedCourt()
+
+    seeds = json.loads(found.to_json())["seeds"]
+    assert seeds == {
+        purpose: simulated.seeds(purpose, simulated.preset.count(purpose))
+        for purpose in ("verdict", "pilot", "tuning")
+    }
+
+
+def test_what_older_statistics_found_is_found_again(tmp_path):
+    """The evidence of a version whose statistics were others is not judged by today's rules."""
+    card = Card("A", (ONE,))
+    hold(tmp_path, [card], (ONE,))
+    (path,) = (tmp_path / "evidence").iterdir()
+    path.write_text(path.read_text(encoding="utf-8").replace('"version": 2', '"version": 1'))
+
+    assert hold(tmp_path, [card], (ONE,))[0]["one"].verdict.decided
+    assert '"version": 2' in path.read_text(encoding="utf-8")
 
 
 def test_a_new_card_is_one_file(tmp_path, monkeypatch):
@@ -273,7 +314,7 @@ def test_a_request_is_checked_before_any_work(tmp_path):
     request = make_court_request(**subject, claim=["bigger-is-faster"], preset="tiny")
     assert [card.CARD for card in request.cards] == ["X1"]
     assert str(request.trial_length) == "10 epochs"
-    assert "X1" in command.plan(request)
+    assert "X1" in command.outline(request)
     with pytest.raises(InputError, match="`preset` must be one of"):
         make_court_request(**subject, preset="huge")
     with pytest.raises(InputError, match="`max_minutes` must be > 0"):

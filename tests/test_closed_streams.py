@@ -38,6 +38,7 @@ def test_help_that_nobody_reads_to_its_end_ends_quietly(name, reader, tmp_path):
     assert len(out.splitlines()) == (1 if reader != "true" else 0)
 
 
+@pytest.mark.quick_cases(">&- 2>&-", "> /dev/full 2>&1")
 @pytest.mark.parametrize("how", [">&-", "> /dev/full", "> /dev/full 2>&1", ">&- 2>&-"])
 def test_help_into_a_closed_or_full_stream_ends_quietly(how, tmp_path):
     done = subprocess.run(

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import HANG_SECONDS, wait_until
+from processes import WarmProcess, run_warm, wait_until
 
 import tfbatch.__main__
 import tfbatch.tune
@@ -273,7 +273,8 @@ def test_what_cannot_be_used_is_one_message_without_tensorflow(case, ends):
 @pytest.mark.slow
 def test_what_only_the_data_can_tell_is_one_message_too(tmp_path):
     """The batch size is known to be too large when the records have been read."""
-    done = command("tune", "--batch-sizes=32,2000", "--run-dir", "run", cwd=tmp_path)
+    arguments = ("-m", "tfbatch.tune", "--batch-sizes=32,2000", "--run-dir", "run")
+    done = run_warm(*arguments, cwd=tmp_path, check=False)
 
     message = "must not exceed the 1085 training examples. Received: 2000."
     assert message in refused(done)
@@ -328,16 +329,11 @@ def long_search(tmp_path_factory):
 
 
 def start(folder, run_dir, *more):
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-u", "-m", "tfbatch.tune", "--model=flat:build", "--search=quick"),
-            *("--trial-length=1 epochs", "--max-trials=999", "--workers=1", *more),
-            f"--run-dir={run_dir}",
-        ],
+    return WarmProcess(
+        *("-m", "tfbatch.tune", "--model=flat:build", "--search=quick"),
+        *("--trial-length=1 epochs", "--max-trials=999", "--workers=1", *more),
+        f"--run-dir={run_dir}",
         cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
     )
 
 
@@ -348,7 +344,7 @@ def test_ctrl_c_ends_a_run_with_the_best_answer_so_far(long_search, tmp_path):
     process = start(long_search, run_dir)
     wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 2, process=process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=HANG_SECONDS)
+    out, err = process.communicate()
 
     assert process.returncode == 130, err
     assert "Stopping after this batch" in err
@@ -374,7 +370,7 @@ def test_sigterm_before_the_first_trial_ends_says_that_there_is_no_answer(long_s
     process = start(long_search, run_dir, "--trial-length=1000 epochs")
     wait_until((run_dir / "config.json").exists, process=process)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=HANG_SECONDS)
+    out, err = process.communicate()
 
     assert process.returncode == 143, err
     assert "there is no answer yet" in err

@@ -537,6 +537,7 @@ def test_every_slot_that_a_file_names_is_one_of_its_class():
     assert set(named) == {"adam", "adamw", "lamb", "lars", "nadam", "rmsprop", "sgd"}
 
 
+@pytest.mark.slow
 def test_a_velocity_stays_at_its_fixed_point_when_the_momentum_changes():
     """Four times the batch: a momentum of the same half-life in examples."""
     bowl = Bowl("sgd", 0.01, linear=True, momentum=0.9)

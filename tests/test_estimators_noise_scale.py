@@ -146,6 +146,7 @@ def test_layers_add_up_but_noise_scales_do_not():
 # The interval.
 
 
+@pytest.mark.quick_cases("five pairs", "noisy")
 @pytest.mark.parametrize(
     ("dimensions", "noise_scale", "pairs"),
     [(3, 8, 10), (100, 16, 5), (100, 256, 8), (100, 3000, 20), (2, 400, 12)],

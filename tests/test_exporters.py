@@ -497,6 +497,7 @@ def test_what_is_no_run_folder_is_refused(run_dir, tmp_path):
         export_run(run_dir, to="csv")
 
 
+@pytest.mark.quick_cases("csv", "another")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import tensorflow as tf
 import tiny_model
-from processes import HANG_SECONDS, fall_silent
+from processes import WarmProcess, fall_silent, run_warm
 
 import tfbatch
 from tfbatch.errors import InputError, RunFolderError
@@ -138,16 +138,8 @@ SCRIPT = """
 @pytest.mark.slow
 def test_an_unguarded_script_can_search_and_its_process_touches_no_device(tmp_path):
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
-    done = subprocess.run(
-        [sys.executable, "script.py", tmp_path / "run"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_SECONDS,
-    )
+    done = run_warm("script.py", tmp_path / "run", cwd=tmp_path)
 
-    assert done.returncode == 0, done.stderr
     assert "device touched False" in done.stdout
     rows = (tmp_path / "run" / "trials.jsonl").read_text().splitlines()
     assert f"rows {len(rows)}" in done.stdout
@@ -230,17 +222,12 @@ def test_workers_killed_at_random_moments_cost_their_trials_alone(tmp_path):
     """Those trials are in the journal as killed; every other one is as in an undisturbed run."""
     (tmp_path / "search.yaml").write_text(ONCE.replace("max_trials: 10", "max_trials: 4"))
 
-    def start(run_dir):
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-u", "-m", "tfbatch.tune", "--search=search.yaml"),
-                *("--model=tiny_model:build", "--trial_length=20 epochs", "--workers=2"),
-                f"--run_dir={run_dir}",
-            ],
+    def start(run_dir, workers):
+        return WarmProcess(
+            *("-m", "tfbatch.tune", "--search=search.yaml", "--model=tiny_model:build"),
+            *("--trial_length=20 epochs", f"--workers={workers}", f"--run_dir={run_dir}"),
             cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(tiny_model.__file__).parent)},
+            environment={"PYTHONPATH": str(Path(tiny_model.__file__).parent)},
         )
 
     def rows_of(run_dir):
@@ -249,12 +236,12 @@ def test_workers_killed_at_random_moments_cost_their_trials_alone(tmp_path):
         assert len({row["trial"] for row in rows}) == len(rows)
         return {row["trial"]: row for row in rows if row["phase"] != "confirmation"}
 
-    undisturbed = start(tmp_path / "whole")
-    told, _ = undisturbed.communicate(timeout=HANG_SECONDS)
+    undisturbed = start(tmp_path / "whole", 1)
+    told = undisturbed.communicate()
     assert undisturbed.returncode == 0, told
-    disturbed = start(tmp_path / "run")
+    disturbed = start(tmp_path / "run", 2)
     kills = _kill_workers(psutil.Process(disturbed.pid), tmp_path / "run" / "trials.jsonl")
-    told, _ = disturbed.communicate(timeout=HANG_SECONDS)
+    told = disturbed.communicate()
     whole, rows = rows_of(tmp_path / "whole"), rows_of(tmp_path / "run")
 
     assert disturbed.returncode == 0, told

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import begin_warm
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -95,7 +96,8 @@ def test_a_run_that_is_killed_in_each_of_its_stages_comes_to_the_same_trials(tmp
     """At twenty random moments of a run: `benchmarks/stops.py --signal=KILL`."""
     shutil.copy(stops.TINY_MODEL, tmp_path)
     draws = random.Random(20)
-    found = stops.kill(tmp_path, [(line, draws.uniform(0, 0.2)) for line in STAGES])
+    moments = [(line, draws.uniform(0, 0.2)) for line in STAGES]
+    found = stops.kill(tmp_path, moments, begin=begin_warm)
 
     assert found.wrong == ()
     assert found.alive > len(STAGES) / 2, "the run was over before it was killed"

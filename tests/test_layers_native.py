@@ -127,6 +127,7 @@ def test_inference_and_a_frozen_layer_are_batch_normalization():
     assert_same([ghost(x, training=True)], [plain(x, training=False)], atol=0)
 
 
+@pytest.mark.quick_cases("graph")
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "jit"])
 def test_fit_takes_a_last_batch_of_any_size(jit_compile):
     """13 examples in batches of 6: the last is a single one."""

@@ -8,11 +8,10 @@ import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_warm
 from rich.table import Table
 from search_fixtures import Trainer, make_request_of
 from test_answer import CHANCE, CONFIG, run
@@ -274,15 +273,10 @@ def test_the_documented_schemas_are_those_of_the_code():
 
 @pytest.mark.slow
 def test_a_search_from_a_shell_prints_its_document_alone(tmp_path):
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-m", "tfbatch.tune", "--json", "--search=quick", "--max_trials=1"),
-            *("--trial_length=1 epochs", "--batch_sizes=64", "--workers=1", "--run_dir=run"),
-        ],
+    ended = run_warm(
+        *("-m", "tfbatch.tune", "--json", "--search=quick", "--max_trials=1"),
+        *("--trial_length=1 epochs", "--batch_sizes=64", "--workers=1", "--run_dir=run"),
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
     )
 
     document = Document[RESULTS["tune"]].model_validate_json(ended.stdout)

@@ -187,6 +187,7 @@ def test_a_prediction_does_not_depend_on_the_other_images_of_the_batch(name):
     np.testing.assert_allclose(model(x, training=False), alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.quick_cases("alexnet", "mlp", "resnet", "small_cnn", "vgg")
 @EACH
 @EACH_NORMALIZATION
 def test_a_normalization_is_its_layer_after_layers_without_bias(name, normalization):

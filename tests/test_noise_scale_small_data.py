@@ -35,6 +35,7 @@ def interval(small, large, per_pass=None):
     return estimate_noise_scale(small, large, pairs_per_pass=per_pass, **SIZES).interval
 
 
+@pytest.mark.quick_cases("0.1")
 @pytest.mark.parametrize("ratio", [0.1, 1.0])
 def test_the_interval_covers_the_population_where_independent_pairs_do_not(ratio):
     """200 repeats with fixed seeds: 90 to 97 % are aimed at."""

@@ -8,15 +8,13 @@ import json
 import os
 import pickle
 import re
-import subprocess
-import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_model
-from processes import HANG_SECONDS
+from processes import run_warm
 from rich.console import Console
 
 import tfbatch.probe
@@ -344,19 +342,12 @@ def test_the_page_loads_nothing_from_elsewhere(written):
 @pytest.mark.slow
 def test_every_instrument_measures_under_a_strategy_too(tmp_path):
     """Two logical CPUs: what a batch is split into is said, and a gradient needs no splitting."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tfbatch.probe", "--model=tiny_model:build"),
-            *("--batch_sizes=16,32", "--baseline=batch_size=32", "--max_minutes=0.2"),
-            *("--strategy=mirrored", "--logical_cpus=2", f"--run_dir={tmp_path}"),
-        ],
-        env=os.environ | {"PYTHONPATH": str(Path(tiny_model.__file__).parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_SECONDS,
+    done = run_warm(
+        *("-m", "tfbatch.probe", "--model=tiny_model:build"),
+        *("--batch_sizes=16,32", "--baseline=batch_size=32", "--max_minutes=0.2"),
+        *("--strategy=mirrored", "--logical_cpus=2", f"--run_dir={tmp_path}"),
+        environment={"PYTHONPATH": str(Path(tiny_model.__file__).parent)},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "probe.json").read_text())["instruments"]
     assert {name: part["failure"] for name, part in found.items()} == dict.fromkeys(
         INSTRUMENTS.names()

@@ -235,7 +235,7 @@ MODELS = {
 }
 
 
-QUICK_MODELS = ("batch normalization", "compiled")
+QUICK_MODELS = ("batch normalization",)
 
 
 @pytest.mark.parametrize("name", some_slow(MODELS, quick=QUICK_MODELS))

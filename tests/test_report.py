@@ -735,7 +735,7 @@ def test_memory_is_drawn_where_it_was_measured(run):
     ]
 
 
-@pytest.mark.parametrize("count", [12, 200, 2000])
+@pytest.mark.parametrize("count", [12, 500, pytest.param(2000, marks=pytest.mark.slow)])
 def test_size_and_number_of_elements_are_bounded(count, tmp_path):
     rows = [row_of("baseline", "baseline", 1, BASELINE)]
     for number, one in enumerate(searched(count), start=1):

@@ -57,9 +57,9 @@ def run_folder(path, **changes):
     return RunFolder(path, **{"identity": IDENTITY, "budget": {"max_trials": 3}, **changes})
 
 
-def begin(path):
+def begin(path, **changes):
     """Leaves a run with one trial and every kind of file."""
-    with run_folder(path) as run:
+    with run_folder(path, **changes) as run:
         run.journal.append({"trial": "baseline"})
         (run.weights / "baseline.weights.h5").touch()
         (run.tensorboard / "baseline").mkdir(parents=True)
@@ -117,6 +117,20 @@ def test_other_settings_are_refused_with_every_difference(tmp_path):
     assert "--run_dir=DIR" in str(raised.value)
     assert "--overwrite" in str(raised.value)
     assert tree(tmp_path) == before
+
+
+def test_a_folder_with_its_own_arrays_may_be_moved(tmp_path):
+    """Also one whose settings name the place, as earlier versions wrote them."""
+    stored = {"name": "data", "kind": "stored"}
+    begin(tmp_path, identity={"dataset": {**stored, "where": "runs/before/data/1f"}})
+
+    with run_folder(tmp_path, identity={"dataset": stored}) as run:
+        assert run.journal.rows == [{"trial": "baseline"}]
+    with (
+        pytest.raises(InputError, match="kind: stored -> function"),
+        run_folder(tmp_path, identity={"dataset": {"name": "data", "kind": "function"}}),
+    ):
+        pass
 
 
 def test_a_refused_folder_is_not_left_locked(tmp_path):

@@ -293,6 +293,7 @@ def test_a_warmup_that_starts_above_zero_starts_there():
     assert float(native("cosine", warmup=640, start=0.25)(0)) == pytest.approx(PEAK / 4, rel=1e-6)
 
 
+@pytest.mark.quick_cases("cosine", "restarts", "wsd")
 @EACH_FAMILY
 def test_a_learning_rate_depends_on_examples_and_not_on_the_batch_size(name):
     small, middle, large = (
@@ -483,6 +484,7 @@ def test_a_joint_is_reached_at_its_own_update_for_every_batch_size(batch_size, s
         assert at < 2 or float(restart(at - 1)) < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 48])
 def test_trap_a_division_becomes_a_product_in_a_graph_and_a_joint_would_come_late(batch_size):
     """TensorFlow multiplies by a constant's reciprocal: in float32 3 * (1 / 61) is below 3 / 61.
@@ -598,6 +600,7 @@ def test_a_schedule_is_kerass_own_where_keras_has_it(name, parameters, kerass):
         assert float(ours(step)) == pytest.approx(float(kerass(step)), rel=1e-5, abs=1e-7), step
 
 
+@pytest.mark.slow
 def test_trap_kerass_piecewise_constant_drops_one_update_after_its_boundary():
     ours = native("step", boundaries=[0.5, 0.75], gamma=0.1)
     at, shifted = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from processes import HANG_SECONDS
+from processes import HANG_SECONDS, WarmProcess
 
 from tfbatch.errors import StoppedError
 from tfbatch.process.stop_signal import StopSignal, python_interrupt
@@ -116,6 +116,7 @@ CONSOLE = ("-c", "from tfbatch.__main__ import main; main()", "tune")
 AT_ONCE = "Stopped while starting up: nothing was measured."
 
 
+@pytest.mark.quick_cases("command0", "command3")
 @pytest.mark.parametrize(
     ("command", "module", "number", "words"),
     [
@@ -145,15 +146,10 @@ def test_a_signal_while_modules_are_imported_ends_with_a_sentence(
 
 
 def start(folder, model, *more):
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-u", "-m", "tfbatch.tune", f"--model={model}", "--search=quick"),
-            *("--trial_length=2 epochs", "--max_trials=999", "--run_dir=run", *more),
-        ],
+    return WarmProcess(
+        *("-m", "tfbatch.tune", f"--model={model}", "--search=quick", "--trial_length=2 epochs"),
+        *("--max_trials=999", "--run_dir=run", *more),
         cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,
     )
 
@@ -250,14 +246,7 @@ PYTHON = """
 def test_ctrl_c_in_a_script_keeps_the_answer_so_far(tmp_path):
     shutil.copy(Path(__file__).with_name("tiny_model.py"), tmp_path)
     (tmp_path / "script.py").write_text(textwrap.dedent(PYTHON))
-    process = subprocess.Popen(
-        [sys.executable, "script.py"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = WarmProcess("script.py", cwd=tmp_path, start_new_session=True)
     wait_for_rows(tmp_path, 2, process)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate()

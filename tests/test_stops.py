@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from processes import begin_warm, run_warm
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -30,7 +31,10 @@ import stops  # noqa: E402
 def test_a_signal_in_a_late_stage_leaves_the_answer(tmp_path, until, number, verified):
     shutil.copy(stops.TINY_MODEL, tmp_path)
     run_dir = tmp_path / "run"
-    found = stops.stop(tmp_path, run_dir, after=0.2, number=number, until=until)
+    few = ("--max_trials=2", "--verification_seeds=2")
+    found = stops.stop(
+        tmp_path, run_dir, *few, after=0.2, number=number, until=until, begin=begin_warm
+    )
 
     assert found.wrong == ()
     assert found.completed > 0
@@ -68,11 +72,7 @@ def test_train_and_the_printed_script_are_the_trial_to_the_last_bit(tmp_path):
     """Trials have one thread; with another number sums are rounded otherwise."""
 
     def run(*command):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return run_warm(*command, cwd=tmp_path).stdout
 
     printed = run(
         *("-m", "tfbatch.tune", "--batch_sizes=256", "--baseline=batch_size=256", "--workers=2"),

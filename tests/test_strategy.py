@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import tiny_model
-from processes import HANG_SECONDS, run_warm
+from processes import run_warm
 
 from tfbatch.configuration import Configuration
 from tfbatch.trial.derived import derive
@@ -103,19 +101,12 @@ def test_replicas_get_no_short_batch_and_rules_see_the_global_one():
 @pytest.mark.slow
 def test_the_whole_command_prints_both_batch_sizes(tmp_path):
     def tune(*arguments):
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "tfbatch.tune", "--search=quick", "--max_trials=2"),
-                "--model=tiny_model:build",
-                *("--trial_length=1 epochs", "--strategy=mirrored", "--logical_cpus=2"),
-                f"--run_dir={tmp_path / 'run'}",
-                *arguments,
-            ],
+        return run_warm(
+            *("-m", "tfbatch.tune", "--search=quick", "--max_trials=2"),
+            *("--model=tiny_model:build", "--trial_length=1 epochs", "--strategy=mirrored"),
+            *("--logical_cpus=2", f"--run_dir={tmp_path / 'run'}", *arguments),
             cwd=FOLDER,
-            capture_output=True,
-            text=True,
             check=False,
-            timeout=HANG_SECONDS,
         )
 
     done = tune()

@@ -63,6 +63,7 @@ def numbered(make_recipe, tiny_examples, tmp_path_factory):
     return PreparedData(make_recipe(), folder)
 
 
+@pytest.mark.slow
 def test_trap_index_shuffle_is_far_from_uniform_with_neighboring_seeds():
     seeds = np.stack([np.arange(DRAWS), np.zeros(DRAWS), np.full(DRAWS, 7)], 1).astype(np.int32)
     trap = [

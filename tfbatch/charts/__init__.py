@@ -105,6 +105,8 @@ class Chart:
         bands: Shaded ranges.
         other_x_labels: Further units of the horizontal axis; one switch changes between them.
         y_names: Names of the places 0, 1, 2... of the vertical axis, from the top; or None.
+        names_above: Whether these names stand above their rows instead of beside them, where they
+            are long; each may have a second, smaller line.
         shade_label: What the shades of its series are.
         shade_ends: The values of the darkest and of the lightest shade, the first may be the
             larger; None for the least and the largest.
@@ -123,6 +125,7 @@ class Chart:
     bands: tuple[Band, ...] = ()
     other_x_labels: tuple[str, ...] = ()
     y_names: tuple[str, ...] | None = None
+    names_above: bool = False
     shade_label: str = ""
     shade_ends: tuple[float, float] | None = None
     from_zero: bool = True

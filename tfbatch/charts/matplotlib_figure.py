@@ -111,7 +111,7 @@ def _draw(area: Axes, chart: Chart, *, bottom: bool) -> None:
     elif chart.from_zero and not chart.log_y and chart.y_names is None:
         area.set_ylim(bottom=min(0.0, area.get_ylim()[0]))
     if chart.y_names is not None:
-        names = [re.sub(r"</?\w+>", "", name) for name in chart.y_names]
+        names = [re.sub(r"</?\w+>", "", name.replace("<br>", " ")) for name in chart.y_names]
         area.set_yticks(range(len(names)), names)
         area.set_ylim(len(chart.y_names) - 0.5, -0.5)
     if chart.x_ticks:

@@ -16,7 +16,7 @@
       return style.getPropertyValue("--" + value.slice(1)).trim();
     }
     if (Array.isArray(value)) {
-      const plain = typeof value[0] === "number" || value[0] === null;
+      const plain = (typeof value[0] === "number" || value[0] === null) && typeof value[1] !== "string";
       return plain ? value : value.map((part) => colored(part, style));
     }
     if (value && typeof value === "object") {
@@ -155,7 +155,7 @@
     const rows = traces.flatMap((trace) => trace.x.map((x, n) => {
       const {title, ticktext: names} = axisOf(trace);
       const others = units.map((_, unit) => trace.meta.in_other_units[unit][n]);
-      return [trace.name, names ? names[trace.y[n]].replace(/<[^>]*>/g, "") : null, x, ...others,
+      return [trace.name, names ? names[trace.y[n]].replace("<br>", " ").replace(/<[^>]*>/g, "") : null, x, ...others,
         quantities.size > 1 ? text(title) : null, names ? null : trace.y[n], ...ends(figure, trace, n),
         Array.isArray(trace.marker && trace.marker.color) ? trace.marker.color[n] : null,
         trace.text ? trace.text[n].replaceAll("<br>", "; ") : null];

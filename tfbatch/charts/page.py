@@ -25,6 +25,8 @@ from tfbatch.schema import JsonObject
 Cell = str | float | int | None
 """What a table holds: None where there is nothing."""
 _FOLDER = Path(__file__).parent
+_SENTENCE = 80
+"""A cell with more letters is a sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,14 @@ class PageSection:
     table: SortableTable | None = None
     level: int = 2
     notes: Sequence[str] = ()
+
+    @property
+    def of_sentences(self) -> bool:
+        """Whether cells of its table hold sentences, which a small screen shows one below another.
+
+        A line break in a cell begins a new line.
+        """
+        return any(len(cell) > _SENTENCE for row in self.rows for cell in row)
 
     @property
     def paragraphs(self) -> list[str]:

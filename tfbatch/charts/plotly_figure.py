@@ -31,19 +31,18 @@ _HEIGHT = 400
 _TOP, _BOTTOM = 24, 56
 """Pixels of the margins."""
 _LONGEST_LABEL = 26
+_NAMED_ROW = 58
+"""Height of a row whose name stands above it."""
 _LAST_IS_TALLER = 1.7
 _GAP = 0.06
 _INTERVAL = ", interval"
 _MANY_POINTS = 1000
 """A series of more is drawn by WebGL: each of its points would be an element of the page."""
-_SHADES = (
-    (0.0, "#440154"),
-    (0.25, "#3b528b"),
-    (0.5, "#21918c"),
-    (0.75, "#5ec962"),
-    (1.0, "#fde725"),
-)
-"""Viridis, by Smith and van der Walt: it reads without color, too."""
+_SHADES = tuple((place / 4, f"@shade-{place + 1}") for place in range(5))
+"""Near to viridis, by Smith and van der Walt, which reads without color, too. The page's style has
+a lighter dark end on a dark page, and a darker light end on a light one, for lines to be seen."""
+_LABEL_SHARE = 0.15
+"""Of the height of a chart in a stack: what a line of text takes."""
 
 
 def figure(picture: Picture) -> JsonObject:
@@ -71,12 +70,35 @@ def figure(picture: Picture) -> JsonObject:
         **_x_axis(last, everything),
     }
     if last.y_names is not None:
-        layout |= _frame(170 + 34 * len(last.y_names)) | {
-            key: layout[key] for key in ("shapes", "annotations")
-        }
+        rows = len(last.y_names)
+        height = _NAMED_ROW * (rows + 1) if last.names_above else 34 * rows
+        layout |= _frame(170 + height) | {key: layout[key] for key in ("shapes", "annotations")}
+        if last.names_above:
+            layout["margin"] |= {"l": 16}
+            layout["annotations"] += [
+                _above(name, place) for place, name in enumerate(last.y_names)
+            ]
     units = [_wrapped(label) for label in (last.x_label, *last.other_x_labels)]
     drawn: dict[str, Any] = {"data": data, "layout": layout, "legend": _legend(charts, data)}
     return {**drawn, "units": units} if len(units) > 1 else drawn
+
+
+def _above(name: str, place: int) -> JsonObject:
+    """The name of a row above it, from the left edge: beside it a phone has no room."""
+    first, _, second = name.partition("\n")
+    return {
+        "x": 0,
+        "xref": "paper",
+        "y": place,
+        "yref": "y",
+        "text": f'{first}<br><span style="font-size:11px">{second}</span>' if second else first,
+        "align": "left",
+        "showarrow": False,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 5,
+        "font": {"size": 12, "color": "@ink"},
+    }
 
 
 def _legend(charts: Sequence[Chart], data: Sequence[JsonObject]) -> list[JsonObject]:
@@ -287,9 +309,11 @@ def _y_axis(chart: Chart) -> dict[str, Any]:
     if chart.y_names is not None:
         places = list(range(len(chart.y_names)))
         ticks = {"tickmode": "array", "tickvals": places, "ticktext": list(chart.y_names)}
+        if chart.names_above:  # and room above the first row for its name and the marks' labels
+            return {**ticks, "range": [len(places) - 0.5, -1.0], "showticklabels": False}
         return {**ticks, "range": [len(places) - 0.5, -0.5], "ticklabelposition": "outside"}
     values = [value for series in chart.series for value in series.y]
-    plain = {"rangemode": "tozero"} if chart.from_zero else {}
+    plain = _from_zero(chart) if chart.from_zero else {}
     axis = _log_axis(values) if chart.log_y else plain
     if chart.y_limits is None:
         return axis
@@ -297,6 +321,14 @@ def _y_axis(chart: Chart) -> dict[str, Any]:
     several = ends[1] - ends[0] > 1
     tick = {"dtick": "D2" if several else None} if chart.log_y else {}
     return {**axis, **tick, "range": ends}
+
+
+def _from_zero(chart: Chart) -> dict[str, Any]:
+    """With room for the labels of marks, which stand below the upper edge."""
+    ends = [v for s in chart.series for v in (*s.y, *(s.high or ())) if math.isfinite(v)]
+    if not chart.marks or not ends or chart.log_y:
+        return {"rangemode": "tozero"}
+    return {"range": [0.0, max(ends) * (1.05 + _LABEL_SHARE * len(chart.marks))]}
 
 
 def _log_axis(values: Iterable[float]) -> dict[str, Any]:
@@ -371,13 +403,19 @@ def _dimension(axis: ParallelAxis) -> JsonObject:
         logs = [math.log10(v) if v > 0 else math.nan for v in axis.values]
         ticks = _ticks(logs)
         shown["values"] = finite(tuple(logs))
-        return shown | {"tickvals": ticks, "ticktext": [f"{10**tick:.3g}" for tick in ticks]}
+        return shown | {"tickvals": ticks, "ticktext": [_number(10**tick) for tick in ticks]}
     return shown
+
+
+def _number(value: float) -> str:
+    """Such as "0.0123", "1,024"."""
+    return f"{value:,.0f}" if 99.5 <= value < 1e7 else f"{value:.3g}"
 
 
 def _ticks(logs: Sequence[float]) -> list[float]:
     """The values themselves where they are few, else powers of ten and the ends."""
-    values = sorted({round(value, 9) for value in logs if math.isfinite(value)})
+    # Two that differ by rounding alone would be one place with two labels.
+    values = sorted({round(value, 4): value for value in logs if math.isfinite(value)}.values())
     if len(values) <= 12:
         return values
     powers = range(math.ceil(values[0]), math.floor(values[-1]) + 1)

@@ -10,6 +10,7 @@ With no other flags it uses scikit-learn's embedded digits.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from tfbatch.command_line.running import (
     say,
 )
 from tfbatch.command_line.workload_flags import define_workload_flags, workload_from
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, StoppedError
 from tfbatch.python_objects import PythonObjects
 from tfbatch.request.execution import Execution
 from tfbatch.run_folder.files import LIBRARY_LOG
@@ -39,10 +40,12 @@ from tfbatch.search.progress import LiveProgress, Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tfbatch.answer.plan import Plan
     from tfbatch.claims._verdicts import Verdicts
 
 FLAGS = flags.FlagValues()
 STOPPING = "Stopping: what the cards have measured is kept."
+NOTHING_KEPT = "Stopping: nothing is kept of a dry run."
 _NOT_HERE = ("batch_sizes",)
 
 define_workload_flags(FLAGS, batch_sizes="Not used here: the preset's sizes follow --baseline.")
@@ -50,7 +53,12 @@ flags.DEFINE_list("claim", [], "Names or numbers of claims to try.", flag_values
 flags.DEFINE_list("card", [], "Cards, such as X1: all claims that need one.", flag_values=FLAGS)
 flags.DEFINE_boolean("all", False, "All claims that can be tried.", flag_values=FLAGS)
 flags.DEFINE_boolean("list", False, "List all claims, and end.", flag_values=FLAGS)
-flags.DEFINE_boolean("dry_run", False, "Print what would be run, and end.", flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "dry_run",
+    False,
+    "Print what would be run, how many trainings and minutes it takes, and end.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_enum(
     "preset", "small", list(PRESETS), "How large the experiments are.", flag_values=FLAGS
 )
@@ -122,8 +130,7 @@ def main(arguments: list[str]) -> int:
         return 0
     request = request_from_flags()
     if FLAGS.dry_run:
-        print(plan(request))
-        return 0
+        return _plan(request)
     run_dir = check_run_dir(request.run_dir)
     with (
         library_noise_to(run_dir / LIBRARY_LOG) as (out, err),
@@ -156,7 +163,40 @@ def listing() -> str:
     return "\n".join([*lines, "", f"{len(claims())} claims, {tried} of which can be tried."])
 
 
-def plan(request: CourtRequest) -> str:
+def _plan(request: CourtRequest) -> int:
+    """Prints what a session is going to take."""
+    print(outline(request))
+    with (
+        library_noise_to(Path(os.devnull), kept=False) as (out, err),
+        StopSignal(announcer(err, NOTHING_KEPT)) as stop,
+    ):
+        progress = Progress(out)
+        try:
+            from tfbatch.claims._try_claims import plan_court
+
+            found = plan_court(request, PythonObjects(), progress=progress, stop_requested=stop)
+        except StoppedError as error:
+            say(err, str(error))
+            return stop.exit_code
+        out.print(found.table())
+        for line in took(found):
+            say(out, line)
+        return 0
+
+
+def took(found: Plan) -> list[str]:
+    """What the table of a plan leaves open."""
+    at_once = f", {found.workers} side by side" if found.workers > 1 else ""
+    ended = f" {found.limit} ends it early." if found.limit else ""
+    return [
+        f"Trainings of {found.length}{at_once}, or as many updates where that is more; one counts "
+        f"as one of this length at the baseline's batch size, {found.baseline}.{ended}",
+        "Of a new run: what is in the run folder already is not run again. Searches of learning "
+        "rates that have to go on beyond their first octaves take more.",
+    ]
+
+
+def outline(request: CourtRequest) -> str:
     """What a session would do."""
     preset = request.preset
     base = request.subject.baseline.batch_size

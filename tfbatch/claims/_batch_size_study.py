@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tfbatch.claims._claim import Policy, UntestableError
 from tfbatch.claims._court import Run, Training
+from tfbatch.claims._preset import Purpose
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.first_hit import StepsToTarget, first_hit_that_stays
 from tfbatch.estimators.interval import mean_and_deviation
@@ -28,14 +29,12 @@ if TYPE_CHECKING:
     from tfbatch.claims._court import Court
     from tfbatch.training.step_times import StepTime
 
-Purpose = Literal["verdict", "pilot", "tuning"]
-"""What seeds are for: to judge, to fix margins and the target, to choose rates and sizes."""
 Budget = Literal["epochs", "updates", "target"]
 """After the same examples, the same updates, or as soon as the target."""
 _FIRST_OCTAVES = (-2, -1, 0, 1, 2)
 _MOST_OCTAVES = 6
 _TARGET_SHARE = 0.6
-"""The target is what the baseline reaches after this share of its training."""
+"""The target is what all pilot runs of the baseline reach after this share of their training."""
 _MOST_OF_DATA = 0.5
 """The largest batch size, as a share of the training split."""
 
@@ -150,8 +149,8 @@ class BatchSizeStudy:
         rounds = [math.log(seconds) for seconds in self._step_time(size).rounds]
         first = choosing_rounds(len(rounds))
         if purpose == "tuning":
-            return [statistics.median(rounds[:first])] * self._count(purpose)
-        count = self._count(purpose)
+            return [statistics.median(rounds[:first])] * self._court.preset.count(purpose)
+        count = self._court.preset.count(purpose)
         judging = rounds[first:]
         return [
             statistics.fmean(judging[seed::count] or [judging[seed % len(judging)]])
@@ -183,17 +182,9 @@ class BatchSizeStudy:
             }
         )
 
-    def _count(self, purpose: Purpose) -> int:
-        preset = self._court.preset
-        return {
-            "verdict": preset.seeds,
-            "pilot": preset.pilot_seeds,
-            "tuning": preset.tuning_seeds,
-        }[purpose]
-
     def runs(self, size: int, rate: float, purpose: Purpose = "verdict") -> list[Run]:
         """One run for each seed, in the order of the seeds."""
-        seeds = self._court.seeds(purpose, self._count(purpose))
+        seeds = self._court.seeds(purpose, self._court.preset.count(purpose))
         configuration = self.configuration(size, rate)
         return self._court.train(
             [Training(configuration, self.length(size), seed) for seed in seeds]
@@ -271,9 +262,13 @@ class BatchSizeStudy:
 
     @functools.cached_property
     def target(self) -> float:
-        """What the pilot runs of B0 reach after 60 % of their training, in the median."""
+        """What all pilot runs of B0 have reached after 60 % of their training.
+
+        The median of them is no target: where the metric hardly rises any more, half of the seeds
+        end below it.
+        """
         examples = _TARGET_SHARE * self._court.workload.examples
-        return statistics.median(run.score_at(examples) for run in self._pilot)
+        return min(run.score_at(examples) for run in self._pilot)
 
     @functools.cached_property
     def _pilot(self) -> list[Run]:

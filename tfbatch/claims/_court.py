@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from tfbatch.claims._preset import Preset
+from tfbatch.claims._preset import Preset, Purpose
 from tfbatch.configuration import Configuration
 from tfbatch.schema import content_hash
 from tfbatch.seeds import derive_seed
@@ -125,6 +125,11 @@ class Run:
         return [score if math.isfinite(score) else self.scores[0] for score in self.scores]
 
 
+def seeds_for(seed: int, purpose: Purpose, count: int) -> list[int]:
+    """The seeds that a session's own gives for a purpose; no two purposes have one in common."""
+    return [derive_seed(seed, "claims", purpose, index) for index in range(count)]
+
+
 class Court(abc.ABC):
     """Trains and measures for the cards; nothing is run twice.
 
@@ -159,9 +164,9 @@ class Court(abc.ABC):
         """Whether one of these claims is asked for: a card leaves out what only others need."""
         return self._asked is None or any(name in self._asked for name in claims)
 
-    def seeds(self, purpose: str, count: int) -> list[int]:
+    def seeds(self, purpose: Purpose, count: int) -> list[int]:
         """Seeds for one purpose: "verdict", "pilot" or "tuning"; no two have one in common."""
-        return [derive_seed(self._seed, "claims", purpose, index) for index in range(count)]
+        return seeds_for(self._seed, purpose, count)
 
     @abc.abstractmethod
     def train(self, trainings: Sequence[Training]) -> list[Run]:

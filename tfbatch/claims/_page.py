@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tfbatch.charts import Band, Chart, Mark, Series
 from tfbatch.charts.page import Column, PageSection, SortableTable, page
@@ -13,14 +14,45 @@ from tfbatch.claims._verdicts import (
     JudgedClaim,
     JudgedPart,
     Verdicts,
+    by_chance,
     part_name,
     what_it_takes,
 )
+
+if TYPE_CHECKING:
+    from tfbatch.estimators.verdict import Kind  # imports SciPy
 
 _ROWS = 12
 """Rows of one forest plot."""
 _FARTHEST = 8.0
 """Effects are drawn up to so many margins."""
+_AXES: tuple[tuple[tuple[Kind, ...], str, str, str], ...] = (
+    (
+        ("difference",),
+        "effect in margins; right of 0 it is as the claim says, from 1 on it matters",
+        "no effect",
+        "too small to matter",
+    ),
+    (
+        ("equivalence",),
+        "difference in margins; within the band it is as the claim says",
+        "equal",
+        "as good as equal",
+    ),
+    (
+        ("threshold", "exact"),
+        "distance from the threshold in halves of the interval; right of 0 the claim holds",
+        "threshold",
+        "",
+    ),
+)
+"""Kinds of claims, their axis, what 0 is, and what lies within the margin."""
+_KIND_NAMES: dict[Kind, str] = {
+    "difference": "Differences",
+    "equivalence": "Equalities",
+    "threshold": "Thresholds",
+    "exact": "Thresholds",
+}
 _QUESTIONS = (
     ("Is a bigger batch faster here?", ("bigger-is-faster", "larger-needs-more-epochs")),
     (
@@ -98,11 +130,11 @@ def verdict_page(verdicts: Verdicts) -> str:
         PageSection(
             "Every test",
             (
-                "One row is one test. Effects are in margins: the margin is the smallest effect "
-                "that matters, fixed before the run, and the claim's side is the right one. A dot "
-                "is one pair of seeds or one round of timing; the bar is the 95 % interval of "
-                f"their mean. What lies beyond {_FARTHEST:g} margins is drawn at the edge. A test "
-                "whose statistic holds its threshold already is in halves of its interval."
+                "One row is one test. A small circle is one pair of seeds or one round of timing, "
+                "the large dot is their mean with its 95 % interval. Effects are in margins: the "
+                "margin is the smallest effect that matters, fixed before the run. What lies "
+                f"beyond {_FARTHEST:g} is drawn at the edge. Below a name: the verdict, the effect "
+                "that would have been seen where it is INCONCLUSIVE, what was equal, and the rate.",
             ),
             charts=_forests(verdicts),
         ),
@@ -111,7 +143,7 @@ def verdict_page(verdicts: Verdicts) -> str:
             "",
             ("one side", "the other side", "what explains it"),
             [
-                (_side(verdicts, one), _side(verdicts, other), why)
+                (_side(verdicts, one, brief=True), _side(verdicts, other, brief=True), why)
                 for one, other, why in _CONTRADICTIONS
                 if _side(verdicts, one) or _side(verdicts, other)
             ],
@@ -132,26 +164,36 @@ def _answers(verdicts: Verdicts) -> list[tuple[str, str]]:
     return [(text, _side(verdicts, names)) for text, names in _QUESTIONS]
 
 
-def _side(verdicts: Verdicts, names: Sequence[str]) -> str:
-    """The verdicts on some claims, those that were tried, in one cell."""
+def _side(verdicts: Verdicts, names: Sequence[str], *, brief: bool = False) -> str:
+    """The verdicts on some claims, those that were tried, a line each."""
     found = []
     for name in names:
         tried = [one for one in verdicts.judged if one.claim.name == name]
         statement = find_claim(name).statement.rstrip(".")
         if tried:
-            found.append(f"{_word(tried[0])}: {statement}{_why(tried[0])}.")
-    return " ".join(found)
+            found.append(f"{_word(tried[0])}: {statement}{_why(tried[0], brief=brief)}.")
+    return "\n".join(found)
 
 
-def _why(one: JudgedClaim) -> str:
-    """The finding of the part that decides."""
+def _why(one: JudgedClaim, *, brief: bool) -> str:
+    """The figures of the part that decides, or why it does not."""
     for part in one.parts:
-        if part.verdict.word == one.verdict.word and part.evidence and part.evidence.finding:
-            verdict = part.verdict
-            if not math.isfinite(verdict.estimate):
-                return ""
-            return f" ({part.evidence.finding}: {verdict.estimate:+.3g} {verdict.interval})"
+        verdict, evidence = part.verdict, part.evidence
+        if verdict.word != one.verdict.word:
+            continue
+        told = []
+        if evidence and math.isfinite(verdict.estimate):
+            figures = f"{verdict.estimate:+.3g} {_interval(part)}".strip()
+            told.append(figures if brief else f"{evidence.finding}: {figures}")
+        if verdict.reason and not brief:
+            told.append(verdict.reason)
+        return f" ({'; '.join(told)})" if told else ""
     return ""
+
+
+def _interval(part: JudgedPart) -> str:
+    interval = part.verdict.interval
+    return f"[{interval.low:.3g}, {interval.high:.3g}]" if part.verdict.pairs > 1 else ""
 
 
 def _word(one: JudgedClaim) -> str:
@@ -160,52 +202,71 @@ def _word(one: JudgedClaim) -> str:
 
 
 def _forests(verdicts: Verdicts) -> list[Chart]:
-    rows = [
-        (one, part)
-        for one in verdicts.judged
-        for part in one.parts
-        if part.evidence and part.evidence.effects and math.isfinite(part.verdict.estimate)
+    """What is right of 0, and what the margin is for, depends on the kind of a claim."""
+    found = []
+    for kinds, axis, mark, band in _AXES:
+        rows = [
+            (one, part)
+            for one in verdicts.judged
+            for part in one.parts
+            if part.part.kind in kinds
+            and part.evidence
+            and part.evidence.effects
+            and math.isfinite(part.verdict.estimate)
+        ]
+        found += [
+            _forest(rows[first : first + _ROWS], axis, mark, band)
+            for first in range(0, len(rows), _ROWS)
+        ]
+    return found
+
+
+def _forest(
+    rows: Sequence[tuple[JudgedClaim, JudgedPart]], axis: str, mark: str, band: str
+) -> Chart:
+    dots = [
+        (_clamped(effect / _scale(part)), float(place), _about(effect, part))
+        for place, (_, part) in enumerate(rows)
+        for effect in (part.evidence.effects if part.evidence else ())
     ]
-    return [_forest(rows[first : first + _ROWS]) for first in range(0, len(rows), _ROWS)]
-
-
-def _forest(rows: Sequence[tuple[JudgedClaim, JudgedPart]]) -> Chart:
-    dots_x: list[float] = []
-    dots_y: list[float] = []
-    about: list[str] = []
-    bars_x: list[float] = []
-    bars_y: list[float] = []
-    for place, (_, part) in enumerate(rows):
-        scale, verdict = _scale(part), part.verdict
-        for effect in part.evidence.effects if part.evidence else ():
-            dots_x.append(_clamped(effect / scale))
-            dots_y.append(float(place))
-            about.append(f"{effect:+.4g} {part.evidence.unit if part.evidence else ''}")
-        ends = [_clamped(end / scale) for end in (verdict.interval.low, verdict.interval.high)]
-        bars_x += [*ends, ends[-1]]  # a place without a value leaves a gap
-        bars_y += [float(place), float(place), math.nan]
-    means = tuple(_clamped(part.verdict.estimate / _scale(part)) for _, part in rows)
+    dots_x, dots_y, about = zip(*dots, strict=True)
+    low, mean, high = (
+        tuple(_clamped(value / _scale(part)) for (_, part), value in zip(rows, values, strict=True))
+        for values in (
+            [part.verdict.interval.low for _, part in rows],
+            [part.verdict.estimate for _, part in rows],
+            [part.verdict.interval.high for _, part in rows],
+        )
+    )
     return Chart(
-        f"{rows[0][0].claim.number} to {rows[-1][0].claim.number}",
-        "effect in margins; the claim is right on the right side",
+        f"{_KIND_NAMES[rows[0][1].part.kind]}: {rows[0][0].claim.number} to "
+        f"{rows[-1][0].claim.number}",
+        axis,
         "",
         (
-            Series("pairs", tuple(dots_x), tuple(dots_y), kind="points", about=tuple(about)),
-            Series("95 % interval", tuple(bars_x), tuple(bars_y), kind="line"),
+            Series("pairs", dots_x, dots_y, kind="points", about=about, symbol="circle-open"),
             Series(
-                "mean",
-                means,
+                "mean and its 95 % interval",
+                mean,
                 tuple(map(float, range(len(rows)))),
+                low=low,
+                high=high,
                 kind="points",
-                about=tuple(_row_name(one, part) for one, part in rows),
+                role="best",
+                about=tuple(_about(part.verdict.estimate, part) for _, part in rows),
             ),
         ),
-        marks=(Mark(0.0, "no effect"),),
+        marks=(Mark(0.0, mark),),
         log_x=False,
         log_y=False,
-        bands=(Band(-1.0, 1.0, "within the margin", across="x"),),
+        bands=(Band(-1.0, 1.0, band, across="x"),) if band else (),
         y_names=tuple(_row_name(one, part) for one, part in rows),
+        names_above=True,
     )
+
+
+def _about(effect: float, part: JudgedPart) -> str:
+    return f"{effect:+.4g} {part.evidence.unit if part.evidence else ''}".strip()
 
 
 def _scale(part: JudgedPart) -> float:
@@ -222,7 +283,15 @@ def _clamped(value: float) -> float:
 
 
 def _row_name(one: JudgedClaim, part: JudgedPart) -> str:
-    return f"{SYMBOLS[part.verdict.word]} {one.claim.number} {one.claim.name}{part_name(part)}"
+    """The test, and below it its verdict, what was equal, and what would have been seen."""
+    verdict, evidence = part.verdict, part.evidence
+    first = f"{SYMBOLS[verdict.word]} {one.claim.number} {one.claim.name}{part_name(part)}"
+    told = [verdict.word + (f" ({verdict.label})" if verdict.label else "")]
+    if verdict.word == "INCONCLUSIVE" and by_chance(part):
+        told.append(f"{verdict.detectable / _scale(part):.2g} would be seen")
+    if evidence:
+        told += [evidence.axis] + ([evidence.policy] if evidence.policy != "no" else [])
+    return f"{first}\n{', '.join(told)}"
 
 
 def _table(verdicts: Verdicts) -> SortableTable:
@@ -234,11 +303,10 @@ def _table(verdicts: Verdicts) -> SortableTable:
             known = math.isfinite(verdict.estimate)
             rows.append(
                 (
-                    one.claim.number,
-                    f"{one.claim.name}{part_name(part)}",
+                    f"{one.claim.number} {one.claim.name}{part_name(part)}",
                     f"{SYMBOLS[verdict.word]} {verdict.word}",
                     verdict.estimate if known else None,
-                    str(verdict.interval) if known else None,
+                    _interval(part) if known else None,
                     verdict.margin if known else None,
                     verdict.pairs,
                     evidence.axis if evidence else None,
@@ -254,7 +322,6 @@ def _table(verdicts: Verdicts) -> SortableTable:
             details.append(text)
     columns = (
         Column("claim"),
-        Column("name"),
         Column("verdict"),
         Column("effect", 3),
         Column("95 % interval"),

@@ -8,6 +8,9 @@ from typing import Literal
 from tfbatch.errors import InputError
 
 PresetName = Literal["tiny", "small", "full"]
+Purpose = Literal["verdict", "pilot", "tuning"]
+"""What seeds are for: to judge, to fix margins and the target, to choose rates and sizes."""
+PURPOSES: tuple[Purpose, ...] = ("verdict", "pilot", "tuning")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,14 @@ class Preset:
     tuning_seeds: int = 2
     rounds: int = 15
     timing_seconds: float = 30.0
+
+    def count(self, purpose: Purpose) -> int:
+        """How many seeds are for a purpose."""
+        return {
+            "verdict": self.seeds,
+            "pilot": self.pilot_seeds,
+            "tuning": self.tuning_seeds,
+        }[purpose]
 
 
 _FINE = (1 / 32, 1 / 16, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)

@@ -19,7 +19,7 @@ from tfbatch.request.model_and_data import (
     ModelAndDataOptions,
     resolve_model_and_data,
 )
-from tfbatch.request.request import DEFAULT_RUNS
+from tfbatch.request.request import DEFAULT_RUNS, data_identity
 from tfbatch.schema import as_plain
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
@@ -60,7 +60,7 @@ class CourtRequest:
         subject = self.subject
         return {
             "command": "claims",
-            "dataset": subject.data.model_dump(mode="json", by_alias=True),
+            "dataset": data_identity(subject.data),
             "model": subject.model,
             "objective": str(self.objective),
             "trial_length": str(self.trial_length),

@@ -63,6 +63,11 @@ if TYPE_CHECKING:
     from tfbatch.search.engine import Engine
     from tfbatch.workers import Slot
 
+_EVIDENCE_VERSION = 2
+"""Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
+
+1: sizes were chosen by the seeds that judge; files had no version.
+"""
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
 _NO_WHOLE_RUN = 1
@@ -261,25 +266,14 @@ def hold_court(
             stop_requested=must_stop,
         ) as ready,
     ):
-        num_examples = ready.data.splits["train"]
-        optimizer = ready.model.optimizer or _optimizer(ready.subject.optimizer)
-        rule = Named(name=OPTIMIZERS.load(optimizer.name).SCALING_RULE)
-        baseline = baseline_configuration(ready.subject, optimizer=optimizer, scaling_rule=rule)
-        check_baseline(ready.subject, num_examples)
-        check_length(request.trial_length, [baseline.batch_size], num_examples)
-        progress.doing("evaluating the untrained model")
-        untrained = ready.engine.call(measure_untrained, baseline)
-        names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
-        request.objective.check(names, untrained.directions)
-        check_comparable(request.objective, untrained, progress)
-        examples = request.trial_length.examples(num_examples)
+        workload, untrained = open_subject(request, ready, progress)
         folder = RunFolder(
             request.run_dir,
             identity=request.identity(
                 records=ready.data.identity,
                 model_source=_source_hash(code.build_model),
                 model_built=untrained.model_hash,
-                trial_examples=examples,
+                trial_examples=workload.examples,
             ),
             budget={"max_minutes": request.max_minutes},
             overwrite=request.overwrite,
@@ -292,7 +286,7 @@ def hold_court(
                 request.max_minutes, spent_seconds=spent + time.monotonic() - started
             )
             court = LiveCourt(
-                workload_of(request, baseline, untrained, ready),
+                workload,
                 request.preset,
                 request.seed,
                 asked={claim.name for claim in request.claims},
@@ -300,7 +294,7 @@ def hold_court(
                     folder,
                     engine=ready.engine,
                     objective=request.objective,
-                    num_examples=num_examples,
+                    num_examples=workload.num_examples,
                     total_examples=_NO_WHOLE_RUN,
                     progress=progress,
                     training_loss=untrained.training_loss,
@@ -324,6 +318,28 @@ def hold_court(
                         "are longer and less certain than on an idle machine."
                     )
                 return dataclasses.replace(found, fingerprint=fingerprint_of(folder.path))
+
+
+def open_subject(
+    request: CourtRequest, ready: Prepared, progress: Progress
+) -> tuple[Workload, Untrained]:
+    """Model and data in the court's terms, and the untrained model.
+
+    Raises:
+        InputError: Something asked for cannot be used.
+    """
+    num_examples = ready.data.splits["train"]
+    optimizer = ready.model.optimizer or _optimizer(ready.subject.optimizer)
+    rule = Named(name=OPTIMIZERS.load(optimizer.name).SCALING_RULE)
+    baseline = baseline_configuration(ready.subject, optimizer=optimizer, scaling_rule=rule)
+    check_baseline(ready.subject, num_examples)
+    check_length(request.trial_length, [baseline.batch_size], num_examples)
+    progress.doing("evaluating the untrained model")
+    untrained = ready.engine.call(measure_untrained, baseline)
+    names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
+    request.objective.check(names, untrained.directions)
+    check_comparable(request.objective, untrained, progress)
+    return workload_of(request, baseline, untrained, ready), untrained
 
 
 class _Stop:
@@ -428,16 +444,23 @@ class Session:
         return list(found.values())
 
     def _write(self, card: Card, evidence: Sequence[Evidence]) -> None:
-        content = {"card": card.CARD, "evidence": [dataclasses.asdict(one) for one in evidence]}
+        content = {
+            "version": _EVIDENCE_VERSION,
+            "card": card.CARD,
+            "evidence": [dataclasses.asdict(one) for one in evidence],
+        }
         write_whole(self._folder / f"{card.CARD}.json", json.dumps(content, indent=1))
 
     def _read(self, card: Card) -> list[Evidence]:
-        """What earlier sessions have found."""
+        """What earlier sessions have found, by the statistics of this version."""
         try:
             text = (self._folder / f"{card.CARD}.json").read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
-        rows: list[dict[str, Any]] = json.loads(text)["evidence"]
+        content = json.loads(text)
+        if content.get("version") != _EVIDENCE_VERSION:
+            return []
+        rows: list[dict[str, Any]] = content["evidence"]
         return [Evidence(**{key: _tuples(v) for key, v in row.items()}) for row in rows]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +27,12 @@ from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import worker_log
 from tfbatch.run_folder.folder import RunLock, check_run_dir
 from tfbatch.search.progress import Progress, progress_lines
-from tfbatch.workers import warm_slot
+from tfbatch.workers import Slot, warm_slot
 
 if TYPE_CHECKING:
     import keras
+
+    from tfbatch.answer.plan import Plan
 
 
 def try_claims(
@@ -166,27 +170,70 @@ def run_court(
         write_whole(verdicts.run_dir / VERDICTS_FILE, verdicts.to_json())
         write_whole(verdicts.run_dir / PAGE_FILE, verdict_page(verdicts))
 
-    with RunLock(request.run_dir) as lock:
-        warm = None
-        if request.execution.workers != 0:  # it imports TensorFlow beside this process
-            lock.logs.mkdir(exist_ok=True)
-            log = worker_log(lock.logs, 0)
-            warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")
-        try:
-            from tfbatch.claims._session import hold_court
+    with _locked(request, progress) as (lock, warm):
+        from tfbatch.claims._session import hold_court
 
-            found = hold_court(
-                request,
+        found = hold_court(
+            request,
+            user_code(request.subject, objects),
+            splits=splits_of(request.subject, objects),
+            progress=progress,
+            stop_requested=stop_requested,
+            lock=lock,
+            warm=warm,
+            finished=keep,
+        )
+        keep(found)
+        return found
+
+
+def plan_court(
+    request: CourtRequest,
+    objects: PythonObjects,
+    *,
+    progress: Progress,
+    stop_requested: Callable[[], bool],
+) -> Plan:
+    """What a checked request is going to take; nothing of it is trained, and no folder is left.
+
+    Args:
+        request: What is asked.
+        objects: What a user gives in Python.
+        progress: Told of everything.
+        stop_requested: When true, it ends.
+
+    Raises:
+        InputError: Something asked for cannot be used.
+        SearchError: No step time could be measured.
+        StoppedError: A stop was requested.
+    """
+    with tempfile.TemporaryDirectory(prefix="tfbatch-dry-run-") as folder:
+        planned = dataclasses.replace(request, run_dir=Path(folder) / "run", overwrite=False)
+        with _locked(planned, progress) as (lock, warm):
+            from tfbatch.claims._plan import plan_session
+
+            return plan_session(
+                planned,
                 user_code(request.subject, objects),
                 splits=splits_of(request.subject, objects),
                 progress=progress,
                 stop_requested=stop_requested,
                 lock=lock,
                 warm=warm,
-                finished=keep,
             )
-            keep(found)
-            return found
+
+
+@contextlib.contextmanager
+def _locked(request: CourtRequest, progress: Progress) -> Iterator[tuple[RunLock, Slot | None]]:
+    """The run folder's lock, and a process that imports TensorFlow beside this one."""
+    with RunLock(request.run_dir) as lock:
+        warm = None
+        if request.execution.workers != 0:
+            lock.logs.mkdir(exist_ok=True)
+            log = worker_log(lock.logs, 0)
+            warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")
+        try:
+            yield lock, warm
         finally:
             progress.end()
             if warm:

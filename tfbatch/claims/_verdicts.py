@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.claims._court import seeds_for
+from tfbatch.claims._preset import PURPOSES, find_preset
 from tfbatch.errors import InputError
 from tfbatch.estimators.verdict import ONE_SIDED, Verdict, all_of, holm
 from tfbatch.run_folder.files import FINGERPRINT
@@ -61,11 +63,6 @@ class JudgedClaim:
     parts: tuple[JudgedPart, ...]
     verdict: Verdict
     adjusted_p: float = math.nan
-
-    @property
-    def after_holm(self) -> bool:
-        """Whether it is decided after Holm's correction too."""
-        return self.verdict.decided and self.adjusted_p <= ONE_SIDED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +122,18 @@ class Verdicts:
         return JudgedPart(part, None, Verdict("NOT TRIED YET", reason=why))
 
     def to_json(self) -> str:
-        """Everything, as verdicts.json holds it; numbers that are not finite are null."""
+        """Everything, as verdicts.json holds it; numbers that are not finite are null.
+
+        The effects of trainings are in the order of the verdict seeds.
+        """
         content = {
             "subject": self.subject,
             "preset": self.preset,
             "seed": self.seed,
+            "seeds": {
+                purpose: seeds_for(self.seed, purpose, find_preset(self.preset).count(purpose))
+                for purpose in PURPOSES
+            },
             "error_rate": ONE_SIDED,
             "missing": dict(self.missing),
             "claims": [_claim_as_json(one) for one in self.judged],
@@ -220,12 +224,18 @@ def part_name(part: JudgedPart) -> str:
     return f" ({part.part.name})" if part.part.name else ""
 
 
+def by_chance(part: JudgedPart) -> bool:
+    """Whether more pairs would decide a part that is not decided, and it is known how many."""
+    found = part.evidence
+    doubted = found is None or bool(found.doubts or found.censored)
+    return not doubted and math.isfinite(part.verdict.detectable)
+
+
 def what_it_takes(part: JudgedPart) -> str:
     """Why a part is not decided, which effect could have been seen, and what it would take."""
     verdict = part.verdict
     text = f"{verdict.word}: {verdict.reason}"
-    by_chance = part.evidence is not None and not (part.evidence.doubts or part.evidence.censored)
-    if verdict.word == "INCONCLUSIVE" and by_chance and math.isfinite(verdict.detectable):
+    if verdict.word == "INCONCLUSIVE" and by_chance(part):
         text += f"; an effect of {verdict.detectable:.3g} would have been seen"
         if verdict.needed and verdict.needed > verdict.pairs:
             text += f", and one of the margin with {verdict.needed} pairs"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-    from tfbatch.claims._batch_size_study import Purpose
     from tfbatch.claims._court import Court
+    from tfbatch.claims._preset import Purpose
     from tfbatch.configuration import Configuration
     from tfbatch.training.context import TaskContext
 

@@ -64,8 +64,8 @@ class CostOfCopies:
 
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
+    yield _copies(court)  # first: it needs the rate of one size alone
     yield _efficiency(court)
-    yield _copies(court)
 
 
 def _efficiency(court: Court) -> Evidence:

@@ -52,10 +52,13 @@ _MOST_MISSING = 0.2
 
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
+    if court.asks(*_OF_METRICS):
+        yield from _metrics(court)
     if court.asks(_OF_OPERATIONS):
         yield _operations(court)
-    if not court.asks(*_OF_METRICS):
-        return
+
+
+def _metrics(court: Court) -> Iterator[Evidence]:
     study = court.study
     study.prefetch(_POLICIES, ("epochs",))
     study.prefetch(("tuned",), ("updates",))

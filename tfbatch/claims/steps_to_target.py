@@ -24,8 +24,8 @@ from tfbatch.claims._pairs import (
 )
 
 if TYPE_CHECKING:
-    from tfbatch.claims._batch_size_study import Purpose
     from tfbatch.claims._court import Court
+    from tfbatch.claims._preset import Purpose
     from tfbatch.estimators.first_hit import StepsToTarget
 
 CARD = "X3"

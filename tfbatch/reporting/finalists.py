@@ -100,7 +100,7 @@ def forest(run: RecordedRun) -> Chart | None:
 
 def _row_name(run: RecordedRun, key: str) -> str:
     one = run.answer.find(key) if run.answer else None
-    mark = "<b>recommended</b>, " if run.recommends(key) else ""
+    mark = "<b>recommended</b>,<br>" if run.recommends(key) else ""
     return f"{mark}B = {one.batch_size}, {one.learning_rate:.3g}" if one else key
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Unpack
 
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.own_data import OwnData
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.quantities import TrainingLength
@@ -19,7 +21,7 @@ from tfbatch.request.model_and_data import (
     resolve_model_and_data,
 )
 from tfbatch.request.search_config import SearchConfig, Space, VerificationConfig, load_search
-from tfbatch.schema import Named, as_plain, validate
+from tfbatch.schema import JsonObject, Named, as_plain, validate
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
 
@@ -28,6 +30,19 @@ DEFAULT_RUNS = "tfbatch_runs"
 
 CHOSEN_LENGTH = "trial_length_chosen"
 """Says in config.json that the length of a trial was chosen to fit the time."""
+
+
+def data_identity(data: Recipe | OwnData) -> JsonObject:
+    """What a run says of its data in its settings, beside the hash of the records.
+
+    The place of stored arrays is no part of it: they lie in the run folder, which may be moved.
+    """
+    found: JsonObject = data.model_dump(mode="json", by_alias=True)
+    if found.get("kind") == "stored":
+        del found["where"]
+    if found.get("batched") is None:  # as runs have it that began before there was the question
+        found.pop("batched", None)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +109,8 @@ class Request:
     def identity(self, **more: object) -> dict[str, object]:
         """Everything that makes two runs comparable."""
         subject = self.subject
-        data = subject.data.model_dump(mode="json", by_alias=True)
-        if data.get("batched") is None:  # as runs have it that began before there was the question
-            data.pop("batched", None)
         return {
-            "dataset": data,
+            "dataset": data_identity(subject.data),
             "model": subject.model,
             "search": self.search.model_dump(
                 mode="json", exclude={"max_trials", "description", "confirmation"}

@@ -182,7 +182,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{settings} is damaged: {error}. Start anew with --overwrite."
             ) from error
-        changes = differences(before, self._identity)
+        changes = differences(_without_place(before), _without_place(self._identity))
         journal = self.path / files.JOURNAL
         trained = journal.exists() and b"\n" in journal.read_bytes()
         if changes and not trained and not (self.path / files.MEASUREMENTS).exists():
@@ -237,6 +237,14 @@ def _is_run(path: Path) -> bool:
     except ValueError:  # damaged
         return (path / files.JOURNAL).exists()
     return isinstance(content, dict) and content.keys() >= {"identity", "budget"}
+
+
+def _without_place(identity: Any) -> Any:
+    """Without the place of stored arrays, which earlier versions kept: a folder may be moved."""
+    data = identity.get("dataset") if isinstance(identity, dict) else None
+    if not isinstance(data, dict) or data.get("kind") != "stored":
+        return identity
+    return {**identity, "dataset": {k: v for k, v in data.items() if k != "where"}}
 
 
 def differences(before: object, now: object, key: str = "") -> list[str]:

@@ -43,9 +43,11 @@ class Pace:
     def of(self, spec: TrialSpec) -> float:
         """Wall-clock seconds of a trial beside others."""
         examples = spec.end_examples - spec.from_examples
-        return self.fixed_seconds + self.slowdown * self._alone(
-            spec.configuration.batch_size, examples
-        )
+        return self.seconds(spec.configuration.batch_size, examples)
+
+    def seconds(self, batch_size: int, examples: int) -> float:
+        """The same of a batch size and a number of examples."""
+        return self.fixed_seconds + self.slowdown * self._alone(batch_size, examples)
 
     def _alone(self, batch_size: int, examples: int) -> float:
         """Updates and evaluations, without what a trial takes beside them."""
