@@ -6,7 +6,7 @@ Scores are drawn from normal distributions without a difference, whose standard 
 correlation of shared seeds are given; the interval is that of tfbatch.estimators.difference.
 
 Result: POSITIVE with limits, by 300 repetitions a cell (standard error 0.013): exact with four
-pairs and more; wider than need be with two seeds on one side or few correlated pairs; 0.89 with
+pairs and more; wider than need be with two seeds on one side or few correlated pairs; 0.93 with
 3 and 10 seeds, the 3 of the larger spread; one seed holds only where the noise is alike.
 Evidence: benchmarks/results/compare.md
 """

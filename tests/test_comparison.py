@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.difference import difference
 from tfbatch.run_folder.folder import RunFolder
 
+RUN = Path(__file__).parents[1] / "docs" / "run"
 FIRST = {1: 0.52, 2: 0.50, 3: 0.54}
 SECOND = {4: 0.41, 5: 0.44, 6: 0.41, 7: 0.42}
 
@@ -248,6 +250,53 @@ def test_runs_that_share_no_scale_are_refused_with_the_reason(run_dir, tmp_path)
 def test_rows_that_cannot_be_compared_are_refused(rows, message, run_dir):
     with pytest.raises(InputError, match=message):
         tfbatch.compare_runs(run_dir, rows=rows)
+
+
+def answered(path, **changes):
+    """The run of README with another answer."""
+    shutil.copytree(RUN, path)
+    answer = json.loads((path / "recommendation.json").read_text())
+    (path / "recommendation.json").write_text(json.dumps({**answer, **changes}))
+    return path
+
+
+def test_by_default_what_is_recommended_is_compared_and_it_says_that_it_was_picked():
+    found = tfbatch.compare_runs(RUN)
+
+    assert (found.first.trial, found.second.trial) == ("search-0006", "baseline")
+    assert found.pairs == 5
+    assert "that of the 5 shared seeds, not that of the means" in found.notes[0]
+    assert "search-0006 was picked among 4 by the same scores" in found.notes[1]
+    assert len(tfbatch.compare_runs(RUN, rows=["search-0006", "baseline"]).notes) == 1
+
+
+def test_where_the_baseline_is_kept_the_best_of_its_rivals_is_compared_with_it(tmp_path):
+    kept = answered(tmp_path / "kept", recommended_trial="baseline")
+    found = tfbatch.compare_runs(kept)
+
+    assert (found.first.trial, found.second.trial) == ("search-0006", "baseline")
+
+
+def test_more_seeds_are_asked_of_a_verification_only_where_it_trains_them(tmp_path):
+    rows = ["search-0006", "search-0024"]
+    question = {
+        "key": "search-0024",
+        "question": "as good",
+        "seeds": 9,
+        "option": "",
+        "minutes": 1.0,
+    }
+    ended = tfbatch.compare_runs(RUN, rows=rows)
+    goes_on = answered(tmp_path / "open", undecided=[question])
+    asked = tfbatch.compare_runs(goes_on, rows=rows)
+
+    assert (ended.verdict, ended.command) == ("undecided", None)
+    assert "trains no more seeds of both" in ended.notes[-1]
+    assert (
+        asked.command == f"the same tfbatch tune with --verification_seeds={asked.seeds_to_decide}"
+    )
+    assert tfbatch.compare_runs(goes_on, rows=rows, tolerance=0.001).command is None
+    assert tfbatch.compare_runs(goes_on, rows=["search-0006", "search-0019"]).command is None
 
 
 def test_the_command_prints_the_comparison_or_one_json_document(run_dir, capsys):

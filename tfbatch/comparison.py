@@ -16,13 +16,17 @@ from tfbatch.estimators.difference import Difference, Verdict, difference
 from tfbatch.notebook import preformatted
 from tfbatch.run_folder.reader import read_settings
 from tfbatch.schema import Strict
-from tfbatch.trial.finished_trial import FinishedTrial
+from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.trials import Trials
 
 RECOMMENDED = "recommended"
 """Stands for the trial that a run recommends."""
 _SAME = ("dataset", "records", "objective")
 """What two runs must have in common for their scores to be comparable."""
+_ENDED = (
+    "The same tfbatch tune trains no more seeds of both: its verification has decided what it "
+    "asks, with its own band, or one of them is not in it."
+)
 _WORTH_A_NOTE = ("model", "model_arguments", "trial_length", "precision", "strategy")
 
 
@@ -173,7 +177,8 @@ def compare_runs(
         run: A run folder.
         other: Another run folder with the same data and objective. Default: the same.
         rows: Two names of trials, of the first and the second row; "recommended" stands for what
-            a run recommends. Default: both are, and in one run the second is the baseline.
+            a run recommends. Default: both are, and in one run the second is the baseline; where
+            that is what the run recommends, the first is the best of the others that were verified.
         tolerance: Differences up to this do not matter. Default: the band of the runs' answers,
             the wider one.
         level: Coverage of the interval.
@@ -194,7 +199,7 @@ def compare_runs(
             "`rows` must name two trials, such as --rows=baseline,search-0024. Received: "
             f"{','.join(rows)}."
         )
-    names = rows or (RECOMMENDED, "baseline" if one_run else RECOMMENDED)
+    names = rows or _default_rows(first_dir, one_run=one_run)
     notes = [] if one_run else _differing(first_dir, second_dir)
     first, second = _side(first_dir, names[0]), _side(second_dir, names[1])
     if one_run and first.trial.configuration == second.trial.configuration:
@@ -203,14 +208,16 @@ def compare_runs(
             f"{second.trial.trial}, which are the same. Name another trial with --rows."
         )
     objective = first.trials.objective
+    others = _others(first, second)
     found = difference(
         first.scores,
         second.scores,
         direction=objective.direction,
         band=_band(first, second) if tolerance is None else tolerance,
-        others=_others(first, second),
+        others=others,
         level=level,
     )
+    goes_on = one_run and tolerance is None and _goes_on(first, second)
     return RunComparison(
         objective=str(objective),
         first=_row(first, found, 0),
@@ -224,19 +231,63 @@ def compare_runs(
         pairs=found.pairs,
         verdict=found.verdict,
         seeds_to_decide=found.seeds_to_decide,
-        command=_command(first, second, found.seeds_to_decide) if one_run else None,
-        notes=(*notes, *_notes_of_noise(found), *_notes(first), *_notes(second)),
+        command=_command(found.seeds_to_decide) if goes_on else None,
+        notes=(
+            *notes,
+            *_notes_of_noise(found),
+            *_notes(first),
+            *_notes(second),
+            *(_note_of_choice(rows, first, others) if one_run else ()),
+            *([_ENDED] if one_run and found.seeds_to_decide and not goes_on else ()),
+        ),
     )
 
 
+def _default_rows(run_dir: Path, *, one_run: bool) -> tuple[str, str]:
+    """What is recommended against the baseline, or the best rival where the baseline is kept.
+
+    Raises:
+        InputError: The baseline is all that there is.
+    """
+    if not one_run:
+        return RECOMMENDED, RECOMMENDED
+    answer = read_answer(run_dir) or answer_of(run_dir)
+    if not answer.keeps_baseline:
+        return RECOMMENDED, BASELINE
+    if answer.verification:
+        rivals = [c.key for c in answer.verification.comparisons if c.key != BASELINE]
+    else:
+        rivals = [t.trial for t in Trials.read(run_dir).of_phase("search").ranked()]
+    if not rivals:
+        raise InputError(
+            f"{run_dir} has nothing to compare: it keeps the baseline, and no other trial has "
+            "completed. Search further with the same tfbatch tune and a larger --max_trials."
+        )
+    return rivals[0], BASELINE
+
+
+def _note_of_choice(
+    rows: Sequence[str], first: _Side, others: Sequence[Mapping[int, float]]
+) -> list[str]:
+    """An interval for one comparison decided upon beforehand does not allow for a choice."""
+    if (rows and RECOMMENDED not in rows) or not (first.fresh and others):
+        return []
+    return [
+        f"{first.trial.trial} was picked among {len(others) + 2} by the same scores: this interval "
+        "does not allow for that. That of the run's answer does (tfbatch report)."
+    ]
+
+
 def _notes_of_noise(found: Difference) -> list[str]:
-    """What the interval rests on, where it is not on the spread of both."""
+    """What difference and interval rest on, where it is not on all scores of both."""
     if not found.interval.bounded:
         return []
     if found.without_spread:
         return [
             "No seed changed a score or a difference: no spread was seen, which few seeds miss."
         ]
+    if found.pairs and max(found.seeds) > found.pairs:
+        return [f"The difference is that of the {found.pairs} shared seeds, not that of the means."]
     if 1 in found.seeds:
         return [
             "One of both has one seed: the interval assumes that its noise is that of the others."
@@ -347,11 +398,21 @@ def _row(side: _Side, found: Difference, index: int) -> ComparedRow:
     )
 
 
-def _command(first: _Side, second: _Side, seeds: int | None) -> str | None:
-    """Only what is verified gets further seeds from the same command."""
-    if seeds is None or not (first.fresh and second.fresh):
-        return None
-    return f"the same tfbatch tune with --verification_seeds={seeds}"
+def _goes_on(first: _Side, second: _Side) -> bool:
+    """Whether more seeds for the run's verification are more seeds for both of these.
+
+    They are not where it has decided what it asks, or where one of both has left it.
+    """
+    answer = read_answer(first.run_dir)
+    if answer is None or answer.verification is None or not answer.undecided:
+        return False
+    standing = {c.key for c in answer.verification.comparisons if not c.out}
+    trained_on = {c.configuration.identity() for c in answer.contenders if c.key in standing}
+    return {one.trial.configuration.identity() for one in (first, second)} <= trained_on
+
+
+def _command(seeds: int | None) -> str | None:
+    return None if seeds is None else f"the same tfbatch tune with --verification_seeds={seeds}"
 
 
 def _notes(side: _Side) -> list[str]:
