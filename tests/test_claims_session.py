@@ -169,7 +169,7 @@ def measure_all(folder, *, left):
         1,
         runner=None,
         engine=engine,
-        measurements=Measurements(folder),
+        measurements=Measurements(folder, "CPU"),
         tensorboard=folder,
         objective=None,
         progress=Progress(None),
@@ -196,6 +196,13 @@ def test_a_session_that_is_killed_measures_only_what_is_missing(tmp_path):
         measure_all(tmp_path, left=9)
 
 
+def test_what_another_device_measured_is_measured_anew(tmp_path):
+    def on(device, value):
+        return Measurements(tmp_path, device).recall(returned_number, (), {}, lambda: value)
+
+    assert [on("CPU", 1.0), on("GPU", 2.0), on("CPU", 3.0), on("GPU", 4.0)] == [1.0, 2.0, 1.0, 2.0]
+
+
 def test_what_cards_measure_says_what_it_returns():
     for function in (
         time_steps,
@@ -214,7 +221,7 @@ def test_what_cards_measure_says_what_it_returns():
 
 def test_a_folder_that_holds_measurements_alone_is_not_cleared_for_other_settings(tmp_path):
     with RunFolder(tmp_path, identity={"seed": 1}, budget={}):
-        Measurements(tmp_path).recall(returned_number, (), {}, lambda: 1.0)
+        Measurements(tmp_path, "CPU").recall(returned_number, (), {}, lambda: 1.0)
     with pytest.raises(InputError), RunFolder(tmp_path, identity={"seed": 2}, budget={}):
         pass
     assert list((tmp_path / "measurements").iterdir())

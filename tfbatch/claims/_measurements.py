@@ -11,33 +11,36 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pydantic
 
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import MEASUREMENTS
-from tfbatch.schema import content_hash
+from tfbatch.schema import JsonObject, content_hash
+
+R = TypeVar("R")
 
 
 class Measurements:
-    """Results by what was measured.
+    """Results by what was measured, and on which device.
 
     Args:
         run_dir: The run folder.
+        device: Its name; what another one has measured is measured anew.
     """
 
-    def __init__(self, run_dir: Path):
-        self._folder = run_dir / MEASUREMENTS
+    def __init__(self, run_dir: Path, device: str):
+        self._folder, self._device = run_dir / MEASUREMENTS, device
 
     def recall(
         self,
-        function: Callable[..., Any],
-        arguments: Sequence[Any],
-        options: Mapping[str, Any],
-        measure: Callable[[], Any],
-    ) -> Any:
+        function: Callable[..., R],
+        arguments: Sequence[object],
+        options: Mapping[str, object],
+        measure: Callable[[], R],
+    ) -> R:
         """What `function` has returned for these arguments, or what `measure` returns now.
 
         Args:
@@ -52,7 +55,8 @@ class Measurements:
             RunFolderError: The file cannot be read or written.
         """
         kind = pydantic.TypeAdapter(returned(function))
-        asked = [f"{function.__module__}.{function.__qualname__}", arguments, dict(options)]
+        name = f"{function.__module__}.{function.__qualname__}"
+        asked = [self._device, name, arguments, dict(options)]
         plain = json.loads(json.dumps(asked, default=_plain))
         path = self._folder / f"{function.__name__}-{content_hash(plain)}.json"
         if path.exists():
@@ -64,7 +68,7 @@ class Measurements:
         return found
 
 
-def _read(path: Path, kind: pydantic.TypeAdapter[Any]) -> Any:
+def _read(path: Path, kind: pydantic.TypeAdapter[R]) -> R:
     try:
         return kind.validate_python(json.loads(path.read_text(encoding="utf-8"))["result"])
     except (ValueError, KeyError, TypeError) as error:
@@ -73,7 +77,7 @@ def _read(path: Path, kind: pydantic.TypeAdapter[Any]) -> Any:
         ) from error
 
 
-def returned(function: Callable[..., Any]) -> Any:
+def returned(function: Callable[..., R]) -> type[R]:
     """The type that a function returns; its other annotations may be there for types alone.
 
     Raises:
@@ -87,10 +91,12 @@ def returned(function: Callable[..., Any]) -> Any:
         )
     holder = types.SimpleNamespace(__annotations__={"return": annotation})
     names = getattr(function, "__globals__", {})
-    return typing.get_type_hints(holder, globalns=names)["return"]
+    found: type[R] = typing.get_type_hints(holder, globalns=names)["return"]
+    return found
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> JsonObject:
     if isinstance(value, pydantic.BaseModel):
-        return value.model_dump(mode="json")
+        found: JsonObject = value.model_dump(mode="json")
+        return found
     raise TypeError(f"{type(value).__name__} cannot be kept in the run folder")

@@ -180,8 +180,7 @@ class LiveCourt(Court):
     ) -> R:
         """See Court."""
         call = functools.partial(self._engine.call_alone, function, *arguments, **options)
-        found: R = self._measurements.recall(function, arguments, options, call)
-        return found
+        return self._measurements.recall(function, arguments, options, call)
 
 
 def time_steps(
@@ -301,7 +300,7 @@ def hold_court(
                     stop_requested=must_stop,
                 ),
                 engine=ready.engine,
-                measurements=Measurements(folder.path),
+                measurements=Measurements(folder.path, ready.engine.devices.name),
                 tensorboard=folder.tensorboard,
                 objective=request.objective,
                 progress=progress,
