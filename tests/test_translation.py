@@ -209,3 +209,23 @@ def test_steps_are_rounded_up_in_whole_numbers():
     found = tfbatch.translate_batch_size(100, 24, steps=30)
 
     assert found.find("steps").after == 125
+
+
+def test_a_number_that_no_optimizer_trains_with_is_no_end_of_a_range():
+    """1 - 16 * (1 - 0.9) is negative: the range of beta_1 ended at the 0 it was held at."""
+    found = translate(32, 512, optimizer="adam", learning_rate=1e-3)
+
+    assert (found.find("beta_1").low, found.find("beta_1").high) == (None, None)
+    assert found.find("beta_2").low == pytest.approx(1 - 16 * 0.001)
+    assert [note for note in found.notes if "adam_sde gives for `beta_1`" in note]
+    assert not any("adam_sde" in note for note in translate(32, 64, optimizer="adam").notes)
+
+
+def test_what_is_given_beside_a_run_is_not_called_the_runs(run_dir):
+    own = translate(16, 128, run_dir=run_dir)
+    given = translate(16, 128, run_dir=run_dir, learning_rate=0.5, critical_batch_size=100.0)
+
+    assert own.notes[0].startswith("The values before are those of")
+    assert given.notes[0].startswith("The values before that are not given are those of")
+    assert given.learning_rate.before == 0.5
+    assert "measured slope is used, and `critical_batch_size` is not" in given.notes[-1]

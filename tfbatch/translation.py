@@ -23,7 +23,7 @@ from tfbatch.optimizers import OPTIMIZERS, parameters_of, roles_of
 from tfbatch.scaling_rules import SCALING_RULES, scaled
 from tfbatch.schema import Named, Strict
 from tfbatch.trial.finished_trial import FinishedTrial
-from tfbatch.trial.optimizer_numbers import find_option, numbers_at
+from tfbatch.trial.optimizer_numbers import OptimizerNumbers, find_option, numbers_at
 from tfbatch.trial.trials import Trials
 
 _OTHER_RULE = {"linear": "square_root", "square_root": "none"}
@@ -230,6 +230,10 @@ def translate_batch_size(
     if trials is not None:
         training = _with_slope(training, trials, after.batch_size)
     rate = _learning_rate(training, before, after, critical_batch_size)
+    held = _by_sde(training, before, after).held
+    notes = [*training.notes, *_notes(before, after), *map(_note_of_held, held)]
+    if critical_batch_size and rate.rule == "measured":
+        notes.append("The run's measured slope is used, and `critical_batch_size` is not.")
     changes = (
         rate,
         *_lengths(steps, warmup_steps, before, after),
@@ -243,7 +247,7 @@ def translate_batch_size(
         after=after,
         optimizer=training.optimizer,
         changes=changes,
-        notes=(*training.notes, *_notes(before, after)),
+        notes=tuple(notes),
         measured=rate.rule == "measured",
     )
 
@@ -320,9 +324,11 @@ def _training(
     notes = []
     if trial:
         numbers |= _numbers_of(trial)
+        of_trial = f"those of {trial.trial}, the run's best trial at batch size {batch_size:,}"
         notes.append(
-            f"The values before are those of {trial.trial}, the run's best trial at batch size "
-            f"{batch_size:,}."
+            f"The values before are {of_trial}."
+            if learning_rate is None and not arguments
+            else f"The values before that are not given are {of_trial}."
         )
     elif learning_rate is None:
         notes.append("The learning rate before is Keras's own: give yours with --learning_rate.")
@@ -491,7 +497,8 @@ def _numbers(training: _Training, rate: Change, before: Devices, after: Devices)
     """The optimizer's numbers: kept in examples, with the other rule's as the range's other end."""
     found = []
     then = _by_timescales(training, rate.after or training.learning_rate, before, after)
-    by_sde = _by_sde(training, before, after)
+    of_sde = _by_sde(training, before, after)
+    by_sde = {name: value for name, value in of_sde.values.items() if name not in of_sde.held}
     slow, fast = (
         _by_timescales(training, end or training.learning_rate, before, after)
         for end in (rate.low, rate.high)
@@ -572,13 +579,13 @@ def _by_timescales(
             written[_TIMESCALE[role].format(parameter)] = before.batch_size / taken
         elif role != "weight_average":
             written[parameter] = value
-    return _numbers_at(training, "none", rate_after, after, written, base=after)
+    return _numbers_at(training, "none", rate_after, after, written, base=after).values
 
 
-def _by_sde(training: _Training, before: Devices, after: Devices) -> dict[str, float | bool | None]:
-    """The numbers after, by the stochastic differential equation; empty where it has none."""
+def _by_sde(training: _Training, before: Devices, after: Devices) -> OptimizerNumbers:
+    """The numbers after, by the stochastic differential equation; none where it has none."""
     if "second_moment" not in roles_of(training.optimizer).values():
-        return {}
+        return OptimizerNumbers(values={}, derived=(), held=())
     written = {p: v for p, v in training.numbers.items() if p != "ema_momentum"}
     return _numbers_at(training, "adam_sde", training.learning_rate, after, written, base=before)
 
@@ -591,7 +598,7 @@ def _numbers_at(
     written: Mapping[str, float | bool | None],
     *,
     base: Devices,
-) -> dict[str, float | bool | None]:
+) -> OptimizerNumbers:
     configuration = Configuration(
         batch_size=after.batch_size,
         base_learning_rate=rate,
@@ -601,7 +608,14 @@ def _numbers_at(
     )
     return numbers_at(
         configuration, learning_rate=rate, num_examples=_EXAMPLES, total_examples=_EXAMPLES
-    ).values
+    )
+
+
+def _note_of_held(parameter: str) -> str:
+    return (
+        f"What adam_sde gives for `{parameter}` at this batch size is out of the range that an "
+        "optimizer trains with, so it is no end of the range here."
+    )
 
 
 def _normalization(momentum: float, before: Devices, after: Devices) -> Change:
