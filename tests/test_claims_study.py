@@ -114,6 +114,17 @@ def test_the_rate_of_the_small_is_told_with_any_optimizer(compiled):
         assert "compiled with adamw" in found["linear-rule-holds", ""].reason
 
 
+@pytest.mark.parametrize("base", [10, 50, 130])
+def test_a_quarter_of_the_baseline_is_tried_also_where_it_is_rounded_down(base):
+    rate = BASE.base_learning_rate * base / BASE.base_batch_size
+    at_base = {"batch_size": base, "base_batch_size": base, "base_learning_rate": rate}
+    found = judged(
+        rate_exponent, SimulatedCourt(best_at(0.5), baseline=BASE.model_copy(update=at_base))
+    )
+
+    assert found["small-slow-but-better-in-use", "rate"].word == "HOLDS"
+
+
 def test_one_size_has_no_exponent():
     at_one = BASE.model_copy(update={"batch_size": 1, "base_batch_size": 1})
     found = judged(rate_exponent, SimulatedCourt(best_at(1.0), baseline=at_one, num_examples=2))

@@ -50,7 +50,12 @@ _NOT_HERE = ("batch_sizes",)
 
 define_workload_flags(FLAGS, batch_sizes="Not used here: the preset's sizes follow --baseline.")
 flags.DEFINE_list("claim", [], "Names or numbers of claims to try.", flag_values=FLAGS)
-flags.DEFINE_list("card", [], "Cards, such as X1: all claims that need one.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "card",
+    [],
+    "Cards, such as X1: all claims that need one, and the other cards that these need.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_boolean("all", False, "All claims that can be tried.", flag_values=FLAGS)
 flags.DEFINE_boolean("list", False, "List all claims, and end.", flag_values=FLAGS)
 flags.DEFINE_boolean(

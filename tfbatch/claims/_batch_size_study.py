@@ -99,7 +99,7 @@ class BatchSizeStudy:
         if one < self.large or one == 1:
             raise UntestableError(
                 f"the baseline's batch size is {one} itself; give a larger one, such as "
-                "--baseline=batch_size=32"
+                f"--baseline=batch_size={max(32, 4 * one)}"
             )
         raise UntestableError(
             f"the baseline's batch size {one} is the largest that is tried with "

@@ -94,7 +94,7 @@ def make_court_request(
 
     Args:
         claim: Names or numbers of claims. Default: all that can be tried.
-        card: Short names of cards: all claims that need one of them and nothing else.
+        card: Short names of cards: all claims that need one of them, with whatever else these need.
         preset: "tiny", "small" or "full".
         objective: METRIC, METRIC:min or METRIC:max. Default: the data's.
         trial_length: Length of a training. Default: the preset's multiple of the data's.

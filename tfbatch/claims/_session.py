@@ -33,7 +33,7 @@ from tfbatch.process.limits import usable_cores
 from tfbatch.request.model_and_data import baseline_configuration
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import EVIDENCE
-from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
+from tfbatch.run_folder.fingerprint import hardware, record_load, write_fingerprint
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import load_between, sample_load
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
@@ -61,12 +61,13 @@ from tfbatch.trial.objective import Objective
 
 if TYPE_CHECKING:
     from tfbatch.search.engine import Engine
+    from tfbatch.training.devices import Devices
     from tfbatch.workers import Slot
 
-_EVIDENCE_VERSION = 2
+_EVIDENCE_VERSION = 3
 """Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
 
-1: sizes were chosen by the seeds that judge; files had no version.
+1: sizes were chosen by the seeds that judge; files had no version. 2: they named no machine.
 """
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
@@ -280,6 +281,7 @@ def hold_court(
         )
         with folder:
             write_fingerprint(folder.path, list(ready.engine.devices.accelerators))
+            machine = machine_of(ready.engine.devices)
             spent = spent_seconds(folder.path, folder.journal.rows)
             must_stop.clock = SearchClock(
                 request.max_minutes, spent_seconds=spent + time.monotonic() - started
@@ -300,12 +302,14 @@ def hold_court(
                     stop_requested=must_stop,
                 ),
                 engine=ready.engine,
-                measurements=Measurements(folder.path, ready.engine.devices.name),
+                measurements=Measurements(folder.path, machine),
                 tensorboard=folder.tensorboard,
                 objective=request.objective,
                 progress=progress,
             )
-            session = Session(request, court, folder.path, progress, must_stop, finished)
+            session = Session(
+                request, court, folder.path, progress, must_stop, finished, machine=machine
+            )
             with WallTime(folder.path, before=spent, started=started):
                 begun = sample_load()
                 found = session.run()
@@ -369,6 +373,8 @@ class Session:
         progress: Told of everything.
         must_stop: When true, no further card begins.
         finished: Called after each card with the verdicts so far.
+        machine: What measures; see `machine_of`. Evidence of another one is found anew, from the
+            trainings that there are.
     """
 
     def __init__(
@@ -379,8 +385,10 @@ class Session:
         progress: Progress,
         must_stop: Callable[[], bool],
         finished: Callable[[Verdicts], None],
+        *,
+        machine: str,
     ):
-        self._request, self._court = request, court
+        self._request, self._court, self._machine = request, court, machine
         self._folder = folder / EVIDENCE
         self._progress = progress
         self._must_stop, self._finished = must_stop, finished
@@ -433,7 +441,7 @@ class Session:
         found = {(one.claim, one.part): one for one in known}
         try:
             for one in card.collect(self._court):
-                found[one.claim, one.part] = one
+                found[one.claim, one.part] = _with_finite_effects(one)
                 self._write(card, list(found.values()))
         except (InterruptedTrialError, StoppedError):
             self._missing[card.CARD] = "the session ended before its end"
@@ -445,22 +453,38 @@ class Session:
     def _write(self, card: Card, evidence: Sequence[Evidence]) -> None:
         content = {
             "version": _EVIDENCE_VERSION,
+            "machine": self._machine,
             "card": card.CARD,
             "evidence": [dataclasses.asdict(one) for one in evidence],
         }
         write_whole(self._folder / f"{card.CARD}.json", json.dumps(content, indent=1))
 
     def _read(self, card: Card) -> list[Evidence]:
-        """What earlier sessions have found, by the statistics of this version."""
+        """What earlier sessions have found on this machine, by the statistics of this version."""
         try:
             text = (self._folder / f"{card.CARD}.json").read_text(encoding="utf-8")
         except FileNotFoundError:
             return []
         content = json.loads(text)
-        if content.get("version") != _EVIDENCE_VERSION:
+        if content.get("version") != _EVIDENCE_VERSION or content["machine"] != self._machine:
             return []
         rows: list[dict[str, Any]] = content["evidence"]
         return [Evidence(**{key: _tuples(v) for key, v in row.items()}) for row in rows]
+
+
+def _with_finite_effects(evidence: Evidence) -> Evidence:
+    """An effect that is no number forbids a decision, and costs no other verdict."""
+    finite = tuple(effect for effect in evidence.effects if math.isfinite(effect))
+    lost = len(evidence.effects) - len(finite)
+    if not lost:
+        return evidence
+    doubt = f"{lost} of {len(evidence.effects)} effects are not finite: a training diverged"
+    return dataclasses.replace(evidence, effects=finite, doubts=(*evidence.doubts, doubt))
+
+
+def machine_of(devices: Devices) -> str:
+    """What seconds depend on: the device and the processor."""
+    return f"{devices.name}; {hardware(list(devices.accelerators))['processor']}"
 
 
 def workload_of(

@@ -183,7 +183,7 @@ def _rate_of_the_small(court: Court, sizes: Sequence[int]) -> Evidence:
 def _sizes(court: Court) -> list[int]:
     """B0/4, B0, 4 B0, 16 B0, as far as the study has them."""
     base = court.study.base
-    return [size for size in court.study.sizes if base <= 4 * size]
+    return [size for size in court.study.sizes if size >= max(1, round(base / 4))]
 
 
 def center(court: Court, optimizer: Named, size: int) -> float:
