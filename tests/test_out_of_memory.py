@@ -275,3 +275,10 @@ def test_signals_to_the_group_are_the_parents_to_judge(tmp_path):
         assert (tmp_path / "ready").exists()
     finally:
         slot.close()
+
+
+def test_a_text_that_names_the_exhausted_resource_is_believed_unless_it_is_another_one():
+    error = "tensorflow.python.framework.errors_impl.ResourceExhaustedError: "
+
+    assert is_out_of_memory(error + "Graph execution error:")
+    assert not is_out_of_memory(error + "events.out; No space left on device")
