@@ -74,6 +74,25 @@ def test_the_final_metrics_are_the_ends_of_curves_over_updates(tmp_path):
     assert len(set(times)) >= 2, "each epoch has its own time"
 
 
+def test_a_model_that_trains_with_an_optimizer_of_its_own_has_curves_over_its_batches(tmp_path):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+        def train_step(self, data):
+            return {"loss": keras.ops.mean(self(data[0]))}
+
+    model, hparams = Own(), HParams(tmp_path)
+    model.compile(loss="mse")
+    model.fit(X, Y, batch_size=4, epochs=2, callbacks=[hparams], verbose=0)
+
+    assert [step for step, _ in scalars(hparams.folder)["loss"]] == [2, 4]
+
+
 def test_curves_of_a_training_that_diverged_end_in_no_final_value(tmp_path):
     hparams = HParams(tmp_path)
     fit(hparams, rate=1e30)

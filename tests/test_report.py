@@ -391,6 +391,14 @@ def test_a_rate_that_was_tried_twice_does_not_bound_itself():
     assert bracket_of(trials_of(*same, tried(0.08, 0.5), tried(0.13, 0.5)), 64).closed
 
 
+def test_a_lower_rate_that_diverged_bounds_nothing_and_rates_that_are_one_count_once():
+    lower = tried(0.05, None, status="diverged")
+    found = bracket_of(trials_of(lower, tried(0.1, 0.3), tried(0.101, 0.3), tried(0.2, 0.5)), 64)
+
+    assert (found.below, found.above) == (None, 0.2)
+    assert (found.trials, found.rates) == (4, 3)
+
+
 def shortened(answer, trials):
     return answer.model_copy(update={"trials": len(trials)})
 

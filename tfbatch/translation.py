@@ -378,6 +378,12 @@ def _with_slope(training: _Training, trials: Trials, to: int) -> _Training:
         )
     else:
         notes += [f"About the slope: {doubt}." for doubt in slope.doubts]
+        lengths = sorted({one.trial.length for one in brackets if one.closed and one.trial})
+        if len(lengths) > 1:
+            notes.append(
+                "The slope joins best rates of trainings of different lengths, from "
+                f"{lengths[0]:,} to {lengths[-1]:,} examples."
+            )
         if not min(sizes) <= to <= max(sizes):
             notes.append(
                 f"The slope was measured from {min(sizes):,} to {max(sizes):,}; beyond, it is "
@@ -388,7 +394,8 @@ def _with_slope(training: _Training, trials: Trials, to: int) -> _Training:
         how = "bracketed" if there.closed else "not bracketed: a bound"
         notes.append(
             f"At batch size {to:,} the run's best learning rate is {there.best:.4g} "
-            f"({there.trial.trial}, {there.rates} rates tried, {how})."
+            f"({there.trial.trial} of {there.trial.length:,} examples, {there.rates} rates tried, "
+            f"{how})."
         )
     return dataclasses.replace(training, slope=slope, notes=tuple(notes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -54,16 +55,16 @@ def bracket_of(trials: Trials, batch_size: int) -> Bracket:
     """The learning rates that the search tried at a batch size, around its best.
 
     The best is that of the run's full length, or, where there is none, of the longest other length.
-    Another rate bounds it if it diverged, or if, at an equal length, it was no better than the best
-    rate or one between the two. A higher rate that was better in shorter trainings bounds nothing,
-    nor does one that was stopped before the end of its decay: it hides what was learned. Rates less
-    than `SAME_RATE_OCTAVES` apart are one.
+    A higher rate bounds it if it diverged, and any other if, at an equal length, it was no better
+    than the best rate or one between the two. A higher rate that was better in shorter trainings
+    bounds nothing, nor does one that was stopped before the end of its decay: it hides what was
+    learned. Rates less than `SAME_RATE_OCTAVES` apart are one.
     """
     searched = trials.of_phase("search", "baseline").of_batch_size(batch_size)
     tried = [t for t in searched if t.status in ("completed", "diverged")]
     full = trials.searched().of_batch_size(batch_size)
     best = full.best() or _best_of_the_longest(trials, tried)
-    rates = len({t.learning_rate for t in tried})
+    rates = _different([t.learning_rate for t in tried])
     if best is None:
         return Bracket(batch_size, len(tried), rates, None, None, None)
     rate = best.learning_rate
@@ -79,6 +80,13 @@ def bracket_of(trials: Trials, batch_size: int) -> Bracket:
     )
 
 
+def _different(rates: Sequence[float]) -> int:
+    """How many there are, those that are one counted once."""
+    octaves = sorted(map(math.log2, rates))
+    apart = (high - low >= SAME_RATE_OCTAVES for low, high in itertools.pairwise(octaves))
+    return bool(octaves) + sum(apart)
+
+
 def _bounds(
     trial: FinishedTrial, best_rate: float, tried: list[FinishedTrial], sign: float
 ) -> bool:
@@ -87,7 +95,7 @@ def _bounds(
     if abs(distance) < SAME_RATE_OCTAVES:
         return False
     if trial.score is None:
-        return True
+        return distance > 0  # a lower rate diverges for another reason than its size
     if distance > 0 and trial.length < trial.total_examples:
         return False
     nearer = [

@@ -110,11 +110,16 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keeps the last epoch's metrics, those that callbacks before this one added too."""
         self._last = {name: float(value) for name, value in (logs or {}).items()}
-        updates = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        optimizer = self.model.optimizer
+        updates = int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer else 0
+        if not updates:  # a model that trains in its own way, with another optimizer or none
+            updates = (epoch + 1) * (self.params.get("steps") or 1)
         self._points.append(_Point(updates, time.time(), self._last))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Writes the row."""
+        if self.derived and self.model.built:  # a model may be built by its first batch
+            self._derived["parameters"] = self.model.count_params()
         values = {**self._derived, **self.hparams}
         self.folder = _own_folder(self.log_dir)
         columns, metrics = declared(self.log_dir)
@@ -148,13 +153,17 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _derived(model: keras.Model, params: Mapping[str, Any]) -> dict[str, Value]:
+    optimizer = model.optimizer
+    if optimizer is None:
+        found: dict[str, Value] = {}
+    else:
+        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+        found = {"optimizer": optimizer.name, "learning_rate": rate}
     return {
-        "optimizer": model.optimizer.name,
-        "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
+        **found,
         "epochs": params.get("epochs"),
         "steps_per_epoch": params.get("steps"),
         "precision": model.dtype_policy.name,
-        "parameters": model.count_params(),
     }
 
 

@@ -86,8 +86,8 @@ def two_sentences(run: RecordedRun) -> list[str]:
         recommendation += ended
     if 0 < run.answer.trials < len(run.trials):
         recommendation += (
-            f" It rests on the first {run.answer.trials} of {len(run.trials)} trials: the run was "
-            "extended, and has not judged the later ones yet."
+            f" It rests on the first {run.answer.trials} of {len(run.trials)} trials: the "
+            "later ones have not been judged yet."
         )
     return [recommendation, words.better]
 

@@ -140,12 +140,13 @@ def _finalists_section(run: RecordedRun, level: int) -> list[PageSection]:
     if picture and reference and reference.key == BASELINE:
         rounds = len(scores_by_round(run, reference))
         extra = len(reference.completed) - rounds
-        if extra:
+        if extra > 0:
+            second = "one second training" if extra == 1 else f"{extra} second trainings"
             text += (
                 f" The baseline has {len(reference.completed)} seeds in the bar, {rounds} of the "
-                f"dots and {extra} second trainings, so that the bar's middle, the difference of "
+                f"dots and {second}, so that the bar's middle, the difference of "
                 "the two means, is not that of the dots. Only where seeds have much in common does "
-                "it leave the second trainings out."
+                "it leave what is second out."
             )
     return [
         PageSection(

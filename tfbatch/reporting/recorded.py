@@ -143,8 +143,9 @@ def _space(settings: JsonObject) -> Space | None:
 
 def _wall_seconds(path: Path, answer: Answer | None) -> float | None:
     """Those of all sessions, as of now: an answer has those of the session that wrote it."""
-    written = answer.seconds if answer else 0.0
-    return _number(path / WALL_TIME) or written or None
+    now = _number(path / WALL_TIME)
+    written = answer.seconds if answer else None
+    return (written if now is None else now) or None
 
 
 def _number(path: Path) -> float | None:

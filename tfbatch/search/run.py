@@ -167,7 +167,7 @@ class Run:
                 f"end of the run. Received: {self.request.max_minutes:g} min, of which {used:.0f} "
                 f"s are used. Give --max_minutes={minutes} or more."
             )
-        self._measure_step_times(configurations)
+        self._measure_step_times([one for one in configurations if one.batch_size in missing])
         if missing := sizes - self._timed_here():
             stop_if(self.stop_requested)
             raise SearchError(
