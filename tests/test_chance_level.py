@@ -109,3 +109,10 @@ def test_an_area_under_the_curve_of_guesses_rarely_passes():
 
     assert np.std(areas) == pytest.approx(level.noise / 3, rel=0.15)
     assert sum(level.beaten_by(area, "max") for area in areas) <= 3
+
+
+def test_noise_falls_with_the_examples():
+    """Three deviations: 9 v / n, 9 e / n and 9 / (2 n), as derived in the docstrings."""
+    assert squared_error_noise(2.0, 900) == pytest.approx(0.02)
+    assert absolute_error_noise(2.0, 900) == pytest.approx(0.02)
+    assert cross_entropy_noise(900) == pytest.approx(0.005)

@@ -124,6 +124,18 @@ def test_the_seeds_that_decide_would_decide():
     assert difference(*longer, direction="max").verdict == "first"
 
 
+def test_shared_seeds_are_expected_to_decide_with_fewer_where_they_have_much_in_common():
+    """Three shared seeds are not paired yet, those that are asked for would be."""
+    levels = {1: 0.50, 2: 0.60, 3: 0.70}
+    first = {1: 0.512, 2: 0.611, 3: 0.713}
+    shared = difference(first, levels, direction="max")
+    apart = difference(first, {s + 9: v for s, v in levels.items()}, direction="max")
+
+    assert (shared.verdict, shared.pairs, shared.seeds_to_decide) == ("undecided", 0, 4)
+    assert apart.verdict == "undecided"
+    assert apart.seeds_to_decide is None, "more than 80"
+
+
 def test_an_interval_covers_a_difference_that_is_not_there():
     rng = np.random.default_rng(0)
     covered = 0

@@ -116,14 +116,14 @@ def difference(
     variances, freedom = _noise(first, second, others)
     counts = (len(first), len(second))
     in_pairs = len(shared) >= FEWEST_PAIRS
+    apart = np.array([first[seed] - second[seed] for seed in shared])
+    most = max(abs(score) for one in (first, second) for score in one.values())
+    # What further pairs would tell; of two pairs nothing is known of it.
+    one_pair = _variance(apart, most) if len(shared) > 2 else sum(variances)
     if in_pairs:
-        apart = np.array([first[seed] - second[seed] for seed in shared])
-        most = max(abs(score) for one in (first, second) for score in one.values())
-        one_pair = _variance(apart, most)
         gain = sign * float(apart.mean())
         error = _of_pairs(one_pair, len(shared), level)
     else:
-        one_pair = sum(variances)
         gain = sign * float(np.mean(list(first.values())) - np.mean(list(second.values())))
         error = _of_means(variances, freedom, counts, level)
     interval = Interval(gain - error.half_width, gain + error.half_width, level)
