@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
+from tests import court_fixtures
 from tests.court_fixtures import (
     NoisyQuadratic,
     SimulatedCourt,
@@ -18,6 +20,7 @@ from tests.court_fixtures import (
 from tfbatch.claims import (
     accumulated_batches,
     cards,
+    extremes,
     rate_exponent,
     same_budget,
     steps_to_target,
@@ -192,6 +195,44 @@ def test_a_size_is_never_compared_with_itself(size, num_examples):
         assert "none is between" in untestable["some-size-best-in-time", ""]
 
 
+@pytest.mark.parametrize(("evaluations", "decided"), [(2, False), (4, False), (12, True)])
+def test_where_no_training_can_show_that_it_keeps_the_target_no_success_is_judged(
+    evaluations, decided, monkeypatch
+):
+    """0 of 10 against 0 of 10 runs was called negligible."""
+    monkeypatch.setattr(court_fixtures, "EVALUATIONS", evaluations)
+    simulated = FarRates(0)
+    of_small = judged(steps_to_target, simulated)["too-small-never-converges", ""]
+    of_one = extremes._one_example(simulated).verdict("difference")
+
+    for verdict in (of_small, of_one):
+        assert verdict.decided == decided
+        assert decided or "give a longer --trial_length" in verdict.reason
+
+
+def test_pilot_runs_that_diverged_set_no_target_and_many_of_them_forbid_what_reads_it():
+    def court(count):
+        simulated = FarRates(0)
+        pilots = list(simulated.study._pilot)
+        for number in range(count):
+            lost = (math.nan,) * (len(pilots[number].scores) - 1)
+            pilots[number] = dataclasses.replace(
+                pilots[number], diverged=True, scores=(-1.0, *lost)
+            )
+        simulated.study.__dict__["_pilot"] = pilots
+        return simulated.study
+
+    one, two = court(1), court(2)
+    assert one.target > -0.5
+    assert one.doubts("tuned", "target", (32,)) == ()
+    assert "3 of 5 pilot runs" in two.doubts("tuned", "target", (32,))[0]
+
+
+def test_the_full_batch_trains_no_longer_than_the_largest_one():
+    study = with_batch_size(32, num_examples=45_000).study
+    assert study.length(45_000) == study.length(study.large)
+
+
 def test_a_size_that_cannot_be_timed_costs_only_what_needs_its_time():
     whole = with_batch_size(32, step=lambda size: 0.003 * size)
     slow = with_batch_size(32, step=lambda size: 0.01 * size)  # 512 takes 5 s
@@ -199,8 +240,12 @@ def test_a_size_that_cannot_be_timed_costs_only_what_needs_its_time():
 
     for card in CARDS:
         assert words[card.CARD].keys() == judged(card, whole).keys()
+    late = (too_slow(512), too_slow(1024))  # the largest one, and the full batch
     lost = {
-        part for found in words.values() for part in found if too_slow(512) in found[part].reason
+        part
+        for found in words.values()
+        for part in found
+        if any(reason in found[part].reason for reason in late)
     }
     assert lost == {
         *((name, part) for name in LARGEST for part in ("throughput", "time to target")),

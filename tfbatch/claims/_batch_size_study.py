@@ -35,6 +35,10 @@ _FIRST_OCTAVES = (-2, -1, 0, 1, 2)
 _MOST_OCTAVES = 6
 _TARGET_SHARE = 0.6
 """The target is what all pilot runs of the baseline reach after this share of their training."""
+_FEWEST_EVALUATIONS = 5
+"""A hit at 60 % of a training, and the two evaluations that confirm it."""
+_RELIABLE = 0.8
+"""Share of B0's pilot runs that must reach the target."""
 _MOST_OF_DATA = 0.5
 """The largest batch size, as a share of the training split."""
 
@@ -134,7 +138,7 @@ class BatchSizeStudy:
             return examples
         if budget == "updates":  # as many as B0's training has, where the largest size can
             longest = min(self.large / self.base, self._court.preset.longest)
-            return examples * longest * size / self.large
+            return examples * longest * min(size / self.large, 1.0)  # the full batch: no longer
         return float(self.length(size))
 
     def log_seconds(self, size: int, purpose: Purpose = "verdict") -> list[float]:
@@ -245,8 +249,9 @@ class BatchSizeStudy:
             of_success: Whether the verdict is on how many runs reach the target.
         """
         rates = [self.rate(size, policy, budget) for size in sizes]
+        target = self._target_doubts if budget == "target" else ()
         short = () if of_success else (rate.falls_short for rate in rates if rate.falls_short)
-        return tuple(dict.fromkeys([*(d for rate in rates for d in rate.doubts), *short]))
+        return tuple(dict.fromkeys([*target, *(d for rate in rates for d in rate.doubts), *short]))
 
     @functools.cached_property
     def margin(self) -> float:
@@ -265,10 +270,31 @@ class BatchSizeStudy:
         """What all pilot runs of B0 have reached after 60 % of their training.
 
         The median of them is no target: where the metric hardly rises any more, half of the seeds
-        end below it.
+        end below it. Runs that diverged set none.
         """
         examples = _TARGET_SHARE * self._court.workload.examples
-        return min(run.score_at(examples) for run in self._pilot)
+        runs = [run for run in self._pilot if not run.diverged] or self._pilot
+        return min(run.score_at(examples) for run in runs)
+
+    @functools.cached_property
+    def _target_doubts(self) -> tuple[str, ...]:
+        """Why nothing can be said of who reaches the target, of successes neither."""
+        whole = [run for run in self._pilot if not run.diverged] or self._pilot
+        evaluations = min(len(run.examples) - 1 for run in whole)
+        if evaluations < _FEWEST_EVALUATIONS:
+            return (
+                f"a training has {evaluations} evaluations, one an epoch, and a target that is "
+                f"reached and kept takes {_FEWEST_EVALUATIONS}: give a longer --trial_length",
+            )
+        reached = sum(self._updates(run).reached for run in self._pilot)
+        if reached < _RELIABLE * len(self._pilot):
+            return (
+                f"{reached} of {len(self._pilot)} pilot runs of batch size {self.base} reach the "
+                "target",
+            )
+        if self.target <= self._court.workload.untrained + self.margin:
+            return ("the target is no better than the untrained model",)
+        return ()
 
     @functools.cached_property
     def _pilot(self) -> list[Run]:

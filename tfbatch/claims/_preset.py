@@ -22,7 +22,7 @@ class Preset:
         length: Length of a training as a multiple of the data's own.
         factors: Batch sizes as multiples of the baseline's.
         longest: Length of the longest training as a multiple of `length`: what the largest batch
-            size gets for as many updates as the others.
+            size, and the full batch, get for as many updates as the others.
         seeds: Fresh seeds that a verdict rests on.
         pilot_seeds: Seeds that fix margins and targets, and that no verdict uses.
         tuning_seeds: Seeds that choose learning rates and sizes, and that no verdict uses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -105,24 +106,6 @@ def _only_two(court: Court) -> Evidence:
 def _full_batch(court: Court) -> Evidence:
     """Seconds to the target of the full batch, over twice those of the best size."""
     study, full = court.study, court.workload.num_examples
-    runs, choosing = (
-        {
-            size: study.updates_to_target(size, "tuned", purpose)
-            for size in dict.fromkeys((*study.sizes, full))
-        }
-        for purpose in _PURPOSES
-    )
-
-    def find() -> Contest:
-        study.apart(study.small, full)
-        return contest(
-            negative(seconds_to_target(court, runs)),
-            negative(seconds_to_target(court, choosing, "tuning")),
-            [size for size in study.sizes if size != full],
-            (full,),
-            plus=-math.log(2),
-        )
-
     blank = Evidence(
         "full-batch-unsuited",
         effects=(),
@@ -132,10 +115,34 @@ def _full_batch(court: Court) -> Evidence:
         policy="tuned",
         finding="seconds to the target with all {other} examples in a batch, over twice those at "
         "{one}, the best size by other seeds",
+    )
+    try:  # what cannot be timed is not trained
+        study.apart(study.small, full)
+        study.log_seconds(full)
+    except UntestableError as error:
+        return dataclasses.replace(blank, finding="", untestable=str(error))
+    runs, choosing = (
+        {
+            size: study.updates_to_target(size, "tuned", purpose)
+            for size in dict.fromkeys((*study.sizes, full))
+        }
+        for purpose in _PURPOSES
+    )
+    blank = dataclasses.replace(
+        blank,
         doubts=study.doubts("tuned", "target", (*study.sizes, full)),
         censored=fell_short(*runs.values()),
     )
-    return told(blank, find)
+    return told(
+        blank,
+        lambda: contest(
+            negative(seconds_to_target(court, runs)),
+            negative(seconds_to_target(court, choosing, "tuning")),
+            [size for size in study.sizes if size != full],
+            (full,),
+            plus=-math.log(2),
+        ),
+    )
 
 
 def _special_case(court: Court) -> Evidence:
