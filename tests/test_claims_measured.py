@@ -49,7 +49,7 @@ def test_the_distance_to_the_full_gradient_falls_with_the_batch(task):
     assert len(states) == len(SHARES)
     for state in states:
         examples = task.programs.workload.data.num_examples("train")
-        assert state.slope(examples) == pytest.approx(-1, abs=0.4)
+        assert state.slope(examples) == pytest.approx(-1, abs=0.3)
         assert list(state.alignments) == sorted(state.alignments)
         assert state.noise_share(4) > state.noise_share(256)
     assert states[-1].noise_scale(examples) > 1

@@ -281,6 +281,55 @@ def test_the_gradient_noise_of_a_linear_regression():
     assert found["too-large-loses-randomness", "noise"].word == "HOLDS"
 
 
+class WithHeavyTails(SimulatedCourt):
+    """One example in fifty carries the gradient."""
+
+    scales = (0.0,) * 4
+
+    def measure(self, function, configuration, sizes, *, seed, examples):
+        generator = np.random.default_rng(seed)
+        count = self.workload.num_examples
+        large = np.where(generator.random(count) < 0.02, 1.0, 0.01)
+        each = generator.normal(size=(count, 20)) * large[:, None] + 0.02
+        full, found = each.mean(0), []
+        for size in sizes:
+            order = np.concatenate([generator.permutation(count) for _ in range(9 * size)])
+            draws = gradient_noise.draws_of(size, count)
+            means = each[order[: draws * size].reshape(draws, size)].mean(1)
+            found.append(float(((means - full) ** 2).sum(1).mean()))
+        alike = (0.5,) * len(sizes)
+        return tuple(
+            gradient_noise.GradientNoise(
+                tuple(sizes), tuple(found), alike, float(full @ full) * math.exp(-scale)
+            )
+            for scale in self.scales
+        )
+
+
+def test_the_slope_is_found_where_few_examples_carry_the_gradient():
+    """With eight draws of each size the slope was -0.43, and a theorem did not hold."""
+    found = judged(gradient_noise, WithHeavyTails(NoisyQuadratic()))
+
+    assert found["larger-is-more-accurate-direction", "direction"].word == "HOLDS"
+    assert found["larger-is-closer-to-true-gradient", ""].estimate == pytest.approx(1.0, abs=0.1)
+    assert [gradient_noise.draws_of(size, 1000) for size in (2, 8, 500)] == [256, 125, 8]
+
+
+@pytest.mark.parametrize(
+    ("scales", "word"),
+    [
+        ((5.0, 5.0, 5.0, 5.0), "HOLDS"),
+        ((5.0, 5.0, -5.0, 5.0), "INCONCLUSIVE"),
+        ((-5.0, 5.0, 5.0, 5.0), "DOES NOT HOLD"),
+    ],
+)
+def test_noise_is_always_sufficient_only_if_it_is_at_every_state(scales, word):
+    simulated = WithHeavyTails(NoisyQuadratic())
+    simulated.scales = scales
+
+    assert judged(gradient_noise, simulated)["sample-noise-always-sufficient", ""].word == word
+
+
 def test_accumulation_that_equals_and_one_that_does_not():
     class Accumulating(SimulatedCourt):
         shift = 0.0
