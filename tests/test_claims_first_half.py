@@ -9,6 +9,7 @@ import pytest
 
 from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, judged, noise_of
 from tfbatch.claims import error_surface, large_batch_methods, redundancy
+from tfbatch.errors import InputError
 
 
 def test_a_paraboloid_has_no_residual_and_a_fourth_power_has():
@@ -45,6 +46,18 @@ def test_a_network_is_locally_a_paraboloid_where_its_updates_are_small(error, wo
     found = judged(error_surface, Surface(NoisyQuadratic()))
     assert found["error-surface-is-a-paraboloid", "linear"].word == "HOLDS"
     assert found["error-surface-is-a-paraboloid", "network"].word == word
+
+
+def test_a_network_that_cannot_be_measured_costs_nothing_that_is_known_of_a_neuron():
+    class Unmeasured(SimulatedCourt):
+        def measure(self, function, *arguments, **options):
+            if function is error_surface.error_of_an_update:
+                raise InputError("its gradient cannot be measured")
+            return 1e-15
+
+    found = judged(error_surface, Unmeasured(NoisyQuadratic()))
+    assert found["error-surface-is-a-paraboloid", "linear"].word == "HOLDS"
+    assert "cannot be measured" in found["error-surface-is-a-paraboloid", "network"].reason
 
 
 def test_copies_cost_the_full_batch_four_times_the_examples_and_small_ones_nothing():
@@ -85,6 +98,22 @@ def test_small_batches_avoid_redundancy(waste, word):
     found = judged(redundancy, simulated)
     assert found["small-avoids-redundancy", "copies"].word == word
     assert found["small-avoids-redundancy", "efficiency"].word == "HOLDS"
+
+
+def test_a_seed_that_does_not_descend_is_a_doubt_and_not_the_loss_of_all():
+    class Climbs(SimulatedCourt):
+        seeds_asked = 0
+
+        def measure(self, function, configuration, *, copies, seed):
+            self.seeds_asked += copies == 1
+            if self.seeds_asked == 3:
+                raise InputError("the full batch does not lower the loss")
+            return redundancy.CostOfCopies(5120.0 * copies, 640.0 + seed % 13, reached=True)
+
+    evidence = redundancy._copies(Climbs(NoisyQuadratic(), step=float))
+    assert len(evidence.effects) == 9
+    assert "1 of the seeds tell nothing: the full batch does not lower the loss" in evidence.doubts
+    assert not evidence.untestable
 
 
 def gap_of(loss, *, but=""):

@@ -13,6 +13,7 @@ share of what the two terms are without their signs, so that it is not small whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -42,34 +43,24 @@ _PROBE = 0.1
 
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
-    study, workload = court.study, court.workload
-    why, residual, errors = "", np.nan, []
+    yield _network(court)
+    yield _linear(court)
+
+
+def _network(court: Court) -> Evidence:
+    study = court.study
     rate = study.rate(study.base, "tuned", "epochs")
+    configuration = study.configuration(study.base, rate.value)
+    half = max(1, court.workload.examples // (2 * study.base))
+    why, errors = "", []
     try:
-        residual = court.measure(residual_of_a_neuron, workload.baseline, seed=1)
         for seed in court.seeds("verdict", court.preset.seeds):
-            configuration = study.configuration(study.base, rate.value)
-            half = max(1, workload.examples // (2 * study.base))
             errors.append(
                 court.measure(error_of_an_update, configuration, trained_steps=half, seed=seed)
             )
     except InputError as error:
         why = str(error)
-    yield Evidence(
-        _CLAIM,
-        effects=() if why else (_RESIDUAL - residual,),
-        margin=0.0,
-        unit="share",
-        axis="one gradient",
-        policy="no",
-        finding=""
-        if why
-        else f"a paraboloid leaves {residual:.1e} of the range of the loss of a "
-        f"linear neuron, along {_DIRECTIONS} random lines",
-        part="linear",
-        untestable=why,
-    )
-    yield Evidence(
+    return Evidence(
         _CLAIM,
         effects=() if why else tuple(_ERROR - value for value in errors),
         margin=0.0,
@@ -82,6 +73,28 @@ def collect(court: Court) -> Iterator[Evidence]:
         f"at batch size {study.base}; the median error is {np.median(errors):.1%}",
         part="network",
         doubts=rate.doubts,
+        untestable=why,
+    )
+
+
+def _linear(court: Court) -> Evidence:
+    why, residual = "", math.nan
+    try:
+        residual = court.measure(residual_of_a_neuron, court.workload.baseline, seed=1)
+    except InputError as error:
+        why = str(error)
+    return Evidence(
+        _CLAIM,
+        effects=() if why else (_RESIDUAL - residual,),
+        margin=0.0,
+        unit="share",
+        axis="one gradient",
+        policy="no",
+        finding=""
+        if why
+        else f"a paraboloid leaves {residual:.1e} of the range of the loss of a "
+        f"linear neuron, along {_DIRECTIONS} random lines",
+        part="linear",
         untestable=why,
     )
 

@@ -102,20 +102,22 @@ def _copies(court: Court) -> Evidence:
     study = court.study
     rate = study.rate(study.base, "fixed", "epochs")
     configuration = study.configuration(study.base, rate.value)
-    why, found = "", []
-    try:
-        for seed in court.seeds("verdict", court.preset.seeds):
+    why, found, lost = "", [], 0
+    for seed in court.seeds("verdict", court.preset.seeds):
+        try:
             one, many = (
                 court.measure(cost_of_copies, configuration, copies=copies, seed=seed)
                 for copies in (1, _COPIES)
             )
+        except InputError as error:
+            why, lost = str(error), lost + 1
+        else:
             found.append((one, many))
-    except InputError as error:
-        why = str(error)
+    unknown = (f"{lost} of the seeds tell nothing: {why}",) if found and lost else ()
     effects = [math.log(many.full / one.full * one.small / many.small) for one, many in found]
     return Evidence(
         _CLAIM,
-        effects=() if why else tuple(effects),
+        effects=tuple(effects),
         margin=_COPIES_MARGIN,
         unit="log ratio",
         axis="epochs",
@@ -123,9 +125,9 @@ def _copies(court: Court) -> Evidence:
         finding=f"examples of the full batch over those of small ones, with {_COPIES} copies of "
         "the data over with one",
         part="copies",
-        doubts=rate.doubts,
+        doubts=(*rate.doubts, *unknown),
         censored=sum(not (one.reached and many.reached) for one, many in found),
-        untestable=why,
+        untestable="" if found else why,
     )
 
 
