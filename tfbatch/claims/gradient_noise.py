@@ -39,6 +39,8 @@ SHARES = (0.05, 0.25, 0.5, 1.0)
 """Where in the training is looked."""
 _MIDDLE = SHARES.index(0.5)
 _FEWEST_DRAWS, _MOST_DRAWS = 8, 256
+_MOST_ELSEWHERE = 64
+"""At the states whose slope is not looked at."""
 _CHUNK = 256
 _ALIGNED = 0.9
 _GAIN = 0.025
@@ -221,12 +223,13 @@ def gradient_noise_during(
         model = model_at(task.programs, configuration, Weights(trained_steps=steps, seed=seed))
         if reason := why_not(model):
             raise InputError(f"the model's gradients cannot be measured: {reason}")
-        found.append(_measure(task, model, batch_sizes, seed))
+        most = _MOST_DRAWS if share == SHARES[_MIDDLE] else _MOST_ELSEWHERE
+        found.append(_measure(task, model, batch_sizes, seed, most))
     return tuple(found)
 
 
 def _measure(
-    task: TaskContext, model: keras.Model, batch_sizes: Sequence[int], seed: int
+    task: TaskContext, model: keras.Model, batch_sizes: Sequence[int], seed: int, most: int
 ) -> GradientNoise:
     """The gradients at the model's weights.
 
@@ -263,7 +266,7 @@ def _measure(
     distances, alignments = [], []
     for number, size in enumerate(batch_sizes):
         squares, cosines = [], []
-        for _, draw in gradients(size, draws_of(size, total) * size, number + 1):
+        for _, draw in gradients(size, draws_of(size, total, most) * size, number + 1):
             squares.append(float(((draw - full) ** 2).sum()))
             length = float(np.linalg.norm(draw) * np.linalg.norm(full))
             cosines.append(float(draw @ full) / length)
@@ -274,7 +277,7 @@ def _measure(
     )
 
 
-def draws_of(size: int, examples: int) -> int:
+def draws_of(size: int, examples: int, most: int = _MOST_DRAWS) -> int:
     """How many batches of a size are drawn: as many as one pass over the data has, within bounds.
 
     The log of a mean of few small batches is too low where few examples carry the gradient.
@@ -282,8 +285,9 @@ def draws_of(size: int, examples: int) -> int:
     Args:
         size: Examples in a batch.
         examples: Of the training split.
+        most: Draws at most: each is a gradient.
     """
-    return max(_FEWEST_DRAWS, min(_MOST_DRAWS, examples // size))
+    return max(_FEWEST_DRAWS, min(most, examples // size))
 
 
 _PARTS = (
