@@ -112,7 +112,7 @@ def test_a_seed_that_does_not_descend_is_a_doubt_and_not_the_loss_of_all():
 
     evidence = redundancy._copies(Climbs(NoisyQuadratic(), step=float))
     assert len(evidence.effects) == 9
-    assert "1 of the seeds tell nothing: the full batch does not lower the loss" in evidence.doubts
+    assert "1 of 10 seeds tell nothing: the full batch does not lower the loss" in evidence.doubts
     assert not evidence.untestable
 
 

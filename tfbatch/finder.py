@@ -25,11 +25,11 @@ from tfbatch.python_objects import (
 )
 from tfbatch.request.execution import MAX_STATE_GB, Execution
 from tfbatch.request.request import Request, make_request
-from tfbatch.run_folder.files import JOURNAL, worker_log
-from tfbatch.run_folder.folder import RunLock, check_run_dir
+from tfbatch.run_folder.files import JOURNAL
+from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.run_folder.journal import read_rows
+from tfbatch.search.first_worker import locked_with_worker
 from tfbatch.search.progress import Progress, progress_lines
-from tfbatch.workers import warm_slot
 
 if TYPE_CHECKING:
     import keras
@@ -311,27 +311,17 @@ def _opened(
     started: float,
 ) -> Iterator[Run]:
     """A run with everything that it needs."""
-    with RunLock(request.run_dir) as lock:
-        warm = None
-        if request.execution.workers != 0:  # it imports TensorFlow beside this process
-            lock.logs.mkdir(exist_ok=True)
-            log = worker_log(lock.logs, 0)
-            warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")
-        try:
-            from tfbatch.search.session import open_run
+    with locked_with_worker(request.run_dir, request.execution, progress) as (lock, warm):
+        from tfbatch.search.session import open_run
 
-            with open_run(
-                request,
-                user_code(request.subject, objects),
-                splits=splits_of(request.subject, objects),
-                progress=progress,
-                stop_requested=stop_requested,
-                lock=lock,
-                warm=warm,
-                started=started,
-            ) as run:
-                yield run
-        finally:
-            progress.end()
-            if warm:
-                warm.close()
+        with open_run(
+            request,
+            user_code(request.subject, objects),
+            splits=splits_of(request.subject, objects),
+            progress=progress,
+            stop_requested=stop_requested,
+            lock=lock,
+            warm=warm,
+            started=started,
+        ) as run:
+            yield run

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +24,9 @@ from tfbatch.python_objects import (
 )
 from tfbatch.request.execution import Execution
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.files import worker_log
-from tfbatch.run_folder.folder import RunLock, check_run_dir
+from tfbatch.run_folder.folder import check_run_dir
+from tfbatch.search.first_worker import locked_with_worker
 from tfbatch.search.progress import Progress, progress_lines
-from tfbatch.workers import Slot, warm_slot
 
 if TYPE_CHECKING:
     import keras
@@ -170,7 +169,7 @@ def run_court(
         write_whole(verdicts.run_dir / VERDICTS_FILE, verdicts.to_json())
         write_whole(verdicts.run_dir / PAGE_FILE, verdict_page(verdicts))
 
-    with _locked(request, progress) as (lock, warm):
+    with locked_with_worker(request.run_dir, request.execution, progress) as (lock, warm):
         from tfbatch.claims._session import hold_court
 
         found = hold_court(
@@ -209,7 +208,7 @@ def plan_court(
     """
     with tempfile.TemporaryDirectory(prefix="tfbatch-dry-run-") as folder:
         planned = dataclasses.replace(request, run_dir=Path(folder) / "run", overwrite=False)
-        with _locked(planned, progress) as (lock, warm):
+        with locked_with_worker(planned.run_dir, planned.execution, progress) as (lock, warm):
             from tfbatch.claims._plan import plan_session
 
             return plan_session(
@@ -221,23 +220,6 @@ def plan_court(
                 lock=lock,
                 warm=warm,
             )
-
-
-@contextlib.contextmanager
-def _locked(request: CourtRequest, progress: Progress) -> Iterator[tuple[RunLock, Slot | None]]:
-    """The run folder's lock, and a process that imports TensorFlow beside this one."""
-    with RunLock(request.run_dir) as lock:
-        warm = None
-        if request.execution.workers != 0:
-            lock.logs.mkdir(exist_ok=True)
-            log = worker_log(lock.logs, 0)
-            warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")
-        try:
-            yield lock, warm
-        finally:
-            progress.end()
-            if warm:
-                warm.close()
 
 
 def _announce() -> None:

@@ -113,7 +113,9 @@ def _copies(court: Court) -> Evidence:
             why, lost = str(error), lost + 1
         else:
             found.append((one, many))
-    unknown = (f"{lost} of the seeds tell nothing: {why}",) if found and lost else ()
+    unknown = (
+        (f"{lost} of {lost + len(found)} seeds tell nothing: {why}",) if found and lost else ()
+    )
     effects = [math.log(many.full / one.full * one.small / many.small) for one, many in found]
     return Evidence(
         _CLAIM,
