@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tfbatch.dataset_info.own_data import OwnData
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.request.request import data_identity
 from tfbatch.run_folder import durable, files
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import LIBRARY_LOG as LOG
@@ -121,14 +123,17 @@ def test_other_settings_are_refused_with_every_difference(tmp_path):
 
 def test_a_folder_with_its_own_arrays_may_be_moved(tmp_path):
     """Also one whose settings name the place, as earlier versions wrote them."""
-    stored = {"name": "data", "kind": "stored"}
+    data = OwnData(name="data", kind="stored", where="runs/after/data/1f")
+    stored = data_identity(data)
+    assert "where" not in stored
+    assert data_identity(data.model_copy(update={"kind": "function"}))["where"] == data.where
     begin(tmp_path, identity={"dataset": {**stored, "where": "runs/before/data/1f"}})
 
     with run_folder(tmp_path, identity={"dataset": stored}) as run:
         assert run.journal.rows == [{"trial": "baseline"}]
     with (
         pytest.raises(InputError, match="kind: stored -> function"),
-        run_folder(tmp_path, identity={"dataset": {"name": "data", "kind": "function"}}),
+        run_folder(tmp_path, identity={"dataset": {**stored, "kind": "function"}}),
     ):
         pass
 

@@ -182,7 +182,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{settings} is damaged: {error}. Start anew with --overwrite."
             ) from error
-        changes = differences(_without_place(before), _without_place(self._identity))
+        changes = differences(_without_place(before), self._identity)
         journal = self.path / files.JOURNAL
         trained = journal.exists() and b"\n" in journal.read_bytes()
         if changes and not trained and not (self.path / files.MEASUREMENTS).exists():
