@@ -139,13 +139,15 @@ def test_an_effect_that_is_no_number_forbids_a_decision_and_costs_nothing_else(t
     class Diverges(Card):
         def collect(self, simulated):
             for one in super().collect(simulated):
-                lost = (math.nan, *one.effects[1:]) if one.claim == "one" else one.effects
-                yield dataclasses.replace(one, effects=lost)
+                lost = (math.nan, *one.effects[1:])
+                if one.claim == "one":
+                    one = dataclasses.replace(one, rivals=(lost,))
+                yield one
 
     found, _ = hold(tmp_path, [Diverges("A", (ONE, OTHER))], (ONE, OTHER))
 
     assert found["one"].verdict.word == "INCONCLUSIVE"
-    assert "1 of 10 effects are not finite" in found["one"].verdict.reason
+    assert "1 of 20 effects are not finite" in found["one"].verdict.reason
     assert found["other"].verdict.word == "HOLDS"
     again, _ = hold(tmp_path, [Card("A", (ONE, OTHER))], (ONE, OTHER))
     assert again["one"].verdict.word == "INCONCLUSIVE"

@@ -475,12 +475,22 @@ class Session:
 
 def _with_finite_effects(evidence: Evidence) -> Evidence:
     """An effect that is no number forbids a decision, and costs no other verdict."""
-    finite = tuple(effect for effect in evidence.effects if math.isfinite(effect))
-    lost = len(evidence.effects) - len(finite)
+    compared = (evidence.effects, *evidence.rivals, *evidence.alternatives)
+    lost = sum(not math.isfinite(effect) for effects in compared for effect in effects)
     if not lost:
         return evidence
-    doubt = f"{lost} of {len(evidence.effects)} effects are not finite: a training diverged"
-    return dataclasses.replace(evidence, effects=finite, doubts=(*evidence.doubts, doubt))
+
+    def finite(effects: Sequence[float]) -> tuple[float, ...]:
+        return tuple(filter(math.isfinite, effects))
+
+    doubt = f"{lost} of {sum(map(len, compared))} effects are not finite: a training diverged"
+    return dataclasses.replace(
+        evidence,
+        effects=finite(evidence.effects),
+        rivals=tuple(map(finite, evidence.rivals)),
+        alternatives=tuple(map(finite, evidence.alternatives)),
+        doubts=(*evidence.doubts, doubt),
+    )
 
 
 def machine_of(devices: Devices) -> str:
