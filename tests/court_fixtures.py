@@ -72,6 +72,9 @@ class SimulatedCourt(Court):
     def measure(self, function, *arguments, **options):
         raise NotImplementedError(function.__name__)
 
+    def measure_each(self, function, cases, *, seconds):
+        raise NotImplementedError(function.__name__)
+
 
 def judged(card, simulated):
     """The word on every part that a card tells something of, by claim and part."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -228,6 +229,30 @@ def test_what_another_device_measured_is_measured_anew(tmp_path):
         return Measurements(tmp_path, device).recall(returned_number, (), {}, lambda: value)
 
     assert [on("CPU", 1.0), on("GPU", 2.0), on("CPU", 3.0), on("GPU", 4.0)] == [1.0, 2.0, 1.0, 2.0]
+
+
+def number_of(task, *, number: int) -> float:
+    del task
+    return float(number)
+
+
+def test_of_several_cases_those_that_have_ended_are_not_measured_again(tmp_path):
+    cases, asked = [{"number": n} for n in range(4)], []
+
+    def measure(missing, ended, *, fails):
+        asked.append([case["number"] for case in missing])
+        for index, case in enumerate(missing):
+            if case["number"] == fails:
+                raise ValueError("a bug")
+            ended(index, number_of(None, **case))
+
+    measurements = Measurements(tmp_path, "CPU")
+    with pytest.raises(ValueError, match="a bug"):
+        measurements.recall_each(number_of, cases, functools.partial(measure, fails=2))
+    rest = functools.partial(measure, fails=None)
+    assert measurements.recall_each(number_of, cases[::-1], rest) == [3.0, 2.0, 1.0, 0.0]
+    assert measurements.recall_each(number_of, cases, rest) == [0.0, 1.0, 2.0, 3.0]
+    assert asked == [[0, 1, 2, 3], [3, 2]]
 
 
 def test_what_cards_measure_says_what_it_returns():

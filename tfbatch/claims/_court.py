@@ -6,7 +6,7 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -191,4 +191,22 @@ class Court(abc.ABC):
         It is kept in the run folder, and a session that is resumed measures it not again. So the
         function says what it returns: numbers, tuples and dataclasses of them. Arguments are plain
         data and configurations.
+        """
+
+    @abc.abstractmethod
+    def measure_each(
+        self,
+        function: Callable[..., R],
+        cases: Sequence[Mapping[str, object]],
+        *,
+        seconds: float,
+    ) -> list[R]:
+        """The same function for several cases, several at a time: for trainings of a card's own.
+
+        Nothing that is timed: the cases disturb each other.
+
+        Args:
+            function: `function(context, **case)`; see `measure`.
+            cases: Its arguments by keyword, for each.
+            seconds: About what one of them takes: a prediction, for `--dry_run`.
         """

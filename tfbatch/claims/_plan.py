@@ -39,17 +39,19 @@ _TRAININGS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a card measures beside trainings, each alone on the device.
+    """What a card measures beside trainings.
 
     Attributes:
         count: How often.
         examples: What it trains on, at the baseline's batch size; about.
         seconds: What it takes beside that, where that is fixed.
+        together: Several at a time on the workers; else each alone on the device.
     """
 
     count: int
     examples: int = 0
     seconds: float = 0.0
+    together: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +149,21 @@ class RehearsedCourt(Court):
         self.measured.append(Measured(self.preset.seeds if "seed" in told else 1, examples))
         raise InputError(f"{function.__name__} is rehearsed")
 
+    def measure_each(
+        self,
+        function: Callable[..., R],
+        cases: Sequence[Mapping[str, object]],
+        *,
+        seconds: float,
+    ) -> list[R]:
+        """See Court; counts the cases.
+
+        Raises:
+            InputError: Always: there is no result.
+        """
+        self.measured.append(Measured(len(cases), seconds=len(cases) * seconds, together=True))
+        raise InputError(f"{function.__name__} is rehearsed")
+
 
 def rehearse(court: RehearsedCourt, cards: Sequence[Card]) -> list[RehearsedCard]:
     """What each card asks for, in their order."""
@@ -178,7 +195,8 @@ def stages_of(
         costs = [pace.prices.cost(t.configuration.batch_size, t.examples) for t in one.trainings]
         beside = sum(pace.seconds(t.configuration.batch_size, t.examples) for t in one.trainings)
         alone = sum(
-            m.seconds + m.count * pace.prices.cost(baseline, m.examples)
+            m.seconds / (workers if m.together else 1)
+            + m.count * pace.prices.cost(baseline, m.examples)
             for m in one.measured
             if m.examples or m.seconds
         )

@@ -184,6 +184,18 @@ class LiveCourt(Court):
         call = functools.partial(self._engine.call_alone, function, *arguments, **options)
         return self._measurements.recall(function, arguments, options, call)
 
+    def measure_each(
+        self,
+        function: Callable[..., R],
+        cases: Sequence[Mapping[str, object]],
+        *,
+        seconds: float,
+    ) -> list[R]:
+        """See Court."""
+        del seconds
+        call = functools.partial(self._engine.call_each, function)
+        return self._measurements.recall_each(function, cases, call)
+
 
 def time_steps(
     task: TaskContext,
