@@ -191,6 +191,21 @@ def test_a_heartbeat_ends_a_silence(tmp_path, monkeypatch):
     mailbox.close()
 
 
+def test_a_heartbeat_is_never_seen_half_written(tmp_path):
+    """One that reads as 0 is as old as the machine's start, and its worker would be ended."""
+    mailbox = Mailbox(tmp_path / "mailbox")
+    mailbox.report(0, 0)
+    program = "import sys; from pathlib import Path; from tfbatch.workers.mailbox import Mailbox; "
+    program += "box = Mailbox(Path(sys.argv[1])); [box.report(0, 0) for _ in range(50_000)]"
+    reports = subprocess.Popen([sys.executable, "-c", program, str(mailbox.path)])
+    longest = 0.0
+    while reports.poll() is None:
+        longest = max(longest, *(mailbox.silence() for _ in range(1000)))
+    assert reports.returncode == 0
+    assert longest < HANG_SECONDS
+    mailbox.close()
+
+
 def test_a_request_to_stop_reaches_a_running_task(make_slot):
     slot = make_slot()
     slot.submit(_until_asked)
