@@ -61,20 +61,37 @@ class Training:
 
     Attributes:
         configuration: What to train with.
-        examples: Its length.
+        examples: Where it ends, in examples from the beginning, its ancestors' among them.
         seed: Of weights, order and augmentation: the same for every configuration of a pair.
+        parent: The training whose end it branches from, with another batch size or rate from there
+            on; None for one that begins anew.
+        is_trunk: Whether others branch from its end: its state is kept for them.
     """
 
     configuration: Configuration
     examples: int
     seed: int
+    parent: Training | None = None
+    is_trunk: bool = False
 
     @functools.cached_property
     def name(self) -> str:
         """Equal for equal trainings, so that two cards that need the same one run it once."""
         c = self.configuration
         content = [c.model_dump(mode="json"), self.examples, self.seed]
+        if self.parent or self.is_trunk:
+            content.append([self.parent.name if self.parent else None, self.is_trunk])
         return f"b{c.batch_size}-r{c.base_learning_rate:.4g}-{content_hash(content)[:10]}"
+
+    @property
+    def own_examples(self) -> int:
+        """Examples that it trains on itself."""
+        return self.examples - (self.parent.examples if self.parent else 0)
+
+    @property
+    def line(self) -> tuple[Training, ...]:
+        """Its ancestors from the first one on, and itself."""
+        return (*(self.parent.line if self.parent else ()), self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +187,10 @@ class Court(abc.ABC):
 
     @abc.abstractmethod
     def train(self, trainings: Sequence[Training]) -> list[Run]:
-        """Runs what was not run yet, several at a time; returns all in the order asked for."""
+        """Runs what was not run yet, several at a time; returns all in the order asked for.
+
+        What a training branches from is run first. One whose parent diverged has diverged with it.
+        """
 
     @abc.abstractmethod
     def step_times(self, batch_sizes: Sequence[int]) -> tuple[StepTime, ...]:

@@ -98,7 +98,7 @@ class RehearsedCourt(Court):
 
     def train(self, trainings: Sequence[Training]) -> list[Run]:
         """See Court; the rate of the optimizer's rule is the best one."""
-        self.trainings |= {training.name: training for training in trainings}
+        self.trainings |= {one.name: one for training in trainings for one in training.line}
         return [self._run(training) for training in trainings]
 
     def _run(self, training: Training) -> Run:
@@ -192,8 +192,9 @@ def stages_of(
     whole = pace.prices.cost(baseline, length)
     stages = []
     for one in rehearsed:
-        costs = [pace.prices.cost(t.configuration.batch_size, t.examples) for t in one.trainings]
-        beside = sum(pace.seconds(t.configuration.batch_size, t.examples) for t in one.trainings)
+        work = [(t.configuration.batch_size, t.own_examples) for t in one.trainings]
+        costs = [pace.prices.cost(*each) for each in work]
+        beside = sum(pace.seconds(*each) for each in work)
         alone = sum(
             m.seconds / (workers if m.together else 1)
             + m.count * pace.prices.cost(baseline, m.examples)
@@ -204,7 +205,7 @@ def stages_of(
             PlannedStage(
                 name=one.card,
                 trials=len(one.trainings),
-                examples=sum(training.examples for training in one.trainings),
+                examples=sum(examples for _, examples in work),
                 trainings=math.fsum(costs) / whole,
                 seconds=beside / workers + alone,
             )

@@ -122,10 +122,16 @@ class LiveCourt(Court):
         """
         names = {training.name: training for training in trainings}
         missing = {name: one for name, one in names.items() if name not in self._runs}
+        parents = [one.parent for one in missing.values() if one.parent]
+        if parents:
+            self.train(parents)
+        for name, one in list(missing.items()):
+            parent = self._runs[one.parent.name] if one.parent else None
+            if parent and parent.diverged:
+                self._runs[name] = dataclasses.replace(parent, training=one)
+                del missing[name]
         specs = (
-            self._runner.spec(
-                name, "claims", one.seed, one.configuration, Part(total_examples=one.examples)
-            )
+            self._runner.spec(name, "claims", one.seed, one.configuration, part_of(one))
             for name, one in missing.items()
         )
         for finished in self._runner.run_all(specs):
@@ -148,10 +154,11 @@ class LiveCourt(Court):
             for point in read_curves(self._tensorboard, finished.row)
             if self._objective.name in point.values
         ]
+        before = self._runs[training.parent.name] if training.parent else None
         return Run(
             training,
-            (0.0, *(x for x, _ in points)),
-            (self.workload.untrained, *(y for _, y in points)),
+            (*(before.examples if before else (0.0,)), *(x for x, _ in points)),
+            (*(before.scores if before else (self.workload.untrained,)), *(y for _, y in points)),
             diverged=finished.status == "diverged",
         )
 
@@ -195,6 +202,21 @@ class LiveCourt(Court):
         del seconds
         call = functools.partial(self._engine.call_each, function)
         return self._measurements.recall_each(function, cases, call)
+
+
+def part_of(training: Training) -> Part:
+    """What a training is to the runner.
+
+    All of them have a constant rate, so that it matters nothing how far beyond its end the schedule
+    of a trunk would lead; that it leads beyond keeps its state.
+    """
+    beyond = training.configuration.batch_size if training.is_trunk else 0
+    return Part(
+        to_examples=training.examples if training.is_trunk else None,
+        total_examples=training.examples + beyond,
+        parent=training.parent.name if training.parent else None,
+        schedule=training.configuration.schedule if training.parent else None,
+    )
 
 
 def time_steps(
