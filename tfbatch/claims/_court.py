@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from tfbatch.claims._changed_data import DataChange
 from tfbatch.claims._preset import Preset, Purpose
 from tfbatch.configuration import Configuration
 from tfbatch.schema import content_hash
@@ -66,6 +67,8 @@ class Training:
         parent: The training whose end it branches from, with another batch size or rate from there
             on; None for one that begins anew.
         is_trunk: Whether others branch from its end: its state is kept for them.
+        change: How its data differs from the user's, for one without parent and branches; None for
+            the user's own.
     """
 
     configuration: Configuration
@@ -73,6 +76,7 @@ class Training:
     seed: int
     parent: Training | None = None
     is_trunk: bool = False
+    change: DataChange | None = None
 
     @functools.cached_property
     def name(self) -> str:
@@ -81,6 +85,8 @@ class Training:
         content = [c.model_dump(mode="json"), self.examples, self.seed]
         if self.parent or self.is_trunk:
             content.append([self.parent.name if self.parent else None, self.is_trunk])
+        if self.change is not None:
+            content.append(dataclasses.asdict(self.change))
         return f"b{c.batch_size}-r{c.base_learning_rate:.4g}-{content_hash(content)[:10]}"
 
     @property
@@ -155,6 +161,9 @@ class Court(abc.ABC):
         preset: How large the experiments are.
         seed: Everything random derives from it.
         asked: Names of the claims that are asked for; None for all.
+
+    Attributes:
+        too_large: Batch sizes that have run out of memory, as far as is known.
     """
 
     def __init__(
@@ -169,6 +178,7 @@ class Court(abc.ABC):
         self.workload = workload
         self.preset = preset
         self._seed = seed
+        self.too_large: set[int] = set()
 
     @functools.cached_property
     def study(self) -> BatchSizeStudy:
@@ -190,13 +200,23 @@ class Court(abc.ABC):
         """Runs what was not run yet, several at a time; returns all in the order asked for.
 
         What a training branches from is run first. One whose parent diverged has diverged with it.
+
+        Raises:
+            UntestableError: A batch size runs out of memory, or the data cannot be changed so.
         """
 
     @abc.abstractmethod
-    def step_times(self, batch_sizes: Sequence[int]) -> tuple[StepTime, ...]:
+    def step_times(
+        self, batch_sizes: Sequence[int], change: DataChange | None = None
+    ) -> tuple[StepTime, ...]:
         """Seconds of a step of each size in interleaved rounds, each alone on the device.
 
-        The same sizes are measured once. Sizes that take too long are left out.
+        The same sizes are measured once. Sizes that take too long, or too much memory, are left
+        out.
+
+        Args:
+            batch_sizes: The sizes.
+            change: How the data differs from the user's.
         """
 
     @abc.abstractmethod

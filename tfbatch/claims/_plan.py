@@ -17,6 +17,7 @@ import numpy as np
 
 from tfbatch.answer.plan import Plan, PlannedStage
 from tfbatch.claims import Card
+from tfbatch.claims._changed_data import DataChange
 from tfbatch.claims._court import Court, P, R, Run, Training, Workload
 from tfbatch.claims._preset import Preset
 from tfbatch.errors import InputError, SearchError
@@ -94,7 +95,7 @@ class RehearsedCourt(Court):
         super().__init__(workload, preset, seed, asked=asked)
         self.trainings: dict[str, Training] = {}
         self.measured: list[Measured] = []
-        self._timed: set[tuple[int, ...]] = set()
+        self._timed: set[tuple[tuple[int, ...], DataChange | None]] = set()
 
     def train(self, trainings: Sequence[Training]) -> list[Run]:
         """See Court; the rate of the optimizer's rule is the best one."""
@@ -117,13 +118,15 @@ class RehearsedCourt(Court):
             training, tuple(map(float, share * workload.examples)), tuple(map(float, scores))
         )
 
-    def step_times(self, batch_sizes: Sequence[int]) -> tuple[StepTime, ...]:
+    def step_times(
+        self, batch_sizes: Sequence[int], change: DataChange | None = None
+    ) -> tuple[StepTime, ...]:
         """See Court."""
         from tfbatch.training.step_times import StepTime
 
         sizes = tuple(sorted(set(batch_sizes)))
-        if sizes not in self._timed:
-            self._timed.add(sizes)
+        if (sizes, change) not in self._timed:
+            self._timed.add((sizes, change))
             self.measured.append(Measured(1, seconds=self.preset.timing_seconds))
         seconds = [_STEP_SECONDS * (1 + size / 64) for size in sizes]
         rounds = self.preset.rounds
