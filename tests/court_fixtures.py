@@ -60,7 +60,7 @@ class SimulatedCourt(Court):
                 self.trained[training.name] = Run(training, tuple(x), tuple(map(float, scores)))
         return [self.trained[training.name] for training in trainings]
 
-    def step_times(self, batch_sizes):
+    def step_times(self, batch_sizes, change=None):
         found = []
         drift = noise_of(self._seed, "drift").normal(0, 5 * self._noise, self.preset.rounds)
         for size in sorted(set(batch_sizes)):
@@ -71,6 +71,18 @@ class SimulatedCourt(Court):
 
     def measure(self, function, *arguments, **options):
         raise NotImplementedError(function.__name__)
+
+    def measure_each(self, function, cases, *, seconds):
+        del seconds
+        first = ("configuration", "batch_sizes")
+        return [
+            self.measure(
+                function,
+                *(case[name] for name in first if name in case),
+                **{name: value for name, value in case.items() if name not in first},
+            )
+            for case in cases
+        ]
 
 
 def judged(card, simulated):

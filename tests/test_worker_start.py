@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import threading
 import time
 import types
 from pathlib import Path
@@ -12,7 +14,7 @@ from search_fixtures import BASELINE
 from tfbatch.errors import SearchError, StoppedError
 from tfbatch.search import worker_engine
 from tfbatch.search.engine import memory_failure
-from tfbatch.search.worker_engine import WorkerEngine
+from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
 from tfbatch.training.devices import Devices
 from tfbatch.trial.outcome import Outcome, TrialSpec
 from tfbatch.workers import ProcessEndedError
@@ -131,3 +133,105 @@ def test_a_task_without_memory_is_an_error_for_users():
     assert "nvidia-smi" in str(failure)
     assert memory_failure("measure_untrained", RuntimeError("shapes do not match")) is None
     assert memory_failure("prepare", StoppedError("out of memory")) is None
+
+
+class ThreadSlot:
+    """Runs each task in a thread."""
+
+    def __init__(self):
+        self.pool = concurrent.futures.ThreadPoolExecutor(1)
+        self.future = None
+        self.mailbox = self
+        self.asked_to_stop, self.taken = threading.Event(), threading.Event()
+
+    def submit(self, task, *arguments, **options):
+        self.future = self.pool.submit(task, *arguments, **options)
+
+    def result(self):
+        future, self.future = self.future, None
+        self.taken.set()
+        return future.result()
+
+    def request_stop(self):
+        self.asked_to_stop.set()
+
+    def watch(self):
+        """Nothing: no task is silent."""
+
+    def printed(self):
+        return ""
+
+    def kill(self):
+        """Nothing: what runs here ends when it is asked to."""
+
+
+@pytest.fixture
+def two_workers(monkeypatch):
+    """Two workers in threads, and whether they are to stop."""
+    slots, stop = [ThreadSlot(), ThreadSlot()], threading.Event()
+    processes = WorkerProcesses.__new__(WorkerProcesses)
+    processes.slots, processes._stop_seen = slots, None
+    processes._devices = Devices("CPU", (), 2, 1)
+    processes.stop_requested = stop.is_set
+    monkeypatch.setattr(worker_engine, "perform", lambda records, task, **case: task(slots, **case))
+    return WorkerEngine(processes, records=Path()), stop
+
+
+def test_cases_run_side_by_side_and_each_is_told_at_once(two_workers):
+    engine, _ = two_workers
+    told, second_was_told = {}, threading.Event()
+
+    def task(_, *, number):
+        if number == 0:
+            second_was_told.wait()
+        return 10 * number
+
+    def ended(index, result):
+        told[index] = result
+        if index == 1:
+            second_was_told.set()
+
+    engine.call_each(task, [{"number": n} for n in range(5)], ended)
+    assert told == {0: 0, 1: 10, 2: 20, 3: 30, 4: 40}
+    assert next(iter(told)) == 1
+
+
+def test_a_case_that_fails_ends_none_that_runs(two_workers):
+    engine, _ = two_workers
+    told, begun, first_begun = {}, [], threading.Event()
+
+    def task(slots, *, number):
+        begun.append(number)
+        if number == 1:
+            first_begun.wait()
+            raise ValueError("a bug")
+        first_begun.set()
+        slots[1].taken.wait()  # the other one's failure is known
+        return number
+
+    with pytest.raises(ValueError, match="a bug"):
+        engine.call_each(task, [{"number": n} for n in range(9)], told.__setitem__)
+    assert sorted(begun) == [0, 1]
+    assert told == {0: 0}
+
+
+def test_a_stop_reaches_the_cases_that_run_and_begins_no_other(two_workers):
+    engine, stop = two_workers
+    told, begun = {}, []
+
+    def task(slots, *, number):
+        begun.append(number)
+        if number == 0:
+            return number
+        stop.set()
+        slots[1].asked_to_stop.wait()
+        raise StoppedError("the run was asked to stop")
+
+    def ended(index, result):
+        stop.wait()
+        told[index] = result
+
+    with pytest.raises(StoppedError):
+        engine.call_each(task, [{"number": n} for n in range(9)], ended)
+    assert sorted(begun) == [0, 1]
+    assert told == {0: 0}

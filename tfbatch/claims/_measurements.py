@@ -6,12 +6,13 @@ the function has returned, whatever ends the session afterwards.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import pydantic
 
@@ -54,27 +55,77 @@ class Measurements:
             InputError: The function does not say what it returns.
             RunFolderError: The file cannot be read or written.
         """
+        kept = self._kept(function, arguments, options)
+        return kept.read() if kept.path.exists() else kept.write(measure())
+
+    def recall_each(
+        self,
+        function: Callable[..., R],
+        cases: Sequence[Mapping[str, object]],
+        measure: Callable[[Sequence[Mapping[str, object]], Callable[[int, R], None]], None],
+    ) -> list[R]:
+        """What `function` has returned for each case, in their order.
+
+        Args:
+            function: See `recall`.
+            cases: Its arguments by keyword, for each.
+            measure: `measure(cases, ended)` calls the function for cases that are not known, and
+                `ended(index, result)` as soon as one has ended: it is kept then.
+
+        Raises:
+            InputError: The function does not say what it returns.
+            RunFolderError: A file cannot be read or written.
+        """
+        kept = [self._kept(function, (), case) for case in cases]
+        missing = [index for index, one in enumerate(kept) if not one.path.exists()]
+
+        def ended(index: int, result: R) -> None:
+            kept[missing[index]].write(result)
+
+        if missing:
+            measure([cases[index] for index in missing], ended)
+        return [one.read() for one in kept]
+
+    def _kept(
+        self, function: Callable[..., R], arguments: Sequence[object], options: Mapping[str, object]
+    ) -> _Kept[R]:
         kind = pydantic.TypeAdapter(returned(function))
         name = f"{function.__module__}.{function.__qualname__}"
         asked = [self._device, name, arguments, dict(options)]
         plain = json.loads(json.dumps(asked, default=_plain))
         path = self._folder / f"{function.__name__}-{content_hash(plain)}.json"
-        if path.exists():
-            return _read(path, kind)
-        found = measure()
-        self._folder.mkdir(exist_ok=True)
-        content = {"measured": plain, "result": kind.dump_python(found)}
-        write_whole(path, json.dumps(content, indent=1, default=_plain))
+        return _Kept(path, plain, kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept(Generic[R]):
+    """The file of one measurement.
+
+    Attributes:
+        path: Where it is.
+        measured: What was measured: the device, the function and its arguments.
+        kind: What the function returns.
+    """
+
+    path: Path
+    measured: JsonObject
+    kind: pydantic.TypeAdapter[R]
+
+    def read(self) -> R:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            return self.kind.validate_python(content["result"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(
+                f"{self.path} is damaged: {error}. Remove it, and the same command measures it "
+                "anew."
+            ) from error
+
+    def write(self, found: R) -> R:
+        self.path.parent.mkdir(exist_ok=True)
+        content = {"measured": self.measured, "result": self.kind.dump_python(found)}
+        write_whole(self.path, json.dumps(content, indent=1, default=_plain))
         return found
-
-
-def _read(path: Path, kind: pydantic.TypeAdapter[R]) -> R:
-    try:
-        return kind.validate_python(json.loads(path.read_text(encoding="utf-8"))["result"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunFolderError(
-            f"{path} is damaged: {error}. Remove it, and the same command measures it anew."
-        ) from error
 
 
 def returned(function: Callable[..., R]) -> type[R]:
@@ -99,4 +150,6 @@ def _plain(value: object) -> JsonObject:
     if isinstance(value, pydantic.BaseModel):
         found: JsonObject = value.model_dump(mode="json")
         return found
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     raise TypeError(f"{type(value).__name__} cannot be kept in the run folder")

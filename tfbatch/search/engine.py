@@ -136,6 +136,26 @@ class Engine(TrialEngine, Protocol):
     ) -> R:
         """The same with the whole machine: one worker's share would show other times."""
 
+    def call_each(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        cases: Sequence[Mapping[str, object]],
+        ended: Callable[[int, R], None],
+    ) -> None:
+        """Runs a task for several cases, several at a time, while no trial runs.
+
+        One that fails ends none that runs: what these return is told before it is raised.
+
+        Args:
+            task: Module-level, so that it travels by its name.
+            cases: The arguments of each by name.
+            ended: Told of each case's index and result as soon as it has ended.
+
+        Raises:
+            SearchError: A process ended, or memory was used up.
+            StoppedError: The user requested a stop.
+        """
+
     def own_process(self, log: Path) -> Start:
         """How a process begins that tasks are given to by tfbatch.training.context.perform.
 

@@ -6,11 +6,12 @@ import collections
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate
 
+from tfbatch.errors import StoppedError
 from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
-from tfbatch.training.context import Job, TaskContext, UserCode, load_code, worker_alone
+from tfbatch.training.context import Job, P, R, TaskContext, UserCode, load_code, worker_alone
 from tfbatch.training.devices import Devices
 from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
@@ -129,6 +130,18 @@ class InProcessEngine(SerialEngine, Calls):
             return super().wait(seconds=seconds)
         finally:
             self._stop = self._users_stop
+
+    def call_each(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        cases: Sequence[Mapping[str, object]],
+        ended: Callable[[int, R], None],
+    ) -> None:
+        """See Engine; one after the other."""
+        for index, case in enumerate(cases):
+            if self._users_stop():
+                raise StoppedError(f"`{task.__name__}` was stopped.")
+            ended(index, self._perform(task, (), case))
 
     def own_process(self, log: Path) -> Start:
         """See Engine."""

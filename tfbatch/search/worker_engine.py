@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate
 
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
 from tfbatch.process.memory import worker_bytes
@@ -19,7 +19,16 @@ from tfbatch.run_folder.files import worker_log
 from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
-from tfbatch.training.context import Job, begin_worker, describe_devices, perform, worker_alone
+from tfbatch.training.context import (
+    Job,
+    P,
+    R,
+    TaskContext,
+    begin_worker,
+    describe_devices,
+    perform,
+    worker_alone,
+)
 from tfbatch.training.devices import MOST_WORKERS, Devices
 from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
@@ -99,6 +108,46 @@ class WorkerProcesses:
         finally:
             slot.close()
 
+    def perform_each(
+        self,
+        records: Path | None,
+        task: Callable[..., Any],
+        cases: Sequence[Mapping[str, object]],
+        ended: Callable[[int, Any], None],
+    ) -> None:
+        """Runs a task for each case in whichever worker is free; see Engine."""
+        waiting = collections.deque(range(len(cases)))
+        running: dict[int, Slot] = {}
+        failure: Exception | None = None
+        self.devices  # noqa: B018 - all workers are started
+        while running or (waiting and failure is None and not self.stop_requested()):
+            for slot in self.slots if failure is None and not self.stop_requested() else []:
+                if waiting and slot not in running.values():
+                    if slot.future is not None:  # it was only starting up
+                        self.first_result(slot)
+                    case = waiting.popleft()
+                    slot.submit(perform, records, task, **cases[case])
+                    running[case] = slot
+            over = [
+                n for n, slot in running.items() if look_after(slot, stop=self.stop_requested())
+            ]
+            for case in over:
+                try:
+                    ended(case, self._result(task.__name__, running.pop(case)))
+                except Exception as error:
+                    failure = failure or error
+            if self.stop_requested() and self._is_over(GRACE_SECONDS):
+                for slot in running.values():
+                    slot.kill()
+            futures = [slot.future for slot in running.values() if slot.future]
+            concurrent.futures.wait(
+                futures, timeout=_POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+        if self.stop_requested() and (waiting or failure):
+            raise StoppedError(f"`{task.__name__}` was stopped.") from failure
+        if failure:
+            raise failure
+
     def first_result(self, slot: Slot) -> Devices:
         """What a process has found that was only starting up.
 
@@ -159,6 +208,14 @@ class WorkerProcesses:
                 with contextlib.suppress(ProcessEndedError):
                     slot.result()
                 raise StoppedError(f"`{name}` was ended: it did not stop by itself.")
+        return self._result(name, slot)
+
+    def _result(self, name: str, slot: Slot) -> Any:
+        """What a task has returned.
+
+        Raises:
+            SearchError: Its process ended, or memory was used up.
+        """
         try:
             return slot.result()
         except ProcessEndedError as error:
@@ -360,6 +417,15 @@ class WorkerEngine(Calls):
         return self._processes.perform(
             self._records, task, arguments, options, on_progress=on_progress, alone=alone
         )
+
+    def call_each(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        cases: Sequence[Mapping[str, object]],
+        ended: Callable[[int, R], None],
+    ) -> None:
+        """See Engine."""
+        self._processes.perform_each(self._records, task, cases, ended)
 
     def _is_idle(self) -> bool:
         return len(self._running) < self.devices.workers
