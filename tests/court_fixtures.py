@@ -60,7 +60,7 @@ class SimulatedCourt(Court):
                 self.trained[training.name] = Run(training, tuple(x), tuple(map(float, scores)))
         return [self.trained[training.name] for training in trainings]
 
-    def step_times(self, batch_sizes):
+    def step_times(self, batch_sizes, change=None):
         found = []
         drift = noise_of(self._seed, "drift").normal(0, 5 * self._noise, self.preset.rounds)
         for size in sorted(set(batch_sizes)):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pydantic
 import pytest
 
-from tests.court_fixtures import SimulatedCourt, make_workload
+from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, make_workload
 from tfbatch import claims as court
 from tfbatch.claims import (
     __main__ as command,
@@ -29,12 +29,13 @@ from tfbatch.claims import (
     redundancy,
     same_budget,
 )
-from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.claims._claim import Claim, Criterion, Evidence, UntestableError
+from tfbatch.claims._court import Training
 from tfbatch.claims._measurements import Measurements, returned
 from tfbatch.claims._page import verdict_page
 from tfbatch.claims._preset import PRESETS
 from tfbatch.claims._request import make_court_request
-from tfbatch.claims._session import LiveCourt, Session, time_steps
+from tfbatch.claims._session import LiveCourt, Session, no_memory, time_steps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RunFolderError, StoppedError
 from tfbatch.run_folder.folder import RunFolder
@@ -82,6 +83,7 @@ def claim_of(name, card):
     return Claim(name.upper(), name, "It is so.", (Criterion(card, "an effect"),))
 
 
+CONFIGURATION_32 = Configuration(batch_size=32, base_learning_rate=0.1)
 ONE, OTHER = claim_of("one", "A"), claim_of("other", "A")
 FAILING = claim_of("failing", "B")
 
@@ -379,3 +381,109 @@ def test_a_request_is_checked_before_any_work(tmp_path):
         make_court_request(**subject, preset="huge")
     with pytest.raises(InputError, match="`max_minutes` must be > 0"):
         make_court_request(**subject, max_minutes=0)
+
+
+class CourtOfLittleMemory(SimulatedCourt):
+    """A batch of more than 200 examples does not fit."""
+
+    def train(self, trainings):
+        if large := [t.configuration.batch_size for t in trainings if not fits(t)]:
+            super().train([t for t in trainings if fits(t)])
+            self.too_large.add(large[0])
+            raise UntestableError(no_memory(large[0]))
+        return super().train(trainings)
+
+
+def fits(training):
+    return training.configuration.batch_size <= 200
+
+
+def test_a_size_that_runs_out_of_memory_is_left_out_and_costs_no_other_part(tmp_path):
+    """The largest one begins the card anew without it; all data in a batch is one part alone."""
+    cards = [same_budget, extremes]
+    claims = tuple(
+        one
+        for one in court.claims()
+        if one.name in ("same-epochs-large-is-worse", "full-batch-unsuited", "only-64-and-1")
+    )
+    simulated = CourtOfLittleMemory(NoisyQuadratic(), step=lambda size: 1e-3 * (64 + size))
+    simulated._asked = {claim.name for claim in claims}
+    request = types.SimpleNamespace(
+        claims=claims,
+        cards=cards,
+        preset=PRESETS["tiny"],
+        seed=1,
+        subject=types.SimpleNamespace(model="model", data=types.SimpleNamespace(name="data")),
+    )
+    session = Session(
+        request,
+        simulated,
+        tmp_path,
+        Progress(None),
+        lambda: False,
+        lambda verdicts: None,
+        machine="CPU",
+    )
+    found = session.run()
+
+    evidence = {(one.claim, one.part): one for one in found.evidence}
+    assert simulated.study.sizes == (2, 8, 32, 128)
+    assert "less that at 128" in evidence["same-epochs-large-is-worse", "tuned"].finding
+    assert found["only-64-and-1"].verdict.decided
+    full = found["full-batch-unsuited"].verdict
+    assert full.word == "NOT TESTABLE HERE"
+    assert "batch size 1024 does not fit" in full.reason
+    assert "--baseline=batch_size" in full.reason
+    assert found.missing == ()
+
+
+def test_where_the_baseline_runs_out_of_memory_the_card_says_so_and_ends(tmp_path):
+    class Tiny(CourtOfLittleMemory):
+        def train(self, trainings):
+            sizes = [training.configuration.batch_size for training in trainings]
+            self.too_large.update(sizes)
+            raise UntestableError(no_memory(sizes[0]))
+
+    simulated = Tiny(NoisyQuadratic())
+    session = Session(
+        types.SimpleNamespace(
+            claims=(court.find_claim("C5"),),
+            cards=[same_budget],
+            preset=PRESETS["tiny"],
+            seed=1,
+            subject=types.SimpleNamespace(model="m", data=types.SimpleNamespace(name="d")),
+        ),
+        simulated,
+        tmp_path,
+        Progress(None),
+        lambda: False,
+        lambda verdicts: None,
+        machine="CPU",
+    )
+
+    ((card, why),) = session.run().missing
+    assert card == "X4"
+    assert "does not fit into the memory" in why
+
+
+def test_a_trial_that_ran_out_of_memory_is_a_size_that_is_too_large_and_no_failure(tmp_path):
+    training, other = (Training(CONFIGURATION_32, 640, seed) for seed in (1, 2))
+    oom = types.SimpleNamespace(
+        trial=training.name, status="oom", configuration=CONFIGURATION_32, message="no memory"
+    )
+    runner = types.SimpleNamespace(spec=lambda *_: None, run_all=lambda specs: [oom])
+    live = LiveCourt(
+        make_workload(),
+        PRESETS["tiny"],
+        1,
+        runner=runner,
+        engine=None,
+        measurements=None,
+        tensorboard=tmp_path,
+        objective=None,
+        progress=Progress(None),
+    )
+
+    with pytest.raises(UntestableError, match="batch size 32 does not fit"):
+        live.train([training, other])
+    assert live.too_large == {32}

@@ -146,7 +146,7 @@ class Counted(SimulatedCourt):
             return 0.1, 0.1
         raise InputError(f"{function.__name__} is not simulated")
 
-    def step_times(self, batch_sizes):
+    def step_times(self, batch_sizes, change=None):
         return tuple(one for one in super().step_times(batch_sizes) if one.seconds <= 2)
 
 

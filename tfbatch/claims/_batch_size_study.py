@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from tfbatch.claims._changed_data import DataChange
 from tfbatch.claims._claim import Policy, UntestableError
 from tfbatch.claims._court import Run, Training
 from tfbatch.claims._preset import Purpose
@@ -65,22 +66,46 @@ class BatchSizeStudy:
     Args:
         court: Trains.
         normalization: The model's `normalization`, or None for the model as it is.
+        change: How the data of its trainings differs from the user's. Of a share of the data they
+            have as many epochs as of all.
+        sizes: The batch sizes, B0 among them; None for those of the preset, as far as the data
+            allows.
 
     Attributes:
         base: The baseline's batch size, B0.
-        sizes: The batch sizes, ascending; B0 is one of them.
     """
 
-    def __init__(self, court: Court, *, normalization: str | None = None):
-        self._court = court
+    def __init__(
+        self,
+        court: Court,
+        *,
+        normalization: str | None = None,
+        change: DataChange | None = None,
+        sizes: Sequence[int] | None = None,
+    ):
+        self._court, self._change = court, change
         self._model = dict(court.workload.baseline.model)
         if normalization is not None:
             self._model["normalization"] = normalization
         workload = court.workload
         self.base = workload.baseline.batch_size
-        most = max(int(workload.num_examples * _MOST_OF_DATA), self.base)
+        share = change.share if change else 1.0
+        self._examples = round(share * workload.examples)
+        self._num_examples = max(1, round(share * workload.num_examples))
+        most = max(self.most(self._num_examples), self.base)
         asked = {max(1, round(self.base * factor)) for factor in court.preset.factors}
-        self.sizes = tuple(sorted({min(size, most) for size in asked} | {self.base}))
+        self._sizes = sizes or sorted({min(size, most) for size in asked} | {self.base})
+
+    @staticmethod
+    def most(num_examples: int) -> int:
+        """The largest batch size that is tried with so many training examples."""
+        return int(num_examples * _MOST_OF_DATA)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The batch sizes, ascending, but those that ran out of memory; B0 is one of them."""
+        too_large = self._court.too_large - {self.base}
+        return tuple(size for size in self._sizes if size not in too_large)
 
     @property
     def large(self) -> int:
@@ -107,7 +132,7 @@ class BatchSizeStudy:
             )
         raise UntestableError(
             f"the baseline's batch size {one} is the largest that is tried with "
-            f"{self._court.workload.num_examples} training examples; give a smaller one, such as "
+            f"{self._num_examples} training examples; give a smaller one, such as "
             f"--baseline=batch_size={max(1, one // 16)}"
         )
 
@@ -122,18 +147,18 @@ class BatchSizeStudy:
             listed = " and ".join(map(str, self.sizes))
             raise UntestableError(
                 f"of batch sizes {listed} none is between the extremes: "
-                f"{self._court.workload.num_examples} training examples are too few"
+                f"{self._num_examples} training examples are too few"
             )
         return self.sizes[1:-1]
 
     def length(self, size: int) -> int:
         """Examples in a training: as many as B0's, or as many updates where that is more."""
-        examples = self._court.workload.examples
+        examples = self._examples
         return max(examples, math.ceil(self.examples_of(size, "updates")))
 
     def examples_of(self, size: int, budget: Budget) -> float:
         """Where a training of a size is read; at its end for "target"."""
-        examples = float(self._court.workload.examples)
+        examples = float(self._examples)
         if budget == "epochs":
             return examples
         if budget == "updates":  # as many as B0's training has, where the largest size can
@@ -164,7 +189,8 @@ class BatchSizeStudy:
     def _step_time(self, size: int) -> StepTime:
         if size not in self._step_times:
             self._step_times |= {
-                one.batch_size: one for one in self._court.step_times((*self.sizes, size))
+                one.batch_size: one
+                for one in self._court.step_times((*self.sizes, size), self._change)
             }
         if size not in self._step_times:
             raise UntestableError(too_slow(size))
@@ -172,7 +198,7 @@ class BatchSizeStudy:
 
     @functools.cached_property
     def _step_times(self) -> dict[int, StepTime]:
-        return {one.batch_size: one for one in self._court.step_times(self.sizes)}
+        return {one.batch_size: one for one in self._court.step_times(self.sizes, self._change)}
 
     def configuration(self, size: int, rate: float) -> Configuration:
         """The baseline at another size and constant rate."""
@@ -191,8 +217,11 @@ class BatchSizeStudy:
         seeds = self._court.seeds(purpose, self._court.preset.count(purpose))
         configuration = self.configuration(size, rate)
         return self._court.train(
-            [Training(configuration, self.length(size), seed) for seed in seeds]
+            [self._training(configuration, self.length(size), seed) for seed in seeds]
         )
+
+    def _training(self, configuration: Configuration, examples: int, seed: int) -> Training:
+        return Training(configuration, examples, seed, change=self._change)
 
     def prefetch(self, policies: Sequence[Policy], budgets: Sequence[Budget]) -> None:
         """Runs all that some questions need, with no pause between sizes."""
@@ -206,7 +235,7 @@ class BatchSizeStudy:
         seeds = self._court.seeds("verdict", self._court.preset.seeds)
         self._court.train(
             [
-                Training(self.configuration(size, rate), self.length(size), seed)
+                self._training(self.configuration(size, rate), self.length(size), seed)
                 for seed in seeds
                 for size, rate in sorted(rates)
             ]
@@ -261,7 +290,7 @@ class BatchSizeStudy:
         learning where that is larger.
         """
         workload = self._court.workload
-        scores = [run.score_at(workload.examples) for run in self._pilot]
+        scores = [run.score_at(self._examples) for run in self._pilot]
         deviation = mean_and_deviation(scores)[1]
         return max(deviation, workload.smallest_margin, 1e-6 * abs(workload.untrained))
 
@@ -272,7 +301,7 @@ class BatchSizeStudy:
         The median of them is no target: where the metric hardly rises any more, half of the seeds
         end below it. Runs that diverged set none.
         """
-        examples = _TARGET_SHARE * self._court.workload.examples
+        examples = _TARGET_SHARE * self._examples
         runs = [run for run in self._pilot if not run.diverged] or self._pilot
         return min(run.score_at(examples) for run in runs)
 
@@ -360,7 +389,7 @@ class BatchSizeStudy:
         seeds = self._court.seeds("tuning", self._court.preset.tuning_seeds)
         self._court.train(
             [
-                Training(
+                self._training(
                     self.configuration(size, self._rate_at(size, octave)), self.length(size), seed
                 )
                 for octave in _FIRST_OCTAVES
@@ -399,8 +428,8 @@ class BatchSizeStudy:
 def too_slow(size: int) -> str:
     """Why there is no time of a size, and what gives one."""
     return (
-        f"a step of batch size {size} takes too long on this device to be timed; take a faster "
-        "one, or a smaller --baseline=batch_size"
+        f"a step of batch size {size} takes too long on this device to be timed, or too much "
+        "memory; take a faster or larger one, or a smaller --baseline=batch_size"
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
+from tfbatch.claims._changed_data import DataChange
 from tfbatch.claims._preset import Preset, Purpose
 from tfbatch.configuration import Configuration
 from tfbatch.schema import content_hash
@@ -61,20 +62,42 @@ class Training:
 
     Attributes:
         configuration: What to train with.
-        examples: Its length.
+        examples: Where it ends, in examples from the beginning, its ancestors' among them.
         seed: Of weights, order and augmentation: the same for every configuration of a pair.
+        parent: The training whose end it branches from, with another batch size or rate from there
+            on; None for one that begins anew.
+        is_trunk: Whether others branch from its end: its state is kept for them.
+        change: How its data differs from the user's, for one without parent and branches; None for
+            the user's own.
     """
 
     configuration: Configuration
     examples: int
     seed: int
+    parent: Training | None = None
+    is_trunk: bool = False
+    change: DataChange | None = None
 
     @functools.cached_property
     def name(self) -> str:
         """Equal for equal trainings, so that two cards that need the same one run it once."""
         c = self.configuration
         content = [c.model_dump(mode="json"), self.examples, self.seed]
+        if self.parent or self.is_trunk:
+            content.append([self.parent.name if self.parent else None, self.is_trunk])
+        if self.change is not None:
+            content.append(dataclasses.asdict(self.change))
         return f"b{c.batch_size}-r{c.base_learning_rate:.4g}-{content_hash(content)[:10]}"
+
+    @property
+    def own_examples(self) -> int:
+        """Examples that it trains on itself."""
+        return self.examples - (self.parent.examples if self.parent else 0)
+
+    @property
+    def line(self) -> tuple[Training, ...]:
+        """Its ancestors from the first one on, and itself."""
+        return (*(self.parent.line if self.parent else ()), self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +161,9 @@ class Court(abc.ABC):
         preset: How large the experiments are.
         seed: Everything random derives from it.
         asked: Names of the claims that are asked for; None for all.
+
+    Attributes:
+        too_large: Batch sizes that have run out of memory, as far as is known.
     """
 
     def __init__(
@@ -152,6 +178,7 @@ class Court(abc.ABC):
         self.workload = workload
         self.preset = preset
         self._seed = seed
+        self.too_large: set[int] = set()
 
     @functools.cached_property
     def study(self) -> BatchSizeStudy:
@@ -170,13 +197,26 @@ class Court(abc.ABC):
 
     @abc.abstractmethod
     def train(self, trainings: Sequence[Training]) -> list[Run]:
-        """Runs what was not run yet, several at a time; returns all in the order asked for."""
+        """Runs what was not run yet, several at a time; returns all in the order asked for.
+
+        What a training branches from is run first. One whose parent diverged has diverged with it.
+
+        Raises:
+            UntestableError: A batch size runs out of memory, or the data cannot be changed so.
+        """
 
     @abc.abstractmethod
-    def step_times(self, batch_sizes: Sequence[int]) -> tuple[StepTime, ...]:
+    def step_times(
+        self, batch_sizes: Sequence[int], change: DataChange | None = None
+    ) -> tuple[StepTime, ...]:
         """Seconds of a step of each size in interleaved rounds, each alone on the device.
 
-        The same sizes are measured once. Sizes that take too long are left out.
+        The same sizes are measured once. Sizes that take too long, or too much memory, are left
+        out.
+
+        Args:
+            batch_sizes: The sizes.
+            change: How the data differs from the user's.
         """
 
     @abc.abstractmethod

@@ -150,4 +150,6 @@ def _plain(value: object) -> JsonObject:
     if isinstance(value, pydantic.BaseModel):
         found: JsonObject = value.model_dump(mode="json")
         return found
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     raise TypeError(f"{type(value).__name__} cannot be kept in the run folder")

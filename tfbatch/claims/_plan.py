@@ -17,6 +17,7 @@ import numpy as np
 
 from tfbatch.answer.plan import Plan, PlannedStage
 from tfbatch.claims import Card
+from tfbatch.claims._changed_data import DataChange
 from tfbatch.claims._court import Court, P, R, Run, Training, Workload
 from tfbatch.claims._preset import Preset
 from tfbatch.errors import InputError, SearchError
@@ -94,11 +95,11 @@ class RehearsedCourt(Court):
         super().__init__(workload, preset, seed, asked=asked)
         self.trainings: dict[str, Training] = {}
         self.measured: list[Measured] = []
-        self._timed: set[tuple[int, ...]] = set()
+        self._timed: set[tuple[tuple[int, ...], DataChange | None]] = set()
 
     def train(self, trainings: Sequence[Training]) -> list[Run]:
         """See Court; the rate of the optimizer's rule is the best one."""
-        self.trainings |= {training.name: training for training in trainings}
+        self.trainings |= {one.name: one for training in trainings for one in training.line}
         return [self._run(training) for training in trainings]
 
     def _run(self, training: Training) -> Run:
@@ -117,13 +118,15 @@ class RehearsedCourt(Court):
             training, tuple(map(float, share * workload.examples)), tuple(map(float, scores))
         )
 
-    def step_times(self, batch_sizes: Sequence[int]) -> tuple[StepTime, ...]:
+    def step_times(
+        self, batch_sizes: Sequence[int], change: DataChange | None = None
+    ) -> tuple[StepTime, ...]:
         """See Court."""
         from tfbatch.training.step_times import StepTime
 
         sizes = tuple(sorted(set(batch_sizes)))
-        if sizes not in self._timed:
-            self._timed.add(sizes)
+        if (sizes, change) not in self._timed:
+            self._timed.add((sizes, change))
             self.measured.append(Measured(1, seconds=self.preset.timing_seconds))
         seconds = [_STEP_SECONDS * (1 + size / 64) for size in sizes]
         rounds = self.preset.rounds
@@ -192,8 +195,9 @@ def stages_of(
     whole = pace.prices.cost(baseline, length)
     stages = []
     for one in rehearsed:
-        costs = [pace.prices.cost(t.configuration.batch_size, t.examples) for t in one.trainings]
-        beside = sum(pace.seconds(t.configuration.batch_size, t.examples) for t in one.trainings)
+        work = [(t.configuration.batch_size, t.own_examples) for t in one.trainings]
+        costs = [pace.prices.cost(*each) for each in work]
+        beside = sum(pace.seconds(*each) for each in work)
         alone = sum(
             m.seconds / (workers if m.together else 1)
             + m.count * pace.prices.cost(baseline, m.examples)
@@ -204,7 +208,7 @@ def stages_of(
             PlannedStage(
                 name=one.card,
                 trials=len(one.trainings),
-                examples=sum(training.examples for training in one.trainings),
+                examples=sum(examples for _, examples in work),
                 trainings=math.fsum(costs) / whole,
                 seconds=beside / workers + alone,
             )

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate
 
 from tfbatch.claims import Card
-from tfbatch.claims._claim import Evidence
+from tfbatch.claims._changed_data import DataChange
+from tfbatch.claims._changed_training import Curve, changed_programs, train_changed
+from tfbatch.claims._claim import Evidence, UntestableError
 from tfbatch.claims._court import Court, P, R, Run, Training, Workload
 from tfbatch.claims._measurements import Measurements
 from tfbatch.claims._preset import Preset
@@ -30,6 +32,7 @@ from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.oracles import Part
 from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.limits import usable_cores
+from tfbatch.process.out_of_memory import is_out_of_memory
 from tfbatch.request.model_and_data import baseline_configuration
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import EVIDENCE
@@ -112,25 +115,74 @@ class LiveCourt(Court):
         self._tensorboard, self._objective = tensorboard, objective
         self._progress = progress
         self._runs: dict[str, Run] = {}
-        self._times: dict[tuple[int, ...], tuple[StepTime, ...]] = {}
+        self._times: dict[tuple[tuple[int, ...], DataChange | None], tuple[StepTime, ...]] = {}
 
     def train(self, trainings: Sequence[Training]) -> list[Run]:
         """See Court.
 
         Raises:
             InterruptedTrialError: A stop was requested, or the time is over.
+            UntestableError: A batch size runs out of memory, or the data cannot be changed so.
         """
         names = {training.name: training for training in trainings}
         missing = {name: one for name, one in names.items() if name not in self._runs}
+        parents = [one.parent for one in missing.values() if one.parent]
+        if parents:
+            self.train(parents)
+        for name, one in list(missing.items()):
+            parent = self._runs[one.parent.name] if one.parent else None
+            if parent and parent.diverged:
+                self._runs[name] = dataclasses.replace(parent, training=one)
+                del missing[name]
         specs = (
-            self._runner.spec(
-                name, "claims", one.seed, one.configuration, Part(total_examples=one.examples)
-            )
+            self._runner.spec(name, "claims", one.seed, one.configuration, part_of(one))
             for name, one in missing.items()
+            if one.change is None
         )
         for finished in self._runner.run_all(specs):
-            self._runs[finished.trial] = self._run(missing[finished.trial], finished)
+            if finished.status == "oom":
+                self.too_large.add(finished.configuration.batch_size)
+            else:
+                self._runs[finished.trial] = self._run(missing[finished.trial], finished)
+        if changed := [one for one in missing.values() if one.change is not None]:
+            self._train_changed(changed)
+        for training in trainings:
+            if training.name not in self._runs:
+                raise UntestableError(no_memory(training.configuration.batch_size))
         return [self._runs[training.name] for training in trainings]
+
+    def _train_changed(self, trainings: Sequence[Training]) -> None:
+        """Trainings on changed data are measurements: they are no trials of the user's.
+
+        Raises:
+            UntestableError: The data cannot be changed so.
+        """
+        curves = self.measure_each(
+            train_changed,
+            [
+                {
+                    "configuration": one.configuration,
+                    "change": one.change,
+                    "examples": one.examples,
+                    "seed": one.seed,
+                    "metric": self._objective.name,
+                }
+                for one in trainings
+            ],
+            seconds=0.0,
+        )
+        for training, curve in zip(trainings, curves, strict=True):
+            if not curve.out_of_memory:
+                self._runs[training.name] = self._of_curve(training, curve)
+
+    def _of_curve(self, training: Training, curve: Curve) -> Run:
+        sign = 1.0 if self._objective.direction == "max" else -1.0
+        return Run(
+            training,
+            (0.0, *curve.examples),
+            (self.workload.untrained, *(sign * value for value in curve.values)),
+            diverged=curve.diverged,
+        )
 
     def _run(self, training: Training, finished: FinishedTrial) -> Run:
         """A finished trial with its curve.
@@ -148,31 +200,36 @@ class LiveCourt(Court):
             for point in read_curves(self._tensorboard, finished.row)
             if self._objective.name in point.values
         ]
+        before = self._runs[training.parent.name] if training.parent else None
         return Run(
             training,
-            (0.0, *(x for x, _ in points)),
-            (self.workload.untrained, *(y for _, y in points)),
+            (*(before.examples if before else (0.0,)), *(x for x, _ in points)),
+            (*(before.scores if before else (self.workload.untrained,)), *(y for _, y in points)),
             diverged=finished.status == "diverged",
         )
 
-    def step_times(self, batch_sizes: Sequence[int]) -> tuple[StepTime, ...]:
+    def step_times(
+        self, batch_sizes: Sequence[int], change: DataChange | None = None
+    ) -> tuple[StepTime, ...]:
         """See Court.
 
         Raises:
             StoppedError: A stop was requested.
         """
         sizes = tuple(sorted(set(batch_sizes)))
-        if sizes not in self._times:
+        if (sizes, change) not in self._times:
             listed = ", ".join(map(str, sizes))
             self._progress.say(f"Timing steps of batch sizes {listed}, each alone on the device.")
-            self._times[sizes] = self.measure(
+            of_change = {} if change is None else {"change": change}
+            self._times[sizes, change] = self.measure(
                 time_steps,
                 [self.workload.baseline.model_copy(update={"batch_size": b}) for b in sizes],
                 rounds=self.preset.rounds,
                 seconds=self.preset.timing_seconds,
                 seed=self._seed,
+                **of_change,
             )
-        return self._times[sizes]
+        return self._times[sizes, change]
 
     def measure(
         self,
@@ -197,6 +254,21 @@ class LiveCourt(Court):
         return self._measurements.recall_each(function, cases, call)
 
 
+def part_of(training: Training) -> Part:
+    """What a training is to the runner.
+
+    All of them have a constant rate, so that it matters nothing how far beyond its end the schedule
+    of a trunk would lead; that it leads beyond keeps its state.
+    """
+    beyond = training.configuration.batch_size if training.is_trunk else 0
+    return Part(
+        to_examples=training.examples if training.is_trunk else None,
+        total_examples=training.examples + beyond,
+        parent=training.parent.name if training.parent else None,
+        schedule=training.configuration.schedule if training.parent else None,
+    )
+
+
 def time_steps(
     task: TaskContext,
     configurations: Sequence[Configuration],
@@ -204,6 +276,7 @@ def time_steps(
     rounds: int,
     seconds: float,
     seed: int,
+    change: DataChange | None = None,
 ) -> tuple[StepTime, ...]:
     """Inside the process that trains: interleaved rounds of all batch sizes, each in another order.
 
@@ -213,16 +286,26 @@ def time_steps(
         rounds: Number of rounds; none is left out, a round is short instead.
         seconds: About what all rounds may take, tracing left out.
         seed: Of the orders.
+        change: How the data differs from the user's.
 
     Raises:
         StoppedError: A stop was requested.
+        UntestableError: The data cannot be changed so.
     """
     programs, kinds = task.programs, []
+    if change is not None:
+        programs = changed_programs(task, change)
     for configuration in configurations:
         task.heartbeat_or_stop()
         time_them = functools.partial(time_training, programs, configuration)
         most = steps_at_once(programs, configuration)
-        kinds.append(first_visit(configuration.batch_size, time_them, most_at_once=most))
+        try:
+            kinds.append(first_visit(configuration.batch_size, time_them, most_at_once=most))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            programs.clear()
+            break  # the larger ones would not fit either
         if kinds[-1].per_step > LONGEST_STEP_SECONDS:
             kinds.pop()
             break
@@ -449,13 +532,22 @@ class Session:
         """What it finds now, and what it has found of other claims before.
 
         Each piece is on disk before the next, so that a card that fails or is stopped later keeps
-        what it has yielded.
+        what it has yielded. Where a batch size has run out of memory the card begins again without
+        it: what has ended is not trained again.
         """
         found = {(one.claim, one.part): one for one in known}
         try:
-            for one in card.collect(self._court):
-                found[one.claim, one.part] = _with_finite_effects(one)
-                self._write(card, list(found.values()))
+            too_large = -1
+            while too_large != len(self._court.too_large):
+                too_large = len(self._court.too_large)
+                try:
+                    for one in card.collect(self._court):
+                        found[one.claim, one.part] = _with_finite_effects(one)
+                        self._write(card, list(found.values()))
+                    break
+                except UntestableError:
+                    if too_large == len(self._court.too_large):
+                        raise
         except (InterruptedTrialError, StoppedError):
             self._missing[card.CARD] = "the session ended before its end"
         except Exception as error:
@@ -502,6 +594,14 @@ def _with_finite_effects(evidence: Evidence) -> Evidence:
         rivals=tuple(map(finite, evidence.rivals)),
         alternatives=tuple(map(finite, evidence.alternatives)),
         doubts=(*evidence.doubts, doubt),
+    )
+
+
+def no_memory(batch_size: int) -> str:
+    """Why a batch size is not tried, and what lets it be tried."""
+    return (
+        f"batch size {batch_size} does not fit into the memory of this device; take fewer "
+        "--workers, a device with more memory, or a smaller --baseline=batch_size"
     )
 
 

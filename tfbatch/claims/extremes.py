@@ -116,23 +116,20 @@ def _full_batch(court: Court) -> Evidence:
         finding="seconds to the target with all {other} examples in a batch, over twice those at "
         "{one}, the best size by other seeds",
     )
-    try:  # what cannot be timed is not trained
+    try:
         study.apart(study.small, full)
-        study.log_seconds(full)
+        study.log_seconds(full)  # first: what cannot be timed is not trained
+        runs, choosing = (
+            {
+                size: study.updates_to_target(size, "tuned", purpose)
+                for size in dict.fromkeys((*study.sizes, full))
+            }
+            for purpose in _PURPOSES
+        )
+        doubts = study.doubts("tuned", "target", (*study.sizes, full))
     except UntestableError as error:
         return dataclasses.replace(blank, finding="", untestable=str(error))
-    runs, choosing = (
-        {
-            size: study.updates_to_target(size, "tuned", purpose)
-            for size in dict.fromkeys((*study.sizes, full))
-        }
-        for purpose in _PURPOSES
-    )
-    blank = dataclasses.replace(
-        blank,
-        doubts=study.doubts("tuned", "target", (*study.sizes, full)),
-        censored=fell_short(*runs.values()),
-    )
+    blank = dataclasses.replace(blank, doubts=doubts, censored=fell_short(*runs.values()))
     return told(
         blank,
         lambda: contest(
