@@ -1,4 +1,4 @@
-"""X10: from which batch size on deep networks begin to converge; and the small trainings of cards."""
+"""X10: where deep networks begin to converge; and the small trainings of cards."""
 
 from __future__ import annotations
 

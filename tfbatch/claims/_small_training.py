@@ -68,9 +68,17 @@ class SmallTraining:
             outputs = model(tf.gather(inputs, chosen), training=False)
             return tf.reduce_mean(loss(tf.gather(targets, chosen), outputs))
 
+        def infer(others: tf.Tensor) -> tf.Tensor:
+            return model(others, training=False)
+
         indices = tf.TensorSpec([None], tf.int32)
+        self._infer = tf.function(infer)
         self._step = tf.function(step, input_signature=[indices, tf.TensorSpec([])])
         self._mean_loss = tf.function(mean_loss, input_signature=[indices])
+
+    def outputs(self, inputs: npt.NDArray[np.generic]) -> tf.Tensor:
+        """What the network makes of other inputs, as at inference."""
+        return self._infer(inputs)
 
     def restart(self) -> None:
         """Puts the initial weights back."""
@@ -119,7 +127,7 @@ def batches(count: int, size: int, seed: int) -> Iterator[Indices]:
 
 def labeled_images(
     task: TaskContext, *, most: int, side: int
-) -> tuple[tf.Tensor, npt.NDArray[np.int32], int]:
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], int]:
     """Training images of the user's data, shrunk, with their classes and the number of these.
 
     Args:
@@ -132,23 +140,44 @@ def labeled_images(
     """
     import tensorflow as tf
 
+    shorter = min(image_shape(task.programs.workload.data.input_shape)[:2])
+    inputs, labels, classes = labeled_examples(task, "train", most=most)
+    images = inputs.astype(np.float32)
+    if shorter > side:
+        pixels = [max(1, round(length * side / shorter)) for length in images.shape[1:3]]
+        images = tf.image.resize(images, pixels, method="area").numpy()
+    return images, labels, classes
+
+
+def labeled_examples(
+    task: TaskContext, split: str, *, most: int
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.int32], int]:
+    """Examples of the user's data without augmentation, their classes and the number of these.
+
+    Args:
+        task: Holds the data.
+        split: "train" or "validation".
+        most: How many at most.
+
+    Raises:
+        InputError: The data is not one input with one class each.
+    """
     from tfbatch.instruments.weights_and_examples import without_augmentation
 
     data = without_augmentation(task.programs.workload.data)
-    classes, shape = data.num_classes, image_shape(data.input_shape)
-    if classes is None:
-        raise InputError("this experiment needs images with one class each as their target")
-    count = min(most, data.num_examples("train"))
-    images, targets, *_ = next(iter(data.training(batch_size=count, seed=1, num_examples=count)))
-    images = tf.cast(images, tf.float32)
-    shorter = min(shape[:2])
-    if shorter > side:
-        pixels = [max(1, round(length * side / shorter)) for length in shape[:2]]
-        images = tf.image.resize(images, pixels, method="area")
+    classes, count = data.num_classes, min(most, data.num_examples(split))
+    if classes is None or not isinstance(data.input_shape, tuple):
+        raise InputError("this experiment needs one input, and one class as its target")
+    stream = (
+        data.training(batch_size=count, seed=1, num_examples=count)
+        if split == "train"
+        else data.evaluation(split, batch_size=count)
+    )
+    inputs, targets, *_ = next(iter(stream))
     labels = np.asarray(targets)
     if labels.ndim > 1 and labels.shape[-1] == classes:  # a probability for each class
         labels = labels.argmax(axis=-1)
-    return images, labels.reshape(count).astype(np.int32), classes
+    return np.asarray(inputs), labels.reshape(count).astype(np.int32), classes
 
 
 def image_shape(shape: object) -> tuple[int, int, int]:

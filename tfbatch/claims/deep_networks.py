@@ -146,7 +146,7 @@ def starts_of(
     training = SmallTraining(
         model,
         lambda y, logits: tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits),
-        images,
+        tf.constant(images),
         tf.constant(labels),
     )
 
