@@ -248,5 +248,6 @@ class Court(abc.ABC):
         Args:
             function: `function(context, **case)`; see `measure`.
             cases: Its arguments by keyword, for each.
-            seconds: About what one of them takes: a prediction, for `--dry_run`.
+            seconds: About what one of them takes beside the training that `examples` or
+                `trained_steps` among its arguments ask for: a prediction, for `--dry_run`.
         """

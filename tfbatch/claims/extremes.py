@@ -31,6 +31,7 @@ _SAME = 1e-4
 """Two gradients are equal up to rounding in 32 bits."""
 _MOST_EXAMPLES = 1024
 """Examples that stand for the whole data where every update looks at all of them."""
+_SECONDS = 2.0
 _UPDATES = 30
 _USUAL = 64
 _PURPOSES: tuple[Purpose, Purpose] = ("verdict", "tuning")
@@ -166,8 +167,9 @@ def _monotone(court: Court) -> Evidence:
     configuration = study.configuration(study.base, study.rate(study.base, "fixed", "epochs").value)
     untestable, pairs = "", []
     try:
-        for seed in court.seeds("verdict", court.preset.seeds):
-            pairs.append(court.measure(shares_of_descent, configuration, seed=seed))
+        seeds = court.seeds("verdict", court.preset.seeds)
+        cases = [{"configuration": configuration, "seed": seed} for seed in seeds]
+        pairs = court.measure_each(shares_of_descent, cases, seconds=_SECONDS)
     except InputError as error:
         untestable = str(error)
     return Evidence(
