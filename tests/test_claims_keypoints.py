@@ -131,7 +131,7 @@ def test_a_rate_at_the_edge_of_what_was_tried_forbids_a_decision():
 
 def test_a_network_learns_to_find_the_keypoints():
     task = types.SimpleNamespace(heartbeat_or_stop=lambda: None)
-    size = {"batch_size": 16, "examples": 128, "seed": 1}
+    size = {"batch_size": 16, "images": 128, "seed": 1}
     untrained = average_precision_of(task, **size, epochs=0, rate=0.1)
     trained = average_precision_of(task, **size, epochs=12, rate=0.1)
     assert untrained < 0.5

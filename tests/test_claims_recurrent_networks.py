@@ -125,6 +125,6 @@ def test_what_is_no_sequence_is_told():
 def test_the_digits_are_read_row_by_row(digits):
     task = context_of(ProgramCache(Workload(digits, tiny_model.build)))
     tf.random.set_seed(1)
-    size = {"batch_size": 16, "units": 16, "epochs": 3, "examples": 500}
+    size = {"batch_size": 16, "units": 16, "epochs": 3, "most_examples": 500}
     assert accuracy_of(task, kind="none", rate=0.1, seed=1, **size) > 50
     assert accuracy_of(task, kind="none", rate=1e6, seed=1, **size) < 30

@@ -45,7 +45,7 @@ _MARGIN = 0.3
 _SEEDS = 20
 """At least: AP of a small network differs much between seeds."""
 _MIDDLE = 0.05
-_EXAMPLES = {"tiny": 512, "small": 2048, "full": 8192}
+_IMAGES = {"tiny": 512, "small": 2048, "full": 8192}
 _EPOCHS = {"tiny": 12, "small": 24, "full": 48}
 _TESTED = 512
 _SECONDS = 5.0
@@ -67,8 +67,8 @@ Array = npt.NDArray[np.float64]
 def collect(court: Court) -> Iterator[Evidence]:
     """See tfbatch.claims.Card."""
     name = court.preset.name
-    length = {"examples": _EXAMPLES[name], "epochs": _EPOCHS[name]}
-    seconds = _SECONDS * length["examples"] / 512 * length["epochs"] / 12
+    length = {"images": _IMAGES[name], "epochs": _EPOCHS[name]}
+    seconds = _SECONDS * length["images"] / 512 * length["epochs"] / 12
     cells = [
         Cell(f"batch size {size}", {"batch_size": size, **length}, _MIDDLE)
         for size in (SMALL, LARGE)
@@ -95,7 +95,7 @@ def collect(court: Court) -> Iterator[Evidence]:
         policy="tuned",
         finding=f"on synthetic keypoints: AP {statistics.fmean(large):.1f} at batch size {LARGE} "
         f"and {statistics.fmean(small):.1f} at {SMALL}, after {length['epochs']} epochs of "
-        f"{length['examples']} images at the rates {values[1]:g} and {values[0]:g}",
+        f"{length['images']} images at the rates {values[1]:g} and {values[0]:g}",
         doubts=tuple(doubts),
     )
 
@@ -239,14 +239,14 @@ def average_precision(similarities: npt.ArrayLike, scores: npt.ArrayLike) -> flo
 
 
 def average_precision_of(
-    task: TaskContext, *, batch_size: int, examples: int, epochs: int, rate: float, seed: int
+    task: TaskContext, *, batch_size: int, images: int, epochs: int, rate: float, seed: int
 ) -> float:
     """Inside the process that trains: AP of one training, on images that it has not seen."""
     import tensorflow as tf
 
     from tfbatch.claims._small_training import SmallTraining, batches, seeded
 
-    seen, fresh = draw_scenes(examples, 2 * seed), draw_scenes(_TESTED, 2 * seed + 1)
+    seen, fresh = draw_scenes(images, 2 * seed), draw_scenes(_TESTED, 2 * seed + 1)
     with seeded(seed):
         model = _network()
     training = SmallTraining(
@@ -260,7 +260,7 @@ def average_precision_of(
         tf.constant(seen.images),
         tf.constant(heat_maps(seen.keypoints)),
     )
-    steps, order = epochs * examples // batch_size, batches(examples, batch_size, seed)
+    steps, order = epochs * images // batch_size, batches(images, batch_size, seed)
     for step in range(steps):
         training.step(next(order), rate)
         if step % 16 == 0:

@@ -65,7 +65,7 @@ def collect(court: Court) -> Iterator[Evidence]:
         "batch_size": court.workload.baseline.batch_size,
         "units": _UNITS[name],
         "epochs": _EPOCHS[name],
-        "examples": _MOST_EXAMPLES[name],
+        "most_examples": _MOST_EXAMPLES[name],
     }
     cells = [Cell(f"normalization {kind}", {"kind": kind, **size}, _MIDDLE) for kind in KINDS]
     why, rates = "", [_MIDDLE] * len(cells)
@@ -154,7 +154,7 @@ def accuracy_of(
     batch_size: int,
     units: int,
     epochs: int,
-    examples: int,
+    most_examples: int,
     rate: float,
     seed: int,
 ) -> float:
@@ -166,7 +166,7 @@ def accuracy_of(
         batch_size: Examples in a batch.
         units: Width of the state.
         epochs: Passes over the examples.
-        examples: Of the training split, at most.
+        most_examples: Of a split.
         rate: The learning rate.
         seed: Of weights and order.
 
@@ -177,7 +177,7 @@ def accuracy_of(
 
     from tfbatch.claims._small_training import SmallTraining, batches, labeled_examples, seeded
 
-    inputs, labels, classes = labeled_examples(task, "train", most=examples)
+    inputs, labels, classes = labeled_examples(task, "train", most=most_examples)
     sequences = sequences_of(inputs)
     count = len(sequences)
     with seeded(seed):
@@ -193,7 +193,7 @@ def accuracy_of(
         training.step(next(order), rate)
         if step % 16 == 0:
             task.heartbeat_or_stop()
-    inputs, truth, _ = labeled_examples(task, "validation", most=examples)
+    inputs, truth, _ = labeled_examples(task, "validation", most=most_examples)
     fresh = sequences_of(inputs)
     if fresh.ndim == 2:  # tokens that training never saw are one
         fresh = np.minimum(fresh, sequences.max() + 1)

@@ -56,6 +56,7 @@ _IMAGINED = 4
 _MANY = 16
 """The claim's own number of devices."""
 _LOGICAL = 2
+_SEED = 1
 _UPDATES = 20
 _POLL_SECONDS = 0.2
 
@@ -175,7 +176,7 @@ def _equality(court: Court, blank: Evidence, devices: int) -> Evidence:
     del devices
     study = court.study
     rate = study.rate(study.base, "fixed", "epochs").value
-    found = court.measure(two_devices_against_one, study.configuration(study.base, rate), seed=1)
+    found = court.measure(two_devices_against_one, study.configuration(study.base, rate))
     return dataclasses.replace(
         blank,
         effects=(_SAME - found.gradient,),
@@ -196,21 +197,17 @@ def count_accelerators(task: TaskContext) -> int:
     return max(1, len(tf.config.list_physical_devices("GPU")))
 
 
-def two_devices_against_one(
-    task: TaskContext, configuration: Configuration, *, seed: int
-) -> TwoDevices:
+def two_devices_against_one(task: TaskContext, configuration: Configuration) -> TwoDevices:
     """Inside the process that trains: starts one whose CPU is two devices.
 
     Raises:
         InputError: The gradient cannot be measured, or there are too few examples.
         StoppedError: A stop was requested.
     """
-    return _in_a_fresh_process(task, _on_two_logical_devices, configuration, seed)
+    return _in_a_fresh_process(task, _on_two_logical_devices, configuration)
 
 
-def _on_two_logical_devices(
-    job: Job, records: Path, configuration: Configuration, seed: int
-) -> TwoDevices:
+def _on_two_logical_devices(job: Job, records: Path, configuration: Configuration) -> TwoDevices:
     """In a process where TensorFlow has run nothing yet."""
     import tensorflow as tf
 
@@ -225,7 +222,7 @@ def _on_two_logical_devices(
         records,
         tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices("CPU")]),
     )
-    return compare_devices(one, several, configuration, seed=seed)
+    return compare_devices(one, several, configuration, seed=_SEED)
 
 
 def compare_devices(
