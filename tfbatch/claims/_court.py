@@ -42,6 +42,7 @@ class Workload:
         precision: Keras's dtype policy.
         compiled: Whether the model is compiled, so that it keeps its optimizer.
         normalizations: What the model's builder takes as `normalization`; empty where it does not.
+        larger_is_better: Of the objective as the model reports it.
     """
 
     baseline: Configuration
@@ -54,6 +55,7 @@ class Workload:
     precision: str = "float32"
     compiled: bool = False
     normalizations: tuple[str, ...] = ()
+    larger_is_better: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -633,6 +633,7 @@ def workload_of(
         precision=request.execution.precision,
         compiled=ready.model.optimizer is not None,
         normalizations=_normalizations(request.subject.model),
+        larger_is_better=objective.direction == "max",
     )
 
 

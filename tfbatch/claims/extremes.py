@@ -241,9 +241,9 @@ def shares_of_descent(
 
 
 def model_and_examples(
-    task: TaskContext, configuration: Configuration, *, seed: int
+    task: TaskContext, configuration: Configuration, *, seed: int, most: int = _MOST_EXAMPLES
 ) -> tuple[tf.keras.Model, tuple[tf.Tensor, ...]]:
-    """A fresh model, and the examples that stand for the data.
+    """A fresh model, and the examples that stand for the data: at most so many, always the same.
 
     Raises:
         InputError: The gradient cannot be measured from outside `fit`, or there are several inputs.
@@ -255,7 +255,7 @@ def model_and_examples(
 
     workload = task.programs.workload
     data = without_augmentation(workload.data)
-    count = min(_MOST_EXAMPLES, data.num_examples("train"))
+    count = min(most, data.num_examples("train"))
     model = workload.compiled(configuration, total_examples=count, seed=seed)
     if reason := why_not(model):
         raise InputError(f"the model's gradients cannot be measured: {reason}")
