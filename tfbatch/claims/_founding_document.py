@@ -56,6 +56,15 @@ FOUNDING_DOCUMENT = (
             Criterion(
                 "X15", "efficiency of devices times the knee, less 0.8", "threshold", "devices"
             ),
+            Criterion(
+                "X15", "share of devices times the speed of one, less 0.8", "threshold", "speed"
+            ),
+            Criterion(
+                "X15",
+                "1e-4 less the relative difference of two devices' gradient and one's",
+                "exact",
+                "equality",
+            ),
         ),
     ),
     Claim(
