@@ -483,7 +483,19 @@ FOUNDING_DOCUMENT = (
         "C56",
         "small-data-try-both",
         "On ImageNet people fill the memory; on smaller data try both large and small.",
-        (Criterion("X16N", "slope of the log of the best size over the log of the data's size"),),
+        (
+            Criterion(
+                "X16N",
+                "log seconds to the target that the best size of all the data saves there over the "
+                "best one of a quarter, and the reverse",
+                name="growth",
+            ),
+            Criterion(
+                "X16N",
+                "metric of the best size less that of the worst, a quarter of the data",
+                name="both",
+            ),
+        ),
     ),
     Claim(
         "C57",

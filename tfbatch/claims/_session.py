@@ -23,6 +23,7 @@ from tfbatch.claims._preset import Preset
 from tfbatch.claims._request import CourtRequest
 from tfbatch.claims._verdicts import Verdicts, fingerprint_of
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import StoppedError, TfbatchError
 from tfbatch.exporters._trial import read_curves
 from tfbatch.instruments.open_bench import DEFAULT_OPTIMIZER
@@ -633,6 +634,7 @@ def workload_of(
         precision=request.execution.precision,
         compiled=ready.model.optimizer is not None,
         normalizations=_normalizations(request.subject.model),
+        augmented=isinstance(data := request.subject.data, Recipe) and bool(data.augmentation),
     )
 
 
