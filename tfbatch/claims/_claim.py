@@ -11,9 +11,9 @@ from tfbatch.errors import TfbatchError
 if TYPE_CHECKING:
     from tfbatch.estimators.verdict import Kind, Verdict  # imports SciPy
 
-Axis = Literal["epochs", "updates", "time to target", "step time", "one gradient"]
+Axis = Literal["epochs", "updates", "time to target", "step time", "memory", "one gradient"]
 """What is equal, or counted: the same epochs, the same updates, seconds until a target is reached,
-seconds of a step, or gradients at given weights, without training."""
+seconds of a step, bytes, or gradients at given weights, without training."""
 Policy = Literal["fixed", "scaled", "tuned", "no"]
 """The learning rate at each batch size: the same, by the optimizer's rule, or searched."""
 

@@ -63,7 +63,16 @@ FOUNDING_DOCUMENT = (
         "The batch size is between 20 and 64, depending on the size of the images.",
         (
             Criterion(
-                "X13", "change of the best batch size over the image sizes in octaves, less 1"
+                "X13",
+                "log seconds to the target that the best size of small images saves there over the "
+                "best one of large images, and the reverse",
+                name="best size",
+            ),
+            Criterion(
+                "X13",
+                "exponent of the images' side in the bytes of an example, less 2",
+                "equivalence",
+                "memory",
             ),
         ),
     ),

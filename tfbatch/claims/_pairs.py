@@ -242,8 +242,14 @@ def log_steps(runs: Sequence[StepsToTarget]) -> list[float]:
 
 
 def fell_short(*cells: Sequence[StepsToTarget]) -> int:
-    """Number of seeds of which some run did not reach the target."""
-    return sum(not all(run.reached for run in pair) for pair in zip(*cells, strict=True))
+    """Number of seeds of which some run is only a bound.
+
+    It did not reach the target, or had reached it by the first evaluation already.
+    """
+    return sum(
+        not all(run.reached and not run.at_first for run in pair)
+        for pair in zip(*cells, strict=True)
+    )
 
 
 def successes(one: Sequence[StepsToTarget], other: Sequence[StepsToTarget]) -> tuple[float, ...]:
