@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -189,6 +190,25 @@ def test_a_heartbeat_ends_a_silence(tmp_path, monkeypatch):
     now[0] = 108.5
     assert mailbox.silence() == 1.5
     mailbox.close()
+
+
+class _Writes(list):
+    """Stands in for a mapped file: takes what is assigned, and gives no one its memory."""
+
+    def __setitem__(self, place, content):
+        self.append((place, content))
+
+
+def test_a_heartbeat_is_written_in_one_piece(tmp_path, monkeypatch):
+    """`struct.pack_into` writes zeros first: read then, a beat is as old as the machine's start."""
+    monkeypatch.setattr(time, "monotonic", lambda: 7.0)
+    mailbox = Mailbox(tmp_path / "mailbox")
+    mailbox._map, mapped = _Writes(), mailbox._map
+    mailbox.report(1, 2)
+    assert [content for place, content in mailbox._map if place == slice(8, 16)] == [
+        struct.pack("<d", 7.0)
+    ]
+    mapped.close()
 
 
 def test_a_request_to_stop_reaches_a_running_task(make_slot):

@@ -11,9 +11,19 @@ from tfbatch.errors import TfbatchError
 if TYPE_CHECKING:
     from tfbatch.estimators.verdict import Kind, Verdict  # imports SciPy
 
-Axis = Literal["epochs", "updates", "time to target", "step time", "memory", "one gradient"]
+Axis = Literal[
+    "epochs",
+    "updates",
+    "time to target",
+    "step time",
+    "memory",
+    "one gradient",
+    "training loss",
+    "gradient evaluations",
+]
 """What is equal, or counted: the same epochs, the same updates, seconds until a target is reached,
-seconds of a step, bytes, or gradients at given weights, without training."""
+seconds of a step, bytes, gradients at given weights, without training, the same training loss, or
+the same number of gradients, each of one batch and those of line searches too."""
 Policy = Literal["fixed", "scaled", "tuned", "no"]
 """The learning rate at each batch size: the same, by the optimizer's rule, or searched."""
 

@@ -43,6 +43,7 @@ class Workload:
         compiled: Whether the model is compiled, so that it keeps its optimizer.
         normalizations: What the model's builder takes as `normalization`; empty where it does not.
         augmented: Whether the training split is augmented, which changed data is not.
+        larger_is_better: Of the objective as the model reports it.
     """
 
     baseline: Configuration
@@ -56,6 +57,7 @@ class Workload:
     compiled: bool = False
     normalizations: tuple[str, ...] = ()
     augmented: bool = False
+    larger_is_better: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,5 +259,6 @@ class Court(abc.ABC):
         Args:
             function: `function(context, **case)`; see `measure`.
             cases: Its arguments by keyword, for each.
-            seconds: About what one of them takes: a prediction, for `--dry_run`.
+            seconds: About what one of them takes beside the training that `examples` or
+                `trained_steps` among its arguments ask for: a prediction, for `--dry_run`.
         """

@@ -23,6 +23,7 @@ _LARGEST = (
         name="time to target",
     ),
 )
+_SECOND_ORDER = ("conjugate gradient", "L-BFGS")
 
 FOUNDING_DOCUMENT = (
     Claim(
@@ -224,13 +225,29 @@ FOUNDING_DOCUMENT = (
         "C21",
         "small-escapes-bad-optima",
         "The noise of a small batch escapes bad local optima and saddles.",
-        (Criterion("X7", "probability of escape, small less large"),),
+        (
+            Criterion(
+                "X7T", "share of walks that leave a well, small less large", name="double well"
+            ),
+            Criterion("X7T", "log examples to leave a saddle, large over small", name="saddle"),
+            Criterion(
+                "X7N", "metric of the full batch with injected noise less without", name="injected"
+            ),
+        ),
     ),
     Claim(
         "C22",
         "large-stays-at-bad-optima",
         "A large batch stays confidently at bad local optima and saddles.",
-        (Criterion("X7", "share of runs that are stuck, large less small"),),
+        (
+            Criterion(
+                "X7T", "share of walks that stay in a well, large less small", name="double well"
+            ),
+            Criterion(
+                "X7T", "share of walks that stay at a saddle, large less small", name="saddle"
+            ),
+            Criterion("X7", "share of runs that are stuck, large less small", name="training"),
+        ),
     ),
     Claim(
         "C23",
@@ -275,13 +292,21 @@ FOUNDING_DOCUMENT = (
         "C27",
         "second-order-hurt-by-small",
         "Second-order methods are hurt by small batches where first-order ones are not.",
-        (Criterion("X9", "interaction of order and batch size in the log of the final loss"),),
+        tuple(
+            Criterion(
+                "X9", "log loss of a small batch over the full one, less first-order's", name=method
+            )
+            for method in _SECOND_ORDER
+        ),
     ),
     Claim(
         "C28",
         "second-order-needs-thousands",
         "Second-order methods need batches of thousands.",
-        (Criterion("X9", "log of the smallest good batch size over 1000"),),
+        tuple(
+            Criterion("X9", "log of the smallest good batch size over 1000", "threshold", method)
+            for method in _SECOND_ORDER
+        ),
     ),
     Claim(
         "C29",
@@ -485,7 +510,9 @@ FOUNDING_DOCUMENT = (
         "Too large a batch reduces the randomness that helps.",
         (
             Criterion("X5", "share of noise in the gradient, small less large", name="noise"),
-            Criterion("X7", "metric with injected noise less without", name="injected"),
+            Criterion(
+                "X7N", "metric of the full batch with injected noise less without", name="injected"
+            ),
         ),
     ),
     Claim(

@@ -87,8 +87,13 @@ _QUESTIONS = (
 _CONTRADICTIONS = (
     (
         ("as-large-as-possible", "bigger-is-better-at-the-same-rate"),
-        ("same-epochs-large-is-worse", "smaller-generalizes-better"),
-        "what is equal (epochs, updates or seconds), and whether the rate was tuned",
+        (
+            "same-epochs-large-is-worse",
+            "smaller-generalizes-better",
+            "large-falls-into-sharp-minima",
+        ),
+        "what is equal (epochs, updates, seconds or the training loss), and whether the rate was "
+        "tuned",
     ),
     (
         ("powers-of-two-beat-tens", "multiples-of-8"),
@@ -104,6 +109,11 @@ _CONTRADICTIONS = (
         ("too-small-never-converges", "too-small-unstable"),
         ("small-slow-but-better-in-use", "smaller-generalizes-better"),
         "the learning rate: fixed, or tuned at the small batch",
+    ),
+    (
+        ("second-order-needs-thousands",),
+        ("tens-to-hundreds",),
+        "the optimizer: what searches along a line needs a gradient that is nearly exact",
     ),
     (
         ("large-early",),

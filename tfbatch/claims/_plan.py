@@ -146,10 +146,9 @@ class RehearsedCourt(Court):
         Raises:
             InputError: Always: there is no result.
         """
-        told: Mapping[str, Any] = options
-        batch_size = self.workload.baseline.batch_size
-        examples = _TRAININGS * told.get("examples", 0) + batch_size * told.get("trained_steps", 0)
-        self.measured.append(Measured(self.preset.seeds if "seed" in told else 1, examples))
+        self.measured.append(
+            Measured(self.preset.seeds if "seed" in options else 1, self._trained(options))
+        )
         raise InputError(f"{function.__name__} is rehearsed")
 
     def measure_each(
@@ -164,8 +163,17 @@ class RehearsedCourt(Court):
         Raises:
             InputError: Always: there is no result.
         """
-        self.measured.append(Measured(len(cases), seconds=len(cases) * seconds, together=True))
+        examples = max((self._trained(case) for case in cases), default=0)
+        self.measured.append(
+            Measured(len(cases), examples, seconds=len(cases) * seconds, together=True)
+        )
         raise InputError(f"{function.__name__} is rehearsed")
+
+    def _trained(self, told: Mapping[str, Any]) -> int:
+        """What a function trains on that is told a length; about."""
+        batch_size = self.workload.baseline.batch_size
+        found = _TRAININGS * told.get("examples", 0) + batch_size * told.get("trained_steps", 0)
+        return int(found)
 
 
 def rehearse(court: RehearsedCourt, cards: Sequence[Card]) -> list[RehearsedCard]:
@@ -199,8 +207,8 @@ def stages_of(
         costs = [pace.prices.cost(*each) for each in work]
         beside = sum(pace.seconds(*each) for each in work)
         alone = sum(
-            m.seconds / (workers if m.together else 1)
-            + m.count * pace.prices.cost(baseline, m.examples)
+            (m.seconds + m.count * pace.prices.cost(baseline, m.examples))
+            / (workers if m.together else 1)
             for m in one.measured
             if m.examples or m.seconds
         )

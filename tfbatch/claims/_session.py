@@ -635,6 +635,7 @@ def workload_of(
         compiled=ready.model.optimizer is not None,
         normalizations=_normalizations(request.subject.model),
         augmented=isinstance(data := request.subject.data, Recipe) and bool(data.augmentation),
+        larger_is_better=objective.direction == "max",
     )
 
 

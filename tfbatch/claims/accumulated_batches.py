@@ -32,6 +32,7 @@ CLAIMS = (
     ),
 )
 _MICRO_BATCHES = 4
+_SECONDS = 1.0
 
 
 def collect(court: Court) -> Iterator[Evidence]:
@@ -45,17 +46,17 @@ def collect(court: Court) -> Iterator[Evidence]:
     untestable, pairs = "", []
     try:
         study.apart(size, micro)
-        for seed in court.seeds("verdict", court.preset.seeds):
-            pairs.append(
-                court.measure(
-                    train_both_ways,
-                    configuration,
-                    micro_batch_size=micro,
-                    examples=court.workload.examples,
-                    seed=seed,
-                    metric=name,
-                )
-            )
+        cases: list[dict[str, object]] = [
+            {
+                "configuration": configuration,
+                "micro_batch_size": micro,
+                "examples": court.workload.examples,
+                "seed": seed,
+                "metric": name,
+            }
+            for seed in court.seeds("verdict", court.preset.seeds)
+        ]
+        pairs = court.measure_each(train_both_ways, cases, seconds=_SECONDS)
     except (InputError, UntestableError) as error:
         untestable = str(error)
     yield Evidence(

@@ -39,6 +39,7 @@ _ERROR = 0.1
 _DIRECTIONS = 8
 _POINTS = 21
 _PROBE = 0.1
+_SECONDS = 3.0
 
 
 def collect(court: Court) -> Iterator[Evidence]:
@@ -54,10 +55,11 @@ def _network(court: Court) -> Evidence:
     half = max(1, court.workload.examples // (2 * study.base))
     why, errors = "", []
     try:
-        for seed in court.seeds("verdict", court.preset.seeds):
-            errors.append(
-                court.measure(error_of_an_update, configuration, trained_steps=half, seed=seed)
-            )
+        cases: list[dict[str, object]] = [
+            {"configuration": configuration, "trained_steps": half, "seed": seed}
+            for seed in court.seeds("verdict", court.preset.seeds)
+        ]
+        errors = court.measure_each(error_of_an_update, cases, seconds=_SECONDS)
     except InputError as error:
         why = str(error)
     return Evidence(

@@ -31,6 +31,7 @@ _SAME = 1e-4
 """Two gradients are equal up to rounding in 32 bits."""
 _MOST_EXAMPLES = 1024
 """Examples that stand for the whole data where every update looks at all of them."""
+_SECONDS = 2.0
 _UPDATES = 30
 _USUAL = 64
 _PURPOSES: tuple[Purpose, Purpose] = ("verdict", "tuning")
@@ -166,8 +167,9 @@ def _monotone(court: Court) -> Evidence:
     configuration = study.configuration(study.base, study.rate(study.base, "fixed", "epochs").value)
     untestable, pairs = "", []
     try:
-        for seed in court.seeds("verdict", court.preset.seeds):
-            pairs.append(court.measure(shares_of_descent, configuration, seed=seed))
+        seeds = court.seeds("verdict", court.preset.seeds)
+        cases = [{"configuration": configuration, "seed": seed} for seed in seeds]
+        pairs = court.measure_each(shares_of_descent, cases, seconds=_SECONDS)
     except InputError as error:
         untestable = str(error)
     return Evidence(
@@ -239,9 +241,9 @@ def shares_of_descent(
 
 
 def model_and_examples(
-    task: TaskContext, configuration: Configuration, *, seed: int
+    task: TaskContext, configuration: Configuration, *, seed: int, most: int = _MOST_EXAMPLES
 ) -> tuple[tf.keras.Model, tuple[tf.Tensor, ...]]:
-    """A fresh model, and the examples that stand for the data.
+    """A fresh model, and the examples that stand for the data: at most so many, always the same.
 
     Raises:
         InputError: The gradient cannot be measured from outside `fit`, or there are several inputs.
@@ -253,7 +255,7 @@ def model_and_examples(
 
     workload = task.programs.workload
     data = without_augmentation(workload.data)
-    count = min(_MOST_EXAMPLES, data.num_examples("train"))
+    count = min(most, data.num_examples("train"))
     model = workload.compiled(configuration, total_examples=count, seed=seed)
     if reason := why_not(model):
         raise InputError(f"the model's gradients cannot be measured: {reason}")

@@ -37,6 +37,7 @@ ORDER = 60.0
 CLAIMS: tuple[Claim, ...] = ()
 SHARES = (0.05, 0.25, 0.5, 1.0)
 """Where in the training is looked."""
+_SECONDS = 15.0
 _MIDDLE = SHARES.index(0.5)
 _FEWEST_DRAWS, _MOST_DRAWS = 8, 256
 _MOST_ELSEWHERE = 64
@@ -121,16 +122,16 @@ def collect(court: Court) -> Iterator[Evidence]:
         return
     rate = study.rate(study.base, "tuned", "epochs")
     try:
-        seeds = [
-            court.measure(
-                gradient_noise_during,
-                study.configuration(study.base, rate.value),
-                sizes,
-                seed=seed,
-                examples=court.workload.examples,
-            )
+        asked: list[dict[str, object]] = [
+            {
+                "configuration": study.configuration(study.base, rate.value),
+                "batch_sizes": sizes,
+                "seed": seed,
+                "examples": court.workload.examples,
+            }
             for seed in court.seeds("verdict", court.preset.seeds)
         ]
+        seeds = court.measure_each(gradient_noise_during, asked, seconds=_SECONDS)
     except InputError as error:
         yield from _untestable(str(error))
         return

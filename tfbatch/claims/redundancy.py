@@ -44,6 +44,7 @@ _LONGEST = 8
 """The small batch gets so many times the updates of the full one."""
 _MOST_EXAMPLES = 256
 _NEARLY = 0.99
+_SECONDS = 4.0
 Vector = npt.NDArray[np.float64]
 
 
@@ -55,11 +56,13 @@ class CostOfCopies:
         full: With all examples in a batch.
         small: In small batches.
         reached: Whether both reach it.
+        why: Why this seed tells nothing; empty where it does.
     """
 
     full: float
     small: float
     reached: bool
+    why: str = ""
 
 
 def collect(court: Court) -> Iterator[Evidence]:
@@ -102,17 +105,21 @@ def _copies(court: Court) -> Evidence:
     study = court.study
     rate = study.rate(study.base, "fixed", "epochs")
     configuration = study.configuration(study.base, rate.value)
-    why, found, lost = "", [], 0
-    for seed in court.seeds("verdict", court.preset.seeds):
-        try:
-            one, many = (
-                court.measure(cost_of_copies, configuration, copies=copies, seed=seed)
-                for copies in (1, _COPIES)
-            )
-        except InputError as error:
-            why, lost = str(error), lost + 1
-        else:
-            found.append((one, many))
+    cases: list[dict[str, object]] = [
+        {"configuration": configuration, "copies": copies, "seed": seed}
+        for seed in court.seeds("verdict", court.preset.seeds)
+        for copies in (1, _COPIES)
+    ]
+    why, pairs = "", []
+    try:
+        costs = court.measure_each(cost_of_copies, cases, seconds=_SECONDS)
+    except InputError as error:
+        why = str(error)
+    else:
+        pairs = list(zip(costs[::2], costs[1::2], strict=True))
+        why = next((cost.why for cost in costs if cost.why), "")
+    found = [(one, many) for one, many in pairs if not (one.why or many.why)]
+    lost = len(pairs) - len(found)
     unknown = (
         (f"{lost} of {lost + len(found)} seeds tell nothing: {why}",) if found and lost else ()
     )
@@ -139,7 +146,7 @@ def cost_of_copies(
     """Inside the process that trains: plain descent, with all examples in a batch and with few.
 
     Raises:
-        InputError: The gradient cannot be measured, or the full batch does not lower the loss.
+        InputError: The gradient cannot be measured.
     """
     from tfbatch.gradients.loss import batch_loss, gradients_of
 
@@ -199,9 +206,6 @@ def descend(
         size: Of a small batch.
         rate: The learning rate of both.
         generator: Draws the small batches.
-
-    Raises:
-        InputError: The full batch does not lower the loss.
     """
     everything = np.tile(np.arange(count), copies)
     before, weights = loss(start), start
@@ -210,7 +214,8 @@ def descend(
         weights = weights - rate * gradient(weights, everything)
         losses.append(loss(weights))
     if not losses[-1] < before:
-        raise InputError(f"{_UPDATES} updates of the full batch do not lower the loss")
+        why = f"{_UPDATES} updates of the full batch do not lower the loss"
+        return CostOfCopies(math.nan, math.nan, reached=False, why=why)
     target = before - _NEARLY * (before - losses[-1])
     full = 1 + next(index for index, value in enumerate(losses) if value <= target)
     weights, order = start, np.empty(0, np.intp)

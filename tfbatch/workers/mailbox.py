@@ -52,7 +52,7 @@ class Mailbox:
 
     def begin(self, process: int) -> None:
         """The worker's process ID is noted."""
-        struct.pack_into("<q", self._map, _PROCESS, process)
+        self._write(_PROCESS, struct.pack("<q", process))
 
     def process(self) -> int:
         """The worker's process ID; 0 before it has begun."""
@@ -79,8 +79,8 @@ class Mailbox:
 
     def report(self, done: int, total: int, within: float = 0.0) -> None:
         """A heartbeat of the worker, and how far its task is; see TaskProgress."""
-        struct.pack_into("<qqd", self._map, _COUNT, done, total, within)
-        struct.pack_into("<d", self._map, _BEAT, time.monotonic())
+        self._write(_COUNT, struct.pack("<qqd", done, total, within))
+        self._write(_BEAT, struct.pack("<d", time.monotonic()))
 
     def progress(self) -> TaskProgress:
         """As last reported; nothing done of nothing before."""
@@ -89,6 +89,13 @@ class Mailbox:
     def silence(self) -> float:
         """Seconds since the last heartbeat."""
         return time.monotonic() - float(struct.unpack_from("<d", self._map, _BEAT)[0])
+
+    def _write(self, place: int, content: bytes) -> None:
+        """In one piece: `struct.pack_into` sets all bytes to 0 first, which the other process sees.
+
+        A heartbeat of 0 is one of before the machine was started, and its worker would be ended.
+        """
+        self._map[place : place + len(content)] = content
 
     def close(self) -> None:
         """Unmaps the file."""

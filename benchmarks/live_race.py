@@ -1,0 +1,149 @@
+"""Seconds until a search's answer is as good as the best known, live: KerasTuner, Optuna and ours.
+
+usage: python benchmarks/live_race.py [--table=digits_mlp] [--metric=loss] [--repetitions=5]
+           [--search=NAME ...] [--output=live_race.jsonl]
+
+Each search is a process that trains; its clock runs from its start, imports, data and tracing
+included. Its answer is looked up in the replay table of the same model and data, where the mean
+over six seeds of every configuration is known: the clock stops when the answer is within one
+deviation between seeds (loss) or half a point (accuracy) of the best known, and the process is
+ended. A search that ends after 25 whole trainings without it counts with its whole time, and is
+marked. Repetitions are interleaved, each with seeds of its own and another search first. Every run
+is a line of the output as soon as it has ended, and the same command goes on behind them.
+
+`tfbatch_random` and `keras_tuner_random` draw at random on both engines: their ratio is the
+engine's; that of `tfbatch` to `tfbatch_random` is the algorithm's.
+
+Result: not measured on an idle machine yet.
+Evidence: benchmarks/results/searches.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from replay.live import CONTESTANTS
+from replay.measures import Judge
+from replay.plan import PLANS
+from replay.simulate import Cell
+from replay.table import Metric, Table
+
+TABLES = Path(__file__).parent / "replay" / "tables"
+_PATIENCE = 10.0
+"""Seconds that a process has to end in good order."""
+
+
+def race(name: str, path: Path, judge: Judge, *, metric: Metric, seed: int) -> dict[str, Any]:
+    """One search until its answer is good enough, or its end."""
+    command = [sys.executable, "-m", "replay.live", name, str(path), metric, str(seed)]
+    began, load = time.monotonic(), os.getloadavg()[0]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parent,
+        env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    answers, hit, regret = 0, False, math.nan
+    with process:
+        for line in process.stdout or ():
+            answer = json.loads(line)
+            answer.pop("score")
+            answers += 1
+            regret = judge.regret(Cell(**answer)) / judge.tolerance
+            if regret <= 1.0:
+                hit = True
+                break
+        seconds = time.monotonic() - began
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    if not hit and process.returncode:
+        raise SystemExit(f"{name} failed ({process.returncode}): {' '.join(command)}")
+    return {
+        "search": name,
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "hit": hit,
+        "answers": answers,
+        "regret": round(regret, 3),
+        "load_before": round(load, 2),
+    }
+
+
+def lines(rows: Sequence[dict[str, Any]], names: Iterable[str]) -> list[str]:
+    """A row for each search: median, range, how often it got there, and what that is to ours."""
+    seconds = {
+        name: {row["seed"]: row["seconds"] for row in rows if row["search"] == name}
+        for name in names
+    }
+    ours = seconds.get("tfbatch", {})
+    found = [
+        "| search | n | seconds, median (range) | got there | over tfbatch |",
+        "|---|---|---|---|---|",
+    ]
+    for name, own in seconds.items():
+        if not own:
+            continue
+        hits = sum(row["hit"] for row in rows if row["search"] == name)
+        both = sorted(own.keys() & ours.keys())
+        ratio = statistics.median([own[s] / ours[s] for s in both]) if both else math.nan
+        values = sorted(own.values())
+        found.append(
+            f"| {name} | {len(own)} | {statistics.median(values):.0f} ({values[0]:.0f} to "
+            f"{values[-1]:.0f}) | {hits} of {len(own)} | {ratio:.2f} x |"
+        )
+    return found
+
+
+def main() -> None:
+    """Runs what is missing, and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    development = [plan.name for plan in PLANS if plan.role == "development"]
+    parser.add_argument("--table", choices=development, default=development[0])
+    parser.add_argument("--metric", choices=get_args(Metric), default="loss")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--search", action="append", choices=list(CONTESTANTS))
+    parser.add_argument("--output", type=Path, default=Path("live_race.jsonl"))
+    arguments = parser.parse_args()
+    path = TABLES / f"{arguments.table}.npz"
+    table = Table.read(path)
+    judge = Judge(table, range(1, table.plan.seeds + 1), arguments.metric)
+    names = arguments.search or list(CONTESTANTS)
+    about = {"table": arguments.table, "metric": arguments.metric}
+    known = []
+    if arguments.output.exists():
+        known = [json.loads(line) for line in arguments.output.read_text("utf-8").splitlines()]
+    rows = [row for row in known if row.items() >= about.items()]
+    done = {(row["search"], row["seed"]) for row in rows}
+    for seed in range(1, arguments.repetitions + 1):
+        first = (seed - 1) % len(names)
+        for name in (*names[first:], *names[:first]):
+            if (name, seed) in done:
+                continue
+            row = about | race(name, path, judge, metric=arguments.metric, seed=seed)
+            with arguments.output.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    print("\n".join(lines(rows, names)))
+
+
+if __name__ == "__main__":
+    main()
