@@ -491,7 +491,11 @@ FOUNDING_DOCUMENT = (
         "C53",
         "sgd-has-no-guarantee",
         "SGD has no such clear guarantee of convergence as the full batch.",
-        (Criterion("X8", "share of updates that lower the loss, full batch less SGD"),),
+        (
+            Criterion(
+                "X8", "share of updates that lower the loss after a training, full batch less SGD"
+            ),
+        ),
     ),
     Claim(
         "C54",
