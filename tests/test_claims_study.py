@@ -254,6 +254,7 @@ def test_a_size_that_cannot_be_timed_costs_only_what_needs_its_time():
         ("tens-to-hundreds", ""),
         ("weigh-and-choose", ""),
         ("full-batch-unsuited", ""),
+        ("20-to-64-by-input-size", "best size"),
     }
     assert words["X3"]["larger-needs-more-epochs", ""].decided
 
