@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_the_figures_are_those_of_the_nearest_length_that_was_measured(times, me
     assert ("nothing longer than 10 x was measured" in found.prediction) == (times > 10)
     assert "a prediction" in found.prediction
     assert "keep batch size 64 and learning rate 0.02" in found.prediction
+    assert "within an octave (a factor of two: here 0.01 to 0.04)" in found.prediction
 
 
 def test_the_figures_are_those_of_the_benchmark():
@@ -92,8 +94,8 @@ def test_the_answer_says_it_and_is_read_again_as_it_was(tmp_path):
 
 
 def test_the_command_trains_the_answer_for_the_longer_length():
-    python, option, module, *given = shlex.split(longer().command)
-    assert (python, option, module) == ("python", "-m", "tfbatch.train")
+    python, option, module, *given = shlex.split(longer().check_with)
+    assert (python, option, module) == (sys.executable, "-m", "tfbatch.train")
     parse_flags(tfbatch.train.FLAGS, given, usage="")
     try:
         before = config()

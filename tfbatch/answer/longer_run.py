@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -61,24 +62,26 @@ class LongerRun(Strict):
         times: The same in trainings of the run's length.
         batch_size: The recommended one.
         learning_rate: The recommended one.
+        learning_rate_range: One octave on both sides of it.
         measured_times: At which of the measured lengths the following was counted.
         measured_by: By which metric.
         right: In how many cases the kept rate was within one octave of the best.
         in_full: In how many the best rate of the same seeds at the longer length was.
         cases: Number of cases.
-        command: The longer run that checks it.
+        check_with: The longer run that checks it.
     """
 
     length: TrainingLengthText
     times: float
     batch_size: int
     learning_rate: float
+    learning_rate_range: tuple[float, float]
     measured_times: int
     measured_by: Literal["loss", "accuracy"]
     right: int
     in_full: int
     cases: int
-    command: str
+    check_with: str
 
     @classmethod
     def predict(
@@ -107,36 +110,39 @@ class LongerRun(Strict):
             key=lambda one: abs(math.log(times / one.times)),
         )
         best = run_dir / BEST_CONFIGURATION
-        command = ["python", "-m", "tfbatch.train", f"--config={best}", f"--length={length}"]
+        python = sys.executable  # the environment need not be activated
+        command = [python, "-m", "tfbatch.train", f"--config={best}", f"--length={length}"]
         return cls(
             length=length,
             times=times,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            learning_rate_range=(learning_rate / 2, learning_rate * 2),
             measured_times=known.times,
             measured_by=known.metric,
             right=known.right,
             in_full=known.in_full,
             cases=known.cases,
-            command=shlex.join(command),
+            check_with=shlex.join(command),
         )
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
     def prediction(self) -> str:
         """In one sentence, with what it rests on."""
+        low, high = self.learning_rate_range
         longest = max(one.times for one in KEPT_RATES)
         beyond = f"; nothing longer than {longest} x was measured" if self.times > longest else ""
         return (
             f"For {self.length} ({self.times:.3g} x this length) keep batch size "
             f"{self.batch_size} and learning rate {self.learning_rate:.4g}: a prediction, since "
             "nothing so long was trained here. Measured on digits, at "
-            f"{self.measured_times} x the length: a kept rate was within an octave (a factor of "
-            f"two, up or down) of the best one in {self.right} of {self.cases} cases by "
+            f"{self.measured_times} x the length: a kept rate was within an octave (a factor of two: "
+            f"here {low:.4g} to {high:.4g}) of the best one in {self.right} of {self.cases} cases by "
             f"{self.measured_by}, and the best of the same seeds trained at the full length in "
             f"{self.in_full}; no other prediction that was tried did better{beyond}."
         )
 
     def lines(self) -> tuple[str, str]:
         """The prediction, and the command that checks it."""
-        return self.prediction, f"The longer run that checks it: {self.command}"
+        return self.prediction, f"The longer run that checks it: {self.check_with}"
