@@ -56,6 +56,15 @@ FOUNDING_DOCUMENT = (
             Criterion(
                 "X15", "efficiency of devices times the knee, less 0.8", "threshold", "devices"
             ),
+            Criterion(
+                "X15", "share of devices times the speed of one, less 0.8", "threshold", "speed"
+            ),
+            Criterion(
+                "X15",
+                "1e-4 less the relative difference of two devices' gradient and one's",
+                "exact",
+                "equality",
+            ),
         ),
     ),
     Claim(
@@ -263,7 +272,14 @@ FOUNDING_DOCUMENT = (
         "C24",
         "decay-is-annealing",
         "A small batch with a falling learning rate is simulated annealing.",
-        (Criterion("X7", "metric with decay less that with the best constant rate"),),
+        (
+            Criterion(
+                "X7", "metric with decay less that with the best constant rate", name="decay"
+            ),
+            Criterion(
+                "X7", "metric with a growing batch less that with decay", "equivalence", "growth"
+            ),
+        ),
     ),
     Claim(
         "C25",
@@ -401,13 +417,17 @@ FOUNDING_DOCUMENT = (
             Criterion(
                 "X7", "metric of the branch with a quarter of the rate less no change", name="rate"
             ),
+            Criterion("X7", "metric of the one branch less the other", "equivalence", "alike"),
         ),
     ),
     Claim(
         "C41",
         "noise-early-low-rate-late",
         "Batch noise gives fast descent first; a low rate removes it for convergence.",
-        (Criterion("X7", "metric with decay less that with a constant rate"),),
+        (
+            Criterion("X7", "metric with decay less that with the best constant rate", name="end"),
+            Criterion("X7", "early metric with batch noise less that with less", name="early"),
+        ),
     ),
     Claim(
         "C42",
