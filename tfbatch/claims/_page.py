@@ -81,7 +81,10 @@ _QUESTIONS = (
         "Batch normalization at a small batch?",
         ("normalization-needs-large", "normalization-repairs-few-updates"),
     ),
-    ("Grow the batch during the training?", ("large-early", "noisy-so-raise-or-decay")),
+    (
+        "Grow the batch during the training?",
+        ("large-early", "noisy-so-raise-or-decay", "decay-is-annealing"),
+    ),
     ("Is any of it above the noise of seeds?", ("size-changes-speed-and-metric",)),
 )
 _CONTRADICTIONS = (
@@ -119,6 +122,11 @@ _CONTRADICTIONS = (
         ("large-early",),
         ("noise-early-low-rate-late",),
         "when in the training the noise is",
+    ),
+    (
+        ("small-escapes-bad-optima", "large-stays-at-bad-optima", "stuck-so-reduce"),
+        ("bigger-is-better-at-the-same-rate",),
+        "whether there is a trap at all, and rate / B, which the noise is in proportion to",
     ),
     (
         ("normalization-repairs-few-updates",),
