@@ -52,6 +52,8 @@ def share_of(word, *, before, after, deviations=(1.0, 1.0), margin=0.8, seeds=10
         # The hardest null: all that small sizes lose after, and before the largest is as good.
         ((9, 0, 0, 0, 9), (-9, -9, -9, -9, 0), (1, 1)),
         ((0, 0, 9, 9, 0), (-9, -9, 0, 0, 0), (1, 1)),
+        # One advantage is clear, and the seeds that choose may take it for the less clear one.
+        ((1.5, 0, -9, -9, -9), (0, 0, -9, -9, -9), (1, 1)),
         # It moves down.
         ((0, 0, 0, 1, 0), (0, 1, 0, 0, 0), (1, 1)),
     ],

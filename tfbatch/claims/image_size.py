@@ -150,9 +150,7 @@ def _memory(court: Court) -> Evidence:
                 for scale in _SCALES
             ]
             effects.append(exponent(_SCALES, costs) - _EXPONENT)
-    except InputError as error:
-        untestable = str(error)
-    except UntestableError as error:
+    except (InputError, UntestableError) as error:
         untestable = str(error)
     mean = _EXPONENT + (sum(effects) / len(effects) if effects else math.nan)
     return Evidence(
