@@ -14,7 +14,7 @@ import pytest
 from tests.court_fixtures import SimulatedCourt
 from tfbatch import claims as court
 from tfbatch.claims import __main__ as command
-from tfbatch.claims import alignment, throughput
+from tfbatch.claims import _request, alignment, throughput
 from tfbatch.claims._claim import Claim, Criterion, Evidence
 from tfbatch.claims._preset import PRESETS
 from tfbatch.claims._request import chosen_claims
@@ -77,8 +77,13 @@ def test_unknown_names_are_refused_with_the_closest_one():
         court.find_claim("biger-is-faster")
     with pytest.raises(InputError, match="Unknown card `X99`"):
         court.find_card("X99")
-    with pytest.raises(InputError, match="cannot be tried yet: it needs X14"):
-        chosen_claims(["C2"], [])
+
+
+def test_a_claim_whose_card_does_not_exist_yet_is_refused(monkeypatch):
+    claim = Claim("C99", "untried", "It is.", (Criterion("X98", "effect"),))
+    monkeypatch.setattr(_request, "find_claim", lambda name: claim)
+    with pytest.raises(InputError, match="`untried` cannot be tried yet: it needs X98"):
+        chosen_claims(["C99"], [])
 
 
 def test_a_claim_is_chosen_by_name_by_number_and_by_card():

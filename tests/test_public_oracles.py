@@ -11,7 +11,7 @@ import pytest
 
 import tfbatch.oracles
 from tfbatch.errors import InputError
-from tfbatch.oracles import SobolOracle, with_memory_bound
+from tfbatch.oracles import ScaledLearningRateOracle, SobolOracle, with_memory_bound
 
 SIZES = [8, 16, 32, 64, 128, 256, 512, 1024]
 WALL = 64
@@ -19,6 +19,7 @@ ORACLES = {
     "random": keras_tuner.oracles.RandomSearchOracle,
     "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
     "sobol": SobolOracle,
+    "scaled": ScaledLearningRateOracle,
 }
 
 
@@ -142,4 +143,8 @@ def test_the_bound_is_saved_with_the_oracle(tmp_path):
     assert again.smallest_that_failed == oracle.smallest_that_failed
     with pytest.raises(InputError, match=r"must be a class derived from keras_tuner\.Oracle"):
         with_memory_bound(dict)
-    assert set(tfbatch.oracles.__all__) >= {"SobolOracle", "with_memory_bound"}
+    assert set(tfbatch.oracles.__all__) >= {
+        "ScaledLearningRateOracle",
+        "SobolOracle",
+        "with_memory_bound",
+    }

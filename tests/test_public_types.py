@@ -10,8 +10,8 @@ import tfbatch
 
 PACKAGE = Path(tfbatch.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-OF_KERAS = {"get_config", "Sweep.__call__", "WatchedInput.__call__"}
-"""Methods that Keras calls with what it likes; so are the `logs` of each `on_...`."""
+OF_KERAS = {"get_config", "set_state", "Sweep.__call__", "WatchedInput.__call__"}
+"""Methods that Keras and KerasTuner call with what it likes; so are the `logs` of each `on_...`."""
 OPEN = {
     "schema.py": "JsonObject: what a file contains before a model is made of it",
     "workers/slot.py": "carries any function and its result to another process; Engine.call and "

@@ -56,6 +56,15 @@ FOUNDING_DOCUMENT = (
             Criterion(
                 "X15", "efficiency of devices times the knee, less 0.8", "threshold", "devices"
             ),
+            Criterion(
+                "X15", "share of devices times the speed of one, less 0.8", "threshold", "speed"
+            ),
+            Criterion(
+                "X15",
+                "1e-4 less the relative difference of two devices' gradient and one's",
+                "exact",
+                "equality",
+            ),
         ),
     ),
     Claim(
@@ -64,7 +73,16 @@ FOUNDING_DOCUMENT = (
         "The batch size is between 20 and 64, depending on the size of the images.",
         (
             Criterion(
-                "X13", "change of the best batch size over the image sizes in octaves, less 1"
+                "X13",
+                "log seconds to the target that the best size of small images saves there over the "
+                "best one of large images, and the reverse",
+                name="best size",
+            ),
+            Criterion(
+                "X13",
+                "exponent of the images' side in the bytes of an example, less 2",
+                "equivalence",
+                "memory",
             ),
         ),
     ),
@@ -254,7 +272,14 @@ FOUNDING_DOCUMENT = (
         "C24",
         "decay-is-annealing",
         "A small batch with a falling learning rate is simulated annealing.",
-        (Criterion("X7", "metric with decay less that with the best constant rate"),),
+        (
+            Criterion(
+                "X7", "metric with decay less that with the best constant rate", name="decay"
+            ),
+            Criterion(
+                "X7", "metric with a growing batch less that with decay", "equivalence", "growth"
+            ),
+        ),
     ),
     Claim(
         "C25",
@@ -392,13 +417,17 @@ FOUNDING_DOCUMENT = (
             Criterion(
                 "X7", "metric of the branch with a quarter of the rate less no change", name="rate"
             ),
+            Criterion("X7", "metric of the one branch less the other", "equivalence", "alike"),
         ),
     ),
     Claim(
         "C41",
         "noise-early-low-rate-late",
         "Batch noise gives fast descent first; a low rate removes it for convergence.",
-        (Criterion("X7", "metric with decay less that with a constant rate"),),
+        (
+            Criterion("X7", "metric with decay less that with the best constant rate", name="end"),
+            Criterion("X7", "early metric with batch noise less that with less", name="early"),
+        ),
     ),
     Claim(
         "C42",
@@ -482,7 +511,11 @@ FOUNDING_DOCUMENT = (
         "C53",
         "sgd-has-no-guarantee",
         "SGD has no such clear guarantee of convergence as the full batch.",
-        (Criterion("X8", "share of updates that lower the loss, full batch less SGD"),),
+        (
+            Criterion(
+                "X8", "share of updates that lower the loss after a training, full batch less SGD"
+            ),
+        ),
     ),
     Claim(
         "C54",
@@ -510,7 +543,19 @@ FOUNDING_DOCUMENT = (
         "C56",
         "small-data-try-both",
         "On ImageNet people fill the memory; on smaller data try both large and small.",
-        (Criterion("X16N", "slope of the log of the best size over the log of the data's size"),),
+        (
+            Criterion(
+                "X16N",
+                "log seconds to the target that the best size of all the data saves there over the "
+                "best one of a quarter, and the reverse",
+                name="growth",
+            ),
+            Criterion(
+                "X16N",
+                "metric of the best size less that of the worst, a quarter of the data",
+                name="both",
+            ),
+        ),
     ),
     Claim(
         "C57",

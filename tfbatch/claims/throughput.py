@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._batch_size_study import choosing_rounds, too_slow
-from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
+    from tfbatch.estimators.knee import Knee
     from tfbatch.training.step_times import StepTime
 
 CARD = "X1"
@@ -82,26 +83,39 @@ def _evidence(claim: str, part: str, one: StepTime, other: StepTime) -> Evidence
     )
 
 
-def _knee(times: dict[int, StepTime]) -> Evidence:
-    """Whether throughput grows up to the knee; where there is a knee is C3's first half.
+def knee_of(times: dict[int, StepTime]) -> Knee:
+    """The knee of throughput by the first third of the rounds; the others judge.
 
-    The first third of the rounds finds the knee, the others judge it.
+    Raises:
+        UntestableError: No size was timed, or the largest one is the fastest.
     """
     from tfbatch.estimators.knee import find_knee  # imports SciPy
 
     sizes = sorted(times)
+    if not sizes:
+        raise UntestableError("a step of no batch size could be timed")
     rounds = list(zip(*(times[size].rounds for size in sizes), strict=True))
-    first = choosing_rounds(len(rounds))
-    knee = find_knee(sizes, rounds[:first])
-    below = max((size for size in sizes if size * 2 <= knee.batch_size), default=None)
+    knee = find_knee(sizes, rounds[: choosing_rounds(len(rounds))])
+    if knee.open_ended:
+        raise UntestableError("the largest size is the fastest: there is no knee yet")
+    return knee
+
+
+def _knee(times: dict[int, StepTime]) -> Evidence:
+    """Whether throughput grows up to the knee; where there is a knee is C3's first half."""
     claim = "best-size-times-devices"
+    try:
+        knee = knee_of(times).batch_size
+    except UntestableError as error:
+        return _untestable(claim, "knee", str(error))
+    below = max((size for size in times if size * 2 <= knee), default=None)
     if below is None:
         return _untestable(claim, "knee", "the smallest size has the best throughput already")
-    if knee.open_ended:
-        return _untestable(claim, "knee", "the largest size is the fastest: there is no knee yet")
     one, other = (
-        dataclasses.replace(times[size], rounds=times[size].rounds[first:])
-        for size in (knee.batch_size, below)
+        dataclasses.replace(
+            times[size], rounds=times[size].rounds[choosing_rounds(len(times[size].rounds)) :]
+        )
+        for size in (knee, below)
     )
     return _evidence(claim, "knee", one, other)
 

@@ -5,8 +5,9 @@ beside the name, its `make` makes the oracle (see `Oracle`). Reading and checkin
 file, so KerasTuner, which brings TensorFlow, is imported inside of `make`. `KerasTunerOracle`
 makes an `Oracle` of any oracle of KerasTuner.
 
-For anybody's KerasTuner search, with no more of tfbatch: `SobolOracle` spreads its trials over the
-space, and `with_memory_bound` teaches any oracle which batch sizes do not fit in memory.
+For anybody's KerasTuner search, with no more of tfbatch: `ScaledLearningRateOracle` searches batch
+size and learning rate together, as `tune` does by default; `SobolOracle` spreads its trials over
+the space; `with_memory_bound` teaches any oracle which batch sizes do not fit in memory.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ from tfbatch.schema import validate
 if TYPE_CHECKING:
     from tfbatch.oracles._keras_tuner import KerasTunerOracle
     from tfbatch.oracles._memory_bound import with_memory_bound
+    from tfbatch.oracles._scaled_learning_rate import ScaledLearningRateOracle
     from tfbatch.oracles._sobol import SobolOracle
 
 # They need KerasTuner, which takes seconds to import.
 _LAZY = {
     "KerasTunerOracle": "tfbatch.oracles._keras_tuner",
+    "ScaledLearningRateOracle": "tfbatch.oracles._scaled_learning_rate",
     "SobolOracle": "tfbatch.oracles._sobol",
     "with_memory_bound": "tfbatch.oracles._memory_bound",
 }
@@ -76,6 +79,7 @@ __all__ = [
     "Premises",
     "Prices",
     "Proposal",
+    "ScaledLearningRateOracle",
     "Setting",
     "SobolOracle",
     "Stage",

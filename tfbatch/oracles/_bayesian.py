@@ -15,7 +15,7 @@ _RESTARTS = 50
 
 
 class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
-    """The space must be known from the start.
+    """Where the space grows, as KerasTuner finds it, its first trials are spread over it anew.
 
     Args:
         num_initial_points: Trials before the first Gaussian process.
@@ -28,14 +28,15 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
     def __init__(self, *, num_initial_points: int, **arguments: object):
         super().__init__(num_initial_points=num_initial_points, **arguments)
         self.known: dict[str, Any] | None = None
-        # A Gaussian process knows nothing before its first points: they are spread, not drawn.
-        self._first = spread_points(self.get_space(), count=num_initial_points, seed=self.seed)
+        self._first: list[dict[str, Any]] = []
+        self._spread_over: list[str] | None = None
 
     def populate_space(self, trial_id: str) -> dict[str, object]:
         """The next values, never those of another trial."""
         proposal = self._proposal(trial_id)
-        while self._first and proposal["values"] is not None:
-            values = self._first.pop(0)
+        first = self._first_points()
+        while first and proposal["values"] is not None:
+            values = first.pop(0)
             if self.accepts(values) and not self._duplicate(values):
                 return {**proposal, "values": values}
         return proposal
@@ -44,6 +45,35 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         """Whether a first point may be proposed; see SobolOracle."""
         del values
         return True
+
+    def get_state(self) -> dict[str, object]:
+        """With the random numbers and first points, which KerasTuner's oracle begins anew."""
+        _, keys, *place = self._random_state.get_state()
+        return {
+            **super().get_state(),
+            "random_state": [keys.tolist(), *place],
+            "first_points": self._first,
+            "spread_over": self._spread_over,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """With the random numbers and first points; the trials in the order of their start."""
+        super().set_state(state)
+        keys, *place = state["random_state"]
+        self._random_state.set_state(("MT19937", keys, *place))
+        self._first, self._spread_over = state["first_points"], state["spread_over"]
+        # Files are read in any order, and the Gaussian process depends on that of its points.
+        by_id = self.trials  # type: ignore[has-type]
+        self.trials = {trial_id: by_id[trial_id] for trial_id in self.start_order}
+
+    def _first_points(self) -> list[dict[str, Any]]:
+        """A Gaussian process knows nothing before its first points: they are spread, not drawn."""
+        names = [hyperparameter.name for hyperparameter in self.hyperparameters.space]
+        if names != self._spread_over:
+            count = self.num_initial_points
+            self._first = spread_points(self.get_space(), count=count, seed=self.seed)
+            self._spread_over = names
+        return self._first
 
     def _proposal(self, trial_id: str) -> dict[str, Any]:
         if not self.hyperparameters.space:  # one configuration, nothing to model

@@ -40,6 +40,9 @@ def with_memory_bound(
         oracle: A class derived from keras_tuner.Oracle.
         hyperparameter: The name of the batch size among the hyperparameters.
 
+    Returns:
+        The subclass; the class itself where it has such a bound already.
+
     Raises:
         InputError: The class is no oracle.
     """
@@ -48,6 +51,8 @@ def with_memory_bound(
             "`oracle` must be a class derived from keras_tuner.Oracle, such as "
             f"keras_tuner.oracles.RandomSearchOracle. Received: {oracle!r}."
         )
+    if issubclass(oracle, _MemoryBound):
+        return oracle
     name = f"{oracle.__name__}WithMemoryBound"
     return type(name, (_MemoryBound, oracle), {"_hyperparameter": hyperparameter})
 
@@ -112,17 +117,24 @@ class _MemoryBound:
         super().end_trial(trial)  # type: ignore[misc]
 
     def _check_consecutive_failures(self) -> None:
-        """Leaves out trials that lacked memory."""
+        """Leaves out trials that lacked memory, which are results."""
         everything = self.end_order  # type: ignore[has-type]
         self.end_order = [
             trial_id
             for trial_id in everything
-            if not is_out_of_memory(self.trials[trial_id].message or "")  # type: ignore[attr-defined]
+            if not self._is_result(self.trials[trial_id])  # type: ignore[attr-defined]
         ]
         try:
             super()._check_consecutive_failures()  # type: ignore[misc]
         finally:
             self.end_order = everything
+
+    def _is_result(self, trial: Any) -> bool:
+        """Whether a trial that failed says something of its values, and nothing of the program."""
+        return self._lacked_memory(trial)
+
+    def _lacked_memory(self, trial: Any) -> bool:
+        return is_out_of_memory(trial.message or "")
 
     def get_state(self) -> Any:
         """With the bound."""
