@@ -43,7 +43,6 @@ _MOST_MEMORY = 0.1
 """Of what can be used, for the training split of one process."""
 _KEPT_PROGRAMS = 4
 _RAW = 255.0
-Batch = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
