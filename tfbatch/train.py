@@ -18,6 +18,7 @@ from tfbatch.command_line.common_flags import define_common_flags, threads_of
 from tfbatch.command_line.machine_output import define_output_flags, json_text
 from tfbatch.command_line.running import parse_flags, path_of, run_command
 from tfbatch.errors import InputError
+from tfbatch.quantities import TrainingLength
 from tfbatch.request.training_config import TrainingConfig, load_training_config
 from tfbatch.run_folder.files import BEST_CONFIGURATION
 
@@ -40,6 +41,12 @@ flags.DEFINE_integer(
     None,
     "Replaces the batch size; the learning rate follows by the scaling rule.",
     1,
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "length",
+    None,
+    'Replaces the length of the training, e.g. "100 epochs"; the schedule is stretched to it.',
     flag_values=FLAGS,
 )
 define_common_flags(
@@ -110,6 +117,10 @@ def _with_flags(config: TrainingConfig) -> TrainingConfig:
         )
         if FLAGS.batch_size != config.configuration.batch_size:
             changes["reported"] = None  # that was another batch size
+    if FLAGS.length is not None:
+        changes["trial_length"] = TrainingLength.parse(FLAGS.length)
+        if changes["trial_length"] != config.trial_length:
+            changes["reported"] = None  # that was another length
     return config.model_copy(update=changes)
 
 

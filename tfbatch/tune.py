@@ -89,6 +89,12 @@ for _name, _default, _help in (
         'Length of a trial, e.g. "5 epochs", "200_000 examples". Default: recipe.',
     ),
     (
+        "for_length",
+        None,
+        "Length of the training that the answer is for, if longer than a trial: what is predicted "
+        "for it is reported, with the one run that checks it.",
+    ),
+    (
         "memory_budget",
         None,
         'Memory for all workers together (on GPUs: of each), e.g. "8 GB", or auto for 80 % of what '
@@ -194,6 +200,7 @@ def request_from_flags() -> Request:
         search=FLAGS.search,
         objective=FLAGS.objective,
         trial_length=FLAGS.trial_length,
+        for_length=FLAGS.for_length,
         max_trials=FLAGS.max_trials,
         max_minutes=FLAGS.max_minutes,
         max_trainings=FLAGS.max_trainings,

@@ -263,7 +263,14 @@ FOUNDING_DOCUMENT = (
         "C24",
         "decay-is-annealing",
         "A small batch with a falling learning rate is simulated annealing.",
-        (Criterion("X7", "metric with decay less that with the best constant rate"),),
+        (
+            Criterion(
+                "X7", "metric with decay less that with the best constant rate", name="decay"
+            ),
+            Criterion(
+                "X7", "metric with a growing batch less that with decay", "equivalence", "growth"
+            ),
+        ),
     ),
     Claim(
         "C25",
@@ -401,13 +408,17 @@ FOUNDING_DOCUMENT = (
             Criterion(
                 "X7", "metric of the branch with a quarter of the rate less no change", name="rate"
             ),
+            Criterion("X7", "metric of the one branch less the other", "equivalence", "alike"),
         ),
     ),
     Claim(
         "C41",
         "noise-early-low-rate-late",
         "Batch noise gives fast descent first; a low rate removes it for convergence.",
-        (Criterion("X7", "metric with decay less that with a constant rate"),),
+        (
+            Criterion("X7", "metric with decay less that with the best constant rate", name="end"),
+            Criterion("X7", "early metric with batch noise less that with less", name="early"),
+        ),
     ),
     Claim(
         "C42",
