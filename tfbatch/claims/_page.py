@@ -78,9 +78,18 @@ _QUESTIONS = (
     ),
     ("Does accumulation stand in for a large batch?", ("accumulation-equals-large-batch",)),
     (
-        "Batch normalization at a small batch?",
-        ("normalization-needs-large", "normalization-repairs-few-updates"),
+        "Batch normalization at a small batch, and in a recurrent network?",
+        (
+            "normalization-needs-large",
+            "normalization-repairs-few-updates",
+            "normalization-has-limits",
+        ),
     ),
+    (
+        "Does a deep network need a larger batch to begin to learn?",
+        ("deeper-needs-larger", "too-small-unstable"),
+    ),
+    ("Several devices: the batch of one times their number?", ("best-size-times-devices",)),
     ("Grow the batch during the training?", ("large-early", "noisy-so-raise-or-decay")),
     ("Is any of it above the noise of seeds?", ("size-changes-speed-and-metric",)),
 )
@@ -124,6 +133,11 @@ _CONTRADICTIONS = (
         ("normalization-repairs-few-updates",),
         ("same-epochs-large-is-worse",),
         "whether the model normalizes, and the epochs",
+    ),
+    (
+        ("normalization-needs-large", "normalization-has-limits"),
+        ("normalization-repairs-few-updates", "large-helps-keypoints"),
+        "from how many examples the statistics come, and how many updates are left",
     ),
 )
 
