@@ -137,10 +137,10 @@ class LongerRun(Strict):
             f"For {self.length} ({self.times:.3g} x this length) keep batch size "
             f"{self.batch_size} and learning rate {self.learning_rate:.4g}: a prediction, since "
             "nothing so long was trained here. Measured on digits, at "
-            f"{self.measured_times} x the length: a kept rate was within an octave (a factor of two: "
-            f"here {low:.4g} to {high:.4g}) of the best one in {self.right} of {self.cases} cases by "
-            f"{self.measured_by}, and the best of the same seeds trained at the full length in "
-            f"{self.in_full}; no other prediction that was tried did better{beyond}."
+            f"{self.measured_times} x the length: a kept rate was within an octave (a factor of "
+            f"two: here {low:.4g} to {high:.4g}) of the best one in {self.right} of {self.cases} "
+            f"cases by {self.measured_by}, and the best of the same seeds trained at the full "
+            f"length in {self.in_full}; no other prediction that was tried did better{beyond}."
         )
 
     def lines(self) -> tuple[str, str]:

@@ -90,6 +90,10 @@ _QUESTIONS = (
         ("deeper-needs-larger", "too-small-unstable"),
     ),
     ("Several devices: the batch of one times their number?", ("best-size-times-devices",)),
+    (
+        "Is it the data that decides, its amount, or the size of its images?",
+        ("data-matters-more", "small-data-try-both", "20-to-64-by-input-size"),
+    ),
     ("Grow the batch during the training?", ("large-early", "noisy-so-raise-or-decay")),
     ("Is any of it above the noise of seeds?", ("size-changes-speed-and-metric",)),
 )
@@ -123,6 +127,16 @@ _CONTRADICTIONS = (
         ("second-order-needs-thousands",),
         ("tens-to-hundreds",),
         "the optimizer: what searches along a line needs a gradient that is nearly exact",
+    ),
+    (
+        ("fill-the-memory",),
+        ("small-data-try-both", "20-to-64-by-input-size"),
+        "how much data there is, and how large its images are",
+    ),
+    (
+        ("data-matters-more",),
+        ("size-changes-speed-and-metric",),
+        "what the batch size is compared with: changes of the data, or nothing",
     ),
     (
         ("large-early",),
