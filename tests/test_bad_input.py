@@ -23,6 +23,10 @@ FLAGS_AND_MESSAGES = {
     "no time": (["--max_minutes=0"], "`max_minutes` must be > 0"),
     "negative seed": (["--seed=-1"], "seed"),
     "steps as a length": (["--trial_length=100 steps"], "Steps are not allowed"),
+    "no longer than a trial": (
+        ["--trial_length=5 epochs", "--for_length=5 epochs"],
+        "must be longer than a trial, which takes 5 epochs",
+    ),
     "no direction": (["--objective=val_thing"], "--objective=val_thing:min"),
     "wrong direction": (["--objective=val_loss:up"], "NAME:min or NAME:max"),
     "batch size zero": (["--batch_sizes=0,32"], "every batch size must be >= 1"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, judged, noise_of
-from tfbatch.claims import error_surface, large_batch_methods, redundancy
+from tfbatch.claims import error_surface, extremes, large_batch_methods, redundancy, same_budget
+from tfbatch.claims._court import Run
+from tfbatch.claims._pairs import fell_short, successes
 from tfbatch.errors import InputError
+from tfbatch.estimators.first_hit import StepsToTarget
+from tfbatch.schema import Named
 
 
 def test_a_paraboloid_has_no_residual_and_a_fourth_power_has():
@@ -168,3 +173,77 @@ def test_methods_for_large_batches_train_for_the_epochs_and_a_compiled_model_has
     ]
     assert {training.examples for training in warm} == {simulated.workload.examples}
     assert {training.configuration.batch_size for training in warm} == {512}
+
+
+class Descending(SimulatedCourt):
+    """Tells how many updates descend, and keeps what was asked for."""
+
+    def measure_each(self, function, cases, *, seconds):
+        assert function is extremes.shares_of_descent
+        (self.seen, *_) = cases
+        return [(1.0, 0.6 + 0.01 * (case["seed"] % 7)) for case in cases]
+
+
+def test_descent_is_counted_after_a_training_at_the_rate_that_the_momentum_makes_of_it():
+    simulated = Descending(NoisyQuadratic())
+    simulated._asked = {"sgd-has-no-guarantee"}
+    found = judged(extremes, simulated)["sgd-has-no-guarantee", ""]
+
+    configuration = simulated.seen["configuration"]
+    tuned = simulated.study.rate(32, "fixed", "epochs").value
+    assert simulated.workload.baseline.optimizer.name == "sgd"
+    assert configuration.base_learning_rate == pytest.approx(10 * tuned, rel=1e-3)
+    assert simulated.seen["trained_steps"] == 20_000 // 32
+    assert found.word == "HOLDS"
+
+
+def test_descent_at_the_rate_of_an_adaptive_optimizer_tells_nothing():
+    adam = SimulatedCourt().workload.baseline.model_copy(update={"optimizer": Named(name="adam")})
+    simulated = Descending(NoisyQuadratic(), baseline=adam)
+    simulated._asked = {"sgd-has-no-guarantee"}
+
+    found = judged(extremes, simulated)["sgd-has-no-guarantee", ""]
+    assert found.word == "NOT TESTABLE HERE"
+    assert "give --optimizer=sgd" in found.reason
+
+
+def test_a_target_that_is_reached_at_once_is_a_bound_and_a_success():
+    at_once = StepsToTarget(8, 10.0, reached=True, at_first=True)
+    later, never = StepsToTarget(8, 40.0, reached=True), StepsToTarget(8, 90.0, reached=False)
+
+    assert fell_short([at_once, later, never, later], [later] * 4) == 2
+    assert successes([at_once, at_once], [later, never]) == (0.0, 1.0)
+
+
+def zigzag(training, *, diverged=False):
+    """Ten evaluations about a line, with a width that depends on batch size and seed."""
+    size = training.configuration.batch_size
+    width = (1 + 0.01 * (training.seed % 5)) / size
+    examples = tuple(np.linspace(0, 20_000, 41))
+    scores = tuple(-1 + x / 40_000 + width * (-1) ** n for n, x in enumerate(examples))
+    return Run(training, examples, scores, diverged=diverged)
+
+
+@pytest.mark.parametrize(("diverging", "word"), [(0, "HOLDS"), (1, "INCONCLUSIVE")])
+def test_one_run_that_diverged_leaves_the_oscillation_undecided(diverging, word):
+    """The nine pairs that are left are those that oscillate least."""
+
+    class Zigzag(SimulatedCourt):
+        def train(self, trainings):
+            lost = self.seeds("verdict", 10)[:diverging]
+            return [
+                zigzag(one, diverged=one.seed in lost and one.configuration.batch_size == 32)
+                for one in trainings
+            ]
+
+    simulated = Zigzag()
+    found = same_budget._oscillation(simulated, "larger-is-more-accurate-direction", 32, 512)
+    study = simulated.study
+    rates = study.doubts("fixed", "epochs", (32,))
+    verdict = dataclasses.replace(
+        found, doubts=tuple(d for d in found.doubts if d not in rates)
+    ).verdict("difference")
+
+    assert verdict.word == word
+    assert ("1 of 10 pairs diverged" in verdict.reason) == bool(diverging)
+    assert len(found.effects) == 10 - diverging

@@ -77,5 +77,6 @@ def test_minutes_are_those_of_the_trainings_beside_each_other_and_of_what_is_mea
     assert three.seconds == pytest.approx(sum(seconds) / 2 + 30.0)
     assert three.trials == len(seconds)
     assert three.trainings == pytest.approx(sum(seconds) / (625 * 0.01))
+    assert 0 < sum(m.seconds for m in rehearsed(alignment)[0].measured) - 30 < 20  # alone, once
     each = gradient_noise._SECONDS + 1250 * 0.01  # measured in both workers
     assert five.seconds == pytest.approx(10 * each / 2)

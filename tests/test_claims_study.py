@@ -166,7 +166,8 @@ def with_batch_size(size, *, num_examples=1024, step=lambda size: 1e-3 * (64 + s
     )
 
 
-CARDS = [card for card in cards() if card.CARD != "X2"]  # X2 has sizes of its own
+# X2 has sizes of its own, X14 networks and data too.
+CARDS = [card for card in cards() if card.CARD not in ("X2", "X14")]
 
 
 @pytest.mark.parametrize(("size", "num_examples"), [(512, 1024), (1, 1024), (4, 8), (1, 2)])
@@ -177,7 +178,7 @@ def test_a_size_is_never_compared_with_itself(size, num_examples):
     for one in found:
         flat = one.effects and not any(one.effects) and not one.doubts
         # Nothing differs where all runs reach the target, and by what is simulated alike.
-        alike = ("accumulation-", "normalization-")
+        alike = ("accumulation-", "normalization-", "large-early")
         expected = one.unit == "share" or one.claim.startswith(alike)
         assert not flat or expected, one
         assert one.untestable or len(one.effects) in (1, 10, 15), one
@@ -254,6 +255,7 @@ def test_a_size_that_cannot_be_timed_costs_only_what_needs_its_time():
         ("tens-to-hundreds", ""),
         ("weigh-and-choose", ""),
         ("full-batch-unsuited", ""),
+        ("20-to-64-by-input-size", "best size"),
     }
     assert words["X3"]["larger-needs-more-epochs", ""].decided
 

@@ -179,7 +179,7 @@ REFUSED = {
     "no longer run": (
         "tune",
         ["--for_length=5 epochs"],
-        "longer than a trial (20 epochs). Received",
+        "longer than a trial, which takes 20 epochs. Received",
     ),
     "no trials": ("tune", ["--max_trials=0"], "flag --max_trials=0"),
     "half a trial": ("tune", ["--max_trials=1.5"], "flag --max_trials=1.5"),
@@ -203,7 +203,7 @@ REFUSED = {
     "wrong config": ("train", ["--config=search.yaml"], "search.yaml: dataset: is required."),
     "output": ("train", ["--config=c.yaml", "--output=model.h5"], "`--output` must end in .keras."),
     "output folder": ("train", ["--config=c.yaml", "--output=no/x.keras"], "no is absent or not"),
-    "length": ("train", ["--config=c.yaml", "--trial_length=9 steps"], "Steps are not allowed"),
+    "length": ("train", ["--config=c.yaml", "--length=9 steps"], "Steps are not allowed"),
     "batch size": ("train", ["--config=c.yaml", "--batch_size=0"], "flag --batch_size=0"),
     "prepare": ("prepare", ["--dataset=digts"], "Unknown data set `digts`. Did you mean `digits`?"),
 }

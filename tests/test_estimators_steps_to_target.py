@@ -49,7 +49,10 @@ def test_steps_are_interpolated_in_their_logarithm():
 
 
 def test_the_first_evaluation_can_be_the_hit():
-    assert hit([0.95, 0.96, 0.97]).steps == 100
+    found = hit([0.95, 0.96, 0.97])
+
+    assert (found.steps, found.at_first) == (100, True)
+    assert not hit([0.5, 0.95, 0.96, 0.97]).at_first
 
 
 def test_a_smaller_metric_is_better_where_the_direction_says_so():

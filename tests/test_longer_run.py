@@ -1,53 +1,130 @@
-"""What is kept for a longer training, and the command that checks it."""
+"""What an answer says of a training that is longer than its trials: a prediction, with evidence."""
 
-from __future__ import annotations
-
+import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from search_fixtures import BASELINE, Trainer, make_runner
 
-from tfbatch import train, tune
-from tfbatch.answer.answer import Answer
-from tfbatch.answer.longer_run import longer_run
+import tfbatch.train
+from tfbatch.answer.find import find_answer
+from tfbatch.answer.longer_run import KEPT_RATES, LongerRun
+from tfbatch.answer.stored import read_answer
+from tfbatch.answer.summary import summary
 from tfbatch.command_line.running import parse_flags
 from tfbatch.errors import InputError
 from tfbatch.quantities import TrainingLength
-from tfbatch.request.training_config import load_training_config
+from tfbatch.request.request import check_for_length
+from tfbatch.request.training_config import Reported, TrainingConfig
+from tfbatch.run_folder.folder import RunFolder
 
-RUN = Path(__file__).parent.parent / "docs" / "run"
-CONFIG = """\
-dataset: digits
-model: small_cnn
-trial_length: 1 epochs
-seed: 1
-configuration: {batch_size: 8, base_learning_rate: 0.1, schedule: {name: linear}}
-reported: {metric: val_loss, mean: 0.5, deviation: null, seeds: 1}
-"""
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "longer_runs.md"
 
 
-def test_batch_size_and_rate_are_kept_and_the_command_trains_that_long(tmp_path):
-    text = (RUN / "recommendation.json").read_text(encoding="utf-8")
-    found = longer_run(
-        Answer.model_validate_json(text), TrainingLength.parse("100 epochs"), tmp_path
+def longer(times=4.0, metric="val_loss"):
+    return LongerRun.predict(
+        TrainingLength.parse("100 epochs"),
+        times=times,
+        batch_size=64,
+        learning_rate=0.02,
+        metric=metric,
+        run_dir=Path("my run"),
     )
 
-    assert (found.batch_size, found.learning_rate) == (64, pytest.approx(0.01998, abs=1e-5))
-    low, high = found.learning_rate_range
-    assert (high / found.learning_rate, found.learning_rate / low) == (2.0, 2.0)
-    assert "a prediction" in found.sentence()
-    assert found.check_with in found.sentence()
 
-    (tmp_path / "best.yaml").write_text(CONFIG, encoding="utf-8")
-    parse_flags(train.FLAGS, shlex.split(found.check_with)[3:], usage="")
-    config = train._with_flags(load_training_config(Path(train.FLAGS.config)))
-    assert config.trial_length == TrainingLength(amount=100, unit="epochs")
-    assert config.reported is None  # that was another length
+@pytest.mark.parametrize(
+    ("times", "metric", "measured"),
+    [
+        (1.5, "val_loss", (2, "loss")),
+        (2.7, "val_accuracy", (2, "accuracy")),
+        (5.0, "val_mean_absolute_error", (4, "loss")),
+        (40.0, "val_accuracy", (10, "accuracy")),
+    ],
+)
+def test_the_figures_are_those_of_the_nearest_length_that_was_measured(times, metric, measured):
+    found = longer(times, metric)
+
+    assert (found.measured_times, found.measured_by) == measured
+    assert ("nothing longer than 10 x was measured" in found.prediction) == (times > 10)
+    assert "a prediction" in found.prediction
+    assert "keep batch size 64 and learning rate 0.02" in found.prediction
+    assert "within an octave (a factor of two: here 0.01 to 0.04)" in found.prediction
 
 
-@pytest.mark.parametrize("text", ["5 epochs", "4 epochs"])
-def test_what_is_no_longer_than_a_trial_is_refused(text):
-    parse_flags(tune.FLAGS, [f"--for_length={text}"], usage="")
-    with pytest.raises(InputError, match=r"longer than a trial \(5 epochs\)"):
-        tune._longer_length(TrainingLength(amount=5, unit="epochs"))
-    assert tune._longer_length(TrainingLength(amount=3, unit="epochs")).unit == "epochs"
+def test_the_figures_are_those_of_the_benchmark():
+    """One seed, both tables together: n = 36 cells each, of which the page gives per cent."""
+    page = RESULTS.read_text(encoding="utf-8")
+    counted = {}
+    for row in re.findall(r"^\| (digits_\w+, \w+) \|(.*)\|$", page, flags=re.MULTILINE):
+        metric = row[0].split(", ")[1]
+        four, _, two, _ = (cell.strip().removesuffix(" %").split("/") for cell in row[1].split("|"))
+        for times, (_, kept, in_full) in ((4, four), (2, two)):
+            right, full, cases = counted.get((times, metric), (0, 0, 0))
+            right += round(36 * int(kept) / 100)
+            full += round(36 * int(in_full) / 100)
+            counted[times, metric] = (right, full, cases + 36)
+    found = {(one.times, one.metric): (one.right, one.in_full, one.cases) for one in KEPT_RATES}
+
+    assert {key: found[key] for key in counted} == counted
+    assert len(counted) == 4
+    assert "kept 3 of 9 in loss and 5 of 9 in accuracy" in page
+    assert "6 and 4 of 9" in page
+    assert (found[10, "loss"], found[10, "accuracy"]) == ((3, 6, 9), (5, 4, 9))
+
+
+def finished_run(path):
+    with RunFolder(path, identity={}, budget={}) as folder:
+        runner = make_runner(folder, Trainer())
+        runner.run(runner.spec("baseline", "baseline", 1, BASELINE))
+        return runner.trials
+
+
+def test_the_answer_says_it_and_is_read_again_as_it_was(tmp_path):
+    trials = finished_run(tmp_path)
+    plain = find_answer(trials, batch_sizes=2)
+    told = plain.model_copy(update={"longer_run": longer()})
+
+    assert summary(told).endswith("\n".join(longer().lines()))
+    assert told.content()["longer_run"]["prediction"] == longer().prediction
+    told.write(tmp_path)
+    assert read_answer(tmp_path) == told
+    assert "prediction" not in summary(plain)
+
+
+def test_the_command_trains_the_answer_for_the_longer_length():
+    python, option, module, *given = shlex.split(longer().check_with)
+    assert (python, option, module) == (sys.executable, "-m", "tfbatch.train")
+    parse_flags(tfbatch.train.FLAGS, given, usage="")
+    try:
+        before = config()
+        after = tfbatch.train._with_flags(before)
+        assert tfbatch.train.FLAGS.config == "my run/best.yaml"
+    finally:
+        tfbatch.train.FLAGS.unparse_flags()
+        tfbatch.train.FLAGS.length = None
+
+    assert str(after.trial_length) == "100 epochs"
+    assert after.reported is None  # that was another length
+    assert after.configuration == before.configuration
+
+
+def config():
+    return TrainingConfig(
+        dataset="digits",
+        model="mlp",
+        trial_length=TrainingLength.parse("5 epochs"),
+        seed=1,
+        configuration=BASELINE,
+        reported=Reported(metric="val_loss", mean=0.1, deviation=None, seeds=1),
+    )
+
+
+def test_lengths_of_two_units_are_compared_where_the_data_is_known():
+    epochs, examples = TrainingLength.parse("2 epochs"), TrainingLength.parse("1000 examples")
+    check_for_length(examples, epochs)
+    check_for_length(examples, epochs, num_examples=499)
+    check_for_length(None, epochs, num_examples=499)
+    with pytest.raises(InputError, match="must be longer than a trial"):
+        check_for_length(examples, epochs, num_examples=500)

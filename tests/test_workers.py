@@ -232,6 +232,12 @@ def _is_asked():
     return worker_mailbox().stop_requested()
 
 
+def test_linear_algebra_in_a_worker_has_one_thread(make_slot):
+    slot = make_slot()
+    slot.submit(os.getenv, "OPENBLAS_NUM_THREADS")
+    assert slot.result() == os.environ.get("OPENBLAS_NUM_THREADS", "1")
+
+
 def test_a_process_that_has_grown_past_its_bound_is_replaced(make_slot):
     slot = make_slot(most_bytes=2**28)
     first = run(slot, _grow, 1)

@@ -47,6 +47,7 @@ def find_batch_size(
     search: str = "joint",
     objective: str | None = None,
     trial_length: str | None = None,
+    for_length: str | None = None,
     baseline: str = "",
     batch_sizes: list[int] | None = None,
     optimizer: str | None = None,
@@ -110,6 +111,8 @@ def find_batch_size(
         objective: "METRIC", "METRIC:min" or "METRIC:max"; the final value of any metric of the
             model. Default: the recipe's.
         trial_length: Such as "5 epochs" or "200_000 examples". Default: the recipe's.
+        for_length: Length of the training that the answer is for, if that is longer than a trial:
+            the answer says what is predicted for it, and the run that checks it.
         baseline: What you train with now, such as "batch_size=128,learning_rate=0.05". Default:
             the recipe's.
         batch_sizes: Batch sizes to search. Default: the search's.
@@ -193,6 +196,7 @@ def find_batch_size(
         search=search,
         objective=objective,
         trial_length=trial_length,
+        for_length=for_length,
         batch_sizes=batch_sizes,
         max_trials=max_trials,
         max_minutes=max_minutes,

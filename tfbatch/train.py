@@ -44,9 +44,9 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
-    "trial_length",
+    "length",
     None,
-    'Replaces the length of the training, e.g. "100 epochs"; the schedule stretches with it.',
+    'Replaces the length of the training, e.g. "100 epochs"; the schedule is stretched to it.',
     flag_values=FLAGS,
 )
 define_common_flags(
@@ -117,10 +117,9 @@ def _with_flags(config: TrainingConfig) -> TrainingConfig:
         )
         if FLAGS.batch_size != config.configuration.batch_size:
             changes["reported"] = None  # that was another batch size
-    if FLAGS.trial_length:
-        length = TrainingLength.parse(FLAGS.trial_length)
-        changes["trial_length"] = length
-        if length != config.trial_length:
+    if FLAGS.length is not None:
+        changes["trial_length"] = TrainingLength.parse(FLAGS.length)
+        if changes["trial_length"] != config.trial_length:
             changes["reported"] = None  # that was another length
     return config.model_copy(update=changes)
 

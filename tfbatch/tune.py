@@ -42,7 +42,6 @@ from tfbatch.finder import plan_request, run_request
 from tfbatch.plug_ins import check_reference, find_function
 from tfbatch.process.stop_signal import StopSignal
 from tfbatch.python_objects import PythonObjects
-from tfbatch.quantities import TrainingLength
 from tfbatch.request.execution import MAX_STATE_GB, Execution
 from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.run_folder.files import (
@@ -63,7 +62,6 @@ from tfbatch.search.progress import LiveProgress, Progress
 if TYPE_CHECKING:
     import keras
 
-    from tfbatch.answer.longer_run import LongerRun
     from tfbatch.answer.plan import Plan
     from tfbatch.command_line.results import TuneResult
     from tfbatch.search.result import Result
@@ -93,8 +91,8 @@ for _name, _default, _help in (
     (
         "for_length",
         None,
-        'A longer training that the answer is for, e.g. "100 epochs": what is kept for it, and the '
-        "command that checks it.",
+        "Length of the training that the answer is for, if longer than a trial: what is predicted "
+        "for it is reported, with the one run that checks it.",
     ),
     (
         "memory_budget",
@@ -202,6 +200,7 @@ def request_from_flags() -> Request:
         search=FLAGS.search,
         objective=FLAGS.objective,
         trial_length=FLAGS.trial_length,
+        for_length=FLAGS.for_length,
         max_trials=FLAGS.max_trials,
         max_minutes=FLAGS.max_minutes,
         max_trainings=FLAGS.max_trainings,
@@ -240,7 +239,6 @@ def main(arguments: list[str]) -> int:
             "`--dry_run` plans a search, and `--from` makes none: it measures step times for about "
             "a minute. Leave out one of them."
         )
-    longer = _longer_length(request.trial_length) if FLAGS.for_length else None
     if FLAGS.dry_run:
         return _plan(request)
     run_dir = check_run_dir(request.run_dir)
@@ -289,38 +287,14 @@ def main(arguments: list[str]) -> int:
         if chart := _chart(result):
             say(voices.people, f"{chart}\n")
         say(voices.people, result.summary())
-        kept = _longer_run(result, longer) if longer else None
-        if kept:
-            say(voices.people, f"\n{kept.sentence()}")
         say(voices.people, _next_steps(result.run_dir, request))
         if result.failure:
             say(err, f"error: the run ended early: {result.failure}")
         ended = getattr(result.failure, "exit_code", 1 if result.failure else 0)
         code = stop.exit_code or ended
         if voices.programs:
-            _print_answer(voices, result, kept, code)
+            _print_answer(voices, result, code)
         return code
-
-
-def _longer_length(trial_length: TrainingLength) -> TrainingLength:
-    """What `--for_length` asks for.
-
-    Raises:
-        InputError: No length, or none that is longer than a trial.
-    """
-    found = TrainingLength.parse(FLAGS.for_length)
-    if found.unit == trial_length.unit and found.amount <= trial_length.amount:
-        raise InputError(
-            f"`--for_length` is for a training that is longer than a trial ({trial_length}). "
-            f"Received: {found}. Leave it out, or make trials shorter with --trial_length."
-        )
-    return found
-
-
-def _longer_run(result: Result, length: TrainingLength) -> LongerRun:
-    from tfbatch.answer.longer_run import longer_run  # imports SciPy
-
-    return longer_run(result.answer, length, result.run_dir)
 
 
 def _plan(request: Request) -> int:
@@ -376,7 +350,7 @@ def _chart(result: Result) -> str:
     return terminal_chart(result.answer)
 
 
-def _print_answer(voices: Voices, result: Result, longer: LongerRun | None, code: int) -> None:
+def _print_answer(voices: Voices, result: Result, code: int) -> None:
     from tfbatch.command_line.results import TuneResult  # imports SciPy
 
     found = TuneResult(
@@ -385,7 +359,6 @@ def _print_answer(voices: Voices, result: Result, longer: LongerRun | None, code
         run_dir=str(result.run_dir),
         files=tuple(_written(result.run_dir)),
         answer=result.answer,
-        longer_run=longer,
     )
     voices.document("tune", found, exit_code=code)
 

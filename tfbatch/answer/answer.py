@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from tfbatch.answer.edges import Edges
+from tfbatch.answer.longer_run import LongerRun
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryUsedUp
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
@@ -430,6 +431,7 @@ class Answer(Strict):
         versions: Of Python and of the packages that shape a result.
         belief: What the search takes for best where nothing is verified yet, from trials that need
             not be whole trainings; None where it does not say.
+        longer_run: What is predicted for a longer training, where that was asked for; or None.
     """
 
     status: Literal["complete", "interrupted"] = "interrupted"
@@ -451,6 +453,7 @@ class Answer(Strict):
     seconds: float = 0.0
     versions: dict[str, str] = {}
     belief: str | None = None
+    longer_run: LongerRun | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -464,6 +467,8 @@ class Answer(Strict):
             else one
             for one in known.get("contenders", ())
         ]
+        if isinstance(longer := known.get("longer_run"), dict):
+            known["longer_run"] = {k: v for k, v in longer.items() if k in LongerRun.model_fields}
         return known
 
     @pydantic.model_validator(mode="after")

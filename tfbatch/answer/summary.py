@@ -22,6 +22,7 @@ class Words:
         reasons: What the recommendation rests on, and what to expect of it.
         changes: What would change it: more seeds, a wider range.
         memory: What is known of the memory.
+        longer: What is predicted for a longer training, where that was asked for.
     """
 
     recommendation: str
@@ -29,6 +30,7 @@ class Words:
     reasons: tuple[str, ...]
     changes: tuple[str, ...]
     memory: tuple[str, ...]
+    longer: tuple[str, ...]
 
 
 def words_of(answer: Answer) -> Words:
@@ -44,6 +46,7 @@ def words_of(answer: Answer) -> Words:
         reasons=tuple(reasons),
         changes=(*undecided, *answer.best_learning_rate_at_edge.lines()),
         memory=tuple(_memory_lines(answer)),
+        longer=answer.longer_run.lines() if answer.longer_run else (),
     )
 
 
@@ -55,7 +58,8 @@ def summary(answer: Answer) -> str:
         lines += [f"  {one.failures}"] if one.failures else []
     else:
         lines += _baseline_lines(answer.baseline)
-    return "\n".join([*lines, words.better, *words.reasons, *words.changes, *words.memory])
+    more = (*words.reasons, *words.changes, *words.memory, *words.longer)
+    return "\n".join([*lines, words.better, *more])
 
 
 def _memory_lines(answer: Answer) -> list[str]:

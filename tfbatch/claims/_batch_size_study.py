@@ -69,7 +69,7 @@ class BatchSizeStudy:
         change: How the data of its trainings differs from the user's. Of a share of the data they
             have as many epochs as of all.
         sizes: The batch sizes, B0 among them; None for those of the preset, as far as the data
-            allows.
+            allows. Trainings of a size have as many epochs as in the court's own study.
 
     Attributes:
         base: The baseline's batch size, B0.
@@ -83,7 +83,7 @@ class BatchSizeStudy:
         change: DataChange | None = None,
         sizes: Sequence[int] | None = None,
     ):
-        self._court, self._change = court, change
+        self._court, self._change, self._own_sizes = court, change, sizes is None
         self._model = dict(court.workload.baseline.model)
         if normalization is not None:
             self._model["normalization"] = normalization
@@ -162,8 +162,9 @@ class BatchSizeStudy:
         if budget == "epochs":
             return examples
         if budget == "updates":  # as many as B0's training has, where the largest size can
-            longest = min(self.large / self.base, self._court.preset.longest)
-            return examples * longest * min(size / self.large, 1.0)  # the full batch: no longer
+            large = self.large if self._own_sizes else self._court.study.large
+            longest = min(large / self.base, self._court.preset.longest)
+            return examples * longest * min(size / large, 1.0)  # the full batch: no longer
         return float(self.length(size))
 
     def log_seconds(self, size: int, purpose: Purpose = "verdict") -> list[float]:

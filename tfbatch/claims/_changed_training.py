@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tfbatch.claims._changed_data import DataChange
 from tfbatch.claims._claim import UntestableError
-from tfbatch.errors import SearchError, StoppedError
+from tfbatch.errors import StoppedError
 from tfbatch.pipeline.streams import (
     Stretch,
     as_tensor,
@@ -43,7 +43,6 @@ _MOST_MEMORY = 0.1
 """Of what can be used, for the training split of one process."""
 _KEPT_PROGRAMS = 4
 _RAW = 255.0
-Batch = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +82,7 @@ def train_changed(
         metric: What the curve is of.
 
     Raises:
-        UntestableError: The data cannot be changed so.
-        SearchError: It failed for a reason that says nothing of the batch size.
+        UntestableError: The data cannot be changed so, or the model does not train on it.
         StoppedError: A stop was requested.
     """
     programs = changed_programs(task, change)
@@ -109,7 +107,9 @@ def train_changed(
     if ended.status == "interrupted":
         raise StoppedError("the run was asked to stop")
     if ended.status not in ("completed", "diverged", "oom"):
-        raise SearchError(f"A training on changed data ended as {ended.status!r}: {ended.message}")
+        raise UntestableError(
+            f"A training on changed data ended as {ended.status!r}: {ended.message}"
+        )
     return Curve(
         tuple(watch.examples),
         tuple(watch.values),

@@ -16,13 +16,14 @@ Axis = Literal[
     "updates",
     "time to target",
     "step time",
+    "memory",
     "one gradient",
     "training loss",
     "gradient evaluations",
 ]
 """What is equal, or counted: the same epochs, the same updates, seconds until a target is reached,
-seconds of a step, gradients at given weights, without training, the same training loss, or the same
-number of gradients, each of one batch and those of line searches too."""
+seconds of a step, bytes, gradients at given weights, without training, the same training loss, or
+the same number of gradients, each of one batch and those of line searches too."""
 Policy = Literal["fixed", "scaled", "tuned", "no"]
 """The learning rate at each batch size: the same, by the optimizer's rule, or searched."""
 

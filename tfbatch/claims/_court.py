@@ -42,6 +42,7 @@ class Workload:
         precision: Keras's dtype policy.
         compiled: Whether the model is compiled, so that it keeps its optimizer.
         normalizations: What the model's builder takes as `normalization`; empty where it does not.
+        augmented: Whether the training split is augmented, which changed data is not.
         larger_is_better: Of the objective as the model reports it.
     """
 
@@ -55,6 +56,7 @@ class Workload:
     precision: str = "float32"
     compiled: bool = False
     normalizations: tuple[str, ...] = ()
+    augmented: bool = False
     larger_is_better: bool = False
 
 
@@ -188,6 +190,13 @@ class Court(abc.ABC):
         from tfbatch.claims._batch_size_study import BatchSizeStudy
 
         return BatchSizeStudy(self)
+
+    @functools.cached_property
+    def bare_study(self) -> BatchSizeStudy:
+        """The same without augmentation: what changed data is compared with."""
+        from tfbatch.claims._batch_size_study import BatchSizeStudy
+
+        return BatchSizeStudy(self, change=DataChange()) if self.workload.augmented else self.study
 
     def asks(self, *claims: str) -> bool:
         """Whether one of these claims is asked for: a card leaves out what only others need."""

@@ -73,7 +73,16 @@ FOUNDING_DOCUMENT = (
         "The batch size is between 20 and 64, depending on the size of the images.",
         (
             Criterion(
-                "X13", "change of the best batch size over the image sizes in octaves, less 1"
+                "X13",
+                "log seconds to the target that the best size of small images saves there over the "
+                "best one of large images, and the reverse",
+                name="best size",
+            ),
+            Criterion(
+                "X13",
+                "exponent of the images' side in the bytes of an example, less 2",
+                "equivalence",
+                "memory",
             ),
         ),
     ),
@@ -502,7 +511,11 @@ FOUNDING_DOCUMENT = (
         "C53",
         "sgd-has-no-guarantee",
         "SGD has no such clear guarantee of convergence as the full batch.",
-        (Criterion("X8", "share of updates that lower the loss, full batch less SGD"),),
+        (
+            Criterion(
+                "X8", "share of updates that lower the loss after a training, full batch less SGD"
+            ),
+        ),
     ),
     Claim(
         "C54",
@@ -530,7 +543,19 @@ FOUNDING_DOCUMENT = (
         "C56",
         "small-data-try-both",
         "On ImageNet people fill the memory; on smaller data try both large and small.",
-        (Criterion("X16N", "slope of the log of the best size over the log of the data's size"),),
+        (
+            Criterion(
+                "X16N",
+                "log seconds to the target that the best size of all the data saves there over the "
+                "best one of a quarter, and the reverse",
+                name="growth",
+            ),
+            Criterion(
+                "X16N",
+                "metric of the best size less that of the worst, a quarter of the data",
+                name="both",
+            ),
+        ),
     ),
     Claim(
         "C57",

@@ -118,6 +118,97 @@ def widest(table: Table, choosing: Table) -> Contest:
     return Contest(best, worst, effects, alternatives=tuple(larger))
 
 
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """Whether the best size is larger in one table than in another.
+
+    Attributes:
+        contest: What judges it: `one` is the best size after, `other` the best one before, both by
+            the seeds that choose.
+        before: The sizes whose values before must be no bounds.
+        after: The same after.
+    """
+
+    contest: Contest
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    def edge(self, tried: Sequence[int]) -> tuple[str, ...]:
+        """Why no shift could be seen: both best sizes are the same end of those that were tried."""
+        best = self.contest.one
+        if best != self.contest.other or best not in (min(tried), max(tried)):
+            return ()
+        return (f"the best size is {best} in both cases, and none beyond it was tried",)
+
+
+def moves_up(before: Table, after: Table, choosing_before: Table, choosing_after: Table) -> Shift:
+    """Whether the best size after is larger than the best size before.
+
+    That is so where the sizes can be cut in two such that before the best is one of the smaller and
+    after one of the larger ones. Two contests show it at one cut, an intersection-union test; that
+    it is not so, one of the two at every cut. The seeds that choose tell the cut, and at each the
+    contest that is the less clear one. Where the best size is the same, one of the two advantages
+    is 0 or less at every cut, whatever the other and the noise are.
+
+    Args:
+        before: The values of the seeds that judge, larger is better; a size that it lacks is not
+            the best one.
+        after: The same after.
+        choosing_before: Those of the seeds that choose, of the same sizes as `before`.
+        choosing_after: The same after.
+
+    Raises:
+        UntestableError: There are too few sizes.
+    """
+    sizes = sorted({*before, *after})
+    cuts: list[tuple[float, int, dict[int, Contest]]] = []
+    for cut in range(1, len(sizes)):
+        small, large = sizes[:cut], sizes[cut:]
+        sides, leads = {}, {}
+        for side, (table, choosing, ones, others) in enumerate(
+            ((before, choosing_before, small, large), (after, choosing_after, large, small))
+        ):
+            ones, others = ([s for s in part if s in table] for part in (ones, others))
+            if not ones:
+                break
+            if others:  # else the best one is one of these as it is
+                sides[side] = contest(table, choosing, ones, others)
+                leads[side] = max(_mean(choosing[s]) for s in ones) - max(
+                    _mean(choosing[s]) for s in others
+                )
+        else:
+            if sides:
+                weak = min(leads, key=lambda side: leads[side])
+                cuts.append((leads[weak], weak, sides))
+    if not cuts:
+        raise UntestableError(
+            "too few batch sizes reach the target in their trainings to tell whether the best one "
+            "moves; give a longer --trial_length"
+        )
+    _, weak, at = max(cuts, key=lambda one: one[0])
+    alternatives = list(at[weak].alternatives)
+    needed: tuple[set[int], set[int]] = (set(), set())
+    for side, found in at.items():
+        needed[side].add(found.one)
+    for _, side, sides in cuts:
+        needed[side].add(sides[side].other)
+        if sides is not at:
+            alternatives += [sides[side].effects, *sides[side].alternatives]
+    rest = [found for side, found in at.items() if side != weak]
+    judged = Contest(
+        _best(choosing_after, list(after)),
+        _best(choosing_before, list(before)),
+        at[weak].effects,
+        rivals=(
+            *at[weak].rivals,
+            *(effects for found in rest for effects in (found.effects, *found.rivals)),
+        ),
+        alternatives=tuple(alternatives),
+    )
+    known_before, known_after = (tuple(sorted(cells)) for cells in needed)
+    return Shift(judged, known_before, known_after)
+
+
 def _reversed(effects: Sequence[float]) -> tuple[float, ...]:
     return tuple(-effect for effect in effects)
 
@@ -151,8 +242,14 @@ def log_steps(runs: Sequence[StepsToTarget]) -> list[float]:
 
 
 def fell_short(*cells: Sequence[StepsToTarget]) -> int:
-    """Number of seeds of which some run did not reach the target."""
-    return sum(not all(run.reached for run in pair) for pair in zip(*cells, strict=True))
+    """Number of seeds of which some run is only a bound.
+
+    It did not reach the target, or had reached it by the first evaluation already.
+    """
+    return sum(
+        not all(run.reached and not run.at_first for run in pair)
+        for pair in zip(*cells, strict=True)
+    )
 
 
 def successes(one: Sequence[StepsToTarget], other: Sequence[StepsToTarget]) -> tuple[float, ...]:

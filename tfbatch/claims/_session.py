@@ -23,6 +23,7 @@ from tfbatch.claims._preset import Preset
 from tfbatch.claims._request import CourtRequest
 from tfbatch.claims._verdicts import Verdicts, fingerprint_of
 from tfbatch.configuration import Configuration
+from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import StoppedError, TfbatchError
 from tfbatch.exporters._trial import read_curves
 from tfbatch.instruments.open_bench import DEFAULT_OPTIMIZER
@@ -67,11 +68,12 @@ if TYPE_CHECKING:
     from tfbatch.training.devices import Devices
     from tfbatch.workers import Slot
 
-_EVIDENCE_VERSION = 4
+_EVIDENCE_VERSION = 5
 """Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
 
 1: sizes were chosen by the seeds that judge; files had no version. 2: they named no machine.
-3: pilot runs that diverged set the target, and nothing asked whether it can be reached.
+3: pilot runs that diverged set the target, and nothing asked whether it can be reached. 4: a target
+reached at once was no bound, and pairs that diverged were left out of an oscillation in silence.
 """
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
@@ -633,6 +635,7 @@ def workload_of(
         precision=request.execution.precision,
         compiled=ready.model.optimizer is not None,
         normalizations=_normalizations(request.subject.model),
+        augmented=isinstance(data := request.subject.data, Recipe) and bool(data.augmentation),
         larger_is_better=objective.direction == "max",
     )
 

@@ -47,7 +47,6 @@ _NEAR = 2.0
 """A batch size stands for one within this factor."""
 _LATE = 0.5
 """Oscillation is that of the second half of the epochs."""
-_MOST_MISSING = 0.2
 
 
 def collect(court: Court) -> Iterator[Evidence]:
@@ -207,12 +206,11 @@ def _oscillation(court: Court, claim: str, one: int, other: int) -> Evidence:
         for size in (one, other)
     ]
     pairs = [(a, b) for a, b in zip(*cells, strict=True) if a and b]
-    missing = len(cells[0]) - len(pairs)
     doubts = list(rate.doubts)
-    if missing > _MOST_MISSING * len(cells[0]):
+    if missing := len(cells[0]) - len(pairs):  # those that are left oscillate least
         doubts.append(
             f"{missing} of {len(cells[0])} pairs diverged or have fewer than four evaluations in "
-            "the second half; lengthen the trainings"
+            "the second half: take a lower --baseline=learning_rate or a longer --trial_length"
         )
     blank = Evidence(
         claim,

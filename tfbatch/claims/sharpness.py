@@ -2,8 +2,8 @@
 
 B0 and the large size train at the rates that were tuned for the ends of their trainings, B0's and
 the large one's of as many updates as it gets. Sharpness falls with the loss, so both are looked at
-where their training loss is that of the one which ends higher: the other is stopped as soon as it
-is there. On a fixed sample without augmentation, in inference mode:
+where their training loss is that of the one which ends higher: the other is stopped at the first
+update after which it is, within 10 %. On a fixed sample without augmentation, in inference mode:
 
 - the largest eigenvalue of the Hessian H (Lanczos), which judges, and its trace (Hutchinson 1989);
 - the rise of the loss within a small box, in percent (Keskar et al. 2016, arXiv 1609.04836,
@@ -152,8 +152,12 @@ def _measured(court: Court, rates: Sequence[float]) -> list[Pair]:
 
 def _are_equal(pair: Pair) -> bool:
     """Whether its training losses are, and both have positive curvature."""
-    one, other = (each.training_loss for each in pair)
-    return abs(math.log(one / other)) <= math.log1p(_EQUAL) and min(p.largest for p in pair) > 0
+    one, other = pair
+    return _same(one.training_loss, other.training_loss) and min(one.largest, other.largest) > 0
+
+
+def _same(one: float, other: float) -> bool:
+    return min(one, other) > 0 and abs(math.log(one / other)) <= math.log1p(_EQUAL)
 
 
 def _doubts(court: Court, equal: Sequence[Pair]) -> list[str]:
@@ -295,7 +299,7 @@ def sharpness_at_the_same_loss(
     if min(first, second) <= 0:
         raise InputError("the training loss is not positive, so that no two of it can be compared")
     of_large = large.sharpness(metric)
-    if second <= first:
+    if second <= first or _same(first, second):
         small.put(kept)
     else:  # the large size ends higher
         small.train(until=second)
@@ -358,8 +362,8 @@ class _Trainer:
         self._begin()
         self.model.set_weights(weights)
 
-    def train(self, *, until: float = -math.inf) -> float:
-        """Trains to the end or to a training loss: returns it, or NaN where nothing was learned."""
+    def train(self, *, until: float = 0.0) -> float:
+        """Trains to the end or to a training loss; returns its own, NaN if it learned nothing."""
         from tensorflow.keras.callbacks import LambdaCallback
 
         from tfbatch.callbacks import StopAfterSteps
@@ -376,7 +380,7 @@ class _Trainer:
             if (batch + 1) % (near if now <= _NEAR * until else every):
                 return
             now = self._loss()
-            if not math.isfinite(now) or now <= until:
+            if not math.isfinite(now) or _same(now, until):
                 self.model.stop_training = True
 
         size, workload = self._configuration.batch_size, self._programs.workload

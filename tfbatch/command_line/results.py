@@ -7,7 +7,6 @@ from typing import Literal
 import pydantic
 
 from tfbatch.answer.answer import Answer, Number
-from tfbatch.answer.longer_run import LongerRun
 from tfbatch.answer.plan import Plan
 from tfbatch.comparison import RunComparison
 from tfbatch.schema import JsonObject, Strict
@@ -26,7 +25,6 @@ class TuneResult(Strict):
         files: Names of the files in it that say what was found.
         answer: The content of recommendation.json; None where there is no answer.
         plan: What the run is going to take, with `--dry_run`; else None.
-        longer_run: What is kept for a longer training, with `--for_length`; else None.
     """
 
     status: Literal["complete", "interrupted", "nothing_learned", "stopped", "planned"]
@@ -35,7 +33,6 @@ class TuneResult(Strict):
     files: tuple[str, ...]
     answer: Answer | None = None
     plan: Plan | None = None
-    longer_run: LongerRun | None = None
 
 
 class TrainResult(Strict):

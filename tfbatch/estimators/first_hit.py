@@ -23,11 +23,13 @@ class StepsToTarget:
         batch_size: Examples in the step.
         steps: Steps to the target; if it was not reached, the steps that were run.
         reached: Whether the target was reached; if not, the true number is above `steps`.
+        at_first: Whether it was reached by the first evaluation; the true number may be below.
     """
 
     batch_size: int
     steps: float
     reached: bool
+    at_first: bool = False
 
     def __post_init__(self) -> None:
         check_positive(batch_size=self.batch_size, steps=self.steps)
@@ -80,7 +82,7 @@ def first_hit_that_stays(
         return StepsToTarget(batch_size, float(taken[-1]), reached=False)
     before = index - 1
     if index == 0 or not math.isfinite(ahead[before]) or ahead[before] >= 0:
-        return StepsToTarget(batch_size, float(taken[index]), reached=True)
+        return StepsToTarget(batch_size, float(taken[index]), reached=True, at_first=index == 0)
     share = -ahead[before] / (ahead[index] - ahead[before])
     log_steps = (1 - share) * math.log(taken[before]) + share * math.log(taken[index])
     return StepsToTarget(batch_size, math.exp(log_steps), reached=True)

@@ -108,6 +108,7 @@ def answer_section(run: RecordedRun, *, level: int) -> PageSection:
             *([f"What would change it: {' '.join(changes)}"] if changes else []),
             *([nothing] if run.answer and run.answer.verified and not changes else []),
             *(words.memory if words else ()),
+            *(words.longer if words else ()),
             str(cost_of(run)),
         ),
         level=level,

@@ -64,6 +64,8 @@ class Request:
         has_chosen_length: Whether its length was then chosen to fit the time.
         only_times: Whether nothing is trained: what is in the folder stands, and step times are
             measured.
+        for_length: The length of the training that the answer is for, where that is longer than a
+            trial; or None.
     """
 
     subject: ModelAndData
@@ -79,6 +81,7 @@ class Request:
     has_default_length: bool = False
     has_chosen_length: bool = False
     only_times: bool = False
+    for_length: TrainingLength | None = None
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not (
@@ -138,6 +141,29 @@ class Request:
         }
 
 
+def check_for_length(
+    wanted: TrainingLength | None, trial_length: TrainingLength, num_examples: int | None = None
+) -> None:
+    """Refuses an answer for a training that is no longer than a trial.
+
+    Args:
+        wanted: The length of the training, or None.
+        trial_length: The length of a trial.
+        num_examples: Size of the training split; None where only lengths of one unit can be
+            compared yet.
+
+    Raises:
+        InputError: It is no longer.
+    """
+    if wanted is None or (num_examples is None and wanted.unit != trial_length.unit):
+        return
+    if wanted.examples(num_examples or 1) <= trial_length.examples(num_examples or 1):
+        raise InputError(
+            f"`--for_length` must be longer than a trial, which takes {trial_length}. Received: "
+            f"{wanted}. Leave it out, or shorten the trials with --trial_length."
+        )
+
+
 def resolve_search(
     search: SearchConfig,
     *,
@@ -190,6 +216,7 @@ def make_request(
     search: str,
     objective: str | None = None,
     trial_length: str | None = None,
+    for_length: str | None = None,
     batch_sizes: list[int] | None = None,
     max_trials: int | None = None,
     max_minutes: float | None = None,
@@ -209,6 +236,7 @@ def make_request(
         search: Name of a search, or a path of one.
         objective: METRIC, METRIC:min or METRIC:max. Default: the data's.
         trial_length: Length of each trial. Default: the data's.
+        for_length: Length of the training that the answer is for, if that is longer.
         batch_sizes: Replaces the search's.
         max_trials: Replaces the search's.
         max_minutes: Time limit.
@@ -240,11 +268,14 @@ def make_request(
     execution = execution or Execution()
     resolved = resolve_model_and_data(apart=execution.workers != 0, **subject)
     length = TrainingLength.parse(trial_length) if trial_length else resolved.data.trial_length
+    longer = TrainingLength.parse(for_length) if for_length else None
+    check_for_length(longer, length)
     return Request(
         subject=resolved,
         search=chosen,
         objective=Objective.parse(objective or resolved.data.objective),
         trial_length=length,
+        for_length=longer,
         seed=seed,
         max_minutes=max_minutes,
         max_trainings=max_trainings,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer, Contender, Measured, measured_metrics
+from tfbatch.answer.longer_run import LongerRun
 from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.answer.stored import read_answer
 from tfbatch.answer.table import table_by_batch_size
@@ -142,7 +143,22 @@ class AnswerWriter:
                 "seconds": round(self.clock.elapsed, 1),
                 "memory_limit": None if budget is None else read_memory_limit(self.folder.path),
                 "versions": software(),
+                "longer_run": self._longer_run(answer),
             }
+        )
+
+    def _longer_run(self, answer: Answer) -> LongerRun | None:
+        length, one = self.request.for_length, answer.recommended
+        if length is None:
+            return None
+        examples = self.data.splits["train"]
+        return LongerRun.predict(
+            length,
+            times=length.examples(examples) / self.request.trial_length.examples(examples),
+            batch_size=one.batch_size,
+            learning_rate=one.learning_rate,
+            metric=answer.objective.name,
+            run_dir=self.folder.path,
         )
 
     def _write(self, answer: Answer) -> None:

@@ -173,6 +173,7 @@ class Result(_Trials):
         notes = [
             *words.reasons,
             *words.changes,
+            *words.longer,
             "* as they were in the trial, beside others" if beside else "",
             f"Everything is in {self.run_dir}.",
         ]

@@ -15,7 +15,7 @@ from tfbatch.bench import Bench
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.limits import usable_cores
-from tfbatch.request.request import Request
+from tfbatch.request.request import Request, check_for_length
 from tfbatch.run_folder.fingerprint import record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
@@ -107,6 +107,7 @@ def open_run(
         check_baseline(subject, num_examples)
         sizes = [*space.batch_sizes, subject.baseline.batch_size]
         check_length(request.trial_length, sizes, num_examples)
+        check_for_length(request.for_length, request.trial_length, num_examples)
         check_replicas(sizes, engine.devices.replicas)
         _say_replicas(engine, space, progress)
         engine.call(check_optimizers, space.optimizer_options())

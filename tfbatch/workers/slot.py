@@ -27,8 +27,12 @@ from tfbatch.workers import lifeline
 from tfbatch.workers.mailbox import Mailbox
 from tfbatch.workers.process_end import ProcessEndedError, describe_end, kernel_kills, tail
 
-# Loky ends a worker that has grown by 300 MB, which a warm program does at once.
-_ENVIRONMENT = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
+# Loky ends a worker that has grown by 300 MB, which a warm program does at once. In each worker
+# NumPy's linear algebra would start a thread for each core, and threads wait by spinning.
+_ENVIRONMENT = {
+    "LOKY_MAX_MEMORY_LEAK_SIZE": "1e18",
+    "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
