@@ -8,6 +8,7 @@ import pytest
 from tests.court_fixtures import SimulatedCourt, judged, noise_of
 from tfbatch.claims import annealing
 from tfbatch.claims._batch_size_study import Rate
+from tfbatch.claims._claim import UntestableError
 
 
 def legs_of(training):
@@ -243,3 +244,22 @@ def test_a_growing_batch_that_the_data_does_not_allow_is_not_compared():
 
     assert found["decay-is-annealing", "growth"].word == "NOT TESTABLE HERE"
     assert found["decay-is-annealing", "decay"].word == "DOES NOT HOLD"
+
+
+def test_a_branch_that_runs_out_of_memory_costs_its_own_part():
+    court = court_of(Levels(lambda legs: -0.3))
+    court._asked = ("decay-is-annealing", "noise-early-low-rate-late")
+    train = court.train
+
+    def without_memory(trainings):
+        if any(one.configuration.batch_size in (32, 250) and one.parent for one in trainings):
+            raise UntestableError("it runs out of memory")
+        return train(trainings)
+
+    court.train = without_memory
+    found = judged(annealing_without_measurements(), court)
+
+    assert {one[1] for one, verdict in found.items() if verdict.word == "NOT TESTABLE HERE"} == {
+        "end",
+        "growth",
+    }

@@ -95,9 +95,9 @@ class Court(SimulatedCourt):
     def measure_each(self, function, cases, *, seconds):
         assert function is average_precision_of
         self.asked += cases
-        return [self._one(**case) for case in cases]
+        return [tuple(self._one(rate, **case) for rate in case["rates"]) for case in cases]
 
-    def _one(self, *, batch_size, rate, seed, **length):
+    def _one(self, rate, *, batch_size, seed, **more):
         far = abs(math.log2(rate / 0.1) - self.octaves)
         own = noise_of(batch_size, seed).normal(0, self.deviation)
         return 50 + (self.gain if batch_size == LARGE else 0) - far + own
@@ -110,7 +110,7 @@ def test_a_gain_beyond_the_margin_is_found_on_twenty_fresh_seeds():
     assert (found.word, found.pairs, found.margin) == ("HOLDS", 20, 0.3)
     judging = {case["seed"] for case in court.asked[-40:]}
     assert not judging & {case["seed"] for case in court.asked[:-40]}
-    assert {case["rate"] for case in court.asked[-40:]} == {0.1}
+    assert [case["rates"] for case in court.asked[-40:]] == [[0.1]] * 40
 
 
 def test_no_gain_and_a_loss_are_called_so_and_noise_leaves_it_open():
@@ -132,7 +132,8 @@ def test_a_rate_at_the_edge_of_what_was_tried_forbids_a_decision():
 def test_a_network_learns_to_find_the_keypoints():
     task = types.SimpleNamespace(heartbeat_or_stop=lambda: None)
     size = {"batch_size": 16, "images": 128, "seed": 1}
-    untrained = average_precision_of(task, **size, epochs=0, rate=0.1)
-    trained = average_precision_of(task, **size, epochs=12, rate=0.1)
+    (untrained,) = average_precision_of(task, **size, epochs=0, rates=[0.1])
+    trained, again = average_precision_of(task, **size, epochs=12, rates=[0.1, 0.1])
+    assert trained == again
     assert untrained < 0.5
     assert trained > 2

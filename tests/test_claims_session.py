@@ -23,9 +23,11 @@ from tfbatch.claims import (
 from tfbatch.claims import (
     accumulated_batches,
     alignment,
+    annealing,
     error_surface,
     extremes,
     gradient_noise,
+    injected_noise,
     redundancy,
     same_budget,
 )
@@ -269,6 +271,8 @@ def test_what_cards_measure_says_what_it_returns():
         error_surface.residual_of_a_neuron,
         redundancy.cost_of_copies,
         accumulated_batches.train_both_ways,
+        annealing.ends_of_the_spectrum,
+        injected_noise.descend_with_noise,
     ):
         assert pydantic.TypeAdapter(returned(function)).core_schema
 

@@ -96,7 +96,7 @@ def test_beyond_the_critical_batch_size_they_are_not_worth_their_number():
     assert found[DEVICES].estimate == pytest.approx((50 + size) / (50 + 4 * size) - 0.8)
     (evidence,) = (one for one in several_devices.collect(court) if one.part == "devices")
     predicted = (50 + size) / (50 + 16 * size)
-    assert f"for 16 devices {predicted:.2f} is predicted" in evidence.finding
+    assert f"16 devices at {size} each is predicted to be worth {predicted:.2f}" in evidence.finding
 
 
 def test_the_speed_of_several_devices_takes_several():
@@ -114,7 +114,8 @@ def test_what_cannot_be_measured_of_devices_is_told():
     few = judged(several_devices, Court(critical=100, num_examples=600))
     assert "600 training examples; take more data" in few[DEVICES].reason
     still_faster = judged(several_devices, Court(critical=100, knee=1e6, num_examples=4096))
-    assert "there is no knee yet" in still_faster[DEVICES].reason
+    assert "there is no knee yet; an example of 4 devices at 512" in still_faster[DEVICES].reason
+    assert f"worth {(100 + 512) / (100 + 4 * 512):.2f}" in still_faster[DEVICES].reason
     different = judged(several_devices, Court(critical=100, gradient=0.1, num_examples=4096))
     assert different[EQUALITY].word == "DOES NOT HOLD"
 

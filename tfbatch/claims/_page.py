@@ -78,14 +78,26 @@ _QUESTIONS = (
     ),
     ("Does accumulation stand in for a large batch?", ("accumulation-equals-large-batch",)),
     (
-        "Batch normalization at a small batch?",
-        ("normalization-needs-large", "normalization-repairs-few-updates"),
+        "Batch normalization at a small batch, and in a recurrent network?",
+        (
+            "normalization-needs-large",
+            "normalization-repairs-few-updates",
+            "normalization-has-limits",
+        ),
     ),
+    (
+        "Does a deep network need a larger batch to begin to learn?",
+        ("deeper-needs-larger", "too-small-unstable"),
+    ),
+    ("Several devices: the batch of one times their number?", ("best-size-times-devices",)),
     (
         "Is it the data that decides, its amount, or the size of its images?",
         ("data-matters-more", "small-data-try-both", "20-to-64-by-input-size"),
     ),
-    ("Grow the batch during the training?", ("large-early", "noisy-so-raise-or-decay")),
+    (
+        "Grow the batch during the training?",
+        ("large-early", "noisy-so-raise-or-decay", "decay-is-annealing"),
+    ),
     ("Is any of it above the noise of seeds?", ("size-changes-speed-and-metric",)),
 )
 _CONTRADICTIONS = (
@@ -135,9 +147,19 @@ _CONTRADICTIONS = (
         "when in the training the noise is",
     ),
     (
+        ("small-escapes-bad-optima", "large-stays-at-bad-optima", "stuck-so-reduce"),
+        ("bigger-is-better-at-the-same-rate",),
+        "whether there is a trap at all, and rate / B, which the noise is in proportion to",
+    ),
+    (
         ("normalization-repairs-few-updates",),
         ("same-epochs-large-is-worse",),
         "whether the model normalizes, and the epochs",
+    ),
+    (
+        ("normalization-needs-large", "normalization-has-limits"),
+        ("normalization-repairs-few-updates", "large-helps-keypoints"),
+        "from how many examples the statistics come, and how many updates are left",
     ),
 )
 

@@ -34,7 +34,7 @@ class Cell:
 
 def tuned_rates(
     court: Court,
-    function: Callable[..., float],
+    function: Callable[..., tuple[float, ...]],
     cells: Sequence[Cell],
     *,
     seconds: float,
@@ -46,10 +46,10 @@ def tuned_rates(
 
     Args:
         court: Measures, with tuning seeds alone.
-        function: `function(context, **case, rate, seed)` -> a score, larger is better; NaN of a
-            training that diverged.
+        function: `function(context, **case, rates, seed)` -> a score of each rate, larger is
+            better; NaN of a training that diverged.
         cells: What is tuned, all at once.
-        seconds: Of a case, about.
+        seconds: Of one rate, about.
 
     Raises:
         InputError: The cells cannot be measured.
@@ -58,28 +58,26 @@ def tuned_rates(
     tried: list[dict[int, float]] = [{} for _ in cells]
 
     def measure(wanted: Sequence[Sequence[int]]) -> None:
-        asked = [
-            (number, octave)
-            for number, octaves in enumerate(wanted)
-            for octave in octaves
-            if octave not in tried[number]
-        ]
+        asked = [(number, octaves) for number, octaves in enumerate(wanted) if octaves]
         cases = [
-            {**cells[number].case, "rate": rate_at(cells[number], octave), "seed": seed}
-            for number, octave in asked
+            {
+                **cells[number].case,
+                "rates": [rate_at(cells[number], octave) for octave in octaves],
+                "seed": seed,
+            }
+            for number, octaves in asked
             for seed in seeds
         ]
-        scores = court.measure_each(function, cases, seconds=seconds) if cases else []
-        for index, (number, octave) in enumerate(asked):
+        most = max((len(octaves) for _, octaves in asked), default=0)
+        scores = court.measure_each(function, cases, seconds=most * seconds) if cases else []
+        for index, (number, octaves) in enumerate(asked):
             own = scores[index * len(seeds) : (index + 1) * len(seeds)]
-            diverged = any(not math.isfinite(score) for score in own)
-            tried[number][octave] = -math.inf if diverged else statistics.fmean(own)
+            for octave, values in zip(octaves, zip(*own, strict=True), strict=True):
+                finite = all(map(math.isfinite, values))
+                tried[number][octave] = statistics.fmean(values) if finite else -math.inf
 
     measure([_FIRST_OCTAVES for _ in cells])
-    while True:
-        further = [_beyond(scores) for scores in tried]
-        if not any(further):
-            break
+    while any(further := [_beyond(scores) for scores in tried]):
         measure(further)
     measure([_beside(scores) for scores in tried])
     return [_found(cell, scores) for cell, scores in zip(cells, tried, strict=True)]

@@ -238,6 +238,8 @@ def _best_against_best(
         return contest(judging, choosing, range(split), range(split, len(names)))
 
     found = told(dataclasses.replace(blank, finding="{one} {other}"), find)
+    if found.untestable:
+        return found
     one, other = (names[int(number)] for number in found.finding.split())
     return dataclasses.replace(found, finding=blank.finding.format(one=one, other=other))
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,11 +80,11 @@ def collect(court: Court) -> Iterator[Evidence]:
         values, doubts = [_MIDDLE] * len(cells), []
     seeds = court.seeds("verdict", max(_SEEDS, court.preset.seeds))
     cases = [
-        {**cell.case, "rate": rate, "seed": seed}
+        {**cell.case, "rates": [rate], "seed": seed}
         for cell, rate in zip(cells, values, strict=True)
         for seed in seeds
     ]
-    found = court.measure_each(average_precision_of, cases, seconds=seconds)
+    found = [ap for (ap,) in court.measure_each(average_precision_of, cases, seconds=seconds)]
     small, large = found[: len(seeds)], found[len(seeds) :]
     yield Evidence(
         "large-helps-keypoints",
@@ -239,9 +239,15 @@ def average_precision(similarities: npt.ArrayLike, scores: npt.ArrayLike) -> flo
 
 
 def average_precision_of(
-    task: TaskContext, *, batch_size: int, images: int, epochs: int, rate: float, seed: int
-) -> float:
-    """Inside the process that trains: AP of one training, on images that it has not seen."""
+    task: TaskContext,
+    *,
+    batch_size: int,
+    images: int,
+    epochs: int,
+    rates: Sequence[float],
+    seed: int,
+) -> tuple[float, ...]:
+    """Inside the process that trains: AP with each rate, on images that training has not seen."""
     import tensorflow as tf
 
     from tfbatch.claims._small_training import SmallTraining, batches, seeded
@@ -260,16 +266,20 @@ def average_precision_of(
         tf.constant(seen.images),
         tf.constant(heat_maps(seen.keypoints)),
     )
-    steps, order = epochs * images // batch_size, batches(images, batch_size, seed)
-    for step in range(steps):
-        training.step(next(order), rate)
-        if step % 16 == 0:
+
+    def trained(rate: float) -> float:
+        training.restart()
+        order = batches(images, batch_size, seed)
+        for _ in range(epochs * images // batch_size):
+            training.step(next(order), rate)
             task.heartbeat_or_stop()
-    maps = tf.nn.softmax(training.outputs(fresh.images), axis=1).numpy().astype(np.float64)
-    if not np.isfinite(maps).all():
-        return 0.0  # it diverged: nothing is found
-    places, scores = located(maps)
-    return average_precision(similarity(places, fresh.keypoints, fresh.areas), scores)
+        maps = tf.nn.softmax(training.outputs(fresh.images), axis=1).numpy().astype(np.float64)
+        if not np.isfinite(maps).all():
+            return 0.0  # it diverged: nothing is found
+        places, scores = located(maps)
+        return average_precision(similarity(places, fresh.keypoints, fresh.areas), scores)
+
+    return tuple(map(trained, rates))
 
 
 def _network() -> keras.Model:

@@ -72,7 +72,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     doubts: tuple[str, ...] = ()
     tables: dict[Purpose, dict[str, list[float]]] = {}
     try:
-        found = tuned_rates(court, accuracy_of, cells, seconds=_SECONDS)
+        found = tuned_rates(court, accuracies_of, cells, seconds=_SECONDS)
     except InputError as error:  # rehearsed, or not a sequence
         why = str(error)
     else:
@@ -86,13 +86,13 @@ def collect(court: Court) -> Iterator[Evidence]:
         for seed in court.seeds(purpose, court.preset.count(purpose))
         if purpose != "pilot" or cell is cells[0]
     ]
-    cases = [{**cell.case, "rate": rate, "seed": seed} for _, cell, rate, seed in asked]
+    cases = [{**cell.case, "rates": [rate], "seed": seed} for _, cell, rate, seed in asked]
     try:
-        scores = court.measure_each(accuracy_of, cases, seconds=_SECONDS)
+        scores = court.measure_each(accuracies_of, cases, seconds=_SECONDS)
     except InputError as error:
         why = str(error)
     else:
-        for (purpose, cell, _, _), score in zip(asked, scores, strict=True):
+        for (purpose, cell, _, _), (score,) in zip(asked, scores, strict=True):
             kind = str(cell.case["kind"])
             tables.setdefault(purpose, {}).setdefault(kind, []).append(score)
     yield verdict_of(tables, rates, doubts, why)
@@ -147,7 +147,7 @@ def verdict_of(
     )
 
 
-def accuracy_of(
+def accuracies_of(
     task: TaskContext,
     *,
     kind: str,
@@ -155,9 +155,9 @@ def accuracy_of(
     units: int,
     epochs: int,
     most_examples: int,
-    rate: float,
+    rates: Sequence[float],
     seed: int,
-) -> float:
+) -> tuple[float, ...]:
     """Inside the process that trains: accuracy on the validation split, in points.
 
     Args:
@@ -167,7 +167,7 @@ def accuracy_of(
         units: Width of the state.
         epochs: Passes over the examples.
         most_examples: Of a split.
-        rate: The learning rate.
+        rates: One training has each of these learning rates.
         seed: Of weights and order.
 
     Raises:
@@ -179,7 +179,11 @@ def accuracy_of(
 
     inputs, labels, classes = labeled_examples(task, "train", most=most_examples)
     sequences = sequences_of(inputs)
-    count = len(sequences)
+    count, size = len(sequences), min(batch_size, len(sequences))
+    fresh_inputs, truth, _ = labeled_examples(task, "validation", most=most_examples)
+    fresh = sequences_of(fresh_inputs)
+    if fresh.ndim == 2:  # tokens that training never saw are one
+        fresh = np.minimum(fresh, sequences.max() + 1)
     with seeded(seed):
         model = network(sequences, classes, kind=kind, units=units)
     training = SmallTraining(
@@ -188,18 +192,18 @@ def accuracy_of(
         tf.constant(sequences),
         tf.constant(labels),
     )
-    order = batches(count, min(batch_size, count), seed)
-    for step in range(max(1, epochs * count // batch_size)):
-        training.step(next(order), rate)
-        if step % 16 == 0:
+
+    def trained(rate: float) -> float:
+        training.restart()
+        order = batches(count, size, seed)
+        for _ in range(max(1, epochs * count // size)):
+            training.step(next(order), rate)
             task.heartbeat_or_stop()
-    inputs, truth, _ = labeled_examples(task, "validation", most=most_examples)
-    fresh = sequences_of(inputs)
-    if fresh.ndim == 2:  # tokens that training never saw are one
-        fresh = np.minimum(fresh, sequences.max() + 1)
-    logits = training.outputs(fresh).numpy()
-    right = (logits.argmax(axis=1) == truth) & np.isfinite(logits).all(axis=1)
-    return float(100 * right.mean())
+        logits = training.outputs(fresh).numpy()
+        right = (logits.argmax(axis=1) == truth) & np.isfinite(logits).all(axis=1)
+        return float(100 * right.mean())
+
+    return tuple(map(trained, rates))
 
 
 def sequences_of(inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:

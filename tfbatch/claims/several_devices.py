@@ -101,7 +101,13 @@ def collect(court: Court) -> Iterator[Evidence]:
 def _efficiency(court: Court, blank: Evidence, devices: int) -> Evidence:
     study = court.study
     number = devices if devices > 1 else _IMAGINED
-    knee = knee_of({one.batch_size: one for one in court.step_times(study.sizes)}).batch_size
+    times = {one.batch_size: one for one in court.step_times(study.sizes)}
+    try:
+        knee = knee_of(times).batch_size
+    except UntestableError as error:
+        # The larger the knee, the less an example is worth at a multiple of it.
+        bound = _predicted(court, study.large, number) if study.large in times else ""
+        raise UntestableError(f"{error}{bound}") from error
     together = number * knee
     if together > court.workload.num_examples // 2:
         raise UntestableError(
@@ -116,7 +122,7 @@ def _efficiency(court: Court, blank: Evidence, devices: int) -> Evidence:
         effects=tuple(value - _WORTH for value in found),
         finding=f"{imagined}{number} devices at their knee, {knee}: an example in a batch of "
         f"{together} is worth {statistics.fmean(found):.2f} of one in a batch of {knee}, and "
-        f"{_WORTH} is asked for{_predicted(court, knee)}",
+        f"{_WORTH} is asked for{_predicted(court, knee, _MANY)}",
         doubts=study.doubts("tuned", "target", (knee, together)),
         censored=fell_short(*runs.values()),
     )
@@ -132,21 +138,26 @@ def efficiencies(at_knee: Sequence[float], together: Sequence[float]) -> list[fl
     return [math.exp(one - other) for one, other in zip(at_knee, together, strict=True)]
 
 
-def _predicted(court: Court, knee: int) -> str:
-    """What the hyperbola of McCandlish et al. 2018 says of many devices."""
+def _predicted(court: Court, knee: int, number: int) -> str:
+    """What the hyperbola of McCandlish et al. 2018 says of so many devices at a knee.
+
+    It is fitted from B0 on: small batches take long, and tell little of large ones.
+    """
     from tfbatch.estimators.critical_batch_size import fit_critical_batch_size
 
-    runs = [
-        run for size in court.study.sizes for run in court.study.updates_to_target(size, "tuned")
-    ]
+    study = court.study
+    sizes = [size for size in study.sizes if size >= study.base]
     try:
+        runs = [run for size in sizes for run in study.updates_to_target(size, "tuned")]
         fit = fit_critical_batch_size(runs)
-    except InputError:
+    except (InputError, UntestableError):
         return ""
-    line = fit.hyperbola
-    share = line.examples(knee) / line.examples(_MANY * knee)
+    share = fit.hyperbola.examples(knee) / fit.hyperbola.examples(number * knee)
     doubts = f" (weak: {'; '.join(fit.doubts)})" if fit.doubts else ""
-    return f"; for {_MANY} devices {share:.2f} is predicted{doubts}"
+    return (
+        f"; an example of {number} devices at {knee} each is predicted to be worth "
+        f"{share:.2f}{doubts}"
+    )
 
 
 def _speed(court: Court, blank: Evidence, devices: int) -> Evidence:
