@@ -81,7 +81,7 @@ def predict(
     found = []
     for batch in batches:
         asked = [SurfacePoint(batch, float(u)) for u in grid]
-        # The surface has ten numbers: the covariance of many points has few values above 0.
+        # The surface has nine numbers: the covariance of many points has few values above 0.
         variances, directions = np.linalg.eigh(surface.covariance(asked, asked))
         root = directions * np.sqrt(np.maximum(variances, 0.0))
         normal = np.random.default_rng(0).standard_normal((_DRAWS, len(grid)))

@@ -77,7 +77,10 @@ def test_each_image_size_is_measured_several_times():
     simulated = OfImages()
     list(image_size.collect(simulated))
 
-    assert sorted(simulated.measured) == [(s, n) for s in (0.5, 1.0, 1.5) for n in range(3)]
+    (*_, memory) = image_size.collect(simulated)
+
+    assert "25, 100, 225 kB at 0.5, 1, 1.5 times the width" in memory.finding
+    assert sorted(set(simulated.measured)) == [(s, n) for s in (0.5, 1.0, 1.5) for n in range(3)]
 
 
 def test_a_best_size_that_falls_with_the_images_is_told_from_one_that_does_not():

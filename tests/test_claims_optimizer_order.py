@@ -18,6 +18,7 @@ from tfbatch.claims.optimizer_order import (
     Cell,
     adam,
     batches_of,
+    bounds,
     chosen,
     descend,
     further,
@@ -230,6 +231,13 @@ def test_second_order_must_be_hurt_more_than_both_of_first_order():
 def test_second_order_needs_thousands(needed, word):
     found = judged(optimizer_order, _Optimized(lambda method, size: 0.4 if size < needed else 0.1))
     assert {found[THOUSANDS, method].word for method in METHODS} == {word}
+
+
+def test_seeds_that_need_all_examples_do_not_show_that_fewer_than_a_thousand_are_enough():
+    few, enough = (16, 64, 256, 1024, 1085), (16, 64, 256, 1024, 4096)
+    assert "3 of 10 seeds need all 1085" in bounds(few, [100.0] * 7 + [1080.0] * 3)[0]
+    assert bounds(few, [100.0] * 8 + [1080.0] * 2) == ()
+    assert bounds(enough, [3000.0] * 10) == ()  # they show that more are needed
 
 
 def test_fewer_than_a_thousand_examples_cannot_tell_of_thousands():

@@ -12,7 +12,7 @@ PRIOR = SurfacePrior()
 def true_value(point, *, slope=-0.2):
     """Optimum one octave above the rule at the reference, falling with the batch size."""
     u = point.rate - 1.0 - slope * point.batch
-    return 0.5 + 0.02 * point.batch + 0.06 * u**2 + point.remaining * (0.3 + 0.05 * point.batch)
+    return 0.5 + 0.02 * point.batch + 0.06 * u**2 + 0.3 * point.remaining
 
 
 def test_errors_are_logarithms_and_what_is_far_is_drawn_near():

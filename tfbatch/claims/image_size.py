@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -136,7 +137,7 @@ def _speed(
 def _memory(court: Court) -> Evidence:
     """The exponent of the side in what an example costs, less 2."""
     sizes = climb_of(court.workload.num_examples)
-    effects, untestable = [], ""
+    effects, every, untestable = [], [], ""
     try:
         for attempt in range(_TIMES):
             costs = [
@@ -150,9 +151,13 @@ def _memory(court: Court) -> Evidence:
                 for scale in _SCALES
             ]
             effects.append(exponent(_SCALES, costs) - _EXPONENT)
+            every.append(costs)
     except (InputError, UntestableError) as error:
         untestable = str(error)
-    mean = _EXPONENT + (sum(effects) / len(effects) if effects else math.nan)
+    mean = _EXPONENT + (statistics.fmean(effects) if effects else math.nan)
+    kilobytes = ", ".join(
+        f"{statistics.fmean(cost) / 1e3:.3g}" for cost in zip(*every, strict=True)
+    )
     return Evidence(
         _CLAIM,
         effects=() if untestable else tuple(effects),
@@ -161,9 +166,8 @@ def _memory(court: Court) -> Evidence:
         axis="memory",
         policy="no",
         finding=f"bytes of an example grow with the side of the images to the power {mean:.2f}, "
-        f"less 2: peaks of {_TIMES} processes for each of "
-        f"{', '.join(f'{scale:g}' for scale in _SCALES)} times the width, batch sizes "
-        f"{', '.join(map(str, sizes))}",
+        f"less 2: {kilobytes} kB at {', '.join(f'{scale:g}' for scale in _SCALES)} times the "
+        f"width, by peaks of {_TIMES} processes each at batch sizes {', '.join(map(str, sizes))}",
         part="memory",
         untestable=untestable,
     )

@@ -264,7 +264,7 @@ def _hurt(measured: _Measured, method: str) -> Evidence:
 
 
 def _thousands(measured: _Measured, method: str) -> Evidence:
-    """The smallest batch that is as good as the full one, in octaves above 1000."""
+    """The smallest batch that is as good as the full one, over 1000."""
     sizes = measured.sizes
     cells = [Cell(method, size) for size in sizes]
     blank = _blank(_THOUSANDS, method, 0.0)
@@ -282,13 +282,34 @@ def _thousands(measured: _Measured, method: str) -> Evidence:
     found = told(blank, find)
     if found.untestable:
         return found
-    typical = _MANY * math.exp(statistics.fmean(found.effects))
+    needed = [_MANY * math.exp(effect) for effect in found.effects]
     ends = ", ".join(f"{_typical(measured.losses(cell))} at {cell.size}" for cell in cells)
     return dataclasses.replace(
         found,
-        finding=f"{method}: from a batch of {typical:.0f} on the loss of all {sizes[-1]} examples "
-        f"after {measured.evaluations} gradients is within 10 % of the full batch's; shares "
-        f"of the initial loss left: {ends}",
+        finding=f"{method}: from a batch of {statistics.geometric_mean(needed):.0f} on the loss of "
+        f"all {sizes[-1]} examples after {measured.evaluations} gradients is within 10 % of the "
+        f"full batch's; shares of the initial loss left: {ends}",
+        doubts=bounds(sizes, needed),
+    )
+
+
+def bounds(sizes: Sequence[int], needed: Sequence[float]) -> tuple[str, ...]:
+    """Why fewer than a thousand may not be enough: where all examples are needed, more might be.
+
+    That more are, a bound shows too.
+
+    Args:
+        sizes: Batch sizes, ascending; the last is the full batch.
+        needed: The smallest good size of each seed.
+    """
+    from tfbatch.estimators.verdict import LARGEST_CENSORED_SHARE
+
+    count = sum(size > sizes[-2] for size in needed)
+    if count <= LARGEST_CENSORED_SHARE * len(needed) or statistics.geometric_mean(needed) >= _MANY:
+        return ()
+    return (
+        f"{count} of {len(needed)} seeds need all {sizes[-1]} examples, and might need more of a "
+        "larger data set",
     )
 
 

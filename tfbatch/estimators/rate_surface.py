@@ -2,19 +2,18 @@
 
 A value y (small is good; see `as_error`) of batch size B, learning rate and length is modeled as
 
-    y = level + b a_1 + b^2 a_2 + u a_3 + u^2 a_4 + b u a_5 + r (a_6 + b a_7 + u a_8 + u^2 a_9)
-        + noise
+    y = level + b a_1 + b^2 a_2 + u a_3 + u^2 a_4 + b u a_5 + r (a_6 + u a_7 + u^2 a_8) + noise
 
 with b = log2(B / reference), u = octaves of the rate around its expected optimum, and r = log2(full
 length / length), the octaves that remain. The square in u has one curvature for all batch sizes;
 a_5 lets the optimum move with B in a straight line, away from where it is expected; the terms in r
-correct what short trainings say: they have too few updates for a large B, a_7. All coefficients
-have normal priors, so that the posterior has a closed form (Bayesian linear regression: Rasmussen
-and Williams 2006, section 2.1). The scales of noise and prior are those of highest marginal
-likelihood times prior. A run that goes on keeps most of what its seed did to it (in the replay of
-digits the correlation with the end is 0.9 from a quarter of the length on): another seed tells the
-mean, not a longer training. Noise grows with the distance from the best value: near the best a
-square is a good form, far away nothing depends on it.
+say how level, optimum and curvature of short trainings differ. All coefficients have normal priors,
+so that the posterior has a closed form (Bayesian linear regression: Rasmussen and Williams 2006,
+section 2.1). The scales of noise and prior are those of highest marginal likelihood times prior. A
+run that goes on keeps most of what its seed did to it (in the replay of digits the correlation with
+the end is 0.9 from a quarter of the length on): another seed tells the mean, not a longer training.
+Noise grows with the distance from the best value: near the best a square is a good form, far away
+nothing depends on it.
 """
 
 from __future__ import annotations
@@ -74,8 +73,6 @@ class SurfacePrior:
         slope_deviation: Standard deviation of that.
         batch: How much a doubled batch loses at the full length: it has half the updates.
         curvature: Of y in the octaves of the rate, per octave squared.
-        remaining_batch: How much a doubled batch loses for each octave of length that remains.
-        remaining_batch_deviation: Standard deviation of that.
     """
 
     center: float = 0.0
@@ -83,13 +80,11 @@ class SurfacePrior:
     slope_deviation: float = 0.3
     curvature: float = 0.06
     batch: float = 0.03
-    remaining_batch: float = 0.05
-    remaining_batch_deviation: float = 0.05
 
     def coefficients(self) -> tuple[Array, Array]:
-        """Means and standard deviations of the coefficients a_0 to a_9."""
+        """Means and standard deviations of the coefficients a_0 to a_8."""
         c = self.curvature
-        mean = [0.0, self.batch, 0.0, 0.0, c, 0.0, 0.3, self.remaining_batch, 0.0, 0.0]
+        mean = [0.0, self.batch, 0.0, 0.0, c, 0.0, 0.3, 0.0, 0.0]
         deviation = [
             10.0,
             0.06,
@@ -98,7 +93,6 @@ class SurfacePrior:
             0.7 * c,
             2 * c * self.slope_deviation,
             0.3,
-            self.remaining_batch_deviation,
             0.06,
             0.02,
         ]
@@ -109,7 +103,7 @@ class SurfacePrior:
         b = np.array([point.batch for point in points])
         r = np.array([point.remaining for point in points])
         u = np.array([point.rate for point in points]) - self.center - self.slope * b
-        return np.stack([b**0, b, b**2, u, u**2, b * u, r, r * b, r * u, r * u**2], axis=1)
+        return np.stack([b**0, b, b**2, u, u**2, b * u, r, r * u, r * u**2], axis=1)
 
 
 def as_error(scores: Sequence[float], direction: Direction) -> Array:

@@ -166,8 +166,8 @@ def unanimous(chosen: Verdict, others: Sequence[Verdict]) -> Verdict:
             max(against, key=lambda one: _or(one.p_value, 1.0)),
             word="INCONCLUSIVE",
             label="",
-            reason=f"the sizes that other seeds chose speak {word} the claim, another one that "
-            "could be the best does not",
+            reason=f"what other seeds chose speaks {word} the claim, another choice that could be "
+            "the best does not",
         )
     return max((chosen, *others), key=lambda one: _or(one.p_value, 1.0))
 

@@ -66,7 +66,6 @@ class Settings(OracleSettings):
         pilot: Whether the best of the bracket is repeated with another seed, for the noise.
         seeds: Whether a cell may be judged again with another seed.
         ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
-        bias: Whether the surface corrects what short trainings say of large batches.
         bounded: Whether the rate is held at twice the highest that has trained.
         schedules: Whether the other schedules of the space compete in whole runs at the end.
     """
@@ -84,7 +83,6 @@ class Settings(OracleSettings):
     pilot: bool = True
     seeds: bool = True
     ladder: bool = True
-    bias: bool = True
     bounded: bool = True
     schedules: bool = True
 
@@ -333,10 +331,7 @@ class Trunks:
         slope = 0.0
         if exponent is not None:
             slope = (0.8 if exponent > 0.75 else 0.6) - exponent
-        prior = SurfacePrior(center=self._cells.start, slope=slope)
-        if self._settings.bias:
-            return prior
-        return dataclasses.replace(prior, remaining_batch=0.0, remaining_batch_deviation=0.0)
+        return SurfacePrior(center=self._cells.start, slope=slope)
 
     def _point(self, cell: Cell, length: int, seed: int | None = None) -> SurfacePoint:
         """Where a training lies; without a seed, the mean over all seeds."""
