@@ -114,6 +114,10 @@ def test_noise_helps_only_where_no_rate_without_it_does_as_well():
     assert "HOLDS" not in words(lambda arm, rate: 0.3)
 
 
+def test_noise_that_does_not_do_what_that_of_batches_does_is_no_stand_in_for_it():
+    assert words(lambda arm, rate: 0.3 if arm[0] else 0.6) == {"INCONCLUSIVE"}
+
+
 def test_a_descent_that_diverged_is_worth_the_untrained_model():
     court = court_of(lambda arm, rate: math.nan if arm[1] else 1e9)
     (first, _) = injected_noise.collect(court)

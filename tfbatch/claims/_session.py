@@ -68,12 +68,13 @@ if TYPE_CHECKING:
     from tfbatch.training.devices import Devices
     from tfbatch.workers import Slot
 
-_EVIDENCE_VERSION = 5
+_EVIDENCE_VERSION = 6
 """Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
 
 1: sizes were chosen by the seeds that judge; files had no version. 2: they named no machine.
 3: pilot runs that diverged set the target, and nothing asked whether it can be reached. 4: a target
 reached at once was no bound, and pairs that diverged were left out of an oscillation in silence.
+5: injected noise was taken for that of batches also where these did better.
 """
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""

@@ -40,6 +40,10 @@ Arm = tuple[float, float]
 """The share of the gradient that is a batch's own, and the variance of the noise that is added to
 the rest, in that of a batch of B0."""
 _NONE, _NOISE, _FOUR_TIMES, _BATCH = ARMS = ((0.0, 0.0), (0.0, 1.0), (0.0, 4.0), (1.0, 0.0))
+_UNLIKE = (
+    "batches themselves do better than the full batch, and noise that is alike in all directions "
+    "does not: it does not stand for theirs"
+)
 _HIGHER = 2.0
 """Without noise the best rate may be higher: what has none has this rate too."""
 
@@ -52,7 +56,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     study = court.study
     rate = study.rate(study.base, "fixed", "epochs")
     size = study.base
-    finding, found, why = "", Contest(0, 0, ()), ""
+    finding, found, why, unlike = "", Contest(0, 0, ()), "", False
     try:
         scores = {purpose: _scores(court, rate.value, purpose) for purpose in ("verdict", "tuning")}
         names = list(scores["verdict"])
@@ -62,6 +66,8 @@ def collect(court: Court) -> Iterator[Evidence]:
         found = contest(judging, choosing, (0, 1), (2, 3))
         batch = statistics.fmean(scores["verdict"]["batch"])
         full = statistics.fmean(scores["verdict"][names[2]])
+        # Noise that does not do what that of batches does is no stand-in for it.
+        unlike = batch - full >= study.margin > statistics.fmean(found.effects)
         finding = (
             f"the metric of the full batch with {names[found.one]} less {names[found.other]}, both "
             f"chosen by other seeds; batches of {size} of the same examples are better by "
@@ -79,7 +85,7 @@ def collect(court: Court) -> Iterator[Evidence]:
             policy="fixed",
             finding=finding,
             part="injected",
-            doubts=rate.doubts,
+            doubts=(*rate.doubts, *((_UNLIKE,) if unlike else ())),
             untestable=why,
         )
         yield blank if why else told(blank, lambda: found)
