@@ -85,7 +85,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class TunedNumber:
     """What was tuned for a cell.
 
     Attributes:
@@ -129,13 +129,13 @@ class _Measured:
         """
         return self._found[cell][1]
 
-    def tuned(self, cell: Cell) -> tuple[Setting, float]:
+    def tuned(self, cell: Cell) -> tuple[TunedNumber, float]:
         """What was chosen, and the mean of the log of the loss of the tuning seeds with it."""
         setting, _, choosing = self._found[cell]
         return setting, statistics.fmean(choosing)
 
     @functools.cached_property
-    def _found(self) -> dict[Cell, tuple[Setting, list[float], list[float]]]:
+    def _found(self) -> dict[Cell, tuple[TunedNumber, list[float], list[float]]]:
         cells = self._asked()
         tried: dict[Cell, dict[int, list[float]]] = {cell: {} for cell in cells}
         while wanted := {c: more for c in cells if (more := further(c, tried[c], self.count))}:
@@ -214,13 +214,13 @@ def further(cell: Cell, tried: Mapping[int, Sequence[float]], count: int) -> lis
     return [value for value in (best - 1, best + 1) if value not in tried and best % 2 == 0]
 
 
-def chosen(cell: Cell, tried: Mapping[int, Sequence[float]]) -> Setting:
+def chosen(cell: Cell, tried: Mapping[int, Sequence[float]]) -> TunedNumber:
     """The best of what was tried."""
     best = _best(tried)
     if cell.first_order and best in (min(tried), max(tried)):
         rate = f"the best rate of {cell.method} at batch size {cell.size}"
-        return Setting(best, f"{rate} is at the edge of those that were tried")
-    return Setting(best)
+        return TunedNumber(best, f"{rate} is at the edge of those that were tried")
+    return TunedNumber(best)
 
 
 def _best(tried: Mapping[int, Sequence[float]]) -> int:
@@ -365,7 +365,7 @@ def losses_at_the_end(
     Args:
         task: Model and data.
         configuration: What the model is built with.
-        runs: The optimizer, the batch size and what was tuned for them; see Setting.
+        runs: The optimizer, the batch size and what was tuned for them; see TunedNumber.
         evaluations: Gradients of one batch that each may take.
         seed: Of the initial weights and the batches.
 
