@@ -15,7 +15,7 @@ is a line of the output as soon as it has ended, and the same command goes on be
 engine's; that of `tfbatch` to `tfbatch_random` is the algorithm's.
 
 Result: not measured on an idle machine yet.
-Evidence: benchmarks/results/searches.md
+Evidence: none yet
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 
 from tfbatch.claims import claims
+from tfbatch.claims._claim import Evidence
 from tfbatch.claims._court import Court, Run, Workload
 from tfbatch.claims._preset import PRESETS
 from tfbatch.configuration import Configuration
@@ -93,6 +94,22 @@ def judged(card, simulated):
         assert parts[one.claim, one.part].card == card.CARD
         found[one.claim, one.part] = one.verdict(parts[one.claim, one.part].kind)
     return found
+
+
+def word_of(contest, *, margin, kind="difference"):
+    """The word on what a contest has found."""
+    evidence = Evidence(
+        "",
+        effects=tuple(map(float, contest.effects)),
+        rivals=contest.rivals,
+        alternatives=contest.alternatives,
+        margin=margin,
+        unit="",
+        axis="epochs",
+        policy="tuned",
+        finding="",
+    )
+    return evidence.verdict(kind).word
 
 
 def hashable(configuration):

@@ -12,8 +12,8 @@ import math
 import numpy as np
 import pytest
 
+from tests.court_fixtures import word_of
 from tfbatch.claims import early_probe
-from tfbatch.claims._claim import Evidence
 from tfbatch.claims._pairs import contest, widest
 
 COURTS = 600
@@ -30,19 +30,8 @@ def share(word, *, find, means, kind="difference", margin=1.0, seeds=10, tuning=
             dict(enumerate(generator.normal(np.array(means)[:, None], 1.0, (len(means), n))))
             for n in (seeds, tuning)
         )
-        found = find(table, choosing)
-        evidence = Evidence(
-            "",
-            effects=tuple(map(float, found.effects)),
-            rivals=found.rivals,
-            alternatives=found.alternatives,
-            margin=0.0 if kind == "threshold" else margin,
-            unit="",
-            axis="epochs",
-            policy="tuned",
-            finding="",
-        )
-        count += evidence.verdict(kind).word == word
+        least = 0.0 if kind == "threshold" else margin
+        count += word_of(find(table, choosing), margin=least, kind=kind) == word
     return count / COURTS
 
 

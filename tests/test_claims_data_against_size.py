@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from tests.court_fixtures import SimulatedCourt, hashable, judged, noise_of
+from tests.court_fixtures import SimulatedCourt, hashable, judged, noise_of, word_of
 from tests.test_claims_choices import COURTS, WRONG
 from tfbatch.claims import data_against_size
 from tfbatch.claims._changed_data import DataChange
-from tfbatch.claims._claim import Evidence, UntestableError
+from tfbatch.claims._claim import UntestableError
 from tfbatch.claims.data_against_size import against, extremes
 
 
@@ -29,19 +29,7 @@ def share_of(word, *, data, sizes, margin=0.8, seeds=10, tuning=2, not_chosen=()
             for means in (data, sizes)
             for n in (seeds, tuning)
         ]
-        found = against(*tables)
-        evidence = Evidence(
-            "",
-            effects=tuple(map(float, found.effects)),
-            rivals=found.rivals,
-            alternatives=found.alternatives,
-            margin=margin,
-            unit="",
-            axis="epochs",
-            policy="tuned",
-            finding="",
-        )
-        count += evidence.verdict("difference").word == word
+        count += word_of(against(*tables), margin=margin) == word
     return count / COURTS
 
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from tests.court_fixtures import SimulatedCourt, hashable, judged, noise_of
+from tests.court_fixtures import SimulatedCourt, hashable, judged, noise_of, word_of
 from tests.test_claims_choices import COURTS, SIZES, WRONG
 from tfbatch.claims import data_size
-from tfbatch.claims._claim import Evidence, UntestableError
+from tfbatch.claims._claim import UntestableError
 from tfbatch.claims._pairs import moves_up
 
 
@@ -24,19 +24,7 @@ def share_of(word, *, before, after, deviations=(1.0, 1.0), margin=0.8, seeds=10
             for n in (seeds, tuning)
             for means, d in zip((before, after), deviations, strict=True)
         ]
-        found = moves_up(*tables).contest
-        evidence = Evidence(
-            "",
-            effects=tuple(map(float, found.effects)),
-            rivals=found.rivals,
-            alternatives=found.alternatives,
-            margin=margin,
-            unit="",
-            axis="epochs",
-            policy="tuned",
-            finding="",
-        )
-        count += evidence.verdict("difference").word == word
+        count += word_of(moves_up(*tables).contest, margin=margin) == word
     return count / COURTS
 
 

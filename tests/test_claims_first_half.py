@@ -70,10 +70,13 @@ def test_copies_cost_the_full_batch_four_times_the_examples_and_small_ones_nothi
     generator = np.random.default_rng(1)
     targets = 1.0 + 0.05 * generator.normal(size=64)
 
+    def loss(weights, chosen):
+        away = weights[0] - targets[chosen]
+        return float((away**2).mean()), np.array([2 * away.mean()])
+
     def cost(copies):
         return redundancy.descend(
-            lambda w: float(((w[0] - targets) ** 2).mean()),
-            lambda w, chosen: np.array([2 * (w[0] - targets[chosen]).mean()]),
+            loss,
             np.array([0.0]),
             count=64,
             copies=copies,

@@ -235,3 +235,16 @@ def test_a_stop_reaches_the_cases_that_run_and_begins_no_other(two_workers):
         engine.call_each(task, [{"number": n} for n in range(9)], ended)
     assert sorted(begun) == [0, 1]
     assert told == {0: 0}
+
+
+def test_cases_that_were_not_begun_for_a_stop_are_no_result(two_workers):
+    engine, stop = two_workers
+    told = {}
+
+    def task(_, *, number):
+        stop.set()
+        return number
+
+    with pytest.raises(StoppedError):
+        engine.call_each(task, [{"number": n} for n in range(9)], told.__setitem__)
+    assert set(told) <= {0, 1}

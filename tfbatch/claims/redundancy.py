@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._flat_weights import FlatLoss, Indices, Vector
 from tfbatch.claims._pairs import Contest, fell_short, told
 from tfbatch.claims.extremes import model_and_examples, taken
 from tfbatch.claims.steps_to_target import log_examples
@@ -45,7 +45,6 @@ _LONGEST = 8
 _MOST_EXAMPLES = 256
 _NEARLY = 0.99
 _SECONDS = 4.0
-Vector = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,34 +147,13 @@ def cost_of_copies(
     Raises:
         InputError: The gradient cannot be measured.
     """
-    from tfbatch.gradients.loss import batch_loss, gradients_of
-
     model, examples = model_and_examples(task, configuration, seed=seed)
     count = min(len(examples[-1]), _MOST_EXAMPLES)
     chosen = taken(examples, np.arange(count))
-    variables = model.trainable_variables
-    shapes = [tuple(variable.shape) for variable in variables]
-    ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-
-    def put(weights: Vector) -> None:
-        task.heartbeat_or_stop()
-        for variable, part, shape in zip(variables, np.split(weights, ends), shapes, strict=True):
-            variable.assign(part.reshape(shape))
-
-    def loss(weights: Vector) -> float:
-        put(weights)
-        return float(batch_loss(model, chosen, training=False))
-
-    def gradient(weights: Vector, indices: npt.NDArray[np.intp]) -> Vector:
-        put(weights)
-        parts = gradients_of(model, taken(chosen, indices), training=False)
-        return np.concatenate([part.numpy().astype(np.float64).ravel() for part in parts])
-
-    start = np.concatenate([variable.numpy().astype(np.float64).ravel() for variable in variables])
+    loss = FlatLoss(model, chosen, heartbeat=task.heartbeat_or_stop)
     return descend(
         loss,
-        gradient,
-        start,
+        loss.start,
         count=count,
         copies=copies,
         size=max(1, min(configuration.batch_size, count // 8)),
@@ -185,8 +163,7 @@ def cost_of_copies(
 
 
 def descend(
-    loss: Callable[[Vector], float],
-    gradient: Callable[[Vector, npt.NDArray[np.intp]], Vector],
+    loss: Callable[[Vector, Indices], tuple[float, Vector]],
     start: Vector,
     *,
     count: int,
@@ -198,8 +175,7 @@ def descend(
     """Descends with the full batch, then with small ones to the same loss.
 
     Args:
-        loss: Of all examples, at some weights.
-        gradient: At some weights, the mean over the examples with these indices.
+        loss: Loss and gradient at some weights, the mean over the examples with these indices.
         start: The initial weights.
         count: Number of examples without copies.
         copies: How often each is there.
@@ -207,12 +183,14 @@ def descend(
         rate: The learning rate of both.
         generator: Draws the small batches.
     """
-    everything = np.tile(np.arange(count), copies)
-    before, weights = loss(start), start
-    losses = []
-    for _ in range(_UPDATES):
-        weights = weights - rate * gradient(weights, everything)
-        losses.append(loss(weights))
+    originals = np.arange(count)
+    everything = np.tile(originals, copies)
+    weights, values = start, []
+    for _ in range(_UPDATES + 1):
+        value, slope = loss(weights, everything)
+        values.append(value)
+        weights = weights - rate * slope
+    before, *losses = values
     if not losses[-1] < before:
         why = f"{_UPDATES} updates of the full batch do not lower the loss"
         return CostOfCopies(math.nan, math.nan, reached=False, why=why)
@@ -223,8 +201,8 @@ def descend(
         if len(order) < size:
             order = generator.permutation(everything)
         batch, order = order[:size], order[size:]
-        weights = weights - rate * gradient(weights, batch)
-        if loss(weights) <= target:
+        weights = weights - rate * loss(weights, batch)[1]
+        if loss(weights, originals)[0] <= target:
             return CostOfCopies(float(full * len(everything)), float(update * size), reached=True)
     most = _LONGEST * _UPDATES * size
     return CostOfCopies(float(full * len(everything)), float(most), reached=False)

@@ -120,11 +120,12 @@ class WorkerProcesses:
         running: dict[int, Slot] = {}
         failure: Exception | None = None
         self.devices  # noqa: B018 - all workers are started
+        for slot in self.slots:
+            if slot.future is not None:  # it was only starting up
+                self.first_result(slot)
         while running or (waiting and failure is None and not self.stop_requested()):
             for slot in self.slots if failure is None and not self.stop_requested() else []:
                 if waiting and slot not in running.values():
-                    if slot.future is not None:  # it was only starting up
-                        self.first_result(slot)
                     case = waiting.popleft()
                     slot.submit(perform, records, task, **cases[case])
                     running[case] = slot
