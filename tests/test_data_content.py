@@ -199,11 +199,23 @@ def test_the_thresholds_are_their_closed_forms():
     assert overlap_is_excessive(0.26, 0.04, num_examples=100, num_training=100)
     assert not overlap_is_excessive(0.24, 0.06, num_examples=100, num_training=100)
     assert not overlap_is_excessive(0.009, 0.0, num_examples=10**6, num_training=10**6)
-    # 31 dropped of 100 + 31.
-    assert not changed_is_told(0.23, dropped=31, stored=100, overlapping=False)
-    assert changed_is_told(0.24, dropped=31, stored=100, overlapping=False)
-    assert not changed_is_told(8 / 27, dropped=0, stored=100, overlapping=True)
-    assert changed_is_told(0.02, dropped=0, stored=100, overlapping=False)
+    # 31 dropped of 100 + 31: 0.237 and four standard errors of sqrt(.237 * .763 * 31 / 130 / 100).
+    read = {"stored": 100, "checked": 100}
+    assert not changed_is_told(0.31, dropped=31, **read, overlapping=False)
+    assert changed_is_told(0.33, dropped=31, **read, overlapping=False)
+    assert not changed_is_told(8 / 27, dropped=0, **read, overlapping=True)
+    assert changed_is_told(0.02, dropped=0, **read, overlapping=False)
+
+
+def test_what_the_cut_leaves_out_by_chance_is_seldom_told():
+    """The worst cut, N = n + b - 1, simulated: half of its draws are beyond the mean share."""
+    shares = np.random.default_rng(0).hypergeometric(31, 32, 32, size=20_000) / 32
+
+    def told(share):
+        return changed_is_told(share, dropped=31, stored=32, checked=32, overlapping=False)
+
+    assert np.mean([told(share) for share in shares]) < 1e-3
+    assert told(1.0)
 
 
 # Missing values

@@ -209,21 +209,32 @@ def overlap_note(split: str, *, overlap: float, repeats: float, num_examples: in
     )
 
 
-def changed_is_told(changed: float, *, dropped: int, stored: int, overlapping: bool) -> bool:
-    """Whether a second pass over a Dataset has new examples that neither order nor cut explains.
+def changed_is_told(
+    changed: float, *, dropped: int, stored: int, checked: int, overlapping: bool
+) -> bool:
+    """Whether a second pass over a Dataset has new examples beyond order, cut and chance.
 
     A Dataset that drops its last short batch of b leaves out other examples in each order: up to
-    (b - 1) / (n + b - 1) of its examples, for n that were read. Where `shuffle` comes before
-    `take` and `skip`, an example was in no split at the first reading with the probability
-    prod(1 - f) over the splits' shares f: at most 1/4 for two splits, 8/27 for three.
+    f = (b - 1) / N of its examples, for N = n + b - 1 and n that were read. Of m that are read
+    again the share that is new is hypergeometric, with the standard error
+
+        sqrt(f * (1 - f) * (N - m) / (N - 1) / m)
+
+    of which four are allowed. Where `shuffle` comes before `take` and `skip`, an example was in
+    no split at the first reading with the probability prod(1 - f) over the splits' shares f: at
+    most 1/4 for two splits, 8/27 for three.
 
     Args:
         changed: Share of a second pass's examples that were in no split at the first, in [0, 1].
         dropped: Most examples that the Dataset may have dropped: b - 1, or 0.
-        stored: Examples that were read.
+        stored: Examples that were read at the first pass, n.
+        checked: Examples that were read at the second, m.
         overlapping: Whether splits share examples, see `overlap_is_excessive`.
     """
-    explained = max(_LEAST_SHARE, dropped / (stored + dropped))
+    total = stored + dropped
+    share = dropped / total
+    error = math.sqrt(share * (1 - share) * (total - checked) / max(1, total - 1) / checked)
+    explained = max(_LEAST_SHARE, share + _STANDARD_ERRORS * error)
     return changed > (max(explained, 1 / 3) if overlapping else explained)
 
 

@@ -289,7 +289,11 @@ def _repetition(
                 yield moved_note(split, moved=float(moved.mean()), other=other)
         share = float(changed.mean())
         told = changed_is_told(
-            share, dropped=scan.dropped, stored=scan.count, overlapping=bool(overlapping)
+            share,
+            dropped=scan.dropped,
+            stored=scan.count,
+            checked=len(found),
+            overlapping=bool(overlapping),
         )
         if told and function is None:
             yield frozen_note(split, changed=share, stored=scan.count)
