@@ -5,20 +5,37 @@ The device is the CPU here: the same code, and no GPU is needed.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from augmentation_snippets import snippet
+from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 from tfbatch.augmentations import AUGMENTATIONS
+from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
 from tfbatch.pipeline import PreparedData, device_data
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
-from tfbatch.pipeline.device_data import HeldData, StaysOnHostError, gives_chosen
+from tfbatch.pipeline.device_data import HeldData, StaysOnHostError
 from tfbatch.records.writer import write_records
+from tfbatch.request.execution import Execution
+from tfbatch.training import data_place, devices
+from tfbatch.training.data_place import place_data
+from tfbatch.training.devices import Place, workers_on_a_gpu
+from tfbatch.training.evaluation import evaluate
+from tfbatch.training.program import held_by
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.step_times import time_training
+from tfbatch.training.trial import run_trial
+from tfbatch.training.workload import Workload
+from tfbatch.trial.outcome import TrialSpec
 
 SIZE = 37  # prime: no batch size divides it
 CHAIN = [
@@ -120,6 +137,49 @@ def test_every_augmentation_draws_and_changes_the_same(prepared, chain):
     assert_same_stream(data, **STREAMS["from the middle of an epoch"])
 
 
+def kernels_of(op):
+    """The kernels that a GPU would run an operation with, by its name and its types."""
+    found = []
+    for kernel in get_registered_kernels_for_op(op.type).kernel:
+        fits = kernel.device_type in ("GPU", "DEFAULT")
+        for constraint in kernel.constraint:
+            value = op.get_attr(constraint.name)
+            if isinstance(value, tf.DType):
+                fits &= value.as_datatype_enum in constraint.allowed_values.list.type
+        found += [kernel] * fits
+    return found
+
+
+@pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="TensorFlow without kernels of GPUs")
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_every_operation_is_one_that_gpus_have_and_examples_stay_there(prepared, chain):
+    """TensorFlow's own list of kernels tells it, on any machine."""
+    held = HeldData(prepared(augmentation=chain).device_form(), "CPU:0")
+    element = next(iter(held.training(batch_size=5, seed=1, num_examples=SIZE, at_once=2)))
+
+    @tf.function(autograph=False)
+    def make(chosen, step):
+        return held.block(chosen).batch(step)
+
+    graph = make.get_concrete_function(element, tf.TensorSpec([], tf.int32)).graph
+    operations = [op for op in graph.get_operations() if op.type != "Placeholder"]
+    assert {"GatherV2", "Bitcast", "Cast"} <= {op.type for op in operations}
+    assert {op.type for op in operations if not kernels_of(op)} == set()
+    on_host = {
+        op.name
+        for op in operations
+        if any(kernel.host_memory_arg for kernel in kernels_of(op))
+        # What the stream gives comes from the host, and so does what a function returns of int32.
+        and op.type not in ("Unpack", "Identity")
+        and all(
+            {arg.name for arg in op.op_def.output_arg} <= {*kernel.host_memory_arg}
+            for kernel in kernels_of(op)
+        )
+        and any(10 in out.shape.as_list() for out in op.outputs)
+    }
+    assert on_host == set()
+
+
 def test_channels_alike_differ_in_the_last_places_alone(prepared):
     alike = {"mean": [0.47, 0.47, 0.47], "standard_deviation": [0.23, 0.23, 0.23]}
     data = prepared(augmentation=CHAIN, normalization=alike)
@@ -177,3 +237,144 @@ def test_what_a_graph_cannot_hold_stays_and_says_why(tmp_path, numbers, prepared
     streamed = PreparedData(prepared().recipe, prepared().folder, resident_share=0)
     with pytest.raises(StaysOnHostError, match="streamed from disk"):
         streamed.device_form()
+
+
+SPEC = TrialSpec(
+    trial="search-0001",
+    phase="search",
+    seed=11,
+    configuration=Configuration(batch_size=5, base_learning_rate=0.05),
+    total_examples=3 * SIZE + 8,  # neither whole epochs nor whole batches
+    num_examples=SIZE,
+)
+
+
+def dense(input_shape, num_classes):
+    return keras.Sequential(
+        [keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(num_classes)]
+    )
+
+
+@pytest.fixture(scope="module")
+def both(prepared):
+    """Programs of the same data on the host and on the device."""
+    data = prepared(augmentation=CHAIN, normalization=BY_CHANNEL)
+    placed = place_data(data, "device")
+    assert placed.on == "device"
+    return [ProgramCache(Workload(data, dense, held=held)) for held in (None, placed.held)]
+
+
+def scores(outcome):
+    assert outcome.status == "completed", outcome.message
+    return outcome.metrics, outcome.steps, outcome.examples
+
+
+def test_a_trial_and_its_evaluations_come_to_the_same(both, monkeypatch):
+    monkeypatch.setattr(device_data, "EVALUATION_BATCH_SIZE", 2)
+    ended = [run_trial(programs, SPEC) for programs in both]
+
+    host, device = map(scores, ended)
+    assert host[1:] == device[1:]
+    assert host[0]["loss"] == device[0]["loss"]
+    assert host[0] == pytest.approx(device[0], rel=1e-6)  # sums over other batches
+    begun = [programs.begin(SPEC.configuration, total_examples=SIZE, seed=3) for programs in both]
+    assert [held_by(model) is None for model in begun] == [True, False]
+    tested = [evaluate(m, p.workload, "test") for m, p in zip(begun, both, strict=True)]
+    assert tested[0] == pytest.approx(tested[1], rel=1e-6)
+    assert time_training(both[1], SPEC.configuration, executions=1, warmup=1, at_once=2) > 0
+
+
+def test_an_interrupted_trial_goes_on_to_the_same_end(both, tmp_path):
+    spec = dataclasses.replace(SPEC, checkpoint_file=tmp_path / "checkpoint.npz")
+    asked = []
+
+    def stop_requested():
+        asked.append(None)
+        return len(asked) > 1
+
+    _, device = both
+    stopped = run_trial(device, spec, checkpoint_seconds=0, stop_requested=stop_requested)
+    assert stopped.status == "interrupted"
+    assert spec.checkpoint_file.exists()
+
+    assert scores(run_trial(device, spec)) == scores(run_trial(device, SPEC))
+
+
+def test_a_device_is_used_where_it_is_asked_for_and_can_be(prepared, monkeypatch):
+    data = prepared()
+
+    assert place_data(data, "host") == data_place.Placement(None, "as asked")
+    assert place_data(data, "auto").reason == "there is no GPU"
+    strategy = tf.distribute.get_strategy()
+    assert "strategy" in place_data(data, "device", strategy=strategy).reason
+    assert "weights classes" in place_data(data, "device", class_weight=True).reason
+    assert (
+        "streamed"
+        in place_data(PreparedData(data.recipe, data.folder, resident_share=0), "device").reason
+    )
+    assert place_data(data, "device").held.device == "CPU:0"
+
+
+def test_on_a_gpu_data_is_held_in_a_fifth_of_its_memory(prepared, monkeypatch):
+    data = prepared()
+    needed = data.device_form().stored_bytes
+    assert needed == (SIZE + 8) * (4 * 6 * 3 + 8)
+    gpus = [tf.config.LogicalDevice("/device:GPU:0", "GPU")]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    for there, sharers, on in [
+        (5 * needed, 1, "device"),
+        (5 * needed - 1, 1, "host"),
+        (5 * needed, 2, "host"),
+        (10 * needed, 2, "device"),
+        (None, 1, "host"),
+    ]:
+        monkeypatch.setattr(data_place, "gpu_bytes", lambda there=there: there)
+        assert place_data(data, "auto", sharers=sharers).on == on
+
+
+def test_workers_share_gpus_in_turn(monkeypatch):
+    gpus = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus * (kind == "GPU"))
+    assert workers_on_a_gpu(Place(workers_per_gpu=3)) == 1
+    gpus += [types.SimpleNamespace(name=f"GPU:{number}") for number in range(2)]
+    assert workers_on_a_gpu(Place()) == 1
+    assert workers_on_a_gpu(Place(workers_per_gpu=3)) == 3
+    assert workers_on_a_gpu(Place(workers=3)) == 2
+    assert workers_on_a_gpu(Place(workers_per_gpu=3, whole=True)) == 1
+    assert workers_on_a_gpu(Place(workers_per_gpu=3, strategy="mirrored")) == 1
+    chosen = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda mine, kind: chosen.append(mine))
+    grown = []
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on))
+    )
+    monkeypatch.setattr(devices, "device_kind", lambda: "a GPU")
+    with without_threads(monkeypatch):
+        found = [devices.claim_devices(Place(slot=n, workers_per_gpu=2)) for n in range(4)]
+    assert [each.workers for each in found] == [4] * 4
+    assert [each.sharers for each in found] == [2] * 4
+    assert chosen == [[gpus[0]], [gpus[1]]] * 2
+    assert grown == [(gpu, True) for gpu in gpus] * 2
+
+
+@contextlib.contextmanager
+def without_threads(monkeypatch):
+    """This process has its threads already."""
+    with monkeypatch.context() as patch:
+        for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+            patch.setattr(tf.config.threading, name, lambda threads: None)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"data_on": "gpu"}, "`data_on` must be one of auto, device, host"),
+        ({"workers_per_gpu": 0}, "`workers_per_gpu` must be from 1"),
+        ({"workers_per_gpu": 2, "workers": 3}, "workers_per_gpu=2, workers=3"),
+        ({"workers_per_gpu": 2, "strategy": "mirrored"}, "strategy=mirrored"),
+    ],
+)
+def test_what_cannot_be_is_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        Execution(**given)

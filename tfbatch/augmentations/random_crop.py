@@ -35,7 +35,9 @@ def augment(images: tf.Tensor, draws: tf.Tensor, parameters: Parameters) -> tf.T
     offset = tf.cast(draws[:, :2] % tf.constant(places, tf.uint32), whole)  # [batch, 2]
     height, width = images.shape[1], images.shape[2]
     padded = tf.pad(images, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
-    rows = tf.gather(padded, offset[:, 0, None] + tf.range(height, dtype=whole), axis=1, batch_dims=1)
+    rows = tf.gather(
+        padded, offset[:, 0, None] + tf.range(height, dtype=whole), axis=1, batch_dims=1
+    )
     if images.dtype != tf.uint8:  # on a GPU a partition would wait for the host
         columns = offset[:, 1, None] + tf.range(width, dtype=whole)
         return tf.gather(rows, columns, axis=2, batch_dims=1)

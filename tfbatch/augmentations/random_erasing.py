@@ -77,7 +77,9 @@ def augment(images: tf.Tensor, draws: tf.Tensor, parameters: Parameters) -> tf.T
         fill = tf.cast(_noise(draws[:, 0], images.shape[1:]), images.dtype)
     else:
         fill = tf.constant(parameters.fill, images.dtype)
-    return fill_rectangle(images, Span(top, tf.where(erased, rows, tf.zeros([], whole))), Span(left, columns), fill)
+    return fill_rectangle(
+        images, Span(top, tf.where(erased, rows, tf.zeros([], whole))), Span(left, columns), fill
+    )
 
 
 def _sides(

@@ -255,7 +255,8 @@ class _HeldLeaf:
     def gather(self, chosen: tf.Tensor) -> tf.Tensor:
         """The examples of these numbers, int64 [batch], in their own type and shape."""
         rows = tf.gather(self._words, chosen)
-        stored = tf.uint8 if self._dtype == tf.bool else self._dtype
+        # Cut in a type that a device cuts itself.
+        stored = {tf.bool: tf.uint8, tf.int32: tf.float32}.get(self._dtype, self._dtype)
         if stored.size < _WORD.itemsize:
             values = self._words.shape[1] * _WORD.itemsize // stored.size
             rows = tf.reshape(tf.bitcast(rows, stored), [-1, values])
@@ -263,9 +264,10 @@ class _HeldLeaf:
                 rows = rows[:, : self._bytes // stored.size]
         else:
             rows = tf.bitcast(rows, stored)
+        examples = tf.reshape(rows, [-1, *self._shape])
         if self._dtype == tf.bool:
-            rows = tf.cast(rows, tf.bool)
-        return tf.reshape(rows, [-1, *self._shape])
+            return tf.cast(examples, tf.bool)
+        return examples if stored == self._dtype else tf.bitcast(examples, self._dtype)
 
 
 def check_can_be_held(dtype: str, shape: Sequence[int | None], *, what: str) -> None:

@@ -205,7 +205,7 @@ class PreparedData:
                 x = tf.cast(images, tf.float32)
                 x = normalize(augment(x, position, keys[number]) if training else x)
                 made.append((x, self._encode(labels)))
-            return mix(*made, position, keys[0]) if mix and training else made[0]
+            return mix(made[0], made[1], position, keys[0]) if mix and training else made[0]
 
         values = math.prod(self.input_shape)
         return DeviceForm(

@@ -33,7 +33,7 @@ class Placement:
 
     @property
     def on(self) -> str:
-        """"device" or "host"."""
+        """The same as `DataDescription.data_on`."""
         return "host" if self.held is None else "device"
 
 
@@ -75,7 +75,9 @@ def place_data(
         there = gpu_bytes()
         if there is None or needed > DEVICE_SHARE * there:
             shown = "unknown" if there is None else f"{there / 1e6:,.0f} MB"
-            return Placement(None, f"{size} exceed {DEVICE_SHARE:.0%} of the GPU's memory ({shown})")
+            return Placement(
+                None, f"{size} exceed {DEVICE_SHARE:.0%} of the GPU's memory ({shown})"
+            )
     return Placement(HeldData(form, "GPU:0" if gpus else "CPU:0"), size)
 
 

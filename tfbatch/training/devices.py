@@ -41,6 +41,7 @@ class Devices:
         threads: Threads of one operation.
         cores: Cores that the process may use.
         replicas: Devices that share every batch.
+        sharers: Workers on one GPU.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Devices:
     threads: int
     cores: int = 1
     replicas: int = 1
+    sharers: int = 1
 
     @property
     def name(self) -> str:
@@ -89,7 +91,13 @@ def claim_devices(place: Place) -> Devices:
         replicas = len(gpus) or max(place.logical_cpus, 1)
     accelerators = [*gpus, *tf.config.list_physical_devices("TPU")]
     return Devices(
-        device_kind(), tuple(d.name for d in accelerators), workers, threads, cores, replicas
+        device_kind(),
+        tuple(d.name for d in accelerators),
+        workers,
+        threads,
+        cores,
+        replicas,
+        sharers=workers_on_a_gpu(place),
     )
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfbatch.accumulation import checked
 from tfbatch.loss_scaling import unwrapped
-from tfbatch.pipeline.device_data import Chosen, HeldData, gives_chosen
+from tfbatch.pipeline.device_data import Block, Chosen, HeldData, gives_chosen
 from tfbatch.schedules import MomentumInExamples, momentum_attribute
 from tfbatch.training.in_graph import (
     InGraphMomentum,
@@ -145,7 +145,7 @@ class Program:
 
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
         def steps_of_one_element(iterator: Any) -> Any:
-            block = held.block(next(iterator))
+            block = _block(held, next(iterator))
             logs = one_step(block.batch(0))
             for step in tf.range(1, block.steps):
                 logs = one_step(block.batch(step))
@@ -167,7 +167,7 @@ class Program:
         )
 
         def batch_of(element: Any) -> Any:
-            return held.block(element).batch(0) if isinstance(element, Chosen) else element
+            return _block(held, element).batch(0) if isinstance(element, Chosen) else element
 
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
         def several_steps(iterator: Any, count: tf.Tensor) -> Any:
@@ -189,7 +189,7 @@ class Program:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _TestFunction:
-    """A program's test function, and the data that it and the train function can make batches of."""
+    """A program's test function, and the data that it and the train function make batches of."""
 
     run: Callable[[Any], Any]
     held: HeldData | None
@@ -206,6 +206,12 @@ def held_by(model: Any) -> HeldData | None:
     """
     function = model.test_function
     return function.held if isinstance(function, _TestFunction) else None
+
+
+def _block(held: HeldData | None, chosen: Chosen) -> Block:
+    if held is None:
+        raise RuntimeError("the data is on the host, and so must be the batches that are given")
+    return held.block(chosen)
 
 
 def weights_of(model: keras.Model) -> list[keras.Variable]:
