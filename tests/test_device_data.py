@@ -17,7 +17,8 @@ import tensorflow as tf
 from augmentation_snippets import snippet
 from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
-from tfbatch.augmentations import AUGMENTATIONS
+import tfbatch
+from tfbatch.augmentations import AUGMENTATIONS, colour
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.pipeline import PreparedData, device_data
@@ -178,6 +179,17 @@ def test_every_operation_is_one_that_gpus_have_and_examples_stay_there(prepared,
         and any(10 in out.shape.as_list() for out in op.outputs)
     }
     assert on_host == set()
+
+
+def test_halves_are_rounded_as_on_the_host():
+    """Rare in a colour's images, so that they are tried by themselves."""
+    halves = np.arange(-2, 300, dtype=np.float32) + np.float32(0.5)
+    near = [halves, np.nextafter(halves, np.float32(-9)), np.nextafter(halves, np.float32(999))]
+    values = tf.constant(np.concatenate([*near, halves + 0.5]))
+
+    floats = colour._rounded_floats(values).numpy()
+
+    np.testing.assert_array_equal(floats, colour._rounded(values).numpy())
 
 
 def test_channels_alike_differ_in_the_last_places_alone(prepared):
@@ -364,6 +376,27 @@ def without_threads(monkeypatch):
         for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
             patch.setattr(tf.config.threading, name, lambda threads: None)
         yield
+
+
+def test_a_run_says_where_its_batches_are_made(tmp_path, capsys):
+    """In its output, in its configuration: a run on the host is another one."""
+    random = np.random.default_rng(0)
+    tfbatch.find_batch_size(
+        dense,
+        (random.normal(size=(60, 2)), random.integers(0, 2, 60)),  # nothing to learn: a short run
+        search="quick",
+        baseline="learning_rate=1e-9",
+        batch_sizes=[32],
+        max_trials=1,
+        trial_length="1 epochs",
+        run_dir=tmp_path / "run",
+        data_on="device",
+        workers=0,
+    )
+
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "batches are made in the device's memory (0 MB)" in printed
+    assert '"data_on": "device"' in (tmp_path / "run" / "config.json").read_text()
 
 
 @pytest.mark.parametrize(

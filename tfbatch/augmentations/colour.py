@@ -117,10 +117,8 @@ def _exact_product(values: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
 
 
 def _rounded_floats(values: tf.Tensor) -> tf.Tensor:
-    """The same as `_rounded`, in float32: halves are rounded up."""
-    values = tf.clip_by_value(values, 0.0, 255.0)
-    below = tf.floor(values)
-    return below + tf.cast(values - below >= 0.5, tf.float32)
+    """The same as `_rounded`, in float32."""
+    return tf.floor(tf.clip_by_value(values, 0.0, 255.0) + 0.5)
 
 
 def _rounded(values: tf.Tensor) -> tf.Tensor:
