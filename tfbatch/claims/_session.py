@@ -367,6 +367,10 @@ def hold_court(
             stop_requested=must_stop,
         ) as ready,
     ):
+        request = dataclasses.replace(  # what was left to Keras is recorded as what it came to
+            request,
+            execution=dataclasses.replace(request.execution, jit_compile=ready.model.jit_compile),
+        )
         workload, untrained = open_subject(request, ready, progress)
         folder = RunFolder(
             request.run_dir,
