@@ -138,7 +138,8 @@ def verdict_of(
         dataclasses.replace(
             blank,
             margin=max(_MARGIN, mean_and_deviation(tables["pilot"][NONE])[1]),
-            finding="accuracy of a recurrent network without normalization less that with batch "
+            finding="accuracy of a recurrent network on this data alone, read as sequences of one "
+            "length, without normalization less that with batch "
             f"normalization (the kind that other seeds chose; it must be so of each): {listed}",
         ),
         lambda: contest(
