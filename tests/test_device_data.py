@@ -25,6 +25,7 @@ from tfbatch.pipeline import PreparedData, device_data
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
 from tfbatch.pipeline.device_data import HeldData, StaysOnHostError
+from tfbatch.process.gpus import Gpu, GpuMachine
 from tfbatch.records.writer import write_records
 from tfbatch.request.execution import Execution
 from tfbatch.training import data_place, devices
@@ -333,14 +334,15 @@ def test_on_a_gpu_data_is_held_in_a_fifth_of_its_memory(prepared, monkeypatch):
     assert needed == (SIZE + 8) * (4 * 6 * 3 + 8)
     gpus = [tf.config.LogicalDevice("/device:GPU:0", "GPU")]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
-    for there, sharers, on in [
-        (5 * needed, 1, "device"),
-        (5 * needed - 1, 1, "host"),
-        (5 * needed, 2, "host"),
-        (10 * needed, 2, "device"),
-        (None, 1, "host"),
+    for each, sharers, on in [
+        ([5 * needed], 1, "device"),
+        ([5 * needed - 1, 6 * needed], 1, "host"),  # the smallest decides for all
+        ([5 * needed], 2, "host"),
+        ([10 * needed], 2, "device"),
+        ([], 1, "host"),  # the driver does not say
     ]:
-        monkeypatch.setattr(data_place, "gpu_bytes", lambda there=there: there)
+        found = GpuMachine(tuple(Gpu("a GPU", (9, 0), there, there, "id") for there in each))
+        monkeypatch.setattr(data_place, "read_gpus", lambda found=found: found)
         assert place_data(data, "auto", sharers=sharers).on == on
 
 

@@ -41,15 +41,6 @@ def peak_bytes() -> int:
     return 0 if found is None else found.peak
 
 
-def gpu_bytes() -> int | None:
-    """Memory of the smallest GPU that TensorFlow may allocate, in bytes; None without a GPU."""
-    # No public function of TensorFlow tells it.
-    from tensorflow.python.client import device_lib
-
-    found = [d.memory_limit for d in device_lib.list_local_devices() if d.device_type == "GPU"]
-    return min(found, default=None)
-
-
 def begin_peaks() -> None:
     """Starts the peaks of the GPUs' allocators anew; a process's cannot be."""
     for gpu in _gpus():

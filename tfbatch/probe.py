@@ -41,6 +41,7 @@ from tfbatch.command_line.workload_flags import (
     as_typed,
     batch_sizes_from,
     define_workload_flags,
+    jit_compile_from,
     workload_from,
 )
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
@@ -109,7 +110,7 @@ def execution_from_flags() -> Execution:
     return Execution(
         workers=None if FLAGS.strategy else 1,
         precision=FLAGS.precision,
-        jit_compile=FLAGS.jit_compile,
+        jit_compile=jit_compile_from(FLAGS),
         strategy=FLAGS.strategy,
         logical_cpus=FLAGS.logical_cpus,
     )

@@ -243,6 +243,8 @@ def _compilation(reading: Reading | None) -> float:
     times: list[StepTime] = []
     if isinstance(reading, ThroughputReading):
         times = [*reading.step_times]
+        if reading.xla and reading.xla.on:
+            times.append(reading.xla.on)
     elif isinstance(reading, InputBoundReading):
         times = [
             t for share in reading.shares for t in (share.pipeline, share.model, share.together)

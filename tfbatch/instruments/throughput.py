@@ -20,16 +20,18 @@ from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
 from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
 from tfbatch.instruments.input_bound import InputBoundReading, measure_input_bound
 from tfbatch.instruments.open_bench import BenchOptions, open_bench
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import Execution, JitCompile
 from tfbatch.request.search_config import BatchSizeGrid
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
+from tfbatch.training.xla_comparison import XlaComparison, compare_xla
 
 HEADING = "Step time and the knee of the throughput"
 ORDER = 20
 SHARE = 3.0
 _CURVE_POINTS = 60
+_XLA_SHARE = 0.2
 _ALIGNED = (32, 10, 8)
 """Multiples that are told apart, the first that fits."""
 
@@ -41,9 +43,10 @@ def measure_throughput(
     batch_sizes: Sequence[int] | None = None,
     alignment: bool = False,
     input_bound: bool = True,
+    xla: bool | None = None,
     max_seconds: float = 120.0,
     precision: str = "float32",
-    jit_compile: bool = False,
+    jit_compile: JitCompile = "auto",
     strategy: str | None = None,
     logical_cpus: int = 0,
     workers: int | None = None,
@@ -70,11 +73,13 @@ def measure_throughput(
         alignment: Whether their neighbors are measured too: odd sizes and multiples of 8, 10 and
             32 beside powers of two. `throughput.residual(size)` is what they miss the line by.
         input_bound: Whether the pipeline alone and the model alone are timed as well.
+        xla: Whether steps with XLA and without are compared at the knee. Default: on a GPU.
         max_seconds: About what the measured steps may take in all; where that is short, sizes
             between the ends are left out. Tracing, and XLA's compilation for each size, are priced
             and come on top.
         precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model; "auto" chooses as Keras does: with a GPU, where
+            every layer supports it.
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         workers: 0 to measure in this process, where a profiler sees it.
@@ -114,7 +119,7 @@ def measure_throughput(
         more = with_odd_sizes(sizes) if alignment else sizes
         timed = [bench.configuration(size) for size in more if size <= examples]
         share = 0.5 if input_bound else 1.0
-        throughput = bench.measure(measure_throughput_of, timed, share * max_seconds)
+        throughput = _measured(bench, timed, share * max_seconds, xla=xla)
         bound = None
         if input_bound:
             configurations = [bench.configuration(size) for size in sizes]
@@ -128,8 +133,22 @@ def measure_throughput(
 def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> ThroughputReading:
     """See tfbatch.instruments.Instrument."""
     configurations = [bench.configuration(size) for size in batch_sizes]
-    baseline = bench.baseline.batch_size  # predictions are relative to it
-    return bench.measure(measure_throughput_of, configurations, seconds, [baseline])
+    return _measured(bench, configurations, seconds)
+
+
+def _measured(
+    bench: Bench, configurations: Sequence[Configuration], seconds: float, xla: bool | None = None
+) -> ThroughputReading:
+    """Step times, and at the knee those with XLA and without, where a device may gain by it."""
+    wanted = [bench.baseline.batch_size]  # predictions are relative to it
+    if xla is None:
+        xla = bench.devices.kind != "CPU" and bench.devices.replicas == 1
+    left = _XLA_SHARE * seconds if xla else 0.0
+    found = bench.measure(measure_throughput_of, configurations, seconds - left, wanted)
+    if not xla:
+        return found
+    knee = next(c for c in configurations if c.batch_size == found.knee.batch_size)
+    return dataclasses.replace(found, xla=bench.measure(compare_xla, knee, left))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +188,7 @@ class ThroughputReading:
         knee: Smallest measured batch size with 90 % of the best throughput.
         left_out: Batch sizes that the time did not allow for.
         too_large: Batch sizes that ran out of memory, or are larger than one that did.
+        xla: Steps with XLA and without at the knee; None if that was not asked for.
     """
 
     step_times: tuple[StepTime, ...]
@@ -176,6 +196,7 @@ class ThroughputReading:
     knee: Knee
     left_out: tuple[int, ...] = ()
     too_large: tuple[int, ...] = ()
+    xla: XlaComparison | None = None
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -239,7 +260,8 @@ class ThroughputReading:
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
         missing = f"; too large for the memory: {_listed(self.too_large)}" if self.too_large else ""
-        return f"{self._throughput()}; {self._formula()}{missing}{self._left_out()}."
+        xla = f" {self.xla.conclusion()}" if self.xla else ""
+        return f"{self._throughput()}; {self._formula()}{missing}{self._left_out()}.{xla}"
 
     @property
     def has_knee(self) -> bool:

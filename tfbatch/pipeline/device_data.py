@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from tfbatch.pipeline.elements import Nest
 from tfbatch.pipeline.streams import Stretch, as_tensor, fixed_options, shuffled_indices
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE
 
@@ -61,7 +62,7 @@ class DeviceForm(NamedTuple):
     batch_bytes: int
     arrays: Callable[[str], Sequence[npt.NDArray[Any]]]
     shuffled_by: Callable[[int], ShuffledBy]
-    finish: Callable[[list[list[tf.Tensor]], tf.Tensor, tf.Tensor, bool], Any]
+    finish: Callable[[list[list[tf.Tensor]], tf.Tensor, tf.Tensor, bool], Nest]
 
     @property
     def stored_bytes(self) -> int:
@@ -105,7 +106,7 @@ class Block:
         make: `make(numbers, position)`: a batch of examples.
     """
 
-    def __init__(self, chosen: Chosen, make: Callable[[tf.Tensor, tf.Tensor], Any]):
+    def __init__(self, chosen: Chosen, make: Callable[[tf.Tensor, tf.Tensor], Nest]):
         self._chosen = chosen
         self._make = make
         self._size = tf.shape(chosen.examples)[1]
@@ -116,16 +117,17 @@ class Block:
             self._dtypes = keras.tree.map_structure(lambda leaf: leaf.dtype, made)
             self._made = keras.tree.map_structure(_carried, made)
 
-    def batch(self, step: tf.Tensor | int) -> Any:
-        """The batch of a step, counted from 0."""
+    def batch(self, step: tf.Tensor | int) -> Nest:
+        """The batch of a step, counted from 0, as the host's stream would give it."""
         low = step * self._chosen.batch_size
         high = tf.minimum(low + self._chosen.batch_size, self._size)
         if self._made is None:
             position = self._chosen.position + tf.cast(low, tf.int64)
             return self._make(self._chosen.examples[:, low:high], position)
-        return keras.tree.map_structure(
+        cut: Nest = keras.tree.map_structure(
             lambda leaf, dtype: _uncarried(leaf[low:high], dtype), self._made, self._dtypes
         )
+        return cut
 
 
 def _carried(leaf: tf.Tensor) -> tf.Tensor:
@@ -198,7 +200,7 @@ class HeldData:
         """The batches of one element of a stream, in the graph that is traced."""
         leaves, training = self._held(chosen.split), chosen.training
 
-        def make(numbers: tf.Tensor, position: tf.Tensor) -> Any:
+        def make(numbers: tf.Tensor, position: tf.Tensor) -> Nest:
             streams = [
                 [leaf.gather(of_stream) for leaf in leaves]
                 for of_stream in tf.unstack(numbers, num=numbers.shape[0])

@@ -16,6 +16,7 @@ from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import StoppedError
 from tfbatch.pipeline.load import open_prepared
 from tfbatch.pipeline.trainable_data import Data
+from tfbatch.request.execution import JitCompile
 from tfbatch.training.by_value import dumps
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.data_place import Placement, place_data
@@ -56,7 +57,7 @@ class Job:
         data: The data set.
         code: `dump_code(UserCode(...))`.
         precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model; "auto" as Keras chooses.
         place: Which share of the machine is used.
         data_on: Where the examples live: "auto", "device" or "host"; see training.data_place.
     """
@@ -64,7 +65,7 @@ class Job:
     data: Recipe | OwnData
     code: bytes
     precision: str = "float32"
-    jit_compile: bool = False
+    jit_compile: JitCompile = False
     place: Place = dataclasses.field(default_factory=Place)
     data_on: str = "auto"
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from tfbatch.device_memory import gpu_bytes
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.device_data import HeldData, StaysOnHostError
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.trainable_data import Data, check_stream
+from tfbatch.process.gpus import read_gpus
 from tfbatch.training.program import held_by
 from tfbatch.training.workload import Workload
+
+if TYPE_CHECKING:
+    import keras
 
 DEVICE_SHARE = 0.2
 """Data up to this share of a GPU's memory is held there, that of all workers on it together."""
@@ -72,7 +75,7 @@ def place_data(
     needed = form.stored_bytes * sharers
     size = f"{needed / 1e6:,.0f} MB"
     if wanted == "auto":
-        there = gpu_bytes()
+        there = min((gpu.memory_bytes for gpu in read_gpus().gpus), default=None)
         if there is None or needed > DEVICE_SHARE * there:
             shown = "unknown" if there is None else f"{there / 1e6:,.0f} MB"
             return Placement(
@@ -82,7 +85,13 @@ def place_data(
 
 
 def training_stream(
-    model: Any, workload: Workload, *, batch_size: int, seed: int, num_examples: int, start: int = 0
+    model: keras.Model,
+    workload: Workload,
+    *,
+    batch_size: int,
+    seed: int,
+    num_examples: int,
+    start: int = 0,
 ) -> tf.data.Dataset:
     """What `fit` of a model is given: batches, or what its program makes them of.
 
@@ -105,7 +114,7 @@ def training_stream(
     return held.training(**stream, at_once=model.steps_per_execution)
 
 
-def evaluation_stream(model: Any, workload: Workload, split: str) -> tf.data.Dataset:
+def evaluation_stream(model: keras.Model, workload: Workload, split: str) -> tf.data.Dataset:
     """What `evaluate` of a model is given: every example of a split once."""
     held = held_by(model)
     return workload.evaluation(split) if held is None else held.evaluation(split)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import tensorflow as tf
 
+from tfbatch.process.gpus import CudaBuild, GpuMachine, GpuSettings
 from tfbatch.process.limits import affinity
 
 
@@ -114,6 +116,37 @@ def _workers(place: Place, gpus: int) -> int | None:
     if place.strategy:
         return 1
     return place.workers or gpus * place.workers_per_gpu or None
+
+
+def cuda_build() -> CudaBuild:
+    """What this TensorFlow was built for; opens no device."""
+    found = tf.sysconfig.get_build_info()
+    if not found.get("is_cuda_build"):
+        return CudaBuild()
+    return CudaBuild(
+        cuda=str(found.get("cuda_version", "unknown")),
+        cudnn=str(found.get("cudnn_version", "unknown")),
+        architectures=tuple(found.get("cuda_compute_capabilities", ())),
+    )
+
+
+def gpu_settings(machine: GpuMachine, *, jit_compile: bool) -> GpuSettings | None:
+    """What trainings on the GPUs run with; None without a GPU. Opens no device.
+
+    Args:
+        machine: The GPUs.
+        jit_compile: Whether XLA compiles the model.
+    """
+    if not machine.gpus:
+        return None
+    return GpuSettings(
+        machine=machine,
+        build=cuda_build(),
+        allocator=os.environ.get("TF_GPU_ALLOCATOR") or "BFC",
+        memory_growth=True,
+        tensor_float_32=bool(tf.config.experimental.tensor_float_32_execution_enabled()),
+        jit_compile=jit_compile,
+    )
 
 
 def use_threads(threads: int | None) -> int:

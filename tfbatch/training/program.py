@@ -198,7 +198,7 @@ class _TestFunction:
         return self.run(iterator)
 
 
-def held_by(model: Any) -> HeldData | None:
+def held_by(model: keras.Model) -> HeldData | None:
     """The data in the device's memory that a program makes its batches of, or None.
 
     Args:
