@@ -385,7 +385,9 @@ def hold_court(
             lock=lock,
         )
         with folder:
-            write_fingerprint(folder.path, list(ready.engine.devices.accelerators))
+            write_fingerprint(
+                folder.path, list(ready.engine.devices.accelerators), ready.gpu_settings
+            )
             machine = machine_of(ready.engine.devices)
             spent = spent_seconds(folder.path, folder.journal.rows)
             must_stop.clock = SearchClock(
