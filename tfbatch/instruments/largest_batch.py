@@ -34,6 +34,7 @@ def find_max_batch_size(
     largest: int | None = None,
     target_batch_size: int | None = None,
     evaluation: bool = True,
+    prediction: bool = False,
     precision: str = "float32",
     jit_compile: JitCompile = "auto",
     strategy: str | None = None,
@@ -69,6 +70,7 @@ def find_max_batch_size(
             number of accumulation steps that make it are found and run too. At most the number
             of training examples.
         evaluation: Whether the largest evaluation batch is searched too.
+        prediction: Whether that of `Model.predict` is, too.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model; "auto" chooses as Keras does: with a GPU, where
             every layer supports it.
@@ -114,6 +116,7 @@ def find_max_batch_size(
             largest=largest,
             target_batch_size=target_batch_size,
             evaluation=evaluation,
+            prediction=prediction,
         )
     progress.say(str(report))
     return report

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 _MEGABYTE = 10**6
-_NOTICEABLE = 300 * _MEGABYTE
+NOTICEABLE = 300 * _MEGABYTE
 """A driver and a display hold less of a GPU's memory than this."""
 _INSTALL = (
     "Install a TensorFlow that has it (a nightly build, NVIDIA's container, or a newer release of "
@@ -251,7 +251,7 @@ def gpu_notes(machine: GpuMachine, build: CudaBuild) -> list[str]:
             "tensorflow[and-cuda]."
         ]
     for gpu in machine.gpus:
-        if gpu.held_bytes > _NOTICEABLE:
+        if gpu.held_bytes > NOTICEABLE:
             notes.append(
                 f"Other processes hold {_gigabytes(gpu.held_bytes)} of the "
                 f"{_gigabytes(gpu.memory_bytes)} of {gpu.name}: what fits, and how long a step "
