@@ -19,6 +19,7 @@ class Place:
         logical_cpus: Split the CPU into this many logical devices, to try a strategy without GPUs.
         strategy: "mirrored" to train every trial on all devices at once, or None.
         whole: Whether it gets every core and every GPU: it works alone.
+        cores: Cores that the workers share; None for all that the process may use.
     """
 
     slot: int = 0
@@ -26,6 +27,7 @@ class Place:
     logical_cpus: int = 0
     strategy: str | None = None
     whole: bool = False
+    cores: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ def claim_devices(place: Place) -> Devices:
     two trials of one thread each are faster than one after the other with two.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    cores = len(affinity())
+    cores = min(len(affinity()), place.cores or len(affinity()))
     alone = 1 if place.strategy else None
     workers = alone or place.workers or (len(gpus) if gpus else min(cores, MOST_WORKERS))
     if gpus:
