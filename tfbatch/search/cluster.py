@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ from tfbatch.workers.slot import Start, TaskSlot
 
 _LOOK_SECONDS = 2.0
 _POLL_SECONDS = 0.1
+_GREETING_SECONDS = 60.0
+"""The search does not wait longer for an actor that Ray cannot place, if others are placed."""
 _STARTS = 2
 Stage = Literal["greeted", "starting", "waiting", "checked", "open", "closed"]
 
@@ -116,7 +119,7 @@ class ClusterProcesses(Processes):
         self._failed_starts: dict[int, int] = {}
         self._expected: tuple[Path, NodeCheck] | None = None
         self._first: _Member | None = None
-        self._looked = -_LOOK_SECONDS
+        self._began, self._looked = time.monotonic(), -_LOOK_SECONDS
         self._look()
 
     @property
@@ -206,7 +209,7 @@ class ClusterProcesses(Processes):
             if self.stop_requested():
                 raise StoppedError(STOPPED_EARLY)
             members = list(self._members.values())
-            if any(one.stage in ("greeted", "starting") for one in members):
+            if any(self._comes(one) for one in members):
                 time.sleep(_POLL_SECONDS)
                 continue
             usable = [one for one in members if one.stage == "waiting"]
@@ -219,6 +222,13 @@ class ClusterProcesses(Processes):
             self._first = next(one for one in usable if one.kind == kind)
             self._first.stage = "open"  # it makes what the others are compared with
         return self._first
+
+    def _comes(self, member: _Member) -> bool:
+        """Whether a node is waited for: not for long where its resources may be another's."""
+        if member.stage == "greeted":
+            others = any(one.stage == "waiting" for one in self._members.values())
+            return not others or time.monotonic() < self._began + _GREETING_SECONDS
+        return member.stage == "starting"
 
     def _kind_of_most(self, usable: Sequence[_Member]) -> str:
         before = _kind_before(self._run_dir)
@@ -259,8 +269,7 @@ class ClusterProcesses(Processes):
             try:
                 self._advance(member)
             except Exception as error:  # whatever a node's task raises: the others go on
-                lines = str(error).strip().splitlines() or [repr(error)]
-                self._close(member, lines[0])
+                self._close(member, _reason(error))
         for member in self._members.values():
             if member.stage in ("waiting", "checked", "open"):
                 self._start_again(member)
@@ -412,7 +421,9 @@ class ClusterProcesses(Processes):
 
 def _share(resource: int, workers: int) -> float:
     """One worker's part of a node's cores or GPUs: a whole number of them, or a part of one."""
-    return float(resource // workers) if resource >= workers else resource / workers
+    if resource == 0 or resource >= workers:
+        return float(resource // workers)
+    return 1 / math.ceil(workers / resource)  # no GPU's parts lie on two of them
 
 
 def _kind(devices: Devices, processor: str) -> str:
@@ -420,6 +431,12 @@ def _kind(devices: Devices, processor: str) -> str:
     if devices.kind == "CPU":
         return f"{processor}, {devices.name.removeprefix('CPU, ')}"
     return devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what is told of a failure and, where there is a traceback, its last."""
+    first, *more = str(error).strip().splitlines() or [repr(error)]
+    return f"{first} {more[-1].strip()}" if more else first
 
 
 def _kind_before(run_dir: Path) -> str:

@@ -30,7 +30,7 @@ from tfbatch.process.memory import worker_bytes
 from tfbatch.run_folder.fingerprint import processor, software
 from tfbatch.workers.lifeline import GROUP_SIGNALS
 from tfbatch.workers.mailbox import TaskProgress
-from tfbatch.workers.process_end import ProcessEndedError
+from tfbatch.workers.process_end import Ending, ProcessEndedError
 from tfbatch.workers.slot import Slot, Start
 
 AUTO = "auto"
@@ -311,7 +311,7 @@ class RaySlot:
         Raises:
             ProcessEndedError: The process, its actor or the node ended before its task.
         """
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
         future, self._future = self._future, None
         if future is None:
@@ -324,7 +324,9 @@ class RaySlot:
             self.seat.drop()
             reason = " ".join(str(error).split())
             message = f"Its actor on node {self.seat.node.address} ended: {reason}"
-            raise ProcessEndedError("killed", message) from error
+            # Ray's own monitor kills what uses most before the kernel does.
+            ending: Ending = "oom" if isinstance(error, OutOfMemoryError) else "killed"
+            raise ProcessEndedError(ending, message) from error
         if isinstance(answer, ProcessEndedError):
             raise answer
         value = cloudpickle.loads(answer)
