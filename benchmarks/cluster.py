@@ -30,6 +30,7 @@ STORE = 80 * 2**20
 
 
 def main() -> None:
+    """Measures, and prints what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=200)
     tasks = parser.parse_args().tasks

@@ -50,6 +50,18 @@ def linear(options, sizes, budget_bytes, record):
     )
 
 
+def clear_up():
+    """As TensorFlow's allocator near the wall: it says so, and goes on."""
+    os.write(
+        2,
+        b"W tensorflow/core/framework/bfc_allocator.cc:366] Garbage collection: deallocate free "
+        b"memory regions (i.e., allocations) so that we can re-allocate a larger region to avoid "
+        b"OOM due to memory fragmentation. If you see this message frequently, you are running "
+        b"near the threshold of the available device memory and re-allocation may incur great "
+        b"performance overhead.\n",
+    )
+
+
 def hang():
     fall_silent()
 

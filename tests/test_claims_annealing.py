@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -164,6 +166,26 @@ def test_who_is_stuck_at_a_large_batch_is_helped_by_a_smaller_one():
     assert worse["stuck-so-reduce", ""].label == "reversed"
     assert opposite["stuck-so-reduce", ""].reason.endswith("it does not lack noise")
     assert opposite["large-stays-at-bad-optima", "training"].word != "HOLDS"
+
+
+def test_a_run_that_diverged_is_not_stuck():
+    """It counts as the untrained model from there on, whose metric does not change either."""
+    court = court_of(Levels(lambda legs: -0.1), examples=20_000)
+    court._asked = ("large-stays-at-bad-optima",)
+    train = court.train
+
+    def diverging(trainings):
+        return [
+            dataclasses.replace(run, diverged=True, examples=(0.0,), scores=run.scores[:1])
+            if run.training.configuration.batch_size == court.study.large
+            and run.training.seed in court.seeds("verdict", 10)
+            else run
+            for run in train(trainings)
+        ]
+
+    court.train = diverging
+    found = judged(annealing_without_measurements(), court)
+    assert found["large-stays-at-bad-optima", "training"].word == "DOES NOT HOLD"
 
 
 def test_a_plateau_that_is_no_worse_than_the_best_constant_rate_has_no_noise_to_lose():

@@ -129,20 +129,45 @@ def test_a_deeper_network_that_begins_at_smaller_batches_is_called_so():
     assert (found[DEEPER].word, found[DEEPER].label) == ("DOES NOT HOLD", "reversed")
 
 
+def test_a_network_that_begins_at_no_size_does_not_show_that_a_larger_one_helps():
+    # At 0.04 GoogLeNet may need a lower rate, and not a larger batch. (At 0.01 the court lets 32
+    # begin, whatever the network.)
+    def at_32(network, rate):
+        return 8 if (network, rate) == ("alexnet", 0.04) else 1e3
+
+    never = judged(deep_networks, Court(at_32))
+    assert never[DEEPER].word == "INCONCLUSIVE"
+    assert "10 of 10 effects are only bounds" in never[DEEPER].reason
+
+    # A rate at which both begin is chosen instead, and the other one's bounds do not count.
+    def smallest(network, rate):
+        return {0.0025: 1e3, 0.01: 8, 0.04: 32}[rate] if network == "googlenet" else 8
+
+    court = Court(smallest)
+    assert judged(deep_networks, court)[DEEPER].word == "HOLDS"
+    assert "at the rate 0.04," in next(deep_networks.collect(court)).finding
+
+
 def test_bounds_forbid_only_what_the_true_value_could_speak_against():
-    # GoogLeNet begins nowhere: at least three octaves later, whatever the truth.
-    late = judged(deep_networks, Court(lambda network, rate: 1e3 if network == "googlenet" else 8))
-    assert late[DEEPER].word == "HOLDS"
     # AlexNet begins nowhere: the gap is at most what it counts as.
     early = judged(deep_networks, Court(lambda network, rate: 1e3 if network == "alexnet" else 8))
     assert early[DEEPER].label == "reversed"
 
-    # GoogLeNet begins nowhere and AlexNet at the largest size: the gap is at least one octave.
+    # At 0.01 GoogLeNet begins an octave later; at 0.04 nowhere in 9 seeds, AlexNet at the largest.
     table = {
-        "alexnet": [[Start(0.01, 64, 50)]] * 10,
-        "googlenet": [[Start(0.01, 64, None)]] * 9 + [[Start(0.01, 64, 50)]],
+        "alexnet": [[Start(0.01, 32, 50), Start(0.04, 64, 50)]] * 10,
+        "googlenet": [[Start(0.01, 64, 50), Start(0.04, 64, None)]] * 9
+        + [[Start(0.01, 64, 50), Start(0.04, 64, 50)]],
     }
-    assert deep_networks._unsafe(table, 0.01, SIZES, UPDATES) == 9
+
+    def bounds(chosen, rates):
+        return deep_networks._bounds(table, chosen, rates, SIZES, UPDATES)
+
+    assert bounds(0.01, (0.01, 0.04)) == 0  # HOLDS at one rate is enough
+    table["alexnet"] = [[Start(0.01, 64, 50), Start(0.04, 64, 50)]] * 10
+    assert bounds(0.01, (0.01, 0.04)) == 9  # and DOES NOT HOLD must be so at every rate
+    table["alexnet"] = [[Start(0.04, 4, 50)]] * 10
+    assert bounds(0.04, (0.01, 0.04)) == 9  # however large the gap is counted
 
 
 def test_where_neither_network_begins_the_reason_is_given():

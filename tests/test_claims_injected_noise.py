@@ -107,15 +107,17 @@ def words(value):
 
 
 def test_noise_helps_only_where_no_rate_without_it_does_as_well():
-    assert words(lambda arm, rate: 0.3 if arm[1] else 0.6) == {"HOLDS"}
-    assert words(lambda arm, rate: 0.3 if arm[1] == 4 else 0.6) == {"HOLDS"}
+    assert words(lambda arm, rate: 0.3 if arm[0] or arm[1] else 0.6) == {"HOLDS"}
+    assert words(lambda arm, rate: 0.3 if arm[0] or arm[1] == 4 else 0.6) == {"HOLDS"}
     assert "HOLDS" not in words(lambda arm, rate: 0.3 if arm[1] or rate > 1 else 0.6)
+    assert "HOLDS" not in words(lambda arm, rate: 0.3 if arm[1] or rate < 1 else 0.6)
     assert words(lambda arm, rate: 0.6 if arm[1] else 0.3) == {"DOES NOT HOLD"}
     assert "HOLDS" not in words(lambda arm, rate: 0.3)
 
 
 def test_noise_that_does_not_do_what_that_of_batches_does_is_no_stand_in_for_it():
     assert words(lambda arm, rate: 0.3 if arm[0] else 0.6) == {"INCONCLUSIVE"}
+    assert words(lambda arm, rate: 0.3 if arm[1] else 0.6) == {"INCONCLUSIVE"}
 
 
 def test_a_descent_that_diverged_is_worth_the_untrained_model():

@@ -11,7 +11,13 @@ from contexts import context_of
 from tests.court_fixtures import SimulatedCourt, judged, noise_of
 from tfbatch.claims import recurrent_networks
 from tfbatch.claims._small_training import seeded
-from tfbatch.claims.recurrent_networks import KINDS, accuracies_of, network, sequences_of
+from tfbatch.claims.recurrent_networks import (
+    KINDS,
+    accuracies_of,
+    network,
+    sequences_of,
+    share_of_the_largest_class,
+)
 from tfbatch.errors import InputError
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -80,9 +86,13 @@ def test_rows_steps_and_tokens_are_read_as_sequences():
 class Court(SimulatedCourt):
     """Accuracies are known: best at a rate of 0.1, with noise of the seed of 1 point."""
 
-    def __init__(self, *, why="", **accuracy):
+    def __init__(self, *, why="", chance=10.0, **accuracy):
         super().__init__()
-        self.accuracy, self.why, self.rates = accuracy, why, {}
+        self.accuracy, self.why, self.chance, self.rates = accuracy, why, chance, {}
+
+    def measure(self, function, *arguments, **options):
+        assert function is share_of_the_largest_class
+        return self.chance
 
     def measure_each(self, function, cases, *, seconds):
         assert function is accuracies_of
@@ -116,6 +126,14 @@ def test_one_form_that_does_not_harm_is_enough_against_it():
     assert better.label == "reversed"
 
 
+def test_networks_that_learn_nothing_tell_nothing_of_normalization():
+    court = Court(none=50.2, inputs=50, steps=50, layer=50, chance=50.0)
+    found = judged(recurrent_networks, court)[PART]
+
+    assert found.word == "INCONCLUSIVE"
+    assert "no network learns more than the largest class, 50.0 %" in found.reason
+
+
 def test_what_is_no_sequence_is_told():
     found = judged(recurrent_networks, Court(why="the inputs have the shape (4,)"))[PART]
 
@@ -128,4 +146,8 @@ def test_the_digits_are_read_row_by_row(digits):
     size = {"batch_size": 16, "units": 16, "epochs": 3, "most_examples": 500}
     learned, diverged = accuracies_of(task, kind="none", rates=[0.1, 1e6], seed=1, **size)
     assert learned > 50
+    truth = np.concatenate([y for _, y in digits.evaluation("validation", batch_size=500)])[:500]
+    assert share_of_the_largest_class(task, most_examples=500) == pytest.approx(
+        100 * max(np.mean(truth == label) for label in range(10))
+    )
     assert diverged < 30

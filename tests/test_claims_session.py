@@ -333,6 +333,24 @@ def test_the_page_has_a_row_of_the_forest_for_every_test(tmp_path):
     assert "Claims that contradict each other" in text
 
 
+def test_the_page_says_what_was_equal_and_the_word_of_every_part(tmp_path):
+    """What contradicts itself is explained by what is equal: it must stand beside the word."""
+    claim = court.find_claim("smaller-generalizes-better")
+    effects = {"epochs": (1.0, 1.1, 1.2), "updates": (-2.0, -1.9, -1.8)}
+    evidence = tuple(
+        Evidence(claim.name, values, 0.1, "of the metric", part, "tuned", "so", part)
+        for part, values in effects.items()
+    )
+    found, _ = hold(tmp_path, [], (claim,))
+    text = verdict_page(dataclasses.replace(found, evidence=evidence))
+
+    parts = "epochs ✓ +1.1 [0.852, 1.35], updates ✗ -1.9 [-2.15, -1.65]"
+    figures = "so: -1.9 [-2.15, -1.65] of the metric; after the same updates, tuned rates"
+    said = f"✗ DOES NOT HOLD (reversed): A smaller batch generalizes better ({figures}; its parts: "
+    assert said + parts in text
+    assert f"generalizes better ({parts})" in text  # among the contradictions
+
+
 def test_the_json_names_the_seeds_of_every_purpose(tmp_path):
     found, _ = hold(tmp_path, [], (court.find_claim("C13"),))
     simulated = SimulatedCourt()

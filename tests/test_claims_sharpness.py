@@ -163,11 +163,14 @@ def test_the_large_size_generalizes_worse_where_its_metric_at_the_same_loss_is(w
 
 
 def test_of_a_metric_that_is_to_be_large_a_larger_one_is_not_worse():
-    assert words(worse=0.1, larger_is_better=True)["metric"].label == "reversed"
+    found = words(worse=0.1, larger_is_better=True, metric="val_accuracy")
+    assert found["metric"].label == "reversed"
 
 
 def test_training_losses_that_differ_by_more_than_ten_percent_decide_nothing():
     assert words(ratio=3.0, losses=(0.05, 0.0545))["sharpness"].word == "HOLDS"
+    # What is left of the difference is taken off a metric that is the loss.
+    assert words(worse=0.1, losses=(1.0, 1.0999))["metric"].word == "DOES NOT HOLD"
     found = words(ratio=3.0, losses=(0.05, 0.06))
     assert {one.word for one in found.values()} == {"INCONCLUSIVE"}
     reason = next(sharpness.collect(_Trained(losses=(0.05, 0.06)))).doubts[-1]
@@ -178,6 +181,7 @@ def test_an_eigenvalue_that_did_not_converge_decides_nothing():
     found = words(ratio=3.0, uncertain=0.2)["sharpness"]
     assert found.word == "INCONCLUSIVE"
     assert "uncertain" in found.reason
+    assert words(worse=0.1, uncertain=0.2)["metric"].word == "HOLDS"  # it needs none
 
 
 def test_one_size_alone_or_a_model_without_curvature_cannot_be_tested():
@@ -211,17 +215,17 @@ def task(digits):
 @pytest.mark.parametrize(
     "lengths",
     [
-        pytest.param((320, 5120), marks=pytest.mark.slow, id="large"),
-        pytest.param((960, 960), id="small"),
+        pytest.param((640, 5120), marks=pytest.mark.slow, id="large"),
+        pytest.param((1920, 1920), id="small"),
     ],
 )
 def test_the_size_that_ends_lower_is_stopped_at_the_other_s_loss(task, lengths):
-    """Which of the two ends lower depends on the lengths."""
+    """Which of the two ends lower depends on the lengths; both jump by more than that limit."""
     sizes = [PLAIN, PLAIN.model_copy(update={"batch_size": 128, "base_batch_size": 128})]
     small, large = sharpness_at_the_same_loss(
-        task, configurations=sizes, lengths=lengths, metric="loss", seed=1
+        task, configurations=sizes, lengths=lengths, metric="loss", seed=2
     )
-    assert small.training_loss == pytest.approx(large.training_loss, rel=0.1)
+    assert small.training_loss == pytest.approx(large.training_loss, rel=0.06)
     for one in (small, large):
         assert one.metric == one.validation_loss
         assert one.largest > 0

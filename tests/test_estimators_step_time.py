@@ -206,6 +206,19 @@ def test_rounds_that_are_none_are_refused(sizes, seconds, message):
 
 
 def test_the_knee_is_told_in_a_line():
-    text = str(find_knee([8, 16], [[1.0, 1.0]]))
+    texts = [str(find_knee([8, 16, 32], [seconds])) for seconds in ([1, 1, 1.9], [1, 1, 1])]
 
-    assert text == "16 [16, 16], in 100% of the resampled rounds; the largest size is the fastest"
+    assert texts == [
+        "16 [16, 16], in 100% of the resampled rounds; the largest size is the fastest",
+        "32 [32, 32], in 100% of the resampled rounds; the largest size is the fastest; "
+        "no knee: it is the largest measured size",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "edge"),
+    [([1, 1, 1.9], None), ([1, 1, 1], "largest"), ([1, 2, 4], "smallest")],
+    ids=["inside", "flat", "linear"],
+)
+def test_a_knee_at_an_end_of_what_was_measured_is_told_apart(seconds, edge):
+    assert find_knee([8, 16, 32], [seconds]).edge == edge

@@ -23,6 +23,7 @@ from tfbatch.instruments.input_bound import (
     spread,
 )
 from tfbatch.instruments.open_bench import open_bench
+from tfbatch.interleaved_rounds import InRounds
 from tfbatch.request.execution import Execution
 from tfbatch.training.step_times import StepTime
 
@@ -188,7 +189,7 @@ def test_batches_that_fill_the_pipelines_buffers_are_not_timed(monkeypatch):
     assert seconds == pytest.approx(0.5)
 
 
-def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(monkeypatch):
+def test_each_size_is_timed_in_three_ways_and_those_without_time_or_memory_are_named(monkeypatch):
     def first_visit(batch_size, kind, *, most_at_once):
         seconds = kind(executions=1, warmup=1, at_once=most_at_once)
         return interleaved_rounds.Paced(batch_size, kind, most_at_once, seconds, 0.0, [seconds] * 3)
@@ -201,7 +202,9 @@ def test_each_size_is_timed_in_three_ways_and_those_without_time_are_named(monke
     monkeypatch.setattr(input_bound, "time_training", training)
     monkeypatch.setattr(input_bound, "_time_pipeline", lambda *_, **pace: float(pace["at_once"]))
     monkeypatch.setattr(
-        input_bound, "measure_in_rounds", lambda sizes, visit, **_: [visit(0), visit(1)]
+        input_bound,
+        "measure_in_rounds",
+        lambda sizes, visit, **_: InRounds((visit(0), visit(1)), left_out=(32,), too_large=(64,)),
     )
     configurations = [
         Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 16, 32)

@@ -16,12 +16,15 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
+import tiny_model
 from processes import HANG_SECONDS
 
+from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.instruments.image_size_memory import ResizedData, measure_memory_by_image_size
 from tfbatch.instruments.largest_batch import find_max_batch_size
 from tfbatch.instruments.open_bench import open_bench
+from tfbatch.largest_batch import fresh_process
 from tfbatch.largest_batch.fresh_process import Peak, Prober, Written, climb, read_written
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory, open_prober
 from tfbatch.largest_batch.search import (
@@ -33,6 +36,8 @@ from tfbatch.largest_batch.search import (
 )
 from tfbatch.largest_batch.training_load import (
     UsableMemory,
+    _Evaluation,
+    _Prediction,
     lengthened,
     longest_shapes,
     measure_training,
@@ -42,6 +47,8 @@ from tfbatch.process.memory import peak_resident
 from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import Execution
 from tfbatch.training.context import begin_worker
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.workload import Workload
 from tfbatch.workers.slot import Start
 
 pytestmark = pytest.mark.usefixtures("one_at_a_time")
@@ -210,6 +217,61 @@ def test_a_process_is_ended_before_it_takes_the_machines_memory(make_prober, flo
     assert run.outcome == "oom"
     assert run.message.startswith("Its memory passed ")
     assert (floor + 200) * MEGABYTE < run.highest_bytes < (floor + 1100) * MEGABYTE
+
+
+def test_a_size_for_which_the_allocator_had_to_clear_up_does_not_fit(make_prober, floor):
+    """Three sizes of 8 and 32 and 128: 128 ran, beyond 100 the wall is near."""
+    prober = make_prober(floor + 300, breaks_at=100, breaks="clear_up")
+    found = search_largest(prober, cap=1000, growth=4)
+
+    assert found.runs[0].sizes == (8, 32, 128, 512, 1000)
+    assert found.runs[0].outcome == "oom"
+    assert "allocator had to clear up" in found.runs[0].message
+    assert 85 <= found.batch_size < 100
+
+
+def test_what_is_found_so_far_is_told_while_it_runs(tmp_path):
+    record = tmp_path / "record"
+    lines = [["started", 5], ["running", 8], ["peak", 8, 120_000_000], ["running", 32]]
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert fresh_process._doing(record, (8, 32, 128), 12.0, 6e9) == (
+        "trying batch sizes 8 to 128 in a fresh process: batch size 32 after 8 took 120 of 6,000 "
+        "MB, 12 s"
+    )
+
+
+def test_memory_that_others_hold_and_predictions_limit_are_told(make_prober, floor):
+    found = search_largest(make_prober(floor + 30), cap=10)
+    report = dataclasses.replace(
+        report_of(found, floor + 30), prediction=found, held_by_others=2 * 10**9
+    )
+
+    assert "The largest batch of `predict` that fits is 10." in report.conclusion()
+    assert "Other processes held 2,000 MB of the GPU: alone on it, more may fit." in (
+        report.conclusion()
+    )
+    assert {row["kind"] for row in report.rows()} == {"training", "prediction"}
+
+
+def test_evaluation_and_prediction_take_whole_batches_of_validation(digits, monkeypatch):
+    seen: list[tuple[str, int]] = []
+    programs = ProgramCache(Workload(digits, tiny_model.build))
+    configuration = Configuration(batch_size=1, base_learning_rate=0.1)
+    for name, load in (("evaluate", _Evaluation), ("predict", _Prediction)):
+        kept = getattr(keras.Model, name)
+
+        def noted(model, batches, *, kept=kept, name=name, **options):
+            seen.extend((name, len(batch[0])) for batch in batches)
+            return kept(model, batches, **options)
+
+        monkeypatch.setattr(keras.Model, name, noted)
+        one = load(programs, configuration, lambda: None)
+        assert one.begin() > 0
+        assert one.step(32) > 0
+        assert one.finish() is None
+
+    assert seen == [("evaluate", 32)] * 2 + [("predict", 32)] * 2
 
 
 def test_processes_that_all_hang_are_not_called_out_of_memory(make_prober):

@@ -16,8 +16,13 @@ from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.predicted_batch_size import predict_batch_size
 from tfbatch.instruments import throughput
-from tfbatch.instruments.throughput import alignment_of, throughput_from, with_odd_sizes
-from tfbatch.training.step_times import StepTime
+from tfbatch.instruments.throughput import (
+    alignment_of,
+    sizes_of_interest,
+    throughput_from,
+    with_odd_sizes,
+)
+from tfbatch.training.step_times import StepTime, StepTimes
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 
@@ -228,23 +233,66 @@ def test_nothing_is_predicted_from_nothing(scale, baseline, message):
         )
 
 
-def test_sizes_are_timed_from_the_smallest_up_and_those_without_time_are_named(monkeypatch):
+def test_sizes_without_time_or_memory_are_named(monkeypatch):
     asked: dict[str, Any] = {}
 
     def step_times(programs, configurations, **options):
         asked.update(options, sizes=[one.batch_size for one in configurations])
-        return affine()[:2]
+        return StepTimes(tuple(affine()[:3]), left_out=(16, 64), too_large=(128,))
 
     monkeypatch.setattr(throughput, "measure_step_times", step_times)
     configurations = [
-        Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 32, 16)
+        Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 32, 16, 128)
     ]
-    found = throughput.measure_throughput_of(context_of(None), configurations, 7.0)
+    found = throughput.measure_throughput_of(context_of(None), configurations, 7.0, [32])
 
-    assert asked["sizes"] == [8, 16, 32, 64]
-    assert (asked["seconds"], asked["rounds"]) == (7.0, 5)
-    assert (found.batch_sizes, found.left_out) == ((8, 16), (32, 64))
-    assert "too slow to measure in the time: 32, 64" in found.conclusion()
+    assert asked["sizes"] == [8, 16, 32, 64, 128]
+    assert (asked["seconds"], asked["rounds"], asked["wanted"]) == (7.0, 5, [32])
+    assert (found.left_out, found.too_large) == ((16, 64), (128,))
+    said = found.conclusion()
+    assert "not measured for want of time, between others: 16" in said
+    assert "too slow to measure in the time, steps alone: 64" in said
+    assert "too large for the memory: 128" in said
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [(slice(0, 3), "no knee up to the largest measured batch size, 32"), (slice(6, 7), "no knee")],
+    ids=["flat as far as measured", "one size"],
+)
+def test_a_knee_at_the_edge_of_what_was_measured_is_not_called_one(sizes, said):
+    """8, 16 and 32 of a device that is flat up to 288: the end of what was measured is no knee."""
+    found = throughput_from(affine()[sizes])
+
+    assert not found.has_knee
+    assert said in found.conclusion()
+    assert "knee is batch size" not in found.of_knee()
+    assert found.charts()[0].marks == ()
+
+
+def test_a_throughput_that_is_at_its_best_from_the_first_has_no_knee_there():
+    linear = [StepTime(size, 0.01 * size, (0.01 * size,) * 3) for size in SIZES]
+    found = throughput_from(linear)
+
+    assert found.knee.edge == "smallest"
+    assert "no knee from batch size 8 on, the smallest measured" in found.conclusion()
+
+
+def test_a_gap_below_the_knee_is_told():
+    """256 is the knee of those measured; whether 128 was one is not known."""
+    times = [time for time in affine() if time.batch_size != 128]
+    found = throughput_from(times, left_out=[128])
+    whole = throughput_from(affine())
+
+    assert "or smaller: between 64 and 256 nothing was measured" in found.conclusion()
+    assert "or smaller: between 64 and 256 nothing was measured" in found.of_knee()
+    assert "nothing was measured" not in whole.conclusion() + whole.of_knee()
+
+
+def test_on_a_gpu_the_sizes_reach_as_far_as_the_data():
+    assert sizes_of_interest(45_000, on_gpu=True) == [2**k for k in range(3, 16)]
+    assert sizes_of_interest(45_000, on_gpu=False) == [2**k for k in range(3, 11)]
+    assert sizes_of_interest(16, on_gpu=True) == [8, 16]
 
 
 @pytest.mark.slow
@@ -260,7 +308,7 @@ def test_a_real_training_is_timed_at_every_size():
     )
 
     found = report.throughput
-    assert found.batch_sizes + found.left_out == tuple(with_odd_sizes([16, 64]))
+    assert sorted(found.batch_sizes + found.left_out) == with_odd_sizes([16, 64])
     assert all(min(time.rounds) > 0 for time in found.step_times)
     assert report.input_bound is not None
     assert report.input_bound.shares[0].batch_size == 16

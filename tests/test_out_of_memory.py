@@ -15,6 +15,7 @@ import pytest
 
 from tfbatch.process.out_of_memory import (
     follows_out_of_memory,
+    is_near_the_wall,
     is_out_of_memory,
     memory_message,
     out_of_memory_line,
@@ -282,3 +283,16 @@ def test_a_text_that_names_the_exhausted_resource_is_believed_unless_it_is_anoth
 
     assert is_out_of_memory(error + "Graph execution error:")
     assert not is_out_of_memory(error + "events.out; No space left on device")
+
+
+def test_an_allocator_that_clears_up_is_near_the_wall_and_refuses_nothing():
+    said = (
+        "Garbage collection: deallocate free memory regions (i.e., allocations) so that we can "
+        "re-allocate a larger region to avoid OOM due to memory fragmentation. If you see this "
+        "message frequently, you are running near the threshold of the available device memory "
+        "and re-allocation may incur great performance overhead."
+    )
+
+    assert is_near_the_wall(said)
+    assert not is_out_of_memory(said)
+    assert not is_near_the_wall("The caller indicates that this is not a failure")

@@ -96,6 +96,7 @@ def test_every_library_that_is_imported_is_required(settings):
         "sklearn": "scikit-learn",
         "grpc": "grpcio",
         "mlflow": "mlflow-skinny",
+        "pynvml": "nvidia-ml-py",
     }
     extras = settings["options.extras_require"]
     optional = {"appendix": "matplotlib"}  # which tells how to install it where it is not

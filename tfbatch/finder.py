@@ -23,7 +23,7 @@ from tfbatch.python_objects import (
     splits_of,
     user_code,
 )
-from tfbatch.request.execution import MAX_STATE_GB, Execution
+from tfbatch.request.execution import MAX_STATE_GB, Execution, JitCompile
 from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.files import JOURNAL
 from tfbatch.run_folder.folder import check_run_dir
@@ -65,7 +65,7 @@ def find_batch_size(
     overwrite: bool = False,
     workers: int | None = None,
     precision: str = "float32",
-    jit_compile: bool = False,
+    jit_compile: JitCompile = "auto",
     loss: object = None,
     metrics: Metrics | None = None,
     class_weight: dict[int, float] | None = None,
@@ -141,7 +141,8 @@ def find_batch_size(
             runs everything in this process. With one worker (or a random search) a run is
             repeated exactly by the same seed.
         precision: Keras's dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model; "auto" chooses as Keras does: with a GPU, where
+            every layer supports it.
         loss: Keras loss, its name, or a function, for a model that is not compiled. Default:
             cross-entropy of logits.
         metrics: Keras metrics, their names, or functions, for the same. Default with the default

@@ -41,6 +41,7 @@ from tfbatch.command_line.workload_flags import (
     as_typed,
     batch_sizes_from,
     define_workload_flags,
+    jit_compile_from,
     workload_from,
 )
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
@@ -49,7 +50,7 @@ from tfbatch.python_objects import PythonObjects
 from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import ModelAndData, resolve_model_and_data
 from tfbatch.request.request import DEFAULT_RUNS
-from tfbatch.request.search_config import BatchSizeGrid, batch_sizes_of, check_batch_sizes
+from tfbatch.request.search_config import batch_sizes_of, check_batch_sizes
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.schema import validate
 from tfbatch.search.progress import LiveProgress, Progress
@@ -71,7 +72,7 @@ _OWN = ("run_dir", "skip", "max_minutes", "batch_sizes", "logical_cpus")
 define_workload_flags(
     FLAGS,
     batch_sizes="Batch sizes of interest. Default: powers of two from 8 to 1024, at most an eighth "
-    "of the training split.",
+    "of the training split; on a GPU as far as memory and data reach.",
 )
 flags.DEFINE_list(
     "skip", [], f"Instruments to leave out: {', '.join(INSTRUMENTS.names())}.", flag_values=FLAGS
@@ -109,7 +110,7 @@ def execution_from_flags() -> Execution:
     return Execution(
         workers=None if FLAGS.strategy else 1,
         precision=FLAGS.precision,
-        jit_compile=FLAGS.jit_compile,
+        jit_compile=jit_compile_from(FLAGS),
         strategy=FLAGS.strategy,
         logical_cpus=FLAGS.logical_cpus,
     )
@@ -288,10 +289,16 @@ def _sizes_of_interest(subject: ModelAndData, bench: Bench) -> list[int]:
     Raises:
         InputError: One that was asked for cannot be used.
     """
+    from tfbatch.instruments.throughput import sizes_of_interest
     from tfbatch.search.preparation import check_baseline, check_replicas
 
     examples = bench.data.splits["train"]
-    sizes = batch_sizes_of(batch_sizes_from(FLAGS) or BatchSizeGrid(), examples)
+    asked = batch_sizes_from(FLAGS)
+    sizes = (
+        batch_sizes_of(asked, examples)
+        if asked
+        else sizes_of_interest(examples, on_gpu=bench.devices.kind != "CPU")
+    )
     check_baseline(subject, examples)
     check_replicas([*sizes, subject.baseline.batch_size], bench.devices.replicas)
     return sorted({*sizes, subject.baseline.batch_size})
@@ -393,15 +400,16 @@ def _page(subject: ModelAndData, probed: ProbeReport) -> str:
 
 
 def _verifying(probed: ProbeReport) -> str:
-    """The search that compares what is predicted with what is around it."""
+    """The search that compares what is predicted with what is around it, and what is not known."""
     from tfbatch.estimators.predicted_batch_size import sizes_to_verify  # imports SciPy
 
     given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
     flags_given = as_typed(FLAGS, given)
-    sizes = {probed.baseline, *probed.batch_sizes}
+    sizes = {probed.baseline, *probed.fitting}
     if made := probed.prediction:
         also = {size for size in (probed.baseline,) if size <= made.largest}
         sizes = set(sizes_to_verify(made.batch_size, largest=made.largest, also=also))
+        sizes |= set(probed.unmeasured)
     flags_given.append(f"--batch_sizes={','.join(map(str, sorted(sizes)))}")
     return shlex.join([sys.executable, "-m", "tfbatch.tune", *flags_given])
 

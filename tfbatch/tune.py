@@ -35,6 +35,7 @@ from tfbatch.command_line.workload_flags import (
     as_typed,
     batch_sizes_from,
     define_workload_flags,
+    jit_compile_from,
     workload_from,
 )
 from tfbatch.errors import InputError, NothingLearnedError, StoppedError
@@ -216,7 +217,7 @@ def request_from_flags() -> Request:
         execution=Execution(
             workers=FLAGS.workers,
             precision=FLAGS.precision,
-            jit_compile=FLAGS.jit_compile,
+            jit_compile=jit_compile_from(FLAGS),
             stall_minutes=FLAGS.stall_minutes,
             checkpoint_seconds=FLAGS.checkpoint_seconds,
             cluster=FLAGS.cluster,

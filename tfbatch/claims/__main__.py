@@ -29,7 +29,11 @@ from tfbatch.command_line.running import (
     run_command,
     say,
 )
-from tfbatch.command_line.workload_flags import define_workload_flags, workload_from
+from tfbatch.command_line.workload_flags import (
+    define_workload_flags,
+    jit_compile_from,
+    workload_from,
+)
 from tfbatch.errors import InputError, StoppedError
 from tfbatch.python_objects import PythonObjects
 from tfbatch.request.execution import Execution
@@ -120,7 +124,7 @@ def request_from_flags() -> CourtRequest:
         execution=Execution(
             workers=FLAGS.workers,
             precision=FLAGS.precision,
-            jit_compile=FLAGS.jit_compile,
+            jit_compile=jit_compile_from(FLAGS),
             strategy=FLAGS.strategy,
             logical_cpus=FLAGS.logical_cpus,
         ),

@@ -320,7 +320,12 @@ FOUNDING_DOCUMENT = (
         "second-order-needs-thousands",
         "Second-order methods need batches of thousands.",
         tuple(
-            Criterion("X9", "log of the smallest good batch size over 1000", "threshold", method)
+            Criterion(
+                "X9",
+                "log loss of the best batch of 1024 or fewer over the full one, less log 1.1",
+                "threshold",
+                method,
+            )
             for method in _SECOND_ORDER
         ),
     ),
@@ -525,7 +530,9 @@ FOUNDING_DOCUMENT = (
             Criterion(
                 "X3", "success of B0 less that of the smallest size, fixed rate", name="success"
             ),
-            Criterion("X10", "failures of the smallest size less those of B0", name="deep nets"),
+            Criterion(
+                "X10", "failures to begin at batch size 4 less those at 32", name="deep nets"
+            ),
         ),
     ),
     Claim(

@@ -20,6 +20,7 @@ from tfbatch.claims._verdicts import (
 )
 
 if TYPE_CHECKING:
+    from tfbatch.claims._claim import Axis
     from tfbatch.estimators.verdict import Kind  # imports SciPy
 
 _ROWS = 12
@@ -98,7 +99,10 @@ _QUESTIONS = (
         "Grow the batch during the training?",
         ("large-early", "noisy-so-raise-or-decay", "decay-is-annealing"),
     ),
-    ("Is any of it above the noise of seeds?", ("size-changes-speed-and-metric",)),
+    (
+        "Does it matter at all, above the noise of seeds?",
+        ("size-changes-speed-and-metric", "choose-casually"),
+    ),
 )
 _CONTRADICTIONS = (
     (
@@ -137,6 +141,11 @@ _CONTRADICTIONS = (
         "how much data there is, and how large its images are",
     ),
     (
+        ("choose-casually",),
+        ("size-changes-speed-and-metric", "some-size-best-in-time"),
+        "how far apart the sizes are: neighbors such as 60 and 64, or the smallest and the largest",
+    ),
+    (
         ("data-matters-more",),
         ("size-changes-speed-and-metric",),
         "what the batch size is compared with: changes of the data, or nothing",
@@ -164,12 +173,26 @@ _CONTRADICTIONS = (
 )
 
 
+_EQUAL: dict[Axis, str] = {
+    "epochs": "after the same epochs",
+    "updates": "after the same updates",
+    "time to target": "until the target is reached",
+    "training loss": "at the same training loss",
+    "gradient evaluations": "after as many gradients",
+}
+"""What a comparison of trainings holds equal."""
+
+
 def verdict_page(verdicts: Verdicts) -> str:
     """The page as HTML, which opens without a network."""
     sections = [
         PageSection(
             "What people ask",
-            "",
+            (
+                "Effects are above 0 where a claim is right. A metric counts so that more is "
+                "better: a loss with the other sign. A claim of several parts holds only if all "
+                "of them do, and each part has its word.",
+            ),
             ("question", "what this machine says"),
             [(text, answer) for text, answer in _answers(verdicts) if answer],
         ),
@@ -222,19 +245,48 @@ def _side(verdicts: Verdicts, names: Sequence[str], *, brief: bool = False) -> s
 
 
 def _why(one: JudgedClaim, *, brief: bool) -> str:
-    """The figures of the part that decides, or why it does not."""
-    for part in one.parts:
-        verdict, evidence = part.verdict, part.evidence
-        if verdict.word != one.verdict.word:
-            continue
-        told = []
-        if evidence and math.isfinite(verdict.estimate):
-            figures = f"{verdict.estimate:+.3g} {_interval(part)}".strip()
-            told.append(figures if brief else f"{evidence.finding}: {figures}")
-        if verdict.reason and not brief:
-            told.append(verdict.reason)
-        return f" ({'; '.join(told)})" if told else ""
-    return ""
+    """The figures of the part that decides, or why it does not; the words of all parts."""
+    part = _deciding(one)
+    verdict, evidence = part.verdict, part.evidence
+    several = len(one.parts) > 1
+    told = []
+    if evidence and not evidence.untestable and not brief:
+        if math.isfinite(verdict.estimate):
+            told.append(f"{evidence.finding}:{_figures(part)} {evidence.unit}")
+        equal = _EQUAL.get(evidence.axis, "")
+        rates = f"{evidence.policy} rates" if evidence.policy != "no" else ""
+        told.append(", ".join(filter(None, (equal, rates))))
+    if verdict.reason and not brief:
+        told.append(verdict.reason)
+    if several:
+        words = ", ".join(map(_word_of_part, one.parts))
+        told.append(words if brief else f"its parts: {words}")
+    elif brief:
+        told.append(_figures(part))
+    told = [text.strip() for text in told if text.strip()]
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _deciding(one: JudgedClaim) -> JudgedPart:
+    """The part whose verdict is that of the claim; its p may be another."""
+    return max(
+        one.parts,
+        key=lambda part: (
+            part.verdict.word == one.verdict.word,
+            part.verdict.interval == one.verdict.interval,
+        ),
+    )
+
+
+def _word_of_part(part: JudgedPart) -> str:
+    return f"{part.part.name} {SYMBOLS[part.verdict.word]}{_figures(part)}"
+
+
+def _figures(part: JudgedPart) -> str:
+    """The effect and its interval; nothing where there is none."""
+    if not math.isfinite(part.verdict.estimate):
+        return ""
+    return f" {part.verdict.estimate:+.3g} {_interval(part)}".rstrip()
 
 
 def _interval(part: JudgedPart) -> str:

@@ -68,13 +68,15 @@ if TYPE_CHECKING:
     from tfbatch.training.devices import Devices
     from tfbatch.workers import Slot
 
-_EVIDENCE_VERSION = 6
+_EVIDENCE_VERSION = 7
 """Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
 
 1: sizes were chosen by the seeds that judge; files had no version. 2: they named no machine.
 3: pilot runs that diverged set the target, and nothing asked whether it can be reached. 4: a target
 reached at once was no bound, and pairs that diverged were left out of an oscillation in silence.
-5: injected noise was taken for that of batches also where these did better.
+5: injected noise was taken for that of batches also where these did better. 6: losses at X9's floor
+counted as values, C28 took the smallest good batch of each seed, networks that began at no batch
+size showed in X10 that a larger one helps, and X6 compared losses of unequal training losses.
 """
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
@@ -365,6 +367,10 @@ def hold_court(
             stop_requested=must_stop,
         ) as ready,
     ):
+        request = dataclasses.replace(  # what was left to Keras is recorded as what it came to
+            request,
+            execution=dataclasses.replace(request.execution, jit_compile=ready.model.jit_compile),
+        )
         workload, untrained = open_subject(request, ready, progress)
         folder = RunFolder(
             request.run_dir,
@@ -379,7 +385,9 @@ def hold_court(
             lock=lock,
         )
         with folder:
-            write_fingerprint(folder.path, list(ready.engine.devices.accelerators))
+            write_fingerprint(
+                folder.path, list(ready.engine.devices.accelerators), ready.gpu_settings
+            )
             machine = machine_of(ready.engine.devices)
             spent = spent_seconds(folder.path, folder.journal.rows)
             must_stop.clock = SearchClock(

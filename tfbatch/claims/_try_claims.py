@@ -22,7 +22,7 @@ from tfbatch.python_objects import (
     splits_of,
     user_code,
 )
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import Execution, JitCompile
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.first_worker import locked_with_worker
@@ -55,7 +55,7 @@ def try_claims(
     overwrite: bool = False,
     workers: int | None = None,
     precision: str = "float32",
-    jit_compile: bool = False,
+    jit_compile: JitCompile = "auto",
     loss: object = None,
     metrics: Metrics | None = None,
     class_weight: dict[int, float] | None = None,
@@ -96,7 +96,8 @@ def try_claims(
         overwrite: Remove what is in the run folder and start anew.
         workers: Worker processes; 0 runs everything in this process.
         precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model; "auto" chooses as Keras does: with a GPU, where
+            every layer supports it.
         loss: Loss of a model that is not compiled.
         metrics: Its metrics.
         class_weight: Weight of each class in the training loss.

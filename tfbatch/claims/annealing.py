@@ -449,7 +449,8 @@ def _stuck(court: Court, branches: _Branches) -> Evidence:
         found = []
         for run in study.runs(size, rates[size]):
             end, before = run.score_at(until), run.score_at(_LAST_PART * until)
-            found.append(float(end < study.target and abs(end - before) < study.margin))
+            rests = not run.diverged and abs(end - before) < study.margin
+            found.append(float(rests and end < study.target))
         return found
 
     def find() -> Contest:

@@ -71,6 +71,8 @@ def collect(court: Court) -> Iterator[Evidence]:
         f"{', '.join(of_sizes)}: {_described(judging, choosing)} at batch size {study.base}, "
         f"{_described(of_sizes, choosing_sizes)}; extremes chosen by other seeds"
     )
+    if study.large not in sizes:
+        notes.append(_left_out(study, sizes))
     yield dataclasses.replace(
         blank,
         effects=contest.effects,
@@ -79,6 +81,18 @@ def collect(court: Court) -> Iterator[Evidence]:
         finding="; ".join([text, *notes]),
         doubts=study.doubts("tuned", "epochs", sizes),
     )
+
+
+def _left_out(study: BatchSizeStudy, sizes: Sequence[int]) -> str:
+    """What the largest size, which has too few updates, would add to the range of the sizes."""
+    large = study.large
+
+    def mean(size: int, purpose: Purpose) -> float:
+        return statistics.fmean(study.scores(size, "tuned", "epochs", purpose))
+
+    best = max(sizes, key=lambda size: mean(size, "tuning"))
+    lost = mean(best, "verdict") - mean(large, "verdict")
+    return f"batch size {large}, left out for its few updates, loses {lost:.3g} to {best}"
 
 
 def _described(table: Scores, choosing: Scores) -> str:

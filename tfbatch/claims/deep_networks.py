@@ -235,7 +235,10 @@ def _deeper(
         )
         return dataclasses.replace(blank, untestable=why)
     gaps = {rate: gap_in_octaves(verdict, rate, sizes, updates) for rate in usable}
-    chosen = max(usable, key=lambda r: statistics.fmean(gap_in_octaves(tuning, r, sizes, updates)))
+    both = [r for r in usable if not _never_begin(tuning, (SHALLOW, DEEP), r, sizes, updates)]
+    chosen = max(
+        both or usable, key=lambda r: statistics.fmean(gap_in_octaves(tuning, r, sizes, updates))
+    )
     tuned = statistics.fmean(tuned_gap(verdict, tuning, sizes, updates))
     return dataclasses.replace(
         blank,
@@ -246,7 +249,7 @@ def _deeper(
         f"medians are {_median(verdict[DEEP], chosen, sizes, updates)} and "
         f"{_median(verdict[SHALLOW], chosen, sizes, updates)}; at each one's best rate the mean "
         f"gap is {tuned:.1f} octaves",
-        censored=max(_unsafe(verdict, rate, sizes, updates) for rate in usable),
+        censored=_bounds(verdict, chosen, usable, sizes, updates),
     )
 
 
@@ -307,15 +310,29 @@ def _is_usable(tuning: Starts, rate: float, updates: int) -> bool:
     )
 
 
-def _unsafe(table: Starts, rate: float, sizes: Sequence[int], updates: int) -> int:
-    """Bounds that speak for what the effects say: the true value could speak against it.
+def _bounds(
+    table: Starts, chosen: float, usable: Sequence[float], sizes: Sequence[int], updates: int
+) -> int:
+    """Seeds that do not show what the effects say, for a network begins at no size.
 
-    Where the deep network begins nowhere the gap is at least what it counts as, and where the
-    shallow one does not it is at most that.
+    That a larger batch helps is shown, at the chosen rate, where both begin at some size: one that
+    never does may need another rate. That the deep one needs none is not shown where it never
+    begins, at any rate.
     """
-    gap = statistics.fmean(gap_in_octaves(table, rate, sizes, updates))
-    network = SHALLOW if gap >= _OCTAVE else DEEP
-    return sum(smallest_start(starts, rate, sizes, updates) is None for starts in table[network])
+    if statistics.fmean(gap_in_octaves(table, chosen, sizes, updates)) >= _OCTAVE:
+        return _never_begin(table, (SHALLOW, DEEP), chosen, sizes, updates)
+    return max(_never_begin(table, (DEEP,), rate, sizes, updates) for rate in usable)
+
+
+def _never_begin(
+    table: Starts, networks: Sequence[str], rate: float, sizes: Sequence[int], updates: int
+) -> int:
+    """Seeds in which one of the networks begins at no size."""
+    seeds = zip(*(table[network] for network in networks), strict=True)
+    return sum(
+        any(smallest_start(starts, rate, sizes, updates) is None for starts in seed)
+        for seed in seeds
+    )
 
 
 def _unstable(verdict: Starts, tuning: Starts, updates: int, why: str) -> Evidence:

@@ -3,7 +3,9 @@
 The full batch descends with a Gaussian noise that is added to its gradient, and without. The noise
 is as large as that of a batch of B0 at the same weights, |g_B - G|^2 in the mean, which is drawn
 anew at each update; in its directions it is the same on all sides, as that of a batch is not. Both
-make the same updates, from the same weights.
+make the same updates, from the same weights. A third arm makes them with batches: g_B is G and the
+noise g_B - G, so that this is the noise which has the covariance of a batch's. Noise that does not
+do what this one does stands for nothing, whichever of the two does more.
 
 All examples are looked at in each update, so that at most 512 of them stand for the data.
 """
@@ -40,12 +42,15 @@ Arm = tuple[float, float]
 """The share of the gradient that is a batch's own, and the variance of the noise that is added to
 the rest, in that of a batch of B0."""
 _NONE, _NOISE, _FOUR_TIMES, _BATCH = ARMS = ((0.0, 0.0), (0.0, 1.0), (0.0, 4.0), (1.0, 0.0))
-_UNLIKE = (
-    "batches themselves do better than the full batch, and noise that is alike in all directions "
-    "does not: it does not stand for theirs"
-)
-_HIGHER = 2.0
-"""Without noise the best rate may be higher: what has none has this rate too."""
+_UNLIKE = {
+    True: "batches themselves do better than the full batch, and noise that is alike in all "
+    "directions does not: it does not stand for theirs",
+    False: "noise that is alike in all directions does better than the full batch, and batches "
+    "themselves do not: it does not stand for theirs",
+}
+"""Why nothing is decided, by whether it is batches that do better."""
+_OTHER_RATES = (2.0, 0.5)
+"""Without noise the best rate may be another: what has none has so many times the rate too."""
 
 
 def collect(court: Court) -> Iterator[Evidence]:
@@ -56,22 +61,25 @@ def collect(court: Court) -> Iterator[Evidence]:
     study = court.study
     rate = study.rate(study.base, "fixed", "epochs")
     size = study.base
-    finding, found, why, unlike = "", Contest(0, 0, ()), "", False
+    finding, found, why = "", Contest(0, 0, ()), ""
+    unlike: tuple[str, ...] = ()
     try:
         scores = {purpose: _scores(court, rate.value, purpose) for purpose in ("verdict", "tuning")}
         names = list(scores["verdict"])
         judging, choosing = (
             dict(enumerate(scores[purpose].values())) for purpose in ("verdict", "tuning")
         )
-        found = contest(judging, choosing, (0, 1), (2, 3))
-        batch = statistics.fmean(scores["verdict"]["batch"])
-        full = statistics.fmean(scores["verdict"][names[2]])
-        # Noise that does not do what that of batches does is no stand-in for it.
-        unlike = batch - full >= study.margin > statistics.fmean(found.effects)
+        found = contest(judging, choosing, (0, 1), range(2, len(names) - 1))
+        batch, full = (
+            statistics.fmean(scores["verdict"][name]) for name in ("batch", names[found.other])
+        )
+        helps = batch - full >= study.margin
+        if helps != (statistics.fmean(found.effects) >= study.margin):
+            unlike = (_UNLIKE[helps],)
         finding = (
             f"the metric of the full batch with {names[found.one]} less {names[found.other]}, both "
             f"chosen by other seeds; batches of {size} of the same examples are better by "
-            f"{batch - full:.3g} than the full batch at the same rate"
+            f"{batch - full:.3g} than the latter"
         )
     except (InputError, UntestableError) as error:
         why = str(error)
@@ -85,7 +93,7 @@ def collect(court: Court) -> Iterator[Evidence]:
             policy="fixed",
             finding=finding,
             part="injected",
-            doubts=(*rate.doubts, *((_UNLIKE,) if unlike else ())),
+            doubts=(*rate.doubts, *unlike),
             untestable=why,
         )
         yield blank if why else told(blank, lambda: found)
@@ -114,7 +122,7 @@ def _scores(court: Court, rate: float, purpose: Purpose) -> dict[str, list[float
             "seed": seed,
             "metric": workload.metric.removeprefix("val_"),
         }
-        for factor, arms in ((1.0, ARMS), (_HIGHER, (_NONE,)))
+        for factor, arms in ((1.0, ARMS), *((factor, (_NONE,)) for factor in _OTHER_RATES))
         for seed in court.seeds(purpose, court.preset.count(purpose))
     ]
     found = court.measure_each(descend_with_noise, cases, seconds=_SECONDS)
@@ -124,15 +132,21 @@ def _scores(court: Court, rate: float, purpose: Purpose) -> dict[str, list[float
         """What has diverged is worth as much as the untrained model."""
         return max(sign * value, workload.untrained) if math.isfinite(value) else workload.untrained
 
-    half = len(found) // 2
+    count = court.preset.count(purpose)
     none, noise, four_times, batch = (
-        [oriented(value) for value in column] for column in zip(*found[:half], strict=True)
+        [oriented(value) for value in column] for column in zip(*found[:count], strict=True)
     )
+    others = {
+        f"without any at {factor:g} times the rate": [
+            oriented(one) for (one,) in found[number * count : (number + 1) * count]
+        ]
+        for number, factor in enumerate(_OTHER_RATES, 1)
+    }
     return {
         f"the noise of a batch of {size}": noise,
         f"four times the variance of a batch of {size}": four_times,
         "without any": none,
-        f"without any at {_HIGHER:g} times the rate": [oriented(one) for (one,) in found[half:]],
+        **others,
         "batch": batch,
     }
 

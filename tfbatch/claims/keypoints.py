@@ -86,6 +86,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     ]
     found = [ap for (ap,) in court.measure_each(average_precision_of, cases, seconds=seconds)]
     small, large = found[: len(seeds)], found[len(seeds) :]
+    few, many = (length["epochs"] * length["images"] // size for size in (LARGE, SMALL))
     yield Evidence(
         "large-helps-keypoints",
         effects=differences(large, small),
@@ -95,7 +96,8 @@ def collect(court: Court) -> Iterator[Evidence]:
         policy="tuned",
         finding=f"on synthetic keypoints: AP {statistics.fmean(large):.1f} at batch size {LARGE} "
         f"and {statistics.fmean(small):.1f} at {SMALL}, after {length['epochs']} epochs of "
-        f"{length['images']} images at the rates {values[1]:g} and {values[0]:g}",
+        f"{length['images']} images, {few} and {many} updates, at the rates {values[1]:g} and "
+        f"{values[0]:g}",
         doubts=tuple(doubts),
     )
 

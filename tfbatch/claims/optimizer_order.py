@@ -254,8 +254,16 @@ def _hurt(measured: _Measured, method: str) -> Evidence:
         f"{name} " + " and ".join(_typical(measured.losses(Cell(name, b))) for b in (small, full))
         for name in names
     )
+    hurt = statistics.fmean(found.effects) >= _MARGIN
+    # What a batch costs is more than what is seen of it where the full one is at the floor, and
+    # less where the small one is.
+    higher, lower = (small, full) if hurt else (full, small)
     return dataclasses.replace(
         found,
+        censored=_at_the_floor(
+            measured.losses(Cell(method, higher)),
+            *(measured.losses(Cell(name, lower)) for name in _FIRST_ORDER),
+        ),
         finding=f"log loss of all {full} examples after {measured.evaluations} gradients, batch "
         f"size {small} less the full batch, {method} less {first}; shares of the initial loss left "
         f"at both: {ends}",
@@ -264,8 +272,13 @@ def _hurt(measured: _Measured, method: str) -> Evidence:
 
 
 def _thousands(measured: _Measured, method: str) -> Evidence:
-    """The smallest batch that is as good as the full one, over 1000."""
-    sizes = measured.sizes
+    """What the best batch of about a thousand examples or fewer loses to the full one.
+
+    That too small a batch loses more must be so of every size; that it does not, of the one that
+    the tuning seeds chose. A size that is more than half of the data is nearly the full batch, and
+    is not chosen.
+    """
+    sizes, full = measured.sizes, measured.sizes[-1]
     cells = [Cell(method, size) for size in sizes]
     blank = _blank(_THOUSANDS, method, 0.0)
 
@@ -275,41 +288,30 @@ def _thousands(measured: _Measured, method: str) -> Evidence:
                 f"the training split has {measured.count} examples, fewer than {_MANY}; give a "
                 "larger data set"
             )
-        table = zip(*(measured.losses(cell) for cell in cells), strict=True)
-        effects = tuple(math.log(smallest_good(sizes, row) / _MANY) for row in table)
-        return Contest(sizes[0], sizes[-1], effects)
+        of_full = measured.losses(cells[-1])
+        excess = {
+            cell.size: tuple(loss - _GOOD for loss in differences(measured.losses(cell), of_full))
+            for cell in cells[:-1]
+        }
+        half = [cell for cell in cells if 2 * cell.size <= full]
+        chosen_size = min(half, key=lambda cell: measured.tuned(cell)[1]).size
+        rivals = tuple(excess[size] for size in excess if size != chosen_size)
+        return Contest(chosen_size, full, excess[chosen_size], rivals=rivals)
 
-    found = told(blank, find)
+    found = told(dataclasses.replace(blank, finding="{one}"), find)
     if found.untestable:
         return found
-    needed = [_MANY * math.exp(effect) for effect in found.effects]
-    ends = ", ".join(f"{_typical(measured.losses(cell))} at {cell.size}" for cell in cells)
+    logs = [measured.losses(cell) for cell in cells]
+    needed = smallest_good(sizes, [statistics.fmean(values) for values in logs])
+    ends = ", ".join(f"{_typical(v)} at {size}" for v, size in zip(logs, sizes, strict=True))
+    enough = statistics.fmean(found.effects) < 0
     return dataclasses.replace(
         found,
-        finding=f"{method}: from a batch of {statistics.geometric_mean(needed):.0f} on the loss of "
-        f"all {sizes[-1]} examples after {measured.evaluations} gradients is within 10 % of the "
-        f"full batch's; shares of the initial loss left: {ends}",
-        doubts=bounds(sizes, needed),
-    )
-
-
-def bounds(sizes: Sequence[int], needed: Sequence[float]) -> tuple[str, ...]:
-    """Why fewer than a thousand may not be enough: where all examples are needed, more might be.
-
-    That more are, a bound shows too.
-
-    Args:
-        sizes: Batch sizes, ascending; the last is the full batch.
-        needed: The smallest good size of each seed.
-    """
-    from tfbatch.estimators.verdict import LARGEST_CENSORED_SHARE
-
-    count = sum(size > sizes[-2] for size in needed)
-    if count <= LARGEST_CENSORED_SHARE * len(needed) or statistics.geometric_mean(needed) >= _MANY:
-        return ()
-    return (
-        f"{count} of {len(needed)} seeds need all {sizes[-1]} examples, and might need more of a "
-        "larger data set",
+        finding=f"{method}: log loss of all {full} examples after {measured.evaluations} gradients "
+        f"with a batch of {found.finding}, chosen by other seeds, over the full batch's, less log "
+        f"1.1; by the means a batch of {needed:.0f} comes within 10 %; shares of the initial loss "
+        f"left: {ends}",
+        censored=_at_the_floor(logs[-1]) if enough else 0,
     )
 
 
@@ -324,6 +326,11 @@ def _blank(claim: str, method: str, margin: float) -> Evidence:
         finding="",
         part=method,
     )
+
+
+def _at_the_floor(*cells: Sequence[float]) -> int:
+    """Number of seeds of which some loss is below what counts, so that it is only a bound."""
+    return sum(min(logs) <= math.log(_REACHED) for logs in zip(*cells, strict=True))
 
 
 def _doubts(measured: _Measured, cells: Sequence[Cell]) -> tuple[str, ...]:

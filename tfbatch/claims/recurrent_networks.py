@@ -71,6 +71,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     why, rates = "", [_MIDDLE] * len(cells)
     doubts: tuple[str, ...] = ()
     tables: dict[Purpose, dict[str, list[float]]] = {}
+    chance = 0.0
     try:
         found = tuned_rates(court, accuracies_of, cells, seconds=_SECONDS)
     except InputError as error:  # rehearsed, or not a sequence
@@ -89,13 +90,14 @@ def collect(court: Court) -> Iterator[Evidence]:
     cases = [{**cell.case, "rates": [rate], "seed": seed} for _, cell, rate, seed in asked]
     try:
         scores = court.measure_each(accuracies_of, cases, seconds=_SECONDS)
+        chance = court.measure(share_of_the_largest_class, most_examples=_MOST_EXAMPLES[name])
     except InputError as error:
         why = str(error)
     else:
         for (purpose, cell, _, _), (score,) in zip(asked, scores, strict=True):
             kind = str(cell.case["kind"])
             tables.setdefault(purpose, {}).setdefault(kind, []).append(score)
-    yield verdict_of(tables, rates, doubts, why)
+    yield verdict_of(tables, rates, doubts, why, chance=chance)
 
 
 def verdict_of(
@@ -103,6 +105,8 @@ def verdict_of(
     rates: Sequence[float],
     doubts: tuple[str, ...],
     why: str,
+    *,
+    chance: float,
 ) -> Evidence:
     """The evidence from the accuracies.
 
@@ -111,6 +115,7 @@ def verdict_of(
         rates: Of each normalization.
         doubts: What forbids a decision.
         why: It cannot be tested; empty where it can.
+        chance: Accuracy in points of who knows nothing but the largest class.
     """
     blank = Evidence(
         "normalization-has-limits",
@@ -130,6 +135,9 @@ def verdict_of(
         {number: tables[purpose][kind] for number, kind in enumerate(KINDS)}
         for purpose in ("verdict", "tuning")
     )
+    margin = max(_MARGIN, mean_and_deviation(tables["pilot"][NONE])[1])
+    if max(map(statistics.fmean, verdict.values())) < chance + margin:
+        doubts = (*doubts, f"no network learns more than the largest class, {chance:.1f} %")
     listed = ", ".join(
         f"{kind} {statistics.fmean(verdict[number]):.1f} at the rate {rates[number]:g}"
         for number, kind in enumerate(KINDS)
@@ -137,14 +145,28 @@ def verdict_of(
     return told(
         dataclasses.replace(
             blank,
-            margin=max(_MARGIN, mean_and_deviation(tables["pilot"][NONE])[1]),
-            finding="accuracy of a recurrent network without normalization less that with batch "
+            margin=margin,
+            doubts=doubts,
+            finding="accuracy of a recurrent network on this data alone, read as sequences of one "
+            "length, without normalization less that with batch "
             f"normalization (the kind that other seeds chose; it must be so of each): {listed}",
         ),
         lambda: contest(
             verdict, tuning, [KINDS.index(NONE)], [KINDS.index(kind) for kind in BATCH]
         ),
     )
+
+
+def share_of_the_largest_class(task: TaskContext, *, most_examples: int) -> float:
+    """Inside the process that trains: of the validation split, in points.
+
+    Raises:
+        InputError: The data is not one input with one class each.
+    """
+    from tfbatch.claims._small_training import labeled_examples
+
+    _, truth, classes = labeled_examples(task, "validation", most=most_examples)
+    return float(100 * np.bincount(truth, minlength=classes).max() / len(truth))
 
 
 def accuracies_of(

@@ -2,8 +2,10 @@
 
 B0 and the large size train at the rates that were tuned for the ends of their trainings, B0's and
 the large one's of as many updates as it gets. Sharpness falls with the loss, so both are looked at
-where their training loss is that of the one which ends higher: the other is stopped at the first
-update after which it is, within 10 %. On a fixed sample without augmentation, in inference mode:
+where their training loss is that of the one which ends higher: the other is trained until it
+crosses that, and looked at where it was nearest to it. Pairs whose losses still differ by more than
+10 % are left out, and of a metric that is the loss, what is left of the difference is taken off. On
+a fixed sample without augmentation, in inference mode:
 
 - the largest eigenvalue of the Hessian H (Lanczos), which judges, and its trace (Hutchinson 1989);
 - the rise of the loss within a small box, in percent (Keskar et al. 2016, arXiv 1609.04836,
@@ -30,7 +32,7 @@ from tfbatch.errors import InputError
 
 if TYPE_CHECKING:
     from tfbatch.claims._batch_size_study import Rate
-    from tfbatch.claims._court import Court
+    from tfbatch.claims._court import Court, Workload
     from tfbatch.configuration import Configuration
     from tfbatch.estimators.lanczos import Product
     from tfbatch.training.context import TaskContext
@@ -105,14 +107,21 @@ def collect(court: Court) -> Iterator[Evidence]:
     except (InputError, UntestableError) as error:
         why, margin = str(error), court.workload.smallest_margin
     equal = [pair for pair in pairs if _are_equal(pair)]
-    doubts = (*(doubt for rate in rates for doubt in rate.doubts), *_doubts(court, equal))
-    sign = 1.0 if court.workload.larger_is_better else -1.0
+    doubts = (*(doubt for rate in rates for doubt in rate.doubts), *_lost(court, equal))
     parts = (
-        ("sharpness", _MARGIN, "log ratio", [math.log(b.largest / a.largest) for a, b in equal]),
-        ("metric", margin, "of the metric", [sign * (a.metric - b.metric) for a, b in equal]),
+        (
+            ("sharpness", _MARGIN, "log ratio"),
+            [math.log(b.largest / a.largest) for a, b in equal],
+            (*doubts, *_rough(equal)),
+        ),
+        (
+            ("metric", margin, "of the metric"),
+            [_worse(court.workload, *pair) for pair in equal],
+            doubts,
+        ),
     )
     found = "" if why else _finding(study.base, study.large, equal, [r.value for r in rates])
-    for part, least, unit, effects in parts:
+    for (part, least, unit), effects, against in parts:
         yield Evidence(
             _CLAIM,
             effects=tuple(effects),
@@ -122,9 +131,22 @@ def collect(court: Court) -> Iterator[Evidence]:
             policy="tuned",
             finding=found,
             part=part,
-            doubts=() if why else doubts,
+            doubts=() if why else against,
             untestable=why,
         )
+
+
+def _worse(workload: Workload, small: Sharpness, large: Sharpness) -> float:
+    """By how much the large size's metric is worse than that of the small one.
+
+    Training losses that are equal within 10 % still differ, and a loss of the validation split
+    differs with them, by more than the margin where they are large: so it counts by what it is
+    above its training's.
+    """
+    if workload.metric == "val_loss":
+        return large.gap - small.gap
+    sign = 1.0 if workload.larger_is_better else -1.0
+    return sign * (small.metric - large.metric)
 
 
 def _measured(court: Court, rates: Sequence[float]) -> list[Pair]:
@@ -157,21 +179,31 @@ def _are_equal(pair: Pair) -> bool:
 
 
 def _same(one: float, other: float) -> bool:
-    return min(one, other) > 0 and abs(math.log(one / other)) <= math.log1p(_EQUAL)
+    return _apart(one, other) <= math.log1p(_EQUAL)
 
 
-def _doubts(court: Court, equal: Sequence[Pair]) -> list[str]:
+def _apart(one: float, other: float) -> float:
+    """Of two losses, in logarithms; infinite where one is not positive, or no number."""
+    if not 0 < min(one, other) <= max(one, other) < math.inf:
+        return math.inf
+    return abs(math.log(one / other))
+
+
+def _lost(court: Court, equal: Sequence[Pair]) -> list[str]:
     lost = court.preset.seeds - len(equal)
-    doubts = []
-    if lost > _UNEQUAL_SHARE * court.preset.seeds:
-        doubts.append(
-            f"{lost} of {court.preset.seeds} pairs have no training loss in common (within "
-            f"{_EQUAL:.0%}), no positive curvature, or learned nothing"
-        )
+    if lost <= _UNEQUAL_SHARE * court.preset.seeds:
+        return []
+    return [
+        f"{lost} of {court.preset.seeds} pairs have no training loss in common (within "
+        f"{_EQUAL:.0%}), no positive curvature, or learned nothing"
+    ]
+
+
+def _rough(equal: Sequence[Pair]) -> list[str]:
     rough = sum(max(one.error, other.error) > _CONVERGED for one, other in equal)
-    if rough:
-        doubts.append(f"{rough} pairs have an eigenvalue that is uncertain by more than 10 %")
-    return doubts
+    if not rough:
+        return []
+    return [f"{rough} pairs have an eigenvalue that is uncertain by more than 10 %"]
 
 
 def _finding(base: int, large: int, pairs: Sequence[Pair], rates: Sequence[float]) -> str:
@@ -187,12 +219,14 @@ def _finding(base: int, large: int, pairs: Sequence[Pair], rates: Sequence[float
     loss = [math.log(run.training_loss) for run in runs]
     size = [float(side) for side in (0, 1) for _ in pairs]
     gaps = [run.gap for run in runs]
+    apart = statistics.fmean(math.log(b.training_loss / a.training_loss) for a, b in pairs)
     stable = [statistics.median(pair[side].largest for pair in pairs) for side in (0, 1)]
     return (
-        f"at training losses of {both(lambda run: run.training_loss)}, batch sizes {base} and "
-        f"{large} have the largest eigenvalue {both(lambda run: run.largest)}, scaled by the "
-        f"weights {both(lambda run: run.normalized)}, the trace {both(lambda run: run.trace)}, "
-        f"Keskar's sharpness {both(lambda run: run.box)} %, the generalization gap "
+        f"at training losses of {both(lambda run: run.training_loss)} (in the mean "
+        f"{math.expm1(apart):+.1%} apart), batch sizes {base} and {large} have the largest "
+        f"eigenvalue {both(lambda run: run.largest)}, scaled by the weights "
+        f"{both(lambda run: run.normalized)}, the trace {both(lambda run: run.trace)}, Keskar's "
+        f"sharpness {both(lambda run: run.box)} %, the generalization gap "
         f"{both(lambda run: run.gap)}; the rate times the eigenvalue is "
         f"{rates[0] * stable[0]:.2g} and {rates[1] * stable[1]:.2g} (plain descent of the full "
         "batch is unstable above 2, with momentum m above 2 + 2 m); the correlation of sharpness "
@@ -371,16 +405,20 @@ class _Trainer:
         self._begin()
         before = self._loss()
         every, near = max(1, self._steps // _LOOKS), max(1, self._steps // (10 * _LOOKS))
-        now = math.inf
+        now, nearest = math.inf, math.log1p(_EQUAL)
+        kept: list[np.ndarray] = []
 
         def look(batch: int, logs: object = None) -> None:
-            nonlocal now
+            nonlocal now, nearest
             del logs
             self._task.heartbeat_or_stop()
             if (batch + 1) % (near if now <= _NEAR * until else every):
                 return
             now = self._loss()
-            if not math.isfinite(now) or _same(now, until):
+            # The first loss that is low enough within 10 % would be the higher one in every pair.
+            if (off := _apart(now, until)) <= nearest:
+                nearest, kept[:] = off, self.model.get_weights()
+            if not math.isfinite(now) or (kept and now <= until):
                 self.model.stop_training = True
 
         size, workload = self._configuration.batch_size, self._programs.workload
@@ -394,6 +432,8 @@ class _Trainer:
             shuffle=False,
             verbose=0,
         )
+        if kept:
+            self.model.set_weights(kept)
         reached = self._loss()
         return reached if reached < before else math.nan
 

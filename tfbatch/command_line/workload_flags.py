@@ -9,6 +9,7 @@ from absl import flags
 from tfbatch.command_line.common_flags import define_common_flags
 from tfbatch.command_line.running import parse_arguments, path_of
 from tfbatch.errors import InputError
+from tfbatch.request.execution import AUTOMATIC, JitCompile
 from tfbatch.request.model_and_data import ModelAndDataOptions
 from tfbatch.request.task import Task
 
@@ -51,12 +52,32 @@ def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None
     )
     flags.DEFINE_list("metrics", None, "Keras metrics, as --loss.", flag_values=values)
     flags.DEFINE_list("batch_sizes", None, batch_sizes, flag_values=values)
-    flags.DEFINE_boolean(
-        "jit_compile", False, "Whether XLA compiles the model.", flag_values=values
-    )
+    _define_jit_compile(values)
     flags.DEFINE_integer(
         "logical_cpus", 0, "Split the CPU, to try --strategy without GPUs.", 0, flag_values=values
     )
+
+
+def _define_jit_compile(values: flags.FlagValues) -> None:
+    """An enum whose `--jit_compile` and `--nojit_compile` stand for true and false."""
+    flag = flags.EnumFlag(
+        "jit_compile",
+        AUTOMATIC,
+        "Whether XLA compiles the model; auto: as Keras chooses, with a GPU where every layer "
+        "supports it.",
+        list(_JIT_COMPILE),
+        case_sensitive=False,
+    )
+    flag.boolean = True
+    flags.DEFINE_flag(flag, values)
+
+
+_JIT_COMPILE: dict[str, JitCompile] = {AUTOMATIC: AUTOMATIC, "true": True, "false": False}
+
+
+def jit_compile_from(values: flags.FlagValues) -> JitCompile:
+    """What `--jit_compile` says."""
+    return _JIT_COMPILE[values.jit_compile]
 
 
 def workload_from(values: flags.FlagValues) -> ModelAndDataOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from tfbatch.estimators.vectors import Array, checked_array
 NEAR_THE_BEST = 0.9
 _RESAMPLES = 2000
 _SEED = 0
+
+Edge = Literal["smallest", "largest"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Knee:
         throughput: Examples per second of each measured size, from the medians, in their order.
         open_ended: Whether the best throughput is that of the largest size: a larger one may be
             faster still, and the knee larger.
+        edge: "smallest" or "largest" where `batch_size` is an end of what was measured, and so no
+            knee: it may lie beyond. None where it lies inside.
     """
 
     batch_size: int
@@ -36,10 +41,13 @@ class Knee:
     agreement: float
     throughput: tuple[float, ...]
     open_ended: bool
+    edge: Edge | None = None
 
     def __str__(self) -> str:
         """For a table, e.g. "64 [32, 64], in 93 % of the resampled rounds"."""
         more = "; the largest size is the fastest" if self.open_ended else ""
+        if self.edge:
+            more += f"; no knee: it is the {self.edge} measured size"
         return (
             f"{self.batch_size} {self.interval}, in {self.agreement:.0%} of the resampled "
             f"rounds{more}"
@@ -84,12 +92,14 @@ def find_knee(
     resampled = _knees(sizes, np.median(rounds[drawn], axis=1), share)
     ends = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     throughput = sizes / medians
+    edges: dict[int, Edge] = {int(sizes[0]): "smallest", int(sizes[-1]): "largest"}
     return Knee(
         batch_size=knee,
         interval=Interval(float(ends[0]), float(ends[1]), level),
         agreement=float((resampled == knee).mean()),
         throughput=tuple(throughput.tolist()),
         open_ended=bool(throughput.argmax() == len(sizes) - 1),
+        edge=edges.get(knee),
     )
 
 

@@ -26,6 +26,7 @@ from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.step_times import (
     StepTime,
+    dropped_after_an_error,
     step_time_of,
     steps_at_once,
     stream,
@@ -82,7 +83,7 @@ class InputBoundReading:
 
     Attributes:
         shares: What was measured, ascending.
-        left_out: Batch sizes whose steps take too long for the time that there was.
+        left_out: Batch sizes that time or memory did not allow for.
     """
 
     shares: tuple[InputShare, ...]
@@ -192,7 +193,7 @@ def measure_input_bound(
     Args:
         task: Model and data.
         configurations: What to measure, at most one for each batch size.
-        seconds: About what it may take; the largest sizes are left out where that is short.
+        seconds: About what it may take; sizes between the ends are left out where that is short.
     """
     programs = task.programs
     ascending = sorted(configurations, key=lambda one: one.batch_size)
@@ -206,9 +207,10 @@ def measure_input_bound(
             functools.partial(time_training, programs, configuration),
         )
         size = configuration.batch_size
-        return [first_visit(size, kind, most_at_once=most) for kind in kinds]
+        with dropped_after_an_error(programs):
+            return [first_visit(size, kind, most_at_once=most) for kind in kinds]
 
-    visited = measure_in_rounds(
+    found = measure_in_rounds(
         [one.batch_size for one in ascending],
         visit,
         rounds=FEWEST_ROUNDS,
@@ -217,9 +219,9 @@ def measure_input_bound(
     )
     shares = tuple(
         InputShare(kinds[0].batch_size, *(step_time_of(paced) for paced in kinds))
-        for kinds in visited
+        for kinds in found.visited
     )
-    return InputBoundReading(shares, tuple(one.batch_size for one in ascending[len(shares) :]))
+    return InputBoundReading(shares, (*found.left_out, *found.too_large))
 
 
 def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> InputBoundReading:

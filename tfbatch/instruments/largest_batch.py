@@ -15,7 +15,7 @@ from tfbatch.errors import InputError
 from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
 from tfbatch.quantities import bytes_of
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import Execution, JitCompile
 from tfbatch.search.progress import progress_lines
 
 HEADING = "Memory and the largest batch"
@@ -34,8 +34,9 @@ def find_max_batch_size(
     largest: int | None = None,
     target_batch_size: int | None = None,
     evaluation: bool = True,
+    prediction: bool = False,
     precision: str = "float32",
-    jit_compile: bool = False,
+    jit_compile: JitCompile = "auto",
     strategy: str | None = None,
     logical_cpus: int = 0,
     stall_minutes: float = 10.0,
@@ -69,8 +70,10 @@ def find_max_batch_size(
             number of accumulation steps that make it are found and run too. At most the number
             of training examples.
         evaluation: Whether the largest evaluation batch is searched too.
+        prediction: Whether that of `Model.predict` is, too.
         precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model; "auto" chooses as Keras does: with a GPU, where
+            every layer supports it.
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         stall_minutes: A process that gives no heartbeat for this long is ended.
@@ -113,6 +116,7 @@ def find_max_batch_size(
             largest=largest,
             target_batch_size=target_batch_size,
             evaluation=evaluation,
+            prediction=prediction,
         )
     progress.say(str(report))
     return report

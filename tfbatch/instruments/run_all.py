@@ -27,7 +27,7 @@ from tfbatch.instruments.largest_batch import LargestBatchReading
 from tfbatch.instruments.noise_scale import NoiseScaleReading
 from tfbatch.instruments.throughput import ThroughputReading
 from tfbatch.notebook import paragraphs, table
-from tfbatch.training.step_times import seconds_of_first_steps
+from tfbatch.training.step_times import StepTime, seconds_of_first_steps
 
 Kind = TypeVar("Kind")
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -100,11 +100,7 @@ class ProbeReport:
         """One sentence: the knee, the largest batch, and what bounds the training."""
         parts = []
         if throughput := self.reading(ThroughputReading):
-            knee = throughput.knee
-            more = ", the largest measured being the fastest" if knee.open_ended else ""
-            parts.append(
-                f"the throughput's knee is batch size {knee.batch_size} {knee.interval}{more}"
-            )
+            parts.append(throughput.of_knee())
         if memory := self.reading(LargestBatchReading):
             parts.append(
                 f"the largest batch that fits is {memory.largest_batch_size} (verified; limited by "
@@ -114,11 +110,30 @@ class ProbeReport:
             )
         if bound := self.reading(InputBoundReading):
             throughput = self.reading(ThroughputReading)
-            at = throughput.knee.batch_size if throughput else self.baseline
+            knee = throughput.knee if throughput and throughput.has_knee else None
+            at = knee.batch_size if knee else self.baseline
             parts.append(f"training at batch size {at} is {bound.verdict_at(at)}")
         if not parts:
             return "Of the hardware nothing is known."
         return f"On {self.device}: {_joined(parts)}."
+
+    @property
+    def fitting(self) -> tuple[int, ...]:
+        """The sizes of interest that were not seen to be too large for the memory."""
+        memory, throughput = self.reading(LargestBatchReading), self.reading(ThroughputReading)
+        too_large = set(throughput.too_large) if throughput else set()
+        limit = math.inf
+        if memory and memory.largest_batch_size and memory.limited_by == "memory":
+            limit = memory.largest_batch_size
+        kept = tuple(b for b in self.batch_sizes if b <= limit and b not in too_large)
+        return kept or self.batch_sizes[:1]
+
+    @property
+    def unmeasured(self) -> tuple[int, ...]:
+        """Those of them that there was no time for: a command that is offered must have them."""
+        throughput = self.reading(ThroughputReading)
+        left_out = throughput.left_out if throughput else ()
+        return tuple(size for size in left_out if size in self.fitting)
 
     def gradient(self, command: str) -> str:
         """One sentence: noise scale and predicted batch size.
@@ -205,7 +220,7 @@ def run_instruments(
             allowed = max((seconds or 0.0) - used, 0.0) * share if share else math.inf
             # What takes what it takes, the memory finder, tells itself what it does.
             with _telling(bench, module.HEADING) if module.SHARE else contextlib.nullcontext():
-                reading = module.probe(bench, batch_sizes=batch_sizes, seconds=allowed)
+                reading = module.probe(bench, batch_sizes=found.fitting, seconds=allowed)
         except StoppedError:
             say(f"{module.HEADING}: stopped, without a result.")
             break
@@ -216,11 +231,25 @@ def run_instruments(
         if failure:
             say(f"{module.HEADING} failed: {failure}")
         took = time.monotonic() - started
-        used += took if module.SHARE else 0.0
+        used += max(took - _compilation(reading), 0.0) if module.SHARE else 0.0
         sections.append(Section(name, module.HEADING, reading, failure, took, trace))
         found = _together(bench, batch_sizes, sections)
         finished(found)
     return found
+
+
+def _compilation(reading: Reading | None) -> float:
+    """Seconds of tracing and compilation, which no other instrument's steps are to pay for."""
+    times: list[StepTime] = []
+    if isinstance(reading, ThroughputReading):
+        times = [*reading.step_times]
+        if reading.xla and reading.xla.on:
+            times.append(reading.xla.on)
+    elif isinstance(reading, InputBoundReading):
+        times = [
+            t for share in reading.shares for t in (share.pipeline, share.model, share.together)
+        ]
+    return sum(time.compilation for time in times)
 
 
 @contextlib.contextmanager
@@ -277,6 +306,8 @@ def _predict(bench: Bench, probed: ProbeReport) -> BatchSizePrediction:
     memory = probed.reading(LargestBatchReading)
     if memory and memory.largest_batch_size and memory.limited_by == "memory":
         largest = min(largest, memory.largest_batch_size)
+    if throughput.too_large:
+        largest = min(largest, min(throughput.too_large) - 1)
     return predict_batch_size(
         noise.estimate,
         {time.batch_size: time.seconds for time in throughput.step_times},

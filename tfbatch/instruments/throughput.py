@@ -20,16 +20,18 @@ from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
 from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
 from tfbatch.instruments.input_bound import InputBoundReading, measure_input_bound
 from tfbatch.instruments.open_bench import BenchOptions, open_bench
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import Execution, JitCompile
 from tfbatch.request.search_config import BatchSizeGrid
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
+from tfbatch.training.xla_comparison import XlaComparison, compare_xla
 
 HEADING = "Step time and the knee of the throughput"
 ORDER = 20
 SHARE = 3.0
 _CURVE_POINTS = 60
+_XLA_SHARE = 0.2
 _ALIGNED = (32, 10, 8)
 """Multiples that are told apart, the first that fits."""
 
@@ -41,9 +43,10 @@ def measure_throughput(
     batch_sizes: Sequence[int] | None = None,
     alignment: bool = False,
     input_bound: bool = True,
+    xla: bool | None = None,
     max_seconds: float = 120.0,
     precision: str = "float32",
-    jit_compile: bool = False,
+    jit_compile: JitCompile = "auto",
     strategy: str | None = None,
     logical_cpus: int = 0,
     workers: int | None = None,
@@ -65,14 +68,18 @@ def measure_throughput(
         build_model: See find_batch_size.
         data: The data, see find_batch_size.
         batch_sizes: Sizes to measure, at most the number of training examples. Default: powers of
-            two from 8 to 1024, at most an eighth of them.
+            two from 8 to 1024, at most an eighth of them; on a GPU up to all of them, as far as
+            memory reaches.
         alignment: Whether their neighbors are measured too: odd sizes and multiples of 8, 10 and
             32 beside powers of two. `throughput.residual(size)` is what they miss the line by.
         input_bound: Whether the pipeline alone and the model alone are timed as well.
-        max_seconds: About what the measurements may take in all; the largest sizes are left out
-            where that is short.
+        xla: Whether steps with XLA and without are compared at the knee. Default: on a GPU.
+        max_seconds: About what the measured steps may take in all; where that is short, sizes
+            between the ends are left out. Tracing, and XLA's compilation for each size, are priced
+            and come on top.
         precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model; "auto" chooses as Keras does: with a GPU, where
+            every layer supports it.
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         workers: 0 to measure in this process, where a profiler sees it.
@@ -103,7 +110,7 @@ def measure_throughput(
         **options,
     ) as bench:
         examples = bench.data.splits["train"]
-        sizes = asked or BatchSizeGrid().sizes(examples)
+        sizes = asked or sizes_of_interest(examples, on_gpu=bench.devices.kind != "CPU")
         if sizes[-1] > examples:
             raise InputError(
                 f"`batch_sizes` must not exceed the {examples} training examples. "
@@ -112,11 +119,12 @@ def measure_throughput(
         more = with_odd_sizes(sizes) if alignment else sizes
         timed = [bench.configuration(size) for size in more if size <= examples]
         share = 0.5 if input_bound else 1.0
-        throughput = bench.measure(measure_throughput_of, timed, share * max_seconds)
+        throughput = _measured(bench, timed, share * max_seconds, xla=xla)
         bound = None
         if input_bound:
             configurations = [bench.configuration(size) for size in sizes]
-            bound = bench.measure(measure_input_bound, configurations, share * max_seconds)
+            fitting = [c for c in configurations if c.batch_size not in throughput.too_large]
+            bound = bench.measure(measure_input_bound, fitting, share * max_seconds)
     report = ThroughputReport(throughput, bound)
     progress.say(str(report))
     return report
@@ -125,7 +133,22 @@ def measure_throughput(
 def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> ThroughputReading:
     """See tfbatch.instruments.Instrument."""
     configurations = [bench.configuration(size) for size in batch_sizes]
-    return bench.measure(measure_throughput_of, configurations, seconds)
+    return _measured(bench, configurations, seconds)
+
+
+def _measured(
+    bench: Bench, configurations: Sequence[Configuration], seconds: float, xla: bool | None = None
+) -> ThroughputReading:
+    """Step times, and at the knee those with XLA and without, where a device may gain by it."""
+    wanted = [bench.baseline.batch_size]  # predictions are relative to it
+    if xla is None:
+        xla = bench.devices.kind != "CPU" and bench.devices.replicas == 1
+    left = _XLA_SHARE * seconds if xla else 0.0
+    found = bench.measure(measure_throughput_of, configurations, seconds - left, wanted)
+    if not xla:
+        return found
+    knee = next(c for c in configurations if c.batch_size == found.knee.batch_size)
+    return dataclasses.replace(found, xla=bench.measure(compare_xla, knee, left))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +165,10 @@ class ThroughputReport:
 
     @property
     def knee(self) -> int:
-        """Smallest measured batch size with 90 % of the best throughput."""
+        """Smallest measured batch size with 90 % of the best throughput.
+
+        No knee where `throughput.knee.edge` says that it is an end of what was measured.
+        """
         return self.throughput.knee.batch_size
 
     def __str__(self) -> str:
@@ -160,13 +186,17 @@ class ThroughputReading:
         fit: A line, or a line behind a floor, through the medians; None for a single size. Only
             where it `fits` is it drawn, and anything computed from it.
         knee: Smallest measured batch size with 90 % of the best throughput.
-        left_out: Batch sizes whose steps take too long for the time that there was.
+        left_out: Batch sizes that the time did not allow for.
+        too_large: Batch sizes that ran out of memory, or are larger than one that did.
+        xla: Steps with XLA and without at the knee; None if that was not asked for.
     """
 
     step_times: tuple[StepTime, ...]
     fit: StepTimeFit | None
     knee: Knee
     left_out: tuple[int, ...] = ()
+    too_large: tuple[int, ...] = ()
+    xla: XlaComparison | None = None
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -203,6 +233,7 @@ class ThroughputReading:
             "examples/s",
             "of best",
             "off the fit",
+            "compiled once (s)",
         )
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -221,24 +252,73 @@ class ThroughputReading:
                     f"{throughput:,.0f}",
                     f"{throughput / best:.0%}",
                     "" if residual is None else f"{residual:+.1%}",
+                    f"{time.compilation:.3g}",
                 )
             )
         return rows
 
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
+        missing = f"; too large for the memory: {_listed(self.too_large)}" if self.too_large else ""
+        xla = f" {self.xla.conclusion()}" if self.xla else ""
+        return f"{self._throughput()}; {self._formula()}{missing}{self._left_out()}.{xla}"
+
+    @property
+    def has_knee(self) -> bool:
+        """Whether the knee lies inside of what was measured."""
+        return self.knee.edge is None
+
+    def of_knee(self) -> str:
+        """The knee in a few words, or why there is none."""
+        knee, sizes = self.knee, self.batch_sizes
+        if knee.edge == "largest":
+            return (
+                f"the throughput has no knee up to the largest measured batch size, {sizes[-1]}: "
+                "larger ones may be faster still"
+            )
+        if knee.edge == "smallest":
+            return (
+                f"the throughput has no knee from batch size {sizes[0]} on, the smallest measured: "
+                f"it is within {1 - NEAR_THE_BEST:.0%} of its best there already"
+            )
+        more = ", the largest measured being the fastest" if knee.open_ended else ""
+        if gap := self._gap_below_the_knee():
+            more += f", {gap}"
+        return f"the throughput's knee is batch size {knee.batch_size} {knee.interval}{more}"
+
+    def _gap_below_the_knee(self) -> str:
+        """Says that the knee may be smaller, where sizes just below it were not measured."""
+        knee = self.knee.batch_size
+        below = max((size for size in self.batch_sizes if size < knee), default=0)
+        if not any(below < size < knee for size in self.left_out):
+            return ""
+        return f"or smaller: between {below} and {knee} nothing was measured"
+
+    def _throughput(self) -> str:
         knee = self.knee
+        best = f"best measured throughput ({max(knee.throughput):,.0f} examples/s)"
+        if not self.has_knee:
+            of_knee = self.of_knee()
+            return f"{of_knee[0].upper()}{of_knee[1:]}; the {best.replace(' (', ' is (', 1)}"
         open_ended = (
             ", and the largest measured size is the fastest: larger ones may be faster still"
             if knee.open_ended
             else ""
         )
-        left_out = f"; too slow to measure in the time: {_listed(self.left_out)}"
+        gap = self._gap_below_the_knee()
         return (
             f"From batch size {knee.batch_size} {knee.interval} on the device has "
-            f"{NEAR_THE_BEST:.0%} of its best measured throughput ({max(knee.throughput):,.0f} "
-            f"examples/s){open_ended}; {self._formula()}{left_out if self.left_out else ''}."
+            f"{NEAR_THE_BEST:.0%} of its {best}{open_ended}{f', {gap}' if gap else ''}"
         )
+
+    def _left_out(self) -> str:
+        """Which sizes were not measured for want of time, between others and above all."""
+        largest = self.batch_sizes[-1]
+        between = [size for size in self.left_out if size < largest]
+        above = [size for size in self.left_out if size > largest]
+        found = f"; not measured for want of time, between others: {_listed(between)}"
+        slow = f"; too slow to measure in the time, steps alone: {_listed(above)}"
+        return f"{found if between else ''}{slow if above else ''}"
 
     def _formula(self) -> str:
         if self.fit is None:
@@ -268,7 +348,9 @@ class ThroughputReading:
             "batch size",
             "examples per second",
             (measured, *curve),
-            marks=(Mark(self.knee.batch_size, f"knee {self.knee.batch_size}"),),
+            marks=(Mark(self.knee.batch_size, f"knee {self.knee.batch_size}"),)
+            if self.has_knee
+            else (),
             log_y=False,
             x_ticks=sizes,
         )
@@ -305,31 +387,42 @@ class ThroughputReading:
 
 
 def measure_throughput_of(
-    task: TaskContext, configurations: Sequence[Configuration], seconds: float = math.inf
+    task: TaskContext,
+    configurations: Sequence[Configuration],
+    seconds: float = math.inf,
+    wanted: Sequence[int] = (),
 ) -> ThroughputReading:
     """Times the steps of each configuration in the process that trains.
 
     Args:
         task: Model and data.
         configurations: What to measure, at most one for each batch size.
-        seconds: About what it may take; the largest sizes are left out where that is short.
+        seconds: About what it may take; see tfbatch.interleaved_rounds.
+        wanted: Batch sizes that the others may not take the time from.
     """
-    ascending = sorted(configurations, key=lambda one: one.batch_size)
-    times = measure_step_times(
-        task.programs, ascending, heartbeat=task.heartbeat, rounds=ROUNDS, seconds=seconds
+    found = measure_step_times(
+        task.programs,
+        sorted(configurations, key=lambda one: one.batch_size),
+        heartbeat=task.heartbeat,
+        rounds=ROUNDS,
+        seconds=seconds,
+        wanted=wanted,
     )
-    left_out = tuple(one.batch_size for one in ascending[len(times) :])
-    return throughput_from(times, left_out=left_out)
+    return throughput_from(found.times, left_out=found.left_out, too_large=found.too_large)
 
 
 def throughput_from(
-    step_times: Sequence[StepTime], *, left_out: Sequence[int] = ()
+    step_times: Sequence[StepTime],
+    *,
+    left_out: Sequence[int] = (),
+    too_large: Sequence[int] = (),
 ) -> ThroughputReading:
     """Line and knee of measured step times.
 
     Args:
         step_times: At least one, with the same number of rounds each.
-        left_out: Batch sizes that were not measured.
+        left_out: Batch sizes that the time did not allow for.
+        too_large: Batch sizes that the memory did not allow for.
 
     Raises:
         InputError: No step time.
@@ -338,7 +431,25 @@ def throughput_from(
     sizes = [time.batch_size for time in times]
     rounds = list(zip(*(time.rounds for time in times), strict=True))
     fit = fit_step_time(sizes, [time.seconds for time in times]) if len(times) > 1 else None
-    return ThroughputReading(tuple(times), fit, find_knee(sizes, rounds), tuple(left_out))
+    knee = find_knee(sizes, rounds)
+    return ThroughputReading(tuple(times), fit, knee, tuple(left_out), tuple(too_large))
+
+
+def sizes_of_interest(num_examples: int, *, on_gpu: bool) -> list[int]:
+    """The batch sizes that are measured where none are named.
+
+    A GPU may be no slower for thousands of examples than for eight: there the powers of two reach
+    as far as the data, and measurements end where the memory does. On a CPU they are a search's.
+
+    Args:
+        num_examples: Size of the training split.
+        on_gpu: Whether a GPU trains.
+    """
+    grid = BatchSizeGrid()
+    if not on_gpu:
+        return grid.sizes(num_examples)
+    powers = [grid.min << k for k in range(num_examples.bit_length())]
+    return [size for size in powers if size <= num_examples] or grid.sizes(num_examples)
 
 
 def _checked(batch_sizes: Sequence[int]) -> list[int]:

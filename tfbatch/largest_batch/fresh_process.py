@@ -21,7 +21,12 @@ from typing import Literal, Protocol
 from tfbatch.errors import STOPPED_EARLY, InputError, SearchError, StoppedError, TfbatchError
 from tfbatch.estimators.memory_search import Outcome, Probe
 from tfbatch.process.memory import peak_resident
-from tfbatch.process.out_of_memory import follows_out_of_memory, is_out_of_memory, memory_message
+from tfbatch.process.out_of_memory import (
+    follows_out_of_memory,
+    is_near_the_wall,
+    is_out_of_memory,
+    memory_message,
+)
 from tfbatch.process.tracebacks import short_traceback
 from tfbatch.workers import ProcessEndedError, Slot
 from tfbatch.workers.slot import Start
@@ -33,6 +38,10 @@ GROWN = 1.3
 _WORST_SCORE = "1000"
 STALL_SECONDS = 600.0
 """A process without a heartbeat for this long is ended."""
+_CLEARED_UP = (
+    "It ran, but the allocator had to clear up to make room: so near the wall steps are slow, and "
+    "the next process may not fit."
+)
 _POLL_SECONDS = 0.05
 _TELL_SECONDS = 0.5
 _LITTLE = 0.05  # more is no addition to training's peak, but a peak of validation's own
@@ -312,7 +321,7 @@ class Prober:
                     raise StoppedError(STOPPED_EARLY)
                 if (seconds := time.monotonic() - began) > told + _TELL_SECONDS:
                     told = seconds
-                    self.tell(_doing(record, sizes, seconds))
+                    self.tell(_doing(record, sizes, seconds, self.budget_bytes))
             ended: Ended = slot.result()
             printed = slot.printed()
         except ProcessEndedError as error:
@@ -323,13 +332,21 @@ class Prober:
             return error.ending, error.message, highest
         finally:
             slot.close()
+        if ended.outcome == "ok" and is_near_the_wall(printed):
+            return "oom", _CLEARED_UP, highest
         if ended.outcome == "error" and follows_out_of_memory(ended.message, printed):
             return "oom", ended.message, highest
         return ended.outcome, ended.message, highest
 
 
-def _doing(record: Path, sizes: Sequence[int], seconds: float) -> str:
-    running = read_written(record).running
-    now = f"batch size {running}" if running else "starting"
+def _doing(record: Path, sizes: Sequence[int], seconds: float, budget_bytes: float) -> str:
+    """What runs, and what was found so far."""
+    written = read_written(record)
+    now = f"batch size {written.running}" if written.running else "starting"
+    if written.peaks:
+        last = written.peaks[-1]
+        now += (
+            f" after {last.size} took {last.peak_bytes / 1e6:,.0f} of {budget_bytes / 1e6:,.0f} MB"
+        )
     of = f"batch size {sizes[0]}" if len(sizes) == 1 else f"batch sizes {sizes[0]} to {sizes[-1]}"
     return f"trying {of} in a fresh process: {now}, {seconds:.0f} s"

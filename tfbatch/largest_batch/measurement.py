@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,7 +13,7 @@ import psutil
 
 from tfbatch.bench import Bench
 from tfbatch.errors import InputError
-from tfbatch.largest_batch.fresh_process import Climb, Prober, ProcessRun
+from tfbatch.largest_batch.fresh_process import Climb, Ended, Prober, ProcessRun
 from tfbatch.largest_batch.search import (
     Accumulation,
     LargestSize,
@@ -24,10 +24,13 @@ from tfbatch.largest_batch.training_load import (
     UsableMemory,
     find_usable_memory,
     measure_evaluation,
+    measure_prediction,
     measure_training,
 )
+from tfbatch.process.gpus import NOTICEABLE, read_gpus
 
 _LIMIT = 2.0  # a process is measured up to this many times the budget, then ended
+_GROWTH_ON_A_GPU = 4
 _FREE = 0.9  # but never past this share of what is free
 
 
@@ -55,6 +58,8 @@ class MemoryReport:
         training: The largest training batch; validation's own batch fits beside it.
         evaluation: The largest evaluation batch; None if it was not asked for.
         accumulation: How to make the target batch where it does not fit; else None.
+        prediction: The largest batch of `predict`; None if it was not asked for.
+        held_by_others: Bytes of the fullest GPU that other processes held when it began.
     """
 
     budget_bytes: float
@@ -65,6 +70,8 @@ class MemoryReport:
     training: LargestSize
     evaluation: LargestSize | None
     accumulation: Accumulation | None
+    prediction: LargestSize | None = None
+    held_by_others: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -78,7 +85,11 @@ class MemoryReport:
 
     def rows(self) -> list[MemoryRow]:
         """A row for each size that was run."""
-        kinds = {"training": self.training, "evaluation": self.evaluation}
+        kinds = {
+            "training": self.training,
+            "evaluation": self.evaluation,
+            "prediction": self.prediction,
+        }
         return [
             row
             for kind, found in kinds.items()
@@ -115,6 +126,13 @@ class MemoryReport:
         )
         if self.evaluation:
             yield f"The largest evaluation batch that fits is {self.evaluation.batch_size}."
+        if self.prediction:
+            yield f"The largest batch of `predict` that fits is {self.prediction.batch_size}."
+        if self.held_by_others:
+            yield (
+                f"Other processes held {_megabytes(self.held_by_others)} of the GPU: alone on it, "
+                "more may fit."
+            )
         made = self.accumulation
         if made and made.peak_bytes:
             yield (
@@ -138,6 +156,7 @@ def measure_memory(
     largest: int | None = None,
     target_batch_size: int | None = None,
     evaluation: bool = True,
+    prediction: bool = False,
 ) -> MemoryReport:
     """The largest batches of what is on a bench; see tfbatch.find_max_batch_size."""
     examples = bench.data.splits["train"]
@@ -149,6 +168,10 @@ def measure_memory(
     usable = bench.measure(find_usable_memory)
     bench.rest()  # it would hold memory of the device beside what is measured
     replicas = usable.replicas
+    on_gpu = usable.device != "CPU"
+    # On a GPU each size may be compiled anew, and small ones do not tell of the large ones.
+    growth = _GROWTH_ON_A_GPU if on_gpu else 2
+    others = max((gpu.held_bytes for gpu in read_gpus().gpus), default=0) if on_gpu else 0
     budget = (budget_bytes or usable.size_bytes) * (1 - margin)
     one = bench.configuration(1)
 
@@ -157,7 +180,7 @@ def measure_memory(
 
     with open_prober(bench, training(1), usable=usable, budget_bytes=budget) as prober:
         cap, why = _cap(bench, largest, replicas)
-        trained = search_largest(prober, cap=cap, replicas=replicas)
+        trained = search_largest(prober, cap=cap, replicas=replicas, growth=growth)
         accumulation = None
         if target_batch_size and 0 < trained.batch_size < target_batch_size:
             accumulation = verify_accumulation(
@@ -166,14 +189,18 @@ def measure_memory(
                 largest=trained.batch_size,
                 replicas=replicas,
             )
-        evaluated = None
-        if evaluation and trained.batch_size:
-            examples = bench.data.splits["validation"]
-            evaluated = search_largest(
-                dataclasses.replace(prober, climb=bench.task(measure_evaluation, one)),
+        examples = bench.data.splits["validation"]
+
+        def alone(measure: Callable[..., Ended]) -> LargestSize:
+            return search_largest(
+                dataclasses.replace(prober, climb=bench.task(measure, one)),
                 cap=examples - examples % replicas,
                 replicas=replicas,
+                growth=growth,
             )
+
+        evaluated = alone(measure_evaluation) if evaluation and trained.batch_size else None
+        predicted = alone(measure_prediction) if prediction and trained.batch_size else None
     of = "stated" if budget_bytes else f"that can be used ({usable.device})"
     stated = f"{(budget_bytes or usable.size_bytes) / 1e6:,.0f} MB {of}"
     return MemoryReport(
@@ -185,6 +212,8 @@ def measure_memory(
         training=trained,
         evaluation=evaluated,
         accumulation=accumulation,
+        prediction=predicted,
+        held_by_others=others if others > NOTICEABLE else 0,
     )
 
 

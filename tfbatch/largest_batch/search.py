@@ -59,13 +59,14 @@ class LargestSize:
         return next((peak for peak in found if peak is not None), None)
 
 
-def search_largest(prober: Prober, *, cap: int, replicas: int = 1) -> LargestSize:
+def search_largest(prober: Prober, *, cap: int, replicas: int = 1, growth: int = 2) -> LargestSize:
     """Searches, verifies, and says so if nothing fits.
 
     Args:
         prober: Runs sizes in a fresh process.
         cap: Largest size allowed, all replicas together.
         replicas: Devices that share every batch equally: only multiples of it are run.
+        growth: Each size of the first process is so many times the one before.
 
     Raises:
         InputError: A cap below the replicas; a failure for a reason other than memory.
@@ -76,7 +77,7 @@ def search_largest(prober: Prober, *, cap: int, replicas: int = 1) -> LargestSiz
             f"{replicas}."
         )
     units = cap // replicas
-    runs = [prober.run([unit * replicas for unit in _climbed(units)])]
+    runs = [prober.run([unit * replicas for unit in _climbed(units, growth)])]
     if (runs[0].written.finished_bytes or 0) > prober.budget_bytes and not runs[0].alone:
         runs.append(prober.run([replicas]))  # validation alone may be too large for any size
     # One is left to verify a size that was only climbed to.
@@ -100,8 +101,8 @@ def search_largest(prober: Prober, *, cap: int, replicas: int = 1) -> LargestSiz
     )
 
 
-def _climbed(units: int) -> list[int]:
-    sizes = [_FIRST << n for n in range(40) if _FIRST << n < units]
+def _climbed(units: int, growth: int) -> list[int]:
+    sizes = [_FIRST * growth**n for n in range(40) if _FIRST * growth**n < units]
     return [*sizes, units]
 
 

@@ -97,6 +97,18 @@ def find_usable_memory(task: TaskContext) -> UsableMemory:
     return UsableMemory(device_kind(), int(least), replicas)
 
 
+def measure_prediction(
+    task: TaskContext,
+    configuration: Configuration,
+    sizes: Sequence[int],
+    budget_bytes: float,
+    record: Path,
+) -> Ended:
+    """The peak of `predict` alone at growing batch sizes; see `measure_training`."""
+    load = _Prediction(task.programs, configuration, task.heartbeat)
+    return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
+
+
 class _Loaded:
     """What training and evaluation have in common."""
 
@@ -124,6 +136,11 @@ class _Loaded:
             seed=_SEED,
             steps_per_execution=1,
         )
+
+    def _whole_batches(self, size: int) -> tf.data.Dataset:
+        """Batches of validation without a short one."""
+        whole = max(self._data.num_examples("validation") // size, 1)
+        return self._data.evaluation("validation", batch_size=size).take(whole)
 
     def _evaluate(self, model: keras.Model, dataset: tf.data.Dataset) -> None:
         batches = lengthened(dataset.take(_EVALUATION_STEPS), self._longest)
@@ -185,9 +202,22 @@ class _Evaluation(_Loaded):
 
     def step(self, size: int) -> int:
         """Evaluates a few batches."""
-        model = self._model(1, steps=1)
-        whole = max(self._data.num_examples("validation") // size, 1)  # no short batch
-        self._evaluate(model, self._data.evaluation("validation", batch_size=size).take(whole))
+        self._evaluate(self._model(1, steps=1), self._whole_batches(size))
+        return peak_bytes()
+
+    def finish(self) -> int | None:
+        """Nothing else."""
+        return None
+
+
+class _Prediction(_Loaded):
+    """Prediction by a compiled model: no loss and no metrics, but outputs that are kept."""
+
+    def step(self, size: int) -> int:
+        """Predicts a few batches."""
+        batches = self._whole_batches(size).take(_EVALUATION_STEPS)
+        inputs = lengthened(batches, self._longest)
+        self._model(1, steps=1).predict(inputs, callbacks=[self._alive], verbose=0)
         return peak_bytes()
 
     def finish(self) -> int | None:

@@ -80,6 +80,19 @@ def follows_out_of_memory(message: str, log: str) -> bool:
     return bool(_CONSEQUENCE.search(message) and out_of_memory_line(log))
 
 
+_NEAR_THE_WALL = "near the threshold of the available device memory"
+"""What TensorFlow's allocator says where it gives regions back to make room for a larger one."""
+
+
+def is_near_the_wall(log: str) -> bool:
+    """Whether a GPU's allocator had to clear up to go on: such a step fits today, and is slow.
+
+    Args:
+        log: What the process printed.
+    """
+    return _NEAR_THE_WALL in log
+
+
 def out_of_memory_line(text: str) -> str:
     """The first line of a text that reports a lack of memory, stripped; "" if none does."""
     lines = text.splitlines()

@@ -39,7 +39,13 @@ def by_batch_size(run: RecordedRun) -> Stack | None:
 def notes(run: RecordedRun) -> list[str]:
     """What the picture cannot show."""
     found = []
-    if (knee := knee_of(run)) is not None:
+    knee = knee_of(run)
+    if knee is not None and knee.edge:
+        found.append(
+            f"No knee is named: it would be the {knee.edge} batch size that was timed alone, "
+            f"{knee.batch_size}, and may lie beyond it."
+        )
+    elif knee is not None:
         found.append(
             f"Knee: from batch size {knee.batch_size} {knee.interval} on the device has 90 % of "
             f"its best measured throughput ({max(knee.throughput):,.0f} examples/s)"
@@ -103,7 +109,7 @@ def throughput_chart(run: RecordedRun, ticks: Sequence[float]) -> Chart | None:
     if not series:
         return None
     knee, marks = knee_of(run), wall_marks(run)
-    if knee is not None:
+    if knee is not None and not knee.edge:
         more = " or larger" if knee.open_ended else ""
         marks.insert(0, Mark(float(knee.batch_size), f"knee {knee.batch_size}{more}"))
     return Chart(

@@ -204,5 +204,5 @@ def _origin_section(run: RecordedRun, level: int) -> PageSection:
     rows += [("hardware", machine.hardware)] if machine.hardware else []
     rows += [("load", machine.load)] if machine.load else []
     rows += [("seed of the run", str(run.seed))] if run.seed is not None else []
-    rows += list(machine.versions)
+    rows += [*machine.gpu_software, *machine.versions]
     return PageSection("Where it was measured", (), rows=rows, level=level)

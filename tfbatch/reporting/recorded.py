@@ -28,11 +28,13 @@ class Machine:
         hardware: Processor, cores, memory and accelerators in words; empty if not known.
         load: What other processes took of the cores in words; empty if not known.
         versions: Of Python and of the packages that shape a result.
+        gpu_software: Driver, CUDA, cuDNN, allocator, TF32 and XLA; empty without a GPU.
     """
 
     hardware: str = ""
     load: str = ""
     versions: tuple[tuple[str, str], ...] = ()
+    gpu_software: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +164,7 @@ def _machine(path: Path) -> Machine:
         hardware=_hardware(hardware) if isinstance(hardware, dict) else "",
         load=_load(load) if isinstance(load, dict) else "",
         versions=tuple(software.items()) if isinstance(software, dict) else (),
+        gpu_software=_gpu_software(content.get("gpu_software")),
     )
 
 
@@ -171,8 +174,27 @@ def _hardware(content: JsonObject) -> str:
         parts.append(f"{cores:g} core{'' if cores == 1 else 's'}")
     if memory := content.get("memory_bytes"):
         parts.append(f"{memory / 2**30:.3g} GiB of memory")
-    parts += [str(one) for one in content.get("accelerators") or ()]
+    gpus = content.get("gpus")
+    parts += [_gpu(one) for one in gpus or () if isinstance(one, dict)]
+    parts += [str(one) for one in content.get("accelerators") or () if not gpus]
     return ", ".join(part for part in parts if part)
+
+
+def _gpu(content: JsonObject) -> str:
+    memory = content.get("memory_bytes")
+    of_memory = f", {memory / 1e9:.3g} GB" if isinstance(memory, int | float) else ""
+    capability = content.get("compute_capability", "unknown")
+    return f"{content.get('name', 'GPU')} (compute capability {capability}{of_memory})"
+
+
+def _gpu_software(content: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(content, dict):
+        return ()
+    words = {True: "on", False: "off"}
+    return tuple(
+        (f"GPU: {name.replace('_', ' ')}", words[v] if isinstance(v, bool) else str(v))
+        for name, v in content.items()
+    )
 
 
 def _load(content: JsonObject) -> str:

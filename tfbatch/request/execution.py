@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Literal
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.quantities import bytes_of
 from tfbatch.schema import as_plain
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
-AUTOMATIC = "auto"
-"""The memory budget that is found out."""
+AUTOMATIC: Literal["auto"] = "auto"
+"""The memory budget that is found out, and XLA as Keras chooses."""
 MAX_STATE_GB = 4.0
 """Gigabytes that end states of trials may take on disk, by default."""
 _MOST_WORKERS = 256
+
+JitCompile = bool | Literal["auto"]
+"""Whether XLA compiles the model; "auto" for what Keras chooses, see `Execution`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Execution:
         workers: Worker processes; None for one per GPU or, on a CPU, one per core up to eight;
             0 for none: everything in this process.
         precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model. "auto" is Keras's own default: with a GPU,
+            where every layer supports it; never on a CPU alone, under a tf.distribute strategy or
+            with deterministic operations. A model that its builder compiles keeps its own.
         stall_minutes: A trial without a heartbeat for this long is ended.
         checkpoint_seconds: The least time between two checkpoints of a trial.
         cluster: The Ray cluster whose nodes run the trials: "auto" for the one that runs on this
@@ -41,7 +47,7 @@ class Execution:
 
     workers: int | None = None
     precision: str = "float32"
-    jit_compile: bool = False
+    jit_compile: JitCompile = AUTOMATIC
     stall_minutes: float = 10.0
     checkpoint_seconds: float = 60.0
     cluster: str | None = None
@@ -62,6 +68,10 @@ class Execution:
             raise InputError(
                 f"`precision` must be one of {', '.join(PRECISIONS)}."
                 f"{did_you_mean(self.precision, PRECISIONS)} Received: {self.precision!r}."
+            )
+        if self.jit_compile not in (True, False, AUTOMATIC):
+            raise InputError(
+                f'`jit_compile` must be True, False or "auto". Received: {self.jit_compile!r}.'
             )
         if self.memory_budget not in (None, AUTOMATIC):
             try:

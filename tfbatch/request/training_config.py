@@ -37,7 +37,7 @@ class TrainingConfig(Strict):
         trial_length: Length of the training.
         seed: Seed of weights, order and augmentation.
         precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model, or "auto" as Keras chooses.
         strategy: "mirrored" to train on all GPUs of the machine, or None.
         threads: Threads of the trials on a CPU; None: as many as there are cores.
         loss: Name of a Keras loss, for a model that its builder does not compile; or None.
@@ -54,7 +54,7 @@ class TrainingConfig(Strict):
     trial_length: TrainingLengthText
     seed: int = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    jit_compile: bool = False
+    jit_compile: bool | Literal["auto"] = False
     strategy: Literal["mirrored"] | None = None
     threads: int | None = Field(default=None, ge=1)
     loss: str | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from tfbatch.process.gpus import GpuSettings
 from tfbatch.process.limits import affinity, usable_cores
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import FINGERPRINT
@@ -18,13 +19,23 @@ from tfbatch.run_folder.machine_load import MachineLoad
 _PACKAGES = ("tensorflow", "keras", "keras-tuner", "tensorflow-datasets", "numpy")
 
 
-def write_fingerprint(folder: Path, accelerators: list[str]) -> None:
+def write_fingerprint(
+    folder: Path, accelerators: list[str], gpu_settings: GpuSettings | None = None
+) -> None:
     """Writes fingerprint.json, and keeps what it holds of the machine's load.
+
+    Args:
+        folder: The run folder.
+        accelerators: Names of the devices besides the CPU.
+        gpu_settings: What trainings on GPUs run with; None without a GPU.
 
     Raises:
         RunFolderError: It cannot be written.
     """
-    fingerprint = {"software": software(), "hardware": hardware(accelerators)}
+    fingerprint: dict[str, Any] = {"software": software(), "hardware": hardware(accelerators)}
+    if gpu_settings is not None:
+        fingerprint["hardware"]["gpus"] = gpu_settings.gpus()
+        fingerprint["gpu_software"] = gpu_settings.software()
     if load := _read(folder).get("load"):
         fingerprint["load"] = load
     write_whole(folder / FINGERPRINT, json.dumps(fingerprint, indent=1))

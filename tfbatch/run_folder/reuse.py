@@ -102,5 +102,6 @@ def _taken_before(run_dir: Path, key: str) -> bool:
 
 def _hardware(fingerprint: JsonObject) -> str:
     hardware = fingerprint.get("hardware") or {}
-    accelerators = ", ".join(map(str, hardware.get("accelerators") or ()))
+    gpus = [gpu.get("name") for gpu in hardware.get("gpus") or ()]
+    accelerators = ", ".join(map(str, gpus or hardware.get("accelerators") or ()))
     return accelerators or str(hardware.get("processor") or "other hardware")

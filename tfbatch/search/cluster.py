@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
+from tfbatch.process.gpus import GpuMachine, gpu_notes, unusable
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import CLUSTER, worker_log
 from tfbatch.run_folder.fingerprint import software
 from tfbatch.search.worker_engine import MEASURED, SEARCHED, Processes
 from tfbatch.training.context import Job, begin_worker, describe_devices, perform
-from tfbatch.training.devices import MOST_WORKERS, Devices
+from tfbatch.training.devices import MOST_WORKERS, Devices, cuda_build
 from tfbatch.training.node_check import NodeCheck, check_node
 from tfbatch.trial.outcome import Phase
 from tfbatch.workers import ProcessEndedError
@@ -57,6 +58,8 @@ class _Member:
         stage: "greeted" and "checked": it has been asked and has not answered; "waiting": its
             devices are known, and there is nothing yet that it could be compared with.
         greeting: What it answers.
+        processor: The name of its processor.
+        gpus: What its driver names.
         devices: What its first worker has found.
         kind: Its kind of device, for comparison and for people.
         records: Where the prepared data is on it; None for where it is here.
@@ -68,6 +71,7 @@ class _Member:
     greeting: Future[Any]
     stage: Stage = "greeted"
     processor: str = ""
+    gpus: GpuMachine = dataclasses.field(default_factory=GpuMachine)
     devices: Devices | None = None
     kind: str = ""
     records: Path | None = None
@@ -322,7 +326,8 @@ class ClusterProcesses(Processes):
         """Refuses a node that the search could not use.
 
         Raises:
-            SearchError: It does not share the run folder, or has other software.
+            SearchError: It does not share the run folder, has other software, or GPUs that this
+                TensorFlow has no code for.
         """
         written = self._logs / f"{self._token.name}-{member.node.name}"
         back = written.read_text(encoding="utf-8") if written.exists() else ""
@@ -339,7 +344,12 @@ class ClusterProcesses(Processes):
         ]
         if other:
             raise SearchError(f"it has {', '.join(other)}")
-        member.processor = greeting.processor
+        build = cuda_build()
+        if reason := unusable(greeting.gpus, build):
+            raise SearchError(reason)
+        for note in gpu_notes(greeting.gpus, build):
+            self._say(f"Node {member.node.address}: {note}")
+        member.processor, member.gpus = greeting.processor, greeting.gpus
 
     def _compare_replicas(self, devices: Devices) -> None:
         """Refuses a node that would share every batch otherwise.
@@ -411,7 +421,12 @@ class ClusterProcesses(Processes):
     def _write(self) -> None:
         """Notes in the run folder which nodes there are, and on which kind seconds are compared."""
         nodes = [
-            {"address": one.node.address, "kind": one.kind, "workers": one.workers}
+            {
+                "address": one.node.address,
+                "kind": one.kind,
+                "workers": one.workers,
+                "driver": one.gpus.driver,
+            }
             for one in self._members.values()
             if one.stage == "open"
         ]

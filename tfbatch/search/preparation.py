@@ -13,6 +13,7 @@ from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.pipeline.array_storage import store_splits
 from tfbatch.pipeline.user_data import OwnSplit
+from tfbatch.process.gpus import GpuMachine, GpuSettings, gpu_notes, read_gpus, unusable
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import ModelAndData
@@ -26,7 +27,7 @@ from tfbatch.search.worker_engine import Processes, WorkerEngine, WorkerProcesse
 from tfbatch.training.context import Job, UserCode, dump_code
 from tfbatch.training.data_tasks import describe_data, expect_form, prepare_data
 from tfbatch.training.description import ModelDescription, describe_model
-from tfbatch.training.devices import Place
+from tfbatch.training.devices import Place, cuda_build, gpu_settings
 from tfbatch.training.evaluation import Untrained
 from tfbatch.trial.objective import Objective
 from tfbatch.workers import Slot
@@ -107,12 +108,14 @@ class Prepared:
         data: What the data holds.
         model: What the model is.
         engine: Runs trials and other tasks.
+        gpu_settings: What trainings on GPUs run with; None without a GPU.
     """
 
     subject: ModelAndData
     data: DataDescription
     model: ModelDescription
     engine: Engine
+    gpu_settings: GpuSettings | None = None
 
 
 @contextlib.contextmanager
@@ -144,6 +147,8 @@ def prepared(
         DataError: Data absent or damaged.
         RunFolderError: It cannot be written.
     """
+    # Of a cluster each node is asked for its own, and cluster.json holds them.
+    gpus = GpuMachine() if execution.cluster else checked_gpus(progress)
     with _open_engine(
         subject.data,
         execution,
@@ -160,7 +165,32 @@ def prepared(
         model = engine.call(describe_model, list(subject.model_arguments))
         for note in model.notes:
             progress.say(note)
-        yield Prepared(fit_baseline(subject, model), data, model, engine)
+        settings = gpu_settings(gpus, jit_compile=model.jit_compile)
+        if settings is not None:
+            progress.note(f"{settings}.")
+            if engine.devices.kind == "CPU" and settings.build.cuda:
+                progress.note(NOT_SEEN)
+        yield Prepared(fit_baseline(subject, model), data, model, engine, settings)
+
+
+NOT_SEEN = (
+    "TensorFlow does not see the GPU: its libraries are not there, or do not fit the driver. "
+    "Install tensorflow[and-cuda]; until then the CPU trains."
+)
+
+
+def checked_gpus(progress: Progress) -> GpuMachine:
+    """Asks the driver for the GPUs before any process opens one, and tells what stands against it.
+
+    Raises:
+        InputError: TensorFlow has no code for any of them.
+    """
+    gpus, build = read_gpus(), cuda_build()
+    if reason := unusable(gpus, build):
+        raise InputError(reason)
+    for note in gpu_notes(gpus, build):
+        progress.note(note)
+    return gpus
 
 
 def _load_records(

@@ -79,6 +79,7 @@ class Run:
         self._trial_seconds = trial_seconds
         self.request = request
         self.data, self.engine = ready.data, ready.engine
+        self.gpu_settings = ready.gpu_settings
         self.space = space
         self.baseline = request.baseline_configuration(space.scaling_rule)
         self.prices = Prices()
@@ -455,7 +456,9 @@ class Run:
                 self.step_seconds = read_step_seconds(self.folder.path)
 
     def _write_settings(self) -> None:
-        write_fingerprint(self.folder.path, list(self.engine.devices.accelerators))
+        write_fingerprint(
+            self.folder.path, list(self.engine.devices.accelerators), self.gpu_settings
+        )
         if self.chance:
             write_chance_level(self.folder.path, self.chance)
         declare_columns(

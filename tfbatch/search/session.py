@@ -97,6 +97,8 @@ def open_run(
             request,
             subject=subject,
             search=fit_search(request.search, model),
+            # What was left to Keras is recorded as what it came to.
+            execution=dataclasses.replace(request.execution, jit_compile=model.jit_compile),
         )
         space = SearchSpace(
             request.search.space,

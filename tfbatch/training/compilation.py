@@ -10,6 +10,7 @@ import keras
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.pipeline.trainable_data import Data
+from tfbatch.request.execution import AUTOMATIC, JitCompile
 from tfbatch.schema import JsonObject
 from tfbatch.training.by_value import copied
 from tfbatch.training.class_weights import check_class_weight
@@ -59,7 +60,7 @@ def compile_with(
     optimizer: keras.optimizers.Optimizer,
     *,
     arguments: dict[str, object],
-    jit_compile: bool,
+    jit_compile: JitCompile,
     steps_per_execution: int = 1,
 ) -> None:
     """Compiles a model; one that its builder compiled keeps all but the optimizer.
@@ -68,7 +69,8 @@ def compile_with(
         model: A built model.
         optimizer: The trial's optimizer.
         arguments: `Compilation.arguments`, for a model that is not compiled.
-        jit_compile: Whether XLA compiles it.
+        jit_compile: Whether XLA compiles it; "auto" for Keras's own choice, or for that of a
+            builder that compiles it.
         steps_per_execution: Updates in one call of the compiled function.
     """
     if not model.compiled:
@@ -81,11 +83,22 @@ def compile_with(
         return
     scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     model.optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer
-    model.jit_compile = jit_compile
+    if jit_compile != AUTOMATIC:
+        model.jit_compile = jit_compile
     model.steps_per_execution = steps_per_execution
     kept = getattr(model, "_compile_config", None)
     if kept is not None:  # what `save` writes
         kept.config["optimizer"] = optimizer
+
+
+def uses_xla(model: keras.Model, jit_compile: JitCompile) -> bool:
+    """Whether XLA compiles a build, as `compile_with` leaves it.
+
+    `Trainer.jit_compile` of a model that is not compiled is what Keras makes of "auto": XLA unless
+    the machine has only CPUs, a tf.distribute strategy is set, operations are deterministic or a
+    layer does not support it.
+    """
+    return bool(model.jit_compile if jit_compile == AUTOMATIC else jit_compile)
 
 
 def check_is_model(model: object) -> None:

@@ -15,6 +15,7 @@ from tfbatch.dataset_info.own_data import OwnData
 from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import StoppedError
 from tfbatch.pipeline.load import open_prepared
+from tfbatch.request.execution import JitCompile
 from tfbatch.training.by_value import dumps
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
@@ -48,14 +49,14 @@ class Job:
         data: The data set.
         code: `dump_code(UserCode(...))`.
         precision: Keras's dtype policy.
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model; "auto" as Keras chooses.
         place: Which share of the machine is used.
     """
 
     data: Recipe | OwnData
     code: bytes
     precision: str = "float32"
-    jit_compile: bool = False
+    jit_compile: JitCompile = False
     place: Place = dataclasses.field(default_factory=Place)
 
 

@@ -18,7 +18,7 @@ from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.schema import JsonObject, Named
 from tfbatch.training.by_value import lost_in_configuration
 from tfbatch.training.callbacks import check_callbacks
-from tfbatch.training.compilation import loss_of
+from tfbatch.training.compilation import loss_of, uses_xla
 from tfbatch.training.content_checks import content_notes
 from tfbatch.training.context import TaskContext
 from tfbatch.training.model_builder import check_arguments
@@ -39,12 +39,14 @@ class ModelDescription:
         learning_rate: Its constant learning rate, or None.
         hyperparameters: What the builder asks of `hp`, each as KerasTuner's own configuration.
         notes: What a user should know, a sentence each.
+        jit_compile: Whether XLA compiles it here, where that was left to Keras.
     """
 
     optimizer: Named | None = None
     learning_rate: float | None = None
     hyperparameters: tuple[JsonObject, ...] = ()
     notes: tuple[str, ...] = ()
+    jit_compile: bool = False
 
 
 def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescription:
@@ -103,8 +105,11 @@ def description_of(workload: Workload) -> ModelDescription:
     loss = loss_of(model, workload.data, workload.compilation)
     notes += content_notes(model, workload.data, loss)
     notes += [*_normalization_notes(model), *_sum_notes(model, workload)]
+    jit_compile = uses_xla(model, workload.jit_compile)
     if not model.compiled:
-        return ModelDescription(hyperparameters=hyperparameters, notes=tuple(notes))
+        return ModelDescription(
+            hyperparameters=hyperparameters, notes=tuple(notes), jit_compile=jit_compile
+        )
     check_kept(model.optimizer)
     notes += list(_compiled_notes(model, workload))
     return ModelDescription(
@@ -112,6 +117,7 @@ def description_of(workload: Workload) -> ModelDescription:
         learning_rate_of(model.optimizer),
         hyperparameters,
         tuple(notes),
+        jit_compile,
     )
 
 
@@ -158,8 +164,8 @@ def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:
             "evaluates a schedule at each of them, not at each update: remove "
             "`gradient_accumulation_steps` and let the batch size be searched."
         )
-    if model.jit_compile and not workload.jit_compile:
-        yield "It is compiled with jit_compile=True; here --jit_compile says that, and it is off."
+    if model.jit_compile and workload.jit_compile is False:
+        yield "It is compiled with jit_compile=True, and --jit_compile=false turns that off."
     if model.run_eagerly:
         yield "It runs eagerly: every trial pays for it. Remove `run_eagerly` when it is debugged."
 

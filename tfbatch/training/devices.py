@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import tensorflow as tf
 
+from tfbatch.process.gpus import CudaBuild, GpuMachine, GpuSettings
 from tfbatch.process.limits import affinity
 
 
@@ -91,6 +93,37 @@ def claim_devices(place: Place) -> Devices:
     accelerators = [*gpus, *tf.config.list_physical_devices("TPU")]
     return Devices(
         device_kind(), tuple(d.name for d in accelerators), workers, threads, cores, replicas
+    )
+
+
+def cuda_build() -> CudaBuild:
+    """What this TensorFlow was built for; opens no device."""
+    found = tf.sysconfig.get_build_info()
+    if not found.get("is_cuda_build"):
+        return CudaBuild()
+    return CudaBuild(
+        cuda=str(found.get("cuda_version", "unknown")),
+        cudnn=str(found.get("cudnn_version", "unknown")),
+        architectures=tuple(found.get("cuda_compute_capabilities", ())),
+    )
+
+
+def gpu_settings(machine: GpuMachine, *, jit_compile: bool) -> GpuSettings | None:
+    """What trainings on the GPUs run with; None without a GPU. Opens no device.
+
+    Args:
+        machine: The GPUs.
+        jit_compile: Whether XLA compiles the model.
+    """
+    if not machine.gpus:
+        return None
+    return GpuSettings(
+        machine=machine,
+        build=cuda_build(),
+        allocator=os.environ.get("TF_GPU_ALLOCATOR") or "BFC",
+        memory_growth=True,
+        tensor_float_32=bool(tf.config.experimental.tensor_float_32_execution_enabled()),
+        jit_compile=jit_compile,
     )
 
 

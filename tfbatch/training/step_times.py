@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,30 @@ class StepTime:
         batch_size: Examples in the step.
         seconds: Median over the rounds.
         rounds: The step's seconds in each round.
+        compilation: Seconds that came once, before the first step: tracing, and XLA's compilation
+            for this batch size. No part of the others.
     """
 
     batch_size: int
     seconds: float
     rounds: tuple[float, ...]
+    compilation: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTimes:
+    """What was measured, and what was not.
+
+    Attributes:
+        times: The step times, in the order that was asked for.
+        left_out: Batch sizes between measured ones that the time did not allow for, or at the upper
+            end those whose steps alone would have taken longer than it.
+        too_large: Batch sizes that ran out of memory, or are larger than one that did.
+    """
+
+    times: tuple[StepTime, ...]
+    left_out: tuple[int, ...] = ()
+    too_large: tuple[int, ...] = ()
 
 
 def measure_step_times(
@@ -49,8 +69,9 @@ def measure_step_times(
     heartbeat: Callable[[], None],
     rounds: int = ROUNDS,
     seconds: float = math.inf,
+    wanted: Sequence[int] = (),
     measured: Callable[[int, Sequence[float]], None] = lambda batch_size, rounds: None,
-) -> list[StepTime]:
+) -> StepTimes:
     """Trains each configuration for half a second, in turn, round after round.
 
     Interleaving lets a drift of the machine fall on all alike. Tracing, allocation and the first
@@ -62,6 +83,7 @@ def measure_step_times(
         heartbeat: Called now and then.
         rounds: Number of rounds.
         seconds: See `measure_in_rounds`.
+        wanted: See `measure_in_rounds`.
         measured: Called with a batch size and its rounds so far, after each round.
     """
 
@@ -69,18 +91,30 @@ def measure_step_times(
         configuration = configurations[index]
         time_steps = functools.partial(time_training, programs, configuration)
         most = steps_at_once(programs, configuration)
-        return [first_visit(configuration.batch_size, time_steps, most_at_once=most)]
+        with dropped_after_an_error(programs):
+            return [first_visit(configuration.batch_size, time_steps, most_at_once=most)]
 
-    sizes = [configuration.batch_size for configuration in configurations]
-    visited = measure_in_rounds(
-        sizes,
+    found = measure_in_rounds(
+        [configuration.batch_size for configuration in configurations],
         visit,
         rounds=rounds,
         heartbeat=heartbeat,
         seconds=seconds,
+        wanted=wanted,
         measured=lambda paced: measured(paced.batch_size, paced.rounds),
     )
-    return [step_time_of(paced) for (paced,) in visited]
+    times = tuple(step_time_of(paced) for (paced,) in found.visited)
+    return StepTimes(times, found.left_out, found.too_large)
+
+
+@contextlib.contextmanager
+def dropped_after_an_error(programs: ProgramCache) -> Iterator[None]:
+    """Keeps no traced program whose training an exception has ended: it is not trusted."""
+    try:
+        yield
+    except Exception:
+        programs.clear()
+        raise
 
 
 class StepTimesFile:
@@ -112,7 +146,9 @@ class StepTimesFile:
 
 def step_time_of(paced: Paced) -> StepTime:
     """The rounds of one kind of step."""
-    return StepTime(paced.batch_size, statistics.median(paced.rounds), tuple(paced.rounds))
+    return StepTime(
+        paced.batch_size, statistics.median(paced.rounds), tuple(paced.rounds), paced.compilation
+    )
 
 
 def steps_at_once(programs: ProgramCache, configuration: Configuration) -> int:

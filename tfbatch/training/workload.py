@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import random
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from tfbatch.errors import InputError
 from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
 from tfbatch.pipeline.elements import InputShape
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
+from tfbatch.request.execution import JitCompile
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.compilation import (
@@ -43,7 +45,7 @@ class Workload:
             anew for every trial. It gets `input_shape`, `num_classes` or `hp` if it asks for them.
         compilation: Loss and metrics of a model that is not compiled; class weights.
         precision: Keras's dtype policy: "float32", "mixed_float16" or "mixed_bfloat16".
-        jit_compile: Whether XLA compiles the model.
+        jit_compile: Whether XLA compiles the model; "auto" as Keras chooses.
         strategy: A tf.distribute.Strategy that every model is built under, or None. The batch size
             is the global one: that of all replicas together.
     """
@@ -55,7 +57,7 @@ class Workload:
         *,
         compilation: Compilation = Compilation(),  # noqa: B008 - frozen
         precision: str = "float32",
-        jit_compile: bool = False,
+        jit_compile: JitCompile = False,
         strategy: tf.distribute.Strategy | None = None,
     ):
         self.data = data
@@ -67,6 +69,12 @@ class Workload:
         self.precision = precision
         self.jit_compile = jit_compile
         self.strategy = strategy
+
+    def with_jit_compile(self, jit_compile: JitCompile) -> Workload:
+        """The same data and model, compiled otherwise."""
+        other = copy.copy(self)
+        other.jit_compile = jit_compile
+        return other
 
     def scope(self) -> AbstractContextManager[object]:
         """Where variables must be made: the strategy's scope, if there is one."""
@@ -217,7 +225,6 @@ class Workload:
                 model,
                 optimizer,
                 arguments={} if model.compiled else self.compilation.arguments(self.data),
-                # Off by default: XLA compiles every batch size anew, and the short last one too.
                 jit_compile=self.jit_compile,
                 steps_per_execution=steps_per_execution,
             )

@@ -26,6 +26,7 @@ import cloudpickle
 from loky.process_executor import BrokenProcessPool
 
 from tfbatch.errors import InputError
+from tfbatch.process.gpus import GpuMachine, read_gpus
 from tfbatch.process.memory import worker_bytes
 from tfbatch.run_folder.fingerprint import processor, software
 from tfbatch.workers.lifeline import GROUP_SIGNALS
@@ -66,11 +67,13 @@ class Greeting:
         read: What it has read from the file that it was asked to read, or why it could not.
         software: Versions of Python and of the packages that shape a result.
         processor: The name of its processor.
+        gpus: Its GPUs that the actor holds, before any process opens one.
     """
 
     read: str
     software: dict[str, str]
     processor: str
+    gpus: GpuMachine = dataclasses.field(default_factory=GpuMachine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Host:
             write.write_text(found, encoding="utf-8")
         except OSError as error:
             found = str(error)
-        return Greeting(found, software(), processor())
+        return Greeting(found, software(), processor(), read_gpus())
 
     async def run(self, name: str, settings: Settings, task: bytes) -> bytes | ProcessEndedError:
         """Runs a pickled task, and returns its pickled result or how its process ended."""

@@ -1,0 +1,232 @@
+"""What NVIDIA's driver says of the GPUs, by a stand-in for nvidia-ml-py: nothing ran on one."""
+
+# ruff: noqa: N802 - NVIDIA's names
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+from tfbatch.errors import InputError
+from tfbatch.process.gpus import (
+    CudaBuild,
+    Gpu,
+    GpuMachine,
+    gpu_notes,
+    read_gpus,
+    unusable,
+)
+from tfbatch.reporting.recorded import _machine
+from tfbatch.run_folder.fingerprint import write_fingerprint
+from tfbatch.run_folder.reuse import _hardware
+from tfbatch.search import preparation
+from tfbatch.search.preparation import checked_gpus
+from tfbatch.search.progress import Progress
+from tfbatch.training.devices import cuda_build, gpu_settings
+
+RELEASED = CudaBuild("12.5.1", "9", ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90"))
+"""As TensorFlow 2.21 says of itself."""
+
+
+def gpu(name="NVIDIA H100 80GB HBM3", capability=(9, 0), held=0, uuid="GPU-1"):
+    return Gpu(name, capability, 85_000_000_000, 85_000_000_000 - held, uuid)
+
+
+class Library:
+    """Stands in for the module `pynvml`."""
+
+    class NVMLError(Exception):
+        """As pynvml's."""
+
+    def __init__(self, *gpus, without_driver=False, broken=False):
+        self.gpus, self.without_driver, self.broken = gpus, without_driver, broken
+        self.open = False
+
+    def nvmlInit(self):
+        if self.without_driver:
+            raise self.NVMLError("NVML Shared Library Not Found")
+        self.open = True
+
+    def nvmlShutdown(self):
+        self.open = False
+
+    def nvmlSystemGetDriverVersion(self):
+        return "550.54.15"
+
+    def nvmlSystemGetCudaDriverVersion(self):
+        return 12040
+
+    def nvmlDeviceGetCount(self):
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        assert self.open
+        return self.gpus[index]
+
+    def nvmlDeviceGetName(self, handle):
+        return handle.name
+
+    def nvmlDeviceGetUUID(self, handle):
+        return handle.uuid
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle):
+        return handle.compute_capability
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        if self.broken:
+            raise self.NVMLError("Not Supported")
+        return types.SimpleNamespace(total=handle.memory_bytes, free=handle.free_bytes)
+
+
+def test_name_capability_memory_and_driver_are_read_and_the_library_is_closed():
+    library = Library(gpu(held=10**9))
+    found = read_gpus(library, environment={})
+
+    assert found == GpuMachine((gpu(held=10**9),), "550.54.15", "12.4")
+    assert found.gpus[0].capability == "9.0"
+    assert not library.open
+
+
+@pytest.mark.parametrize(
+    ("asked", "seen"),
+    [
+        ("0,2", ["GPU-a", "GPU-c"]),
+        ("1", ["GPU-b"]),
+        ("GPU-c", ["GPU-c"]),
+        ("", []),
+        ("-1", []),
+        ("0,-1,2", ["GPU-a"]),
+        ("7", []),
+        ("MIG-GPU-b/1/0", ["GPU-a", "GPU-b", "GPU-c"]),
+    ],
+)
+def test_only_what_cuda_may_use_counts(asked, seen):
+    library = Library(*(gpu(uuid=f"GPU-{letter}") for letter in "abc"))
+    found = read_gpus(library, environment={"CUDA_VISIBLE_DEVICES": asked})
+
+    assert [one.uuid for one in found.gpus] == seen
+
+
+@pytest.mark.parametrize(
+    "library", [Library(without_driver=True), Library(gpu(), broken=True)], ids=["none", "mute"]
+)
+def test_without_an_answer_of_the_driver_nothing_is_known_and_nothing_fails(library):
+    found = read_gpus(library, environment={})
+
+    assert found.gpus == ()
+    assert found.unknown
+    assert not library.open
+    assert gpu_settings(found, jit_compile=False) is None
+
+
+def test_without_nvidia_ml_py_nothing_is_known(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+    assert read_gpus().unknown == "nvidia-ml-py is not installed"
+
+
+@pytest.mark.parametrize(
+    ("capability", "native", "compiled"),
+    [
+        ((8, 0), True, False),
+        ((8, 6), True, False),
+        ((7, 5), True, False),
+        ((9, 0), True, True),
+        ((12, 0), False, True),
+        ((5, 2), False, False),
+    ],
+    ids=["A100", "RTX 3090", "T4", "H100", "RTX 5090", "GTX 980"],
+)
+def test_code_runs_on_its_major_version_from_its_minor_on_and_ptx_on_all_later(
+    capability, native, compiled
+):
+    assert RELEASED.has_code_for(capability) is native
+    assert RELEASED.compiles_for(capability) is compiled
+
+
+def test_this_tensorflow_says_what_it_was_built_for():
+    found = cuda_build()
+
+    assert bool(found.cuda) == bool(found.architectures)
+    assert not found.cuda or found.has_code_for((8, 0))
+
+
+def test_a_gpu_that_the_driver_compiles_for_is_named_with_the_remedy():
+    (note,) = gpu_notes(GpuMachine((gpu("NVIDIA RTX 5090", (12, 0)),)), RELEASED)
+
+    assert "no code for NVIDIA RTX 5090 (compute capability 12.0; it has sm_60, sm_70" in note
+    assert "XLA may end the process" in note
+    assert "--jit_compile=false" in note
+    assert gpu_notes(GpuMachine((gpu("NVIDIA A100", (8, 0)),)), RELEASED) == []
+
+
+def test_a_gpu_without_any_code_is_refused_only_where_there_is_no_other():
+    old, new = gpu("GTX 980", (5, 2)), gpu("NVIDIA A100", (8, 0))
+
+    assert "no code for GTX 980: its compute capability is 5.2" in unusable(
+        GpuMachine((old,)), RELEASED
+    )
+    assert "CUDA_VISIBLE_DEVICES=-1" in unusable(GpuMachine((old,)), RELEASED)
+    assert unusable(GpuMachine((old, new)), RELEASED) == ""
+    assert gpu_notes(GpuMachine((old, new)), RELEASED)[0].endswith("TensorFlow leaves it idle.")
+    assert unusable(GpuMachine(), RELEASED) == ""
+
+
+def test_memory_that_other_processes_hold_is_told_and_a_display_is_not():
+    busy, idle = gpu("NVIDIA A100", (8, 0), held=40 * 10**9), gpu("B", (8, 0), held=2 * 10**8)
+    (note,) = gpu_notes(GpuMachine((busy, idle)), RELEASED)
+
+    assert note.startswith("Other processes hold 40.0 GB of the 85.0 GB of NVIDIA A100")
+
+
+def test_a_tensorflow_without_cuda_leaves_a_gpu_idle_and_this_is_told():
+    (note,) = gpu_notes(GpuMachine((gpu(),)), CudaBuild())
+
+    assert note.startswith("This TensorFlow is built without CUDA: NVIDIA H100")
+    assert unusable(GpuMachine((gpu(),)), CudaBuild()) == ""
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (5, 2)], ids=["usable", "no code"])
+def test_it_is_checked_before_any_process_begins(capability, monkeypatch):
+    machine = GpuMachine((gpu("A card", capability, held=10**10),))
+    monkeypatch.setattr(preparation, "read_gpus", lambda: machine)
+    monkeypatch.setattr(preparation, "cuda_build", lambda: RELEASED)
+    told: list[str] = []
+    progress = Progress(None)
+    progress.note = told.append
+    if capability == (5, 2):
+        with pytest.raises(InputError, match="no code for A card"):
+            checked_gpus(progress)
+        return
+
+    assert checked_gpus(progress) == machine
+    assert told[0].startswith("Other processes hold 10.0 GB")
+
+
+def test_the_fingerprint_and_the_report_hold_what_figures_depend_on(tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_GPU_ALLOCATOR", raising=False)
+    settings = gpu_settings(GpuMachine((gpu(),), "550.54.15", "12.4"), jit_compile=True)
+    assert settings is not None
+    write_fingerprint(tmp_path, ["/physical_device:GPU:0"], settings)
+    written = json.loads((tmp_path / "fingerprint.json").read_text())
+    machine = _machine(tmp_path)
+
+    assert written["hardware"]["gpus"][0]["compute_capability"] == "9.0"
+    assert written["gpu_software"]["driver"] == "550.54.15"
+    assert {"cuda", "cudnn", "allocator", "tensor_float_32", "xla"} <= set(written["gpu_software"])
+    assert machine.hardware.endswith("NVIDIA H100 80GB HBM3 (compute capability 9.0, 85 GB)")
+    assert ("GPU: xla", "on") in machine.gpu_software
+    assert ("GPU: allocator", "BFC") in machine.gpu_software
+    assert _hardware(written) == "NVIDIA H100 80GB HBM3"
+    assert str(settings).startswith("NVIDIA H100 80GB HBM3 (compute capability 9.0, 85.0 GB")
+
+
+def test_without_a_gpu_the_fingerprint_is_as_it_was(tmp_path):
+    write_fingerprint(tmp_path, [])
+    written = json.loads((tmp_path / "fingerprint.json").read_text())
+
+    assert set(written) == {"software", "hardware"}
+    assert "gpus" not in written["hardware"]
+    assert _machine(tmp_path).gpu_software == ()

@@ -1,0 +1,335 @@
+"""What NVIDIA's driver says of the GPUs, asked of nvidia-ml-py: no device is opened for it.
+
+TensorFlow tells a name and a compute capability, after it has opened every device; it logs, and
+then uses or ignores, a GPU that it has no code for. The driver is asked before anything of that.
+"""
+
+# ruff: noqa: N802 - NVIDIA's names
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+_MEGABYTE = 10**6
+NOTICEABLE = 300 * _MEGABYTE
+"""A driver and a display hold less of a GPU's memory than this."""
+_INSTALL = (
+    "Install a TensorFlow that has it (a nightly build, NVIDIA's container, or a newer release of "
+    "tensorflow[and-cuda])"
+)
+_HIDE = "or hide the GPU with CUDA_VISIBLE_DEVICES=-1 and train on the CPU"
+
+
+class NvmlMemory(Protocol):
+    """Memory of a GPU, in bytes."""
+
+    total: int
+    free: int
+
+
+class Nvml(Protocol):
+    """The functions of `pynvml` that are used."""
+
+    NVMLError: type[Exception]
+
+    def nvmlInit(self) -> None:
+        """Opens the library; raises NVMLError without a driver."""
+
+    def nvmlShutdown(self) -> None:
+        """Closes it."""
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        """Such as "550.54.15"."""
+
+    def nvmlSystemGetCudaDriverVersion(self) -> int:
+        """The newest CUDA that the driver runs: 12040 for 12.4."""
+
+    def nvmlDeviceGetCount(self) -> int:
+        """Number of GPUs."""
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> object:
+        """What the functions below take."""
+
+    def nvmlDeviceGetName(self, handle: object) -> str:
+        """Such as "NVIDIA H100 80GB HBM3"."""
+
+    def nvmlDeviceGetUUID(self, handle: object) -> str:
+        """Such as "GPU-1b2c...", as CUDA_VISIBLE_DEVICES takes it."""
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: object) -> tuple[int, int]:
+        """Such as (9, 0)."""
+
+    def nvmlDeviceGetMemoryInfo(self, handle: object) -> NvmlMemory:
+        """`total` and `free`, in bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        name: Such as "NVIDIA H100 80GB HBM3".
+        compute_capability: Such as (9, 0).
+        memory_bytes: All of its memory.
+        free_bytes: What no process held when it was asked.
+        uuid: Its identity, as CUDA_VISIBLE_DEVICES takes it.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory_bytes: int
+    free_bytes: int
+    uuid: str
+
+    @property
+    def capability(self) -> str:
+        """Such as "9.0"."""
+        return ".".join(map(str, self.compute_capability))
+
+    @property
+    def held_bytes(self) -> int:
+        """What processes hold of its memory."""
+        return self.memory_bytes - self.free_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuMachine:
+    """The GPUs that this process may use, and their driver.
+
+    Attributes:
+        gpus: In the driver's order; empty without any.
+        driver: The driver's version; empty where it could not be asked.
+        cuda: The newest CUDA that the driver runs, such as "12.4"; empty likewise.
+        unknown: Why it could not be asked; empty where it could.
+    """
+
+    gpus: tuple[Gpu, ...] = ()
+    driver: str = ""
+    cuda: str = ""
+    unknown: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class CudaBuild:
+    """What the installed TensorFlow was built for.
+
+    Attributes:
+        cuda: Version of CUDA; empty for a build without.
+        cudnn: Version of cuDNN; empty likewise.
+        architectures: Such as ("sm_80", "compute_90"). Of each there is code that runs as it is, on
+            the same major version from that minor one on; of the latter kind there is PTX too,
+            which the driver compiles for all later ones (TensorFlow's configure.py).
+    """
+
+    cuda: str = ""
+    cudnn: str = ""
+    architectures: tuple[str, ...] = ()
+
+    def has_code_for(self, capability: tuple[int, int]) -> bool:
+        """Whether kernels run as they are on a GPU of this compute capability."""
+        major, minor = capability
+        return any(found[0] == major and found[1] <= minor for _, found in self._architectures())
+
+    def compiles_for(self, capability: tuple[int, int]) -> bool:
+        """Whether there is code that the driver can compile for it."""
+        return any(
+            kind == "compute" and found <= capability for kind, found in self._architectures()
+        )
+
+    def _architectures(self) -> list[tuple[str, tuple[int, int]]]:
+        matches = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", a) for a in self.architectures)
+        return [(m[1], (int(m[2]), int(m[3]))) for m in matches if m]
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuSettings:
+    """What figures of a GPU depend on beside its name.
+
+    Attributes:
+        machine: The GPUs and their driver.
+        build: What TensorFlow was built for.
+        allocator: "BFC", TensorFlow's own, or what TF_GPU_ALLOCATOR names.
+        memory_growth: Whether it takes memory as it is needed, and not all at the start.
+        tensor_float_32: Whether float32 products may be rounded to TensorFloat-32.
+        jit_compile: Whether XLA compiles the model.
+    """
+
+    machine: GpuMachine
+    build: CudaBuild
+    allocator: str
+    memory_growth: bool
+    tensor_float_32: bool
+    jit_compile: bool
+
+    def gpus(self) -> list[dict[str, object]]:
+        """Name, compute capability and memory of each, for JSON."""
+        return [
+            {
+                "name": gpu.name,
+                "compute_capability": gpu.capability,
+                "memory_bytes": gpu.memory_bytes,
+                "free_bytes_at_start": gpu.free_bytes,
+            }
+            for gpu in self.machine.gpus
+        ]
+
+    def software(self) -> dict[str, object]:
+        """Driver, libraries and settings, for JSON."""
+        return {
+            "driver": self.machine.driver,
+            "cuda_of_driver": self.machine.cuda,
+            "cuda": self.build.cuda,
+            "cudnn": self.build.cudnn,
+            "allocator": self.allocator,
+            "memory_growth": self.memory_growth,
+            "tensor_float_32": self.tensor_float_32,
+            "xla": self.jit_compile,
+        }
+
+    def __str__(self) -> str:
+        """In a line."""
+        each = [
+            f"{gpu.name} (compute capability {gpu.capability}, {_gigabytes(gpu.memory_bytes)}, "
+            f"{_gigabytes(gpu.free_bytes)} of it free)"
+            for gpu in self.machine.gpus
+        ]
+        growth = " with memory growth" if self.memory_growth else ""
+        return (
+            f"{', '.join(each)}; driver {self.machine.driver}, CUDA {self.build.cuda}, cuDNN "
+            f"{self.build.cudnn}, allocator {self.allocator}{growth}, TF32 "
+            f"{_on(self.tensor_float_32)}, XLA {_on(self.jit_compile)}"
+        )
+
+
+def read_gpus(
+    library: Nvml | None = None, *, environment: Mapping[str, str] | None = None
+) -> GpuMachine:
+    """Asks the driver.
+
+    Args:
+        library: `pynvml`, which is imported where none is given.
+        environment: Where CUDA_VISIBLE_DEVICES is looked up. Default: this process's.
+    """
+    if library is None:
+        try:
+            import pynvml
+        except ImportError:
+            return GpuMachine(unknown="nvidia-ml-py is not installed")
+        library = pynvml
+    try:
+        library.nvmlInit()
+    except library.NVMLError as error:  # no driver: a machine without such a GPU
+        return GpuMachine(unknown=str(error))
+    try:
+        version = library.nvmlSystemGetCudaDriverVersion()
+        handles = map(library.nvmlDeviceGetHandleByIndex, range(library.nvmlDeviceGetCount()))
+        gpus = [_read(library, handle) for handle in handles]
+        driver = library.nvmlSystemGetDriverVersion()
+    except library.NVMLError as error:  # a driver that does not answer, or not all of it
+        return GpuMachine(unknown=str(error))
+    finally:
+        library.nvmlShutdown()
+    asked = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES")
+    return GpuMachine(_visible(gpus, asked), driver, f"{version // 1000}.{version % 1000 // 10}")
+
+
+def gpu_notes(machine: GpuMachine, build: CudaBuild) -> list[str]:
+    """What a user should know of the GPUs before anything is trained, a sentence each.
+
+    Args:
+        machine: The GPUs.
+        build: What the installed TensorFlow was built for.
+    """
+    notes = []
+    if machine.gpus and not build.cuda:
+        names = _listed(gpu.name for gpu in machine.gpus)
+        return [
+            f"This TensorFlow is built without CUDA: {names} stays idle. Install "
+            "tensorflow[and-cuda]."
+        ]
+    for gpu in machine.gpus:
+        if gpu.held_bytes > NOTICEABLE:
+            notes.append(
+                f"Other processes hold {_gigabytes(gpu.held_bytes)} of the "
+                f"{_gigabytes(gpu.memory_bytes)} of {gpu.name}: what fits, and how long a step "
+                "takes, depends on them (nvidia-smi lists them)."
+            )
+        if not build.has_code_for(gpu.compute_capability) and build.compiles_for(
+            gpu.compute_capability
+        ):
+            notes.append(
+                f"This TensorFlow has no code for {gpu.name} (compute capability "
+                f"{gpu.capability}; it has {', '.join(build.architectures)}): the driver compiles "
+                "each kernel when it is first used, which can take half an hour, and XLA may end "
+                f"the process. {_INSTALL}, or try --jit_compile=false."
+            )
+        elif not build.has_code_for(gpu.compute_capability):
+            notes.append(f"{_without_code(gpu, build)} TensorFlow leaves it idle.")
+    return notes
+
+
+def unusable(machine: GpuMachine, build: CudaBuild) -> str:
+    """Why no GPU of the machine can be used although there are some; empty where one can be."""
+    if not machine.gpus or not build.cuda:
+        return ""
+    capabilities = [gpu.compute_capability for gpu in machine.gpus]
+    if any(build.has_code_for(one) or build.compiles_for(one) for one in capabilities):
+        return ""
+    return f"{_without_code(machine.gpus[0], build)} {_INSTALL}, {_HIDE}."
+
+
+def _without_code(gpu: Gpu, build: CudaBuild) -> str:
+    return (
+        f"This TensorFlow has no code for {gpu.name}: its compute capability is {gpu.capability}, "
+        f"and there is code for {', '.join(build.architectures) or 'none'}."
+    )
+
+
+def _read(library: Nvml, handle: object) -> Gpu:
+    memory = library.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(
+        name=library.nvmlDeviceGetName(handle),
+        compute_capability=(int(major), int(minor)),
+        memory_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        uuid=library.nvmlDeviceGetUUID(handle),
+    )
+
+
+def _visible(gpus: Sequence[Gpu], asked: str | None) -> tuple[Gpu, ...]:
+    """Those that CUDA_VISIBLE_DEVICES names; what it cannot tell apart counts as visible.
+
+    CUDA counts the fastest first unless CUDA_DEVICE_ORDER=PCI_BUS_ID, the driver by the bus: the
+    same where all GPUs are alike.
+    """
+    if asked is None:
+        return tuple(gpus)
+    found: list[Gpu] = []
+    for name in map(str.strip, asked.split(",")):
+        if name.isdecimal():
+            if int(name) >= len(gpus):
+                break
+            found.append(gpus[int(name)])
+        elif name.startswith("GPU-"):
+            found += [gpu for gpu in gpus if gpu.uuid.startswith(name)]
+        elif name.startswith("MIG-"):  # a part of one, which the driver does not list
+            return tuple(gpus)
+        else:  # as CUDA does: the first that is none ends the list
+            break
+    return tuple(found)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:.1f} GB"
