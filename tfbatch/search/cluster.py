@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
 from tfbatch.process.gpus import GpuMachine, gpu_notes, unusable
@@ -68,7 +68,7 @@ class _Member:
     node: Node
     workers: int
     numbers: tuple[int, ...]
-    greeting: Future[Any]
+    greeting: Future[Greeting]
     stage: Stage = "greeted"
     processor: str = ""
     gpus: GpuMachine = dataclasses.field(default_factory=GpuMachine)
@@ -166,10 +166,10 @@ class ClusterProcesses(Processes):
         task: Callable[..., object],
         *arguments: object,
         **options: object,
-    ) -> Future[Any]:
+    ) -> None:
         """See Processes; the data is where the slot's node has it."""
         here = self._member_of(slot).records
-        return super().submit(slot, here or records, task, *arguments, **options)
+        super().submit(slot, here or records, task, *arguments, **options)
 
     def close(self) -> None:
         """See Engine."""
@@ -281,7 +281,7 @@ class ClusterProcesses(Processes):
     def _greet(self, node: Node) -> None:
         workers = self._workers_on(node)
         numbers = tuple(range(len(self.slots), len(self.slots) + workers))
-        future: Future[Any] = Future()
+        future: Future[Greeting] = Future()
         member = _Member(node, workers, numbers, future, stage="greeted" if workers else "closed")
         self._members[node.name] = member
         for index in range(workers):

@@ -100,9 +100,9 @@ class Processes(abc.ABC):
         task: Callable[..., object],
         *arguments: object,
         **options: object,
-    ) -> concurrent.futures.Future[Any]:
+    ) -> None:
         """Begins a task in a slot."""
-        return slot.submit(perform, records, task, *arguments, **options)
+        slot.submit(perform, records, task, *arguments, **options)
 
     def perform(
         self,
@@ -205,10 +205,10 @@ class Processes(abc.ABC):
             raise StoppedError(
                 f"`{name}` was left out: there is no time to start a process for it."
             )
-        future = self.submit(slot, records, task, *arguments, **options)
+        self.submit(slot, records, task, *arguments, **options)
         before = slot.mailbox.progress()
         while not look_after(slot, stop=self.stop_requested()):
-            concurrent.futures.wait([future], timeout=_POLL_SECONDS)
+            concurrent.futures.wait(filter(None, [slot.future]), timeout=_POLL_SECONDS)
             now = slot.mailbox.progress()
             if on_progress and now != before:
                 on_progress(now.done, now.total)
