@@ -24,7 +24,7 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.worker_engine import WorkerEngine
 from tfbatch.training.context import Job, describe_devices
-from tfbatch.training.devices import Devices, Place, claim_devices
+from tfbatch.training.devices import Devices, Place, claim_devices, workers_on_a_gpu
 from tfbatch.training.node_check import NodeCheck, check_node
 from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import TrialSpec
@@ -253,6 +253,18 @@ def test_a_strategy_has_all_gpus_of_a_node_in_one_worker(world, open_cluster):
         ("old", 0.0),
         ("new", 3.0),
     ]
+
+
+def test_workers_that_share_a_gpu_have_parts_of_it(world, open_cluster):
+    world.living = [NEW]
+    _, processes = open_cluster(workers_per_gpu=2)
+    assert [slot.seat.gpus for slot in processes.slots] == [0.5] * 6
+
+
+def test_a_worker_that_sees_its_own_gpu_alone_knows_how_many_share_it(monkeypatch):
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: ["its own"])
+    found = [workers_on_a_gpu(Place(workers=workers, gpus=4)) for workers in (1, 4, 8, 9)]
+    assert found == [1, 1, 2, 3]
 
 
 def test_a_late_node_is_used_while_a_trial_runs(world, open_cluster):

@@ -83,7 +83,7 @@ class ClusterProcesses(Processes):
     Args:
         job: What all tasks have in common.
         address: See tfbatch.workers.ray_slot.connect.
-        workers: Workers of each node; None for one per GPU, or the default of a CPU.
+        workers: Workers of each node; None for `workers_per_gpu`, or the default of a CPU.
         run_dir: The run folder, which all nodes share.
         logs: The workers' output goes there.
         lock: File that every worker keeps locked while it lives.
@@ -401,7 +401,8 @@ class ClusterProcesses(Processes):
             return 0
         if self.job.place.strategy:
             return 1
-        return self._workers or node.gpus or min(node.cpus, MOST_WORKERS)
+        on_gpus = node.gpus * self.job.place.workers_per_gpu
+        return self._workers or on_gpus or min(node.cpus, MOST_WORKERS)
 
     def _slot(self, seat: Seat, member: _Member, index: int, *, whole: bool = False) -> RaySlot:
         place = dataclasses.replace(
@@ -410,6 +411,7 @@ class ClusterProcesses(Processes):
             workers=1 if whole else member.workers,
             whole=whole or member.workers == 1,
             cores=member.node.cpus or None,
+            gpus=member.node.gpus or None,
         )
         job = dataclasses.replace(self.job, place=place)
         name = "alone" if whole else len(self.slots)
