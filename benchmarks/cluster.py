@@ -6,8 +6,8 @@ A cluster of one node is started here. A task that does nothing is sent to a wor
 machine and to one on the node in turns, with as many bytes of arguments as a trial has: what the
 second takes longer is the way through the actor, which a trial has once.
 
-Result: 7.0 ms more (median of 200 pairs, two busy cores of an Intel Xeon): at most 5 % of a trial of
-0.14 s or longer.
+Result: 7.0 ms more (median of 200 pairs, two busy cores of an Intel Xeon): at most 5 % of a trial
+of 0.14 s or longer.
 Evidence: benchmarks/results/trials.md
 """
 
