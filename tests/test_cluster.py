@@ -351,6 +351,14 @@ def test_a_node_names_the_last_line_of_a_failure_too(world, open_cluster):
     )
 
 
+def test_a_node_that_dies_before_the_search_begins_ends_it(world, open_cluster):
+    engine, _ = open_cluster()
+    assert engine.call(print) == "new"
+    world.kill(NEW)
+    with pytest.raises(SearchError, match=r"Node 10.0.0.2 has died before the search began"):
+        engine.call(print)
+
+
 def test_a_stop_ends_the_wait_for_the_first_nodes(world, open_cluster):
     _, processes = open_cluster(stop_requested=lambda: True)
     with pytest.raises(StoppedError):
