@@ -23,7 +23,7 @@ from tfbatch.python_objects import (
     splits_of,
     user_code,
 )
-from tfbatch.request.execution import MAX_STATE_GB, Execution, JitCompile
+from tfbatch.request.execution import AUTOMATIC, MAX_STATE_GB, Execution, JitCompile
 from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.files import JOURNAL
 from tfbatch.run_folder.folder import check_run_dir
@@ -74,6 +74,8 @@ def find_batch_size(
     strategy: str | None = None,
     memory_budget: str | None = None,
     max_state_gb: float = MAX_STATE_GB,
+    data_on: str = AUTOMATIC,
+    workers_per_gpu: int = 1,
     stall_minutes: float = 10.0,
     checkpoint_seconds: float = 60.0,
     verbose: int = 1,
@@ -158,6 +160,10 @@ def find_batch_size(
             larger ones are left out. Default: trials find out.
         max_state_gb: Gigabytes on disk for the end states that trials of a search in parts go on
             from; those that were not used for longest are removed, and trained again if needed.
+        data_on: Where batches are made of the examples: "device" (its memory, within the training
+            graph), "host", or "auto": on a GPU with the data in a fifth of its memory.
+        workers_per_gpu: Workers that share a GPU which one trial does not fill, instead of
+            `workers`.
         stall_minutes: A trial that gives no heartbeat for this long is ended as "timeout".
         checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
@@ -217,6 +223,8 @@ def find_batch_size(
             strategy=strategy,
             memory_budget=memory_budget,
             max_state_gb=max_state_gb,
+            data_on=data_on,
+            workers_per_gpu=workers_per_gpu,
         ),
     )
     check_run_dir(request.run_dir)

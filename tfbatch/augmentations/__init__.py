@@ -6,6 +6,10 @@ one of two functions. Its docstring shows a recipe's `augmentation:` with it, wh
 `augment(images, draws, parameters)` changes each image on its own: uint8 [batch, height, width,
 channels] in and out, before normalization.
 
+A file that sets `ON_DEVICE = True` says that its `augment` takes images as float32 whole numbers
+too and returns such, the same ones, by operations that TensorFlow has for GPUs. These are few of
+uint8, and those of int32 run on the host.
+
 `mix(images, labels, partner_images, partner_labels, draws, parameters)` mixes each example with a
 partner: float32 images after augmentation and normalization, float32 labels [batch, classes], and
 returns such images and labels. The partner of the stream's example number x is example number x of

@@ -21,6 +21,11 @@ def uniform(words: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(words, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
+def place_type(images: tf.Tensor) -> tf.DType:
+    """The type of places in images: of float32 ones int64, since GPUs leave int32 to the host."""
+    return tf.int32 if images.dtype == tf.uint8 else tf.int64
+
+
 def quantiles() -> npt.NDArray[np.float64]:
     """The middles of 2**TABLE_BITS equal parts of [0, 1], for a function that makes a table."""
     middles: npt.NDArray[np.float64] = (np.arange(_TABLE_SIZE) + 0.5) / _TABLE_SIZE

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of rows or columns in each image, int32 [batch]; it may reach over the border."""
+    """A stretch of rows or columns in each image, whole numbers [batch] of any type.
+
+    It may reach over the border.
+    """
 
     first: tf.Tensor
     size: tf.Tensor | int
 
     def covers(self, length: int) -> tf.Tensor:
         """Bool [batch, length]: which of the image's rows or columns are within."""
-        place = tf.range(length)[None, :]
+        place = tf.constant(np.arange(length)[None, :], self.first.dtype)
         end = self.first + self.size
         return (place >= self.first[:, None]) & (place < end[:, None])
 

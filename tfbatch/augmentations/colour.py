@@ -33,6 +33,8 @@ from pydantic import Field, model_validator
 from tfbatch.augmentations._draws import look_up, quantiles, uniform
 from tfbatch.schema import Strict
 
+ON_DEVICE = True
+
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _GREY = np.outer(np.ones(3), YIQ[0])
 """Red, green and blue to the luma in all three."""
@@ -80,11 +82,13 @@ def augment(images: tf.Tensor, draws: tf.Tensor, parameters: Parameters) -> tf.T
     values = tf.cast(tf.reshape(images, [-1, height * width, channels]), tf.float32)
     # All four are linear, and the last two keep the luma: they can as well come first.
     if channels == 3 and (parameters.saturation or parameters.hue):
-        values = tf.matmul(values, _matrix(saturation, draws[:, 3], parameters.hue))
+        product = tf.matmul if images.dtype == tf.uint8 else _exact_product
+        values = product(values, _matrix(saturation, draws[:, 3], parameters.hue))
     # As rows: one number for a whole row is broadcast fast.
     rows = tf.reshape(values, [-1, height * width * channels])
     grey = brightness * (1 - contrast) * _mean_luma(images)[:, None]
-    return tf.reshape(_rounded(rows * (brightness * contrast) + grey), tf.shape(images))
+    rounded = _rounded if images.dtype == tf.uint8 else _rounded_floats
+    return tf.reshape(rounded(rows * (brightness * contrast) + grey), tf.shape(images))
 
 
 def _matrix(saturation: tf.Tensor, words: tf.Tensor, hue: float) -> tf.Tensor:
@@ -100,9 +104,21 @@ def _mean_luma(images: tf.Tensor) -> tf.Tensor:
     """float32 [batch]; summed in whole numbers."""
     _, height, width, channels = images.shape
     weights = np.rint(1000 * YIQ[0]) if channels == 3 else np.array([1000])
-    sums = tf.reduce_sum(tf.cast(images, tf.int32), axis=[1, 2])
+    whole = tf.int32 if images.dtype == tf.uint8 else tf.int64
+    sums = tf.reduce_sum(tf.cast(images, whole), axis=[1, 2])
     total = tf.reduce_sum(tf.cast(sums, tf.int64) * weights.astype(np.int64), axis=1)
     return tf.cast(total, tf.float32) / (1000 * height * width)
+
+
+def _exact_product(values: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """The product as sums, which are exact: GPUs multiply matrices in fewer bits (TF32)."""
+    parts = [values[:, :, k, None] * matrix[:, k, None, :] for k in range(3)]
+    return parts[0] + parts[1] + parts[2]
+
+
+def _rounded_floats(values: tf.Tensor) -> tf.Tensor:
+    """The same as `_rounded`, in float32."""
+    return tf.floor(tf.clip_by_value(values, 0.0, 255.0) + 0.5)
 
 
 def _rounded(values: tf.Tensor) -> tf.Tensor:

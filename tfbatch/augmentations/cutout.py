@@ -11,8 +11,11 @@ from __future__ import annotations
 import tensorflow as tf
 from pydantic import Field
 
+from tfbatch.augmentations._draws import place_type
 from tfbatch.augmentations._rectangle import Span, fill_rectangle
 from tfbatch.schema import Strict
+
+ON_DEVICE = True
 
 
 class Parameters(Strict):
@@ -29,10 +32,11 @@ def augment(images: tf.Tensor, draws: tf.Tensor, parameters: Parameters) -> tf.T
     """See tfbatch.augmentations; the first two words choose the square's center."""
     size = parameters.size
     rows, columns = (
-        Span(_centre(draws[:, axis], images.shape[1 + axis]) - size // 2, size) for axis in (0, 1)
+        Span(tf.cast(_centre(draws, axis, images), place_type(images)) - size // 2, size)
+        for axis in (0, 1)
     )
     return fill_rectangle(images, rows, columns, tf.zeros([], images.dtype))
 
 
-def _centre(words: tf.Tensor, length: int) -> tf.Tensor:
-    return tf.cast(words % tf.constant(length, tf.uint32), tf.int32)
+def _centre(draws: tf.Tensor, axis: int, images: tf.Tensor) -> tf.Tensor:
+    return draws[:, axis] % tf.constant(images.shape[1 + axis], tf.uint32)

@@ -17,9 +17,11 @@ import numpy as np
 import tensorflow as tf
 from pydantic import Field, field_validator
 
-from tfbatch.augmentations._draws import look_up, quantiles, uniform
+from tfbatch.augmentations._draws import look_up, place_type, quantiles, uniform
 from tfbatch.augmentations._rectangle import Span, fill_rectangle
 from tfbatch.schema import Strict
+
+ON_DEVICE = True
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Aspect = Annotated[float, Field(gt=0)]
@@ -64,23 +66,26 @@ def augment(images: tf.Tensor, draws: tf.Tensor, parameters: Parameters) -> tf.T
     The upper half of the last word chooses the row and its lower half the column.
     """
     _, height, width, _ = images.shape
-    rows, columns = _sides(draws, height, width, parameters)
+    whole = place_type(images)
+    rows, columns = (tf.cast(side, whole) for side in _sides(draws, height, width, parameters))
     erased = uniform(draws[:, 0]) < parameters.probability
     row = tf.bitwise.right_shift(draws[:, 3], tf.constant(16, tf.uint32))
     column = draws[:, 3] % tf.constant(2**16, tf.uint32)
-    top = tf.cast(row, tf.int32) % (height - rows + 1)
-    left = tf.cast(column, tf.int32) % (width - columns + 1)
+    top = tf.cast(row, whole) % (height - rows + 1)
+    left = tf.cast(column, whole) % (width - columns + 1)
     if parameters.fill == "random":
-        fill = _noise(draws[:, 0], images.shape[1:])
+        fill = tf.cast(_noise(draws[:, 0], images.shape[1:]), images.dtype)
     else:
-        fill = tf.constant(parameters.fill, tf.uint8)
-    return fill_rectangle(images, Span(top, tf.where(erased, rows, 0)), Span(left, columns), fill)
+        fill = tf.constant(parameters.fill, images.dtype)
+    return fill_rectangle(
+        images, Span(top, tf.where(erased, rows, tf.zeros([], whole))), Span(left, columns), fill
+    )
 
 
 def _sides(
     draws: tf.Tensor, height: int, width: int, parameters: Parameters
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Rows and columns of each rectangle, int32 [batch], at least 1 and no more than the image."""
+    """Rows and columns of each rectangle, whole float32 [batch], from 1 to those of the image."""
     smallest, largest = parameters.area
     area = height * width * (smallest + uniform(draws[:, 1]) * (largest - smallest))
     flattest, tallest = parameters.aspect
@@ -90,7 +95,7 @@ def _sides(
     rows = tf.minimum(tf.maximum(tf.round(tf.sqrt(area * aspect)), 1.0), height)
     # Of the rounded rows, so that the area is off by half a row at the most.
     columns = tf.minimum(tf.maximum(tf.round(area / rows), 1.0), width)
-    return tf.cast(rows, tf.int32), tf.cast(columns, tf.int32)
+    return rows, columns
 
 
 def _noise(words: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:

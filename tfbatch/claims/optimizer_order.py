@@ -6,7 +6,7 @@ and are judged by the loss of all examples at the end, as a share of that of the
 batch and begin anew on the next, so that the two gradients of a difference are of the same
 examples, as Le et al. 2011 do ("On optimization methods for deep learning", where batches of
 thousands come from). How many iterations is tuned by other seeds for each batch size, as the rates
-of SGD and Adam are. With all examples in a batch they never begin anew.
+of SGD, Adam and Adagrad are. With all examples in a batch they never begin anew.
 
 SciPy cannot be given a number of evaluations that ends a line search: what counts them raises.
 """
@@ -53,7 +53,7 @@ _DIVERGED = 3.0
 """A loss of so many times that of the initial weights counts as theirs."""
 _REACHED = 0.01
 """A loss below this share of that of the initial weights counts as this share."""
-_FIRST_ORDER = {"SGD": 0.1, "Adam": 0.003}
+_FIRST_ORDER = {"SGD": 0.1, "Adam": 0.003, "Adagrad": 0.03}
 """Learning rates that a search begins at; without momentum."""
 _SECOND_ORDER = {"conjugate gradient": "CG", "L-BFGS": "L-BFGS-B"}
 _OCTAVES = (-2, 0, 2)
@@ -136,7 +136,18 @@ class _Measured:
 
     @functools.cached_property
     def _found(self) -> dict[Cell, tuple[TunedNumber, list[float], list[float]]]:
-        cells = self._asked()
+        asked = self._asked()
+        late = [cell for cell in asked if cell.method == "Adagrad"]
+        # What is measured together is kept together, and older folders know nothing of Adagrad.
+        return self._tuned_and_measured(
+            [cell for cell in asked if cell not in late]
+        ) | self._tuned_and_measured(late)
+
+    def _tuned_and_measured(
+        self, cells: Sequence[Cell]
+    ) -> dict[Cell, tuple[TunedNumber, list[float], list[float]]]:
+        if not cells:
+            return {}
         tried: dict[Cell, dict[int, list[float]]] = {cell: {} for cell in cells}
         while wanted := {c: more for c in cells if (more := further(c, tried[c], self.count))}:
             runs = [(cell, value) for cell, values in wanted.items() for value in values]
@@ -228,7 +239,7 @@ def _best(tried: Mapping[int, Sequence[float]]) -> int:
 
 
 def _hurt(measured: _Measured, method: str) -> Evidence:
-    """What a small batch costs it, over what it costs SGD and Adam."""
+    """What a small batch costs it, over what it costs each optimizer of the first order."""
     small, full = measured.sizes[0], measured.sizes[-1]
     blank = _blank(_HURT, method, _MARGIN)
 
@@ -249,7 +260,7 @@ def _hurt(measured: _Measured, method: str) -> Evidence:
         return found
     names = (method, *_FIRST_ORDER)
     cells = [Cell(name, size) for name in names for size in (small, full)]
-    first = " and ".join(_FIRST_ORDER)
+    first = ", ".join(_FIRST_ORDER)
     ends = "; ".join(
         f"{name} " + " and ".join(_typical(measured.losses(Cell(name, b))) for b in (small, full))
         for name in names
@@ -399,7 +410,7 @@ Minimizer = Callable[[LossAndGradient, Vector, Iterator[Indices], int], Vector]
 def _minimizer(method: str, value: int) -> Minimizer:
     if method in _FIRST_ORDER:
         rate = _FIRST_ORDER[method] * 2.0**value
-        step = descend if method == "SGD" else adam
+        step = {"SGD": descend, "Adam": adam, "Adagrad": adagrad}[method]
         return lambda loss, start, batches, most: step(loss, start, batches, most, rate=rate)
     return lambda loss, start, batches, most: on_batches(
         loss, start, batches, most, method=_SECOND_ORDER[method], iterations=value
@@ -443,6 +454,23 @@ def adam(
         second = 0.999 * second + 0.001 * gradient**2
         mean, square = first / (1 - 0.9**update), second / (1 - 0.999**update)
         weights = weights - rate * mean / (np.sqrt(square) + 1e-8)
+    return weights
+
+
+def adagrad(
+    loss: LossAndGradient,
+    weights: Vector,
+    batches: Iterator[Indices],
+    evaluations: int,
+    *,
+    rate: float,
+) -> Vector:
+    """Duchi et al. 2011, with a diagonal matrix."""
+    squares = np.zeros_like(weights)
+    for _ in range(evaluations):
+        gradient = loss(weights, next(batches))[1]
+        squares += gradient**2
+        weights = weights - rate * gradient / (np.sqrt(squares) + 1e-8)
     return weights
 
 

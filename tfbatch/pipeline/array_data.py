@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.dataset_info.content import DataContent
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.pipeline.array_files import Leaf, read_content, read_leaf, read_stored
-from tfbatch.pipeline.elements import InputShape, inputs_and_targets, packed
+from tfbatch.pipeline.device_data import DeviceForm, ShuffledBy, check_can_be_held
+from tfbatch.pipeline.elements import InputShape, inputs_and_targets, leaf_names, packed
 from tfbatch.pipeline.streams import (
     Stretch,
     as_tensor,
@@ -134,6 +136,41 @@ class StoredData:
         """Raises a DataError if the split's files no longer have their size."""
         for number, leaf in enumerate(self._stored.leaves):
             read_leaf(self.folder, split, number, leaf, self._stored.splits[split])
+
+    def device_form(self) -> DeviceForm:
+        """What a graph needs to make the batches from a device's memory.
+
+        Raises:
+            StaysOnHostError: It cannot.
+        """
+        leaves, splits = self._stored.leaves, self._stored.splits
+        names = leaf_names(self._stored.template)
+        for name, leaf in zip(names, leaves, strict=True):
+            check_can_be_held(leaf.dtype, _shape(leaf), what=name)
+
+        def arrays(split: str) -> list[npt.NDArray[Any]]:
+            return [
+                read_leaf(self.folder, split, number, leaf, splits[split])
+                for number, leaf in enumerate(leaves)
+            ]
+
+        def finish(
+            streams: list[list[tf.Tensor]], position: tf.Tensor, keys: tf.Tensor, training: bool
+        ) -> Any:
+            del position, keys, training
+            return packed(self._stored.template, streams[0])
+
+        size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+        return DeviceForm(
+            num_examples=dict(splits),
+            example_bytes=size,
+            batch_bytes=size,
+            arrays=arrays,
+            shuffled_by=lambda seed: ShuffledBy(
+                np.array([seed], np.int64), np.zeros([1, 0], np.uint64)
+            ),
+            finish=finish,
+        )
 
     def _make_stream(self, sizes: tf.Tensor) -> tf.data.Dataset:
         batch_size, chunk, seed, start, stop = tf.unstack(sizes)

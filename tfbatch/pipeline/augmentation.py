@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfbatch.augmentations import AUGMENTATIONS
 from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import InputError
+from tfbatch.pipeline.device_data import StaysOnHostError
 from tfbatch.schema import Strict, validate
 
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -32,6 +33,25 @@ def make_augment(recipe: Recipe) -> Augment:
         InputError: An unknown augmentation, parameters that it does not take, or one that mixes
             examples and is not the last.
     """
+    return _chain(recipe)
+
+
+def make_augment_floats(recipe: Recipe) -> Augment:
+    """The same of float32 images of whole numbers, by operations that GPUs have.
+
+    The draws are the same, and so is what comes out.
+
+    Raises:
+        StaysOnHostError: An augmentation has no such form.
+    """
+    for named in recipe.augmentation:
+        module = AUGMENTATIONS.load(named.name)
+        if not (_mixes(module) or getattr(module, "ON_DEVICE", False)):
+            raise StaysOnHostError(f"the augmentation {named.name} has no `ON_DEVICE = True`")
+    return _chain(recipe)
+
+
+def _chain(recipe: Recipe) -> Augment:
     chain = [(m.augment, parameters) for m, parameters in _load(recipe) if not _mixes(m)]
 
     def augment(images: tf.Tensor, position: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:

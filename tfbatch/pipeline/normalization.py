@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.dataset_info.recipe import Normalization, Recipe
@@ -23,6 +24,15 @@ def make_normalize(
     Raises:
         DataError: Neither gives one.
     """
+    scale, shift = _constants(recipe, measured)
+    if len(set(scale)) == len(set(shift)) == 1:
+        return _alike(float(scale[0]), float(shift[0]))
+    return _by_channel(scale, shift, recipe.features.image.shape)
+
+
+def _constants(
+    recipe: Recipe, measured: Normalization | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     normalization = recipe.normalization or measured
     if normalization is None:
         raise DataError(
@@ -30,10 +40,17 @@ def make_normalize(
             "none. Prepare the data again, or add `normalization` to the recipe."
         )
     deviation = np.asarray(normalization.standard_deviation)
-    scale = 1.0 / (255.0 * deviation)
-    shift = np.asarray(normalization.mean) / deviation
-    if len(set(scale)) == len(set(shift)) == 1:
-        return _alike(float(scale[0]), float(shift[0]))
+    return 1.0 / (255.0 * deviation), np.asarray(normalization.mean) / deviation
+
+
+def make_normalize_floats(
+    recipe: Recipe, measured: Normalization | None = None
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The same of float32 images of whole numbers, by operations that every device has.
+
+    Equal to the last bit where channels differ, else within a few units in the last place.
+    """
+    scale, shift = _constants(recipe, measured)
     return _by_channel(scale, shift, recipe.features.image.shape)
 
 

@@ -13,8 +13,14 @@ from tfbatch.dataset_info.class_balance import balance_warnings, share_warnings
 from tfbatch.dataset_info.content import DataContent
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.dataset_info.recipe import SPLITS, Recipe
-from tfbatch.pipeline.augmentation import augmentation_keys, make_augment, make_mix
-from tfbatch.pipeline.normalization import make_normalize
+from tfbatch.pipeline.augmentation import (
+    augmentation_keys,
+    make_augment,
+    make_augment_floats,
+    make_mix,
+)
+from tfbatch.pipeline.device_data import DeviceForm, ShuffledBy, StaysOnHostError
+from tfbatch.pipeline.normalization import make_normalize, make_normalize_floats
 from tfbatch.pipeline.record_splits import ResidentSplit, StreamingSplit, shuffle_sizes
 from tfbatch.pipeline.streams import Stretch, batches_in_chunk, parallel_calls, prefetched
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
@@ -157,10 +163,8 @@ class PreparedData:
         self._split("train")  # read now: not while the stream's graph is traced
         chunk = batches_in_chunk(batch_size, pixels=math.prod(self.input_shape))
         sizes = np.array([batch_size, chunk, start, num_examples], np.int64)
-        seeds = [seed, derive_seed(seed, "partner")] if self._mix else [seed]
-        keys = np.stack([augmentation_keys(self.recipe, each) for each in seeds])
         with tf.device("CPU:0"):
-            stream = self._stream(sizes, np.array(seeds, np.int64), keys)
+            stream = self._stream(sizes, *self._shuffled_by(seed))
         return self._prefetched(stream, batch_size)
 
     def evaluation(self, split: str, *, batch_size: int = EVALUATION_BATCH_SIZE) -> tf.data.Dataset:
@@ -180,6 +184,43 @@ class PreparedData:
         damage = find_damage(self.folder, self.manifest, split)
         if damage:
             raise damage
+
+    def device_form(self) -> DeviceForm:
+        """What a graph needs to make the batches from a device's memory.
+
+        Raises:
+            StaysOnHostError: It cannot.
+        """
+        if not self.resident:
+            raise StaysOnHostError("it is streamed from disk")
+        augment = make_augment_floats(self.recipe)
+        normalize = make_normalize_floats(self.recipe, self.manifest.normalization)
+        mix = self._mix
+
+        def finish(
+            streams: list[list[tf.Tensor]], position: tf.Tensor, keys: tf.Tensor, training: bool
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            made = []
+            for number, (images, labels) in enumerate(streams):
+                x = tf.cast(images, tf.float32)
+                x = normalize(augment(x, position, keys[number]) if training else x)
+                made.append((x, self._encode(labels)))
+            return mix(made[0], made[1], position, keys[0]) if mix and training else made[0]
+
+        values = math.prod(self.input_shape)
+        return DeviceForm(
+            num_examples={split: self.num_examples(split) for split in self.splits},
+            example_bytes=values + 8,
+            batch_bytes=4 * values,
+            arrays=lambda split: read_split(self.folder, self.manifest, split),
+            shuffled_by=self._shuffled_by,
+            finish=finish,
+        )
+
+    def _shuffled_by(self, seed: int) -> ShuffledBy:
+        seeds = [seed, derive_seed(seed, "partner")] if self._mix else [seed]
+        keys = np.stack([augmentation_keys(self.recipe, each) for each in seeds])
+        return ShuffledBy(np.array(seeds, np.int64), keys)
 
     def _make_stream(self, sizes: tf.Tensor, seeds: tf.Tensor, keys: tf.Tensor) -> tf.data.Dataset:
         """The training stream but for its prefetch; see `training` for the sizes."""

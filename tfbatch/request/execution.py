@@ -12,7 +12,8 @@ from tfbatch.schema import as_plain
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 AUTOMATIC: Literal["auto"] = "auto"
-"""The memory budget that is found out, and XLA as Keras chooses."""
+"""What is found out: the memory budget, XLA as Keras chooses, where examples live."""
+DATA_ON = (AUTOMATIC, "device", "host")
 MAX_STATE_GB = 4.0
 """Gigabytes that end states of trials may take on disk, by default."""
 _MOST_WORKERS = 256
@@ -41,6 +42,10 @@ class Execution:
             "auto" for 80 % of what there is: the largest batch that fits is measured first. None:
             trials find out.
         max_state_gb: Gigabytes (10^9 bytes) that end states of trials may take in the run folder.
+        data_on: Where batches are made of the examples: "device" (in the graph that trains, from
+            the device's memory), "host", or "auto" for the device where it is a GPU and the data
+            fits into a fifth of its memory.
+        workers_per_gpu: Workers that share a GPU, where `workers` is None.
     """
 
     workers: int | None = None
@@ -53,6 +58,8 @@ class Execution:
     logical_cpus: int = 0
     memory_budget: str | None = None
     max_state_gb: float = MAX_STATE_GB
+    data_on: str = AUTOMATIC
+    workers_per_gpu: int = 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -66,6 +73,23 @@ class Execution:
             raise InputError(
                 f"`precision` must be one of {', '.join(PRECISIONS)}."
                 f"{did_you_mean(self.precision, PRECISIONS)} Received: {self.precision!r}."
+            )
+        if self.data_on not in DATA_ON:
+            raise InputError(
+                f"`data_on` must be one of {', '.join(DATA_ON)}."
+                f"{did_you_mean(self.data_on, DATA_ON)} Received: {self.data_on!r}."
+            )
+        if not 1 <= self.workers_per_gpu <= _MOST_WORKERS:
+            raise InputError(
+                f"`workers_per_gpu` must be from 1 to {_MOST_WORKERS}. "
+                f"Received: {self.workers_per_gpu}."
+            )
+        if self.workers_per_gpu > 1 and (self.workers is not None or self.strategy):
+            given = "strategy" if self.workers is None else "workers"
+            raise InputError(
+                f"`workers_per_gpu` and `{given}` both say how many workers there are. Received: "
+                f"workers_per_gpu={self.workers_per_gpu}, {given}={getattr(self, given)}. Leave "
+                "one of them out."
             )
         if self.jit_compile not in (True, False, AUTOMATIC):
             raise InputError(

@@ -41,8 +41,8 @@ def limit_memory(
     if found is None or not found.answers(memory_budget, devices.workers, largest):
         progress.say("Measuring the largest batch that fits into the memory.")
         total = None if memory_budget == AUTOMATIC else bytes_of(memory_budget)
-        # A GPU's memory is its worker's own; that of the machine is shared by all workers.
-        share = devices.workers if devices.kind == "CPU" else 1
+        # A GPU's memory is that of its own workers; that of the machine is shared by all.
+        share = devices.workers if devices.kind == "CPU" else devices.sharers
         report = measure_memory(
             bench,
             budget_bytes=total / share if total else None,

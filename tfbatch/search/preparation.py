@@ -56,7 +56,12 @@ def _open_engine(
         _sendable(code),
         precision=execution.precision,
         jit_compile=execution.jit_compile,
-        place=Place(strategy=execution.strategy, logical_cpus=execution.logical_cpus),
+        place=Place(
+            strategy=execution.strategy,
+            logical_cpus=execution.logical_cpus,
+            workers_per_gpu=execution.workers_per_gpu,
+        ),
+        data_on=execution.data_on,
     )
     engine: Engine
     if execution.workers == 0:

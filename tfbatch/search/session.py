@@ -141,6 +141,8 @@ def open_run(
                 model_source=_source_hash(code.build_model),
                 model_built=untrained.model_hash,
                 trial_examples=request.trial_length.examples(num_examples),
+                # Not in the files of runs before there was a choice.
+                **({} if data.data_on == "host" else {"data_on": data.data_on}),
             ),
             budget=request.budget(),
             overwrite=request.overwrite,

@@ -15,10 +15,18 @@ from tfbatch.dataset_info.own_data import OwnData
 from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import StoppedError
 from tfbatch.pipeline.load import open_prepared
+from tfbatch.pipeline.trainable_data import Data
 from tfbatch.request.execution import JitCompile
 from tfbatch.training.by_value import dumps
 from tfbatch.training.compilation import Compilation
-from tfbatch.training.devices import Devices, Place, claim_devices, make_strategy
+from tfbatch.training.data_place import Placement, place_data
+from tfbatch.training.devices import (
+    Devices,
+    Place,
+    claim_devices,
+    make_strategy,
+    workers_on_a_gpu,
+)
 from tfbatch.training.model_builder import BuildModel
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -51,6 +59,7 @@ class Job:
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model; "auto" as Keras chooses.
         place: Which share of the machine is used.
+        data_on: Where the examples live: "auto", "device" or "host"; see training.data_place.
     """
 
     data: Recipe | OwnData
@@ -58,6 +67,7 @@ class Job:
     precision: str = "float32"
     jit_compile: JitCompile = False
     place: Place = dataclasses.field(default_factory=Place)
+    data_on: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,18 +130,48 @@ class TaskContext:
             RuntimeError: No data is prepared yet.
             DataError: The data is absent or damaged.
         """
-        if self.records is None:
-            raise RuntimeError("the data must be prepared first")
         return ProgramCache(
             Workload(
-                open_prepared(self.job.data, self.records, self.code.make_dataset),
+                self.data,
                 self.code.build_model,
                 compilation=self.code.compilation,
                 precision=self.job.precision,
                 jit_compile=self.job.jit_compile,
-                strategy=make_strategy(self.job.place.strategy),
+                strategy=self._strategy,
+                held=self.placement.held,
             )
         )
+
+    @functools.cached_property
+    def data(self) -> Data:
+        """The prepared data.
+
+        Raises:
+            RuntimeError: No data is prepared yet.
+            DataError: It is absent or damaged.
+        """
+        if self.records is None:
+            raise RuntimeError("the data must be prepared first")
+        return open_prepared(self.job.data, self.records, self.code.make_dataset)
+
+    @functools.cached_property
+    def placement(self) -> Placement:
+        """Where its examples live.
+
+        Raises:
+            DataError: It is absent or damaged.
+        """
+        return place_data(
+            self.data,
+            self.job.data_on,
+            sharers=workers_on_a_gpu(self.job.place),
+            strategy=self._strategy,
+            class_weight=self.code.compilation.class_weight is not None,
+        )
+
+    @functools.cached_property
+    def _strategy(self) -> tf.distribute.Strategy | None:
+        return make_strategy(self.job.place.strategy)
 
     def heartbeat(self) -> None:
         """Says that the task lives."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from tfbatch.dataset_info.own_data import DataDescription
@@ -68,5 +69,11 @@ def expect_form(task: TaskContext, form: ElementForm) -> Expected:
 
 
 def describe_data(task: TaskContext) -> DataDescription:
-    """What the data holds."""
-    return task.programs.workload.data.describe()
+    """What the data holds, and where its examples live while a model trains."""
+    description, placement = task.data.describe(), task.placement
+    where = description.where
+    if placement.on == "device":
+        where = f"{where}; batches are made in the device's memory ({placement.reason})"
+    elif task.job.data_on == "device":
+        where = f"{where}; they stay on the host, since {placement.reason}"
+    return dataclasses.replace(description, where=where, data_on=placement.on)

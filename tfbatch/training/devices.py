@@ -17,7 +17,8 @@ class Place:
 
     Attributes:
         slot: Its number, from 0.
-        workers: How many there are; None for one per GPU, or the default of a CPU.
+        workers: How many there are; None for `workers_per_gpu` on each, or the default of a CPU.
+        workers_per_gpu: How many share a GPU where `workers` is None.
         logical_cpus: Split the CPU into this many logical devices, to try a strategy without GPUs.
         strategy: "mirrored" to train every trial on all devices at once, or None.
         whole: Whether it gets every core and every GPU: it works alone.
@@ -25,6 +26,7 @@ class Place:
 
     slot: int = 0
     workers: int | None = None
+    workers_per_gpu: int = 1
     logical_cpus: int = 0
     strategy: str | None = None
     whole: bool = False
@@ -41,6 +43,7 @@ class Devices:
         threads: Threads of one operation.
         cores: Cores that the process may use.
         replicas: Devices that share every batch.
+        sharers: Workers on one GPU.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Devices:
     threads: int
     cores: int = 1
     replicas: int = 1
+    sharers: int = 1
 
     @property
     def name(self) -> str:
@@ -70,8 +74,7 @@ def claim_devices(place: Place) -> Devices:
     """
     gpus = tf.config.list_physical_devices("GPU")
     cores = len(affinity())
-    alone = 1 if place.strategy else None
-    workers = alone or place.workers or (len(gpus) if gpus else min(cores, MOST_WORKERS))
+    workers = _workers(place, len(gpus)) or min(cores, MOST_WORKERS)
     if gpus:
         mine = gpus if place.whole or place.strategy else [gpus[place.slot % len(gpus)]]
         tf.config.set_visible_devices(mine, "GPU")
@@ -90,8 +93,29 @@ def claim_devices(place: Place) -> Devices:
         replicas = len(gpus) or max(place.logical_cpus, 1)
     accelerators = [*gpus, *tf.config.list_physical_devices("TPU")]
     return Devices(
-        device_kind(), tuple(d.name for d in accelerators), workers, threads, cores, replicas
+        device_kind(),
+        tuple(d.name for d in accelerators),
+        workers,
+        threads,
+        cores,
+        replicas,
+        sharers=workers_on_a_gpu(place),
     )
+
+
+def workers_on_a_gpu(place: Place) -> int:
+    """How many workers share the fullest GPU; 1 where there is none."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if not gpus or place.whole:
+        return 1
+    return -(-(_workers(place, gpus) or 1) // gpus)
+
+
+def _workers(place: Place, gpus: int) -> int | None:
+    """How many workers there are; None for the default of a CPU."""
+    if place.strategy:
+        return 1
+    return place.workers or gpus * place.workers_per_gpu or None
 
 
 def cuda_build() -> CudaBuild:

@@ -20,6 +20,7 @@ from tfbatch.schema import content_hash
 from tfbatch.training.chance import chance_levels
 from tfbatch.training.content_checks import check_finite_loss
 from tfbatch.training.context import TaskContext
+from tfbatch.training.data_place import evaluation_stream
 from tfbatch.training.misfit import refusal
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.workload import Workload
@@ -187,7 +188,7 @@ def evaluate(
     Raises:
         RecordError: The split's records are damaged.
     """
-    examples = workload.evaluation(split)
+    examples = evaluation_stream(model, workload, split)
     if batches is not None:
         examples = examples.take(batches)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from tfbatch.accumulation import checked
 from tfbatch.loss_scaling import unwrapped
+from tfbatch.pipeline.device_data import Block, Chosen, HeldData, gives_chosen
 from tfbatch.schedules import MomentumInExamples, momentum_attribute
 from tfbatch.training.in_graph import (
     InGraphMomentum,
@@ -38,6 +40,8 @@ class Program:
         optimizer: An optimizer like those of all its trials but for its numbers.
         numbers: Names of the optimizer's attributes that may differ between trials.
         compile_model: `compile_model(model, optimizer)`.
+        held: Data in the device's memory, which the program's functions make their batches of; or
+            None. They take batches of the host's too.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Program:
         *,
         numbers: Sequence[str],
         compile_model: Callable[[keras.Model, keras.optimizers.Optimizer], None],
+        held: HeldData | None = None,
     ):
         self.model = model
         momentum = momentum_attribute(optimizer)
@@ -70,8 +75,11 @@ class Program:
         self._slots = [(v, v.numpy()) for v in model.optimizer.variables]
         self._own_functions = not tf.distribute.has_strategy() and not model.run_eagerly
         if self._own_functions:
-            model.train_function = checked(model, self._make_train_function())
-            model.test_function = self._make_test_function()
+            own = self._make_train_function(held)
+            model.train_function = checked(model, own)
+            # What measures the first batch must see it.
+            held = held if model.train_function is own else None
+            model.test_function = _TestFunction(self._make_test_function(held), held)
 
     def begin(
         self,
@@ -122,7 +130,7 @@ class Program:
             )
         return InGraphNumber(value)
 
-    def _make_train_function(self) -> Any:
+    def _make_train_function(self, held: HeldData | None) -> Any:
         model = self.model
         one_step = tf.function(
             model.train_step, reduce_retracing=True, jit_compile=model.jit_compile, autograph=False
@@ -135,26 +143,39 @@ class Program:
                 logs = one_step(next(iterator))
             return logs
 
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def steps_of_one_element(iterator: Any) -> Any:
+            block = _block(held, next(iterator))
+            logs = one_step(block.batch(0))
+            for step in tf.range(1, block.steps):
+                logs = one_step(block.batch(step))
+            return logs
+
         def train_function(iterator: Any) -> Any:
+            if gives_chosen(iterator):
+                return steps_of_one_element(iterator)
             count = min(model.steps_per_execution, self._left)
             self._left -= count
             return several_steps(iterator, tf.constant(count))
 
         return train_function
 
-    def _make_test_function(self) -> Any:
+    def _make_test_function(self, held: HeldData | None) -> Any:
         model = self.model
         one_step = tf.function(
             model.test_step, reduce_retracing=True, jit_compile=model.jit_compile, autograph=False
         )
 
+        def batch_of(element: Any) -> Any:
+            return _block(held, element).batch(0) if isinstance(element, Chosen) else element
+
         @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
         def several_steps(iterator: Any, count: tf.Tensor) -> Any:
-            logs = one_step(next(iterator))
+            logs = one_step(batch_of(next(iterator)))
             for _ in tf.range(count - 1):
                 batch = iterator.get_next_as_optional()
                 if batch.has_value():  # a split is rarely a whole number of executions
-                    logs = one_step(batch.get_value())
+                    logs = one_step(batch_of(batch.get_value()))
             return logs
 
         def test_function(iterator: Any) -> Any:
@@ -164,6 +185,33 @@ class Program:
                 raise StopIteration from error
 
         return test_function
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TestFunction:
+    """A program's test function, and the data that it and the train function make batches of."""
+
+    run: Callable[[Any], Any]
+    held: HeldData | None
+
+    def __call__(self, iterator: Any) -> Any:
+        return self.run(iterator)
+
+
+def held_by(model: keras.Model) -> HeldData | None:
+    """The data in the device's memory that a program makes its batches of, or None.
+
+    Args:
+        model: A compiled model, a program's or another.
+    """
+    function = model.test_function
+    return function.held if isinstance(function, _TestFunction) else None
+
+
+def _block(held: HeldData | None, chosen: Chosen) -> Block:
+    if held is None:
+        raise RuntimeError("the data is on the host, and so must be the batches that are given")
+    return held.block(chosen)
 
 
 def weights_of(model: keras.Model) -> list[keras.Variable]:

@@ -107,6 +107,7 @@ class ProgramCache:
                     self.workload.optimizer(configuration, derived, fresh),
                     numbers=_numbers(configuration),
                     compile_model=self.workload.compile,
+                    held=self.workload.held,
                 )
             self.traced += 1
         if key:

@@ -20,6 +20,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.interleaved_rounds import Paced, first_visit, measure_in_rounds
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.training.context import TaskContext
+from tfbatch.training.data_place import training_stream
 from tfbatch.training.evaluation import evaluate
 from tfbatch.training.program_cache import ProgramCache
 
@@ -182,8 +183,18 @@ def time_training(
         configuration, total_examples=examples, seed=SEED, steps_per_execution=at_once
     )
     clock = TrainingClock(warmup_executions=warmup)
+    if cached:
+        batches = stream(programs, configuration.batch_size, steps, cached=True)
+    else:
+        batches = training_stream(
+            model,
+            programs.workload,
+            batch_size=configuration.batch_size,
+            seed=SEED,
+            num_examples=examples,
+        )
     model.fit(
-        stream(programs, configuration.batch_size, steps, cached=cached),
+        batches,
         steps_per_epoch=steps,
         callbacks=[clock, StopAfterSteps(steps)],
         shuffle=False,
@@ -195,7 +206,7 @@ def time_training(
 def stream(
     programs: ProgramCache, batch_size: int, steps: int, *, cached: bool = False
 ) -> tf.data.Dataset:
-    """The training stream, or its first batch from memory in each step."""
+    """The host's training stream, or its first batch from memory in each step."""
     length = 1 if cached else steps
     batches = programs.workload.data.training(
         batch_size=batch_size, seed=SEED, num_examples=length * batch_size

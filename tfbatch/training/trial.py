@@ -27,6 +27,7 @@ from tfbatch.training.checkpoint import (
 )
 from tfbatch.training.context import TaskContext
 from tfbatch.training.curves import WriteCurves
+from tfbatch.training.data_place import evaluation_stream, training_stream
 from tfbatch.training.devices import device_kind
 from tfbatch.training.end_state import (
     EndState,
@@ -403,7 +404,9 @@ def fit(
     # Keras leaves the average of the weights in the model at the end: it is what is scored too.
     swap = [AveragedWeights()] if derived.optimizer.get("ema_momentum") else []
     return model.fit(
-        workload.data.training(
+        training_stream(
+            model,
+            workload,
             batch_size=derived.batch_size,
             seed=seed,
             num_examples=end,
@@ -413,7 +416,7 @@ def fit(
         class_weight=workload.class_weight,
         initial_epoch=epochs_before + before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
-        validation_data=workload.evaluation("validation"),
+        validation_data=evaluation_stream(model, workload, "validation"),
         # The curves are on disk before a checkpoint says that their epoch is over.
         callbacks=[*swap, *logs, *callbacks, StopAfterSteps(steps - before.steps)],
         shuffle=False,  # the stream is shuffled; Keras warns that it cannot do it again

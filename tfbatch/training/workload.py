@@ -18,6 +18,7 @@ from keras.src.utils.naming import reset_uids  # no public name does this alone
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
+from tfbatch.pipeline.device_data import HeldData
 from tfbatch.pipeline.elements import InputShape
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
 from tfbatch.request.execution import JitCompile
@@ -48,6 +49,7 @@ class Workload:
         jit_compile: Whether XLA compiles the model; "auto" as Keras chooses.
         strategy: A tf.distribute.Strategy that every model is built under, or None. The batch size
             is the global one: that of all replicas together.
+        held: The data in the device's memory, for programs; or None.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class Workload:
         precision: str = "float32",
         jit_compile: JitCompile = False,
         strategy: tf.distribute.Strategy | None = None,
+        held: HeldData | None = None,
     ):
         self.data = data
+        self.held = held
         self.build_model = build_model
         self.compilation = compilation
         self.last_hyperparameters: Any = None

@@ -1,0 +1,120 @@
+"""Where the examples of a training live: in the device's memory, or on the host."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from tfbatch.pipeline.array_data import StoredData
+from tfbatch.pipeline.device_data import HeldData, StaysOnHostError
+from tfbatch.pipeline.recipe_data import PreparedData
+from tfbatch.pipeline.trainable_data import Data, check_stream
+from tfbatch.process.gpus import read_gpus
+from tfbatch.training.program import held_by
+from tfbatch.training.workload import Workload
+
+if TYPE_CHECKING:
+    import keras
+
+DEVICE_SHARE = 0.2
+"""Data up to this share of a GPU's memory is held there, that of all workers on it together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the examples are, and why.
+
+    Attributes:
+        held: The data in the device's memory; None where it stays on the host.
+        reason: A clause.
+    """
+
+    held: HeldData | None
+    reason: str
+
+    @property
+    def on(self) -> str:
+        """The same as `DataDescription.data_on`."""
+        return "host" if self.held is None else "device"
+
+
+def place_data(
+    data: Data,
+    wanted: str,
+    *,
+    sharers: int = 1,
+    strategy: tf.distribute.Strategy | None = None,
+    class_weight: bool = False,
+) -> Placement:
+    """Decides where the examples of a process's trainings live.
+
+    Args:
+        data: The data.
+        wanted: "device", "host", or "auto": on a GPU, where they fit into `DEVICE_SHARE` of it.
+        sharers: Workers that hold the data on one GPU, each for itself.
+        strategy: What distributes batches of the host's over devices, or None.
+        class_weight: Whether Keras weights each batch by its classes.
+    """
+    gpus = tf.config.list_logical_devices("GPU")
+    if wanted == "host":
+        return Placement(None, "as asked")
+    if wanted == "auto" and not gpus:
+        return Placement(None, "there is no GPU")
+    if strategy is not None:
+        return Placement(None, "a strategy distributes batches of the host's")
+    if class_weight:
+        return Placement(None, "Keras weights classes in batches of the host's")
+    if not isinstance(data, PreparedData | StoredData):
+        return Placement(None, "its batches are made by a function")
+    try:
+        form = data.device_form()
+    except StaysOnHostError as error:
+        return Placement(None, str(error))
+    needed = form.stored_bytes * sharers
+    size = f"{needed / 1e6:,.0f} MB"
+    if wanted == "auto":
+        there = min((gpu.memory_bytes for gpu in read_gpus().gpus), default=None)
+        if there is None or needed > DEVICE_SHARE * there:
+            shown = "unknown" if there is None else f"{there / 1e6:,.0f} MB"
+            return Placement(
+                None, f"{size} exceed {DEVICE_SHARE:.0%} of the GPU's memory ({shown})"
+            )
+    return Placement(HeldData(form, "GPU:0" if gpus else "CPU:0"), size)
+
+
+def training_stream(
+    model: keras.Model,
+    workload: Workload,
+    *,
+    batch_size: int,
+    seed: int,
+    num_examples: int,
+    start: int = 0,
+) -> tf.data.Dataset:
+    """What `fit` of a model is given: batches, or what its program makes them of.
+
+    Args:
+        model: A compiled model.
+        workload: The data.
+        batch_size: Examples in a batch.
+        seed: Of the stream.
+        num_examples: Where in the stream it ends.
+        start: Where it begins.
+
+    Raises:
+        InputError: A batch size, a seed or a length out of range.
+    """
+    stream = {"batch_size": batch_size, "seed": seed, "num_examples": num_examples, "start": start}
+    held = held_by(model)
+    if held is None:
+        return workload.data.training(**stream)
+    check_stream(workload.data, **stream)
+    return held.training(**stream, at_once=model.steps_per_execution)
+
+
+def evaluation_stream(model: keras.Model, workload: Workload, split: str) -> tf.data.Dataset:
+    """What `evaluate` of a model is given: every example of a split once."""
+    held = held_by(model)
+    return workload.evaluation(split) if held is None else held.evaluation(split)
