@@ -306,7 +306,7 @@ def plan_request(
         SearchError: No step time could be measured.
         StoppedError: A stop was requested.
     """
-    execution = dataclasses.replace(request.execution, chief=None)
+    execution = dataclasses.replace(request.execution, cluster=None)
     with tempfile.TemporaryDirectory(prefix="tfbatch-dry-run-") as folder:
         planned = dataclasses.replace(
             request, run_dir=Path(folder) / "run", overwrite=False, execution=execution
