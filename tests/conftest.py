@@ -28,7 +28,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # By the CPU time of their slow tests, then of their quick ones: the first nine cost `-m slow` most.
 HEAVIEST_FIRST = """
-    program faults stops readme examples kill chief memory_limit strategy
+    program faults stops readme examples kill cluster memory_limit strategy
     batch_growth schedules pipeline find_batch_size continued_trial records accumulation models
     instrument_memory callback_contract checkpoint own_model structure layers_native command_line
     trial callback_examples oracles callback_learning_rate_range_test gradient_options search_loop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -113,6 +114,10 @@ def test_small_batches_leave_and_large_ones_stay_in_a_well_but_not_at_a_saddle()
     assert found["small-escapes-bad-optima", "saddle"].word == "HOLDS"
     assert found["large-stays-at-bad-optima", "double well"].word == "HOLDS"
     assert found["large-stays-at-bad-optima", "saddle"].label == "negligible"
+    findings = [one.finding for one in escape.collect(SimulatedCourt()) if one.part == "saddle"]
+    halves = re.search(r"in 2000 updates, half of them in (\d+), (\d+), (\d+)$", findings[1])
+    small, base, large = map(int, halves.groups())
+    assert small < base < large < 200  # not held, but there for longer
 
 
 def test_rates_in_proportion_to_the_size_leave_alike():

@@ -245,20 +245,10 @@ def test_the_next_command_searches_further_and_speaks_to_people(run_dir, monkeyp
     assert "--json" not in command
 
 
-def test_what_is_not_taken_from_a_chief_is_named_and_allowed(monkeypatch):
-    joined = []
-    monkeypatch.setattr(
-        "tfbatch.search.joined.join_search", lambda *_, **given: joined.append(given)
-    )
-    here = ["--join=localhost:1", "--data_dir=x", "--records_dir=y", "--workers=1", "--quiet"]
-
-    assert tfbatch.tune.main(here) == 0
-    assert len(joined) == 1
-    with pytest.raises(
-        InputError,
-        match=r"but --data_dir, --records_dir, --workers and --quiet from .* --seed\.",
-    ):
-        tfbatch.tune.main([*here, "--seed=3"])
+@pytest.mark.parametrize("flag", ["--chief=a:1", "--join=a:1", "-join"])
+def test_a_flag_that_was_removed_names_what_took_its_place(flag):
+    with pytest.raises(InputError, match=r"was removed: .* with `--cluster=auto`"):
+        tfbatch.tune.main([flag])
 
 
 def test_the_documented_schemas_are_those_of_the_code():

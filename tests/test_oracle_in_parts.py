@@ -14,7 +14,6 @@ from search_fixtures import (
     Trainer,
     finished,
     loss_of,
-    make_request_of,
     make_runner,
     open_folder,
     outcome,
@@ -460,14 +459,6 @@ def test_an_oracle_that_proposes_parts_says_so_beforehand(tmp_path, halving, mon
     monkeypatch.setattr(type(config.oracle), "in_parts", False)
     with pytest.raises(SearchError, match="its Settings must say `in_parts"):
         search(tmp_path / "run", PartTrainer(), config)
-
-
-def test_machines_that_join_train_no_parts(monkeypatch):
-    request = make_request_of()
-    execution = dataclasses.replace(request.execution, chief="localhost:1")
-    monkeypatch.setattr(type(request.search.oracle), "in_parts", True)
-    with pytest.raises(InputError, match="`chief` cannot be combined with the oracle bayesian"):
-        dataclasses.replace(request, execution=execution)
 
 
 def keep_states(folder, names):

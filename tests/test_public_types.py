@@ -16,6 +16,7 @@ OPEN = {
     "schema.py": "JsonObject: what a file contains before a model is made of it",
     "workers/slot.py": "carries any function and its result to another process; Engine.call and "
     "Bench.measure, which others use, take their types from the function",
+    "workers/ray_slot.py": "the same for a process on another machine",
     "search/worker_engine.py": "perform() is what Engine.call, which is typed, hands over to",
 }
 """Modules whose seam is open, and why."""

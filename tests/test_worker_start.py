@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -59,9 +58,10 @@ def never():
 
 def make_engine(slot):
     """An engine without any process."""
-    devices = Devices("GPU", ("GPU:0",), 1, 1)
-    processes = types.SimpleNamespace(slots=[slot], devices=devices, stop_requested=never)
-    return WorkerEngine(processes, records=Path())  # type: ignore[arg-type]
+    processes = WorkerProcesses.__new__(WorkerProcesses)
+    processes.slots, processes.stop_requested = [slot], never
+    processes._devices = Devices("GPU", ("GPU:0",), 1, 1)
+    return WorkerEngine(processes, records=Path())
 
 
 def test_a_start_without_memory_is_tried_again_before_the_trial_runs():

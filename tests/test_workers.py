@@ -16,10 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 from processes import HANG_SECONDS, fall_silent, wait_until
+from ray_clusters import connected, ray_cluster
 
 from tfbatch.run_folder.file_lock import wait_until_released
 from tfbatch.workers import ProcessEndedError, Slot, process_end
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
+from tfbatch.workers.ray_slot import RaySlot, Seat, living_nodes
 from tfbatch.workers.slot import Start, worker_mailbox
 
 pytestmark = pytest.mark.usefixtures("one_at_a_time")
@@ -43,9 +45,51 @@ def make_slot(tmp_path):
         slot.close()
 
 
+@pytest.fixture(scope="module")
+def node():
+    with ray_cluster(1) as cluster, connected(cluster.address):
+        yield living_nodes()[0]
+
+
+@pytest.fixture(params=["here", pytest.param("node", marks=pytest.mark.slow)])
+def make_any_slot(request, make_slot, tmp_path):
+    """Makes slots of this machine, or on a node of a Ray cluster: the same must hold for both."""
+    seats = []
+
+    def make_far(function=nothing, *arguments, stall_seconds=float("inf")):
+        seats.append(Seat(request.getfixturevalue("node"), cpus=0.1, gpus=0))
+        start = Start(tmp_path / "worker.log", None, function, arguments)
+        return RaySlot(seats[-1], "0", start, stall_seconds=stall_seconds)
+
+    yield make_slot if request.param == "here" else make_far
+    for seat in seats:
+        seat.drop()
+
+
 def run(slot, task, *arguments):
     slot.submit(task, *arguments)
     return slot.result()
+
+
+def wait_until_it_runs(slot):
+    """Waits until `_until_asked` has begun; a slot is watched as a search watches it."""
+
+    def runs():
+        slot.watch()
+        return slot.mailbox.progress() == TaskProgress(1, 2)
+
+    wait_until(runs)
+
+
+def ask(slot):
+    """Asks a task to stop, as a search does, and waits until it has ended."""
+
+    def ended():
+        slot.mailbox.request_stop()
+        slot.watch()
+        return slot.future.done()
+
+    wait_until(ended)
 
 
 def end_of(slot, task, *arguments):
@@ -54,15 +98,14 @@ def end_of(slot, task, *arguments):
     return caught.value
 
 
-def test_tasks_run_in_one_process_that_stays(make_slot):
-    slot = make_slot()
+def test_tasks_run_in_one_process_that_stays(make_any_slot):
+    slot = make_any_slot()
     first, second = run(slot, os.getpid), run(slot, os.getpid)
     assert first == second != os.getpid()
-    assert slot.started == 1
 
 
-def test_an_exception_of_a_task_is_raised_and_the_process_stays(make_slot):
-    slot = make_slot()
+def test_an_exception_of_a_task_is_raised_and_the_process_stays(make_any_slot):
+    slot = make_any_slot()
     before = run(slot, os.getpid)
     with pytest.raises(ZeroDivisionError):
         run(slot, divmod, 1, 0)
@@ -70,13 +113,13 @@ def test_an_exception_of_a_task_is_raised_and_the_process_stays(make_slot):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_a_killed_process_costs_its_task_and_is_replaced(make_slot, number):
-    slot = make_slot()
+def test_a_killed_process_costs_its_task_and_is_replaced(make_any_slot, number):
+    slot = make_any_slot()
+    before = run(slot, os.getpid)
     found = end_of(slot, _die_of, number)
     assert found.ending == "killed"
     assert number.name in found.message
-    assert run(slot, os.getpid) > 0
-    assert slot.started == 2
+    assert run(slot, os.getpid) != before
 
 
 def _die_of(number):
@@ -84,18 +127,18 @@ def _die_of(number):
     time.sleep(HANG_SECONDS)
 
 
-def test_trap_one_slots_death_leaves_the_other_slot_alone(make_slot):
-    doomed, innocent = make_slot(), make_slot()
+def test_trap_one_slots_death_leaves_the_other_slot_alone(make_any_slot):
+    doomed, innocent = make_any_slot(), make_any_slot()
     before = run(innocent, os.getpid)
     innocent.submit(_until_asked)
     assert end_of(doomed, _die_of, signal.SIGKILL).ending == "killed"
-    innocent.mailbox.request_stop()
+    ask(innocent)
     assert innocent.result() == "asked"
     assert run(innocent, os.getpid) == before
 
 
-def test_a_process_at_its_memory_limit_is_told_from_its_last_words(make_slot):
-    found = end_of(make_slot(), _abort_like_an_allocator)
+def test_a_process_at_its_memory_limit_is_told_from_its_last_words(make_any_slot):
+    found = end_of(make_any_slot(), _abort_like_an_allocator)
     assert found.ending == "oom"
     assert "std::bad_alloc" in found.message
 
@@ -105,23 +148,24 @@ def _abort_like_an_allocator():
     os.abort()
 
 
-def test_the_last_words_of_an_earlier_process_do_not_count(make_slot):
-    slot = make_slot()
+def test_the_last_words_of_an_earlier_process_do_not_count(make_any_slot):
+    slot = make_any_slot()
     assert end_of(slot, _abort_like_an_allocator).ending == "oom"
     assert end_of(slot, os.abort).ending == "killed"
 
 
-def test_an_unexplained_sigkill_is_not_called_out_of_memory(make_slot, tmp_path):
+def test_an_unexplained_sigkill_is_not_called_out_of_memory(make_any_slot, tmp_path):
     (tmp_path / "worker.log").write_text("std::bad_alloc\n")
-    found = end_of(make_slot(), _die_of, signal.SIGKILL)
+    found = end_of(make_any_slot(), _die_of, signal.SIGKILL)
     assert found.ending == "killed"
 
 
-def test_memory_error_of_a_real_limit_is_an_exception_of_the_task(make_slot):
-    slot = make_slot()
+def test_memory_error_of_a_real_limit_is_an_exception_of_the_task(make_any_slot):
+    slot = make_any_slot()
+    before = run(slot, os.getpid)
     with pytest.raises(MemoryError):
         run(slot, _allocate_over_a_limit)
-    assert slot.started == 1
+    assert run(slot, os.getpid) == before
 
 
 def _allocate_over_a_limit():
@@ -163,12 +207,11 @@ def _touch(size):
     return sum(bytearray(size)[::4096])
 
 
-def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_slot):
-    slot = make_slot(stall_seconds=HANG_SECONDS)
+def test_a_silent_task_is_ended_and_one_with_signs_of_life_is_not(make_any_slot):
+    slot = make_any_slot(stall_seconds=HANG_SECONDS)
     slot.submit(_until_asked)
-    wait_until(lambda: slot.mailbox.progress() == TaskProgress(1, 2))
-    slot.watch()
-    slot.mailbox.request_stop()
+    wait_until_it_runs(slot)
+    ask(slot)
     assert slot.result() == "asked"
     future = slot.submit(fall_silent)
     while not wait([future], timeout=0.05).done:
@@ -211,11 +254,11 @@ def test_a_heartbeat_is_written_in_one_piece(tmp_path, monkeypatch):
     mapped.close()
 
 
-def test_a_request_to_stop_reaches_a_running_task(make_slot):
-    slot = make_slot()
+def test_a_request_to_stop_reaches_a_running_task(make_any_slot):
+    slot = make_any_slot()
     slot.submit(_until_asked)
-    wait_until(lambda: slot.mailbox.progress() == TaskProgress(1, 2))
-    slot.mailbox.request_stop()
+    wait_until_it_runs(slot)
+    ask(slot)
     assert slot.result() == "asked"
     slot.submit(_is_asked)
     assert slot.result() is False

@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -72,7 +72,6 @@ FLAGS = flags.FlagValues()
 STOPPING = "Stopping after this batch, with the best answer so far."
 NOTHING_MEASURED = "Stopped while starting up: nothing was measured in this session."
 _BUDGET = ("max_trials", "max_minutes", "max_trainings")
-_JOINING = ("join", "data_dir", "records_dir", "workers", "quiet")
 
 
 define_workload_flags(FLAGS, batch_sizes="Batch sizes to search. Default: the search's.")
@@ -101,8 +100,12 @@ for _name, _default, _help in (
         'Memory for all workers together (on GPUs: of each), e.g. "8 GB", or auto for 80 % of what '
         "there is: batches that are measured not to fit are left out. Default: trials find out.",
     ),
-    ("chief", None, "HOST:PORT: other machines may join this search there."),
-    ("join", None, "HOST:PORT of a search to run trials for; with --data_dir, --workers alone."),
+    (
+        "cluster",
+        None,
+        "auto, or HOST:PORT of the head: the nodes of a Ray cluster that this machine belongs to "
+        "run the trials. Default: this machine alone.",
+    ),
 ):
     flags.DEFINE_string(_name, _default, _help, flag_values=FLAGS)
 flags.DEFINE_integer(
@@ -232,7 +235,7 @@ def request_from_flags() -> Request:
             jit_compile=jit_compile_from(FLAGS),
             stall_minutes=FLAGS.stall_minutes,
             checkpoint_seconds=FLAGS.checkpoint_seconds,
-            chief=FLAGS.chief,
+            cluster=FLAGS.cluster,
             strategy=FLAGS.strategy,
             logical_cpus=FLAGS.logical_cpus,
             memory_budget=FLAGS.memory_budget,
@@ -245,9 +248,8 @@ def request_from_flags() -> Request:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    _refuse_former_flags(arguments)
     parse_flags(FLAGS, arguments, usage=__doc__ or "")
-    if FLAGS.join:
-        return _join()
     request = request_from_flags()
     source = path_of(FLAGS["from"].value)
     if source and FLAGS.overwrite:
@@ -313,6 +315,21 @@ def main(arguments: list[str]) -> int:
         if voices.programs:
             _print_answer(voices, result, code)
         return code
+
+
+def _refuse_former_flags(arguments: list[str]) -> None:
+    """Names what has taken the place of flags that were removed.
+
+    Raises:
+        InputError: One of them is given.
+    """
+    for argument in arguments:
+        name = argument.lstrip("-").split("=")[0]
+        if argument.startswith("-") and name in ("chief", "join"):
+            raise InputError(
+                f"`--{name}` was removed: a Ray cluster runs the trials of all its machines, with "
+                "`--cluster=auto` (docs/machines.md)."
+            )
 
 
 def _plan(request: Request) -> int:
@@ -395,37 +412,6 @@ def _no_answer(
     files = tuple(_written(run_dir))
     found = TuneResult(status=status, message=str(error), run_dir=str(run_dir), files=files)
     voices.document("tune", found, exit_code=code)
-
-
-def _join() -> int:
-    """Runs trials for another machine's search."""
-    other = [f for f in FLAGS if FLAGS[f].present and f not in _JOINING]
-    if other:
-        raise InputError(
-            f"`--join` takes everything but {_named(_JOINING[1:])} from the chief. Received: "
-            f"--{other[0]}. Leave it out."
-        )
-    with (
-        library_noise_to(Path(os.devnull), kept=False) as (out, err),
-        StopSignal(announcer(err, STOPPING)) as stop,
-    ):
-        from tfbatch.search.joined import join_search
-
-        count = join_search(
-            FLAGS.join,
-            workers=FLAGS.workers,
-            data_dir=path_of(FLAGS.data_dir),
-            records_dir=path_of(FLAGS.records_dir),
-            progress=Progress(None if FLAGS.quiet else out),
-            stop_requested=stop,
-        )
-        say(out, f"Ran {count} trials; the chief has the results.")
-        return stop.exit_code
-
-
-def _named(names: Sequence[str]) -> str:
-    *first, last = (f"--{name}" for name in names)
-    return f"{', '.join(first)} and {last}"
 
 
 def _next_steps(run_dir: Path, request: Request) -> str:

@@ -163,8 +163,13 @@ def _double_well(court: Court, claim: str, axis: Axis) -> Evidence:
 
 
 def _saddle(court: Court) -> Evidence:
-    """Share of walks that are still at the saddle after the same updates, large less small."""
+    """Share of walks that are still at the saddle after the same updates, large less small.
+
+    As many updates as the wells have: after fewer of them some are still there, so that the finding
+    says when half have left.
+    """
     shares = _shares(court, SADDLE, dict.fromkeys(_sizes(court), UPDATES))
+    half = ", ".join(f"{found:.0f}" for found in map(statistics.fmean, _halves(court).values()))
     blank = Evidence(
         STAYS,
         effects=(),
@@ -172,7 +177,8 @@ def _saddle(court: Court) -> Evidence:
         unit="share",
         axis="updates",
         policy="fixed",
-        finding=f"on paper, {_listed(shares)} of walks leave a saddle in {UPDATES} updates",
+        finding=f"on paper, {_listed(shares)} of walks leave a saddle in {UPDATES} updates, half "
+        f"of them in {half}",
         part="saddle",
     )
     return told(blank, lambda: _small_less_large(court, shares))
@@ -180,10 +186,7 @@ def _saddle(court: Court) -> Evidence:
 
 def _time_on_the_saddle(court: Court) -> Evidence:
     """Log examples until a walk has left the saddle, large over small."""
-    medians = {
-        size: [float(np.median(times)) for times in _walks(court, SADDLE, size, UPDATES)]
-        for size in _sizes(court)
-    }
+    medians = _halves(court)
     listed = ", ".join(
         f"{statistics.fmean(found):.0f} at batch size {size}" for size, found in medians.items()
     )
@@ -200,6 +203,14 @@ def _time_on_the_saddle(court: Court) -> Evidence:
         part="saddle",
     )
     return told(blank, lambda: _small_less_large(court, negative))
+
+
+def _halves(court: Court) -> dict[int, list[float]]:
+    """After how many updates half of each seed's walks have left the saddle."""
+    return {
+        size: [float(np.median(times)) for times in _walks(court, SADDLE, size, UPDATES)]
+        for size in _sizes(court)
+    }
 
 
 def _sizes(court: Court) -> list[int]:

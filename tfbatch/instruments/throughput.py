@@ -296,19 +296,20 @@ class ThroughputReading:
 
     def _throughput(self) -> str:
         knee = self.knee
-        best = f"best measured throughput ({max(knee.throughput):,.0f} examples/s)"
+        best = f"{max(knee.throughput):,.0f} examples/s"
         if not self.has_knee:
             of_knee = self.of_knee()
-            return f"{of_knee[0].upper()}{of_knee[1:]}; the {best.replace(' (', ' is (', 1)}"
+            return f"{of_knee[0].upper()}{of_knee[1:]}; the best measured throughput is {best}"
         open_ended = (
             ", and the largest measured size is the fastest: larger ones may be faster still"
             if knee.open_ended
             else ""
         )
         gap = self._gap_below_the_knee()
+        more = f"{open_ended}{', ' if gap else ''}{gap}"
         return (
             f"From batch size {knee.batch_size} {knee.interval} on the device has "
-            f"{NEAR_THE_BEST:.0%} of its {best}{open_ended}{f', {gap}' if gap else ''}"
+            f"{NEAR_THE_BEST:.0%} of its best measured throughput ({best}){more}"
         )
 
     def _left_out(self) -> str:

@@ -344,6 +344,7 @@ def _doing(record: Path, sizes: Sequence[int], seconds: float, budget_bytes: flo
     written = read_written(record)
     now = f"batch size {written.running}" if written.running else "starting"
     if written.peaks:
+        now = now if written.running else "validating"
         last = written.peaks[-1]
         now += (
             f" after {last.size} took {last.peak_bytes / 1e6:,.0f} of {budget_bytes / 1e6:,.0f} MB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Literal
 
 from tfbatch.errors import InputError, did_you_mean
@@ -35,7 +36,8 @@ class Execution:
             with deterministic operations. A model that its builder compiles keeps its own.
         stall_minutes: A trial without a heartbeat for this long is ended.
         checkpoint_seconds: The least time between two checkpoints of a trial.
-        chief: "HOST:PORT" where other machines may join the search, or None.
+        cluster: The Ray cluster whose nodes run the trials: "auto" for the one that runs on this
+            machine, or "HOST:PORT" of its head. None: trials run on this machine.
         strategy: "mirrored" to train each trial on all devices of the machine, or None.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
@@ -53,7 +55,7 @@ class Execution:
     jit_compile: JitCompile = AUTOMATIC
     stall_minutes: float = 10.0
     checkpoint_seconds: float = 60.0
-    chief: str | None = None
+    cluster: str | None = None
     strategy: str | None = None
     logical_cpus: int = 0
     memory_budget: str | None = None
@@ -105,11 +107,8 @@ class Execution:
                 "`memory_budget` needs worker processes, whose memory can be measured. Received: "
                 "workers=0. Leave `workers` out."
             )
-        if self.chief is not None and self.workers == 0:
-            raise InputError(
-                "`chief` needs worker processes: this one answers the machines that join. "
-                "Received: workers=0. Leave `workers` out."
-            )
+        if self.cluster is not None:
+            self._check_cluster(self.cluster)
         if self.strategy not in (None, "mirrored"):
             raise InputError(f"`strategy` must be mirrored. Received: {self.strategy!r}.")
         if self.strategy and self.workers not in (None, 1):
@@ -126,4 +125,30 @@ class Execution:
         if not self.checkpoint_seconds >= 0:
             raise InputError(
                 f"`checkpoint_seconds` must be >= 0. Received: {self.checkpoint_seconds}."
+            )
+
+    def _check_cluster(self, cluster: str) -> None:
+        """Refuses what is no address, and what a cluster cannot do.
+
+        Raises:
+            InputError: One of them.
+        """
+        host, colon, port = cluster.rpartition(":")
+        is_address = colon and re.fullmatch(r"[\w.-]+|\[[\da-fA-F:.]+\]", host)
+        if cluster != "auto" and not (is_address and port.isdecimal() and 0 < int(port) < 65536):
+            raise InputError(
+                "`cluster` must be auto, for the Ray cluster that runs on this machine, or "
+                f"HOST:PORT of its head, such as 192.168.0.1:6379. Received: {cluster!r}."
+            )
+        if self.workers == 0:
+            raise InputError(
+                "`cluster` needs worker processes, which its nodes run. Received: workers=0. Leave "
+                "`workers` out."
+            )
+        if self.memory_budget is not None:
+            raise InputError(
+                "`memory_budget` is measured on this machine, and says nothing of the nodes of a "
+                f"`cluster`. Received: {self.memory_budget!r}. Leave it out: a batch that does not "
+                "fit costs a trial, and no larger one follows. Or measure it on a node with "
+                "`tfbatch probe`, and give --batch_sizes."
             )

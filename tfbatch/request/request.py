@@ -95,12 +95,6 @@ class Request:
                 "`max_trainings` must be >= 1: the baseline's own training is one. Received: "
                 f"{self.max_trainings}."
             )
-        if self.execution.chief is not None and self.search.oracle.in_parts:
-            raise InputError(
-                f"`chief` cannot be combined with the oracle {self.search.oracle.name}: its trials "
-                "go on from states in the run folder, which machines that join do not have. Leave "
-                "`chief` out, or choose another search."
-            )
         derive_seed(self.seed)
 
     def baseline_configuration(self, scaling_rule: Named) -> Configuration:

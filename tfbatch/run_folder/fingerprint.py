@@ -91,7 +91,7 @@ def hardware(accelerators: list[str]) -> dict[str, object]:
     """
     cores = len(affinity())
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores,
         "usable_cores": usable_cores(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -99,7 +99,8 @@ def hardware(accelerators: list[str]) -> dict[str, object]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

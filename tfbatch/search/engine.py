@@ -10,9 +10,9 @@ from typing import Any, Concatenate, Protocol
 
 from tfbatch.errors import SearchError, TfbatchError
 from tfbatch.process.out_of_memory import follows_out_of_memory, is_out_of_memory, memory_message
-from tfbatch.search.chief import Board
 from tfbatch.training.context import P, R, TaskContext
 from tfbatch.training.devices import Devices
+from tfbatch.training.node_check import NodeCheck
 from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.workers.mailbox import TaskProgress
 from tfbatch.workers.slot import Start
@@ -74,7 +74,7 @@ class TrialEngine(Protocol):
     def wait(
         self, *, seconds: float = float("inf"), stop_requested: Callable[[], bool] | None = None
     ) -> list[Finished]:
-        """Waits until trials end; returns them.
+        """Waits until trials end, or another one could be started; returns those that ended.
 
         Args:
             seconds: Nothing is returned if that takes longer.
@@ -90,10 +90,6 @@ class Engine(TrialEngine, Protocol):
 
     It is never changed from outside: what differs is an argument, and `opened` gives another one.
     """
-
-    @property
-    def board(self) -> Board | None:
-        """Where machines that join take trials; None where none can."""
 
     def stop_requested(self) -> bool:
         """Whether the user has asked to stop."""
@@ -162,6 +158,9 @@ class Engine(TrialEngine, Protocol):
         Args:
             log: File for everything that it prints.
         """
+
+    def admit(self, expected: NodeCheck) -> None:
+        """Lets nodes of a cluster run trials, now and later, that have the same data and model."""
 
     def rest(self) -> None:
         """Ends idle processes, and frees their memory; the next task starts them anew."""

@@ -21,7 +21,7 @@ def locked_with_worker(
 
     Args:
         run_dir: The run folder.
-        execution: How trials are run; without worker processes there is no worker.
+        execution: How trials are run; without worker processes of this machine there is no worker.
         progress: Its line on the terminal ends with the block.
 
     Raises:
@@ -29,7 +29,7 @@ def locked_with_worker(
     """
     with RunLock(run_dir) as lock:
         warm = None
-        if execution.workers != 0:
+        if execution.workers != 0 and execution.cluster is None:
             lock.logs.mkdir(exist_ok=True)
             log = worker_log(lock.logs, 0)
             warm = warm_slot(log, lock.workers_file, "tfbatch.training.trial")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription, OwnData
 from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
@@ -19,12 +18,12 @@ from tfbatch.quantities import TrainingLength
 from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.run_folder.folder import RunLock
-from tfbatch.search.chief import Board, Chief
+from tfbatch.search.cluster import ClusterProcesses
 from tfbatch.search.compiled_optimizer import fit_baseline
 from tfbatch.search.engine import Engine
 from tfbatch.search.progress import Progress
 from tfbatch.search.serial_engine import InProcessEngine
-from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
+from tfbatch.search.worker_engine import Processes, WorkerEngine, WorkerProcesses
 from tfbatch.training.context import Job, UserCode, dump_code
 from tfbatch.training.data_tasks import describe_data, expect_form, prepare_data
 from tfbatch.training.description import ModelDescription, describe_model
@@ -45,11 +44,12 @@ def _open_engine(
     lock: RunLock,
     warm: Slot | None,
     stop_requested: Callable[[], bool],
+    say: Callable[[str], None],
 ) -> Iterator[Engine]:
     """Starts what runs the trials; ends it however the run ends.
 
     Raises:
-        InputError: The user's code cannot be sent to another process.
+        InputError: The user's code cannot be sent to another process, or there is no such cluster.
     """
     job = Job(
         data,
@@ -72,19 +72,31 @@ def _open_engine(
         )
     else:
         lock.logs.mkdir(exist_ok=True)
-        engine = WorkerEngine(
-            WorkerProcesses(
+        workers = 1 if execution.strategy else execution.workers
+        processes: Processes
+        if execution.cluster is not None:
+            processes = ClusterProcesses(
                 job,
-                workers=1 if execution.strategy else execution.workers,
+                address=execution.cluster,
+                workers=workers,
+                run_dir=lock.path,
+                logs=lock.logs,
+                lock=lock.workers_file,
+                stop_requested=stop_requested,
+                stall_minutes=execution.stall_minutes,
+                say=say,
+            )
+        else:
+            processes = WorkerProcesses(
+                job,
+                workers=workers,
                 folder=lock.logs,
                 lock=lock.workers_file,
                 stop_requested=stop_requested,
                 stall_minutes=execution.stall_minutes,
                 warm=warm,
-            ),
-            checkpoint_seconds=execution.checkpoint_seconds,
-            board=Board() if execution.chief else None,
-        )
+            )
+        engine = WorkerEngine(processes, checkpoint_seconds=execution.checkpoint_seconds)
     try:
         yield engine
     finally:
@@ -140,9 +152,16 @@ def prepared(
         DataError: Data absent or damaged.
         RunFolderError: It cannot be written.
     """
-    gpus = checked_gpus(progress)
+    # Of a cluster each node is asked for its own, and cluster.json holds them.
+    gpus = GpuMachine() if execution.cluster else checked_gpus(progress)
     with _open_engine(
-        subject.data, execution, code, lock=lock, warm=warm, stop_requested=stop_requested
+        subject.data,
+        execution,
+        code,
+        lock=lock,
+        warm=warm,
+        stop_requested=stop_requested,
+        say=progress.say,
     ) as engine:
         subject, data, engine = _load_records(
             subject, engine, progress, own_dir=lock.data, splits=splits
@@ -177,48 +196,6 @@ def checked_gpus(progress: Progress) -> GpuMachine:
     for note in gpu_notes(gpus, build):
         progress.note(note)
     return gpus
-
-
-def open_to_others(
-    subject: ModelAndData,
-    execution: Execution,
-    engine: Engine,
-    *,
-    records: str,
-    model_built: str,
-    baseline: Configuration,
-) -> None:
-    """Lets other machines join the search, if that is asked for.
-
-    Raises:
-        InputError: The address cannot be listened on, or the model cannot be imported elsewhere.
-    """
-    address = execution.chief
-    if address is None or engine.board is None:
-        return
-    if isinstance(subject.data, OwnData) and not _is_importable(subject.data):
-        raise InputError(
-            "Machines that join must make the data themselves, and cannot make what was given in "
-            "Python. Put a function `make_dataset(split, batch_size, seed)` into a module, and "
-            "give it as --data=package.module:function."
-        )
-    if subject.model.startswith("__main__:") or "<" in subject.model:
-        raise InputError(
-            f"Machines that join must import the model, and cannot import `{subject.model}`. Put "
-            "its builder into a module, and give it as package.module:function."
-        )
-    engine.board.announce(
-        {
-            "data": subject.data.model_dump(mode="json", by_alias=True),
-            "model": subject.model,
-            "precision": execution.precision,
-            "jit_compile": execution.jit_compile,
-            "records": records,
-            "model_built": model_built,
-            "baseline": baseline.model_dump(mode="json"),
-        }
-    )
-    Chief(address, engine.board)
 
 
 def _load_records(
@@ -356,11 +333,6 @@ def check_replicas(batch_sizes: Sequence[int], replicas: int) -> None:
             f"multiple of {replicas}. Received: {', '.join(map(str, wrong))}. Give others with "
             "--batch_sizes and --baseline."
         )
-
-
-def _is_importable(data: OwnData) -> bool:
-    """Whether another machine can make the data from its name."""
-    return data.kind == "function" and not data.where.startswith("__main__:")
 
 
 def _sendable(code: UserCode) -> bytes:

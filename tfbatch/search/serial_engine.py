@@ -13,6 +13,7 @@ from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_f
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.context import Job, P, R, TaskContext, UserCode, load_code, worker_alone
 from tfbatch.training.devices import Devices
+from tfbatch.training.node_check import NodeCheck
 from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.workers.mailbox import TaskProgress
@@ -84,8 +85,6 @@ class InProcessEngine(SerialEngine, Calls):
         records: Where the prepared data is.
     """
 
-    board = None
-
     def __init__(
         self,
         job: Job,
@@ -146,6 +145,9 @@ class InProcessEngine(SerialEngine, Calls):
     def own_process(self, log: Path) -> Start:
         """See Engine."""
         return worker_alone(self._context.job, self._context.records, log)
+
+    def admit(self, expected: NodeCheck) -> None:
+        """No node to admit."""
 
     def rest(self) -> None:
         """Nothing to end."""

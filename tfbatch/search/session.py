@@ -30,7 +30,6 @@ from tfbatch.search.preparation import (
     check_comparable,
     check_length,
     check_replicas,
-    open_to_others,
     prepared,
     stop_if,
 )
@@ -41,6 +40,7 @@ from tfbatch.search.trial_length import settle_length
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import check_optimizers
 from tfbatch.training.evaluation import measure_untrained
+from tfbatch.training.node_check import NodeCheck
 from tfbatch.workers import Slot
 
 
@@ -152,15 +152,19 @@ def open_run(
             folder,
             report_at_the_end(folder.path, progress),
             csv_at_the_end(folder.path, folder.journal.rows, progress.say),
-            _load_told(folder.path, progress, load_before),
+            contextlib.nullcontext()
+            if request.execution.cluster  # its processes are no descendants of this one
+            else _load_told(folder.path, progress, load_before),
         ):
-            open_to_others(
-                request.subject,
-                request.execution,
-                engine,
-                records=data.identity,
-                model_built=untrained.model_hash,
-                baseline=baseline,
+            engine.admit(
+                NodeCheck(
+                    data=data.identity,
+                    model=untrained.model_hash,
+                    baseline=baseline,
+                    data_dir=subject.data_dir,
+                    records_dir=subject.records_dir,
+                    own_dir=lock.data,
+                )
             )
             largest = None
             if request.execution.memory_budget is not None:

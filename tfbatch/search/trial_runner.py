@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,8 @@ from tfbatch.trial.outcome import (
     TrialSpec,
 )
 from tfbatch.trial.trials import Trials
+
+_ASK_SECONDS = 1.0
 
 
 class InterruptedTrialError(Exception):
@@ -248,8 +251,15 @@ class TrialRunner:
                     break
                 held = None
             if not self._running:
-                break
-            for spec, outcome in self._engine.wait(stop_requested=self._stop_requested):
+                if held is None or self._interrupted:
+                    break
+                if self._stop_requested and self._stop_requested():
+                    raise InterruptedTrialError(held.trial)
+            # Where nothing runs and nothing can be started, the node for it may still come.
+            seconds = math.inf if self._running else _ASK_SECONDS
+            for spec, outcome in self._engine.wait(
+                seconds=seconds, stop_requested=self._stop_requested
+            ):
                 del self._running[spec.trial]
                 if outcome.status == "interrupted":
                     self._drop(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import collections
 import concurrent.futures
 import contextlib
@@ -16,7 +17,6 @@ from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
 from tfbatch.process.memory import worker_bytes
 from tfbatch.process.out_of_memory import follows_out_of_memory
 from tfbatch.run_folder.files import worker_log
-from tfbatch.search.chief import SILENT_SECONDS, Board
 from tfbatch.search.engine import Calls, Finished, OnProgress, Running, memory_failure
 from tfbatch.training.checkpoint import CHECKPOINT_SECONDS
 from tfbatch.training.context import (
@@ -30,11 +30,12 @@ from tfbatch.training.context import (
     worker_alone,
 )
 from tfbatch.training.devices import MOST_WORKERS, Devices
+from tfbatch.training.node_check import NodeCheck
 from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import Outcome, Phase, TrialSpec
 from tfbatch.trial_status import Status
 from tfbatch.workers import ProcessEndedError, Slot
-from tfbatch.workers.slot import Start
+from tfbatch.workers.slot import Start, TaskSlot
 
 _POLL_SECONDS = 0.1
 STALL_MINUTES = 10.0
@@ -44,49 +45,64 @@ GRACE_SECONDS = 3.0
 LAST_SECONDS = 7.0
 """What is begun after the user's request to stop, such as saving the model, is ended then."""
 _STARTS = 2
+SEARCHED: Phase = "search"
+MEASURED: Phase = "measured"
+"""Of what is compared in seconds; every phase but the search's is placed alike."""
 
 
-class WorkerProcesses:
-    """Warm worker processes, and one task at a time in one of them.
+class Processes(abc.ABC):
+    """Warm worker processes, and one task at a time in each of their slots.
 
     Args:
         job: What all tasks have in common.
-        workers: Number of workers; None for one per GPU, or the default of a CPU.
-        folder: The run folder, for the workers' output.
-        lock: File that every worker keeps locked while it lives, or None.
         stop_requested: When true, the user asks to stop.
-        stall_minutes: A task without a heartbeat for this long is ended.
-        warm: A slot whose process has imported TensorFlow, to be the first.
+
+    Attributes:
+        slots: Each keeps its place in the list.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        *,
-        workers: int | None,
-        folder: Path,
-        lock: Path | None,
-        stop_requested: Callable[[], bool],
-        stall_minutes: float,
-        warm: Slot | None,
-    ):
-        self.job, self._workers, self._folder, self._lock = job, workers, folder, lock
-        self.stop_requested = stop_requested
+    slots: list[TaskSlot]
+
+    def __init__(self, job: Job, *, stop_requested: Callable[[], bool]):
+        self.job, self.stop_requested = job, stop_requested
+        self.slots = []
         self._stop_seen: float | None = None
-        self._stall_seconds = stall_minutes * 60
-        self.slots = [self._slot(0) if warm is None else self._adopted(warm)]
-        self.slots[0].submit(describe_devices)
-        self._devices: Devices | None = None
 
     @property
+    @abc.abstractmethod
     def devices(self) -> Devices:
-        """What the first worker has found; the others are started then, and warm up beside it."""
-        if self._devices is None:
-            self._devices = self.first_result(self.slots[0])
-            self.slots += [self._slot(n) for n in range(1, self._devices.workers)]
-            for slot in self.slots[1:]:
-                slot.submit(describe_devices)
-        return self._devices
+        """What the workers have on which seconds are compared, once the first has started up."""
+
+    @abc.abstractmethod
+    def open_to(self, phase: Phase) -> Sequence[int]:
+        """Numbers of the slots that may run a trial of a phase, busy ones perhaps included."""
+
+    @abc.abstractmethod
+    def device_of(self, number: int) -> str:
+        """The kind of device of a slot."""
+
+    @abc.abstractmethod
+    def _caller(self) -> TaskSlot:
+        """The slot of single tasks."""
+
+    @abc.abstractmethod
+    def _apart(self, caller: TaskSlot) -> TaskSlot | None:
+        """Another slot with the whole machine of this one; None if it has that itself."""
+
+    @abc.abstractmethod
+    def admit(self, records: Path, expected: NodeCheck) -> None:
+        """From now on nodes are compared with this, and those that are alike get trials."""
+
+    def submit(
+        self,
+        slot: TaskSlot,
+        records: Path | None,
+        task: Callable[..., object],
+        *arguments: object,
+        **options: object,
+    ) -> None:
+        """Begins a task in a slot."""
+        slot.submit(perform, records, task, *arguments, **options)
 
     def perform(
         self,
@@ -99,14 +115,14 @@ class WorkerProcesses:
         alone: bool,
     ) -> Any:
         """Runs a task in the first worker; see Engine."""
-        if not alone or self.devices.workers == 1:
-            slot = self._caller()
-            return self._perform(slot, records, task, arguments, options, on_progress)
-        slot = self._slot(0, whole=True)
+        caller = self._caller()
+        apart = self._apart(caller) if alone else None
+        if apart is None:
+            return self._perform(caller, records, task, arguments, options, on_progress)
         try:
-            return self._perform(slot, records, task, arguments, options, on_progress)
+            return self._perform(apart, records, task, arguments, options, on_progress)
         finally:
-            slot.close()
+            apart.close()
 
     def perform_each(
         self,
@@ -117,17 +133,18 @@ class WorkerProcesses:
     ) -> None:
         """Runs a task for each case in whichever worker is free; see Engine."""
         waiting = collections.deque(range(len(cases)))
-        running: dict[int, Slot] = {}
+        running: dict[int, TaskSlot] = {}
         failure: Exception | None = None
         self.devices  # noqa: B018 - all workers are started
-        for slot in self.slots:
+        slots = [self.slots[number] for number in self.open_to(MEASURED)]
+        for slot in slots:
             if slot.future is not None:  # it was only starting up
                 self.first_result(slot)
         while running or (waiting and failure is None and not self.stop_requested()):
-            for slot in self.slots if failure is None and not self.stop_requested() else []:
+            for slot in slots if failure is None and not self.stop_requested() else []:
                 if waiting and slot not in running.values():
                     case = waiting.popleft()
-                    slot.submit(perform, records, task, **cases[case])
+                    self.submit(slot, records, task, **cases[case])
                     running[case] = slot
             over = [
                 n for n, slot in running.items() if look_after(slot, stop=self.stop_requested())
@@ -149,7 +166,7 @@ class WorkerProcesses:
         if failure:
             raise failure
 
-    def first_result(self, slot: Slot) -> Devices:
+    def first_result(self, slot: TaskSlot) -> Devices:
         """What a process has found that was only starting up.
 
         Raises:
@@ -173,15 +190,9 @@ class WorkerProcesses:
         for slot in self.slots:
             slot.close()
 
-    def _caller(self) -> Slot:
-        """The first worker, or where the user's stop has ended that one's trial, any that lives."""
-        self.devices  # noqa: B018 - the first worker has started up
-        idle = [slot for slot in self.slots if slot.alive and slot.future is None]
-        return idle[0] if idle and self.stop_requested() else self.slots[0]
-
     def _perform(
         self,
-        slot: Slot,
+        slot: TaskSlot,
         records: Path | None,
         task: Callable[..., Any],
         arguments: Sequence[Any],
@@ -194,10 +205,10 @@ class WorkerProcesses:
             raise StoppedError(
                 f"`{name}` was left out: there is no time to start a process for it."
             )
-        future = slot.submit(perform, records, task, *arguments, **options)
+        self.submit(slot, records, task, *arguments, **options)
         before = slot.mailbox.progress()
         while not look_after(slot, stop=self.stop_requested()):
-            concurrent.futures.wait([future], timeout=_POLL_SECONDS)
+            concurrent.futures.wait(filter(None, [slot.future]), timeout=_POLL_SECONDS)
             now = slot.mailbox.progress()
             if on_progress and now != before:
                 on_progress(now.done, now.total)
@@ -211,7 +222,7 @@ class WorkerProcesses:
                 raise StoppedError(f"`{name}` was ended: it did not stop by itself.")
         return self._result(name, slot)
 
-    def _result(self, name: str, slot: Slot) -> Any:
+    def _result(self, name: str, slot: TaskSlot) -> Any:
         """What a task has returned.
 
         Raises:
@@ -234,6 +245,82 @@ class WorkerProcesses:
         """Whether the user asked to stop so long ago."""
         self._stop_seen = self._stop_seen or time.monotonic()
         return time.monotonic() > self._stop_seen + seconds
+
+    def _started(self, slot: TaskSlot) -> Any:
+        """The result of a process's first task: a stop does not wait until TensorFlow is imported.
+
+        Raises:
+            StoppedError: The user has asked to stop.
+        """
+        while slot.future is not None and not slot.future.done():
+            if self.stop_requested():
+                raise StoppedError(STOPPED_EARLY)
+            concurrent.futures.wait([slot.future], timeout=_POLL_SECONDS)
+        return slot.result()
+
+
+class WorkerProcesses(Processes):
+    """The worker processes of this machine.
+
+    Args:
+        job: What all tasks have in common.
+        workers: Number of workers; None for one per GPU, or the default of a CPU.
+        folder: The run folder, for the workers' output.
+        lock: File that every worker keeps locked while it lives, or None.
+        stop_requested: When true, the user asks to stop.
+        stall_minutes: A task without a heartbeat for this long is ended.
+        warm: A slot whose process has imported TensorFlow, to be the first.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        workers: int | None,
+        folder: Path,
+        lock: Path | None,
+        stop_requested: Callable[[], bool],
+        stall_minutes: float,
+        warm: Slot | None,
+    ):
+        super().__init__(job, stop_requested=stop_requested)
+        self._workers, self._folder, self._lock = workers, folder, lock
+        self._stall_seconds = stall_minutes * 60
+        self.slots = [self._slot(0) if warm is None else self._adopted(warm)]
+        self.slots[0].submit(describe_devices)
+        self._devices: Devices | None = None
+
+    @property
+    def devices(self) -> Devices:
+        """What the first worker has found; the others are started then, and warm up beside it."""
+        if self._devices is None:
+            self._devices = self.first_result(self.slots[0])
+            self.slots += [self._slot(n) for n in range(1, self._devices.workers)]
+            for slot in self.slots[1:]:
+                slot.submit(describe_devices)
+        return self._devices
+
+    def open_to(self, phase: Phase) -> Sequence[int]:
+        """See Processes: every phase runs in every worker."""
+        del phase
+        return range(self.devices.workers)
+
+    def admit(self, records: Path, expected: NodeCheck) -> None:
+        """No node to admit."""
+
+    def device_of(self, number: int) -> str:
+        """See Processes."""
+        del number
+        return self.devices.kind
+
+    def _caller(self) -> TaskSlot:
+        """The first worker, or where the user's stop has ended that one's trial, any that lives."""
+        self.devices  # noqa: B018 - the first worker has started up
+        idle = [slot for slot in self.slots if slot.alive and slot.future is None]
+        return idle[0] if idle and self.stop_requested() else self.slots[0]
+
+    def _apart(self, caller: TaskSlot) -> TaskSlot | None:
+        return None if self.devices.workers == 1 else self._slot(0, whole=True)
 
     def _slot(self, number: int, *, whole: bool = False) -> Slot:
         return Slot(self._begin(number, whole=whole), **self._limits())
@@ -265,20 +352,8 @@ class WorkerProcesses:
             "most_bytes": worker_bytes(self._workers or min(os.cpu_count() or 1, MOST_WORKERS)),
         }
 
-    def _started(self, slot: Slot) -> Any:
-        """The result of a process's first task: a stop does not wait until TensorFlow is imported.
 
-        Raises:
-            StoppedError: The user has asked to stop.
-        """
-        while slot.future is not None and not slot.future.done():
-            if self.stop_requested():
-                raise StoppedError(STOPPED_EARLY)
-            concurrent.futures.wait([slot.future], timeout=_POLL_SECONDS)
-        return slot.result()
-
-
-def look_after(slot: Slot, *, stop: bool) -> bool:
+def look_after(slot: TaskSlot, *, stop: bool) -> bool:
     """Passes on a request to stop, and ends what is silent; whether the slot's task is over."""
     if stop:
         slot.mailbox.request_stop()
@@ -290,23 +365,20 @@ class WorkerEngine(Calls):
     """Trials in worker processes; this one holds the oracle and the journal and touches no device.
 
     Args:
-        processes: The workers.
+        processes: The workers, of this machine or of a cluster.
         checkpoint_seconds: The least time between two checkpoints of a trial.
-        board: Where machines that join take trials, or None.
         records: Where the prepared data is; None before it is prepared.
     """
 
     def __init__(
         self,
-        processes: WorkerProcesses,
+        processes: Processes,
         *,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
-        board: Board | None = None,
         records: Path | None = None,
     ):
         self._processes, self._records = processes, records
         self._checkpoint_seconds = checkpoint_seconds
-        self.board = board
         self._running: dict[int, tuple[TrialSpec, float]] = {}
         self._stop_seen: float | None = None
         self._stopped: set[int] = set()
@@ -319,8 +391,11 @@ class WorkerEngine(Calls):
 
     @property
     def free(self) -> bool:
-        """Whether a worker has nothing to do."""
-        return self._is_idle() or bool(self.board and self.board.free())
+        """Whether a worker has nothing to do, or none is left at all: one may come.
+
+        Then a trial that is to run waits for it; see TrialRunner.run_all.
+        """
+        return bool(self._idle(SEARCHED)) or not self._running
 
     def stop_requested(self) -> bool:
         """See Engine."""
@@ -331,29 +406,20 @@ class WorkerEngine(Calls):
         return WorkerEngine(
             self._processes,
             checkpoint_seconds=self._checkpoint_seconds,
-            board=self.board,
             records=records,
         )
 
     def can_start(self, phase: Phase) -> bool:
-        """Whether a trial of a phase can be started now.
-
-        Joined machines run trials of the search alone: verification's weights are kept here.
-        """
-        return self._is_idle() or (phase == "search" and self.free)
+        """See TrialEngine: seconds are compared, and answers verified, on one kind of device."""
+        return bool(self._idle(phase))
 
     def start(self, spec: TrialSpec) -> None:
         """See TrialEngine."""
-        idle = [n for n in range(self.devices.workers) if n not in self._running]
-        if not idle and self.board:
-            # One that has just ceased to ask may still take it; if not, that is noticed.
-            self.board.post(self.board.free(SILENT_SECONDS)[0], spec)
-            return
-        number = idle[0]
+        number = self._idle(spec.phase)[0]
         slot = self._processes.slots[number]
         if slot.future is not None:  # it was only starting up
             self._processes.first_result(slot)
-        slot.submit(perform, self._records, run_spec, spec, self._checkpoint_seconds)
+        self._processes.submit(slot, self._records, run_spec, spec, self._checkpoint_seconds)
         self._running[number] = (spec, time.perf_counter())
 
     def running(self) -> list[Running]:
@@ -370,13 +436,13 @@ class WorkerEngine(Calls):
         """See TrialEngine."""
         asked = stop_requested or self.stop_requested
         deadline = time.monotonic() + seconds
-        slots = self._processes.slots
+        slots, idle = self._processes.slots, len(self._idle(SEARCHED))
         while True:
             ended = [n for n in self._running if self._look_after(slots[n], asked)]
             self._end_what_does_not_stop()
             ends = [self._finished(n, asked) for n in ended]
-            found = [end for end in ends if end] + self._joined(asked)
-            if found or time.monotonic() > deadline:
+            found = [end for end in ends if end]
+            if found or time.monotonic() > deadline or len(self._idle(SEARCHED)) > idle:
                 return found
             if not self._running:
                 time.sleep(_POLL_SECONDS)
@@ -386,24 +452,22 @@ class WorkerEngine(Calls):
                 running, timeout=_POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
             )
 
-    def stop_trial(self, trial: str) -> None:
-        """Asks one running trial to end."""
-        for number, (spec, _) in self._running.items():
-            if spec.trial == trial:
-                self._processes.slots[number].mailbox.request_stop()
-
     def own_process(self, log: Path) -> Start:
         """See Engine."""
         return worker_alone(self._processes.job, self._records, log)
+
+    def admit(self, expected: NodeCheck) -> None:
+        """See Engine."""
+        if self._records is None:
+            raise RuntimeError("the data must be prepared first")
+        self._processes.admit(self._records, expected)
 
     def rest(self) -> None:
         """See Engine."""
         self._processes.rest()
 
     def close(self) -> None:
-        """Ends every worker at once, and tells those of other machines that it is over."""
-        if self.board:
-            self.board.close()
+        """Ends every worker at once."""
         self._processes.close()
 
     def _perform(
@@ -428,20 +492,10 @@ class WorkerEngine(Calls):
         """See Engine."""
         self._processes.perform_each(self._records, task, cases, ended)
 
-    def _is_idle(self) -> bool:
-        return len(self._running) < self.devices.workers
+    def _idle(self, phase: Phase) -> list[int]:
+        return [n for n in self._processes.open_to(phase) if n not in self._running]
 
-    def _joined(self, stop_requested: Callable[[], bool]) -> list[Finished]:
-        """Trials that joined machines have ended; all that still run, if they are to stop."""
-        if self.board is None:
-            return []
-        found = self.board.ended()
-        if stop_requested():
-            stopped = Outcome("interrupted", {}, 0, 0, 0.0, 0.0)
-            found += [(spec, stopped) for spec in self.board.abandon()]
-        return found
-
-    def _look_after(self, slot: Slot, stop_requested: Callable[[], bool]) -> bool:
+    def _look_after(self, slot: TaskSlot, stop_requested: Callable[[], bool]) -> bool:
         """See `look_after`; notes when trials were first asked to stop."""
         stop = stop_requested()
         if stop:
@@ -467,13 +521,15 @@ class WorkerEngine(Calls):
             ending: Status = "interrupted" if number in self._stopped else error.ending
             if error.starting and ending != "interrupted":  # the trial itself is not to blame
                 self._starts[spec.trial] += 1
-                if self._starts[spec.trial] < _STARTS and not stop_requested():
+                again = self._starts[spec.trial] < _STARTS and self.can_start(spec.phase)
+                if again and not stop_requested():
                     self.start(spec)
                     return None
                 ending = "killed"
             self._stopped.discard(number)
             message = f"{spec.trial}: {error.message}"
-            return spec, Outcome(ending, {}, 0, 0, seconds, 0.0, message, self.devices.kind)
+            device = self._processes.device_of(number)
+            return spec, Outcome(ending, {}, 0, 0, seconds, 0.0, message, device)
         self._stopped.discard(number)
         if outcome.status == "error" and follows_out_of_memory(outcome.message, slot.printed()):
             outcome = dataclasses.replace(outcome, status="oom")

@@ -22,6 +22,8 @@ class Place:
         logical_cpus: Split the CPU into this many logical devices, to try a strategy without GPUs.
         strategy: "mirrored" to train every trial on all devices at once, or None.
         whole: Whether it gets every core and every GPU: it works alone.
+        cores: Cores that the workers share; None for all that the process may use.
+        gpus: GPUs that the workers share, where this process sees only its own; else None.
     """
 
     slot: int = 0
@@ -30,6 +32,8 @@ class Place:
     logical_cpus: int = 0
     strategy: str | None = None
     whole: bool = False
+    cores: int | None = None
+    gpus: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ def claim_devices(place: Place) -> Devices:
     two trials of one thread each are faster than one after the other with two.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    cores = len(affinity())
+    cores = min(len(affinity()), place.cores or len(affinity()))
     workers = _workers(place, len(gpus)) or min(cores, MOST_WORKERS)
     if gpus:
         mine = gpus if place.whole or place.strategy else [gpus[place.slot % len(gpus)]]
@@ -108,6 +112,7 @@ def workers_on_a_gpu(place: Place) -> int:
     gpus = len(tf.config.list_physical_devices("GPU"))
     if not gpus or place.whole:
         return 1
+    gpus = place.gpus or gpus
     return -(-(_workers(place, gpus) or 1) // gpus)
 
 

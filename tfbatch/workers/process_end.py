@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,10 @@ class ProcessEndedError(Exception):
         self.ending: Ending = ending
         self.message = message
         self.starting = starting
+
+    def __reduce__(self) -> tuple[Callable[..., ProcessEndedError], tuple[Ending, str]]:
+        """It travels between machines, which an exception with two arguments does not by itself."""
+        return functools.partial(type(self), starting=self.starting), (self.ending, self.message)
 
 
 def describe_end(

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 import loky
@@ -24,7 +24,7 @@ from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 from tfbatch.process.generated_files import remove_generated_files
 from tfbatch.run_folder.file_lock import hold
 from tfbatch.workers import lifeline
-from tfbatch.workers.mailbox import Mailbox
+from tfbatch.workers.mailbox import Mailbox, TaskProgress
 from tfbatch.workers.process_end import ProcessEndedError, describe_end, kernel_kills, tail
 
 # Loky ends a worker that has grown by 300 MB, which a warm program does at once. In each worker
@@ -50,6 +50,61 @@ class Start:
     lock: Path | None
     function: Callable[..., Any]
     arguments: tuple[Any, ...] = ()
+
+
+class TaskMailbox(Protocol):
+    """What is exchanged with a running task."""
+
+    def request_stop(self) -> None:
+        """The task is to end."""
+
+    def progress(self) -> TaskProgress:
+        """How far it is."""
+
+
+class TaskSlot(Protocol):
+    """A place for one worker process and its tasks, one at a time: on this machine, or on a node.
+
+    Every way in which a process can end is a ProcessEndedError of `result`, and the next task
+    begins in a new process.
+    """
+
+    @property
+    def mailbox(self) -> TaskMailbox:
+        """What is exchanged with the running task."""
+
+    @property
+    def future(self) -> Future[Any] | None:
+        """That of the task whose result has not been taken, or None."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has a process, or one that starts."""
+
+    def submit(self, task: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
+        """Begins a task, whose result is taken by `result` alone."""
+
+    def watch(self) -> None:
+        """Called at intervals while a task runs: ends what has been silent for too long."""
+
+    def result(self) -> Any:
+        """Waits for the task and returns its result, or raises its exception.
+
+        Raises:
+            ProcessEndedError: The process ended before its task.
+        """
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+
+    def printed(self) -> str:
+        """The end of what the process has printed since its task was submitted."""
+
+    def recycle(self) -> None:
+        """Ends the process in good order; the next task begins in a new one."""
+
+    def close(self) -> None:
+        """Ends the process at once and removes what the slot has made."""
 
 
 class Slot:

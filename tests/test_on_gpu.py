@@ -1,0 +1,83 @@
+"""The script of the checks on a GPU: order, time, and what is written when one part fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "on_gpu.py"
+
+
+@pytest.fixture(scope="module")
+def on_gpu():
+    spec = importlib.util.spec_from_file_location("on_gpu", SCRIPT)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["on_gpu"] = module
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_part_that_fails_or_takes_all_the_time_costs_no_other_what_it_found(on_gpu):
+    """Ten minutes: 60 s, an abort after 10 s, one that is ended at 400 s; the rest has 130 s."""
+    clock = [0.0]
+    takes = {"first": 60.0, "aborts": 10.0, "hangs": 1e9, "next": 200.0, "last": 1.0}
+    allowed: dict[str, float] = {}
+    written: list[list[str]] = []
+
+    def run(part, seconds):
+        allowed[part.name] = seconds
+        took = min(takes[part.name], seconds)
+        clock[0] += took
+        outcome = "out of time" if took < takes[part.name] else "done"
+        return on_gpu.Ended(part.name, "failed" if part.name == "aborts" else outcome, took)
+
+    parts = [on_gpu.Part(name, 400.0, lambda examples: {}) for name in takes]
+    ended = on_gpu.run_all(
+        parts,
+        run,
+        minutes=10.0,
+        written=lambda ended: written.append([one.outcome for one in ended]),
+        now=lambda: clock[0],
+    )
+
+    assert [one.outcome for one in ended] == [
+        "done", "failed", "out of time", "out of time", "no time"
+    ]  # fmt: skip
+    assert allowed == {"first": 400.0, "aborts": 400.0, "hangs": 400.0, "next": 130.0}
+    assert [len(one) for one in written] == [1, 2, 3, 4, 5], "written after each"
+    assert clock[0] == 600.0
+
+
+def test_all_parts_begin_with_what_is_there_and_are_each_shorter_than_the_whole(on_gpu):
+    assert on_gpu.PARTS[0].name == "facts"
+    assert on_gpu.MOST_MINUTES < 10
+    assert all(part.seconds < 60 * on_gpu.MOST_MINUTES / 2 for part in on_gpu.PARTS)
+
+
+def test_the_report_holds_tables_findings_and_the_end_of_a_log(on_gpu):
+    table = [["batch size", "step (ms)"], ["8", "1.5"]]
+    done = on_gpu.Ended("knee", "done", 12.0, {"knee": "none", "table": table})
+    failed = on_gpu.Ended("wall", "failed", 3.0, message="exit code -6\nAborted")
+    text = on_gpu.report([done, failed])
+
+    assert "## knee: done, 12 s" in text
+    assert "| batch size | step (ms) |\n| --- | --- |\n| 8 | 1.5 |" in text
+    assert "- knee: none" in text
+    assert "exit code -6\nAborted" in text
+
+
+@pytest.mark.slow
+def test_it_runs_without_a_gpu(tmp_path):
+    command = [sys.executable, str(SCRIPT), f"--output={tmp_path}", "--parts=facts,knee"]
+    subprocess.run([*command, "--examples=400"], check=True, timeout=900)
+    found = json.loads((tmp_path / "facts.json").read_text())
+
+    assert found["auto_is_as_in_keras"]
+    assert "## knee: done" in (tmp_path / "on_gpu.md").read_text()
