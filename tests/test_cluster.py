@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import types
 from concurrent.futures import Future
 
 import pytest
@@ -23,6 +24,7 @@ from tfbatch.search.cluster import ClusterProcesses
 from tfbatch.search.progress import Progress
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.worker_engine import WorkerEngine
+from tfbatch.training import node_check
 from tfbatch.training.context import Job, describe_devices
 from tfbatch.training.devices import Devices, Place, claim_devices, workers_on_a_gpu
 from tfbatch.training.node_check import NodeCheck, check_node
@@ -71,6 +73,43 @@ def test_the_threads_of_a_worker_are_of_the_cores_that_its_node_lends(monkeypatc
     for cores in (None, 4, 64):
         claim_devices(Place(workers=2, cores=cores))
     assert threads == [8, 2, 8]
+
+
+@pytest.fixture
+def node_context(tmp_path, monkeypatch):
+    """A node's task context, whose own preparation makes the folder "own"."""
+    calls = []
+
+    def prepare(task, *folders):
+        calls.append(folders)
+        return tmp_path / "own"
+
+    described = types.SimpleNamespace(identity="data")
+    monkeypatch.setattr(node_check, "prepare_data", prepare)
+    monkeypatch.setattr(node_check, "describe_data", lambda task: described)
+    monkeypatch.setattr(
+        node_check, "measure_untrained", lambda *_: types.SimpleNamespace(model_hash="model")
+    )
+    context = types.SimpleNamespace(opened=lambda records: f"opened {records}")
+    return context, calls
+
+
+def test_a_node_takes_the_shared_data_or_prepares_its_own(node_context, tmp_path):
+    context, calls = node_context
+    expected = NodeCheck("data", "model", BASELINE, tmp_path, None, tmp_path / "run")
+
+    assert check_node(context, tmp_path, expected) == tmp_path
+    assert calls == []
+    assert check_node(context, tmp_path / "absent", expected) == tmp_path / "own"
+    assert calls == [(tmp_path, None, tmp_path / "run")]
+
+
+@pytest.mark.parametrize(("data", "model"), [("other", "model"), ("data", "other")])
+def test_a_node_with_other_data_or_another_model_is_refused(data, model, node_context, tmp_path):
+    context, _ = node_context
+    expected = NodeCheck(data, model, BASELINE, None, None, tmp_path)
+    with pytest.raises(InputError, match=r"differs? from the search's|is not the search's"):
+        check_node(context, tmp_path, expected)
 
 
 class World:
@@ -349,6 +388,14 @@ def test_a_node_names_the_last_line_of_a_failure_too(world, open_cluster):
         "Node 10.0.0.1 is not used: The actor died: ModuleNotFoundError: No module named 'mine'."
         in open_cluster.said
     )
+
+
+def test_a_node_that_dies_before_the_search_begins_ends_it(world, open_cluster):
+    engine, _ = open_cluster()
+    assert engine.call(print) == "new"
+    world.kill(NEW)
+    with pytest.raises(SearchError, match=r"Node 10.0.0.2 has died before the search began"):
+        engine.call(print)
 
 
 def test_a_stop_ends_the_wait_for_the_first_nodes(world, open_cluster):

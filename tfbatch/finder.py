@@ -76,6 +76,7 @@ def find_batch_size(
     max_state_gb: float = MAX_STATE_GB,
     data_on: str = AUTOMATIC,
     workers_per_gpu: int = 1,
+    cluster: str | None = None,
     stall_minutes: float = 10.0,
     checkpoint_seconds: float = 60.0,
     verbose: int = 1,
@@ -164,6 +165,9 @@ def find_batch_size(
             graph), "host", or "auto": on a GPU with the data in a fifth of its memory.
         workers_per_gpu: Workers that share a GPU which one trial does not fill, instead of
             `workers`.
+        cluster: The Ray cluster whose nodes run the trials: "auto" for the one that this machine
+            belongs to, or "HOST:PORT" of its head; `workers` are then those of each node, and all
+            nodes share `run_dir`. Default: this machine alone.
         stall_minutes: A trial that gives no heartbeat for this long is ended as "timeout".
         checkpoint_seconds: The least time between two checkpoints of a trial.
         verbose: 0 prints nothing, 1 a line for each trial.
@@ -225,6 +229,7 @@ def find_batch_size(
             max_state_gb=max_state_gb,
             data_on=data_on,
             workers_per_gpu=workers_per_gpu,
+            cluster=cluster,
         ),
     )
     check_run_dir(request.run_dir)

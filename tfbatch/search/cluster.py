@@ -153,7 +153,7 @@ class ClusterProcesses(Processes):
         kinds = {one.kind for one in self._members.values() if one.kind}
         if len(kinds) > 1:
             self._say(
-                f"Trials of the search run on every node. Verification and step times: on "
+                "Trials of the search run on every node. Verification and step times: on "
                 f"{self._chosen().kind} alone."
             )
         self._write()
@@ -182,6 +182,7 @@ class ClusterProcesses(Processes):
         """A worker of the kind on which seconds are compared.
 
         Raises:
+            SearchError: The node that prepared the run has died before others could take over.
             StoppedError: There is none, and the user does not want to wait for one.
         """
         while True:
@@ -191,6 +192,11 @@ class ClusterProcesses(Processes):
                 return self.slots[idle[0]]
             if self.stop_requested():
                 raise StoppedError(STOPPED_EARLY)
+            if self._expected is None and self._chosen().stage == "closed":
+                raise SearchError(
+                    f"Node {self._chosen().node.address} has died before the search began. Run the "
+                    "same command again."
+                )
             time.sleep(_POLL_SECONDS)
 
     def _apart(self, caller: TaskSlot) -> TaskSlot | None:
