@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import types
 
 import keras
 import numpy as np
@@ -234,6 +235,28 @@ def test_the_clock_leaves_out_the_first_steps_and_what_is_between_epochs(monkeyp
 
     assert clock.steps == 10
     assert clock.seconds == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("jit_compile", "whole_batches", "seconds"),
+    [(True, False, 20.0), (False, False, 76.0), (True, True, 76.0)],
+    ids=["with XLA", "without", "with XLA and no short batch"],
+)
+def test_with_xla_the_compilation_for_a_short_last_batch_is_left_out(
+    jit_compile, whole_batches, seconds, monkeypatch
+):
+    """Three to warm up, six of 2 s, and one of 41.2 s that compiles: 53.2 s for seven."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    clock = TrainingClock(whole_batches=whole_batches)
+    clock.set_model(types.SimpleNamespace(jit_compile=jit_compile))
+    clock.on_train_begin()
+    clock.on_epoch_begin(0)
+    for batch in range(10):
+        now[0] += {9: 41.2}.get(batch, 2.0)
+        clock.on_train_batch_end(batch)
+
+    assert clock.seconds == pytest.approx(seconds)
 
 
 def test_the_clock_of_a_short_training_counts_all(monkeypatch):

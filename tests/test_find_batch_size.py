@@ -118,6 +118,9 @@ def test_the_run_folder_holds_everything(result, run_dir):
     assert settings["budget"]["max_trials"] == 3
     assert settings["identity"]["seed"] == 3
     assert settings["identity"]["search"]["space"]["batch_size"] == [32, 64]
+    # What "auto" came to, as run folders had it before there was "auto": those go on.
+    assert settings["identity"]["jit_compile"] is False
+    assert "jit_compile: false" in (run_dir / "best.yaml").read_text()
 
 
 def test_the_recommendation_says_what_the_result_says(result, content):

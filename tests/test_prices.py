@@ -77,6 +77,27 @@ def test_a_size_that_cannot_be_built_or_comes_too_late_is_missing(programs, tmp_
     assert late.missing == {16: "the time for it was over"}
 
 
+def test_compilation_pushes_no_size_out(programs, tmp_path, monkeypatch):
+    """100 s to compile each size, three steps of 1 s: all are measured in 30 s of steps."""
+    now = [0.0]
+
+    def compiled_first(programs, configuration, *, executions, warmup, at_once):
+        first = configuration.batch_size not in seen
+        seen.add(configuration.batch_size)
+        now[0] += 100.0 * first + (executions + warmup) * at_once
+        return 1.0
+
+    seen: set[int] = set()
+    monkeypatch.setattr(measuring, "time_training", compiled_first)
+    monkeypatch.setattr("tfbatch.interleaved_rounds.time.perf_counter", lambda: now[0])
+    found = measure_prices(
+        context_of(programs), of_sizes(300, 16, 64), tmp_path / STEP_TIMES, "CPU", seconds=30.0
+    )
+
+    assert found.step_seconds.keys() == {16, 64, 300}
+    assert found.missing == {}
+
+
 def test_damaged_records_end_the_run(programs, tmp_path, monkeypatch):
     def damaged(*_, **__):
         raise RecordError(tmp_path, 0, "damaged")

@@ -10,6 +10,7 @@ import pytest
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.instruments import INSTRUMENTS, run_all
+from tfbatch.instruments.largest_batch import LargestBatchReading
 from tfbatch.instruments.run_all import run_instruments
 from tfbatch.training.devices import Devices
 
@@ -108,6 +109,30 @@ def test_the_whole_time_follows_from_the_first_steps_and_has_bounds(first, total
     assert fakes.allowed["one"] == pytest.approx(total * 3 / 5)
     assert fakes.allowed["two"] == pytest.approx(total - 5)
     assert bench.asked == 1
+
+
+def test_what_does_not_fit_into_memory_is_no_size_of_those_that_follow(monkeypatch):
+    """The memory finder comes first: 8 and 16 fit, 32 does not."""
+    given: dict[str, tuple[int, ...]] = {}
+
+    class Finding(Instruments):
+        def load(self, name):
+            module = super().load(name)
+
+            def probe(bench, *, batch_sizes, seconds):
+                given[name] = tuple(batch_sizes)
+                return LargestBatchReading(20, "memory", None, report=None)
+
+            module.probe = probe
+            return module
+
+    fakes = Finding({"free": 9.0, "one": 1.0}, SHARES)
+    monkeypatch.setattr(run_all, "INSTRUMENTS", fakes)
+    run_instruments(
+        Bench(), names=["free", "one"], batch_sizes=(8, 16, 32), say=lambda text: None, seconds=9.0
+    )
+
+    assert given == {"free": (8, 16, 32), "one": (8, 16)}
 
 
 def test_instruments_without_a_share_need_no_first_steps(monkeypatch):

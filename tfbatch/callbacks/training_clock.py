@@ -12,7 +12,8 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
     """Measures the time of training steps.
 
     The first executions (tracing, allocation) and everything between epochs (validation,
-    callbacks) are left out; `seconds` extrapolates the rest to all steps.
+    callbacks) are left out; `seconds` extrapolates the rest to all steps. With XLA the last
+    execution is left out too: a short last batch is compiled anew.
 
     Example:
         ```python
@@ -23,21 +24,23 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
 
     Args:
         warmup_executions: Calls of the compiled program that are left out at the beginning.
+        whole_batches: Whether no batch is short, so that the last execution counts in any case.
     """
 
     only_looks = True
 
-    def __init__(self, warmup_executions: int = 3) -> None:
+    def __init__(self, warmup_executions: int = 3, *, whole_batches: bool = False) -> None:
         super().__init__()
         self._warmup_executions = warmup_executions
+        self._whole_batches = whole_batches
         self.on_train_begin()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
         self.steps = 0
         self._executions = 0
-        self._measured_steps = 0
-        self._measured_seconds = 0.0
+        self._measured_steps = self._last_steps = 0
+        self._measured_seconds = self._last_seconds = 0.0
         self._all_seconds = 0.0
         self._last = 0.0
 
@@ -54,13 +57,19 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
         self._all_seconds += now - self._last
         self._executions += 1
         if self._executions > self._warmup_executions:
-            self._measured_steps += steps
-            self._measured_seconds += now - self._last
+            self._last_steps, self._last_seconds = steps, now - self._last
+            self._measured_steps += self._last_steps
+            self._measured_seconds += self._last_seconds
         self._last = now
 
     @property
     def seconds(self) -> float:
         """Seconds for all steps at the pace of those measured (of all, if there were so few)."""
-        if not self._measured_steps:
-            return self._all_seconds
-        return self._measured_seconds / self._measured_steps * self.steps
+        steps, seconds = self._measured_steps, self._measured_seconds
+        if self._leaves_out_last and steps > self._last_steps:
+            steps, seconds = steps - self._last_steps, seconds - self._last_seconds
+        return seconds / steps * self.steps if steps else self._all_seconds
+
+    @property
+    def _leaves_out_last(self) -> bool:
+        return not self._whole_batches and bool(getattr(self.model, "jit_compile", False))

@@ -63,7 +63,7 @@ def measure_prices(
         file: Where step times are kept; see StepTimesFile.
         device: What is measured on.
         seconds: After so many, counted from when the first size is traced, no further size is
-            looked at.
+            looked at. Tracing and compilation for the others are not counted.
 
     Raises:
         StoppedError: A stop was requested.
@@ -78,10 +78,12 @@ def measure_prices(
             missing[one.batch_size] = "the time for it was over"
             continue
         found = _looked_at(task, one)
-        deadline = deadline or time.perf_counter() + seconds
         if isinstance(found, str):
+            deadline = deadline or time.perf_counter() + seconds
             missing[one.batch_size] = found
             continue
+        # Tracing, and XLA's compilation for this size, push no other one out.
+        deadline = time.perf_counter() + seconds if deadline is None else deadline + found.around
         looked_at[one.batch_size] = found
         kept.keep(one.batch_size, [found.per_step])
     quick = [paced for paced in looked_at.values() if paced.per_step < _SLOW_SECONDS]

@@ -182,7 +182,7 @@ def time_training(
     model = programs.begin(
         configuration, total_examples=examples, seed=SEED, steps_per_execution=at_once
     )
-    clock = TrainingClock(warmup_executions=warmup)
+    clock = TrainingClock(warmup_executions=warmup, whole_batches=True)
     if cached:
         batches = stream(programs, configuration.batch_size, steps, cached=True)
     else:
