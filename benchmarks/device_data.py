@@ -251,6 +251,31 @@ def sides(
     return {**sides, "making": making.step_seconds}, at_once
 
 
+def differences(data: PreparedData, *, batch_size: int, steps: int = 8) -> dict[str, Any]:
+    """How batches from the first device's memory differ from those of the host.
+
+    Args:
+        data: The data.
+        batch_size: Examples in a batch.
+        steps: Batches, in executions of four.
+    """
+    held = place_data(data, "device").held
+    if held is None:
+        raise RuntimeError("this data is held on any device")
+    make = tf.function(lambda chosen, step: held.block(chosen).batch(step), autograph=False)
+    length = steps * batch_size
+    stream = data.training(batch_size=batch_size, seed=1, num_examples=length)
+    own = held.training(batch_size=batch_size, seed=1, num_examples=length, at_once=4)
+    made = [make(chosen, tf.constant(step)) for chosen in own for step in range(4)][:steps]
+    pairs = list(zip(made, stream.as_numpy_iterator(), strict=True))
+    return {
+        "device": made[0][0].device,
+        "batches": len(pairs),
+        "labels_equal": all(np.array_equal(y, other) for (_, y), (_, other) in pairs),
+        "largest_difference": max(float(np.abs(x - other).max()) for (x, _), (other, _) in pairs),
+    }
+
+
 def _training(programs: ProgramCache, configuration: Configuration, at_once: int) -> Side:
     def step_seconds(steps: int) -> float:
         executions = max(steps // at_once, 1)

@@ -9,11 +9,13 @@ named. Without a GPU it runs as well, on few --examples: that tries the script.
 
 - facts: what the driver and TensorFlow say of the GPU; whether "auto" is what `Model.compile` does.
 - knee: step times from both ends up to the data's end, compilation apart, XLA on and off.
+- device_data: are batches from the GPU's memory those of the host, and step times with them.
 - finder: the largest batch under 6 GB, seconds to the first peak and to the answer.
 - wall: the largest batch of the whole memory, which the allocator refuses to pass.
 - large_model: the same step times for ResNet, where tracing takes longest.
 - search: a small search, its trials' device, fingerprint and time.
 
+Result: none yet.
 Evidence: none yet
 """
 
@@ -107,6 +109,29 @@ def knee(examples: int) -> Findings:
     return _step_times("small_cnn", examples, seconds=40.0)
 
 
+def device_data(examples: int) -> Findings:
+    """Batches from the device's memory: their truth, then step times against a bare loop's."""
+    import tempfile
+
+    from device_data import compare, differences, prepare, rows, sides
+
+    found: Findings = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepare(Path(folder) / "records", examples)
+        found["differences"] = differences(data, batch_size=min(256, examples // 8))
+        table = []
+        for batch_size in (32, 1024):
+            if batch_size > examples:
+                continue
+            compared, at_once = sides("small_cnn", data, batch_size, jit_compile=False)
+            times = compare(compared, steps=4 * at_once, rounds=5)
+            for row in rows(batch_size, times):
+                ratios = " ".join(f"{ratio:.3f}" for ratio in row["clock_ratio"])
+                table.append([batch_size, row["side"], f"{row['clock_ms']:.3f}", ratios])
+        found["table"] = [["B", "side", "ms", "x bare: median, least, most"], *table]
+    return found
+
+
 def large_model(examples: int) -> Findings:
     """The same of ResNet: each size takes XLA longer to compile than to measure."""
     return _step_times("resnet", examples, seconds=20.0)
@@ -191,6 +216,7 @@ def search(examples: int) -> Findings:
 PARTS = (
     Part("facts", 60.0, facts),
     Part("knee", 150.0, knee),
+    Part("device_data", 90.0, device_data),
     Part("finder", 120.0, finder),
     Part("wall", 120.0, wall),
     Part("large_model", 120.0, large_model),

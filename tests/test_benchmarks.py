@@ -230,6 +230,19 @@ def test_step_times_are_compared_with_the_bare_loop_of_their_round():
     assert line(device).startswith("B = 32, device: clock 2000.000 ms, 1.100 x bare [1.000, 2.000]")
 
 
+def test_batches_of_the_device_are_compared_with_those_of_the_host(tmp_path, monkeypatch):
+    import device_data
+
+    data = device_data.prepare(tmp_path / "records", examples=40)
+    found = device_data.differences(data, batch_size=6)
+
+    assert (found["batches"], found["labels_equal"], found["largest_difference"]) == (8, True, 0)
+    monkeypatch.setattr(
+        data, "training", lambda **given: type(data).training(data, **{**given, "seed": 2})
+    )
+    assert not device_data.differences(data, batch_size=6)["labels_equal"]
+
+
 def test_a_parts_time_is_its_own(tmp_path, monkeypatch):
     """Clock and processor of a part that lasts 5 s and calls one that lasts 3 s of them."""
     from trial_cost.parts import Clock
