@@ -14,6 +14,7 @@ named. Without a GPU it runs as well, on few --examples: that tries the script.
 - large_model: the same step times for ResNet, where tracing takes longest.
 - search: a small search, its trials' device, fingerprint and time.
 
+Result: not measured on a GPU yet; tried on a CPU, with few examples.
 Evidence: none yet
 """
 

@@ -213,6 +213,23 @@ def test_ratios_are_taken_within_a_round():
     assert "  tfbatch / bare: 2.50 (2.00-3.00, n=2)" in "\n".join(report.lines(runs))
 
 
+def test_step_times_are_compared_with_the_bare_loop_of_their_round():
+    from device_data import Times, line, rows
+
+    times = {
+        "bare": [Times(1.0, 2.0), Times(2.0, 2.0), Times(4.0, 2.0)],
+        "device": [Times(1.1, 4.0), Times(2.0, 6.0), Times(8.0, 2.0)],
+    }
+
+    bare, device = rows(32, times)
+
+    assert bare["clock_ratio"] == [1.0, 1.0, 1.0]
+    assert device["clock_ratio"] == pytest.approx([1.1, 1.0, 2.0])
+    assert device["processor_ratio"] == [2.0, 1.0, 3.0]
+    assert (device["clock_ms"], device["processor_ms"], device["n"]) == (2000, 4000, 3)
+    assert line(device).startswith("B = 32, device: clock 2000.000 ms, 1.100 x bare [1.000, 2.000]")
+
+
 def test_a_parts_time_is_its_own(tmp_path, monkeypatch):
     """Clock and processor of a part that lasts 5 s and calls one that lasts 3 s of them."""
     from trial_cost.parts import Clock

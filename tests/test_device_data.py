@@ -29,6 +29,7 @@ from tfbatch.process.gpus import Gpu, GpuMachine
 from tfbatch.records.writer import write_records
 from tfbatch.request.execution import Execution
 from tfbatch.training import data_place, devices
+from tfbatch.training.compilation import Compilation
 from tfbatch.training.data_place import place_data
 from tfbatch.training.devices import Place, workers_on_a_gpu
 from tfbatch.training.evaluation import evaluate
@@ -297,6 +298,20 @@ def test_a_trial_and_its_evaluations_come_to_the_same(both, monkeypatch):
     assert time_training(both[1], SPEC.configuration, executions=1, warmup=1, at_once=2) > 0
 
 
+def test_class_weights_are_those_of_fit(prepared):
+    data = prepared(augmentation=CHAIN, normalization=BY_CHANNEL)
+    weights = {1: 7.0, 2: 0.25}
+    placed = place_data(data, "device", class_weight=weights)
+    weighted = Compilation(class_weight=weights)
+    ended = [
+        scores(run_trial(ProgramCache(Workload(data, dense, compilation=c, held=held)), SPEC))
+        for c, held in [(weighted, None), (weighted, placed.held), (Compilation(), None)]
+    ]
+
+    assert ended[0] == ended[1]
+    assert ended[0] != ended[2]
+
+
 def test_an_interrupted_trial_goes_on_to_the_same_end(both, tmp_path):
     spec = dataclasses.replace(SPEC, checkpoint_file=tmp_path / "checkpoint.npz")
     asked = []
@@ -320,7 +335,6 @@ def test_a_device_is_used_where_it_is_asked_for_and_can_be(prepared, monkeypatch
     assert place_data(data, "auto").reason == "there is no GPU"
     strategy = tf.distribute.get_strategy()
     assert "strategy" in place_data(data, "device", strategy=strategy).reason
-    assert "weights classes" in place_data(data, "device", class_weight=True).reason
     assert (
         "streamed"
         in place_data(PreparedData(data.recipe, data.folder, resident_share=0), "device").reason

@@ -149,6 +149,14 @@ def probed_on_a_gpu(**readings):
     return dataclasses.replace(found, batch_sizes=tuple(2**k for k in range(3, 13)))
 
 
+def test_what_figures_of_a_gpu_depend_on_is_in_the_file():
+    found = dataclasses.replace(joined("memory", 40), gpu="NVIDIA H100; driver 550.54.15, XLA on")
+    sections = dataclasses.replace(found, sections=())
+
+    assert sections.as_json()["gpu"] == "NVIDIA H100; driver 550.54.15, XLA on"
+    assert dataclasses.replace(sections, gpu="").as_json()["gpu"] is None
+
+
 def test_sizes_that_do_not_fit_are_measured_by_no_later_instrument():
     found = probed_on_a_gpu()
 

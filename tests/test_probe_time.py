@@ -50,6 +50,7 @@ class Bench:
 
     devices = Devices("CPU", (), 1, 1)
     tell = staticmethod(lambda text: None)
+    gpu = ""
     baseline = Configuration(batch_size=8, base_learning_rate=0.1)
 
     def __init__(self, first_steps=0.0):

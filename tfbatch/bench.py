@@ -54,6 +54,7 @@ class Bench:
         process: Calls functions.
         stall_seconds: A process without a heartbeat for this long is ended.
         tell: Called with what a long measurement is doing now, such as "trying batch size 256".
+        gpu: The GPUs with driver, libraries and settings in a line; empty without a GPU.
     """
 
     data: DataDescription
@@ -62,6 +63,7 @@ class Bench:
     process: Process
     stall_seconds: float = 600.0
     tell: Callable[[str], None] = lambda text: None
+    gpu: str = ""
 
     @property
     def devices(self) -> Devices:

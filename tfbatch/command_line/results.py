@@ -75,6 +75,7 @@ class ProbeResult(Strict):
         dataset: The data.
         model: The model.
         device: Where, such as "CPU, 2 threads".
+        gpu: The GPUs with driver, libraries and settings; None without a GPU.
         batch_sizes: The sizes of interest.
         baseline_batch_size: The baseline's.
         instruments: What each has found, by its name.
@@ -88,6 +89,7 @@ class ProbeResult(Strict):
     dataset: str
     model: str
     device: str
+    gpu: str | None = None
     batch_sizes: tuple[int, ...]
     baseline_batch_size: int
     instruments: dict[str, InstrumentResult]

@@ -157,6 +157,7 @@ def open_subject(
                 process=ready.engine,
                 stall_seconds=execution.stall_minutes * 60,
                 tell=progress.measuring,
+                gpu=str(ready.gpu_settings) if ready.gpu_settings else "",
             )
         finally:
             progress.end()

@@ -70,6 +70,7 @@ class ProbeReport:
         sections: The instruments, in order.
         prediction: The predicted fastest batch size; None where nothing can be predicted.
         unpredicted: Why not; empty otherwise.
+        gpu: The GPUs with driver, libraries and settings in a line; empty without a GPU.
     """
 
     device: str
@@ -78,6 +79,7 @@ class ProbeReport:
     sections: tuple[Section, ...]
     prediction: BatchSizePrediction | None
     unpredicted: str
+    gpu: str = ""
 
     def reading(self, kind: type[Kind]) -> Kind | None:
         """An instrument's reading, by its class; None if it failed or was left out."""
@@ -159,6 +161,7 @@ class ProbeReport:
         """Everything, as JSON takes it; a number that is not finite becomes null."""
         content = {
             "device": self.device,
+            "gpu": self.gpu or None,
             "batch_sizes": self.batch_sizes,
             "baseline_batch_size": self.baseline,
             "instruments": {
@@ -284,6 +287,7 @@ def _together(bench: Bench, batch_sizes: Sequence[int], sections: list[Section])
         sections=tuple(sections),
         prediction=None,
         unpredicted="",
+        gpu=bench.gpu,
     )
     try:
         return dataclasses.replace(probed, prediction=_predict(bench, probed))

@@ -166,7 +166,7 @@ class TaskContext:
             self.job.data_on,
             sharers=workers_on_a_gpu(self.job.place),
             strategy=self._strategy,
-            class_weight=self.code.compilation.class_weight is not None,
+            class_weight=self.code.compilation.class_weight,
         )
 
     @functools.cached_property

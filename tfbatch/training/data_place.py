@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from tfbatch.pipeline.array_data import StoredData
-from tfbatch.pipeline.device_data import HeldData, StaysOnHostError
+from tfbatch.pipeline.device_data import DeviceForm, HeldData, StaysOnHostError
+from tfbatch.pipeline.elements import Nest
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.trainable_data import Data, check_stream
 from tfbatch.process.gpus import read_gpus
+from tfbatch.training.class_weights import every_class_weight, with_class_weight
 from tfbatch.training.program import held_by
 from tfbatch.training.workload import Workload
 
@@ -46,7 +48,7 @@ def place_data(
     *,
     sharers: int = 1,
     strategy: tf.distribute.Strategy | None = None,
-    class_weight: bool = False,
+    class_weight: dict[int, float] | None = None,
 ) -> Placement:
     """Decides where the examples of a process's trainings live.
 
@@ -55,7 +57,7 @@ def place_data(
         wanted: "device", "host", or "auto": on a GPU, where they fit into `DEVICE_SHARE` of it.
         sharers: Workers that hold the data on one GPU, each for itself.
         strategy: What distributes batches of the host's over devices, or None.
-        class_weight: Whether Keras weights each batch by its classes.
+        class_weight: Weight by class; those that `fit` makes of it are part of a training batch.
     """
     gpus = tf.config.list_logical_devices("GPU")
     if wanted == "host":
@@ -64,14 +66,15 @@ def place_data(
         return Placement(None, "there is no GPU")
     if strategy is not None:
         return Placement(None, "a strategy distributes batches of the host's")
-    if class_weight:
-        return Placement(None, "Keras weights classes in batches of the host's")
     if not isinstance(data, PreparedData | StoredData):
         return Placement(None, "its batches are made by a function")
     try:
         form = data.device_form()
     except StaysOnHostError as error:
         return Placement(None, str(error))
+    weights = every_class_weight(class_weight, data.content.weighted_classes(data.num_classes))
+    if weights:
+        form = _weighted(form, weights)
     needed = form.stored_bytes * sharers
     size = f"{needed / 1e6:,.0f} MB"
     if wanted == "auto":
@@ -82,6 +85,18 @@ def place_data(
                 None, f"{size} exceed {DEVICE_SHARE:.0%} of the GPU's memory ({shown})"
             )
     return Placement(HeldData(form, "GPU:0" if gpus else "CPU:0"), size)
+
+
+def _weighted(form: DeviceForm, class_weight: dict[int, float]) -> DeviceForm:
+    """The same with the weight of each training example's class, as Keras's `fit` computes it."""
+
+    def finish(
+        streams: list[list[tf.Tensor]], position: tf.Tensor, keys: tf.Tensor, training: bool
+    ) -> Nest:
+        batch: Any = form.finish(streams, position, keys, training)
+        return with_class_weight(batch, class_weight) if training else batch
+
+    return form._replace(finish=finish)
 
 
 def training_stream(

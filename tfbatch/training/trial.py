@@ -37,6 +37,7 @@ from tfbatch.training.end_state import (
     go_on,
     read_end_state,
 )
+from tfbatch.training.program import held_by
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import Derived
@@ -413,7 +414,8 @@ def fit(
             start=begin + before.steps * derived.batch_size,
         ),
         epochs=epochs_before + -(-steps // derived.steps_per_epoch),
-        class_weight=workload.class_weight,
+        # What a program makes of data in the device's memory has its weights.
+        class_weight=None if held_by(model) else workload.class_weight,
         initial_epoch=epochs_before + before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
         validation_data=evaluation_stream(model, workload, "validation"),
