@@ -115,6 +115,12 @@ def test_noise_helps_only_where_no_rate_without_it_does_as_well():
     assert "HOLDS" not in words(lambda arm, rate: 0.3)
 
 
+def test_noise_is_tried_at_the_rates_of_what_has_none():
+    assert words(lambda arm, rate: 0.3 if rate < 1 and any(arm) else 0.6) == {"HOLDS"}
+    found = judged(injected_noise, court_of(lambda arm, rate: 0.3 if rate < 1 else 0.6))
+    assert "reversed" not in {verdict.label for verdict in found.values()}
+
+
 def test_noise_that_does_not_do_what_that_of_batches_does_is_no_stand_in_for_it():
     assert words(lambda arm, rate: 0.3 if arm[0] else 0.6) == {"INCONCLUSIVE"}
     assert words(lambda arm, rate: 0.3 if arm[1] else 0.6) == {"INCONCLUSIVE"}

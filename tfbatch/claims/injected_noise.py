@@ -5,13 +5,15 @@ is as large as that of a batch of B0 at the same weights, |g_B - G|^2 in the mea
 anew at each update; in its directions it is the same on all sides, as that of a batch is not. Both
 make the same updates, from the same weights. A third arm makes them with batches: g_B is G and the
 noise g_B - G, so that this is the noise which has the covariance of a batch's. Noise that does not
-do what this one does stands for nothing, whichever of the two does more.
+do what this one does stands for nothing, whichever of the two does more. Each has the best of three
+rates, since the best one of a training with noise need not be that of one without.
 
 All examples are looked at in each update, so that at most 512 of them stand for the data.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
@@ -42,6 +44,12 @@ Arm = tuple[float, float]
 """The share of the gradient that is a batch's own, and the variance of the noise that is added to
 the rest, in that of a batch of B0."""
 _NONE, _NOISE, _FOUR_TIMES, _BATCH = ARMS = ((0.0, 0.0), (0.0, 1.0), (0.0, 4.0), (1.0, 0.0))
+_LABELS = {
+    _NONE: "without any",
+    _NOISE: "the noise of a batch of {size}",
+    _FOUR_TIMES: "four times the variance of a batch of {size}",
+    _BATCH: "batches of {size}",
+}
 _UNLIKE = {
     True: "batches themselves do better than the full batch, and noise that is alike in all "
     "directions does not: it does not stand for theirs",
@@ -49,8 +57,8 @@ _UNLIKE = {
     "themselves do not: it does not stand for theirs",
 }
 """Why nothing is decided, by whether it is batches that do better."""
-_OTHER_RATES = (2.0, 0.5)
-"""Without noise the best rate may be another: what has none has so many times the rate too."""
+_RATES = (1.0, 2.0, 0.5)
+"""Multiples of the rate: every arm is tried at each."""
 
 
 def collect(court: Court) -> Iterator[Evidence]:
@@ -65,20 +73,22 @@ def collect(court: Court) -> Iterator[Evidence]:
     unlike: tuple[str, ...] = ()
     try:
         scores = {purpose: _scores(court, rate.value, purpose) for purpose in ("verdict", "tuning")}
-        names = list(scores["verdict"])
+        names = [_LABELS[arm].format(size=size) + _at(f) for arm, f in scores["verdict"]]
+        of_arm = {
+            arm: [n for n, (one, _) in enumerate(scores["verdict"]) if one == arm] for arm in ARMS
+        }
         judging, choosing = (
             dict(enumerate(scores[purpose].values())) for purpose in ("verdict", "tuning")
         )
-        found = contest(judging, choosing, (0, 1), range(2, len(names) - 1))
-        batch, full = (
-            statistics.fmean(scores["verdict"][name]) for name in ("batch", names[found.other])
-        )
+        found = contest(judging, choosing, of_arm[_NOISE] + of_arm[_FOUR_TIMES], of_arm[_NONE])
+        batches = max(of_arm[_BATCH], key=lambda n: statistics.fmean(choosing[n]))
+        batch, full = (statistics.fmean(judging[n]) for n in (batches, found.other))
         helps = batch - full >= study.margin
         if helps != (statistics.fmean(found.effects) >= study.margin):
             unlike = (_UNLIKE[helps],)
         finding = (
             f"the metric of the full batch with {names[found.one]} less {names[found.other]}, both "
-            f"chosen by other seeds; batches of {size} of the same examples are better by "
+            f"chosen by other seeds; {names[batches]} of the same examples are better by "
             f"{batch - full:.3g} than the latter"
         )
     except (InputError, UntestableError) as error:
@@ -99,8 +109,12 @@ def collect(court: Court) -> Iterator[Evidence]:
         yield blank if why else told(blank, lambda: found)
 
 
-def _scores(court: Court, rate: float, purpose: Purpose) -> dict[str, list[float]]:
-    """The objective of each seed with noise, with four times its variance, and without.
+def _at(factor: float) -> str:
+    return "" if factor == 1 else f" at {factor:g} times the rate"
+
+
+def _scores(court: Court, rate: float, purpose: Purpose) -> dict[tuple[Arm, float], list[float]]:
+    """The objective of each seed, for each arm at each multiple of the rate.
 
     Raises:
         InputError: The gradient cannot be measured.
@@ -114,16 +128,17 @@ def _scores(court: Court, rate: float, purpose: Purpose) -> dict[str, list[float
             f"a batch of {size} is all of the {most} examples that stand for the data; give a "
             "smaller --baseline=batch_size"
         )
+    seeds = court.seeds(purpose, court.preset.count(purpose))
     cases: list[dict[str, object]] = [
         {
             "configuration": study.configuration(size, factor * rate),
-            "arms": arms,
+            "arms": ARMS,
             "updates": min(_MOST_UPDATES, math.ceil(workload.examples / size)),
             "seed": seed,
             "metric": workload.metric.removeprefix("val_"),
         }
-        for factor, arms in ((1.0, ARMS), *((factor, (_NONE,)) for factor in _OTHER_RATES))
-        for seed in court.seeds(purpose, court.preset.count(purpose))
+        for factor in _RATES
+        for seed in seeds
     ]
     found = court.measure_each(descend_with_noise, cases, seconds=_SECONDS)
     sign = 1.0 if workload.larger_is_better else -1.0
@@ -132,22 +147,10 @@ def _scores(court: Court, rate: float, purpose: Purpose) -> dict[str, list[float
         """What has diverged is worth as much as the untrained model."""
         return max(sign * value, workload.untrained) if math.isfinite(value) else workload.untrained
 
-    count = court.preset.count(purpose)
-    none, noise, four_times, batch = (
-        [oriented(value) for value in column] for column in zip(*found[:count], strict=True)
-    )
-    others = {
-        f"without any at {factor:g} times the rate": [
-            oriented(one) for (one,) in found[number * count : (number + 1) * count]
-        ]
-        for number, factor in enumerate(_OTHER_RATES, 1)
-    }
     return {
-        f"the noise of a batch of {size}": noise,
-        f"four times the variance of a batch of {size}": four_times,
-        "without any": none,
-        **others,
-        "batch": batch,
+        (arm, factor): [oriented(values[column]) for values in found[low : low + len(seeds)]]
+        for low, factor in zip(itertools.count(0, len(seeds)), _RATES, strict=False)
+        for column, arm in enumerate(ARMS)
     }
 
 
