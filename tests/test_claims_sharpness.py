@@ -13,6 +13,7 @@ from contexts import context_of
 
 from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, judged, noise_of
 from tfbatch.claims import sharpness
+from tfbatch.claims._batch_size_study import BatchSizeStudy
 from tfbatch.claims._flat_weights import FlatLoss
 from tfbatch.claims.sharpness import (
     Sharpness,
@@ -114,16 +115,20 @@ MODEL = Sharpness(0.05, 0.2, 0.2, 20.0, 1e-4, 100.0, 5.0, 30.0)
 class _Trained(SimulatedCourt):
     """Pairs whose large one is so many times as sharp, and has so much more validation loss."""
 
-    def __init__(self, *, ratio=1.0, worse=0.0, losses=(0.05, 0.05), uncertain=0.0, **workload):
+    def __init__(
+        self, *, ratio=1.0, worse=0.0, losses=(0.05, 0.05), uncertain=0.0, at_rate=None, **workload
+    ):
         super().__init__(NoisyQuadratic(), **workload)
-        self._ratio, self._worse = ratio, worse
+        self._ratio, self._worse, self._at_rate = ratio, worse, at_rate or {}
         self._losses, self._uncertain = losses, uncertain
 
     def measure_each(self, function, cases, *, seconds):
         assert function is sharpness_at_the_same_loss
-        return [self._pair(case["seed"]) for case in cases]
+        return [
+            self._pair(case["seed"], case["configurations"][1].base_learning_rate) for case in cases
+        ]
 
-    def _pair(self, seed):
+    def _pair(self, seed, rate):
         a, b, c = noise_of(seed, "sharpness").normal(0, 0.05, 3)
         at = 0.2 + self._worse + 1e-3 * a
         small = dataclasses.replace(
@@ -132,7 +137,7 @@ class _Trained(SimulatedCourt):
         large = dataclasses.replace(
             MODEL,
             training_loss=self._losses[1],
-            largest=20 * self._ratio * math.exp(c),
+            largest=20 * self._at_rate.get(rate, self._ratio) * math.exp(c),
             validation_loss=at,
             metric=at,
         )
@@ -155,6 +160,27 @@ def words(**trained):
 def test_the_large_size_is_sharper_where_its_eigenvalue_is_half_as_large_again(ratio, word, label):
     found = words(ratio=ratio)["sharpness"]
     assert (found.word, found.label) == (word, label)
+
+
+def test_sharpness_that_follows_the_rate_decides_nothing_where_tuning_does_not_tell_rates(
+    monkeypatch,
+):
+    asked = []
+
+    def alike(study, size, budget):
+        asked.append((size, budget))
+        return (0.01, 0.04)
+
+    monkeypatch.setattr(BatchSizeStudy, "alike", alike)
+    assert words(ratio=3.0)["sharpness"].word == "HOLDS"
+    assert words(ratio=1.0)["sharpness"].word == "DOES NOT HOLD"
+    for ratio, other in ((3.0, 1.0), (1.0, 3.0)):
+        found = words(ratio=ratio, at_rate={0.04: other})
+        assert found["sharpness"].word == "INCONCLUSIVE"
+        assert found["metric"].word == "DOES NOT HOLD"  # alike at all of them
+    finding = next(sharpness.collect(_Trained(ratio=3.0, at_rate={0.04: 1.0}))).finding
+    assert "at the rate 0.04, which tuning does not tell" in finding
+    assert asked[0] == (512, "updates")
 
 
 @pytest.mark.parametrize(("worse", "word"), [(0.1, "HOLDS"), (0.0, "DOES NOT HOLD")])

@@ -61,6 +61,23 @@ def test_a_best_rate_beyond_the_first_octaves_is_found_where_none_of_them_reache
     assert found["too-small-never-converges", ""].word == "DOES NOT HOLD"
 
 
+@pytest.mark.parametrize(
+    ("below", "above", "alike"), [(1.9, 2.1, (0.5,)), (1.9, 1.9, (0.5, 2.0)), (9.0, 9.0, ())]
+)
+def test_rates_within_two_standard_errors_of_the_best_one_are_not_told_from_it(below, above, alike):
+    margin = SimulatedCourt(lambda training, x: np.full(len(x), -0.5)).study.margin
+
+    def curve(training, examples):
+        octave = round(math.log2(hashable(training.configuration)[1] / 0.05))
+        worse = (below if octave < 0 else above) * abs(octave) * margin
+        return np.linspace(-1.0, -0.3, len(examples)) - worse * np.linspace(0, 1, len(examples))
+
+    study = SimulatedCourt(curve).study  # 2 tuning seeds: the error is the margin
+    assert study.margin == margin
+    assert study.rate(32, "tuned", "epochs").value == pytest.approx(0.05)
+    assert study.alike(32, "epochs") == pytest.approx(tuple(0.05 * factor for factor in alike))
+
+
 def test_a_rate_at_the_edge_forbids_what_is_said_of_success():
     found = judged(steps_to_target, FarRates(9))
 

@@ -34,6 +34,8 @@ Budget = Literal["epochs", "updates", "target"]
 """After the same examples, the same updates, or as soon as the target."""
 _FIRST_OCTAVES = (-2, -1, 0, 1, 2)
 _MOST_OCTAVES = 6
+_NEXT_OCTAVE = 1.5
+"""The rates next to one are nearer than this; the grid is one of octaves."""
 _TARGET_SHARE = 0.6
 """The target is what all pilot runs of the baseline reach after this share of their training."""
 _FEWEST_EVALUATIONS = 5
@@ -259,6 +261,23 @@ class BatchSizeStudy:
         )
         return Rate(value, own.doubts)
 
+    def alike(self, size: int, budget: Literal["epochs", "updates"]) -> tuple[float, ...]:
+        """The next lower and the next higher rate that tuning does not tell from the best one.
+
+        A metric is nearly the same at them; what follows the rate itself, such as the sharpness
+        that a training ends in, is not. Not told means within two standard errors of the
+        difference of two means over the tuning seeds, 2 * margin * sqrt(2 / seeds).
+        """
+        best = self._best_rate(size, budget).value
+        costs = {self._rate_at(size, o): cost for o, cost in self._tried[size, budget].items()}
+        error = self.margin * math.sqrt(2 / self._court.preset.tuning_seeds)
+        near = [rate for rate in costs if 0 < abs(math.log2(rate / best)) < _NEXT_OCTAVE]
+        return tuple(
+            rate
+            for rate in sorted(near)
+            if costs[rate].learned and costs[rate].loss - costs[best].loss <= 2 * error
+        )
+
     def scores(
         self, size: int, policy: Policy, budget: Budget, purpose: Purpose = "verdict"
     ) -> list[float]:
@@ -361,6 +380,10 @@ class BatchSizeStudy:
     def _best_rates(self) -> dict[tuple[int, Budget], Rate]:
         return {}
 
+    @functools.cached_property
+    def _tried(self) -> dict[tuple[int, Budget], dict[int, _Cost]]:
+        return {}
+
     def _search(self, size: int, budget: Budget) -> Rate:
         """The best of a grid of octaves, which grows until the best one lies within it.
 
@@ -375,6 +398,7 @@ class BatchSizeStudy:
             beyond = [edge + edges[edge] for edge in open_edges if edge in edges]
             further = [octave for octave in beyond if abs(octave) <= _MOST_OCTAVES]
             if not further:
+                self._tried[size, budget] = costs
                 return self._found(size, best, costs[best], "" if not beyond else _where(beyond))
             octaves = sorted({*octaves, *further})
 

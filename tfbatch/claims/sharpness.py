@@ -18,6 +18,7 @@ a fixed sample without augmentation, in inference mode:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -98,33 +99,36 @@ def collect(court: Court) -> Iterator[Evidence]:
     study, why = court.study, ""
     rates: list[Rate] = []
     pairs: list[Pair] = []
+    others: dict[float, list[Pair]] = {}
     try:
         study.apart(study.base, study.large)
         rates = [study.rate(study.base, "tuned", "epochs")]
         rates.append(study.rate(study.large, "tuned", "updates"))
         margin = study.margin
         pairs = _measured(court, [rate.value for rate in rates])
+        others = {
+            rate: [pair for pair in _measured(court, [rates[0].value, rate]) if _are_equal(pair)]
+            for rate in study.alike(study.large, "updates")
+        }
     except (InputError, UntestableError) as error:
         why, margin = str(error), court.workload.smallest_margin
     equal = [pair for pair in pairs if _are_equal(pair)]
     doubts = (*(doubt for rate in rates for doubt in rate.doubts), *_lost(court, equal))
     parts = (
-        (
-            ("sharpness", _MARGIN, "log ratio"),
-            [math.log(b.largest / a.largest) for a, b in equal],
-            (*doubts, *_rough(equal)),
-        ),
-        (
-            ("metric", margin, "of the metric"),
-            [_worse(court.workload, *pair) for pair in equal],
-            doubts,
-        ),
+        (("sharpness", _MARGIN, "log ratio"), _sharper, (*doubts, *_rough(equal))),
+        (("metric", margin, "of the metric"), functools.partial(_worse, court.workload), doubts),
     )
     found = "" if why else _finding(study.base, study.large, equal, [r.value for r in rates])
-    for (part, least, unit), effects, against in parts:
+    for rate, at_rate in others.items():
+        found += f"; {_at_another_rate(rate, at_rate)}"
+    for (part, least, unit), effect, against in parts:
+        # Another rate is as good for all that tuning knows, and sharpness follows the rate.
+        at_others = tuple(tuple(effect(*pair) for pair in at_rate) for at_rate in others.values())
         yield Evidence(
             _CLAIM,
-            effects=tuple(effects),
+            effects=tuple(effect(*pair) for pair in equal),
+            rivals=at_others,
+            alternatives=at_others,
             margin=least,
             unit=unit,
             axis="training loss",
@@ -134,6 +138,20 @@ def collect(court: Court) -> Iterator[Evidence]:
             doubts=() if why else against,
             untestable=why,
         )
+
+
+def _sharper(small: Sharpness, large: Sharpness) -> float:
+    return math.log(large.largest / small.largest)
+
+
+def _at_another_rate(rate: float, pairs: Sequence[Pair]) -> str:
+    if not pairs:
+        return f"at the rate {rate:g}, which tuning does not tell from it, no seed has the same"
+    one, other = (statistics.median(pair[side].largest for pair in pairs) for side in (0, 1))
+    return (
+        f"at the rate {rate:g}, which tuning does not tell from that of the large size, they are "
+        f"{one:.3g} and {other:.3g}"
+    )
 
 
 def _worse(workload: Workload, small: Sharpness, large: Sharpness) -> float:
