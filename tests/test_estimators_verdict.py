@@ -9,7 +9,15 @@ import pytest
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import quantile_of_t
-from tfbatch.estimators.verdict import FULL, Verdict, all_of, holm, judge, pairs_needed
+from tfbatch.estimators.verdict import (
+    FULL,
+    Verdict,
+    all_of,
+    holm,
+    judge,
+    pairs_needed,
+    unanimous,
+)
 
 
 def effects_with(mean, low, pairs=10):
@@ -148,3 +156,15 @@ def test_a_claim_of_several_parts_holds_only_if_all_do():
 def test_what_the_rule_does_not_take_is_refused(effects, kind, margin, message):
     with pytest.raises(InputError, match=message):
         judge(effects, kind=kind, margin=margin)
+
+
+def test_what_is_reversed_in_some_comparisons_only_is_negligible():
+    """The wide one has the larger p, so that it would be shown alone."""
+    reversed_one = judge([-3.0, -1.0, -2.0, -2.5, -1.5], kind="difference", margin=0.5)
+    near_zero = judge([0.01, -0.01, 0.0, 0.02, -0.02], kind="difference", margin=0.5)
+    assert (reversed_one.label, near_zero.label) == ("reversed", "negligible")
+    assert reversed_one.p_value > near_zero.p_value
+
+    assert unanimous(reversed_one, [near_zero]) == near_zero
+    assert unanimous(near_zero, [reversed_one]) == near_zero
+    assert unanimous(reversed_one, [reversed_one]).label == "reversed"

@@ -151,7 +151,8 @@ def judge(
 def unanimous(chosen: Verdict, others: Sequence[Verdict]) -> Verdict:
     """The verdict on the best of some sizes against the best of others: that of all comparisons.
 
-    Its figures are those of the comparison that shows it least clearly, or does not show it.
+    Its figures are those of the comparison that shows it least clearly, or does not show it. What
+    is reversed in some comparisons and negligible in another is negligible.
 
     Args:
         chosen: On the pair of sizes that other seeds chose.
@@ -169,7 +170,9 @@ def unanimous(chosen: Verdict, others: Sequence[Verdict]) -> Verdict:
             reason=f"what other seeds chose speaks {word} the claim, another choice that could be "
             "the best does not",
         )
-    return max((chosen, *others), key=lambda one: _or(one.p_value, 1.0))
+    alike = (chosen, *others)
+    weaker = [one for one in alike if one.label != "reversed"] or alike
+    return max(weaker, key=lambda one: _or(one.p_value, 1.0))
 
 
 def pairs_needed(deviation: float, margin: float) -> int | None:
