@@ -123,6 +123,7 @@ def assert_same_stream(data, *, at_once, ulps=0, **stream):
     assert_equal(batches_of(held, own), want, ulps=ulps)
 
 
+@pytest.mark.quick_cases("made at once", "several")
 @pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 @pytest.mark.parametrize("whole", [True, False], ids=["made at once", "made in each step"])
 def test_stored_images_come_as_they_do_from_the_host(prepared, monkeypatch, stream, whole):
@@ -133,6 +134,7 @@ def test_stored_images_come_as_they_do_from_the_host(prepared, monkeypatch, stre
     assert_same_stream(data, **stream)  # to the last bit: one formula
 
 
+@pytest.mark.quick_cases("mixes")
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_every_augmentation_draws_and_changes_the_same(prepared, chain):
     data = prepared(augmentation=chain, normalization=BY_CHANNEL)
@@ -154,6 +156,7 @@ def kernels_of(op):
 
 
 @pytest.mark.skipif(not tf.test.is_built_with_cuda(), reason="TensorFlow without kernels of GPUs")
+@pytest.mark.quick_cases("mixes")
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_every_operation_is_one_that_gpus_have_and_examples_stay_there(prepared, chain):
     """TensorFlow's own list of kernels tells it, on any machine."""
@@ -298,6 +301,7 @@ def test_a_trial_and_its_evaluations_come_to_the_same(both, monkeypatch):
     assert time_training(both[1], SPEC.configuration, executions=1, warmup=1, at_once=2) > 0
 
 
+@pytest.mark.slow
 def test_class_weights_are_those_of_fit(prepared):
     data = prepared(augmentation=CHAIN, normalization=BY_CHANNEL)
     weights = {1: 7.0, 2: 0.25}

@@ -172,6 +172,7 @@ def test_the_faster_one_is_told_where_every_round_says_so():
     assert off.conclusion().endswith("it is off here: --jit_compile=true changes that.")
 
 
+@pytest.mark.slow
 def test_both_ways_of_a_training_are_timed(digits):
     workload = Workload(digits, tiny_model.build)
     found = compare_xla(context_of(ProgramCache(workload)), CONFIGURATION, 0.1)
