@@ -7,6 +7,7 @@ courts has a standard error of 0.64 points.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from tests.court_fixtures import word_of
 from tfbatch.claims import early_probe
+from tfbatch.claims._claim import Evidence
 from tfbatch.claims._pairs import contest, widest
 
 COURTS = 600
@@ -125,3 +127,16 @@ def test_the_seeds_that_judge_choose_nothing():
     assert found.effects == (-9.0, -9.0)
     assert found.alternatives == ((9.0, 9.0),)
     assert (widest(table, choosing).one, widest(table, choosing).other) == (0, 1)
+
+
+def test_the_pairs_that_are_drawn_are_those_of_the_comparison_whose_figures_are_shown():
+    """As pairs of one rate around the interval of another looked."""
+    clear, weak = (2.0, 2.1, 1.9, 2.0), (1.0, 1.6, 0.7, 1.3)
+    evidence = Evidence(
+        "c", clear, 0.5, "log ratio", "epochs", "tuned", "", rivals=(weak,), alternatives=(weak,)
+    )
+    verdict = evidence.verdict("difference")
+
+    assert (verdict.word, verdict.estimate) == ("HOLDS", pytest.approx(1.15))
+    assert evidence.shown_by(verdict) == weak
+    assert evidence.shown_by(dataclasses.replace(verdict, estimate=math.nan)) == clear

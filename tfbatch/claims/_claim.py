@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import statistics
 from typing import TYPE_CHECKING, Literal
 
 from tfbatch.errors import TfbatchError
@@ -124,3 +126,13 @@ class Evidence:
         chosen = rule(self.effects)
         others = {"HOLDS": self.rivals, "DOES NOT HOLD": self.alternatives}.get(chosen.word, ())
         return unanimous(chosen, [rule(effects) for effects in others])
+
+    def shown_by(self, verdict: Verdict) -> tuple[float, ...]:
+        """The pairs that a verdict on it has its figures from: of several comparisons one."""
+        every = (self.effects, *self.rivals, *self.alternatives)
+        shown = (
+            effects
+            for effects in every
+            if effects and math.isclose(statistics.fmean(effects), verdict.estimate, rel_tol=1e-9)
+        )
+        return next(shown, self.effects)

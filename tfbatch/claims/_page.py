@@ -325,7 +325,7 @@ def _forest(
     dots = [
         (_clamped(effect / _scale(part)), float(place), _about(effect, part))
         for place, (_, part) in enumerate(rows)
-        for effect in (part.evidence.effects if part.evidence else ())
+        for effect in (part.evidence.shown_by(part.verdict) if part.evidence else ())
     ]
     dots_x, dots_y, about = zip(*dots, strict=True)
     low, mean, high = (
