@@ -11,7 +11,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription, OwnData
 from tfbatch.models import is_keras_application
 from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import AUTOMATIC, Execution
 from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.request.task import IN_PYTHON, Task
 from tfbatch.schedules import make_family
@@ -162,7 +162,7 @@ model.compile(
     loss={loss},
     metrics={metrics},
     steps_per_execution={derived.steps_per_execution},
-    jit_compile={execution.jit_compile},
+    jit_compile={execution.jit_compile!r},
 )
 """
 
@@ -174,13 +174,15 @@ def _replace_optimizer(configuration: Configuration, derived: Derived, execution
     scaled = execution.precision == "mixed_float16"
     old = "model.optimizer.inner_optimizer" if scaled else "model.optimizer"
     new = "type(optimizer).from_config(settings)"
+    # "auto" keeps the builder's own; as an attribute it would be taken for True.
+    own = execution.jit_compile == AUTOMATIC
+    xla = "" if own else f"model.jit_compile = {execution.jit_compile}\n"
     return f"""\
 optimizer = {old}
 settings = optimizer.get_config() | {{"learning_rate": learning_rate{changes}}}
 model.optimizer = {f"keras.optimizers.LossScaleOptimizer({new})" if scaled else new}
 model.steps_per_execution = {derived.steps_per_execution}
-model.jit_compile = {execution.jit_compile}
-"""
+{xla}"""
 
 
 def _callbacks(configuration: Configuration, derived: Derived) -> list[str]:
