@@ -38,6 +38,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from trial_cost.bare import momentum_step
+from trial_cost.plan import MOMENTUM
 
 from tfbatch.callbacks import TrainingClock
 from tfbatch.configuration import Configuration
@@ -55,7 +57,6 @@ from tfbatch.training.workload import Workload
 
 SHAPE = (32, 32, 3)
 CLASSES = 10
-MOMENTUM = 0.9
 RATE = 0.001
 """Small: with random labels the loss must stay finite for as long as it is measured."""
 RECIPE = {
@@ -121,8 +122,8 @@ class Bare:
 
     def __init__(self, model: keras.Model, x: tf.Tensor, y: tf.Tensor, *, jit_compile: bool):
         self._model, self._batch = model, (x, y)
-        self._variables = [weight.value for weight in model.trainable_variables]
-        self._velocities = [tf.Variable(tf.zeros_like(v)) for v in self._variables]
+        weights = [weight.value for weight in model.trainable_variables]
+        self._velocities = [tf.Variable(tf.zeros_like(weight)) for weight in weights]
         self._one = tf.function(self._update, jit_compile=jit_compile, autograph=False)
 
     @tf.function
@@ -134,22 +135,7 @@ class Bare:
         return loss
 
     def _update(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            logits = self._model(x, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(logits, tf.float32))
-            loss = tf.reduce_mean(losses)
-        gradients = tape.gradient(loss, self._variables)
-        for variable, velocity, gradient in zip(
-            self._variables, self._velocities, gradients, strict=True
-        ):
-            tf.raw_ops.ResourceApplyKerasMomentum(
-                var=variable.handle,
-                accum=velocity.handle,
-                lr=RATE,
-                grad=gradient,
-                momentum=MOMENTUM,
-            )
-        return loss
+        return momentum_step(self._model, self._velocities, x, y, rate=RATE)
 
     def step_seconds(self, steps: int) -> float:
         """Seconds of a step."""

@@ -71,6 +71,18 @@ def measure_evaluation(
     return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
+def measure_prediction(
+    task: TaskContext,
+    configuration: Configuration,
+    sizes: Sequence[int],
+    budget_bytes: float,
+    record: Path,
+) -> Ended:
+    """The peak of `predict` alone at growing batch sizes; see `measure_training`."""
+    load = _Prediction(task.programs, configuration, task.heartbeat)
+    return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
+
+
 class UsableMemory(NamedTuple):
     """The memory that a process which trains may use.
 
@@ -95,18 +107,6 @@ def find_usable_memory(task: TaskContext) -> UsableMemory:
     devices = device_lib.list_local_devices(tf.compat.v1.ConfigProto(gpu_options=options))
     least = min(d.memory_limit for d in devices if d.device_type == "GPU")
     return UsableMemory(device_kind(), int(least), replicas)
-
-
-def measure_prediction(
-    task: TaskContext,
-    configuration: Configuration,
-    sizes: Sequence[int],
-    budget_bytes: float,
-    record: Path,
-) -> Ended:
-    """The peak of `predict` alone at growing batch sizes; see `measure_training`."""
-    load = _Prediction(task.programs, configuration, task.heartbeat)
-    return climb(load, sizes, budget_bytes=budget_bytes, record=record, now=time.monotonic)
 
 
 class _Loaded:

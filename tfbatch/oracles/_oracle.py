@@ -239,7 +239,7 @@ class OracleSettings(Strict):
     """What the `oracle:` of a search's YAML may hold.
 
     Attributes:
-        in_parts: Whether it proposes parts of trainings. Machines that join a search train none.
+        in_parts: Whether it proposes parts of trainings, whose end states take room on the disk.
         prices: Whether it proposes by what training costs: step times are then measured before the
             first trial. Else `Premises.prices` counts examples.
         name: The oracle's file.
