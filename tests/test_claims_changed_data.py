@@ -206,6 +206,17 @@ def test_a_training_on_changed_data_is_that_of_a_trial():
     assert found[0.0].values[-1] < found[0.0].values[0] < math.log(CLASSES) + 0.5
     assert found[0.75].values[-1] > found[0.0].values[-1] + 0.1
     assert not found[0.0].diverged
+    often = train_changed(
+        task,
+        configuration=CONFIGURATION,
+        change=DataChange(share=0.25),
+        examples=300,
+        seed=3,
+        metric="val_loss",
+        evaluated_every=50,
+    )
+    assert often.examples[:2] == (64.0, 128.0)
+    assert often.values[-1] == found[0.0].values[-1]
     changed = changed_programs(task, DataChange(share=0.25, label_noise=0.0))
     assert changed.workload.data.num_examples("train") == 100
 

@@ -31,6 +31,8 @@ from tfbatch.claims import (
     redundancy,
     same_budget,
 )
+from tfbatch.claims._changed_data import DataChange
+from tfbatch.claims._changed_training import Curve
 from tfbatch.claims._claim import Claim, Criterion, Evidence, UntestableError
 from tfbatch.claims._court import Training
 from tfbatch.claims._measurements import Measurements, returned
@@ -403,6 +405,45 @@ def test_a_request_is_checked_before_any_work(tmp_path):
         make_court_request(**subject, preset="huge")
     with pytest.raises(InputError, match="`max_minutes` must be > 0"):
         make_court_request(**subject, max_minutes=0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "every"), [(10, None), (6, None), (5.9, 1007), (2, 342), (0.25, 43)]
+)
+def test_a_short_training_is_evaluated_six_times_too(epochs, every):
+    """So that a target can be reached and kept: a training of slow data may be short."""
+    workload = make_workload(examples=round(1024 * epochs))
+
+    assert workload.evaluated_every == every
+
+
+def test_trainings_on_a_share_of_the_data_are_evaluated_as_many_times():
+    asked = []
+
+    class Recording(LiveCourt):
+        def measure_each(self, function, cases, *, seconds):
+            asked.extend(cases)
+            return [Curve((1.0,), (0.5,), diverged=False) for _ in cases]
+
+    def train(**workload):
+        asked.clear()
+        training = Training(CONFIGURATION_32, 512, 1, change=DataChange(share=0.25))
+        court = Recording(
+            make_workload(**workload),
+            PRESETS["tiny"],
+            1,
+            runner=types.SimpleNamespace(run_all=lambda specs: []),
+            engine=None,
+            measurements=None,
+            tensorboard=None,
+            objective=types.SimpleNamespace(name="val_loss", direction="min"),
+            progress=Progress(None),
+        )
+        court.train([training])
+        return asked[0].get("evaluated_every")
+
+    assert train(examples=2048) == round(342 / 4)
+    assert train(examples=20_480) is None
 
 
 class CourtOfLittleMemory(SimulatedCourt):

@@ -14,11 +14,18 @@ from tfbatch.schema import Named
 from tfbatch.trial.derived import derive
 
 
-def derived(batch_size, *, num_examples=1000, total_examples=1000, **configured):
+def derived(
+    batch_size, *, num_examples=1000, total_examples=1000, evaluated_every=None, **configured
+):
     configuration = Configuration(
         **{"batch_size": batch_size, "base_learning_rate": 0.1, **configured}
     )
-    return derive(configuration, num_examples=num_examples, total_examples=total_examples)
+    return derive(
+        configuration,
+        num_examples=num_examples,
+        total_examples=total_examples,
+        evaluated_every=evaluated_every,
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,6 +50,16 @@ def test_steps_and_epochs_of_a_thousand_examples(batch_size, total, steps, per_e
     assert values.total_examples == total
     assert (values.epochs - 1) * values.steps_per_epoch < values.steps
     assert values.steps <= values.epochs * values.steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("every", "batch_size", "per_epoch", "epochs"),
+    [(250, 25, 10, 8), (250, 32, 8, 8), (250, 1000, 1, 2), (3000, 100, 20, 1), (None, 100, 10, 2)],
+)
+def test_evaluations_come_after_as_many_examples_as_asked(every, batch_size, per_epoch, epochs):
+    values = derived(batch_size, total_examples=2000, evaluated_every=every)
+
+    assert (values.steps_per_epoch, values.epochs) == (per_epoch, epochs)
 
 
 @pytest.mark.parametrize(

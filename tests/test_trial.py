@@ -82,17 +82,20 @@ def test_a_trial_says_everything_that_it_measured(result):
     assert 0 < result.training_seconds < result.seconds
 
 
+def row_of(spec):
+    return {
+        **{"trial": "search-0001", "curves": "curves", "total_examples": spec.total_examples},
+        **{"batch_size": 32, "steps_per_epoch": spec.derived.steps_per_epoch, "examples": 542},
+    }
+
+
 def test_a_trial_leaves_whole_weights_and_curves(result, kept):
     assert result.status == "completed"
     assert kept.weights_file
     folder = kept.weights_file.parent
     assert sorted(p.name for p in folder.iterdir()) == ["curves", "search-0001.weights.h5"]
     assert len(list((folder / "curves").iterdir())) == 1, "one run for TensorBoard"
-    row = {
-        **{"trial": "search-0001", "curves": "curves", "total_examples": SPEC.total_examples},
-        **{"batch_size": 32, "steps_per_epoch": SPEC.derived.steps_per_epoch, "examples": 542},
-    }
-    points = read_curves(folder, row)
+    points = read_curves(folder, row_of(SPEC))
     assert [point.values["examples"] for point in points][-1] == result.examples
     values = points[-1].values
     for name, value in result.metrics.items():
@@ -116,6 +119,16 @@ def test_the_same_specification_gives_the_same_metrics_whatever_ran_before(workl
     assert run_trial(programs, SPEC).metrics == result.metrics
     assert other.metrics != result.metrics
     assert (stopped.status, stopped.steps) == ("interrupted", 5 * 17)
+
+
+def test_evaluating_more_often_changes_no_training(workload, result, tmp_path):
+    """Also not where an execution has another number of updates."""
+    often = dataclasses.replace(SPEC, evaluated_every=91, log_dir=tmp_path / "curves")
+    found = run_trial(ProgramCache(workload), often)
+
+    assert found.metrics["val_loss"] == result.metrics["val_loss"]
+    points = read_curves(tmp_path, row_of(often))
+    assert [point.values["examples"] for point in points] == [96, 192, 288, 384, 480, 542]
 
 
 @pytest.mark.slow

@@ -34,12 +34,12 @@ class MeasuredPrices(Strict):
     start_seconds: float = 0.0
     workers: int = 1
 
-    def prices(self, num_examples: int) -> Prices:
-        """The same for an oracle, and a training split of `num_examples`."""
+    def prices(self, epoch_examples: int) -> Prices:
+        """The same for an oracle, and an evaluation after each `epoch_examples`."""
         return Prices(
             self.step_seconds,
             evaluation_seconds=self.evaluation_seconds,
-            epoch_examples=num_examples,
+            epoch_examples=epoch_examples,
             start_seconds=self.start_seconds,
             workers=self.workers,
         )

@@ -332,8 +332,8 @@ class BatchSizeStudy:
         evaluations = min(len(run.examples) - 1 for run in whole)
         if evaluations < _FEWEST_EVALUATIONS:
             return (
-                f"a training has {evaluations} evaluations, one an epoch, and a target that is "
-                f"reached and kept takes {_FEWEST_EVALUATIONS}: give a longer --trial_length",
+                f"a training has {evaluations} evaluations, and a target that is reached and kept "
+                f"takes {_FEWEST_EVALUATIONS}: give a longer --trial_length",
             )
         reached = sum(self._updates(run).reached for run in self._pilot)
         if reached < _RELIABLE * len(self._pilot):

@@ -70,6 +70,7 @@ def train_changed(
     examples: int,
     seed: int,
     metric: str,
+    evaluated_every: int | None = None,
 ) -> Curve:
     """Trains as a trial of the run does, on changed data.
 
@@ -80,6 +81,7 @@ def train_changed(
         examples: Length of the training.
         seed: Of weights and order.
         metric: What the curve is of.
+        evaluated_every: Examples between two evaluations; None for a pass over the changed data.
 
     Raises:
         UntestableError: The data cannot be changed so, or the model does not train on it.
@@ -95,6 +97,7 @@ def train_changed(
         total_examples=examples,
         num_examples=workload.data.num_examples("train"),
         replicas=workload.replicas,
+        evaluated_every=evaluated_every,
     )
     watch = _Watch(metric, spec)
 

@@ -276,7 +276,7 @@ def plan_session(
             why = priced.missing.get(baseline.batch_size, "unknown")
             raise SearchError(f"No step time of the baseline could be measured: {why}.")
         progress.say("Training the baseline in every worker at once, for some seconds.")
-        prices = priced.prices(workload.num_examples)
+        prices = priced.prices(workload.evaluated_every or workload.num_examples)
         pace = measure_pace(engine, baseline, prices, folder, num_examples=workload.num_examples)
         workers, length = engine.devices.workers, workload.examples
         return Plan(

@@ -24,9 +24,6 @@ from tfbatch.schema import as_plain
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
 
-FEWEST_EPOCHS = 6.0
-"""Of a training, where nobody says how long it is."""
-
 
 @dataclasses.dataclass(frozen=True)
 class CourtRequest:
@@ -100,8 +97,7 @@ def make_court_request(
         card: Short names of cards: all claims that need one of them, with whatever else these need.
         preset: "tiny", "small" or "full".
         objective: METRIC, METRIC:min or METRIC:max. Default: the data's.
-        trial_length: Length of a training. Default: the preset's multiple of the data's, and at
-            least 6 epochs.
+        trial_length: Length of a training. Default: the preset's multiple of the data's.
         max_minutes: Time limit, earlier sessions included.
         seed: Everything random derives from it.
         run_dir: The run folder.
@@ -125,10 +121,7 @@ def make_court_request(
     if trial_length:
         length = TrainingLength.parse(trial_length)
     else:
-        amount = length.amount * size.length
-        if length.unit == "epochs":  # so many evaluations tell whether a target is reached and kept
-            amount = max(amount, FEWEST_EPOCHS)
-        length = length.model_copy(update={"amount": amount})
+        length = length.model_copy(update={"amount": length.amount * size.length})
     return CourtRequest(
         subject=resolved,
         claims=chosen,

@@ -173,6 +173,7 @@ class LiveCourt(Court):
                     "examples": one.examples,
                     "seed": one.seed,
                     "metric": self._objective.name,
+                    **self._evaluated(one),
                 }
                 for one in trainings
             ],
@@ -181,6 +182,16 @@ class LiveCourt(Court):
         for training, curve in zip(trainings, curves, strict=True):
             if not curve.out_of_memory:
                 self._runs[training.name] = self._of_curve(training, curve)
+
+    def _evaluated(self, training: Training) -> dict[str, int]:
+        """How often one on changed data is evaluated, if not after each pass over it.
+
+        One on a share of the data is as much shorter, and evaluated as many times.
+        """
+        every = self.workload.evaluated_every
+        if every is None or training.change is None:
+            return {}
+        return {"evaluated_every": max(1, round(training.change.share * every))}
 
     def _of_curve(self, training: Training, curve: Curve) -> Run:
         sign = 1.0 if self._objective.direction == "max" else -1.0
@@ -406,6 +417,7 @@ def hold_court(
                     objective=request.objective,
                     num_examples=workload.num_examples,
                     total_examples=_NO_WHOLE_RUN,
+                    evaluated_every=workload.evaluated_every,
                     progress=progress,
                     training_loss=untrained.training_loss,
                     stop_requested=must_stop,

@@ -60,6 +60,7 @@ class TrialRunner:
         progress: Told of every trial.
         stop_requested: When true, running trials end. Default: when the user asks for it.
         max_state_gb: Gigabytes that end states may take on disk.
+        evaluated_every: Examples between two evaluations; None for a pass over the training split.
 
     Attributes:
         trials: Those that have finished, of earlier sessions too.
@@ -77,6 +78,7 @@ class TrialRunner:
         training_loss: TrainingLoss | None = None,
         stop_requested: Callable[[], bool] | None = None,
         max_state_gb: float = MAX_STATE_GB,
+        evaluated_every: int | None = None,
     ):
         self._folder = folder
         self._engine = engine
@@ -87,6 +89,7 @@ class TrialRunner:
         self._max_state_gb, self._told_of_states = max_state_gb, False
         self._objective = objective
         self._num_examples, self._total_examples = num_examples, total_examples
+        self._evaluated_every = evaluated_every
         self._progress = progress
         progress.watch(engine.running)
         self._training_loss = training_loss
@@ -199,6 +202,7 @@ class TrialRunner:
             total_examples=total,
             num_examples=self._num_examples,
             replicas=self._engine.devices.replicas,
+            evaluated_every=self._evaluated_every,
             checkpoint_file=checkpoint_file(self._folder.path, trial),
             untrained_loss=loss.value if loss else None,
             judged_examples=loss.judged_examples if loss else JUDGED_EXAMPLES,

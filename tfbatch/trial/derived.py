@@ -22,8 +22,8 @@ class Derived(Strict):
         learning_rate: Peak learning rate at this batch size.
         total_examples: Length of the training.
         steps: Number of updates; only the last one may have fewer examples.
-        steps_per_epoch: Updates between two evaluations: a pass over the training split, rounded up
-            to a multiple of `steps_per_execution`.
+        steps_per_epoch: Updates between two evaluations: a pass over the training split where
+            nothing else was asked for, rounded up to a multiple of `steps_per_execution`.
         steps_per_execution: Updates in one call of the compiled program, between two calls of the
             callbacks: small batches would drown in Python otherwise.
         epochs: Number of evaluations.
@@ -66,6 +66,7 @@ def derive(
     total_examples: int,
     replicas: int = 1,
     examples_before: int = 0,
+    evaluated_every: int | None = None,
 ) -> Derived:
     """Derives everything from a configuration.
 
@@ -77,6 +78,7 @@ def derive(
             device without an example would make the loss no number.
         examples_before: What the state that a branch began from had seen: an average of the
             weights over a share of the training counts it too.
+        evaluated_every: Examples between two evaluations; None for a pass over the training split.
 
     Raises:
         InputError: An unknown scaling rule, or what tfbatch.trial.optimizer_numbers refuses.
@@ -85,7 +87,7 @@ def derive(
     if replicas > 1:
         total_examples = max(total_examples - total_examples % batch_size, batch_size)
     steps = -(-total_examples // batch_size)
-    steps_per_epoch = min(steps, -(-num_examples // batch_size))
+    steps_per_epoch = min(steps, -(-(evaluated_every or num_examples) // batch_size))
     # Keras's loop over several steps fails in a mirrored graph (tests/test_strategy.py).
     steps_per_execution = 1 if replicas > 1 else _steps_per_execution(steps_per_epoch, batch_size)
     steps_per_epoch = -(-steps_per_epoch // steps_per_execution) * steps_per_execution

@@ -77,6 +77,7 @@ class TrialSpec:
         total_examples: The end of its schedule: the length of the whole training.
         num_examples: Size of the training split.
         replicas: Devices that share every batch.
+        evaluated_every: Examples between two evaluations; None for a pass over the training split.
         keep_if: Weights are kept only if this holds; None: they always are.
         untrained_loss: The training loss before any training, if known: the reference for
             divergence.
@@ -97,6 +98,7 @@ class TrialSpec:
     total_examples: int
     num_examples: int
     replicas: int = 1
+    evaluated_every: int | None = None
     log_dir: Path | None = None
     weights_file: Path | None = None
     checkpoint_file: Path | None = None
@@ -123,6 +125,7 @@ class TrialSpec:
             total_examples=self.total_examples - self.course_from,
             replicas=self.replicas,
             examples_before=self.course_from,
+            evaluated_every=self.evaluated_every,
         )
 
     def with_curves_in(self, folder: Path) -> TrialSpec:
