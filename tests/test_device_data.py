@@ -22,6 +22,8 @@ from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 import tfbatch
 from tfbatch.__main__ import command_module
 from tfbatch.augmentations import AUGMENTATIONS, colour
+from tfbatch.callbacks import Throughput
+from tfbatch.callbacks._watched_input import WatchedInput
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.instruments import input_bound
@@ -510,3 +512,31 @@ def test_every_command_that_trains_takes_the_flag():
         defaults[command] = flag.default
 
     assert defaults == {"tune": "auto", "probe": "auto", "claims": "auto", "train": None}
+
+
+def test_callbacks_count_examples_of_a_step_that_makes_its_batches(both):
+    """An element holds the numbers of a whole execution, in one row for each stream."""
+    throughput, counted = Throughput(), []
+
+    class Counts(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            counted.append(throughput._watched.totals()[1])
+
+    ended = run_trial(both[1], SPEC, user_callbacks=lambda: [throughput, Counts()])
+
+    assert ended.status == "completed", ended.message
+    assert counted[-1] == SPEC.total_examples
+
+
+def test_a_callback_that_reads_batches_is_told_to_keep_the_data_on_the_host(both):
+    class Looks(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.watched = WatchedInput(
+                self.model, caller="Looks", wants_batch=lambda: True, look=lambda batch: None
+            )
+
+    ended = run_trial(both[1], SPEC, user_callbacks=lambda: [Looks()])
+
+    assert ended.status == "error"
+    assert "Looks reads batches before training does" in ended.message
+    assert "--data_on=host" in ended.message
