@@ -265,6 +265,7 @@ class Court(abc.ABC):
         cases: Sequence[Mapping[str, object]],
         *,
         seconds: float,
+        examples: int = 0,
     ) -> list[R]:
         """The same function for several cases, several at a time: for trainings of a card's own.
 
@@ -275,4 +276,5 @@ class Court(abc.ABC):
             cases: Its arguments by keyword, for each.
             seconds: About what one of them takes beside the training that `examples` or
                 `trained_steps` among its arguments ask for: a prediction, for `--dry_run`.
+            examples: About how many examples one of them looks at besides, gradients included.
         """
