@@ -266,9 +266,10 @@ class LiveCourt(Court):
         cases: Sequence[Mapping[str, object]],
         *,
         seconds: float,
+        examples: int = 0,
     ) -> list[R]:
         """See Court."""
-        del seconds
+        del seconds, examples
         call = functools.partial(self._engine.call_each, function)
         return self._measurements.recall_each(function, cases, call)
 
