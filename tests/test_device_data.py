@@ -451,6 +451,13 @@ def test_train_makes_batches_where_it_is_asked_and_comes_to_the_same(
     data = prepared(augmentation=CHAIN, normalization=BY_CHANNEL)
     monkeypatch.setattr(single, "prepare_data", lambda *args, **options: data)
     monkeypatch.setattr(single, "find_model_builder", lambda name: dense)
+    own_fit, on_device = single.fit, []
+
+    def fit(model, *arguments, **options):
+        on_device.append(held_by(model) is not None)
+        return own_fit(model, *arguments, **options)
+
+    monkeypatch.setattr(single, "fit", fit)
     said: dict[str, list[str]] = {"host": [], "device": []}
     found = {}
     for place, heard in said.items():
@@ -466,6 +473,7 @@ def test_train_makes_batches_where_it_is_asked_and_comes_to_the_same(
         metrics = train_once(config, output=output, threads=1, say=heard.append, verbose=0)
         found[place] = metrics, keras.models.load_model(output).get_weights()
 
+    assert on_device == [False, True]
     assert all(map(np.array_equal, found["host"][1], found["device"][1]))
     for split, metrics in found["host"][0].items():
         assert metrics == pytest.approx(found["device"][0][split], rel=1e-6)
