@@ -103,9 +103,10 @@ class PrecisionComparison:
         gains = [(one.batch_size, one.speed_up.faster) for one in self.sizes if one.speed_up]
         faster = [size for size, gain in gains if gain]
         if not faster:
-            slower = all(gain is False for _, gain in gains)
+            if any(gain is None for _, gain in gains):
+                return "no gain is shown, since the rounds contradict one another"
             other = f", and --precision={FULL} is faster"
-            return f"it gains nothing here{other if slower and self.used != FULL else ''}"
+            return f"it gains nothing here{other if self.used != FULL else ''}"
         alone = "" if len(faster) == len(gains) else f" at batch size {_listed(faster)} alone"
         if self.used != FULL:
             return f"it gains time here{alone}"
