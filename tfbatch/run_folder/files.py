@@ -56,6 +56,8 @@ SET_ASIDE = "curves"
 """Below the folder of a trial that failed: its curves, which end in no final value."""
 WEIGHTS = "weights"
 """Weights that later steps of a run need."""
+WEIGHTS_END = ".weights.h5"
+"""How the names of their files end, after that of the trial."""
 CHECKPOINTS = "checkpoints"
 """Checkpoints of running trials."""
 STATES = "states"
@@ -64,7 +66,7 @@ STATES = "states"
 
 def weights_file(run_dir: Path, trial: str) -> Path:
     """Where a trial's final weights are kept."""
-    return run_dir / WEIGHTS / f"{trial}.weights.h5"
+    return run_dir / WEIGHTS / f"{trial}{WEIGHTS_END}"
 
 
 def checkpoint_file(run_dir: Path, trial: str) -> Path:
