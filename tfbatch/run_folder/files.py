@@ -56,8 +56,6 @@ SET_ASIDE = "curves"
 """Below the folder of a trial that failed: its curves, which end in no final value."""
 WEIGHTS = "weights"
 """Weights that later steps of a run need."""
-WEIGHTS_END = ".weights.h5"
-"""How the names of their files end, after that of the trial."""
 CHECKPOINTS = "checkpoints"
 """Checkpoints of running trials."""
 STATES = "states"
@@ -66,7 +64,13 @@ STATES = "states"
 
 def weights_file(run_dir: Path, trial: str) -> Path:
     """Where a trial's final weights are kept."""
-    return run_dir / WEIGHTS / f"{trial}{WEIGHTS_END}"
+    return run_dir / WEIGHTS / f"{trial}.weights.h5"
+
+
+def kept_weights(run_dir: Path) -> dict[str, Path]:
+    """The files of final weights that there are, by their trials' names."""
+    files = (run_dir / WEIGHTS).glob("*.weights.h5")
+    return {file.name.removesuffix(".weights.h5"): file for file in files}
 
 
 def checkpoint_file(run_dir: Path, trial: str) -> Path:

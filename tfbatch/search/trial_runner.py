@@ -17,9 +17,9 @@ from tfbatch.oracles import Part
 from tfbatch.request.execution import MAX_STATE_GB
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.files import (
-    WEIGHTS_END,
     checkpoint_file,
     curves_name,
+    kept_weights,
     state_file,
     weights_file,
 )
@@ -437,8 +437,8 @@ class TrialRunner:
         searched = self.trials.searched()
         best = searched.best()
         # The folder is listed: it holds a few files, however many trials there were.
-        for file in self._folder.weights.glob(f"*{WEIGHTS_END}"):
-            trial = searched.find(file.name.removesuffix(WEIGHTS_END))
+        for name, file in kept_weights(self._folder.path).items():
+            trial = searched.find(name)
             if trial and (best is None or trial.trial != best.trial):
                 file.unlink(missing_ok=True)
 
