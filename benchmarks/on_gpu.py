@@ -8,10 +8,12 @@ printed in OUTPUT/PART.log. A part whose time is over is ended; those that no ti
 named. Without a GPU it runs as well, on few --examples: that tries the script.
 
 - facts: what the driver and TensorFlow say of the GPU; whether "auto" is what `Model.compile` does.
-- knee: step times from both ends up to the data's end, compilation apart, XLA on and off.
+- knee: step times from both ends up to the data's end, compilation apart, XLA on and off, and
+  mixed_float16 against float32 at the knee and at the largest size.
 - device_data: are batches from the GPU's memory those of the host, and step times with them.
 - finder: the largest batch under 6 GB, seconds to the first peak and to the answer.
 - wall: the largest batch of the whole memory, which the allocator refuses to pass.
+- precision: mixed_float16 against float32 for ResNet, at two batch sizes.
 - large_model: the same step times for ResNet, where tracing takes longest.
 - search: a small search, its trials' device, fingerprint and time.
 
@@ -105,8 +107,8 @@ def facts(examples: int) -> Findings:
 
 
 def knee(examples: int) -> Findings:
-    """Step times of a small convolutional network, and XLA on and off at the knee."""
-    return _step_times("small_cnn", examples, seconds=40.0)
+    """Step times of a small convolutional network; what XLA and a mixed policy are worth."""
+    return _step_times("small_cnn", examples, seconds=40.0, mixed_precision=True)
 
 
 def device_data(examples: int) -> Findings:
@@ -132,16 +134,38 @@ def device_data(examples: int) -> Findings:
     return found
 
 
+def precision(examples: int) -> Findings:
+    """A mixed policy against float32 where matrices are large: ResNet, at two batch sizes."""
+    sizes = [size for size in (256, 2048) if size <= examples] or [32]
+    return _step_times(
+        "resnet", examples, seconds=30.0, batch_sizes=sizes, xla=False, mixed_precision=True
+    )
+
+
 def large_model(examples: int) -> Findings:
     """The same of ResNet: each size takes XLA longer to compile than to measure."""
-    return _step_times("resnet", examples, seconds=20.0)
+    return _step_times("resnet", examples, seconds=20.0, mixed_precision=False)
 
 
-def _step_times(model: str, examples: int, *, seconds: float) -> Findings:
+def _step_times(
+    model: str,
+    examples: int,
+    *,
+    seconds: float,
+    mixed_precision: bool,
+    batch_sizes: list[int] | None = None,
+    xla: bool = True,
+) -> Findings:
     import tfbatch
 
     report = tfbatch.measure_throughput(
-        model, _images(examples), input_bound=False, xla=True, max_seconds=seconds
+        model,
+        _images(examples),
+        batch_sizes=batch_sizes,
+        input_bound=False,
+        xla=xla,
+        mixed_precision=mixed_precision,
+        max_seconds=seconds,
     )
     found = report.throughput
     return {
@@ -151,6 +175,7 @@ def _step_times(model: str, examples: int, *, seconds: float) -> Findings:
         "too_large": found.too_large,
         "table": [list(found.columns()), *map(list, found.rows())],
         "xla": None if found.xla is None else dataclasses.asdict(found.xla),
+        "precision": None if found.precision is None else dataclasses.asdict(found.precision),
     }
 
 
@@ -219,6 +244,7 @@ PARTS = (
     Part("device_data", 90.0, device_data),
     Part("finder", 120.0, finder),
     Part("wall", 120.0, wall),
+    Part("precision", 120.0, precision),
     Part("large_model", 120.0, large_model),
     Part("search", 120.0, search),
 )

@@ -73,8 +73,8 @@ class SimulatedCourt(Court):
     def measure(self, function, *arguments, **options):
         raise NotImplementedError(function.__name__)
 
-    def measure_each(self, function, cases, *, seconds):
-        del seconds
+    def measure_each(self, function, cases, *, seconds, examples=0):
+        del seconds, examples
         first = ("configuration", "batch_sizes")
         return [
             self.measure(

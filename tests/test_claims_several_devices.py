@@ -14,9 +14,11 @@ from processes import run_warm
 from tests.court_fixtures import SimulatedCourt, judged, noise_of
 from tfbatch.claims import several_devices
 from tfbatch.claims._batch_size_study import BatchSizeStudy
+from tfbatch.claims._claim import UntestableError
 from tfbatch.claims.several_devices import TwoDevices, efficiencies
 from tfbatch.estimators.critical_batch_size import Hyperbola
 from tfbatch.estimators.first_hit import StepsToTarget
+from tfbatch.training.step_times import StepTime
 
 DEVICES, SPEED, EQUALITY = (
     ("best-size-times-devices", part) for part in ("devices", "speed", "equality")
@@ -68,6 +70,19 @@ def on_a_hyperbola(monkeypatch):
 def knee(court):
     times = {one.batch_size: one for one in court.step_times(court.study.sizes)}
     return several_devices.knee_of(times).batch_size
+
+
+@pytest.mark.parametrize(("seconds_of_512", "found"), [(1.02, 128), (0.9, None)])
+def test_throughput_that_hardly_grows_has_its_knee_before(seconds_of_512, found):
+    """The largest size may be the fastest by as little as no speed is counted by."""
+    seconds = {8: 0.2, 32: 0.4, 128: 1.0, 512: 4 * seconds_of_512 / 1.04}
+    times = {size: StepTime(size, each, (each,) * 15) for size, each in seconds.items()}
+
+    if found:
+        assert several_devices.knee_of(times).batch_size == found
+    else:
+        with pytest.raises(UntestableError, match="no knee yet"):
+            several_devices.knee_of(times)
 
 
 def test_the_efficiency_is_that_of_the_hyperbola():

@@ -158,8 +158,9 @@ def test_the_faster_one_is_told_where_every_round_says_so():
     slower = compared((0.002, 0.0022, 0.002), (0.003, 0.0033, 0.003))
     either = compared((0.003, 0.002, 0.003), (0.002, 0.003, 0.002))
 
-    assert (faster.faster(), slower.faster(), either.faster()) == (True, False, None)
-    assert faster.speed_up == pytest.approx(1.5)
+    assert [one.speed_up.faster for one in (faster, slower, either)] == [True, False, None]
+    assert faster.speed_up.middle == pytest.approx(1.5)
+    assert either.speed_up.interval == pytest.approx((2 / 3, 1.5))
     assert faster.conclusion() == (
         "At batch size 64 a step takes 2 ms with XLA (compiled once in 12 s for each batch size) "
         "and 3 ms without: XLA is 1.50 times as fast, and it is on here."
@@ -175,7 +176,7 @@ def test_the_faster_one_is_told_where_every_round_says_so():
 @pytest.mark.slow
 def test_both_ways_of_a_training_are_timed(digits):
     workload = Workload(digits, tiny_model.build)
-    found = compare_xla(context_of(ProgramCache(workload)), CONFIGURATION, 0.1)
+    found = compare_xla(context_of(ProgramCache(workload)), CONFIGURATION, 30.0)
 
     assert found.failure == ""
     assert found.used is False

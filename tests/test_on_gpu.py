@@ -80,4 +80,6 @@ def test_it_runs_without_a_gpu(tmp_path):
     found = json.loads((tmp_path / "facts.json").read_text())
 
     assert found["auto_is_as_in_keras"]
+    compared = json.loads((tmp_path / "knee.json").read_text())["precision"]
+    assert (compared["policy"], compared["used"]) == ("mixed_bfloat16", "float32")
     assert "## knee: done" in (tmp_path / "on_gpu.md").read_text()

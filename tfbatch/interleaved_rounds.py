@@ -286,6 +286,11 @@ def measure_round(
         measured(paced)
 
 
+def fewest_seconds(per_step: float, rounds: int) -> float:
+    """What the shortest rounds of a step of this many seconds take."""
+    return rounds * _ROUND_STEPS * per_step
+
+
 def _expected_seconds(
     visited: Sequence[Sequence[Paced]],
     candidate: Sequence[Paced],

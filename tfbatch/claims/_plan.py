@@ -157,15 +157,16 @@ class RehearsedCourt(Court):
         cases: Sequence[Mapping[str, object]],
         *,
         seconds: float,
+        examples: int = 0,
     ) -> list[R]:
         """See Court; counts the cases.
 
         Raises:
             InputError: Always: there is no result.
         """
-        examples = max((self._trained(case) for case in cases), default=0)
+        trained = max((self._trained(case) for case in cases), default=0)
         self.measured.append(
-            Measured(len(cases), examples, seconds=len(cases) * seconds, together=True)
+            Measured(len(cases), trained + examples, seconds=len(cases) * seconds, together=True)
         )
         raise InputError(f"{function.__name__} is rehearsed")
 

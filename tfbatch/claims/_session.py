@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from tfbatch.training.devices import Devices
     from tfbatch.workers import Slot
 
-_EVIDENCE_VERSION = 9
+_EVIDENCE_VERSION = 10
 """Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
 
 1: sizes were chosen by the seeds that judge; files had no version. 2: they named no machine.
@@ -78,7 +78,8 @@ reached at once was no bound, and pairs that diverged were left out of an oscill
 counted as values, C28 took the smallest good batch of each seed, networks that began at no batch
 size showed in X10 that a larger one helps, and X6 compared losses of unequal training losses.
 7: in X7N what has no noise had three rates, and what has noise one. 8: X6 judged at one of several
-rates that tuning does not tell apart.
+rates that tuning does not tell apart. 9: there was no knee where the largest size was the fastest
+by ever so little.
 """
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
@@ -265,9 +266,10 @@ class LiveCourt(Court):
         cases: Sequence[Mapping[str, object]],
         *,
         seconds: float,
+        examples: int = 0,
     ) -> list[R]:
         """See Court."""
-        del seconds
+        del seconds, examples
         call = functools.partial(self._engine.call_each, function)
         return self._measurements.recall_each(function, cases, call)
 

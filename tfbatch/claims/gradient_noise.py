@@ -131,7 +131,12 @@ def collect(court: Court) -> Iterator[Evidence]:
             }
             for seed in court.seeds("verdict", court.preset.seeds)
         ]
-        seeds = court.measure_each(gradient_noise_during, asked, seconds=_SECONDS)
+        seeds = court.measure_each(
+            gradient_noise_during,
+            asked,
+            seconds=_SECONDS,
+            examples=looked_at(sizes, examples),
+        )
     except InputError as error:
         yield from _untestable(str(error))
         return
@@ -275,6 +280,20 @@ def _measure(
         alignments.append(statistics.fmean(cosines))
     return GradientNoise(
         tuple(batch_sizes), tuple(distances), tuple(alignments), float(full @ full)
+    )
+
+
+def looked_at(batch_sizes: Sequence[int], examples: int) -> int:
+    """Examples whose gradient is taken in one training: all of them at each state, and the draws.
+
+    Args:
+        batch_sizes: The sizes that are drawn.
+        examples: Of the training split.
+    """
+    states = (_MOST_DRAWS, *[_MOST_ELSEWHERE] * (len(SHARES) - 1))
+    return sum(
+        examples + sum(size * draws_of(size, examples, most) for size in batch_sizes)
+        for most in states
     )
 
 

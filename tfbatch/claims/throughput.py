@@ -87,7 +87,8 @@ def knee_of(times: dict[int, StepTime]) -> Knee:
     """The knee of throughput by the first third of the rounds; the others judge.
 
     Raises:
-        UntestableError: No size was timed, or the largest one is the fastest.
+        UntestableError: No size was timed, or throughput still grows where the sizes end: the
+            largest one is the fastest, by more than matters.
     """
     from tfbatch.estimators.knee import find_knee  # imports SciPy
 
@@ -96,8 +97,10 @@ def knee_of(times: dict[int, StepTime]) -> Knee:
         raise UntestableError("a step of no batch size could be timed")
     rounds = list(zip(*(times[size].rounds for size in sizes), strict=True))
     knee = find_knee(sizes, rounds[: choosing_rounds(len(rounds))])
-    if knee.open_ended:
-        raise UntestableError("the largest size is the fastest: there is no knee yet")
+    if knee.open_ended and knee.throughput[-1] > math.exp(MARGIN) * max(
+        knee.throughput[:-1], default=0.0
+    ):
+        raise UntestableError("the largest size is the fastest, there is no knee yet")
     return knee
 
 

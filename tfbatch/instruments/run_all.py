@@ -252,7 +252,10 @@ def _compilation(reading: Reading | None) -> float:
         times = [
             t for share in reading.shares for t in (share.pipeline, share.model, share.together)
         ]
-    return sum(time.compilation for time in times)
+    found = sum(time.compilation for time in times)
+    if isinstance(reading, ThroughputReading) and reading.precision:
+        found += reading.precision.compilation()
+    return found
 
 
 @contextlib.contextmanager

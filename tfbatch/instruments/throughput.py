@@ -24,6 +24,7 @@ from tfbatch.request.execution import Execution, JitCompile
 from tfbatch.request.search_config import BatchSizeGrid
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
+from tfbatch.training.precision_comparison import PrecisionComparison, compare_precision
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
 from tfbatch.training.xla_comparison import XlaComparison, compare_xla
 
@@ -32,6 +33,7 @@ ORDER = 20
 SHARE = 3.0
 _CURVE_POINTS = 60
 _XLA_SHARE = 0.2
+_PRECISION_SHARE = 0.2
 _ALIGNED = (32, 10, 8)
 """Multiples that are told apart, the first that fits."""
 
@@ -44,6 +46,7 @@ def measure_throughput(
     alignment: bool = False,
     input_bound: bool = True,
     xla: bool | None = None,
+    mixed_precision: bool | None = None,
     max_seconds: float = 120.0,
     precision: str = "float32",
     jit_compile: JitCompile = "auto",
@@ -74,6 +77,10 @@ def measure_throughput(
             32 beside powers of two. `throughput.residual(size)` is what they miss the line by.
         input_bound: Whether the pipeline alone and the model alone are timed as well.
         xla: Whether steps with XLA and without are compared at the knee. Default: on a GPU.
+        mixed_precision: Whether steps with float32 are compared with those of a mixed policy at
+            the knee and at the largest measured size: the one in `precision` or, where that is
+            float32, the device's: mixed_float16 on a GPU, mixed_bfloat16 elsewhere. Default:
+            without a strategy.
         max_seconds: About what the measured steps may take in all; where that is short, sizes
             between the ends are left out. Tracing, and XLA's compilation for each size, are priced
             and come on top.
@@ -119,7 +126,7 @@ def measure_throughput(
         more = with_odd_sizes(sizes) if alignment else sizes
         timed = [bench.configuration(size) for size in more if size <= examples]
         share = 0.5 if input_bound else 1.0
-        throughput = _measured(bench, timed, share * max_seconds, xla=xla)
+        throughput = _measured(bench, timed, share * max_seconds, xla, mixed_precision)
         bound = None
         if input_bound:
             configurations = [bench.configuration(size) for size in sizes]
@@ -137,18 +144,35 @@ def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Throug
 
 
 def _measured(
-    bench: Bench, configurations: Sequence[Configuration], seconds: float, xla: bool | None = None
+    bench: Bench,
+    configurations: Sequence[Configuration],
+    seconds: float,
+    xla: bool | None = None,
+    mixed_precision: bool | None = None,
 ) -> ThroughputReading:
-    """Step times, and at the knee those with XLA and without, where a device may gain by it."""
+    """Step times, and at the knee what XLA and a mixed policy change, where a device may gain."""
     wanted = [bench.baseline.batch_size]  # predictions are relative to it
-    if xla is None:
-        xla = bench.devices.kind != "CPU" and bench.devices.replicas == 1
-    left = _XLA_SHARE * seconds if xla else 0.0
-    found = bench.measure(measure_throughput_of, configurations, seconds - left, wanted)
-    if not xla:
-        return found
-    knee = next(c for c in configurations if c.batch_size == found.knee.batch_size)
-    return dataclasses.replace(found, xla=bench.measure(compare_xla, knee, left))
+    alone = bench.devices.replicas == 1
+    xla = alone and bench.devices.kind != "CPU" if xla is None else xla
+    mixed_precision = alone if mixed_precision is None else mixed_precision
+    of_xla = _XLA_SHARE * seconds if xla else 0.0
+    of_precision = _PRECISION_SHARE * seconds if mixed_precision else 0.0
+    left = seconds - of_xla - of_precision
+    found = bench.measure(measure_throughput_of, configurations, left, wanted)
+    by_size = {one.batch_size: one for one in configurations}
+    knee = found.knee.batch_size
+    if xla:
+        compared = bench.measure(compare_xla, by_size[knee], of_xla)
+        found = dataclasses.replace(found, xla=compared)
+    if mixed_precision:
+        precision = bench.measure(
+            compare_precision,
+            [by_size[size] for size in sorted({knee, found.batch_sizes[-1]})],
+            {time.batch_size: time.seconds for time in found.step_times},
+            of_precision,
+        )
+        found = dataclasses.replace(found, precision=precision)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +213,8 @@ class ThroughputReading:
         left_out: Batch sizes that the time did not allow for.
         too_large: Batch sizes that ran out of memory, or are larger than one that did.
         xla: Steps with XLA and without at the knee; None if that was not asked for.
+        precision: Steps with a mixed policy and with float32 at the knee and at the largest
+            measured size; None if that was not asked for.
     """
 
     step_times: tuple[StepTime, ...]
@@ -197,6 +223,7 @@ class ThroughputReading:
     left_out: tuple[int, ...] = ()
     too_large: tuple[int, ...] = ()
     xla: XlaComparison | None = None
+    precision: PrecisionComparison | None = None
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -260,8 +287,9 @@ class ThroughputReading:
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
         missing = f"; too large for the memory: {_listed(self.too_large)}" if self.too_large else ""
-        xla = f" {self.xla.conclusion()}" if self.xla else ""
-        return f"{self._throughput()}; {self._formula()}{missing}{self._left_out()}.{xla}"
+        compared = [one.conclusion() for one in (self.xla, self.precision) if one]
+        steps = f"{self._throughput()}; {self._formula()}{missing}{self._left_out()}."
+        return " ".join([steps, *compared])
 
     @property
     def has_knee(self) -> bool:

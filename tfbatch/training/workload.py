@@ -80,6 +80,12 @@ class Workload:
         other.jit_compile = jit_compile
         return other
 
+    def with_precision(self, precision: str) -> Workload:
+        """The same data and model under another dtype policy."""
+        other = copy.copy(self)
+        other.precision = precision
+        return other
+
     def scope(self) -> AbstractContextManager[object]:
         """Where variables must be made: the strategy's scope, if there is one."""
         scope: AbstractContextManager[Any] = (
