@@ -19,8 +19,8 @@ With `--all_points` the process is fitted to all trials by KerasTuner, as it is 
 What needs longer than `limit` seconds of wall-clock time is ended and reported as such.
 
 Result: processor time of a trial after 1,000 others: random 8 ms (100 before what grew was mended),
-  sobol 8 ms, joint 96 ms; after 10,000: joint 189 ms (n = 1, means of 5 trials, two busy cores of an
-  Intel Xeon).
+  sobol 8 ms, joint 96 ms; after 10,000: joint 189 ms (n = 1, means of 5 trials, two busy cores of
+  an Intel Xeon).
 Evidence: benchmarks/results/many_trials.md
 """
 

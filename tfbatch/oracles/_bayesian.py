@@ -100,8 +100,8 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         return proposal
 
     def _enough_completed(self) -> bool:
-        completed = (trial for trial in self.trials.values() if trial.status == "COMPLETED")
-        return sum(1 for _ in completed) >= self.num_initial_points
+        completed = [trial for trial in self.trials.values() if trial.status == "COMPLETED"]
+        return len(completed) >= int(self.num_initial_points)
 
     def _next_of_many(self) -> np.ndarray:
         """The next point where there are too many for KerasTuner's way; see `lowest_bound`."""
