@@ -89,6 +89,31 @@ def test_a_model_that_sleeps_hardly_waits_for_input():
     assert throughput.seconds_per_step > seconds
 
 
+def test_what_is_slow_in_one_epoch_is_waited_for_in_that_one_alone():
+    """One run, one program: the generator sleeps in the second epoch, the model in both."""
+
+    def measure(seconds):
+        pause[0] = seconds
+        epochs = iter(range(2))
+
+        def batches():
+            slow = next(epochs) == 1
+            for _ in range(6):
+                time.sleep(3 * seconds if slow else 0)
+                yield np.zeros((8, 4), "float32"), np.zeros((8, 1), "float32")
+
+        spec = (tf.TensorSpec((8, 4)), tf.TensorSpec((8, 1)))
+        source = tf.data.Dataset.from_generator(batches, output_signature=spec)
+        source = source.apply(tf.data.experimental.assert_cardinality(6))
+        return fit(model(slow=True), source, Throughput()).history["input_wait"]
+
+    fast, slow = with_long_enough_pauses(
+        measure, lambda found: found[1] > 2 * found[0], seconds=PAUSE
+    )
+
+    assert slow > 2 * fast
+
+
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_every_example_is_counted_once(steps_per_execution):
     class Counts(keras.callbacks.Callback):

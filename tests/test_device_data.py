@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import types
 
@@ -15,26 +16,36 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from augmentation_snippets import snippet
+from contexts import context_of
 from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 
 import tfbatch
+from tfbatch.__main__ import command_module
 from tfbatch.augmentations import AUGMENTATIONS, colour
+from tfbatch.callbacks import Throughput
+from tfbatch.callbacks._watched_input import WatchedInput
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.instruments import input_bound
+from tfbatch.instruments.input_bound import measure_input_bound
+from tfbatch.largest_batch.training_load import TrainingLoad
 from tfbatch.pipeline import PreparedData, device_data
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
-from tfbatch.pipeline.device_data import HeldData, StaysOnHostError
+from tfbatch.pipeline.device_data import Chosen, HeldData, StaysOnHostError
 from tfbatch.process.gpus import Gpu, GpuMachine
+from tfbatch.quantities import TrainingLength
 from tfbatch.records.writer import write_records
-from tfbatch.request.execution import Execution
-from tfbatch.training import data_place, devices
+from tfbatch.request.execution import DATA_ON, Execution
+from tfbatch.request.training_config import TrainingConfig
+from tfbatch.training import data_place, devices, single
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.data_place import place_data
 from tfbatch.training.devices import Place, workers_on_a_gpu
 from tfbatch.training.evaluation import evaluate
 from tfbatch.training.program import held_by
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.single import train_once
 from tfbatch.training.step_times import time_training
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
@@ -431,3 +442,101 @@ def test_a_run_says_where_its_batches_are_made(tmp_path, capsys):
 def test_what_cannot_be_is_refused(given, said):
     with pytest.raises(InputError, match=said):
         Execution(**given)
+
+
+def test_train_makes_batches_where_it_is_asked_and_comes_to_the_same(
+    prepared, tmp_path, monkeypatch
+):
+    """A program's model is saved as one of plain Keras; SGD is equal to the last bit."""
+    data = prepared(augmentation=CHAIN, normalization=BY_CHANNEL)
+    monkeypatch.setattr(single, "prepare_data", lambda *args, **options: data)
+    monkeypatch.setattr(single, "find_model_builder", lambda name: dense)
+    said: dict[str, list[str]] = {"host": [], "device": []}
+    found = {}
+    for place, heard in said.items():
+        config = TrainingConfig(
+            dataset="digits",
+            model="dense",
+            trial_length=TrainingLength(amount=SPEC.total_examples, unit="examples"),
+            seed=3,
+            data_on=place,
+            configuration=SPEC.configuration,
+        )
+        output = tmp_path / f"{place}.keras"
+        metrics = train_once(config, output=output, threads=1, say=heard.append, verbose=0)
+        found[place] = metrics, keras.models.load_model(output).get_weights()
+
+    assert all(map(np.array_equal, found["host"][1], found["device"][1]))
+    for split, metrics in found["host"][0].items():
+        assert metrics == pytest.approx(found["device"][0][split], rel=1e-6)
+    assert any("made on the device" in text for text in said["device"])
+    assert not any("made on" in text for text in said["host"])
+
+
+def test_memory_is_measured_of_what_a_training_takes(both, monkeypatch):
+    """Of data in the device's memory a step gets numbers of examples, and the data takes room."""
+    given = []
+    monkeypatch.setattr(
+        keras.Model, "fit", lambda model, stream, **options: given.append(stream.element_spec)
+    )
+    for programs in both:
+        load = TrainingLoad(programs, SPEC.configuration, lambda: None)
+        load._longest = None
+        load.step(8)
+
+    assert [isinstance(spec, Chosen.Spec) for spec in given] == [False, True]
+
+
+def test_the_share_of_batches_that_are_made_in_the_step_is_a_difference(both, monkeypatch):
+    """A step of 3 ms on a batch in memory, of 4 ms with its making; no pipeline is timed."""
+    seconds = iter([0.003, 0.004] * 10)
+    monkeypatch.setattr(input_bound, "time_training", lambda *_, **__: next(seconds))
+    monkeypatch.setattr(input_bound, "_time_pipeline", lambda *_, **__: pytest.fail("a pipeline"))
+    found = measure_input_bound(context_of(both[1]), [SPEC.configuration])
+
+    (one,) = found.shares
+    assert found.on_device
+    assert one.pipeline.seconds == pytest.approx(0.001)
+    assert one.verdict == "compute-bound"
+    assert found.columns()[1] == "made on the device (ms)"
+    assert "lengthens the model's step by 33%" in found.conclusion()
+    assert "--data_on=host" in found.conclusion()
+
+
+def test_every_command_that_trains_takes_the_flag():
+    """One definition; what trains as given trials did keeps their place by default."""
+    defaults = {}
+    for command in ("tune", "probe", "claims", "train"):
+        flag = importlib.import_module(command_module(command)).FLAGS["data_on"]
+        assert flag.parser.enum_values == list(DATA_ON)
+        defaults[command] = flag.default
+
+    assert defaults == {"tune": "auto", "probe": "auto", "claims": "auto", "train": None}
+
+
+def test_callbacks_count_examples_of_a_step_that_makes_its_batches(both):
+    """An element holds the numbers of a whole execution, in one row for each stream."""
+    throughput, counted = Throughput(), []
+
+    class Counts(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            counted.append(throughput._watched.totals()[1])
+
+    ended = run_trial(both[1], SPEC, user_callbacks=lambda: [throughput, Counts()])
+
+    assert ended.status == "completed", ended.message
+    assert counted[-1] == SPEC.total_examples
+
+
+def test_a_callback_that_reads_batches_is_told_to_keep_the_data_on_the_host(both):
+    class Looks(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.watched = WatchedInput(
+                self.model, caller="Looks", wants_batch=lambda: True, look=lambda batch: None
+            )
+
+    ended = run_trial(both[1], SPEC, user_callbacks=lambda: [Looks()])
+
+    assert ended.status == "error"
+    assert "Looks reads batches before training does" in ended.message
+    assert "--data_on=host" in ended.message

@@ -113,6 +113,7 @@ def execution_from_flags() -> Execution:
         jit_compile=jit_compile_from(FLAGS),
         strategy=FLAGS.strategy,
         logical_cpus=FLAGS.logical_cpus,
+        data_on=FLAGS.data_on,
     )
 
 

@@ -35,6 +35,11 @@ flags.DEFINE_string(
     "Default: beside the configuration.",
     flag_values=FLAGS,
 )
+define_common_flags(
+    FLAGS,
+    "data_on",
+    more="Default: as in the trials; the other one rounds differently.",
+)
 define_common_flags(FLAGS, "seed", more="Default: the configuration's.")
 flags.DEFINE_integer(
     "batch_size",
@@ -111,6 +116,8 @@ def _with_flags(config: TrainingConfig) -> TrainingConfig:
         changes["data_dir"] = FLAGS.data_dir
     if FLAGS.seed is not None:
         changes["seed"] = FLAGS.seed
+    if FLAGS.data_on is not None:
+        changes["data_on"] = FLAGS.data_on
     if FLAGS.batch_size is not None:
         changes["configuration"] = config.configuration.model_copy(
             update={"batch_size": FLAGS.batch_size}

@@ -43,7 +43,7 @@ from tfbatch.finder import plan_request, run_request
 from tfbatch.plug_ins import check_reference, find_function
 from tfbatch.process.stop_signal import StopSignal
 from tfbatch.python_objects import PythonObjects
-from tfbatch.request.execution import AUTOMATIC, DATA_ON, MAX_STATE_GB, Execution
+from tfbatch.request.execution import MAX_STATE_GB, Execution
 from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.run_folder.files import (
     BEST_CONFIGURATION,
@@ -164,14 +164,6 @@ flags.DEFINE_integer(
     1,
     "Workers that share a GPU which one trial does not fill, instead of --workers.",
     1,
-    flag_values=FLAGS,
-)
-flags.DEFINE_enum(
-    "data_on",
-    AUTOMATIC,
-    list(DATA_ON),
-    "Where batches are made: in the device's memory, within the training graph, or on the host. "
-    "auto: on a GPU with the data in a fifth of its memory; else on the host.",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(

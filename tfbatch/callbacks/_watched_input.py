@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfbatch.errors import InputError
+from tfbatch.pipeline.device_data import Chosen, gives_chosen
 
 Look = Callable[[object], None]
 
@@ -61,7 +62,7 @@ class WatchedInput:
         counts: bool = True,
     ):
         check_single_device(model, caller=caller)
-        self._model = model
+        self._model, self._caller = model, caller
         self._wants_batch, self._look, self._counts = wants_batch, look, counts
         self.executions = 0
         self.waited_for_look = 0.0
@@ -85,6 +86,7 @@ class WatchedInput:
             if self._watched is None:
                 self._watched = self._watch(iterator)
             if looks:
+                self._check_batches(iterator)
                 self._show_next(iterator)
             return self.inner(self._watched)
         except (StopIteration, tf.errors.OutOfRangeError):
@@ -108,6 +110,19 @@ class WatchedInput:
             if isinstance(outer, WatchedInput):
                 outer.inner = self.inner
         self._source = self._watched = None
+
+    def _check_batches(self, iterator: Any) -> None:
+        """Refuses what is no batch: of data in a device's memory the step makes it itself.
+
+        Raises:
+            InputError: The iterator gives numbers of examples.
+        """
+        if gives_chosen(iterator):
+            raise InputError(
+                f"{self._caller} reads batches before training does, and those of data in the "
+                "device's memory are made within the step: keep it on the host (--data_on=host), "
+                "or leave the callback out."
+            )
 
     def _show_next(self, iterator: Any) -> None:
         """Takes the next batch out, shows it and puts it back at the front."""
@@ -153,7 +168,9 @@ class WatchedInput:
         def count(batch: Any) -> Any:
             value = batch.get_value()
             first = tf.nest.flatten(value, expand_composites=True)[0]
-            self._examples.assign_add(tf.shape(first, out_type=tf.int64)[0])
+            # Of data in a device's memory: numbers of examples, a row for each stream.
+            axis = 1 if isinstance(value, Chosen) else 0
+            self._examples.assign_add(tf.shape(first, out_type=tf.int64)[axis])
             return value
 
         # No optimization may run ahead of the requests.

@@ -21,9 +21,11 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     is left out, and so is the first execution of `fit`, which traces. Both numbers stand in
     `History`, in TensorBoard and in the logs of every callback after this one.
 
-    Its error: two time stamps and a copy of references, some 0.1 ms a batch, count as waiting. On
-    a GPU the host asks for the next batch while kernels still run, so `input_wait` is an upper
-    bound there. The `on_epoch_begin` of callbacks listed after this one counts as waiting.
+    Its error: two time stamps and a copy of references, some 0.1 ms a batch, count as waiting. What
+    is timed is the iterator's own request, on the host. On a GPU the host may ask for the next
+    batch while kernels still run, so `input_wait` is an upper bound there. Of data in the device's
+    memory (`data_on`) it is the wait for numbers of examples: their batches are part of the step.
+    The `on_epoch_begin` of callbacks listed after this one counts as waiting.
 
     Example:
         ```python

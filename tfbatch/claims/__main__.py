@@ -127,6 +127,7 @@ def request_from_flags() -> CourtRequest:
             jit_compile=jit_compile_from(FLAGS),
             strategy=FLAGS.strategy,
             logical_cpus=FLAGS.logical_cpus,
+            data_on=FLAGS.data_on,
         ),
     )
 

@@ -394,6 +394,8 @@ def hold_court(
                 model_source=_source_hash(code.build_model),
                 model_built=untrained.model_hash,
                 trial_examples=workload.examples,
+                # Not in the files of sessions before there was a choice.
+                **({} if ready.data.data_on == "host" else {"data_on": ready.data.data_on}),
             ),
             budget={"max_minutes": request.max_minutes},
             overwrite=request.overwrite,

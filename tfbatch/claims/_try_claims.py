@@ -22,7 +22,7 @@ from tfbatch.python_objects import (
     splits_of,
     user_code,
 )
-from tfbatch.request.execution import Execution, JitCompile
+from tfbatch.request.execution import AUTOMATIC, Execution, JitCompile
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.first_worker import locked_with_worker
@@ -62,6 +62,7 @@ def try_claims(
     model_arguments: Mapping[str, object] | None = None,
     callbacks: Callable[[], list[keras.callbacks.Callback]] | Callbacks | None = None,
     strategy: str | None = None,
+    data_on: str = AUTOMATIC,
     verbose: int = 1,
 ) -> Verdicts:
     """Tries what is said about batch size on this model, this data and this machine.
@@ -104,6 +105,8 @@ def try_claims(
         model_arguments: Further arguments of the builder.
         callbacks: Your Keras callbacks, see find_batch_size.
         strategy: "mirrored" to train on all GPUs of the machine.
+        data_on: Where batches are made of the examples, see find_batch_size. What a card changes
+            in the data, or reads by itself, is made on the host.
         verbose: 0 prints nothing.
 
     Returns:
@@ -142,7 +145,11 @@ def try_claims(
         run_dir=Path(run_dir) if run_dir else None,
         overwrite=overwrite,
         execution=Execution(
-            workers=workers, precision=precision, jit_compile=jit_compile, strategy=strategy
+            workers=workers,
+            precision=precision,
+            jit_compile=jit_compile,
+            strategy=strategy,
+            data_on=data_on,
         ),
     )
     check_run_dir(request.run_dir)

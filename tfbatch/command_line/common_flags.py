@@ -8,16 +8,18 @@ from typing import Any, Literal
 from absl import flags
 
 from tfbatch.errors import InputError
+from tfbatch.request.execution import DATA_ON
 
 
 @dataclasses.dataclass(frozen=True)
 class _Flag:
     """What is the same wherever a flag is taken; its first sentence says what it is."""
 
-    kind: Literal["text", "whole", "number"]
+    kind: Literal["text", "whole", "number", "choice"]
     help: str
     default: Any = None
     lowest: float | None = None
+    choices: tuple[str, ...] = ()
 
 
 _COMMON = {
@@ -38,6 +40,12 @@ _COMMON = {
     "max_minutes": _Flag("number", "Time limit in minutes."),
     "seed": _Flag("whole", "All randomness derives from it.", lowest=0),
     "threads": _Flag("text", 'Threads on a CPU: a number, or "all".'),
+    "data_on": _Flag(
+        "choice",
+        "Where batches are made: in the device's memory, within the training graph, or on the "
+        "host; auto: on a GPU with the data in a fifth of its memory, else on the host.",
+        choices=DATA_ON,
+    ),
     "checkpoint_seconds": _Flag(
         "number", "Minimum time between two checkpoints of a training.", 60.0, lowest=0.0
     ),
@@ -61,6 +69,8 @@ def define_common_flags(
         used = flag.default if default is None else default
         if flag.kind == "text":
             flags.DEFINE_string(name, used, help_text, flag_values=values)
+        elif flag.kind == "choice":
+            flags.DEFINE_enum(name, used, list(flag.choices), help_text, flag_values=values)
         elif flag.kind == "whole":
             lowest = None if flag.lowest is None else int(flag.lowest)
             flags.DEFINE_integer(name, used, help_text, lowest, flag_values=values)

@@ -1,4 +1,4 @@
-"""The flags of model, data, optimizer and devices, which `tune` and `probe` share."""
+"""The flags of model, data, optimizer and devices, which `tune`, `probe` and `claims` share."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def define_workload_flags(values: flags.FlagValues, *, batch_sizes: str) -> None
     flags.DEFINE_list("metrics", None, "Keras metrics, as --loss.", flag_values=values)
     flags.DEFINE_list("batch_sizes", None, batch_sizes, flag_values=values)
     _define_jit_compile(values)
+    define_common_flags(values, "data_on", default=AUTOMATIC)
     flags.DEFINE_integer(
         "logical_cpus", 0, "Split the CPU, to try --strategy without GPUs.", 0, flag_values=values
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
@@ -49,7 +50,8 @@ class InputShare:
 
     Attributes:
         batch_size: Examples in the step.
-        pipeline: The training stream alone: nothing is trained.
+        pipeline: The training stream alone: nothing is trained. Of batches that are made on the
+            device, within the step, what the step takes more than the model alone.
         model: The training alone, on one batch that is in memory.
         together: Training on the stream.
     """
@@ -84,10 +86,12 @@ class InputBoundReading:
     Attributes:
         shares: What was measured, ascending.
         left_out: Batch sizes that time or memory did not allow for.
+        on_device: Whether batches are made on the device, after one another with the model.
     """
 
     shares: tuple[InputShare, ...]
     left_out: tuple[int, ...] = ()
+    on_device: bool = False
 
     def verdict_at(self, batch_size: int) -> Verdict:
         """The verdict of the measured size that is nearest, by ratio."""
@@ -109,7 +113,7 @@ class InputBoundReading:
         """See tfbatch.instruments.Reading."""
         return (
             "batch size",
-            "pipeline alone (ms)",
+            f"{self._input()} (ms)",
             "model alone (ms)",
             "together (ms)",
             "input adds",
@@ -130,6 +134,16 @@ class InputBoundReading:
 
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
+        if self.on_device:
+            most = max(self.shares, key=lambda share: share.added)
+            remedy = (
+                ": --data_on=host makes them beside the model" if most.added > NOTICEABLE else ""
+            )
+            return (
+                "Batches are made on the device, within the step, and no pipeline feeds it: at "
+                f"batch size {most.batch_size} that lengthens the model's step by "
+                f"{most.added:.0%}, the most of the measured sizes{remedy}."
+            )
         bound = self._sizes("input-bound")
         if bound:
             return (
@@ -159,7 +173,7 @@ class InputBoundReading:
         """See tfbatch.instruments.Reading."""
         sizes = tuple(float(share.batch_size) for share in self.shares)
         kinds: dict[str, Callable[[InputShare], StepTime]] = {
-            "pipeline alone": lambda share: share.pipeline,
+            self._input(): lambda share: share.pipeline,
             "model alone, one batch in memory": lambda share: share.model,
             "together": lambda share: share.together,
         }
@@ -177,6 +191,9 @@ class InputBoundReading:
             )
         chart = Chart("Input", "batch size", "milliseconds per step", tuple(series), x_ticks=sizes)
         return (chart,)
+
+    def _input(self) -> str:
+        return "made on the device" if self.on_device else "pipeline alone"
 
     def _nearest(self, batch_size: int) -> InputShare:
         return min(self.shares, key=lambda s: abs(math.log(s.batch_size / batch_size)))
@@ -196,16 +213,18 @@ def measure_input_bound(
         seconds: About what it may take; sizes between the ends are left out where that is short.
     """
     programs = task.programs
+    on_device = programs.workload.held is not None
     ascending = sorted(configurations, key=lambda one: one.batch_size)
 
     def visit(index: int) -> list[Paced]:
         configuration = ascending[index]
         most = steps_at_once(programs, configuration)
-        kinds: tuple[TimeSteps, ...] = (
-            functools.partial(_time_pipeline, programs, configuration),
+        kinds: list[TimeSteps] = [
             functools.partial(time_training, programs, configuration, cached=True),
             functools.partial(time_training, programs, configuration),
-        )
+        ]
+        if not on_device:
+            kinds.insert(0, functools.partial(_time_pipeline, programs, configuration))
         size = configuration.batch_size
         with dropped_after_an_error(programs):
             return [first_visit(size, kind, most_at_once=most) for kind in kinds]
@@ -218,10 +237,20 @@ def measure_input_bound(
         seconds=seconds,
     )
     shares = tuple(
-        InputShare(kinds[0].batch_size, *(step_time_of(paced) for paced in kinds))
+        InputShare(kinds[0].batch_size, *_three([step_time_of(paced) for paced in kinds]))
         for kinds in found.visited
     )
-    return InputBoundReading(shares, (*found.left_out, *found.too_large))
+    return InputBoundReading(shares, (*found.left_out, *found.too_large), on_device)
+
+
+def _three(times: list[StepTime]) -> tuple[StepTime, StepTime, StepTime]:
+    """Input, model and both; of two times, without and with an input that is made in the step."""
+    if len(times) == 3:
+        return times[0], times[1], times[2]
+    model, together = times
+    pairs = zip(model.rounds, together.rounds, strict=True)
+    rounds = tuple(max(both - alone, 0.0) for alone, both in pairs)
+    return StepTime(model.batch_size, statistics.median(rounds), rounds), model, together
 
 
 def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> InputBoundReading:

@@ -15,7 +15,7 @@ from tfbatch.errors import InputError
 from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
 from tfbatch.quantities import bytes_of
-from tfbatch.request.execution import Execution, JitCompile
+from tfbatch.request.execution import AUTOMATIC, Execution, JitCompile
 from tfbatch.search.progress import progress_lines
 
 HEADING = "Memory and the largest batch"
@@ -37,6 +37,7 @@ def find_max_batch_size(
     prediction: bool = False,
     precision: str = "float32",
     jit_compile: JitCompile = "auto",
+    data_on: str = AUTOMATIC,
     strategy: str | None = None,
     logical_cpus: int = 0,
     stall_minutes: float = 10.0,
@@ -74,6 +75,8 @@ def find_max_batch_size(
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model; "auto" chooses as Keras does: with a GPU, where
             every layer supports it.
+        data_on: Where batches are made of the examples, see find_batch_size: data in the device's
+            memory is part of what a training takes.
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         stall_minutes: A process that gives no heartbeat for this long is ended.
@@ -102,6 +105,7 @@ def find_max_batch_size(
             workers=None if strategy else 1,
             precision=precision,
             jit_compile=jit_compile,
+            data_on=data_on,
             strategy=strategy,
             logical_cpus=logical_cpus,
             stall_minutes=stall_minutes,

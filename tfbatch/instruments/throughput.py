@@ -20,7 +20,7 @@ from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
 from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
 from tfbatch.instruments.input_bound import InputBoundReading, measure_input_bound
 from tfbatch.instruments.open_bench import BenchOptions, open_bench
-from tfbatch.request.execution import Execution, JitCompile
+from tfbatch.request.execution import AUTOMATIC, Execution, JitCompile
 from tfbatch.request.search_config import BatchSizeGrid
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
@@ -53,6 +53,7 @@ def measure_throughput(
     strategy: str | None = None,
     logical_cpus: int = 0,
     workers: int | None = None,
+    data_on: str = AUTOMATIC,
     verbose: int = 1,
     **options: Unpack[BenchOptions],
 ) -> ThroughputReport:
@@ -90,6 +91,7 @@ def measure_throughput(
         strategy: "mirrored" to train on all devices at once; batch sizes are global ones.
         logical_cpus: Logical devices to split the CPU into, to try a strategy without GPUs.
         workers: 0 to measure in this process, where a profiler sees it.
+        data_on: Where batches are made of the examples, see find_batch_size.
         verbose: 0 prints nothing.
         **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
             class_weight, model_arguments, data_dir, image_size, records_dir.
@@ -108,6 +110,7 @@ def measure_throughput(
         jit_compile=jit_compile,
         strategy=strategy,
         logical_cpus=logical_cpus,
+        data_on=data_on,
     )
     with open_bench(
         build_model,

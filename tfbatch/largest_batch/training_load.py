@@ -22,7 +22,9 @@ from tfbatch.largest_batch.fresh_process import Ended, climb
 from tfbatch.pipeline.trainable_data import Data
 from tfbatch.process.limits import usable_memory
 from tfbatch.training.context import TaskContext
+from tfbatch.training.data_place import training_stream
 from tfbatch.training.devices import device_kind
+from tfbatch.training.program import held_by
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import Heartbeat
 
@@ -176,13 +178,16 @@ class TrainingLoad(_Loaded):
         self._fitted = self._model(batch_size, steps=STEPS)
         if self._accumulation > 1:
             accumulated(self._fitted, micro_batch_size=size)
-        stream = self._data.training(
-            batch_size=batch_size, seed=_SEED, num_examples=STEPS * batch_size
-        )
+        workload = self._programs.workload
+        # An accumulation has a train function of its own, which takes batches of the host's.
+        held = self._accumulation == 1 and held_by(self._fitted) is not None
+        length = {"batch_size": batch_size, "seed": _SEED, "num_examples": STEPS * batch_size}
         self._fitted.fit(
-            lengthened(stream, self._longest),
+            training_stream(self._fitted, workload, **length)
+            if held
+            else lengthened(self._data.training(**length), self._longest),
             steps_per_epoch=STEPS,
-            class_weight=self._programs.workload.class_weight,
+            class_weight=None if held else workload.class_weight,
             callbacks=[self._alive],
             shuffle=False,
             verbose=0,

@@ -149,6 +149,6 @@ class Execution:
             raise InputError(
                 "`memory_budget` is measured on this machine, and says nothing of the nodes of a "
                 f"`cluster`. Received: {self.memory_budget!r}. Leave it out: a batch that does not "
-                "fit costs a trial, and no larger one follows. Or measure it on a node with "
-                "`tfbatch probe`, and give --batch_sizes."
+                "fit costs a trial, and no larger one follows. Or run `tfbatch probe` on a node of "
+                "each kind, and give --batch_sizes up to the smallest of the limits."
             )

@@ -38,6 +38,8 @@ class TrainingConfig(Strict):
         seed: Seed of weights, order and augmentation.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model, or "auto" as Keras chooses.
+        data_on: Where batches are made of the examples: "device", "host" or "auto"; see
+            tfbatch.training.data_place.
         strategy: "mirrored" to train on all GPUs of the machine, or None.
         threads: Threads of the trials on a CPU; None: as many as there are cores.
         loss: Name of a Keras loss, for a model that its builder does not compile; or None.
@@ -55,6 +57,7 @@ class TrainingConfig(Strict):
     seed: int = Field(ge=0)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     jit_compile: bool | Literal["auto"] = False
+    data_on: Literal["auto", "device", "host"] = "host"
     strategy: Literal["mirrored"] | None = None
     threads: int | None = Field(default=None, ge=1)
     loss: str | None = None

@@ -163,7 +163,9 @@ class AnswerWriter:
 
     def _write(self, answer: Answer) -> None:
         """Writes recommendation.json and best.yaml, each whole or not at all."""
-        best = best_yaml(answer, request=self.request, threads=self._threads)
+        best = best_yaml(
+            answer, request=self.request, threads=self._threads, data_on=self.data.data_on
+        )
         write_whole(self.folder.path / BEST_CONFIGURATION, best)
         answer.write(self.folder.path)
 
@@ -221,13 +223,14 @@ class AnswerWriter:
             )
 
 
-def best_yaml(answer: Answer, *, request: Request, threads: int | None) -> str:
+def best_yaml(answer: Answer, *, request: Request, threads: int | None, data_on: str) -> str:
     """The content of best.yaml, which `python -m tfbatch.train --config` reads.
 
     Args:
         answer: The answer.
         request: What was asked.
         threads: Threads of each trial on a CPU; None on another device.
+        data_on: Where the trials' batches were made: "host" or "device".
     """
     recommended, subject, execution = answer.recommended, request.subject, request.execution
     reported = recommended.objective()
@@ -240,6 +243,7 @@ def best_yaml(answer: Answer, *, request: Request, threads: int | None) -> str:
         seed=recommended.trials[0].seed,
         precision=execution.precision,
         jit_compile=execution.jit_compile,
+        data_on=data_on,
         strategy=execution.strategy,
         threads=threads,
         **subject.task.identity(),
@@ -254,6 +258,8 @@ def best_yaml(answer: Answer, *, request: Request, threads: int | None) -> str:
     absent = {"batched", "loss", "metrics", "class_weight"}
     written = config.model_dump(mode="json") | {"class_weight": config.class_weight}
     content = {k: v for k, v in written.items() if v is not None or k not in absent}
+    if data_on == "host":  # the default, and older versions do not know the key
+        del content["data_on"]
     comment = "The recommended training: python -m tfbatch.train --config"
     return write_yaml(content, comment=comment)
 

@@ -157,14 +157,28 @@ def save_model(
     A model whose loss or metrics Keras cannot write down, such as a functools.partial, is saved
     without its compilation, with a warning.
     """
-    workload = task.programs.workload
-    model = workload.compiled(configuration, total_examples=total_examples, seed=seed)
-    with workload.scope():
-        _load_weights(model, weights)
+    model = plain_model(
+        task.programs.workload, configuration, weights, seed=seed, total_examples=total_examples
+    )
     drop_unsavable_compilation(model)
     partial = path.with_name(f".partial-{path.name}")
     model.save(partial)
     partial.replace(path)
+
+
+def plain_model(
+    workload: Workload,
+    configuration: Configuration,
+    weights: Path,
+    *,
+    seed: int,
+    total_examples: int,
+) -> keras.Model:
+    """A compiled model of plain Keras, which knows nothing of programs, with kept weights."""
+    model = workload.compiled(configuration, total_examples=total_examples, seed=seed)
+    with workload.scope():
+        _load_weights(model, weights)
+    return model
 
 
 def drop_unsavable_compilation(model: keras.Model) -> None:

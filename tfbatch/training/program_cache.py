@@ -49,6 +49,7 @@ class ProgramCache:
         total_examples: int,
         seed: int,
         steps_per_execution: int | None = None,
+        first_step: int = 0,
     ) -> keras.Model:
         """Builds a trial's model under its seed and gives it a traced program where there is one.
 
@@ -57,6 +58,7 @@ class ProgramCache:
             total_examples: Length of the training.
             seed: Seed of the build.
             steps_per_execution: Default: what follows from the configuration.
+            first_step: Updates of the training that were made before it was interrupted.
 
         Returns:
             A compiled model, as a fresh build would be, ready for `fit`.
@@ -69,6 +71,7 @@ class ProgramCache:
             self.workload.derive(configuration, total_examples),
             seed,
             steps_per_execution=steps_per_execution,
+            first_step=first_step,
         )
 
     def begin_trial(self, spec: TrialSpec, *, first_step: int = 0) -> keras.Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -23,10 +24,13 @@ from tfbatch.training.checkpoint import (
     WriteCheckpoint,
 )
 from tfbatch.training.compilation import Compilation
+from tfbatch.training.data_place import place_data
 from tfbatch.training.devices import make_strategy, use_threads
-from tfbatch.training.evaluation import evaluate
+from tfbatch.training.evaluation import evaluate, plain_model
 from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import find_model_builder
+from tfbatch.training.program import held_by
+from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.trial import fit
 from tfbatch.training.workload import Workload, build_before_data
@@ -83,6 +87,11 @@ def train_once(
             form, build_model, compilation, build=lambda shape: build(input_shape=shape)
         ),
     )
+    placement = place_data(
+        data, config.data_on, strategy=strategy, class_weight=config.class_weight
+    )
+    if config.data_on != "host":
+        say(f"Batches are made on the {placement.on} ({placement.reason}).")
     workload = Workload(
         data,
         build_model,
@@ -90,15 +99,16 @@ def train_once(
         precision=config.precision,
         jit_compile=config.jit_compile,
         strategy=strategy,
+        held=placement.held,
     )
     total_examples = config.trial_length.examples(data.num_examples("train"))
-    model = workload.compiled(config.configuration, total_examples=total_examples, seed=config.seed)
-    derived = workload.derive(config.configuration, total_examples)
     callbacks: list[keras.callbacks.Callback] = []
     before, file = Position(), None
     if checkpoint:
         file = CheckpointFile(checkpoint, identity=_identity(config, data.describe().identity))
         before = file.read_position()
+    model = _begin(workload, config, total_examples, first_step=before.steps)
+    derived = workload.derive(config.configuration, total_examples)
     untrained = measure_training_loss(model, workload)
     judged = untrained.judged_examples if untrained else JUDGED_EXAMPLES
     guard = DivergenceGuard(
@@ -132,12 +142,49 @@ def train_once(
     if guard.diverged:
         say(f"The training diverged: {guard.reason}.")
     if output:
-        model.save(output)
+        _save(model, workload, config, total_examples, output)
     splits = [split for split in data.splits if split != "train"]
     metrics = {split: evaluate(model, workload, split) for split in splits}
     if file:
         file.remove()
     return metrics
+
+
+def _begin(
+    workload: Workload, config: TrainingConfig, total_examples: int, *, first_step: int
+) -> keras.Model:
+    """A model of plain Keras or, where the data is in a device's memory, a traced program's."""
+    if workload.held is None:
+        return workload.compiled(
+            config.configuration, total_examples=total_examples, seed=config.seed
+        )
+    return ProgramCache(workload).begin(
+        config.configuration,
+        total_examples=total_examples,
+        seed=config.seed,
+        first_step=first_step,
+    )
+
+
+def _save(
+    model: keras.Model,
+    workload: Workload,
+    config: TrainingConfig,
+    total_examples: int,
+    output: Path,
+) -> None:
+    if held_by(model):  # a program's model is saved as one of plain Keras
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Path(folder) / "trained.weights.h5"
+            model.save_weights(weights)
+            model = plain_model(
+                workload,
+                config.configuration,
+                weights,
+                seed=config.seed,
+                total_examples=total_examples,
+            )
+    model.save(output)
 
 
 def _claim_threads(config: TrainingConfig, threads: int | None, say: Callable[[str], None]) -> None:
