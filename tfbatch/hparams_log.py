@@ -181,6 +181,15 @@ def write_trial(
     _replace_event_file(log_dir, summary, step=step)
 
 
+def has_row(log_dir: Path) -> bool:
+    """Whether an earlier `write_trial` has written a row there; a power cut leaves empty files.
+
+    Args:
+        log_dir: The trial's folder, which need not be there.
+    """
+    return any(file.stat().st_size for file in log_dir.glob(f"*{_FILE_SUFFIX}"))
+
+
 def _replace_event_file(log_dir: Path, summary: Summary, *, step: int = 0) -> None:
     """Writes a summary as a new event file that takes the place of our earlier ones.
 

@@ -50,16 +50,17 @@ def choose_candidates(
     """
     scored = trials.searched().ranked()
     baseline = [t for t in scored if t.trial == BASELINE]
-    same = {t.configuration.identity() for t in baseline}
+    same = {t.identity for t in baseline}
+    places = {trial.trial: place for place, trial in enumerate(scored)}
     best: dict[int, FinishedTrial] = {}
     for trial in scored:
-        if trial.trial != BASELINE and trial.configuration.identity() not in same:
+        if trial.trial != BASELINE and trial.identity not in same:
             best.setdefault(trial.configuration.batch_size, trial)
     chosen = list(best.values())[:batch_sizes]
     if chance is not None and scored:
         farthest = HOPELESS_SHARE * abs(chance - _score(scored[0]))
         chosen = [t for t in chosen if abs(_score(t) - _score(scored[0])) <= farthest]
-    chosen = sorted([*chosen, *baseline], key=scored.index)
+    chosen = sorted([*chosen, *baseline], key=lambda t: places[t.trial])
     return [Candidate(t.trial, t.configuration, t.seconds) for t in chosen]
 
 
@@ -189,7 +190,10 @@ def groups_of_rounds(
         most: Rounds beyond this are left out.
     """
     groups: dict[str, list[FinishedTrial]] = {}
-    for trial in _one_of_each(trials):
+    verified = {trial.identity for trial in trials if trial.phase == "confirmation"}
+    for trial in _one_of_each(trials) if verified else ():
+        if trial.identity not in verified:
+            continue
         paired = _first_rounds(trials, trial_name, trial.configuration, most)
         if len(paired) >= least:
             again = _first_rounds(trials, again_name, trial.configuration, len(paired))
@@ -206,8 +210,9 @@ def _one_of_each(trials: Trials) -> list[FinishedTrial]:
     ranked = sorted(searched.ranked(), key=lambda t: t.trial != BASELINE)
     names: dict[str, str] = {}
     for trial in ranked:
-        names.setdefault(trial.configuration.identity(), trial.trial)
-    return [trial for trial in searched if trial.trial in names.values()]
+        names.setdefault(trial.identity, trial.trial)
+    keys = set(names.values())
+    return [trial for trial in searched if trial.trial in keys]
 
 
 def _first_rounds(

@@ -6,8 +6,10 @@ import warnings
 from typing import Any
 
 import keras_tuner
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from tfbatch.oracles._many_points import MOST_POINTS, Points, lowest_bound
 from tfbatch.oracles._spread import spread_points
 
 _RESTARTS = 50
@@ -30,6 +32,8 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         self.known: dict[str, Any] | None = None
         self._first: list[dict[str, Any]] = []
         self._spread_over: list[str] | None = None
+        self._places: dict[tuple[str, str], list[float]] = {}
+        self._placed_over: list[str] | None = None
 
     def populate_space(self, trial_id: str) -> dict[str, object]:
         """The next values, never those of another trial."""
@@ -59,6 +63,7 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
     def set_state(self, state: dict[str, Any]) -> None:
         """With the random numbers and first points; the trials in the order of their start."""
         super().set_state(state)
+        self._placed_over = None
         keys, *place = state["random_state"]
         self._random_state.set_state(("MT19937", keys, *place))
         self._first, self._spread_over = state["first_points"], state["spread_over"]
@@ -83,11 +88,77 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         with warnings.catch_warnings():
             # A flat objective has no length scale: expected, and nobody can act on it.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            proposal: dict[str, Any] = super().populate_space(trial_id)
+            proposal: dict[str, Any]
+            if len(self.trials) > MOST_POINTS and self._enough_completed():
+                values = self._vector_to_values(self._next_of_many())
+                proposal = {"status": "RUNNING", "values": values}
+            else:
+                proposal = super().populate_space(trial_id)
         # Without a continuous parameter KerasTuner repeats its favorite.
         if proposal["values"] is not None and self._duplicate(proposal["values"]):
             return self._drawn()
         return proposal
+
+    def _enough_completed(self) -> bool:
+        completed = [trial for trial in self.trials.values() if trial.status == "COMPLETED"]
+        return len(completed) >= int(self.num_initial_points)
+
+    def _next_of_many(self) -> np.ndarray:
+        """The next point where there are too many for KerasTuner's way; see `lowest_bound`."""
+        names = [parameter.name for parameter in self.hyperparameters.space]
+        if names != self._placed_over:
+            self._places, self._placed_over = {}, names
+        running = {trial.trial_id for trial in self.ongoing_trials.values()}
+        places, values, open_places = [], [], []
+        for trial_id, trial in self.trials.items():
+            if trial_id in running:
+                open_places.append(self._place(trial))
+            elif (value := self._value(trial)) is not None:
+                places.append(self._place(trial))
+                values.append(value)
+        bounds = self._get_hp_bounds()
+        # As KerasTuner draws the starts of its optimizations, so that a resumed search, which
+        # repeats the draws alone, goes on with the same random numbers.
+        starts = self._random_state.uniform(size=(_RESTARTS, len(bounds)))
+        return lowest_bound(
+            Points(np.array(places), np.array(values)),
+            np.array(open_places).reshape(-1, len(bounds)),
+            starts,
+            alpha=self.alpha,
+            beta=self.beta,
+            seed=(self.seed, len(self.trials)),
+        )
+
+    def _place(self, trial: Any) -> list[float]:
+        """`_point`, kept for a trial that runs, and anew for one that has ended."""
+        key = (trial.trial_id, trial.status)
+        if key not in self._places:
+            self._places[key] = self._point(trial)
+        return self._places[key]
+
+    def _value(self, trial: Any) -> float | None:
+        """What a trial that has ended came to, where small is good; None if that is not known.
+
+        Infinite for one that is to count as the worst of all.
+        """
+        if trial.status != "COMPLETED":
+            return None
+        return float(trial.score if self.objective.direction == "min" else -trial.score)
+
+    def _point(self, trial: Any) -> list[float]:
+        """A trial's place in [0, 1]^d; a value that it did not have counts as its default."""
+        values = self._searched(trial)
+        point = []
+        for parameter in self._nonfixed_space():
+            has = parameter.name in values and trial.hyperparameters.is_active(parameter)
+            value = values[parameter.name] if has else parameter.default
+            point.append(float(parameter.value_to_prob(value)))
+        return point
+
+    def _searched(self, trial: Any) -> dict[str, Any]:
+        """A trial's values in the coordinates that are searched."""
+        values: dict[str, Any] = trial.hyperparameters.values
+        return values
 
     def _drawn(self) -> dict[str, Any]:
         drawn: dict[str, Any] = self._random_populate_space()
@@ -98,8 +169,7 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
 
         Fitting anew only to be told the same values took 0.7 s a trial (17 s for 24 trials).
         """
-        completed = [t for t in self.trials.values() if t.status == "COMPLETED"]
-        if len(completed) < self.num_initial_points:
+        if not self._enough_completed():
             return self._drawn()
         # As many draws as KerasTuner makes for the starts of its 50 optimizations.
         self._random_state.uniform(size=(_RESTARTS, len(self._get_hp_bounds())))

@@ -232,15 +232,12 @@ class ScaledLearningRateOracle(_MemoryBound, SpreadBayesianOracle):
             values.append(value)
         return np.array(points), np.array(values)
 
-    def _point(self, trial: Any) -> list[float]:
-        """A trial's place in [0, 1]^d; a value that it did not have counts as its default."""
-        searched = self._searched(trial)
-        point = []
-        for parameter in self._nonfixed_space():
-            has = parameter.name in searched and trial.hyperparameters.is_active(parameter)
-            value = searched[parameter.name] if has else parameter.default
-            point.append(float(parameter.value_to_prob(value)))
-        return point
+    def _value(self, trial: Any) -> float | None:
+        """A score that is not finite, and a failure, count as the worst of all."""
+        if _has_score(trial):
+            return super()._value(trial)
+        known = trial.status in ("COMPLETED", "FAILED") and not self._lacked_memory(trial)
+        return math.inf if known else None
 
 
 def _has_score(trial: Any) -> bool:

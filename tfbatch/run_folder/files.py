@@ -67,6 +67,12 @@ def weights_file(run_dir: Path, trial: str) -> Path:
     return run_dir / WEIGHTS / f"{trial}.weights.h5"
 
 
+def kept_weights(run_dir: Path) -> dict[str, Path]:
+    """The files of final weights that there are, by their trials' names."""
+    files = (run_dir / WEIGHTS).glob("*.weights.h5")
+    return {file.name.removesuffix(".weights.h5"): file for file in files}
+
+
 def checkpoint_file(run_dir: Path, trial: str) -> Path:
     """Where a running trial keeps its last epoch."""
     return run_dir / CHECKPOINTS / f"{trial}.npz"

@@ -33,6 +33,7 @@ class Journal:
     def __init__(self, path: Path):
         self.path = path
         self.rows: list[Row] = []
+        self._by_trial: dict[str, Row] = {}
         try:
             path.touch()
             whole = self._load(path.read_bytes())
@@ -64,17 +65,22 @@ class Journal:
                 f"{self.path} cannot be written: {error}. Free some space and run the same command "
                 "again: every trial before this one is kept."
             ) from error
-        self.rows.append(row)
+        self._keep(row)
 
     def find(self, trial: str) -> Row | None:
         """The row of a trial, or None."""
-        return next((row for row in self.rows if row["trial"] == trial), None)
+        return self._by_trial.get(trial)
 
     def _load(self, data: bytes) -> int:
         """Reads all whole lines; returns the number of bytes that they take."""
         whole = data.rfind(b"\n") + 1
-        self.rows.extend(parse_lines(data[:whole], str(self.path)))
+        for row in parse_lines(data[:whole], str(self.path)):
+            self._keep(row)
         return whole
+
+    def _keep(self, row: Row) -> None:
+        self.rows.append(row)
+        self._by_trial[row["trial"]] = row
 
 
 def read_rows(path: Path) -> list[Row]:

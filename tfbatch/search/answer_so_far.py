@@ -49,9 +49,9 @@ class AnswerSoFar:
         self._tell_stage(stages)
         best = trials.searched().best()
         leader = belief.values.get(BATCH_SIZE) if belief else best and _size(best)
-        sentence = belief.sentence if belief else _sentence(trials, best, self._margin)
         if leader is not None and leader != self._told:
             if belief or (best and best.trial != BASELINE):
+                sentence = belief.sentence if belief else _sentence(trials, best, self._margin)
                 self._progress.note(f"{sentence[0].upper()}{sentence[1:].rstrip('.')}.")
             self._told = leader
         if best is None:

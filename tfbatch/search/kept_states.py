@@ -38,9 +38,17 @@ class KeptStates:
         Returns:
             Names of those whose states were removed.
         """
+        # The folder is listed: asking for each trial's file took a system call for each.
+        there = {state.name: state for state in (self._run_dir / STATES).glob("*.npz")}
+        if not there:
+            return []
         used = [name for trial in trials for name in (trial.trial, trial.parent) if name]
         last_used_first = dict.fromkeys(reversed(used))
-        sizes = {name: self._size(name) for name in reversed(last_used_first)}
+        sizes = {
+            name: _size(there[file])
+            for name in reversed(last_used_first)
+            if (file := state_file(self._run_dir, name).name) in there
+        }
         left, removed = sum(sizes.values()), []
         for trial, size in sizes.items():
             if left <= self._most_bytes:
@@ -51,8 +59,9 @@ class KeptStates:
                 removed.append(trial)
         return removed
 
-    def _size(self, trial: str) -> int:
-        try:
-            return state_file(self._run_dir, trial).stat().st_size
-        except FileNotFoundError:
-            return 0
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

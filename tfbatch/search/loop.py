@@ -100,6 +100,8 @@ class Search:
         self._scores: list[float] = []
         self._next = 0  # the baseline
         self._tried, self._ended = 0, False
+        self._walls: dict[str, int | None] = {}
+        self._seed_numbers = {_numbered_seed(seed, k): k for k in range(MOST_SEEDS, 0, -1)}
         self._running: dict[str, TrialSpec] = {}
         self._open: dict[str, Proposal] = {}
         self._prices = prices
@@ -150,6 +152,7 @@ class Search:
             raise InterruptedTrialError(BASELINE)
         if not self._next:
             self._announce()
+        self._walls = self._trials.memory_walls_before()
         for trial in self._runner.run_all(self._plan(stop_requested)):
             self._finished(trial)
             self._on_trial(self)
@@ -261,8 +264,7 @@ class Search:
             parent=trial.parent,
             schedule=trial.configuration.schedule if branched else None,
         )
-        numbers = range(1, MOST_SEEDS + 1) if trial.parent is None else ()
-        number = next((k for k in numbers if trial.seed == _numbered_seed(self._seed, k)), None)
+        number = self._seed_numbers.get(trial.seed) if trial.parent is None else None
         return Proposal(values, None if part == Part() else part, number)
 
     def _proposed(self, name: str, known: FinishedTrial | None) -> Proposal | Stop | None:
@@ -282,11 +284,10 @@ class Search:
 
     def _bound(self, known: FinishedTrial | None = None) -> float:
         """The smallest batch size that does not fit, as it was known when a trial began."""
-        trials, device = self._trials, self._runner.device
-        if known is not None:
-            before = [trial.trial for trial in trials].index(known.trial)
-            trials, device = trials[:before], known.device
-        wall = trials.memory_wall(device)
+        if known is None:
+            wall = self._trials.memory_wall(self._runner.device)
+        else:
+            wall = self._walls[known.trial]
         return min(self._largest + 1, math.inf if wall is None else wall)
 
     def _why_none(self) -> str:
@@ -364,8 +365,10 @@ class Search:
         """
         if self._config.oracle.in_parts:
             return self._clock.fits(0.0, reserve=self.verification_reserve())
-        expected = self._trials.median_seconds()
-        if not self._clock.fits(expected, reserve=self.verification_reserve()):
+        # Without a limit all fits: what verification would take needs a look at all trials.
+        if not math.isinf(self._clock.left) and not self._clock.fits(
+            self._trials.median_seconds(), reserve=self.verification_reserve()
+        ):
             return False
         if math.isinf(self._trainings.limit):
             return True

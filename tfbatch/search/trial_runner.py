@@ -12,11 +12,17 @@ from pathlib import Path
 from tfbatch.configuration import Configuration
 from tfbatch.curves_log import move_after, set_aside
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.hparams_log import write_trial
+from tfbatch.hparams_log import has_row, write_trial
 from tfbatch.oracles import Part
 from tfbatch.request.execution import MAX_STATE_GB
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
-from tfbatch.run_folder.files import checkpoint_file, curves_name, state_file, weights_file
+from tfbatch.run_folder.files import (
+    checkpoint_file,
+    curves_name,
+    kept_weights,
+    state_file,
+    weights_file,
+)
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.engine import TrialEngine
 from tfbatch.search.kept_states import KeptStates
@@ -96,7 +102,7 @@ class TrialRunner:
         self.trials = Trials(
             map(read_row, folder.journal.rows), objective=objective, total_examples=total_examples
         )
-        for trial in self.trials:  # one may have been killed between journal and TensorBoard
+        for trial in self._without_row():
             self._log(trial, self._spec_of(trial))
 
     @property
@@ -336,7 +342,7 @@ class TrialRunner:
         outcome = final_status(outcome, self._objective)
         finished = self._write(spec, outcome)
         if spec.phase != "confirmation":
-            self._keep_best_weights(finished)
+            self._keep_best_weights()
         # A parent whose state is gone is trained again, perhaps from that of its own parent.
         in_use = {name for running in self._running.values() for name in running.ancestors()}
         removed = self._states.prune(self.trials, needed=in_use)
@@ -367,6 +373,20 @@ class TrialRunner:
         self.trials = self.trials.with_one_more(finished)
         self._log(finished, spec)
         return finished
+
+    def _without_row(self) -> list[FinishedTrial]:
+        """Trials of earlier sessions whose HParams row is to be written, in the order of their end.
+
+        Those that have none, and the last one: between its journal line and its row the process
+        may have been killed. All others were written before the next trial's line was. Parts of a
+        training share a row.
+        """
+        last = self.trials[-1].curves if self.trials else ""
+        written = {
+            name: name != last and has_row(self._folder.tensorboard / name)
+            for name in dict.fromkeys(trial.curves for trial in self.trials)
+        }
+        return [trial for trial in self.trials if not written[trial.curves]]
 
     def _log(self, finished: FinishedTrial, spec: TrialSpec) -> None:
         """Writes the HParams row, which can be written again from the journal at any time.
@@ -413,12 +433,14 @@ class TrialRunner:
         if not any(t.from_examples >= failed.from_examples for t in others):
             move_after(self._folder.tensorboard / parent.curves, failed.from_examples, folder)
 
-    def _keep_best_weights(self, finished: FinishedTrial) -> None:
+    def _keep_best_weights(self) -> None:
         searched = self.trials.searched()
         best = searched.best()
-        for trial in searched:
-            if best is None or trial.trial != best.trial:
-                self.weights_file(trial.trial).unlink(missing_ok=True)
+        # The folder is listed: it holds a few files, however many trials there were.
+        for name, file in kept_weights(self._folder.path).items():
+            trial = searched.find(name)
+            if trial and (best is None or trial.trial != best.trial):
+                file.unlink(missing_ok=True)
 
 
 def _is_own(curves: str, trial: str) -> bool:

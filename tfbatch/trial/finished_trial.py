@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -88,6 +89,11 @@ class FinishedTrial:
     def is_whole(self) -> bool:
         """Whether its configuration led from the beginning to its end, in however many parts."""
         return self.course_from == 0 and self.length == self.total_examples
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """That of its configuration; of thousands of trials it is asked for again and again."""
+        return self.configuration.identity()
 
     @property
     def curves(self) -> str:

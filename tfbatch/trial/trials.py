@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import statistics
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -39,7 +41,6 @@ class Trials(Sequence[FinishedTrial]):
         total_examples: int | None,
     ):
         self._trials = tuple(trials)
-        self._by_name = {t.trial: t for t in self._trials}
         self.objective = objective
         self.total_examples = total_examples
 
@@ -78,13 +79,29 @@ class Trials(Sequence[FinishedTrial]):
         """A trial, or those of a part of the run."""
         return self._part(self._trials[index]) if isinstance(index, slice) else self._trials[index]
 
+    def __iter__(self) -> Iterator[FinishedTrial]:
+        """In the order of their end."""
+        return iter(self._trials)
+
     def __repr__(self) -> str:
         """Such as "Trials(3, val_loss:min)"."""
         return f"Trials({len(self)}, {self.objective})"
 
     def with_one_more(self, trial: FinishedTrial) -> Trials:
         """These and one that has ended."""
-        return self._part((*self._trials, trial))
+        more = self._part((*self._trials, trial))
+        # What is known of these is carried over: a search asks for it after every trial, and with
+        # thousands of them looking through all takes most of a trial's time here.
+        if "_ranked" in vars(self):
+            ranked = list(self._ranked)
+            if trial.score is not None:
+                bisect.insort_right(ranked, trial, key=self._place)
+            vars(more)["_ranked"] = tuple(ranked)
+        if "_searched" in vars(self):
+            before = self._searched
+            searched = before.with_one_more(trial) if self._is_searched(trial) else before
+            vars(more)["_searched"] = searched
+        return more
 
     def find(self, name: str) -> FinishedTrial | None:
         """A trial by its name, or None."""
@@ -104,7 +121,7 @@ class Trials(Sequence[FinishedTrial]):
         Left out are parts and branches, which no one configuration describes from the beginning
         to their end, and shorter or longer trainings. None are there where the length is not known.
         """
-        return self._part(t for t in self if t.is_whole and t.total_examples == self.total_examples)
+        return self._part(t for t in self if self._is_of_full_length(t))
 
     def completed(self) -> Trials:
         """Those that have a score."""
@@ -112,7 +129,7 @@ class Trials(Sequence[FinishedTrial]):
 
     def searched(self) -> Trials:
         """What an answer chooses among: the baseline and the search's own, of full length."""
-        return self.of_phase("baseline", "search").of_full_length()
+        return self._searched
 
     def configurations(self) -> int:
         """How many configurations they try; see `TrialSpec.tries_another`."""
@@ -125,8 +142,7 @@ class Trials(Sequence[FinishedTrial]):
 
     def ranked(self) -> list[FinishedTrial]:
         """The completed ones, best first; of equal ones the earlier is first."""
-        sign = 1.0 if self.objective.direction == "min" else -1.0
-        return sorted(self.completed(), key=lambda t: sign * (t.score or 0.0))
+        return list(self._ranked)
 
     def best(self, *, without: Collection[str] = ()) -> FinishedTrial | None:
         """The best completed one, the first of equal ones; None if there is none.
@@ -134,7 +150,7 @@ class Trials(Sequence[FinishedTrial]):
         Args:
             without: Names of trials that are left out.
         """
-        return next((t for t in self.ranked() if t.trial not in without), None)
+        return next((t for t in self._ranked if t.trial not in without), None)
 
     def median_seconds(self) -> float:
         """Median wall-clock seconds of the completed trials; 0 if there are none."""
@@ -143,8 +159,44 @@ class Trials(Sequence[FinishedTrial]):
 
     def memory_wall(self, device: str) -> int | None:
         """The smallest batch size at which memory was used up on a kind of device, or None."""
-        failed = self._part(t for t in self if t.status == "oom" and t.device == device)
-        return min(failed.batch_sizes(), default=None)
+        sizes = (
+            t.configuration.batch_size for t in self if t.status == "oom" and t.device == device
+        )
+        return min(sizes, default=None)
+
+    def memory_walls_before(self) -> dict[str, int | None]:
+        """For each trial by its name, the wall on its device as it was known when it ended."""
+        walls: dict[str, int] = {}
+        found: dict[str, int | None] = {}
+        for trial in self:
+            found[trial.trial] = walls.get(trial.device)
+            if trial.status == "oom":
+                size = trial.configuration.batch_size
+                walls[trial.device] = min(walls.get(trial.device, size), size)
+        return found
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, FinishedTrial]:
+        return {t.trial: t for t in self._trials}
+
+    @functools.cached_property
+    def _searched(self) -> Trials:
+        return self._part(t for t in self if self._is_searched(t))
+
+    def _is_searched(self, trial: FinishedTrial) -> bool:
+        return trial.phase in ("baseline", "search") and self._is_of_full_length(trial)
+
+    def _is_of_full_length(self, trial: FinishedTrial) -> bool:
+        return trial.is_whole and trial.total_examples == self.total_examples
+
+    @functools.cached_property
+    def _ranked(self) -> tuple[FinishedTrial, ...]:
+        return tuple(sorted((t for t in self if t.score is not None), key=self._place))
+
+    def _place(self, trial: FinishedTrial) -> float:
+        """Small is good."""
+        sign = 1.0 if self.objective.direction == "min" else -1.0
+        return sign * (trial.score or 0.0)
 
     def _part(self, trials: Iterable[FinishedTrial]) -> Trials:
         return Trials(trials, objective=self.objective, total_examples=self.total_examples)
