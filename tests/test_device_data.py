@@ -22,7 +22,7 @@ from tensorflow.python.framework.kernels import get_registered_kernels_for_op
 import tfbatch
 from tfbatch.__main__ import command_module
 from tfbatch.augmentations import AUGMENTATIONS, colour
-from tfbatch.callbacks import Throughput
+from tfbatch.callbacks import Advisor, GradientNoiseScale, Throughput
 from tfbatch.callbacks._watched_input import WatchedInput
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
@@ -373,6 +373,18 @@ def test_on_a_gpu_data_is_held_in_a_fifth_of_its_memory(prepared, monkeypatch):
         found = GpuMachine(tuple(Gpu("a GPU", (9, 0), there, there, "id") for there in each))
         monkeypatch.setattr(data_place, "read_gpus", lambda found=found: found)
         assert place_data(data, "auto", sharers=sharers).on == on
+    monkeypatch.setattr(
+        data_place,
+        "read_gpus",
+        lambda: GpuMachine((Gpu("a GPU", (9, 0), 5 * needed, 5 * needed, "id"),)),
+    )
+    reading = (GradientNoiseScale(), Advisor())
+    for callback in reading:
+        placed = place_data(data, "auto", callbacks=lambda callback=callback: [callback])
+        assert placed.reason == f"{type(callback).__name__} reads the batches"
+    looking = [Throughput(), GradientNoiseScale(np.zeros((8, 2)), np.zeros(8))]
+    assert place_data(data, "auto", callbacks=lambda: looking).on == "device"
+    assert place_data(data, "device", callbacks=lambda: reading).on == "device"  # as asked
 
 
 def test_workers_share_gpus_in_turn(monkeypatch):

@@ -4,7 +4,8 @@ The file `stop_after_steps.py` holds the class `StopAfterSteps` (the name withou
 any case), which is then `tfbatch.callbacks.StopAfterSteps`: there is no list to edit.
 
 A callback with `only_looks = True` promises that the weights after `fit` are the same bits with
-and without it; tests/test_callback_contract.py holds every file of this folder to that.
+and without it; tests/test_callback_contract.py holds every file of this folder to that. One with
+`reads_batches = True` looks at batches before training does, which data in a device's memory lacks.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     """
 
     only_looks = True
+    reads_batches = True
 
     def __init__(
         self,

@@ -72,6 +72,11 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     only_looks = True
     _ends_training = True  # where the first batch cannot be measured
 
+    @property
+    def reads_batches(self) -> bool:
+        """Whether it looks at the batches of the training: where it has no examples of its own."""
+        return self.x is None
+
     def __init__(
         self,
         x: object = None,

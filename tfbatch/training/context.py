@@ -167,6 +167,7 @@ class TaskContext:
             sharers=workers_on_a_gpu(self.job.place),
             strategy=self._strategy,
             class_weight=self.code.compilation.class_weight,
+            callbacks=self.code.callbacks,
         )
 
     @functools.cached_property

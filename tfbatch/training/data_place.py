@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
@@ -49,6 +50,7 @@ def place_data(
     sharers: int = 1,
     strategy: tf.distribute.Strategy | None = None,
     class_weight: dict[int, float] | None = None,
+    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] | None = None,
 ) -> Placement:
     """Decides where the examples of a process's trainings live.
 
@@ -58,6 +60,8 @@ def place_data(
         sharers: Workers that hold the data on one GPU, each for itself.
         strategy: What distributes batches of the host's over devices, or None.
         class_weight: Weight by class; those that `fit` makes of it are part of a training batch.
+        callbacks: Makes a user's callbacks, or None. One with `reads_batches` keeps them on the
+            host, unless the device is asked for.
     """
     gpus = tf.config.list_logical_devices("GPU")
     if wanted == "host":
@@ -84,6 +88,10 @@ def place_data(
             return Placement(
                 None, f"{size} exceed {DEVICE_SHARE:.0%} of the GPU's memory ({shown})"
             )
+        if readers := [
+            one for one in (callbacks or list)() if getattr(one, "reads_batches", False)
+        ]:
+            return Placement(None, f"{type(readers[0]).__name__} reads the batches")
     return Placement(HeldData(form, "GPU:0" if gpus else "CPU:0"), size)
 
 
