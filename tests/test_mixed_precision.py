@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import types
+from pathlib import Path
+
 import keras
 import pytest
 import tiny_model
 from contexts import context_of
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import RecordError, StoppedError
 from tfbatch.training import two_ways
 from tfbatch.training.precision_comparison import (
     PrecisionAt,
@@ -145,3 +149,17 @@ def test_a_step_that_a_policy_does_not_allow_is_told(digits):
     found = compare_precision(context_of(programs), SIZES[:1], KNOWN, 60.0)
 
     assert "with mixed_bfloat16 training fails: " in found.conclusion()
+
+
+@pytest.mark.parametrize(
+    "error", [StoppedError("asked to stop"), RecordError(Path("a"), 1, "damaged")]
+)
+def test_what_says_nothing_of_a_policy_ends_the_comparison(error):
+    class Failing:
+        def begin(self, *args, **kwargs):
+            raise error
+
+    task = types.SimpleNamespace(heartbeat_or_stop=lambda: None)
+    ways = (two_ways.Way("with float32", Failing()), two_ways.Way("with another", Failing()))
+    with pytest.raises(type(error)):
+        two_ways.time_two_ways(task, SIZES[0], 1.0, *ways)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import TfbatchError
 from tfbatch.interleaved_rounds import Paced, fewest_seconds, first_visit, measure_round
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
@@ -110,6 +111,7 @@ def time_two_ways(
 
     Raises:
         StoppedError: A stop was requested.
+        TfbatchError: What says nothing of a way to train, such as damaged records.
     """
     kinds: list[Paced] = []
     for way in (first, second):
@@ -121,6 +123,8 @@ def time_two_ways(
             if failure := way.refused(model):
                 return TwoWays(None, None, failure)
             kinds.append(_looked_at(way.programs, configuration))
+        except TfbatchError:  # such as damaged records: it says nothing of the way
+            raise
         except Exception as error:  # an operation that one of them does not have is a result
             lines = str(error).strip().splitlines() or [""]
             failure = f"{way.name} training fails: {lines[0]}"
