@@ -162,7 +162,7 @@ class Verdicts:
         """What the verdicts are worth, in a few lines."""
         counts = ", ".join(f"{self.count(word)} {word}" for word in SYMBOLS if self.count(word))
         lines = [
-            f"{len(self.claims)} claims: {counts}.",
+            f"{len(self.claims)} claim{'s' * (len(self.claims) != 1)}: {counts}.",
             f"On this machine, this model and this data: {self.subject}. A verdict is uncorrected: "
             f"each calls HOLDS what is not so at most {ONE_SIDED:.1%} of the time, what chooses "
             "between batch sizes included; Holm's p is over all claims of this table.",
