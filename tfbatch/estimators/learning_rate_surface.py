@@ -1,23 +1,30 @@
-"""A metric against batch size and learning rate: a parabola whose top moves with the batch size.
+"""A metric against batch size and learning rate: one quadratic surface over both logarithms.
 
-    score(B, rate) = level(B) - curvature * (log2(rate) - top(B))**2        (the larger, the better)
-    top(B) = start + slope * log2(B)
+    value(B, rate) = c0 + c1 b + c2 u + c3 u**2 + c4 b u + c5 b**2          (small is good)
+    b = log2(B) - mean,  u = log2(rate) - mean
 
-One curvature for all batch sizes, one line for the best rates (linear in the logarithms, as every
-scaling rule that is a power), a level of its own for each batch size. Multiplied out it is linear
-in its unknowns,
+The best rate of a batch size is where the slope in u vanishes, so that it is a power of the batch
+size, as in every scaling rule that is one: its exponent is -c4 / (2 c3). Six unknowns, whatever the
+number of batch sizes: a search gives most sizes two trials or three, which cannot carry a level of
+their own. Quadratic surfaces around an optimum: Box and Wilson 1951, "On the experimental
+attainment of optimum conditions".
 
-    score = level'(B) + a z**2 + b z + c z log2(B)              z = log2(rate)
+Two things keep what is far from the best from deciding. The value is the logarithm of a loss, or
+the logit of an error where scores are shares: there a training that learned nothing is some units
+away, and not a hundred deviations. And a trial's doubt grows with its distance from the best,
 
-so that least squares give it, the best rate of every size (-(b + c log2 B) / 2a), the exponent of
-the rule (-c / 2a), and the error of every prediction. Quadratic surfaces around an optimum: Box and
-Wilson 1951, "On the experimental attainment of optimum conditions".
+    doubt = 1 + distance / (2 * median distance)
+
+by which it is divided: near the best a square is a good form, far away it is none.
+
+How often the intervals hold: benchmarks/results/fixed_rate.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +34,13 @@ from tfbatch.estimators.interval import quantile_of_t
 from tfbatch.estimators.vectors import Array, check_positive, check_same_length, checked_array
 from tfbatch.metric_direction import Direction
 
-OCTAVES = 3.0
-"""Trials farther from the best rate of their size are left out: a parabola holds near its top."""
+UNKNOWNS = 6
 FEWEST_FREE = 3
 """Trials beyond the unknowns, so that an error can be told."""
+_MEDIANS = 2.0
+"""The doubt is doubled at so many median distances from the best."""
+
+Scale = Literal["logarithm", "logit", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +49,18 @@ class Predicted:
 
     Attributes:
         mean: The predicted metric.
-        half_width: Half of its 95 % interval, for one further training.
+        low: Lower end of its 95 % interval, for one further training.
+        high: Upper end.
     """
 
     mean: float
-    half_width: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width."""
+        return (self.high - self.low) / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,47 +68,62 @@ class LearningRateSurface:
     """The fitted surface.
 
     Attributes:
-        batch_sizes: Those with a level of their own, ascending.
+        batch_sizes: Those of the trials, ascending: what it can predict without extrapolation.
         exponent: How the best rate follows the batch size: 1 is the linear rule, 0.5 the root.
-        deviation: Standard deviation of the trials around the surface.
+        deviation: Standard deviation of trials near the best around the surface, on its scale.
         trials: Number of trials that it rests on.
-        coefficients: Levels, then a, b, c.
-        inverse: Inverse of the normal equations, for the errors.
+        scale: What the surface is of.
+        direction: Whether a larger or a smaller metric is better.
+        coefficients: c0 to c5.
+        inverse: Inverse of the weighted normal equations, for the errors.
+        center: Means of log2(B) and log2(rate).
+        best: The best trial, on the scale.
+        median: Median distance of the trials from it.
     """
 
     batch_sizes: tuple[int, ...]
     exponent: float
     deviation: float
     trials: int
+    scale: Scale
+    direction: Direction
     coefficients: Array
     inverse: Array
+    center: tuple[float, float]
+    best: float
+    median: float
 
     def best_rate(self, batch_size: int) -> float:
         """The predicted best learning rate of a batch size."""
-        a, b, c = self.coefficients[-3:]
-        return float(2.0 ** (-(b + c * math.log2(batch_size)) / (2 * a)))
+        _, _, c2, c3, c4, _ = self.coefficients
+        b = math.log2(batch_size) - self.center[0]
+        return float(2.0 ** (self.center[1] - (c2 + c4 * b) / (2 * c3)))
 
     def predict(self, batch_size: int, learning_rate: float) -> Predicted:
         """The predicted metric of one further training.
 
         Raises:
-            InputError: A batch size that has no level.
+            InputError: A batch size that no trial had, or a rate that is not > 0.
         """
         if batch_size not in self.batch_sizes:
             raise InputError(
                 f"`batch_size` must be a fitted one: {list(self.batch_sizes)}. "
                 f"Received: {batch_size}."
             )
-        row = _rows(np.array([batch_size]), np.array([learning_rate]), self.batch_sizes)[0]
-        free = self.trials - len(self.coefficients)
-        spread = self.deviation * math.sqrt(1 + float(row @ self.inverse @ row))
-        return Predicted(float(row @ self.coefficients), quantile_of_t(free, level=0.95) * spread)
+        check_positive(learning_rate=learning_rate)
+        row = _rows(np.array([batch_size]), np.array([learning_rate]), self.center)[0]
+        value = float(row @ self.coefficients)
+        doubt = _doubt(np.array([value]), self.best, self.median)[0]
+        spread = self.deviation * math.sqrt(float(doubt**2 + row @ self.inverse @ row))
+        half = quantile_of_t(self.trials - UNKNOWNS, level=0.95) * spread
+        ends = [_score(v, self.scale, self.direction) for v in (value - half, value + half)]
+        return Predicted(_score(value, self.scale, self.direction), min(ends), max(ends))
 
     def __str__(self) -> str:
-        """For a note, e.g. "a parabola in log2(learning rate) ..."."""
+        """For a note, e.g. "a quadratic surface over log2(batch size) and log2(rate) ..."."""
         return (
-            "a parabola in log2(learning rate) with a level for each batch size, through "
-            f"{self.trials} trials; they lie {self.deviation:.2g} from it"
+            "a quadratic surface over the logarithms of batch size and learning rate, fitted to "
+            f"{self.trials} trials"
         )
 
 
@@ -102,7 +134,7 @@ def fit_surface(
     *,
     direction: Direction,
 ) -> LearningRateSurface:
-    """Fits the surface by least squares.
+    """Fits the surface by weighted least squares.
 
     Args:
         batch_sizes: [n] batch sizes of completed trials.
@@ -111,56 +143,81 @@ def fit_surface(
         direction: Whether a larger or a smaller metric is better.
 
     Raises:
-        InputError: Different lengths, values that are not > 0, fewer than 2 batch sizes, too few
-            trials near the best rates, or trials that show no best rate.
+        InputError: Different lengths, values that are not > 0, a score that is not finite, fewer
+            than 3 batch sizes, too few trials, trials that differ too little, or trials that show
+            no best rate.
     """
     sizes = checked_array(batch_sizes, name="batch_sizes")
     rates = checked_array(learning_rates, name="learning_rates")
-    values = np.asarray(scores, dtype=np.float64)
-    check_same_length(batch_sizes=sizes, learning_rates=rates, scores=values)
-    near = _near_the_best(sizes, rates, values, direction)
-    sizes, rates, values = sizes[near], rates[near], values[near]
+    measured = checked_array(scores, name="scores", positive=False)
+    check_same_length(batch_sizes=sizes, learning_rates=rates, scores=measured)
     distinct = tuple(int(size) for size in np.unique(sizes))
-    unknowns = len(distinct) + 3
-    if len(distinct) < 2 or len(values) < unknowns + FEWEST_FREE:
+    if len(distinct) < 3 or len(measured) < UNKNOWNS + FEWEST_FREE:
         raise InputError(
-            f"A surface needs 2 batch sizes and {unknowns + FEWEST_FREE} trials within "
-            f"{OCTAVES:g} octaves of their best rates. Received: {len(distinct)} and {len(values)}."
+            f"A surface needs 3 batch sizes and {UNKNOWNS + FEWEST_FREE} trials. Received: "
+            f"{len(distinct)} and {len(measured)}."
         )
-    rows = _rows(sizes, rates, distinct)
-    if np.linalg.matrix_rank(rows) < unknowns:
-        raise InputError("The learning rates of the trials differ too little to fit a surface.")
-    found: Array = np.linalg.lstsq(rows, values, rcond=None)[0].astype(np.float64)
-    curvature = float(found[-3])
-    if not (curvature < 0 if direction == "max" else curvature > 0):
+    scale = _scale_of(measured, direction)
+    values = _values(measured, scale, direction)
+    best, median = float(values.min()), float(np.median(values - values.min()))
+    center = float(np.log2(sizes).mean()), float(np.log2(rates).mean())
+    rows = _rows(sizes, rates, center)
+    if median == 0 or np.linalg.matrix_rank(rows) < UNKNOWNS:
+        raise InputError("The trials differ too little to fit a surface.")
+    weights = 1 / _doubt(values, best, median)
+    weighted: Array = rows * weights[:, None]
+    found: Array = np.linalg.lstsq(weighted, values * weights, rcond=None)[0].astype(np.float64)
+    if found[3] <= 0:
         raise InputError("The trials show no best learning rate: the curvature has the wrong sign.")
-    residuals = values - rows @ found
-    deviation = math.sqrt(float(residuals @ residuals) / (len(values) - unknowns))
+    residuals = values * weights - weighted @ found
     return LearningRateSurface(
         batch_sizes=distinct,
-        exponent=float(-found[-1] / (2 * curvature)),
-        deviation=deviation,
+        exponent=float(-found[4] / (2 * found[3])),
+        deviation=math.sqrt(float(residuals @ residuals) / (len(values) - UNKNOWNS)),
         trials=len(values),
+        scale=scale,
+        direction=direction,
         coefficients=found,
-        inverse=np.linalg.inv(rows.T @ rows).astype(np.float64),
+        inverse=np.linalg.inv(weighted.T @ weighted).astype(np.float64),
+        center=center,
+        best=best,
+        median=median,
     )
 
 
-def _rows(sizes: Array, rates: Array, distinct: tuple[int, ...]) -> Array:
-    for rate in rates:
-        check_positive(learning_rate=float(rate))
-    z = np.log2(rates)
-    levels = (sizes[:, None] == np.array(distinct)).astype(np.float64)
-    return np.column_stack([levels, z**2, z, z * np.log2(sizes)])
+def _rows(sizes: Array, rates: Array, center: tuple[float, float]) -> Array:
+    b, u = np.log2(sizes) - center[0], np.log2(rates) - center[1]
+    return np.column_stack([np.ones_like(b), b, u, u**2, b * u, b**2]).astype(np.float64)
 
 
-def _near_the_best(
-    sizes: Array, rates: Array, values: Array, direction: Direction
-) -> npt.NDArray[np.bool_]:
-    near = np.zeros(len(sizes), dtype=bool)
-    for size in np.unique(sizes):
-        own = np.flatnonzero(sizes == size)
-        order = values[own] if direction == "min" else -values[own]
-        best = rates[own[int(order.argmin())]]
-        near[own] = np.abs(np.log2(rates[own] / best)) <= OCTAVES
-    return near
+def _doubt(values: Array, best: float, median: float) -> Array:
+    away = np.maximum(values - best, 0.0)
+    return np.asarray(1 + away / (_MEDIANS * median), dtype=np.float64)
+
+
+def _scale_of(scores: Array, direction: Direction) -> Scale:
+    """Shares are those of what is right; a loss is positive; of all else nothing is known."""
+    if direction == "max":
+        return "logit" if scores.min() > 0 and scores.max() < 1 else "none"
+    return "logarithm" if scores.min() > 0 else "none"
+
+
+def _values(scores: Array, scale: Scale, direction: Direction) -> Array:
+    """Scores on the scale, small is good."""
+    if scale == "logit":
+        return np.asarray(np.log((1 - scores) / scores), dtype=np.float64)
+    if scale == "logarithm":
+        return np.asarray(np.log(scores), dtype=np.float64)
+    return -scores if direction == "max" else scores
+
+
+def _score(value: float, scale: Scale, direction: Direction) -> float:
+    """The inverse of `_values`; infinite where a loss is beyond all numbers."""
+    if scale == "logit":
+        return 0.5 * (1 - math.tanh(value / 2))
+    if scale == "logarithm":
+        return math.exp(value) if value < _LARGEST_EXPONENT else math.inf
+    return -value if direction == "max" else value
+
+
+_LARGEST_EXPONENT = 700.0

@@ -11,18 +11,12 @@ from tfbatch.charts import Band, Chart, Mark, Role, Series, Stack
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import mean_and_deviation, t_half_width
 from tfbatch.estimators.knee import Knee, find_knee
-from tfbatch.estimators.learning_rate_surface import (
-    LearningRateSurface,
-    Predicted,
-    fit_surface,
-)
+from tfbatch.reporting.fixed_rate import at_the_baselines_rate, fixed_rate_series
 from tfbatch.reporting.recorded import RecordedRun, own
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 
 FEWEST_SIZES = 3
-"""Of fewer timed sizes no knee is named, and of fewer sizes no line at one rate is drawn."""
-SAME_RATE_OCTAVES = 0.5
-"""Learning rates within this distance are taken for the same."""
+"""Of fewer timed sizes no knee is named."""
 _TIMES_RANGE = 5.0
 
 
@@ -68,7 +62,9 @@ def notes(run: RecordedRun) -> list[str]:
             "Memory by batch size was not measured; --memory_budget=auto measures it before the "
             "search."
         )
-    found += fixed_rate_note(run)
+    at_one_rate = at_the_baselines_rate(run)
+    without = "Without a baseline there is no line at a fixed learning rate."
+    found.append(at_one_rate.source if at_one_rate else without)
     return [*found, *_outside(run)]
 
 
@@ -216,7 +212,7 @@ def metric_chart(run: RecordedRun, ticks: Sequence[float]) -> Chart | None:
             role="candidate",
             about=tuple(describe(t) for t in tuned),
         ),
-        *_at_the_baselines_rate(run),
+        *fixed_rate_series(at_the_baselines_rate(run)),
         *_shorter(run),
         *_fresh(run),
     ]
@@ -298,114 +294,6 @@ def mean_with_interval(contender: Contender) -> tuple[float, float]:
     if len(scores) < 2:
         return mean, math.inf
     return mean, t_half_width(deviation, len(scores), len(scores) - 1)
-
-
-def _at_the_baselines_rate(run: RecordedRun) -> list[Series]:
-    """The line at the baseline's learning rate: from trials where there are any, else predicted."""
-    rate = baselines_rate(run)
-    if rate is None:
-        return []
-    tried = trials_at(run, rate)
-    if len(tried) >= FEWEST_SIZES:
-        return [
-            Series(
-                f"at learning rate {rate:.3g} (trials)",
-                tuple(map(float, tried)),
-                tuple(tried.values()),
-                kind="points and line",
-                role="baseline",
-                symbol="circle-open",
-            )
-        ]
-    surface = surface_of(run)
-    predicted = predicted_at(run, surface, rate) if surface else {}
-    if not predicted:
-        return []
-    return [
-        Series(
-            f"predicted at learning rate {rate:.3g}",
-            tuple(map(float, predicted)),
-            tuple(one.mean for one in predicted.values()),
-            low=tuple(one.mean - one.half_width for one in predicted.values()),
-            high=tuple(one.mean + one.half_width for one in predicted.values()),
-            kind="dashed",
-            role="predicted",
-        )
-    ]
-
-
-def fixed_rate_note(run: RecordedRun) -> list[str]:
-    """Where the line at the baseline's learning rate comes from, or why there is none."""
-    rate = baselines_rate(run)
-    if rate is None:
-        return ["Without a baseline there is no line at a fixed learning rate."]
-    if len(trials_at(run, rate)) >= FEWEST_SIZES:
-        return [
-            f"The line at the baseline's learning rate {rate:.3g} joins the best trials within "
-            "half an octave of it."
-        ]
-    surface = surface_of(run)
-    if surface is None or not predicted_at(run, surface, rate):
-        return [
-            f"What the baseline's learning rate {rate:.3g} gives at other batch sizes was not "
-            "tried, and the trials do not determine a curve that predicts it."
-        ]
-    return [
-        f"The dashed line is a prediction, no measurement: {surface}. It says what the baseline's "
-        f"learning rate {rate:.3g} would give at each batch size; bars are 95 % intervals."
-    ]
-
-
-def baselines_rate(run: RecordedRun) -> float | None:
-    """The learning rate that the user has now, or None."""
-    return run.baseline.learning_rate if run.baseline else None
-
-
-def trials_at(run: RecordedRun, rate: float) -> dict[int, float]:
-    """The best score at each batch size of trials with (about) one learning rate."""
-    near = [
-        t
-        for t in run.trials.searched().ranked()
-        if abs(math.log2(t.learning_rate / rate)) <= SAME_RATE_OCTAVES
-    ]
-    found: dict[int, float] = {}
-    for trial in near:
-        found.setdefault(trial.configuration.batch_size, trial.score or 0.0)
-    return dict(sorted(found.items()))
-
-
-def surface_of(run: RecordedRun) -> LearningRateSurface | None:
-    """The objective as a function of batch size and learning rate; None where it is not known."""
-    trials = run.trials.searched().ranked()
-    try:
-        return fit_surface(
-            [t.configuration.batch_size for t in trials],
-            [t.learning_rate for t in trials],
-            [t.score or 0.0 for t in trials],
-            direction=run.trials.objective.direction,
-        )
-    except InputError:
-        return None
-
-
-def predicted_at(
-    run: RecordedRun, surface: LearningRateSurface, rate: float
-) -> dict[int, Predicted]:
-    """The predicted metric of each batch size at one learning rate; empty where it tells nothing.
-
-    It tells nothing where half of its interval is not smaller than half of what the tuned batch
-    sizes differ by. Sizes at which no rate within an octave was tried are left out.
-    """
-    found = {}
-    for size in surface.batch_sizes:
-        tried = [t.learning_rate for t in run.trials.searched().of_batch_size(size).completed()]
-        if min(tried) / 2 <= rate <= 2 * max(tried):
-            found[size] = surface.predict(size, rate)
-    tuned = [t.score or 0.0 for t in tuned_by_size(run)]
-    if len(found) < 2 or len(tuned) < 2:
-        return {}
-    wide = statistics.median(one.half_width for one in found.values())
-    return found if wide <= (max(tuned) - min(tuned)) / 2 else {}
 
 
 def _shorter(run: RecordedRun) -> list[Series]:
