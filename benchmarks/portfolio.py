@@ -35,8 +35,9 @@ from replay.searches import ENGINES, Make, Task, make_search
 from replay.table import Metric, Table
 from search_replay import TABLES, results_of, run
 
-from tfbatch.oracles._cells import Cell
-from tfbatch.oracles.trunks import Trunks
+from tfbatch.oracles._cells import Cell, Cells
+from tfbatch.oracles._lengths import Training as Asked
+from tfbatch.oracles.trunks import Settings, Trunks
 
 Place = tuple[float, float]
 """Octaves of the batch size around the baseline's, and of the rate around the rule."""
@@ -92,34 +93,40 @@ def cover(problems: Sequence[Mapping[Place, float]], cells: int = CELLS) -> tupl
 
 
 class PortfolioFirst(Trunks):
-    """The search by trunks, which judges a list of cells at their shortest length first."""
+    """The search by trunks, which judges a list of cells at their shortest length first.
 
-    portfolio: Sequence[Place] = ()
+    Args:
+        portfolio: The list.
+        settings: Of the search.
+        task: What it searches.
+    """
 
-    def _bracket(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:  # type: ignore[override]
+    def __init__(self, portfolio: Sequence[Place], settings: Settings, task: Task):
+        premises = task.premises()
+        super().__init__(
+            settings,
+            Cells(task.hyperparameters(), premises),
+            direction=task.direction,
+            total_examples=task.table.plan.total_examples,
+            premises=premises,
+        )
+        self._portfolio = portfolio
+
+    def _bracket(self, allowed: Sequence[Cell]) -> Asked | Literal["wait"] | None:
         wanted = []
-        for octaves, rate in self.portfolio:
+        for octaves, rate in self._portfolio:
             size = round(self._cells.reference * 2.0**octaves)
             if size in self._cells.sizes and self._lengths_of(size):
                 own = (cell for cell in allowed if cell.batch_size == size)
                 near = min(own, key=lambda c: abs(c.rate - self._cells.start - rate), default=None)
                 if near is not None and not self._longest(near):
                     wanted.append((near, 1, self._lengths_of(size)[0]))
-        return self._first_free(wanted) or super()._bracket(allowed)  # type: ignore[return-value]
+        return self._first_free(wanted) or super()._bracket(allowed)
 
 
 def with_portfolio(portfolio: Sequence[Place], **settings: bool) -> Make:
     """Trunks with a portfolio and its other settings."""
-
-    def make(task: Task) -> PortfolioFirst:
-        oracle = make_search("trunks", **settings)(task)
-        oracle.__class__ = PortfolioFirst
-        if not isinstance(oracle, PortfolioFirst):
-            raise TypeError("the search by trunks must be one of Trunks")
-        oracle.portfolio = portfolio
-        return oracle
-
-    return make
+    return lambda task: PortfolioFirst(portfolio, Settings(name="trunks", **settings), task)
 
 
 def spent_and_regret(make: Make, table: Table, metric: Metric, repetitions: int) -> Array:
