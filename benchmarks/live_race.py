@@ -1,15 +1,17 @@
 """Seconds until a search's answer is as good as the best known, live: KerasTuner, Optuna and ours.
 
 usage: python benchmarks/live_race.py [--table=digits_mlp] [--metric=loss] [--repetitions=5]
-           [--search=NAME ...] [--output=live_race.jsonl]
+           [--search=NAME ...] [--output=live_race.jsonl] [--data=FOLDER] [--data_dir=DIR]
 
-Each search is a process that trains; its clock runs from its start, imports, data and tracing
-included. Its answer is looked up in the replay table of the same model and data, where the mean
-over six seeds of every configuration is known: the clock stops when the answer is within one
-deviation between seeds (loss) or half a point (accuracy) of the best known, and the process is
-ended. A search that ends after 25 whole trainings without it counts with its whole time, and is
-marked. Repetitions are interleaved, each with seeds of its own and another search first. Every run
-is a line of the output as soon as it has ended, and the same command goes on behind them.
+The data is prepared before the first of them, in `--data` where the table has a recipe of its own
+(`--data_dir` is the folder of TensorFlow Datasets that it is taken from). Each search is a process
+that trains; its clock runs from its start, imports, data and tracing included. Its answer is looked
+up in the replay table of the same model and data, where the mean over six seeds of every
+configuration is known: the clock stops when the answer is within one deviation between seeds (loss)
+or half a point (accuracy) of the best known, and the process is ended. A search that ends after 25
+whole trainings without it counts with its whole time, and is marked. Repetitions are interleaved,
+each with seeds of its own and another search first. Every run is a line of the output as soon as it
+has ended, and the same command goes on behind them.
 
 `tfbatch_random` and `keras_tuner_random` draw at random on both engines: their ratio is the
 engine's; that of `tfbatch` to `tfbatch_random` is the algorithm's.
@@ -33,6 +35,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from replay.live import CONTESTANTS
+from replay.make import dataset_of
 from replay.measures import Judge
 from replay.plan import PLANS
 from replay.simulate import Cell
@@ -43,9 +46,11 @@ _PATIENCE = 10.0
 """Seconds that a process has to end in good order."""
 
 
-def race(name: str, path: Path, judge: Judge, *, metric: Metric, seed: int) -> dict[str, Any]:
+def race(
+    name: str, path: Path, dataset: str, judge: Judge, *, metric: Metric, seed: int
+) -> dict[str, Any]:
     """One search until its answer is good enough, or its end."""
-    command = [sys.executable, "-m", "replay.live", name, str(path), metric, str(seed)]
+    command = [sys.executable, "-m", "replay.live", name, str(path), dataset, metric, str(seed)]
     began, load = time.monotonic(), os.getloadavg()[0]
     process = subprocess.Popen(
         command,
@@ -115,17 +120,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    development = [plan.name for plan in PLANS if plan.role == "development"]
-    parser.add_argument("--table", choices=development, default=development[0])
+    there = [plan.name for plan in PLANS if (TABLES / f"{plan.name}.npz").exists()]
+    parser.add_argument("--table", choices=there, default=there[0])
     parser.add_argument("--metric", choices=get_args(Metric), default="loss")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--search", action="append", choices=list(CONTESTANTS))
     parser.add_argument("--output", type=Path, default=Path("live_race.jsonl"))
+    parser.add_argument("--data", type=Path, default=Path("live_race_data"))
+    parser.add_argument("--data_dir", type=Path)
     arguments = parser.parse_args()
     path = TABLES / f"{arguments.table}.npz"
     table = Table.read(path)
     judge = Judge(table, range(1, table.plan.seeds + 1), arguments.metric)
     names = arguments.search or list(CONTESTANTS)
+    dataset = dataset_of(table.plan, arguments.data, data_dir=arguments.data_dir)
+    subprocess.run([sys.executable, "-m", "tfbatch.prepare", f"--dataset={dataset}"], check=True)
     about = {"table": arguments.table, "metric": arguments.metric}
     known = []
     if arguments.output.exists():
@@ -137,7 +146,7 @@ def main() -> None:
         for name in (*names[first:], *names[:first]):
             if (name, seed) in done:
                 continue
-            row = about | race(name, path, judge, metric=arguments.metric, seed=seed)
+            row = about | race(name, path, dataset, judge, metric=arguments.metric, seed=seed)
             with arguments.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)

@@ -12,6 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 from branches import branch_values, switched_deviations, tau, whole_values  # noqa: E402
+from portfolio import cover, regrets, with_portfolio  # noqa: E402
 from replay import kept  # noqa: E402
 from replay.measures import Course, Judge, bootstrap_ratio, splits  # noqa: E402
 from replay.opponents import IEpoch, OptunaOracle, RandomSearch, grid, values_of  # noqa: E402
@@ -20,7 +21,7 @@ from replay.searches import ENGINES, Task, make_search  # noqa: E402
 from replay.simulate import Cell, Engine, Replay, simulate  # noqa: E402
 from replay.table import Curve, OutsideTableError, Table, Trained  # noqa: E402
 
-from tfbatch.oracles import Belief, Part, Proposal, Stop  # noqa: E402
+from tfbatch.oracles import Belief, Part, Proposal, Stop, Told  # noqa: E402
 from tfbatch.schema import Named  # noqa: E402
 
 PLAN = TablePlan(
@@ -276,6 +277,29 @@ def test_the_ratio_of_paired_prices_has_an_interval_around_it():
     found, low, high = bootstrap_ratio(ours, theirs, rng=rng)
     assert low < found < high
     assert 0.1 < high - low < 0.6
+
+
+def test_a_portfolio_covers_problems_and_is_no_longer_than_it_gains(table):
+    a, b, c, d = (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)
+    problems = [{a: 0.0, b: 4.0, c: 1.0, d: 1.0}, {a: 4.0, b: 0.0, c: 1.5, d: 2.0}]
+    assert cover(problems) == (c, b, a)
+    assert cover(problems, cells=2) == (c, b)
+
+    # Seeds lie 1/16 apart; all others are 0.25 and more from the best: cut off.
+    for metric in ("loss", "accuracy"):
+        found = regrets(table, metric, 4_000)
+        assert found == {(2.0, 0.0): 0.0, (2.0, -1.0): 4.0, (0.0, 0.0): 4.0, (0.0, -1.0): 4.0}
+
+
+def test_a_search_with_a_portfolio_trains_its_cells_first(table):
+    task = Task(table, "loss", ENGINES["examples"], seed=1)
+    oracle = with_portfolio([(2.0, -1.0), (0.0, -1.0)])(task)
+    asked = []
+    for trial in ("a", "b"):
+        proposal = oracle.propose(trial, known=None, bound=math.inf)
+        oracle.tell(trial, proposal, Told(1.0))
+        asked.append((proposal.values["batch_size"], proposal.values["learning_rate_octaves"]))
+    assert asked == [(128, -1.0), (32, -1.0)], "not the baseline's cell, with which it begins else"
 
 
 def test_kendalls_tau_is_1_where_branches_rank_as_whole_runs_do(table):

@@ -2,7 +2,8 @@
 
 All have the space of a replay table: its batch sizes, rates and schedules, trainings of its full
 length. tfbatch's searches are real runs with workers, journal and curves. The rivals are the loops
-of KerasTuner and Optuna as their guides show them, with a plain Keras model on arrays in memory.
+of KerasTuner and Optuna as their guides show them, with a plain Keras model on arrays in memory,
+and Keras's own layers for the augmentation of a table that has some.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from replay.make import dataset_of
+from replay.make import CIFAR10_PART
 from replay.plan import OCTAVES, TablePlan
 from replay.searches import ENGINES, Task, baseline_of
 from replay.simulate import Cell
@@ -120,7 +121,7 @@ class Heard(OracleSettings):
         return oracle
 
 
-def with_tfbatch(oracle: str, task: Task, folder: Path, **settings: object) -> None:
+def with_tfbatch(oracle: str, task: Task, dataset: str, folder: Path, **settings: object) -> None:
     """A run of tfbatch with its default number of workers, its verification left out."""
     import time
 
@@ -137,7 +138,7 @@ def with_tfbatch(oracle: str, task: Task, folder: Path, **settings: object) -> N
     direction = "min" if task.metric == "loss" else "max"
     subject = resolve_model_and_data(
         apart=True,
-        dataset=dataset_of(plan, folder, data_dir=None),
+        dataset=dataset,
         model=plan.model,
         baseline=f"batch_size={plan.base_batch_size},learning_rate={plan.base_learning_rate}",
     )
@@ -167,15 +168,16 @@ class Rival:
 
     Args:
         task: The table, the metric and the seed.
+        dataset: A recipe's name or path.
     """
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, dataset: str):
         import keras
 
         import tfbatch
 
         self.task, self.plan = task, task.table.plan
-        data = tfbatch.load_data(self.plan.data)
+        data = tfbatch.load_data(dataset)
         self._parts = {}
         for split in ("train", "validation"):
             batches = list(data.evaluation(split).as_numpy_iterator())
@@ -190,6 +192,10 @@ class Rival:
         from tfbatch.models import MODELS
 
         network = MODELS.load(self.plan.model).build(self._input_shape, self._classes)
+        if self.plan.data == CIFAR10_PART:  # as its recipe: flipped, and moved by up to two pixels
+            layers = keras.layers
+            moved = [layers.ZeroPadding2D(2), layers.RandomCrop(*self._input_shape[:2])]
+            network = keras.Sequential([layers.RandomFlip("horizontal"), *moved, network])
         network.compile(
             optimizer=keras.optimizers.SGD(self._schedule(cell), momentum=self.plan.momentum),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -248,11 +254,11 @@ def _choices(plan: TablePlan) -> dict[str, list[Any]]:
     }
 
 
-def with_keras_tuner(tuner_class: str, task: Task, folder: Path) -> None:
+def with_keras_tuner(tuner_class: str, task: Task, dataset: str, folder: Path) -> None:
     """A tuner of KerasTuner over a HyperModel whose `fit` takes the batch size."""
     import keras_tuner
 
-    rival, standing = Rival(task), Standing(task.metric)
+    rival, standing = Rival(task, dataset), Standing(task.metric)
     choices = _choices(rival.plan)
 
     class Network(keras_tuner.HyperModel):  # type: ignore[misc]
@@ -285,13 +291,13 @@ def with_keras_tuner(tuner_class: str, task: Task, folder: Path) -> None:
         tuner.search(verbose=0)
 
 
-def with_optuna(task: Task, folder: Path) -> None:
+def with_optuna(task: Task, dataset: str, folder: Path) -> None:
     """Optuna's multivariate TPE, a new model for each trial, in memory."""
     import keras
     import optuna
 
     del folder
-    rival, standing = Rival(task), Standing(task.metric)
+    rival, standing = Rival(task, dataset), Standing(task.metric)
     choices = _choices(rival.plan)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -311,7 +317,7 @@ def with_optuna(task: Task, folder: Path) -> None:
     study.optimize(objective, n_trials=MOST_TRIALS)
 
 
-CONTESTANTS: Mapping[str, Callable[[Task, Path], None]] = {
+CONTESTANTS: Mapping[str, Callable[[Task, str, Path], None]] = {
     "tfbatch": functools.partial(with_tfbatch, "bayesian", initial_trials=12),
     "tfbatch_trunks": functools.partial(with_tfbatch, "trunks"),
     "tfbatch_random": functools.partial(with_tfbatch, "random"),
@@ -322,20 +328,22 @@ CONTESTANTS: Mapping[str, Callable[[Task, Path], None]] = {
 """`tfbatch` is the oracle of the default search, `tfbatch_random` the engine with the simplest."""
 
 
-def run(name: str, path: Path, metric: Metric, seed: int) -> None:
+def run(name: str, path: Path, dataset: str, metric: Metric, seed: int) -> None:
     """Runs one contestant to its end.
 
     Args:
         name: Of CONTESTANTS.
         path: The table's file.
+        dataset: The recipe of its data: a name or a path.
         metric: What it searches by.
         seed: Of its proposals and its trainings.
     """
     task = Task(Table.read(path), metric, ENGINES["tfbatch"], seed)
     say(baseline_of(task.table.plan), math.nan)  # everybody's answer until something is better
     with tempfile.TemporaryDirectory(prefix="live-race-") as folder:
-        CONTESTANTS[name](task, Path(folder))
+        CONTESTANTS[name](task, dataset, Path(folder))
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))  # type: ignore[arg-type]
+    name, path, dataset, metric, seed = sys.argv[1:]
+    run(name, Path(path), dataset, metric, int(seed))  # type: ignore[arg-type]
