@@ -43,7 +43,7 @@ from tfbatch.reporting.by_batch_size import by_batch_size, memory_chart, notes, 
 from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.finalists import forest, paired_differences
 from tfbatch.reporting.fixed_rate import at_the_baselines_rate
-from tfbatch.reporting.headline import cost_of, two_sentences
+from tfbatch.reporting.headline import cost_of, failed_checks, two_sentences
 from tfbatch.reporting.importance import importance_of, importance_sentence
 from tfbatch.reporting.landscape import landscape, slope_note
 from tfbatch.reporting.learning_curves import learning_curves
@@ -393,7 +393,7 @@ def test_a_learning_rate_at_the_end_of_what_was_tried_is_found(run):
     evidence = only_failure(checks.learning_rate_bracketed, shortened(run.answer, trials), trials)
     assert f"{size}: best {best:.3g} between" in evidence
     assert "and no bound above" in evidence
-    assert "dropped by the search, and not claimed to be tuned" in evidence
+    assert "Of no finalist, and not claimed to be tuned" in evidence
 
 
 def tried(rate, score, *, length=TOTAL_EXAMPLES, status="completed"):
@@ -464,6 +464,25 @@ def test_a_trial_that_the_journal_does_not_have_is_found(run):
     assert run.answer.recommended_trial in only_failure(checks.tuning_shown, answer, trials)
 
 
+@pytest.mark.parametrize("change", [{"score": 0.01}, {"seed": 77}])
+def test_an_answer_that_is_not_what_the_journal_has_is_found(change, run):
+    first, *others = run.answer.recommended.trials
+    answer = changed_contender(run.answer, trials=(first.model_copy(update=change), *others))
+    found = checks.tuning_shown(answer, run.trials)
+
+    assert (found.verdict, checks.tuning_shown(run.answer, run.trials).verdict) == ("FAIL", "PASS")
+    assert f"Other than in the journal: {first.trial}." in found.evidence
+
+
+def test_a_test_split_that_a_trial_of_the_search_read_is_found(run):
+    row = run.trials.of_phase("search")[0].row | {"metric_test_loss": 0.3}
+    read = read_row(row)
+    trials = trials_of(*(read if t.trial == read.trial else t for t in run.trials))
+
+    evidence = only_failure(checks.test_split_read_once, run.answer, trials)
+    assert f"read by a trial, before the answer: {read.trial}" in evidence
+
+
 def changed_contender(answer, **changes):
     """The answer with another recommended contender."""
     one = answer.recommended
@@ -479,8 +498,10 @@ def test_a_seed_that_is_not_fresh_or_not_shared_is_found(seed, words, run):
     first, *others = run.answer.recommended.trials
     first = first.model_copy(update={"seed": seed})
     answer = changed_contender(run.answer, trials=(first, *others))
+    row = run.trials.find(first.trial).row | {"seed": seed}
+    trials = trials_of(*(read_row(row) if t.trial == first.trial else t for t in run.trials))
 
-    assert words in only_failure(checks.fresh_seeds, answer, run.trials)
+    assert words in only_failure(checks.fresh_seeds, answer, trials)
 
 
 def test_a_seed_that_counts_twice_is_found(run):
@@ -823,6 +844,22 @@ def test_what_was_trained_on_fresh_seeds_is_inside_of_the_picture(tmp_path):
 
     for name in ("baseline, fresh seeds", "recommended, fresh seeds"):
         assert chart.y_limits[0] < shown[name].y[0] < chart.y_limits[1]
+
+
+def test_the_readmes_page_names_what_its_run_does_not_support(run):
+    """Two trials of most batch sizes, and no higher rate than the recommended one at its size."""
+    page = Path(__file__).parents[1] / "docs" / "run"
+    shown = said(report_page([read_recorded(page)]).html())
+
+    assert "What would change it: This run does not support: the learning rate is bracket" in shown
+    assert "nothing that the run itself points to" not in shown
+    assert "1 of them fails." in shown
+    assert "the best of so many trials of the run&#39;s length (8: 4, 16: 5, 32: 3," in shown
+    assert "Hardly tuned: at batch size 32, 64, 128, 256, 1,024 no lower or no higher" in shown
+    assert "Diamonds: means on fresh seeds, with 95 % t intervals." in shown
+    assert "open circles are medians of trials beside others, not comparable with it." in shown
+    assert "In the table ± is the standard deviation between n seeds" in shown
+    assert failed_checks(run) == []
 
 
 def test_what_is_outside_of_the_picture_is_named(tmp_path):

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from tfbatch.answer.answer import Contender
+from tfbatch.answer.best_learning_rates import bracket_of
 from tfbatch.charts import Band, Chart, Mark, Role, Series, Stack
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import mean_and_deviation, t_half_width
@@ -57,15 +58,45 @@ def notes(run: RecordedRun) -> list[str]:
             "Throughput is that of the trials, beside whatever else ran: step times are measured "
             "alone with the verification."
         )
+    if run.step_seconds.rounds:
+        beside = "; open circles are medians of trials beside others, not comparable with it"
+        found.append(
+            "Throughput alone on the device: the median round, bars from the slowest to the "
+            f"fastest{beside if _in_trials(run) else ''}."
+        )
     if run.memory_limit is None:
         found.append(
             "Memory by batch size was not measured; --memory_budget=auto measures it before the "
             "search."
         )
+    found += _metric_notes(run)
     at_one_rate = at_the_baselines_rate(run)
     without = "Without a baseline there is no line at a fixed learning rate."
     found.append(at_one_rate.source if at_one_rate else without)
     return [*found, *_outside(run)]
+
+
+def _metric_notes(run: RecordedRun) -> list[str]:
+    """What a point of the tuned metric is, and which of them were hardly tuned."""
+    tuned = tuned_by_size(run)
+    if not tuned:
+        return []
+    searched = run.trials.searched().of_phase("search")
+    sizes = [t.configuration.batch_size for t in tuned]
+    counts = ", ".join(f"{size:,}: {len(searched.of_batch_size(size))}" for size in sizes)
+    found = [
+        "Best of the search: one training, the best of so many trials of the run's length "
+        f"({counts}), and too good on average for that reason."
+    ]
+    if on_fresh_seeds(run):
+        found[0] += " Diamonds: means on fresh seeds, with 95 % t intervals."
+    if unbounded := [size for size in sizes if not bracket_of(run.trials, size).closed]:
+        found.append(
+            f"Hardly tuned: at batch size {', '.join(f'{size:,}' for size in unbounded)} no lower "
+            "or no higher learning rate was tried that is no better, so that a better metric may "
+            "be there."
+        )
+    return found
 
 
 def _outside(run: RecordedRun) -> list[str]:
@@ -336,7 +367,9 @@ def _tied(run: RecordedRun) -> list[Band]:
         return []
     behind = -1.0 if run.trials.objective.direction == "max" else 1.0
     ends = sorted((leader.mean, leader.mean + behind * verification.margin))
-    return [Band(ends[0], ends[1], f"as good as {leader.key}: within {verification.margin:.4g}")]
+    name = "the baseline" if leader.key == BASELINE else leader.key
+    name = "the recommended one" if run.recommends(leader.key) else name
+    return [Band(ends[0], ends[1], f"as good as {name}: within {verification.margin:.4g}")]
 
 
 def _limits(run: RecordedRun, series: Sequence[Series]) -> tuple[float, float] | None:

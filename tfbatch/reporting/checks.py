@@ -8,6 +8,7 @@ only as good as their tuning.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -60,7 +61,7 @@ def learning_rate_bracketed(answer: Answer, trials: Trials) -> Check:
     evidence += [f"{size}: no trial of the search" for size in missing]
     if dropped := [size for size in brackets if size not in compared]:
         words = "; ".join(_bracket(brackets[size]) for size in dropped)
-        evidence.append(f"dropped by the search, and not claimed to be tuned: {words}")
+        evidence.append(f"Of no finalist, and not claimed to be tuned: {words}")
     return Check(name, "FAIL" if missing or open_ones else "PASS", ". ".join(evidence) + ".")
 
 
@@ -89,9 +90,30 @@ def tuning_shown(answer: Answer, trials: Trials) -> Check:
     )
     if absent:
         evidence += f" Not in the journal: {', '.join(absent)}."
+    if changed := _other_than_in_the_journal(answer, trials):
+        evidence += f" Other than in the journal: {', '.join(changed)}."
     if answer.trials > len(trials):
         evidence += f" The answer rests on {answer.trials} trials; the journal has {len(trials)}."
-    return Check(name, "FAIL" if absent or answer.trials > len(trials) else "PASS", evidence)
+    failed = bool(absent or changed or answer.trials > len(trials))
+    return Check(name, "FAIL" if failed else "PASS", evidence)
+
+
+def _other_than_in_the_journal(answer: Answer, trials: Trials) -> list[str]:
+    """Trials of which the answer has another seed, score or end than the journal."""
+    every = {t.trial: t for one in answer.contenders for t in one.trials}
+    found = ((t, trials.find(name)) for name, t in every.items())
+    return [
+        said.trial
+        for said, did in found
+        if did is not None
+        and (said.seed, _known(said.score), said.status)
+        != (did.seed, _known(did.score), did.status)
+    ]
+
+
+def _known(score: float | None) -> float | None:
+    """JSON has null for a score that is not finite."""
+    return score if score is not None and math.isfinite(score) else None
 
 
 def fresh_seeds(answer: Answer, trials: Trials) -> Check:
@@ -144,7 +166,8 @@ def test_split_read_once(answer: Answer, trials: Trials) -> Check:
     """Whether the test split was read for verified configurations alone, once a training."""
     name = "The test split is read once for each verified configuration, and chooses nothing"
     read = [one for one in answer.contenders if one.metrics.test]
-    if not read:
+    early = [t.trial for t in trials if any(name.startswith("test_") for name in t.metrics)]
+    if not read and not early:
         return Check(name, "NOT APPLICABLE", "The test split was not read.")
     verified = {one.key for one in answer.tested()}
     others = [one.key for one in read if one.key not in verified]
@@ -157,7 +180,8 @@ def test_split_read_once(answer: Answer, trials: Trials) -> Check:
     evidence = [f"Read for {_listed(one.key for one in read)}; chosen by {trials.objective.name}"]
     evidence += [f"not verified, and read: {_listed(others)}"] if others else []
     evidence += [f"read more often than trained: {_listed(often)}"] if often else []
-    failed = bool(others or often or chooses)
+    evidence += [f"read by a trial, before the answer: {_listed(early)}"] if early else []
+    failed = bool(others or often or chooses or early)
     return Check(name, "FAIL" if failed else "PASS", "; ".join(evidence) + ".")
 
 
@@ -201,7 +225,7 @@ def ranking_stable(answer: Answer, trials: Trials) -> Check:
 
 def not_at_an_edge(answer: Answer, trials: Trials) -> Check:
     """Whether the recommended batch size and its learning rate lie inside of what was searched."""
-    name = "The recommended configuration does not lie at an edge of what was searched"
+    name = "The recommended batch size and learning rate do not lie at an edge of what was searched"
     one = answer.recommended
     sizes = sorted({t.configuration.batch_size for t in _tried(trials)})
     found, ends = [], ""

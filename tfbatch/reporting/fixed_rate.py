@@ -143,9 +143,7 @@ def surface_of(run: RecordedRun) -> LearningRateSurface:
     )
 
 
-def _predicted(
-    run: RecordedRun, surface: LearningRateSurface, rate: float
-) -> dict[int, Predicted]:
+def _predicted(run: RecordedRun, surface: LearningRateSurface, rate: float) -> dict[int, Predicted]:
     """The predicted metric by batch size; sizes without a rate within an octave are left out."""
     found = {}
     searched = run.trials.searched().of_phase("search")

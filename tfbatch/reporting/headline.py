@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tfbatch.answer.answer import Contender, Measured
 from tfbatch.answer.summary import words_of
 from tfbatch.charts.page import PageSection
+from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.recorded import RecordedRun, own
 from tfbatch.trial.finished_trial import BASELINE
 
@@ -96,7 +97,7 @@ def answer_section(run: RecordedRun, *, level: int) -> PageSection:
     """The table, how sure it is, what would change it, and the cost."""
     words = words_of(run.answer) if run.answer else None
     reasons = words.reasons if words else ()
-    changes = words.changes if words else ()
+    changes = (*words.changes, *failed_checks(run)) if words else ()
     nothing = "What would change it: nothing that the run itself points to."
     return PageSection(
         "Beside your own setting" if words else "What it cost",
@@ -107,12 +108,25 @@ def answer_section(run: RecordedRun, *, level: int) -> PageSection:
             *([f"How sure: {' '.join(reasons)}"] if reasons else []),
             *([f"What would change it: {' '.join(changes)}"] if changes else []),
             *([nothing] if run.answer and run.answer.verified and not changes else []),
+            *([_SIGNS] if words else []),
             *(words.memory if words else ()),
             *(words.longer if words else ()),
             str(cost_of(run)),
         ),
         level=level,
     )
+
+
+_SIGNS = (
+    "In the table ± is the standard deviation between n seeds, of seconds between n rounds; in the "
+    "sentences [ ] holds an interval of 95 %."
+)
+
+
+def failed_checks(run: RecordedRun) -> list[str]:
+    """What the run does not support, in a sentence for each failed check."""
+    failed = [c.name for c in checks_of(run.answer, run.trials) if c.verdict == "FAIL"]
+    return [f"This run does not support: {name[0].lower()}{name[1:]} (Checks)." for name in failed]
 
 
 def _columns(run: RecordedRun) -> Row:

@@ -133,7 +133,8 @@ def _finalists_section(run: RecordedRun, level: int) -> list[PageSection]:
     reference = reference_of(run)
     text = (
         f"Each dot is one fresh seed, the same for both; the bar is the interval against "
-        f"{reference.key}, which holds for all finalists and at every look."
+        f"{reference.key}, which holds for all finalists and at every look: chance alone moves one "
+        "of them beyond 0 in at most 2.5 % of verifications."
         if picture and reference
         else "No two configurations were compared on fresh seeds."
     )
@@ -145,8 +146,8 @@ def _finalists_section(run: RecordedRun, level: int) -> list[PageSection]:
             text += (
                 f" The baseline has {len(reference.completed)} seeds in the bar, {rounds} of the "
                 f"dots and {second}, so that the bar's middle, the difference of "
-                "the two means, is not that of the dots. Only where seeds have much in common does "
-                "it leave what is second out."
+                "the two means, is not that of the dots. Where the seeds have much in common, the "
+                "bar leaves the second trainings out."
             )
     return [
         PageSection(
@@ -191,7 +192,8 @@ def _checks_section(run: RecordedRun, level: int) -> list[PageSection]:
     if not checks:
         return []
     failed = sum(check.verdict == "FAIL" for check in checks)
-    text = f"{len(checks)} questions of a strict reviewer; {failed} of them fail."
+    fail = "fails" if failed == 1 else "fail"
+    text = f"{len(checks)} questions of a strict reviewer; {failed} of them {fail}."
     rows = [(check.name, check.verdict, check.evidence) for check in checks]
     columns = ("question", "verdict", "evidence")
     return [PageSection("Checks", text, columns=columns, rows=rows, level=level)]

@@ -84,13 +84,6 @@ class RecordedRun:
         """The name of the tuned metric."""
         return self.trials.objective.name
 
-    def names_of(self, key: str) -> str:
-        """A configuration in a few words, such as "baseline, B = 32"."""
-        trial = self.trials.find(key)
-        size = f"B = {trial.configuration.batch_size}" if trial else ""
-        what = [*(["recommended"] if self.recommends(key) else []), key, size]
-        return ", ".join(part for part in what if part)
-
     def recommends(self, key: str) -> bool:
         """Whether a configuration is the recommended one."""
         return self.answer is not None and self.answer.recommended_trial == key
