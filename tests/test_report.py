@@ -511,6 +511,26 @@ def test_a_seed_that_counts_twice_is_found(run):
     assert "a seed counted twice" in only_failure(checks.fresh_seeds, answer, run.trials)
 
 
+def test_finalists_of_different_lengths_are_found(run):
+    answer = changed_contender(run.answer, total_examples=999)
+
+    assert "trained on different numbers of examples: 999, 2500" in only_failure(
+        checks.fresh_seeds, answer, run.trials
+    )
+
+
+def test_a_recommended_one_that_failed_on_a_seed_is_found(run):
+    """Its mean is that of the seeds on which it did not fail."""
+    first, *others = run.answer.recommended.trials
+    failed = {"status": "diverged", "score": None}
+    answer = changed_contender(run.answer, trials=(first.model_copy(update=failed), *others))
+    row = run.trials.find(first.trial).row | failed
+    trials = trials_of(*(read_row(row) if t.trial == first.trial else t for t in run.trials))
+
+    evidence = only_failure(checks.fresh_seeds, answer, trials)
+    assert f"the recommended one failed on a seed: {first.trial}" in evidence
+
+
 def test_a_best_of_the_search_that_was_not_verified_is_found(run):
     answer = run.answer.model_copy(update={"verification": None})
 
@@ -756,6 +776,7 @@ def test_any_run_has_a_sensible_page(make, tmp_path):
     page, data = re.sub(r"<[^>]+>", " ", text.split("<script")[0]), block_of(text)
 
     assert ODD[make] in re.sub(r"\s+", " ", page).replace("&#39;", "'")
+    assert not re.search(r"\b1 (completed )?trials\b(?! \()", page)
     assert "nan" not in page.lower().split()
     assert len(data["tables"]) == 1
     if make is out_of_memory:

@@ -146,7 +146,12 @@ def fresh_seeds(answer: Answer, trials: Trials) -> Check:
     evidence += [f"seeds that the search had: {_listed(again)}"] if again else []
     evidence += [f"rounds whose seeds differ: {_listed(unpaired)}"] if unpaired else []
     evidence += [f"a seed counted twice: {_listed(repeated)}"] if repeated else []
-    failed = bool(again or unpaired or repeated or recommended not in verified)
+    lengths = sorted({one.total_examples for one in verified})
+    apart = len(lengths) > 1
+    evidence += [f"trained on different numbers of examples: {_listed(lengths)}"] if apart else []
+    lost = [t.trial for t in recommended.trials if recommended in verified and t.score is None]
+    evidence += [f"the recommended one failed on a seed: {_listed(lost)}"] if lost else []
+    failed = bool(again or unpaired or repeated or apart or lost or recommended not in verified)
     return Check(name, "FAIL" if failed else "PASS", "; ".join(evidence) + ".")
 
 

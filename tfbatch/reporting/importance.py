@@ -49,7 +49,8 @@ def importance_of(run: RecordedRun) -> Importance:
     found = varied([trial for trial in ended if trial.length == length])
     trials = list(found.trials)
     if len(trials) < FEWEST_TRIALS:
-        why = f"{len(trials)} completed trials of one length, and it needs {FEWEST_TRIALS}"
+        count = "1 completed trial" if len(trials) == 1 else f"{len(trials)} completed trials"
+        why = f"{count} of one length, and it needs {FEWEST_TRIALS}"
         return Importance((), len(trials), length, why)
     if len(found.hyperparameters) < 2:
         return Importance((), len(trials), length, "fewer than 2 hyperparameters vary")

@@ -164,7 +164,8 @@ def _trials_section(run: RecordedRun, level: int) -> list[PageSection]:
     if not run.trials:
         return []
     failed = sum(t.score is None for t in run.trials)
-    text = f"{len(run.trials)} trials, {failed} without a score."
+    count = "1 trial" if len(run.trials) == 1 else f"{len(run.trials)} trials"
+    text = f"{count}, {failed} without a score."
     return [
         PageSection(
             "All trials", text, charts=_charts(parallel(run)), table=table(run), level=level
