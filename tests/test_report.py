@@ -474,6 +474,26 @@ def test_an_answer_that_is_not_what_the_journal_has_is_found(change, run):
     assert f"Other than in the journal: {first.trial}." in found.evidence
 
 
+def test_a_figure_of_the_answer_that_its_trials_do_not_give_is_found(run):
+    one = run.answer.recommended
+    halved = {
+        k: m.model_copy(update={"mean": m.mean / 2}) for k, m in one.metrics.validation.items()
+    }
+    metrics = one.metrics.model_copy(update={"validation": halved})
+    for change in ({"metrics": metrics}, {"learning_rate": 9.9}):
+        answer = changed_contender(run.answer, **change)
+
+        assert f"Other than in the journal: {one.key}." in only_failure(
+            checks.tuning_shown, answer, run.trials
+        )
+
+
+def test_the_answers_of_real_runs_are_what_their_journals_have():
+    run = read_recorded(Path(__file__).parents[1] / "docs" / "run")
+
+    assert checks.tuning_shown(run.answer, run.trials).verdict == "PASS"
+
+
 def test_a_test_split_that_a_trial_of_the_search_read_is_found(run):
     row = run.trials.of_phase("search")[0].row | {"metric_test_loss": 0.3}
     read = read_row(row)
@@ -508,14 +528,17 @@ def test_a_seed_that_counts_twice_is_found(run):
     first, _, third = run.answer.recommended.trials
     answer = changed_contender(run.answer, trials=(first, first, third))
 
-    assert "a seed counted twice" in only_failure(checks.fresh_seeds, answer, run.trials)
+    found = checks.fresh_seeds(answer, run.trials)
+    assert (found.verdict, "a seed counted twice" in found.evidence) == ("FAIL", True)
 
 
 def test_finalists_of_different_lengths_are_found(run):
-    answer = changed_contender(run.answer, total_examples=999)
+    name = run.answer.recommended.trials[0].trial
+    row = run.trials.find(name).row | {"total_examples": 5000}
+    trials = trials_of(*(read_row(row) if t.trial == name else t for t in run.trials))
 
-    assert "trained on different numbers of examples: 999, 2500" in only_failure(
-        checks.fresh_seeds, answer, run.trials
+    assert "trained on different numbers of examples: 2500, 5000" in only_failure(
+        checks.fresh_seeds, run.answer, trials
     )
 
 
@@ -527,8 +550,9 @@ def test_a_recommended_one_that_failed_on_a_seed_is_found(run):
     row = run.trials.find(first.trial).row | failed
     trials = trials_of(*(read_row(row) if t.trial == first.trial else t for t in run.trials))
 
-    evidence = only_failure(checks.fresh_seeds, answer, trials)
-    assert f"the recommended one failed on a seed: {first.trial}" in evidence
+    found = checks.fresh_seeds(answer, trials)
+    assert found.verdict == "FAIL"
+    assert f"the recommended one failed on a seed: {first.trial}" in found.evidence
 
 
 def test_a_best_of_the_search_that_was_not_verified_is_found(run):

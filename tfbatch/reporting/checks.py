@@ -99,21 +99,37 @@ def tuning_shown(answer: Answer, trials: Trials) -> Check:
 
 
 def _other_than_in_the_journal(answer: Answer, trials: Trials) -> list[str]:
-    """Trials of which the answer has another seed, score or end than the journal."""
-    every = {t.trial: t for one in answer.contenders for t in one.trials}
-    found = ((t, trials.find(name)) for name, t in every.items())
-    return [
-        said.trial
-        for said, did in found
-        if did is not None
-        and (said.seed, _known(said.score), said.status)
-        != (did.seed, _known(did.score), did.status)
-    ]
+    """Contenders and trials of which the answer says what the journal does not give."""
+    found = []
+    for one in answer.contenders:
+        did = [trial for t in one.trials if (trial := trials.find(t.trial)) is not None]
+        if len(did) < len(one.trials):
+            continue  # absent, which is named already
+        again = Contender.of(one.key, did, answer.step_times)
+        found += [] if _same_figures(one, again) else [one.key]
+        found += [
+            said.trial
+            for said, now in zip(one.trials, again.trials, strict=True)
+            if (said.seed, said.status) != (now.seed, now.status)
+            or not _same(said.score, now.score)
+        ]
+    return found
 
 
-def _known(score: float | None) -> float | None:
-    """JSON has null for a score that is not finite."""
-    return score if score is not None and math.isfinite(score) else None
+def _same_figures(said: Contender, now: Contender) -> bool:
+    means = said.metrics.validation, now.metrics.validation
+    return (
+        said.configuration == now.configuration
+        and _same(said.learning_rate, now.learning_rate)
+        and means[0].keys() == means[1].keys()
+        and all(_same(means[0][name].mean, means[1][name].mean) for name in means[0])
+    )
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    """JSON has null for what is not finite, and a sum depends on its order."""
+    known = [value for value in (one, other) if value is not None and math.isfinite(value)]
+    return not known or (len(known) == 2 and math.isclose(*known, rel_tol=1e-9))
 
 
 def fresh_seeds(answer: Answer, trials: Trials) -> Check:
@@ -146,7 +162,8 @@ def fresh_seeds(answer: Answer, trials: Trials) -> Check:
     evidence += [f"seeds that the search had: {_listed(again)}"] if again else []
     evidence += [f"rounds whose seeds differ: {_listed(unpaired)}"] if unpaired else []
     evidence += [f"a seed counted twice: {_listed(repeated)}"] if repeated else []
-    lengths = sorted({one.total_examples for one in verified})
+    of_journal = (trials.find(t.trial) for one in verified for t in one.trials)
+    lengths = sorted({t.total_examples for t in of_journal if t is not None})
     apart = len(lengths) > 1
     evidence += [f"trained on different numbers of examples: {_listed(lengths)}"] if apart else []
     lost = [t.trial for t in recommended.trials if recommended in verified and t.score is None]
