@@ -2,12 +2,14 @@
 
 usage: python benchmarks/search_replay.py [--table=TABLE ...] [--search=NAME ...]
            [--metric=loss|accuracy] [--engine=examples|tfbatch|keras_tuner ...] [--repetitions=N]
-           [--set=KEY=VALUE ...] [--name=NAME] [--keep] [--tables=FOLDER]
+           [--start=BATCH_SIZE,OCTAVES] [--set=KEY=VALUE ...] [--name=NAME] [--keep]
+           [--tables=FOLDER]
 
 A repetition parts the table's seeds into those that the search sees, in an order of its own, and
 those that judge it (all splits in turn), and has a seed of its own for the search. `--set` gives a
 search's settings, and `--name` then the name of the row. `--keep` keeps the result in
-benchmarks/results/search_replay, from which search_replay_page.py makes tables and figure.
+benchmarks/results/search_replay, from which search_replay_page.py makes tables and figure. A user
+who trains with something else than the table's baseline is `--start`, with a cosine schedule.
 
 Columns: full trainings of the baseline until the answer was first within the tolerance of the best
 known (mean, median, share of repetitions; where it never was, the cap of 25, or what the search
@@ -39,7 +41,7 @@ from replay.kept import CAP, Results
 from replay.measures import Course, Judge, splits
 from replay.plan import PLANS
 from replay.searches import ENGINES, SEARCHES, Make, Task, baseline_of, make_search
-from replay.simulate import Engine, Moment, Replay, simulate
+from replay.simulate import Cell, Engine, Moment, Replay, simulate
 from replay.table import Metric, Table
 
 TABLES = Path(__file__).parent / "replay" / "tables"
@@ -73,25 +75,40 @@ class Simulated:
     process_seconds: float
 
 
-def run(make: Make, table: Table, *, metric: Metric, engine: Engine, repetitions: int) -> Simulated:
+def run(
+    make: Make,
+    table: Table,
+    *,
+    metric: Metric,
+    engine: Engine,
+    repetitions: int,
+    start: Cell | None = None,
+) -> Simulated:
     """Simulates one search, repetition by repetition."""
     began = time.process_time()
     made = []
     judges = itertools.islice(_judges(table, metric), repetitions)
     for seed, (seen, judge) in enumerate(judges, start=1):
-        task = Task(table, metric, engine, seed)
+        task = Task(table, metric, engine, seed, start)
         # The first of them is what a search that numbers its seeds begins with.
         numbered = np.random.default_rng((seed, 1)).permutation(seen).tolist()
         rng = np.random.default_rng(seed)
         replay = Replay(table, engine=engine, metric=metric, seeds=numbered, rng=rng)
         most = round(CAP * table.plan.total_examples)
-        found = simulate(make(task), replay, most_examples=most, baseline=baseline_of(table.plan))
+        found = simulate(make(task), replay, most_examples=most, baseline=task.baseline)
         made.append((found, judge))
     return Simulated(made, (time.process_time() - began) / repetitions)
 
 
-def results_of(simulated: Simulated, table: Table, *, metric: Metric, engine: Engine) -> Results:
-    """Measures the repetitions, in full trainings of the baseline on an engine."""
+def results_of(
+    simulated: Simulated,
+    table: Table,
+    *,
+    metric: Metric,
+    engine: Engine,
+    start: Cell | None = None,
+) -> Results:
+    """Measures the repetitions, in full trainings of the table's baseline on an engine."""
     unit = full_training(table, engine, metric)
     courses = []
     for moments, judge in simulated.repetitions:
@@ -101,7 +118,7 @@ def results_of(simulated: Simulated, table: Table, *, metric: Metric, engine: En
     return Results.of(
         courses,
         tolerances=[judge.tolerance for judge in judges],
-        before=[judge.regret(baseline_of(table.plan)) for judge in judges],
+        before=[judge.regret(start or baseline_of(table.plan)) for judge in judges],
         unit=unit,
         process_seconds=simulated.process_seconds,
     )
@@ -144,6 +161,11 @@ def _given(texts: Sequence[str]) -> dict[str, Any]:
     return given
 
 
+def _start(text: str) -> Cell:
+    size, octaves = text.split(",")
+    return Cell(int(size), float(octaves), "cosine")
+
+
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
@@ -155,6 +177,7 @@ def main() -> None:
     parser.add_argument("--metric", choices=get_args(Metric), default="loss")
     parser.add_argument("--engine", action="append", choices=list(ENGINES))
     parser.add_argument("--repetitions", type=int, default=40)
+    parser.add_argument("--start", type=_start, metavar="BATCH_SIZE,OCTAVES")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name")
     parser.add_argument("--keep", action="store_true")
@@ -168,7 +191,7 @@ def main() -> None:
 
 def _one(table: Table, search: str, arguments: argparse.Namespace) -> None:
     """Runs a search on a table, and prints and keeps it."""
-    metric, n = arguments.metric, arguments.repetitions
+    metric, n, start = arguments.metric, arguments.repetitions, arguments.start
     make, row = make_search(search, **_given(arguments.set)), arguments.name or search
     print(f"{table.plan.name}, {metric}; n = {n}\n{header()}")
     simulated: dict[str, Simulated] = {}
@@ -179,8 +202,10 @@ def _one(table: Table, search: str, arguments: argparse.Namespace) -> None:
         if alike not in simulated:
             # An engine with seconds: its clock counts examples too.
             runs_on = ENGINES["keras_tuner"] if alike == "one worker" else engine
-            simulated[alike] = run(make, table, metric=metric, engine=runs_on, repetitions=n)
-        results = results_of(simulated[alike], table, metric=metric, engine=engine)
+            simulated[alike] = run(
+                make, table, metric=metric, engine=runs_on, repetitions=n, start=start
+            )
+        results = results_of(simulated[alike], table, metric=metric, engine=engine, start=start)
         print(f"{line(row, results)} {name}", flush=True)
         if arguments.keep:
             path = KEPT / f"{table.plan.name}.npz"

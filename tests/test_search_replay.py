@@ -427,7 +427,10 @@ def test_a_task_is_what_a_run_would_tell_an_oracle(table):
     # The cool-down of the space's schedule is that of the table's trainings.
     assert found.schedule.arguments["cooldown"] * PLAN.total_examples == 800
     assert premises.prices.step_seconds == {32: 1.0 * tiny.slower, 128: 3.0 * tiny.slower}
-    assert Task(table, "loss", ENGINES["examples"], seed=1).premises().prices.unit == "examples"
+    other = Task(table, "loss", ENGINES["examples"], seed=1, start=Cell(128, -1.0, "cosine"))
+    assert other.premises().prices.unit == "examples"
+    assert other.premises().baseline.batch_size == 128
+    assert other.premises().baseline.learning_rate == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", ["keras_tuner_random", "keras_tuner_hyperband"])

@@ -46,11 +46,17 @@ def test_adamw_at_four_times_the_batch():
     assert not found.measured
 
 
-def test_sgd_is_linear_and_the_square_root_is_the_other_end():
-    rate = translate(32, 128, optimizer="sgd", learning_rate=0.1).learning_rate
+def test_sgd_follows_the_square_root_and_its_linear_rule_is_the_upper_end():
+    found = translate(32, 128, optimizer="sgd", learning_rate=0.1)
 
-    assert rate.rule == "linear"
-    assert (rate.after, rate.low, rate.high) == pytest.approx((0.4, 0.2, 0.4))
+    rate = found.learning_rate
+    assert rate.rule == "square_root"
+    assert (rate.after, rate.low, rate.high) == pytest.approx((0.2, 0.1, 0.4))
+    assert any("linear rule (Goyal" in note for note in found.notes)
+    down = translate(128, 32, optimizer="sgd", learning_rate=0.2).learning_rate
+    assert (down.after, down.low, down.high) == pytest.approx((0.1, 0.05, 0.2))
+    adam = translate(32, 128, optimizer="adam", learning_rate=0.1)
+    assert not any("linear rule" in note for note in adam.notes)
 
 
 def test_back_and_forth_is_where_it_began():

@@ -48,12 +48,19 @@ class Task:
         metric: What it is told.
         engine: What trains.
         seed: Of its proposals; positive.
+        start: What the user trains with before it; None for the table's own baseline.
     """
 
     table: Table
     metric: Metric
     engine: Engine
     seed: int
+    start: Cell | None = None
+
+    @property
+    def baseline(self) -> Cell:
+        """What the user trains with before it."""
+        return self.start or baseline_of(self.table.plan)
 
     @property
     def direction(self) -> Direction:
@@ -91,7 +98,7 @@ class Task:
 
     def premises(self) -> Premises:
         """What a search knows before it begins, as in a run."""
-        baseline = self._setting(values_of(baseline_of(self.table.plan)))
+        baseline = self._setting(values_of(self.baseline))
         return Premises(self._prices(), baseline, self._setting)
 
     def _setting(self, values: Values) -> Setting:
