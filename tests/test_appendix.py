@@ -12,7 +12,14 @@ from test_answer import RUNS
 
 import tfbatch.report
 from tfbatch.charts import Chart, Series
-from tfbatch.reporting.appendix import Table, appendix_of, csv_of, escaped, write_appendix
+from tfbatch.reporting.appendix import (
+    Table,
+    _bounds,
+    appendix_of,
+    csv_of,
+    escaped,
+    write_appendix,
+)
 from tfbatch.reporting.recorded import read_recorded
 
 
@@ -35,6 +42,14 @@ def test_the_text_states_what_the_journal_has(run):
         assert f"| {trial.seed} |" in text
     assert "Goyal et al. 2017" in text, "the linear rule, which the trials have"
     assert "Loshchilov" not in text, "no trial had a cosine"
+
+
+def test_a_grid_of_batch_sizes_is_no_interval(run):
+    space = {"batch_size": {"min": 8, "max": 1024}, "base_learning_rate": {"min": 1e-3, "max": 0.1}}
+    rows = dict(_bounds(run, {"search": {"space": space}}).rows)
+
+    assert rows["batch size"] == "powers of two from 8 to 1024"
+    assert rows["base learning rate"] == "0.001 to 0.1 (linear)"
 
 
 def test_a_run_without_an_answer_says_why(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -207,6 +208,14 @@ def test_two_rows_of_a_run_are_compared_on_their_fresh_seeds(run_dir):
     assert found.low > 0.4
     assert "The difference is not noise. A is better by 0.5000" in str(found)
     assert all(len(line) <= 80 for line in str(found).splitlines())
+
+
+def test_the_interval_of_the_sentence_is_that_of_the_better_one(run_dir):
+    found = tfbatch.compare_runs(run_dir, rows=["baseline", "search-0001"])
+    (ends,) = re.findall(r"B is better by 0.5000 \(95% interval (\S+) to (\S+),", found.sentence())
+
+    assert found.high < 0  # of A's lead
+    assert [float(end) for end in ends] == pytest.approx([-found.high, -found.low], abs=1e-4)
 
 
 def test_a_trial_of_the_search_alone_borrows_the_noise_of_the_verified(run_dir):

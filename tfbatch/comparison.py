@@ -115,11 +115,11 @@ class RunComparison(Strict):
 
     def sentence(self) -> str:
         """The verdict in a sentence or two."""
-        interval = (
-            "nothing is known of the noise"
-            if self.low is None or self.high is None
-            else f"{self.level:.0%} interval {self.low:+.4f} to {self.high:+.4f}"
-        )
+        if self.low is None or self.high is None:
+            interval = "nothing is known of the noise"
+        else:  # of what the sentence says: B's lead, where B is better
+            low, high = (self.low, self.high) if self.gain >= 0 else (-self.high, -self.low)
+            interval = f"{self.level:.0%} interval {low:+.4f} to {high:+.4f}"
         how = f", {self.pairs} seeds in pairs" if self.pairs else ", not paired"
         gain = (
             f"A is better by {self.gain:.4f}"

@@ -343,6 +343,8 @@ def _bounds(run: RecordedRun, settings: JsonObject) -> Table:
             rows += [_plug_in("schedule", schedule) for schedule in value or ()]
         elif name == "optimizer" and isinstance(value, dict):
             rows.append(_plug_in(name, value))
+        elif name == "batch_size" and isinstance(value, dict):
+            rows.append(("batch size", f"powers of two from {value['min']} to {value['max']}"))
         else:
             rows.append((name.replace("_", " "), _values(value)))
     if run.space is not None and (rates := run.space.learning_rate_range()):
