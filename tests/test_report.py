@@ -559,6 +559,8 @@ def test_a_best_of_the_search_that_was_not_verified_is_found(run):
     answer = run.answer.model_copy(update={"verification": None})
 
     assert "too good on average" in only_failure(checks.fresh_seeds, answer, run.trials)
+    (sentence,) = failed_checks(dataclasses.replace(run, answer=answer))
+    assert sentence.startswith("This run does not support (see Checks): the comparison is on fresh")
 
 
 def test_a_recommended_one_that_was_not_verified_beside_others_is_found(run):
@@ -896,11 +898,15 @@ def test_the_readmes_page_names_what_its_run_does_not_support(run):
     page = Path(__file__).parents[1] / "docs" / "run"
     shown = said(report_page([read_recorded(page)]).html())
 
-    assert "What would change it: This run does not support: the learning rate is bracket" in shown
+    assert (
+        "This run does not support (see Checks): the learning rate is bracketed at every" in shown
+    )
     assert "nothing that the run itself points to" not in shown
     assert "1 of them fails." in shown
     assert "the best of so many trials of the run&#39;s length (8: 4, 16: 5, 32: 3," in shown
-    assert "Hardly tuned: at batch size 32, 64, 128, 256, 1,024 no lower or no higher" in shown
+    assert (
+        "at batch size 32, 64, 128, 256, 1,024 the best learning rate has no lower or no" in shown
+    )
     assert "Diamonds: means on fresh seeds, with 95 % t intervals." in shown
     assert "open circles are medians of trials beside others, not comparable with it." in shown
     assert "In the table ± is the standard deviation between n seeds" in shown
@@ -1070,6 +1076,9 @@ def test_arguments_of_one_schedule_among_others_are_left_out_and_named(tmp_path)
     assert found.left_out == ("schedule cooldown",)
     assert found.trials == 31
     assert "has schedule cooldown: no bar shows it" in importance_sentence(found)
+    assert "the best tenth, 4 trials, from all" in importance_sentence(found)
+    assert "with 4 of them the order of the bars is weak" in importance_sentence(found)
+    assert "weak" not in importance_sentence(dataclasses.replace(found, trials=41))
 
 
 def test_importance_is_refused_of_few_trials(tmp_path):

@@ -77,7 +77,7 @@ def notes(run: RecordedRun) -> list[str]:
 
 
 def _metric_notes(run: RecordedRun) -> list[str]:
-    """What a point of the tuned metric is, and which of them were hardly tuned."""
+    """What a point of the tuned metric is, and which of them can still become better."""
     tuned = tuned_by_size(run)
     if not tuned:
         return []
@@ -92,9 +92,9 @@ def _metric_notes(run: RecordedRun) -> list[str]:
         found[0] += " Diamonds: means on fresh seeds, with 95 % t intervals."
     if unbounded := [size for size in sizes if not bracket_of(run.trials, size).closed]:
         found.append(
-            f"Hardly tuned: at batch size {', '.join(f'{size:,}' for size in unbounded)} no lower "
-            "or no higher learning rate was tried that is no better, so that a better metric may "
-            "be there."
+            "Not tuned to an end: at batch size "
+            f"{', '.join(f'{size:,}' for size in unbounded)} the best learning rate has no lower "
+            "or no higher one that is no better, so that a better metric may lie beyond it."
         )
     return found
 

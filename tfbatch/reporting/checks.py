@@ -68,6 +68,8 @@ def learning_rate_bracketed(answer: Answer, trials: Trials) -> Check:
 def _bracket(one: Bracket) -> str:
     if one.best is None:
         return f"{one.batch_size}: none of {one.trials} trials completed"
+    if one.below is None and one.above is None:
+        return f"{one.batch_size}: best {one.best:.3g}, with no bound below or above"
     low = "no bound below" if one.below is None else f"{one.below:.3g}"
     high = "no bound above" if one.above is None else f"{one.above:.3g}"
     return f"{one.batch_size}: best {one.best:.3g} between {low} and {high}"

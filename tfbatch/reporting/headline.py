@@ -108,7 +108,7 @@ def answer_section(run: RecordedRun, *, level: int) -> PageSection:
             *([f"How sure: {' '.join(reasons)}"] if reasons else []),
             *([f"What would change it: {' '.join(changes)}"] if changes else []),
             *([nothing] if run.answer and run.answer.verified and not changes else []),
-            *([_SIGNS] if words else []),
+            *([_SIGNS] if run.answer and run.answer.verified else []),
             *(words.memory if words else ()),
             *(words.longer if words else ()),
             str(cost_of(run)),
@@ -124,9 +124,10 @@ _SIGNS = (
 
 
 def failed_checks(run: RecordedRun) -> list[str]:
-    """What the run does not support, in a sentence for each failed check."""
+    """What the run does not support, in one sentence; nothing where no check fails."""
     failed = [c.name for c in checks_of(run.answer, run.trials) if c.verdict == "FAIL"]
-    return [f"This run does not support: {name[0].lower()}{name[1:]} (Checks)." for name in failed]
+    claims = "; ".join(f"{name[0].lower()}{name[1:]}" for name in failed)
+    return [f"This run does not support (see Checks): {claims}."] if failed else []
 
 
 def _columns(run: RecordedRun) -> Row:

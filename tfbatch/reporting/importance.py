@@ -14,6 +14,8 @@ from tfbatch.trial.finished_trial import FinishedTrial
 
 FEWEST_TRIALS = 20
 """The best tenth is compared with all: of fewer trials it is a single one or two."""
+_FEW = 5
+"""Of fewer best trials, another seed can change the order of the bars."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,8 @@ def importance_sentence(found: Importance) -> str:
     """Which trials it rests on, or why it is not computed."""
     if not found.shares:
         return f"Importance of hyperparameters is not computed: {found.reason}."
+    best = math.ceil(found.trials / 10)  # as Optuna takes it
+    few = f": with {best} of them the order of the bars is weak" if best < _FEW else ""
     without = (
         f" Not every trial of the search has {', '.join(found.left_out)}: no bar shows it."
         if found.left_out
@@ -105,8 +109,8 @@ def importance_sentence(found: Importance) -> str:
     )
     return (
         f"Importance by PED-ANOVA (Watanabe et al. 2023), over {found.trials} completed trials of "
-        f"{found.length:,} examples: what distinguishes the best tenth from all. An association, "
-        f"not an effect.{without}"
+        f"{found.length:,} examples: what distinguishes the best tenth, {best} trials, from all. "
+        f"An association, not an effect{few}.{without}"
     )
 
 
