@@ -182,6 +182,15 @@ def test_the_line_at_the_baselines_rate_is_predicted_only_where_nothing_was_trie
     predicted = series["predicted at learning rate 0.01"]
     assert predicted.x == (8.0, 16.0, 32.0, 64.0)  # at 128 the nearest is 1.4 octaves away
     assert predicted.y == pytest.approx([made(size, 0.01) for size in predicted.x])
+    # Of one further size it is a measurement, and the others are predicted beside it.
+    further = row_of("further", "search", 1, configuration(64, 0.01)) | {"score": made(64, 0.01)}
+    both = at_the_baselines_rate(
+        read_recorded(write_run(tmp_path / "both", [*rows, further], answer=False))
+    )
+    assert (set(both.tried), set(both.predicted)) == ({16, 32, 64}, {8, 16, 32, 64})
+    assert both.tried[64] == pytest.approx(both.predicted[64].mean)
+    assert "joins the trials" in both.source
+    assert "prediction, no measurement" in both.source
     rows = [row_of("baseline", "baseline", 1, BASELINE)]
     rows += [
         row_of(f"search-{n:04d}", "search", n, configuration(size, 0.011))

@@ -28,8 +28,8 @@ class AtOneRate:
     Attributes:
         rate: The rate.
         tried: The score of the trial that is nearest to it, by batch size, where there are enough.
-        predicted: The prediction by batch size, where there are too few.
-        source: Where the line comes from, or why there is none, in a sentence.
+        predicted: The prediction by batch size, where a size that it reaches has no such trial.
+        source: Where the lines come from, or why there is none, in words.
     """
 
     rate: float
@@ -44,46 +44,64 @@ def at_the_baselines_rate(run: RecordedRun) -> AtOneRate | None:
         return None
     rate = run.baseline.learning_rate
     tried = _tried(run, rate)
-    if len(tried) >= FEWEST_SIZES:
-        words = (
-            f"The line at the baseline's learning rate {rate:.3g} joins the trials nearest to it, "
-            "within half an octave, one training each."
+    predicted, words = _determined(run, rate)
+    if len(tried) < FEWEST_SIZES:
+        few = (
+            f"What the baseline's learning rate {rate:.3g} gives at other batch sizes was not tried"
         )
-        return AtOneRate(rate, tried, {}, words)
-    few = f"What the baseline's learning rate {rate:.3g} gives at other batch sizes was not tried"
+        return AtOneRate(rate, {}, predicted, words if predicted else f"{few}, and {words}")
+    line = (
+        f"The line at the baseline's learning rate {rate:.3g} joins the trials nearest to it, "
+        "within half an octave, one training each, the best of those that are equally near."
+    )
+    if predicted.keys() <= tried.keys():
+        return AtOneRate(rate, tried, {}, line)
+    return AtOneRate(rate, tried, predicted, f"{line} {words}")
+
+
+def _determined(run: RecordedRun, rate: float) -> tuple[dict[int, Predicted], str]:
+    """The prediction and what it is; or nothing, and why it is not known."""
     try:
         surface = surface_of(run)
     except InputError as error:
-        return AtOneRate(rate, {}, {}, f"{few}, and no surface predicts it: {error}")
+        return {}, f"no surface predicts it: {error}"
     predicted = _predicted(run, surface, rate)
     if len(predicted) < FEWEST_SIZES:
-        words = (
-            f"{few}, and is not predicted: fewer than {FEWEST_SIZES} batch sizes have a trial "
-            "within an octave of it."
+        return {}, (
+            f"is not predicted: fewer than {FEWEST_SIZES} batch sizes have a trial within an "
+            "octave of it."
         )
-        return AtOneRate(rate, {}, {}, words)
     wide = statistics.median(one.half_width for one in predicted.values())
     differ = _tuned_range(run)
     if wide > differ / 2:
-        words = (
-            f"{few}, and the trials do not determine it: the 95 % intervals of {surface} have a "
-            f"median of ±{wide:.2g}, where all tuned batch sizes differ by {differ:.2g}."
+        return {}, (
+            f"the trials do not determine it: the 95 % intervals of {surface}, have a median of "
+            f"±{wide:.2g}, where all tuned batch sizes differ by {differ:.2g}."
         )
-        return AtOneRate(rate, {}, {}, words)
-    words = (
+    return predicted, (
         f"The dashed line is a prediction, no measurement: {surface}. It says what the baseline's "
         f"learning rate {rate:.3g} would give with the schedules of the search; the shade is its "
         "95 % interval for one training."
     )
-    return AtOneRate(rate, {}, predicted, words)
 
 
 def fixed_rate_series(found: AtOneRate | None) -> list[Series]:
-    """The line; nothing where none is known."""
-    if found is None:
-        return []
-    if found.tried:
-        return [
+    """The lines: that of trials, and the predicted one; nothing where none is known."""
+    series = []
+    if found is not None and found.predicted:
+        series.append(
+            Series(
+                f"predicted at learning rate {found.rate:.3g}",
+                tuple(map(float, found.predicted)),
+                tuple(one.mean for one in found.predicted.values()),
+                low=tuple(one.low for one in found.predicted.values()),
+                high=tuple(one.high for one in found.predicted.values()),
+                kind="dashed",
+                role="predicted",
+            )
+        )
+    if found is not None and found.tried:
+        series.append(
             Series(
                 f"at learning rate {found.rate:.3g} (trials)",
                 tuple(map(float, found.tried)),
@@ -92,20 +110,8 @@ def fixed_rate_series(found: AtOneRate | None) -> list[Series]:
                 role="baseline",
                 symbol="circle-open",
             )
-        ]
-    if not found.predicted:
-        return []
-    return [
-        Series(
-            f"predicted at learning rate {found.rate:.3g}",
-            tuple(map(float, found.predicted)),
-            tuple(one.mean for one in found.predicted.values()),
-            low=tuple(one.low for one in found.predicted.values()),
-            high=tuple(one.high for one in found.predicted.values()),
-            kind="dashed",
-            role="predicted",
         )
-    ]
+    return series
 
 
 def _tried(run: RecordedRun, rate: float) -> dict[int, float]:
