@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 
 from tfbatch.answer.answer import Contender
-from tfbatch.answer.best_learning_rates import bracket_of
 from tfbatch.charts import Band, Chart, Mark, Role, Series, Stack
 from tfbatch.errors import InputError
 from tfbatch.estimators.interval import mean_and_deviation, t_half_width
@@ -90,7 +89,8 @@ def _metric_notes(run: RecordedRun) -> list[str]:
     ]
     if on_fresh_seeds(run):
         found[0] += " Diamonds: means on fresh seeds, with 95 % t intervals."
-    if unbounded := [size for size in sizes if not bracket_of(run.trials, size).closed]:
+    closed = {one.batch_size for one in run.brackets if one.closed}
+    if unbounded := [size for size in sizes if size not in closed]:
         found.append(
             "Not tuned to an end: at batch size "
             f"{', '.join(f'{size:,}' for size in unbounded)} the best learning rate has no lower "

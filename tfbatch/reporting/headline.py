@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from tfbatch.answer.answer import Contender, Measured
 from tfbatch.answer.summary import words_of
 from tfbatch.charts.page import PageSection
-from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.recorded import RecordedRun, own
 from tfbatch.trial.finished_trial import BASELINE
 
@@ -125,7 +124,7 @@ _SIGNS = (
 
 def failed_checks(run: RecordedRun) -> list[str]:
     """What the run does not support, in one sentence; nothing where no check fails."""
-    failed = [c.name for c in checks_of(run.answer, run.trials) if c.verdict == "FAIL"]
+    failed = [c.name for c in run.checks if c.verdict == "FAIL"]
     claims = "; ".join(f"{name[0].lower()}{name[1:]}" for name in failed)
     return [f"This run does not support (see Checks): {claims}."] if failed else []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tfbatch.answer.best_learning_rates import brackets_of, exponent_of
+from tfbatch.answer.best_learning_rates import exponent_of
 from tfbatch.charts import Chart, Series
 from tfbatch.configuration import Configuration
 from tfbatch.reporting.by_batch_size import describe
@@ -32,7 +32,7 @@ def landscape(run: RecordedRun) -> Chart | None:
 
 def slope_note(run: RecordedRun) -> str:
     """What the best learning rates say of the scaling rule."""
-    brackets = brackets_of(run.trials)
+    brackets = run.brackets
     found = exponent_of(brackets)
     if found is None:
         return (
@@ -123,7 +123,7 @@ def _lines(run: RecordedRun) -> list[Series]:
                 role="other",
             )
         )
-    slope = exponent_of(brackets_of(run.trials))
+    slope = exponent_of(run.brackets)
     if slope is not None:
         power = next(curve for curve in slope.curves if curve.form == "power")
         found.append(
@@ -163,7 +163,7 @@ def _name(run: RecordedRun) -> str:
 
 def _best(run: RecordedRun) -> list[Series]:
     """What a slope is fitted to: the baseline may be the best of its size."""
-    tuned = [one.trial for one in brackets_of(run.trials) if one.trial is not None]
+    tuned = [one.trial for one in run.brackets if one.trial is not None]
     if not tuned:
         return []
     return [

@@ -10,7 +10,6 @@ from tfbatch.charts.page import Page, PageSection
 from tfbatch.errors import InputError
 from tfbatch.reporting.all_trials import parallel, table
 from tfbatch.reporting.by_batch_size import by_batch_size, notes
-from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.finalists import forest, reference_of, scores_by_round
 from tfbatch.reporting.headline import answer_section, overview, two_sentences
 from tfbatch.reporting.importance import importance_chart, importance_of, importance_sentence
@@ -189,7 +188,7 @@ def _memory_section(run: RecordedRun, level: int) -> PageSection:
 
 
 def _checks_section(run: RecordedRun, level: int) -> list[PageSection]:
-    checks = checks_of(run.answer, run.trials)
+    checks = run.checks
     if not checks:
         return []
     failed = sum(check.verdict == "FAIL" for check in checks)

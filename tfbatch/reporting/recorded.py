@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from tfbatch.answer.answer import Answer
+from tfbatch.answer.best_learning_rates import Bracket, brackets_of
 from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
 from tfbatch.answer.step_seconds import StepSeconds, read_step_seconds
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.errors import ConfigurationError, NothingLearnedError, SearchError, TfbatchError
+from tfbatch.reporting.checks import Check, checks_of
 from tfbatch.request.search_config import Space
 from tfbatch.run_folder.files import FINGERPRINT, SETTINGS, WALL_TIME
 from tfbatch.run_folder.reader import read_settings
@@ -68,6 +71,16 @@ class RecordedRun:
     space: Space | None = None
     seconds: float | None = None
     machine: Machine = Machine()
+
+    @functools.cached_property
+    def brackets(self) -> tuple[Bracket, ...]:
+        """The best learning rate of each batch size, which several parts of the page ask for."""
+        return brackets_of(self.trials)
+
+    @functools.cached_property
+    def checks(self) -> tuple[Check, ...]:
+        """What a strict reviewer asks; empty where there is no answer."""
+        return tuple(checks_of(self.answer, self.trials))
 
     @property
     def name(self) -> str:
