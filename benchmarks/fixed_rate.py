@@ -30,24 +30,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from choice_tables import TASKS
 from replay.plan import TablePlan
 from replay.table import Metric, Table
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.learning_rate_surface import fit_surface
 from tfbatch.metric_direction import Direction
+from tfbatch.reporting.fixed_rate import (
+    FEWEST_SIZES,
+    median_half_width,
+    most_half_width,
+    predicted_at,
+)
 
 TABLES = Path(__file__).parent / "replay" / "tables"
-TASKS = (
-    "australian",
-    "blood_transfusion",
-    "car",
-    "credit_g",
-    "kc1",
-    "phoneme",
-    "segment",
-    "vehicle",
-)
 SIZES = (4, 6, 10, 16, 25, 40, 64, 101, 161, 256)
 RATES = tuple(10.0 ** (-5 + 5 * n / 9) for n in range(10))
 ARCHITECTURES = (("1", "3", "3"), ("0", "6", "5"))
@@ -163,14 +160,9 @@ def judge(grid: Grid, trials: list[tuple[int, float, float]], rate: float, tally
     better = min if grid.direction == "min" else max
     best = [better(scores[sizes == size]) for size in surface.batch_sizes]
     differ = max(best) - min(best)
-    near = [
-        size
-        for size in surface.batch_sizes
-        if min(rates[sizes == size]) / 2 <= rate <= 2 * max(rates[sizes == size])
-    ]
-    predicted = {size: surface.predict(size, rate) for size in near}
-    widths = [one.half_width for one in predicted.values()]
-    if len(near) < 3 or statistics.median(widths) > differ / 2:
+    tried = {size: rates[sizes == size].tolist() for size in surface.batch_sizes}
+    predicted = predicted_at(surface, tried, rate)
+    if len(predicted) < FEWEST_SIZES or median_half_width(predicted) > most_half_width(differ):
         return
     tally.drawn += 1
     for size, one in predicted.items():

@@ -193,9 +193,9 @@ class Rival:
 
         network = MODELS.load(self.plan.model).build(self._input_shape, self._classes)
         if self.plan.data == CIFAR10_PART:  # as its recipe: flipped, and moved by up to two pixels
-            layers = keras.layers
-            moved = [layers.ZeroPadding2D(2), layers.RandomCrop(*self._input_shape[:2])]
-            network = keras.Sequential([layers.RandomFlip("horizontal"), *moved, network])
+            share = 2 / self._input_shape[0]
+            moved = keras.layers.RandomTranslation(share, share, "constant", "nearest")
+            network = keras.Sequential([keras.layers.RandomFlip("horizontal"), moved, network])
         network.compile(
             optimizer=keras.optimizers.SGD(self._schedule(cell), momentum=self.plan.momentum),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -39,6 +39,7 @@ FEWEST_FREE = 3
 """Trials beyond the unknowns, so that an error can be told."""
 _MEDIANS = 2.0
 """The doubt is doubled at so many median distances from the best."""
+_LARGEST_EXPONENT = 700.0
 
 Scale = Literal["logarithm", "logit", "none"]
 
@@ -218,6 +219,3 @@ def _score(value: float, scale: Scale, direction: Direction) -> float:
     if scale == "logarithm":
         return math.exp(value) if value < _LARGEST_EXPONENT else math.inf
     return -value if direction == "max" else value
-
-
-_LARGEST_EXPONENT = 700.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 
 from tfbatch.charts import Series
 from tfbatch.errors import InputError
@@ -65,15 +66,19 @@ def _determined(run: RecordedRun, rate: float) -> tuple[dict[int, Predicted], st
         surface = surface_of(run)
     except InputError as error:
         return {}, f"no surface predicts it: {error}"
-    predicted = _predicted(run, surface, rate)
+    searched = run.trials.searched().of_phase("search")
+    tried = {
+        size: [t.learning_rate for t in searched.of_batch_size(size).completed()]
+        for size in surface.batch_sizes
+    }
+    predicted = predicted_at(surface, tried, rate)
     if len(predicted) < FEWEST_SIZES:
         return {}, (
             f"is not predicted: fewer than {FEWEST_SIZES} batch sizes have a trial within an "
             "octave of it."
         )
-    wide = statistics.median(one.half_width for one in predicted.values())
-    differ = _tuned_range(run)
-    if wide > differ / 2:
+    wide, differ = median_half_width(predicted), _tuned_range(run)
+    if wide > most_half_width(differ):
         return {}, (
             f"the trials do not determine it: the 95 % intervals of {surface}, have a median of "
             f"±{wide:.2g}, where all tuned batch sizes differ by {differ:.2g}."
@@ -149,15 +154,31 @@ def surface_of(run: RecordedRun) -> LearningRateSurface:
     )
 
 
-def _predicted(run: RecordedRun, surface: LearningRateSurface, rate: float) -> dict[int, Predicted]:
-    """The predicted metric by batch size; sizes without a rate within an octave are left out."""
-    found = {}
-    searched = run.trials.searched().of_phase("search")
-    for size in surface.batch_sizes:
-        tried = [t.learning_rate for t in searched.of_batch_size(size).completed()]
-        if min(tried) / 2 <= rate <= 2 * max(tried):
-            found[size] = surface.predict(size, rate)
-    return found
+def predicted_at(
+    surface: LearningRateSurface, tried: Mapping[int, Sequence[float]], rate: float
+) -> dict[int, Predicted]:
+    """The predicted metric by batch size; sizes without a rate within an octave are left out.
+
+    Args:
+        surface: Predicts.
+        tried: The learning rates of the trials at each of its batch sizes.
+        rate: The learning rate.
+    """
+    return {
+        size: surface.predict(size, rate)
+        for size in surface.batch_sizes
+        if min(tried[size]) / 2 <= rate <= 2 * max(tried[size])
+    }
+
+
+def median_half_width(predicted: Mapping[int, Predicted]) -> float:
+    """Of the intervals of all batch sizes."""
+    return statistics.median(one.half_width for one in predicted.values())
+
+
+def most_half_width(tuned_range: float) -> float:
+    """With wider intervals no line is drawn: half of what the tuned batch sizes differ by."""
+    return tuned_range / 2
 
 
 def _tuned_range(run: RecordedRun) -> float:
