@@ -44,10 +44,14 @@ class SimulatedCourt(Court):
         curve: `curve(training, examples)` -> oriented scores at these numbers of examples.
         step: `step(batch_size)` -> seconds of a step without noise.
         timing_noise: Standard deviation of the log of a measured time.
+        seed: Of the court.
+        preset: Its name.
     """
 
-    def __init__(self, curve=None, *, step=None, timing_noise=0.01, seed=1, **workload):
-        super().__init__(make_workload(**workload), PRESETS["tiny"], seed)
+    def __init__(
+        self, curve=None, *, step=None, timing_noise=0.01, seed=1, preset="tiny", **workload
+    ):
+        super().__init__(make_workload(**workload), PRESETS[preset], seed)
         self._curve, self._step, self._noise = curve, step, timing_noise
         self.trained = {}
         self.asked = 0

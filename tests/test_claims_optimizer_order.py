@@ -184,9 +184,12 @@ class _Optimized(SimulatedCourt):
     def __init__(self, share, *, deviation=0.05, **workload):
         super().__init__(NoisyQuadratic(), **{"num_examples": 4000, **workload})
         self._share, self._deviation, self.runs = share, deviation, []
+        self.planned, self.most = [], set()
 
-    def measure_each(self, function, cases, *, seconds):
+    def measure_each(self, function, cases, *, seconds, examples):
         assert function is losses_at_the_end
+        self.planned.append(examples)
+        self.most |= {case["most_examples"] for case in cases}
         found = []
         for case in cases:
             ends = [2.3]
@@ -297,6 +300,7 @@ def test_fewer_than_a_thousand_examples_cannot_tell_of_thousands():
         def __init__(self):
             SimulatedCourt.__init__(self, NoisyQuadratic(), num_examples=900)
             self._share, self._deviation, self.runs = _hurt, 0.05, []
+            self.planned, self.most = [], set()
 
     found = judged(optimizer_order, Few())
     assert found[THOUSANDS, "L-BFGS"].word == "NOT TESTABLE HERE"
@@ -304,9 +308,30 @@ def test_fewer_than_a_thousand_examples_cannot_tell_of_thousands():
     assert found[HURT, "L-BFGS"].word == "DOES NOT HOLD"
 
 
+def test_a_shorter_preset_takes_fewer_examples_for_the_whole_data():
+    tiny, small = (
+        _Optimized(_hurt, num_examples=50_000, preset=preset) for preset in ("tiny", "small")
+    )
+    for court in (tiny, small):
+        list(optimizer_order.collect(court))
+    assert (tiny.most, small.most) == ({2048}, {4096})
+
+
+def test_its_plan_has_the_examples_of_all_its_trainings():
+    court = _Optimized(_hurt)
+    list(optimizer_order.collect(court))
+    tuning, judging = set(court.seeds("tuning", 2)), set(court.seeds("verdict", 10))
+    spent = {
+        seeds: sum(50 * size for seed, _, size, _ in court.runs if seed in of)
+        for seeds, of in (("tuning", tuning), ("verdict", judging))
+    }
+    first, *_ = court.planned
+    assert first * len(tuning) == pytest.approx(sum(spent.values()), rel=0.3)
+
+
 def test_a_model_whose_gradient_cannot_be_measured_cannot_be_tested():
     class Unmeasured(_Optimized):
-        def measure_each(self, function, cases, *, seconds):
+        def measure_each(self, function, cases, *, seconds, examples):
             raise InputError("the model has a train_step of its own")
 
     found = judged(optimizer_order, Unmeasured(_hurt))
@@ -347,7 +372,12 @@ def test_the_digits_are_learned_by_all(task):
         *((method, 1085, ALL) for method in METHODS),
     ]
     before, *after = losses_at_the_end(
-        task, configuration=PLAIN, runs=[*runs, ("SGD", 64, 12)], evaluations=20, seed=1
+        task,
+        configuration=PLAIN,
+        runs=[*runs, ("SGD", 64, 12)],
+        evaluations=20,
+        most_examples=4096,
+        seed=1,
     )
     assert max(after[:5]) < 0.8 * before
     assert not after[5] < before  # at a rate far too high
@@ -377,4 +407,6 @@ def test_a_loss_that_is_not_positive_has_no_ratios(task, monkeypatch):
         optimizer_order.FlatLoss, "__call__", lambda self, weights, chosen=None: (-1.0, weights)
     )
     with pytest.raises(InputError, match="not positive"):
-        losses_at_the_end(task, configuration=PLAIN, runs=[], evaluations=1, seed=1)
+        losses_at_the_end(
+            task, configuration=PLAIN, runs=[], evaluations=1, most_examples=4096, seed=1
+        )

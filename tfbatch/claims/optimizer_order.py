@@ -46,7 +46,7 @@ _GOOD = math.log(1.1)
 _MANY = 1000
 _SIZES = (16, 64, 256, 1024)
 _MOST_EXAMPLES = 4096
-"""Examples that stand for the whole data."""
+"""Examples that stand for the whole data; in shorter trainings fewer."""
 _EVALUATIONS = 100
 """In a training of the data's own length."""
 _DIVERGED = 3.0
@@ -63,7 +63,10 @@ _WHOLE = 10**6
 """More iterations than there are evaluations: one batch only."""
 _NOTHING = 1e-12
 """A gradient that is 0 up to rounding."""
-_CASE_SECONDS = 20.0
+_CASE_SECONDS = 5.0
+"""Beside its gradients: a process's first one is traced."""
+_USUALLY_TRIED = 4
+"""Rates or numbers of iterations of a cell, for the plan."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +120,8 @@ class _Measured:
 
     def __init__(self, court: Court):
         self._court = court
-        self.count = min(court.workload.num_examples, _MOST_EXAMPLES)
+        most = round(_MOST_EXAMPLES * min(1.0, court.preset.length))
+        self.count = min(court.workload.num_examples, most)
         self.sizes = (*(size for size in _SIZES if size < self.count), self.count)
         self.evaluations = round(_EVALUATIONS * court.preset.length)
 
@@ -182,16 +186,26 @@ class _Measured:
                 "configuration": court.workload.baseline,
                 "runs": [(cell.method, cell.size, value) for cell, value in runs],
                 "evaluations": self.evaluations,
+                "most_examples": self.count,
                 "seed": seed,
             }
             for seed in court.seeds(purpose, court.preset.count(purpose))
         ]
+        examples = self._all_examples([cell for cell, _ in runs])
         try:
-            found = court.measure_each(losses_at_the_end, cases, seconds=_CASE_SECONDS)
+            found = court.measure_each(
+                losses_at_the_end, cases, seconds=_CASE_SECONDS, examples=examples
+            )
         except InputError as error:
             raise UntestableError(str(error)) from error
         shares = [[log_share(loss, ends[0]) for loss in ends[1:]] for ends in found]
         return [list(values) for values in zip(*shares, strict=True)]
+
+    def _all_examples(self, cells: Sequence[Cell]) -> int:
+        """For a plan, which sees the first call alone: all trainings, for each tuning seed."""
+        preset = self._court.preset
+        each = self.evaluations * sum(cell.size for cell in set(cells))
+        return round(each * (_USUALLY_TRIED + preset.seeds / preset.tuning_seeds))
 
 
 def log_share(loss: float, before: float) -> float:
@@ -376,6 +390,7 @@ def losses_at_the_end(
     configuration: Configuration,
     runs: Sequence[tuple[str, int, int]],
     evaluations: int,
+    most_examples: int,
     seed: int,
 ) -> tuple[float, ...]:
     """Inside the process that trains: the loss of all examples before, and after each run.
@@ -385,12 +400,13 @@ def losses_at_the_end(
         configuration: What the model is built with.
         runs: The optimizer, the batch size and what was tuned for them; see TunedNumber.
         evaluations: Gradients of one batch that each may take.
+        most_examples: The first so many stand for the whole data.
         seed: Of the initial weights and the batches.
 
     Raises:
         InputError: The gradient cannot be measured, or the loss is not positive.
     """
-    model, examples = model_and_examples(task, configuration, seed=seed, most=_MOST_EXAMPLES)
+    model, examples = model_and_examples(task, configuration, seed=seed, most=most_examples)
     loss = FlatLoss(model, examples, heartbeat=task.heartbeat_or_stop)
     before = loss(loss.start)[0]
     if before <= 0:
