@@ -73,6 +73,8 @@ class SurfacePrior:
         slope_deviation: Standard deviation of that.
         batch: How much a doubled batch loses at the full length: it has half the updates.
         curvature: Of y in the octaves of the rate, per octave squared.
+        length_deviation: Standard deviation of the octaves by which the optimum moves when the
+            length doubles; it is expected to stay.
     """
 
     center: float = 0.0
@@ -80,6 +82,7 @@ class SurfacePrior:
     slope_deviation: float = 0.3
     curvature: float = 0.06
     batch: float = 0.03
+    length_deviation: float = 1 / 6
 
     def coefficients(self) -> tuple[Array, Array]:
         """Means and standard deviations of the coefficients a_0 to a_8."""
@@ -93,7 +96,7 @@ class SurfacePrior:
             0.7 * c,
             2 * c * self.slope_deviation,
             0.3,
-            0.06,
+            2 * c * self.length_deviation,
             0.02,
         ]
         return np.array(mean), np.array(deviation)

@@ -60,6 +60,9 @@ class Settings(OracleSettings):
         caution: The answer is what is best at its mean and so many of its deviations.
         rung: A batch size of the ladder whose first judgement costs more, in whole trainings, is
             left to what it is expected to gain.
+        bracket_rung: The bracket is at the batch size nearest to the baseline's whose first
+            judgement costs no more, in whole trainings, where there is one: a large batch makes
+            its fewest updates late.
         worth: It ends where a further whole training would not be expected to improve the result
             by this share of the deviation between seeds.
         bracket: Whether the rate is bracketed at the reference batch size first.
@@ -79,6 +82,7 @@ class Settings(OracleSettings):
     worth: float = Field(default=0.1, ge=0)
     caution: float = Field(default=0.5, ge=0)
     rung: float = Field(default=0.6, ge=0)
+    bracket_rung: float = Field(default=0.3, ge=0)
     bracket: bool = True
     pilot: bool = True
     seeds: bool = True
@@ -357,15 +361,22 @@ class Trunks:
             return None
         points = [self._point(t.cell, t.length, t.seed) for t, _ in judged]
         values = list(as_error([score for _, score in judged], self._direction))
-        surface = RateSurface(self._prior, points, values, noise=self._pilots_noise(values))
+        prior = dataclasses.replace(self._prior, center=self._center())
+        surface = RateSurface(prior, points, values, noise=self._pilots_noise(values))
         own = self._lengths.schedule
         running = {(t.cell, t.length, t.seed) for t in self._open() if t.schedule == own}
         if not running:
             return surface
         more = [self._point(*one) for one in sorted(running)]
         return RateSurface(
-            self._prior, points + more, [*values, *surface.mean(more)], noise=surface.noise
+            prior, points + more, [*values, *surface.mean(more)], noise=surface.noise
         )
+
+    def _center(self) -> float:
+        """The best rate of the bracket: few numbers fit near the optimum only."""
+        size = self._reference()
+        scores = self._scores_at(size, self._lengths_of(size)[0]) if size is not None else {}
+        return min(scores, key=lambda rate: scores[rate]) if scores else self._cells.start
 
     def _pilots_noise(self, values: Sequence[float]) -> float | None:
         """The deviation between seeds, from what was trained with two."""
@@ -501,12 +512,13 @@ class Trunks:
         if favorite is None:
             return None
         total = self._lengths.total
-        # Without a whole training there is no answer, whatever one costs by now.
-        ended = (m.training for m in self._made.values() if m.training.kind != "trunk")
-        none_whole = all(training.length < total for training in ended)
-        affordable = self._cost(favorite, total) <= self._left()
-        if self._longest(favorite) < total and (none_whole or affordable):
-            return self._first_free([(favorite, 1, total)])
+        if self._longest(favorite) < total:
+            ended = (m.training for m in self._made.values() if m.training.kind != "trunk")
+            if all(training.length < total for training in ended):
+                # Without a whole training there is no answer, whatever one costs by now.
+                return "wait" if self._is_busy(favorite) else self._step(favorite, total)
+            if self._cost(favorite, total) <= self._left():
+                return self._first_free([(favorite, 1, total)])
         made = {m.training.schedule for m in self._of(favorite, 1) if m.training.kind == "whole"}
         for name in self._other_schedules():
             whole = Training(favorite, "whole", total, name)
@@ -533,13 +545,19 @@ class Trunks:
         return sorted(others, key=lambda name: name != self._own_schedule)
 
     def _reference(self) -> int | None:
-        """The reference batch size, or the largest that is known to fit."""
+        """That of the bracket: the reference, or what is near it, fits, and is judged early."""
         sizes = [size for size in self._cells.sizes if size < self._bound]
         sizes = [size for size in sizes if self._lengths_of(size)]
         if not sizes:
             return None
-        wanted = self._cells.reference
-        return min(sizes, key=lambda size: (abs(math.log2(size / wanted)), size))
+        wanted, start = self._cells.reference, self._cells.start
+        dear = self._settings.bracket_rung * self._one_training
+        cheap = [
+            size
+            for size in sizes
+            if self._cost(Cell(size, start), self._lengths_of(size)[0], trunks=()) <= dear
+        ]
+        return min(cheap or sizes, key=lambda size: (abs(math.log2(size / wanted)), size))
 
     def _scores_at(self, size: int, length: int, *, seed: int = 1) -> dict[float, float]:
         """By rate, small is good."""
@@ -582,9 +600,19 @@ class Trunks:
             self._chosen[self._bound] = self._choose()
         return self._chosen[self._bound]
 
-    def _choose(self) -> Cell | None:
+    def _answer(self) -> Cell | None:
+        """The favorite, unless it can no longer be trained whole, which an answer has to be."""
+        favorite, total = self._favorite(), self._lengths.total
+        whole = {t.cell for t, _ in self._judged() if t.length == total}
+        if favorite is None or favorite in whole or not whole:
+            return favorite
+        if self._is_busy(favorite) or self._cost(favorite, total) <= self._left():
+            return favorite
+        return self._choose(whole) or favorite
+
+    def _choose(self, among: Collection[Cell] | None = None) -> Cell | None:
         surface = self._surface()
-        judged = {t.cell for t, _ in self._judged()}
+        judged = {t.cell for t, _ in self._judged()} if among is None else among
         cells = [cell for cell in self._allowed() if cell in judged]
         if surface is None or not cells:
             return None
@@ -669,7 +697,7 @@ class Trunks:
         """See StagedOracle."""
         with threadpoolctl.threadpool_limits(1):
             allowed = self._allowed()
-            favorite = self._favorite()
+            favorite = self._answer()
             if favorite is None:
                 return None
             schedule = self._best_schedule(favorite)
