@@ -4,12 +4,16 @@ usage: python benchmarks/search_replay.py [--table=TABLE ...] [--search=NAME ...
            [--metric=loss|accuracy] [--engine=examples|tfbatch|keras_tuner ...] [--repetitions=N]
            [--start=BATCH_SIZE,OCTAVES] [--set=KEY=VALUE ...] [--name=NAME] [--keep]
            [--tables=FOLDER]
+       python benchmarks/search_replay.py --everything [--table=TABLE ...] [--metric=...]
 
 A repetition parts the table's seeds into those that the search sees, in an order of its own, and
 those that judge it (all splits in turn), and has a seed of its own for the search. `--set` gives a
 search's settings, and `--name` then the name of the row. `--keep` keeps the result in
 benchmarks/results/search_replay, from which search_replay_page.py makes tables and figure. A user
 who trains with something else than the table's baseline is `--start`, with a cosine schedule.
+
+`--everything` simulates no search: it says how far from the best known is who trains every
+configuration whole, with one seed or more, and takes the best.
 
 Columns: full trainings of the baseline until the answer was first within the tolerance of the best
 known (mean, median, share of repetitions; where it never was, the cap of 25, or what the search
@@ -39,7 +43,7 @@ from typing import Any, get_args
 import numpy as np
 from replay import kept
 from replay.kept import CAP, Results
-from replay.measures import Course, Judge, splits
+from replay.measures import Course, Judge, cells_of, of_everything, splits
 from replay.plan import PLANS
 from replay.searches import ENGINES, SEARCHES, Make, Task, baseline_of, make_search
 from replay.simulate import Cell, Engine, Moment, Replay, simulate
@@ -151,6 +155,18 @@ def line(name: str, results: Results) -> str:
     return f"{name:24} {spent} | {regrets} | {results.process_seconds:.3f}"
 
 
+def everything(table: Table, metric: Metric) -> Iterator[str]:
+    """A line for each number of seeds."""
+    configurations = len(cells_of(table))
+    for seeds in range(1, table.plan.search_seeds + 1):
+        found = of_everything(table, metric, seeds)
+        yield (
+            f"{table.plan.name}, {metric}: all {configurations} configurations with {seeds} seeds: "
+            f"regret {found.mean():.2f} (median {np.median(found):.2f}), within the tolerance "
+            f"{(found <= 1).mean():.0%}, n = {len(found)}"
+        )
+
+
 def _given(texts: Sequence[str]) -> dict[str, Any]:
     given = {}
     for text in texts:
@@ -183,9 +199,13 @@ def main() -> None:
     parser.add_argument("--name")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--tables", type=Path, default=TABLES, help="folder of the tables")
+    parser.add_argument("--everything", action="store_true")
     arguments = parser.parse_args()
     for name in arguments.table or development[:1]:
         table = Table.read(arguments.tables / f"{name}.npz")
+        if arguments.everything:
+            print("\n".join(everything(table, arguments.metric)))
+            continue
         for search in arguments.search or SEARCHES:
             _one(table, search, arguments)
 

@@ -83,7 +83,7 @@ def court_of(value, *, deviation=0.01):
         drawn = noise_of(training.seed).normal(0, deviation)
         return np.full(len(examples), -0.3 - 0.1 * far**2 + drawn)
 
-    def measure_each(function, cases, *, seconds):
+    def measure_each(function, cases, *, seconds, examples):
         assert function is descend_with_noise
         return [
             tuple(

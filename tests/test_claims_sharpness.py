@@ -122,7 +122,7 @@ class _Trained(SimulatedCourt):
         self._ratio, self._worse, self._at_rate = ratio, worse, at_rate or {}
         self._losses, self._uncertain = losses, uncertain
 
-    def measure_each(self, function, cases, *, seconds):
+    def measure_each(self, function, cases, *, seconds, examples):
         assert function is sharpness_at_the_same_loss
         return [
             self._pair(case["seed"], case["configurations"][1].base_learning_rate) for case in cases
@@ -212,7 +212,7 @@ def test_an_eigenvalue_that_did_not_converge_decides_nothing():
 
 def test_one_size_alone_or_a_model_without_curvature_cannot_be_tested():
     class Unmeasured(_Trained):
-        def measure_each(self, function, cases, *, seconds):
+        def measure_each(self, function, cases, *, seconds, examples):
             raise InputError("the model has a train_step of its own")
 
     for court, reason in (

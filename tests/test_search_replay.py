@@ -14,7 +14,7 @@ sys.path.append(str(BENCHMARKS))
 from branches import branch_values, switched_deviations, tau, whole_values  # noqa: E402
 from portfolio import cover, regrets, with_portfolio  # noqa: E402
 from replay import kept  # noqa: E402
-from replay.measures import Course, Judge, bootstrap_ratio, splits  # noqa: E402
+from replay.measures import Course, Judge, bootstrap_ratio, of_everything, splits  # noqa: E402
 from replay.opponents import IEpoch, OptunaOracle, RandomSearch, grid, values_of  # noqa: E402
 from replay.plan import TablePlan, Training  # noqa: E402
 from replay.searches import ENGINES, Task, make_search  # noqa: E402
@@ -265,6 +265,14 @@ def test_regret_is_0_at_the_best_and_the_course_says_when_it_came_near(table):
 
 def test_all_splits_part_the_seeds(table):
     assert list(splits(table)) == [((1,), (2,)), ((2,), (1,))]
+
+
+def test_who_trains_everything_has_no_regret_without_noise_and_some_with_it(table):
+    assert of_everything(table, "loss", 1).tolist() == [0, 0]  # a seed shifts all alike
+    lucky = (Training(32, 0.0, "cool_down", 4_000), 1)
+    table._trained[lucky] = dataclasses.replace(table._trained[lucky], loss=0.0)
+    tolerance = Judge(table, (2,), "loss").tolerance
+    assert of_everything(table, "loss", 1).tolist() == pytest.approx([0.5 / tolerance, 0])
 
 
 def test_the_ratio_of_paired_prices_has_an_interval_around_it():

@@ -53,12 +53,19 @@ class Judge:
         self._table, self._seeds, self._metric = table, tuple(seeds), metric
         self._sign = 1.0 if metric == "loss" else -1.0
         every = range(1, table.plan.seeds + 1)
-        cells = sorted(cells_of(table), key=lambda cell: self._sign * self.mean(cell, every))
+        cells = self._ranked(every)
         self.best = cells[0]
         best = [self._values(cell, every) for cell in cells[:BEST_CELLS]]
         deviations = [statistics.stdev(values) for values in best if len(values) > 1]
         self.deviation = math.sqrt(statistics.fmean(d**2 for d in deviations))
         self.tolerance = HALF_A_POINT if metric == "accuracy" else self.deviation
+
+    def leader(self, seeds: Sequence[int]) -> Cell:
+        """The configuration of the best mean over some seeds."""
+        return self._ranked(seeds)[0]
+
+    def _ranked(self, seeds: Sequence[int]) -> list[Cell]:
+        return sorted(cells_of(self._table), key=lambda cell: self._sign * self.mean(cell, seeds))
 
     def mean(self, cell: Cell, seeds: Sequence[int]) -> float:
         """The mean of a configuration's final metric over some seeds."""
@@ -81,6 +88,24 @@ def cells_of(table: Table) -> list[Cell]:
     plan = table.plan
     grid = itertools.product(plan.batch_sizes, plan.octaves, ("wsd", "cosine"))
     return [Cell(size, octaves, schedule) for size, octaves, schedule in grid]  # type: ignore[arg-type]
+
+
+def of_everything(table: Table, metric: Metric, seeds: int) -> Array:
+    """Regrets in tolerances of who trains every configuration whole and takes the best mean.
+
+    What no search can be blamed for: the best of many noisy means is mostly not the best.
+
+    Args:
+        table: The table.
+        metric: What is judged.
+        seeds: How many trainings of each; all choices of so many seeds, in all splits.
+    """
+    found = []
+    for seen, judging in splits(table):
+        judge = Judge(table, judging, metric)
+        for chosen in itertools.combinations(seen, seeds):
+            found.append(judge.regret(judge.leader(chosen)) / judge.tolerance)
+    return np.array(found)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,8 @@ CLAIMS: tuple[Claim, ...] = ()
 _CLAIMS = ("small-escapes-bad-optima", "too-large-loses-randomness")
 _MOST_EXAMPLES = 512
 _MOST_UPDATES = 300
-_SECONDS = 20.0
+_SECONDS = 5.0
+"""Of a case, beside its gradients."""
 Arm = tuple[float, float]
 """The share of the gradient that is a batch's own, and the variance of the noise that is added to
 the rest, in that of a batch of B0."""
@@ -129,18 +130,21 @@ def _scores(court: Court, rate: float, purpose: Purpose) -> dict[tuple[Arm, floa
             "smaller --baseline=batch_size"
         )
     seeds = court.seeds(purpose, court.preset.count(purpose))
+    updates = min(_MOST_UPDATES, math.ceil(workload.examples / size))
     cases: list[dict[str, object]] = [
         {
             "configuration": study.configuration(size, factor * rate),
             "arms": ARMS,
-            "updates": min(_MOST_UPDATES, math.ceil(workload.examples / size)),
+            "updates": updates,
             "seed": seed,
             "metric": workload.metric.removeprefix("val_"),
         }
         for factor in _RATES
         for seed in seeds
     ]
-    found = court.measure_each(descend_with_noise, cases, seconds=_SECONDS)
+    found = court.measure_each(
+        descend_with_noise, cases, seconds=_SECONDS, examples=len(ARMS) * updates * (most + size)
+    )
     sign = 1.0 if workload.larger_is_better else -1.0
 
     def oriented(value: float) -> float:
