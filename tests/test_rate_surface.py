@@ -57,15 +57,6 @@ def test_an_optimum_beyond_the_points_of_other_sizes_is_found():
     assert np.abs(errors).max() < 0.1
 
 
-def test_a_rate_that_is_best_in_short_trainings_is_believed_in_long_ones():
-    """Short trainings like higher rates, but seldom by an octave (longer_runs.md)."""
-    rates = range(-1, 5)
-    points = [SurfacePoint(0, u, 3, f"{u}") for u in rates]
-    surface = RateSurface(PRIOR, points, [0.06 * (u - 2) ** 2 for u in rates])
-    answers = [SurfacePoint(0, u / 4) for u in range(-4, 17)]
-    assert answers[int(surface.mean(answers).argmin())].rate >= 1.5
-
-
 def test_the_gain_of_a_training_is_that_of_its_closed_form():
     """Two answers, one of them trained: E[max(0, N(m, s))] of the difference."""
     from scipy import stats

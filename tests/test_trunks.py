@@ -353,7 +353,7 @@ def test_the_optimum_is_found_from_far_away():
         oracle = world.make()
         world.search(oracle)
         far[start] = regret(world, oracle.belief())
-    assert {start: found for start, found in far.items() if found > 0.15} == {}
+    assert {start: found for start, found in far.items() if found > 0.25} == {}
 
 
 def test_a_bracket_is_where_a_batch_size_is_judged_early():

@@ -82,7 +82,7 @@ class SurfacePrior:
     slope_deviation: float = 0.3
     curvature: float = 0.06
     batch: float = 0.03
-    length_deviation: float = 1 / 6
+    length_deviation: float = 0.5
 
     def coefficients(self) -> tuple[Array, Array]:
         """Means and standard deviations of the coefficients a_0 to a_8."""
