@@ -46,6 +46,15 @@ def test_the_posterior_equals_the_normal_equations():
     np.testing.assert_allclose(surface.covariance(new, new), covariance, rtol=1e-4, atol=1e-4)
 
 
+def test_where_rates_are_counted_from_moves_no_expectation():
+    points = [SurfacePoint(0, u) for u in range(-4, 4)]
+    for origin in (None, -3.0, 2.0):
+        prior = SurfacePrior(center=1.0, origin=origin)
+        expected = prior.features(points) @ prior.coefficients()[0]
+        parabola = np.array([0.06 * (u - 1) ** 2 for u in range(-4, 4)])
+        np.testing.assert_allclose(expected - expected.min(), parabola, atol=1e-12)
+
+
 def test_an_optimum_beyond_the_points_of_other_sizes_is_found():
     """Rates of two sizes, short and long, tell the optimum of a third size at the full length."""
     points = [SurfacePoint(b, u, r) for b in (0, 2) for u in (-1, 0, 1, 2) for r in (1, 3)]

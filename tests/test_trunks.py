@@ -346,14 +346,14 @@ def test_the_answer_was_trained_whole_wherever_it_starts(noise):
 
 
 def test_the_optimum_is_found_from_far_away():
-    """Few numbers fit near the optimum only: they count from the best of the bracket."""
+    """Three octaves off, or at a batch size whose rates cost a whole training each."""
     far = {}
     for start in STARTS:
         world = World(noise=0.0, start=start)
         oracle = world.make()
         world.search(oracle)
         far[start] = regret(world, oracle.belief())
-    assert {start: found for start, found in far.items() if found > 0.25} == {}
+    assert {start: found for start, found in far.items() if found > 0.45} == {}
 
 
 def test_a_bracket_is_where_a_batch_size_is_judged_early():

@@ -69,6 +69,8 @@ class SurfacePrior:
 
     Attributes:
         center: Octaves of the optimal rate around the rule at the reference batch size.
+        origin: Where u is counted from there, `center` where it is None: near the optimum, since
+            few numbers fit near it only.
         slope: By how many octaves the optimum moves, against the rule, when B doubles.
         slope_deviation: Standard deviation of that.
         batch: How much a doubled batch loses at the full length: it has half the updates.
@@ -83,11 +85,13 @@ class SurfacePrior:
     curvature: float = 0.06
     batch: float = 0.03
     length_deviation: float = 0.5
+    origin: float | None = None
 
     def coefficients(self) -> tuple[Array, Array]:
         """Means and standard deviations of the coefficients a_0 to a_8."""
         c = self.curvature
-        mean = [0.0, self.batch, 0.0, 0.0, c, 0.0, 0.3, 0.0, 0.0]
+        away = self.center - self._origin
+        mean = [0.0, self.batch, 0.0, -2 * c * away, c, 0.0, 0.3, 0.0, 0.0]
         deviation = [
             10.0,
             0.06,
@@ -105,8 +109,12 @@ class SurfacePrior:
         """One row for each point: what multiplies the coefficients."""
         b = np.array([point.batch for point in points])
         r = np.array([point.remaining for point in points])
-        u = np.array([point.rate for point in points]) - self.center - self.slope * b
+        u = np.array([point.rate for point in points]) - self._origin - self.slope * b
         return np.stack([b**0, b, b**2, u, u**2, b * u, r, r * u, r * u**2], axis=1)
+
+    @property
+    def _origin(self) -> float:
+        return self.center if self.origin is None else self.origin
 
 
 def as_error(scores: Sequence[float], direction: Direction) -> Array:

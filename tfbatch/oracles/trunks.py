@@ -361,7 +361,7 @@ class Trunks:
             return None
         points = [self._point(t.cell, t.length, t.seed) for t, _ in judged]
         values = list(as_error([score for _, score in judged], self._direction))
-        prior = dataclasses.replace(self._prior, center=self._center())
+        prior = dataclasses.replace(self._prior, origin=self._origin())
         surface = RateSurface(prior, points, values, noise=self._pilots_noise(values))
         own = self._lengths.schedule
         running = {(t.cell, t.length, t.seed) for t in self._open() if t.schedule == own}
@@ -372,7 +372,7 @@ class Trunks:
             prior, points + more, [*values, *surface.mean(more)], noise=surface.noise
         )
 
-    def _center(self) -> float:
+    def _origin(self) -> float:
         """The best rate of the bracket: few numbers fit near the optimum only."""
         size = self._reference()
         scores = self._scores_at(size, self._lengths_of(size)[0]) if size is not None else {}
