@@ -23,8 +23,8 @@ at some budgets (mean, and median in brackets).
 Not counted: the baseline itself and verification, which cost all searches the same. The baseline is
 everybody's answer until something is better.
 
-Result: MIXED. Until within one deviation of the best, trunks take 2.8 x fewer examples than the
-best of i-Epoch and Optuna on digits_small_cnn, 2 x more on digits_mlp. On the held-out table they
+Result: MIXED. Until within one deviation of the best, trunks take 3.1 x fewer examples than the
+best of i-Epoch and Optuna on digits_small_cnn, 2 x more on digits_mlp. On cifar10_small_cnn they
 begin with the best; from other starts they come furthest for their price, and not to the end.
 Evidence: benchmarks/results/search_replay.md
 """
