@@ -12,8 +12,8 @@ search's settings, and `--name` then the name of the row. `--keep` keeps the res
 benchmarks/results/search_replay, from which search_replay_page.py makes tables and figure. A user
 who trains with something else than the table's baseline is `--start`, with a cosine schedule.
 
-`--everything` simulates no search: it says how far from the best known is who trains every
-configuration whole, with one seed or more, and takes the best.
+`--everything` simulates no search: it says how far from the best known someone is who
+trains every configuration whole, with one seed or more, and takes the best.
 
 Columns: full trainings of the baseline until the answer was first within the tolerance of the best
 known (mean, median, share of repetitions; where it never was, the cap of 25, or what the search

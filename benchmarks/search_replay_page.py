@@ -193,7 +193,7 @@ def _panel(
         return TOP + PANEL * (1 - min(max(value, -0.5), WORST) / WORST * 0.92 - 0.04)
 
     held_out = {plan.name for plan in PLANS if plan.role == "held_out"}
-    title = f"{name}, held out" if name in held_out else name
+    title = f"{name}, once held out" if name in held_out else name
     yield _text(left, TOP - 16, title, anchor="start", more='font-weight="bold"')
     for level in range(int(WORST) + 1):
         yield _line([(left, y(level)), (left + wide, y(level))], color="#e4e7eb", width=1)

@@ -85,6 +85,8 @@ def court_of(value, *, deviation=0.01):
 
     def measure_each(function, cases, *, seconds, examples):
         assert function is descend_with_noise
+        size, updates = cases[0]["configuration"].batch_size, cases[0]["updates"]
+        assert examples >= 4 * updates * (512 + size)  # four arms
         return [
             tuple(
                 value(arm, case["configuration"].base_learning_rate / 0.05)

@@ -189,7 +189,7 @@ class _Optimized(SimulatedCourt):
     def measure_each(self, function, cases, *, seconds, examples):
         assert function is losses_at_the_end
         self.planned.append(examples)
-        self.most |= {case["most_examples"] for case in cases}
+        self.most |= {case.get("most_examples") for case in cases}
         found = []
         for case in cases:
             ends = [2.3]
@@ -314,7 +314,7 @@ def test_a_shorter_preset_takes_fewer_examples_for_the_whole_data():
     )
     for court in (tiny, small):
         list(optimizer_order.collect(court))
-    assert (tiny.most, small.most) == ({2048}, {4096})
+    assert (tiny.most, small.most) == ({2048}, {None})
 
 
 def test_its_plan_has_the_examples_of_all_its_trainings():
@@ -326,7 +326,7 @@ def test_its_plan_has_the_examples_of_all_its_trainings():
         for seeds, of in (("tuning", tuning), ("verdict", judging))
     }
     first, *_ = court.planned
-    assert first * len(tuning) == pytest.approx(sum(spent.values()), rel=0.3)
+    assert first * len(tuning) == pytest.approx(sum(spent.values()), rel=0.15)
 
 
 def test_a_model_whose_gradient_cannot_be_measured_cannot_be_tested():
@@ -407,6 +407,4 @@ def test_a_loss_that_is_not_positive_has_no_ratios(task, monkeypatch):
         optimizer_order.FlatLoss, "__call__", lambda self, weights, chosen=None: (-1.0, weights)
     )
     with pytest.raises(InputError, match="not positive"):
-        losses_at_the_end(
-            task, configuration=PLAIN, runs=[], evaluations=1, most_examples=4096, seed=1
-        )
+        losses_at_the_end(task, configuration=PLAIN, runs=[], evaluations=1, seed=1)

@@ -124,6 +124,7 @@ class _Trained(SimulatedCourt):
 
     def measure_each(self, function, cases, *, seconds, examples):
         assert function is sharpness_at_the_same_loss
+        assert examples > 400 * min(1024, self.workload.num_examples)  # of two models
         return [
             self._pair(case["seed"], case["configurations"][1].base_learning_rate) for case in cases
         ]

@@ -91,7 +91,7 @@ def cells_of(table: Table) -> list[Cell]:
 
 
 def of_everything(table: Table, metric: Metric, seeds: int) -> Array:
-    """Regrets in tolerances of who trains every configuration whole and takes the best mean.
+    """Regrets in tolerances of someone who trains everything whole and takes the best mean.
 
     What no search can be blamed for: the best of many noisy means is mostly not the best.
 

@@ -56,7 +56,8 @@ class TablePlan(Strict):
     Attributes:
         name: The file's name.
         role: Searches are developed on the tables of "development". The held-out ones are read
-            once, when nothing is changed any more.
+            once, when nothing is changed any more. The search was changed after that: its next
+            judge is a table that does not exist yet.
         reason: Why it has this role.
         data: A recipe in pipelines/, or `cifar10_part` (see make.py).
         model: A file of tfbatch/models.

@@ -142,8 +142,11 @@ def _scores(court: Court, rate: float, purpose: Purpose) -> dict[tuple[Arm, floa
         for factor in _RATES
         for seed in seeds
     ]
+    examples = len(ARMS) * updates * (most + size)
+    # A plan sees the judging seeds alone, which come first.
+    tuned = 1 + court.preset.tuning_seeds / court.preset.seeds
     found = court.measure_each(
-        descend_with_noise, cases, seconds=_SECONDS, examples=len(ARMS) * updates * (most + size)
+        descend_with_noise, cases, seconds=_SECONDS, examples=round(tuned * examples)
     )
     sign = 1.0 if workload.larger_is_better else -1.0
 

@@ -181,17 +181,20 @@ class _Measured:
             UntestableError: The gradient cannot be measured.
         """
         court = self._court
+        is_cut = self.count < min(court.workload.num_examples, _MOST_EXAMPLES)
+        # Named only where it differs, so that what older folders have measured is found.
+        cut = {"most_examples": self.count} if is_cut else {}
         cases = [
             {
                 "configuration": court.workload.baseline,
                 "runs": [(cell.method, cell.size, value) for cell, value in runs],
                 "evaluations": self.evaluations,
-                "most_examples": self.count,
                 "seed": seed,
+                **cut,
             }
             for seed in court.seeds(purpose, court.preset.count(purpose))
         ]
-        examples = self._all_examples([cell for cell, _ in runs])
+        examples = self._all_examples()
         try:
             found = court.measure_each(
                 losses_at_the_end, cases, seconds=_CASE_SECONDS, examples=examples
@@ -201,10 +204,10 @@ class _Measured:
         shares = [[log_share(loss, ends[0]) for loss in ends[1:]] for ends in found]
         return [list(values) for values in zip(*shares, strict=True)]
 
-    def _all_examples(self, cells: Sequence[Cell]) -> int:
+    def _all_examples(self) -> int:
         """For a plan, which sees the first call alone: all trainings, for each tuning seed."""
         preset = self._court.preset
-        each = self.evaluations * sum(cell.size for cell in set(cells))
+        each = self.evaluations * sum(cell.size for cell in self._asked())
         return round(each * (_USUALLY_TRIED + preset.seeds / preset.tuning_seeds))
 
 
@@ -390,8 +393,8 @@ def losses_at_the_end(
     configuration: Configuration,
     runs: Sequence[tuple[str, int, int]],
     evaluations: int,
-    most_examples: int,
     seed: int,
+    most_examples: int = _MOST_EXAMPLES,
 ) -> tuple[float, ...]:
     """Inside the process that trains: the loss of all examples before, and after each run.
 
@@ -400,8 +403,8 @@ def losses_at_the_end(
         configuration: What the model is built with.
         runs: The optimizer, the batch size and what was tuned for them; see TunedNumber.
         evaluations: Gradients of one batch that each may take.
-        most_examples: The first so many stand for the whole data.
         seed: Of the initial weights and the batches.
+        most_examples: The first so many stand for the whole data.
 
     Raises:
         InputError: The gradient cannot be measured, or the loss is not positive.

@@ -58,7 +58,7 @@ _CONVERGED = 0.1
 _BOX = 1e-3
 _BOX_ITERATIONS = 10
 _PASSES = 230
-"""Of a case, about: what looks, products and box cost in gradients of the sample, each model."""
+"""About what the looks, products and box of one model cost, in gradients of the sample."""
 _CASE_SECONDS = 10.0
 """Beside them."""
 

@@ -69,8 +69,8 @@ class SurfacePrior:
 
     Attributes:
         center: Octaves of the optimal rate around the rule at the reference batch size.
-        origin: Where u is counted from there, `center` where it is None: near the optimum, since
-            few numbers fit near it only.
+        origin: Where u is 0; `center` if None. A form with so few coefficients fits only near
+            the optimum.
         slope: By how many octaves the optimum moves, against the rule, when B doubles.
         slope_deviation: Standard deviation of that.
         batch: How much a doubled batch loses at the full length: it has half the updates.

@@ -65,7 +65,7 @@ class Settings(OracleSettings):
             its fewest updates late.
         worth: It ends where a further whole training would not be expected to improve the result
             by this share of the deviation between seeds.
-        bracket: Whether the rate is bracketed at the reference batch size first.
+        bracket: Whether the rate is bracketed first.
         pilot: Whether the best of the bracket is repeated with another seed, for the noise.
         seeds: Whether a cell may be judged again with another seed.
         ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
@@ -179,7 +179,9 @@ class Trunks:
             self._made[trial] = _Made(self._training(known))
             self._changed()
             return known
-        self._bound = bound
+        if bound != self._bound:
+            self._bound = bound
+            self._changed()
         with threadpoolctl.threadpool_limits(1):
             found = self._next()
         if not isinstance(found, Training):
@@ -373,10 +375,13 @@ class Trunks:
         )
 
     def _origin(self) -> float:
-        """The best rate of the bracket: few numbers fit near the optimum only."""
+        """The best rate of the bracket, seen from the reference batch size."""
         size = self._reference()
         scores = self._scores_at(size, self._lengths_of(size)[0]) if size is not None else {}
-        return min(scores, key=lambda rate: scores[rate]) if scores else self._cells.start
+        if size is None or not scores:
+            return self._cells.start
+        best = min(scores, key=lambda rate: scores[rate])
+        return best - self._prior.slope * math.log2(size / self._cells.reference)
 
     def _pilots_noise(self, values: Sequence[float]) -> float | None:
         """The deviation between seeds, from what was trained with two."""
@@ -421,7 +426,7 @@ class Trunks:
         return self._lengths.missing(cell, length, seed=seed, trunks=trunks)[0]
 
     def _bracket(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
-        """Rates an octave apart at the reference batch size, until it falls off on both sides."""
+        """Rates an octave apart at one batch size, until it falls off on both sides."""
         size = self._reference()
         if not self._settings.bracket or size is None:
             return None
@@ -513,8 +518,8 @@ class Trunks:
             return None
         total = self._lengths.total
         if self._longest(favorite) < total:
-            ended = (m.training for m in self._made.values() if m.training.kind != "trunk")
-            if all(training.length < total for training in ended):
+            whole = (m for m in self._made.values() if m.training.kind != "trunk")
+            if all(m.training.length < total for m in whole if not _has_failed(m)):
                 # Without a whole training there is no answer, whatever one costs by now.
                 return "wait" if self._is_busy(favorite) else self._step(favorite, total)
             if self._cost(favorite, total) <= self._left():
@@ -737,6 +742,10 @@ class Trunks:
             if mean[1] - mean[0] < _TOLD * math.sqrt(max(variance, 0.0)):
                 found.append(size)
         return found
+
+
+def _has_failed(made: _Made) -> bool:
+    return made.told is not None and not made.told.completed
 
 
 def _listed(sizes: Collection[int]) -> str:
