@@ -518,8 +518,8 @@ class Trunks:
             return None
         total = self._lengths.total
         if self._longest(favorite) < total:
-            whole = (m for m in self._made.values() if m.training.kind != "trunk")
-            if all(m.training.length < total for m in whole if not _has_failed(m)):
+            ended = (m for m in self._made.values() if m.training.kind != "trunk")
+            if all(m.training.length < total for m in ended if not _has_failed(m)):
                 # Without a whole training there is no answer, whatever one costs by now.
                 return "wait" if self._is_busy(favorite) else self._step(favorite, total)
             if self._cost(favorite, total) <= self._left():
