@@ -5,15 +5,15 @@ A value y (small is good; see `as_error`) of batch size B, learning rate and len
     y = level + b a_1 + b^2 a_2 + u a_3 + u^2 a_4 + b u a_5 + r (a_6 + u a_7 + u^2 a_8) + noise
 
 with b = log2(B / reference), u = octaves of the rate around an origin near the optimum, and r =
-log2(full length / length), the octaves that remain. The square in u has one curvature for all batch sizes;
-a_5 lets the optimum move with B in a straight line, away from where it is expected; the terms in r
-say how level, optimum and curvature of short trainings differ. All coefficients have normal priors,
-so that the posterior has a closed form (Bayesian linear regression: Rasmussen and Williams 2006,
-section 2.1). The scales of noise and prior are those of highest marginal likelihood times prior. A
-run that goes on keeps most of what its seed did to it (in the replay of digits the correlation with
-the end is 0.9 from a quarter of the length on): another seed tells the mean, not a longer training.
-Noise grows with the distance from the best value: near the best a square is a good form, far away
-nothing depends on it.
+log2(full length / length), the octaves that remain. The square in u has one curvature for all batch
+sizes; a_5 lets the optimum move with B in a straight line, away from where it is expected; the
+terms in r say how level, optimum and curvature of short trainings differ. All coefficients have
+normal priors, so that the posterior has a closed form (Bayesian linear regression: Rasmussen and
+Williams 2006, section 2.1). The scales of noise and prior are those of highest marginal likelihood
+times prior. A run that goes on keeps most of what its seed did to it (in the replay of digits the
+correlation with the end is 0.9 from a quarter of the length on): another seed tells the mean, not a
+longer training. Noise grows with the distance from the best value: near the best a square is a good
+form, far away nothing depends on it.
 """
 
 from __future__ import annotations
