@@ -27,13 +27,19 @@ class Linear:
     def __init__(self, per_example, breaks_at=None, breaks="", finish=None):
         self.per_example, self.breaks_at, self.breaks = per_example, breaks_at, breaks
         self.finishing = finish
+        self.sizes = []
 
     def begin(self):
         return peak_resident()
 
     def step(self, size):
+        self.sizes.append(size)
         if self.breaks_at is not None and size >= self.breaks_at:
-            globals()[self.breaks]()
+            if self.breaks == "clear_up_after_others":
+                if len(self.sizes) > 1:
+                    clear_up()
+            else:
+                globals()[self.breaks]()
         np.ones(int(size * self.per_example), np.uint8)
         return peak_resident()
 

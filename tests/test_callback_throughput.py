@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import types
 import warnings
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 from processes import with_long_enough_pauses
 
 from tfbatch.callbacks import GradientNoiseScale, Throughput
+from tfbatch.callbacks import throughput as throughput_module
 from tfbatch.callbacks._watched_input import WatchedInput
 
 PAUSE = 0.03
@@ -112,6 +114,29 @@ def test_what_is_slow_in_one_epoch_is_waited_for_in_that_one_alone():
     )
 
     assert slow > 2 * fast
+
+
+@pytest.mark.parametrize(("xla", "first_epoch"), [(True, 13 * 8 / 13), (False, (118 - 8) / 113)])
+def test_with_xla_the_first_short_batch_is_left_out_for_it_is_compiled(
+    xla, first_epoch, monkeypatch
+):
+    """By a clock on which each execution takes a second, and that one a hundred."""
+    clock = types.SimpleNamespace(seconds=0.0, perf_counter=lambda: clock.seconds)
+    monkeypatch.setattr(throughput_module, "time", clock)
+    epochs = []
+
+    class Takes(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            epochs.append(epoch)
+
+        def on_train_batch_end(self, batch, logs=None):
+            clock.seconds += 100 if (batch, epochs[-1]) == (14, 0) else 1
+
+    made = model()
+    made.compile("sgd", "mse", jit_compile=xla)
+    found = fit(made, data(), Takes(), Throughput()).history["examples_per_second"]
+
+    assert found == pytest.approx([first_epoch, 118 / 15])
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 4])

@@ -30,8 +30,8 @@ RELEASED = CudaBuild("12.5.1", "9", ("sm_60", "sm_70", "sm_80", "sm_89", "comput
 """As TensorFlow 2.21 says of itself."""
 
 
-def gpu(name="NVIDIA H100 80GB HBM3", capability=(9, 0), held=0, uuid="GPU-1"):
-    return Gpu(name, capability, 85_000_000_000, 85_000_000_000 - held, uuid)
+def gpu(name="NVIDIA H100 80GB HBM3", capability=(9, 0), held=0, uuid="GPU-1", reserved=0):
+    return Gpu(name, capability, 85_000_000_000, 85_000_000_000 - reserved - held, uuid, reserved)
 
 
 class Library:
@@ -40,9 +40,11 @@ class Library:
     class NVMLError(Exception):
         """As pynvml's."""
 
-    def __init__(self, *gpus, without_driver=False, broken=False):
+    nvmlMemory_v2 = 33554472
+
+    def __init__(self, *gpus, without_driver=False, broken=False, old=False):
         self.gpus, self.without_driver, self.broken = gpus, without_driver, broken
-        self.open = False
+        self.open, self.old = False, old
 
     def nvmlInit(self):
         if self.without_driver:
@@ -74,10 +76,15 @@ class Library:
     def nvmlDeviceGetCudaComputeCapability(self, handle):
         return handle.compute_capability
 
-    def nvmlDeviceGetMemoryInfo(self, handle):
+    def nvmlDeviceGetMemoryInfo(self, handle, version=None):
         if self.broken:
             raise self.NVMLError("Not Supported")
-        return types.SimpleNamespace(total=handle.memory_bytes, free=handle.free_bytes)
+        found = types.SimpleNamespace(total=handle.memory_bytes, free=handle.free_bytes)
+        if version == self.nvmlMemory_v2:
+            if self.old:
+                raise self.NVMLError("Function Not Found")
+            found.reserved = handle.reserved_bytes
+        return found
 
 
 def test_name_capability_memory_and_driver_are_read_and_the_library_is_closed():
@@ -179,6 +186,17 @@ def test_memory_that_other_processes_hold_is_told_and_a_display_is_not():
     (note,) = gpu_notes(GpuMachine((busy, idle)), RELEASED)
 
     assert note.startswith("Other processes hold 40.0 GB of the 85.0 GB of NVIDIA A100")
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["driver", "driver before 510"])
+def test_what_the_driver_reserves_is_no_other_process(old):
+    """Half a gigabyte of an idle H100, which the first version of the question counts as used."""
+    library = Library(gpu(reserved=600_000_000, held=10**8), old=old)
+    (found,) = read_gpus(library, environment={}).gpus
+
+    assert found.free_bytes == 84_300_000_000
+    assert found.held_bytes == (700_000_000 if old else 10**8)
+    assert bool(gpu_notes(GpuMachine((found,)), RELEASED)) is old
 
 
 def test_a_tensorflow_without_cuda_leaves_a_gpu_idle_and_this_is_told():

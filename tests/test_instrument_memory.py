@@ -230,6 +230,16 @@ def test_a_size_for_which_the_allocator_had_to_clear_up_does_not_fit(make_prober
     assert 85 <= found.batch_size < 100
 
 
+def test_what_smaller_sizes_left_behind_may_be_cleared_up(make_prober, floor):
+    """A climb frees what it took before: its largest size fits where it has no need to alone."""
+    prober = make_prober(floor + 300, breaks_at=100, breaks="clear_up_after_others")
+    run = prober.run([8, 32, 128])
+
+    assert (run.outcome, run.message) == ("ok", "")
+    assert [peak.size for peak in run.peaks] == [8, 32, 128]
+    assert prober.run([128]).outcome == "ok"
+
+
 def test_what_is_found_so_far_is_told_while_it_runs(tmp_path):
     record = tmp_path / "record"
     lines = [["started", 5], ["running", 8], ["peak", 8, 120_000_000], ["running", 32]]

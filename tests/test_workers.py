@@ -22,7 +22,7 @@ from tfbatch.run_folder.file_lock import wait_until_released
 from tfbatch.workers import ProcessEndedError, Slot, process_end
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
 from tfbatch.workers.ray_slot import RaySlot, Seat, living_nodes
-from tfbatch.workers.slot import Start, worker_mailbox
+from tfbatch.workers.slot import Start, _log_level, worker_mailbox
 
 pytestmark = pytest.mark.usefixtures("one_at_a_time")
 
@@ -279,6 +279,15 @@ def test_linear_algebra_in_a_worker_has_one_thread(make_slot):
     slot = make_slot()
     slot.submit(os.getenv, "OPENBLAS_NUM_THREADS")
     assert slot.result() == os.environ.get("OPENBLAS_NUM_THREADS", "1")
+
+
+def test_a_worker_warns_in_its_log_whatever_a_user_silences(make_slot):
+    """How it ended is read there: what the allocator says near the wall is a warning."""
+    slot = make_slot()
+    slot.submit(os.getenv, "TF_CPP_MIN_LOG_LEVEL")
+
+    assert slot.result() == _log_level(os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
+    assert [_log_level(one) for one in (None, "0", "1", "3")] == ["0", "0", "1", "1"]
 
 
 def test_a_process_that_has_grown_past_its_bound_is_replaced(make_slot):

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.callbacks._watched_input import WatchedInput
+
+
+class _Reached(NamedTuple):
+    """Where an execution ended: when, at which step of the epoch, and WatchedInput's totals."""
+
+    at: float = 0.0
+    steps: int = 0
+    totals: tuple[float, int] = (0.0, 0)
 
 
 class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
@@ -18,8 +26,9 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     `input_wait` is the share, 0 to 1, of the epoch's training time that was spent waiting for
     batches, the making of the epoch's iterator included. Near 0 the model is the limit, near 1
     the input is. Every batch is timed and counted, with `steps_per_execution` > 1 too; validation
-    is left out, and so is the first execution of `fit`, which traces. Both numbers stand in
-    `History`, in TensorBoard and in the logs of every callback after this one.
+    is left out, and so is the first execution of `fit`, which traces; with XLA the last one of the
+    first epoch too, since a short last batch is compiled anew. Both numbers stand in `History`, in
+    TensorBoard and in the logs of every callback after this one.
 
     Its error: two time stamps and a copy of references, some 0.1 ms a batch, count as waiting. What
     is timed is the iterator's own request, on the host. On a GPU the host may ask for the next
@@ -58,6 +67,8 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         self._extra_wait = self._started = self._ended = 0.0
         self._before = (0.0, 0)
         self._whole = (0.0, self._before, 0.0)
+        self._first_epoch = True
+        self._reached = self._reached_before = _Reached()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts watching."""
@@ -82,6 +93,9 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         self._executions += 1
         self._steps = batch + 1
         self._ended = time.perf_counter()
+        if self._leaves_out_last and self._watched is not None:
+            self._reached_before = self._reached
+            self._reached = _Reached(self._ended, self._steps, self._watched.totals())
         if self._watched is not None and self._watched.executions == 1:
             self._whole = (self._started, self._before, self._extra_wait)
             self._steps_before, self._extra_wait = self._steps, 0.0
@@ -91,15 +105,19 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         """Publishes."""
         if self._watched is None or not self._steps:
             return
+        reached = _Reached(self._ended, self._steps, self._watched.totals())
         if self._steps == self._steps_before:  # the first execution was all there was
             self._started, self._before, self._extra_wait = self._whole
             self._steps_before = 0
-        waited, examples = self._watched.totals()
-        seconds = self._ended - self._started
+        elif self._leaves_out_last and self._reached_before.steps > self._steps_before:
+            reached = self._reached_before
+        self._first_epoch = False
+        waited, examples = reached.totals
+        seconds = reached.at - self._started
         waiting = waited - self._before[0] + self._extra_wait
         self.examples_per_second = (examples - self._before[1]) / seconds
         self.input_wait = min(waiting / seconds, 1.0)
-        self.seconds_per_step = seconds / (self._steps - self._steps_before)
+        self.seconds_per_step = seconds / (reached.steps - self._steps_before)
         if logs is not None:
             logs["examples_per_second"] = self.examples_per_second
             logs["input_wait"] = self.input_wait
@@ -107,6 +125,10 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_end(self, logs: Any = None) -> None:
         """Stops watching."""
         self._stop_watching()
+
+    @property
+    def _leaves_out_last(self) -> bool:
+        return self._first_epoch and bool(getattr(self.model, "jit_compile", False))
 
     def _mark(self) -> None:
         self._started = self._ended = time.perf_counter()

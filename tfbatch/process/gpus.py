@@ -24,16 +24,24 @@ _HIDE = "or hide the GPU with CUDA_VISIBLE_DEVICES=-1 and train on the CPU"
 
 
 class NvmlMemory(Protocol):
-    """Memory of a GPU, in bytes."""
+    """Memory of a GPU, in bytes; `reserved`, the driver's own, is in its second version alone."""
 
     total: int
     free: int
+
+
+class NvmlUtilization(Protocol):
+    """Shares of the last sampling period, in percent."""
+
+    gpu: int
+    memory: int
 
 
 class Nvml(Protocol):
     """The functions of `pynvml` that are used."""
 
     NVMLError: type[Exception]
+    nvmlMemory_v2: int
 
     def nvmlInit(self) -> None:
         """Opens the library; raises NVMLError without a driver."""
@@ -62,8 +70,11 @@ class Nvml(Protocol):
     def nvmlDeviceGetCudaComputeCapability(self, handle: object) -> tuple[int, int]:
         """Such as (9, 0)."""
 
-    def nvmlDeviceGetMemoryInfo(self, handle: object) -> NvmlMemory:
-        """`total` and `free`, in bytes."""
+    def nvmlDeviceGetMemoryInfo(self, handle: object, version: int | None = None) -> NvmlMemory:
+        """`total` and `free`, and `reserved` of version `nvmlMemory_v2`, in bytes."""
+
+    def nvmlDeviceGetUtilizationRates(self, handle: object) -> NvmlUtilization:
+        """In how much of the last sampling period a kernel ran, and memory was read or written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +87,8 @@ class Gpu:
         memory_bytes: All of its memory.
         free_bytes: What no process held when it was asked.
         uuid: Its identity, as CUDA_VISIBLE_DEVICES takes it.
+        reserved_bytes: What the driver keeps for itself, half a gigabyte on an H100; 0 where the
+            driver does not tell it from what processes hold.
     """
 
     name: str
@@ -83,6 +96,7 @@ class Gpu:
     memory_bytes: int
     free_bytes: int
     uuid: str
+    reserved_bytes: int = 0
 
     @property
     def capability(self) -> str:
@@ -92,7 +106,7 @@ class Gpu:
     @property
     def held_bytes(self) -> int:
         """What processes hold of its memory."""
-        return self.memory_bytes - self.free_bytes
+        return self.memory_bytes - self.reserved_bytes - self.free_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +303,7 @@ def _without_code(gpu: Gpu, build: CudaBuild) -> str:
 
 
 def _read(library: Nvml, handle: object) -> Gpu:
-    memory = library.nvmlDeviceGetMemoryInfo(handle)
+    memory, reserved = _memory(library, handle)
     major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
     return Gpu(
         name=library.nvmlDeviceGetName(handle),
@@ -297,7 +311,17 @@ def _read(library: Nvml, handle: object) -> Gpu:
         memory_bytes=int(memory.total),
         free_bytes=int(memory.free),
         uuid=library.nvmlDeviceGetUUID(handle),
+        reserved_bytes=reserved,
     )
+
+
+def _memory(library: Nvml, handle: object) -> tuple[NvmlMemory, int]:
+    """A GPU's memory, and what of it the driver reserves: the first version counts that as used."""
+    try:
+        found = library.nvmlDeviceGetMemoryInfo(handle, version=library.nvmlMemory_v2)
+    except library.NVMLError:  # a driver before 510
+        return library.nvmlDeviceGetMemoryInfo(handle), 0
+    return found, int(getattr(found, "reserved", 0))
 
 
 def _visible(gpus: Sequence[Gpu], asked: str | None) -> tuple[Gpu, ...]:

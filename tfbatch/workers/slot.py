@@ -27,11 +27,23 @@ from tfbatch.workers import lifeline
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
 from tfbatch.workers.process_end import ProcessEndedError, describe_end, kernel_kills, tail
 
+
+
+def _log_level(level: str | None) -> str:
+    """The TF_CPP_MIN_LOG_LEVEL of a worker: its own warnings are read to tell how it ended.
+
+    Args:
+        level: What a user has set; a worker prints into its log, not on a terminal.
+    """
+    return level if level in ("0", "1") else "1" if level else "0"
+
+
 # Loky ends a worker that has grown by 300 MB, which a warm program does at once. In each worker
 # NumPy's linear algebra would start a thread for each core, and threads wait by spinning.
 _ENVIRONMENT = {
     "LOKY_MAX_MEMORY_LEAK_SIZE": "1e18",
     "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
+    "TF_CPP_MIN_LOG_LEVEL": _log_level(os.environ.get("TF_CPP_MIN_LOG_LEVEL")),
 }
 
 
