@@ -523,6 +523,32 @@ def test_the_share_of_batches_that_are_made_in_the_step_is_a_difference(both, mo
     assert "--data_on=host" in found.conclusion()
 
 
+def test_a_model_alone_gets_one_batch_that_lies_on_the_device(both, monkeypatch):
+    """A batch of the host's would be copied in each step, and hide what making batches takes."""
+    held = both[1].workload.held
+    first, second = held.repeated(batch_size=5, executions=2, at_once=3)
+    batches = [held.block(one).batch(step) for one in (first, second) for step in range(3)]
+    specs = []
+    fit = keras.Model.fit
+    monkeypatch.setattr(
+        keras.Model,
+        "fit",
+        lambda model, stream, **options: (
+            specs.append(stream.element_spec) or fit(model, stream, **options)
+        ),
+    )
+    for programs in both:
+        pace = {"executions": 2, "warmup": 1, "at_once": 3}
+        assert time_training(programs, SPEC.configuration, cached=True, **pace) > 0
+
+    assert int(held.block(first).steps) == 3
+    assert len(batches[0][0]) == len(batches[0][1]) == 5
+    for batch in batches[1:]:
+        np.testing.assert_array_equal(batch[0], batches[0][0])
+    assert [isinstance(spec, Chosen.Spec) for spec in specs] == [False, True]
+    assert specs[1].repeated == 5
+
+
 def test_every_command_that_trains_takes_the_flag():
     """One definition; what trains as given trials did keeps their place by default."""
     defaults = {}

@@ -1,6 +1,6 @@
 """What NVIDIA's driver says of the GPUs, by a stand-in for nvidia-ml-py: nothing ran on one."""
 
-# ruff: noqa: N802 - NVIDIA's names
+# ruff: noqa: N802, N815 - NVIDIA's names
 from __future__ import annotations
 
 import json
@@ -8,8 +8,10 @@ import sys
 import types
 
 import pytest
+from processes import wait_until
 
 from tfbatch.errors import InputError
+from tfbatch.process.gpu_use import GpuUse, GpuWatch
 from tfbatch.process.gpus import (
     CudaBuild,
     Gpu,
@@ -19,7 +21,7 @@ from tfbatch.process.gpus import (
     unusable,
 )
 from tfbatch.reporting.recorded import _machine
-from tfbatch.run_folder.fingerprint import write_fingerprint
+from tfbatch.run_folder.fingerprint import record_gpu_use, write_fingerprint
 from tfbatch.run_folder.reuse import _hardware
 from tfbatch.search import preparation
 from tfbatch.search.preparation import checked_gpus
@@ -44,15 +46,16 @@ class Library:
 
     def __init__(self, *gpus, without_driver=False, broken=False, old=False):
         self.gpus, self.without_driver, self.broken = gpus, without_driver, broken
-        self.open, self.old = False, old
+        self.open, self.old = 0, old
+        self.busy = iter(())
 
     def nvmlInit(self):
         if self.without_driver:
             raise self.NVMLError("NVML Shared Library Not Found")
-        self.open = True
+        self.open += 1
 
     def nvmlShutdown(self):
-        self.open = False
+        self.open -= 1
 
     def nvmlSystemGetDriverVersion(self):
         return "550.54.15"
@@ -66,6 +69,15 @@ class Library:
     def nvmlDeviceGetHandleByIndex(self, index):
         assert self.open
         return self.gpus[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid):
+        return next(one for one in self.gpus if one.uuid == uuid)
+
+    def nvmlDeviceGetUtilizationRates(self, handle):
+        try:
+            return types.SimpleNamespace(gpu=next(self.busy), memory=0)
+        except StopIteration:
+            raise self.NVMLError("Not Supported") from None
 
     def nvmlDeviceGetName(self, handle):
         return handle.name
@@ -181,8 +193,18 @@ def test_a_gpu_without_any_code_is_refused_only_where_there_is_no_other():
     assert unusable(GpuMachine(), RELEASED) == ""
 
 
+def test_gpus_that_differ_are_told_for_their_seconds_are_compared():
+    a100, h100 = gpu("NVIDIA A100", (8, 0)), gpu("NVIDIA H100", (9, 0))
+
+    (note,) = gpu_notes(GpuMachine((a100, a100, h100)), RELEASED)
+    assert note.startswith("The GPUs differ (NVIDIA A100, NVIDIA H100)")
+    assert "CUDA_VISIBLE_DEVICES=0" in note
+    assert gpu_notes(GpuMachine((h100, h100)), RELEASED) == []
+
+
 def test_memory_that_other_processes_hold_is_told_and_a_display_is_not():
-    busy, idle = gpu("NVIDIA A100", (8, 0), held=40 * 10**9), gpu("B", (8, 0), held=2 * 10**8)
+    held = (40 * 10**9, 2 * 10**8)
+    busy, idle = (gpu("NVIDIA A100", (8, 0), held=one) for one in held)
     (note,) = gpu_notes(GpuMachine((busy, idle)), RELEASED)
 
     assert note.startswith("Other processes hold 40.0 GB of the 85.0 GB of NVIDIA A100")
@@ -239,6 +261,37 @@ def test_the_fingerprint_and_the_report_hold_what_figures_depend_on(tmp_path, mo
     assert ("GPU: allocator", "BFC") in machine.gpu_software
     assert _hardware(written) == "NVIDIA H100 80GB HBM3"
     assert str(settings).startswith("NVIDIA H100 80GB HBM3 (compute capability 9.0, 85.0 GB")
+
+
+def test_how_busy_the_gpus_are_is_looked_at_until_the_driver_says_no_more():
+    library = Library(gpu(uuid="GPU-a"), gpu(uuid="GPU-b"), gpu(uuid="GPU-c"))
+    library.busy = iter([8, 20, 40, 0])
+    visible = {"CUDA_VISIBLE_DEVICES": "0,2"}
+    with GpuWatch(library, environment=visible, every_seconds=0.001) as watch:
+        wait_until(lambda: watch.use() is not None and watch.use().looks == 2)
+        wait_until(lambda: not library.open)
+
+    assert watch.use() == GpuUse(mean=pytest.approx(0.17), most=0.4, looks=2)
+    assert str(watch.use()) == "busy 17% of the time on average, 40% at most"
+
+
+@pytest.mark.parametrize("library", [Library(without_driver=True), Library(), Library(gpu())])
+def test_where_no_gpu_says_how_busy_it_is_nothing_is_known(library):
+    with GpuWatch(library, environment={}, every_seconds=0.001) as watch:
+        wait_until(lambda: not library.open)
+
+    assert watch.use() is None
+
+
+def test_the_use_of_the_gpus_is_kept_and_reported(tmp_path):
+    record_gpu_use(tmp_path, GpuUse(0.081, 0.4, 120))
+    write_fingerprint(tmp_path, ["/physical_device:GPU:0"])
+    written = json.loads((tmp_path / "fingerprint.json").read_text())
+
+    assert written["gpu_use"] == {"mean": 0.081, "most": 0.4, "looks": 120}
+    assert ("GPU: in use", "busy 8% of the time on average, 40% at most") in _machine(
+        tmp_path
+    ).gpu_software
 
 
 def test_without_a_gpu_the_fingerprint_is_as_it_was(tmp_path):

@@ -11,10 +11,12 @@ import pytest
 from search_fixtures import BASELINE
 
 from tfbatch.errors import SearchError, StoppedError
+from tfbatch.process.memory import worker_bytes
 from tfbatch.search import worker_engine
 from tfbatch.search.engine import memory_failure
 from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
-from tfbatch.training.devices import Devices
+from tfbatch.training.context import Job
+from tfbatch.training.devices import MOST_WORKERS, Devices
 from tfbatch.trial.outcome import Outcome, TrialSpec
 from tfbatch.workers import ProcessEndedError
 
@@ -248,3 +250,36 @@ def test_cases_that_were_not_begun_for_a_stop_are_no_result(two_workers):
     with pytest.raises(StoppedError):
         engine.call_each(task, [{"number": n} for n in range(9)], told.__setitem__)
     assert set(told) <= {0, 1}
+
+
+def test_the_memory_of_a_machine_is_divided_by_its_workers_and_not_by_its_cores(
+    tmp_path, monkeypatch
+):
+    """A worker that is replaced between trials for its size loses every program that XLA made."""
+    devices = Devices("GPU", ("GPU:0",), workers=1, threads=16)
+    limits: list[float] = []
+
+    class Limited(FakeSlot):
+        def __init__(self, start, *, stall_seconds, most_bytes):
+            super().__init__(devices)
+            self.future = concurrent.futures.Future()
+            self.future.set_result(None)
+            limits.append(most_bytes)
+
+        def limit(self, *, stall_seconds, most_bytes):
+            limits.append(most_bytes)
+
+    monkeypatch.setattr(worker_engine, "Slot", Limited)
+    monkeypatch.setattr(worker_engine.os, "cpu_count", lambda: 16)
+    processes = WorkerProcesses(
+        Job(data=None, code=b""),
+        workers=None,
+        folder=tmp_path,
+        lock=None,
+        stop_requested=never,
+        stall_minutes=1.0,
+        warm=None,
+    )
+    assert processes.devices is devices
+
+    assert limits == [worker_bytes(MOST_WORKERS), worker_bytes(1)]

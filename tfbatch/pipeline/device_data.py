@@ -82,6 +82,8 @@ class Chosen(tf.experimental.ExtensionType):  # type: ignore[misc]
         training: Whether they are augmented.
         whole: Whether they are made at once and then cut into batches: each operation on a device
             costs microseconds, however small its batch.
+        repeated: Examples in the one batch that all steps get, made before them; 0 for the
+            examples that are chosen.
     """
 
     examples: tf.Tensor
@@ -91,6 +93,7 @@ class Chosen(tf.experimental.ExtensionType):  # type: ignore[misc]
     split: str
     training: bool
     whole: bool
+    repeated: int = 0
 
 
 def gives_chosen(iterator: object) -> bool:
@@ -178,6 +181,31 @@ class HeldData:
             stream = self._stream(sizes, seeds, keys, whole=whole)
         return stream.prefetch(2).with_options(fixed_options())
 
+    def repeated(self, *, batch_size: int, executions: int, at_once: int) -> tf.data.Dataset:
+        """One batch for all steps, made once: what a training takes without its input.
+
+        Args:
+            batch_size: Examples in the batch.
+            executions: Number of executions.
+            at_once: Steps in each, `model.steps_per_execution`.
+        """
+        self._held("train")
+        with tf.device("CPU:0"):
+            chosen = Chosen(
+                tf.zeros([1, batch_size * at_once], tf.int64),
+                tf.constant(0, tf.int64),
+                tf.constant(batch_size),
+                tf.constant(self.form.shuffled_by(0).keys),
+                "train",
+                True,
+                False,
+                batch_size,
+            )
+            stream = tf.data.Dataset.from_tensors(chosen).repeat(executions)
+            # Its length is then unknown: Keras would take it for the number of batches.
+            stream = stream.take_while(lambda _: True)
+        return stream.prefetch(2).with_options(fixed_options())
+
     def evaluation(self, split: str) -> tf.data.Dataset:
         """Every example of a split once, in order, as one `Chosen` for each batch."""
         if split not in self._evaluations:
@@ -199,6 +227,9 @@ class HeldData:
     def block(self, chosen: Chosen) -> Block:
         """The batches of one element of a stream, in the graph that is traced."""
         leaves, training = self._held(chosen.split), chosen.training
+        if chosen.repeated:
+            batch = self._first(chosen)
+            return Block(chosen, lambda numbers, position: batch)
 
         def make(numbers: tf.Tensor, position: tf.Tensor) -> Nest:
             streams = [
@@ -208,6 +239,16 @@ class HeldData:
             return self.form.finish(streams, position, chosen.keys, training)
 
         return Block(chosen, make)
+
+    def _first(self, chosen: Chosen) -> Nest:
+        """The first examples of a split as a batch, which lies on the device before any step."""
+        with tf.init_scope(), tf.device(self.device):
+            key = self.form.shuffled_by(0).keys
+            numbers = tf.range(chosen.repeated, dtype=tf.int64) % self.form.num_examples["train"]
+            stream = [leaf.gather(numbers) for leaf in self._held(chosen.split)]
+            position = tf.constant(0, tf.int64)
+            streams = [stream] * len(key)
+            return self.form.finish(streams, position, tf.constant(key), chosen.training)
 
     def _make_stream(
         self, sizes: tf.Tensor, seeds: tf.Tensor, keys: tf.Tensor, *, whole: bool

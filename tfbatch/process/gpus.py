@@ -4,7 +4,7 @@ TensorFlow tells a name and a compute capability, after it has opened every devi
 then uses or ignores, a GPU that it has no code for. The driver is asked before anything of that.
 """
 
-# ruff: noqa: N802 - NVIDIA's names
+# ruff: noqa: N802, N815 - NVIDIA's names
 from __future__ import annotations
 
 import dataclasses
@@ -60,6 +60,9 @@ class Nvml(Protocol):
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> object:
         """What the functions below take."""
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> object:
+        """The same, by its identity."""
 
     def nvmlDeviceGetName(self, handle: object) -> str:
         """Such as "NVIDIA H100 80GB HBM3"."""
@@ -264,6 +267,12 @@ def gpu_notes(machine: GpuMachine, build: CudaBuild) -> list[str]:
             f"This TensorFlow is built without CUDA: {names} stays idle. Install "
             "tensorflow[and-cuda]."
         ]
+    used = [gpu.name for gpu in machine.gpus if _runs_on(gpu, build)]
+    if len(set(used)) > 1:
+        notes.append(
+            f"The GPUs differ ({_listed(used)}), and trials on them are compared in seconds. "
+            "Choose those of one kind, as with CUDA_VISIBLE_DEVICES=0."
+        )
     for gpu in machine.gpus:
         if gpu.held_bytes > NOTICEABLE:
             notes.append(
@@ -289,10 +298,14 @@ def unusable(machine: GpuMachine, build: CudaBuild) -> str:
     """Why no GPU of the machine can be used although there are some; empty where one can be."""
     if not machine.gpus or not build.cuda:
         return ""
-    capabilities = [gpu.compute_capability for gpu in machine.gpus]
-    if any(build.has_code_for(one) or build.compiles_for(one) for one in capabilities):
+    if any(_runs_on(gpu, build) for gpu in machine.gpus):
         return ""
     return f"{_without_code(machine.gpus[0], build)} {_INSTALL}, {_HIDE}."
+
+
+def _runs_on(gpu: Gpu, build: CudaBuild) -> bool:
+    capability = gpu.compute_capability
+    return build.has_code_for(capability) or build.compiles_for(capability)
 
 
 def _without_code(gpu: Gpu, build: CudaBuild) -> str:

@@ -14,6 +14,7 @@ from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
 from tfbatch.answer.step_seconds import StepSeconds, read_step_seconds
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.errors import ConfigurationError, NothingLearnedError, SearchError, TfbatchError
+from tfbatch.process.gpu_use import GpuUse
 from tfbatch.reporting.checks import Check, checks_of
 from tfbatch.request.search_config import Space
 from tfbatch.run_folder.files import FINGERPRINT, SETTINGS, WALL_TIME
@@ -170,7 +171,10 @@ def _machine(path: Path) -> Machine:
         hardware=_hardware(hardware) if isinstance(hardware, dict) else "",
         load=_load(load) if isinstance(load, dict) else "",
         versions=tuple(software.items()) if isinstance(software, dict) else (),
-        gpu_software=_gpu_software(content.get("gpu_software")),
+        gpu_software=(
+            *_gpu_software(content.get("gpu_software")),
+            *_gpu_use(content.get("gpu_use")),
+        ),
     )
 
 
@@ -201,6 +205,15 @@ def _gpu_software(content: object) -> tuple[tuple[str, str], ...]:
         (f"GPU: {name.replace('_', ' ')}", words[v] if isinstance(v, bool) else str(v))
         for name, v in content.items()
     )
+
+
+def _gpu_use(content: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(content, dict):
+        return ()
+    mean, most, looks = (content.get(name) for name in ("mean", "most", "looks"))
+    if not all(isinstance(one, int | float) for one in (mean, most, looks)):
+        return ()
+    return (("GPU: in use", str(GpuUse(mean, most, looks))),)
 
 
 def _load(content: JsonObject) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 from tfbatch.bench import Bench
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
+from tfbatch.process.gpu_use import GpuWatch
 from tfbatch.process.limits import usable_cores
 from tfbatch.request.request import Request, check_for_length
-from tfbatch.run_folder.fingerprint import record_load
+from tfbatch.run_folder.fingerprint import record_gpu_use, record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
@@ -211,12 +212,17 @@ def _load_told(folder: Path, progress: Progress, before: LoadSample) -> Iterator
             "cores. All times are longer than on an idle machine."
         )
     begun = sample_load()
+    watch = GpuWatch()
     try:
-        yield
+        with watch:
+            yield
     finally:
         during = load_between(begun, sample_load(), cores=cores)
         with contextlib.suppress(RunFolderError):  # whatever ends the run is told
             record_load(folder, during_run=during)
+            if (use := watch.use()) is not None:
+                record_gpu_use(folder, use)
+                progress.say(f"During the run the GPU was {use}.")
         if during.busy:
             progress.say(
                 f"During the run other processes used {during.others:.1f} of {cores:.1f} cores: "

@@ -286,15 +286,17 @@ class WorkerProcesses(Processes):
         super().__init__(job, stop_requested=stop_requested)
         self._workers, self._folder, self._lock = workers, folder, lock
         self._stall_seconds = stall_minutes * 60
-        self.slots = [self._slot(0) if warm is None else self._adopted(warm)]
-        self.slots[0].submit(describe_devices)
         self._devices: Devices | None = None
+        first = self._slot(0) if warm is None else self._adopted(warm)
+        first.submit(describe_devices)
+        self._first, self.slots = first, [first]
 
     @property
     def devices(self) -> Devices:
         """What the first worker has found; the others are started then, and warm up beside it."""
         if self._devices is None:
             self._devices = self.first_result(self.slots[0])
+            self._first.limit(**self._limits())  # by the GPUs that it has found, not by cores
             self.slots += [self._slot(n) for n in range(1, self._devices.workers)]
             for slot in self.slots[1:]:
                 slot.submit(describe_devices)
@@ -347,9 +349,10 @@ class WorkerProcesses(Processes):
         return Start(log, self._lock, begin_worker, (job,))
 
     def _limits(self) -> dict[str, float]:
+        workers = self._devices.workers if self._devices else self._workers
         return {
             "stall_seconds": self._stall_seconds,
-            "most_bytes": worker_bytes(self._workers or min(os.cpu_count() or 1, MOST_WORKERS)),
+            "most_bytes": worker_bytes(workers or min(os.cpu_count() or 1, MOST_WORKERS)),
         }
 
 

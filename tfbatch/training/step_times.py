@@ -22,6 +22,7 @@ from tfbatch.run_folder.durable import write_whole
 from tfbatch.training.context import TaskContext
 from tfbatch.training.data_place import training_stream
 from tfbatch.training.evaluation import evaluate
+from tfbatch.training.program import held_by
 from tfbatch.training.program_cache import ProgramCache
 
 _FIRST_LOOK_SECONDS = 0.3
@@ -175,7 +176,8 @@ def time_training(
         executions: Executions that are measured.
         warmup: Executions before them.
         at_once: Steps in an execution.
-        cached: Whether every step gets the first batch, kept in memory.
+        cached: Whether every step gets the first batch, kept in memory: of the host, or of the
+            device where the data is there.
     """
     steps = at_once * (warmup + executions)
     examples = steps * configuration.batch_size
@@ -183,7 +185,12 @@ def time_training(
         configuration, total_examples=examples, seed=SEED, steps_per_execution=at_once
     )
     clock = TrainingClock(warmup_executions=warmup, whole_batches=True)
-    if cached:
+    held = held_by(model)
+    if cached and held is not None:
+        batches = held.repeated(
+            batch_size=configuration.batch_size, executions=warmup + executions, at_once=at_once
+        )
+    elif cached:
         batches = stream(programs, configuration.batch_size, steps, cached=True)
     else:
         batches = training_stream(

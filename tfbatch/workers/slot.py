@@ -28,7 +28,6 @@ from tfbatch.workers.mailbox import Mailbox, TaskProgress
 from tfbatch.workers.process_end import ProcessEndedError, describe_end, kernel_kills, tail
 
 
-
 def _log_level(level: str | None) -> str:
     """The TF_CPP_MIN_LOG_LEVEL of a worker: its own warnings are read to tell how it ended.
 
