@@ -3,22 +3,28 @@
     python benchmarks/on_gpu.py --output=on_gpu [--parts=facts,knee] [--examples=50000]
 
 Each part is a process of its own, so that one that XLA aborts, or that hangs, costs itself alone.
-After each one its findings are in OUTPUT/PART.json, all so far in OUTPUT/on_gpu.md, and what it
-printed in OUTPUT/PART.log. A part whose time is over is ended; those that no time is left for are
-named. Without a GPU it runs as well, on few --examples: that tries the script.
+What it finds is written as it is found, in OUTPUT/PART.json, and after each part all so far in
+OUTPUT/on_gpu.md; what it printed is in OUTPUT/PART.log. A part whose time is over is ended, and
+what it had found stays; those that no time is left for are named. How busy the GPU was is asked of
+the driver meanwhile. Without a GPU it runs as well, on few --examples: that tries the script.
 
 - facts: what the driver and TensorFlow say of the GPU; whether "auto" is what `Model.compile` does.
+- device_data: are batches from the GPU's memory those of the host, and step times with them against
+  a bare loop's, without and with XLA.
 - knee: step times from both ends up to the data's end, compilation apart, XLA on and off, and
   mixed_float16 against float32 at the knee and at the largest size.
-- device_data: are batches from the GPU's memory those of the host, and step times with them.
-- finder: the largest batch under 6 GB, seconds to the first peak and to the answer.
+- trials: trials an hour of one, two and four workers on the GPU, and of KerasTuner's own loop.
+- finder: the largest batch under 6 GB without XLA, seconds to the answer.
 - wall: the largest batch of the whole memory, which the allocator refuses to pass.
-- precision: mixed_float16 against float32 for ResNet, at two batch sizes.
-- large_model: the same step times for ResNet, where tracing takes longest.
+- callbacks: those that look and those that change the batch, and `input_wait` of a pipeline whose
+  wait is known.
 - search: a small search, its trials' device, fingerprint and time.
+- precision: mixed_float16 against float32 for ResNet, at two batch sizes.
+- large_model: step times for ResNet at four sizes, where tracing takes longest.
+- finder_xla: as finder, with XLA.
 
 Result: not measured on a GPU yet; tried on a CPU, with few examples.
-Evidence: none yet
+Evidence: benchmarks/results/gpu.md
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import json
 import os
 import signal
@@ -37,9 +44,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from tfbatch.process.gpu_use import GpuWatch
+from tfbatch.run_folder.durable import write_whole
+
 MOST_MINUTES = 9.5
 _FEWEST_SECONDS = 5.0
 Findings = dict[str, Any]
+Keep = Callable[[Findings], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +60,13 @@ class Part:
     Attributes:
         name: Its name.
         seconds: What it may take.
-        find: `find(examples)` looks at it, in a process of its own.
+        find: `find(examples, keep)` looks at it, in a process of its own, and calls `keep` with
+            everything so far whenever it has found something.
     """
 
     name: str
     seconds: float
-    find: Callable[[int], Findings]
+    find: Callable[[int, Keep], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +77,7 @@ class Ended:
         part: Its name.
         outcome: "done", "failed", "out of time", or "no time" where it did not begin.
         seconds: What it took.
-        findings: What it found; empty where it did not end well.
+        findings: What it found before it ended, however it did.
         message: The last lines of what it printed where it failed.
     """
 
@@ -76,7 +88,7 @@ class Ended:
     message: str = ""
 
 
-def facts(examples: int) -> Findings:
+def facts(examples: int, keep: Keep) -> None:
     """What is there, without any training."""
     del examples
     import keras
@@ -93,26 +105,30 @@ def facts(examples: int) -> Findings:
     model.compile("sgd", "mse")
     settings = gpu_settings(machine, jit_compile=auto)
     devices = tf.config.list_physical_devices("GPU")
-    return {
-        "settings": str(settings),
-        "driver": machine.driver or machine.unknown,
-        "notes": [*gpu_notes(machine, build), unusable(machine, build)],
-        "architectures": build.architectures,
-        "tensorflow_sees": [tf.config.experimental.get_device_details(one) for one in devices],
-        "auto_is_as_in_keras": auto == model.jit_compile,
-        "jit_compile": auto,
-        "hardware": hardware([one.name for one in devices]),
-        "software": software(),
-    }
+    keep(
+        {
+            "settings": str(settings),
+            "driver": machine.driver or machine.unknown,
+            "notes": [*gpu_notes(machine, build), unusable(machine, build)],
+            "reserved_bytes": [gpu.reserved_bytes for gpu in machine.gpus],
+            "architectures": build.architectures,
+            "tensorflow_sees": [tf.config.experimental.get_device_details(one) for one in devices],
+            "auto_is_as_in_keras": auto == model.jit_compile,
+            "jit_compile": auto,
+            "hardware": hardware([one.name for one in devices]),
+            "software": software(),
+        }
+    )
 
 
-def knee(examples: int) -> Findings:
+def knee(examples: int, keep: Keep) -> None:
     """Step times of a small convolutional network; what XLA and a mixed policy are worth."""
-    return _step_times("small_cnn", examples, seconds=40.0, mixed_precision=True)
+    keep(_step_times("small_cnn", examples, seconds=30.0, mixed_precision=True))
 
 
-def device_data(examples: int) -> Findings:
+def device_data(examples: int, keep: Keep) -> None:
     """Batches from the device's memory: their truth, then step times against a bare loop's."""
+    import itertools
     import tempfile
 
     from device_data import compare, differences, prepare, rows, sides
@@ -121,30 +137,32 @@ def device_data(examples: int) -> Findings:
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(Path(folder) / "records", examples)
         found["differences"] = differences(data, batch_size=min(256, examples // 8))
-        table = []
-        for batch_size in (32, 1024):
+        table = found["table"] = [["B", "XLA", "side", "ms", "x bare: median, least, most"]]
+        for xla, batch_size in itertools.product((False, True), (32, 4096, 256, 1024)):
             if batch_size > examples:
                 continue
-            compared, at_once = sides("small_cnn", data, batch_size, jit_compile=False)
-            times = compare(compared, steps=4 * at_once, rounds=5)
+            compared, at_once = sides("small_cnn", data, batch_size, jit_compile=xla)
+            times = compare(compared, steps=max(4 * at_once, 32), rounds=3)
             for row in rows(batch_size, times):
                 ratios = " ".join(f"{ratio:.3f}" for ratio in row["clock_ratio"])
-                table.append([batch_size, row["side"], f"{row['clock_ms']:.3f}", ratios])
-        found["table"] = [["B", "side", "ms", "x bare: median, least, most"], *table]
-    return found
+                table.append([batch_size, xla, row["side"], f"{row['clock_ms']:.3f}", ratios])
+            keep(found)
 
 
-def precision(examples: int) -> Findings:
+def precision(examples: int, keep: Keep) -> None:
     """A mixed policy against float32 where matrices are large: ResNet, at two batch sizes."""
     sizes = [size for size in (256, 2048) if size <= examples] or [32]
-    return _step_times(
-        "resnet", examples, seconds=30.0, batch_sizes=sizes, xla=False, mixed_precision=True
+    keep(
+        _step_times(
+            "resnet", examples, seconds=15.0, batch_sizes=sizes, xla=False, mixed_precision=True
+        )
     )
 
 
-def large_model(examples: int) -> Findings:
+def large_model(examples: int, keep: Keep) -> None:
     """The same of ResNet: each size takes XLA longer to compile than to measure."""
-    return _step_times("resnet", examples, seconds=20.0, mixed_precision=False)
+    sizes = [size for size in (32, 256, 1024, 4096) if size <= examples] or [32]
+    keep(_step_times("resnet", examples, seconds=10.0, batch_sizes=sizes, mixed_precision=False))
 
 
 def _step_times(
@@ -179,22 +197,166 @@ def _step_times(
     }
 
 
-def finder(examples: int) -> Findings:
-    """The memory finder under a budget: the first peak must be told early."""
-    return _largest(examples, memory_budget="6 GB")
+def trials(examples: int, keep: Keep) -> None:
+    """Trials of a fifth of the data: how many an hour, once the first has ended."""
+    import tempfile
+
+    import tfbatch
+
+    data = _images(examples // 5)
+    table = [["who", "workers", "trials", "trials an hour"]]
+    for workers in (1, 4, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            tfbatch.find_batch_size(
+                "small_cnn",
+                data,
+                search="random",
+                max_trials=_TRIALS,
+                verification_seeds=0,
+                batch_sizes=[32, 64, 128, 256],
+                trial_length="1 epoch",
+                workers_per_gpu=workers,
+                run_dir=run,
+                verbose=0,
+            )
+            lines = (run / "trials.jsonl").read_text("utf-8").splitlines()
+            ended = [
+                datetime.datetime.fromisoformat(row["finished_at"])
+                for row in map(json.loads, lines)
+                if row["phase"] == "search"
+            ]
+        seconds = (max(ended) - min(ended)).total_seconds()
+        table.append(["tfbatch", workers, len(ended), f"{3600 * (len(ended) - 1) / seconds:.0f}"])
+        keep({"table": table})
+    seconds = _seconds_of_keras_tuner(data)
+    table.append(["KerasTuner", 1, _OF_KERAS_TUNER, f"{3600 / seconds:.0f}"])
+    keep({"table": table})
 
 
-def wall(examples: int) -> Findings:
-    """The memory finder without a budget, up to where the allocator refuses."""
-    return _largest(examples, memory_budget=None)
+_TRIALS, _OF_KERAS_TUNER = 16, 4
 
 
-def _largest(examples: int, *, memory_budget: str | None) -> Findings:
+def _seconds_of_keras_tuner(data: dict[str, tuple[Any, Any]]) -> float:
+    """Of a trial of its own random search, data and settings as above, the first one left out."""
+    import tempfile
+
+    import keras
+    import keras_tuner
+
+    from tfbatch.models import MODELS
+
+    class Model(keras_tuner.HyperModel):  # type: ignore[misc]
+        def build(self, hp: Any) -> Any:
+            hp.Choice("batch_size", [32, 64, 128, 256])
+            made = MODELS.load("small_cnn").build((32, 32, 3), 10)
+            rate = hp.Float("learning_rate", 0.005, 0.02, sampling="log")
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            made.compile(keras.optimizers.SGD(rate, momentum=0.9), loss, metrics=["accuracy"])
+            return made
+
+        def fit(self, hp: Any, model: Any, *arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            found = model.fit(*arguments, batch_size=hp.get("batch_size"), **options)
+            ends.append((began, time.perf_counter()))
+            return found
+
+    ends: list[tuple[float, float]] = []
+    (x, y), validation = data["train"], data["validation"]
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = keras_tuner.RandomSearch(
+            Model(), objective="val_loss", max_trials=_OF_KERAS_TUNER, directory=folder, seed=1
+        )
+        tuner.search(
+            x / 255.0,
+            y,
+            validation_data=(validation[0] / 255.0, validation[1]),
+            epochs=1,
+            verbose=0,
+        )
+    return (ends[-1][1] - ends[0][1]) / (_OF_KERAS_TUNER - 1)
+
+
+def callbacks(examples: int, keep: Keep) -> None:
+    """Callbacks in plain Keras; the wait of a pipeline that sleeps 20 ms a batch is known."""
+    import keras
+    import tensorflow as tf
+
+    from tfbatch.accumulation import accumulated
+    from tfbatch.callbacks import Advisor, BatchSizeScheduler, Throughput
+    from tfbatch.models import MODELS
+
+    found: Findings = {}
+    x, y = (part[: min(examples, 5120)] for part in _images(examples)["train"])
+    x = (x / 255.0).astype("float32")
+
+    def model() -> Any:
+        made = MODELS.load("small_cnn").build((32, 32, 3), 10)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        made.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"])
+        return made
+
+    def slept(one: Any) -> Any:
+        time.sleep(0.02)
+        return one
+
+    def slow(a: Any, b: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(slept, [a], a.dtype), a.shape), b
+
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(128, drop_remainder=True)
+    for name, data, own in (
+        ("in_memory", batches.cache(), Throughput()),
+        ("sleeps_20_ms", batches.map(slow), Throughput()),
+    ):
+        model().fit(data, epochs=2, callbacks=[own], verbose=0)
+        found[name] = {
+            "input_wait": own.input_wait,
+            "seconds_per_step": own.seconds_per_step,
+            "examples_per_second": own.examples_per_second,
+        }
+        keep(found)
+    advisor = Advisor(verbose=0)
+    model().fit(batches, epochs=2, callbacks=[advisor], verbose=0)
+    found["advisor"] = str(advisor.advice)
+    keep(found)
+    scheduler = BatchSizeScheduler({0: 64, 1: 256})
+    history = model().fit(scheduler.dataset(x, y), epochs=2, callbacks=[scheduler], verbose=0)
+    found["batch_size_scheduler_losses"] = history.history["loss"]
+    keep(found)
+    losses = [
+        one.fit(batches, epochs=1, verbose=0).history["loss"]
+        for one in (model(), accumulated(model(), micro_batch_size=32))
+    ]
+    found["losses_whole_and_accumulated"] = losses
+    keep(found)
+
+
+def finder(examples: int, keep: Keep) -> None:
+    """The memory finder under a budget, without XLA: the first peak must be told early."""
+    keep(_largest(examples, memory_budget="6 GB", jit_compile=False))
+
+
+def finder_xla(examples: int, keep: Keep) -> None:
+    """The same with XLA, which compiles each size."""
+    keep(_largest(examples, memory_budget="6 GB", jit_compile=True))
+
+
+def wall(examples: int, keep: Keep) -> None:
+    """The memory finder up to where the allocator refuses: nothing is left free."""
+    keep(_largest(examples, memory_budget=None, jit_compile=False))
+
+
+def _largest(examples: int, *, memory_budget: str | None, jit_compile: bool) -> Findings:
     import tfbatch
 
     began = time.monotonic()
     report = tfbatch.find_max_batch_size(
-        "resnet", _images(examples), memory_budget=memory_budget, evaluation=False
+        "resnet",
+        _images(examples),
+        memory_budget=memory_budget,
+        safety_margin=0.0,
+        jit_compile=jit_compile,
+        evaluation=False,
     )
     return {
         "seconds": time.monotonic() - began,
@@ -205,7 +367,7 @@ def _largest(examples: int, *, memory_budget: str | None) -> Findings:
     }
 
 
-def search(examples: int) -> Findings:
+def search(examples: int, keep: Keep) -> None:
     """A search of three trials on the embedded digits."""
     del examples
     import tempfile
@@ -226,31 +388,39 @@ def search(examples: int) -> Findings:
         )
         seconds = time.monotonic() - began
         run = Path(folder) / "run"
-        return {
-            "seconds": seconds,
-            "answer": type(result).__name__,
-            "jit_compile": read_settings(run)["jit_compile"],
-            "fingerprint": json.loads((run / "fingerprint.json").read_text("utf-8")),
-            "trials": [
-                {key: row.get(key) for key in ("trial", "status", "device", "seconds")}
-                for row in map(json.loads, (run / "trials.jsonl").read_text("utf-8").splitlines())
-            ],
-        }
+        keep(
+            {
+                "seconds": seconds,
+                "answer": type(result).__name__,
+                "jit_compile": read_settings(run)["jit_compile"],
+                "fingerprint": json.loads((run / "fingerprint.json").read_text("utf-8")),
+                "trials": [
+                    {key: row.get(key) for key in ("trial", "status", "device", "seconds")}
+                    for row in map(
+                        json.loads, (run / "trials.jsonl").read_text("utf-8").splitlines()
+                    )
+                ],
+            }
+        )
 
 
 PARTS = (
-    Part("facts", 60.0, facts),
-    Part("knee", 150.0, knee),
-    Part("device_data", 90.0, device_data),
-    Part("finder", 120.0, finder),
-    Part("wall", 120.0, wall),
-    Part("precision", 120.0, precision),
-    Part("large_model", 120.0, large_model),
-    Part("search", 120.0, search),
+    Part("facts", 30.0, facts),
+    Part("device_data", 100.0, device_data),
+    Part("knee", 80.0, knee),
+    Part("trials", 80.0, trials),
+    Part("finder", 65.0, finder),
+    Part("wall", 65.0, wall),
+    Part("callbacks", 30.0, callbacks),
+    Part("search", 30.0, search),
+    Part("precision", 30.0, precision),
+    Part("large_model", 60.0, large_model),
+    Part("finder_xla", 150.0, finder_xla),
 )
+"""All but the last fit into the whole even where each takes all of its time."""
 
 
-def _images(examples: int) -> dict[str, Any]:
+def _images(examples: int) -> dict[str, tuple[Any, Any]]:
     """Images of 32 x 32 pixels of ten brightnesses: what is timed does not depend on them."""
     import numpy as np
 
@@ -294,6 +464,15 @@ def run_all(
     return ended
 
 
+def kept_in(path: Path) -> Keep:
+    """Writes findings whole: the process may be ended at any moment."""
+
+    def keep(found: Findings) -> None:
+        write_whole(path, json.dumps(found, indent=1, default=str))
+
+    return keep
+
+
 def in_a_process(output: Path, examples: int) -> Run:
     """Runs a part by this script's `--part`, and ends its whole process group when it must."""
 
@@ -302,7 +481,7 @@ def in_a_process(output: Path, examples: int) -> Run:
         result.unlink(missing_ok=True)
         command = [sys.executable, __file__, f"--part={part.name}", f"--output={output}"]
         began = time.monotonic()
-        with log.open("wb") as file:
+        with GpuWatch() as watch, log.open("wb") as file:
             process = subprocess.Popen(
                 [*command, f"--examples={examples}"],
                 stdout=file,
@@ -319,11 +498,14 @@ def in_a_process(output: Path, examples: int) -> Run:
                 process.wait()
         took = time.monotonic() - began
         tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
+        found = json.loads(result.read_text("utf-8")) if result.exists() else {}
+        if (use := watch.use()) is not None:
+            found["gpu"] = str(use)
         if code is None:
-            return Ended(part.name, "out of time", took, message=tail)
+            return Ended(part.name, "out of time", took, found, message=tail)
         if code or not result.exists():
-            return Ended(part.name, "failed", took, message=f"exit code {code}\n{tail}")
-        return Ended(part.name, "done", took, json.loads(result.read_text("utf-8")))
+            return Ended(part.name, "failed", took, found, message=f"exit code {code}\n{tail}")
+        return Ended(part.name, "done", took, found)
 
     return run
 
@@ -360,12 +542,10 @@ def main() -> None:
     by_name = {part.name: part for part in PARTS}
     if asked.part:
         try:
-            found = by_name[asked.part].find(asked.examples)
+            by_name[asked.part].find(asked.examples, kept_in(asked.output / f"{asked.part}.json"))
         except Exception:  # whatever it is belongs into the part's log
             traceback.print_exc()
             os._exit(1)
-        text = json.dumps(found, indent=1, default=str)
-        (asked.output / f"{asked.part}.json").write_text(text, encoding="utf-8")
         os._exit(0)  # TensorFlow's teardown may hang
 
     def written(ended: Sequence[Ended]) -> None:

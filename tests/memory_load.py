@@ -12,7 +12,7 @@ import numpy as np
 from processes import HANG_SECONDS, fall_silent
 
 from tfbatch.largest_batch.fresh_process import climb
-from tfbatch.process.memory import peak_resident
+from tfbatch.process.memory import begin_peak_resident, peak_resident
 
 MEGABYTE = 2**20
 
@@ -90,6 +90,16 @@ def exceed_address_space():
 def abort_like_an_allocator():
     os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
     os.abort()
+
+
+def peaks_around_a_beginning():
+    """After 300 MB that were freed; after a beginning; after 100 MB more."""
+    np.ones(300 * MEGABYTE, np.uint8)
+    before = peak_resident()
+    assert begin_peak_resident()
+    after = peak_resident()
+    np.ones(100 * MEGABYTE, np.uint8)
+    return before, after, peak_resident()
 
 
 def join(group):

@@ -105,13 +105,19 @@ def test_data_that_is_no_images_is_told():
 
 def test_what_an_example_costs_is_the_slope_of_the_peaks(monkeypatch):
     """Peaks of 3 MB an example after 100 MB of their own."""
-    seen = []
+    seen, begun = [], []
 
     class Load:
         def __init__(self, programs, configuration, heartbeat, *, validate):
             seen.append(programs.workload.data.input_shape)
 
         def begin(self):
+            assert not begun, "nothing is counted before the data is there"
+            monkeypatch.setattr(
+                image_size,
+                "begin_peak_resident",
+                lambda: begun.append("after the data was there"),
+            )
             return 100
 
         def step(self, size):
@@ -131,6 +137,7 @@ def test_what_an_example_costs_is_the_slope_of_the_peaks(monkeypatch):
 
     assert found == pytest.approx(3e6)
     assert seen == [(12, 12, 1)]
+    assert begun == ["after the data was there"]
     monkeypatch.setattr(Load, "step", lambda self, size: 100_000_000)
     with pytest.raises(UntestableError, match="memory is not seen to grow over batch sizes 4, 8"):
         image_size.bytes_of_an_example(

@@ -49,7 +49,7 @@ from tfbatch.request.execution import Execution
 from tfbatch.training.context import begin_worker
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
-from tfbatch.workers.slot import Start
+from tfbatch.workers.slot import Slot, Start
 
 pytestmark = pytest.mark.usefixtures("one_at_a_time")
 
@@ -115,6 +115,19 @@ def test_the_peak_of_a_child_is_not_that_of_its_parent(make_prober, floor):
     assert peak_resident() > block.nbytes
     assert run.peaks[0].peak_bytes / MEGABYTE < floor + 50
     assert run.highest_bytes / MEGABYTE < floor + 50
+
+
+def test_a_peak_begins_without_what_was_freed_before(tmp_path):
+    slot = Slot(Start(tmp_path / "log", None, memory_load.nothing))
+    try:
+        slot.submit(memory_load.peaks_around_a_beginning)
+        before, after, again = slot.result()
+    finally:
+        slot.close()
+
+    assert before > 300 * MEGABYTE
+    assert after < before - 250 * MEGABYTE
+    assert after + 80 * MEGABYTE < again < before, "what is taken from here on is counted"
 
 
 def test_a_cap_is_run_and_not_passed(make_prober, floor):

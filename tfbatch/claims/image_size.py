@@ -25,6 +25,7 @@ from tfbatch.claims._pairs import fell_short, log_steps, moves_up, told
 from tfbatch.claims.data_size import reaching
 from tfbatch.claims.steps_to_target import SECONDS_MARGIN
 from tfbatch.errors import InputError
+from tfbatch.process.memory import begin_peak_resident
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tfbatch.claims._preset import Purpose
     from tfbatch.configuration import Configuration
     from tfbatch.estimators.first_hit import StepsToTarget
+    from tfbatch.largest_batch.fresh_process import Load
     from tfbatch.training.context import TaskContext
 
 CARD = "X13"
@@ -184,6 +186,24 @@ def exponent(scales: tuple[float, ...], costs: list[float]) -> float:
     return float(np.polyfit(np.log(scales), np.log(costs), 1)[0])
 
 
+@dataclasses.dataclass(frozen=True)
+class _FromHere:
+    """A load whose peaks begin when its data is there: reading it can take more than any batch."""
+
+    load: Load
+
+    def begin(self) -> int:
+        peak = self.load.begin()
+        begin_peak_resident()
+        return peak
+
+    def step(self, size: int) -> int:
+        return self.load.step(size)
+
+    def finish(self) -> int | None:
+        return self.load.finish()
+
+
 def bytes_of_an_example(
     task: TaskContext,
     configuration: Configuration,
@@ -218,7 +238,7 @@ def bytes_of_an_example(
     )
     with tempfile.TemporaryDirectory(prefix="tfbatch-probe-") as folder:
         record = Path(folder) / "peaks"
-        climb(load, sizes, budget_bytes=budget, record=record, now=time.monotonic)
+        climb(_FromHere(load), sizes, budget_bytes=budget, record=record, now=time.monotonic)
         peaks = read_written(record).peaks[-_LINE_POINTS:]
     few = f"batch sizes {', '.join(map(str, sizes))} on this device"
     if len(peaks) < 2:
