@@ -138,6 +138,7 @@ def test_what_an_example_costs_is_the_slope_of_the_peaks(monkeypatch):
     assert found == pytest.approx(3e6)
     assert seen == [(12, 12, 1)]
     assert begun == ["after the data was there"]
+    begun.clear()
     monkeypatch.setattr(Load, "step", lambda self, size: 100_000_000)
     with pytest.raises(UntestableError, match="memory is not seen to grow over batch sizes 4, 8"):
         image_size.bytes_of_an_example(
