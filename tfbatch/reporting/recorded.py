@@ -210,10 +210,10 @@ def _gpu_software(content: object) -> tuple[tuple[str, str], ...]:
 def _gpu_use(content: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(content, dict):
         return ()
-    mean, most, looks = (content.get(name) for name in ("mean", "most", "looks"))
-    if not all(isinstance(one, int | float) for one in (mean, most, looks)):
+    mean, most = content.get("mean"), content.get("most")
+    if not isinstance(mean, int | float) or not isinstance(most, int | float):
         return ()
-    return (("GPU: in use", str(GpuUse(mean, most, looks))),)
+    return (("GPU: in use", str(GpuUse(mean, most, int(content.get("looks") or 0)))),)
 
 
 def _load(content: JsonObject) -> str:
