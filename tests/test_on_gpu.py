@@ -109,7 +109,8 @@ def test_the_report_holds_tables_findings_and_the_end_of_a_log(on_gpu):
 @pytest.mark.slow
 def test_it_runs_without_a_gpu(tmp_path):
     command = [sys.executable, str(SCRIPT), f"--output={tmp_path}", "--parts=facts,knee,callbacks"]
-    subprocess.run([*command, "--examples=400"], check=True, timeout=900)
+    long = ["--patience=60", "--minutes=600"]
+    subprocess.run([*command, "--examples=400", *long], check=True, timeout=HANG_SECONDS)
     found = json.loads((tmp_path / "facts.json").read_text())
 
     assert found["auto_is_as_in_keras"]
