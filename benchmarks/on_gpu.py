@@ -3,10 +3,11 @@
     python benchmarks/on_gpu.py --output=on_gpu [--parts=facts,knee] [--examples=50000]
 
 Each part is a process of its own, so that one that XLA aborts, or that hangs, costs itself alone.
-What it finds is written as it is found, in OUTPUT/PART.json, and after each part all so far in
-OUTPUT/on_gpu.md; what it printed is in OUTPUT/PART.log. A part whose time is over is ended, and
-what it had found stays; those that no time is left for are named. How busy the GPU was is asked of
-the driver meanwhile. Without a GPU it runs as well, on few --examples: that tries the script.
+Each measurement of a part is written when it is made, in OUTPUT/PART.json, and after each part all
+so far in OUTPUT/on_gpu.md; what it printed, progress included, is in OUTPUT/PART.log. A part whose
+time is over is ended, and what it had measured stays; those that no time is left for are named. How
+busy the GPU was is asked of the driver meanwhile. Without a GPU it runs as well, on few --examples:
+that tries the script.
 
 - facts: what the driver and TensorFlow say of the GPU; whether "auto" is what `Model.compile` does.
 - device_data: are batches from the GPU's memory those of the host, and step times with them against
@@ -44,7 +45,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tfbatch.process.gpu_use import GpuWatch
+from tfbatch.process.gpu_utilization import GpuSampler
 from tfbatch.run_folder.durable import write_whole
 
 MOST_MINUTES = 9.5
@@ -137,6 +138,7 @@ def device_data(examples: int, keep: Keep) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(Path(folder) / "records", examples)
         found["differences"] = differences(data, batch_size=min(256, examples // 8))
+        keep(found)
         table = found["table"] = [["B", "XLA", "side", "ms", "x bare: median, least, most"]]
         for xla, batch_size in itertools.product((False, True), (32, 4096, 256, 1024)):
             if batch_size > examples:
@@ -198,7 +200,7 @@ def _step_times(
 
 
 def trials(examples: int, keep: Keep) -> None:
-    """Trials of a fifth of the data: how many an hour, once the first has ended."""
+    """Trials of a fifth of the data: how many an hour, once the first of each worker has ended."""
     import tempfile
 
     import tfbatch
@@ -221,13 +223,15 @@ def trials(examples: int, keep: Keep) -> None:
                 verbose=0,
             )
             lines = (run / "trials.jsonl").read_text("utf-8").splitlines()
-            ended = [
+            ended = sorted(
                 datetime.datetime.fromisoformat(row["finished_at"])
                 for row in map(json.loads, lines)
                 if row["phase"] == "search"
-            ]
-        seconds = (max(ended) - min(ended)).total_seconds()
-        table.append(["tfbatch", workers, len(ended), f"{3600 * (len(ended) - 1) / seconds:.0f}"])
+            )
+        # The first of each worker end together: they say nothing of a rate.
+        seconds = (ended[-1] - ended[workers - 1]).total_seconds()
+        rate = 3600 * (len(ended) - workers) / seconds
+        table.append(["tfbatch", workers, len(ended), f"{rate:.0f}"])
         keep({"table": table})
     seconds = _seconds_of_keras_tuner(data)
     table.append(["KerasTuner", 1, _OF_KERAS_TUNER, f"{3600 / seconds:.0f}"])
@@ -481,7 +485,7 @@ def in_a_process(output: Path, examples: int) -> Run:
         result.unlink(missing_ok=True)
         command = [sys.executable, __file__, f"--part={part.name}", f"--output={output}"]
         began = time.monotonic()
-        with GpuWatch() as watch, log.open("wb") as file:
+        with GpuSampler() as sampler, log.open("wb") as file:
             process = subprocess.Popen(
                 [*command, f"--examples={examples}"],
                 stdout=file,
@@ -499,8 +503,8 @@ def in_a_process(output: Path, examples: int) -> Run:
         took = time.monotonic() - began
         tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
         found = json.loads(result.read_text("utf-8")) if result.exists() else {}
-        if (use := watch.use()) is not None:
-            found["gpu"] = str(use)
+        if (utilization := sampler.utilization()) is not None:
+            found["utilization"] = str(utilization)
         if code is None:
             return Ended(part.name, "out of time", took, found, message=tail)
         if code or not result.exists():

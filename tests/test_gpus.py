@@ -3,6 +3,7 @@
 # ruff: noqa: N802, N815 - NVIDIA's names
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import types
@@ -11,7 +12,7 @@ import pytest
 from processes import wait_until
 
 from tfbatch.errors import InputError
-from tfbatch.process.gpu_use import GpuUse, GpuWatch
+from tfbatch.process.gpu_utilization import GpuSampler, GpuUtilization
 from tfbatch.process.gpus import (
     CudaBuild,
     Gpu,
@@ -21,9 +22,9 @@ from tfbatch.process.gpus import (
     unusable,
 )
 from tfbatch.reporting.recorded import _machine
-from tfbatch.run_folder.fingerprint import record_gpu_use, write_fingerprint
+from tfbatch.run_folder.fingerprint import write_fingerprint
 from tfbatch.run_folder.reuse import _hardware
-from tfbatch.search import preparation
+from tfbatch.search import preparation, session
 from tfbatch.search.preparation import checked_gpus
 from tfbatch.search.progress import Progress
 from tfbatch.training.devices import cuda_build, gpu_settings
@@ -46,13 +47,14 @@ class Library:
 
     def __init__(self, *gpus, without_driver=False, broken=False, old=False):
         self.gpus, self.without_driver, self.broken = gpus, without_driver, broken
-        self.open, self.old = 0, old
-        self.busy = iter(())
+        self.open, self.openings, self.old = 0, 0, old
+        self.busy, self.samples = iter(()), 0
 
     def nvmlInit(self):
         if self.without_driver:
             raise self.NVMLError("NVML Shared Library Not Found")
         self.open += 1
+        self.openings += 1
 
     def nvmlShutdown(self):
         self.open -= 1
@@ -74,6 +76,7 @@ class Library:
         return next(one for one in self.gpus if one.uuid == uuid)
 
     def nvmlDeviceGetUtilizationRates(self, handle):
+        self.samples += 1
         try:
             return types.SimpleNamespace(gpu=next(self.busy), memory=0)
         except StopIteration:
@@ -198,7 +201,7 @@ def test_gpus_that_differ_are_told_for_their_seconds_are_compared():
 
     (note,) = gpu_notes(GpuMachine((a100, a100, h100)), RELEASED)
     assert note.startswith("The GPUs differ (NVIDIA A100, NVIDIA H100)")
-    assert "CUDA_VISIBLE_DEVICES=0" in note
+    assert "by CUDA_VISIBLE_DEVICES" in note
     assert gpu_notes(GpuMachine((h100, h100)), RELEASED) == []
 
 
@@ -263,33 +266,46 @@ def test_the_fingerprint_and_the_report_hold_what_figures_depend_on(tmp_path, mo
     assert str(settings).startswith("NVIDIA H100 80GB HBM3 (compute capability 9.0, 85.0 GB")
 
 
-def test_how_busy_the_gpus_are_is_looked_at_until_the_driver_says_no_more():
+def test_how_busy_the_gpus_are_is_sampled_until_the_driver_says_no_more():
     library = Library(gpu(uuid="GPU-a"), gpu(uuid="GPU-b"), gpu(uuid="GPU-c"))
     library.busy = iter([8, 20, 40, 0])
     visible = {"CUDA_VISIBLE_DEVICES": "0,2"}
-    with GpuWatch(library, environment=visible, every_seconds=0.001) as watch:
-        wait_until(lambda: watch.use() is not None and watch.use().looks == 2)
-        wait_until(lambda: not library.open)
+    with GpuSampler(library, environment=visible, every_seconds=0.001) as sampler:
+        wait_until(lambda: library.openings == 2 and not library.open)
 
-    assert watch.use() == GpuUse(mean=pytest.approx(0.17), most=0.4, looks=2)
-    assert str(watch.use()) == "busy 17% of the time on average, 40% at most"
-
-
-@pytest.mark.parametrize("library", [Library(without_driver=True), Library(), Library(gpu())])
-def test_where_no_gpu_says_how_busy_it_is_nothing_is_known(library):
-    with GpuWatch(library, environment={}, every_seconds=0.001) as watch:
-        wait_until(lambda: not library.open)
-
-    assert watch.use() is None
+    assert sampler.utilization() == GpuUtilization(mean=pytest.approx(0.17), peak=0.4, gpus=2)
+    assert str(sampler.utilization()) == "2 GPUs busy 17% of the time on average, 40% at most"
 
 
-def test_the_use_of_the_gpus_is_kept_and_reported(tmp_path):
-    record_gpu_use(tmp_path, GpuUse(0.081, 0.4, 120))
+@pytest.mark.parametrize(
+    ("library", "openings"),
+    [(Library(without_driver=True), 0), (Library(), 1), (Library(gpu()), 2)],
+    ids=["no driver", "no GPU", "a GPU that does not say"],
+)
+def test_where_no_gpu_says_how_busy_it_is_nothing_is_known(library, openings):
+    with GpuSampler(library, environment={}, every_seconds=0.001) as sampler:
+        wait_until(lambda: library.openings == openings and not library.open)
+
+    assert sampler.utilization() is None
+
+
+def test_the_utilization_is_told_kept_and_reported(tmp_path, monkeypatch):
+    library = Library(gpu())
+    library.busy = itertools.cycle([8])
+    monkeypatch.setattr(
+        session, "GpuSampler", lambda: GpuSampler(library, environment={}, every_seconds=0.001)
+    )
+    said: list[str] = []
+    progress = Progress(None)
+    progress.say = said.append
+    with session._gpus_told(tmp_path, progress):
+        wait_until(lambda: library.samples > 1)
     write_fingerprint(tmp_path, ["/physical_device:GPU:0"])
     written = json.loads((tmp_path / "fingerprint.json").read_text())
 
-    assert written["gpu_use"] == {"mean": 0.081, "most": 0.4, "looks": 120}
-    assert ("GPU: in use", "busy 8% of the time on average, 40% at most") in _machine(
+    assert said == ["During the run: the GPU busy 8% of the time on average, 8% at most."]
+    assert written["gpu_utilization"] == {"mean": 0.08, "peak": 0.08, "gpus": 1}
+    assert ("GPU: utilization", "the GPU busy 8% of the time on average, 8% at most") in _machine(
         tmp_path
     ).gpu_software
 

@@ -76,6 +76,7 @@ def test_what_a_part_had_found_stays_where_it_is_ended_or_fails(on_gpu, tmp_path
         "time.sleep(1e6) if part == 'hangs' else os.abort()\n"
     )
     monkeypatch.setattr(on_gpu, "__file__", str(script))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # a GPU would be sampled
 
     class TimeIsOver(subprocess.Popen):
         def wait(self, timeout=None):

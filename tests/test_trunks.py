@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import keras
 import keras_tuner
 import numpy as np
 import pytest
@@ -426,7 +427,7 @@ confirmation: {batch_sizes: 2, seeds: 1}
 
 
 @pytest.mark.slow
-def test_a_search_for_real_is_continued_to_whole_trainings_and_an_answer(tmp_path):
+def test_a_search_for_real_is_continued_to_whole_trainings_and_an_answer(tmp_path, capsys):
     path = tmp_path / "trunks.yaml"
     path.write_text(SEARCH, encoding="utf-8")
 
@@ -436,13 +437,15 @@ def test_a_search_for_real_is_continued_to_whole_trainings_and_an_answer(tmp_pat
             "digits",
             search=str(path),
             trial_length="2 epochs",
+            callbacks=lambda: [keras.callbacks.Callback()],
             workers=0,
             run_dir=tmp_path / "run",
-            verbose=0,
             **more,
         )
 
     run(max_trials=2)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "your callbacks begin anew in each" in said
     first = [t for t in Trials.read(tmp_path / "run") if t.phase == "search"]
     result = run()
     trials = Trials.read(tmp_path / "run")

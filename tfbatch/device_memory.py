@@ -17,7 +17,8 @@ class MemoryUse(NamedTuple):
 
     Attributes:
         held: Held now.
-        peak: The most so far: of a GPU since `begin_peaks`, of the process since it began.
+        peak: The most so far: of a GPU since `begin_peaks`, of the process since it began, or since
+            `begin_peak_resident`.
     """
 
     held: int
@@ -42,7 +43,7 @@ def peak_bytes() -> int:
 
 
 def begin_peaks() -> None:
-    """Starts the peaks of the GPUs' allocators anew; a process's cannot be."""
+    """Starts the peaks of the GPUs' allocators anew, and leaves the process's as it is."""
     for gpu in _gpus():
         tf.config.experimental.reset_memory_stats(gpu)
 

@@ -27,8 +27,8 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
     batches, the making of the epoch's iterator included. Near 0 the model is the limit, near 1
     the input is. Every batch is timed and counted, with `steps_per_execution` > 1 too; validation
     is left out, and so is the first execution of `fit`, which traces; with XLA the last one of the
-    first epoch too, since a short last batch is compiled anew. Both numbers stand in `History`, in
-    TensorBoard and in the logs of every callback after this one.
+    first epoch too, of three or more, since a short last batch is compiled anew. Both numbers stand
+    in `History`, in TensorBoard and in the logs of every callback after this one.
 
     Its error: two time stamps and a copy of references, some 0.1 ms a batch, count as waiting. What
     is timed is the iterator's own request, on the host. On a GPU the host may ask for the next

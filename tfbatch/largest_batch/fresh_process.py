@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tfbatch.errors import STOPPED_EARLY, InputError, SearchError, StoppedError, TfbatchError
 from tfbatch.estimators.memory_search import Outcome, Probe
@@ -243,6 +243,15 @@ class ProcessRun:
         return (Probe(self.sizes[0], self.outcome),)
 
 
+class _End(NamedTuple):
+    """How a process ended; see ProcessRun."""
+
+    outcome: Outcome
+    message: str
+    highest_bytes: int
+    cleared_up: bool = False
+
+
 @dataclasses.dataclass(frozen=True)
 class Prober:
     """Runs a climb in a fresh process for each call.
@@ -279,21 +288,23 @@ class Prober:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="tfbatch-probe-") as folder:
             record = Path(folder) / "peaks"
-            outcome, message, highest = self._started(tuple(sizes), record)
+            end = self._started(tuple(sizes), record)
             written = read_written(record)
-        if message == _CLEARED_UP and len(sizes) > 1:
+        if end.outcome == "error":
+            at = written.running or sizes[0]
+            raise InputError(
+                f"It fails at a batch size of {at}, and not for lack of memory:\n{end.message}"
+            )
+        outcome, message, highest = end.outcome, end.message, end.highest_bytes
+        if end.cleared_up and len(sizes) > 1:
             # It may have been what smaller sizes left behind that was cleared up.
             alone = self.run([written.peaks[-1].size])
             outcome, message = alone.outcome, alone.message
-        if outcome == "error":
-            at = written.running or sizes[0]
-            raise InputError(
-                f"It fails at a batch size of {at}, and not for lack of memory:\n{message}"
-            )
+            highest = max(highest, alone.highest_bytes)
         seconds = time.monotonic() - began
         return ProcessRun(tuple(sizes), outcome, written, message, seconds, highest)
 
-    def _started(self, sizes: tuple[int, ...], record: Path) -> tuple[Outcome, str, int]:
+    def _started(self, sizes: tuple[int, ...], record: Path) -> _End:
         """Once more where memory is used up before there is any batch: a driver frees it late.
 
         Raises:
@@ -309,7 +320,7 @@ class Prober:
             "Free the memory that other processes hold (on a GPU, nvidia-smi lists them)."
         )
 
-    def _watched(self, sizes: tuple[int, ...], record: Path) -> tuple[Outcome, str, int]:
+    def _watched(self, sizes: tuple[int, ...], record: Path) -> _End:
         slot = Slot(self.start, stall_seconds=self.stall_seconds)
         highest, began, told = 0, time.monotonic(), 0.0
         try:
@@ -330,17 +341,19 @@ class Prober:
             printed = slot.printed()
         except ProcessEndedError as error:
             if highest > self.limit_bytes:
-                return "oom", f"Its memory passed {self.limit_bytes:,.0f} bytes: ended.", highest
+                return _End(
+                    "oom", f"Its memory passed {self.limit_bytes:,.0f} bytes: ended.", highest
+                )
             if error.starting and error.ending == "oom":
                 raise
-            return error.ending, error.message, highest
+            return _End(error.ending, error.message, highest)
         finally:
             slot.close()
         if ended.outcome == "ok" and is_near_the_wall(printed):
-            return "oom", _CLEARED_UP, highest
+            return _End("oom", _CLEARED_UP, highest, cleared_up=True)
         if ended.outcome == "error" and follows_out_of_memory(ended.message, printed):
-            return "oom", ended.message, highest
-        return ended.outcome, ended.message, highest
+            return _End("oom", ended.message, highest)
+        return _End(ended.outcome, ended.message, highest)
 
 
 def _doing(record: Path, sizes: Sequence[int], seconds: float, budget_bytes: float) -> str:

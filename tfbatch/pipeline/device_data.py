@@ -155,6 +155,7 @@ class HeldData:
         self.device = device
         self._leaves: dict[str, list[_HeldLeaf]] = {}
         self._evaluations: dict[str, tf.data.Dataset] = {}
+        self._repeated: dict[int, Nest] = {}  # kept by the traces of them too
         # Traced twice at most: every size and seed is a tensor, so a further stream costs
         # milliseconds.
         self._stream = tf.function(self._make_stream, autograph=False)
@@ -242,13 +243,19 @@ class HeldData:
 
     def _first(self, chosen: Chosen) -> Nest:
         """The first examples of a split as a batch, which lies on the device before any step."""
-        with tf.init_scope(), tf.device(self.device):
-            key = self.form.shuffled_by(0).keys
-            numbers = tf.range(chosen.repeated, dtype=tf.int64) % self.form.num_examples["train"]
-            stream = [leaf.gather(numbers) for leaf in self._held(chosen.split)]
-            position = tf.constant(0, tf.int64)
-            streams = [stream] * len(key)
-            return self.form.finish(streams, position, tf.constant(key), chosen.training)
+        if chosen.repeated not in self._repeated:
+            with tf.init_scope(), tf.device(self.device):
+                keys = self.form.shuffled_by(0).keys
+                numbers = tf.range(chosen.repeated, dtype=tf.int64)
+                numbers %= self.form.num_examples[chosen.split]
+                stream = [leaf.gather(numbers) for leaf in self._held(chosen.split)]
+                self._repeated[chosen.repeated] = self.form.finish(
+                    [stream] * len(keys),
+                    tf.constant(0, tf.int64),
+                    tf.constant(keys),
+                    chosen.training,
+                )
+        return self._repeated[chosen.repeated]
 
     def _make_stream(
         self, sizes: tf.Tensor, seeds: tf.Tensor, keys: tf.Tensor, *, whole: bool

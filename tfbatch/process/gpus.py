@@ -15,7 +15,7 @@ from typing import Protocol
 
 _MEGABYTE = 10**6
 NOTICEABLE = 300 * _MEGABYTE
-"""A driver and a display hold less of a GPU's memory than this."""
+"""A display holds less of a GPU's memory than this; what the driver reserves is not in it."""
 _INSTALL = (
     "Install a TensorFlow that has it (a nightly build, NVIDIA's container, or a newer release of "
     "tensorflow[and-cuda])"
@@ -271,7 +271,7 @@ def gpu_notes(machine: GpuMachine, build: CudaBuild) -> list[str]:
     if len(set(used)) > 1:
         notes.append(
             f"The GPUs differ ({_listed(used)}), and trials on them are compared in seconds. "
-            "Choose those of one kind, as with CUDA_VISIBLE_DEVICES=0."
+            "Choose those of one kind by CUDA_VISIBLE_DEVICES."
         )
     for gpu in machine.gpus:
         if gpu.held_bytes > NOTICEABLE:

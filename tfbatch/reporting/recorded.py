@@ -14,7 +14,7 @@ from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
 from tfbatch.answer.step_seconds import StepSeconds, read_step_seconds
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.errors import ConfigurationError, NothingLearnedError, SearchError, TfbatchError
-from tfbatch.process.gpu_use import GpuUse
+from tfbatch.process.gpu_utilization import GpuUtilization
 from tfbatch.reporting.checks import Check, checks_of
 from tfbatch.request.search_config import Space
 from tfbatch.run_folder.files import FINGERPRINT, SETTINGS, WALL_TIME
@@ -173,7 +173,7 @@ def _machine(path: Path) -> Machine:
         versions=tuple(software.items()) if isinstance(software, dict) else (),
         gpu_software=(
             *_gpu_software(content.get("gpu_software")),
-            *_gpu_use(content.get("gpu_use")),
+            *_gpu_utilization(content.get("gpu_utilization")),
         ),
     )
 
@@ -207,13 +207,14 @@ def _gpu_software(content: object) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _gpu_use(content: object) -> tuple[tuple[str, str], ...]:
+def _gpu_utilization(content: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(content, dict):
         return ()
-    mean, most = content.get("mean"), content.get("most")
-    if not isinstance(mean, int | float) or not isinstance(most, int | float):
+    mean, peak, gpus = (content.get(name) for name in ("mean", "peak", "gpus"))
+    if not isinstance(mean, int | float) or not isinstance(peak, int | float):
         return ()
-    return (("GPU: in use", str(GpuUse(mean, most, int(content.get("looks") or 0)))),)
+    found = GpuUtilization(mean, peak, gpus if isinstance(gpus, int) else 1)
+    return (("GPU: utilization", str(found)),)
 
 
 def _load(content: JsonObject) -> str:

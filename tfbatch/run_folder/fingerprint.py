@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from tfbatch.process.gpu_use import GpuUse
+from tfbatch.process.gpu_utilization import GpuUtilization
 from tfbatch.process.gpus import GpuSettings
 from tfbatch.process.limits import affinity, usable_cores
 from tfbatch.run_folder.durable import write_whole
@@ -23,7 +23,7 @@ _PACKAGES = ("tensorflow", "keras", "keras-tuner", "tensorflow-datasets", "numpy
 def write_fingerprint(
     folder: Path, accelerators: list[str], gpu_settings: GpuSettings | None = None
 ) -> None:
-    """Writes fingerprint.json, and keeps what it holds of the machine's load and the GPUs' use.
+    """Writes fingerprint.json, and keeps what it holds of the machine's load and GPUs.
 
     Args:
         folder: The run folder.
@@ -38,7 +38,7 @@ def write_fingerprint(
         fingerprint["hardware"]["gpus"] = gpu_settings.gpus()
         fingerprint["gpu_software"] = gpu_settings.software()
     before = _read(folder)
-    fingerprint |= {key: before[key] for key in ("load", "gpu_use") if before.get(key)}
+    fingerprint |= {key: before[key] for key in ("load", "gpu_utilization") if before.get(key)}
     write_whole(folder / FINGERPRINT, json.dumps(fingerprint, indent=1))
 
 
@@ -65,18 +65,19 @@ def record_load(folder: Path, **loads: MachineLoad) -> None:
     write_whole(folder / FINGERPRINT, json.dumps(fingerprint, indent=1))
 
 
-def record_gpu_use(folder: Path, use: GpuUse) -> None:
+def record_gpu_utilization(folder: Path, found: GpuUtilization) -> None:
     """Records in fingerprint.json how busy the GPUs were.
 
     Args:
         folder: The run folder.
-        use: Of this session.
+        found: Of this session.
 
     Raises:
         RunFolderError: It cannot be written.
     """
-    written = {"mean": round(use.mean, 3), "most": round(use.most, 3), "looks": use.looks}
-    write_whole(folder / FINGERPRINT, json.dumps(_read(folder) | {"gpu_use": written}, indent=1))
+    written = {"mean": round(found.mean, 3), "peak": round(found.peak, 3), "gpus": found.gpus}
+    fingerprint = _read(folder) | {"gpu_utilization": written}
+    write_whole(folder / FINGERPRINT, json.dumps(fingerprint, indent=1))
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from typing import Any
 from tfbatch.bench import Bench
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
-from tfbatch.process.gpu_use import GpuWatch
+from tfbatch.process.gpu_utilization import GpuSampler
 from tfbatch.process.limits import usable_cores
 from tfbatch.request.request import Request, check_for_length
-from tfbatch.run_folder.fingerprint import record_gpu_use, record_load
+from tfbatch.run_folder.fingerprint import record_gpu_utilization, record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
@@ -113,6 +113,8 @@ def open_run(
         check_for_length(request.for_length, request.trial_length, num_examples)
         check_replicas(sizes, engine.devices.replicas)
         _say_replicas(engine, space, progress)
+        if request.search.oracle.in_parts and code.callbacks is not None:
+            progress.say(CALLBACKS_IN_PARTS)
         engine.call(check_optimizers, space.optimizer_options())
         stop_if(stop_requested)
         baseline = request.baseline_configuration(space.scaling_rule)
@@ -156,6 +158,9 @@ def open_run(
             contextlib.nullcontext()
             if request.execution.cluster  # its processes are no descendants of this one
             else _load_told(folder.path, progress, load_before),
+            contextlib.nullcontext()
+            if request.execution.cluster or engine.devices.kind == "CPU"
+            else _gpus_told(folder.path, progress),
         ):
             engine.admit(
                 NodeCheck(
@@ -200,6 +205,12 @@ def open_run(
             yield run
 
 
+CALLBACKS_IN_PARTS = (
+    "This search trains in parts, and your callbacks begin anew in each: what they count or keep "
+    "from epoch to epoch is that of a part. --search=joint trains every trial in one piece."
+)
+
+
 @contextlib.contextmanager
 def _load_told(folder: Path, progress: Progress, before: LoadSample) -> Iterator[None]:
     """Says at both ends whether other processes take cores, and notes how many."""
@@ -212,22 +223,31 @@ def _load_told(folder: Path, progress: Progress, before: LoadSample) -> Iterator
             "cores. All times are longer than on an idle machine."
         )
     begun = sample_load()
-    watch = GpuWatch()
     try:
-        with watch:
-            yield
+        yield
     finally:
         during = load_between(begun, sample_load(), cores=cores)
         with contextlib.suppress(RunFolderError):  # whatever ends the run is told
             record_load(folder, during_run=during)
-            if (use := watch.use()) is not None:
-                record_gpu_use(folder, use)
-                progress.say(f"During the run the GPU was {use}.")
         if during.busy:
             progress.say(
                 f"During the run other processes used {during.others:.1f} of {cores:.1f} cores: "
                 "its times are longer than on an idle machine."
             )
+
+
+@contextlib.contextmanager
+def _gpus_told(folder: Path, progress: Progress) -> Iterator[None]:
+    """Says at the end how busy this machine's GPUs were."""
+    sampler = GpuSampler()
+    try:
+        with sampler:
+            yield
+    finally:
+        if (found := sampler.utilization()) is not None:
+            with contextlib.suppress(RunFolderError):  # whatever ends the run is told
+                record_gpu_utilization(folder, found)
+            progress.say(f"During the run: {found}.")
 
 
 def _say_replicas(engine: Engine, space: SearchSpace, progress: Progress) -> None:
