@@ -295,7 +295,8 @@ class Prober:
             raise InputError(
                 f"It fails at a batch size of {at}, and not for lack of memory:\n{end.message}"
             )
-        outcome, message, highest = end.outcome, end.message, end.highest_bytes
+        outcome: Outcome = end.outcome
+        message, highest = end.message, end.highest_bytes
         if end.cleared_up and len(sizes) > 1:
             # It may have been what smaller sizes left behind that was cleared up.
             alone = self.run([written.peaks[-1].size])
