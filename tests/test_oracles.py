@@ -17,8 +17,10 @@ from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.oracles import ORACLES, Premises, Prices, Proposal, Told, make_settings
 
 WHOLE = [name for name in ORACLES.names() if not ORACLES.load(name).Settings.in_parts]
-"""Those that propose whole trainings alone; tests/test_trunks.py has the others."""
+"""Those that propose whole trainings alone; test_trunks.py and test_hyperband.py have others."""
 EACH = pytest.mark.parametrize("name", WHOLE)
+MODELS = ("bayesian", "tpe")
+"""Those that learn from the scores."""
 ONE_NUMBER: dict[str, Any] = {
     "batch_size": [32],
     "warmup_fraction": 0.0,
@@ -161,10 +163,11 @@ def test_many_equally_bad_scores_do_not_end_a_search(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("direction", ["min", "max"])
-def test_the_bayesian_oracle_moves_towards_the_better_scores(direction):
+def test_an_oracle_with_a_model_moves_towards_the_better_scores(name, direction):
     space = make_space(**ONE_NUMBER)
-    asked = Asked("bayesian", space, direction=direction, initial_trials=6)
+    asked = Asked(name, space, direction=direction, initial_trials=6)
     sign = 1.0 if direction == "min" else -1.0
     distances = []
     for _ in range(12):
@@ -247,10 +250,11 @@ def test_the_bayesian_oracle_stays_away_from_what_diverged():
     assert sum(rate > 0.2 for rate in rates[8:]) <= 1
 
 
-def test_what_was_tried_instead_is_what_is_learned_from():
+@pytest.mark.parametrize("name", MODELS)
+def test_what_was_tried_instead_is_what_is_learned_from(name):
     """The mirrored values are tried, and 0.9 is best: its own proposals would point to 0.0011."""
     space = make_space(**ONE_NUMBER)
-    asked = Asked("bayesian", space, initial_trials=16)
+    asked = Asked(name, space, initial_trials=16)
     for _ in range(16):
         values = asked.propose()
         assert values is not None

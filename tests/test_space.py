@@ -432,8 +432,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no description": ({"description": None}, "description: "),
     "no trials": ({"max_trials": 0}, r"max_trials: .*Received: 0"),
     "unknown oracle": (
-        {"oracle": {"name": "hyperband"}},
-        r"oracle: Unknown oracle `hyperband`\..* Available: bayesian, grid, random, sobol, ",
+        {"oracle": {"name": "annealing"}},
+        r"oracle: Unknown oracle `annealing`\..* Available: bayesian, grid, hyperband, random, ",
     ),
     "no seeds": ({"confirmation": {"seeds": -1}}, r"confirmation\.seeds: .*Received: -1"),
     "no goal": ({"confirmation": {"goal": "speed"}}, r"confirmation\.goal: .*Received: 'speed'"),

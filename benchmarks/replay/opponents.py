@@ -8,24 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from replay.plan import OCTAVES, TablePlan
 from replay.simulate import Cell
 from tfbatch.metric_direction import Direction
-from tfbatch.oracles import (
-    BATCH_SIZE,
-    KerasTunerOracle,
-    Part,
-    Proposal,
-    Told,
-)
-
-if TYPE_CHECKING:
-    import keras_tuner
+from tfbatch.oracles import BATCH_SIZE, Part, Proposal, Told
 
 
 def grid(plan: TablePlan) -> list[Cell]:
@@ -215,66 +205,3 @@ class OptunaOracle:
 
         asked, _ = self._open.pop(trial)
         self._study.tell(asked, state=optuna.trial.TrialState.FAIL)
-
-
-class Hyperband(KerasTunerOracle):
-    """KerasTuner's Hyperband; a trial of a later round goes on from its trial of the round before.
-
-    Args:
-        plan: Of the table.
-        hyperparameters: The space.
-        direction: Whether a good score is small.
-        seed: Positive.
-        factor: Of its rounds.
-    """
-
-    def __init__(
-        self,
-        plan: TablePlan,
-        hyperparameters: keras_tuner.HyperParameters,
-        *,
-        direction: Direction,
-        seed: int,
-        factor: int = 3,
-    ):
-        import keras_tuner
-
-        class Unlimited(keras_tuner.oracles.HyperbandOracle):  # type: ignore[misc]
-            def __init__(self, max_trials: None = None, **arguments: object):
-                super().__init__(**arguments)
-
-        self._plan = plan
-        self._failed: set[str] = set()
-        self._name_of: dict[str, str] = {}
-        super().__init__(
-            Unlimited,
-            hyperparameters,
-            direction=direction,
-            seed=seed,
-            max_epochs=plan.total_examples // plan.epoch_examples,
-            hyperband_iterations=10,
-            factor=factor,
-        )
-
-    def propose(self, trial: str, *, known: Proposal | None, bound: float) -> Proposal | None:
-        """See Oracle."""
-        proposal = super().propose(trial, known=known, bound=bound)
-        if proposal is None:
-            return None
-        created = self._open[trial]
-        self._name_of[created.trial_id] = trial
-        values: Mapping[str, Any] = created.hyperparameters.values
-        end = int(values["tuner/epochs"]) * self._plan.epoch_examples
-        parent = self._name_of.get(values.get("tuner/trial_id", ""))
-        # One that diverged can be promoted where all did: it is trained anew, and diverges anew.
-        part = Part(
-            to_examples=None if end >= self._plan.total_examples else end,
-            parent=None if parent in self._failed else parent,
-        )
-        return dataclasses.replace(proposal, part=None if part == Part() else part)
-
-    def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
-        """See Oracle."""
-        if not told.completed:
-            self._failed.add(trial)
-        super().tell(trial, proposal, told)

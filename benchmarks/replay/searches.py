@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from replay.opponents import Hyperband, IEpoch, OptunaOracle, RandomSearch, values_of
+from replay.opponents import IEpoch, OptunaOracle, RandomSearch, values_of
 from replay.plan import TablePlan
 from replay.simulate import Cell, Engine
 from replay.table import Metric, Table
 from tfbatch.metric_direction import Direction
-from tfbatch.oracles import Oracle, Premises, Prices, Setting, make_settings
+from tfbatch.oracles import BATCH_SIZE, Oracle, Premises, Prices, Setting, make_settings
 from tfbatch.oracles._oracle import Values
 from tfbatch.request.search_config import Space
 from tfbatch.schema import Named
@@ -183,9 +183,18 @@ def optuna_search(*, halving: bool, reduction: int = 3) -> Make:
 
 
 def hyperband(task: Task) -> Oracle:
-    """KerasTuner's, with its own factor."""
-    return Hyperband(
-        task.table.plan, task.hyperparameters(), direction=task.direction, seed=task.seed
+    """KerasTuner's, with its own factor, and rounds of whole epochs."""
+    from tfbatch.oracles._hyperband import HyperbandInParts
+
+    plan = task.table.plan
+    return HyperbandInParts(
+        task.hyperparameters(),
+        direction=task.direction,
+        seed=task.seed,
+        total_examples=plan.total_examples,
+        units=plan.total_examples // plan.epoch_examples,
+        factor=3,
+        batch_size_of=lambda values: int(values[BATCH_SIZE]),
     )
 
 
@@ -202,6 +211,8 @@ SEARCHES: Mapping[str, Callable[..., Make]] = {
     "optuna_tpe": lambda: optuna_search(halving=False),
     "optuna_tpe_asha": lambda **given: optuna_search(halving=True, **given),
     "bayesian": lambda **given: ours("bayesian", **given),
+    "tpe": lambda **given: ours("tpe", **given),
+    "hyperband": lambda **given: ours("hyperband", **given),
     "trunks": lambda **given: ours("trunks", **given),
 } | {
     f"{k}_epoch": lambda k=k, candidates=42, finalists=3: i_epoch(

@@ -278,13 +278,13 @@ class OracleSettings(Strict):
 
 
 class InterchangeableSettings(OracleSettings):
-    """The parameters of `bayesian`, `random` and `grid`.
+    """The parameters of `bayesian`, `tpe`, `random` and `grid`.
 
     Each takes those of the others, so that one name can be put for another in a YAML. All of them
     belong to what identifies a run.
 
     Attributes:
-        initial_trials: Of `bayesian`: trials before its first model of the space.
+        initial_trials: Of `bayesian` and `tpe`: trials before their first model of the space.
         values_of_range: Of `grid`: how many values of a range are tried, both ends among them.
     """
 

@@ -35,6 +35,6 @@ def spread_points(
         values: dict[str, Any] = {}
         for hyperparameter, place in zip(space, row, strict=True):
             if all(c.is_active(values) for c in hyperparameter.conditions):
-                values[hyperparameter.name] = hyperparameter.prob_to_value(place)
+                values[hyperparameter.name] = hyperparameter.prob_to_value(float(place))
         points.setdefault(tuple(values.items()), values)  # a space of a few choices has fewer
     return list(points.values())

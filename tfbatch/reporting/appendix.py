@@ -475,7 +475,11 @@ _SCHEDULES = {
 _ORACLES = {
     "bayesian": "Snoek et al. 2012, Practical Bayesian optimization of machine learning "
     "algorithms, arXiv 1206.2944",
+    "hyperband": "Li et al. 2018, Hyperband: A novel bandit-based approach to hyperparameter "
+    "optimization, arXiv 1603.06560",
     "random": "Bergstra & Bengio 2012, Random search for hyper-parameter optimization, JMLR 13",
+    "tpe": "Bergstra et al. 2011, Algorithms for hyper-parameter optimization, NeurIPS 24; "
+    "Watanabe 2023, Tree-structured Parzen estimator, arXiv 2304.11127",
 }
 
 
