@@ -14,7 +14,7 @@ import pytest
 from tests.court_fixtures import SimulatedCourt
 from tfbatch import claims as court
 from tfbatch.claims import __main__ as command
-from tfbatch.claims import _request, alignment, throughput
+from tfbatch.claims import _page, _request, alignment, throughput
 from tfbatch.claims._claim import Claim, Criterion, Evidence
 from tfbatch.claims._preset import PRESETS
 from tfbatch.claims._request import chosen_claims
@@ -52,6 +52,18 @@ def test_the_list_names_every_claim_and_card():
     assert all(claim.name in text for claim in court.claims())
     assert all(f"\n  {card.CARD} " in text for card in court.cards())
     assert f"{len(court.claims())} claims" in text
+
+
+def test_every_claim_has_its_cards_and_every_question_and_contradiction_its_claims():
+    """Nothing in the list is not tried yet, and no row of the page names what there is not."""
+    untried = [claim.number for claim in court.claims() if not court.can_be_tried(claim)]
+    rows = [names for _, names in _page._QUESTIONS]
+    rows += [names for one, other, _ in _page._CONTRADICTIONS for names in (one, other)]
+
+    assert untried == []
+    assert all(rows)
+    for names in rows:
+        assert [court.find_claim(name).name for name in names] == list(names)
 
 
 def test_listing_the_claims_imports_no_tensorflow():
