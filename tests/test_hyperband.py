@@ -17,6 +17,7 @@ from tfbatch.trial.trials import Trials
 
 TOTAL = 9000
 SIZES = (16, 32, 64, 128)
+RATES = [0.01 * n for n in range(1, 21)]
 
 
 class Rounds:
@@ -123,12 +124,13 @@ def test_a_large_score_may_be_good():
         ({"factor": 2, "smallest_share": 0.25}, [2250, 4500, None]),
         ({"factor": 3, "smallest_share": 1 / 9}, [1000, 3000, None]),
         ({"factor": 5, "smallest_share": 1 / 125}, [72, 360, 1800, None]),
+        ({"factor": 3, "smallest_share": 1 / 243}, [37, 111, 333, 1000, 3000, None]),
         ({"factor": 4, "smallest_share": 0.9}, [None]),
     ],
 )
 def test_rounds_are_as_many_as_the_smallest_share_allows(given, ends):
     asked = Rounds(sizes=None, **given)
-    bracket = {1: 3, 3: 20, 4: 200}[len(ends)]
+    bracket = {1: 3, 3: 20, 4: 200, 6: 400}[len(ends)]
     asked.run(bracket)
     found = dict.fromkeys(end for _, end in asked.lengths())
     assert list(found)[: len(ends)] == ends
@@ -205,7 +207,7 @@ def test_the_last_training_of_a_bracket_is_repeated_if_it_teaches_nothing():
 
 
 def test_a_search_that_was_stopped_anywhere_proposes_the_same():
-    """With trials that diverge, that teach nothing, and a bound from the sixth on."""
+    """With a bound from the sixth on, and failures that are told again without a training."""
 
     def session(asked, *, known, count):
         for number in range(count):
@@ -214,24 +216,25 @@ def test_a_search_that_was_stopped_anywhere_proposes_the_same():
             if number % 7 == 4:
                 asked.oracle.forget(name)
             else:
-                asked.train(name, fails=lambda values: values["rate"] > 0.3)
+                asked.train(name, fails=lambda values: values["rate"] > 0.002)
 
     whole = Rounds()
-    session(whole, known=(), count=40)
+    session(whole, known=(), count=48)
     proposals = list(whole.journal.values())
-    for place in (1, 4, 5, 9, 12, 13, 20, 33):
+    for place in (1, 4, 5, 9, 13, 20, 33, 44):
         again = Rounds()
-        session(again, known=proposals[:place], count=40)
+        session(again, known=proposals[:place], count=48)
         assert list(again.journal.values()) == proposals
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", [1, 2, 4])
 def test_asking_in_vain_changes_nothing_that_follows(seed):
-    """KerasTuner draws random numbers for it, which may find the last configuration there is."""
+    """KerasTuner draws random numbers for it, which may find a configuration that is left."""
 
-    def session(asked, *, vain):
-        """Of 12 configurations two workers have all."""
-        running = []
+    def session(*, vain):
+        """Two workers, as long as one finds something."""
+        asked, running = Rounds(seed=seed, rates=RATES[:7]), []
+        asked.oracle._oracle._max_collisions = 20  # so that some of the 28 are left
         while True:
             name = asked.propose()
             if name:
@@ -243,14 +246,21 @@ def test_asking_in_vain_changes_nothing_that_follows(seed):
             elif name is None:
                 return list(asked.journal.values())
 
-    small = {"rates": (0.1, 0.2, 0.3), "sizes": SIZES}
-    few, many = (session(Rounds(seed=seed, **small), vain=vain) for vain in (0, 3))
-    assert few == many
+    assert session(vain=0) == session(vain=3)
 
 
-def test_a_space_of_few_configurations_ends_with_whole_trainings():
+def test_every_configuration_of_a_space_is_begun():
+    asked = Rounds(seed=2, rates=RATES[:7])
+    asked.run(200)
+    begun = {str(p.values) for p in asked.journal.values()}
+    assert len(begun) == 7 * len(SIZES)
+    assert asked.propose() is None
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_a_space_of_few_configurations_ends_with_whole_trainings(direction):
     """A bracket of nine begins with the four that there are; KerasTuner's would wait for five."""
-    asked = Rounds(rates=(0.1, 0.2), sizes=(16, 32))
+    asked = Rounds(rates=(0.1, 0.2), sizes=(16, 32), direction=direction)
     count = asked.run(50)
     begun = [p.values for p in asked.journal.values() if not (p.part and p.part.parent)]
 
@@ -302,9 +312,6 @@ def test_several_workers_train_nothing_twice_and_wait_for_no_one(workers):
     made = [str((p.values, p.part and p.part.to_examples)) for p in asked.journal.values()]
     assert len(made) == len(set(made))
     assert asked.lengths().count((True, None)) >= 3
-
-
-RATES = [0.01 * n for n in range(1, 21)]
 
 
 def test_a_search_by_hyperband_that_was_stopped_anywhere_has_the_same_journal(tmp_path):

@@ -58,7 +58,7 @@ class Settings(OracleSettings):
             setting = premises.setting(values)
             return setting.batch_size if setting else int(values.get(BATCH_SIZE, 1))
 
-        # Without the addend a logarithm such as that of 125 to the base of 5 can be too small.
+        # The logarithm of 243 to the base of 3 is 4.999999999999999.
         rounds = math.floor(-math.log(self.smallest_share, self.factor) + _ROUNDING)
         return HyperbandInParts(
             hyperparameters,
