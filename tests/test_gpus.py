@@ -215,7 +215,7 @@ def test_memory_that_other_processes_hold_is_told_and_a_display_is_not():
 
 @pytest.mark.parametrize("old", [False, True], ids=["driver", "driver before 510"])
 def test_what_the_driver_reserves_is_no_other_process(old):
-    """Half a gigabyte of an idle H100, which the first version of the question counts as used."""
+    """The first version of the question counts it as used; here 600 MB, more than is noticed."""
     library = Library(gpu(reserved=600_000_000, held=10**8), old=old)
     (found,) = read_gpus(library, environment={}).gpus
 

@@ -200,7 +200,7 @@ class HeldData:
                 "train",
                 True,
                 False,
-                batch_size,
+                repeated=batch_size,
             )
             stream = tf.data.Dataset.from_tensors(chosen).repeat(executions)
             # Its length is then unknown: Keras would take it for the number of batches.

@@ -90,8 +90,8 @@ class Gpu:
         memory_bytes: All of its memory.
         free_bytes: What no process held when it was asked.
         uuid: Its identity, as CUDA_VISIBLE_DEVICES takes it.
-        reserved_bytes: What the driver keeps for itself, half a gigabyte on an H100; 0 where the
-            driver does not tell it from what processes hold.
+        reserved_bytes: What the driver keeps for itself; 0 where it does not tell that from what
+            processes hold.
     """
 
     name: str
