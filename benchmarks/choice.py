@@ -11,7 +11,7 @@ Result: with equal noise among four the baseline is kept in 98 % of races of equ
 with 10, and the reported mean is off by less than 0.1 deviations. An equal one twice as fast is
 recommended in 12, 41 and 76 % with 5, 10 and 20 seeds; with 3 or 5 it is so, or named with a
 number of seeds, in 93 % (95 were promised). With deviations from 1 to 4 "better" is wrong in up
-to 2.9 %, and more is missed.
+to 3.4 %, and more is missed.
 Evidence: benchmarks/results/choice.md
 """
 
