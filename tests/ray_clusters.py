@@ -39,9 +39,13 @@ def ray_cluster(*cpus):
             cluster.shutdown()
 
 
-def add_node(cluster, cpus):
-    """A further node that lends so many cores."""
-    return _started(lambda: cluster.add_node(num_cpus=cpus, object_store_memory=STORE, wait=False))
+def add_node(cluster, cpus, **environment):
+    """A further node that lends so many cores, with these variables in all of its processes."""
+    return _started(
+        lambda: cluster.add_node(
+            num_cpus=cpus, object_store_memory=STORE, wait=False, env_vars=environment
+        )
+    )
 
 
 def _started(start):

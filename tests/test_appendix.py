@@ -20,7 +20,10 @@ from tfbatch.reporting.appendix import (
     escaped,
     write_appendix,
 )
+from tfbatch.reporting.page import run_sections
 from tfbatch.reporting.recorded import read_recorded
+from tfbatch.run_folder.cluster_nodes import ClusterNode, write_nodes
+from tfbatch.run_folder.fingerprint import write_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,23 @@ def test_a_grid_of_batch_sizes_is_no_interval(run):
 
     assert rows["batch size"] == "powers of two from 8 to 1024"
     assert rows["base learning rate"] == "0.001 to 0.1 (linear)"
+
+
+def test_of_a_cluster_appendix_and_report_tell_who_trained_from_who_directed(tmp_path):
+    RUNS["complete"](tmp_path)
+    write_fingerprint(tmp_path, [])
+    nodes = [ClusterNode(f"10.0.0.{n}", "Xeon, 4 threads", 4) for n in range(1, 7)]
+    write_nodes(tmp_path, "Xeon, 4 threads", nodes)
+    run = read_recorded(tmp_path)
+    text, page = appendix_of(run).markdown(), dict(run_sections(run, level=2)[-1].rows)
+
+    named = "6 nodes: 10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4 and 2 more"
+    assert f"{named}: 4 workers on Xeon, 4 threads." in text
+    assert "Hardware that directed: " in text
+    assert page[named] == "4 workers on Xeon, 4 threads"
+    assert page["step times and verification"] == "on Xeon, 4 threads alone"
+    assert page["hardware that directed"] == run.machine.hardware
+    assert "hardware" not in page
 
 
 def test_a_run_without_an_answer_says_why(tmp_path):

@@ -6,16 +6,22 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import signal
 import types
 from concurrent.futures import Future
+from typing import NamedTuple
 
+import keras
 import pytest
 from processes import HANG_SECONDS, WarmProcess, wait_until
 from ray_clusters import add_node, ray_cluster
 from search_fixtures import BASELINE, LOSS, NUM_EXAMPLES, TOTAL_EXAMPLES, open_folder, outcome
 
 from tfbatch.errors import InputError, SearchError, StoppedError
+from tfbatch.finder import find_batch_size
+from tfbatch.process.gpus import CudaBuild, Gpu, GpuMachine
+from tfbatch.reporting.recorded import _machine
 from tfbatch.request.execution import Execution
 from tfbatch.run_folder.files import CLUSTER
 from tfbatch.run_folder.fingerprint import software
@@ -26,8 +32,14 @@ from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.search.worker_engine import WorkerEngine
 from tfbatch.training import node_check
 from tfbatch.training.context import Job, describe_devices
-from tfbatch.training.devices import Devices, Place, claim_devices, workers_on_a_gpu
-from tfbatch.training.node_check import NodeCheck, check_node
+from tfbatch.training.devices import (
+    Devices,
+    Place,
+    claim_devices,
+    gpu_settings,
+    workers_on_a_gpu,
+)
+from tfbatch.training.node_check import CheckedNode, NodeCheck, check_node, describe_gpus
 from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import TrialSpec
 from tfbatch.workers import ProcessEndedError
@@ -37,7 +49,16 @@ from tfbatch.workers.ray_slot import Greeting, Node
 OLD = Node("old", "10.0.0.1", 2, 0)
 NEW = Node("new", "10.0.0.2", 16, 3)
 LATE = Node("late", "10.0.0.3", 4, 2)
-KINDS = {"old": "CPU", "new": "NVIDIA H100", "late": "NVIDIA H100"}
+KINDS = {"old": "CPU"}
+NO_GPU = GpuMachine()
+RELEASED = CudaBuild("12.5.1", "9", ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90"))
+"""As TensorFlow 2.21 says of itself."""
+
+
+def gpus_of(*uuids, name="NVIDIA H100", capability=(9, 0)):
+    """What a node's driver names."""
+    found = (Gpu(name, capability, 85 * 10**9, 85 * 10**9, uuid) for uuid in uuids)
+    return GpuMachine(tuple(found), "550.54.15", "12.4")
 
 
 @pytest.mark.parametrize("address", ["", "head", "head:", ":80", "head:port", "h:0", "ray://h:1"])
@@ -98,9 +119,10 @@ def test_a_node_takes_the_shared_data_or_prepares_its_own(node_context, tmp_path
     context, calls = node_context
     expected = NodeCheck("data", "model", BASELINE, tmp_path, None, tmp_path / "run")
 
-    assert check_node(context, tmp_path, expected) == tmp_path
+    assert check_node(context, tmp_path, expected, NO_GPU) == CheckedNode(tmp_path)
     assert calls == []
-    assert check_node(context, tmp_path / "absent", expected) == tmp_path / "own"
+    found = check_node(context, tmp_path / "absent", expected, NO_GPU)
+    assert found == CheckedNode(tmp_path / "own")
     assert calls == [(tmp_path, None, tmp_path / "run")]
 
 
@@ -109,7 +131,23 @@ def test_a_node_with_other_data_or_another_model_is_refused(data, model, node_co
     context, _ = node_context
     expected = NodeCheck(data, model, BASELINE, None, None, tmp_path)
     with pytest.raises(InputError, match=r"differs? from the search's|is not the search's"):
-        check_node(context, tmp_path, expected)
+        check_node(context, tmp_path, expected, NO_GPU)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_a_node_with_gpus_says_what_its_model_is_trained_with(jit_compile):
+    built = []
+    workload = types.SimpleNamespace(
+        jit_compile=jit_compile, build=lambda *_, **options: built.append(options)
+    )
+    context = types.SimpleNamespace(programs=types.SimpleNamespace(workload=workload))
+
+    assert describe_gpus(context, NO_GPU, BASELINE) is None  # type: ignore[arg-type]
+    assert built == []
+    found = describe_gpus(context, gpus_of("GPU-a"), BASELINE)  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.machine, found.jit_compile) == (gpus_of("GPU-a"), jit_compile)
+    assert built[0]["arguments"] == BASELINE.model
 
 
 class World:
@@ -123,6 +161,7 @@ class World:
         self.slots: list[FarSlot] = []
         self.instant = False
         self.busy: set[str] = set()
+        self.gpus: dict[str, list[GpuMachine]] = {}
 
     def seat(self, node, *, cpus, gpus):
         return FarSeat(self, node, cpus, gpus)
@@ -139,12 +178,17 @@ class FarSeat:
         self.world, self.node, self.cpus, self.gpus = world, node, cpus, gpus
         self.lost = False
 
-    def ask(self, method, read, write):
+    def ask(self, method, *arguments):
+        of_node = self.world.gpus.get(self.node.name, [])
+        gpus = of_node.pop(0) if of_node else NO_GPU  # each actor sees its own
+        if method == "gpus":
+            return done(gpus)
         assert method == "greet"
+        read, write = arguments
         write.write_text(read.read_text())
         if self.node.name in self.world.busy:  # Ray cannot place the actor
             return Future()
-        greeting = Greeting(read.read_text(), software(), "Xeon")
+        greeting = Greeting(read.read_text(), software(), "Xeon", gpus)
         more = self.world.greetings.get(self.node.name, {})
         return done(dataclasses.replace(greeting, **more))
 
@@ -165,13 +209,17 @@ class FarSlot:
     def submit(self, task, *arguments):
         world, node = self.seat.world, self.seat.node.name
         if task is describe_devices:
-            kind = KINDS[node]
+            kind = KINDS.get(node, "NVIDIA H100")
             self.future = done(Devices(kind, (), self.workers, 1, 2))
             if node in world.cannot_start:
                 self.future = done(ProcessEndedError("killed", "no", starting=True))
         elif arguments[1] is check_node:
             failure = world.refused.get(node)
-            self.future = done(InputError(failure) if failure else arguments[2])
+            settings = gpu_settings(arguments[4], jit_compile=True)
+            found = CheckedNode(arguments[2], settings)
+            self.future = done(InputError(failure) if failure else found)
+        elif arguments[1] is describe_gpus:
+            self.future = done(gpu_settings(arguments[2], jit_compile=True))
         elif arguments[1] is run_spec:
             self.spec, self.future = arguments[2], Future()
             if world.instant:
@@ -220,6 +268,7 @@ def world(monkeypatch):
     monkeypatch.setattr(cluster, "Seat", made.seat)
     monkeypatch.setattr(cluster, "RaySlot", FarSlot)
     monkeypatch.setattr(cluster, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "cuda_build", lambda: RELEASED)
     return made
 
 
@@ -278,6 +327,90 @@ def test_the_search_is_everywhere_and_what_is_compared_on_one_kind(world, open_c
     assert shares == [(1.0, 0.0)] * 2 + [(5.0, 1.0)] * 3
 
 
+def test_each_node_is_recorded_with_all_of_its_gpus_and_what_its_trainings_run_with(
+    world, open_cluster, tmp_path
+):
+    world.living.append(LATE)
+    world.gpus["new"] = [gpus_of("GPU-a"), gpus_of("GPU-b"), gpus_of("GPU-c")]
+    world.gpus["late"] = [gpus_of("GPU-d"), gpus_of("GPU-d")]  # two workers see one GPU
+    engine, _ = open_cluster()
+    admit(engine)
+
+    cpu, new, late = json.loads((tmp_path / CLUSTER).read_text())["nodes"]
+    assert set(cpu) == {"address", "kind", "workers"}, "nothing more without a GPU"
+    assert [one["compute_capability"] for one in new["gpus"]] == ["9.0"] * 3
+    assert len(late["gpus"]) == 1
+    expected = {"driver": "550.54.15", "cuda_of_driver": "12.4", "xla": True, "allocator": "BFC"}
+    assert expected.items() <= new["gpu_software"].items()
+    assert {"cuda", "cudnn", "memory_growth", "tensor_float_32"} <= set(new["gpu_software"])
+    assert any("10.0.0.2: NVIDIA H100 (compute" in said for said in open_cluster.said)
+
+
+def test_the_report_has_each_kind_of_node_in_a_row_and_the_one_that_verifies(
+    world, open_cluster, tmp_path
+):
+    world.living += [dataclasses.replace(LATE, name=f"n{n}", address=f"10.0.1.{n}") for n in "12"]
+    world.gpus |= {f"n{n}": [gpus_of(f"GPU-{n}a"), gpus_of(f"GPU-{n}b")] for n in "12"}
+    engine, _ = open_cluster()
+    admit(engine)
+
+    rows = dict(_machine(tmp_path).nodes)
+    assert rows["node 10.0.0.1"] == "2 workers on Xeon, 2 threads"
+    alike = rows["2 nodes: 10.0.1.1, 10.0.1.2"]
+    assert alike.startswith(
+        "2 workers on NVIDIA H100, 2 x NVIDIA H100 (compute capability 9.0, 85 GB), driver 550.54"
+    )
+    assert "allocator BFC" in alike
+    assert rows["step times and verification"] == "on NVIDIA H100 alone"
+
+
+def test_a_node_that_has_died_stays_recorded(world, open_cluster, tmp_path):
+    engine, _ = open_cluster()
+    admit(engine)
+    world.kill(OLD)
+    engine.can_start("search")
+    written = json.loads((tmp_path / CLUSTER).read_text())
+    assert [one["address"] for one in written["nodes"]] == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_a_node_whose_gpus_there_is_no_code_for_is_named_with_the_remedy_and_starts_nothing(
+    world, open_cluster, tmp_path
+):
+    world.gpus["new"] = [gpus_of("GPU-a", name="GTX 980", capability=(5, 2))]
+    engine, processes = open_cluster()
+    admit(engine)
+
+    assert nodes_of(processes, "search") == nodes_of(processes, "measured") == ["old", "old"]
+    assert all(slot.future is None for slot in processes.slots if slot.seat.node is NEW)
+    (said,) = [said for said in open_cluster.said if "10.0.0.2" in said]
+    assert said.startswith("Node 10.0.0.2 is not used: This TensorFlow has no code for GTX 980")
+    assert "Install a TensorFlow that has it" in said
+    assert "`CUDA_VISIBLE_DEVICES=-1 ray start --num-gpus=0`" in said
+    assert "GTX" not in (tmp_path / CLUSTER).read_text()
+
+
+def test_a_worker_whose_own_gpu_there_is_no_code_for_gets_no_trial(world, open_cluster, tmp_path):
+    unlike = gpus_of("GPU-b", name="GTX 980", capability=(5, 2))
+    world.gpus["new"] = [gpus_of("GPU-a"), unlike, gpus_of("GPU-c")]
+    engine, processes = open_cluster()
+    admit(engine)
+
+    assert list(processes.open_to("measured")) == [2, 4]
+    said = [said for said in open_cluster.said if "GTX 980" in said]
+    assert [one.startswith("A worker of node 10.0.0.2 is not used: ") for one in said] == [True]
+    assert "GTX" not in (tmp_path / CLUSTER).read_text()
+
+
+def test_gpus_that_tensorflow_does_not_see_are_told_of_their_node(world, open_cluster):
+    world.gpus["old"] = [gpus_of("GPU-a")]
+    engine, _ = open_cluster()
+    admit(engine)
+    assert any(
+        said.startswith("Node 10.0.0.1: TensorFlow does not see the GPU")
+        for said in open_cluster.said
+    )
+
+
 def test_a_run_that_is_continued_verifies_on_the_kind_that_it_has_verified_on(
     world, open_cluster, tmp_path
 ):
@@ -317,6 +450,8 @@ def test_a_late_node_is_used_while_a_trial_runs(world, open_cluster):
     assert engine.wait() == [], "it returns though no trial has ended"
     assert engine.can_start("search")
     assert not engine.can_start("confirmation"), "another kind"
+    told = [s for s in open_cluster.said if "step times: on Xeon, 2 threads alone" in s]
+    assert len(told) == 1, "kinds differ since the second node came"
     engine.start(spec_of("search-0003"))
     assert [slot.seat.node.name for slot in processes.slots if slot.spec] == ["old", "old", "late"]
 
@@ -603,3 +738,138 @@ def test_without_a_cluster_the_command_says_how_to_start_one(tune, tmp_path):
         out, err = process.communicate()
     assert process.returncode == 2, out + err
     assert "`ray start --head`" in " ".join((out + err).split())
+
+
+STAND_IN = """
+class NVMLError(Exception):
+    pass
+
+class _Memory:
+    total = free = 85 * 10**9
+    reserved = 0
+
+nvmlMemory_v2 = 0
+nvmlInit = nvmlShutdown = lambda: None
+nvmlSystemGetDriverVersion = lambda: "550.54.15"
+nvmlSystemGetCudaDriverVersion = lambda: 12040
+nvmlDeviceGetCount = lambda: 1
+nvmlDeviceGetHandleByIndex = lambda index: index
+nvmlDeviceGetName = lambda handle: "{name}"
+nvmlDeviceGetUUID = lambda handle: "GPU-stand-in"
+nvmlDeviceGetCudaComputeCapability = lambda handle: {capability}
+nvmlDeviceGetMemoryInfo = lambda handle, version=None: _Memory
+"""
+"""A module `pynvml` for the processes of one node: a driver that names a GPU."""
+
+
+@pytest.fixture
+def node_with_gpu(tmp_path):
+    """Starts a node whose driver names a GPU, which TensorFlow does not see there."""
+
+    def start(cluster, cpus, name, capability):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "pynvml.py").write_text(STAND_IN.format(name=name, capability=capability))
+        paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+        return add_node(
+            cluster,
+            cpus,
+            PYTHONPATH=os.pathsep.join(filter(None, paths)),
+            CUDA_VISIBLE_DEVICES="GPU-stand-in",
+            NODE_OF_A_TEST=name,
+        )
+
+    return start
+
+
+PHASES = ("baseline", "search", "confirmation")
+
+
+class Placed(NamedTuple):
+    """A task of a search, with the phase and the name of a trial, and the node."""
+
+    task: str
+    phase: str
+    trial: str
+    node: str
+
+
+@pytest.fixture
+def placed(monkeypatch):
+    """Where the tasks of a search are placed, which begins when a second node takes trials."""
+    found: list[Placed] = []
+    submit, admit = ClusterProcesses.submit, ClusterProcesses.admit
+
+    def submitted(processes, slot, records, task, *arguments, **options):
+        spec = arguments[0] if task is run_spec else None
+        phase, trial = (spec.phase, spec.trial) if spec else ("", "")
+        found.append(Placed(task.__name__, phase, trial, slot.seat.node.name))
+        submit(processes, slot, records, task, *arguments, **options)
+
+    def admitted(processes, *arguments):
+        admit(processes, *arguments)
+        wait_until(lambda: len(set(nodes_of(processes, "search"))) >= 2)
+
+    monkeypatch.setattr(ClusterProcesses, "submit", submitted)
+    monkeypatch.setattr(ClusterProcesses, "admit", admitted)
+    return found
+
+
+def marking(folder):
+    """Callbacks that note in a file of each node every training there."""
+
+    class Mark(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            with (folder / os.environ.get("NODE_OF_A_TEST", "head")).open("a") as file:
+                file.write("x")
+
+    return lambda: [Mark()]
+
+
+@pytest.mark.slow
+def test_a_node_of_another_kind_takes_trials_of_the_search_alone_and_one_without_code_none(
+    node_with_gpu, placed, tmp_path, monkeypatch, capsys
+):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("the kinds of nodes on one machine are numbers of its cores")
+    monkeypatch.setattr(cluster, "cuda_build", lambda: RELEASED)
+    monkeypatch.setattr(cluster, "_GREETING_SECONDS", HANG_SECONDS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # kinds of CPUs, also where there is a GPU
+    marks, run_dir = tmp_path / "marks", tmp_path / "run"
+    marks.mkdir()
+    with ray_cluster(1) as nodes:
+        other = nodes.head_node.node_id
+        verifying = node_with_gpu(nodes, 2, "NVIDIA H100", (9, 0)).node_id
+        node_with_gpu(nodes, 1, "GTX 980", (5, 2))
+        nodes.wait_for_nodes(HANG_SECONDS)
+        result = find_batch_size(
+            *("mlp", "digits"),
+            search="trunks",  # it measures prices too
+            batch_sizes=[32, 64],
+            trial_length="256 examples",
+            max_trials=4,
+            verification_seeds=2,
+            callbacks=marking(marks),
+            cluster=nodes.address,
+            run_dir=run_dir,
+        )
+    printed = " ".join(capsys.readouterr().out.split())
+    by_phase = {phase: {one.node for one in placed if one.phase == phase} for phase in PHASES}
+    assert other in by_phase.pop("search"), "trials of the search are on every node"
+    assert by_phase == {"baseline": {verifying}, "confirmation": {verifying}}
+    tasks = {one.task: one.node for one in placed if not one.phase}
+    assert {"measure_prices", "evaluate_weights", "save_model"} <= set(tasks)
+    assert set(tasks.values()) == {verifying}
+    assert re.search(r"Verification and step times: on [^.]*, 2 threads alone\.", printed)
+    assert "is not used: This TensorFlow has no code for GTX 980" in printed
+
+    trials = [one.trial for one in placed if one.trial]
+    assert sorted(row["trial"] for row in rows_of(run_dir)) == sorted(trials), "each once"
+    assert len(set(trials)) == len(trials)
+    trained = {path.name: len(path.read_text()) for path in marks.iterdir()}
+    on_other = sum(one.node == other for one in placed if one.trial)
+    assert trained == {"head": on_other, "NVIDIA H100": len(trials) - on_other}
+    assert result.batch_size in (32, 64)
+    rows = [words for _, words in _machine(run_dir).nodes]
+    assert any("2 threads, 1 x NVIDIA H100 (compute capability 9.0, 85 GB)" in one for one in rows)
+    assert not any("GTX" in one for one in rows)

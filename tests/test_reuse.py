@@ -11,6 +11,7 @@ from test_answer import RUNS
 import tfbatch.tune
 from tfbatch.answer.stored import answer_of
 from tfbatch.errors import InputError
+from tfbatch.run_folder.cluster_nodes import ClusterNode, write_nodes
 from tfbatch.run_folder.reuse import ASSUMED, take_trials
 
 
@@ -38,6 +39,17 @@ def test_the_trials_are_taken_and_the_times_stay_behind(source, tmp_path):
     assert "as they were scored on a GPU" in said
     assert ASSUMED in said
     assert json.loads((here / "reused.json").read_text())["said"] == said
+
+
+def test_of_a_cluster_the_kinds_of_its_nodes_are_named(source, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(source, run)
+    nodes = [ClusterNode(f"10.0.0.{n}", kind, 1) for n, kind in enumerate(("A", "B", "A"))]
+    write_nodes(run, "A", nodes)
+
+    assert "as they were scored on A, B. " in take_trials(run, tmp_path / "here")
+    content = json.loads((tmp_path / "here" / "reused.json").read_text())
+    assert [one["kind"] for one in content["nodes"]] == ["A", "B", "A"]
 
 
 def test_a_second_session_takes_nothing_again(source, tmp_path):

@@ -20,7 +20,11 @@ _INSTALL = (
     "Install a TensorFlow that has it (a nightly build, NVIDIA's container, or a newer release of "
     "tensorflow[and-cuda])"
 )
-_HIDE = "or hide the GPU with CUDA_VISIBLE_DEVICES=-1 and train on the CPU"
+_HIDE = "hide the GPU with CUDA_VISIBLE_DEVICES=-1 and train on the CPU"
+NOT_SEEN = (
+    "TensorFlow does not see the GPU: its libraries are not there, or do not fit the driver. "
+    "Install tensorflow[and-cuda]; until then the CPU trains."
+)
 
 
 class NvmlMemory(Protocol):
@@ -127,6 +131,12 @@ class GpuMachine:
     driver: str = ""
     cuda: str = ""
     unknown: str = ""
+
+    def with_those_of(self, other: GpuMachine) -> GpuMachine:
+        """The GPUs of both, each once and as it was found first: processes see parts of them."""
+        known = {gpu.uuid for gpu in self.gpus}
+        more = tuple(gpu for gpu in other.gpus if gpu.uuid not in known)
+        return dataclasses.replace(self if self.gpus else other, gpus=self.gpus + more)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,13 +304,19 @@ def gpu_notes(machine: GpuMachine, build: CudaBuild) -> list[str]:
     return notes
 
 
-def unusable(machine: GpuMachine, build: CudaBuild) -> str:
-    """Why no GPU of the machine can be used although there are some; empty where one can be."""
+def unusable(machine: GpuMachine, build: CudaBuild, *, hide: str = _HIDE) -> str:
+    """Why no GPU of the machine can be used although there are some; empty where one can be.
+
+    Args:
+        machine: The GPUs.
+        build: What the installed TensorFlow was built for.
+        hide: How its user trains on the CPU instead.
+    """
     if not machine.gpus or not build.cuda:
         return ""
     if any(_runs_on(gpu, build) for gpu in machine.gpus):
         return ""
-    return f"{_without_code(machine.gpus[0], build)} {_INSTALL}, {_HIDE}."
+    return f"{_without_code(machine.gpus[0], build)} {_INSTALL}, or {hide}."
 
 
 def _runs_on(gpu: Gpu, build: CudaBuild) -> bool:

@@ -400,7 +400,10 @@ def _seeds(run: RecordedRun) -> Section:
 def _runtime(run: RecordedRun) -> Section:
     texts = [str(cost_of(run))]
     machine = run.machine
-    texts += [f"Hardware: {machine.hardware}. {machine.load}"] if machine.hardware else []
+    directed = " that directed" if machine.nodes else ""
+    told = f"Hardware{directed}: {machine.hardware}. {machine.load}"
+    texts += [told] if machine.hardware else []
+    texts += [f"{name[0].upper()}{name[1:]}: {words}." for name, words in machine.nodes]
     rounds = run.step_seconds.rounds
     rows = tuple(
         (str(size), duration(sorted(times)[len(times) // 2]), str(len(times)))

@@ -203,7 +203,9 @@ def _origin_section(run: RecordedRun, level: int) -> PageSection:
     """Where the figures belong to."""
     machine = run.machine
     rows = [("run folder", run.name)]
-    rows += [("hardware", machine.hardware)] if machine.hardware else []
+    where = "hardware that directed" if machine.nodes else "hardware"
+    rows += [(where, machine.hardware)] if machine.hardware else []
+    rows += machine.nodes
     rows += [("load", machine.load)] if machine.load else []
     rows += [("seed of the run", str(run.seed))] if run.seed is not None else []
     rows += [*machine.gpu_software, *machine.versions]

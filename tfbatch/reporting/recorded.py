@@ -17,11 +17,15 @@ from tfbatch.errors import ConfigurationError, NothingLearnedError, SearchError,
 from tfbatch.process.gpu_utilization import GpuUtilization
 from tfbatch.reporting.checks import Check, checks_of
 from tfbatch.request.search_config import Space
+from tfbatch.run_folder.cluster_nodes import read_nodes, read_verified_on
 from tfbatch.run_folder.files import FINGERPRINT, SETTINGS, WALL_TIME
 from tfbatch.run_folder.reader import read_settings
 from tfbatch.schema import JsonObject, validate
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.trials import Trials
+
+_NAMED = 4
+"""So many of a cluster's nodes that are alike are named; the others are in cluster.json."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +37,15 @@ class Machine:
         load: What other processes took of the cores in words; empty if not known.
         versions: Of Python and of the packages that shape a result.
         gpu_software: Driver, CUDA, cuDNN, allocator, TF32 and XLA; empty without a GPU.
+        nodes: Of a cluster, those that are alike in a row: their addresses, and what trained there;
+            last, on which kind answers were verified. The others are of the machine that directed.
     """
 
     hardware: str = ""
     load: str = ""
     versions: tuple[tuple[str, str], ...] = ()
     gpu_software: tuple[tuple[str, str], ...] = ()
+    nodes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +182,7 @@ def _machine(path: Path) -> Machine:
             *_gpu_software(content.get("gpu_software")),
             *_gpu_utilization(content.get("gpu_utilization")),
         ),
+        nodes=_nodes(path),
     )
 
 
@@ -205,6 +213,34 @@ def _gpu_software(content: object) -> tuple[tuple[str, str], ...]:
         (f"GPU: {name.replace('_', ' ')}", words[v] if isinstance(v, bool) else str(v))
         for name, v in content.items()
     )
+
+
+def _nodes(path: Path) -> tuple[tuple[str, str], ...]:
+    alike: dict[str, list[str]] = {}
+    for node in read_nodes(path):
+        alike.setdefault(_node(node), []).append(str(node.get("address", "")))
+    if not alike:
+        return ()
+    rows = [(_addresses(each), words) for words, each in alike.items()]
+    return (*rows, ("step times and verification", f"on {read_verified_on(path)} alone"))
+
+
+def _node(content: JsonObject) -> str:
+    workers = content.get("workers", 1)
+    parts = [f"{workers} worker{'' if workers == 1 else 's'} on {content.get('kind', '')}"]
+    gpus = [_gpu(one) for one in content.get("gpus") or () if isinstance(one, dict)]
+    parts += [f"{gpus.count(one)} x {one}" for one in dict.fromkeys(gpus)]
+    software = _gpu_software(content.get("gpu_software"))
+    parts += [f"{name.removeprefix('GPU: ')} {value}" for name, value in software]
+    return ", ".join(parts)
+
+
+def _addresses(each: list[str]) -> str:
+    if len(each) == 1:
+        return f"node {each[0]}"
+    more = len(each) - _NAMED
+    others = f" and {more} more" if more > 0 else ""
+    return f"{len(each)} nodes: {', '.join(each[:_NAMED])}{others}"
 
 
 def _gpu_utilization(content: object) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,10 @@ from tfbatch.run_folder import files
 from tfbatch.run_folder.journal import Row, encode_row, read_rows
 from tfbatch.schema import JsonObject, content_hash
 
-_FILES = (files.RECOMMENDATION, files.BEST_CONFIGURATION, files.SETTINGS, files.FINGERPRINT)
+_FILES = (
+    *(files.RECOMMENDATION, files.BEST_CONFIGURATION, files.SETTINGS, files.FINGERPRINT),
+    files.CLUSTER,
+)
 
 
 @dataclasses.dataclass(frozen=True)

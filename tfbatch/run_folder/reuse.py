@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder import files
+from tfbatch.run_folder.cluster_nodes import read_nodes
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.reader import read_run
 from tfbatch.schema import JsonObject
@@ -50,10 +51,12 @@ def take_trials(source: Path, run_dir: Path) -> str:
         )
     if run.path == run_dir.resolve():
         raise InputError(f"`--from` must be another folder than `--run_dir`. Received: {source}.")
+    nodes = read_nodes(run.path)
+    kinds = ", ".join(dict.fromkeys(str(one.get("kind", "")) for one in nodes))
+    hardware = kinds or _hardware(run.fingerprint)
     said = (
         f"From {source}: {len(run.rows)} trials, {verified} of them on fresh seeds, as they were "
-        f"scored on {_hardware(run.fingerprint)}. {ASSUMED} Nothing is trained: step times alone "
-        "are measured here."
+        f"scored on {hardware}. {ASSUMED} Nothing is trained: step times alone are measured here."
     )
     try:
         if _taken_before(run_dir, run.key):
@@ -67,7 +70,8 @@ def take_trials(source: Path, run_dir: Path) -> str:
                 shutil.copytree(run.path / name, run_dir / name, dirs_exist_ok=True)
         _mark_as_unfinished(run_dir / files.RECOMMENDATION)
         write_whole(run_dir / files.WALL_TIME, json.dumps({"seconds": 0.0}) + "\n")
-        content = {"run": run.path.name, "key": run.key, "said": said, "hardware": run.fingerprint}
+        content: JsonObject = {"run": run.path.name, "key": run.key, "said": said}
+        content |= {"hardware": run.fingerprint} | ({"nodes": nodes} if nodes else {})
         write_whole(run_dir / files.REUSED, json.dumps(content, indent=1) + "\n")
         # The journal comes last: with it the folder is a run's.
         write_whole(run_dir / files.JOURNAL, (run.path / files.JOURNAL).read_text("utf-8"))

@@ -1,14 +1,14 @@
 """The nodes of a Ray cluster as a search sees them: who comes, who dies, who may take which trial.
 
-A node is greeted (does it share the run folder, has it the same software?), its workers start, and
-its data and its model are compared with the search's. Only then it gets trials. What is compared in
-seconds, verified, or done once for a run is placed on one kind of device.
+A node is greeted (does it share the run folder, has it the same software, is there code for its
+GPUs?), its workers start, and its data and its model are compared with the search's. Only then it
+gets trials. What is compared in seconds, verified, or done once for a run is placed on one kind of
+device.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Literal
 
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
-from tfbatch.process.gpus import GpuMachine, gpu_notes, unusable
-from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.files import CLUSTER, worker_log
+from tfbatch.process.gpus import NOT_SEEN, GpuMachine, GpuSettings, gpu_notes, unusable
+from tfbatch.run_folder.cluster_nodes import ClusterNode, read_verified_on, write_nodes
+from tfbatch.run_folder.files import worker_log
 from tfbatch.run_folder.fingerprint import software
 from tfbatch.search.worker_engine import MEASURED, SEARCHED, Processes
 from tfbatch.training.context import Job, begin_worker, describe_devices, perform
 from tfbatch.training.devices import MOST_WORKERS, Devices, cuda_build
-from tfbatch.training.node_check import NodeCheck, check_node
+from tfbatch.training.node_check import CheckedNode, NodeCheck, check_node, describe_gpus
 from tfbatch.trial.outcome import Phase
 from tfbatch.workers import ProcessEndedError
 from tfbatch.workers.ray_slot import (
@@ -44,6 +44,10 @@ _POLL_SECONDS = 0.1
 _GREETING_SECONDS = 60.0
 """The search does not wait longer for an actor that Ray cannot place, if others are placed."""
 _STARTS = 2
+_HIDE = (
+    "hide the GPU there (start that node's Ray with `CUDA_VISIBLE_DEVICES=-1 ray start "
+    "--num-gpus=0`) and train on its CPU"
+)
 Stage = Literal["greeted", "starting", "waiting", "checked", "open", "closed"]
 
 
@@ -59,10 +63,14 @@ class _Member:
             devices are known, and there is nothing yet that it could be compared with.
         greeting: What it answers.
         processor: The name of its processor.
-        gpus: What its driver names.
+        gpus: What its driver names: to the first worker, and to each further one as it starts.
+        asked: What the driver names to workers that start.
+        told: What was told of its GPUs.
+        gpu_settings: What its trainings run with; None without a GPU.
         devices: What its first worker has found.
         kind: Its kind of device, for comparison and for people.
         records: Where the prepared data is on it; None for where it is here.
+        joined: Whether it has taken trials.
     """
 
     node: Node
@@ -72,9 +80,20 @@ class _Member:
     stage: Stage = "greeted"
     processor: str = ""
     gpus: GpuMachine = dataclasses.field(default_factory=GpuMachine)
+    asked: dict[int, Future[GpuMachine]] = dataclasses.field(default_factory=dict)
+    told: set[str] = dataclasses.field(default_factory=set)
+    gpu_settings: GpuSettings | None = None
     devices: Devices | None = None
     kind: str = ""
     records: Path | None = None
+    joined: bool = False
+
+    def recorded(self) -> ClusterNode:
+        """As the run folder has it."""
+        settings = self.gpu_settings
+        if settings is not None:
+            settings = dataclasses.replace(settings, machine=self.gpus)
+        return ClusterNode(self.node.address, self.kind, self.workers, settings)
 
 
 class ClusterProcesses(Processes):
@@ -123,6 +142,7 @@ class ClusterProcesses(Processes):
         self._failed_starts: dict[int, int] = {}
         self._expected: tuple[Path, NodeCheck] | None = None
         self._first: _Member | None = None
+        self._told_where = False
         self._began, self._looked = time.monotonic(), -_LOOK_SECONDS
         self._look()
 
@@ -149,13 +169,19 @@ class ClusterProcesses(Processes):
 
     def admit(self, records: Path, expected: NodeCheck) -> None:
         """See Processes."""
-        self._expected = (records, expected)
-        kinds = {one.kind for one in self._members.values() if one.kind}
-        if len(kinds) > 1:
-            self._say(
-                "Trials of the search run on every node. Verification and step times: on "
-                f"{self._chosen().kind} alone."
+        first = self._chosen()
+        if first.gpus.gpus:
+            found: GpuSettings | None = self.perform(
+                records,
+                describe_gpus,
+                (first.gpus, expected.baseline),
+                {},
+                on_progress=None,
+                alone=False,
             )
+            self._tell_settings(first, found)
+        self._expected = (records, expected)
+        self._tell_where()
         self._write()
         self._look(now=True)
 
@@ -231,6 +257,7 @@ class ClusterProcesses(Processes):
             kind = self._kind_of_most(usable)
             self._first = next(one for one in usable if one.kind == kind)
             self._first.stage = "open"  # it makes what the others are compared with
+            self._first.joined = True
         return self._first
 
     def _comes(self, member: _Member) -> bool:
@@ -241,7 +268,7 @@ class ClusterProcesses(Processes):
         return member.stage == "starting"
 
     def _kind_of_most(self, usable: Sequence[_Member]) -> str:
-        before = _kind_before(self._run_dir)
+        before = read_verified_on(self._run_dir)
         if any(one.kind == before for one in usable):
             return before
         counts: dict[str, int] = {}
@@ -317,15 +344,19 @@ class ClusterProcesses(Processes):
             member.devices = devices = slot.result()
             member.kind = _kind(devices, member.processor)
             self._compare_replicas(devices)
+            if devices.kind == "CPU" and member.gpus.gpus and cuda_build().cuda:
+                self._say(f"Node {member.node.address}: {NOT_SEEN}")
             member.stage = "waiting"
         elif member.stage == "waiting" and self._expected:
-            slot.submit(perform, None, check_node, *self._expected)
+            slot.submit(perform, None, check_node, *self._expected, member.gpus)
             member.stage = "checked"
         elif member.stage == "checked" and slot.future and slot.future.done():
-            member.records = slot.result()
-            member.stage = "open"
+            found: CheckedNode = slot.result()
+            member.records, member.stage, member.joined = found.records, "open", True
             workers = f"{member.workers} worker{'s' if member.workers > 1 else ''}"
             self._say(f"Node {member.node.address} takes trials: {workers}, {member.kind}.")
+            self._tell_where()
+            self._tell_settings(member, found.gpu_settings)
             self._write()
 
     def _compare(self, member: _Member, greeting: Greeting) -> None:
@@ -350,12 +381,38 @@ class ClusterProcesses(Processes):
         ]
         if other:
             raise SearchError(f"it has {', '.join(other)}")
+        self._take_gpus(member, greeting.gpus)
+        member.processor = greeting.processor
+
+    def _take_gpus(self, member: _Member, gpus: GpuMachine) -> None:
+        """Refuses GPUs that cannot be used, and tells once what stands against those that can.
+
+        Raises:
+            SearchError: This TensorFlow has no code for any of them.
+        """
         build = cuda_build()
-        if reason := unusable(greeting.gpus, build):
+        if reason := unusable(gpus, build, hide=_HIDE):
             raise SearchError(reason)
-        for note in gpu_notes(greeting.gpus, build):
-            self._say(f"Node {member.node.address}: {note}")
-        member.processor, member.gpus = greeting.processor, greeting.gpus
+        member.gpus = member.gpus.with_those_of(gpus)
+        for note in gpu_notes(member.gpus, build):
+            if note not in member.told:
+                member.told.add(note)
+                self._say(f"Node {member.node.address}: {note}")
+
+    def _tell_where(self) -> None:
+        """Says once, as soon as kinds of devices differ, which one seconds are compared on."""
+        kinds = {one.kind for one in self._members.values() if one.kind}
+        if len(kinds) > 1 and not self._told_where:
+            self._told_where = True
+            self._say(
+                "Trials of the search run on every node. Verification and step times: on "
+                f"{self._chosen().kind} alone."
+            )
+
+    def _tell_settings(self, member: _Member, settings: GpuSettings | None) -> None:
+        member.gpu_settings = settings
+        if settings is not None:
+            self._say(f"Node {member.node.address}: {settings}.")
 
     def _compare_replicas(self, devices: Devices) -> None:
         """Refuses a node that would share every batch otherwise.
@@ -379,9 +436,13 @@ class ClusterProcesses(Processes):
             self._write()
 
     def _warm(self, number: int) -> None:
-        self._seats[number].lost = False
+        seat, slot = self._seats[number], self.slots[number]
+        member = self._member_of(slot)
+        seat.lost = False
         self._warming.add(number)
-        self.slots[number].submit(describe_devices)
+        if member.node.gpus and number != member.numbers[0]:  # the first has told it
+            member.asked[number] = seat.ask("gpus")
+        slot.submit(describe_devices)
 
     def _start_again(self, member: _Member) -> None:
         """Takes the results of slots that were starting, and starts those whose actor has ended."""
@@ -396,9 +457,25 @@ class ClusterProcesses(Processes):
                     self._failed_starts[number] = self._failed_starts.get(number, 0) + 1
                 else:
                     self._failed_starts.pop(number, None)
+                    self._take_gpus_of(member, number)
             ended = self._seats[number].lost and slot.future is None
             if ended and self._failed_starts.get(number, 0) < _STARTS:
                 self._warm(number)
+
+    def _take_gpus_of(self, member: _Member, number: int) -> None:
+        """What the driver names to a further worker of a node; without code for it, it is ended."""
+        asked = member.asked.pop(number, None)
+        if asked is None:
+            return
+        before = member.gpus
+        try:
+            self._take_gpus(member, asked.result())
+        except Exception as error:  # its own, or whatever the actor raises: the others go on
+            self._failed_starts[number] = _STARTS
+            self._seats[number].drop()
+            self._say(f"A worker of node {member.node.address} is not used: {_reason(error)}")
+        if member.joined and self._expected and member.gpus != before:
+            self._write()
 
     # Slots
 
@@ -428,18 +505,8 @@ class ClusterProcesses(Processes):
 
     def _write(self) -> None:
         """Notes in the run folder which nodes there are, and on which kind seconds are compared."""
-        nodes = [
-            {
-                "address": one.node.address,
-                "kind": one.kind,
-                "workers": one.workers,
-                "driver": one.gpus.driver,
-            }
-            for one in self._members.values()
-            if one.stage == "open"
-        ]
-        content = {"verified_on": self._chosen().kind, "nodes": nodes}
-        write_whole(self._run_dir / CLUSTER, json.dumps(content, indent=1))
+        nodes = [one.recorded() for one in self._members.values() if one.joined]
+        write_nodes(self._run_dir, self._chosen().kind, nodes)
 
 
 def _share(resource: int, workers: int) -> float:
@@ -460,11 +527,3 @@ def _reason(error: Exception) -> str:
     """The first line of what is told of a failure and, where there is a traceback, its last."""
     first, *more = str(error).strip().splitlines() or [repr(error)]
     return f"{first} {more[-1].strip()}" if more else first
-
-
-def _kind_before(run_dir: Path) -> str:
-    """The kind that an earlier session of the run had verified on; empty without one."""
-    try:
-        return str(json.loads((run_dir / CLUSTER).read_text(encoding="utf-8"))["verified_on"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

@@ -13,7 +13,14 @@ from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.errors import STOPPED_EARLY, InputError, StoppedError, TfbatchError
 from tfbatch.pipeline.array_storage import store_splits
 from tfbatch.pipeline.user_data import OwnSplit
-from tfbatch.process.gpus import GpuMachine, GpuSettings, gpu_notes, read_gpus, unusable
+from tfbatch.process.gpus import (
+    NOT_SEEN,
+    GpuMachine,
+    GpuSettings,
+    gpu_notes,
+    read_gpus,
+    unusable,
+)
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.execution import Execution
 from tfbatch.request.model_and_data import ModelAndData
@@ -113,7 +120,8 @@ class Prepared:
         data: What the data holds.
         model: What the model is.
         engine: Runs trials and other tasks.
-        gpu_settings: What trainings on GPUs run with; None without a GPU.
+        gpu_settings: What trainings on this machine's GPUs run with; None without one, and on a
+            cluster, where each node has its own.
     """
 
     subject: ModelAndData
@@ -176,12 +184,6 @@ def prepared(
             if engine.devices.kind == "CPU" and settings.build.cuda:
                 progress.note(NOT_SEEN)
         yield Prepared(fit_baseline(subject, model), data, model, engine, settings)
-
-
-NOT_SEEN = (
-    "TensorFlow does not see the GPU: its libraries are not there, or do not fit the driver. "
-    "Install tensorflow[and-cuda]; until then the CPU trains."
-)
 
 
 def checked_gpus(progress: Progress) -> GpuMachine:

@@ -456,9 +456,9 @@ class Run:
                 self.step_seconds = read_step_seconds(self.folder.path)
 
     def _write_settings(self) -> None:
-        write_fingerprint(
-            self.folder.path, list(self.engine.devices.accelerators), self.gpu_settings
-        )
+        # The trials' devices are not this machine's on a cluster: cluster.json has each node's.
+        here = () if self.request.execution.cluster else self.engine.devices.accelerators
+        write_fingerprint(self.folder.path, list(here), self.gpu_settings)
         if self.chance:
             write_chance_level(self.folder.path, self.chance)
         declare_columns(

@@ -124,6 +124,10 @@ class Host:
             found = str(error)
         return Greeting(found, software(), processor(), read_gpus())
 
+    async def gpus(self) -> GpuMachine:
+        """The GPUs that this actor holds; before `run`, as they are without its processes."""
+        return read_gpus()
+
     async def run(self, name: str, settings: Settings, task: bytes) -> bytes | ProcessEndedError:
         """Runs a pickled task, and returns its pickled result or how its process ended."""
         slot = self._slots.get(name)
