@@ -14,6 +14,7 @@ Evidence: benchmarks/results/largest_batch.md
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -24,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from tfbatch.instruments.open_bench import open_bench
 from tfbatch.largest_batch.measurement import measure_memory, open_prober
 from tfbatch.largest_batch.training_load import UsableMemory, measure_training
+from tfbatch.request.execution import Execution
 
 CLOSE = 0.02
 
@@ -45,7 +47,10 @@ def main() -> None:
 def row(model: str, budget: int, flags: argparse.Namespace) -> list[object]:
     """The finder's answer, and the true limit."""
     limit = budget * 2**20
-    with open_bench(model, flags.dataset, records_dir=flags.records_dir) as bench:
+    unlimited = Execution(workers=1, memory_seconds=math.inf)
+    with open_bench(
+        model, flags.dataset, records_dir=flags.records_dir, execution=unlimited
+    ) as bench:
         began = time.monotonic()
         found = measure_memory(bench, budget_bytes=limit, margin=0.0, evaluation=False).training
         seconds = time.monotonic() - began

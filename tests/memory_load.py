@@ -22,11 +22,14 @@ def nothing():
 
 
 class Linear:
-    """Memory that grows by `per_example` bytes, and breaks at `breaks_at` as `breaks` says."""
+    """Memory that grows by `per_example` bytes, and breaks at `breaks_at` as `breaks` says.
 
-    def __init__(self, per_example, breaks_at=None, breaks="", finish=None):
+    Before that it makes the file `tells`.
+    """
+
+    def __init__(self, per_example, breaks_at=None, breaks="", finish=None, tells=None):
         self.per_example, self.breaks_at, self.breaks = per_example, breaks_at, breaks
-        self.finishing = finish
+        self.finishing, self.tells = finish, tells
         self.sizes = []
 
     def begin(self):
@@ -35,6 +38,8 @@ class Linear:
     def step(self, size):
         self.sizes.append(size)
         if self.breaks_at is not None and size >= self.breaks_at:
+            if self.tells is not None:
+                Path(self.tells).touch()
             if self.breaks == "clear_up_after_others":
                 if len(self.sizes) > 1:
                     clear_up()

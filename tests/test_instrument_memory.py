@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import resource
 import types
@@ -494,7 +495,7 @@ def odd(input_shape, num_classes):
 @pytest.mark.slow
 def test_a_model_whose_step_raises_is_not_out_of_memory():
     with pytest.raises(InputError, match="not for lack of memory") as caught:
-        find_max_batch_size(odd, arrays(), memory_budget="2 GB", verbose=0)
+        find_max_batch_size(odd, arrays(), memory_budget="2 GB", memory_seconds=math.inf, verbose=0)
 
     assert "ValueError: this step is odd" in str(caught.value)
     assert "def train_step" in str(caught.value) or "in train_step" in str(caught.value)
@@ -503,7 +504,13 @@ def test_a_model_whose_step_raises_is_not_out_of_memory():
 @pytest.mark.slow
 def test_the_largest_batch_of_a_real_training_is_verified():
     report = find_max_batch_size(
-        wide, arrays(), memory_budget=BUDGET, target_batch_size=450, evaluation=False, verbose=0
+        wide,
+        arrays(),
+        memory_budget=BUDGET,
+        memory_seconds=math.inf,
+        target_batch_size=450,
+        evaluation=False,
+        verbose=0,
     )
 
     assert 0 < report.batch_size < 450
@@ -524,6 +531,7 @@ def test_replicas_share_the_largest_batch():
         wide,
         arrays(),
         memory_budget="3 GB",
+        memory_seconds=math.inf,
         largest=21,
         strategy="mirrored",
         logical_cpus=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 
 import pytest
@@ -43,7 +44,7 @@ RUNS = [
 def bench_of(*, workers=2, kind="CPU", baseline=32):
     devices = Devices(kind, ("gpu",) * workers if kind != "CPU" else (), workers, workers)
     baseline = types.SimpleNamespace(batch_size=baseline)
-    return types.SimpleNamespace(devices=devices, baseline=baseline)
+    return types.SimpleNamespace(devices=devices, baseline=baseline, memory_seconds=60.0)
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def measured(monkeypatch):
         return types.SimpleNamespace(
             batch_size=min(100, options["largest"]),
             device="CPU",
+            training=types.SimpleNamespace(cut_short=False, smallest_that_failed=None),
             conclusion=lambda: "100 fits.",
             rows=lambda: [
                 {"kind": kind, "outcome": outcome, "batch_size": size, "peak_megabytes": peak}
@@ -162,6 +164,7 @@ def test_a_real_search_leaves_out_what_does_not_fit(tmp_path):
         trial_length="1 epoch",
         workers=1,
         memory_budget=f"{test_instrument_memory.BUDGET:.0f}",
+        memory_seconds=math.inf,
         run_dir=tmp_path,
         verbose=0,
     )

@@ -873,6 +873,39 @@ def test_memory_is_drawn_where_it_was_measured(run):
     ]
 
 
+def cut(largest, failed, asked=1024):
+    return fits(largest, asked).model_copy(
+        update={"cut_short_after": 60.0, "smallest_that_failed": failed}
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict"),
+    [
+        (cut(64, None), "FAIL"),  # 128 may fit
+        (cut(64, 256), "FAIL"),  # 128 may fit
+        (cut(64, 128), "PASS"),
+        (cut(0, 100), "PASS"),
+    ],
+)
+def test_an_edge_of_the_search_is_memorys_only_where_the_next_size_failed(limit, verdict, run):
+    found = checks.not_at_an_edge(*up_to(run, 64, memory_limit=limit))
+
+    assert found.verdict == verdict
+    assert "largest that fits" not in found.evidence
+    assert ("measured not to fit" in found.evidence) == (verdict == "PASS")
+
+
+def test_a_report_draws_no_end_of_memory_where_none_was_measured(run):
+    def drawn(limit: MemoryLimit):
+        return [(m.x, m.label) for m in wall_marks(dataclasses.replace(run, memory_limit=limit))]
+
+    assert drawn(cut(64, None)) == []
+    assert drawn(cut(64, 256)) == [(256, "does not fit: 256")]
+    limit = cut(0, None).model_copy(update={"conclusion": "The time was over."})
+    assert "The time was over." in notes(dataclasses.replace(run, memory_limit=limit))
+
+
 @pytest.mark.parametrize("count", [12, 500, pytest.param(2000, marks=pytest.mark.slow)])
 def test_size_and_number_of_elements_are_bounded(count, tmp_path):
     rows = [row_of("baseline", "baseline", 1, BASELINE)]

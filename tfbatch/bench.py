@@ -55,6 +55,7 @@ class Bench:
         stall_seconds: A process without a heartbeat for this long is ended.
         tell: Called with what a long measurement is doing now, such as "trying batch size 256".
         gpu: The GPUs with driver, libraries and settings in a line; empty without a GPU.
+        memory_seconds: What the search for the largest batch may take; None for its default.
     """
 
     data: DataDescription
@@ -64,6 +65,7 @@ class Bench:
     stall_seconds: float = 600.0
     tell: Callable[[str], None] = lambda text: None
     gpu: str = ""
+    memory_seconds: float | None = None
 
     @property
     def devices(self) -> Devices:

@@ -73,6 +73,7 @@ def find_batch_size(
     callbacks: Callable[[], list[keras.callbacks.Callback]] | Callbacks | None = None,
     strategy: str | None = None,
     memory_budget: str | None = None,
+    memory_seconds: float | None = None,
     max_state_gb: float = MAX_STATE_GB,
     data_on: str = AUTOMATIC,
     workers_per_gpu: int = 1,
@@ -159,6 +160,8 @@ def find_batch_size(
         memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
             "auto" for 80 % of what there is: the largest batch that fits is measured first, and
             larger ones are left out. Default: trials find out.
+        memory_seconds: Seconds after which that search begins no further process: then only what
+            was measured not to fit is left out. Default: 60, or 150 where XLA compiles the model.
         max_state_gb: Gigabytes on disk for the end states that trials of a search in parts go on
             from; those that were not used for longest are removed, and trained again if needed.
         data_on: Where batches are made of the examples: "device" (its memory, within the training
@@ -226,6 +229,7 @@ def find_batch_size(
             checkpoint_seconds=checkpoint_seconds,
             strategy=strategy,
             memory_budget=memory_budget,
+            memory_seconds=memory_seconds,
             max_state_gb=max_state_gb,
             data_on=data_on,
             workers_per_gpu=workers_per_gpu,

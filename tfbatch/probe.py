@@ -66,7 +66,7 @@ _POLL_SECONDS = 0.1
 _LAST_SECONDS = 7.0
 """The time from a signal to the end, where something cannot be interrupted."""
 _MOST_ROWS = 12
-_OWN = ("run_dir", "skip", "max_minutes", "batch_sizes", "logical_cpus")
+_OWN = ("run_dir", "skip", "max_minutes", "memory_seconds", "batch_sizes", "logical_cpus")
 
 
 define_workload_flags(
@@ -83,6 +83,7 @@ define_common_flags(
     more="Shared by the instruments; start-up and the search for the largest batch are not "
     "included. Default: derived from the model's first steps, at most 3.",
 )
+define_common_flags(FLAGS, "memory_seconds")
 define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-probe.")
 define_output_flags(FLAGS)
 
@@ -114,6 +115,7 @@ def execution_from_flags() -> Execution:
         strategy=FLAGS.strategy,
         logical_cpus=FLAGS.logical_cpus,
         data_on=FLAGS.data_on,
+        memory_seconds=FLAGS.memory_seconds,
     )
 
 

@@ -151,6 +151,7 @@ define_common_flags(FLAGS, "max_minutes", more="Verification and saving are incl
 define_common_flags(FLAGS, "run_dir", more=f"Default: {DEFAULT_RUNS}/DATASET-MODEL-SEARCH.")
 define_common_flags(FLAGS, "seed", default=1)
 define_common_flags(FLAGS, "checkpoint_seconds")
+define_common_flags(FLAGS, "memory_seconds", more="Needs --memory_budget.")
 flags.DEFINE_integer(
     "workers",
     None,
@@ -231,6 +232,7 @@ def request_from_flags() -> Request:
             strategy=FLAGS.strategy,
             logical_cpus=FLAGS.logical_cpus,
             memory_budget=FLAGS.memory_budget,
+            memory_seconds=FLAGS.memory_seconds,
             max_state_gb=FLAGS.max_state_gb,
             data_on=FLAGS.data_on,
             workers_per_gpu=FLAGS.workers_per_gpu,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,14 +55,21 @@ class MemoryPeak(Strict):
 class MemoryLimit(Strict):
     """The largest batch that fits, measured before the first trial of a run with a budget.
 
+    Where the time was over before the search had ended (`cut_short_after`), it is what had been
+    measured: sizes between what fits and what does not are neither.
+
     Attributes:
         memory_budget: As asked, such as "8 GB" or "auto".
         workers: Worker processes that share it.
         device: "CPU", or the GPU's name.
         largest_asked: The largest size that was of interest.
-        largest_batch_size: The largest up to it that a training fits with; 0 for none.
+        largest_batch_size: The largest up to it that a training fits with; 0 for none. Where it
+            was cut short: the largest that was measured to fit.
         conclusion: The measurement in words.
         peaks: What each size took that was run and fitted; an earlier version kept none.
+        cut_short_after: Seconds after which the search was cut short; None if it was not.
+        smallest_that_failed: The smallest size that was measured not to fit; None if none was, or
+            if an earlier version wrote it.
     """
 
     memory_budget: str
@@ -71,30 +79,51 @@ class MemoryLimit(Strict):
     largest_batch_size: int
     conclusion: str
     peaks: tuple[MemoryPeak, ...] = ()
+    cut_short_after: float | None = None
+    smallest_that_failed: int | None = None
 
-    def answers(self, memory_budget: str, workers: int, largest: int) -> bool:
-        """Whether it is what would be measured again."""
+    @property
+    def largest_possible(self) -> float:
+        """No larger size fits, as far as was measured; infinite where none was seen to fail."""
+        if self.cut_short_after is None:
+            return self.largest_batch_size
+        return math.inf if self.smallest_that_failed is None else self.smallest_that_failed - 1
+
+    def answers(self, memory_budget: str, workers: int, largest: int, *, seconds: float) -> bool:
+        """Whether it is what would be measured again.
+
+        Args:
+            memory_budget: As asked.
+            workers: Worker processes that share it.
+            largest: The largest size of interest.
+            seconds: What the search may take now: more than it had may find more.
+        """
         same = (memory_budget, workers) == (self.memory_budget, self.workers)
+        if self.cut_short_after is not None:
+            return same and largest <= self.largest_asked and seconds <= self.cut_short_after
         bounded = self.largest_batch_size < self.largest_asked
         return same and (bounded or largest <= self.largest_asked)
 
     def check(self, *, batch_sizes: Sequence[int], baseline: int) -> None:
         """Refuses a search of which nothing, or not the baseline, fits.
 
+        What was not measured, because the time was over, is not refused.
+
         Raises:
             InputError: The smallest batch size of the search, or the baseline's, does not fit.
         """
         remedy = "Raise --memory_budget, or let fewer --workers share it."
-        if min(batch_sizes) > self.largest_batch_size:
+        if min(batch_sizes) > self.largest_possible:
             raise InputError(
                 f"No batch size of the search fits into the memory. Received: {min(batch_sizes)} "
                 f"as the smallest, and {self._received()}. {self.conclusion} {remedy}"
             )
-        if baseline > self.largest_batch_size:
+        if baseline > self.largest_possible:
+            fits = self.largest_batch_size
+            smaller = f" Or give a smaller one: --baseline=batch_size={fits}." if fits else ""
             raise InputError(
                 "The baseline's batch size must fit into the memory. Received: "
-                f"{baseline}, and {self._received()}. {self.conclusion} {remedy} Or give a smaller "
-                f"one: --baseline=batch_size={self.largest_batch_size}."
+                f"{baseline}, and {self._received()}. {self.conclusion} {remedy}{smaller}"
             )
 
     def _received(self) -> str:

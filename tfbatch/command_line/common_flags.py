@@ -38,6 +38,13 @@ _COMMON = {
     ),
     "run_dir": _Flag("text", "The run folder."),
     "max_minutes": _Flag("number", "Time limit in minutes."),
+    "memory_seconds": _Flag(
+        "number",
+        "Seconds after which the search for the largest batch begins no further process and "
+        "answers with what it has measured (inf: no limit). Default: 60, or 150 where XLA "
+        "compiles the model.",
+        lowest=0.0,
+    ),
     "seed": _Flag("whole", "All randomness derives from it.", lowest=0),
     "threads": _Flag("text", 'Threads on a CPU: a number, or "all".'),
     "data_on": _Flag(

@@ -77,14 +77,15 @@ class LargestBatch:
         verdict: "found": within 10 % of the largest that fits, because a size close above failed
             or because the line through the measured peaks leaves no more room. "cap": the largest
             allowed size fits. "nothing fits". "stopped": the probes are used up, or one ended in
-            an error; the answer fits, but may be too small.
+            an error; the answer fits, but may be too small. "cut short": it ended before it had an
+            answer; the size was seen to fit, and nothing between it and `below` was measured.
         reason: The same in words.
         probes: Number of probes.
     """
 
     batch_size: int
     below: int | None
-    verdict: Literal["found", "cap", "nothing fits", "stopped"]
+    verdict: Literal["found", "cap", "nothing fits", "stopped", "cut short"]
     reason: str
     probes: int
 
@@ -152,6 +153,13 @@ def next_probe(
         return NextProbe(min(first, cap), "a small size to begin with")
     size, reason = _size(known)
     return NextProbe(max(known.low + 1, min(size, known.high - 1)), reason)
+
+
+def cut_short(history: Sequence[Probe], *, budget_bytes: float, cap: int) -> LargestBatch:
+    """What is known where the search ends before its answer; see `next_probe`."""
+    known = _known(history, budget_bytes, cap, NOISE)
+    below = known.high if known.failures else None
+    return LargestBatch(known.low, below, "cut short", "the time was over", len(history))
 
 
 def _known(history: Sequence[Probe], budget: float, cap: int, noise: float) -> _Known:

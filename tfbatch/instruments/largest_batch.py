@@ -21,6 +21,8 @@ from tfbatch.search.progress import progress_lines
 HEADING = "Memory and the largest batch"
 ORDER = 10
 SHARE = 0.0
+TIME = "the time of its search"
+"""What limits an answer that was cut short."""
 MARGIN = 0.2
 """Part of the usable memory that is left free where no budget is stated."""
 
@@ -30,6 +32,7 @@ def find_max_batch_size(
     data: object,
     *,
     memory_budget: float | str | None = None,
+    memory_seconds: float | None = None,
     safety_margin: float | None = None,
     largest: int | None = None,
     target_batch_size: int | None = None,
@@ -64,6 +67,9 @@ def find_max_batch_size(
         memory_budget: Bytes that a training process may use, or a text such as "1.5 GB" or
             "800 MiB". Default: what this process may use (its control group's limit, or the
             machine's memory), or the GPU's memory.
+        memory_seconds: Seconds after which no further process is begun, and one that runs is ended:
+            the report is then of what was measured, and says so (`cut_short`). Infinite for no
+            limit. Default: 60, or 150 where XLA compiles the model.
         safety_margin: Share of the budget that is left free. Default: 0.2 where no budget is
             stated, else 0.
         largest: Largest batch of interest. Default: the number of training examples.
@@ -85,7 +91,8 @@ def find_max_batch_size(
             class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Returns:
-        The sizes with every process's peak. `batch_size` is 0 where nothing fits.
+        The sizes with every process's peak. `batch_size` is 0 where nothing fits, or where
+            nothing was seen to fit in the time (`training.cut_short`).
 
     Raises:
         InputError: Something asked for cannot be used; or the model fails for a reason other than
@@ -108,6 +115,7 @@ def find_max_batch_size(
             data_on=data_on,
             strategy=strategy,
             logical_cpus=logical_cpus,
+            memory_seconds=memory_seconds,
             stall_minutes=stall_minutes,
         ),
         progress=progress,
@@ -128,7 +136,7 @@ def find_max_batch_size(
 
 def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> LargestBatchReading:
     """See tfbatch.instruments.Instrument. Runs nothing larger than the largest size of interest."""
-    del seconds  # its processes take what they take
+    del seconds  # its processes have a time of their own, `bench.memory_seconds`
     largest = max(batch_sizes)
     report = measure_memory(
         bench, budget_bytes=None, margin=MARGIN, largest=largest, evaluation=False
@@ -138,11 +146,13 @@ def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Larges
     if line is not None and math.isfinite(line.batch_size):
         predicted = int(line.batch_size)
     reached = report.batch_size >= largest - largest % report.replicas
+    limited_by = "the largest size of interest" if reached else "memory"
     return LargestBatchReading(
         report.batch_size or None,
-        "the largest size of interest" if reached else "memory",
+        TIME if report.training.cut_short else limited_by,
         predicted,
         report,
+        report.training.smallest_that_failed,
     )
 
 
@@ -151,17 +161,41 @@ class LargestBatchReading:
     """The largest of the sizes of interest that fits, verified, and the line beyond it.
 
     Attributes:
-        largest_batch_size: The largest verified one; None where nothing fits.
-        limited_by: What a larger one fails on, in words.
+        largest_batch_size: The largest verified one; None where nothing fits. Where `limited_by` is
+            `TIME`: the largest that was measured to fit, or None.
+        limited_by: What a larger one fails on, in words; `TIME` where larger ones may fit.
         predicted_batch_size: Where the line through the peaks is PREDICTED to meet the budget;
             None where there is no line.
         report: Everything that was run.
+        smallest_that_failed: The smallest that was run and does not fit, or None.
     """
 
     largest_batch_size: int | None
     limited_by: str
     predicted_batch_size: int | None
     report: MemoryReport
+    smallest_that_failed: int | None = None
+
+    @property
+    def largest_possible(self) -> float:
+        """No larger size fits, as far as was measured; infinite where that is not known."""
+        if self.limited_by == TIME:
+            failed = self.smallest_that_failed
+            return math.inf if failed is None else failed - 1
+        if self.limited_by == "memory" and self.largest_batch_size:
+            return self.largest_batch_size
+        return math.inf
+
+    def of_hardware(self) -> str:
+        """A part of a sentence on the hardware."""
+        largest, failed = self.largest_batch_size, self.smallest_that_failed
+        if self.limited_by == TIME:
+            fits = f"a batch of {largest} fits" if largest else "no batch was measured to fit"
+            fails = f", one of {failed} does not" if failed else ""
+            return f"{fits}{fails} (the time was over: the largest that fits is not known)"
+        if not largest:
+            return "nothing fits into memory"
+        return f"the largest batch that fits is {largest} (verified; limited by {self.limited_by})"
 
     def columns(self) -> tuple[str, ...]:
         """See tfbatch.instruments.Reading."""
@@ -183,7 +217,7 @@ class LargestBatchReading:
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
         found = self.report.conclusion()
-        if self.predicted_batch_size is None or self.limited_by == "memory":
+        if self.predicted_batch_size is None or self.limited_by in ("memory", TIME):
             return found
         return (
             f"{found} Larger ones were not run; the line through the peaks predicts that "
@@ -210,7 +244,8 @@ class LargestBatchReading:
             series.append(Series("budget", ends, (budget, budget), kind="dashed"))
         marks: tuple[Mark, ...] = ()
         if self.largest_batch_size:
-            label = f"largest verified {self.largest_batch_size}"
+            seen = "measured to fit" if self.limited_by == TIME else "verified"
+            label = f"largest {seen} {self.largest_batch_size}"
             marks = (Mark(self.largest_batch_size, label),)
         return (
             Chart(

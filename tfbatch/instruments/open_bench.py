@@ -158,6 +158,7 @@ def open_subject(
                 stall_seconds=execution.stall_minutes * 60,
                 tell=progress.measuring,
                 gpu=str(ready.gpu_settings) if ready.gpu_settings else "",
+                memory_seconds=execution.memory_seconds,
             )
         finally:
             progress.end()

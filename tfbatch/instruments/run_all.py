@@ -104,12 +104,7 @@ class ProbeReport:
         if throughput := self.reading(ThroughputReading):
             parts.append(throughput.of_knee())
         if memory := self.reading(LargestBatchReading):
-            parts.append(
-                f"the largest batch that fits is {memory.largest_batch_size} (verified; limited by "
-                f"{memory.limited_by})"
-                if memory.largest_batch_size
-                else "nothing fits into memory"
-            )
+            parts.append(memory.of_hardware())
         if bound := self.reading(InputBoundReading):
             throughput = self.reading(ThroughputReading)
             knee = throughput.knee if throughput and throughput.has_knee else None
@@ -124,9 +119,7 @@ class ProbeReport:
         """The sizes of interest that were not seen to be too large for the memory."""
         memory, throughput = self.reading(LargestBatchReading), self.reading(ThroughputReading)
         too_large = set(throughput.too_large) if throughput else set()
-        limit = math.inf
-        if memory and memory.largest_batch_size and memory.limited_by == "memory":
-            limit = memory.largest_batch_size
+        limit = memory.largest_possible if memory else math.inf
         kept = tuple(b for b in self.batch_sizes if b <= limit and b not in too_large)
         return kept or self.batch_sizes[:1]
 
@@ -311,8 +304,8 @@ def _predict(bench: Bench, probed: ProbeReport) -> BatchSizePrediction:
         raise InputError("It needs both the noise scale and the step times.")
     largest = bench.data.splits["train"]
     memory = probed.reading(LargestBatchReading)
-    if memory and memory.largest_batch_size and memory.limited_by == "memory":
-        largest = min(largest, memory.largest_batch_size)
+    if memory:
+        largest = int(min(largest, memory.largest_possible))
     if throughput.too_large:
         largest = min(largest, min(throughput.too_large) - 1)
     return predict_batch_size(

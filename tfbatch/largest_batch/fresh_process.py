@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from tfbatch.errors import STOPPED_EARLY, InputError, SearchError, StoppedError, TfbatchError
 from tfbatch.estimators.memory_search import Outcome, Probe
+from tfbatch.largest_batch.deadline import NO_DEADLINE, Deadline
 from tfbatch.process.memory import peak_resident
 from tfbatch.process.out_of_memory import (
     follows_out_of_memory,
@@ -42,6 +43,9 @@ _CLEARED_UP = (
     "It ran, but the allocator had to clear up to make room: so near the wall steps are slow, and "
     "the next process may not fit."
 )
+RunOutcome = Outcome | Literal["cut short"]
+CUT_SHORT: Literal["cut short"] = "cut short"
+"""The time was over before the process had ended, which says nothing of the size it ran."""
 _POLL_SECONDS = 0.05
 _TELL_SECONDS = 0.5
 _LITTLE = 0.05  # more is no addition to training's peak, but a peak of validation's own
@@ -175,6 +179,12 @@ def _after(written: Written, event: str, *values: int) -> Written:
     return dataclasses.replace(written, finished_bytes=values[0])
 
 
+def _without_the_last(written: Written) -> Written:
+    """As if the last size had not come to its end."""
+    last = written.peaks[-1].size
+    return dataclasses.replace(written, peaks=written.peaks[:-1], running=last, finished_bytes=None)
+
+
 def _has_room(peaks: Sequence[Peak], size: int, budget_bytes: float, seconds: float) -> bool:
     """Whether a next size may fit, by the last two peaks, and is worth its time."""
     last = peaks[-1]
@@ -195,7 +205,8 @@ class ProcessRun:
 
     Attributes:
         sizes: What it was to run, in increasing order.
-        outcome: "ok"; "oom" if memory was refused or the limit passed; "killed", "timeout".
+        outcome: "ok"; "oom" if memory was refused or the limit passed; "killed", "timeout"; or
+            "cut short" where the time was over: what it ran then was not measured.
         written: What it measured.
         message: Why it did not end well.
         seconds: From its start to its end.
@@ -203,7 +214,7 @@ class ProcessRun:
     """
 
     sizes: tuple[int, ...]
-    outcome: Outcome
+    outcome: RunOutcome
     written: Written
     message: str
     seconds: float
@@ -234,7 +245,7 @@ class ProcessRun:
         """The same for the search."""
         more = self._more_alone()
         found = [Probe(peak.size, "ok", peak.peak_bytes + more) for peak in self.peaks]
-        if self.outcome == "ok":
+        if self.outcome in ("ok", CUT_SHORT):
             return tuple(found)
         if self.written.running is not None:
             return (*found, Probe(self.written.running, self.outcome))
@@ -246,7 +257,7 @@ class ProcessRun:
 class _End(NamedTuple):
     """How a process ended; see ProcessRun."""
 
-    outcome: Outcome
+    outcome: RunOutcome
     message: str
     highest_bytes: int
     cleared_up: bool = False
@@ -266,6 +277,7 @@ class Prober:
         stall_seconds: A process without a heartbeat for this long is ended.
         stop_requested: When true, the process is ended.
         tell: Called at intervals with the size that runs.
+        deadline: When it is over no process is begun, and one that runs is ended.
     """
 
     start: Start
@@ -275,6 +287,7 @@ class Prober:
     stall_seconds: float = STALL_SECONDS
     stop_requested: Callable[[], bool] = lambda: False
     tell: Callable[[str], None] = lambda text: None
+    deadline: Deadline = NO_DEADLINE
 
     def run(self, sizes: Sequence[int]) -> ProcessRun:
         """Runs sizes in increasing order in one new process.
@@ -295,13 +308,15 @@ class Prober:
             raise InputError(
                 f"It fails at a batch size of {at}, and not for lack of memory:\n{end.message}"
             )
-        outcome: Outcome = end.outcome
+        outcome: RunOutcome = end.outcome
         message, highest = end.message, end.highest_bytes
         if end.cleared_up and len(sizes) > 1:
             # It may have been what smaller sizes left behind that was cleared up.
             alone = self.run([written.peaks[-1].size])
             outcome, message = alone.outcome, alone.message
             highest = max(highest, alone.highest_bytes)
+            if outcome == CUT_SHORT:
+                written = _without_the_last(written)
         seconds = time.monotonic() - began
         return ProcessRun(tuple(sizes), outcome, written, message, seconds, highest)
 
@@ -311,7 +326,10 @@ class Prober:
         Raises:
             SearchError: It is exhausted again. This is not a matter of the batch size.
         """
+        message = ""
         for _ in range(2):
+            if self.deadline.over:
+                return _End(CUT_SHORT, message, 0)
             try:
                 return self._watched(sizes, record)
             except ProcessEndedError as error:
@@ -333,6 +351,8 @@ class Prober:
                 highest = max(highest, peak_resident(process) or 0) if process else highest
                 if highest > self.limit_bytes:
                     slot.kill()
+                elif self.deadline.over and not future.done():
+                    return _End(CUT_SHORT, "", highest)
                 if self.stop_requested():
                     raise StoppedError(STOPPED_EARLY)
                 if (seconds := time.monotonic() - began) > told + _TELL_SECONDS:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypedDict
@@ -13,6 +15,12 @@ import psutil
 
 from tfbatch.bench import Bench
 from tfbatch.errors import InputError
+from tfbatch.largest_batch.deadline import (
+    NO_DEADLINE,
+    Deadline,
+    allowed_seconds,
+    default_seconds,
+)
 from tfbatch.largest_batch.fresh_process import Climb, Ended, Prober, ProcessRun
 from tfbatch.largest_batch.search import (
     Accumulation,
@@ -60,6 +68,9 @@ class MemoryReport:
         accumulation: How to make the target batch where it does not fit; else None.
         prediction: The largest batch of `predict`; None if it was not asked for.
         held_by_others: Bytes of the fullest GPU that other processes held when it began.
+        allowed_seconds: What all processes together were allowed to take; infinite for no limit.
+        more_seconds: What to allow them if that was too little.
+        unplanned_target: A batch for which there was no time to find micro-batches, or None.
     """
 
     budget_bytes: float
@@ -72,10 +83,19 @@ class MemoryReport:
     accumulation: Accumulation | None
     prediction: LargestSize | None = None
     held_by_others: int = 0
+    allowed_seconds: float = math.inf
+    more_seconds: float = math.inf
+    unplanned_target: int | None = None
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the time was over before all that was asked for was measured."""
+        stages = (self.training, self.evaluation, self.prediction)
+        return bool(self.unplanned_target) or any(one and one.cut_short for one in stages)
 
     @property
     def batch_size(self) -> int:
-        """The largest training batch, all replicas together; 0 if nothing fits."""
+        """The largest training batch, all replicas together; 0 if none was seen to fit."""
         return self.training.batch_size
 
     @property
@@ -114,20 +134,44 @@ class MemoryReport:
         return " ".join(self._sentences())
 
     def _sentences(self) -> Iterator[str]:
-        if not self.batch_size:
+        if self.training.cut_short:
+            yield _so_far("training batch", self.training, self._of_training())
+        elif not self.batch_size:
             yield _nothing_fits(self.training, self.budget_bytes)
             return
+        else:
+            yield (
+                f"The largest training batch that fits is {self.batch_size}{self._of_training()}."
+            )
+        for kind, found in (
+            ("evaluation batch", self.evaluation),
+            ("batch of `predict`", self.prediction),
+        ):
+            if found and found.cut_short:
+                yield _so_far(kind, found)
+            elif found:
+                yield f"The largest {kind} that fits is {found.batch_size}."
+        yield from self._of_others()
+        if self.unplanned_target:
+            yield f"Micro-batches for a batch of {self.unplanned_target} were not measured."
+        if self.cut_short:
+            yield (
+                f"The time for this search, {self.allowed_seconds:g} s, was over. More time: "
+                f"--memory_seconds={self.more_seconds:g}, in Python "
+                f"memory_seconds={self.more_seconds:g}."
+            )
+
+    def _of_training(self) -> str:
         share = f" ({self.per_replica_batch_size} on each of {self.replicas} replicas)"
-        yield (
-            f"The largest training batch that fits is {self.batch_size}"
-            f"{share if self.replicas > 1 else ''}: {_megabytes(self.training.peak_bytes)} of "
-            f"{_megabytes(self.budget_bytes)} ({self.training.answer.reason}; verified, "
-            f"{len(self.training.runs)} processes)."
+        found = self.training
+        verified = "verified" if found.verified else "not verified in a process of its own"
+        return (
+            f"{share if self.replicas > 1 else ''}: {_megabytes(found.peak_bytes)} of "
+            f"{_megabytes(self.budget_bytes)} ({found.answer.reason}; {verified}, "
+            f"{len(found.runs)} processes)"
         )
-        if self.evaluation:
-            yield f"The largest evaluation batch that fits is {self.evaluation.batch_size}."
-        if self.prediction:
-            yield f"The largest batch of `predict` that fits is {self.prediction.batch_size}."
+
+    def _of_others(self) -> Iterator[str]:
         if self.held_by_others:
             yield (
                 f"Other processes held {_megabytes(self.held_by_others)} of the GPU: alone on it, "
@@ -157,14 +201,20 @@ def measure_memory(
     target_batch_size: int | None = None,
     evaluation: bool = True,
     prediction: bool = False,
+    now: Callable[[], float] = time.monotonic,
 ) -> MemoryReport:
-    """The largest batches of what is on a bench; see tfbatch.find_max_batch_size."""
+    """The largest batches of what is on a bench; see tfbatch.find_max_batch_size.
+
+    The time that the bench allows is that of all processes together, from now on. Training comes
+    first, then micro-batches, evaluation and prediction.
+    """
     examples = bench.data.splits["train"]
     if target_batch_size and target_batch_size > examples:
         raise InputError(
             f"`target_batch_size` must be at most the number of training examples, {examples}: a "
             f"plan for more could not be run. Received: {target_batch_size}."
         )
+    deadline = Deadline.begin(allowed_seconds(bench), now)
     usable = bench.measure(find_usable_memory)
     bench.rest()  # it would hold memory of the device beside what is measured
     replicas = usable.replicas
@@ -178,11 +228,13 @@ def measure_memory(
     def training(steps: int) -> Climb:
         return bench.task(measure_training, one, steps)
 
-    with open_prober(bench, training(1), usable=usable, budget_bytes=budget) as prober:
+    with open_prober(
+        bench, training(1), usable=usable, budget_bytes=budget, deadline=deadline
+    ) as prober:
         cap, why = _cap(bench, largest, replicas)
         trained = search_largest(prober, cap=cap, replicas=replicas, growth=growth)
-        accumulation = None
-        if target_batch_size and 0 < trained.batch_size < target_batch_size:
+        accumulation, wanted = None, trained.batch_size < (target_batch_size or 0)
+        if target_batch_size and wanted and trained.batch_size:
             accumulation = verify_accumulation(
                 lambda steps: dataclasses.replace(prober, climb=training(steps)),
                 target_batch_size,
@@ -199,8 +251,9 @@ def measure_memory(
                 growth=growth,
             )
 
-        evaluated = alone(measure_evaluation) if evaluation and trained.batch_size else None
-        predicted = alone(measure_prediction) if prediction and trained.batch_size else None
+        some = trained.batch_size or trained.cut_short  # where nothing fits, nothing follows
+        evaluated = alone(measure_evaluation) if evaluation and some else None
+        predicted = alone(measure_prediction) if prediction and some else None
     of = "stated" if budget_bytes else f"that can be used ({usable.device})"
     stated = f"{(budget_bytes or usable.size_bytes) / 1e6:,.0f} MB {of}"
     return MemoryReport(
@@ -214,12 +267,20 @@ def measure_memory(
         accumulation=accumulation,
         prediction=predicted,
         held_by_others=others if others > NOTICEABLE else 0,
+        allowed_seconds=deadline.seconds,
+        more_seconds=max(2 * deadline.seconds, default_seconds(xla=bench.model.jit_compile)),
+        unplanned_target=target_batch_size if wanted and some and accumulation is None else None,
     )
 
 
 @contextlib.contextmanager
 def open_prober(
-    bench: Bench, climb: Climb, *, usable: UsableMemory, budget_bytes: float
+    bench: Bench,
+    climb: Climb,
+    *,
+    usable: UsableMemory,
+    budget_bytes: float,
+    deadline: Deadline = NO_DEADLINE,
 ) -> Iterator[Prober]:
     """What runs given batch sizes, each time in a fresh process.
 
@@ -228,6 +289,7 @@ def open_prober(
         climb: What is run, made by `bench.task`.
         usable: What a process may use at all.
         budget_bytes: Bytes that it is to use.
+        deadline: When no further process is begun.
     """
     on_cpu = usable.device == "CPU"  # the process's own memory counts
     with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
@@ -239,6 +301,7 @@ def open_prober(
             stall_seconds=bench.stall_seconds,
             stop_requested=bench.stop_requested,
             tell=bench.tell,
+            deadline=deadline,
         )
 
 
@@ -269,6 +332,25 @@ def _rows(kind: str, process: int, run: ProcessRun) -> Iterator[MemoryRow]:
             "peak_megabytes": round(known / 1e6) if known else None,
             "process_seconds": round(run.seconds, 1),
         }
+
+
+def _so_far(kind: str, found: LargestSize, more: str = "") -> str:
+    """What was measured before the time was over, and where the limit may lie."""
+    fits, fails = found.batch_size, found.smallest_that_failed
+    if not fits and fails is None:
+        return f"No {kind} was measured: nothing is known of the largest that fits."
+    if not fits:
+        return (
+            f"No {kind} was measured to fit; the smallest that was measured not to fit is {fails}: "
+            "the largest that fits is smaller, and not known."
+        )
+    measured = f"The largest {kind} that was measured to fit is {fits}{more}"
+    if fails is None:
+        return f"{measured}; none was measured not to fit: the true limit may lie above."
+    return (
+        f"{measured}; the smallest that was measured not to fit is {fails}: the true limit may lie "
+        "between them."
+    )
 
 
 def _nothing_fits(found: LargestSize, budget_bytes: float) -> str:

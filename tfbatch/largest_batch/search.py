@@ -1,7 +1,8 @@
 """The largest batch under a memory budget: searched in fresh processes, and verified in one.
 
 The first process climbs through small sizes; the line through its peaks says where to look next.
-Every answer has been run in a process of its own, and stayed within the budget there.
+Every answer has been run in a process of its own, and stayed within the budget there, unless the
+time was over before: then the answer is what had been measured, and says so.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.memory_line import MemoryPrediction, predict_largest_batch_size
-from tfbatch.estimators.memory_search import LargestBatch, Probe, next_probe
-from tfbatch.largest_batch.fresh_process import Prober, ProcessRun
+from tfbatch.estimators.memory_search import LargestBatch, Probe, cut_short, next_probe
+from tfbatch.largest_batch.fresh_process import CUT_SHORT, Prober, ProcessRun
 
 MOST_RUNS = 7
 """Processes of one search."""
@@ -37,6 +38,21 @@ class LargestSize:
     answer: LargestBatch
     runs: tuple[ProcessRun, ...]
     predicted: MemoryPrediction | None
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the time was over first: larger sizes may fit."""
+        return self.answer.verdict == "cut short"
+
+    @property
+    def smallest_that_failed(self) -> int | None:
+        """The smallest size that was run and does not fit; None if all did that were run."""
+        return self.answer.below
+
+    @property
+    def verified(self) -> bool:
+        """Whether the answer was run in a process of its own, to the end of validation."""
+        return _ran_alone(self.runs, self.batch_size)
 
     @property
     def batch_size(self) -> int:
@@ -76,10 +92,43 @@ def search_largest(prober: Prober, *, cap: int, replicas: int = 1, growth: int =
             f"The largest allowed batch must be at least 1 for each replica. Received: {cap} for "
             f"{replicas}."
         )
-    units = cap // replicas
-    runs = [prober.run([unit * replicas for unit in _climbed(units, growth)])]
-    if (runs[0].written.finished_bytes or 0) > prober.budget_bytes and not runs[0].alone:
-        runs.append(prober.run([replicas]))  # validation alone may be too large for any size
+    runs: list[ProcessRun] = []
+
+    def run(sizes: Sequence[int]) -> bool:
+        """Whether they were run; not so where the time is over."""
+        if not prober.deadline.over:
+            runs.append(prober.run(sizes))
+            return runs[-1].outcome != CUT_SHORT
+        return False
+
+    answer = _answer(run, runs, prober, units=cap // replicas, replicas=replicas, growth=growth)
+    if answer is None:
+        history = [probe for one in runs for probe in _shown(one, prober.budget_bytes)]
+        answer = cut_short(
+            _in_units(history, replicas), budget_bytes=prober.budget_bytes, cap=cap // replicas
+        )
+    predicted = _predicted(runs[0], prober) if runs else None
+    return LargestSize(_in_examples(answer, replicas, len(runs)), tuple(runs), predicted)
+
+
+def _answer(
+    run: Callable[[Sequence[int]], bool],
+    runs: list[ProcessRun],
+    prober: Prober,
+    *,
+    units: int,
+    replicas: int,
+    growth: int,
+) -> LargestBatch | None:
+    """The search itself, for one replica; None where the time is over before its end."""
+    if not run([unit * replicas for unit in _climbed(units, growth)]):
+        return None
+    if (
+        (runs[0].written.finished_bytes or 0) > prober.budget_bytes
+        and not runs[0].alone
+        and not run([replicas])  # validation alone may be too large for any size
+    ):
+        return None
     # One is left to verify a size that was only climbed to.
     more = len(_history(runs, replicas)) + MOST_RUNS - 1 - len(runs)
     while True:
@@ -92,13 +141,12 @@ def search_largest(prober: Prober, *, cap: int, replicas: int = 1, growth: int =
         )
         if settled or len(runs) >= MOST_RUNS:
             break
-        runs.append(prober.run([step.batch_size * replicas]))
+        if not run([step.batch_size * replicas]):
+            return None
     if not isinstance(step, LargestBatch):  # the last process has failed to verify
         low = max((p.batch_size for p in history if p.fits(prober.budget_bytes)), default=0)
         step = LargestBatch(low, None, "stopped", "the processes are used up", len(runs))
-    return LargestSize(
-        _in_examples(step, replicas, len(runs)), tuple(runs), _predicted(runs[0], prober)
-    )
+    return step
 
 
 def _climbed(units: int, growth: int) -> list[int]:
@@ -107,11 +155,21 @@ def _climbed(units: int, growth: int) -> list[int]:
 
 
 def _history(runs: Sequence[ProcessRun], replicas: int) -> list[Probe]:
-    return [
-        dataclasses.replace(probe, batch_size=probe.batch_size // replicas)
-        for run in runs
-        for probe in run.probes()
-    ]
+    return _in_units([probe for run in runs for probe in run.probes()], replicas)
+
+
+def _in_units(probes: Sequence[Probe], replicas: int) -> list[Probe]:
+    return [dataclasses.replace(p, batch_size=p.batch_size // replicas) for p in probes]
+
+
+def _shown(run: ProcessRun, budget_bytes: float) -> Sequence[Probe]:
+    """What a process shows where none follows: without validation that fits, no size does."""
+    probes, written = run.probes(), run.written
+    died_validating = run.outcome not in ("ok", CUT_SHORT) and written.running is None
+    over = (written.finished_bytes or 0) > budget_bytes
+    if died_validating or (over and all(probe.fits(budget_bytes) for probe in probes)):
+        return [probe for probe in probes if not probe.fits(budget_bytes)]
+    return probes
 
 
 def _ran_alone(runs: Sequence[ProcessRun], size: int) -> bool:
@@ -187,8 +245,10 @@ def plan_accumulation(target: int, *, largest: int, replicas: int = 1) -> tuple[
 
 def verify_accumulation(
     prober_of: Callable[[int], Prober], target: int, *, largest: int, replicas: int = 1
-) -> Accumulation:
+) -> Accumulation | None:
     """Plans, and runs the plan in a fresh process: the sums of gradients need memory too.
+
+    None where the time is over before a plan has been run.
 
     Args:
         prober_of: `prober_of(steps)` runs sizes with as many micro-batches in an update.
@@ -199,10 +259,15 @@ def verify_accumulation(
     for _ in range(_ATTEMPTS):
         micro, steps = plan_accumulation(target, largest=largest, replicas=replicas)
         prober = prober_of(steps)
+        if prober.deadline.over:
+            return None
         try:
-            (probe,) = prober.run([micro]).probes()
+            run = prober.run([micro])
         except InputError as error:  # a loss that no cut keeps, several replicas
             return Accumulation(target, micro, steps, None, refused=str(error))
+        if run.outcome == CUT_SHORT:
+            return None
+        (probe,) = run.probes()
         if probe.fits(prober.budget_bytes):
             return Accumulation(target, micro, steps, int(probe.peak_bytes or 0))
         smaller = int(micro * _SMALLER) // replicas * replicas

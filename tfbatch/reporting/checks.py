@@ -294,9 +294,11 @@ def _where_memory_ends(answer: Answer, sizes: list[int]) -> str:
     if used_up is not None and used_up.smallest_that_failed > size:
         return f"memory was used up at {used_up.smallest_that_failed}"
     step = sizes[-1] / sizes[-2] if len(sizes) > 1 else 2.0
-    if limit is not None and limit.largest_batch_size < min(limit.largest_asked, size * step):
+    if limit is None or not limit.largest_possible < min(limit.largest_asked, size * step):
+        return ""
+    if limit.cut_short_after is None:
         return f"{limit.largest_batch_size} is the largest that fits into the memory"
-    return ""
+    return f"{limit.smallest_that_failed} was measured not to fit into the memory"
 
 
 def seconds_alone(answer: Answer, trials: Trials) -> Check:

@@ -43,6 +43,9 @@ class Execution:
         memory_budget: Memory for all workers together (on GPUs: of each one), such as "8 GB", or
             "auto" for 80 % of what there is: the largest batch that fits is measured first. None:
             trials find out.
+        memory_seconds: Seconds after which the search for that batch begins no further process,
+            and answers with what it has measured; infinite for no limit. None: 60, or 150 where
+            XLA compiles the model.
         max_state_gb: Gigabytes (10^9 bytes) that end states of trials may take in the run folder.
         data_on: Where batches are made of the examples: "device" (in the graph that trains, from
             the device's memory), "host", or "auto" for the device where it is a GPU and the data
@@ -59,6 +62,7 @@ class Execution:
     strategy: str | None = None
     logical_cpus: int = 0
     memory_budget: str | None = None
+    memory_seconds: float | None = None
     max_state_gb: float = MAX_STATE_GB
     data_on: str = AUTOMATIC
     workers_per_gpu: int = 1
@@ -106,6 +110,11 @@ class Execution:
             raise InputError(
                 "`memory_budget` needs worker processes, whose memory can be measured. Received: "
                 "workers=0. Leave `workers` out."
+            )
+        if self.memory_seconds is not None and not self.memory_seconds >= 0:
+            raise InputError(
+                "`memory_seconds` must be >= 0, or inf for no limit. Received: "
+                f"{self.memory_seconds}."
             )
         if self.cluster is not None:
             self._check_cluster(self.cluster)

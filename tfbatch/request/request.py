@@ -95,6 +95,12 @@ class Request:
                 "`max_trainings` must be >= 1: the baseline's own training is one. Received: "
                 f"{self.max_trainings}."
             )
+        if self.execution.memory_seconds is not None and self.execution.memory_budget is None:
+            raise InputError(
+                "`memory_seconds` limits the search for the largest batch, which `memory_budget` "
+                f"asks for. Received: memory_seconds={self.execution.memory_seconds:g} and no "
+                "memory_budget. Leave it out, or give --memory_budget=auto too."
+            )
         derive_seed(self.seed)
 
     def baseline_configuration(self, scaling_rule: Named) -> Configuration:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak, read_memory_limit
 from tfbatch.bench import Bench
+from tfbatch.largest_batch.deadline import allowed_seconds
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
 from tfbatch.process.memory import WORKER_SHARE
 from tfbatch.quantities import bytes_of
@@ -18,8 +20,11 @@ from tfbatch.search.progress import Progress
 
 def limit_memory(
     bench: Bench, memory_budget: str, sizes: Sequence[int], folder: Path, progress: Progress
-) -> int:
-    """The largest size that fits each worker's part of the budget.
+) -> int | None:
+    """The largest size to try: the largest that fits each worker's part of the budget.
+
+    Where the time was over before that was known, it is the one below the smallest that was
+    measured not to fit, or None: what was not measured is left to the trials, as without a budget.
 
     By the same measurement as `tfbatch.find_max_batch_size`: full training steps in fresh
     processes, the answer run. What an earlier session of the run has measured counts.
@@ -38,7 +43,8 @@ def limit_memory(
     devices, baseline = bench.devices, bench.baseline.batch_size
     largest = max(*sizes, baseline)
     found = read_memory_limit(folder)
-    if found is None or not found.answers(memory_budget, devices.workers, largest):
+    seconds = allowed_seconds(bench)
+    if found is None or not found.answers(memory_budget, devices.workers, largest, seconds=seconds):
         progress.say("Measuring the largest batch that fits into the memory.")
         total = None if memory_budget == AUTOMATIC else bytes_of(memory_budget)
         # A GPU's memory is that of its own workers; that of the machine is shared by all.
@@ -58,14 +64,23 @@ def limit_memory(
             largest_batch_size=report.batch_size,
             conclusion=report.conclusion(),
             peaks=_peaks(report),
+            cut_short_after=report.allowed_seconds if report.training.cut_short else None,
+            smallest_that_failed=report.training.smallest_that_failed,
         )
         write_whole(folder / MEMORY_LIMIT, found.model_dump_json(indent=1) + "\n")
     found.check(batch_sizes=sizes, baseline=baseline)
     progress.say(found.conclusion)
-    left_out = [size for size in sizes if size > found.largest_batch_size]
+    possible = found.largest_possible
+    left_out = [size for size in sizes if size > possible]
     if left_out:
         progress.say(f"Left out, as too large: {', '.join(map(str, left_out))}.")
-    return found.largest_batch_size
+    unknown = [size for size in sizes if found.largest_batch_size < size <= possible]
+    if unknown:
+        progress.say(
+            f"Kept, though not measured to fit: {', '.join(map(str, unknown))}. A trial that runs "
+            "out of memory ends there, and no batch size as large is tried again."
+        )
+    return None if math.isinf(possible) else int(possible)
 
 
 def _peaks(report: MemoryReport) -> tuple[MemoryPeak, ...]:

@@ -181,6 +181,7 @@ def open_run(
                     process=engine,
                     stall_seconds=request.execution.stall_minutes * 60,
                     tell=progress.measuring,
+                    memory_seconds=request.execution.memory_seconds,
                 )
                 largest = limit_memory(
                     bench,
