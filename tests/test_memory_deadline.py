@@ -25,7 +25,7 @@ from tfbatch.command_line.running import parse_flags
 from tfbatch.errors import InputError
 from tfbatch.instruments import largest_batch, run_all
 from tfbatch.instruments.largest_batch import TIME, LargestBatchReading
-from tfbatch.largest_batch import fresh_process, measurement
+from tfbatch.largest_batch import fresh_process, measurement, search
 from tfbatch.largest_batch.deadline import Deadline, allowed_seconds
 from tfbatch.largest_batch.fresh_process import CUT_SHORT, Peak, Prober, ProcessRun, Written
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
@@ -65,7 +65,8 @@ class Simulated(Prober):
 
     def run(self, sizes):
         sizes = tuple(sizes)
-        assert not self.deadline.over, "no process is begun any more"
+        if self.deadline.over:
+            return ProcessRun(sizes, CUT_SHORT, Written(), "", 0.0, 0)
         self.begun.append(sizes)
         ends = self.clock.now + 10
         if ends > self.deadline.ends:  # it was ended in the middle of its largest size
@@ -175,6 +176,13 @@ def test_a_size_that_ran_when_the_time_was_over_is_neither_a_fit_nor_a_failure()
     assert {row["outcome"] for row in report_of(found).rows()} == {"ok"}
 
 
+def test_a_last_process_that_is_ended_is_no_answer_either(monkeypatch):
+    monkeypatch.setattr(search, "MOST_RUNS", 2)
+
+    assert limits_of(found_in(15.0)) == (True, 512, None, 2)
+    assert found_in(1000.0, breaks_at=600).answer.verdict == "stopped"
+
+
 def test_a_climb_that_is_ended_keeps_what_it_had_measured():
     found = found_in(5.0, cap=64)
 
@@ -241,10 +249,11 @@ class Slot:
 
     def watch(self):
         Slot.clock.now += 100
+        if self.killed and not self.future.done():
+            self.future.set_result(None)  # as in life, some time after it was killed
 
     def kill(self):
         self.killed = True
-        self.future.set_result(None)
 
     def result(self):
         raise fresh_process.ProcessEndedError("killed", "killed")
