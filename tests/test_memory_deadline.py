@@ -443,6 +443,19 @@ def test_a_measurement_that_came_to_its_end_says_nothing_of_time(stages):
     assert "memory_seconds" not in report.conclusion()
 
 
+def test_the_processes_of_a_bench_have_the_deadline_that_they_are_given():
+    bench: Any = bench_of()
+    start = Start(Path("unused"), None, memory_load.nothing)
+    bench.own_process, bench.stall_seconds = lambda log: start, 600.0
+    bench.stop_requested, bench.tell = bool, print
+    usable, deadline = UsableMemory("CPU", BUDGET, 1), Deadline.begin(5.0, Clock())
+    climb = simulated(1.0).climb
+    with measurement.open_prober(
+        bench, climb, usable=usable, budget_bytes=BUDGET, deadline=deadline
+    ) as prober:
+        assert prober.deadline is deadline
+
+
 @pytest.mark.parametrize(
     ("seconds", "xla", "expected"),
     [(None, False, 60.0), (None, True, 150.0), (7.0, True, 7.0), (0.0, False, 0.0)],
