@@ -144,6 +144,21 @@ def test_a_run_that_is_resumed_has_the_same_prices(tmp_path):
     assert first.prices(1000).cost(512, 5120) == pytest.approx(10 * 0.0512)
 
 
+def test_workers_may_be_settled_before_the_search_proposes_by_their_number(tmp_path):
+    engine, told = Engine(), []
+
+    def settled(sizes):
+        told.append(sorted(sizes))
+        engine.devices = dataclasses.replace(Engine.devices, workers=6)
+
+    for _ in range(2):  # a run that is resumed measures nothing
+        found = prices_of(
+            engine, BASELINE, (8, 64), tmp_path, Progress(None), max_minutes=None, settled=settled
+        )
+        assert found.workers == read_prices(tmp_path).workers == 6
+    assert told == [[8, 32, 64]]
+
+
 def test_the_time_for_it_is_a_share_of_the_limit(tmp_path):
     engine = Engine()
     prices(tmp_path, engine, minutes=2.0)

@@ -23,7 +23,13 @@ from tfbatch.python_objects import (
     splits_of,
     user_code,
 )
-from tfbatch.request.execution import AUTOMATIC, MAX_STATE_GB, Execution, JitCompile
+from tfbatch.request.execution import (
+    AUTOMATIC,
+    MAX_STATE_GB,
+    Execution,
+    JitCompile,
+    WorkersPerGpu,
+)
 from tfbatch.request.request import Request, make_request
 from tfbatch.run_folder.files import JOURNAL
 from tfbatch.run_folder.folder import check_run_dir
@@ -76,7 +82,7 @@ def find_batch_size(
     memory_seconds: float | None = None,
     max_state_gb: float = MAX_STATE_GB,
     data_on: str = AUTOMATIC,
-    workers_per_gpu: int = 1,
+    workers_per_gpu: WorkersPerGpu = 1,
     cluster: str | None = None,
     stall_minutes: float = 10.0,
     checkpoint_seconds: float = 60.0,
@@ -167,7 +173,7 @@ def find_batch_size(
         data_on: Where batches are made of the examples: "device" (its memory, within the training
             graph), "host", or "auto": on a GPU with the data in a fifth of its memory.
         workers_per_gpu: Workers that share a GPU which one trial does not fill, instead of
-            `workers`.
+            `workers`; "auto" measures before the first trial how many are worth it.
         cluster: The Ray cluster whose nodes run the trials: "auto" for the one that this machine
             belongs to, or "HOST:PORT" of its head; `workers` are then those of each node, and all
             nodes share `run_dir`. Default: this machine alone.

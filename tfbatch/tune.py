@@ -43,7 +43,7 @@ from tfbatch.finder import plan_request, run_request
 from tfbatch.plug_ins import check_reference, find_function
 from tfbatch.process.stop_signal import StopSignal
 from tfbatch.python_objects import PythonObjects
-from tfbatch.request.execution import MAX_STATE_GB, Execution
+from tfbatch.request.execution import AUTOMATIC, MAX_STATE_GB, Execution, WorkersPerGpu
 from tfbatch.request.request import DEFAULT_RUNS, Request, make_request
 from tfbatch.run_folder.files import (
     BEST_CONFIGURATION,
@@ -160,11 +160,11 @@ flags.DEFINE_integer(
     0,
     flag_values=FLAGS,
 )
-flags.DEFINE_integer(
+flags.DEFINE_string(
     "workers_per_gpu",
-    1,
-    "Workers that share a GPU which one trial does not fill, instead of --workers.",
-    1,
+    "1",
+    "Workers that share a GPU which one trial does not fill, instead of --workers; auto: as many "
+    "as are measured to get most done.",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(
@@ -235,9 +235,26 @@ def request_from_flags() -> Request:
             memory_seconds=FLAGS.memory_seconds,
             max_state_gb=FLAGS.max_state_gb,
             data_on=FLAGS.data_on,
-            workers_per_gpu=FLAGS.workers_per_gpu,
+            workers_per_gpu=_workers_per_gpu(FLAGS.workers_per_gpu),
         ),
     )
+
+
+def _workers_per_gpu(given: str) -> WorkersPerGpu:
+    """What `--workers_per_gpu` says; `Execution` knows how many there may be.
+
+    Raises:
+        InputError: It is neither a number nor auto.
+    """
+    if given == AUTOMATIC:
+        return AUTOMATIC
+    try:
+        return int(given)
+    except ValueError as error:
+        raise InputError(
+            "`workers_per_gpu` must be a whole number, or auto to have it measured. "
+            f"Received: {given!r}."
+        ) from error
 
 
 def main(arguments: list[str]) -> int:

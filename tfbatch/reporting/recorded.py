@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tfbatch.answer.answer import Answer
 from tfbatch.answer.best_learning_rates import Bracket, brackets_of
+from tfbatch.answer.gpu_sharing import read_gpu_sharing
 from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
 from tfbatch.answer.step_seconds import StepSeconds, read_step_seconds
 from tfbatch.answer.stored import answer_of, read_answer
@@ -36,7 +37,8 @@ class Machine:
         hardware: Processor, cores, memory and accelerators in words; empty if not known.
         load: What other processes took of the cores in words; empty if not known.
         versions: Of Python and of the packages that shape a result.
-        gpu_software: Driver, CUDA, cuDNN, allocator, TF32 and XLA; empty without a GPU.
+        gpu_software: Driver, CUDA, cuDNN, allocator, TF32 and XLA, how busy the GPUs were, and
+            how many trials were measured to be worth it on each; empty without a GPU.
         nodes: Of a cluster, those that are alike in a row: their addresses, and what trained there;
             last, on which kind answers were verified. The others are of the machine that directed.
     """
@@ -181,6 +183,7 @@ def _machine(path: Path) -> Machine:
         gpu_software=(
             *_gpu_software(content.get("gpu_software")),
             *_gpu_utilization(content.get("gpu_utilization")),
+            *_gpu_sharing(path),
         ),
         nodes=_nodes(path),
     )
@@ -251,6 +254,11 @@ def _gpu_utilization(content: object) -> tuple[tuple[str, str], ...]:
         return ()
     found = GpuUtilization(mean, peak, gpus if isinstance(gpus, int) else 1)
     return (("GPU: utilization", str(found)),)
+
+
+def _gpu_sharing(path: Path) -> tuple[tuple[str, str], ...]:
+    found = read_gpu_sharing(path)
+    return () if found is None else (("GPU: trials at a time", str(found)),)
 
 
 def _load(content: JsonObject) -> str:

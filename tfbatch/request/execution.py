@@ -13,7 +13,7 @@ from tfbatch.schema import as_plain
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 AUTOMATIC: Literal["auto"] = "auto"
-"""What is found out: the memory budget, XLA as Keras chooses, where examples live."""
+"""What is found out: the memory budget, XLA, where examples live, workers on a GPU."""
 DATA_ON = (AUTOMATIC, "device", "host")
 MAX_STATE_GB = 4.0
 """Gigabytes that end states of trials may take on disk, by default."""
@@ -21,6 +21,8 @@ _MOST_WORKERS = 256
 
 JitCompile = bool | Literal["auto"]
 """Whether XLA compiles the model; "auto" for what Keras chooses, see `Execution`."""
+WorkersPerGpu = int | Literal["auto"]
+"""Workers that share a GPU; "auto" for what is measured, see `Execution`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Execution:
         data_on: Where batches are made of the examples: "device" (in the graph that trains, from
             the device's memory), "host", or "auto" for the device where it is a GPU and the data
             fits into a fifth of its memory.
-        workers_per_gpu: Workers that share a GPU, where `workers` is None.
+        workers_per_gpu: Workers that share a GPU, where `workers` is None. "auto" for as many as
+            are measured, before the first trial, to get most done; without a GPU it changes
+            nothing.
     """
 
     workers: int | None = None
@@ -65,7 +69,7 @@ class Execution:
     memory_seconds: float | None = None
     max_state_gb: float = MAX_STATE_GB
     data_on: str = AUTOMATIC
-    workers_per_gpu: int = 1
+    workers_per_gpu: WorkersPerGpu = 1
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -85,18 +89,7 @@ class Execution:
                 f"`data_on` must be one of {', '.join(DATA_ON)}."
                 f"{did_you_mean(self.data_on, DATA_ON)} Received: {self.data_on!r}."
             )
-        if not 1 <= self.workers_per_gpu <= _MOST_WORKERS:
-            raise InputError(
-                f"`workers_per_gpu` must be from 1 to {_MOST_WORKERS}. "
-                f"Received: {self.workers_per_gpu}."
-            )
-        if self.workers_per_gpu > 1 and (self.workers is not None or self.strategy):
-            given = "strategy" if self.workers is None else "workers"
-            raise InputError(
-                f"`workers_per_gpu` and `{given}` both say how many workers there are. Received: "
-                f"workers_per_gpu={self.workers_per_gpu}, {given}={getattr(self, given)}. Leave "
-                "one of them out."
-            )
+        self._check_workers_per_gpu()
         if self.jit_compile not in (True, False, AUTOMATIC):
             raise InputError(
                 f'`jit_compile` must be True, False or "auto". Received: {self.jit_compile!r}.'
@@ -136,6 +129,25 @@ class Execution:
                 f"`checkpoint_seconds` must be >= 0. Received: {self.checkpoint_seconds}."
             )
 
+    def _check_workers_per_gpu(self) -> None:
+        """Refuses what is no number of workers, and what would say it twice.
+
+        Raises:
+            InputError: One of them.
+        """
+        asked = self.workers_per_gpu
+        if asked != AUTOMATIC and not (isinstance(asked, int) and 1 <= asked <= _MOST_WORKERS):
+            raise InputError(
+                f"`workers_per_gpu` must be from 1 to {_MOST_WORKERS}, or auto. "
+                f"Received: {asked!r}."
+            )
+        if asked != 1 and (self.workers is not None or self.strategy):
+            given = "strategy" if self.workers is None else "workers"
+            raise InputError(
+                f"`workers_per_gpu` and `{given}` both say how many workers there are. Received: "
+                f"workers_per_gpu={asked}, {given}={getattr(self, given)}. Leave one of them out."
+            )
+
     def _check_cluster(self, cluster: str) -> None:
         """Refuses what is no address, and what a cluster cannot do.
 
@@ -153,6 +165,13 @@ class Execution:
             raise InputError(
                 "`cluster` needs worker processes, which its nodes run. Received: workers=0. Leave "
                 "`workers` out."
+            )
+        if self.workers_per_gpu == AUTOMATIC:
+            raise InputError(
+                "`workers_per_gpu` is measured on the GPUs of one machine, and the nodes of a "
+                "`cluster` may differ. Received: workers_per_gpu=auto. Run `tfbatch tune "
+                "--workers_per_gpu=auto --max_trials=1` on a node with a GPU, and give the number "
+                "that it chooses."
             )
         if self.memory_budget is not None:
             raise InputError(

@@ -185,6 +185,22 @@ class ClusterProcesses(Processes):
         self._write()
         self._look(now=True)
 
+    def share_gpus(self, workers: int) -> None:
+        """See Processes; a request for it is refused before any work.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError(f"a cluster's nodes cannot be given {workers} workers for each GPU")
+
+    def of_one_gpu(self) -> Sequence[int]:
+        """See Processes.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("a cluster's GPUs may differ")
+
     def submit(
         self,
         slot: TaskSlot,

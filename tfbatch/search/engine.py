@@ -88,7 +88,8 @@ class TrialEngine(Protocol):
 class Engine(TrialEngine, Protocol):
     """Runs trials, and single tasks while no trial runs: functions that get a TaskContext first.
 
-    It is never changed from outside: what differs is an argument, and `opened` gives another one.
+    What differs is an argument, and `opened` gives another one; which processes there are is
+    changed by `admit` and `share_gpus` alone.
     """
 
     def stop_requested(self) -> bool:
@@ -150,6 +151,30 @@ class Engine(TrialEngine, Protocol):
         Raises:
             SearchError: A process ended, or memory was used up.
             StoppedError: The user requested a stop.
+        """
+
+    def call_side_by_side(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        case: Mapping[str, object],
+    ) -> list[R]:
+        """Runs a task in every worker of the first GPU at the same time, while no trial runs.
+
+        All of them have ended when it returns, or raises what one of them raised.
+
+        Args:
+            task: Module-level, so that it travels by its name.
+            case: Its arguments by name, the same for each worker.
+
+        Raises:
+            SearchError: A process ended, or memory was used up.
+            StoppedError: The user requested a stop.
+        """
+
+    def share_gpus(self, workers: int) -> None:
+        """Gives each GPU of this machine so many workers, while no trial runs.
+
+        All begin anew: what a process has of the machine is settled when it starts.
         """
 
     def own_process(self, log: Path) -> Start:

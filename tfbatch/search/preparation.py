@@ -22,7 +22,7 @@ from tfbatch.process.gpus import (
     unusable,
 )
 from tfbatch.quantities import TrainingLength
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import AUTOMATIC, Execution
 from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.run_folder.folder import RunLock
 from tfbatch.search.cluster import ClusterProcesses
@@ -34,7 +34,7 @@ from tfbatch.search.worker_engine import Processes, WorkerEngine, WorkerProcesse
 from tfbatch.training.context import Job, UserCode, dump_code
 from tfbatch.training.data_tasks import describe_data, expect_form, prepare_data
 from tfbatch.training.description import ModelDescription, describe_model
-from tfbatch.training.devices import Place, cuda_build, gpu_settings
+from tfbatch.training.devices import MOST_ON_A_GPU, Place, cuda_build, gpu_settings
 from tfbatch.training.evaluation import Untrained
 from tfbatch.trial.objective import Objective
 from tfbatch.workers import Slot
@@ -58,6 +58,7 @@ def _open_engine(
     Raises:
         InputError: The user's code cannot be sent to another process, or there is no such cluster.
     """
+    per_gpu = execution.workers_per_gpu
     job = Job(
         data,
         _sendable(code),
@@ -66,7 +67,8 @@ def _open_engine(
         place=Place(
             strategy=execution.strategy,
             logical_cpus=execution.logical_cpus,
-            workers_per_gpu=execution.workers_per_gpu,
+            workers_per_gpu=per_gpu if isinstance(per_gpu, int) else 1,  # then it is measured
+            data_sharers=MOST_ON_A_GPU if per_gpu == AUTOMATIC else None,
         ),
         data_on=execution.data_on,
     )

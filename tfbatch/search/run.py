@@ -12,6 +12,7 @@ from tfbatch.answer.answer import Answer
 from tfbatch.answer.candidates import Candidate, to_verify
 from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import find_answer
+from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.answer.plan import Plan
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
@@ -19,6 +20,8 @@ from tfbatch.errors import InputError, NothingLearnedError, SearchError, Stopped
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
 from tfbatch.oracles import Belief, Prices
+from tfbatch.process.gpus import GpuMachine
+from tfbatch.request.execution import AUTOMATIC
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
 from tfbatch.run_folder.fingerprint import write_fingerprint
@@ -29,6 +32,7 @@ from tfbatch.search.answer_writer import AnswerWriter, tell_failure, told
 from tfbatch.search.budget import Budget
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.columns import declare_columns
+from tfbatch.search.gpu_sharing import SharingRequest, share_gpus, workers_that_fit
 from tfbatch.search.loop import Search
 from tfbatch.search.plan import Planner
 from tfbatch.search.preparation import Prepared, stop_if
@@ -193,6 +197,7 @@ class Run:
             SearchError: No step time could be measured.
             StoppedError: A stop was requested.
         """
+        self._share_gpus([size for size in self.space.batch_sizes if size <= self._largest()])
         return Planner(
             request=self.request,
             space=self.space,
@@ -238,18 +243,48 @@ class Run:
 
         A run that is resumed has the prices of its first session; without any it counts examples.
         """
-        if not self.request.search.oracle.prices or self.stop_requested():
+        if self.stop_requested():
+            return
+        sizes = [size for size in self.space.batch_sizes if size <= self._largest()]
+        if not self.request.search.oracle.prices:
+            self._share_gpus(sizes)
             return
         priced = prices_of(
             self.engine,
             self.baseline,
-            [size for size in self.space.batch_sizes if size <= self._largest()],
+            sizes,
             self.folder.path,
             self.progress,
             max_minutes=self.request.max_minutes,
+            settled=self._share_gpus,
         )
+        self._share_gpus(priced.step_seconds)  # of a run that is resumed
         self.prices = priced.prices(self.num_examples)
         self.step_seconds = read_step_seconds(self.folder.path)
+
+    def _share_gpus(self, sizes: Collection[int]) -> None:
+        """With `--workers_per_gpu=auto`: as many workers on each GPU as are worth it.
+
+        Args:
+            sizes: Batch sizes that trials may have, and that fit where that is known.
+        """
+        execution = self.request.execution
+        if execution.workers_per_gpu != AUTOMATIC:
+            return
+        limit = read_memory_limit(self.folder.path) if execution.memory_budget else None
+        machine = self.gpu_settings.machine if self.gpu_settings else GpuMachine()
+        gpu_bytes = min((gpu.memory_bytes for gpu in machine.gpus), default=math.inf)
+        share_gpus(
+            self.engine,
+            SharingRequest(
+                self.baseline,
+                largest=max(sizes, default=self.baseline.batch_size),
+                fit=workers_that_fit(limit, gpu_bytes),
+                max_minutes=self.request.max_minutes,
+            ),
+            self.folder.path,
+            self.progress,
+        )
 
     def _largest(self) -> float:
         return math.inf if self._largest_batch_size is None else self._largest_batch_size

@@ -142,6 +142,23 @@ class InProcessEngine(SerialEngine, Calls):
                 raise StoppedError(f"`{task.__name__}` was stopped.")
             ended(index, self._perform(task, (), case))
 
+    def call_side_by_side(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        case: Mapping[str, object],
+    ) -> list[R]:
+        """See Engine; this process is the only worker."""
+        return [self._perform(task, (), case)]
+
+    def share_gpus(self, workers: int) -> None:
+        """See Engine; this process is the only worker.
+
+        Raises:
+            RuntimeError: There are to be more.
+        """
+        if workers > 1:
+            raise RuntimeError("one process is one worker")
+
     def own_process(self, log: Path) -> Start:
         """See Engine."""
         return worker_alone(self._context.job, self._context.records, log)

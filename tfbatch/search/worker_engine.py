@@ -90,6 +90,14 @@ class Processes(abc.ABC):
         """Another slot with the whole machine of this one; None if it has that itself."""
 
     @abc.abstractmethod
+    def share_gpus(self, workers: int) -> None:
+        """See Engine."""
+
+    @abc.abstractmethod
+    def of_one_gpu(self) -> Sequence[int]:
+        """Numbers of the slots of the first GPU."""
+
+    @abc.abstractmethod
     def admit(self, records: Path, expected: NodeCheck) -> None:
         """From now on nodes are compared with this, and those that are alike get trials."""
 
@@ -130,13 +138,23 @@ class Processes(abc.ABC):
         task: Callable[..., Any],
         cases: Sequence[Mapping[str, object]],
         ended: Callable[[int, Any], None],
+        numbers: Sequence[int] | None = None,
     ) -> None:
-        """Runs a task for each case in whichever worker is free; see Engine."""
+        """Runs a task for each case in whichever worker is free; see Engine.
+
+        Args:
+            records: Where the prepared data is.
+            task: Module-level.
+            cases: The arguments of each by name.
+            ended: Told of each case's index and result.
+            numbers: Those of the slots that it runs in; None for every one that measures.
+        """
         waiting = collections.deque(range(len(cases)))
         running: dict[int, TaskSlot] = {}
         failure: Exception | None = None
         self.devices  # noqa: B018 - all workers are started
-        slots = [self.slots[number] for number in self.open_to(MEASURED)]
+        chosen = self.open_to(MEASURED) if numbers is None else numbers
+        slots = [self.slots[number] for number in chosen]
         for slot in slots:
             if slot.future is not None:  # it was only starting up
                 self.first_result(slot)
@@ -306,6 +324,18 @@ class WorkerProcesses(Processes):
         """See Processes: every phase runs in every worker."""
         del phase
         return range(self.devices.workers)
+
+    def share_gpus(self, workers: int) -> None:
+        """See Engine; the processes start with their first task."""
+        self._devices = self.devices.shared_by(workers)
+        place = dataclasses.replace(self.job.place, workers_per_gpu=workers)
+        self.job = dataclasses.replace(self.job, place=place)
+        self.close()
+        self.slots = [self._slot(number) for number in range(self._devices.workers)]
+
+    def of_one_gpu(self) -> Sequence[int]:
+        """See Processes: workers take the GPUs in turn."""
+        return range(0, self.devices.workers, max(self.devices.gpus, 1))
 
     def admit(self, records: Path, expected: NodeCheck) -> None:
         """No node to admit."""
@@ -494,6 +524,23 @@ class WorkerEngine(Calls):
     ) -> None:
         """See Engine."""
         self._processes.perform_each(self._records, task, cases, ended)
+
+    def call_side_by_side(
+        self,
+        task: Callable[Concatenate[TaskContext, P], R],
+        case: Mapping[str, object],
+    ) -> list[R]:
+        """See Engine."""
+        numbers = self._processes.of_one_gpu()
+        found: dict[int, R] = {}
+        self._processes.perform_each(
+            self._records, task, [case] * len(numbers), found.__setitem__, numbers
+        )
+        return [found[number] for number in range(len(numbers))]
+
+    def share_gpus(self, workers: int) -> None:
+        """See Engine."""
+        self._processes.share_gpus(workers)
 
     def _idle(self, phase: Phase) -> list[int]:
         return [n for n in self._processes.open_to(phase) if n not in self._running]

@@ -164,7 +164,7 @@ class TaskContext:
         return place_data(
             self.data,
             self.job.data_on,
-            sharers=workers_on_a_gpu(self.job.place),
+            sharers=self.job.place.data_sharers or workers_on_a_gpu(self.job.place),
             strategy=self._strategy,
             class_weight=self.code.compilation.class_weight,
             callbacks=self.code.callbacks,

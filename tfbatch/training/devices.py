@@ -24,6 +24,9 @@ class Place:
         whole: Whether it gets every core and every GPU: it works alone.
         cores: Cores that the workers share; None for all that the process may use.
         gpus: GPUs that the workers share, where this process sees only its own; else None.
+        data_sharers: Workers that may come to share a GPU, where their number is found out later:
+            whether the data has room in its memory is decided for so many, before and after. None
+            for those that share it.
     """
 
     slot: int = 0
@@ -34,6 +37,7 @@ class Place:
     whole: bool = False
     cores: int | None = None
     gpus: int | None = None
+    data_sharers: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,20 @@ class Devices:
             return self.kind
         return f"CPU, {self.cores} thread{'s' if self.cores > 1 else ''}"
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs the machine has."""
+        return sum("GPU" in name for name in self.accelerators)
 
+    def shared_by(self, sharers: int) -> Devices:
+        """The same where each GPU has so many workers."""
+        workers = self.gpus * sharers
+        threads = _threads(self.cores, workers)
+        return dataclasses.replace(self, workers=workers, threads=threads, sharers=sharers)
+
+
+MOST_ON_A_GPU = 4
+"""So many workers on a GPU are tried at most where their number is measured."""
 MOST_WORKERS = 8
 """The default on a CPU is one worker a core, with one thread each, and at most this many."""
 
@@ -89,7 +106,7 @@ def claim_devices(place: Place) -> Devices:
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * place.logical_cpus,
         )
-    threads = cores if place.whole else max(cores // workers, 1)
+    threads = cores if place.whole else _threads(cores, workers)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     replicas = 1
@@ -105,6 +122,11 @@ def claim_devices(place: Place) -> Devices:
         replicas,
         sharers=workers_on_a_gpu(place),
     )
+
+
+def _threads(cores: int, workers: int) -> int:
+    """Threads of one operation, where workers divide the cores."""
+    return max(cores // workers, 1)
 
 
 def workers_on_a_gpu(place: Place) -> int:

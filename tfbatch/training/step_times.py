@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
@@ -24,6 +24,9 @@ from tfbatch.training.data_place import training_stream
 from tfbatch.training.evaluation import evaluate
 from tfbatch.training.program import held_by
 from tfbatch.training.program_cache import ProgramCache
+
+if TYPE_CHECKING:
+    import keras
 
 _FIRST_LOOK_SECONDS = 0.3
 ROUNDS = 5
@@ -167,6 +170,7 @@ def time_training(
     warmup: int,
     at_once: int,
     cached: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> float:
     """Seconds of a training step.
 
@@ -178,6 +182,7 @@ def time_training(
         at_once: Steps in an execution.
         cached: Whether every step gets the first batch, kept in memory: of the host, or of the
             device where the data is there.
+        callbacks: Further ones, which only look.
     """
     steps = at_once * (warmup + executions)
     examples = steps * configuration.batch_size
@@ -203,7 +208,7 @@ def time_training(
     model.fit(
         batches,
         steps_per_epoch=steps,
-        callbacks=[clock, StopAfterSteps(steps)],
+        callbacks=[clock, StopAfterSteps(steps), *callbacks],
         shuffle=False,
         verbose=0,
     )
