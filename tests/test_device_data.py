@@ -408,12 +408,12 @@ def test_workers_share_gpus_in_turn(monkeypatch):
         found = [devices.claim_devices(Place(slot=n, workers_per_gpu=2)) for n in range(4)]
     assert [each.workers for each in found] == [4] * 4
     assert [each.sharers for each in found] == [2] * 4
+    assert chosen == [[gpus[0]], [gpus[1]]] * 2
+    assert grown == [(gpu, True) for gpu in gpus] * 2
     with without_threads(monkeypatch):
         one_each = devices.claim_devices(Place())
     assert one_each.shared_by(2) == found[0]
     assert found[0].shared_by(1) == one_each
-    assert chosen == [[gpus[0]], [gpus[1]]] * 2
-    assert grown == [(gpu, True) for gpu in gpus] * 2
 
 
 @contextlib.contextmanager
