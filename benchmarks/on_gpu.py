@@ -255,6 +255,7 @@ def _measured_workers(data: dict[str, tuple[Any, Any]]) -> str:
             "small_cnn",
             data,
             search="random",
+            baseline="learning_rate=1e-4",  # of two trials one must not diverge
             max_trials=1,
             verification_seeds=0,
             batch_sizes=[32, 64, 128, 256],
