@@ -353,7 +353,7 @@ def test_a_real_process_that_runs_when_the_time_is_over_has_ended_before_the_ans
     assert [probe.batch_size for probe in run.probes()] == [8, 16]
 
 
-def bench_of(*, seconds=None, xla=False, examples=400, clock=None):
+def bench_of(*, seconds=None, xla=False, examples=400, clock=None, kind="CPU"):
     """A bench with a training split that takes at most `examples`, of 60 validation examples."""
 
     def measure(function):
@@ -368,7 +368,7 @@ def bench_of(*, seconds=None, xla=False, examples=400, clock=None):
         rest=lambda: None,
         configuration=lambda size: size,
         task=lambda function, *arguments: function.__name__,
-        devices=Devices("CPU", (), 1, 1),
+        devices=Devices(kind, (), 1, 1),
         baseline=types.SimpleNamespace(batch_size=32),
     )
 
@@ -457,11 +457,17 @@ def test_the_processes_of_a_bench_have_the_deadline_that_they_are_given():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "xla", "expected"),
-    [(None, False, 60.0), (None, True, 150.0), (7.0, True, 7.0), (0.0, False, 0.0)],
+    ("seconds", "xla", "kind", "expected"),
+    [
+        (None, False, "NVIDIA A100", 60.0),
+        (None, True, "NVIDIA A100", 150.0),
+        (None, True, "CPU", math.inf),
+        (7.0, True, "CPU", 7.0),
+        (0.0, False, "NVIDIA A100", 0.0),
+    ],
 )
-def test_the_time_is_what_was_asked_or_follows_from_xla(seconds, xla, expected):
-    assert allowed_seconds(bench_of(seconds=seconds, xla=xla)) == expected
+def test_the_time_is_what_was_asked_or_follows_from_device_and_xla(seconds, xla, kind, expected):
+    assert allowed_seconds(bench_of(seconds=seconds, xla=xla, kind=kind)) == expected
 
 
 @pytest.mark.parametrize(("seconds", "more"), [(0.0, 150.0), (100.0, 200.0)])

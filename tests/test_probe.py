@@ -387,8 +387,7 @@ def test_every_instrument_measures_under_a_strategy_too(tmp_path):
     done = run_warm(
         *("-m", "tfbatch.probe", "--model=tiny_model:build"),
         *("--batch_sizes=16,32", "--baseline=batch_size=32", "--max_minutes=0.2"),
-        *("--strategy=mirrored", "--logical_cpus=2", "--memory_seconds=inf"),
-        f"--run_dir={tmp_path}",
+        *("--strategy=mirrored", "--logical_cpus=2", f"--run_dir={tmp_path}"),
         environment={"PYTHONPATH": str(Path(tiny_model.__file__).parent)},
     )
     found = json.loads((tmp_path / "probe.json").read_text())["instruments"]

@@ -167,7 +167,8 @@ def find_batch_size(
             "auto" for 80 % of what there is: the largest batch that fits is measured first, and
             larger ones are left out. Default: trials find out.
         memory_seconds: Seconds after which that search begins no further process: then only what
-            was measured not to fit is left out. Default: 60, or 150 where XLA compiles the model.
+            was measured not to fit is left out. Default: on a GPU 60, or 150 where XLA compiles the
+            model; on a CPU no limit.
         max_state_gb: Gigabytes on disk for the end states that trials of a search in parts go on
             from; those that were not used for longest are removed, and trained again if needed.
         data_on: Where batches are made of the examples: "device" (its memory, within the training

@@ -41,8 +41,8 @@ _COMMON = {
     "memory_seconds": _Flag(
         "number",
         "Seconds after which the search for the largest batch begins no further process and "
-        "answers with what it has measured (inf: no limit). Default: 60, or 150 where XLA "
-        "compiles the model.",
+        "answers with what it has measured (inf: no limit). Default: on a GPU 60, or 150 where "
+        "XLA compiles the model; on a CPU no limit.",
         lowest=0.0,
     ),
     "seed": _Flag("whole", "All randomness derives from it.", lowest=0),

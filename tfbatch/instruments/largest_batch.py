@@ -69,7 +69,7 @@ def find_max_batch_size(
             machine's memory), or the GPU's memory.
         memory_seconds: Seconds after which no further process is begun, and one that runs is ended:
             the report is then of what was measured, and says so (`cut_short`). Infinite for no
-            limit. Default: 60, or 150 where XLA compiles the model.
+            limit. Default: on a GPU 60, or 150 where XLA compiles the model; on a CPU none.
         safety_margin: Share of the budget that is left free. Default: 0.2 where no budget is
             stated, else 0.
         largest: Largest batch of interest. Default: the number of training examples.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tfbatch.bench import Bench
 
 SECONDS_WITHOUT_XLA = 60.0
-"""By default, where XLA does not compile the model."""
+"""By default on a GPU, where XLA does not compile the model."""
 SECONDS_WITH_XLA = 150.0
 """By default, where it does: it compiles each size anew."""
 
@@ -44,7 +44,7 @@ NO_DEADLINE = Deadline(math.inf, math.inf, time.monotonic)
 
 
 def default_seconds(*, xla: bool) -> float:
-    """The time of a search of which nothing else was said.
+    """The time of a search on a GPU of which nothing else was said.
 
     Args:
         xla: Whether XLA compiles the model.
@@ -53,7 +53,12 @@ def default_seconds(*, xla: bool) -> float:
 
 
 def allowed_seconds(bench: Bench) -> float:
-    """What the search on a bench may take: as asked, or the default for its model."""
+    """What the search on a bench may take: as asked, or on a GPU the default for its model.
+
+    A CPU's trainings are slow, and their search has always taken the time that it needs.
+    """
     if bench.memory_seconds is not None:
         return bench.memory_seconds
+    if bench.devices.kind == "CPU":
+        return math.inf
     return default_seconds(xla=bench.model.jit_compile)

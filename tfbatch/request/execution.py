@@ -46,8 +46,8 @@ class Execution:
             "auto" for 80 % of what there is: the largest batch that fits is measured first. None:
             trials find out.
         memory_seconds: Seconds after which the search for that batch begins no further process,
-            and answers with what it has measured; infinite for no limit. None: 60, or 150 where
-            XLA compiles the model.
+            and answers with what it has measured; infinite for no limit. None: on a GPU 60, or 150
+            where XLA compiles the model; on a CPU no limit.
         max_state_gb: Gigabytes (10^9 bytes) that end states of trials may take in the run folder.
         data_on: Where batches are made of the examples: "device" (in the graph that trains, from
             the device's memory), "host", or "auto" for the device where it is a GPU and the data
