@@ -1,15 +1,17 @@
 """Seconds until a search's answer is as good as the best known, live: KerasTuner, Optuna and ours.
 
 usage: python benchmarks/live_race.py [--table=digits_mlp] [--metric=loss] [--repetitions=5]
-           [--search=NAME ...] [--output=live_race.jsonl] [--data=FOLDER] [--data_dir=DIR]
+           [--search=NAME ...] [--start=BATCH_SIZE,OCTAVES] [--output=live_race.jsonl]
+           [--data=FOLDER] [--data_dir=DIR]
 
 The data is prepared before the first of them, in `--data` where the table has a recipe of its own
 (`--data_dir` is the folder of TensorFlow Datasets that it is taken from). Each search is a process
 that trains; its clock runs from its start, imports, data and tracing included. Its answer is looked
 up in the replay table of the same model and data, where the mean over six seeds of every
 configuration is known: the clock stops when the answer is within one deviation between seeds (loss)
-or half a point (accuracy) of the best known, and the process is ended. A search that ends after 25
-whole trainings without it counts with its whole time, and is marked. Repetitions are interleaved,
+or half a point (accuracy) of the best known, and the process is ended. A search that ends without
+it, after 25 whole trainings or at its own price, counts with its whole time, and is marked. A user
+who trains with something else than the table's baseline is `--start`. Repetitions are interleaved,
 each with seeds of its own and another search first. Every run is a line of the output as soon as it
 has ended, and the same command goes on behind them.
 
@@ -49,10 +51,18 @@ _PATIENCE = 10.0
 
 
 def race(
-    name: str, path: Path, dataset: str, judge: Judge, *, metric: Metric, seed: int
+    name: str,
+    path: Path,
+    dataset: str,
+    judge: Judge,
+    *,
+    metric: Metric,
+    seed: int,
+    start: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One search until its answer is good enough, or its end."""
     command = [sys.executable, "-m", "replay.live", name, str(path), dataset, metric, str(seed)]
+    command += start
     began, load = time.monotonic(), os.getloadavg()[0]
     process = subprocess.Popen(
         command,
@@ -127,6 +137,7 @@ def main() -> None:
     parser.add_argument("--metric", choices=get_args(Metric), default="loss")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--search", action="append", choices=list(CONTESTANTS))
+    parser.add_argument("--start", metavar="BATCH_SIZE,OCTAVES")
     parser.add_argument("--output", type=Path, default=Path("live_race.jsonl"))
     parser.add_argument("--data", type=Path, default=Path("live_race_data"))
     parser.add_argument("--data_dir", type=Path)
@@ -137,10 +148,12 @@ def main() -> None:
     names = arguments.search or list(CONTESTANTS)
     dataset = dataset_of(table.plan, arguments.data, data_dir=arguments.data_dir)
     subprocess.run([sys.executable, "-m", "tfbatch.prepare", f"--dataset={dataset}"], check=True)
-    about = {"table": arguments.table, "metric": arguments.metric}
+    about = {"table": arguments.table, "metric": arguments.metric, "start": arguments.start}
+    start = arguments.start.split(",") if arguments.start else []
     known = []
     if arguments.output.exists():
-        known = [json.loads(line) for line in arguments.output.read_text("utf-8").splitlines()]
+        written = arguments.output.read_text("utf-8").splitlines()
+        known = [{"start": None} | json.loads(line) for line in written]
     rows = [row for row in known if row.items() >= about.items()]
     done = {(row["search"], row["seed"]) for row in rows}
     for seed in range(1, arguments.repetitions + 1):
@@ -148,7 +161,9 @@ def main() -> None:
         for name in (*names[first:], *names[:first]):
             if (name, seed) in done:
                 continue
-            row = about | race(name, path, dataset, judge, metric=arguments.metric, seed=seed)
+            row = about | race(
+                name, path, dataset, judge, metric=arguments.metric, seed=seed, start=start
+            )
             with arguments.output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)

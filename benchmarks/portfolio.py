@@ -121,7 +121,7 @@ class PortfolioFirst(Trunks):
                 own = (cell for cell in allowed if cell.batch_size == size)
                 near = min(own, key=lambda c: abs(c.rate - self._cells.start - rate), default=None)
                 if near is not None and not self._longest(near):
-                    wanted.append((near, 1, self._lengths_of(size)[0]))
+                    wanted.append((near, self._lengths_of(size)[0]))
         return self._first_free(wanted) or super()._bracket(allowed)
 
 

@@ -1,6 +1,6 @@
 """What each element of the search by trunks is worth, on the replay tables: all but one at a time.
 
-usage: python benchmarks/search_ablations.py [TABLE ...] [--without=pilot ...]
+usage: python benchmarks/search_ablations.py [TABLE ...] [--without=ladder ...]
            [--start=BATCH_SIZE,OCTAVES ...] [--repetitions=40] [--tables=FOLDER]
 
 Each element is a switch of `oracles/trunks.py`. The search without it is compared with the whole
@@ -9,8 +9,9 @@ answer is first within the tolerance (the cap of 25 where it never is), and the 
 tolerances, cut off at 5 (what diverges counts as far more, and would decide alone). Intervals are
 of a bootstrap over the splits of the seeds. A positive difference says that the element helps.
 
-Result: so far of digits_mlp in loss, from two starts (40 repetitions): no element but the bracket
-and the pilot changes anything there, and from the baseline both lose.
+Result: over 12 cases the bracket is worth 8.1 [7.3, 8.8] trainings and 1.31 tolerances, the ladder
+1.1 [0.4, 1.7] and 0.33 [0.23, 0.42]; the bound on the rate 0.15 [0.00, 0.30] and -0.14 [-0.24,
+-0.05]; the other schedules nothing. A pilot and other seeds lost, and are deleted.
 Evidence: benchmarks/results/search_replay.md
 """
 
@@ -28,7 +29,7 @@ from replay.simulate import Cell
 from replay.table import Metric, Table
 from search_replay import TABLES, results_of, run
 
-ELEMENTS = ("bracket", "pilot", "seeds", "ladder", "bounded", "schedules")
+ELEMENTS = ("bracket", "ladder", "bounded", "schedules")
 _CUT_OFF = 5.0
 
 

@@ -22,7 +22,7 @@ from tfbatch.reporting.appendix import (
 )
 from tfbatch.reporting.page import run_sections
 from tfbatch.reporting.recorded import read_recorded
-from tfbatch.run_folder.cluster_nodes import ClusterNode, write_nodes
+from tfbatch.run_folder.cluster_nodes import ClusterNode, read_nodes, write_nodes
 from tfbatch.run_folder.fingerprint import write_fingerprint
 
 
@@ -70,6 +70,17 @@ def test_of_a_cluster_appendix_and_report_tell_who_trained_from_who_directed(tmp
     assert page["step times and verification"] == "on Xeon, 4 threads alone"
     assert page["hardware that directed"] == run.machine.hardware
     assert "hardware" not in page
+
+
+def test_a_node_of_an_earlier_session_stays_with_the_trials_that_it_made(tmp_path):
+    def node(address, kind="Xeon, 4 threads", workers=4):
+        return ClusterNode(address, kind, workers)
+
+    write_nodes(tmp_path, "Xeon, 4 threads", [node("10.0.0.1"), node("10.0.0.2")])
+    write_nodes(tmp_path, "Xeon, 4 threads", [node("10.0.0.2", workers=2), node("10.0.0.3")])
+
+    found = [(one["address"], one["workers"]) for one in read_nodes(tmp_path)]
+    assert found == [("10.0.0.1", 4), ("10.0.0.2", 2), ("10.0.0.3", 4)]
 
 
 def test_a_run_without_an_answer_says_why(tmp_path):

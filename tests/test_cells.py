@@ -60,6 +60,16 @@ def test_values_mean_the_cell_that_they_were_made_of(form):
         assert "schedule_wsd_cooldown" not in cells.values(Cell(64, rate), "linear")
 
 
+@pytest.mark.parametrize("form", ["two lists", "a list of octaves"])
+def test_values_of_a_list_are_its_own_to_the_last_bit(form):
+    """Another oracle looks them up there; 2 ** log2(0.02) is not 0.02."""
+    cells = Cells(space(**FORMS[form]), premises())
+    for rate in cells.rates(step=1.0):
+        values = cells.values(Cell(64, rate), "linear")
+        for name, key in (("base_learning_rate", "base"), ("learning_rate_octaves", "octaves")):
+            assert name not in values or values[name] in FORMS[form][key]
+
+
 def test_the_search_begins_at_the_rate_of_the_baseline():
     cells = Cells(space(octaves=[-3.0, -2.0, -1.0, 0.0, 1.0, 2.0]), premises())
     assert (cells.reference, cells.start) == (32, 2.0)

@@ -135,7 +135,22 @@ def test_where_nothing_can_be_measured_a_gpu_has_one_worker_which_begins_anew(tm
     assert said[-1] == (
         "Each GPU gets 1 trial at a time (--workers_per_gpu=auto): 1 ran out of memory."
     )
-    assert (engine.shared, engine.rested) == ([], 1)
+    assert (engine.shared, engine.rested) == ([], 4)  # 256, 128, 64 and 32
+
+
+def test_a_largest_size_that_does_not_fit_alone_is_not_asked_of_several(tmp_path):
+    class Smaller(Engine):
+        def call_side_by_side(self, task, case):
+            if case.get("largest", 0) > 100:
+                raise OUT_OF_MEMORY
+            return super().call_side_by_side(task, case)
+
+    engine = Smaller({1: 1000.0, 2: 1900.0, 4: 2000.0})
+    settle(engine, tmp_path, largest=300)
+
+    assert read_gpu_sharing(tmp_path).workers_per_gpu == 2
+    looks = [case["largest"] for task, case in engine.cases if task is look_at_baseline]
+    assert looks == [75, 75, 75]
 
 
 @pytest.mark.parametrize("error", [StoppedError("stop"), RunFolderError("full")])

@@ -20,6 +20,7 @@ from replay.plan import TablePlan, Training  # noqa: E402
 from replay.searches import ENGINES, Task, make_search  # noqa: E402
 from replay.simulate import Cell, Engine, Replay, simulate  # noqa: E402
 from replay.table import Curve, OutsideTableError, Table, Trained  # noqa: E402
+from verified_replay import Racer, Truth, finalists, race  # noqa: E402
 
 from tfbatch.oracles import Belief, Part, Proposal, Stop, Told  # noqa: E402
 from tfbatch.schema import Named  # noqa: E402
@@ -383,6 +384,50 @@ def test_the_page_names_every_search_and_the_figure_draws_it():
     assert "| 2.00 x [2.00, 2.00] |" in text
     svg = figure({"digits_mlp": of_table}, metric="loss", ours="trunks")
     assert svg.count("<title>trunks</title>") == svg.count("<title>random</title>") == 1
+
+
+def test_a_fresh_seed_deviates_from_the_mean_as_seeds_do(table):
+    random = np.random.default_rng(0)
+    truth = Truth(table, "loss", (1, 2))
+
+    drawn = np.array([truth.draw(BEST, random) for _ in range(1_000)])
+
+    measured = np.array([loss_at(BEST, 4_000) + seed / 16 for seed in (1, 2)])
+    assert sorted(set(drawn)) == pytest.approx(
+        measured.mean() + math.sqrt(2) * (measured - measured.mean())
+    )
+    assert np.square(drawn - measured.mean()).mean() == pytest.approx(measured.var(ddof=1))
+    assert truth.draw(BAD, random) is None
+
+
+def test_finalists_are_the_best_whole_trainings_of_each_batch_size(table):
+    own, second, worse = Cell(32, 0.0, "wsd"), Cell(128, 0.0, "cosine"), Cell(128, -1.0, "wsd")
+    part = whole(Cell(32, -1.0, "wsd"), to_examples=1_000)
+    moments, _ = run(table, *map(whole, (own, second, BEST, BAD, worse)), part)
+    truth = Truth(table, "loss", (1, 2))
+
+    assert finalists(moments, truth, own, None, 4_000) == [BEST]
+    assert finalists(moments, truth, BAD, None, 4_000) == [BEST]  # 32 is too far behind
+    assert finalists(moments, truth, BEST, loss_at(BEST, 4_000), 4_000) == []
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "recommended", "trainings"),
+    [
+        (Cell(32, 0.0, "cosine"), BEST, "search-1", 9),
+        (BEST, Cell(32, 0.0, "cosine"), "baseline", 9),
+        (BEST, BAD, "baseline", 5),  # it fails once; then the baseline is alone
+    ],
+)
+def test_a_race_costs_its_trainings_and_keeps_the_better(
+    table, baseline, candidate, recommended, trainings
+):
+    racers = [Racer("baseline", baseline), Racer("search-1", candidate)]
+
+    choice, trained = race(racers, Truth(table, "loss", (1, 2)), 3, np.random.default_rng(0))
+
+    assert choice.recommended == recommended
+    assert len(trained) == trainings
 
 
 def test_random_search_tries_each_once_in_an_order_of_its_seed(table):

@@ -21,7 +21,7 @@ import numpy as np
 
 from replay.make import CIFAR10_PART
 from replay.plan import OCTAVES, TablePlan
-from replay.searches import ENGINES, Task, baseline_of
+from replay.searches import ENGINES, Task
 from replay.simulate import Cell
 from replay.table import Metric, Table
 from tfbatch.metric_direction import Direction
@@ -134,18 +134,19 @@ def with_tfbatch(oracle: str, task: Task, dataset: str, folder: Path, **settings
     from tfbatch.search.progress import progress_lines
     from tfbatch.trial.objective import Objective
 
-    plan = task.table.plan
+    plan, own = task.table.plan, task.baseline
+    rate = plan.learning_rate(own.batch_size, own.octaves)
     direction = "min" if task.metric == "loss" else "max"
     subject = resolve_model_and_data(
         apart=True,
         dataset=dataset,
         model=plan.model,
-        baseline=f"batch_size={plan.base_batch_size},learning_rate={plan.base_learning_rate}",
+        baseline=f"batch_size={own.batch_size},learning_rate={rate}",
     )
     search = SearchConfig(
         description="a live race",
         oracle=Heard(of=make_settings(oracle, **settings), metric=task.metric),
-        max_trials=MOST_TRIALS if oracle != "trunks" else 10 * MOST_TRIALS,
+        max_trials=(10 if oracle.startswith("trunks") else 1) * MOST_TRIALS,
         space=task.space(),
         confirmation=VerificationConfig(batch_sizes=1, seeds=0),
     )
@@ -320,6 +321,7 @@ def with_optuna(task: Task, dataset: str, folder: Path) -> None:
 CONTESTANTS: Mapping[str, Callable[[Task, str, Path], None]] = {
     "tfbatch": functools.partial(with_tfbatch, "bayesian", initial_trials=12),
     "tfbatch_trunks": functools.partial(with_tfbatch, "trunks"),
+    "tfbatch_trunks_first": functools.partial(with_tfbatch, "trunks_first"),
     "tfbatch_random": functools.partial(with_tfbatch, "random"),
     "keras_tuner_bayesian": functools.partial(with_keras_tuner, "BayesianOptimization"),
     "keras_tuner_random": functools.partial(with_keras_tuner, "RandomSearch"),
@@ -328,7 +330,7 @@ CONTESTANTS: Mapping[str, Callable[[Task, str, Path], None]] = {
 """`tfbatch` is the oracle of the default search, `tfbatch_random` the engine with the simplest."""
 
 
-def run(name: str, path: Path, dataset: str, metric: Metric, seed: int) -> None:
+def run(name: str, path: Path, dataset: str, metric: Metric, seed: int, start: Cell | None) -> None:
     """Runs one contestant to its end.
 
     Args:
@@ -337,13 +339,15 @@ def run(name: str, path: Path, dataset: str, metric: Metric, seed: int) -> None:
         dataset: The recipe of its data: a name or a path.
         metric: What it searches by.
         seed: Of its proposals and its trainings.
+        start: What the user trains with before it; None for the table's own baseline.
     """
-    task = Task(Table.read(path), metric, ENGINES["tfbatch"], seed)
-    say(baseline_of(task.table.plan), math.nan)  # everybody's answer until something is better
+    task = Task(Table.read(path), metric, ENGINES["tfbatch"], seed, start)
+    say(task.baseline, math.nan)  # everybody's answer until something is better
     with tempfile.TemporaryDirectory(prefix="live-race-") as folder:
         CONTESTANTS[name](task, dataset, Path(folder))
 
 
 if __name__ == "__main__":
-    name, path, dataset, metric, seed = sys.argv[1:]
-    run(name, Path(path), dataset, metric, int(seed))  # type: ignore[arg-type]
+    name, path, dataset, metric, seed, *start = sys.argv[1:]
+    own = Cell(int(start[0]), float(start[1]), "cosine") if start else None
+    run(name, Path(path), dataset, metric, int(seed), own)  # type: ignore[arg-type]

@@ -43,6 +43,7 @@ class Judge:
         metric: What is judged.
 
     Attributes:
+        seeds: Those that judge.
         best: The best known configuration.
         deviation: Between seeds, pooled over the best configurations.
         tolerance: An answer that is worse by no more is as good: half a point of accuracy, or the
@@ -50,7 +51,7 @@ class Judge:
     """
 
     def __init__(self, table: Table, seeds: Sequence[int], metric: Metric):
-        self._table, self._seeds, self._metric = table, tuple(seeds), metric
+        self._table, self.seeds, self._metric = table, tuple(seeds), metric
         self._sign = 1.0 if metric == "loss" else -1.0
         every = range(1, table.plan.seeds + 1)
         cells = self._ranked(every)
@@ -80,7 +81,7 @@ class Judge:
     @functools.cache  # noqa: B019 - a judge lives as long as the benchmark
     def regret(self, cell: Cell) -> float:
         """How much worse an answer is than the best known."""
-        return self._sign * (self.mean(cell, self._seeds) - self.mean(self.best, self._seeds))
+        return self._sign * (self.mean(cell, self.seeds) - self.mean(self.best, self.seeds))
 
 
 def cells_of(table: Table) -> list[Cell]:

@@ -214,6 +214,7 @@ SEARCHES: Mapping[str, Callable[..., Make]] = {
     "tpe": lambda **given: ours("tpe", **given),
     "hyperband": lambda **given: ours("hyperband", **given),
     "trunks": lambda **given: ours("trunks", **given),
+    "trunks_first": lambda **given: ours("trunks_first", **given),
 } | {
     f"{k}_epoch": lambda k=k, candidates=42, finalists=3: i_epoch(
         k, candidates=candidates, finalists=finalists

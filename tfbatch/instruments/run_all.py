@@ -305,7 +305,7 @@ def _predict(bench: Bench, probed: ProbeReport) -> BatchSizePrediction:
     largest = bench.data.splits["train"]
     memory = probed.reading(LargestBatchReading)
     if memory:
-        largest = int(min(largest, memory.largest_possible))
+        largest = max(int(min(largest, memory.largest_possible)), 1)
     if throughput.too_large:
         largest = min(largest, min(throughput.too_large) - 1)
     return predict_batch_size(

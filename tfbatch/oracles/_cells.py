@@ -127,9 +127,9 @@ class Cells:
         base, octaves = self._pair(rate)
         found = {}
         if self._base is not None:
-            found[BASE_RATE] = 2.0**base
+            found[BASE_RATE] = _own(self._base, 2.0**base)
         if self._octaves is not None:
-            found[OCTAVES] = octaves
+            found[OCTAVES] = _own(self._octaves, octaves)
         return found
 
     def _pair(self, rate: float) -> tuple[float, float]:
@@ -185,6 +185,14 @@ def _is_range(parameter: Any) -> bool:
 
 def _middle(parameter: Any) -> Any:
     return parameter.prob_to_value(0.5) if _is_range(parameter) else parameter.default
+
+
+def _own(parameter: Any, value: float) -> float:
+    """A choice's own value that this one is but for rounding; of a range any value is its own."""
+    if _is_range(parameter):
+        return value
+    nearest: float = min(parameter.values, key=lambda listed: abs(listed - value))
+    return nearest
 
 
 def _options(parameter: Any, *, logarithm: bool = False) -> tuple[float, ...]:

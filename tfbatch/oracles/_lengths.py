@@ -28,14 +28,12 @@ class Training:
         length: Examples from the beginning of the training to its end; of a trunk, to the end of
             the cool-down that may follow.
         schedule: Name of the space's.
-        seed: Number of the seed.
     """
 
     cell: Cell
     kind: Kind
     length: int
     schedule: str | None
-    seed: int = 1
 
 
 class Lengths:
@@ -88,26 +86,23 @@ class Lengths:
             found.append(self.total)
         return tuple(found)
 
-    def missing(
-        self, cell: Cell, length: int, *, seed: int, trunks: Sequence[int]
-    ) -> tuple[Training, ...]:
+    def missing(self, cell: Cell, length: int, *, trunks: Sequence[int]) -> tuple[Training, ...]:
         """The trainings that it takes to judge a cell at a length, in their order.
 
         Args:
             cell: The cell.
             length: One of `judged`.
-            seed: Number of the seed.
             trunks: Lengths whose trunks are there.
         """
         if self.trunk is None:
             kind: Kind = "whole" if length == self.total else "short"
-            return (Training(cell, kind, length, self.schedule, seed),)
+            return (Training(cell, kind, length, self.schedule),)
         if length == self.total and self._ends_itself:
-            return (Training(cell, "whole", length, self.schedule, seed),)
-        cooled = Training(cell, "cooled", length, self.schedule, seed)
+            return (Training(cell, "whole", length, self.schedule),)
+        cooled = Training(cell, "cooled", length, self.schedule)
         if length in trunks:
             return (cooled,)
-        return (Training(cell, "trunk", length, self.schedule, seed), cooled)
+        return (Training(cell, "trunk", length, self.schedule), cooled)
 
     def parent(self, training: Training, trunks: Sequence[int]) -> int | None:
         """The length of the trunk that a training goes on from; None for one that begins anew."""
@@ -137,16 +132,16 @@ class Lengths:
         part = Part(total_examples=total, parent=parent)
         return None if part == Part() else part
 
-    def training(self, cell: Cell, schedule: str | None, part: Part | None, seed: int) -> Training:
+    def training(self, cell: Cell, schedule: str | None, part: Part | None) -> Training:
         """The inverse of `part`."""
         if part is None or (part.to_examples is None and part.total_examples is None):
             kind: Kind = "cooled" if part and part.schedule else "whole"
-            return Training(cell, kind, self.total, schedule, seed)
+            return Training(cell, kind, self.total, schedule)
         if (stop := part.to_examples) is not None:
             length = min(self._lengths, key=lambda one: abs(self._cut(one) - stop))
-            return Training(cell, "trunk", length, schedule, seed)
+            return Training(cell, "trunk", length, schedule)
         length = part.total_examples or self.total
-        return Training(cell, "cooled" if part.schedule else "short", length, schedule, seed)
+        return Training(cell, "cooled" if part.schedule else "short", length, schedule)
 
     def _cut(self, length: int) -> int:
         """Examples at which the cool-down of a length begins."""

@@ -41,8 +41,8 @@ _OCTAVE = 1.0
 _LADDER = 2.0
 """Octaves between the batch sizes that are each judged before any is left."""
 _TOLD = 1.64
-_PILOT = 2
-"""Number of the pilot's seed."""
+_SEED = 1
+"""The number that all trainings have: paired, they differ by less than by chance."""
 _USUAL_BRACKET = 4
 _NEARLY = 0.7
 _STAGES = ("learning rates", "batch sizes and learning rates", "schedules")
@@ -66,8 +66,6 @@ class Settings(OracleSettings):
         worth: It ends where a further whole training would not be expected to improve the result
             by this share of the deviation between seeds.
         bracket: Whether the rate is bracketed first.
-        pilot: Whether the best of the bracket is repeated with another seed, for the noise.
-        seeds: Whether a cell may be judged again with another seed.
         ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
         bounded: Whether the rate is held at twice the highest that has trained.
         schedules: Whether the other schedules of the space compete in whole runs at the end.
@@ -84,8 +82,6 @@ class Settings(OracleSettings):
     rung: float = Field(default=0.6, ge=0)
     bracket_rung: float = Field(default=0.3, ge=0)
     bracket: bool = True
-    pilot: bool = True
-    seeds: bool = True
     ladder: bool = True
     bounded: bool = True
     schedules: bool = True
@@ -207,51 +203,47 @@ class Trunks:
     # What was made.
 
     def _proposal(self, training: Training) -> Proposal:
-        parent = self._lengths.parent(training, self._trunks(training.cell, training.seed))
+        parent = self._lengths.parent(training, self._trunks(training.cell))
         values = self._cells.values(training.cell, training.schedule)
         name = None
         if parent is not None:
-            name = self._trunk_name(training.cell, training.seed, parent)
+            name = self._trunk_name(training.cell, parent)
         return Proposal(
             values,
             self._lengths.part(training, name),
-            seed=training.seed if name is None else None,
+            seed=_SEED if name is None else None,
         )
 
     def _training(self, known: Proposal) -> Training:
-        parent = known.part.parent if known.part else None
-        seed = self._made[parent].training.seed if parent in self._made else known.seed or 1
         schedule = str(known.values.get("schedule", self._lengths.schedule))
-        return self._lengths.training(self._cells.cell(known.values), schedule, known.part, seed)
+        return self._lengths.training(self._cells.cell(known.values), schedule, known.part)
 
-    def _trunk_name(self, cell: Cell, seed: int, length: int) -> str:
+    def _trunk_name(self, cell: Cell, length: int) -> str:
         return next(
             name
             for name, made in self._made.items()
             if made.training.kind == "trunk"
-            and (made.training.cell, made.training.seed, made.training.length)
-            == (cell, seed, length)
+            and (made.training.cell, made.training.length) == (cell, length)
             and made.told
             and made.told.completed
         )
 
-    def _trunks(self, cell: Cell, seed: int = 1) -> list[int]:
+    def _trunks(self, cell: Cell) -> list[int]:
         """Lengths of the trunks of a cell that others can go on from."""
         return [
             made.training.length
-            for made in self._of(cell, seed)
+            for made in self._of(cell)
             if made.training.kind == "trunk" and made.told and made.told.completed
         ]
 
-    def _of(self, cell: Cell, seed: int) -> list[_Made]:
-        found = (made for made in self._made.values() if made.training.cell == cell)
-        return [made for made in found if made.training.seed == seed]
+    def _of(self, cell: Cell) -> list[_Made]:
+        return [made for made in self._made.values() if made.training.cell == cell]
 
     def _open(self) -> list[Training]:
         return [made.training for made in self._made.values() if made.told is None]
 
-    def _is_busy(self, cell: Cell, seed: int = 1) -> bool:
-        return any(made.told is None for made in self._of(cell, seed))
+    def _is_busy(self, cell: Cell) -> bool:
+        return any(made.told is None for made in self._of(cell))
 
     def _failed(self) -> set[Cell]:
         """Cells that did not complete; a schedule that fails says nothing of the trunk."""
@@ -274,10 +266,9 @@ class Trunks:
             and made.training.schedule == own
         ]
 
-    def _longest(self, cell: Cell, seed: int = 1) -> int:
+    def _longest(self, cell: Cell) -> int:
         """The longest length at which a cell was judged; 0 for none."""
-        judged = (t for t, _ in self._judged() if (t.cell, t.seed) == (cell, seed))
-        return max((t.length for t in judged), default=0)
+        return max((t.length for t, _ in self._judged() if t.cell == cell), default=0)
 
     def _lengths_of(self, size: int) -> tuple[int, ...]:
         """Where a batch size is judged: a length that costs nearly as much as the whole is none.
@@ -339,17 +330,17 @@ class Trunks:
             slope = (0.8 if exponent > 0.75 else 0.6) - exponent
         return SurfacePrior(center=self._cells.start, slope=slope)
 
-    def _point(self, cell: Cell, length: int, seed: int | None = None) -> SurfacePoint:
-        """Where a training lies; without a seed, the mean over all seeds."""
+    def _point(self, cell: Cell, length: int, *, run: bool = True) -> SurfacePoint:
+        """Where a training lies; or, where it is no run, the mean over all seeds."""
         return SurfacePoint(
             batch=math.log2(cell.batch_size / self._cells.reference),
             rate=cell.rate,
             remaining=math.log2(self._lengths.total / length),
-            run="" if seed is None else f"{cell} {seed}",
+            run=str(cell) if run else "",
         )
 
     def _full(self, cells: Sequence[Cell]) -> list[SurfacePoint]:
-        return [self._point(cell, self._lengths.total) for cell in cells]
+        return [self._point(cell, self._lengths.total, run=False) for cell in cells]
 
     def _surface(self) -> RateSurface | None:
         """The surface of all that was judged; what is open counts as what is expected of it."""
@@ -361,12 +352,12 @@ class Trunks:
         judged = self._judged()
         if not judged:
             return None
-        points = [self._point(t.cell, t.length, t.seed) for t, _ in judged]
+        points = [self._point(t.cell, t.length) for t, _ in judged]
         values = list(as_error([score for _, score in judged], self._direction))
         prior = dataclasses.replace(self._prior, origin=self._origin())
-        surface = RateSurface(prior, points, values, noise=self._pilots_noise(values))
+        surface = RateSurface(prior, points, values)
         own = self._lengths.schedule
-        running = {(t.cell, t.length, t.seed) for t in self._open() if t.schedule == own}
+        running = {(t.cell, t.length) for t in self._open() if t.schedule == own}
         if not running:
             return surface
         more = [self._point(*one) for one in sorted(running)]
@@ -383,27 +374,13 @@ class Trunks:
         best = min(scores, key=lambda rate: scores[rate])
         return best - self._prior.slope * math.log2(size / self._cells.reference)
 
-    def _pilots_noise(self, values: Sequence[float]) -> float | None:
-        """The deviation between seeds, from what was trained with two."""
-        judged = [training for training, _ in self._judged()]
-        pilots = [
-            (a - b) ** 2 / 2
-            for first, a in zip(judged, values, strict=True)
-            for second, b in zip(judged, values, strict=True)
-            if second.seed == _PILOT and dataclasses.replace(second, seed=1) == first
-        ]
-        if not pilots:
-            return None
-        usual, weight = 0.1, 2.0  # one pair says little
-        return math.sqrt((sum(pilots) + weight * usual**2) / (len(pilots) + weight))
-
     # What is next.
 
     def _next(self) -> Training | Stop | None:
         allowed = self._allowed()
         if not allowed:
             return None if self._open() else Stop("No cell of the space can be trained.")
-        for stage in (self._bracket, self._ladder, self._pilot, self._explore, self._finish):
+        for stage in (self._bracket, self._ladder, self._explore, self._finish):
             found = stage(allowed)
             if isinstance(found, Training | Stop):
                 return found
@@ -420,10 +397,9 @@ class Trunks:
             "gain what it would cost: the search ends."
         )
 
-    def _step(self, cell: Cell, length: int, seed: int = 1) -> Training:
+    def _step(self, cell: Cell, length: int) -> Training:
         """The next training on the way to judging a cell at a length."""
-        trunks = self._trunks(cell, seed)
-        return self._lengths.missing(cell, length, seed=seed, trunks=trunks)[0]
+        return self._lengths.missing(cell, length, trunks=self._trunks(cell))[0]
 
     def _bracket(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """Rates an octave apart at one batch size, until it falls off on both sides."""
@@ -446,19 +422,7 @@ class Trunks:
         elif self._is_busy(start):
             wanted = self._neighbors(size, start.rate)
         missing = [c for c in wanted if c in allowed and c.rate not in scores]
-        return self._first_free([(cell, 1, length) for cell in missing])
-
-    def _pilot(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
-        """The best of the bracket with another seed."""
-        size = self._reference()
-        if not (self._settings.pilot and self._settings.bracket) or size is None:
-            return None
-        length = self._lengths_of(size)[0]
-        scores = self._scores_at(size, length)
-        if not scores or self._scores_at(size, length, seed=_PILOT):
-            return None
-        best = Cell(size, min(scores, key=lambda rate: scores[rate]))
-        return self._first_free([(best, _PILOT, length)]) if best in allowed else None
+        return self._first_free([(cell, length) for cell in missing])
 
     def _ladder(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """Each batch size of the ladder at its expected rate, the cheapest first."""
@@ -469,25 +433,24 @@ class Trunks:
         for size in self._missing_rungs(allowed):
             own = [cell for cell in allowed if cell.batch_size == size]
             best = own[int(surface.mean(self._full(own)).argmin())]
-            rungs.append((best, 1, self._lengths_of(size)[0]))
+            rungs.append((best, self._lengths_of(size)[0]))
         dear = self._settings.rung * self._one_training
-        rungs = [one for one in rungs if self._cost(one[0], one[2]) <= dear]
-        return self._first_free(sorted(rungs, key=lambda one: self._cost(one[0], one[2])))
+        rungs = [one for one in rungs if self._cost(*one) <= dear]
+        return self._first_free(sorted(rungs, key=lambda one: self._cost(*one)))
 
     def _explore(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """What improves the answer most for its cost."""
         surface = self._surface()
         if surface is None:
             first = allowed[0]
-            return self._first_free([(first, 1, self._lengths_of(first.batch_size)[0])])
+            return self._first_free([(first, self._lengths_of(first.batch_size)[0])])
         near = self._near(allowed, surface)
         options = [
-            (cell, length, seed)
+            (cell, length)
             for cell in near
-            for seed in self._seeds_of(cell)
-            if not self._is_busy(cell, seed)
-            and (length := self._next_length(cell, seed))
-            and self._fits(cell, length, seed)
+            if not self._is_busy(cell)
+            and (length := self._next_length(cell))
+            and self._fits(cell, length)
         ]
         if not options:
             return None
@@ -499,17 +462,10 @@ class Trunks:
             return None
         return self._step(*options[best])
 
-    def _seeds_of(self, cell: Cell) -> range:
-        """The seeds of a cell, and one more where it was judged."""
-        seeds = [t.seed for t, _ in self._judged() if t.cell == cell]
-        return range(1, max(seeds, default=0) + 2) if self._settings.seeds else range(1, 2)
-
-    def _next_length(self, cell: Cell, seed: int) -> int | None:
-        """Where a cell is judged next with a seed: no seed runs ahead of the first."""
-        longest = self._longest(cell, seed)
-        first = self._longest(cell) if seed > 1 else math.inf
-        lengths = self._lengths_of(cell.batch_size)
-        return next((n for n in lengths if longest < n <= first), None)
+    def _next_length(self, cell: Cell) -> int | None:
+        """Where a cell is judged next."""
+        longest = self._longest(cell)
+        return next((n for n in self._lengths_of(cell.batch_size) if n > longest), None)
 
     def _finish(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """The favorite to its end; then the space's other schedules at it."""
@@ -523,8 +479,8 @@ class Trunks:
                 # Without a whole training there is no answer, whatever one costs by now.
                 return "wait" if self._is_busy(favorite) else self._step(favorite, total)
             if self._cost(favorite, total) <= self._left():
-                return self._first_free([(favorite, 1, total)])
-        made = {m.training.schedule for m in self._of(favorite, 1) if m.training.kind == "whole"}
+                return self._first_free([(favorite, total)])
+        made = {m.training.schedule for m in self._of(favorite) if m.training.kind == "whole"}
         for name in self._other_schedules():
             whole = Training(favorite, "whole", total, name)
             cost = self._prices.cost(favorite.batch_size, total)
@@ -564,13 +520,13 @@ class Trunks:
         ]
         return min(cheap or sizes, key=lambda size: (abs(math.log2(size / wanted)), size))
 
-    def _scores_at(self, size: int, length: int, *, seed: int = 1) -> dict[float, float]:
+    def _scores_at(self, size: int, length: int) -> dict[float, float]:
         """By rate, small is good."""
         sign = 1.0 if self._direction == "min" else -1.0
         return {
             t.cell.rate: sign * score
             for t, score in self._judged()
-            if (t.cell.batch_size, t.length, t.seed) == (size, length, seed)
+            if (t.cell.batch_size, t.length) == (size, length)
         }
 
     def _neighbors(self, size: int, rate: float) -> list[Cell]:
@@ -589,14 +545,12 @@ class Trunks:
         possible = {cell.batch_size for cell in allowed}
         return [size for size in on_it if size not in judged and size in possible]
 
-    def _first_free(
-        self, wanted: Sequence[tuple[Cell, int, int]]
-    ) -> Training | Literal["wait"] | None:
-        """The next step towards the first of cell, seed and length that nobody works on."""
-        fitting = [one for one in wanted if self._fits(one[0], one[2], one[1])]
-        for cell, seed, length in fitting:
-            if not self._is_busy(cell, seed):
-                return self._step(cell, length, seed)
+    def _first_free(self, wanted: Sequence[tuple[Cell, int]]) -> Training | Literal["wait"] | None:
+        """The next step towards the first of cell and length that nobody works on."""
+        fitting = [one for one in wanted if self._fits(*one)]
+        for cell, length in fitting:
+            if not self._is_busy(cell):
+                return self._step(cell, length)
         return "wait" if fitting else None
 
     def _favorite(self) -> Cell | None:
@@ -625,23 +579,21 @@ class Trunks:
         deviation = np.sqrt(np.maximum(np.diag(surface.covariance(points, points)), 0.0))
         return cells[int((surface.mean(points) + self._settings.caution * deviation).argmin())]
 
-    def _cost(
-        self, cell: Cell, length: int, seed: int = 1, *, trunks: Sequence[int] | None = None
-    ) -> float:
+    def _cost(self, cell: Cell, length: int, *, trunks: Sequence[int] | None = None) -> float:
         """What it still costs to judge a cell at a length, where some of its trunks are there."""
-        there = list(self._trunks(cell, seed) if trunks is None else trunks)
+        there = list(self._trunks(cell) if trunks is None else trunks)
         total = 0.0
-        for training in self._lengths.missing(cell, length, seed=seed, trunks=there):
+        for training in self._lengths.missing(cell, length, trunks=there):
             total += self._prices.cost(cell.batch_size, self._lengths.examples(training, there))
             there.append(training.length)
         return total
 
     def _spent(self) -> float:
         """What the trainings so far cost, the open ones included."""
-        total, trunks = 0.0, dict[tuple[Cell, int], list[int]]()
+        total, trunks = 0.0, dict[Cell, list[int]]()
         for made in self._made.values():
             training = made.training
-            there = trunks.setdefault((training.cell, training.seed), [])
+            there = trunks.setdefault(training.cell, [])
             examples = self._lengths.examples(training, there)
             total += self._prices.cost(training.cell.batch_size, examples)
             if training.kind == "trunk":
@@ -652,14 +604,14 @@ class Trunks:
         """What may still be spent, and a little for rounding to whole updates."""
         return (self._settings.trainings + 0.01) * self._one_training - self._spent()
 
-    def _fits(self, cell: Cell, length: int, seed: int = 1) -> bool:
+    def _fits(self, cell: Cell, length: int) -> bool:
         """Whether the favorite can still be trained to its end afterwards."""
         favorite, total = self._favorite(), self._lengths.total
         ends = favorite is None or (cell, length) == (favorite, total)
         rest = 0.0
         if favorite is not None and not ends and self._longest(favorite) < total:
             rest = self._cost(favorite, total)
-        return self._cost(cell, length, seed) + rest <= self._left()
+        return self._cost(cell, length) + rest <= self._left()
 
     # What it says.
 
@@ -673,22 +625,21 @@ class Trunks:
         for made in self._made.values():
             done[self._stage_of(made.training, size, first)] += made.told is not None
         start = Cell(size, self._cells.start)
-        trials = len(self._lengths.missing(start, first, seed=1, trunks=()))
+        trials = len(self._lengths.missing(start, first, trunks=()))
         wanted = min(_USUAL_BRACKET, len(self._rates)) if self._settings.bracket else 0
         later = any(done[name] for name in _STAGES[1:])
         rates = 0 if later else max(wanted - done[_STAGES[0]] // trials, 0)
         rates_cost = rates * self._prices.cost(size, first)
         whole_runs = [m.training for m in self._made.values() if m.training.kind == "whole"]
         missing = set(self._other_schedules()) - {training.schedule for training in whole_runs}
-        wholes = sorted(missing)
         whole = self._prices.cost(size, total)
-        ending = min(whole * (1 + len(wholes)), self._left())
-        between = max(self._left() - rates_cost - ending, 0.0)
+        wholes = min(len(missing), int(max(self._left(), 0.0) / whole))
+        between = max(self._left() - rates_cost - wholes * whole, 0.0)
         judgements = round(between / self._prices.cost(size, first))
         left = {
             _STAGES[0]: (rates * trials, rates * first, rates_cost),
             _STAGES[1]: (judgements * trials, round(between / whole * total), between),
-            _STAGES[2]: (len(wholes), len(wholes) * total, len(wholes) * whole),
+            _STAGES[2]: (wholes, wholes * total, wholes * whole),
         }
         return [Stage(name, done[name], done[name] + n, e, c) for name, (n, e, c) in left.items()]
 
@@ -719,13 +670,13 @@ class Trunks:
         total = self._lengths.total
         whole = [
             (sign * made.told.score, made.training.schedule != self._lengths.schedule, k)
-            for k, made in enumerate(self._of(cell, 1))
+            for k, made in enumerate(self._of(cell))
             if made.told and made.told.completed
             if made.training.length == total and made.training.kind in ("whole", "cooled")
         ]
         if not whole or all(other for _, other, _ in whole):
             return self._lengths.schedule
-        return self._of(cell, 1)[min(whole)[2]].training.schedule
+        return self._of(cell)[min(whole)[2]].training.schedule
 
     def _not_told(self, favorite: Cell, allowed: Sequence[Cell]) -> list[int]:
         """Other batch sizes whose best cell may be as good."""

@@ -494,9 +494,10 @@ def _references(run: RecordedRun, settings: JsonObject) -> Iterable[str]:
             yield f"Scaling rule {rule}: {SCALING_RULES.load(rule).SOURCE}"
     for schedule in sorted({t.configuration.schedule.name for t in searched} & set(_SCHEDULES)):
         yield f"Schedule {schedule}: {_SCHEDULES[schedule]}"
-    oracle = settings.get("search", {}).get("oracle", {}).get("name")
-    if oracle in _ORACLES:
-        yield f"Search: {_ORACLES[oracle]}"
+    oracle = settings.get("search", {}).get("oracle", {})
+    for name in (oracle.get("name"), oracle.get("then", {}).get("name")):
+        if name in _ORACLES:
+            yield f"Search: {_ORACLES[name]}"
     yield (
         "Comparison of batch sizes: Shallue et al. 2019, Measuring the effects of data parallelism "
         "on neural network training, JMLR 20(112)"

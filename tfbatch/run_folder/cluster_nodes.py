@@ -43,7 +43,7 @@ class ClusterNode:
 
 
 def write_nodes(folder: Path, verified_on: str, nodes: Sequence[ClusterNode]) -> None:
-    """Writes cluster.json.
+    """Writes cluster.json; nodes of earlier sessions, whose trials the run has, stay in it.
 
     Args:
         folder: The run folder.
@@ -53,7 +53,9 @@ def write_nodes(folder: Path, verified_on: str, nodes: Sequence[ClusterNode]) ->
     Raises:
         RunFolderError: It cannot be written.
     """
-    content = {"verified_on": verified_on, "nodes": [one.as_json() for one in nodes]}
+    now = {(one.address, one.kind) for one in nodes}
+    before = [one for one in read_nodes(folder) if (one.get("address"), one.get("kind")) not in now]
+    content = {"verified_on": verified_on, "nodes": before + [one.as_json() for one in nodes]}
     write_whole(folder / CLUSTER, json.dumps(content, indent=1))
 
 

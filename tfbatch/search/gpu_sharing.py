@@ -99,6 +99,7 @@ class _Measurement:
     def __init__(self, engine: Engine, asked: SharingRequest):
         self._engine, self._asked = engine, asked
         self._devices: Devices = engine.devices
+        self._largest = asked.largest
         self._begun = time.monotonic()
         self._resident = 0
 
@@ -126,6 +127,8 @@ class _Measurement:
             raise
         except Exception as error:  # of a training: the smaller number stands
             self._engine.rest()
+            if number == 1 and _lacks_memory(error) and self._halve_largest():
+                return self._tried(number, rates)
             return f"{number} {_why(error)}"
         if not _is_known(found):
             return f"{number} did not run at the same time for long enough"
@@ -134,10 +137,18 @@ class _Measurement:
             return f"{number} gained less than {LEAST_GAIN:.0%}"
         return self._why_no_more(2 * number)
 
+    def _halve_largest(self) -> bool:
+        """Takes what fits alone for the largest, as trials will; False where that is no more."""
+        size = self._asked.baseline.batch_size
+        if self._largest <= size:
+            return False
+        self._largest = max(self._largest // 2, size)
+        return True
+
     def _together(self, number: int) -> Together:
         """Every worker looks before any is measured: tracing takes each of them another time."""
-        baseline, largest = self._asked.baseline, self._asked.largest
-        case: Mapping[str, object] = {"baseline": baseline, "largest": largest}
+        baseline = self._asked.baseline
+        case: Mapping[str, object] = {"baseline": baseline, "largest": self._largest}
         looks = self._engine.call_side_by_side(look_at_baseline, case)
         self._resident = max(look.resident_bytes for look in looks)
         # They begin at times that differ by about what comes around a training.
@@ -171,9 +182,13 @@ def _is_known(found: Together) -> bool:
     return found.seconds >= _LEAST_SHARE * SECONDS
 
 
+def _lacks_memory(error: Exception) -> bool:
+    return is_out_of_memory(error) or is_out_of_memory(str(error))
+
+
 def _why(error: Exception) -> str:
     """How a training failed, as the end of a clause."""
-    if is_out_of_memory(error) or is_out_of_memory(str(error)):
+    if _lacks_memory(error):
         return "ran out of memory"
     first = next(iter(str(error).strip().splitlines()), "")
     return f"could not be trained ({type(error).__name__}: {first.rstrip('.')})"
