@@ -26,7 +26,7 @@ everybody's answer until something is better.
 Result: MIXED. Until within one deviation of the best, trunks take 2.6 x fewer examples than the
 best of i-Epoch and Optuna on digits_small_cnn, 1.9 x more on digits_mlp. On cifar10_small_cnn they
 begin with the best; from other starts they come furthest for their price, and not to the end.
-With 12 whole trainings behind them they end nearer to it than KerasTuner's Gaussian process with 25.
+With 12 whole trainings behind them they end nearer than KerasTuner's Gaussian process with 25.
 Evidence: benchmarks/results/search_replay.md
 """
 

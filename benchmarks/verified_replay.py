@@ -19,10 +19,10 @@ training takes over the baseline's, where another one is recommended (median); a
 baseline and the recommended one are from the best known, in such deviations (means, each cut off at
 5).
 
-Result: MIXED. From a good start trunks and their race recommend what is as near to the best as three
-to four times as many trainings do (3 seeds: 1.56 deviations for 11.4 trainings, TPE 1.45 for 40);
-from two poor ones they stay behind (2.28 and 3.33 against 1.36 and 2.32). No run of 720 recommends
-what is worse than the user's own. The aim of 9 trainings in all is missed by 2.4.
+Result: MIXED. From a good start trunks and their race recommend what is as near to the best as
+three to four times as many trainings do (3 seeds: 1.56 deviations for 11.4 trainings, TPE 1.45 for
+40); from two poor ones they stay behind (2.28 and 3.33 against 1.36 and 2.32). No run of 720
+recommends what is worse than the user's own. The aim of 9 trainings in all is missed by 2.4.
 Evidence: benchmarks/results/search_replay.md
 """
 
