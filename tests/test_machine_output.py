@@ -245,6 +245,26 @@ def test_the_next_command_searches_further_and_speaks_to_people(run_dir, monkeyp
     assert "--json" not in command
 
 
+@pytest.mark.parametrize(
+    ("more", "offered"),
+    [
+        ((), False),
+        (("--max_minutes=3",), True),
+        (("--max_trainings=9",), True),
+        (("--max_trials=4",), True),
+    ],
+)
+def test_a_search_that_ends_at_its_own_price_is_offered_only_what_limited_it(
+    run_dir, monkeypatch, capfd, more, offered
+):
+    main, arguments = tune(run_dir, monkeypatch)
+    main([*arguments, "--search=trunks", *more])
+    said = " ".join(capfd.readouterr().out.split())
+
+    assert "(HPARAMS shows every trial)" in said
+    assert ("(searches further)" in said) == offered
+
+
 @pytest.mark.parametrize("flag", ["--chief=a:1", "--join=a:1", "-join"])
 def test_a_flag_that_was_removed_names_what_took_its_place(flag):
     with pytest.raises(InputError, match=r"was removed: .* with `--cluster=auto`"):

@@ -436,12 +436,16 @@ def _next_steps(run_dir: Path, request: Request) -> str:
     python = sys.executable  # the environment need not be activated
     show = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir / TENSORBOARD}"])
     best = f"--config={run_dir / BEST_CONFIGURATION}"
+    further = f"\n  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)"
+    if request.search.oracle.most_trainings() is not None and not any(
+        FLAGS[name].present for name in _BUDGET
+    ):
+        further = ""  # it has ended at a price of its own
     return (
         "\nNext:\n  "
         f"{shlex.join([python, '-m', 'tfbatch.train', best])}    (on a CPU with the "
         "threads of a trial; --threads=all is faster but gives another result)\n  "
-        f"{show}    (HPARAMS shows every trial)\n  "
-        f"{shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)\nWritten: "
+        f"{show}    (HPARAMS shows every trial){further}\nWritten: "
         f"{', '.join(_written(run_dir))} in {run_dir}"
     )
 
