@@ -43,7 +43,7 @@ COLORS = {
     "keras_tuner_bayesian": "#8e44ad",
     "keras_tuner_hyperband": "#c2185b",
 }
-WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM, GAP = 980, 300, 56, 16, 40, 130, 46
+WIDTH, PANEL, LEFT, RIGHT, TOP, BOTTOM, GAP = 980, 300, 56, 16, 40, 150, 46
 WORST = 4.0
 """Tolerances at the top of the figure."""
 
