@@ -149,7 +149,7 @@ def main() -> None:
     dataset = dataset_of(table.plan, arguments.data, data_dir=arguments.data_dir)
     subprocess.run([sys.executable, "-m", "tfbatch.prepare", f"--dataset={dataset}"], check=True)
     about = {"table": arguments.table, "metric": arguments.metric, "start": arguments.start}
-    start = arguments.start.split(",") if arguments.start else []
+    start = [arguments.start] if arguments.start else []
     known = []
     if arguments.output.exists():
         written = arguments.output.read_text("utf-8").splitlines()

@@ -62,7 +62,7 @@ def main() -> None:
         table = Table.read(asked.tables / f"{name}.npz")
         splits = math.comb(table.plan.seeds, table.plan.search_seeds)
         own = baseline_of(table.plan)
-        starts = [own, *(_cell(text) for text in asked.start)]
+        starts = [own, *(Cell.of_user(text) for text in asked.start)]
         for metric in get_args(Metric):
             for start in starts:
                 case = table, metric, start, asked.repetitions
@@ -80,11 +80,6 @@ def main() -> None:
     for element, found in differences.items():
         shown = " | ".join(interval(one, splits) for one in np.mean(found, axis=0))
         print(f"| mean of {len(found)} | | {element} | {shown} |")
-
-
-def _cell(text: str) -> Cell:
-    size, octaves = text.split(",")
-    return Cell(int(size), float(octaves), "cosine")
 
 
 if __name__ == "__main__":

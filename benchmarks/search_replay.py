@@ -180,11 +180,6 @@ def given(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _start(text: str) -> Cell:
-    size, octaves = text.split(",")
-    return Cell(int(size), float(octaves), "cosine")
-
-
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
@@ -196,7 +191,7 @@ def main() -> None:
     parser.add_argument("--metric", choices=get_args(Metric), default="loss")
     parser.add_argument("--engine", action="append", choices=list(ENGINES))
     parser.add_argument("--repetitions", type=int, default=40)
-    parser.add_argument("--start", type=_start, metavar="BATCH_SIZE,OCTAVES")
+    parser.add_argument("--start", type=Cell.of_user, metavar="BATCH_SIZE,OCTAVES")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--name")
     parser.add_argument("--keep", action="store_true")

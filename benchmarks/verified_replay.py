@@ -298,11 +298,6 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.median(values):.1f}, {np.quantile(values, 0.9):.1f}"
 
 
-def _start(text: str) -> Cell:
-    size, octaves = text.split(",")
-    return Cell(int(size), float(octaves), "cosine")
-
-
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
@@ -314,7 +309,7 @@ def main() -> None:
     parser.add_argument("--search", action="append", choices=list(SEARCHES))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", action="append", type=int)
-    parser.add_argument("--start", action="append", type=_start, default=[])
+    parser.add_argument("--start", action="append", type=Cell.of_user, default=[])
     parser.add_argument("--repetitions", type=int, default=40)
     parser.add_argument("--tables", type=Path, default=TABLES)
     asked = parser.parse_args()

@@ -140,6 +140,23 @@ class World:
             oracle.tell(name, proposal, self.train(name, proposal))
         return None
 
+    def search_beside(self, oracle, workers):
+        """Several workers, whose trials end in any order; what was said when none was left."""
+        running, number, rng = {}, 0, np.random.default_rng(workers)
+        while True:
+            proposal = None
+            while len(running) < workers:
+                name = f"search-{number + 1:04d}"
+                proposal = oracle.propose(name, known=None, bound=math.inf)
+                if not isinstance(proposal, Proposal):
+                    break
+                number += 1
+                running[name] = (proposal, self.train(name, proposal))
+            if not running:
+                return proposal
+            ended = rng.choice(sorted(running))
+            oracle.tell(ended, *running.pop(ended))
+
 
 def regret(chosen):
     """Of the log of the error of a cell, without noise."""
@@ -269,21 +286,7 @@ def test_parts_that_cost_as_much_as_a_whole_training_are_not_made():
 def test_several_workers_do_nothing_twice(workers):
     world = World()
     oracle = world.make()
-    running, number, rng = {}, 0, np.random.default_rng(workers)
-    while True:
-        proposal = None
-        while len(running) < workers:
-            proposal = oracle.propose(f"search-{number + 1:04d}", known=None, bound=math.inf)
-            if not isinstance(proposal, Proposal):
-                break
-            number += 1
-            name = f"search-{number:04d}"
-            running[name] = (proposal, world.train(name, proposal))
-        if not running:
-            break
-        ended = rng.choice(sorted(running))
-        oracle.tell(ended, *running.pop(ended))
-    assert isinstance(proposal, Stop)
+    assert isinstance(world.search_beside(oracle, workers), Stop)
     made = [
         (world.trained[name], p.part and p.part.to_examples, p.part and p.part.parent)
         for name, p in world.journal.items()

@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import keras_tuner
-import numpy as np
 import pytest
 import tiny_model
 from test_trunks import TOTAL, World, hyperparameters, premises, regret
@@ -114,22 +113,7 @@ def test_a_search_of_both_that_was_stopped_anywhere_proposes_the_same(then):
 def test_several_workers_make_every_whole_training_once(workers):
     world = Both()
     oracle = world.make(whole_trainings=5)
-    running, number, rng = {}, 0, np.random.default_rng(workers)
-    while True:
-        proposal = None
-        while len(running) < workers:
-            proposal = oracle.propose(f"search-{number + 1:04d}", known=None, bound=math.inf)
-            if not isinstance(proposal, Proposal):
-                break
-            number += 1
-            name = f"search-{number:04d}"
-            running[name] = (proposal, world.train(name, proposal))
-        if not running:
-            break
-        ended = rng.choice(sorted(running))
-        oracle.tell(ended, *running.pop(ended))
-
-    assert isinstance(proposal, Stop)
+    assert isinstance(world.search_beside(oracle, workers), Stop)
     assert len({_key(world.journal[name]) for name in world.wholes()}) == 5
 
 

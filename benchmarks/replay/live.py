@@ -349,5 +349,5 @@ def run(name: str, path: Path, dataset: str, metric: Metric, seed: int, start: C
 
 if __name__ == "__main__":
     name, path, dataset, metric, seed, *start = sys.argv[1:]
-    own = Cell(int(start[0]), float(start[1]), "cosine") if start else None
+    own = Cell.of_user(start[0]) if start else None
     run(name, Path(path), dataset, metric, int(seed), own)  # type: ignore[arg-type]

@@ -41,6 +41,12 @@ class Cell:
     octaves: float
     schedule: Schedule
 
+    @classmethod
+    def of_user(cls, text: str) -> Cell:
+        """Reads BATCH_SIZE,OCTAVES: what a user trains with before a search, with a cosine."""
+        size, octaves = text.split(",")
+        return cls(int(size), float(octaves), "cosine")
+
     def training(self, plan: TablePlan) -> Training:
         """The last part of its training at the full length."""
         kind = "cosine" if self.schedule == "cosine" else "cool_down"
