@@ -96,17 +96,17 @@ def change(spec, **configuration):
 
 
 class Steps(keras.callbacks.Callback):
-    """Counts the updates that are really made."""
+    """Says how many updates are really made."""
 
-    def __init__(self):
+    def __init__(self, made):
         super().__init__()
-        self.made = 0
+        self.say = made.append  # as an attribute, a count would go on from the checkpoint's
 
     def on_epoch_begin(self, epoch, logs=None):
         self._before = int(self.model.optimizer.iterations)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.made += int(self.model.optimizer.iterations) - self._before
+        self.say(int(self.model.optimizer.iterations) - self._before)
 
 
 @dataclasses.dataclass
@@ -119,7 +119,7 @@ class Ran:
 
 
 def run(programs, spec, *, seconds=0, **options):
-    steps = Steps()
+    made: list[int] = []
     models: list[Any] = []
 
     class Keep(keras.callbacks.Callback):
@@ -130,11 +130,11 @@ def run(programs, spec, *, seconds=0, **options):
         programs,
         spec,
         checkpoint_seconds=seconds,
-        user_callbacks=lambda: [steps, Keep()],
+        user_callbacks=lambda: [Steps(made), Keep()],
         **options,
     )
     assert outcome.status in ("completed", "interrupted"), outcome.message
-    return Ran(outcome, steps.made, [v.numpy() for v in state(models[-1])])
+    return Ran(outcome, sum(made), [v.numpy() for v in state(models[-1])])
 
 
 def after(executions):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 
 import keras
 import keras_tuner
@@ -431,6 +432,12 @@ confirmation: {batch_sizes: 2, seeds: 1}
 """
 
 
+class Counts(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 @pytest.mark.slow
 def test_a_search_for_real_is_continued_to_whole_trainings_and_an_answer(tmp_path, capsys):
     path = tmp_path / "trunks.yaml"
@@ -442,7 +449,7 @@ def test_a_search_for_real_is_continued_to_whole_trainings_and_an_answer(tmp_pat
             "digits",
             search=str(path),
             trial_length="2 epochs",
-            callbacks=lambda: [keras.callbacks.Callback()],
+            callbacks=lambda: [Counts()],
             workers=0,
             run_dir=tmp_path / "run",
             **more,
@@ -450,7 +457,7 @@ def test_a_search_for_real_is_continued_to_whole_trainings_and_an_answer(tmp_pat
 
     run(max_trials=2)
     said = " ".join(capsys.readouterr().out.split())
-    assert "your callbacks begin anew in each" in said
+    assert "what begins anew in each: Counts.lock" in said
     first = [t for t in Trials.read(tmp_path / "run") if t.phase == "search"]
     result = run()
     trials = Trials.read(tmp_path / "run")

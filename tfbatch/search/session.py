@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,8 @@ def open_run(
         check_for_length(request.for_length, request.trial_length, num_examples)
         check_replicas(sizes, engine.devices.replicas)
         _say_replicas(engine, space, progress)
-        if request.search.oracle.in_parts and code.callbacks is not None:
-            progress.say(CALLBACKS_IN_PARTS)
+        if request.search.oracle.in_parts and model.begin_anew:
+            progress.say(callbacks_in_parts(model.begin_anew))
         engine.call(check_optimizers, space.optimizer_options())
         stop_if(stop_requested)
         baseline = request.baseline_configuration(space.scaling_rule)
@@ -206,10 +206,17 @@ def open_run(
             yield run
 
 
-CALLBACKS_IN_PARTS = (
-    "This search trains in parts, and your callbacks begin anew in each: what they count or keep "
-    "from epoch to epoch is that of a part. --search=joint trains every trial in one piece."
-)
+def callbacks_in_parts(begin_anew: Sequence[str]) -> str:
+    """What a search in parts says of a user's callbacks.
+
+    Args:
+        begin_anew: Attributes that are not carried from part to part.
+    """
+    return (
+        "This search trains in parts, each with new callbacks. The numbers, texts, arrays and "
+        "collections of them that yours keep go on from part to part; what begins anew in each: "
+        f"{', '.join(begin_anew)}. --search=joint trains every trial in one piece."
+    )
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE
 from tfbatch.schema import JsonObject
+from tfbatch.training import callback_state
 from tfbatch.training.program import weights_of
 
 CHECKPOINT_SECONDS = 60.0
 """A training is written down at the first end of an epoch after this many seconds, and again."""
-_SCHEMA = 1
+_SCHEMA = 2
+_VARIABLE, _CALLBACKS = "variable_", "callbacks"
+"""Names in the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +84,29 @@ class CheckpointFile:
         """Gives a compiled model the kept values."""
         restore_state(self.path, model)
 
-    def write(self, model: keras.Model, position: Position) -> None:
+    def read_callbacks(self) -> bytes | None:
+        """What the user's callbacks had kept at the kept position."""
+        return read_callbacks(self.path)
+
+    def write(
+        self,
+        model: keras.Model,
+        position: Position,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> None:
         """Writes a model's values: whole or not at all.
+
+        Args:
+            model: The model.
+            position: How far it is.
+            callbacks: The user's; what they have kept is written too.
 
         Raises:
             RunFolderError: They cannot be written; the earlier checkpoint is still there.
         """
         course = {"course": self._course(position.steps)} if self._course else {}
         kept = {"identity": self._identity, **course, **dataclasses.asdict(position)}
-        write_state(self.path, model, kept, partial=self._partial())
+        write_state(self.path, model, kept, partial=self._partial(), callbacks=callbacks)
 
     def remove(self) -> None:
         """The training has come to its end."""
@@ -116,6 +133,7 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         epochs: Number of epochs of the whole training, or of this part of it.
         epochs_before: Epochs of the parts before this one, which `fit` counts too.
         every_seconds: The least time between two.
+        user_callbacks: What they have kept is written too; they come before this one.
     """
 
     def __init__(
@@ -128,8 +146,10 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         epochs: int,
         epochs_before: int = 0,
         every_seconds: float,
+        user_callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
         super().__init__()
+        self._user_callbacks = user_callbacks
         self._file, self._before = file, before
         self._clock, self._guard = clock, guard
         self._epochs, self._every_seconds = epochs, every_seconds
@@ -151,7 +171,7 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             first_loss=self._guard.first_loss,
             first_update=self._before.first_update,
         )
-        self._file.write(self.model, position)
+        self._file.write(self.model, position, self._user_callbacks)
         self._last = time.perf_counter()
 
 
@@ -160,7 +180,14 @@ def state(model: keras.Model) -> list[keras.Variable]:
     return [*weights_of(model), *model.optimizer.variables]
 
 
-def write_state(path: Path, model: keras.Model, kept: JsonObject, *, partial: Path) -> None:
+def write_state(
+    path: Path,
+    model: keras.Model,
+    kept: JsonObject,
+    *,
+    partial: Path,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
     """Writes the state of a compiled model to one file (.npz): whole or not at all.
 
     Args:
@@ -168,12 +195,14 @@ def write_state(path: Path, model: keras.Model, kept: JsonObject, *, partial: Pa
         model: The model.
         kept: What else is to be known of it, for JSON.
         partial: Where it is written before it is renamed.
+        callbacks: The user's; see `tfbatch.training.callback_state`.
 
     Raises:
         RunFolderError: It cannot be written; what was there before still is.
     """
-    arrays = {f"variable_{n}": v.numpy() for n, v in enumerate(state(model))}
+    arrays = {f"{_VARIABLE}{n}": v.numpy() for n, v in enumerate(state(model))}
     position = json.dumps({"schema": _SCHEMA, "variables": len(arrays), **kept})
+    arrays[_CALLBACKS] = np.frombuffer(callback_state.kept(callbacks), np.uint8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
@@ -196,11 +225,17 @@ def read_state(path: Path) -> JsonObject | None:
                 return None
         with np.load(path) as archive:
             kept: dict[str, Any] = json.loads(str(archive["position"]))
-            if kept.pop("variables") != len(archive.files) - 1 or kept.pop("schema") != _SCHEMA:
+            if kept.pop("schema") != _SCHEMA or kept.pop("variables") != _variables(archive):
                 return None
         return kept
     except Exception:  # what is raised depends on where the file is damaged
         return None
+
+
+def read_callbacks(path: Path) -> bytes | None:
+    """What the user's callbacks had kept, of a file that `read_state` has found whole."""
+    with np.load(path) as archive:
+        return archive[_CALLBACKS].tobytes() or None
 
 
 def restore_state(path: Path, model: keras.Model) -> None:
@@ -213,14 +248,18 @@ def restore_state(path: Path, model: keras.Model) -> None:
         model.optimizer.build(model.trainable_variables)
     with np.load(path) as archive:
         variables = state(model)
-        if len(variables) != len(archive.files) - 1:
+        if len(variables) != _variables(archive):
             raise InputError(
                 f"The state in {path.name} must have the variables of the model and its optimizer, "
-                f"{len(variables)}. Received: {len(archive.files) - 1}. What has slots, such as a "
+                f"{len(variables)}. Received: {_variables(archive)}. What has slots, such as a "
                 "momentum above 0, must have them in both."
             )
         for number, variable in enumerate(variables):
-            value = archive[f"variable_{number}"]
+            value = archive[f"{_VARIABLE}{number}"]
             if value.dtype.kind == "V":  # bfloat16 is not among the types of NumPy's files
                 value = value.view(variable.numpy().dtype)
             variable.assign(value)
+
+
+def _variables(archive: Any) -> int:
+    return sum(name.startswith(_VARIABLE) for name in archive.files)

@@ -17,6 +17,7 @@ from tfbatch.run_folder.files import BEST_MODEL
 from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.schema import JsonObject, Named
 from tfbatch.training.by_value import lost_in_configuration
+from tfbatch.training.callback_state import begin_anew
 from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import loss_of, uses_xla
 from tfbatch.training.content_checks import content_notes
@@ -40,6 +41,7 @@ class ModelDescription:
         hyperparameters: What the builder asks of `hp`, each as KerasTuner's own configuration.
         notes: What a user should know, a sentence each.
         jit_compile: Whether XLA compiles it here, where that was left to Keras.
+        begin_anew: What of the user's callbacks is not carried from part to part of a training.
     """
 
     optimizer: Named | None = None
@@ -47,6 +49,7 @@ class ModelDescription:
     hyperparameters: tuple[JsonObject, ...] = ()
     notes: tuple[str, ...] = ()
     jit_compile: bool = False
+    begin_anew: tuple[str, ...] = ()
 
 
 def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescription:
@@ -61,7 +64,8 @@ def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescript
     """
     check_arguments(task.code.build_model, dict.fromkeys(arguments))
     try:
-        notes = check_callbacks((task.code.callbacks or list)())
+        callbacks = (task.code.callbacks or list)()
+        notes = check_callbacks(callbacks)
         found = description_of(task.programs.workload)
     except TfbatchError:
         raise
@@ -69,7 +73,9 @@ def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescript
         raise InputError(
             f"The model or the callbacks cannot be built:\n{traceback.format_exc()}"
         ) from error
-    return dataclasses.replace(found, notes=(*found.notes, *notes))
+    return dataclasses.replace(
+        found, notes=(*found.notes, *notes), begin_anew=tuple(begin_anew(callbacks))
+    )
 
 
 def check_optimizers(task: TaskContext, configurations: Sequence[Configuration]) -> None:

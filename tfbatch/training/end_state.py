@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -78,12 +78,20 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
         before: How far it was when `fit` began.
         clock: Counts updates.
         guard: Knows the first batch's loss, and whether the training diverged.
+        user_callbacks: What they have kept is written too; they come before this one.
     """
 
     def __init__(
-        self, spec: TrialSpec, before: Position, *, clock: TrainingClock, guard: DivergenceGuard
+        self,
+        spec: TrialSpec,
+        before: Position,
+        *,
+        clock: TrainingClock,
+        guard: DivergenceGuard,
+        user_callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
         super().__init__()
+        self._user_callbacks = user_callbacks
         self._spec, self._before = spec, before
         self._clock, self._guard = clock, guard
         self._started = time.perf_counter()
@@ -101,7 +109,7 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
             ),
             first_update=self._before.first_update,
         )
-        write_end_state(self._spec, self.model, state)
+        write_end_state(self._spec, self.model, state, self._user_callbacks)
 
 
 def check_state(model: keras.Model) -> None:
@@ -118,8 +126,13 @@ def check_state(model: keras.Model) -> None:
         )
 
 
-def write_end_state(spec: TrialSpec, model: keras.Model, state: EndState) -> None:
-    """Writes a trial's end state: whole or not at all.
+def write_end_state(
+    spec: TrialSpec,
+    model: keras.Model,
+    state: EndState,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
+    """Writes a trial's end state, and what a user's callbacks have kept: whole or not at all.
 
     Raises:
         RunFolderError: It cannot be written.
@@ -129,7 +142,7 @@ def write_end_state(spec: TrialSpec, model: keras.Model, state: EndState) -> Non
     # Two processes may train a parent again at a time.
     partial = spec.state_file.with_name(f"partial-{os.getpid()}-{spec.state_file.name}")
     kept = {"identity": spec.identity(), **dataclasses.asdict(state)}
-    write_state(spec.state_file, model, kept, partial=partial)
+    write_state(spec.state_file, model, kept, partial=partial, callbacks=callbacks)
 
 
 def read_end_state(spec: TrialSpec) -> EndState | None:

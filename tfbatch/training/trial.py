@@ -19,11 +19,13 @@ from tfbatch.errors import RecordError, RunFolderError, SearchError
 from tfbatch.process.out_of_memory import is_out_of_memory, memory_message
 from tfbatch.process.tracebacks import short_traceback
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
+from tfbatch.training.callback_state import CarryOn
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
     CheckpointFile,
     Position,
     WriteCheckpoint,
+    read_callbacks,
 )
 from tfbatch.training.context import TaskContext
 from tfbatch.training.curves import WriteCurves
@@ -186,7 +188,8 @@ class _Trial:
         )
         self._stop_requested = stop_requested
         self._stop = StopOnRequest(stop_requested)
-        self._user_callbacks = user_callbacks
+        self._make_callbacks = user_callbacks
+        self._user_callbacks: list[Any] = []
         self._checkpoint_seconds = checkpoint_seconds
 
     def run(self, verbose: int) -> Outcome:
@@ -205,6 +208,7 @@ class _Trial:
                 raise RunFolderError(f"The end state of {spec.parent.trial} cannot be read back.")
             self.before, self.started = state.position, time.perf_counter()
         self.model = self._begin(state)
+        self._user_callbacks = self._make_callbacks()
         guard = DivergenceGuard(
             first_loss=self.before.first_loss or spec.untrained_loss,
             fewest_batches=-(-spec.judged_examples // derived.batch_size),
@@ -219,7 +223,8 @@ class _Trial:
             end=spec.end_examples,
             epochs_before=spec.epochs_before,
             callbacks=[
-                *self._user_callbacks(),
+                *self._user_callbacks,
+                CarryOn(self._user_callbacks, self._callbacks_before(state)),
                 guard,
                 self._stop,
                 self.clock,
@@ -282,6 +287,13 @@ class _Trial:
             self.before = dataclasses.replace(self.before, first_update=first)
         return model
 
+    def _callbacks_before(self, state: EndState | None) -> bytes | None:
+        """What the user's callbacks had kept where this trial begins."""
+        if self.checkpoint and self.before.epochs:
+            return self.checkpoint.read_callbacks()
+        file = self.spec.parent.state_file if self.spec.parent and state else None
+        return read_callbacks(file) if file else None
+
     def _train_again(self, parent: TrialSpec) -> Outcome:
         """Trains a parent for its state alone; its outcome is known."""
         file = self.spec.parents_checkpoint_file
@@ -295,7 +307,7 @@ class _Trial:
             self.programs,
             again,
             stop_requested=self._stop_requested,
-            user_callbacks=self._user_callbacks,
+            user_callbacks=self._make_callbacks,
             checkpoint_seconds=self._checkpoint_seconds,
         )
         if ended.status in ("completed", "interrupted"):
@@ -319,10 +331,19 @@ class _Trial:
                     epochs=-(-spec.steps // spec.derived.steps_per_epoch),
                     epochs_before=spec.epochs_before,
                     every_seconds=self._checkpoint_seconds,
+                    user_callbacks=self._user_callbacks,
                 )
             )
         if spec.state_file:
-            found.append(KeepEndState(spec, self.before, clock=self.clock, guard=guard))
+            found.append(
+                KeepEndState(
+                    spec,
+                    self.before,
+                    clock=self.clock,
+                    guard=guard,
+                    user_callbacks=self._user_callbacks,
+                )
+            )
         return found
 
 
