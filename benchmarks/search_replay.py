@@ -52,7 +52,7 @@ from replay.table import Metric, Table
 
 TABLES = Path(__file__).parent / "replay" / "tables"
 KEPT = Path(__file__).parent / "results" / "search_replay"
-PRICED = ("trunks", "trunks_first")
+PRICED = ("trunks", "trunks_first", "trunks_first_always")
 """Searches that ask what a trial costs."""
 SHOWN = (1.0, 2.0, 3.5, 9.0, 25.0)
 """Full trainings at which the regret is printed."""
@@ -95,11 +95,14 @@ def run(
     made = []
     judges = itertools.islice(_judges(table, metric), repetitions)
     for seed, (seen, judge) in enumerate(judges, start=1):
-        task = Task(table, metric, engine, seed, start)
         # The first of them is what a search that numbers its seeds begins with.
         numbered = np.random.default_rng((seed, 1)).permutation(seen).tolist()
         rng = np.random.default_rng(seed)
         replay = Replay(table, engine=engine, metric=metric, seeds=numbered, rng=rng)
+        task = Task(table, metric, engine, seed, start)
+        own = replay.whole(task.baseline)
+        score = own.value if own.status == "completed" else None
+        task = dataclasses.replace(task, baseline_score=score)
         most = round(CAP * table.plan.total_examples)
         found = simulate(make(task), replay, most_examples=most, baseline=task.baseline)
         made.append((found, judge))

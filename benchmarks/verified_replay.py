@@ -2,7 +2,8 @@
 
 usage: python benchmarks/verified_replay.py [--table=TABLE ...] [--metric=loss|accuracy ...]
            [--search=trunks ...] [--set=KEY=VALUE ...] [--seeds=3 ...]
-           [--start=BATCH_SIZE,OCTAVES ...] [--repetitions=40] [--tables=FOLDER]
+           [--start=BATCH_SIZE,OCTAVES ...] [--engine=examples|tfbatch] [--repetitions=40]
+           [--tables=FOLDER]
 
 A search as in search_replay.py; then, as in a run, the best whole training of each of the three
 best batch sizes and the baseline race on fresh seeds by the product's own rule, with ties broken by
@@ -14,10 +15,10 @@ as often as it did, and fails its race; in the truth, the mean of the N, it coun
 Columns: whole trainings of the table's baseline that search and race cost, by examples and by
 seconds of the steps (median, 90 % of repetitions below); how often the baseline was kept; of the
 recommended ones how many are truly better, and worse, than the baseline by more than a deviation
-between seeds (or half a point of accuracy), and by more than the race's own band; the time a
-training takes over the baseline's, where another one is recommended (median); and how far the
-baseline and the recommended one are from the best known, in such deviations (means, each cut off at
-5).
+between seeds (or half a point of accuracy), and by more than the race's own band; how many train in
+less than nine tenths of the baseline's time; the time a training takes over the baseline's, where
+another one is recommended (median); and how far the baseline and the recommended one are from the
+best known, in such deviations (means, each cut off at 5).
 
 Result: MIXED. From a good start trunks and their race recommend what is as near to the best as
 three to four times as many trainings do (3 seeds: 1.56 deviations for 11.4 trainings, TPE 1.45 for
@@ -53,6 +54,8 @@ from tfbatch.request.search_config import VerificationConfig
 from tfbatch.trial.finished_trial import BASELINE
 from tfbatch.trial.objective import Objective
 
+FASTER = 0.9
+"""A training that takes less than this share of the baseline's time counts as faster."""
 _CUT_OFF = 5.0
 """What diverges counts as far more, and would decide a mean alone."""
 
@@ -286,7 +289,8 @@ def line(found: Sequence[Tuned]) -> str:
     prices = [_spread([getattr(one, unit) for one in found]) for unit in ("examples", "seconds")]
     gains = np.array([one.gain for one in found])
     in_bands = np.array([one.gain_in_bands for one in found])
-    shares = [gains > 1, gains < -1, in_bands > 1, in_bands < -1]
+    faster = np.array([one.time < FASTER for one in found])
+    shares = [gains > 1, gains < -1, in_bands > 1, in_bands < -1, faster]
     rates = [f"{np.mean([one.kept for one in found]):.0%}", *(f"{s.mean():.1%}" for s in shares)]
     times = [one.time for one in found if not one.kept]
     time = f"{statistics.median(times):.2f}" if times else ""
@@ -310,13 +314,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", action="append", type=int)
     parser.add_argument("--start", action="append", type=Cell.of_user, default=[])
+    parser.add_argument("--engine", choices=("examples", "tfbatch"), default="examples")
     parser.add_argument("--repetitions", type=int, default=40)
     parser.add_argument("--tables", type=Path, default=TABLES)
     asked = parser.parse_args()
     columns = (
-        "by examples | by seconds | kept | better | worse | > band | < -band | its time | regret"
+        "by examples | by seconds | kept | better | worse | > band | < -band | faster | its time | "
+        "regret"
     )
-    print(f"| table, metric, start, search | seeds | {columns} |\n|{' --- |' * 11}")
+    print(f"| table, metric, start, search | seeds | {columns} |\n|{' --- |' * 12}")
     for name in asked.table or tables:
         table = Table.read(asked.tables / f"{name}.npz")
         for metric in asked.metric or get_args(Metric):
@@ -326,7 +332,7 @@ def main() -> None:
                         make_search(search, **given(asked.set)),
                         table,
                         metric=metric,
-                        engine=ENGINES["examples"],
+                        engine=ENGINES[asked.engine],
                         repetitions=asked.repetitions,
                         start=start,
                     )

@@ -88,10 +88,10 @@ def test_fewer_trials_are_planned_where_enough_do_not_fit():
 
 def test_a_search_that_says_what_it_costs_is_fitted_by_that():
     """1 + 2.5 trainings and 4 of a round, two at a time: 1.5 * 200 + 0.25 * 200 + 400 s."""
-    staged = dataclasses.replace(BUDGET, trial_seconds=200.0, most_trainings=2.5)
+    staged = dataclasses.replace(BUDGET, trial_seconds=200.0, needed_trainings=2.5)
 
     assert staged.has_room == (750.0 <= 600.0)
     # the baseline and two side by side take 400 s, half a one 50, the round 400
     assert staged.fitting_length() == TrainingLength.parse("12 epochs")
-    assert "costs up to 2.5 of them does not fit" in staged.lines()[0]
+    assert "needs 2.5 of them does not fit" in staged.lines()[0]
     assert dataclasses.replace(staged, trial_seconds=100.0).has_room

@@ -31,9 +31,9 @@ GRID = {"name": "grid"}
 class Both(World):
     """The world of the trunks, in which a trial without a numbered seed has one of its own."""
 
-    def make(self, *, then=GRID, whole_trainings=3, **first):
+    def make(self, *, then=GRID, whole_trainings=3, gain=0.0, **first):
         settings = make_settings(
-            "trunks_first", first=first, then=then, whole_trainings=whole_trainings
+            "trunks_first", first=first, then=then, whole_trainings=whole_trainings, gain=gain
         )
         return settings.make(
             hyperparameters(), direction="max", seed=1, total_examples=TOTAL, premises=self.known
@@ -115,6 +115,76 @@ def test_several_workers_make_every_whole_training_once(workers):
     oracle = world.make(whole_trainings=5)
     assert isinstance(world.search_beside(oracle, workers), Stop)
     assert len({_key(world.journal[name]) for name in world.wholes()}) == 5
+
+
+def knowing(world, score, **more):
+    """A world in which the baseline came to a score."""
+    world.known = dataclasses.replace(world.known, baseline_score=lambda: score, **more)
+    return world
+
+
+def best_of_the_first():
+    """The score of the trunks' best whole training."""
+    world = Both()
+    oracle = world.make(whole_trainings=1)
+    world.search(oracle)
+    return -oracle._best_of_first
+
+
+@pytest.mark.parametrize(
+    ("behind", "gain", "follow"),
+    [(0.004, 1.0, 0), (0.006, 1.0, 3), (-0.1, 1.0, 0), (0.006, 2.0, 0), (-0.1, None, 3)],
+)
+def test_whole_trainings_follow_where_the_trunks_have_found_something_better(behind, gain, follow):
+    """The margin is half a point; a gain of one or two of them is asked for."""
+    best = best_of_the_first()
+    world = knowing(Both(), best - behind, margin=0.005)
+    oracle = world.make(gain=gain)
+    reason = world.search(oracle)
+
+    assert len(world.wholes()) == follow
+    last = oracle.stages()[-1]
+    assert (last.done, last.planned) == (follow, follow)
+    if not follow:
+        assert f"came to {best:.4g}, the baseline to {best - behind:.4g}" in reason
+
+
+def test_whole_trainings_follow_where_the_baseline_failed_or_is_not_known():
+    world = knowing(Both(), None, margin=0.005)
+    world.search(world.make())
+    assert len(world.wholes()) == 3
+
+
+def test_a_search_that_was_stopped_behind_the_trunks_decides_the_same():
+    world = knowing(Both(), best_of_the_first(), margin=0.005)
+    world.search(world.make())
+    again = knowing(Both(), best_of_the_first(), margin=0.005)
+    reason = again.search(again.make(), known=dict(world.journal))
+
+    assert again.journal == world.journal
+    assert "no whole trainings" in reason
+
+
+def test_few_trials_are_whole_trainings_alone():
+    """Four configurations of trunks would be four beginnings and no answer."""
+    world = knowing(Both(), 0.5, max_trials=4)
+    world.search(world.make(whole_trainings=5), most=4)
+    assert len(world.wholes()) == len(world.journal) == 4
+
+    more = knowing(Both(), 0.5, max_trials=20)
+    more.search(more.make(whole_trainings=5), known=dict(world.journal))
+    assert len(more.wholes()) == len(more.journal) == 5, "it goes on as it began"
+
+
+def test_a_search_by_trunks_that_goes_on_with_few_trials_stays_one():
+    world = knowing(Both(), 0.5, max_trials=20)
+    world.search(world.make(whole_trainings=2))
+    names = list(world.journal)
+    known = {name: world.journal[name] for name in names[:-3]}
+    again = knowing(Both(), 0.5, max_trials=4)
+    again.search(again.make(whole_trainings=2), known=known)
+
+    assert again.journal == world.journal
 
 
 def test_a_search_does_not_end_while_a_whole_training_may_still_be_killed():
@@ -242,7 +312,7 @@ def test_its_plan_ends_with_the_whole_trainings():
     oracle = world.make(whole_trainings=2)
     assert isinstance(oracle, StagedOracle)
     last = oracle.stages()[-1]
-    assert (last.name, last.done, last.planned) == ("whole trainings", 0, 2)
+    assert (last.name, last.done, last.planned) == ("whole trainings, where trunks gain", 0, 2)
     assert (last.examples, last.cost) == (2 * TOTAL, 2 * TOTAL)
     world.search(oracle, most=len(_of_the_first()) + 1)
     stages = oracle.stages()
@@ -274,6 +344,8 @@ oracle:
   first: {shares: [0.25, 1.0], fewest_updates: 10}
   then: {name: random}
   whole_trainings: 2
+  gain: null
+  fewest_trials: 0
 max_trials: 20
 space:
   batch_size: [16, 64]

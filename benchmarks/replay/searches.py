@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from replay.opponents import IEpoch, OptunaOracle, RandomSearch, values_of
 from replay.plan import TablePlan
-from replay.simulate import Cell, Engine
+from replay.simulate import UNTRAINED, Cell, Engine
 from replay.table import Metric, Table
 from tfbatch.metric_direction import Direction
 from tfbatch.oracles import BATCH_SIZE, Oracle, Premises, Prices, Setting, make_settings
 from tfbatch.oracles._oracle import Values
 from tfbatch.request.search_config import Space
 from tfbatch.schema import Named
+from tfbatch.trial.objective import Objective
 
 if TYPE_CHECKING:
     import keras_tuner
@@ -49,6 +50,7 @@ class Task:
         engine: What trains.
         seed: Of its proposals; positive.
         start: What the user trains with before it; None for the table's own baseline.
+        baseline_score: What that came to, with the first seed; None where it failed.
     """
 
     table: Table
@@ -56,6 +58,7 @@ class Task:
     engine: Engine
     seed: int
     start: Cell | None = None
+    baseline_score: float | None = None
 
     @property
     def baseline(self) -> Cell:
@@ -99,7 +102,14 @@ class Task:
     def premises(self) -> Premises:
         """What a search knows before it begins, as in a run."""
         baseline = self._setting(values_of(self.baseline))
-        return Premises(self._prices(), baseline, self._setting)
+        objective = Objective(f"val_{self.metric}", self.direction)
+        return Premises(
+            self._prices(),
+            baseline,
+            self._setting,
+            baseline_score=lambda: self.baseline_score,
+            margin=objective.smallest_margin(UNTRAINED[self.metric]),
+        )
 
     def _setting(self, values: Values) -> Setting:
         configuration = self._declared.configuration(dict(values))
@@ -215,6 +225,7 @@ SEARCHES: Mapping[str, Callable[..., Make]] = {
     "hyperband": lambda **given: ours("hyperband", **given),
     "trunks": lambda **given: ours("trunks", **given),
     "trunks_first": lambda **given: ours("trunks_first", **given),
+    "trunks_first_always": lambda **given: ours("trunks_first", gain=None, **given),
 } | {
     f"{k}_epoch": lambda k=k, candidates=42, finalists=3: i_epoch(
         k, candidates=candidates, finalists=finalists

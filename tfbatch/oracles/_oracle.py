@@ -133,6 +133,10 @@ def _unknown_setting(values: Values) -> Setting | None:
     return None
 
 
+def _unknown_score() -> float | None:
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Premises:
     """What is known before the first trial of a search.
@@ -142,11 +146,18 @@ class Premises:
         baseline: What the user trains with today; it need not lie in the space.
         setting: What a proposal's values mean: hyperparameters with one value are not among them.
             None where it is not known.
+        baseline_score: What a training of the baseline has come to, once it has; None where it
+            failed, or is not known.
+        margin: Differences of the objective up to this do not matter.
+        max_trials: How many configurations the run may try.
     """
 
     prices: Prices = NO_PRICES
     baseline: Setting | None = None
     setting: Callable[[Values], Setting | None] = _unknown_setting
+    baseline_score: Callable[[], float | None] = _unknown_score
+    margin: float = 0.0
+    max_trials: int | None = None
 
 
 NOTHING_KNOWN = Premises()
@@ -252,6 +263,14 @@ class OracleSettings(Strict):
     def most_trainings(self) -> float | None:
         """What a search costs at most, in whole trainings; None where the limits alone end it."""
         return None
+
+    def needed_trainings(self) -> float | None:
+        """What it needs for an answer, in whole trainings; None where each of them adds to it."""
+        return self.most_trainings()
+
+    def in_whole_trainings(self) -> OracleSettings | None:
+        """What searches in its place where no training can go on in parts; None for nothing."""
+        return None if self.in_parts else self
 
     @abstractmethod
     def make(

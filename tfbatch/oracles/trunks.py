@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import threadpoolctl
 from pydantic import Field, field_validator
+from scipy import special
 
 from tfbatch.estimators.rate_surface import RateSurface, SurfacePoint, SurfacePrior, as_error
 from tfbatch.metric_direction import Direction
@@ -45,6 +47,9 @@ _SEED = 1
 """The number that all trainings have: paired, they differ by less than by chance."""
 _USUAL_BRACKET = 4
 _NEARLY = 0.7
+_FASTER = 1.1
+_SOME_CHANCE = 0.25
+"""A cell that is faster by less, or as good with less of a chance, is not trained for its speed."""
 _STAGES = ("learning rates", "batch sizes and learning rates", "schedules")
 
 
@@ -69,6 +74,8 @@ class Settings(OracleSettings):
         ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
         bounded: Whether the rate is held at twice the highest that has trained.
         schedules: Whether the other schedules of the space compete in whole runs at the end.
+        faster: Whether a faster batch size that may be as good as the favorite is trained whole,
+            on top of the price; it costs less than a training of the favorite.
     """
 
     in_parts: ClassVar[bool] = True
@@ -85,6 +92,7 @@ class Settings(OracleSettings):
     ladder: bool = True
     bounded: bool = True
     schedules: bool = True
+    faster: bool = True
 
     @field_validator("shares")
     @classmethod
@@ -164,7 +172,11 @@ class Trunks:
         self._bound = math.inf
         self._own_schedule = premises.baseline.schedule.name if premises.baseline else None
         baseline = premises.baseline.batch_size if premises.baseline else cells.reference
-        self._one_training = self._prices.cost(baseline, total_examples)
+        # Where the baseline is the cheapest, its price would buy no training of another size.
+        costs = [self._prices.cost(size, total_examples) for size in cells.sizes]
+        usual = statistics.median(costs or [0.0])
+        self._one_training = max(self._prices.cost(baseline, total_examples), usual)
+        self._baseline_score = premises.baseline_score
         self._prior = self._expected()
 
     def propose(
@@ -380,7 +392,7 @@ class Trunks:
         allowed = self._allowed()
         if not allowed:
             return None if self._open() else Stop("No cell of the space can be trained.")
-        for stage in (self._bracket, self._ladder, self._explore, self._finish):
+        for stage in (self._bracket, self._ladder, self._explore, self._finish, self._faster):
             found = stage(allowed)
             if isinstance(found, Training | Stop):
                 return found
@@ -488,6 +500,55 @@ class Trunks:
                 return whole
         return None
 
+    def _faster(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """One faster cell whole: that of most speed times chance to be as good as the favorite."""
+        surface, favorite, total = self._surface(), self._answer(), self._lengths.total
+        if not self._settings.faster or surface is None or favorite is None:
+            return None
+        own = self._prices.cost(favorite.batch_size, total)
+        speeds = {cell: own / self._prices.cost(cell.batch_size, total) for cell in allowed}
+        cells = [cell for cell, speed in speeds.items() if speed >= _FASTER]
+        wholes = [m.training.cell for m in self._made.values() if m.training.length == total]
+        behind = wholes[wholes.index(favorite) + 1 :] if favorite in wholes else []
+        begun = next((cell for cell in behind if speeds.get(cell, 0.0) >= _FASTER), None)
+        if begun is not None:
+            return self._rest_of(begun)
+        chances = self._chances(surface, favorite, cells) if cells else []
+        worth = {
+            cell: chance * math.log2(speeds[cell])
+            for cell, chance in zip(cells, chances, strict=True)
+            if chance >= _SOME_CHANCE
+        }
+        if not worth:
+            return None
+        best = max(worth, key=lambda cell: worth[cell])
+        if self._cost(best, total) > self._left() + self._one_training:
+            return None
+        return self._rest_of(best)
+
+    def _rest_of(self, cell: Cell) -> Training | Literal["wait"] | None:
+        """What is missing of a whole training that was begun."""
+        if self._is_busy(cell):
+            return "wait"
+        return (
+            None
+            if self._longest(cell) == self._lengths.total
+            else self._step(cell, self._lengths.total)
+        )
+
+    def _chances(self, surface: RateSurface, favorite: Cell, cells: Sequence[Cell]) -> list[float]:
+        """Of each cell, that it is no further than the noise behind the best of what is known."""
+        target = float(surface.mean(self._full([favorite]))[0])
+        score = self._baseline_score()
+        if score is not None:
+            scores = [score, *(one for _, one in self._judged())]
+            values = as_error(scores, self._direction)
+            target = min(target, float(values[0] - values[1:].min()))
+        points = self._full(cells)
+        mean = surface.mean(points)
+        deviation = np.sqrt(np.maximum(np.diag(surface.covariance(points, points)), 1e-12))
+        return [float(p) for p in special.ndtr((target + surface.noise - mean) / deviation)]
+
     def _near(self, allowed: Sequence[Cell], surface: RateSurface) -> list[Cell]:
         """Cells that were judged, and those within an octave of the best rate of their size."""
         judged = {t.cell for t, _ in self._judged()}
@@ -512,11 +573,12 @@ class Trunks:
         if not sizes:
             return None
         wanted, start = self._cells.reference, self._cells.start
-        dear = self._settings.bracket_rung * self._one_training
+        rung = self._settings.bracket_rung
         cheap = [
             size
             for size in sizes
-            if self._cost(Cell(size, start), self._lengths_of(size)[0], trunks=()) <= dear
+            if (first := self._lengths_of(size)[0]) <= rung * self._lengths.total
+            and self._cost(Cell(size, start), first, trunks=()) <= rung * self._one_training
         ]
         return min(cheap or sizes, key=lambda size: (abs(math.log2(size / wanted)), size))
 

@@ -2,7 +2,8 @@
 
 Trunks find batch size and rate for the price of two or three trainings, near what they expect, and
 end; an oracle of whole trainings finds what lies elsewhere, and needs many. The second one is told
-of every whole training of the first one, and searches the whole space.
+of every whole training of the first one, and searches the whole space. It is worth its price where
+the user began with something poor, which the trunks show: they have then found something better.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tfbatch.schema import as_named
 if TYPE_CHECKING:
     import keras_tuner
 
-_STAGE = "whole trainings"
+_STAGE = "whole trainings, where trunks gain"
 
 
 class Settings(OracleSettings):
@@ -44,6 +45,10 @@ class Settings(OracleSettings):
         first: Settings of `trunks`.
         then: The oracle of whole trainings, by its name, with its parameters.
         whole_trainings: How many of them it proposes.
+        gain: They follow only where the trunks' best whole training is better than the baseline's
+            by more than so many margins (see Premises); None: in any case.
+        fewest_trials: A run that may try fewer configurations makes whole trainings alone: trunks
+            would end before their first.
     """
 
     in_parts: ClassVar[bool] = True
@@ -51,6 +56,8 @@ class Settings(OracleSettings):
     first: trunks.Settings = trunks.Settings(name="trunks")
     then: SerializeAsAny[OracleSettings] = Field(default="bayesian", validate_default=True)
     whole_trainings: int = Field(default=12, ge=1)
+    gain: float | None = Field(default=0.5, ge=0, allow_inf_nan=False)
+    fewest_trials: int = Field(default=12, ge=0)
 
     @field_validator("first", mode="before")
     @classmethod
@@ -88,6 +95,14 @@ class Settings(OracleSettings):
         """See OracleSettings; a whole training counts as one, whatever its batch size."""
         return self.first.most_trainings() + self.whole_trainings
 
+    def needed_trainings(self) -> float:
+        """See OracleSettings: with the trunks there is an answer."""
+        return self.first.most_trainings()
+
+    def in_whole_trainings(self) -> OracleSettings:
+        """See OracleSettings."""
+        return self.then
+
     def make(
         self,
         hyperparameters: keras_tuner.HyperParameters,
@@ -113,7 +128,7 @@ class Settings(OracleSettings):
         baseline = premises.baseline.batch_size if premises.baseline else None
         cost = premises.prices.cost(baseline or 1, total_examples)
         one = Stage(_STAGE, done=0, planned=1, examples=total_examples, cost=cost)
-        return _TrunksFirst(first, then, self.whole_trainings, one, direction)
+        return _TrunksFirst(first, then, self, one, direction, premises)
 
 
 class _TrunksFirst:
@@ -125,9 +140,10 @@ class _TrunksFirst:
     Args:
         first: Trunks.
         then: Proposes whole trainings.
-        whole_trainings: How many.
+        settings: See Settings.
         one: The stage of a single whole training.
         direction: Whether a good score is small ("min") or large ("max").
+        premises: What is known beforehand.
     """
 
     size = None
@@ -136,23 +152,30 @@ class _TrunksFirst:
         self,
         first: StagedOracle,
         then: Oracle,
-        whole_trainings: int,
+        settings: Settings,
         one: Stage,
         direction: Direction,
+        premises: Premises,
     ):
         self._first, self._then, self._one = first, then, one
-        self._whole_trainings = whole_trainings
+        self._whole_trainings, self._gain = settings.whole_trainings, settings.gain
+        self._premises = premises
         self._sign = 1.0 if direction == "min" else -1.0
         self._firsts: dict[str, tuple[Proposal, Told]] = {}
         self._thens: dict[str, tuple[Proposal, Told | None]] = {}
         self._best_of_first = math.inf
-        self._has_stopped = False
+        most = premises.max_trials
+        self._has_stopped = most is not None and most < settings.fewest_trials
+        self._goes_on = self._has_stopped
 
     def propose(
         self, trial: str, *, known: Proposal | None, bound: float
     ) -> Proposal | Stop | None:
         """See Oracle."""
-        if not self._has_stopped and (known is None or not _is_whole_of_its_own(known)):
+        is_of_first = known is not None and not _is_whole_of_its_own(known)
+        if is_of_first and not self._thens:  # of a session that might try more
+            self._has_stopped = self._goes_on = False
+        if not self._has_stopped and (known is None or is_of_first):
             proposal = self._first.propose(trial, known=known, bound=bound)
             if not isinstance(proposal, Stop):
                 return proposal
@@ -161,6 +184,9 @@ class _TrunksFirst:
             each = {frozenset(p.values.items()): name for name, (p, _) in self._firsts.items()}
             for name in sorted(each.values()):  # in whatever order they ended
                 self._pass_on(name, bound)
+            self._goes_on = known is not None or self._is_worth_more()
+        if not self._goes_on and known is None:
+            return Stop(self._why_no_more())
         if known is None and len(self._thens) >= self._whole_trainings:
             if any(told is None for _, told in self._thens.values()):
                 return None  # one that is killed is made again
@@ -193,6 +219,22 @@ class _TrunksFirst:
         else:
             self._first.forget(trial)
 
+    def _is_worth_more(self) -> bool:
+        """Whether the baseline was far from what the trunks have found, or is not known."""
+        score = self._premises.baseline_score()
+        if self._gain is None or score is None or math.isinf(self._best_of_first):
+            return True
+        return self._sign * score - self._best_of_first > self._gain * self._premises.margin
+
+    def _why_no_more(self) -> str:
+        best = self._sign * self._best_of_first
+        return (
+            f"The best whole training of the trunks came to {best:.4g}, the baseline to "
+            f"{self._premises.baseline_score():.4g}: not better by more than "
+            f"{(self._gain or 0.0) * self._premises.margin:.3g}, so that no whole trainings over "
+            "the whole space follow. --search=bayesian makes them in any case."
+        )
+
     def _pass_on(self, trial: str, bound: float) -> None:
         """Tells the second one; what diverges as a part would diverge whole."""
         proposal, told = self._firsts[trial]
@@ -203,7 +245,8 @@ class _TrunksFirst:
     def stages(self) -> Sequence[Stage]:
         """See StagedOracle."""
         done = sum(told is not None for _, told in self._thens.values())
-        left = self._whole_trainings - done
+        ends = self._has_stopped and not self._goes_on
+        left = 0 if ends else self._whole_trainings - done
         last = Stage(_STAGE, done, done + left, left * self._one.examples, left * self._one.cost)
         before = self._first.stages()
         if self._has_stopped:  # it may end before what it has planned

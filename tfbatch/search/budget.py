@@ -32,8 +32,8 @@ class Budget:
         length: Length of a trial.
         shortest: The shortest length that a trial can have.
         max_minutes: The limit.
-        most_trainings: What the search costs at most in trials of this length; None for one that
-            goes on up to `max_trials` whole ones.
+        needed_trainings: What the search needs in trials of this length; None for one that goes on
+            up to `max_trials` whole ones.
     """
 
     trial_seconds: float
@@ -45,7 +45,7 @@ class Budget:
     length: TrainingLength
     shortest: TrainingLength
     max_minutes: float
-    most_trainings: float | None = None
+    needed_trainings: float | None = None
 
     @property
     def has_room(self) -> bool:
@@ -61,9 +61,9 @@ class Budget:
     def shortage(self) -> str:
         """What does not fit, such as "about 2 of 24 trials fit in the time, in addition to ..."."""
         also = "in addition to the baseline and one round of verification"
-        if self.most_trainings is None:
+        if self.needed_trainings is None:
             return f"about {self.fitting()} of {self.max_trials} trials fit in the time, {also}"
-        return f"a search that costs up to {self.most_trainings:g} of them does not fit, {also}"
+        return f"a search that needs {self.needed_trainings:g} of them does not fit, {also}"
 
     def check(self) -> None:
         """Refuses a limit in which not even one trial can end.
@@ -83,7 +83,7 @@ class Budget:
         """Notes for the user, if fewer trials fit than a search needs."""
         if self.has_room:
             return []
-        enough = "" if self.most_trainings is not None else f" For {self._enough():g}:"
+        enough = "" if self.needed_trainings is not None else f" For {self._enough():g}:"
         advice = self.advice()
         return [
             f"A trial of {self.length} takes about {self.trial_minutes} here (predicted from its "
@@ -93,7 +93,7 @@ class Budget:
 
     def fitting_length(self) -> TrainingLength | None:
         """The longest length with which enough trials fit, or fewer where none does; or None."""
-        whole = range(int(self._enough()), 0, -1) if self.most_trainings is None else ()
+        whole = range(int(self._enough()), 0, -1) if self.needed_trainings is None else ()
         lengths = (self._longest(count) for count in whole or [self._enough()])
         return next((length for length in lengths if length), None)
 
@@ -125,8 +125,8 @@ class Budget:
         return TrainingLength(amount=amount, unit=self.length.unit)
 
     def _enough(self) -> float:
-        if self.most_trainings is not None:
-            return self.most_trainings
+        if self.needed_trainings is not None:
+            return self.needed_trainings
         return min(self.max_trials, ENOUGH_TRIALS)
 
     def _for_trials(self) -> float:

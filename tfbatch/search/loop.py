@@ -132,7 +132,14 @@ class Search:
             prices=self._prices,
             baseline=setting(self._baseline),
             setting=lambda values: setting(space.configuration(dict(values))),
+            baseline_score=self._baseline_score,
+            margin=self._objective.smallest_margin(self._chance),
+            max_trials=self._config.max_trials,
         )
+
+    def _baseline_score(self) -> float | None:
+        trained = self._trials.find(BASELINE)
+        return trained.score if trained else None
 
     @property
     def _trials(self) -> Trials:

@@ -51,6 +51,7 @@ _CURVATURE = 0.02
 _SHORTER = 0.05
 """What half the length costs."""
 _NOISE = 0.01
+_POOR = 0.3
 _DIVERGED_OCTAVES = 4.0
 PATIENCE_SECONDS = 5.0
 """An oracle that has thought for so long is asked no more: its plan is known well enough."""
@@ -326,6 +327,8 @@ class Rehearsal:
         noise = np.random.default_rng([spec.seed, size]).normal(0.0, _NOISE)
         missed = _CURVATURE * octaves**2 + _SHORTER * length + float(noise)
         diverged = octaves > _DIVERGED_OCTAVES
+        if spec.phase == "baseline":  # what follows where it is poor belongs to the plan
+            missed += _POOR
         scale = abs(self.untrained) if self.objective.direction == "min" else -1.0
         value = scale * (0.2 + missed) if scale > 0 else 0.9 - missed
         return Outcome(

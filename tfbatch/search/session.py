@@ -17,6 +17,7 @@ from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.gpu_utilization import GpuSampler
 from tfbatch.process.limits import usable_cores
 from tfbatch.request.request import Request, check_for_length
+from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.fingerprint import record_gpu_utilization, record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
@@ -39,7 +40,7 @@ from tfbatch.search.run import Run
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_length import settle_length
 from tfbatch.training.context import UserCode
-from tfbatch.training.description import check_optimizers
+from tfbatch.training.description import ModelDescription, check_optimizers
 from tfbatch.training.evaluation import measure_untrained
 from tfbatch.training.node_check import NodeCheck
 from tfbatch.workers import Slot
@@ -97,7 +98,7 @@ def open_run(
         request = dataclasses.replace(
             request,
             subject=subject,
-            search=fit_search(request.search, model),
+            search=_trainable(fit_search(request.search, model), model, progress),
             # What was left to Keras is recorded as what it came to.
             execution=dataclasses.replace(request.execution, jit_compile=model.jit_compile),
         )
@@ -204,6 +205,18 @@ def open_run(
                 trial_seconds=trial_seconds,
             )
             yield run
+
+
+def _trainable(search: SearchConfig, model: ModelDescription, progress: Progress) -> SearchConfig:
+    """The search, by whole trainings alone where it has a way to do without parts and must."""
+    whole = search.oracle.in_whole_trainings()
+    if not model.whole_only or whole is None or whole is search.oracle:
+        return search
+    progress.say(
+        f"Trainings cannot go on in parts here ({model.whole_only}), so that the search makes "
+        f"whole ones alone, by {whole.name}."
+    )
+    return search.model_copy(update={"oracle": whole})
 
 
 def callbacks_in_parts(begin_anew: Sequence[str]) -> str:

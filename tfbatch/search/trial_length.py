@@ -73,7 +73,7 @@ def budget_of(
         length=request.trial_length,
         shortest=shortest,
         max_minutes=math.inf if request.max_minutes is None else request.max_minutes,
-        most_trainings=search.oracle.most_trainings(),
+        needed_trainings=search.oracle.needed_trainings(),
     )
 
 

@@ -24,6 +24,7 @@ from tfbatch.training.content_checks import content_notes
 from tfbatch.training.context import TaskContext
 from tfbatch.training.model_builder import check_arguments
 from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like
+from tfbatch.training.structure import unknown_variables
 from tfbatch.training.workload import Workload, make_optimizer
 from tfbatch.trial.derived import derive
 
@@ -42,6 +43,7 @@ class ModelDescription:
         notes: What a user should know, a sentence each.
         jit_compile: Whether XLA compiles it here, where that was left to Keras.
         begin_anew: What of the user's callbacks is not carried from part to part of a training.
+        whole_only: Why its trainings cannot be continued in parts; empty if they can.
     """
 
     optimizer: Named | None = None
@@ -50,6 +52,7 @@ class ModelDescription:
     notes: tuple[str, ...] = ()
     jit_compile: bool = False
     begin_anew: tuple[str, ...] = ()
+    whole_only: str = ""
 
 
 def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescription:
@@ -73,8 +76,12 @@ def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescript
         raise InputError(
             f"The model or the callbacks cannot be built:\n{traceback.format_exc()}"
         ) from error
+    stops = [c for c in callbacks if isinstance(c, keras.callbacks.EarlyStopping)]
     return dataclasses.replace(
-        found, notes=(*found.notes, *notes), begin_anew=tuple(begin_anew(callbacks))
+        found,
+        notes=(*found.notes, *notes),
+        begin_anew=tuple(begin_anew(callbacks)),
+        whole_only="EarlyStopping may stop one before its end" if stops else found.whole_only,
     )
 
 
@@ -112,9 +119,14 @@ def description_of(workload: Workload) -> ModelDescription:
     notes += content_notes(model, workload.data, loss)
     notes += [*_normalization_notes(model), *_sum_notes(model, workload)]
     jit_compile = uses_xla(model, workload.jit_compile)
+    unknown = unknown_variables(model)
+    whole_only = f"{', '.join(unknown)} are variables that Keras does not know" if unknown else ""
     if not model.compiled:
         return ModelDescription(
-            hyperparameters=hyperparameters, notes=tuple(notes), jit_compile=jit_compile
+            hyperparameters=hyperparameters,
+            notes=tuple(notes),
+            jit_compile=jit_compile,
+            whole_only=whole_only,
         )
     check_kept(model.optimizer)
     notes += list(_compiled_notes(model, workload))
@@ -124,6 +136,7 @@ def description_of(workload: Workload) -> ModelDescription:
         hyperparameters,
         tuple(notes),
         jit_compile,
+        whole_only=whole_only,
     )
 
 
