@@ -15,6 +15,7 @@ from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.schedules import LearningRateInExamples, MomentumInExamples
 from tfbatch.schema import Named
 from tfbatch.training.checkpoint import state
+from tfbatch.training.description import description_of
 from tfbatch.training.end_state import carry_over, last_pace, read_end_state
 from tfbatch.training.in_graph import LearningRateTable
 from tfbatch.training.program_cache import ProgramCache
@@ -304,6 +305,8 @@ def test_a_state_that_keras_does_not_know_whole_is_refused(digits, tmp_path):
 
     with pytest.raises(SearchError, match=r"Received: counting\.calls, which TensorFlow alone"):
         run_trial(ProgramCache(Workload(digits, build)), spec_of(tmp_path))
+    described = description_of(Workload(digits, build))
+    assert described.whole_only == "counting.calls are variables that Keras does not know"
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import keras
 import keras_tuner
 import pytest
 import tiny_model
@@ -385,3 +386,27 @@ def test_a_search_for_real_ends_with_whole_trainings_and_is_continued(tmp_path):
     own = trials[len(trials) - 2 :]
     assert {t.seed for t in own}.isdisjoint(t.seed for t in trials[: len(trials) - 2])
     assert result.batch_size in (16, 32, 64)
+
+
+@pytest.mark.slow
+def test_trainings_that_cannot_go_on_in_parts_are_made_whole(tmp_path, capsys):
+    """A callback that stops a part would make it worthless."""
+    path = tmp_path / "both.yaml"
+    path.write_text(SEARCH, encoding="utf-8")
+    tfbatch.find_batch_size(
+        tiny_model.build,
+        "digits",
+        search=str(path),
+        trial_length="1 epoch",
+        callbacks=lambda: [keras.callbacks.EarlyStopping(patience=3)],
+        workers=0,
+        max_trials=2,
+        run_dir=tmp_path / "run",
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    trials = Trials.read(tmp_path / "run").of_phase("search")
+
+    assert "(EarlyStopping may stop one before its end)" in said
+    assert "whole ones alone, by random" in said
+    assert [t.length for t in trials] == [trials.total_examples] * 2
+    assert [t.parent for t in trials] == [None, None]
