@@ -31,8 +31,8 @@ OWN_ENGINE = ("keras_tuner_hyperband", "optuna_tpe_asha")
 """Drawn on KerasTuner's engine too."""
 COLORS = {
     "trunks": "#0b7a4b",
-    "trunks_first": "#18b5a3",
-    "trunks_first_tpe": "#7ccf9b",
+    "trunks_first_always": "#18b5a3",
+    "trunks_first_always_tpe": "#7ccf9b",
     "random": "#9aa5b1",
     "1_epoch": "#d9822b",
     "2_epoch": "#b44d12",

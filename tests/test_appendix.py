@@ -65,10 +65,10 @@ def test_of_a_cluster_appendix_and_report_tell_who_trained_from_who_directed(tmp
 
     named = "6 nodes: 10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4 and 2 more"
     assert f"{named}: 4 workers on Xeon, 4 threads." in text
-    assert "Hardware that directed: " in text
+    assert "Hardware where the last command ran: " in text
     assert page[named] == "4 workers on Xeon, 4 threads"
     assert page["step times and verification"] == "on Xeon, 4 threads alone"
-    assert page["hardware that directed"] == run.machine.hardware
+    assert page["hardware where the last command ran"] == run.machine.hardware
     assert "hardware" not in page
 
 

@@ -400,8 +400,8 @@ def _seeds(run: RecordedRun) -> Section:
 def _runtime(run: RecordedRun) -> Section:
     texts = [str(cost_of(run))]
     machine = run.machine
-    directed = " that directed" if machine.nodes else ""
-    told = f"Hardware{directed}: {machine.hardware}. {machine.load}"
+    where = " where the last command ran" if machine.nodes else ""
+    told = f"Hardware{where}: {machine.hardware}. {machine.load}"
     texts += [told] if machine.hardware else []
     texts += [f"{name[0].upper()}{name[1:]}: {words}." for name, words in machine.nodes]
     rounds = run.step_seconds.rounds

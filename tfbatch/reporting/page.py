@@ -203,7 +203,7 @@ def _origin_section(run: RecordedRun, level: int) -> PageSection:
     """Where the figures belong to."""
     machine = run.machine
     rows = [("run folder", run.name)]
-    where = "hardware that directed" if machine.nodes else "hardware"
+    where = "hardware where the last command ran" if machine.nodes else "hardware"
     rows += [(where, machine.hardware)] if machine.hardware else []
     rows += machine.nodes
     rows += [("load", machine.load)] if machine.load else []

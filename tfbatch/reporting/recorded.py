@@ -40,7 +40,8 @@ class Machine:
         gpu_software: Driver, CUDA, cuDNN, allocator, TF32 and XLA, how busy the GPUs were, and
             how many trials were measured to be worth it on each; empty without a GPU.
         nodes: Of a cluster, those that are alike in a row: their addresses, and what trained there;
-            last, on which kind answers were verified. The others are of the machine that directed.
+            last, on which kind answers were verified. The rest is of the machine where the last
+            command ran, which may have trained nothing.
     """
 
     hardware: str = ""
