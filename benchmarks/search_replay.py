@@ -47,8 +47,10 @@ from replay.kept import CAP, Results
 from replay.measures import Course, Judge, cells_of, of_everything, splits
 from replay.plan import PLANS
 from replay.searches import ENGINES, SEARCHES, Make, Task, baseline_of, make_search
-from replay.simulate import Cell, Engine, Moment, Replay, simulate
+from replay.simulate import UNTRAINED, Cell, Engine, Moment, Replay, simulate
 from replay.table import Metric, Table
+
+from tfbatch.oracles import Told
 
 TABLES = Path(__file__).parent / "replay" / "tables"
 KEPT = Path(__file__).parent / "results" / "search_replay"
@@ -101,8 +103,8 @@ def run(
         replay = Replay(table, engine=engine, metric=metric, seeds=numbered, rng=rng)
         task = Task(table, metric, engine, seed, start)
         own = replay.whole(task.baseline)
-        score = own.value if own.status == "completed" else None
-        task = dataclasses.replace(task, baseline_score=score)
+        score = own.value if own.status == "completed" else UNTRAINED[metric]
+        task = dataclasses.replace(task, baseline_told=Told(score, own.status))
         most = round(CAP * table.plan.total_examples)
         found = simulate(make(task), replay, most_examples=most, baseline=task.baseline)
         made.append((found, judge))

@@ -4,7 +4,7 @@ import dataclasses
 import io
 import pickle
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from test_continued_trial import linear, parts_of, spec_of
 
 from tfbatch.pipeline.recipe_data import PreparedData
-from tfbatch.training.callback_state import CarryOn, _PlainUnpickler, begin_anew, is_plain, kept
+from tfbatch.training.callback_state import CarryOn, _PlainUnpickler, begin_anew, is_plain
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
@@ -105,6 +105,31 @@ def test_callbacks_of_a_killed_training_go_on_from_its_checkpoint(programs, tmp_
     assert found["updates"] == expected["updates"]
 
 
+class Keeps(keras.callbacks.Callback):
+    """Keeps one value."""
+
+    def __init__(self, found=None):
+        super().__init__()
+        self.found = found
+
+
+def carried(before, after, *, change=lambda callbacks: None):
+    """Callbacks of a first part that has begun, changed and ended, and those of the next part."""
+    first = CarryOn(before, None)
+    first.on_train_begin()
+    change(before)
+    following = CarryOn(after, first.kept())
+    following.on_train_begin()
+    return following
+
+
+def set_found(value):
+    def change(callbacks):
+        callbacks[0].found = value
+
+    return change
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -112,52 +137,161 @@ def test_callbacks_of_a_killed_training_go_on_from_its_checkpoint(programs, tmp_
         3,
         "text",
         b"bytes",
+        bytearray(b"bytes"),
         2.5 + 1j,
         {"a": [1, (2, {3})]},
         frozenset({1}),
         OrderedDict(a=1),
+        Counter("aab"),
         deque([1], maxlen=2),
         np.arange(3),
         np.float32(2),
         np.array(["a", "b"]),
+        np.array(["2026-11-29"], "datetime64[D]"),
     ],
     ids=repr,
 )
 def test_plain_values_come_back_as_they_were(value):
-    class Keeps(keras.callbacks.Callback):
-        found = None
-
-    before, after = Keeps(), Keeps()
-    before.found = value
-    CarryOn([after], kept([before])).on_train_begin()
+    after = Keeps("of its own")
+    carried([Keeps("before")], [after], change=set_found(value))
 
     assert type(after.found) is type(value)
     np.testing.assert_equal(after.found, value)
 
 
+def nested(depth):
+    found = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+def cyclic():
+    found = []
+    found.append(found)
+    return found
+
+
+class Own(dict):
+    """A class of the user's."""
+
+
 @pytest.mark.parametrize(
-    "value", [keras.Variable(1.0), threading.Lock(), [object()], np.array([object()], object)]
+    "value",
+    [
+        threading.Lock(),
+        [object()],
+        np.array([object()], object),
+        np.ma.masked_array([1.0], [True]),
+        np.zeros(2, [("a", "f4")]),
+        np.zeros(2, "bfloat16"),
+        np.matrix([[1]]),
+        Own(a=1),
+        nested(600),
+        cyclic(),
+        keras.metrics.Mean(),
+    ],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_belongs_to_its_process_is_not_carried_and_is_named(value):
-    class Keeps(keras.callbacks.Callback):
-        def __init__(self, found=None):
-            super().__init__()
-            self.found, self.count, self.act = found, 1, print
-
-    assert begin_anew([Keeps(value), keras.callbacks.CSVLogger("log.csv")]) == ["Keeps.found"]
+    assert begin_anew([Keeps(value), Keeps(print), Keeps(Keeps)]) == ["Keeps.found"]
     after = Keeps("its own")
-    CarryOn([after], kept([Keeps(value)])).on_train_begin()
+    carried([Keeps(0)], [after], change=set_found(value))
     assert after.found == "its own"
 
 
-def test_a_callback_of_another_class_in_the_same_place_gets_nothing():
-    class Other(keras.callbacks.Callback):
-        best = None
+def test_what_a_callback_was_made_with_is_that_of_each_part():
+    """A file of its own name, or data to look at: not the parent's, and not written to the disk."""
+    before, after = Keeps("first.csv"), Keeps("second.csv")
+    before.data, before.count = np.zeros(100_000), 0
 
-    early, other = keras.callbacks.EarlyStopping(), Other()
-    early.best = 3.0
-    CarryOn([other], kept([early])).on_train_begin()
-    assert other.best is None
+    def count(callbacks):
+        callbacks[0].count += 1
+
+    first = CarryOn([before], None)
+    first.on_train_begin()
+    count([before])
+    assert len(first.kept()) < 1000
+    after.count = 0
+    CarryOn([after], first.kept()).on_train_begin()
+    assert (after.found, after.count) == ("second.csv", 1)
+
+
+def test_what_a_part_does_not_change_goes_on_to_the_one_behind_it():
+    last = Keeps(0)
+    second = carried([Keeps(0)], [Keeps(0)], change=set_found(5))
+    CarryOn([last], second.kept()).on_train_begin()
+    assert last.found == 5
+
+
+def test_callbacks_are_told_apart_by_their_class_and_order():
+    """Another one in front, or one of another class in the same place, gets nothing."""
+    early, another = keras.callbacks.EarlyStopping(), Keeps("own")
+    two = [Keeps(0), Keeps(0)]
+
+    def change(callbacks):
+        callbacks[0].best = 3.0
+        callbacks[1].found, callbacks[2].found = 1, 2
+
+    fresh = [Keeps(0), Keeps(0)]
+    carried([keras.callbacks.EarlyStopping(), *two], [*fresh, early], change=change)
+    assert ([one.found for one in fresh], early.best) == ([1, 2], 3.0)
+    carried([keras.callbacks.EarlyStopping()], [another], change=lambda c: setattr(c[0], "best", 1))
+    assert another.found == "own"
+
+
+def test_an_attribute_that_refuses_begins_anew():
+    class Refuses(Keeps):
+        @property
+        def found(self):
+            return 0
+
+        @found.setter
+        def found(self, value):
+            if value:
+                raise ValueError(value)
+            vars(self)["found"] = value
+
+    before = Refuses(0)
+    first = CarryOn([before], None)
+    first.on_train_begin()
+    vars(before)["found"] = 7
+    after = Refuses(0)
+    CarryOn([after], first.kept()).on_train_begin()
+    assert vars(after)["found"] == 0
+
+
+def test_kerass_own_callbacks_run_in_every_part(programs, tmp_path):
+    """Those that open files and profilers begin anew; the best score of a checkpoint goes on."""
+    best = []
+
+    class Best(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            best.append(checkpoint.best)
+
+    for place, part in enumerate(parts_of(spec_of(tmp_path), tmp_path, STOPS)):
+        # The first part has the lowest loss of all, which no later one can beat.
+        checkpoint = keras.callbacks.ModelCheckpoint(
+            tmp_path / f"best-{place}.weights.h5",
+            monitor="val_loss",
+            mode="max",
+            save_best_only=True,
+            save_weights_only=True,
+        )
+        every = [
+            keras.callbacks.CSVLogger(tmp_path / "log.csv", append=True),
+            keras.callbacks.TensorBoard(tmp_path / f"logs-{place}", profile_batch=(3, 100)),
+            keras.callbacks.ProgbarLogger(),
+            checkpoint,
+            Best(),
+        ]
+        outcome = run_trial(programs, part, user_callbacks=lambda every=every: every)
+        assert outcome.status == "completed", outcome.message
+
+    lines = (tmp_path / "log.csv").read_text("utf-8").splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "0", "1", "2", "3"]
+    assert len(set(best)) == 1
+    assert [(tmp_path / f"best-{k}.weights.h5").exists() for k in range(3)] == [True, False, False]
 
 
 def test_a_file_that_would_run_code_is_refused():

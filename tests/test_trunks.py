@@ -531,9 +531,41 @@ def test_nothing_is_as_good_as_a_baseline_that_is_far_better_than_all():
     """What must be matched is the best that is known, the user's own score among it."""
     alone, world = faster_world(), faster_world()
     alone.search(alone.make(faster=False))
-    world.known = dataclasses.replace(world.known, baseline_score=lambda: 0.999)
+    world.known = dataclasses.replace(world.known, baseline_told=lambda: Told(0.999))
     world.search(world.make())
     assert world.journal == alone.journal
+
+
+def test_a_faster_size_that_diverges_or_wins_is_the_only_one():
+    """What it came to changes the favorite, or what may be tried; not that it was begun."""
+    for outcome in (Told(0.1, "diverged"), Told(0.999)):
+
+        class Surprising(World):
+            def train(self, name, proposal, outcome=outcome):
+                told = super().train(name, proposal)
+                own = self.trained[name]
+                behind = any(t.at == TOTAL and t.cell.batch_size == 32 for t in before(self, name))
+                surprises = own.at == TOTAL and own.cell.batch_size > 32 and behind
+                return outcome if surprises else told
+
+        world = Surprising(prices=Prices({16: 0.001, 512: 0.004}), noise=0.0, best=128)
+        assert isinstance(world.search(world.make()), str)
+        names = [n for n, t in world.trained.items() if t.at == TOTAL]
+        first = next(n for n in names if world.trained[n].cell.batch_size == 32)
+        assert len(names) - 1 - names.index(first) == 1
+
+
+def before(world, name):
+    return [trained for other, trained in world.trained.items() if other != name]
+
+
+def test_the_plan_has_the_faster_size_until_it_is_made():
+    world = faster_world()
+    oracle = world.make()
+    assert (oracle.stages()[-1].name, oracle.stages()[-1].planned) == ("a faster batch size", 1)
+    world.search(oracle)
+    assert (oracle.stages()[-1].done, oracle.stages()[-1].planned) == (1, 1)
+    assert "a faster batch size" not in [stage.name for stage in World().make().stages()]
 
 
 def test_where_all_sizes_cost_the_same_none_is_faster():

@@ -22,7 +22,11 @@ from tfbatch.oracles import (
     make_settings,
 )
 from tfbatch.oracles._cells import Cell
+from tfbatch.request.search_config import load_search
 from tfbatch.schema import Named
+from tfbatch.search.progress import Progress
+from tfbatch.search.session import _trainable
+from tfbatch.training.description import ModelDescription
 from tfbatch.trial.trials import Trials
 
 GRID = {"name": "grid"}
@@ -119,8 +123,9 @@ def test_several_workers_make_every_whole_training_once(workers):
 
 
 def knowing(world, score, **more):
-    """A world in which the baseline came to a score."""
-    world.known = dataclasses.replace(world.known, baseline_score=lambda: score, **more)
+    """A world in which the baseline came to a score, or failed."""
+    told = Told(0.1, "diverged") if score is None else Told(score)
+    world.known = dataclasses.replace(world.known, baseline_told=lambda: told, **more)
     return world
 
 
@@ -150,10 +155,21 @@ def test_whole_trainings_follow_where_the_trunks_have_found_something_better(beh
         assert f"came to {best:.4g}, the baseline to {best - behind:.4g}" in reason
 
 
-def test_whole_trainings_follow_where_the_baseline_failed_or_is_not_known():
-    world = knowing(Both(), None, margin=0.005)
+@pytest.mark.parametrize("world", [knowing(Both(), None, margin=0.005), Both()])
+def test_whole_trainings_follow_where_the_baseline_failed_or_is_not_trained(world):
     world.search(world.make())
     assert len(world.wholes()) == 3
+
+
+def test_the_decision_waits_for_a_baseline_that_is_being_trained():
+    """It would be another one when the search is resumed."""
+    told, world = [None], Both()
+    world.known = dataclasses.replace(world.known, baseline_told=lambda: told[0], margin=0.005)
+    oracle = world.make(whole_trainings=1)
+    assert world.search_beside(oracle, 1) is None
+    assert not world.wholes()
+    told[0] = Told(0.5)
+    assert isinstance(oracle.propose("search-next", known=None, bound=math.inf), Proposal)
 
 
 def test_a_search_that_was_stopped_behind_the_trunks_decides_the_same():
@@ -172,6 +188,7 @@ def test_few_trials_are_whole_trainings_alone():
     world.search(world.make(whole_trainings=5), most=4)
     assert len(world.wholes()) == len(world.journal) == 4
 
+    assert world.make(whole_trainings=5).stages()[-1].planned == 4
     more = knowing(Both(), 0.5, max_trials=20)
     more.search(more.make(whole_trainings=5), known=dict(world.journal))
     assert len(more.wholes()) == len(more.journal) == 5, "it goes on as it began"
@@ -407,6 +424,25 @@ def test_trainings_that_cannot_go_on_in_parts_are_made_whole(tmp_path, capsys):
     trials = Trials.read(tmp_path / "run").of_phase("search")
 
     assert "(EarlyStopping may stop one before its end)" in said
-    assert "whole ones alone, by random" in said
+    assert "whole ones alone, by random: up to 2." in said
     assert [t.length for t in trials] == [trials.total_examples] * 2
     assert [t.parent for t in trials] == [None, None]
+
+
+def test_whole_trainings_in_its_place_cost_no_more_than_the_search_would():
+    search = load_search("trunks_first")
+    asked = dataclasses.replace(ModelDescription(), whole_only="of a test")
+    said = []
+    progress = Progress(None)
+    progress.say = said.append
+    found = _trainable(search, asked, progress)
+
+    assert (found.oracle.name, found.max_trials) == ("bayesian", 16)
+    assert "up to 16" in said[0]
+    assert _trainable(search, ModelDescription(), progress) is search
+    assert _trainable(load_search("trunks"), asked, progress).oracle.name == "trunks"
+
+
+@pytest.mark.parametrize(("most", "needed"), [(11, None), (12, 2.5)])
+def test_what_it_needs_for_an_answer_is_that_of_what_it_begins_with(most, needed):
+    assert make_settings("trunks_first").needed_trainings(most) == needed

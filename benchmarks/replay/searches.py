@@ -13,7 +13,7 @@ from replay.plan import TablePlan
 from replay.simulate import UNTRAINED, Cell, Engine
 from replay.table import Metric, Table
 from tfbatch.metric_direction import Direction
-from tfbatch.oracles import BATCH_SIZE, Oracle, Premises, Prices, Setting, make_settings
+from tfbatch.oracles import BATCH_SIZE, Oracle, Premises, Prices, Setting, Told, make_settings
 from tfbatch.oracles._oracle import Values
 from tfbatch.request.search_config import Space
 from tfbatch.schema import Named
@@ -50,7 +50,7 @@ class Task:
         engine: What trains.
         seed: Of its proposals; positive.
         start: What the user trains with before it; None for the table's own baseline.
-        baseline_score: What that came to, with the first seed; None where it failed.
+        baseline_told: What that came to, with the first seed; None where nobody looked.
     """
 
     table: Table
@@ -58,7 +58,7 @@ class Task:
     engine: Engine
     seed: int
     start: Cell | None = None
-    baseline_score: float | None = None
+    baseline_told: Told | None = None
 
     @property
     def baseline(self) -> Cell:
@@ -107,7 +107,7 @@ class Task:
             self._prices(),
             baseline,
             self._setting,
-            baseline_score=lambda: self.baseline_score,
+            baseline_told=(lambda: self.baseline_told) if self.baseline_told else None,
             margin=objective.smallest_margin(UNTRAINED[self.metric]),
         )
 

@@ -133,10 +133,6 @@ def _unknown_setting(values: Values) -> Setting | None:
     return None
 
 
-def _unknown_score() -> float | None:
-    return None
-
-
 @dataclasses.dataclass(frozen=True)
 class Premises:
     """What is known before the first trial of a search.
@@ -146,8 +142,8 @@ class Premises:
         baseline: What the user trains with today; it need not lie in the space.
         setting: What a proposal's values mean: hyperparameters with one value are not among them.
             None where it is not known.
-        baseline_score: What a training of the baseline has come to, once it has; None where it
-            failed, or is not known.
+        baseline_told: Says what the baseline's training has come to, None until it has; absent
+            where nobody trains it.
         margin: Differences of the objective up to this do not matter.
         max_trials: How many configurations the run may try.
     """
@@ -155,7 +151,7 @@ class Premises:
     prices: Prices = NO_PRICES
     baseline: Setting | None = None
     setting: Callable[[Values], Setting | None] = _unknown_setting
-    baseline_score: Callable[[], float | None] = _unknown_score
+    baseline_told: Callable[[], Told | None] | None = None
     margin: float = 0.0
     max_trials: int | None = None
 
@@ -264,8 +260,13 @@ class OracleSettings(Strict):
         """What a search costs at most, in whole trainings; None where the limits alone end it."""
         return None
 
-    def needed_trainings(self) -> float | None:
-        """What it needs for an answer, in whole trainings; None where each of them adds to it."""
+    def needed_trainings(self, max_trials: int) -> float | None:
+        """What it needs for an answer, in whole trainings; None where each of them adds to it.
+
+        Args:
+            max_trials: How many configurations the run may try.
+        """
+        del max_trials
         return self.most_trainings()
 
     def in_whole_trainings(self) -> OracleSettings | None:

@@ -51,6 +51,7 @@ _FASTER = 1.1
 _SOME_CHANCE = 0.25
 """A cell that is faster by less, or as good with less of a chance, is not trained for its speed."""
 _STAGES = ("learning rates", "batch sizes and learning rates", "schedules")
+_LAST_STAGE = "a faster batch size"
 
 
 class Settings(OracleSettings):
@@ -60,8 +61,8 @@ class Settings(OracleSettings):
         shares: The lengths at which a cell is judged, as shares of the run's; the last one is 1.
         cool_down: Share of a length that cools down where the space has no `wsd`.
         fewest_updates: A training of fewer judges nothing, unless it is of the run's length.
-        trainings: What the search may cost, in whole trainings of the baseline's batch size; with
-            none whole by then, the favorite's comes on top.
+        trainings: What the search may cost, in whole trainings of the baseline's batch size, or of
+            the median one if that costs more; with none whole by then, the favorite's comes on top.
         caution: The answer is what is best at its mean and so many of its deviations.
         rung: A batch size of the ladder whose first judgement costs more, in whole trainings, is
             left to what it is expected to gain.
@@ -103,7 +104,7 @@ class Settings(OracleSettings):
 
     def most_trainings(self) -> float:
         """See OracleSettings."""
-        return self.trainings
+        return self.trainings + self.faster
 
     def make(
         self,
@@ -176,7 +177,7 @@ class Trunks:
         costs = [self._prices.cost(size, total_examples) for size in cells.sizes]
         usual = statistics.median(costs or [0.0])
         self._one_training = max(self._prices.cost(baseline, total_examples), usual)
-        self._baseline_score = premises.baseline_score
+        self._baseline_told = premises.baseline_told or (lambda: None)
         self._prior = self._expected()
 
     def propose(
@@ -508,9 +509,7 @@ class Trunks:
         own = self._prices.cost(favorite.batch_size, total)
         speeds = {cell: own / self._prices.cost(cell.batch_size, total) for cell in allowed}
         cells = [cell for cell, speed in speeds.items() if speed >= _FASTER]
-        wholes = [m.training.cell for m in self._made.values() if m.training.length == total]
-        behind = wholes[wholes.index(favorite) + 1 :] if favorite in wholes else []
-        begun = next((cell for cell in behind if speeds.get(cell, 0.0) >= _FASTER), None)
+        begun = self._begun_for_its_speed()
         if begun is not None:
             return self._rest_of(begun)
         chances = self._chances(surface, favorite, cells) if cells else []
@@ -526,10 +525,28 @@ class Trunks:
             return None
         return self._rest_of(best)
 
+    def _begun_for_its_speed(self) -> Cell | None:
+        """The first cell that was begun whole behind one that takes longer."""
+        longest = 0.0
+        for cell in self._begun_whole():
+            cost = self._prices.cost(cell.batch_size, self._lengths.total)
+            if longest >= _FASTER * cost:
+                return cell
+            longest = max(longest, cost)
+        return None
+
+    def _begun_whole(self) -> list[Cell]:
+        """Cells that were trained to the run's length, or are being, in their order."""
+        total = self._lengths.total
+        found = (m.training.cell for m in self._made.values() if m.training.length == total)
+        return list(dict.fromkeys(found))
+
     def _rest_of(self, cell: Cell) -> Training | Literal["wait"] | None:
         """What is missing of a whole training that was begun."""
         if self._is_busy(cell):
             return "wait"
+        if cell in self._failed():
+            return None
         return (
             None
             if self._longest(cell) == self._lengths.total
@@ -539,9 +556,9 @@ class Trunks:
     def _chances(self, surface: RateSurface, favorite: Cell, cells: Sequence[Cell]) -> list[float]:
         """Of each cell, that it is no further than the noise behind the best of what is known."""
         target = float(surface.mean(self._full([favorite]))[0])
-        score = self._baseline_score()
-        if score is not None:
-            scores = [score, *(one for _, one in self._judged())]
+        baseline = self._baseline_told()
+        if baseline and baseline.completed:
+            scores = [baseline.score, *(one for _, one in self._judged())]
             values = as_error(scores, self._direction)
             target = min(target, float(values[0] - values[1:].min()))
         points = self._full(cells)
@@ -703,7 +720,22 @@ class Trunks:
             _STAGES[1]: (judgements * trials, round(between / whole * total), between),
             _STAGES[2]: (wholes, wholes * total, wholes * whole),
         }
-        return [Stage(name, done[name], done[name] + n, e, c) for name, (n, e, c) in left.items()]
+        found = [Stage(name, done[name], done[name] + n, e, c) for name, (n, e, c) in left.items()]
+        return [*found, *self._last_stage(whole)]
+
+    def _last_stage(self, whole: float) -> list[Stage]:
+        """The faster batch size, where one of them is; what it may take.
+
+        Args:
+            whole: The cost of a whole training at the batch size of the bracket.
+        """
+        total = self._lengths.total
+        costs = [self._prices.cost(size, total) for size in self._cells.sizes if size < self._bound]
+        if not self._settings.faster or not any(_FASTER * cost <= whole for cost in costs):
+            return []
+        done = int(self._begun_for_its_speed() is not None)
+        left = 1 - done
+        return [Stage(_LAST_STAGE, done, 1, left * total, left * min(whole, self._one_training))]
 
     def _stage_of(self, training: Training, reference: int, first: int) -> str:
         if training.schedule != self._lengths.schedule:

@@ -95,9 +95,11 @@ class Settings(OracleSettings):
         """See OracleSettings; a whole training counts as one, whatever its batch size."""
         return self.first.most_trainings() + self.whole_trainings
 
-    def needed_trainings(self) -> float:
+    def needed_trainings(self, max_trials: int) -> float | None:
         """See OracleSettings: with the trunks there is an answer."""
-        return self.first.most_trainings()
+        if max_trials < self.fewest_trials:
+            return self.then.needed_trainings(max_trials)
+        return self.first.trainings
 
     def in_whole_trainings(self) -> OracleSettings:
         """See OracleSettings."""
@@ -167,6 +169,7 @@ class _TrunksFirst:
         most = premises.max_trials
         self._has_stopped = most is not None and most < settings.fewest_trials
         self._goes_on = self._has_stopped
+        self._has_ended = False
 
     def propose(
         self, trial: str, *, known: Proposal | None, bound: float
@@ -184,9 +187,14 @@ class _TrunksFirst:
             each = {frozenset(p.values.items()): name for name, (p, _) in self._firsts.items()}
             for name in sorted(each.values()):  # in whatever order they ended
                 self._pass_on(name, bound)
-            self._goes_on = known is not None or self._is_worth_more()
-        if not self._goes_on and known is None:
-            return Stop(self._why_no_more())
+        if known is None and not self._goes_on:
+            baseline = self._baseline()
+            if baseline is None:
+                return None  # it is being trained
+            if not self._is_worth_more(baseline):
+                self._has_ended = True
+                return Stop(self._why_no_more(baseline))
+        self._goes_on = True
         if known is None and len(self._thens) >= self._whole_trainings:
             if any(told is None for _, told in self._thens.values()):
                 return None  # one that is killed is made again
@@ -219,20 +227,24 @@ class _TrunksFirst:
         else:
             self._first.forget(trial)
 
-    def _is_worth_more(self) -> bool:
-        """Whether the baseline was far from what the trunks have found, or is not known."""
-        score = self._premises.baseline_score()
-        if self._gain is None or score is None or math.isinf(self._best_of_first):
-            return True
-        return self._sign * score - self._best_of_first > self._gain * self._premises.margin
+    def _baseline(self) -> Told | None:
+        """What the baseline has come to: nothing good where nobody trains it; None for not yet."""
+        told = self._premises.baseline_told
+        return Told(0.0, "error") if told is None else told()
 
-    def _why_no_more(self) -> str:
-        best = self._sign * self._best_of_first
+    def _is_worth_more(self, baseline: Told) -> bool:
+        """Whether the baseline was far from what the trunks have found."""
+        if self._gain is None or not baseline.completed or math.isinf(self._best_of_first):
+            return True
+        found = self._sign * baseline.score - self._best_of_first
+        return found > self._gain * self._premises.margin
+
+    def _why_no_more(self, baseline: Told) -> str:
         return (
-            f"The best whole training of the trunks came to {best:.4g}, the baseline to "
-            f"{self._premises.baseline_score():.4g}: not better by more than "
+            f"The trunks' best whole training came to {self._sign * self._best_of_first:.4g}, the "
+            f"baseline to {baseline.score:.4g}: not better by more than "
             f"{(self._gain or 0.0) * self._premises.margin:.3g}, so that no whole trainings over "
-            "the whole space follow. --search=bayesian makes them in any case."
+            "the whole space follow. --search=joint makes 24 in any case."
         )
 
     def _pass_on(self, trial: str, bound: float) -> None:
@@ -245,8 +257,10 @@ class _TrunksFirst:
     def stages(self) -> Sequence[Stage]:
         """See StagedOracle."""
         done = sum(told is not None for _, told in self._thens.values())
-        ends = self._has_stopped and not self._goes_on
-        left = 0 if ends else self._whole_trainings - done
+        most = self._premises.max_trials or self._whole_trainings
+        left = max(min(self._whole_trainings, most) - done, 0)
+        if self._has_ended:
+            left = 0
         last = Stage(_STAGE, done, done + left, left * self._one.examples, left * self._one.cost)
         before = self._first.stages()
         if self._has_stopped:  # it may end before what it has planned

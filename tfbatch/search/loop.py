@@ -132,14 +132,14 @@ class Search:
             prices=self._prices,
             baseline=setting(self._baseline),
             setting=lambda values: setting(space.configuration(dict(values))),
-            baseline_score=self._baseline_score,
+            baseline_told=self._baseline_told,
             margin=self._objective.smallest_margin(self._chance),
             max_trials=self._config.max_trials,
         )
 
-    def _baseline_score(self) -> float | None:
+    def _baseline_told(self) -> Told | None:
         trained = self._trials.find(BASELINE)
-        return trained.score if trained else None
+        return None if trained is None else self._told(trained)
 
     @property
     def _trials(self) -> Trials:
@@ -185,7 +185,7 @@ class Search:
             if known is None and (stop_requested() or not self._another_fits()):
                 return
             proposal = self._held or self._proposed(name, known)
-            if proposal is None and self._open:
+            if proposal is None and (self._open or self._trials.find(BASELINE) is None):
                 yield None  # asked again when one of them has ended
                 continue
             if proposal is None or isinstance(proposal, Stop):
@@ -357,13 +357,16 @@ class Search:
         if trial.status in TEACHES_NOTHING:
             self._oracle.forget(trial.trial)
             return
+        self._oracle.tell(trial.trial, proposal, self._told(trial))
+
+    def _told(self, trial: FinishedTrial) -> Told:
         score = told_score(
             trial.score,
             objective=self._objective,
             untrained=self._untrained,
             others=self._scores,
         )
-        self._oracle.tell(trial.trial, proposal, Told(score, trial.status))
+        return Told(score, trial.status)
 
     def _another_fits(self) -> bool:
         """Whether time and budget have room for a trial like the others.

@@ -212,11 +212,12 @@ def _trainable(search: SearchConfig, model: ModelDescription, progress: Progress
     whole = search.oracle.in_whole_trainings()
     if not model.whole_only or whole is None or whole is search.oracle:
         return search
+    most = min(search.max_trials, math.ceil(search.oracle.most_trainings() or search.max_trials))
     progress.say(
         f"Trainings cannot go on in parts here ({model.whole_only}), so that the search makes "
-        f"whole ones alone, by {whole.name}."
+        f"whole ones alone, by {whole.name}: up to {most}."
     )
-    return search.model_copy(update={"oracle": whole})
+    return search.model_copy(update={"oracle": whole, "max_trials": most})
 
 
 def callbacks_in_parts(begin_anew: Sequence[str]) -> str:

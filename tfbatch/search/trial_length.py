@@ -73,7 +73,7 @@ def budget_of(
         length=request.trial_length,
         shortest=shortest,
         max_minutes=math.inf if request.max_minutes is None else request.max_minutes,
-        needed_trainings=search.oracle.needed_trainings(),
+        needed_trainings=search.oracle.needed_trainings(search.max_trials),
     )
 
 

@@ -8,46 +8,64 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import inspect
 import io
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+_ATOMS = (type(None), bool, int, float, complex, str, bytes, bytearray)
+_MAPPINGS = (dict, collections.OrderedDict, collections.Counter)
 _COLLECTIONS = (list, tuple, set, frozenset, collections.deque)
+_DEEPEST = 20
+"""Collections within one another; what is nested deeper, or holds itself, is not carried."""
 _KERAS_OWN = frozenset({"_model", "_params", "params", "validation_data"})
 """What Keras gives to a callback in each `fit`."""
+_OF_KERAS = {
+    "EarlyStopping": {"wait", "best", "best_epoch"},
+    "ModelCheckpoint": {"best", "_batches_seen_since_last_saving"},
+}
+"""What is carried of Keras's callbacks; the others begin anew: they open files and profilers."""
 _MADE_BY = {
     "numpy": ("_reconstruct", "_frombuffer", "scalar", "ndarray", "dtype"),
-    "collections": ("deque", "OrderedDict"),
-    "builtins": ("set", "frozenset", "complex"),
+    "collections": ("deque", "OrderedDict", "Counter"),
+    "builtins": ("set", "frozenset", "complex", "bytearray"),
     "_codecs": ("encode",),
 }
 """What pickle calls to make plain values, by the first name of the module."""
 
 
-def is_plain(value: object) -> bool:
+def is_plain(value: object, depth: int = 0) -> bool:
     """Whether a value is a number, a text, an array, or a collection of such things.
 
     Nothing else is carried: a model, a variable or an open file belongs to its process.
     """
     if isinstance(value, np.ndarray | np.generic):
-        return not value.dtype.hasobject
-    if type(value) in (dict, collections.OrderedDict):
-        return all(is_plain(one) for pair in value.items() for one in pair)  # type: ignore[attr-defined]
+        known = type(value) in (np.ndarray, value.dtype.type)
+        return known and value.dtype.kind in "biufcSUmM" and _is_of_numpy(value.dtype)
+    if depth >= _DEEPEST:
+        return False
+    if type(value) in _MAPPINGS:
+        pairs: Any = value
+        return all(is_plain(one, depth + 1) for pair in pairs.items() for one in pair)
     if type(value) in _COLLECTIONS:
-        return all(is_plain(one) for one in value)  # type: ignore[attr-defined]
+        ones: Any = value
+        return all(is_plain(one, depth + 1) for one in ones)
     return type(value) in _ATOMS
+
+
+def _is_of_numpy(dtype: np.dtype[Any]) -> bool:
+    return dtype.type.__module__ == "numpy"  # bfloat16 is not
 
 
 def begin_anew(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
     """Attributes of a user's own callbacks that are not carried, as `Class.attribute`.
 
-    Functions are none of them, and of Keras's callbacks it is known that they make anew what they
-    need.
+    Functions and classes are left out: they keep nothing. Of Keras's own callbacks it is known what
+    they need.
 
     Args:
         callbacks: As they are before a training.
@@ -55,42 +73,47 @@ def begin_anew(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
     return [
         f"{type(callback).__name__}.{name}"
         for callback in callbacks
-        if not type(callback).__module__.startswith("keras.")
+        if not _is_of_keras(callback)
         for name, value in _own(callback)
-        if not callable(value) and not is_plain(value)
+        if not (inspect.isroutine(value) or inspect.isclass(value) or is_plain(value))
     ]
 
 
-def kept(callbacks: Sequence[keras.callbacks.Callback]) -> bytes:
-    """The plain attributes of callbacks, to be written beside a training's state."""
-    found = [(_kind(c), {n: v for n, v in _own(c) if is_plain(v)}) for c in callbacks]
-    return pickle.dumps(found)
-
-
 class CarryOn(keras.callbacks.Callback):  # type: ignore[misc]
-    """Gives callbacks what those of the part before had kept, when `fit` has begun with them.
+    """Gives callbacks what those of the part before had kept, and says what these have.
 
-    It must come behind them: a callback may set its counters to 0 when a training begins.
+    It must come behind them: a callback may set its counters to 0 when a training begins. What is
+    as it was then is not kept: options and data are those of each part's own callback.
 
     Args:
         callbacks: Of this part.
-        before: What `kept` made of those of the part before; None for the first part.
+        before: What `kept` said of those of the part before; None for the first part.
     """
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback], before: bytes | None):
         super().__init__()
-        self._callbacks, self._before = callbacks, before
+        self._callbacks = list(callbacks)
+        self._before: dict[str, dict[str, bytes]] = _load(before) if before else {}
+        self._at_the_start: dict[str, dict[str, bytes]] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Sets the attributes; where the part before had another class, nothing."""
-        if self._before is None:
-            return
-        before = _PlainUnpickler(io.BytesIO(self._before)).load()
-        for callback, (kind, values) in zip(self._callbacks, before, strict=False):
-            if kind == _kind(callback):
-                for name, value in values.items():
-                    with contextlib.suppress(AttributeError):  # one that cannot be set
-                        setattr(callback, name, value)
+        """Sets the attributes of callbacks that have one of their class in the part before."""
+        named = list(_named(self._callbacks))
+        self._at_the_start = {name: _pickled(callback) for name, callback in named}
+        for name, callback in named:
+            for attribute, value in self._before.get(name, {}).items():
+                # An attribute that refuses is the callback's own affair, and begins anew.
+                with contextlib.suppress(Exception):
+                    setattr(callback, attribute, _load(value))
+
+    def kept(self) -> bytes:
+        """The plain attributes that have changed, now or in a part before."""
+        found = {}
+        for name, callback in _named(self._callbacks):
+            start, before = self._at_the_start.get(name, {}), self._before.get(name, {})
+            now = _pickled(callback)
+            found[name] = {k: v for k, v in now.items() if k in before or v != start.get(k)}
+        return pickle.dumps(found)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -103,10 +126,32 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
 
 
+def _load(content: bytes) -> Any:
+    return _PlainUnpickler(io.BytesIO(content)).load()
+
+
+def _pickled(callback: keras.callbacks.Callback) -> dict[str, bytes]:
+    return {name: pickle.dumps(value) for name, value in _own(callback) if is_plain(value)}
+
+
 def _own(callback: keras.callbacks.Callback) -> Iterator[tuple[str, object]]:
-    attributes: Mapping[str, object] = vars(callback)
-    return ((name, value) for name, value in attributes.items() if name not in _KERAS_OWN)
+    """The attributes that may be carried."""
+    allowed = _OF_KERAS.get(type(callback).__name__, set()) if _is_of_keras(callback) else None
+    for name, value in vars(callback).items():
+        if name not in _KERAS_OWN and (allowed is None or name in allowed):
+            yield name, value
 
 
-def _kind(callback: keras.callbacks.Callback) -> str:
-    return f"{type(callback).__module__}.{type(callback).__qualname__}"
+def _is_of_keras(callback: keras.callbacks.Callback) -> bool:
+    return type(callback).__module__.partition(".")[0] == "keras"
+
+
+def _named(
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> Iterator[tuple[str, keras.callbacks.Callback]]:
+    """Each with a name of its own: its class, and the how manyth of it that it is."""
+    seen = collections.Counter[str]()
+    for callback in callbacks:
+        kind = type(callback).__qualname__
+        seen[kind] += 1
+        yield f"{kind} {seen[kind]}", callback

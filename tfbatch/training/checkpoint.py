@@ -7,7 +7,7 @@ import json
 import os
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE
 from tfbatch.schema import JsonObject
-from tfbatch.training import callback_state
+from tfbatch.training.callback_state import CarryOn
 from tfbatch.training.program import weights_of
 
 CHECKPOINT_SECONDS = 60.0
@@ -92,14 +92,14 @@ class CheckpointFile:
         self,
         model: keras.Model,
         position: Position,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        callbacks: bytes = b"",
     ) -> None:
         """Writes a model's values: whole or not at all.
 
         Args:
             model: The model.
             position: How far it is.
-            callbacks: The user's; what they have kept is written too.
+            callbacks: What the user's have kept.
 
         Raises:
             RunFolderError: They cannot be written; the earlier checkpoint is still there.
@@ -133,7 +133,7 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         epochs: Number of epochs of the whole training, or of this part of it.
         epochs_before: Epochs of the parts before this one, which `fit` counts too.
         every_seconds: The least time between two.
-        user_callbacks: What they have kept is written too; they come before this one.
+        carry_on: Says what the user's callbacks have kept; it comes before this one.
     """
 
     def __init__(
@@ -146,10 +146,10 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         epochs: int,
         epochs_before: int = 0,
         every_seconds: float,
-        user_callbacks: Sequence[keras.callbacks.Callback] = (),
+        carry_on: CarryOn | None = None,
     ):
         super().__init__()
-        self._user_callbacks = user_callbacks
+        self._carry_on = carry_on
         self._file, self._before = file, before
         self._clock, self._guard = clock, guard
         self._epochs, self._every_seconds = epochs, every_seconds
@@ -171,7 +171,8 @@ class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             first_loss=self._guard.first_loss,
             first_update=self._before.first_update,
         )
-        self._file.write(self.model, position, self._user_callbacks)
+        kept = self._carry_on.kept() if self._carry_on else b""
+        self._file.write(self.model, position, kept)
         self._last = time.perf_counter()
 
 
@@ -186,7 +187,7 @@ def write_state(
     kept: JsonObject,
     *,
     partial: Path,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: bytes = b"",
 ) -> None:
     """Writes the state of a compiled model to one file (.npz): whole or not at all.
 
@@ -195,14 +196,14 @@ def write_state(
         model: The model.
         kept: What else is to be known of it, for JSON.
         partial: Where it is written before it is renamed.
-        callbacks: The user's; see `tfbatch.training.callback_state`.
+        callbacks: What the user's have kept; see `tfbatch.training.callback_state`.
 
     Raises:
         RunFolderError: It cannot be written; what was there before still is.
     """
     arrays = {f"{_VARIABLE}{n}": v.numpy() for n, v in enumerate(state(model))}
     position = json.dumps({"schema": _SCHEMA, "variables": len(arrays), **kept})
-    arrays[_CALLBACKS] = np.frombuffer(callback_state.kept(callbacks), np.uint8)
+    arrays[_CALLBACKS] = np.frombuffer(callbacks, np.uint8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

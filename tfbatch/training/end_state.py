@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from tfbatch.errors import SearchError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import slots_of
 from tfbatch.schedules import MomentumInExamples
+from tfbatch.training.callback_state import CarryOn
 from tfbatch.training.checkpoint import Position, read_state, restore_state, write_state
 from tfbatch.training.structure import unknown_variables
 from tfbatch.trial.outcome import TrialSpec
@@ -78,7 +79,7 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
         before: How far it was when `fit` began.
         clock: Counts updates.
         guard: Knows the first batch's loss, and whether the training diverged.
-        user_callbacks: What they have kept is written too; they come before this one.
+        carry_on: Says what the user's callbacks have kept; it comes before this one.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
         *,
         clock: TrainingClock,
         guard: DivergenceGuard,
-        user_callbacks: Sequence[keras.callbacks.Callback] = (),
+        carry_on: CarryOn | None = None,
     ):
         super().__init__()
-        self._user_callbacks = user_callbacks
+        self._carry_on = carry_on
         self._spec, self._before = spec, before
         self._clock, self._guard = clock, guard
         self._started = time.perf_counter()
@@ -109,7 +110,8 @@ class KeepEndState(keras.callbacks.Callback):  # type: ignore[misc]
             ),
             first_update=self._before.first_update,
         )
-        write_end_state(self._spec, self.model, state, self._user_callbacks)
+        kept = self._carry_on.kept() if self._carry_on else b""
+        write_end_state(self._spec, self.model, state, kept)
 
 
 def check_state(model: keras.Model) -> None:
@@ -127,10 +129,7 @@ def check_state(model: keras.Model) -> None:
 
 
 def write_end_state(
-    spec: TrialSpec,
-    model: keras.Model,
-    state: EndState,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    spec: TrialSpec, model: keras.Model, state: EndState, callbacks: bytes = b""
 ) -> None:
     """Writes a trial's end state, and what a user's callbacks have kept: whole or not at all.
 

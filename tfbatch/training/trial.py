@@ -189,7 +189,6 @@ class _Trial:
         self._stop_requested = stop_requested
         self._stop = StopOnRequest(stop_requested)
         self._make_callbacks = user_callbacks
-        self._user_callbacks: list[Any] = []
         self._checkpoint_seconds = checkpoint_seconds
 
     def run(self, verbose: int) -> Outcome:
@@ -208,7 +207,8 @@ class _Trial:
                 raise RunFolderError(f"The end state of {spec.parent.trial} cannot be read back.")
             self.before, self.started = state.position, time.perf_counter()
         self.model = self._begin(state)
-        self._user_callbacks = self._make_callbacks()
+        user_callbacks = self._make_callbacks()
+        carry_on = CarryOn(user_callbacks, self._callbacks_before(state))
         guard = DivergenceGuard(
             first_loss=self.before.first_loss or spec.untrained_loss,
             fewest_batches=-(-spec.judged_examples // derived.batch_size),
@@ -223,12 +223,12 @@ class _Trial:
             end=spec.end_examples,
             epochs_before=spec.epochs_before,
             callbacks=[
-                *self._user_callbacks,
-                CarryOn(self._user_callbacks, self._callbacks_before(state)),
+                *user_callbacks,
+                carry_on,
                 guard,
                 self._stop,
                 self.clock,
-                *self._checkpoints(guard),
+                *self._checkpoints(guard, carry_on),
             ],
             log_dir=spec.log_dir,
             verbose=verbose,
@@ -319,7 +319,9 @@ class _Trial:
         )
         return self.outcome("error", metrics={}, message=message)
 
-    def _checkpoints(self, guard: DivergenceGuard) -> list[keras.callbacks.Callback]:
+    def _checkpoints(
+        self, guard: DivergenceGuard, carry_on: CarryOn
+    ) -> list[keras.callbacks.Callback]:
         spec, found = self.spec, []
         if self.checkpoint:
             found.append(
@@ -331,7 +333,7 @@ class _Trial:
                     epochs=-(-spec.steps // spec.derived.steps_per_epoch),
                     epochs_before=spec.epochs_before,
                     every_seconds=self._checkpoint_seconds,
-                    user_callbacks=self._user_callbacks,
+                    carry_on=carry_on,
                 )
             )
         if spec.state_file:
@@ -341,7 +343,7 @@ class _Trial:
                     self.before,
                     clock=self.clock,
                     guard=guard,
-                    user_callbacks=self._user_callbacks,
+                    carry_on=carry_on,
                 )
             )
         return found
