@@ -27,7 +27,7 @@ from tfbatch.answer.candidates import choose_candidates
 from tfbatch.answer.find import find_answer
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError, SearchError, StoppedError
-from tfbatch.oracles import KerasTunerOracle, Proposal, _keras_tuner
+from tfbatch.oracles import KerasTunerOracle, Proposal, Told, _keras_tuner
 from tfbatch.request.search_config import VerificationConfig
 from tfbatch.run_folder.files import curves_name
 from tfbatch.run_folder.journal import Journal
@@ -439,6 +439,35 @@ def test_an_oracle_may_wait_for_the_trials_that_run(tmp_path, monkeypatch):
     first = [("ask", one), ("ask", two), ("tell", one), ("tell", two)]
     then = [("ask", three), ("ask", four), ("tell", three), ("tell", four)]
     assert oracle.heard == first + then
+
+
+class WaitsForTheBaseline(Listed):
+    """Says nothing before it knows what the baseline has come to."""
+
+    def searched(self):
+        def make(space, *, premises, **_):
+            self.told = premises.baseline_told
+            return self
+
+        settings = types.SimpleNamespace(name="waits", in_parts=False, make=make)
+        return make_config(max_trials=9).model_copy(update={"oracle": settings})
+
+    def propose(self, trial, *, known, bound):
+        self.heard_of = self.told()
+        return super().propose(trial, known=known, bound=bound) if self.heard_of else None
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_an_oracle_may_wait_for_the_baseline(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(
+        SerialEngine, "free", property(lambda engine: len(engine._waiting) < at_once)
+    )
+    oracle = WaitsForTheBaseline(16, 64)
+    trials = run(tmp_path, Trainer(), oracle.searched())
+
+    sizes = [t.configuration.batch_size for t in trials if t.phase == "search"]
+    assert sorted(sizes) == [16, 64]
+    assert oracle.heard_of == Told(trials[0].score)
 
 
 def test_an_oracle_that_proposes_what_does_not_fit_is_refused_by_its_name(tmp_path):
