@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -367,6 +368,17 @@ def test_a_checkpoint_with_any_damage_is_used_whole_or_not_at_all(tmp_path):
     for length in range(0, len(whole), 7):
         file.path.write_bytes(whole[:length])
         assert file.read_position() == Position()
+
+
+def test_a_variable_under_the_name_of_another_is_not_used(tmp_path):
+    """One bit of the ZIP's directory: it opens, and every checksum that is found holds."""
+    file, _ = small_checkpoint(tmp_path / "a.npz")
+    content = file.path.read_bytes()
+    place = content.rindex(b"variable_1.npy")
+    file.path.write_bytes(content[:place] + b"variable_5" + content[place + 10 :])
+    with zipfile.ZipFile(file.path) as archive:
+        assert archive.testzip() is None
+    assert file.read_position() == Position()
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])

@@ -24,8 +24,8 @@ from tfbatch.training.program import weights_of
 CHECKPOINT_SECONDS = 60.0
 """A training is written down at the first end of an epoch after this many seconds, and again."""
 _SCHEMA = 2
-_VARIABLE, _CALLBACKS = "variable_", "callbacks"
-"""Names in the file."""
+_POSITION, _CALLBACKS = "position", "callbacks"
+"""Names in the file, beside those of the variables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +201,7 @@ def write_state(
     Raises:
         RunFolderError: It cannot be written; what was there before still is.
     """
-    arrays = {f"{_VARIABLE}{n}": v.numpy() for n, v in enumerate(state(model))}
+    arrays = {_variable(n): v.numpy() for n, v in enumerate(state(model))}
     position = json.dumps({"schema": _SCHEMA, "variables": len(arrays), **kept})
     arrays[_CALLBACKS] = np.frombuffer(callbacks, np.uint8)
     try:
@@ -226,7 +226,9 @@ def read_state(path: Path) -> JsonObject | None:
                 return None
         with np.load(path) as archive:
             kept: dict[str, Any] = json.loads(str(archive["position"]))
-            if kept.pop("schema") != _SCHEMA or kept.pop("variables") != _variables(archive):
+            names = [_POSITION, _CALLBACKS, *map(_variable, range(kept.pop("variables")))]
+            # A name that was damaged into another's hides its own content from the checksums.
+            if kept.pop("schema") != _SCHEMA or sorted(names) != sorted(archive.files):
                 return None
         return kept
     except Exception:  # what is raised depends on where the file is damaged
@@ -256,11 +258,15 @@ def restore_state(path: Path, model: keras.Model) -> None:
                 "momentum above 0, must have them in both."
             )
         for number, variable in enumerate(variables):
-            value = archive[f"{_VARIABLE}{number}"]
+            value = archive[_variable(number)]
             if value.dtype.kind == "V":  # bfloat16 is not among the types of NumPy's files
                 value = value.view(variable.numpy().dtype)
             variable.assign(value)
 
 
+def _variable(number: int) -> str:
+    return f"variable_{number}"
+
+
 def _variables(archive: Any) -> int:
-    return sum(name.startswith(_VARIABLE) for name in archive.files)
+    return len(archive.files) - 2
