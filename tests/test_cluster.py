@@ -717,7 +717,11 @@ def test_the_heads_death_leaves_a_run_folder_that_continues(tune, tmp_path):
     rows = rows_of(run_dir)
     assert rows[: len(before)] == before
     assert set(of_search(rows)) == {f"search-{n:04d}" for n in range(1, 61)}
-    assert {row["status"] for row in rows} == {"completed"}
+    # The two that ran may be told as killed, if the driver lives long enough to see it.
+    ended = [row for row in rows if row["status"] != "completed"]
+    assert [row["status"] for row in ended] == ["killed"] * len(ended)
+    assert len(ended) <= 2
+    assert all(row in before for row in ended)
 
 
 @pytest.mark.slow

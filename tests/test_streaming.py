@@ -222,27 +222,28 @@ print(json.dumps({"resident": data.resident, "examples": count, "begun": begun, 
 
 @pytest.mark.slow
 def test_data_of_four_times_the_memory_trains_in_flat_memory(make_recipe, tmp_path):
-    """1.2 GB of records and 300 MiB of memory beyond the start, the child's own peak.
+    """1.6 GB of records and 400 MiB of memory beyond the start, the child's own peak.
 
-    The kernel refuses it 550 MiB of private memory, which counts stacks and arenas that are
-    reserved and never touched.
+    The kernel refuses it 700 MiB of private memory, which counts stacks and arenas that are
+    reserved and never touched. How much tf.data reads ahead depends on the machine's speed: 340 to
+    370 MiB on one where another one stayed below 300.
     """
     features = make_recipe().features.model_dump(mode="json")
     features["image"]["shape"] = [128, 128, 3]
     recipe = make_recipe(features=features, shards=16)
-    count = 4 * (300 << 20) // (128 * 128 * 3)
+    count = 4 * (400 << 20) // (128 * 128 * 3)
 
     def run(script, number):
         written = recipe.model_dump_json(by_alias=True)
         return run_warm("-c", script, written, tmp_path / "abc", number).stdout
 
     run(MAKE, count)
-    told = json.loads(run(TRAIN, 550))
+    told = json.loads(run(TRAIN, 700))
 
     stored = sum(s.num_bytes for s in load_manifest(tmp_path / "abc").splits["train"])
-    assert stored > 1_200_000_000
+    assert stored > 1_600_000_000
     assert not told["resident"]
     assert told["examples"] == count - 2
     first, last = told["peaks"]
-    assert last < 1.04 * first, told
-    assert last - told["begun"] < 300, told
+    assert last < 1.1 * first, told
+    assert last - told["begun"] < 400, told
