@@ -559,6 +559,12 @@ def before(world, name):
     return [trained for other, trained in world.trained.items() if other != name]
 
 
+def test_what_the_search_needs_is_less_than_what_it_may_cost():
+    settings = make_settings("trunks")
+    assert (settings.needed_trainings(24), settings.most_trainings()) == (2.5, 3.5)
+    assert make_settings("trunks", faster=False).most_trainings() == 2.5
+
+
 def test_the_plan_has_the_faster_size_until_it_is_made():
     world = faster_world()
     oracle = world.make()

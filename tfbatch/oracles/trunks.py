@@ -104,7 +104,12 @@ class Settings(OracleSettings):
 
     def most_trainings(self) -> float:
         """See OracleSettings."""
-        return self.trainings + self.faster
+        return self.trainings + (1.0 if self.faster else 0.0)
+
+    def needed_trainings(self, max_trials: int) -> float:
+        """See OracleSettings: a faster size is on top."""
+        del max_trials
+        return self.trainings
 
     def make(
         self,
@@ -506,12 +511,12 @@ class Trunks:
         surface, favorite, total = self._surface(), self._answer(), self._lengths.total
         if not self._settings.faster or surface is None or favorite is None:
             return None
-        own = self._prices.cost(favorite.batch_size, total)
-        speeds = {cell: own / self._prices.cost(cell.batch_size, total) for cell in allowed}
-        cells = [cell for cell, speed in speeds.items() if speed >= _FASTER]
         begun = self._begun_for_its_speed()
         if begun is not None:
             return self._rest_of(begun)
+        own = self._prices.cost(favorite.batch_size, total)
+        speeds = {cell: own / self._prices.cost(cell.batch_size, total) for cell in allowed}
+        cells = [cell for cell, speed in speeds.items() if speed >= _FASTER]
         chances = self._chances(surface, favorite, cells) if cells else []
         worth = {
             cell: chance * math.log2(speeds[cell])
@@ -545,13 +550,9 @@ class Trunks:
         """What is missing of a whole training that was begun."""
         if self._is_busy(cell):
             return "wait"
-        if cell in self._failed():
+        if cell in self._failed() or self._longest(cell) == self._lengths.total:
             return None
-        return (
-            None
-            if self._longest(cell) == self._lengths.total
-            else self._step(cell, self._lengths.total)
-        )
+        return self._step(cell, self._lengths.total)
 
     def _chances(self, surface: RateSurface, favorite: Cell, cells: Sequence[Cell]) -> list[float]:
         """Of each cell, that it is no further than the noise behind the best of what is known."""

@@ -99,7 +99,7 @@ class Settings(OracleSettings):
         """See OracleSettings: with the trunks there is an answer."""
         if max_trials < self.fewest_trials:
             return self.then.needed_trainings(max_trials)
-        return self.first.trainings
+        return self.first.needed_trainings(max_trials)
 
     def in_whole_trainings(self) -> OracleSettings:
         """See OracleSettings."""
