@@ -206,6 +206,21 @@ def test_the_last_training_of_a_bracket_is_repeated_if_it_teaches_nothing():
     assert asked.journal[asked.propose()] == asked.journal[last]
 
 
+def test_what_always_kills_its_process_is_gone_on_from_twice_and_then_counts_as_failed():
+    asked, killed = Rounds(), collections.Counter()
+    for _ in range(40):
+        name = asked.propose()
+        part = asked.journal[name].part
+        if part and part.parent:
+            killed[part.parent] += 1
+            asked.oracle.forget(name)
+        else:
+            asked.train(name)
+    assert killed
+    assert set(killed.values()) == {2}
+    assert len(asked.ends) > 20, "new ones are begun"
+
+
 def test_a_search_that_was_stopped_anywhere_proposes_the_same():
     """With a bound from the sixth on, and failures that are told again without a training."""
 

@@ -13,6 +13,7 @@ import tiny_model
 import tfbatch
 from tfbatch.errors import ConfigurationError
 from tfbatch.oracles import (
+    Part,
     Premises,
     Prices,
     Proposal,
@@ -22,7 +23,7 @@ from tfbatch.oracles import (
     Told,
     make_settings,
 )
-from tfbatch.oracles._cells import Cell
+from tfbatch.oracles._cells import Cell, Cells
 from tfbatch.schema import Named
 from tfbatch.trial.trials import Trials
 
@@ -297,11 +298,135 @@ def test_several_workers_do_nothing_twice(workers):
     assert regret(answered(oracle)) < 0.3
 
 
-def test_a_trial_whose_process_was_killed_is_proposed_again():
+def test_a_trial_whose_process_was_killed_is_proposed_once_more():
     oracle = World().make()
     first = oracle.propose("search-0001", known=None, bound=math.inf)
     oracle.forget("search-0001")
     assert oracle.propose("search-0002", known=None, bound=math.inf) == first
+    oracle.forget("search-0002")
+    third = oracle.propose("search-0003", known=None, bound=math.inf)
+    assert third.values != first.values
+
+
+@pytest.mark.parametrize("dies", ["a batch size", "what goes on", "another schedule"])
+def test_a_training_that_always_kills_its_process_does_not_hold_up_the_search(dies):
+    world = World()
+    oracle = world.make(trainings=6)
+    killed = []
+    for number in range(1, 100):
+        name = f"search-{number:04d}"
+        proposal = oracle.propose(name, known=None, bound=math.inf)
+        if isinstance(proposal, Stop):
+            break
+        part = proposal.part
+        if {
+            "a batch size": proposal.values["batch_size"] == 128,
+            "what goes on": bool(part and part.parent and part.to_examples),
+            "another schedule": proposal.values["schedule"] == "cosine",
+        }[dies]:
+            killed.append(proposal)
+            oracle.forget(name)
+        else:
+            oracle.tell(name, proposal, world.train(name, proposal))
+    assert isinstance(proposal, Stop)
+    assert killed
+    assert all(killed.count(one) == 2 for one in killed)
+    if dies == "another schedule":
+        assert regret(answered(oracle)) < 0.2, "it costs the trunk's cell nothing"
+
+
+@pytest.mark.parametrize("status", ["diverged", "oom", "timeout", "error"])
+def test_a_rate_is_too_high_only_where_it_diverged(status):
+    oracle = World().make()
+    failed = Proposal({"batch_size": 256, "learning_rate_octaves": 0.0, "schedule": "wsd"})
+    oracle.propose("search-0001", known=failed, bound=math.inf)
+    oracle.tell("search-0001", failed, Told(0.1, status))
+    allowed = oracle._allowed()
+    assert Cell(256, 0.0) not in allowed
+    higher = [Cell(256, 1.0), Cell(256, 3.0), Cell(128, 1.0), Cell(64, 2.0)]
+    assert [cell in allowed for cell in higher] == [status != "diverged"] * 4
+    assert Cell(128, 0.0) in allowed
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8, 12])
+@pytest.mark.parametrize("options", [{}, {"schedules": ("linear", "cosine")}], ids=str)
+def test_with_few_trials_the_last_one_is_used_for_a_whole_training(most, options):
+    world = World(**options)
+    world.known = dataclasses.replace(world.known, max_trials=most)
+    oracle = world.make()
+    assert world.search(oracle)
+    begun = [p for p in world.journal.values() if p.part is None or p.part.parent is None]
+    assert len(begun) <= most
+    assert max(one.at for one in world.trained.values()) == TOTAL
+    assert oracle.belief() is not None
+
+
+def test_what_runs_is_paid_once():
+    """What a training takes that runs is not kept for it a second time."""
+    oracle = World().make()
+    first = oracle.propose("search-0001", known=None, bound=math.inf)
+    cell = Cell(first.values["batch_size"], first.values["learning_rate_octaves"])
+    assert first.part.to_examples < TOTAL
+    assert oracle._spent() + oracle._cost(cell, TOTAL) == TOTAL
+    oracle.tell("search-0001", first, Told(0.5))
+    whole = dataclasses.replace(first, part=Part(parent="search-0001"), seed=None)
+    assert oracle._cost(cell, TOTAL) > 0
+    oracle.propose("search-0002", known=whole, bound=math.inf)
+    assert oracle._cost(cell, TOTAL) == 0
+    assert oracle._spent() == TOTAL
+
+
+def cells_of(base, octaves, rate):
+    hp = keras_tuner.HyperParameters()
+    if isinstance(base, list):
+        hp.Choice("base_learning_rate", base)
+    elif base:
+        hp.Float("base_learning_rate", *base, sampling="log")
+    if isinstance(octaves, list):
+        hp.Choice("learning_rate_octaves", octaves)
+    elif octaves:
+        hp.Float("learning_rate_octaves", *octaves)
+
+    def setting(values):
+        own = values.get("base_learning_rate", 0.01) * 2 ** values.get("learning_rate_octaves", 0)
+        return Setting(32, own, Named(name="wsd", cooldown=0.2))
+
+    baseline = Setting(32, rate, Named(name="constant"))
+    return hp, Premises(Prices(), baseline, setting)
+
+
+@pytest.mark.parametrize("rate", [1e-5, 0.0033, 0.01, 0.05, 0.1, 7.0])
+@pytest.mark.parametrize(
+    ("base", "octaves"),
+    [
+        ((1e-4, 0.05), None),
+        ((0.003, 0.05), (-1.0, 1.0)),
+        ([0.001, 0.01, 0.1], (-1.0, 1.0)),
+        ([0.001, 0.01, 0.1], (-0.2, 0.3)),
+        ((0.003, 0.007), [-5.0, 0.0, 5.0]),
+        ([0.003, 0.03], [-1.0, 0.0, 1.0]),
+        (None, (-0.7, 0.7)),
+    ],
+    ids=str,
+)
+def test_every_rate_of_a_space_can_be_proposed_wherever_the_baseline_lies(base, octaves, rate):
+    hp, known = cells_of(base, octaves, rate)
+    cells = Cells(hp, known)
+    rates = cells.rates(step=1.0)
+    assert cells.start in rates
+    for one in rates:
+        values = cells.values(Cell(32, one))
+        assert cells.cell(values) == Cell(32, one)
+        for parameter in hp.space:
+            value = values[parameter.name]
+            if hasattr(parameter, "min_value"):
+                assert parameter.min_value <= value <= parameter.max_value
+            else:
+                assert value in parameter.values
+    nearest = min(rates, key=lambda one: abs(one - cells.start))
+    own = known.setting(cells.values(Cell(32, nearest))).learning_rate
+    others = [known.setting(cells.values(Cell(32, one))).learning_rate for one in rates]
+    assert abs(math.log2(own / rate)) <= min(abs(math.log2(o / rate)) for o in others) + 1e-5
 
 
 def test_its_plan_and_its_answer_are_known_at_any_time():

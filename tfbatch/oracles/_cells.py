@@ -17,7 +17,8 @@ BASE_RATE = "base_learning_rate"
 OCTAVES = "learning_rate_octaves"
 SCHEDULE = "schedule"
 _DIGITS = 6
-_WITHIN = 1e-9
+_WITHIN = 10.0**-_DIGITS
+"""A rate is rounded, which can lead out of the space by less than this."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -70,13 +71,17 @@ class Cells:
         self.start = self._start(baseline)
 
     def rates(self, *, step: float) -> tuple[float, ...]:
-        """The rates of the space, ascending: its own list, or from `start` in steps of octaves."""
+        """The rates of the space, ascending: its own list, or from `start` in steps of octaves.
+
+        Between the values of a list that stand far apart there are none.
+        """
         if self._listed is not None:
             return tuple(sorted(self._listed))
-        low, high = self._ends
-        first = math.ceil((low - self.start) / step - _WITHIN)
-        last = math.floor((high - self.start) / step + _WITHIN)
-        return tuple(_key(self.start + step * k) for k in range(first, last + 1))
+        low, high = min(self._intervals)[0], max(end for _, end in self._intervals)
+        first = math.ceil((low - self.start - _WITHIN) / step)
+        last = math.floor((high - self.start + _WITHIN) / step)
+        found = (_key(self.start + step * k) for k in range(first, last + 1))
+        return tuple(rate for rate in found if abs(self._nearest(rate) - rate) <= _WITHIN)
 
     def values(self, cell: Cell, schedule: str | None = None) -> Values:
         """The active hyperparameters that mean a cell, with one of the schedules."""
@@ -118,9 +123,16 @@ class Cells:
         return {_key(sum(pair)): pair for pair in reversed(pairs)}
 
     @property
-    def _ends(self) -> tuple[float, float]:
-        bases, octaves = _options(self._base, logarithm=True), _options(self._octaves)
-        return min(bases) + min(octaves), max(bases) + max(octaves)
+    def _intervals(self) -> list[tuple[float, float]]:
+        """Where the rates of a space with a range lie, ascending."""
+        bases = _pieces(self._base, logarithm=True)
+        octaves = _pieces(self._octaves)
+        return sorted((a + c, b + d) for (a, b), (c, d) in itertools.product(bases, octaves))
+
+    def _nearest(self, rate: float) -> float:
+        """The rate of the space that is nearest, where it has a range."""
+        near = [min(max(rate, low), high) for low, high in self._intervals]
+        return min(near, key=lambda one: abs(one - rate))
 
     def _rate_values(self, rate: float) -> Mapping[str, float]:
         """The base and the octaves nearest to 0 that together are a rate."""
@@ -151,18 +163,19 @@ class Cells:
 
     def _start(self, baseline: Setting | None) -> float:
         rates = self._listed
-        low, high = (min(rates), max(rates)) if rates is not None else self._ends
-        middle = (low + high) / 2
-        near = min(rates, key=lambda rate: abs(rate - middle)) if rates else _key(middle)
-        if baseline is None:
+        ends = [(rate, rate) for rate in rates] if rates is not None else self._intervals
+        middle = (min(low for low, _ in ends) + max(high for _, high in ends)) / 2
+
+        def nearest(wanted: float) -> float:
+            if rates is not None:
+                return min(rates, key=lambda rate: abs(rate - wanted))
+            return _key(self._nearest(wanted))
+
+        near = nearest(middle)
+        setting = self.setting(Cell(baseline.batch_size, near)) if baseline else None
+        if baseline is None or setting is None:
             return near
-        setting = self.setting(Cell(baseline.batch_size, near))
-        if setting is None:
-            return near
-        wanted = near + math.log2(baseline.learning_rate / setting.learning_rate)
-        if rates is not None:
-            return min(rates, key=lambda rate: abs(rate - wanted))
-        return _key(min(max(wanted, low), high))
+        return nearest(near + math.log2(baseline.learning_rate / setting.learning_rate))
 
     def _held(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """The chosen hyperparameters, and the others that are active with them."""
@@ -193,6 +206,12 @@ def _own(parameter: Any, value: float) -> float:
         return value
     nearest: float = min(parameter.values, key=lambda listed: abs(listed - value))
     return nearest
+
+
+def _pieces(parameter: Any, *, logarithm: bool = False) -> list[tuple[float, float]]:
+    """Ends of a range; of a choice those of each value, which are the same."""
+    options = _options(parameter, logarithm=logarithm)
+    return [(options[0], options[-1])] if _is_range(parameter) else [(one, one) for one in options]
 
 
 def _options(parameter: Any, *, logarithm: bool = False) -> tuple[float, ...]:

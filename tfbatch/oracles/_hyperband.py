@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable
@@ -18,6 +19,8 @@ _UNITS = "tuner/epochs"
 _MOST_COLLISIONS = 1000
 """Draws of what was tried before a space counts as exhausted; with KerasTuner's 20 two of 28 are
 left in every second search."""
+_KILLED = 2
+"""A part whose process has ended so often, for whatever reason, counts as failed."""
 _VOID = "tuner/void"
 """Of a place in a bracket that no configuration is left for."""
 
@@ -129,6 +132,7 @@ class HyperbandInParts(KerasTunerOracle):
         self._total, self._units, self._batch_size_of = total_examples, units, batch_size_of
         self._worst = math.inf if direction == "min" else -math.inf
         self._trained: dict[str, _Trained] = {}
+        self._killed = collections.Counter[frozenset[tuple[str, Any]]]()
 
     def propose(self, trial: str, *, known: Proposal | None, bound: float) -> Proposal | None:
         """See Oracle."""
@@ -159,7 +163,9 @@ class HyperbandInParts(KerasTunerOracle):
     def forget(self, trial: str) -> None:
         """See Oracle."""
         if trial in self._open:
-            self._oracle.vacate(self._open[trial].trial_id)
+            place = self._open[trial]
+            self._killed[frozenset(place.hyperparameters.values.items())] += 1
+            self._oracle.vacate(place.trial_id)
             super().forget(trial)
 
     def _settled(self, place: Any) -> _Trained | None:
@@ -171,7 +177,8 @@ class HyperbandInParts(KerasTunerOracle):
         if parent is None:
             return None
         # The bound may have moved the batch size, with which none can go on.
-        if not parent.completed or parent.batch_size != values.get(BATCH_SIZE):
+        can_go_on = parent.completed and parent.batch_size == values.get(BATCH_SIZE)
+        if not can_go_on or self._killed[frozenset(values.items())] >= _KILLED:
             return dataclasses.replace(parent, score=self._worst, completed=False)
         return parent if parent.end >= self._end(place) else None
 

@@ -9,6 +9,7 @@ cost.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import statistics
@@ -50,6 +51,8 @@ _NEARLY = 0.7
 _FASTER = 1.1
 _SOME_CHANCE = 0.25
 """A cell that is faster by less, or as good with less of a chance, is not trained for its speed."""
+_KILLED = 2
+"""A training whose process has ended so often, for whatever reason, is not proposed again."""
 _STAGES = ("learning rates", "batch sizes and learning rates", "schedules")
 _LAST_STAGE = "a faster batch size"
 
@@ -130,7 +133,16 @@ class Settings(OracleSettings):
 
 @dataclasses.dataclass
 class _Made:
+    """A training that was proposed.
+
+    Attributes:
+        training: What it is.
+        for_speed: Whether it is whole, and faster than the answer of then, which was whole, too.
+        told: What it came to; None while it is open.
+    """
+
     training: Training
+    for_speed: bool = False
     told: Told | None = None
 
 
@@ -171,10 +183,13 @@ class Trunks:
         )
         self._rates = cells.rates(step=_OCTAVE)
         self._made: dict[str, _Made] = {}
+        self._killed = collections.Counter[Training]()
+        self._most_trials = premises.max_trials or math.inf
+        self._tried = 0
         self._known_lengths: dict[int, tuple[int, ...]] = {}
         self._known_rates: dict[Cell, float | None] = {}
         self._fitted: RateSurface | None = None
-        self._chosen: dict[float, Cell | None] = {}
+        self._chosen: list[Cell | None] = []
         self._bound = math.inf
         self._own_schedule = premises.baseline.schedule.name if premises.baseline else None
         baseline = premises.baseline.batch_size if premises.baseline else cells.reference
@@ -189,20 +204,19 @@ class Trunks:
         self, trial: str, *, known: Proposal | None, bound: float
     ) -> Proposal | Stop | None:
         """See Oracle."""
-        if known is not None:
-            self._made[trial] = _Made(self._training(known))
-            self._changed()
-            return known
         if bound != self._bound:
             self._bound = bound
             self._changed()
         with threadpoolctl.threadpool_limits(1):
-            found = self._next()
-        if not isinstance(found, Training):
-            return found
-        self._made[trial] = _Made(found)
+            found = self._training(known) if known else self._next()
+            if not isinstance(found, Training):
+                return found
+            for_speed = self._is_for_speed(found)
+        proposal = known or self._proposal(found)
+        self._made[trial] = _Made(found, for_speed)
+        self._tried += proposal.part is None or proposal.part.parent is None
         self._changed()
-        return self._proposal(found)
+        return proposal
 
     def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
         """See Oracle."""
@@ -211,12 +225,12 @@ class Trunks:
         self._changed()
 
     def forget(self, trial: str) -> None:
-        """See Oracle: it is proposed again."""
-        del self._made[trial]
+        """See Oracle: it is proposed once more."""
+        self._killed[self._made.pop(trial).training] += 1
         self._changed()
 
     def _changed(self) -> None:
-        self._fitted, self._chosen = None, {}
+        self._fitted, self._chosen = None, []
 
     # What was made.
 
@@ -263,14 +277,27 @@ class Trunks:
     def _is_busy(self, cell: Cell) -> bool:
         return any(made.told is None for made in self._of(cell))
 
-    def _failed(self) -> set[Cell]:
-        """Cells that did not complete; a schedule that fails says nothing of the trunk."""
+    def _failed(self, *, diverged: bool = False) -> set[Cell]:
+        """Cells that did not complete; a schedule that fails says nothing of the trunk.
+
+        Args:
+            diverged: Those alone whose rate was too high.
+        """
         own = self._lengths.schedule
         return {
             made.training.cell
             for made in self._made.values()
             if made.told and not made.told.completed and made.training.schedule == own
+            if made.told.status == "diverged" or not diverged
         }
+
+    def _lost(self) -> set[Cell]:
+        """Cells whose process was killed again and again in one training."""
+        own = self._lengths.schedule
+        return {t.cell for t, n in self._killed.items() if n >= _KILLED and t.schedule == own}
+
+    def _begun(self) -> set[Cell]:
+        return {made.training.cell for made in self._made.values()}
 
     def _judged(self) -> list[tuple[Training, float]]:
         """The trainings by which cells are compared, with their scores."""
@@ -307,27 +334,39 @@ class Trunks:
     # What is known of the rates.
 
     def _allowed(self) -> list[Cell]:
-        """Cells that may be tried: in memory, and at a rate that is not known to be too high."""
-        failed = self._failed()
+        """Cells that may be tried: in memory, and at a rate that is not known to be too high.
+
+        Where no other configuration may be tried, those that were begun.
+        """
+        left_out = self._failed() | self._lost()
+        diverged = self._failed(diverged=True)
         survived = {t.cell for t, _ in self._judged()}
+        begun = self._begun() if self._is_full() else None
         return [
             cell
             for size in self._cells.sizes
             if size < self._bound and self._lengths_of(size)
             for rate in self._rates
-            if self._is_allowed(cell := Cell(size, rate), failed, survived)
+            if (cell := Cell(size, rate)) not in left_out and (begun is None or cell in begun)
+            if self._is_in_reach(cell, diverged, survived)
         ]
 
-    def _is_allowed(self, cell: Cell, failed: set[Cell], survived: set[Cell]) -> bool:
-        if cell in failed:
-            return False
-        if any(f.batch_size == cell.batch_size and f.rate <= cell.rate for f in failed):
+    def _is_full(self) -> bool:
+        """Whether as many configurations were begun as the search may try."""
+        return self._tried >= self._most_trials
+
+    def _is_last(self) -> bool:
+        """Whether the next is the last one that may be tried: without trunks each length is one."""
+        return self._lengths.trunk is None and self._tried >= self._most_trials - 1
+
+    def _is_in_reach(self, cell: Cell, diverged: set[Cell], survived: set[Cell]) -> bool:
+        if any(f.batch_size == cell.batch_size and f.rate <= cell.rate for f in diverged):
             return False
         rate = self._rate_of(cell)
         if rate is None or not self._settings.bounded:
             return True
         # Noise makes a rate that is too high for a batch too high for every smaller one.
-        for other in failed:
+        for other in diverged:
             if other.batch_size > cell.batch_size and (self._rate_of(other) or math.inf) <= rate:
                 return False
         trained = [self._rate_of(one) or 0.0 for one in survived]
@@ -398,7 +437,8 @@ class Trunks:
         allowed = self._allowed()
         if not allowed:
             return None if self._open() else Stop("No cell of the space can be trained.")
-        for stage in (self._bracket, self._ladder, self._explore, self._finish, self._faster):
+        stages = (self._bracket, self._ladder, self._explore, self._finish, self._faster)
+        for stage in (self._last,) if self._is_last() else stages:
             found = stage(allowed)
             if isinstance(found, Training | Stop):
                 return found
@@ -492,19 +532,33 @@ class Trunks:
             return None
         total = self._lengths.total
         if self._longest(favorite) < total:
-            ended = (m for m in self._made.values() if m.training.kind != "trunk")
-            if all(m.training.length < total for m in ended if not _has_failed(m)):
+            if self._is_busy(favorite):
+                return "wait"
+            judging = (m for m in self._made.values() if m.training.kind != "trunk")
+            if all(m.training.length < total for m in judging if not _has_failed(m)):
                 # Without a whole training there is no answer, whatever one costs by now.
-                return "wait" if self._is_busy(favorite) else self._step(favorite, total)
+                return self._step(favorite, total)
             if self._cost(favorite, total) <= self._left():
-                return self._first_free([(favorite, total)])
+                return self._step(favorite, total)
         made = {m.training.schedule for m in self._of(favorite) if m.training.kind == "whole"}
-        for name in self._other_schedules():
+        for name in [] if self._is_full() else self._other_schedules():
             whole = Training(favorite, "whole", total, name)
             cost = self._prices.cost(favorite.batch_size, total)
-            if name not in made and cost <= self._left():
+            is_left = name not in made and self._killed[whole] < _KILLED
+            if is_left and cost <= self._left():
                 return whole
         return None
+
+    def _last(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+        """The favorite whole, or without one the baseline's cell or what is nearest to it."""
+        size, rate = self._cells.reference, self._cells.start
+        favorite = self._favorite() or min(
+            allowed, key=lambda c: (abs(math.log2(c.batch_size / size)), abs(c.rate - rate), c)
+        )
+        if self._is_busy(favorite):
+            return "wait"
+        is_whole = self._longest(favorite) == self._lengths.total
+        return None if is_whole or self._is_full() else self._step(favorite, self._lengths.total)
 
     def _faster(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """One faster cell whole: that of most speed times chance to be as good as the favorite."""
@@ -531,20 +585,19 @@ class Trunks:
         return self._rest_of(best)
 
     def _begun_for_its_speed(self) -> Cell | None:
-        """The first cell that was begun whole behind one that takes longer."""
-        longest = 0.0
-        for cell in self._begun_whole():
-            cost = self._prices.cost(cell.batch_size, self._lengths.total)
-            if longest >= _FASTER * cost:
-                return cell
-            longest = max(longest, cost)
-        return None
+        """The first cell that was begun whole and is faster than the answer was."""
+        return next((m.training.cell for m in self._made.values() if m.for_speed), None)
 
-    def _begun_whole(self) -> list[Cell]:
-        """Cells that were trained to the run's length, or are being, in their order."""
+    def _is_for_speed(self, training: Training) -> bool:
+        """Whether a training that begins is what `_faster` asks for, whoever has asked for it."""
         total = self._lengths.total
-        found = (m.training.cell for m in self._made.values() if m.training.length == total)
-        return list(dict.fromkeys(found))
+        if training.length < total or training.schedule != self._lengths.schedule:
+            return False
+        answer = self._answer()
+        if answer is None or self._longest(answer) < total:
+            return False
+        own, other = (self._prices.cost(c.batch_size, total) for c in (training.cell, answer))
+        return other >= _FASTER * own
 
     def _rest_of(self, cell: Cell) -> Training | Literal["wait"] | None:
         """What is missing of a whole training that was begun."""
@@ -635,9 +688,9 @@ class Trunks:
 
     def _favorite(self) -> Cell | None:
         """The cell of the best value that is not hoped for: mean and a share of its deviation."""
-        if self._bound not in self._chosen:
-            self._chosen[self._bound] = self._choose()
-        return self._chosen[self._bound]
+        if not self._chosen:
+            self._chosen.append(self._choose())
+        return self._chosen[0]
 
     def _answer(self) -> Cell | None:
         """The favorite, unless it can no longer be trained whole, which an answer has to be."""
@@ -660,11 +713,21 @@ class Trunks:
         return cells[int((surface.mean(points) + self._settings.caution * deviation).argmin())]
 
     def _cost(self, cell: Cell, length: int, *, trunks: Sequence[int] | None = None) -> float:
-        """What it still costs to judge a cell at a length, where some of its trunks are there."""
+        """What it still costs to judge a cell at a length, where some of its trunks are there.
+
+        Args:
+            cell: The cell.
+            length: The length.
+            trunks: Lengths of trunks that are there; by default what was made or is being made, and
+                of the rest nothing is paid twice.
+        """
+        running = [t for t in self._open() if t.cell == cell] if trunks is None else []
         there = list(self._trunks(cell) if trunks is None else trunks)
+        there += [training.length for training in running if training.kind == "trunk"]
         total = 0.0
         for training in self._lengths.missing(cell, length, trunks=there):
-            total += self._prices.cost(cell.batch_size, self._lengths.examples(training, there))
+            if training not in running:
+                total += self._prices.cost(cell.batch_size, self._lengths.examples(training, there))
             there.append(training.length)
         return total
 

@@ -178,7 +178,7 @@ class _TrunksFirst:
         is_of_first = known is not None and not _is_whole_of_its_own(known)
         if is_of_first and not self._thens:  # of a session that might try more
             self._has_stopped = self._goes_on = False
-        if not self._has_stopped and (known is None or is_of_first):
+        if is_of_first or (known is None and not self._has_stopped):
             proposal = self._first.propose(trial, known=known, bound=bound)
             if not isinstance(proposal, Stop):
                 return proposal
