@@ -146,7 +146,7 @@ def main() -> None:
     table = Table.read(path)
     judge = Judge(table, range(1, table.plan.seeds + 1), arguments.metric)
     names = arguments.search or list(CONTESTANTS)
-    dataset = dataset_of(table.plan, arguments.data, data_dir=arguments.data_dir)
+    dataset = dataset_of(table.plan, arguments.data.resolve(), data_dir=arguments.data_dir)
     subprocess.run([sys.executable, "-m", "tfbatch.prepare", f"--dataset={dataset}"], check=True)
     about = {"table": arguments.table, "metric": arguments.metric, "start": arguments.start}
     start = [arguments.start] if arguments.start else []

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import time
 import zipfile
@@ -18,11 +19,13 @@ import keras
 import numpy as np
 import pytest
 from processes import WarmProcess
+from search_fixtures import BASELINE, Trainer, make_runner, open_folder
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
 from tfbatch.models import resnet
+from tfbatch.run_folder.files import partial_file
 from tfbatch.schema import Named
 from tfbatch.training.checkpoint import CheckpointFile, Position, WriteCheckpoint, state
 from tfbatch.training.program_cache import ProgramCache
@@ -211,9 +214,8 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(digits, spec, case, 
     assert undisturbed.steps == derived.steps
     assert continued.steps == derived.steps - position.steps
     assert spec.checkpoint_file
-    assert [path.name for path in spec.checkpoint_file.parent.iterdir()] == [
-        "search-0001.weights.h5"
-    ]
+    left = {path.name for path in spec.checkpoint_file.parent.iterdir()}
+    assert left == {"search-0001.weights.h5", spec.checkpoint_file.name}
 
 
 @pytest.mark.slow
@@ -496,14 +498,39 @@ def test_disk_use_is_two_files_of_the_states_size(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_a_kill_left_of_a_checkpoint_is_removed_with_it(programs, spec):
+def test_a_checkpoint_outlives_its_training(programs, spec):
+    """Whoever has the outcome on disk removes it."""
     assert spec.checkpoint_file
-    interrupt(programs, spec)
-    partial = spec.checkpoint_file.with_name(f"partial-{spec.checkpoint_file.name}")
-    partial.write_bytes(b"half of it")
+    position = interrupt(programs, spec)
     run(programs, spec, seconds=3600)
+    kept = CheckpointFile(spec.checkpoint_file, identity=spec.identity())
+    assert kept.read_position() == position
 
-    assert [p.name for p in partial.parent.iterdir()] == ["search-0001.weights.h5"]
+
+def test_a_checkpoint_is_kept_until_the_journal_has_its_trial(tmp_path, monkeypatch):
+    """On a full disk, or killed between the two, a trial would lose more than its last epoch."""
+
+    class Checkpoints(Trainer):
+        def __call__(self, spec):
+            shutil.rmtree(spec.log_dir, ignore_errors=True)
+            for file in (spec.checkpoint_file, partial_file(spec.checkpoint_file)):
+                file.parent.mkdir(exist_ok=True)
+                file.touch()
+            return super().__call__(spec)
+
+    def full(row):
+        raise RunFolderError("No space left on device")
+
+    with open_folder(tmp_path / "run") as folder:
+        runner = make_runner(folder, Checkpoints())
+        spec = runner.spec("search-0001", "search", 1, BASELINE)
+        with monkeypatch.context() as patch:
+            patch.setattr(folder.journal, "append", full)
+            with pytest.raises(RunFolderError, match="No space"):
+                runner.run(spec)
+        assert spec.checkpoint_file.exists()
+        assert runner.run(spec).status == "completed"
+    assert not list(spec.checkpoint_file.parent.iterdir()), "nor what a killed process left"
 
 
 def test_divergence_is_still_told_by_the_first_loss(programs, spec):
@@ -536,7 +563,7 @@ def test_a_checkpoint_waits_its_time(tmp_path, monkeypatch):
     )
     callback.set_model(model)
     model.stop_training = False
-    file.remove()
+    file.path.unlink()
     epochs = []
     for epoch, seconds in enumerate(
         [109.0, 110.0, 119.0, 121.0, 130.0, 131.0, 150.0, 170.0, 190.0]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import sys
+import types
 
 import pytest
 import tiny_model
@@ -140,7 +141,7 @@ class PartTrainer(Trainer):
         return dataclasses.replace(outcome(spec, loss=loss), examples=spec.end_examples)
 
 
-def search(path, trainer, config, *, session=None, progress=None):
+def search(path, trainer, config, *, session=None, progress=None, clock=None):
     """One session, ended by `session` if given; the trials of the journal."""
     with open_folder(path) as folder:
         runner = make_runner(folder, trainer)
@@ -149,7 +150,7 @@ def search(path, trainer, config, *, session=None, progress=None):
             baseline=BASELINE,
             space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
             runner=runner,
-            clock=SearchClock(None),
+            clock=clock or SearchClock(None),
             seed=7,
             untrained=2.3,
             progress=progress or Progress(None),
@@ -188,6 +189,52 @@ def test_rungs_go_on_from_one_another_and_the_oracle_ends_the_search(tmp_path, h
     assert [t.trial for t in trials.of_full_length()] == ["baseline", "search-0007"]
     assert trainer.ran[-1].weights_file
     assert trainer.ran[-2].weights_file is None
+
+
+class _Eighths:
+    """One training in eight parts."""
+
+    size = None
+
+    def __init__(self, total):
+        self.total, self.made = total, 0
+
+    def propose(self, trial, *, known, bound):
+        if self.made == 8:
+            return Stop("All eight are made.")
+        self.made += 1
+        end = None if self.made == 8 else self.total * self.made // 8
+        parent = f"search-{self.made - 1:04d}" if self.made > 1 else None
+        return Proposal({"base_learning_rate": 0.1}, Part(to_examples=end, parent=parent))
+
+    def tell(self, trial, proposal, told):
+        pass
+
+
+def test_a_part_takes_its_own_seconds_and_not_those_of_its_ancestors_too(tmp_path):
+    """A journal has a part's seconds from the beginning of its training."""
+    now = [0.0]
+
+    class Slow(PartTrainer):
+        def __call__(self, spec):
+            examples = spec.end_examples - spec.from_examples
+            now[0] += 100.0 * examples / TOTAL_EXAMPLES
+            return dataclasses.replace(
+                super().__call__(spec), seconds=100.0 * spec.end_examples / TOTAL_EXAMPLES
+            )
+
+    settings = types.SimpleNamespace(
+        name="eighths", in_parts=True, make=lambda space, *, total_examples, **_: _Eighths(2400)
+    )
+    config = config_of("random").model_copy(update={"oracle": settings})
+    config = config.model_copy(
+        update={"confirmation": config.confirmation.model_copy(update={"seeds": 0})}
+    )
+    clock = SearchClock(220 / 60, finishing_seconds=5.0, now=lambda: now[0])
+    trials = search(tmp_path / "run", Slow(), config, clock=clock)
+
+    assert len(trials) == 9, "the baseline and all eight: 200 of 215 seconds"
+    assert trials.own(trials[-1]).seconds < 20 < trials[-1].seconds
 
 
 def test_a_search_in_parts_that_was_stopped_anywhere_has_the_same_journal(tmp_path, halving):

@@ -206,7 +206,13 @@ def _nothing_completed(trials: Trials, too_short: str) -> str:
             f"The time limit passed before the first trial ended: {too_short}. The same command "
             "with other values is accepted, since no trial is in the journal."
         )
-    last = trials[-1]
+    last, parts = trials[-1], len(trials.completed())
+    if parts:
+        return (
+            f"No trial was trained to the run's length, which an answer needs: {parts} of "
+            f"{len(trials)} completed, as parts of trainings. The same command goes on with them; "
+            "give it more time or trainings."
+        )
     return (
         f"None of {len(trials)} trials completed. The last one ({last.trial}) ended as "
         f"{last.status}: {last.message}"

@@ -12,7 +12,7 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.interval import mean_and_deviation, t_half_width
 from tfbatch.estimators.knee import Knee, find_knee
 from tfbatch.reporting.fixed_rate import at_the_baselines_rate, fixed_rate_series
-from tfbatch.reporting.recorded import RecordedRun, own
+from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 
 FEWEST_SIZES = 3
@@ -196,7 +196,7 @@ def _in_trials(run: RecordedRun) -> list[Series]:
     """Medians over the trials of each size, where it was not measured alone."""
     found: dict[int, list[float]] = {}
     for trial in run.trials.completed():
-        size, did = trial.configuration.batch_size, own(trial, run.trials)
+        size, did = trial.configuration.batch_size, run.trials.own(trial)
         if did.training_seconds > 0 and size not in run.step_seconds.rounds:
             found.setdefault(size, []).append(did.examples / did.training_seconds)
     if not found:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tfbatch.answer.answer import Contender, Measured
 from tfbatch.answer.summary import words_of
 from tfbatch.charts.page import PageSection
-from tfbatch.reporting.recorded import RecordedRun, own
+from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.trial.finished_trial import BASELINE
 
 Row = tuple[str, ...]
@@ -54,7 +54,7 @@ class Cost:
 
 def cost_of(run: RecordedRun) -> Cost:
     """What a run took."""
-    did = [own(trial, run.trials) for trial in run.trials]
+    did = [run.trials.own(trial) for trial in run.trials]
     examples, whole = sum(one.examples for one in did), run.trials.total_examples
     timed = [one.seconds for one in did if math.isfinite(one.seconds)]
     return Cost(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tfbatch.charts import Chart, Role, Series
 from tfbatch.exporters._trial import read_curves
 from tfbatch.reporting.by_batch_size import tuned_by_size
-from tfbatch.reporting.recorded import RecordedRun, own
+from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.run_folder.files import TENSORBOARD
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 
@@ -108,7 +108,7 @@ def _other_units(run: RecordedRun, point: _CurvePoint, *, alone: bool) -> tuple[
     *before, now = _parts(run, point.trial)
     updates, seconds = 0, 0.0
     for part in before:
-        did = own(part, run.trials)
+        did = run.trials.own(part)
         updates += did.steps
         seconds += did.steps * _step_seconds(run, part, alone=alone)
     here = math.ceil((point.examples - now.from_examples) / now.configuration.batch_size)
@@ -116,7 +116,7 @@ def _other_units(run: RecordedRun, point: _CurvePoint, *, alone: bool) -> tuple[
 
 
 def _step_seconds(run: RecordedRun, trial: FinishedTrial, *, alone: bool) -> float:
-    did = own(trial, run.trials)
+    did = run.trials.own(trial)
     measured = did.training_seconds / did.steps if did.steps else 0.0
     return (run.step_seconds.median(trial.configuration.batch_size) or 0.0) if alone else measured
 

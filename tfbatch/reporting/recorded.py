@@ -279,36 +279,6 @@ def _content(path: Path) -> JsonObject:
     return content if isinstance(content, dict) else {}
 
 
-@dataclasses.dataclass(frozen=True)
-class Own:
-    """What a trial did itself, without its ancestors.
-
-    Attributes:
-        examples: Examples trained on.
-        steps: Updates.
-        training_seconds: Seconds of training steps.
-        seconds: Wall-clock seconds of the whole trial.
-    """
-
-    examples: int
-    steps: int
-    training_seconds: float
-    seconds: float
-
-
-def own(trial: FinishedTrial, trials: Trials) -> Own:
-    """What a trial did itself; a journal counts what its ancestors did with it."""
-    parent = trials.find(trial.parent) if trial.parent else None
-    if parent is None:
-        return Own(trial.examples, trial.steps, trial.training_seconds, trial.seconds)
-    return Own(
-        max(trial.examples - parent.examples, 0),
-        max(trial.steps - parent.steps, 0),
-        max(trial.training_seconds - parent.training_seconds, 0.0),
-        max(trial.seconds - parent.seconds, 0.0),
-    )
-
-
 def at_the_end_of_a_decay(trials: Trials) -> Sequence[FinishedTrial]:
     """Completed trials that went to the end of their schedule: only those are comparable.
 

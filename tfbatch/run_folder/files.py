@@ -14,6 +14,8 @@ FINGERPRINT = "fingerprint.json"
 """Hardware, software, and the load of other processes."""
 JOURNAL = "trials.jsonl"
 """One line for each finished trial: the truth about a run."""
+OPEN_TRIALS = "open_trials.json"
+"""What the search has proposed for the trials that run."""
 TRIALS_CSV = "trials.csv"
 """The journal as a table."""
 RECOMMENDATION = "recommendation.json"
@@ -78,6 +80,11 @@ def kept_weights(run_dir: Path) -> dict[str, Path]:
 def checkpoint_file(run_dir: Path, trial: str) -> Path:
     """Where a running trial keeps its last epoch."""
     return run_dir / CHECKPOINTS / f"{trial}.npz"
+
+
+def partial_file(checkpoint: Path) -> Path:
+    """Where a checkpoint is written before it is renamed into its place."""
+    return checkpoint.with_name(f"partial-{checkpoint.name}")
 
 
 def state_file(run_dir: Path, trial: str) -> Path:

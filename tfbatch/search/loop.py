@@ -26,8 +26,10 @@ from tfbatch.oracles import (
     Told,
 )
 from tfbatch.request.search_config import SearchConfig
+from tfbatch.run_folder.files import OPEN_TRIALS
 from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock, side_by_side
+from tfbatch.search.open_trials import OpenTrials
 from tfbatch.search.progress import Progress
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trainings import Trainings
@@ -104,6 +106,7 @@ class Search:
         self._seed_numbers = {_numbered_seed(seed, k): k for k in range(MOST_SEEDS, 0, -1)}
         self._running: dict[str, TrialSpec] = {}
         self._open: dict[str, Proposal] = {}
+        self._open_trials = OpenTrials(runner.run_dir)
         self._prices = prices
         self._trainings = Trainings(prices, baseline, runner.total_examples, max_trainings)
         self._held: Proposal | None = None
@@ -157,12 +160,16 @@ class Search:
         """
         if stop_requested() and not self._trials:
             raise InterruptedTrialError(BASELINE)
+        replayed = set[str]()
         if not self._next:
             self._announce()
+            replayed = {trial.trial for trial in self._trials if trial.phase != "confirmation"}
         self._walls = self._trials.memory_walls_before()
         for trial in self._runner.run_all(self._plan(stop_requested)):
             self._finished(trial)
-            self._on_trial(self)
+            replayed.discard(trial.trial)
+            if not replayed:  # what was believed in the midst of them is no news
+                self._on_trial(self)
 
     def belief(self) -> Belief | None:
         """What the oracle would answer now; None where it does not say."""
@@ -184,7 +191,8 @@ class Search:
             known = self._trials.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 return
-            proposal = self._held or self._proposed(name, known)
+            begun = None if known else self._open_trials.begun.get(name)
+            proposal = self._held or self._proposed(name, known, begun)
             if proposal is None and (self._open or self._trials.find(BASELINE) is None):
                 yield None  # asked again when one of them has ended
                 continue
@@ -200,6 +208,8 @@ class Search:
             self._next += 1
             self._tried += spec.tries_another
             self._open[name], self._running[name] = proposal, spec
+            if known is None:
+                self._open_trials.keep(self._open)
             yield spec
 
     def _spec(self, name: str, proposal: Proposal) -> TrialSpec:
@@ -274,11 +284,21 @@ class Search:
         number = self._seed_numbers.get(trial.seed) if trial.parent is None else None
         return Proposal(values, None if part == Part() else part, number)
 
-    def _proposed(self, name: str, known: FinishedTrial | None) -> Proposal | Stop | None:
-        """The oracle's next proposal; a finished trial is proposed again as it was."""
+    def _proposed(
+        self, name: str, known: FinishedTrial | None, begun: Proposal | None
+    ) -> Proposal | Stop | None:
+        """The oracle's next proposal; what has finished or was begun is proposed as it was.
+
+        Args:
+            name: The trial.
+            known: It, where it has finished.
+            begun: What was proposed for it, where an earlier session has begun it.
+        """
         bound = self._bound(known)
         if known is not None:
             return self._oracle.propose(name, known=self._known(known), bound=bound)
+        if begun is not None and begun.fits(bound):
+            return self._oracle.propose(name, known=begun, bound=bound)
         if bound <= min(self._space.batch_sizes):
             return None
         proposal = self._oracle.propose(name, known=None, bound=bound)
@@ -391,7 +411,7 @@ class Search:
         """Whether time and budget have room for a trial that is proposed."""
         if self._config.oracle.in_parts:
             pace = [
-                one.seconds / self._trainings.of_trial(one)
+                self._trials.own(one).seconds / self._trainings.of_trial(one)
                 for one in self._trials
                 if one.score is not None and one.examples > one.from_examples
             ]
@@ -430,6 +450,11 @@ class Search:
         done = self._trials.of_phase("search").configurations()
         if self._trials:
             self._progress.say(f"Continuing: {len(self._trials)} trials are in the journal.")
+            if self._open_trials.is_damaged:
+                self._progress.say(
+                    f"{OPEN_TRIALS} cannot be read: what ran when the run was stopped may be "
+                    "proposed anew, and begins anew then."
+                )
         else:
             sizes = ", ".join(map(str, self._sizes()))
             better = "higher" if self._objective.direction == "max" else "lower"

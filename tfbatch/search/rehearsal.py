@@ -119,7 +119,12 @@ class RehearsedEngine:
         self._ends.remove(first)
         end, _, spec = first
         self.time = max(self.time, end)
-        return [(spec, dataclasses.replace(self._outcome(spec), seconds=self._seconds(spec)))]
+        # Of a part a journal has the seconds from the beginning of its training.
+        line, seconds = spec, self._seconds(spec)
+        while line.parent:
+            line = line.parent
+            seconds += self._seconds(line)
+        return [(spec, dataclasses.replace(self._outcome(spec), seconds=seconds))]
 
     def think(self, seconds: float) -> None:
         """Time in which whoever starts the trials does something else."""

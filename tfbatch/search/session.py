@@ -215,7 +215,8 @@ def _trainable(search: SearchConfig, model: ModelDescription, progress: Progress
     most = min(search.max_trials, math.ceil(search.oracle.most_trainings() or search.max_trials))
     progress.say(
         f"Trainings cannot go on in parts here ({model.whole_only}), so that the search makes "
-        f"whole ones alone, by {whole.name}: up to {most}."
+        f"whole ones alone, by {whole.name}: up to {most} (--search=joint makes as many as "
+        "--max_trials says)."
     )
     return search.model_copy(update={"oracle": whole, "max_trials": most})
 

@@ -20,6 +20,7 @@ from tfbatch.run_folder.files import (
     checkpoint_file,
     curves_name,
     kept_weights,
+    partial_file,
     state_file,
     weights_file,
 )
@@ -225,6 +226,11 @@ class TrialRunner:
     def _with_state(self, spec: TrialSpec) -> TrialSpec:
         return dataclasses.replace(spec, state_file=state_file(self._folder.path, spec.trial))
 
+    @property
+    def run_dir(self) -> Path:
+        """The run folder."""
+        return self._folder.path
+
     def weights_file(self, trial: str) -> Path:
         """Where a trial's final weights are kept."""
         return weights_file(self._folder.path, trial)
@@ -335,12 +341,12 @@ class TrialRunner:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _finish(self, spec: TrialSpec, outcome: Outcome) -> FinishedTrial:
-        if spec.checkpoint_file:
-            spec.checkpoint_file.unlink(missing_ok=True)  # of a process that was killed
-        if spec.parents_checkpoint_file:
-            spec.parents_checkpoint_file.unlink(missing_ok=True)
         outcome = final_status(outcome, self._objective)
         finished = self._write(spec, outcome)
+        # Only now: until the journal's line is on disk nothing else has the training.
+        for checkpoint in filter(None, (spec.checkpoint_file, spec.parents_checkpoint_file)):
+            checkpoint.unlink(missing_ok=True)
+            partial_file(checkpoint).unlink(missing_ok=True)  # of a process that was killed
         if spec.phase != "confirmation":
             self._keep_best_weights()
         # A parent whose state is gone is trained again, perhaps from that of its own parent.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import inspect
 import io
 import pickle
@@ -94,12 +95,15 @@ class CarryOn(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self._callbacks = list(callbacks)
         self._before: dict[str, dict[str, bytes]] = _load(before) if before else {}
-        self._at_the_start: dict[str, dict[str, bytes]] = {}
+        self._digests: dict[str, dict[str, bytes]] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Sets the attributes of callbacks that have one of their class in the part before."""
         named = list(_named(self._callbacks))
-        self._at_the_start = {name: _pickled(callback) for name, callback in named}
+        self._digests = {
+            name: {attribute: _digest(value) for attribute, value in _plain(callback)}
+            for name, callback in named
+        }
         for name, callback in named:
             for attribute, value in self._before.get(name, {}).items():
                 # An attribute that refuses is the callback's own affair, and begins anew.
@@ -110,9 +114,12 @@ class CarryOn(keras.callbacks.Callback):  # type: ignore[misc]
         """The plain attributes that have changed, now or in a part before."""
         found = {}
         for name, callback in _named(self._callbacks):
-            start, before = self._at_the_start.get(name, {}), self._before.get(name, {})
-            now = _pickled(callback)
-            found[name] = {k: v for k, v in now.items() if k in before or v != start.get(k)}
+            start, before = self._digests.get(name, {}), self._before.get(name, {})
+            found[name] = {
+                attribute: pickle.dumps(value)
+                for attribute, value in _plain(callback)
+                if attribute in before or _digest(value) != start.get(attribute)
+            }
         return pickle.dumps(found)
 
 
@@ -130,8 +137,17 @@ def _load(content: bytes) -> Any:
     return _PlainUnpickler(io.BytesIO(content)).load()
 
 
-def _pickled(callback: keras.callbacks.Callback) -> dict[str, bytes]:
-    return {name: pickle.dumps(value) for name, value in _own(callback) if is_plain(value)}
+def _digest(value: object) -> bytes:
+    """Of a plain value, without a copy of its arrays: a callback may hold all of a user's data."""
+    arrays: list[pickle.PickleBuffer] = []
+    digest = hashlib.sha256(pickle.dumps(value, protocol=5, buffer_callback=arrays.append))
+    for array in arrays:
+        digest.update(array.raw())
+    return digest.digest()
+
+
+def _plain(callback: keras.callbacks.Callback) -> Iterator[tuple[str, object]]:
+    return ((name, value) for name, value in _own(callback) if is_plain(value))
 
 
 def _own(callback: keras.callbacks.Callback) -> Iterator[tuple[str, object]]:

@@ -17,6 +17,7 @@ import numpy as np
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE
+from tfbatch.run_folder.files import partial_file
 from tfbatch.schema import JsonObject
 from tfbatch.training.callback_state import CarryOn
 from tfbatch.training.program import weights_of
@@ -106,20 +107,17 @@ class CheckpointFile:
         """
         course = {"course": self._course(position.steps)} if self._course else {}
         kept = {"identity": self._identity, **course, **dataclasses.asdict(position)}
-        write_state(self.path, model, kept, partial=self._partial(), callbacks=callbacks)
+        write_state(self.path, model, kept, partial=partial_file(self.path), callbacks=callbacks)
 
     def remove(self) -> None:
-        """The training has come to its end."""
+        """What came of the training is on disk."""
         self.path.unlink(missing_ok=True)
-        self._partial().unlink(missing_ok=True)  # of a process that was killed
+        partial_file(self.path).unlink(missing_ok=True)  # of a process that was killed
 
     def _is_the_same_so_far(self, course: str | None, position: Position) -> bool:
         if self._course is None or course is None:  # of train, or written before there was one
             return False
         return course == self._course(position.steps)
-
-    def _partial(self) -> Path:
-        return self.path.with_name(f"partial-{self.path.name}")
 
 
 class WriteCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]

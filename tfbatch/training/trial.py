@@ -68,8 +68,9 @@ def run_trial(
 
     Args:
         programs: Data, model builder and the programs traced so far.
-        spec: The trial. One that was killed continues from its checkpoint. A parent whose end
-            state is not kept any more is trained again first.
+        spec: The trial. One that was killed continues from its checkpoint, which is kept until
+            whoever has asked for the trial has its outcome on disk, and removes it. A parent whose
+            end state is not kept any more is trained again first.
         stop_requested: Asked between executions; when true the trial ends as "interrupted".
         user_callbacks: Makes a user's Keras callbacks, new ones for each trial.
         checkpoint_seconds: The least time between two checkpoints.
@@ -90,8 +91,6 @@ def run_trial(
     wanted = spec.keep_if is None or spec.keep_if.holds(result.metrics)
     if result.status == "completed" and spec.weights_file and wanted:
         save_weights(trial.model, spec.weights_file)
-    if result.status != "interrupted" and trial.checkpoint:
-        trial.checkpoint.remove()
     seconds = trial.before.seconds + time.perf_counter() - trial.started
     return dataclasses.replace(result, seconds=seconds, device=device_kind())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,6 +17,23 @@ from tfbatch.run_folder.reader import read_settings
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial, read_row
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Phase
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """What a trial did itself, without its ancestors.
+
+    Attributes:
+        examples: Examples trained on.
+        steps: Updates.
+        training_seconds: Seconds of training steps.
+        seconds: Wall-clock seconds of the whole trial.
+    """
+
+    examples: int
+    steps: int
+    training_seconds: float
+    seconds: float
 
 
 class Trials(Sequence[FinishedTrial]):
@@ -151,6 +169,18 @@ class Trials(Sequence[FinishedTrial]):
             without: Names of trials that are left out.
         """
         return next((t for t in self._ranked if t.trial not in without), None)
+
+    def own(self, trial: FinishedTrial) -> Own:
+        """What a trial did itself; a journal counts what its ancestors did with it."""
+        parent = self.find(trial.parent) if trial.parent else None
+        if parent is None:
+            return Own(trial.examples, trial.steps, trial.training_seconds, trial.seconds)
+        return Own(
+            max(trial.examples - parent.examples, 0),
+            max(trial.steps - parent.steps, 0),
+            max(trial.training_seconds - parent.training_seconds, 0.0),
+            max(trial.seconds - parent.seconds, 0.0),
+        )
 
     def median_seconds(self) -> float:
         """Median wall-clock seconds of the completed trials; 0 if there are none."""

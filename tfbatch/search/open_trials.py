@@ -1,0 +1,59 @@
+"""What was proposed for the trials that run: a search that goes on makes these, and no others.
+
+With several workers a trial that was stopped can lie before others that are in the journal. Asked
+again, an oracle that has heard of others would propose something else for it: its checkpoint would
+be of no use, and what those others are might be proposed a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pydantic
+
+from tfbatch.errors import RunFolderError
+from tfbatch.oracles import Proposal
+from tfbatch.run_folder.durable import FREE_SPACE
+from tfbatch.run_folder.files import OPEN_TRIALS
+
+_PROPOSALS = pydantic.TypeAdapter(dict[str, Proposal])
+
+
+class OpenTrials:
+    """The proposals of trials that were begun and have not ended, in a file of the run folder.
+
+    Attributes:
+        begun: Those of the session before, by the names of their trials; some may have ended.
+        is_damaged: Whether there was a file that could not be read: its trials begin anew.
+
+    Args:
+        run_dir: The run folder.
+    """
+
+    def __init__(self, run_dir: Path):
+        self._path = run_dir / OPEN_TRIALS
+        self.begun: Mapping[str, Proposal] = {}
+        self.is_damaged = False
+        if self._path.exists():
+            try:
+                self.begun = _PROPOSALS.validate_json(self._path.read_bytes())
+            except (OSError, ValueError):
+                self.is_damaged = True
+
+    def keep(self, proposals: Mapping[str, Proposal]) -> None:
+        """Writes what is open now: whole or not at all.
+
+        It is not flushed to the disk: after a power failure the trials begin anew.
+
+        Raises:
+            RunFolderError: It cannot be written.
+        """
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        try:
+            partial.write_bytes(_PROPOSALS.dump_json(dict(proposals)))
+            partial.replace(self._path)
+        except OSError as error:
+            raise RunFolderError(
+                f"{self._path} cannot be written: {error}. {FREE_SPACE}"
+            ) from error
