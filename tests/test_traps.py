@@ -7,6 +7,9 @@ work-around can go. The second half shows that tfbatch does not fall into it. Se
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import warnings
 
@@ -325,3 +328,38 @@ def test_trap_a_new_schedule_is_a_new_trace_but_a_step_is_not():
 
     assert int(model.optimizer.iterations) == 20
     assert len(traces) <= 3
+
+
+COMPILED = """
+import tensorflow as tf
+
+@tf.function(jit_compile=True)
+def sine(x):
+    return tf.sin(x) + 1.0
+
+print(float(sine(tf.constant(0.0))))
+"""
+
+
+@pytest.mark.slow
+def test_half_an_entry_of_xlas_cache_fails_whatever_compiles_the_same(tmp_path):
+    """So it is not used: TensorFlow writes it in place, and a killed worker would leave a half."""
+    flags = f"--tf_xla_persistent_cache_directory={tmp_path}"
+
+    def run():
+        return subprocess.run(
+            [sys.executable, "-c", COMPILED],
+            env={**os.environ, "TF_XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+        )
+
+    assert run().stdout.strip() == "1.0"
+    (entry,) = tmp_path.iterdir()
+    before = entry.stat().st_mtime_ns
+    assert run().stdout.strip() == "1.0"
+    assert entry.stat().st_mtime_ns == before, "read, not compiled again"
+    entry.write_bytes(entry.read_bytes()[: entry.stat().st_size // 2])
+    broken = run()
+    assert broken.returncode
+    assert "OutOfRangeError" in broken.stderr
