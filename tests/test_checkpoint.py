@@ -533,6 +533,24 @@ def test_a_checkpoint_is_kept_until_the_journal_has_its_trial(tmp_path, monkeypa
     assert not list(spec.checkpoint_file.parent.iterdir()), "nor what a killed process left"
 
 
+def test_checkpoints_of_finished_trials_are_removed_when_a_run_is_opened(tmp_path):
+    """The process was killed when the line was written; ancestors have been trained again."""
+    with open_folder(tmp_path / "run") as folder:
+        runner = make_runner(folder, Trainer())
+        spec = runner.spec("search-0002", "search", 1, BASELINE)
+        runner.run(spec)
+        left = spec.checkpoint_file.parent
+        left.mkdir(exist_ok=True)
+        names = ["search-0002.npz", "search-0003.npz", "search-0002-search-0001-baseline.npz"]
+        for name in [*names, *(f"partial-{name}" for name in names)]:
+            (left / name).touch()
+        make_runner(folder, Trainer())
+        assert {file.name for file in left.iterdir()} == {
+            "search-0003.npz",
+            "partial-search-0003.npz",
+        }
+
+
 def test_divergence_is_still_told_by_the_first_loss(programs, spec):
     """It is the first batch's loss of the whole training, not of its rest."""
     position = interrupt(programs, spec)

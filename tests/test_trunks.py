@@ -308,6 +308,56 @@ def test_a_trial_whose_process_was_killed_is_proposed_once_more():
     assert third.values != first.values
 
 
+def test_a_cool_down_that_always_kills_its_process_does_not_either():
+    """Of a cell that was begun for its speed, whose trunk of full length is there."""
+    prices = Prices({16: 0.001, 512: 0.004})
+    world = World(schedules=("constant",), prices=prices)
+    oracle = world.make()
+    killed = []
+    for number in range(1, 200):
+        name = f"search-{number:04d}"
+        proposal = oracle.propose(name, known=None, bound=math.inf)
+        if isinstance(proposal, Stop):
+            break
+        of_speed = oracle._begun_for_its_speed()
+        is_cooled = bool(proposal.part and proposal.part.schedule)
+        if of_speed and is_cooled and proposal.values["batch_size"] == of_speed.batch_size:
+            killed.append(proposal)
+            oracle.forget(name)
+        else:
+            oracle.tell(name, proposal, world.train(name, proposal))
+    assert isinstance(proposal, Stop)
+    assert len(killed) == 2
+
+
+def test_what_was_begun_for_its_speed_stays_below_what_fits():
+    prices = Prices({16: 0.001, 512: 0.004})
+    world = World(schedules=("constant",), prices=prices)
+    oracle = world.make()
+    for number in range(1, 200):
+        name = f"search-{number:04d}"
+        size = (oracle._begun_for_its_speed() or Cell(1 << 20, 0.0)).batch_size
+        proposal = oracle.propose(name, known=None, bound=size)
+        if isinstance(proposal, Stop):
+            break
+        assert proposal.values["batch_size"] < size
+        oracle.tell(name, proposal, world.train(name, proposal))
+    assert size < 1 << 20
+    assert isinstance(proposal, Stop)
+
+
+def test_where_the_first_trainings_fail_another_is_made_while_something_is_left():
+    """Nothing is judged then, and nothing is a favorite."""
+    prices = Prices({16: 0.001, 512: 0.004}, start_seconds=1.0)
+    oracle = World(schedules=("constant",), prices=prices, start=(512, 0.0)).make()
+    first, second = (oracle.propose(f"search-000{k}", known=None, bound=math.inf) for k in (1, 2))
+    assert first.values != second.values
+    oracle.tell("search-0001", first, Told(0.1, "diverged"))
+    oracle.tell("search-0002", second, Told(0.1, "diverged"))
+    third = oracle.propose("search-0003", known=None, bound=math.inf)
+    assert third.values["learning_rate_octaves"] < first.values["learning_rate_octaves"]
+
+
 @pytest.mark.parametrize("dies", ["a batch size", "what goes on", "another schedule"])
 def test_a_training_that_always_kills_its_process_does_not_hold_up_the_search(dies):
     world = World()
@@ -395,7 +445,7 @@ def cells_of(base, octaves, rate):
     return hp, Premises(Prices(), baseline, setting)
 
 
-@pytest.mark.parametrize("rate", [1e-5, 0.0033, 0.01, 0.05, 0.1, 7.0])
+@pytest.mark.parametrize("rate", [1e-5, 0.0033, 0.01, 0.01 * 2**7e-7, 0.05, 0.1, 7.0])
 @pytest.mark.parametrize(
     ("base", "octaves"),
     [
@@ -406,6 +456,7 @@ def cells_of(base, octaves, rate):
         ((0.003, 0.007), [-5.0, 0.0, 5.0]),
         ([0.003, 0.03], [-1.0, 0.0, 1.0]),
         (None, (-0.7, 0.7)),
+        (None, (-1.0, 1.0)),
     ],
     ids=str,
 )

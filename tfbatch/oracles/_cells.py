@@ -81,7 +81,8 @@ class Cells:
         first = math.ceil((low - self.start - _WITHIN) / step)
         last = math.floor((high - self.start + _WITHIN) / step)
         found = (_key(self.start + step * k) for k in range(first, last + 1))
-        return tuple(rate for rate in found if abs(self._nearest(rate) - rate) <= _WITHIN)
+        # What is proposed for a rate must be found again as that rate, in a journal.
+        return tuple(rate for rate in found if _key(self._nearest(rate)) == rate)
 
     def values(self, cell: Cell, schedule: str | None = None) -> Values:
         """The active hyperparameters that mean a cell, with one of the schedules."""

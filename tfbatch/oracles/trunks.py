@@ -527,10 +527,12 @@ class Trunks:
 
     def _finish(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """The favorite to its end; then the space's other schedules at it."""
-        favorite = self._favorite()
+        favorite, total = self._favorite(), self._lengths.total
         if favorite is None:
-            return None
-        total = self._lengths.total
+            # The first ones have failed: without a whole training there is no answer.
+            if self._open() or self._left() <= 0:
+                return None
+            return self._step(self._nearest_to_baseline(allowed), total)
         if self._longest(favorite) < total:
             if self._is_busy(favorite):
                 return "wait"
@@ -551,14 +553,17 @@ class Trunks:
 
     def _last(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """The favorite whole, or without one the baseline's cell or what is nearest to it."""
-        size, rate = self._cells.reference, self._cells.start
-        favorite = self._favorite() or min(
-            allowed, key=lambda c: (abs(math.log2(c.batch_size / size)), abs(c.rate - rate), c)
-        )
+        favorite = self._favorite() or self._nearest_to_baseline(allowed)
         if self._is_busy(favorite):
             return "wait"
         is_whole = self._longest(favorite) == self._lengths.total
         return None if is_whole or self._is_full() else self._step(favorite, self._lengths.total)
+
+    def _nearest_to_baseline(self, allowed: Sequence[Cell]) -> Cell:
+        size, rate = self._cells.reference, self._cells.start
+        return min(
+            allowed, key=lambda c: (abs(math.log2(c.batch_size / size)), abs(c.rate - rate), c)
+        )
 
     def _faster(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
         """One faster cell whole: that of most speed times chance to be as good as the favorite."""
@@ -567,7 +572,7 @@ class Trunks:
             return None
         begun = self._begun_for_its_speed()
         if begun is not None:
-            return self._rest_of(begun)
+            return self._rest_of(begun) if begun in allowed else None
         own = self._prices.cost(favorite.batch_size, total)
         speeds = {cell: own / self._prices.cost(cell.batch_size, total) for cell in allowed}
         cells = [cell for cell, speed in speeds.items() if speed >= _FASTER]

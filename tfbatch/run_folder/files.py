@@ -62,6 +62,8 @@ WEIGHTS = "weights"
 """Weights that later steps of a run need."""
 CHECKPOINTS = "checkpoints"
 """Checkpoints of running trials."""
+PARTIAL = "partial-"
+"""How the name of a checkpoint begins that is being written."""
 STATES = "states"
 """End states of trials that others may go on from."""
 
@@ -84,7 +86,7 @@ def checkpoint_file(run_dir: Path, trial: str) -> Path:
 
 def partial_file(checkpoint: Path) -> Path:
     """Where a checkpoint is written before it is renamed into its place."""
-    return checkpoint.with_name(f"partial-{checkpoint.name}")
+    return checkpoint.with_name(f"{PARTIAL}{checkpoint.name}")
 
 
 def state_file(run_dir: Path, trial: str) -> Path:

@@ -165,10 +165,15 @@ class Search:
             self._announce()
             replayed = {trial.trial for trial in self._trials if trial.phase != "confirmation"}
         self._walls = self._trials.memory_walls_before()
-        for trial in self._runner.run_all(self._plan(stop_requested)):
-            self._finished(trial)
-            replayed.discard(trial.trial)
-            if not replayed:  # what was believed in the midst of them is no news
+        try:
+            for trial in self._runner.run_all(self._plan(stop_requested)):
+                self._finished(trial)
+                is_new = trial.trial not in replayed
+                replayed.discard(trial.trial)
+                if is_new or not replayed:  # what was believed in the midst of them is no news
+                    self._on_trial(self)
+        finally:
+            if replayed:
                 self._on_trial(self)
 
     def belief(self) -> Belief | None:
@@ -209,8 +214,13 @@ class Search:
             self._tried += spec.tries_another
             self._open[name], self._running[name] = proposal, spec
             if known is None:
-                self._open_trials.keep(self._open)
+                self._open_trials.keep(self._begun_before() | self._open)
             yield spec
+
+    def _begun_before(self) -> dict[str, Proposal]:
+        """What an earlier session has begun and nobody has ended: this one may end first."""
+        begun = self._open_trials.begun
+        return {name: one for name, one in begun.items() if self._trials.find(name) is None}
 
     def _spec(self, name: str, proposal: Proposal) -> TrialSpec:
         """The trial that is proposed.

@@ -7,15 +7,17 @@ be of no use, and what those others are might be proposed a second time.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import pydantic
 
-from tfbatch.errors import RunFolderError
+from tfbatch.errors import RunFolderError, SearchError
 from tfbatch.oracles import Proposal
 from tfbatch.run_folder.durable import FREE_SPACE
 from tfbatch.run_folder.files import OPEN_TRIALS
+from tfbatch.schema import as_plain
 
 _PROPOSALS = pydantic.TypeAdapter(dict[str, Proposal])
 
@@ -48,10 +50,21 @@ class OpenTrials:
 
         Raises:
             RunFolderError: It cannot be written.
+            SearchError: A proposal has values of a kind that no hyperparameter has.
         """
         partial = self._path.with_name(f".{self._path.name}.partial")
+        plain = {
+            name: dataclasses.replace(one, values=as_plain(dict(one.values)))
+            for name, one in proposals.items()
+        }
         try:
-            partial.write_bytes(_PROPOSALS.dump_json(dict(proposals)))
+            content = _PROPOSALS.dump_json(plain, warnings="error")
+        except ValueError as error:
+            raise SearchError(
+                f"The values of a proposal must be int, float, str or bool: {error}"
+            ) from error
+        try:
+            partial.write_bytes(content)
             partial.replace(self._path)
         except OSError as error:
             raise RunFolderError(

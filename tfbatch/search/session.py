@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.bench import Bench
+from tfbatch.configuration import Configuration
 from tfbatch.errors import RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.gpu_utilization import GpuSampler
@@ -28,6 +29,7 @@ from tfbatch.search.compiled_optimizer import fit_search
 from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import limit_memory
 from tfbatch.search.preparation import (
+    Prepared,
     check_baseline,
     check_comparable,
     check_length,
@@ -41,7 +43,7 @@ from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_length import settle_length
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import ModelDescription, check_optimizers
-from tfbatch.training.evaluation import measure_untrained
+from tfbatch.training.evaluation import Untrained, measure_untrained
 from tfbatch.training.node_check import NodeCheck
 from tfbatch.workers import Slot
 
@@ -93,105 +95,36 @@ def open_run(
             stop_requested=stop_requested,
         ) as ready,
     ):
-        subject, data, model, engine = ready.subject, ready.data, ready.model, ready.engine
-        num_examples = data.splits["train"]
-        request = dataclasses.replace(
-            request,
-            subject=subject,
-            search=_trainable(fit_search(request.search, model), model, progress),
-            # What was left to Keras is recorded as what it came to.
-            execution=dataclasses.replace(request.execution, jit_compile=model.jit_compile),
-        )
-        space = SearchSpace(
-            request.search.space,
-            num_examples=num_examples,
-            model_arguments=subject.model_arguments,
-            model_hyperparameters=model.hyperparameters,
-        )
-        check_baseline(subject, num_examples)
-        sizes = [*space.batch_sizes, subject.baseline.batch_size]
-        check_length(request.trial_length, sizes, num_examples)
-        check_for_length(request.for_length, request.trial_length, num_examples)
-        check_replicas(sizes, engine.devices.replicas)
-        _say_replicas(engine, space, progress)
-        if request.search.oracle.in_parts and model.begin_anew:
-            progress.say(callbacks_in_parts(model.begin_anew))
-        engine.call(check_optimizers, space.optimizer_options())
+        engine = ready.engine
+        request = _for_model(request, ready, progress)
+        space = _checked_space(request, ready, progress)
         stop_if(stop_requested)
         baseline = request.baseline_configuration(space.scaling_rule)
-        progress.doing("evaluating the untrained model")
-        untrained = engine.call(measure_untrained, baseline)
-        for note in untrained.notes:
-            progress.say(note)
-        names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
-        request.objective.check(names, untrained.directions)
-        check_comparable(request.objective, untrained, progress)
+        untrained = _measured_untrained(request, engine, baseline, progress)
+        spent = time.monotonic() - started
         request, trial_seconds = settle_length(
             request,
             engine=engine,
             baseline=baseline,
             batch_sizes=space.batch_sizes,
-            splits=data.splits,
+            splits=ready.data.splits,
             untrained=untrained,
-            left=math.inf
-            if request.max_minutes is None
-            else request.max_minutes * 60 - (time.monotonic() - started),
+            left=math.inf if request.max_minutes is None else request.max_minutes * 60 - spent,
             progress=progress,
         )
-        folder = RunFolder(
-            request.run_dir,
-            identity=request.identity(
-                records=data.identity,
-                model_source=_source_hash(code.build_model),
-                model_built=untrained.model_hash,
-                trial_examples=request.trial_length.examples(num_examples),
-                # Not in the files of runs before there was a choice.
-                **({} if data.data_on == "host" else {"data_on": data.data_on}),
-            ),
-            budget=request.budget(),
-            overwrite=request.overwrite,
-            lock=lock,
-        )
-        with (
-            folder,
-            report_at_the_end(folder.path, progress),
-            csv_at_the_end(folder.path, folder.journal.rows, progress.say),
-            contextlib.nullcontext()
-            if request.execution.cluster  # its processes are no descendants of this one
-            else _load_told(folder.path, progress, load_before),
-            contextlib.nullcontext()
-            if request.execution.cluster or engine.devices.kind == "CPU"
-            else _gpus_told(folder.path, progress),
-        ):
+        folder = _folder_of(request, ready, code, untrained, lock)
+        with folder, _noted(folder, request, engine, progress, load_before):
             engine.admit(
                 NodeCheck(
-                    data=data.identity,
+                    data=ready.data.identity,
                     model=untrained.model_hash,
                     baseline=baseline,
-                    data_dir=subject.data_dir,
-                    records_dir=subject.records_dir,
+                    data_dir=ready.subject.data_dir,
+                    records_dir=ready.subject.records_dir,
                     own_dir=lock.data,
                 )
             )
-            largest = None
-            if request.execution.memory_budget is not None:
-                bench = Bench(
-                    data=data,
-                    model=model,
-                    baseline=request.baseline_configuration(request.search.space.rule),
-                    process=engine,
-                    stall_seconds=request.execution.stall_minutes * 60,
-                    tell=progress.measuring,
-                    memory_seconds=request.execution.memory_seconds,
-                )
-                largest = limit_memory(
-                    bench,
-                    request.execution.memory_budget,
-                    space.batch_sizes,
-                    folder.path,
-                    progress,
-                )
-            run = Run(
+            yield Run(
                 request,
                 ready,
                 space,
@@ -201,10 +134,124 @@ def open_run(
                 started,
                 untrained,
                 build_model=code.build_model,
-                largest_batch_size=largest,
+                largest_batch_size=_largest_batch_size(request, ready, space, folder, progress),
                 trial_seconds=trial_seconds,
             )
-            yield run
+
+
+def _for_model(request: Request, ready: Prepared, progress: Progress) -> Request:
+    """What is asked, with what follows from the model."""
+    model = ready.model
+    return dataclasses.replace(
+        request,
+        subject=ready.subject,
+        search=_trainable(fit_search(request.search, model), model, progress),
+        # What was left to Keras is recorded as what it came to.
+        execution=dataclasses.replace(request.execution, jit_compile=model.jit_compile),
+    )
+
+
+def _checked_space(request: Request, ready: Prepared, progress: Progress) -> SearchSpace:
+    """The space of the search on this data.
+
+    Raises:
+        InputError: Sizes, lengths or an optimizer that data, devices or model cannot have.
+    """
+    subject, model, engine = ready.subject, ready.model, ready.engine
+    num_examples = ready.data.splits["train"]
+    space = SearchSpace(
+        request.search.space,
+        num_examples=num_examples,
+        model_arguments=subject.model_arguments,
+        model_hyperparameters=model.hyperparameters,
+    )
+    check_baseline(subject, num_examples)
+    sizes = [*space.batch_sizes, subject.baseline.batch_size]
+    check_length(request.trial_length, sizes, num_examples)
+    check_for_length(request.for_length, request.trial_length, num_examples)
+    check_replicas(sizes, engine.devices.replicas)
+    _say_replicas(engine, space, progress)
+    if request.search.oracle.in_parts and model.begin_anew:
+        progress.say(callbacks_in_parts(model.begin_anew))
+    engine.call(check_optimizers, space.optimizer_options())
+    return space
+
+
+def _measured_untrained(
+    request: Request, engine: Engine, baseline: Configuration, progress: Progress
+) -> Untrained:
+    """The untrained model, which knows the objective.
+
+    Raises:
+        InputError: It does not, or trials could not be compared by it.
+    """
+    progress.doing("evaluating the untrained model")
+    untrained = engine.call(measure_untrained, baseline)
+    for note in untrained.notes:
+        progress.say(note)
+    names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
+    request.objective.check(names, untrained.directions)
+    check_comparable(request.objective, untrained, progress)
+    return untrained
+
+
+def _folder_of(
+    request: Request, ready: Prepared, code: UserCode, untrained: Untrained, lock: RunLock
+) -> RunFolder:
+    """The run folder, not yet opened, with all that makes two runs comparable."""
+    data = ready.data
+    return RunFolder(
+        request.run_dir,
+        identity=request.identity(
+            records=data.identity,
+            model_source=_source_hash(code.build_model),
+            model_built=untrained.model_hash,
+            trial_examples=request.trial_length.examples(data.splits["train"]),
+            # Not in the files of runs before there was a choice.
+            **({} if data.data_on == "host" else {"data_on": data.data_on}),
+        ),
+        budget=request.budget(),
+        overwrite=request.overwrite,
+        lock=lock,
+    )
+
+
+@contextlib.contextmanager
+def _noted(
+    folder: RunFolder,
+    request: Request,
+    engine: Engine,
+    progress: Progress,
+    load_before: LoadSample,
+) -> Iterator[None]:
+    """What is written and told at the end of a run, however it ends."""
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.enter_context(report_at_the_end(folder.path, progress))
+        at_the_end.enter_context(csv_at_the_end(folder.path, folder.journal.rows, progress.say))
+        if not request.execution.cluster:  # its processes are no descendants of this one
+            at_the_end.enter_context(_load_told(folder.path, progress, load_before))
+            if engine.devices.kind != "CPU":
+                at_the_end.enter_context(_gpus_told(folder.path, progress))
+        yield
+
+
+def _largest_batch_size(
+    request: Request, ready: Prepared, space: SearchSpace, folder: RunFolder, progress: Progress
+) -> int | None:
+    """The largest one that fits, where it is to be measured; None where it is not."""
+    execution = request.execution
+    if execution.memory_budget is None:
+        return None
+    bench = Bench(
+        data=ready.data,
+        model=ready.model,
+        baseline=request.baseline_configuration(request.search.space.rule),
+        process=ready.engine,
+        stall_seconds=execution.stall_minutes * 60,
+        tell=progress.measuring,
+        memory_seconds=execution.memory_seconds,
+    )
+    return limit_memory(bench, execution.memory_budget, space.batch_sizes, folder.path, progress)
 
 
 def _trainable(search: SearchConfig, model: ModelDescription, progress: Progress) -> SearchConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tfbatch.oracles import Part
 from tfbatch.request.execution import MAX_STATE_GB
 from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
 from tfbatch.run_folder.files import (
+    CHECKPOINTS,
+    PARTIAL,
     checkpoint_file,
     curves_name,
     kept_weights,
@@ -47,6 +50,8 @@ from tfbatch.trial.outcome import (
 )
 from tfbatch.trial.trials import Trials
 
+_ANCESTOR = re.compile("-(?=search-|baseline)")
+"""What follows in the name of a checkpoint is an ancestor that a trial trains again."""
 _ASK_SECONDS = 1.0
 
 
@@ -105,6 +110,7 @@ class TrialRunner:
         )
         for trial in self._without_row():
             self._log(trial, self._spec_of(trial))
+        self._remove_left_checkpoints()
 
     @property
     def total_examples(self) -> int:
@@ -304,6 +310,13 @@ class TrialRunner:
         self._engine.start(spec)
         self._running[spec.trial] = spec
 
+    def _remove_left_checkpoints(self) -> None:
+        """Those of finished trials: their process was killed before it could remove them."""
+        for file in (self._folder.path / CHECKPOINTS).glob("*.npz"):
+            of = file.stem.removeprefix(PARTIAL)
+            if self.trials.find(_ANCESTOR.split(of, maxsplit=1)[0]):
+                file.unlink(missing_ok=True)
+
     def _better_than_best(self) -> BetterThan | None:
         best = self.trials.searched().best()
         if best is None or best.score is None:
@@ -344,9 +357,7 @@ class TrialRunner:
         outcome = final_status(outcome, self._objective)
         finished = self._write(spec, outcome)
         # Only now: until the journal's line is on disk nothing else has the training.
-        for checkpoint in filter(None, (spec.checkpoint_file, spec.parents_checkpoint_file)):
-            checkpoint.unlink(missing_ok=True)
-            partial_file(checkpoint).unlink(missing_ok=True)  # of a process that was killed
+        _remove_checkpoints(spec)
         if spec.phase != "confirmation":
             self._keep_best_weights()
         # A parent whose state is gone is trained again, perhaps from that of its own parent.
@@ -447,6 +458,16 @@ class TrialRunner:
             trial = searched.find(name)
             if trial and (best is None or trial.trial != best.trial):
                 file.unlink(missing_ok=True)
+
+
+def _remove_checkpoints(spec: TrialSpec) -> None:
+    """Those of a trial, and of its ancestors that it trained again; a kill leaves halves of one."""
+    while spec.checkpoint_file:
+        spec.checkpoint_file.unlink(missing_ok=True)
+        partial_file(spec.checkpoint_file).unlink(missing_ok=True)
+        if spec.parent is None:
+            break
+        spec = dataclasses.replace(spec.parent, checkpoint_file=spec.parents_checkpoint_file)
 
 
 def _is_own(curves: str, trial: str) -> bool:
