@@ -261,6 +261,14 @@ def test_only_whole_trainings_of_full_length_are_compared_for_the_answer(tmp_pat
     assert answer.recommended.total_examples == TOTAL_EXAMPLES
 
 
+def test_where_parts_alone_completed_the_reason_is_that_none_is_whole(tmp_path, halving):
+    trainer = PartTrainer({"baseline": "error"})
+    stopped = lambda: len(trainer.ran) >= 3  # noqa: E731
+    trials = search(tmp_path / "run", trainer, config_of(halving), session=stopped)
+    with pytest.raises(SearchError, match=r"No trial was trained to the run's length.*: 2 of 3"):
+        find_answer(trials, batch_sizes=2)
+
+
 def test_branches_and_short_trainings_are_not_of_full_length():
     baseline = finished("baseline", BASELINE, phase="baseline")
     row = finished("search-0001", BASELINE, loss=0.1).row

@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from search_fixtures import ACCURACY, BASELINE, LOSS, finished, make_config
+from search_fixtures import ACCURACY, BASELINE, LOSS, finished, make_config, outcome
 from search_fixtures import NUM_EXAMPLES as TRAIN
 from search_fixtures import TOTAL_EXAMPLES as TOTAL
 
@@ -97,6 +97,16 @@ def test_stages_end_one_after_another():
         ("search", 3, 2.5, 8.0),
         ("verification", 1, 1.0, 9.0),
     ]
+
+
+def test_a_part_that_is_rehearsed_has_the_seconds_of_its_training_so_far():
+    """As in a journal; on the clock it takes its own alone."""
+    first = TrialSpec("search-0001", "search", 1, BASELINE, TOTAL, TRAIN, to_examples=640)
+    second = dataclasses.replace(first, trial="search-0002", to_examples=1280, parent=first)
+    engine = RehearsedEngine(TWO, lambda spec: 10.0, outcome)
+    engine.start(second)
+    ((_, ended),) = engine.wait()
+    assert (ended.seconds, engine.time) == (20.0, 10.0)
 
 
 class Slow:

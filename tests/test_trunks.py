@@ -142,6 +142,21 @@ class World:
             oracle.tell(name, proposal, self.train(name, proposal))
         return None
 
+    def search_killed(self, oracle, kills):
+        """One worker, whose process some proposals end; those, each as often as it was made."""
+        killed = []
+        for number in range(1, 200):
+            name = f"search-{number:04d}"
+            proposal = oracle.propose(name, known=None, bound=math.inf)
+            if isinstance(proposal, Stop):
+                return killed
+            if kills(proposal):
+                killed.append(proposal)
+                oracle.forget(name)
+            else:
+                oracle.tell(name, proposal, self.train(name, proposal))
+        raise AssertionError(f"it never ends: {killed[-1]}")
+
     def search_beside(self, oracle, workers):
         """Several workers, whose trials end in any order; what was said when none was left."""
         running, number, rng = {}, 0, np.random.default_rng(workers)
@@ -308,28 +323,6 @@ def test_a_trial_whose_process_was_killed_is_proposed_once_more():
     assert third.values != first.values
 
 
-def test_a_cool_down_that_always_kills_its_process_does_not_either():
-    """Of a cell that was begun for its speed, whose trunk of full length is there."""
-    prices = Prices({16: 0.001, 512: 0.004})
-    world = World(schedules=("constant",), prices=prices)
-    oracle = world.make()
-    killed = []
-    for number in range(1, 200):
-        name = f"search-{number:04d}"
-        proposal = oracle.propose(name, known=None, bound=math.inf)
-        if isinstance(proposal, Stop):
-            break
-        of_speed = oracle._begun_for_its_speed()
-        is_cooled = bool(proposal.part and proposal.part.schedule)
-        if of_speed and is_cooled and proposal.values["batch_size"] == of_speed.batch_size:
-            killed.append(proposal)
-            oracle.forget(name)
-        else:
-            oracle.tell(name, proposal, world.train(name, proposal))
-    assert isinstance(proposal, Stop)
-    assert len(killed) == 2
-
-
 def test_what_was_begun_for_its_speed_stays_below_what_fits():
     prices = Prices({16: 0.001, 512: 0.004})
     world = World(schedules=("constant",), prices=prices)
@@ -358,31 +351,35 @@ def test_where_the_first_trainings_fail_another_is_made_while_something_is_left(
     assert third.values["learning_rate_octaves"] < first.values["learning_rate_octaves"]
 
 
-@pytest.mark.parametrize("dies", ["a batch size", "what goes on", "another schedule"])
+KILLS = {
+    "a batch size": lambda p: p.values["batch_size"] == 128,
+    "what goes on": lambda p: bool(p.part and p.part.parent and p.part.to_examples),
+    "another schedule": lambda p: p.values["schedule"] == "cosine",
+}
+
+
+@pytest.mark.parametrize("dies", KILLS)
 def test_a_training_that_always_kills_its_process_does_not_hold_up_the_search(dies):
     world = World()
     oracle = world.make(trainings=6)
-    killed = []
-    for number in range(1, 100):
-        name = f"search-{number:04d}"
-        proposal = oracle.propose(name, known=None, bound=math.inf)
-        if isinstance(proposal, Stop):
-            break
-        part = proposal.part
-        if {
-            "a batch size": proposal.values["batch_size"] == 128,
-            "what goes on": bool(part and part.parent and part.to_examples),
-            "another schedule": proposal.values["schedule"] == "cosine",
-        }[dies]:
-            killed.append(proposal)
-            oracle.forget(name)
-        else:
-            oracle.tell(name, proposal, world.train(name, proposal))
-    assert isinstance(proposal, Stop)
+    killed = world.search_killed(oracle, KILLS[dies])
     assert killed
     assert all(killed.count(one) == 2 for one in killed)
     if dies == "another schedule":
         assert regret(answered(oracle)) < 0.2, "it costs the trunk's cell nothing"
+
+
+def test_a_cool_down_that_always_kills_its_process_does_not_hold_up_the_search():
+    """Of a cell that was begun for its speed, whose trunk of full length is there."""
+    world = World(schedules=("constant",), prices=Prices({16: 0.001, 512: 0.004}))
+    oracle = world.make()
+
+    def kills(proposal):
+        cell = oracle._begun_for_its_speed()
+        is_cooled = bool(proposal.part and proposal.part.schedule)
+        return bool(cell) and is_cooled and proposal.values["batch_size"] == cell.batch_size
+
+    assert len(world.search_killed(oracle, kills)) == 2
 
 
 @pytest.mark.parametrize("status", ["diverged", "oom", "timeout", "error"])
