@@ -36,7 +36,8 @@ from replay.searches import ENGINES, Make, Task, make_search
 from replay.table import Metric, Table
 from search_replay import TABLES, results_of, run
 
-from tfbatch.oracles._cells import Cell, Cells
+from tfbatch.oracles._cell_ranking import CellRanking
+from tfbatch.oracles._cells import Cells
 from tfbatch.oracles._lengths import Training as Asked
 from tfbatch.oracles.trunks import Settings, Trunks
 
@@ -113,16 +114,16 @@ class PortfolioFirst(Trunks):
         )
         self._portfolio = portfolio
 
-    def _bracket(self, allowed: Sequence[Cell]) -> Asked | Literal["wait"] | None:
+    def _bracket(self, ranking: CellRanking) -> Asked | Literal["wait"] | None:
         wanted = []
         for octaves, rate in self._portfolio:
             size = round(self._cells.reference * 2.0**octaves)
-            if size in self._cells.sizes and self._lengths_of(size):
-                own = (cell for cell in allowed if cell.batch_size == size)
+            if size in self._cells.sizes and self._lengths.judged(size):
+                own = ranking.of_size(size)
                 near = min(own, key=lambda c: abs(c.rate - self._cells.start - rate), default=None)
-                if near is not None and not self._longest(near):
-                    wanted.append((near, self._lengths_of(size)[0]))
-        return self._first_free(wanted) or super()._bracket(allowed)
+                if near is not None and not self._made.longest(near):
+                    wanted.append((near, self._lengths.judged(size)[0]))
+        return self._first_free(wanted) or super()._bracket(ranking)
 
 
 def with_portfolio(portfolio: Sequence[Place], **settings: bool) -> Make:

@@ -388,7 +388,7 @@ def test_a_rate_is_too_high_only_where_it_diverged(status):
     failed = Proposal({"batch_size": 256, "learning_rate_octaves": 0.0, "schedule": "wsd"})
     oracle.propose("search-0001", known=failed, bound=math.inf)
     oracle.tell("search-0001", failed, Told(0.1, status))
-    allowed = oracle._allowed()
+    allowed = oracle._ranking.allowed
     assert Cell(256, 0.0) not in allowed
     higher = [Cell(256, 1.0), Cell(256, 3.0), Cell(128, 1.0), Cell(64, 2.0)]
     assert [cell in allowed for cell in higher] == [status != "diverged"] * 4
@@ -414,13 +414,13 @@ def test_what_runs_is_paid_once():
     first = oracle.propose("search-0001", known=None, bound=math.inf)
     cell = Cell(first.values["batch_size"], first.values["learning_rate_octaves"])
     assert first.part.to_examples < TOTAL
-    assert oracle._spent() + oracle._cost(cell, TOTAL) == TOTAL
+    assert oracle._made.spent() + oracle._made.cost(cell, TOTAL) == TOTAL
     oracle.tell("search-0001", first, Told(0.5))
     whole = dataclasses.replace(first, part=Part(parent="search-0001"), seed=None)
-    assert oracle._cost(cell, TOTAL) > 0
+    assert oracle._made.cost(cell, TOTAL) > 0
     oracle.propose("search-0002", known=whole, bound=math.inf)
-    assert oracle._cost(cell, TOTAL) == 0
-    assert oracle._spent() == TOTAL
+    assert oracle._made.cost(cell, TOTAL) == 0
+    assert oracle._made.spent() == TOTAL
 
 
 def cells_of(base, octaves, rate):

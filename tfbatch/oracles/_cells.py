@@ -57,6 +57,7 @@ class Cells:
         self._setting = premises.setting
         self._base, self._octaves = by_name.get(BASE_RATE), by_name.get(OCTAVES)
         self._searches_size = BATCH_SIZE in by_name
+        self._learning_rates: dict[tuple[Cell, str | None], float | None] = {}
         any_setting = premises.setting(self._held({}))
         baseline = premises.baseline
         fallback = any_setting or baseline
@@ -69,6 +70,13 @@ class Cells:
         wanted = baseline.batch_size if baseline else self.sizes[len(self.sizes) // 2]
         self.reference = min(self.sizes, key=lambda size: (abs(math.log2(size / wanted)), size))
         self.start = self._start(baseline)
+
+    def learning_rate(self, cell: Cell, schedule: str | None) -> float | None:
+        """The peak rate that a cell means; None where nobody says what a proposal means."""
+        if (cell, schedule) not in self._learning_rates:
+            setting = self.setting(cell, schedule)
+            self._learning_rates[cell, schedule] = setting.learning_rate if setting else None
+        return self._learning_rates[cell, schedule]
 
     def rates(self, *, step: float) -> tuple[float, ...]:
         """The rates of the space, ascending: its own list, or from `start` in steps of octaves.

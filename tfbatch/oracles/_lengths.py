@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from tfbatch.oracles._cells import Cell
 from tfbatch.oracles._oracle import Part, Setting
+from tfbatch.oracles._prices import NO_PRICES, Prices
 from tfbatch.schema import Named
 
 Kind = Literal["trunk", "cooled", "whole", "short"]
 COOL_DOWN = Named(name="linear")
 STABLE = ("wsd", "constant")
 """Schedules with a stable phase that shorter trainings branch off from, the better one first."""
+_NEARLY = 0.7
+"""A length that costs so much of the whole is none: its parts are started and evaluated, too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Lengths:
         schedule: Name of the space's first schedule.
         cool_down: Share of a length that cools down, for a trunk that never does.
         fewest_updates: A shorter training of fewer updates judges nothing.
+        prices: What training costs.
     """
 
     def __init__(
@@ -59,12 +63,14 @@ class Lengths:
         schedule: str | None,
         cool_down: float,
         fewest_updates: int,
+        prices: Prices = NO_PRICES,
     ):
         self.total = total
         self.trunk = trunk
         self.schedule = trunk or schedule
         self._lengths = tuple(round(share * total) for share in shares)
-        self._fewest = fewest_updates
+        self._fewest, self._prices = fewest_updates, prices
+        self._judged: dict[int, tuple[int, ...]] = {}
         self._ends_itself = trunk == "wsd"
         self._warmup = math.ceil(total * setting.warmup_fraction) if setting else 0
         share = cool_down
@@ -74,7 +80,20 @@ class Lengths:
         self._share = share
 
     def judged(self, batch_size: int) -> tuple[int, ...]:
-        """The lengths at which a batch size can be judged, ascending."""
+        """The lengths at which a batch size is judged, ascending."""
+        if batch_size not in self._judged:
+            possible = self._possible(batch_size)
+            cell = Cell(batch_size, 0.0)
+            whole = self.cost(cell, self.total) if self.total in possible else math.inf
+            self._judged[batch_size] = tuple(
+                length
+                for length in possible
+                if length == self.total or self.cost(cell, length) <= _NEARLY * whole
+            )
+        return self._judged[batch_size]
+
+    def _possible(self, batch_size: int) -> tuple[int, ...]:
+        """Those with updates enough."""
         found = [
             length
             for length in self._lengths[:-1]
@@ -121,6 +140,30 @@ class Lengths:
         start = 0 if parent is None else self._end(size, parent)
         end = training.length
         return (self._end(size, end) if training.kind == "trunk" else end) - start
+
+    def cost(
+        self,
+        cell: Cell,
+        length: int,
+        *,
+        trunks: Sequence[int] = (),
+        running: Collection[Training] = (),
+    ) -> float:
+        """What it takes to judge a cell at a length.
+
+        Args:
+            cell: The cell.
+            length: One of `judged`.
+            trunks: Lengths whose trunks are there.
+            running: Trainings of the cell that are being made, and are paid.
+        """
+        there = [*trunks, *(one.length for one in running if one.kind == "trunk")]
+        total = 0.0
+        for training in self.missing(cell, length, trunks=there):
+            if training not in running:
+                total += self._prices.cost(cell.batch_size, self.examples(training, there))
+            there.append(training.length)
+        return total
 
     def part(self, training: Training, parent: str | None) -> Part | None:
         """The part of a training that it is; None for a whole one from the beginning."""

@@ -9,22 +9,20 @@ cost.
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import math
 import statistics
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
 import threadpoolctl
 from pydantic import Field, field_validator
-from scipy import special
 
-from tfbatch.estimators.rate_surface import RateSurface, SurfacePoint, SurfacePrior, as_error
+from tfbatch.estimators.rate_surface import SurfacePrior
 from tfbatch.metric_direction import Direction
+from tfbatch.oracles._cell_ranking import OCTAVE, CellRanking, RankingRules
 from tfbatch.oracles._cells import Cell, Cells
 from tfbatch.oracles._lengths import COOL_DOWN, STABLE, Lengths, Training
+from tfbatch.oracles._made_trainings import MadeTrainings
 from tfbatch.oracles._oracle import (
     NOTHING_KNOWN,
     Belief,
@@ -40,19 +38,14 @@ from tfbatch.oracles._oracle import (
 if TYPE_CHECKING:
     import keras_tuner
 
-_OCTAVE = 1.0
 _LADDER = 2.0
 """Octaves between the batch sizes that are each judged before any is left."""
-_TOLD = 1.64
 _SEED = 1
 """The number that all trainings have: paired, they differ by less than by chance."""
 _USUAL_BRACKET = 4
-_NEARLY = 0.7
 _FASTER = 1.1
 _SOME_CHANCE = 0.25
 """A cell that is faster by less, or as good with less of a chance, is not trained for its speed."""
-_KILLED = 2
-"""A training whose process has ended so often, for whatever reason, is not proposed again."""
 _STAGES = ("learning rates", "batch sizes and learning rates", "schedules")
 _LAST_STAGE = "a faster batch size"
 
@@ -131,21 +124,6 @@ class Settings(OracleSettings):
         )
 
 
-@dataclasses.dataclass
-class _Made:
-    """A training that was proposed.
-
-    Attributes:
-        training: What it is.
-        for_speed: Whether it is whole, and faster than the answer of then, which was whole, too.
-        told: What it came to; None while it is open.
-    """
-
-    training: Training
-    for_speed: bool = False
-    told: Told | None = None
-
-
 class Trunks:
     """Proposes what follows from the trials that were proposed and told so far, and nothing else.
 
@@ -180,17 +158,11 @@ class Trunks:
             schedule=names[0] if names else None,
             cool_down=settings.cool_down,
             fewest_updates=settings.fewest_updates,
+            prices=self._prices,
         )
-        self._rates = cells.rates(step=_OCTAVE)
-        self._made: dict[str, _Made] = {}
-        self._killed = collections.Counter[Training]()
+        self._rates = cells.rates(step=OCTAVE)
+        self._made = MadeTrainings(self._lengths, self._prices)
         self._most_trials = premises.max_trials or math.inf
-        self._tried = 0
-        self._known_lengths: dict[int, tuple[int, ...]] = {}
-        self._known_rates: dict[Cell, float | None] = {}
-        self._fitted: RateSurface | None = None
-        self._chosen: list[Cell | None] = []
-        self._bound = math.inf
         self._own_schedule = premises.baseline.schedule.name if premises.baseline else None
         baseline = premises.baseline.batch_size if premises.baseline else cells.reference
         # Where the baseline is the cheapest, its price would buy no training of another size.
@@ -198,7 +170,11 @@ class Trunks:
         usual = statistics.median(costs or [0.0])
         self._one_training = max(self._prices.cost(baseline, total_examples), usual)
         self._baseline_told = premises.baseline_told or (lambda: None)
-        self._prior = self._expected()
+        self._rules = RankingRules(
+            direction, self._expected(), caution=settings.caution, bounded=settings.bounded
+        )
+        self._bound = math.inf
+        self._ranking = self._rank()
 
     def propose(
         self, trial: str, *, known: Proposal | None, bound: float
@@ -206,40 +182,47 @@ class Trunks:
         """See Oracle."""
         if bound != self._bound:
             self._bound = bound
-            self._changed()
+            self._ranking = self._rank()
         with threadpoolctl.threadpool_limits(1):
             found = self._training(known) if known else self._next()
             if not isinstance(found, Training):
                 return found
             for_speed = self._is_for_speed(found)
         proposal = known or self._proposal(found)
-        self._made[trial] = _Made(found, for_speed)
-        self._tried += proposal.part is None or proposal.part.parent is None
-        self._changed()
+        is_new = proposal.part is None or proposal.part.parent is None
+        self._made.add(trial, found, for_speed=for_speed, is_new=is_new)
+        self._ranking = self._rank()
         return proposal
 
     def tell(self, trial: str, proposal: Proposal, told: Told) -> None:
         """See Oracle."""
         del proposal
-        self._made[trial].told = told
-        self._changed()
+        self._made.tell(trial, told)
+        self._ranking = self._rank()
 
     def forget(self, trial: str) -> None:
         """See Oracle: it is proposed once more."""
-        self._killed[self._made.pop(trial).training] += 1
-        self._changed()
+        self._made.forget(trial)
+        self._ranking = self._rank()
 
-    def _changed(self) -> None:
-        self._fitted, self._chosen = None, []
-
-    # What was made.
+    def _rank(self) -> CellRanking:
+        """The cells as they stand now."""
+        return CellRanking(
+            self._made,
+            self._cells,
+            self._lengths,
+            self._rules,
+            bound=self._bound,
+            bracket_size=self._bracket_size(),
+            is_full=self._is_full(),
+        )
 
     def _proposal(self, training: Training) -> Proposal:
-        parent = self._lengths.parent(training, self._trunks(training.cell))
+        parent = self._lengths.parent(training, self._made.trunks(training.cell))
         values = self._cells.values(training.cell, training.schedule)
         name = None
         if parent is not None:
-            name = self._trunk_name(training.cell, parent)
+            name = self._made.trunk_name(training.cell, parent)
         return Proposal(
             values,
             self._lengths.part(training, name),
@@ -250,134 +233,13 @@ class Trunks:
         schedule = str(known.values.get("schedule", self._lengths.schedule))
         return self._lengths.training(self._cells.cell(known.values), schedule, known.part)
 
-    def _trunk_name(self, cell: Cell, length: int) -> str:
-        return next(
-            name
-            for name, made in self._made.items()
-            if made.training.kind == "trunk"
-            and (made.training.cell, made.training.length) == (cell, length)
-            and made.told
-            and made.told.completed
-        )
-
-    def _trunks(self, cell: Cell) -> list[int]:
-        """Lengths of the trunks of a cell that others can go on from."""
-        return [
-            made.training.length
-            for made in self._of(cell)
-            if made.training.kind == "trunk" and made.told and made.told.completed
-        ]
-
-    def _of(self, cell: Cell) -> list[_Made]:
-        return [made for made in self._made.values() if made.training.cell == cell]
-
-    def _open(self) -> list[Training]:
-        return [made.training for made in self._made.values() if made.told is None]
-
-    def _is_busy(self, cell: Cell) -> bool:
-        return any(made.told is None for made in self._of(cell))
-
-    def _failed(self, *, diverged: bool = False) -> set[Cell]:
-        """Cells that did not complete; a schedule that fails says nothing of the trunk.
-
-        Args:
-            diverged: Those alone whose rate was too high.
-        """
-        own = self._lengths.schedule
-        return {
-            made.training.cell
-            for made in self._made.values()
-            if made.told and not made.told.completed and made.training.schedule == own
-            if made.told.status == "diverged" or not diverged
-        }
-
-    def _lost(self) -> set[Cell]:
-        """Cells whose process was killed again and again in one training."""
-        own = self._lengths.schedule
-        return {t.cell for t, n in self._killed.items() if n >= _KILLED and t.schedule == own}
-
-    def _begun(self) -> set[Cell]:
-        return {made.training.cell for made in self._made.values()}
-
-    def _judged(self) -> list[tuple[Training, float]]:
-        """The trainings by which cells are compared, with their scores."""
-        own = self._lengths.schedule
-        return [
-            (made.training, made.told.score)
-            for made in self._made.values()
-            if made.told
-            and made.told.completed
-            and made.training.kind != "trunk"
-            and made.training.schedule == own
-        ]
-
-    def _longest(self, cell: Cell) -> int:
-        """The longest length at which a cell was judged; 0 for none."""
-        return max((t.length for t, _ in self._judged() if t.cell == cell), default=0)
-
-    def _lengths_of(self, size: int) -> tuple[int, ...]:
-        """Where a batch size is judged: a length that costs nearly as much as the whole is none.
-
-        Starting and evaluating two parts can cost more than a whole training that is short.
-        """
-        if size not in self._known_lengths:
-            total, cell = self._lengths.total, Cell(size, self._cells.start)
-            judged = self._lengths.judged(size)
-            whole = self._cost(cell, total, trunks=()) if total in judged else math.inf
-            self._known_lengths[size] = tuple(
-                length
-                for length in judged
-                if length == total or self._cost(cell, length, trunks=()) <= _NEARLY * whole
-            )
-        return self._known_lengths[size]
-
-    # What is known of the rates.
-
-    def _allowed(self) -> list[Cell]:
-        """Cells that may be tried: in memory, and at a rate that is not known to be too high.
-
-        Where no other configuration may be tried, those that were begun.
-        """
-        left_out = self._failed() | self._lost()
-        diverged = self._failed(diverged=True)
-        survived = {t.cell for t, _ in self._judged()}
-        begun = self._begun() if self._is_full() else None
-        return [
-            cell
-            for size in self._cells.sizes
-            if size < self._bound and self._lengths_of(size)
-            for rate in self._rates
-            if (cell := Cell(size, rate)) not in left_out and (begun is None or cell in begun)
-            if self._is_in_reach(cell, diverged, survived)
-        ]
-
     def _is_full(self) -> bool:
         """Whether as many configurations were begun as the search may try."""
-        return self._tried >= self._most_trials
+        return self._made.tried >= self._most_trials
 
     def _is_last(self) -> bool:
         """Whether the next is the last one that may be tried: without trunks each length is one."""
-        return self._lengths.trunk is None and self._tried >= self._most_trials - 1
-
-    def _is_in_reach(self, cell: Cell, diverged: set[Cell], survived: set[Cell]) -> bool:
-        if any(f.batch_size == cell.batch_size and f.rate <= cell.rate for f in diverged):
-            return False
-        rate = self._rate_of(cell)
-        if rate is None or not self._settings.bounded:
-            return True
-        # Noise makes a rate that is too high for a batch too high for every smaller one.
-        for other in diverged:
-            if other.batch_size > cell.batch_size and (self._rate_of(other) or math.inf) <= rate:
-                return False
-        trained = [self._rate_of(one) or 0.0 for one in survived]
-        highest = max(trained, default=math.inf)
-        return rate <= 2.0 * highest * (1 + 1e-9)
-
-    def _rate_of(self, cell: Cell) -> float | None:
-        if cell not in self._known_rates:
-            setting = self._cells.setting(cell, self._lengths.schedule)
-            self._known_rates[cell] = setting.learning_rate if setting else None
-        return self._known_rates[cell]
+        return self._lengths.trunk is None and self._made.tried >= self._most_trials - 1
 
     def _expected(self) -> SurfacePrior:
         """The optimum rises as B^0.8 for SGD, whose rule is linear, and as B^0.6 for all others."""
@@ -387,67 +249,22 @@ class Trunks:
             slope = (0.8 if exponent > 0.75 else 0.6) - exponent
         return SurfacePrior(center=self._cells.start, slope=slope)
 
-    def _point(self, cell: Cell, length: int, *, run: bool = True) -> SurfacePoint:
-        """Where a training lies; or, where it is no run, the mean over all seeds."""
-        return SurfacePoint(
-            batch=math.log2(cell.batch_size / self._cells.reference),
-            rate=cell.rate,
-            remaining=math.log2(self._lengths.total / length),
-            run=str(cell) if run else "",
-        )
-
-    def _full(self, cells: Sequence[Cell]) -> list[SurfacePoint]:
-        return [self._point(cell, self._lengths.total, run=False) for cell in cells]
-
-    def _surface(self) -> RateSurface | None:
-        """The surface of all that was judged; what is open counts as what is expected of it."""
-        if self._fitted is None:
-            self._fitted = self._fit()
-        return self._fitted
-
-    def _fit(self) -> RateSurface | None:
-        judged = self._judged()
-        if not judged:
-            return None
-        points = [self._point(t.cell, t.length) for t, _ in judged]
-        values = list(as_error([score for _, score in judged], self._direction))
-        prior = dataclasses.replace(self._prior, origin=self._origin())
-        surface = RateSurface(prior, points, values)
-        own = self._lengths.schedule
-        running = {(t.cell, t.length) for t in self._open() if t.schedule == own}
-        if not running:
-            return surface
-        more = [self._point(*one) for one in sorted(running)]
-        return RateSurface(
-            prior, points + more, [*values, *surface.mean(more)], noise=surface.noise
-        )
-
-    def _origin(self) -> float:
-        """The best rate of the bracket, seen from the reference batch size."""
-        size = self._reference()
-        scores = self._scores_at(size, self._lengths_of(size)[0]) if size is not None else {}
-        if size is None or not scores:
-            return self._cells.start
-        best = min(scores, key=lambda rate: scores[rate])
-        return best - self._prior.slope * math.log2(size / self._cells.reference)
-
     # What is next.
 
     def _next(self) -> Training | Stop | None:
-        allowed = self._allowed()
-        if not allowed:
-            return None if self._open() else Stop("No cell of the space can be trained.")
+        if not self._ranking.allowed:
+            return None if self._made.open() else Stop("No cell of the space can be trained.")
         stages = (self._bracket, self._ladder, self._explore, self._finish, self._faster)
         for stage in (self._last,) if self._is_last() else stages:
-            found = stage(allowed)
+            found = stage(self._ranking)
             if isinstance(found, Training | Stop):
                 return found
             if found == "wait":
                 return None
-        return None if self._open() else Stop(self._why())
+        return None if self._made.open() else Stop(self._why())
 
     def _why(self) -> str:
-        spent = self._spent() / self._one_training
+        spent = self._made.spent() / self._one_training
         if self._left() < self._prices.cost(self._cells.reference, self._lengths.total):
             return f"The search has cost {spent:.1f} whole trainings, and ends."
         return (
@@ -457,17 +274,17 @@ class Trunks:
 
     def _step(self, cell: Cell, length: int) -> Training:
         """The next training on the way to judging a cell at a length."""
-        return self._lengths.missing(cell, length, trunks=self._trunks(cell))[0]
+        return self._lengths.missing(cell, length, trunks=self._made.trunks(cell))[0]
 
-    def _bracket(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+    def _bracket(self, ranking: CellRanking) -> Training | Literal["wait"] | None:
         """Rates an octave apart at one batch size, until it falls off on both sides."""
-        size = self._reference()
+        size = self._bracket_size()
         if not self._settings.bracket or size is None:
             return None
-        length = self._lengths_of(size)[0]
-        scores = self._scores_at(size, length)
+        length = self._lengths.judged(size)[0]
+        scores = ranking.scores_at(size, length)
         start = min(
-            (cell for cell in allowed if cell.batch_size == size),
+            ranking.of_size(size),
             key=lambda cell: (abs(cell.rate - self._cells.start), cell.rate),
             default=None,
         )
@@ -477,43 +294,42 @@ class Trunks:
         if scores:
             best = min(scores, key=lambda rate: scores[rate])
             wanted = self._neighbors(size, best)
-        elif self._is_busy(start):
+        elif self._made.is_busy(start):
             wanted = self._neighbors(size, start.rate)
-        missing = [c for c in wanted if c in allowed and c.rate not in scores]
+        missing = [c for c in wanted if c in ranking.allowed and c.rate not in scores]
         return self._first_free([(cell, length) for cell in missing])
 
-    def _ladder(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+    def _ladder(self, ranking: CellRanking) -> Training | Literal["wait"] | None:
         """Each batch size of the ladder at its expected rate, the cheapest first."""
-        surface = self._surface()
+        surface = ranking.surface
         if surface is None:
             return None
         rungs = []
-        for size in self._missing_rungs(allowed):
-            own = [cell for cell in allowed if cell.batch_size == size]
-            best = own[int(surface.mean(self._full(own)).argmin())]
-            rungs.append((best, self._lengths_of(size)[0]))
+        for size in self._missing_rungs(ranking.allowed):
+            best = ranking.expected_best(ranking.of_size(size), surface)
+            rungs.append((best, self._lengths.judged(size)[0]))
         dear = self._settings.rung * self._one_training
-        rungs = [one for one in rungs if self._cost(*one) <= dear]
-        return self._first_free(sorted(rungs, key=lambda one: self._cost(*one)))
+        rungs = [one for one in rungs if self._made.cost(*one) <= dear]
+        return self._first_free(sorted(rungs, key=lambda one: self._made.cost(*one)))
 
-    def _explore(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+    def _explore(self, ranking: CellRanking) -> Training | Literal["wait"] | None:
         """What improves the answer most for its cost."""
-        surface = self._surface()
+        surface = ranking.surface
         if surface is None:
-            first = allowed[0]
-            return self._first_free([(first, self._lengths_of(first.batch_size)[0])])
-        near = self._near(allowed, surface)
+            first = ranking.allowed[0]
+            return self._first_free([(first, self._lengths.judged(first.batch_size)[0])])
+        near = ranking.near_the_best(surface)
         options = [
             (cell, length)
             for cell in near
-            if not self._is_busy(cell)
+            if not self._made.is_busy(cell)
             and (length := self._next_length(cell))
             and self._fits(cell, length)
         ]
         if not options:
             return None
-        gains = surface.gains(self._full(near), [self._point(*one) for one in options])
-        costs = [self._cost(*one) / self._one_training for one in options]
+        gains = surface.gains(ranking.whole(near), [ranking.point(*one) for one in options])
+        costs = [self._made.cost(*one) / self._one_training for one in options]
         rates = [float(gain) / cost for gain, cost in zip(gains, costs, strict=True)]
         best = max(range(len(options)), key=lambda k: rates[k])
         if rates[best] < self._settings.worth * surface.noise:
@@ -522,61 +338,67 @@ class Trunks:
 
     def _next_length(self, cell: Cell) -> int | None:
         """Where a cell is judged next."""
-        longest = self._longest(cell)
-        return next((n for n in self._lengths_of(cell.batch_size) if n > longest), None)
+        longest = self._made.longest(cell)
+        return next((n for n in self._lengths.judged(cell.batch_size) if n > longest), None)
 
-    def _finish(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+    def _finish(self, ranking: CellRanking) -> Training | Literal["wait"] | None:
         """The favorite to its end; then the space's other schedules at it."""
-        favorite, total = self._favorite(), self._lengths.total
+        favorite, total = ranking.favorite, self._lengths.total
         if favorite is None:
             # The first ones have failed: without a whole training there is no answer.
-            if self._open() or self._left() <= 0:
+            if self._made.open() or self._left() <= 0:
                 return None
-            return self._step(self._nearest_to_baseline(allowed), total)
-        if self._longest(favorite) < total:
-            if self._is_busy(favorite):
+            return self._step(self._nearest_to_baseline(ranking), total)
+        if self._made.longest(favorite) < total:
+            if self._made.is_busy(favorite):
                 return "wait"
-            judging = (m for m in self._made.values() if m.training.kind != "trunk")
-            if all(m.training.length < total for m in judging if not _has_failed(m)):
+            judging = (made for made in self._made if made.training.kind != "trunk")
+            if all(made.training.length < total for made in judging if not made.has_failed):
                 # Without a whole training there is no answer, whatever one costs by now.
                 return self._step(favorite, total)
-            if self._cost(favorite, total) <= self._left():
+            if self._made.cost(favorite, total) <= self._left():
                 return self._step(favorite, total)
-        made = {m.training.schedule for m in self._of(favorite) if m.training.kind == "whole"}
+        of_it = [made.training for made in self._made.of(favorite)]
+        begun = {training.schedule for training in of_it if training.kind == "whole"}
         for name in [] if self._is_full() else self._other_schedules():
             whole = Training(favorite, "whole", total, name)
             cost = self._prices.cost(favorite.batch_size, total)
-            is_left = name not in made and self._killed[whole] < _KILLED
+            is_left = name not in begun and not self._made.is_lost(whole)
             if is_left and cost <= self._left():
                 return whole
         return None
 
-    def _last(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+    def _last(self, ranking: CellRanking) -> Training | Literal["wait"] | None:
         """The favorite whole, or without one the baseline's cell or what is nearest to it."""
-        favorite = self._favorite() or self._nearest_to_baseline(allowed)
-        if self._is_busy(favorite):
+        favorite = ranking.favorite or self._nearest_to_baseline(ranking)
+        if self._made.is_busy(favorite):
             return "wait"
-        is_whole = self._longest(favorite) == self._lengths.total
+        is_whole = self._made.longest(favorite) == self._lengths.total
         return None if is_whole or self._is_full() else self._step(favorite, self._lengths.total)
 
-    def _nearest_to_baseline(self, allowed: Sequence[Cell]) -> Cell:
+    def _nearest_to_baseline(self, ranking: CellRanking) -> Cell:
         size, rate = self._cells.reference, self._cells.start
         return min(
-            allowed, key=lambda c: (abs(math.log2(c.batch_size / size)), abs(c.rate - rate), c)
+            ranking.allowed,
+            key=lambda c: (abs(math.log2(c.batch_size / size)), abs(c.rate - rate), c),
         )
 
-    def _faster(self, allowed: Sequence[Cell]) -> Training | Literal["wait"] | None:
+    def _faster(self, ranking: CellRanking) -> Training | Literal["wait"] | None:
         """One faster cell whole: that of most speed times chance to be as good as the favorite."""
-        surface, favorite, total = self._surface(), self._answer(), self._lengths.total
+        surface, favorite, total = ranking.surface, self._answer(), self._lengths.total
         if not self._settings.faster or surface is None or favorite is None:
             return None
         begun = self._begun_for_its_speed()
         if begun is not None:
-            return self._rest_of(begun) if begun in allowed else None
+            return self._rest_of(begun) if begun in ranking.allowed else None
         own = self._prices.cost(favorite.batch_size, total)
-        speeds = {cell: own / self._prices.cost(cell.batch_size, total) for cell in allowed}
+        speeds = {cell: own / self._prices.cost(cell.batch_size, total) for cell in ranking.allowed}
         cells = [cell for cell, speed in speeds.items() if speed >= _FASTER]
-        chances = self._chances(surface, favorite, cells) if cells else []
+        if not cells:
+            return None
+        baseline = self._baseline_told()
+        known = baseline.score if baseline and baseline.completed else None
+        chances = ranking.chances(surface, favorite, cells, known=known)
         worth = {
             cell: chance * math.log2(speeds[cell])
             for cell, chance in zip(cells, chances, strict=True)
@@ -585,13 +407,13 @@ class Trunks:
         if not worth:
             return None
         best = max(worth, key=lambda cell: worth[cell])
-        if self._cost(best, total) > self._left() + self._one_training:
+        if self._made.cost(best, total) > self._left() + self._one_training:
             return None
         return self._rest_of(best)
 
     def _begun_for_its_speed(self) -> Cell | None:
         """The first cell that was begun whole and is faster than the answer was."""
-        return next((m.training.cell for m in self._made.values() if m.for_speed), None)
+        return next((made.training.cell for made in self._made if made.for_speed), None)
 
     def _is_for_speed(self, training: Training) -> bool:
         """Whether a training that begins is what `_faster` asks for, whoever has asked for it."""
@@ -599,41 +421,18 @@ class Trunks:
         if training.length < total or training.schedule != self._lengths.schedule:
             return False
         answer = self._answer()
-        if answer is None or self._longest(answer) < total:
+        if answer is None or self._made.longest(answer) < total:
             return False
         own, other = (self._prices.cost(c.batch_size, total) for c in (training.cell, answer))
         return other >= _FASTER * own
 
     def _rest_of(self, cell: Cell) -> Training | Literal["wait"] | None:
         """What is missing of a whole training that was begun."""
-        if self._is_busy(cell):
+        if self._made.is_busy(cell):
             return "wait"
-        if cell in self._failed() or self._longest(cell) == self._lengths.total:
+        if cell in self._made.failed() or self._made.longest(cell) == self._lengths.total:
             return None
         return self._step(cell, self._lengths.total)
-
-    def _chances(self, surface: RateSurface, favorite: Cell, cells: Sequence[Cell]) -> list[float]:
-        """Of each cell, that it is no further than the noise behind the best of what is known."""
-        target = float(surface.mean(self._full([favorite]))[0])
-        baseline = self._baseline_told()
-        if baseline and baseline.completed:
-            scores = [baseline.score, *(one for _, one in self._judged())]
-            values = as_error(scores, self._direction)
-            target = min(target, float(values[0] - values[1:].min()))
-        points = self._full(cells)
-        mean = surface.mean(points)
-        deviation = np.sqrt(np.maximum(np.diag(surface.covariance(points, points)), 1e-12))
-        return [float(p) for p in special.ndtr((target + surface.noise - mean) / deviation)]
-
-    def _near(self, allowed: Sequence[Cell], surface: RateSurface) -> list[Cell]:
-        """Cells that were judged, and those within an octave of the best rate of their size."""
-        judged = {t.cell for t, _ in self._judged()}
-        found = []
-        for size in sorted({cell.batch_size for cell in allowed}):
-            own = [cell for cell in allowed if cell.batch_size == size]
-            best = own[int(surface.mean(self._full(own)).argmin())]
-            found += [c for c in own if c in judged or abs(c.rate - best.rate) < _OCTAVE + 1e-9]
-        return found
 
     def _other_schedules(self) -> list[str]:
         """The schedules that compete at the end: the baseline's own first."""
@@ -642,10 +441,10 @@ class Trunks:
         others = [name for name in self._cells.schedules if name != self._lengths.schedule]
         return sorted(others, key=lambda name: name != self._own_schedule)
 
-    def _reference(self) -> int | None:
-        """That of the bracket: the reference, or what is near it, fits, and is judged early."""
+    def _bracket_size(self) -> int | None:
+        """The reference, or what is near it, fits, and is judged early; None where nothing fits."""
         sizes = [size for size in self._cells.sizes if size < self._bound]
-        sizes = [size for size in sizes if self._lengths_of(size)]
+        sizes = [size for size in sizes if self._lengths.judged(size)]
         if not sizes:
             return None
         wanted, start = self._cells.reference, self._cells.start
@@ -653,19 +452,10 @@ class Trunks:
         cheap = [
             size
             for size in sizes
-            if (first := self._lengths_of(size)[0]) <= rung * self._lengths.total
-            and self._cost(Cell(size, start), first, trunks=()) <= rung * self._one_training
+            if (first := self._lengths.judged(size)[0]) <= rung * self._lengths.total
+            and self._lengths.cost(Cell(size, start), first) <= rung * self._one_training
         ]
         return min(cheap or sizes, key=lambda size: (abs(math.log2(size / wanted)), size))
-
-    def _scores_at(self, size: int, length: int) -> dict[float, float]:
-        """By rate, small is good."""
-        sign = 1.0 if self._direction == "min" else -1.0
-        return {
-            t.cell.rate: sign * score
-            for t, score in self._judged()
-            if (t.cell.batch_size, t.length) == (size, length)
-        }
 
     def _neighbors(self, size: int, rate: float) -> list[Cell]:
         place = self._rates.index(rate)
@@ -676,7 +466,7 @@ class Trunks:
         """Batch sizes of the ladder that were not judged yet."""
         if not self._settings.ladder:
             return []
-        judged = {t.cell.batch_size for t, _ in self._judged()}
+        judged = {t.cell.batch_size for t, _ in self._made.judged()}
         reference = self._cells.reference
         octaves = {size: math.log2(size / reference) for size in self._cells.sizes}
         on_it = [s for s, o in octaves.items() if abs(o / _LADDER - round(o / _LADDER)) < 1e-9]
@@ -687,90 +477,43 @@ class Trunks:
         """The next step towards the first of cell and length that nobody works on."""
         fitting = [one for one in wanted if self._fits(*one)]
         for cell, length in fitting:
-            if not self._is_busy(cell):
+            if not self._made.is_busy(cell):
                 return self._step(cell, length)
         return "wait" if fitting else None
 
-    def _favorite(self) -> Cell | None:
-        """The cell of the best value that is not hoped for: mean and a share of its deviation."""
-        if not self._chosen:
-            self._chosen.append(self._choose())
-        return self._chosen[0]
-
     def _answer(self) -> Cell | None:
         """The favorite, unless it can no longer be trained whole, which an answer has to be."""
-        favorite, total = self._favorite(), self._lengths.total
-        whole = {t.cell for t, _ in self._judged() if t.length == total}
+        favorite, total = self._ranking.favorite, self._lengths.total
+        whole = {t.cell for t, _ in self._made.judged() if t.length == total}
         if favorite is None or favorite in whole or not whole:
             return favorite
-        if self._is_busy(favorite) or self._cost(favorite, total) <= self._left():
+        if self._made.is_busy(favorite) or self._made.cost(favorite, total) <= self._left():
             return favorite
-        return self._choose(whole) or favorite
-
-    def _choose(self, among: Collection[Cell] | None = None) -> Cell | None:
-        surface = self._surface()
-        judged = {t.cell for t, _ in self._judged()} if among is None else among
-        cells = [cell for cell in self._allowed() if cell in judged]
-        if surface is None or not cells:
-            return None
-        points = self._full(cells)
-        deviation = np.sqrt(np.maximum(np.diag(surface.covariance(points, points)), 0.0))
-        return cells[int((surface.mean(points) + self._settings.caution * deviation).argmin())]
-
-    def _cost(self, cell: Cell, length: int, *, trunks: Sequence[int] | None = None) -> float:
-        """What it still costs to judge a cell at a length, where some of its trunks are there.
-
-        Args:
-            cell: The cell.
-            length: The length.
-            trunks: Lengths of trunks that are there; by default what was made or is being made, and
-                of the rest nothing is paid twice.
-        """
-        running = [t for t in self._open() if t.cell == cell] if trunks is None else []
-        there = list(self._trunks(cell) if trunks is None else trunks)
-        there += [training.length for training in running if training.kind == "trunk"]
-        total = 0.0
-        for training in self._lengths.missing(cell, length, trunks=there):
-            if training not in running:
-                total += self._prices.cost(cell.batch_size, self._lengths.examples(training, there))
-            there.append(training.length)
-        return total
-
-    def _spent(self) -> float:
-        """What the trainings so far cost, the open ones included."""
-        total, trunks = 0.0, dict[Cell, list[int]]()
-        for made in self._made.values():
-            training = made.training
-            there = trunks.setdefault(training.cell, [])
-            examples = self._lengths.examples(training, there)
-            total += self._prices.cost(training.cell.batch_size, examples)
-            if training.kind == "trunk":
-                there.append(training.length)
-        return total
+        return self._ranking.best(whole) or favorite
 
     def _left(self) -> float:
         """What may still be spent, and a little for rounding to whole updates."""
-        return (self._settings.trainings + 0.01) * self._one_training - self._spent()
+        return (self._settings.trainings + 0.01) * self._one_training - self._made.spent()
 
     def _fits(self, cell: Cell, length: int) -> bool:
         """Whether the favorite can still be trained to its end afterwards."""
-        favorite, total = self._favorite(), self._lengths.total
+        favorite, total = self._ranking.favorite, self._lengths.total
         ends = favorite is None or (cell, length) == (favorite, total)
         rest = 0.0
-        if favorite is not None and not ends and self._longest(favorite) < total:
-            rest = self._cost(favorite, total)
-        return self._cost(cell, length) + rest <= self._left()
+        if favorite is not None and not ends and self._made.longest(favorite) < total:
+            rest = self._made.cost(favorite, total)
+        return self._made.cost(cell, length) + rest <= self._left()
 
     # What it says.
 
     def stages(self) -> Sequence[Stage]:
         """See StagedOracle; what is still to come is what it may take, and it may end earlier."""
-        size = self._reference()
+        size = self._bracket_size()
         if size is None:
             return ()
-        first, total = self._lengths_of(size)[0], self._lengths.total
+        first, total = self._lengths.judged(size)[0], self._lengths.total
         done = dict.fromkeys(_STAGES, 0)
-        for made in self._made.values():
+        for made in self._made:
             done[self._stage_of(made.training, size, first)] += made.told is not None
         start = Cell(size, self._cells.start)
         trials = len(self._lengths.missing(start, first, trunks=()))
@@ -778,7 +521,7 @@ class Trunks:
         later = any(done[name] for name in _STAGES[1:])
         rates = 0 if later else max(wanted - done[_STAGES[0]] // trials, 0)
         rates_cost = rates * self._prices.cost(size, first)
-        whole_runs = [m.training for m in self._made.values() if m.training.kind == "whole"]
+        whole_runs = [made.training for made in self._made if made.training.kind == "whole"]
         missing = set(self._other_schedules()) - {training.schedule for training in whole_runs}
         whole = self._prices.cost(size, total)
         wholes = min(len(missing), int(max(self._left(), 0.0) / whole))
@@ -815,12 +558,11 @@ class Trunks:
     def belief(self) -> Belief | None:
         """See StagedOracle."""
         with threadpoolctl.threadpool_limits(1):
-            allowed = self._allowed()
             favorite = self._answer()
             if favorite is None:
                 return None
             schedule = self._best_schedule(favorite)
-            sizes = self._not_told(favorite, allowed)
+            sizes = self._ranking.not_told_from(favorite)
         values = self._cells.values(favorite, schedule)
         own = schedule == self._lengths.trunk == "constant"
         between = f"; not yet told from {_listed(sizes)}" if sizes else ""
@@ -833,33 +575,13 @@ class Trunks:
         total = self._lengths.total
         whole = [
             (sign * made.told.score, made.training.schedule != self._lengths.schedule, k)
-            for k, made in enumerate(self._of(cell))
+            for k, made in enumerate(self._made.of(cell))
             if made.told and made.told.completed
             if made.training.length == total and made.training.kind in ("whole", "cooled")
         ]
         if not whole or all(other for _, other, _ in whole):
             return self._lengths.schedule
-        return self._of(cell)[min(whole)[2]].training.schedule
-
-    def _not_told(self, favorite: Cell, allowed: Sequence[Cell]) -> list[int]:
-        """Other batch sizes whose best cell may be as good."""
-        surface = self._surface()
-        if surface is None:
-            return []
-        found = []
-        for size in sorted({cell.batch_size for cell in allowed} - {favorite.batch_size}):
-            own = [cell for cell in allowed if cell.batch_size == size]
-            best = own[int(surface.mean(self._full(own)).argmin())]
-            pair = self._full([favorite, best])
-            mean, covariance = surface.mean(pair), surface.covariance(pair, pair)
-            variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-            if mean[1] - mean[0] < _TOLD * math.sqrt(max(variance, 0.0)):
-                found.append(size)
-        return found
-
-
-def _has_failed(made: _Made) -> bool:
-    return made.told is not None and not made.told.completed
+        return self._made.of(cell)[min(whole)[2]].training.schedule
 
 
 def _listed(sizes: Collection[int]) -> str:
