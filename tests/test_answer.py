@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import math
 import re
@@ -11,16 +12,18 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from search_fixtures import BASELINE, Trainer, make_config, make_runner, trials_of
 
 from tfbatch import tune
 from tfbatch.answer.answer import Answer, Measured
-from tfbatch.answer.candidates import choose_candidates, trial_name
+from tfbatch.answer.candidates import again_name, choose_candidates, trial_name
 from tfbatch.answer.chance import read_chance_level, write_chance_level
-from tfbatch.answer.find import find_answer
+from tfbatch.answer.find import Left, find_answer
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.answer.summary import summary
+from tfbatch.answer.table import table_by_batch_size
 from tfbatch.configuration import Configuration
 from tfbatch.errors import NothingLearnedError, RunFolderError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
@@ -301,18 +304,87 @@ def test_a_ratio_of_seconds_is_written_without_an_exponent(tmp_path, ratio, word
     )
 
 
-def test_where_the_time_was_over_more_of_it_is_asked_for_and_never_fewer_seeds(tmp_path):
-    trials = run(tmp_path, noisy({16: 9.0, 32: 0.50, 64: 0.50}), rounds=3)
-    chance, options = ChanceLevel(untrained=1.0), {}
-    for planned in (3, 90):
-        answer = find_answer(trials, batch_sizes=2, planned=planned, chance=chance)
-        one = next(one for one in answer.undecided if one.question == "as good")
-        options[planned] = (one.option, one.minutes)
+LIMITS = {
+    "none": (Left(), ""),
+    "enough of both": (Left(seconds=1e9, trainings=1e9), ""),
+    "no time": (Left(seconds=0.0, trainings=1e9), " and a larger --max_minutes"),
+    "no budget": (Left(seconds=1e9, trainings=0.5), " and a larger --max_trainings"),
+    "neither": (Left(0.0, trainings=0.5), " and a larger --max_minutes and --max_trainings"),
+}
 
-    assert options[3][0].startswith("--verification_seeds=")
-    assert "minutes" not in options[3][0]
-    assert options[90][0] == "--verification_seeds=90 and a larger --max_minutes"
-    assert options[90][1] > options[3][1]
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_what_decides_names_the_limits_that_it_needs_to_be_larger_and_no_others(limits, tmp_path):
+    trials = run(tmp_path, noisy({16: 9.0, 32: 0.50, 64: 0.50}), rounds=3)
+    left, more = LIMITS[limits]
+    minutes = {}
+    for planned in (3, 90):
+        answer = find_answer(
+            trials, batch_sizes=2, planned=planned, chance=ChanceLevel(untrained=1.0), left=left
+        )
+        one = next(one for one in answer.undecided if one.question == "as good")
+        assert one.option == f"--verification_seeds={max(one.seeds, planned)}{more}"
+        minutes[planned] = one.minutes
+
+    assert minutes[90] > minutes[3], "never fewer seeds than were planned"
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_baseline_that_learned_nothing_is_not_kept_from_what_did(rounds, tmp_path):
+    chance = ChanceLevel(untrained=2.0, noise=0.1)
+    run(tmp_path, noisy({16: 0.5, 32: 2.0, 64: 0.6}), rounds=rounds, chance=chance)
+    answer = answer_of(tmp_path)
+
+    assert answer.recommended.batch_size == 16
+    mean = answer.baseline.objective().mean
+    assert f"baseline has learned nothing on fresh seeds (val_loss {mean:.4f})" in summary(answer)
+    assert "learned nothing" not in summary(_of_a_good_baseline(tmp_path / "other", rounds))
+
+
+def _of_a_good_baseline(path, rounds):
+    run(path, noisy({16: 0.5, 32: 0.7, 64: 0.6}), rounds=rounds, chance=ChanceLevel(untrained=2.0))
+    return answer_of(path)
+
+
+def test_where_all_that_was_verified_learned_nothing_the_baseline_is_no_answer_either(tmp_path):
+    class Lucky(Trainer):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            loss = 0.5 if spec.trial.startswith("search") else 2.0
+            return dataclasses.replace(done, metrics=done.metrics | {"val_loss": loss})
+
+    run(tmp_path, Lucky(), rounds=2, chance=ChanceLevel(untrained=2.0, noise=0.1))
+    with pytest.raises(NothingLearnedError, match=r"On fresh seeds .* no better than") as why:
+        answer_of(tmp_path)
+    assert "Nothing was verified" not in str(why.value)
+
+
+def test_times_of_one_batch_size_are_equal_where_none_were_measured_alone(tmp_path):
+    class Uneven(type(noisy({32: 0.5}))):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            slow = 3.0 if spec.configuration == BASELINE else 1.0
+            return dataclasses.replace(done, training_seconds=slow)
+
+    trainer = Uneven()
+    run(tmp_path, trainer, sizes=(32,), rounds=3, chance=ChanceLevel(untrained=5.0))
+    answer = answer_of(tmp_path)
+    first, second = answer.contenders
+
+    assert first.batch_size == second.batch_size == 32
+    assert first.training_seconds == second.training_seconds
+    assert first.training_seconds.mean == pytest.approx((3 * 2 * 3.0 + 3 * 1.0) / 9)
+
+
+def test_a_second_training_that_fails_leaves_the_baselines_score_in_the_table(tmp_path):
+    trainer = Trainer({again_name(BASELINE, 2): "diverged"})
+    trials = run(tmp_path, trainer, rounds=2)
+    answer = answer_of(tmp_path)
+    text = io.StringIO()
+    Console(file=text, width=300).print(table_by_batch_size(trials, answer))
+
+    assert answer.verification.of_key("baseline")
+    assert f"{answer.baseline.objective()}; diverged on 1 of 4 fresh seeds" in text.getvalue()
 
 
 def test_a_better_one_that_is_dearer_and_within_the_band_leaves_the_baseline_in_place(tmp_path):

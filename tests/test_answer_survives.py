@@ -306,6 +306,23 @@ def test_a_continued_run_keeps_the_test_metrics_of_the_answer(tmp_path):
     assert again.recommendation["status"] == "complete"
 
 
+def test_test_metrics_that_a_killed_session_has_not_read_are_read_and_no_others(tmp_path):
+    """A session of another recommendation was killed between two contenders."""
+    result, _, engine = complete(tmp_path)
+    (tmp_path / "best.keras").touch()
+    everyone = result.answer.tested()
+    assert len(everyone) > 1
+    killed = result.answer.with_test(everyone[-1].key, None)
+    killed.model_copy(update={"status": "interrupted"}).write(tmp_path)
+    again, _, engine = complete(tmp_path, evaluate_weights=lambda *_: {"loss": 0.7})
+
+    tested = {one.key: one.metrics.test["loss"].mean for one in again.answer.tested()}
+    assert tested.pop(everyone[-1].key) == pytest.approx(0.7)
+    assert set(tested.values()) == {0.5}
+    assert engine.called.count("evaluate_weights") == len(everyone[-1].completed)
+    assert on_disk(tmp_path)["status"] == "complete"
+
+
 def test_an_earlier_answer_that_is_damaged_costs_nothing(tmp_path):
     complete(tmp_path)
     (tmp_path / "best.keras").touch()

@@ -19,6 +19,7 @@ from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data
 from tfbatch.pipeline.dataset_names import derive_recipe, is_derived
 from tfbatch.quantities import TrainingLength
+from tfbatch.request.model_and_data import resolve_model_and_data
 
 
 @pytest.fixture(scope="module")
@@ -386,3 +387,21 @@ def test_encoded_images_of_one_large_size_stay_encoded(tmp_path):
     assert (image.shape, image.stored, image.resize) == ((80, 90, 3), "encoded", False)
     small = derive_recipe(f"images:{tmp_path / 'f'}@32", data_dir=None).features.image
     assert (small.shape, small.stored, small.resize) == ((32, 32, 3), "raw", True)
+
+
+@pytest.mark.parametrize("size", ["", "@32"])
+def test_a_path_that_was_given_from_here_is_kept_so_that_it_is_found_from_anywhere(
+    npz, tmp_path, monkeypatch, size
+):
+    npz("train", "test", name="x.npz")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked = {"apart": False, "dataset": f"npz:x.npz{size}", "model": "mlp"}
+    kept = resolve_model_and_data(**asked).dataset
+    beneath = resolve_model_and_data(**asked, data_dir=tmp_path).dataset
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert kept == f"npz:{tmp_path / 'x.npz'}{size}"
+    assert beneath == f"npz:x.npz{size}", "what is beneath the data folder stays short"
+    again = resolve_model_and_data(apart=False, dataset=kept, model="mlp").data
+    assert again.features.image.shape[0] == (32 if size else 4)

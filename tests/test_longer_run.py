@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from search_fixtures import BASELINE, Trainer, make_runner
+from search_fixtures import BASELINE, Trainer, make_request_of, make_runner
 
 import tfbatch.train
 from tfbatch.answer.find import find_answer
@@ -119,6 +119,20 @@ def config():
         configuration=BASELINE,
         reported=Reported(metric="val_loss", mean=0.1, deviation=None, seeds=1),
     )
+
+
+def asked(tmp_path, **changes):
+    return make_request_of(**{"run_dir": tmp_path / "run", "for_length": "10 epochs", **changes})
+
+
+def test_a_default_length_that_the_time_may_shorten_refuses_no_longer_run_yet(tmp_path):
+    """digits has trials of 20 epochs where nothing else is said."""
+    assert str(asked(tmp_path, max_minutes=1.0).for_length) == "10 epochs"
+    for given in ({}, {"max_minutes": 1.0, "trial_length": "10 epochs"}):
+        with pytest.raises(InputError, match="must be longer than a trial"):
+            asked(tmp_path, **given)
+    (tmp_path / "run").mkdir()  # an earlier session may have shortened it
+    assert str(asked(tmp_path).for_length) == "10 epochs"
 
 
 def test_lengths_of_two_units_are_compared_where_the_data_is_known():

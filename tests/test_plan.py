@@ -2,20 +2,32 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
-from search_fixtures import ACCURACY, BASELINE, LOSS, finished, make_config, outcome
+from search_fixtures import (
+    ACCURACY,
+    BASELINE,
+    LOSS,
+    finished,
+    make_config,
+    make_request_of,
+    outcome,
+)
 from search_fixtures import NUM_EXAMPLES as TRAIN
 from search_fixtures import TOTAL_EXAMPLES as TOTAL
 
 from tfbatch.answer.plan import Plan, PlannedStage
 from tfbatch.oracles import NO_PRICES, Prices, Proposal
 from tfbatch.request.search_config import load_search
+from tfbatch.search.clock import FINISHING_SECONDS
 from tfbatch.search.pace import Pace, measure_pace
-from tfbatch.search.plan import disk_bytes, planned_stages
+from tfbatch.search.plan import Planner, disk_bytes, planned_stages
+from tfbatch.search.progress import Progress
 from tfbatch.search.rehearsal import Rehearsal, Rehearsed, RehearsedEngine, TimedOracle
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.devices import Devices
+from tfbatch.training.evaluation import Untrained
 from tfbatch.trial.outcome import Outcome, TrialSpec
 
 TWO = Devices("CPU", (), 2, 1)
@@ -230,3 +242,38 @@ def test_the_plan_has_what_follows_where_the_baseline_is_poor(objective):
     stages = [one.stage for one in found if one.trial.phase == "search"]
     # The first of the twelve has the name of the stage that ended early in front of it.
     assert stages.count("whole trainings, where trunks gain") in (11, 12)
+
+
+def test_a_plan_keeps_as_much_time_for_the_end_as_the_run_does(monkeypatch):
+    class SeenError(Exception):
+        pass
+
+    def seen(*_, finishing_seconds, **__):
+        raise SeenError(finishing_seconds)
+
+    priced = SimpleNamespace(prices=lambda _: NO_PRICES, step_seconds={128: 0.001}, missing={})
+    pace = SimpleNamespace(of=None, first_seconds=0.0)
+    monkeypatch.setattr("tfbatch.search.plan.prices_of", lambda *_, **__: priced)
+    monkeypatch.setattr("tfbatch.search.plan.measure_pace", lambda *_, **__: pace)
+    monkeypatch.setattr("tfbatch.search.plan.Rehearsal", seen)
+    request = make_request_of(max_minutes=15.0, baseline="batch_size=128")
+    splits, untrained = (
+        {"train": TRAIN, "validation": 100, "test": 200},
+        Untrained({"accuracy": 0.1, "loss": 2.3}, 10.0, "hash"),
+    )
+    space = SearchSpace(request.search.space, num_examples=TRAIN)
+    planner = Planner(
+        request,
+        space,
+        SimpleNamespace(devices=TWO),
+        None,
+        Progress(None),
+        untrained,
+        splits,
+        None,
+        0,
+    )
+    with pytest.raises(SeenError) as found:
+        planner.plan()
+    # 3 batch sizes and the baseline twice, on 5 seeds, each on twice the validation examples
+    assert found.value.args == (FINISHING_SECONDS + 25 * 20.0,)

@@ -281,6 +281,37 @@ def test_without_a_baseline_the_best_mean_leads():
     assert all(math.isnan(c.gain) for c in choice.comparisons)
 
 
+def test_one_that_left_does_not_lead_again_by_hard_seeds_of_the_others():
+    """It left as worse than the other after three seeds that were easy for everybody."""
+    easy, hard = [0.0, 0.001, -0.001], [-0.05, -0.05]
+    left = [0.890 + z for z in (0.0, 0.0012, -0.0008)]
+    choice = chosen(
+        verified("baseline", [0.80 + z for z in easy + hard], again=[0.8 + z for z in easy + hard]),
+        verified("left", left),
+        verified("stays", [0.900 + z for z in (0.0, 0.0008, -0.0012)] + [0.85, 0.85]),
+    )
+
+    assert "left" in choice.out
+    assert (
+        np.mean(left)
+        > 0.88
+        == pytest.approx(next(c.mean for c in choice.comparisons if c.key == "stays"), abs=1e-3)
+    )
+    assert choice.recommended == "stays"
+
+
+@pytest.mark.parametrize("incumbent", [None, "a"])
+def test_one_that_comes_late_neither_leads_nor_hides_what_is_known(incumbent):
+    """A longer search has added it, and the time was over after its first seed."""
+    several = [verified("a", at(0.900)), verified("b", at(0.899, OTHER)), verified("new", [0.99])]
+    choice = chosen(*several, incumbent=incumbent)
+    known = chosen(*several[:2], incumbent=incumbent)
+
+    assert (choice.recommended, choice.best) == (known.recommended, known.best)
+    assert [c.key for c in choice.comparisons][-1] == "new"
+    assert all(math.isfinite(c.half_width) for c in choice.comparisons[:2])
+
+
 def test_the_band_is_fixed_by_the_first_three_seeds_or_by_the_user_alone():
     first = [verified("baseline", [1, 2, 3, 9, -9]), verified("b", [4, 2, 6, 7, 0])]
 
@@ -370,6 +401,13 @@ def test_a_baseline_alone_is_kept_with_its_own_mean():
     assert choice.recommended == choice.best == "baseline"
     assert choice.estimate.mean == pytest.approx(np.mean(at(0.8)))
     assert choice.estimate.half_width > 0
+
+
+def test_identical_scores_of_two_seeds_show_nothing_yet():
+    choice = chosen(verified("baseline", [1.0, 1.0], 2.0), verified("fast", [1.0, 1.0], 1.0))
+
+    assert choice.recommended == "baseline"
+    assert choice.comparisons[1].half_width == math.inf
 
 
 def test_identical_scores_are_as_good():

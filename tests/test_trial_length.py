@@ -101,6 +101,15 @@ def test_a_run_that_began_with_the_recipes_length_goes_on_with_it(tmp_path):
     assert str(again.trial_length) == "20 epochs"
 
 
+def test_a_run_that_verifies_nothing_keeps_no_time_for_it(tmp_path):
+    """9 trials, two at a time: 0.9 * (460 - 5 - one evaluation of 0.1) / (5 * 120) of 20 epochs."""
+    said = []
+    request, _ = settle(Engine(120.0), tmp_path, said, verification_seeds=0)
+
+    assert request.trial_length == TrainingLength.parse("13 epochs")
+    assert "in addition to the baseline." in said[0]
+
+
 def test_a_length_that_is_too_short_to_learn_is_not_chosen(tmp_path):
     """50 updates of the baseline are 1.47 epochs; one trial beside it and a round of five fit."""
     request, _ = settle(Engine(1300.0), tmp_path)

@@ -159,11 +159,27 @@ class Contender(Strict):
     trial_seconds: Number
 
     @classmethod
-    def of(cls, key: str, trials: Sequence[FinishedTrial], times: StepSeconds) -> Contender:
-        """The contender that some trials of one configuration speak for."""
+    def of(
+        cls,
+        key: str,
+        trials: Sequence[FinishedTrial],
+        times: StepSeconds,
+        *,
+        beside: Mapping[int, Sequence[float]] | None = None,
+    ) -> Contender:
+        """The contender that some trials of one configuration speak for.
+
+        Args:
+            key: What it is called.
+            trials: Its trials.
+            times: Step times, each batch size alone.
+            beside: Training seconds beside other trials, by batch size, where none are known alone:
+                of one batch size they differ by what else ran. Default: its own.
+        """
         completed = [t for t in trials if t.score is not None] or list(trials)
         first, alone = completed[0], times.of(trials[0])
-        seconds = Measured.of(alone or [t.training_seconds for t in completed])
+        pooled = (beside or {}).get(first.configuration.batch_size)
+        seconds = Measured.of(alone or pooled or [t.training_seconds for t in completed])
         evaluations = math.ceil(trials[0].steps / trials[0].steps_per_epoch)
         validation = [
             {k.removeprefix("val_"): v for k, v in t.metrics.items() if k.startswith("val_")}
@@ -316,7 +332,7 @@ class Open(Strict):
         minutes: Minutes of training that the further seeds take, one after another; None like
             `seeds`.
         option: What to add to the same command, such as "--verification_seeds=10", with "and a
-            larger --max_minutes" where the time has ended the verification; None likewise.
+            larger --max_minutes" where not enough of a limit is left; None likewise.
         at_most: What it is shown to lie behind by at most; None with one seed.
     """
 

@@ -119,9 +119,7 @@ def as_verified(
     beside others differ by what else ran, and nobody is replaced for that.
     """
     alone = step_seconds.where_all_have_some(trials[0] for trials in groups.values())
-    beside: dict[int, list[float]] = {}
-    for trial in itertools.chain.from_iterable(groups.values()):
-        beside.setdefault(trial.configuration.batch_size, []).append(trial.training_seconds)
+    beside = seconds_beside(groups)
     found = []
     for key, trials in groups.items():
         if failed(trials):
@@ -141,6 +139,15 @@ def as_verified(
                 },
             )
         )
+    return found
+
+
+def seconds_beside(groups: Mapping[str, Sequence[FinishedTrial]]) -> dict[int, list[float]]:
+    """Training seconds of completed trainings as they were beside others, by batch size."""
+    found: dict[int, list[float]] = {}
+    for trial in itertools.chain.from_iterable(groups.values()):
+        if trial.score is not None:
+            found.setdefault(trial.configuration.batch_size, []).append(trial.training_seconds)
     return found
 
 

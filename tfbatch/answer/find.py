@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 
 from tfbatch.answer.answer import Answer, Contender, Open, Verification
-from tfbatch.answer.candidates import as_verified, verified_groups
+from tfbatch.answer.candidates import as_verified, seconds_beside, verified_groups
 from tfbatch.answer.edges import Edges, edges_of
 from tfbatch.answer.memory_limits import memory_used_up
 from tfbatch.answer.step_seconds import StepSeconds
+from tfbatch.configuration import Configuration
 from tfbatch.errors import NothingLearnedError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.estimators.recommendation import Choice, Undecided, choose
@@ -18,6 +21,39 @@ from tfbatch.run_folder.files import JOURNAL
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.trials import Trials
+
+
+def _as_one(configuration: Configuration) -> float:
+    del configuration
+    return 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """What is left of a run's limits, for further trainings; infinite where there is no limit.
+
+    Attributes:
+        seconds: Of the time.
+        at_once: Trainings that share them side by side.
+        trainings: Of the budget in trainings.
+        price: What a training of a configuration takes of that budget.
+    """
+
+    seconds: float = math.inf
+    at_once: int = 1
+    trainings: float = math.inf
+    price: Callable[[Configuration], float] = _as_one
+
+    def too_small(self, *, seconds: float, trainings: float) -> list[str]:
+        """The options that so many more seconds and trainings need to be larger."""
+        found = {
+            "--max_minutes": seconds / self.at_once > self.seconds,
+            "--max_trainings": trainings > self.trainings,
+        }
+        return [option for option, is_too_small in found.items() if is_too_small]
+
+
+NO_LIMITS = Left()
 
 
 def find_answer(
@@ -31,6 +67,7 @@ def find_answer(
     goal: Goal = "time",
     tolerance: float | None = None,
     planned: int = 0,
+    left: Left = NO_LIMITS,
     too_short: str = "give more time with --max_minutes, or shorten the trials",
 ) -> Answer:
     """Decides among what was measured.
@@ -44,7 +81,8 @@ def find_answer(
         device: Kind of device whose memory is reported. Default: that of the last trial.
         goal: What decides among configurations that are as good as one another.
         tolerance: Deficits up to this do not matter. Default: see `choose`.
-        planned: The fresh seeds that were asked for; with fewer the time was over.
+        planned: The fresh seeds that were asked for.
+        left: What is left for more of them.
         too_short: What to do where no trial has ended.
 
     Returns:
@@ -71,12 +109,15 @@ def find_answer(
         goal=goal,
         tolerance=tolerance,
         planned=planned,
+        left=left,
+        incumbent=BASELINE if _may_be_kept(groups, chance, objective) else None,
     )
     mean = answer.recommended.objective().mean
     if chance and not chance.beaten_by(mean, objective.direction):
         raise NothingLearnedError(
             f"On fresh seeds the best configuration comes to {objective.name} {mean:.4g} on "
-            f"average, which is no better than chance. {_lengthen(chance, objective)}"
+            f"average, which is no better than chance. {_lengthen(chance, objective)} "
+            f"Every trial is in {JOURNAL} of the run folder."
         )
     edges = edges_of(trials, learning_rates) if learning_rates else Edges()
     used_up = memory_used_up(trials, device or trials[-1].device)
@@ -94,6 +135,8 @@ def decide(
     goal: Goal = "time",
     tolerance: float | None = None,
     planned: int = 0,
+    left: Left = NO_LIMITS,
+    incumbent: str | None = BASELINE,
 ) -> Answer:
     """The answer that some verified groups give; without groups, the best of the search.
 
@@ -104,7 +147,9 @@ def decide(
         chance: The objective's value without learning; NaN or None where it is not known.
         goal: What decides among configurations that are as good as one another.
         tolerance: Deficits up to this do not matter. Default: see `choose`.
-        planned: The fresh seeds that were asked for; with fewer the time was over.
+        planned: The fresh seeds that were asked for.
+        left: What is left for more of them.
+        incumbent: What is kept unless something is shown; None where nothing is to be kept.
 
     Raises:
         SearchError: Every configuration that was verified failed.
@@ -113,7 +158,15 @@ def decide(
     baseline = trials.find(BASELINE)
     if baseline is not None and baseline.score is not None:
         evidence.setdefault(BASELINE, [baseline])
-    choice = judge(trials, groups, step_seconds, chance=chance, goal=goal, tolerance=tolerance)
+    choice = judge(
+        trials,
+        groups,
+        step_seconds,
+        chance=chance,
+        goal=goal,
+        tolerance=tolerance,
+        incumbent=incumbent,
+    )
     if choice:
         recommended = choice.recommended
     else:
@@ -123,13 +176,16 @@ def decide(
         recommended = best.trial
         evidence[best.trial] = [best]
     times = step_seconds.where_all_have_some(one[0] for one in evidence.values())
+    beside = seconds_beside(evidence)
     return Answer(
         objective=trials.objective,
         recommended_trial=recommended,
-        contenders=tuple(Contender.of(key, one, times) for key, one in evidence.items()),
+        contenders=tuple(
+            Contender.of(key, one, times, beside=beside) for key, one in evidence.items()
+        ),
         verification=Verification.of(choice) if choice else None,
         goal=goal,
-        undecided=tuple(_open(one, groups, choice, planned) for one in choice.undecided)
+        undecided=tuple(_open(one, groups, choice, planned, left) for one in choice.undecided)
         if choice
         else (),
         step_times=step_seconds,
@@ -145,6 +201,7 @@ def judge(
     chance: float | None = None,
     goal: Goal = "time",
     tolerance: float | None = None,
+    incumbent: str | None = BASELINE,
 ) -> Choice | None:
     """The choice among verified groups; None without any, or where all have failed.
 
@@ -155,6 +212,7 @@ def judge(
         chance: The objective's value without learning; NaN or None where it is not known.
         goal: What decides among configurations that are as good as one another.
         tolerance: Deficits up to this do not matter. Default: see `choose`.
+        incumbent: See `choose`.
     """
     verified = as_verified(groups, step_seconds)
     if not verified:
@@ -163,14 +221,28 @@ def judge(
         verified,
         direction=trials.objective.direction,
         smallest_margin=trials.objective.smallest_margin(chance),
-        incumbent=BASELINE,
+        incumbent=incumbent,
         tolerance=tolerance,
         goal=goal,
     )
 
 
+def _may_be_kept(
+    groups: Mapping[str, Sequence[FinishedTrial]], chance: ChanceLevel | None, objective: Objective
+) -> bool:
+    """Whether the baseline has learned something: what has not is kept from nothing better."""
+    scores = [t.score for t in groups.get(BASELINE, ()) if t.score is not None]
+    if chance is None or not scores:
+        return True
+    return chance.beaten_by(statistics.fmean(scores), objective.direction)
+
+
 def _open(
-    one: Undecided, groups: Mapping[str, Sequence[FinishedTrial]], choice: Choice, planned: int
+    one: Undecided,
+    groups: Mapping[str, Sequence[FinishedTrial]],
+    choice: Choice,
+    planned: int,
+    left: Left,
 ) -> Open:
     """What more seeds would decide, and what they cost."""
     at_most = one.at_most if math.isfinite(one.at_most) else None
@@ -183,19 +255,21 @@ def _open(
             option=None,
             at_most=at_most,
         )
-    seeds, seconds = max(one.seeds, planned), 0.0
+    seeds, seconds, trainings = max(one.seeds, planned), 0.0, 0.0
     standing = [compared for compared in choice.comparisons if not compared.out]
     for compared in standing:
         share = max(seeds - compared.seeds, 0) / compared.seeds
-        seconds += share * sum(trial.seconds for trial in groups[compared.key])
-    ended_early = max(compared.seeds for compared in standing) < planned
-    more_time = " and a larger --max_minutes" if ended_early else ""
+        trials = groups[compared.key]
+        seconds += share * sum(trial.seconds for trial in trials)
+        trainings += share * len(trials) * left.price(trials[0].configuration)
+    larger = left.too_small(seconds=seconds, trainings=trainings)
+    more = f" and a larger {' and '.join(larger)}" if larger else ""
     return Open(
         key=one.key,
         question=one.question,
         seeds=one.seeds,
         minutes=round(seconds / 60, 2),
-        option=f"--verification_seeds={seeds}{more_time}",
+        option=f"--verification_seeds={seeds}{more}",
         at_most=at_most,
     )
 
@@ -241,7 +315,8 @@ def _nothing_learned(trials: Trials, best: FinishedTrial, chance: ChanceLevel) -
         f"Nothing was learned: the best of {completed} completed trials ({best.trial}, batch size "
         f"{best.configuration.batch_size}, learning rate {best.learning_rate:.3g}) has "
         f"{objective.name} {best.score:.4g}, which is not better than chance beyond the noise of "
-        f"the validation examples. {_lengthen(chance, objective)}"
+        f"the validation examples. {_lengthen(chance, objective)} Nothing was verified; every "
+        f"trial is in {JOURNAL} of the run folder."
     )
 
 
@@ -252,6 +327,5 @@ def _lengthen(chance: ChanceLevel, objective: Objective) -> str:
     return (
         f"The untrained model has {chance.untrained:.4g}{constant}, and chance alone can gain "
         f"{chance.noise:.2g} on the validation examples. Lengthen the trials (--trial_length, "
-        "with another --run_dir or with --overwrite), or search other learning rates. Nothing was "
-        f"verified; every trial is in {JOURNAL} of the run folder."
+        "with another --run_dir or with --overwrite), or search other learning rates."
     )

@@ -108,6 +108,12 @@ def _better(answer: Answer, verification: Verification) -> str:
         return _none_to_compare(answer)
     shown = verification.better_than_baseline
     best = shown or others[0]
+    base = verification.of_key(BASELINE)
+    if base is not None and base.gain is None and base.seeds is not None:
+        return (
+            f"Your baseline has learned nothing on fresh seeds ({answer.objective.name} "
+            f"{base.mean:.4f}): the best mean leads."
+        )
     if best.seeds is None:
         return "An earlier version has verified this; the same command judges it anew."
     if best.gain_half_width is None:

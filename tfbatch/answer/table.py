@@ -47,7 +47,10 @@ def _row(name: str, group: Trials, answer: Answer) -> list[str]:
     contender = answer.find(best.trial)
     fresh, seconds = "", f"{best.training_seconds:.3g}{_AS_IN_TRIAL}"
     if contender and contender.on_fresh_seeds:
-        fresh = contender.failures or str(contender.objective())
+        parts = [contender.failures] if contender.failures else []
+        if not parts or (answer.verification and answer.verification.of_key(best.trial)):
+            parts.insert(0, str(contender.objective()))
+        fresh = "; ".join(parts)
         mark = "" if contender.training_seconds.alone_on_the_device else _AS_IN_TRIAL
         seconds = f"{contender.training_seconds.mean:.3g}{mark}"
     return [

@@ -15,6 +15,8 @@ _TAIL = 0.0125
 """The estimated correction has an error of its own: with 2.5 % intervals would cover too seldom."""
 _SAMPLES = 400
 _AT_ONCE = 50_000
+_LEAST = 1e-60
+"""No error is taken to be smaller: before a look all are 0, and weights must stay finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +82,13 @@ def _chosen_of(race: Race, centers: Array, errors: Array, *, has_baseline: bool)
     better = apart[:, :, 0] > bounds[:, :1] * standard[:, :, 0]
     better &= has_baseline
     better[:, 0] = False
-    leader = leading(means, better, has_baseline=has_baseline)
+    stands = np.ones_like(better)  # who has left was chosen among, too
+    leader = leading(means, better, stands, has_baseline=has_baseline)
     return recommended(
         means,
         better,
         as_good(apart, standard, leader, bounds[:, 1], repeated(race.band)),
+        stands,
         None if race.costs is None else repeated(race.costs),
         has_baseline=has_baseline,
     )
@@ -95,7 +99,7 @@ def _shrunk(means: Array, errors: Array, *, first: int) -> Array:
     several = means[:, first:]
     if not several.shape[1]:
         return means
-    weights = 1 / np.maximum(errors[:, first:] ** 2, np.finfo(float).tiny)
+    weights = 1 / np.maximum(errors[:, first:] ** 2, _LEAST)
     center = (several * weights).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
     spread = ((several - center) ** 2 * weights).sum(1, keepdims=True)
     freedom = several.shape[1] - 1

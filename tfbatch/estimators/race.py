@@ -138,7 +138,9 @@ class Race:
         of_as_good = cheaper[:, :, None] | cheaper[:, None, :]
         each = np.where(of_as_good, self.bounds[:, 1, None, None], found.better)
         self.shown = np.where(pairs, self.apart, self.shown)
-        self.shown_widths = np.where(pairs, each * self.errors, self.shown_widths)
+        with np.errstate(invalid="ignore"):  # without any noise: infinite times 0
+            each = np.where(np.isinf(each), np.inf, each * self.errors)
+        self.shown_widths = np.where(pairs, each, self.shown_widths)
         gains, widths = self.apart[:, :, 0], found.better * self.errors[:, :, 0]
         told = pairs[:, :, 0] & ~(self.better & (gains <= widths))
         self.gains = np.where(told, gains, self.gains)
@@ -167,14 +169,34 @@ class Race:
             raise ValueError("The race has judged no scores yet.")
         return self._noise
 
+    def stands(self) -> Flags:
+        """Who may be recommended, [R, m]: nobody who has left, nor anybody before a first look.
+
+        Means are over the seeds that each has. Who has left would come back by hard seeds of the
+        others, and who has just come may have had an easy one.
+        """
+        if self._has_baseline:  # then nobody leads who is not shown to be better, at a look
+            return ~self.out
+        return ~self.out & ((self.looked > 0) | ~(self.looked > 0).any(1, keepdims=True))
+
     def leader(self) -> Indices:
-        """The best mean of those that are shown to be better than the baseline; else that, [R]."""
-        return leading(self.noise.means, self.better, has_baseline=self._has_baseline)
+        """The best mean of those that are shown to be better than the baseline; else that, [R].
+
+        Without a baseline it is the best mean of all that stand.
+        """
+        return leading(
+            self.noise.means, self.better, self.stands(), has_baseline=self._has_baseline
+        )
 
     def recommended(self) -> Indices:
         """The cheapest of the leader and of those that are shown to be as good as it, [R]."""
         return recommended(
-            self.noise.means, self.better, self.close, self.costs, has_baseline=self._has_baseline
+            self.noise.means,
+            self.better,
+            self.close,
+            self.stands(),
+            self.costs,
+            has_baseline=self._has_baseline,
         )
 
     def cheaper(self) -> Flags:
@@ -298,26 +320,33 @@ def shrunken(differences: Array, errors: Array) -> Array:
     return np.where(differences == 0, 0.0, np.nan_to_num(kept) * differences)
 
 
-def leading(means: Array, better: Flags, *, has_baseline: bool) -> Indices:
-    """See `Race.leader`; means and better [R, m]."""
+def leading(means: Array, better: Flags, stands: Flags, *, has_baseline: bool) -> Indices:
+    """See `Race.leader`; all arrays [R, m]."""
     if not has_baseline:
-        return np.asarray(means.argmax(1))
-    best = np.where(better, means, -np.inf).argmax(1)
-    return np.where(better.any(1), best, 0)
+        return np.asarray(np.where(stands, means, -np.inf).argmax(1))
+    may_lead = better & stands
+    best = np.where(may_lead, means, -np.inf).argmax(1)
+    return np.where(may_lead.any(1), best, 0)
 
 
 def recommended(
-    means: Array, better: Flags, close: Flags, costs: Array | None, *, has_baseline: bool
+    means: Array,
+    better: Flags,
+    close: Flags,
+    stands: Flags,
+    costs: Array | None,
+    *,
+    has_baseline: bool,
 ) -> Indices:
     """See `Race.recommended`; all arrays [R, m].
 
     Of several that cost the same the leader is taken, then the baseline, then the best mean.
     """
-    leader = leading(means, better, has_baseline=has_baseline)
+    leader = leading(means, better, stands, has_baseline=has_baseline)
     if costs is None:
         return leader
     races = np.arange(len(means))
-    as_good = close.copy()
+    as_good = close & stands
     as_good[races, leader] = True
     least = np.where(as_good, costs, np.inf).min(1)
     cheap = as_good & (costs <= least[:, None] * (1 + SAME_COST))

@@ -120,7 +120,8 @@ class Choice:
         best: Key of the configuration with the best mean, at the last look.
         margin: The band: deficits up to this do not matter.
         noise: Pooled standard deviation between seeds; NaN with one round.
-        comparisons: Every configuration, best mean first.
+        comparisons: Every configuration, best mean first; who has come after the last look is
+            last.
         estimate: What to expect of the recommended one.
         undecided: What more seeds would decide.
         decided: Whether further seeds are not needed.
@@ -244,8 +245,8 @@ def _choice(
 ) -> Choice:
     sign = -1.0 if direction == "min" else 1.0
     means, rounds = race.noise.means[0], max(len(one.scores) for one in ordered)
-    best, chosen = int(race.shown[0].min(1).argmax()), int(race.recommended()[0])
-    noise = math.sqrt(race.noise.pooled[0])
+    best, chosen = _best(race), int(race.recommended()[0])
+    noise, last = math.sqrt(race.noise.pooled[0]), int(race.looked.max())
     comparisons = [
         Comparison(
             key=one.key,
@@ -269,11 +270,18 @@ def _choice(
         best=ordered[best].key,
         margin=float(race.band[0]),
         noise=noise if math.isfinite(noise) and rounds > 1 else math.nan,
-        comparisons=tuple(sorted(comparisons, key=lambda c: c.deficit)),
+        comparisons=tuple(sorted(comparisons, key=lambda c: (c.looked_at < 1 <= last, c.deficit))),
         estimate=Estimate(float(sign * expected.mean[0]), float(expected.half_width[0])),
         undecided=_undecided(race, ordered, has_baseline=has_baseline),
         decided=bool(race.decided()[0]),
     )
+
+
+def _best(race: Race) -> int:
+    """The best mean at the last look; before a first one, of all."""
+    looked = np.flatnonzero(race.looked[0])
+    among = looked if len(looked) else np.arange(len(race.looked[0]))
+    return int(among[race.shown[0][np.ix_(among, among)].min(1).argmax()])
 
 
 def _undecided(

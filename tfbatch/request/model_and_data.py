@@ -20,6 +20,9 @@ from tfbatch.request.task import Task
 from tfbatch.schema import Named, as_plain, validate
 from tfbatch.workers import ProcessEndedError, warm_slot
 
+_OF_PATHS = ("images", "npz")
+"""Sources whose data set is a path."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelAndData:
@@ -126,7 +129,7 @@ def resolve_model_and_data(
         data = data.model_copy(update={"batched": batched})
     return ModelAndData(
         data=data,
-        dataset=_dataset_text(dataset, image_size),
+        dataset=_dataset_text(dataset, image_size, folder),
         model=model,
         baseline=parse_baseline(baseline, data.baseline),
         optimizer=optimizer,
@@ -202,15 +205,29 @@ def _writable(folder: Path) -> Path:
         ) from error
 
 
-def _dataset_text(dataset: str | Recipe | OwnData, image_size: int | None) -> str:
+def _dataset_text(
+    dataset: str | Recipe | OwnData, image_size: int | None, data_dir: Path | None
+) -> str:
     """What finds the data again, from any folder."""
     if isinstance(dataset, OwnData):
         return dataset.where
     if isinstance(dataset, Recipe):
         return dataset.name
-    if image_size is not None:
-        return f"{dataset}@{image_size}"
-    return str(Path(dataset).resolve()) if dataset.endswith((".yaml", ".yml")) else dataset
+    if dataset.endswith((".yaml", ".yml")):
+        return str(Path(dataset).resolve())
+    size = "" if image_size is None else f"@{image_size}"
+    return f"{_from_anywhere(dataset, data_dir)}{size}"
+
+
+def _from_anywhere(dataset: str, data_dir: Path | None) -> str:
+    """`images:DIR` and `npz:PATH` with the whole path, unless it is beneath the data folder."""
+    source, _, path = dataset.partition(":")
+    if source not in _OF_PATHS:
+        return dataset
+    ends = [*(k for k, letter in enumerate(path) if letter in ",@"), len(path)]
+    beneath = data_dir and any((data_dir / path[:end]).exists() for end in ends if end)
+    here = any(Path(path[:end]).exists() for end in ends if end)
+    return f"{source}:{Path.cwd() / path}" if here and not beneath else dataset
 
 
 def derive_apart(text: str, *, data_dir: Path | None, image_size: int | None) -> Recipe:

@@ -269,7 +269,10 @@ def make_request(
     resolved = resolve_model_and_data(apart=execution.workers != 0, **subject)
     length = TrainingLength.parse(trial_length) if trial_length else resolved.data.trial_length
     longer = TrainingLength.parse(for_length) if for_length else None
-    check_for_length(longer, length)
+    folder = run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-{Path(search).stem}"
+    # A limit of time may shorten the default length, or has in an earlier session.
+    if trial_length or (max_minutes is None and not folder.exists()):
+        check_for_length(longer, length)
     return Request(
         subject=resolved,
         search=chosen,
@@ -281,6 +284,6 @@ def make_request(
         max_trainings=max_trainings,
         has_default_length=not trial_length,
         execution=execution,
-        run_dir=run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-{Path(search).stem}",
+        run_dir=folder,
         overwrite=overwrite,
     )

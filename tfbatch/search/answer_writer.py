@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +75,7 @@ class AnswerWriter:
         Raises:
             RunFolderError: It cannot be written.
         """
-        if self._tested_before(answer) is None:
+        if self._earlier(answer) is None:
             self._write(self._as_of_now(answer, interrupted=True))
 
     def finish(self, answer: Answer, *, failure: Exception | None = None) -> Result:
@@ -87,18 +87,21 @@ class AnswerWriter:
         """
         early = failure is not None or self.stop_requested()
         failures = [failure] if failure else []
-        known = self._tested_before(answer)
-        answer = self._as_of_now(known or answer, interrupted=early)
+        earlier = self._earlier(answer)
+        answer = self._as_of_now(earlier or answer, interrupted=early)
+        untested = self._untested(answer)
+        if not (earlier or early or "test" in self.data.splits):
+            self.progress.say("There is no test split: the answer rests on validation alone.")
         with told(self.progress, "The answer could not be written", failures):
             self._write(answer)
-        if known is None and not early:
+        if untested and not early:
             with told(self.progress, "The test split could not be evaluated", failures):
-                for key, metrics in self._test_metrics(answer):
+                for key, metrics in self._test_metrics(untested):
                     answer = answer.with_test(key, metrics)  # on disk as soon as it is measured
                     self._write(self._as_of_now(answer, interrupted=True))
         with told(self.progress, f"{BEST_MODEL} could not be written", failures):
             self._save_best(answer.recommended)
-        early = early or (self.stop_requested() and known is None)
+        early = early or (self.stop_requested() and bool(untested))
         answer = self._as_of_now(answer, interrupted=early)
         with told(self.progress, "The answer could not be written", failures):
             self._write(answer)
@@ -169,26 +172,42 @@ class AnswerWriter:
         write_whole(self.folder.path / BEST_CONFIGURATION, best)
         answer.write(self.folder.path)
 
-    def _test_metrics(self, answer: Answer) -> Iterator[tuple[str, dict[str, Measured]]]:
+    def _test_metrics(
+        self, untested: Sequence[Contender]
+    ) -> Iterator[tuple[str, dict[str, Measured]]]:
         """Reads the test split, once for each verified configuration: here and nowhere else."""
-        if "test" not in self.data.splits:
-            self.progress.say("There is no test split: the answer rests on validation alone.")
-            return
         self.progress.say(
             "Evaluating the recommendation and all that was verified on the test split."
         )
-        for one in answer.tested():
-            kept = [(t.seed, self.runner.weights_file(t.trial)) for t in one.completed]
+        for one in untested:
             measured = [
                 self.engine.call(evaluate_weights, one.configuration, file, split="test", seed=seed)
-                for seed, file in kept
-                if file.exists()
+                for seed, file in self._kept_weights(one)
             ]
-            if measured:
-                yield one.key, measured_metrics(measured)
+            yield one.key, measured_metrics(measured)
 
-    def _tested_before(self, answer: Answer) -> Answer | None:
-        """The answer with an earlier session's test metrics, if that rested on the same trials."""
+    def _untested(self, answer: Answer) -> list[Contender]:
+        """Those whose test metrics are to be read."""
+        if "test" not in self.data.splits:
+            return []
+        return [
+            one
+            for one in answer.tested()
+            if one.metrics.test is None and list(self._kept_weights(one))
+        ]
+
+    def _kept_weights(self, one: Contender) -> Iterator[tuple[int, Path]]:
+        """Seed and file of each training of a contender whose weights are kept."""
+        for trial in one.completed:
+            file = self.runner.weights_file(trial.trial)
+            if file.exists():
+                yield trial.seed, file
+
+    def _earlier(self, answer: Answer) -> Answer | None:
+        """The answer with an earlier session's test metrics, if that rested on the same trials.
+
+        A session that was stopped or has failed meanwhile may have read some of them only.
+        """
         try:
             before = read_answer(self.folder.path)
         except RunFolderError as error:  # it must not cost the answer that is in its place now
@@ -196,14 +215,14 @@ class AnswerWriter:
             before = None
         if before is None or not (self.folder.path / BEST_MODEL).exists():
             return None
-        untested = before.recommended.metrics.test is None and "test" in self.data.splits
         same = before.recommended_trial == answer.recommended_trial and (
             [one.trials for one in before.tested()] == [one.trials for one in answer.tested()]
         )
-        if untested or not same:
+        if not same:
             return None
         for one in before.tested():
-            answer = answer.with_test(one.key, one.metrics.test)
+            if one.metrics.test is not None:
+                answer = answer.with_test(one.key, one.metrics.test)
         return answer
 
     def _save_best(self, recommended: Contender) -> None:

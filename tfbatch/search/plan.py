@@ -20,6 +20,7 @@ from tfbatch.search.prices import prices_of
 from tfbatch.search.progress import Progress
 from tfbatch.search.rehearsal import Rehearsal, Rehearsed
 from tfbatch.search.space import SearchSpace
+from tfbatch.search.trial_length import expected_test_seconds
 from tfbatch.training.evaluation import Untrained
 from tfbatch.training.prices import ROUND_SECONDS
 from tfbatch.training.step_times import ROUNDS
@@ -77,7 +78,7 @@ class Planner:
         pace = measure_pace(self.engine, baseline, prices, self.folder, num_examples=num_examples)
         self.progress.say("Rehearsing the search with invented scores.")
         before = self.begun_seconds + (pricing if request.search.oracle.prices else 0.0)
-        finishing = FINISHING_SECONDS + self._test_seconds(1 + request.search.confirmation.seeds)
+        finishing = FINISHING_SECONDS + expected_test_seconds(request, self.splits, self.untrained)
         rehearsed = Rehearsal(
             request.search,
             space,

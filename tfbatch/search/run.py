@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tfbatch.answer.answer import Answer
 from tfbatch.answer.candidates import Candidate, to_verify
 from tfbatch.answer.chance import write_chance_level
-from tfbatch.answer.find import find_answer
+from tfbatch.answer.find import Left, find_answer
 from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.answer.plan import Plan
 from tfbatch.answer.step_seconds import read_step_seconds
@@ -337,11 +337,22 @@ class Run:
             goal=self.request.search.confirmation.goal,
             tolerance=self.request.search.confirmation.tolerance,
             planned=self.request.search.confirmation.seeds,
+            left=self._left(),
             too_short=self._too_short(),
         )
         if found.verified or self._belief is None:
             return found
         return found.model_copy(update={"belief": self._belief.sentence})
+
+    def _left(self) -> Left:
+        """What is left for more verification."""
+        trainings = self._trainings()
+        return Left(
+            seconds=self.clock.left - self.clock.finishing,
+            at_once=self.runner.at_once,
+            trainings=trainings.limit - trainings.spent(self.trials),
+            price=trainings.of_whole,
+        )
 
     def _keep_answer(self) -> None:
         """Writes the answer so far: a run that is killed later has it on disk."""

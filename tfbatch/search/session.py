@@ -112,6 +112,7 @@ def open_run(
             left=math.inf if request.max_minutes is None else request.max_minutes * 60 - spent,
             progress=progress,
         )
+        check_for_length(request.for_length, request.trial_length, ready.data.splits["train"])
         folder = _folder_of(request, ready, code, untrained, lock)
         with folder, _noted(folder, request, engine, progress, load_before):
             engine.admit(
@@ -168,7 +169,6 @@ def _checked_space(request: Request, ready: Prepared, progress: Progress) -> Sea
     check_baseline(subject, num_examples)
     sizes = [*space.batch_sizes, subject.baseline.batch_size]
     check_length(request.trial_length, sizes, num_examples)
-    check_for_length(request.for_length, request.trial_length, num_examples)
     check_replicas(sizes, engine.devices.replicas)
     _say_replicas(engine, space, progress)
     if request.search.oracle.in_parts and model.begin_anew:

@@ -30,7 +30,7 @@ def expected_test_seconds(
     """What evaluating what was verified on test may take, from the untrained model."""
     share = splits.get("test", 0) / splits["validation"]
     confirmation = request.search.confirmation
-    models = (confirmation.batch_sizes + 2) * max(confirmation.seeds, 1)
+    models = max((confirmation.batch_sizes + 2) * confirmation.seeds, 1)
     return models * untrained.seconds * share
 
 
@@ -69,7 +69,8 @@ def budget_of(
         finishing=finishing,
         at_once=at_once,
         max_trials=search.max_trials,
-        to_verify=search.confirmation.batch_sizes + 2,  # the baseline twice
+        # The baseline twice; a round of nothing where nothing is verified.
+        to_verify=search.confirmation.batch_sizes + 2 if search.confirmation.seeds else 0,
         length=request.trial_length,
         shortest=shortest,
         max_minutes=math.inf if request.max_minutes is None else request.max_minutes,
