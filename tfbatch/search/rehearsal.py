@@ -258,7 +258,7 @@ class Rehearsal:
 
     def _run(self, engine: RehearsedEngine, folder: RunFolder) -> list[Rehearsed]:
         found: list[Rehearsed] = []
-        stage = [""]
+        done = dict[str, int]()
         trainings = Trainings(self.prices, self.baseline, self.total_examples, self.max_trainings)
         runner = TrialRunner(
             folder,
@@ -270,13 +270,13 @@ class Rehearsal:
         )
 
         def note(search: Search | None = None) -> None:
+            now = {one.name: one.done for one in search.stages()} if search else {}
+            stage = next((name for name, count in now.items() if count > done.get(name, 0)), "")
+            done.update(now)
             for trial in runner.trials[len(found) :]:
-                own = {"search": stage[0] or "search", "confirmation": "verification"}
+                own = {"search": stage or "search", "confirmation": "verification"}
                 name = own.get(trial.phase, trial.phase)
                 found.append(Rehearsed(trial, name, trainings.of_trial(trial), engine.time))
-            if search:
-                left = [one.name for one in search.stages() if one.done < one.planned]
-                stage[0] = left[0] if left else ""
 
         clock = SearchClock(
             self.max_minutes,
