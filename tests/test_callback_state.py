@@ -4,6 +4,7 @@ import dataclasses
 import io
 import pickle
 import threading
+import tracemalloc
 from collections import Counter, OrderedDict, deque
 
 import keras
@@ -215,6 +216,21 @@ def test_what_a_callback_was_made_with_is_that_of_each_part():
     after.count = 0
     CarryOn([after], first.kept()).on_train_begin()
     assert (after.found, after.count) == ("second.csv", 1)
+
+
+def test_a_large_array_of_a_callback_is_looked_at_and_not_copied():
+    keeps, megabytes = Keeps(0), np.zeros(4_000_000)
+    keeps.data = megabytes
+    tracemalloc.start()
+    carry_on = CarryOn([keeps], None)
+    carry_on.on_train_begin()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < megabytes.nbytes / 10
+
+    unchanged = len(carry_on.kept())
+    keeps.data[7] = 1.0  # in place
+    assert len(carry_on.kept()) > megabytes.nbytes > 1000 * unchanged
 
 
 def test_what_a_part_does_not_change_goes_on_to_the_one_behind_it():

@@ -114,6 +114,21 @@ def test_a_search_of_both_that_was_stopped_anywhere_proposes_the_same(then):
         assert again.journal == whole.journal
 
 
+def test_parts_of_a_session_that_might_try_more_are_the_trunks_own():
+    """With fewer than `fewest_trials` the second one begins, unless the first one has begun."""
+    whole, few = Both(), Both()
+    whole.search(whole.make())
+    name, part = next(iter(whole.journal.items()))
+    few.known = dataclasses.replace(few.known, max_trials=3)
+    assert few.make().propose(name, known=None, bound=math.inf).seed is None
+    oracle = few.make()
+    assert oracle.propose(name, known=part, bound=math.inf) == part
+    oracle.tell(name, part, few.train(name, part))
+    following = oracle.propose("search-0002", known=None, bound=math.inf)
+
+    assert following == whole.journal["search-0002"]
+
+
 @pytest.mark.parametrize("workers", [2, 4])
 def test_several_workers_make_every_whole_training_once(workers):
     world = Both()
