@@ -85,7 +85,7 @@ def test_how_a_process_ended_travels_between_machines():
 
 
 def test_the_threads_of_a_worker_are_of_the_cores_that_its_node_lends(monkeypatch):
-    monkeypatch.setattr("tfbatch.training.devices.affinity", lambda: set(range(16)))
+    monkeypatch.setattr("tfbatch.training.devices.whole_cores", lambda: 16)
     threads = []
     monkeypatch.setattr(
         "tensorflow.config.threading.set_intra_op_parallelism_threads", threads.append

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfbatch.pipeline import PreparedData, recipe_data
 from tfbatch.pipeline.streams import as_tensor
 from tfbatch.process.limits import usable_memory
+from tfbatch.process.memory import worker_bytes
 from tfbatch.records.writer import write_records
 
 MACHINE = psutil.virtual_memory().total
@@ -52,6 +53,11 @@ def test_the_smallest_limit_counts(tmp_path, membership, limits, usable):
         path.write_text(limit)
 
     assert usable_memory(tmp_path) == usable
+
+
+def test_workers_divide_the_memory_that_may_be_used(monkeypatch):
+    monkeypatch.setattr("tfbatch.process.memory.usable_memory", lambda: 1000, raising=False)
+    assert worker_bytes(2) == 400
 
 
 def test_this_process_may_use_no_more_than_the_machine_has():

@@ -46,6 +46,11 @@ def usable_cores(root: Path = Path("/")) -> float:
     return min([float(len(affinity())), *_quotas(root)])
 
 
+def whole_cores() -> int:
+    """The same in whole cores, at least one."""
+    return max(1, int(usable_cores()))
+
+
 def usable_memory(root: Path = Path("/")) -> int:
     """Bytes that this process may use: the machine's, or less where something limits it.
 

@@ -9,13 +9,25 @@ from pathlib import Path
 
 import psutil
 
+from tfbatch.process.limits import usable_memory
+
 WORKER_SHARE = 0.8
 """All workers together may keep this share of the memory before they are replaced."""
 
 
 def worker_bytes(workers: int) -> float:
-    """The largest resident set, in bytes, that one of `workers` may have between two trials."""
-    return WORKER_SHARE * float(psutil.virtual_memory().total) / workers
+    """The most bytes that one of `workers` may hold between two trials; see `own_resident`."""
+    return WORKER_SHARE * usable_memory() / workers
+
+
+def own_resident() -> int:
+    """What this process alone holds of the memory now, in bytes.
+
+    On Linux the pages of mapped files are left out: the system takes them back when it needs them,
+    and all processes share them.
+    """
+    found = psutil.Process().memory_info()
+    return int(found.rss - getattr(found, "shared", 0))
 
 
 def resident(process: int | None = None) -> int | None:

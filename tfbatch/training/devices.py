@@ -8,7 +8,7 @@ import os
 import tensorflow as tf
 
 from tfbatch.process.gpus import CudaBuild, GpuMachine, GpuSettings
-from tfbatch.process.limits import affinity
+from tfbatch.process.limits import whole_cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def claim_devices(place: Place) -> Devices:
     two trials of one thread each are faster than one after the other with two.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    cores = min(len(affinity()), place.cores or len(affinity()))
+    cores = min(whole_cores(), place.cores or whole_cores())
     workers = _workers(place, len(gpus)) or min(cores, MOST_WORKERS)
     if gpus:
         mine = gpus if place.whole or place.strategy else [gpus[place.slot % len(gpus)]]
@@ -185,7 +185,7 @@ def use_threads(threads: int | None) -> int:
     Returns:
         The number that it has, which is another one where TensorFlow runs already.
     """
-    cores = len(affinity())
+    cores = whole_cores()
     wanted = threads or cores
     try:
         tf.config.threading.set_intra_op_parallelism_threads(wanted)

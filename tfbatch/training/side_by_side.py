@@ -12,7 +12,7 @@ import keras
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.side_by_side import Passages
 from tfbatch.interleaved_rounds import Paced, first_visit
-from tfbatch.process.memory import resident
+from tfbatch.process.memory import own_resident
 from tfbatch.training.context import TaskContext
 from tfbatch.training.prices import ROUND_SECONDS
 from tfbatch.training.step_times import (
@@ -32,7 +32,7 @@ class Look:
     Attributes:
         per_step: Seconds of an update of the baseline.
         around: Seconds that a training takes before and after its updates, once it is traced.
-        resident_bytes: What the process holds of the host's memory.
+        resident_bytes: What the process alone holds of the host's memory.
     """
 
     per_step: float
@@ -63,7 +63,7 @@ def look_at_baseline(task: TaskContext, *, baseline: Configuration, largest: int
         for _ in range(_ROUNDS):
             task.heartbeat_or_stop()
             found.measure(ROUND_SECONDS)
-    return Look(found.per_step, found.around, resident() or 0)
+    return Look(found.per_step, found.around, own_resident())
 
 
 def train_beside_others(
