@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import mmap
 import os
 import resource
 import signal
@@ -10,7 +13,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import wait
+import types
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import psutil
@@ -19,7 +23,7 @@ from processes import HANG_SECONDS, fall_silent, wait_until
 from ray_clusters import connected, ray_cluster
 
 from tfbatch.run_folder.file_lock import wait_until_released
-from tfbatch.workers import ProcessEndedError, Slot, process_end
+from tfbatch.workers import ProcessEndedError, Slot, process_end, ray_slot
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
 from tfbatch.workers.ray_slot import RaySlot, Seat, living_nodes
 from tfbatch.workers.slot import Start, _log_level, worker_mailbox
@@ -120,6 +124,38 @@ def test_a_killed_process_costs_its_task_and_is_replaced(make_any_slot, number):
     assert found.ending == "killed"
     assert number.name in found.message
     assert run(slot, os.getpid) != before
+
+
+def test_a_process_that_is_killed_between_two_tasks_is_replaced(make_any_slot):
+    slot = make_any_slot()
+    before = run(slot, os.getpid)
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(before))
+    if isinstance(slot, Slot):  # its parent has seen it, and refuses what is submitted then
+        wait_until(lambda: slot._executor._flags.broken)
+    else:  # not seen yet, it is a process that could not start
+        with contextlib.suppress(ProcessEndedError):
+            run(slot, os.getpid)
+    assert run(slot, os.getpid) != before
+
+
+class TwoArgumentsError(Exception):
+    """Cannot be unpickled: its class wants one argument more than it tells."""
+
+    def __init__(self, place, message):
+        super().__init__(f"{place}: {message}")
+
+
+def test_an_exception_that_cannot_travel_is_told_and_the_process_stays(make_any_slot):
+    slot = make_any_slot()
+    before = run(slot, os.getpid)
+    with pytest.raises(RuntimeError, match="TwoArgumentsError: line 7: no such column"):
+        run(slot, _raise_two_arguments)
+    assert run(slot, os.getpid) == before
+
+
+def _raise_two_arguments():
+    raise TwoArgumentsError("line 7", "no such column")
 
 
 def _die_of(number):
@@ -305,6 +341,67 @@ def _grow(size):
     _KEPT.append(bytearray(size))
     _KEPT[-1][::4096] = b"x" * len(range(0, size, 4096))
     return os.getpid()
+
+
+def test_mapped_files_are_no_growth(make_slot, tmp_path):
+    slot = make_slot(most_bytes=2**28)
+    with (tmp_path / "array").open("wb") as file:
+        file.truncate(2**29)
+    first = run(slot, _map, tmp_path / "array")
+    assert run(slot, os.getpid) == first
+
+
+def _map(path):
+    with path.open("rb") as file:
+        _KEPT.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    assert not any(_KEPT[-1][::4096])
+    assert psutil.Process().memory_info().rss > 2**29
+    return os.getpid()
+
+
+def test_a_process_that_is_replaced_has_no_end_of_its_own(make_any_slot, tmp_path):
+    """TensorFlow's can hang."""
+    slot = make_any_slot()
+    run(slot, _write_at_the_end, tmp_path / "ended")
+    slot.recycle()
+    run(slot, os.getpid)
+    assert not (tmp_path / "ended").exists()
+
+
+def _write_at_the_end(path):
+    atexit.register(path.touch)
+
+
+@pytest.mark.slow
+def test_an_actor_that_is_ended_leaves_no_folder(node, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_slot, "_LEAVE_SECONDS", HANG_SECONDS)
+    seat = Seat(node, cpus=0.1, gpus=0)
+    slot = RaySlot(seat, "0", Start(tmp_path / "log", None, nothing, ()), stall_seconds=9e9)
+    folder = run(slot, _mailbox_folder)
+    assert folder.exists()
+    seat.drop()
+    assert not folder.exists()
+
+
+def _mailbox_folder():
+    return worker_mailbox().path.parent
+
+
+def test_an_error_of_the_actors_own_costs_the_task_that_it_had():
+    errors = pytest.importorskip("ray.exceptions")
+    slot = RaySlot.__new__(RaySlot)
+    slot.seat = types.SimpleNamespace(node=types.SimpleNamespace(address="here"), dropped=0)
+    slot.seat.drop = lambda: setattr(slot.seat, "dropped", 1)
+    slot._future = Future()
+    traceback = "Traceback ...\nOSError: No space left on device"
+    slot._future.set_exception(errors.RayTaskError("run", traceback, OSError(28, "No space")))
+    with pytest.raises(ProcessEndedError) as caught:
+        slot.result()
+    assert caught.value.ending == "killed"
+    assert caught.value.message == (
+        "Its actor on node here failed: OSError: No space left on device"
+    )
+    assert slot.seat.dropped
 
 
 PARENT = """

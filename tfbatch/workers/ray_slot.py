@@ -32,7 +32,7 @@ from tfbatch.run_folder.fingerprint import processor, software
 from tfbatch.workers.lifeline import GROUP_SIGNALS
 from tfbatch.workers.mailbox import TaskProgress
 from tfbatch.workers.process_end import Ending, ProcessEndedError
-from tfbatch.workers.slot import Slot, Start
+from tfbatch.workers.slot import Slot, Start, as_it_travels
 
 AUTO = "auto"
 """The address of the cluster that runs on this machine."""
@@ -40,6 +40,8 @@ INSTALL = "pip install 'tfbatch[ray]'"
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
+_LEAVE_SECONDS = 1.0
+"""So long an actor that is ended may take to remove what it has made; one that hangs does not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +171,11 @@ class Host:
         if name in self._slots:
             self._slots.pop(name).close()
 
+    async def leave(self) -> None:
+        """The actor is ended next, and has no end of its own."""
+        for slot in self._slots.values():
+            slot.remove_folder()
+
 
 def _call(paths: tuple[str, ...], first: bytes) -> None:
     """Inside a worker: what it begins with, whose unpickling may import what is in `paths`."""
@@ -183,7 +190,8 @@ def _answer(task: bytes) -> bytes:
         function, arguments, options = cloudpickle.loads(task)
         return cloudpickle.dumps(function(*arguments, **options))  # type: ignore[no-any-return]
     except BaseException as error:
-        return cloudpickle.dumps(_Raised(error, traceback.format_exc()))  # type: ignore[no-any-return]
+        raised = _Raised(as_it_travels(error), traceback.format_exc())
+        return cloudpickle.dumps(raised)  # type: ignore[no-any-return]
 
 
 class Seat:
@@ -227,14 +235,14 @@ class Seat:
         future: Future[Any] = getattr(self._actor, method).remote(*arguments).future()
         return future
 
-    def answer(self, method: str, *arguments: Any) -> Any:
+    def answer(self, method: str, *arguments: Any, seconds: float = _ANSWER_SECONDS) -> Any:
         """The same, and waits; None where there is no actor that answers soon."""
         from ray.exceptions import RayError
 
         if self._actor is None:
             return None
         try:
-            return self.ask(method, *arguments).result(timeout=_ANSWER_SECONDS)
+            return self.ask(method, *arguments).result(timeout=seconds)
         except (RayError, TimeoutError):
             return None
 
@@ -242,9 +250,11 @@ class Seat:
         """Ends the actor, and with it its processes."""
         import ray
 
-        actor, self._actor = self._actor, None
+        actor = self._actor
         if actor is not None:
             self.lost = True
+            self.answer("leave", seconds=_LEAVE_SECONDS)
+            self._actor = None
             with contextlib.suppress(Exception):  # of a node that is gone
                 ray.kill(actor)
 
@@ -325,12 +335,13 @@ class RaySlot:
             raise RuntimeError("no task was submitted")
         try:
             answer = future.result()
-        except RayTaskError:  # of the actor's own code
-            raise
         except RayError as error:
             self.seat.drop()
-            reason = " ".join(str(error).split())
-            message = f"Its actor on node {self.seat.node.address} ended: {reason}"
+            if isinstance(error, RayTaskError):  # of the actor's own code
+                reason = "failed: " + (str(error).strip().splitlines() or [""])[-1]
+            else:
+                reason = "ended: " + " ".join(str(error).split())
+            message = f"Its actor on node {self.seat.node.address} {reason}"
             # Ray's own monitor kills what uses most before the kernel does.
             ending: Ending = "oom" if isinstance(error, OutOfMemoryError) else "killed"
             raise ProcessEndedError(ending, message) from error
@@ -400,7 +411,8 @@ def connect(address: str) -> None:
     if address != AUTO:
         host, port = address.rsplit(":", 1)
         try:
-            socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+            place = (host.strip("[]"), int(port))  # an IPv6 address is in brackets
+            socket.create_connection(place, timeout=_CONNECT_SECONDS).close()
         except OSError as error:
             raise InputError(
                 f"`cluster` must be the address of a Ray cluster that runs. At {address}: {error}. "

@@ -18,10 +18,11 @@ from typing import Any, Protocol
 
 import cloudpickle
 import loky
-import psutil
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from tfbatch.process.generated_files import remove_generated_files
+from tfbatch.process.memory import own_resident
+from tfbatch.process.tracebacks import short_traceback
 from tfbatch.run_folder.file_lock import hold
 from tfbatch.workers import lifeline
 from tfbatch.workers.mailbox import Mailbox, TaskProgress
@@ -112,7 +113,7 @@ class TaskSlot(Protocol):
         """The end of what the process has printed since its task was submitted."""
 
     def recycle(self) -> None:
-        """Ends the process in good order; the next task begins in a new one."""
+        """Ends a process that has nothing to do; the next task begins in a new one."""
 
     def close(self) -> None:
         """Ends the process at once and removes what the slot has made."""
@@ -124,7 +125,7 @@ class Slot:
     Args:
         start: What each of its processes does first.
         stall_seconds: After this long without a heartbeat from a task its process is ended.
-        most_bytes: A process whose resident set is larger after a task is replaced.
+        most_bytes: A process that holds more after a task, mapped files left out, is replaced.
     """
 
     def __init__(
@@ -156,24 +157,24 @@ class Slot:
 
     def submit(self, task: Callable[..., Any], *arguments: Any, **options: Any) -> Future[Any]:
         """Begins a task in the slot's process, which is started if there is none."""
-        if self._executor is None:
-            self._open()
         self.mailbox.clear()
         self._silent_for = None
         self._kills = kernel_kills()
         self._log_size = self._start.log.stat().st_size if self._start.log.exists() else 0
-        # A process inherits the mask: Ctrl-C must not end it before it ignores it.
-        with lifeline.deferred_signals():
-            future: Future[Any] = self._executor.submit(_run, task, arguments, options)
+        try:
+            future = self._send(task, arguments, options)
+        except BrokenProcessPool:  # its process was killed while it had nothing to do
+            self._shut_down()
+            future = self._send(task, arguments, options)
         self._future = future
         return future
 
     def watch(self) -> None:
         """Ends the process if its task has been silent for too long."""
         silence = self.mailbox.silence()
-        if self._future and self._silent_for is None and silence > self._stall_seconds:
-            self._silent_for = silence
-            self.kill()
+        if self._future and silence > self._stall_seconds:
+            self._silent_for = self._silent_for or silence
+            self.kill()  # again: a process that is only begun has no ID yet
 
     def result(self) -> Any:
         """Waits for the task and returns its result, or raises its exception.
@@ -187,7 +188,7 @@ class Slot:
         try:
             value, resident = future.result()
         except BrokenProcessPool as error:
-            self._shut_down(kill=True)
+            self._shut_down()
             raise self._end(error) from error
         if resident > self._most_bytes:
             self.recycle()
@@ -210,14 +211,31 @@ class Slot:
         return self._executor is not None
 
     def recycle(self) -> None:
-        """Ends the process in good order; the next task begins in a new one."""
-        self._shut_down(kill=False)
+        """Ends a process that has nothing to do; the next task begins in a new one.
+
+        It is killed: TensorFlow's own end can hang, and no task has left anything to be done.
+        """
+        self._shut_down()
 
     def close(self) -> None:
         """Ends the process at once and removes what the slot has made."""
-        self._shut_down(kill=True)
+        self._shut_down()
         self.mailbox.close()
-        self._folder.cleanup()  # both may be done twice
+        self.remove_folder()  # both may be done twice
+
+    def remove_folder(self) -> None:
+        """For a slot whose own process is about to be ended: no further worker can start."""
+        self._folder.cleanup()
+
+    def _send(
+        self, task: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> Future[Any]:
+        if self._executor is None:
+            self._open()
+        # A process inherits the mask: Ctrl-C must not end it before it ignores it.
+        with lifeline.deferred_signals():
+            future: Future[Any] = self._executor.submit(_run, task, arguments, options)
+        return future
 
     def _open(self) -> None:
         self.mailbox.begin(0)
@@ -237,10 +255,10 @@ class Slot:
         )
         self.started += 1
 
-    def _shut_down(self, *, kill: bool) -> None:
+    def _shut_down(self) -> None:
         executor, self._executor = self._executor, None
         if executor is not None:
-            executor.shutdown(wait=True, kill_workers=kill)
+            executor.shutdown(wait=True, kill_workers=True)
 
     def _end(self, error: BaseException) -> ProcessEndedError:
         codes = re.findall(r"\((-?\d+)\)", str(error))
@@ -293,10 +311,32 @@ def _begin(parent: int, log: Path, lock: Path | None, mailbox: Path, first: byte
 def _run(
     task: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[Any, int]:
-    """A task's result, and the process's resident set after it."""
+    """A task's result, and what the process holds of the memory after it.
+
+    Raises:
+        BaseException: Whatever the task raises, as it travels.
+    """
     worker_mailbox().begin_task()
     try:
         value = task(*arguments, **options)
+    except BaseException as error:
+        travelling = as_it_travels(error)
+        if travelling is error:
+            raise
+        raise travelling from None
     finally:
         remove_generated_files()
-    return value, psutil.Process().memory_info().rss
+    return value, own_resident()
+
+
+def as_it_travels(error: BaseException) -> BaseException:
+    """An exception that the parent can read: one that it cannot would seem the process's end.
+
+    Args:
+        error: What a task has raised.
+    """
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:  # whatever its own code raises, such as an `__init__` of two arguments
+        return RuntimeError(short_traceback(error))
+    return error
