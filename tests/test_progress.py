@@ -189,6 +189,22 @@ def test_a_heartbeat_carries_how_far_a_training_is(tmp_path):
     assert mailbox.progress().fraction == 0.0
 
 
+def test_a_mailbox_that_is_closed_has_no_news(tmp_path):
+    mailbox = Mailbox(tmp_path / "mailbox")
+    mailbox.report(1, 2)
+    mailbox.close()
+    assert mailbox.progress() == TaskProgress()
+
+
+def test_a_display_asks_no_worker_while_it_ends():
+    progress = LiveProgress(Console(file=io.StringIO(), force_terminal=True), now=Clock())
+    asked = []
+    progress.watch(lambda: asked.append("after the end") or [])
+    asked.clear()
+    progress.end()
+    assert asked == []
+
+
 def test_the_load_is_what_others_take_of_the_cores():
     first, last = LoadSample(10.0, 100.0, 50.0), LoadSample(20.0, 118.0, 54.0)
     load = load_between(first, last, cores=2.0)
@@ -257,6 +273,12 @@ def test_usable_cores_are_bounded_by_the_control_groups_quota(tmp_path, monkeypa
         (tmp_path / name).write_text(text)
 
     assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(("cores", "whole"), [(0.5, 1), (2.7, 2), (4.0, 4)])
+def test_a_part_of_a_core_is_none_but_there_is_one(monkeypatch, cores, whole):
+    monkeypatch.setattr(limits, "usable_cores", lambda: cores)
+    assert limits.whole_cores() == whole
 
 
 def test_the_load_is_in_the_fingerprint_and_stays_when_it_is_written_anew(tmp_path):

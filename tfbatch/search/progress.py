@@ -153,7 +153,8 @@ class Progress:
         self._last_line, self._silence = self._now(), LATER_SILENCE
 
     def end(self) -> None:
-        """Stops the display; may be called twice."""
+        """Stops the display; may be called twice. Whoever ran the trials may have ended before."""
+        self._running = list
         self._ended.set()
 
     def _print(self, text: str) -> None:

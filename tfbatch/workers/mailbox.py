@@ -83,8 +83,11 @@ class Mailbox:
         self._write(_BEAT, struct.pack("<d", time.monotonic()))
 
     def progress(self) -> TaskProgress:
-        """As last reported; nothing done of nothing before."""
-        return TaskProgress(*struct.unpack_from("<qqd", self._map, _COUNT))
+        """As last reported; nothing done of nothing before, and after `close`."""
+        try:
+            return TaskProgress(*struct.unpack_from("<qqd", self._map, _COUNT))
+        except ValueError:  # closed: a display may ask once more
+            return TaskProgress()
 
     def silence(self) -> float:
         """Seconds since the last heartbeat."""
