@@ -8,12 +8,25 @@ import time
 from pathlib import Path
 
 import pytest
-from search_fixtures import BASELINE
+from search_fixtures import (
+    BASELINE,
+    LOSS,
+    NUM_EXAMPLES,
+    TOTAL_EXAMPLES,
+    make_config,
+    open_folder,
+    outcome,
+)
 
 from tfbatch.errors import SearchError, StoppedError
 from tfbatch.process.memory import worker_bytes
 from tfbatch.search import worker_engine
+from tfbatch.search.clock import SearchClock
 from tfbatch.search.engine import memory_failure
+from tfbatch.search.loop import Search
+from tfbatch.search.progress import Progress
+from tfbatch.search.space import SearchSpace
+from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
 from tfbatch.training.context import Job
 from tfbatch.training.devices import MOST_WORKERS, Devices
@@ -58,11 +71,11 @@ def never():
     return False
 
 
-def make_engine(slot):
+def make_engine(*slots, stop_requested=never):
     """An engine without any process."""
     processes = WorkerProcesses.__new__(WorkerProcesses)
-    processes.slots, processes.stop_requested = [slot], never
-    processes._devices = Devices("GPU", ("GPU:0",), 1, 1)
+    processes.slots, processes.stop_requested = list(slots), stop_requested
+    processes._devices = Devices("GPU", ("GPU:0",), len(slots), 1)
     return WorkerEngine(processes, records=Path())
 
 
@@ -87,6 +100,91 @@ def test_a_start_that_fails_twice_teaches_nothing_of_the_batch_size():
         "killed",
         "search-0001: cudaSetDevice() on GPU:0 failed",
     )
+
+
+class EndableSlot(FakeSlot):
+    """Its task runs until it is killed, or a test ends it."""
+
+    def submit(self, *_):
+        self.submitted += 1
+        self.future = concurrent.futures.Future()
+
+    def watch(self):
+        """Nothing: no task is silent."""
+
+    def kill(self):
+        self.killed += 1
+        self.future.set_result(ProcessEndedError("killed", "Its process ended by SIGKILL."))
+
+    def result(self):
+        future, self.future = self.future, None
+        self.ends = [future.result()]
+        return super().result()
+
+
+@pytest.fixture
+def running(tmp_path):
+    """Two trials that run, their runner, and what it has ended; a third one is never proposed."""
+    slots = [EndableSlot() for _ in range(3)]
+    engine = make_engine(*slots)
+    with open_folder(tmp_path) as folder:
+        runner = TrialRunner(
+            folder,
+            engine=engine,
+            objective=LOSS,
+            num_examples=NUM_EXAMPLES,
+            total_examples=TOTAL_EXAMPLES,
+            progress=Progress(None),
+        )
+        yield slots, engine, runner
+
+
+def test_an_error_ends_the_trials_that_run_and_keeps_what_had_ended(running):
+    slots, engine, runner = running
+
+    def plan():
+        yield runner.spec("search-0001", "search", 1, BASELINE)
+        yield runner.spec("search-0002", "search", 2, BASELINE)
+        slots[0].future.set_result(outcome(runner.spec("search-0001", "search", 1, BASELINE)))
+        raise ValueError("a bug of an oracle")
+
+    with pytest.raises(ValueError, match="a bug of an oracle"):
+        list(runner.run_all(plan()))
+    assert [slot.killed for slot in slots] == [0, 1, 0]
+    assert [trial.trial for trial in runner.trials] == ["search-0001"]
+    assert engine.running() == []
+
+
+def test_who_ends_with_an_error_between_two_trials_leaves_none_running(running):
+    slots, engine, runner = running
+
+    config, begin = make_config(), engine.start
+
+    def start(spec):
+        begin(spec)
+        if spec.trial == "baseline":
+            slots[0].future.set_result(outcome(spec))
+
+    def look(_):
+        assert len(engine._running) == 2
+        raise ValueError("a bug of who looks on")
+
+    engine.start = start
+    search = Search(
+        config,
+        baseline=BASELINE,
+        space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
+        runner=runner,
+        clock=SearchClock(None),
+        seed=7,
+        untrained=2.3,
+        progress=Progress(None),
+        on_trial=look,
+    )
+    with pytest.raises(ValueError, match="a bug of who looks on"):
+        search.run(stop_requested=never)
+    assert [slot.killed for slot in slots] == [0, 1, 1]
+    assert engine.running() == []
 
 
 def test_the_kernels_kill_during_a_trial_is_out_of_memory_at_once():

@@ -84,6 +84,12 @@ class TrialEngine(Protocol):
     def running(self) -> list[Running]:
         """The trials that run now, for a display; called from another thread."""
 
+    def end_trials(self) -> list[Finished]:
+        """Ends the trials that run, at once; those that had ended by themselves have an outcome.
+
+        The others are "interrupted", or left out where nothing of them has begun.
+        """
+
 
 class Engine(TrialEngine, Protocol):
     """Runs trials, and single tasks while no trial runs: functions that get a TaskContext first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -166,12 +167,13 @@ class Search:
             replayed = {trial.trial for trial in self._trials if trial.phase != "confirmation"}
         self._walls = self._trials.memory_walls_before()
         try:
-            for trial in self._runner.run_all(self._plan(stop_requested)):
-                self._finished(trial)
-                is_new = trial.trial not in replayed
-                replayed.discard(trial.trial)
-                if is_new or not replayed:  # what was believed in the midst of them is no news
-                    self._on_trial(self)
+            with contextlib.closing(self._runner.run_all(self._plan(stop_requested))) as ended:
+                for trial in ended:
+                    self._finished(trial)
+                    is_new = trial.trial not in replayed
+                    replayed.discard(trial.trial)
+                    if is_new or not replayed:  # what was believed in the midst of them is no news
+                        self._on_trial(self)
         finally:
             if replayed:
                 self._on_trial(self)

@@ -73,6 +73,11 @@ class SerialEngine:
             return []
         return [Running(spec, self.progress, time.perf_counter() - self._began)]
 
+    def end_trials(self) -> list[Finished]:
+        """See TrialEngine; one that runs has ended before anyone can ask."""
+        self._waiting.clear()
+        return []
+
 
 class InProcessEngine(SerialEngine, Calls):
     """`--workers=0`: everything in this process, where a debugger and a profiler see it.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from tfbatch.configuration import Configuration
@@ -241,11 +242,13 @@ class TrialRunner:
         """Where a trial's final weights are kept."""
         return weights_file(self._folder.path, trial)
 
-    def run_all(self, plan: Iterator[TrialSpec | None]) -> Iterator[FinishedTrial]:
+    def run_all(self, plan: Iterator[TrialSpec | None]) -> Generator[FinishedTrial, None, None]:
         """Keeps the engine busy with the trials of a plan, until all have ended.
 
         A trial that has finished before is not run again. The weights are on disk before the
         journal says that a trial is finished, and the journal is on disk before anybody is told.
+        After an error, or when nobody asks for more, what runs is ended: it would take the machine
+        from what is done then.
 
         Args:
             plan: Asked for the next trial when the engine is free, and not before. None is none
@@ -258,6 +261,13 @@ class TrialRunner:
             InterruptedTrialError: Trials were asked to stop; what ended before is kept.
             RunFolderError: The journal cannot be written.
         """
+        try:
+            yield from self._run_all(plan)
+        except BaseException:
+            self._end_running()
+            raise
+
+    def _run_all(self, plan: Iterator[TrialSpec | None]) -> Iterator[FinishedTrial]:
         held = None
         while True:
             while self._engine.free and not self._interrupted:
@@ -290,6 +300,18 @@ class TrialRunner:
         if self._interrupted:
             names, self._interrupted = ", ".join(self._interrupted), []
             raise InterruptedTrialError(names)
+
+    def _end_running(self) -> None:
+        """Ends what runs; a trial that has ended meanwhile is kept."""
+        for spec, outcome in self._engine.end_trials():
+            if outcome.status == "interrupted":
+                self._remove_half_curves(spec)
+            elif spec.trial in self._running:
+                del self._running[spec.trial]
+                with contextlib.suppress(Exception):  # the first error is the one to be told
+                    self._finish(spec, outcome)
+        self._running.clear()
+        self._interrupted.clear()
 
     def run(self, spec: TrialSpec) -> FinishedTrial:
         """Runs one trial, or returns it if it has finished before; see `run_all`."""

@@ -391,6 +391,10 @@ def look_after(slot: TaskSlot, *, stop: bool) -> bool:
     if stop:
         slot.mailbox.request_stop()
     slot.watch()
+    return _is_over(slot)
+
+
+def _is_over(slot: TaskSlot) -> bool:
     return slot.future is None or slot.future.done()
 
 
@@ -462,6 +466,23 @@ class WorkerEngine(Calls):
             Running(spec, slots[number].mailbox.progress(), now - started)
             for number, (spec, started) in list(self._running.items())
         ]
+
+    def end_trials(self) -> list[Finished]:
+        """See TrialEngine."""
+        slots = self._processes.slots
+        while late := [n for n in self._running if not _is_over(slots[n])]:
+            self._stopped.update(late)
+            for number in late:
+                slots[number].kill()  # again: a process that is only begun has no ID yet
+            futures = [f for n in late if (f := slots[n].future)]
+            concurrent.futures.wait(futures, timeout=_POLL_SECONDS)
+        found: list[Finished] = []
+        for number in list(self._running):
+            with contextlib.suppress(Exception):  # of one costs no other
+                end = self._finished(number, lambda: True)
+                found += [end] if end else []
+        self._stopped.clear()
+        return found
 
     def wait(
         self, *, seconds: float = float("inf"), stop_requested: Callable[[], bool] | None = None
