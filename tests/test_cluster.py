@@ -44,7 +44,7 @@ from tfbatch.training.trial import run_spec
 from tfbatch.trial.outcome import TrialSpec
 from tfbatch.workers import ProcessEndedError
 from tfbatch.workers.mailbox import TaskProgress
-from tfbatch.workers.ray_slot import Greeting, Node
+from tfbatch.workers.ray_slot import Greeting, Node, connect
 
 OLD = Node("old", "10.0.0.1", 2, 0)
 NEW = Node("new", "10.0.0.2", 16, 3)
@@ -158,6 +158,8 @@ class World:
         self.greetings: dict[str, dict[str, object]] = {}
         self.refused: dict[str, str] = {}
         self.cannot_start: set[str] = set()
+        self.hanging: set[str] = set()
+        self.failing: set[str] = set()
         self.slots: list[FarSlot] = []
         self.instant = False
         self.busy: set[str] = set()
@@ -203,6 +205,7 @@ class FarSlot:
         self.seat, self.name, self.start, self.workers = seat, name, start, workers
         self.future = None
         self.spec = None
+        self.looked_at = 0
         self.mailbox = self
         seat.world.slots.append(self)
 
@@ -211,6 +214,10 @@ class FarSlot:
         if task is describe_devices:
             kind = KINDS.get(node, "NVIDIA H100")
             self.future = done(Devices(kind, (), self.workers, 1, 2))
+            if node in world.hanging:
+                self.future = Future()
+            if self.name in world.failing:
+                self.future = done(OSError("no space left"))
             if node in world.cannot_start:
                 self.future = done(ProcessEndedError("killed", "no", starting=True))
         elif arguments[1] is check_node:
@@ -241,7 +248,7 @@ class FarSlot:
         return found
 
     def watch(self):
-        """Nothing is silent."""
+        self.looked_at += 1
 
     def progress(self):
         return TaskProgress()
@@ -513,6 +520,39 @@ def test_a_node_whose_resources_others_hold_is_not_waited_for(world, open_cluste
     world.busy.add("new")
     _, processes = open_cluster()
     assert nodes_of(processes, "confirmation") == ["old", "old"]
+
+
+def test_a_node_whose_worker_hangs_while_it_starts_is_looked_at_and_not_waited_for(
+    world, open_cluster, monkeypatch
+):
+    monkeypatch.setattr(cluster, "_START_SECONDS", 0.0, raising=False)
+    world.hanging.add("new")
+    looks = iter([False] * 99)
+    _, processes = open_cluster(stop_requested=lambda: next(looks, True))
+    assert nodes_of(processes, "confirmation") == ["old", "old"]
+    assert all(slot.looked_at for slot in processes.slots if slot.seat.node is NEW)
+
+
+def test_a_failure_of_a_further_worker_costs_its_node_alone(world, open_cluster):
+    world.failing.add("1")  # the second worker of the first node
+    engine, processes = open_cluster()
+    admit(engine)
+    assert nodes_of(processes, "search") == ["new"] * 3
+    assert "Node 10.0.0.1 is not used: no space left." in open_cluster.said
+
+
+def test_an_address_of_version_6_is_asked_without_its_brackets(monkeypatch):
+    pytest.importorskip("ray", reason="not installed: pip install 'tfbatch[ray]'")
+    asked = []
+
+    def refuse(address, timeout):
+        asked.append(address)
+        raise OSError("refused")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    with pytest.raises(InputError, match="refused"):
+        connect("[::1]:6379")
+    assert asked == [("::1", 6379)]
 
 
 def test_a_node_names_the_last_line_of_a_failure_too(world, open_cluster):

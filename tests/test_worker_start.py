@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,13 @@ from search_fixtures import (
 
 from tfbatch.errors import SearchError, StoppedError
 from tfbatch.process.memory import worker_bytes
+from tfbatch.request.execution import Execution
 from tfbatch.search import worker_engine
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.engine import memory_failure
 from tfbatch.search.loop import Search
 from tfbatch.search.progress import Progress
+from tfbatch.search.session import _advice
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
@@ -79,6 +82,16 @@ def make_engine(*slots, stop_requested=never):
     return WorkerEngine(processes, records=Path())
 
 
+def over(failure=None):
+    """What a slot has whose first task has ended."""
+    future = concurrent.futures.Future()
+    if failure:
+        future.set_exception(failure)
+    else:
+        future.set_result(None)
+    return future
+
+
 def test_a_start_without_memory_is_tried_again_before_the_trial_runs():
     slot = FakeSlot(FULL, DONE)
     engine = make_engine(slot)
@@ -100,6 +113,50 @@ def test_a_start_that_fails_twice_teaches_nothing_of_the_batch_size():
         "killed",
         "search-0001: cudaSetDevice() on GPU:0 failed",
     )
+
+
+@pytest.mark.parametrize(("second", "status"), [(DONE, "completed"), (FULL, "killed")])
+def test_a_further_worker_that_cannot_start_is_started_once_more(second, status):
+    slot = FakeSlot(FULL, second)
+    slot.future = over()
+    engine = make_engine(slot)
+    engine.start(SPEC)
+    ended = engine._finished(0, never)
+
+    assert ended is not None
+    assert ended[1].status == status
+    assert slot.submitted == 1
+
+
+def test_a_worker_that_cannot_start_costs_no_second_trial_while_another_lives():
+    engine = make_engine(FakeSlot(FULL, FULL), FakeSlot(DONE))
+    engine.start(SPEC)
+    assert engine._finished(0, never) is None
+    assert engine._finished(0, never)[1].status == "killed"
+    engine.start(SPEC)
+
+    assert engine._finished(1, never) == (SPEC, DONE)
+
+
+class HangingSlot(FakeSlot):
+    """Starts up for ever, and is ended when somebody looks after it."""
+
+    def __init__(self):
+        super().__init__(ProcessEndedError("timeout", "It gave no heartbeat.", starting=True))
+        self.future = concurrent.futures.Future()
+
+    def watch(self):
+        self.future.set_result(None)
+
+
+def test_a_worker_that_hangs_while_it_starts_is_ended(monkeypatch):
+    looks = iter([False] * 9)
+    gpu = types.SimpleNamespace(gpus=("H100",))
+    monkeypatch.setattr(worker_engine, "read_gpus", lambda: gpu)
+    slot = HangingSlot()
+    engine = make_engine(slot, stop_requested=lambda: next(looks, True))
+    with pytest.raises(SearchError, match=r"(?s)cannot start: It gave no.*CUDA_VISIBLE_DEVICES"):
+        engine._processes.first_result(slot)
 
 
 class EndableSlot(FakeSlot):
@@ -350,6 +407,55 @@ def test_cases_that_were_not_begun_for_a_stop_are_no_result(two_workers):
     assert set(told) <= {0, 1}
 
 
+class DeadSlot(ThreadSlot):
+    """Its process cannot start; in the first seconds it seems that it could."""
+
+    def __init__(self, *, known):
+        super().__init__()
+        if known:
+            self.future = over(FULL)
+
+    def submit(self, task, *arguments, **options):
+        self.future = over(FULL)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_cases_run_without_a_worker_that_cannot_start(two_workers, known):
+    engine, _ = two_workers
+    engine._processes.slots[0] = DeadSlot(known=known)
+    told = {}
+    engine.call_each(
+        lambda _, *, number: number, [{"number": n} for n in range(3)], told.__setitem__
+    )
+    assert told == {0: 0, 1: 1, 2: 2}
+
+
+def test_cases_end_where_no_worker_can_start(two_workers):
+    engine, _ = two_workers
+    engine._processes.slots[:] = [DeadSlot(known=True), DeadSlot(known=True)]
+    with pytest.raises(SearchError, match="cannot start: cudaSetDevice"):
+        engine.call_each(print, [{"number": 1}], {}.__setitem__)
+
+
+@pytest.mark.parametrize(
+    ("execution", "said"),
+    [
+        (Execution(), "`--workers=0` runs"),
+        (Execution(cluster="auto"), "is in /logs."),
+        (Execution(memory_budget="auto"), "is in /logs."),
+        (Execution(strategy="mirrored"), "is in /logs."),
+    ],
+)
+def test_no_option_is_advised_that_is_refused(execution, said):
+    assert said in _advice(execution, Path("/logs"))
+
+
+def test_fewer_workers_are_advised_where_there_are_several():
+    failure = RuntimeError("CUDA_ERROR_OUT_OF_MEMORY")
+    assert "--workers" not in str(memory_failure("prepare", failure))
+    assert "--workers" in str(memory_failure("prepare", failure, shared=True))
+
+
 def test_the_memory_of_a_machine_is_divided_by_its_workers_and_not_by_its_cores(
     tmp_path, monkeypatch
 ):
@@ -368,7 +474,7 @@ def test_the_memory_of_a_machine_is_divided_by_its_workers_and_not_by_its_cores(
             limits.append(most_bytes)
 
     monkeypatch.setattr(worker_engine, "Slot", Limited)
-    monkeypatch.setattr(worker_engine.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(worker_engine, "whole_cores", lambda: 16)
     processes = WorkerProcesses(
         Job(data=None, code=b""),
         workers=None,

@@ -43,6 +43,8 @@ _LOOK_SECONDS = 2.0
 _POLL_SECONDS = 0.1
 _GREETING_SECONDS = 60.0
 """The search does not wait longer for an actor that Ray cannot place, if others are placed."""
+_START_SECONDS = 180.0
+"""Nor for a node whose worker starts up, if those of others have; from a cold disk that is slow."""
 _STARTS = 2
 _HIDE = (
     "hide the GPU there (start that node's Ray with `CUDA_VISIBLE_DEVICES=-1 ray start "
@@ -109,6 +111,7 @@ class ClusterProcesses(Processes):
         stop_requested: When true, the user asks to stop.
         stall_minutes: A task without a heartbeat for this long is ended.
         say: Told of nodes that come, go, or cannot be used.
+        advice: See Processes.
 
     Raises:
         InputError: There is no such cluster.
@@ -126,8 +129,9 @@ class ClusterProcesses(Processes):
         stop_requested: Callable[[], bool],
         stall_minutes: float,
         say: Callable[[str], None],
+        advice: str = "",
     ):
-        super().__init__(job, stop_requested=stop_requested)
+        super().__init__(job, stop_requested=stop_requested, advice=advice)
         connect(address)
         self._workers, self._run_dir, self._logs, self._lock = workers, run_dir, logs, lock
         self._stall_seconds = stall_minutes * 60
@@ -277,11 +281,12 @@ class ClusterProcesses(Processes):
         return self._first
 
     def _comes(self, member: _Member) -> bool:
-        """Whether a node is waited for: not for long where its resources may be another's."""
-        if member.stage == "greeted":
-            others = any(one.stage == "waiting" for one in self._members.values())
-            return not others or time.monotonic() < self._began + _GREETING_SECONDS
-        return member.stage == "starting"
+        """Whether a node is waited for: not for long once there are others."""
+        if member.stage not in ("greeted", "starting"):
+            return False
+        seconds = _GREETING_SECONDS if member.stage == "greeted" else _START_SECONDS
+        others = any(one.stage == "waiting" for one in self._members.values())
+        return not others or time.monotonic() < self._began + seconds
 
     def _kind_of_most(self, usable: Sequence[_Member]) -> str:
         before = read_verified_on(self._run_dir)
@@ -319,13 +324,19 @@ class ClusterProcesses(Processes):
             if name not in self._members:
                 self._greet(node)
         for member in self._members.values():
-            try:
-                self._advance(member)
-            except Exception as error:  # whatever a node's task raises: the others go on
-                self._close(member, _reason(error))
+            self._look_at(member, self._advance)
         for member in self._members.values():
             if member.stage in ("waiting", "checked", "open"):
-                self._start_again(member)
+                self._look_at(member, self._start_again)
+
+    def _look_at(self, member: _Member, step: Callable[[_Member], None]) -> None:
+        """Whatever a node's task raises: the others go on."""
+        try:
+            for number in self._warming.intersection(member.numbers):
+                self.slots[number].watch()
+            step(member)
+        except Exception as error:
+            self._close(member, _reason(error))
 
     def _greet(self, node: Node) -> None:
         workers = self._workers_on(node)

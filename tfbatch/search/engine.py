@@ -36,21 +36,25 @@ class Running:
     seconds: float
 
 
-def memory_failure(task: str, error: BaseException, log: str = "") -> SearchError | None:
+def memory_failure(
+    task: str, error: BaseException, log: str = "", *, shared: bool = False
+) -> SearchError | None:
     """The error for a task's exception if it is a lack of memory; else None.
 
     Args:
         task: The task's name.
         error: What it raised.
         log: What its process printed.
+        shared: Whether several workers share the memory.
     """
     if isinstance(error, TfbatchError):
         return None
     if not is_out_of_memory(error) and not follows_out_of_memory(str(error), log):
         return None
+    fewer = ", or let fewer --workers share it" if shared else ""
     return SearchError(
         f"Memory was exhausted in `{task}`: {memory_message(error)}. Free the memory that other "
-        "processes hold (on a GPU, nvidia-smi lists them), or let fewer --workers share it."
+        f"processes hold (on a GPU, nvidia-smi lists them){fewer}."
     )
 
 

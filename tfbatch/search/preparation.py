@@ -52,6 +52,7 @@ def _open_engine(
     warm: Slot | None,
     stop_requested: Callable[[], bool],
     say: Callable[[str], None],
+    advice: str = "",
 ) -> Iterator[Engine]:
     """Starts what runs the trials; ends it however the run ends.
 
@@ -94,6 +95,7 @@ def _open_engine(
                 stop_requested=stop_requested,
                 stall_minutes=execution.stall_minutes,
                 say=say,
+                advice=advice,
             )
         else:
             processes = WorkerProcesses(
@@ -104,6 +106,7 @@ def _open_engine(
                 stop_requested=stop_requested,
                 stall_minutes=execution.stall_minutes,
                 warm=warm,
+                advice=advice,
             )
         engine = WorkerEngine(processes, checkpoint_seconds=execution.checkpoint_seconds)
     try:
@@ -144,6 +147,7 @@ def prepared(
     splits: Mapping[str, OwnSplit] | None = None,
     warm: Slot | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    advice: str = "",
 ) -> Iterator[Prepared]:
     """Prepares data and model, whatever is to be trained then; ends the processes at the end.
 
@@ -156,6 +160,7 @@ def prepared(
         splits: Arrays or Datasets of this process, to be stored there.
         warm: A slot whose process has imported TensorFlow, or None.
         stop_requested: When true, what runs is ended.
+        advice: A sentence for users whose task has ended with its process.
 
     Raises:
         InputError: The data, the code or the model cannot be used.
@@ -172,6 +177,7 @@ def prepared(
         warm=warm,
         stop_requested=stop_requested,
         say=progress.say,
+        advice=advice,
     ) as engine:
         subject, data, engine = _load_records(
             subject, engine, progress, own_dir=lock.data, splits=splits

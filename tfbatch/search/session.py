@@ -13,10 +13,11 @@ from typing import Any
 
 from tfbatch.bench import Bench
 from tfbatch.configuration import Configuration
-from tfbatch.errors import RunFolderError
+from tfbatch.errors import InputError, RunFolderError
 from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.gpu_utilization import GpuSampler
 from tfbatch.process.limits import usable_cores
+from tfbatch.request.execution import Execution
 from tfbatch.request.request import Request, check_for_length
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.fingerprint import record_gpu_utilization, record_load
@@ -93,6 +94,7 @@ def open_run(
             splits=splits,
             warm=warm,
             stop_requested=stop_requested,
+            advice=_advice(request.execution, lock.logs),
         ) as ready,
     ):
         engine = ready.engine
@@ -138,6 +140,15 @@ def open_run(
                 largest_batch_size=_largest_batch_size(request, ready, space, folder, progress),
                 trial_seconds=trial_seconds,
             )
+
+
+def _advice(execution: Execution, logs: Path) -> str:
+    """Where to look when a process has ended in a task: not everything can run without workers."""
+    try:
+        dataclasses.replace(execution, workers=0)
+    except InputError:
+        return f"What it has printed is in {logs}."
+    return "`--workers=0` runs everything in one process, where a debugger can look."
 
 
 def _for_model(request: Request, ready: Prepared, progress: Progress) -> Request:

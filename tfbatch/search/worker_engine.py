@@ -7,13 +7,14 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate
 
 from tfbatch.errors import STOPPED_EARLY, SearchError, StoppedError
+from tfbatch.process.gpus import read_gpus
+from tfbatch.process.limits import whole_cores
 from tfbatch.process.memory import worker_bytes
 from tfbatch.process.out_of_memory import follows_out_of_memory
 from tfbatch.run_folder.files import worker_log
@@ -45,6 +46,7 @@ GRACE_SECONDS = 3.0
 LAST_SECONDS = 7.0
 """What is begun after the user's request to stop, such as saving the model, is ended then."""
 _STARTS = 2
+_HIDE_A_GPU = "A GPU that cannot be used is left out by CUDA_VISIBLE_DEVICES, such as 0,2,3."
 SEARCHED: Phase = "search"
 MEASURED: Phase = "measured"
 """Of what is compared in seconds; every phase but the search's is placed alike."""
@@ -56,17 +58,21 @@ class Processes(abc.ABC):
     Args:
         job: What all tasks have in common.
         stop_requested: When true, the user asks to stop.
+        advice: A sentence for users whose task has ended with its process.
 
     Attributes:
         slots: Each keeps its place in the list.
     """
 
     slots: list[TaskSlot]
+    _advice = ""
 
-    def __init__(self, job: Job, *, stop_requested: Callable[[], bool]):
+    def __init__(self, job: Job, *, stop_requested: Callable[[], bool], advice: str = ""):
         self.job, self.stop_requested = job, stop_requested
         self.slots = []
         self._stop_seen: float | None = None
+        if advice:
+            self._advice = f"\n{advice}"
 
     @property
     @abc.abstractmethod
@@ -147,7 +153,8 @@ class Processes(abc.ABC):
             task: Module-level.
             cases: The arguments of each by name.
             ended: Told of each case's index and result.
-            numbers: Those of the slots that it runs in; None for every one that measures.
+            numbers: Those of the slots that it runs in; None for every one that measures. One of
+                these that cannot start is left out while there is another.
         """
         waiting = collections.deque(range(len(cases)))
         running: dict[int, TaskSlot] = {}
@@ -155,8 +162,10 @@ class Processes(abc.ABC):
         self.devices  # noqa: B018 - all workers are started
         chosen = self.open_to(MEASURED) if numbers is None else numbers
         slots = [self.slots[number] for number in chosen]
+        if numbers is None:
+            slots = self._that_start(slots)
         for slot in slots:
-            if slot.future is not None:  # it was only starting up
+            if slot.future is not None:
                 self.first_result(slot)
         while running or (waiting and failure is None and not self.stop_requested()):
             for slot in slots if failure is None and not self.stop_requested() else []:
@@ -168,10 +177,15 @@ class Processes(abc.ABC):
                 n for n, slot in running.items() if look_after(slot, stop=self.stop_requested())
             ]
             for case in over:
+                slot = running.pop(case)
                 try:
-                    ended(case, self._result(task.__name__, running.pop(case)))
+                    ended(case, self._result(task.__name__, slot))
                 except Exception as error:
-                    failure = failure or error
+                    if numbers is None and len(slots) > 1 and _did_not_start(error):
+                        slots.remove(slot)
+                        waiting.appendleft(case)
+                    else:
+                        failure = failure or error
             if self.stop_requested() and self._is_over(GRACE_SECONDS):
                 for slot in running.values():
                     slot.kill()
@@ -192,10 +206,24 @@ class Processes(abc.ABC):
             StoppedError: The user has asked to stop.
         """
         try:
-            found: Devices = self._started(slot)
+            found: Devices = self.started(slot)
         except ProcessEndedError as error:
-            raise SearchError(f"A worker process cannot start: {error.message}") from error
+            raise _cannot_start(error) from error
         return found
+
+    def started(self, slot: TaskSlot) -> Any:
+        """The result of a process's first task: a stop does not wait until TensorFlow is imported.
+
+        Raises:
+            ProcessEndedError: It cannot start.
+            StoppedError: The user has asked to stop.
+        """
+        while slot.future is not None and not slot.future.done():
+            if self.stop_requested():
+                raise StoppedError(STOPPED_EARLY)
+            slot.watch()
+            concurrent.futures.wait([slot.future], timeout=_POLL_SECONDS)
+        return slot.result()
 
     def rest(self) -> None:
         """See Engine."""
@@ -250,11 +278,10 @@ class Processes(abc.ABC):
             return slot.result()
         except ProcessEndedError as error:
             raise SearchError(
-                f"A worker process ended in `{name}`: {error.message}\n"
-                "`--workers=0` runs everything in one process, where a debugger can look."
+                f"A worker process ended in `{name}`: {error.message}{self._advice}"
             ) from error
         except Exception as error:
-            failure = memory_failure(name, error, slot.printed())
+            failure = memory_failure(name, error, slot.printed(), shared=len(self.slots) > 1)
             if failure is None:
                 raise
             raise failure from error
@@ -264,17 +291,25 @@ class Processes(abc.ABC):
         self._stop_seen = self._stop_seen or time.monotonic()
         return time.monotonic() > self._stop_seen + seconds
 
-    def _started(self, slot: TaskSlot) -> Any:
-        """The result of a process's first task: a stop does not wait until TensorFlow is imported.
+    def _that_start(self, slots: Sequence[TaskSlot]) -> list[TaskSlot]:
+        """Those whose process has started up.
 
         Raises:
+            SearchError: None can.
             StoppedError: The user has asked to stop.
         """
-        while slot.future is not None and not slot.future.done():
-            if self.stop_requested():
-                raise StoppedError(STOPPED_EARLY)
-            concurrent.futures.wait([slot.future], timeout=_POLL_SECONDS)
-        return slot.result()
+        found: list[TaskSlot] = []
+        failure: ProcessEndedError | None = None
+        for slot in slots:
+            try:
+                if slot.future is not None:  # it was only starting up
+                    self.started(slot)
+                found.append(slot)
+            except ProcessEndedError as error:
+                failure = error
+        if failure and not found:
+            raise _cannot_start(failure) from failure
+        return found
 
 
 class WorkerProcesses(Processes):
@@ -288,6 +323,7 @@ class WorkerProcesses(Processes):
         stop_requested: When true, the user asks to stop.
         stall_minutes: A task without a heartbeat for this long is ended.
         warm: A slot whose process has imported TensorFlow, to be the first.
+        advice: See Processes.
     """
 
     def __init__(
@@ -300,8 +336,9 @@ class WorkerProcesses(Processes):
         stop_requested: Callable[[], bool],
         stall_minutes: float,
         warm: Slot | None,
+        advice: str = "",
     ):
-        super().__init__(job, stop_requested=stop_requested)
+        super().__init__(job, stop_requested=stop_requested, advice=advice)
         self._workers, self._folder, self._lock = workers, folder, lock
         self._stall_seconds = stall_minutes * 60
         self._devices: Devices | None = None
@@ -358,13 +395,13 @@ class WorkerProcesses(Processes):
         return Slot(self._begin(number, whole=whole), **self._limits())
 
     def _adopted(self, warm: Slot) -> Slot:
+        warm.limit(**self._limits())
         try:
-            self._started(warm)
-            warm.limit(**self._limits())
+            self.started(warm)
             warm.adopt(self._begin(0, whole=False))
-            self._started(warm)
+            self.started(warm)
         except ProcessEndedError as error:
-            raise SearchError(f"A worker process cannot start: {error.message}") from error
+            raise _cannot_start(error) from error
         return warm
 
     def _begin(self, number: int, *, whole: bool) -> Start:
@@ -382,7 +419,7 @@ class WorkerProcesses(Processes):
         workers = self._devices.workers if self._devices else self._workers
         return {
             "stall_seconds": self._stall_seconds,
-            "most_bytes": worker_bytes(workers or min(os.cpu_count() or 1, MOST_WORKERS)),
+            "most_bytes": worker_bytes(workers or min(whole_cores(), MOST_WORKERS)),
         }
 
 
@@ -396,6 +433,16 @@ def look_after(slot: TaskSlot, *, stop: bool) -> bool:
 
 def _is_over(slot: TaskSlot) -> bool:
     return slot.future is None or slot.future.done()
+
+
+def _did_not_start(error: Exception) -> bool:
+    """Whether a task's error is that its process could not start."""
+    return isinstance(error.__cause__, ProcessEndedError) and error.__cause__.starting
+
+
+def _cannot_start(error: ProcessEndedError) -> SearchError:
+    gpus = f"\n{_HIDE_A_GPU}" if read_gpus().gpus else ""
+    return SearchError(f"A worker process cannot start: {error.message}{gpus}")
 
 
 class WorkerEngine(Calls):
@@ -420,6 +467,7 @@ class WorkerEngine(Calls):
         self._stop_seen: float | None = None
         self._stopped: set[int] = set()
         self._starts: collections.Counter[str] = collections.Counter()
+        self._failed_starts: collections.Counter[int] = collections.Counter()
 
     @property
     def devices(self) -> Devices:
@@ -455,7 +503,11 @@ class WorkerEngine(Calls):
         number = self._idle(spec.phase)[0]
         slot = self._processes.slots[number]
         if slot.future is not None:  # it was only starting up
-            self._processes.first_result(slot)
+            try:
+                self._processes.started(slot)
+            except ProcessEndedError:  # the trial's first try
+                self._starts[spec.trial] += 1
+                self._failed_starts[number] += 1
         self._processes.submit(slot, self._records, run_spec, spec, self._checkpoint_seconds)
         self._running[number] = (spec, time.perf_counter())
 
@@ -564,7 +616,10 @@ class WorkerEngine(Calls):
         self._processes.share_gpus(workers)
 
     def _idle(self, phase: Phase) -> list[int]:
-        return [n for n in self._processes.open_to(phase) if n not in self._running]
+        """Slots without a trial; one that cannot start would cost trial after trial."""
+        numbers = self._processes.open_to(phase)
+        sound = [n for n in numbers if self._failed_starts[n] < _STARTS] or numbers
+        return [n for n in sound if n not in self._running]
 
     def _look_after(self, slot: TaskSlot, stop_requested: Callable[[], bool]) -> bool:
         """See `look_after`; notes when trials were first asked to stop."""
@@ -592,6 +647,7 @@ class WorkerEngine(Calls):
             ending: Status = "interrupted" if number in self._stopped else error.ending
             if error.starting and ending != "interrupted":  # the trial itself is not to blame
                 self._starts[spec.trial] += 1
+                self._failed_starts[number] += 1
                 again = self._starts[spec.trial] < _STARTS and self.can_start(spec.phase)
                 if again and not stop_requested():
                     self.start(spec)
@@ -602,6 +658,7 @@ class WorkerEngine(Calls):
             device = self._processes.device_of(number)
             return spec, Outcome(ending, {}, 0, 0, seconds, 0.0, message, device)
         self._stopped.discard(number)
+        self._failed_starts.pop(number, None)
         if outcome.status == "error" and follows_out_of_memory(outcome.message, slot.printed()):
             outcome = dataclasses.replace(outcome, status="oom")
         return spec, outcome
