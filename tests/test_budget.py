@@ -44,6 +44,14 @@ def test_a_limit_of_few_trials_proposes_a_length_with_which_enough_fit():
     assert proposed.lines() == []
 
 
+@pytest.mark.parametrize("to_verify", [0, 1, 4])
+def test_a_round_of_verification_is_named_once_and_only_where_there_is_one(to_verify):
+    short = dataclasses.replace(BUDGET, to_verify=to_verify, trial_seconds=200.0)
+    (line,) = short.lines()
+
+    assert line.count(" and one round of verification") == (to_verify > 0)
+
+
 def test_a_limit_without_room_for_one_trial_is_refused():
     with pytest.raises(InputError, match=r"about 20\.0 min here.*--trial_length=") as caught:
         dataclasses.replace(BUDGET, trial_seconds=1200.0).check()

@@ -60,7 +60,8 @@ class Budget:
     @property
     def shortage(self) -> str:
         """What does not fit, such as "about 2 of 24 trials fit in the time, in addition to ..."."""
-        also = "in addition to the baseline" + self.to_verify * " and one round of verification"
+        also = "in addition to the baseline"
+        also += " and one round of verification" if self.to_verify else ""
         if self.needed_trainings is None:
             return f"about {self.fitting()} of {self.max_trials} trials fit in the time, {also}"
         return f"a search that needs {self.needed_trainings:g} of them does not fit, {also}"
