@@ -387,6 +387,40 @@ def test_a_second_training_that_fails_leaves_the_baselines_score_in_the_table(tm
     assert f"{answer.baseline.objective()}; diverged on 1 of 4 fresh seeds" in text.getvalue()
 
 
+def test_what_is_not_verified_is_called_the_best_of_the_search_and_no_recommendation(tmp_path):
+    interrupted(tmp_path)
+    lines = summary(answer_of(tmp_path))
+
+    assert lines.startswith("Best of the search, not verified: batch size ")
+    assert "Recommended" not in lines
+    assert "nothing is shown to be better than your baseline. The same command verifies" in lines
+
+
+def test_how_much_faster_one_is_said_to_be_is_what_the_race_went_by(tmp_path):
+    """One of three trainings was held up: faster by the median, slower by the mean."""
+
+    class HeldUp(type(noisy({16: 9.0, 32: 0.5, 64: 0.5}))):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            fast = spec.configuration.batch_size == 64
+            seconds = (0.5 if fast else 1.0) + (9.0 if spec.trial == trial_name(at(64), 2) else 0.0)
+            return dataclasses.replace(done, training_seconds=seconds)
+
+    run(tmp_path, HeldUp(), rounds=3, chance=ChanceLevel(untrained=1.0))
+    answer = answer_of(tmp_path)
+
+    assert answer.find("search-0002").training_seconds.mean > 1.0
+    assert "whether batch size 64 (2 x faster) is as good" in summary(answer)
+
+
+def test_the_mean_that_is_expected_of_a_kept_baseline_says_why_it_is_another(tmp_path):
+    run(tmp_path, noisy({16: 0.52, 32: 0.5, 64: 9.0}), rounds=3, chance=ChanceLevel(untrained=5.0))
+    lines = summary(answer_of(tmp_path))
+
+    assert lines.startswith("Keep your baseline")
+    assert "] (the mean above, less what being kept among 2 adds to it)." in lines
+
+
 def test_a_better_one_that_is_dearer_and_within_the_band_leaves_the_baseline_in_place(tmp_path):
     run(tmp_path, noisy({16: 0.45, 32: 0.5, 64: 9.0}), rounds=3, chance=ChanceLevel(untrained=5.0))
     answer = answer_of(tmp_path)

@@ -134,6 +134,7 @@ def test_a_run_that_comes_to_its_end_is_complete(tmp_path):
     result, lines, engine = complete(tmp_path)
 
     assert on_disk(tmp_path) == result.recommendation
+    assert str(result) == f"{result.summary()}\nEverything is in {tmp_path}."
     assert result.recommendation["status"] == "complete"
     assert result.recommendation["metrics"]["test"]["loss"]["mean"] == 0.5
     assert result.failure is None

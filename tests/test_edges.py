@@ -67,7 +67,7 @@ def test_each_batch_size_is_looked_at_by_itself():
     assert edges_of(trials_of(*found, objective=ACCURACY), RATES).high == ()  # higher is better
     lines = edges.lines()
     assert lines[0].startswith("At batch size 16 the best learning rate lies at the lower end")
-    assert "a higher `base_learning_rate` may do better" in lines[1]
+    assert "a higher `base_learning_rate` may do better (a search of your own, " in lines[1]
     assert Edges().lines() == []
 
 

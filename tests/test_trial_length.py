@@ -5,8 +5,11 @@ from search_fixtures import BASELINE, finished, make_request_of
 
 from tfbatch.errors import SearchError
 from tfbatch.quantities import TrainingLength
+from tfbatch.request.task import Task
+from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.progress import Progress
+from tfbatch.search.session import _measured_untrained, _say_if_time_is_over
 from tfbatch.search.trial_length import settle_length
 from tfbatch.training.devices import Devices
 from tfbatch.training.evaluation import Untrained
@@ -108,6 +111,38 @@ def test_a_run_that_verifies_nothing_keeps_no_time_for_it(tmp_path):
 
     assert request.trial_length == TrainingLength.parse("13 epochs")
     assert "in addition to the baseline." in said[0]
+
+
+@pytest.mark.parametrize(("minutes", "over"), [(2.0, True), (9.0, False), (None, False)])
+def test_a_session_without_time_says_so_before_anything_begins(tmp_path, minutes, over):
+    request = make_request_of(run_dir=tmp_path / "run", max_minutes=minutes)
+    progress, said = Progress(None), []
+    progress.say = said.append
+    _say_if_time_is_over(request, progress)
+    assert not said, "there is no run yet"
+    begun(request.run_dir, request)
+    (request.run_dir / WALL_TIME).write_text('{"seconds": 141.0}')
+    _say_if_time_is_over(request, progress)
+
+    assert bool(said) == over
+    if over:
+        assert "--max_minutes are used up" in said[0]
+        assert "took 2.4" in said[0]
+
+
+def test_weights_of_classes_are_said_not_to_be_in_the_loss_that_trials_are_compared_by(tmp_path):
+    class Measures:
+        def call(self, task, baseline):
+            return Untrained({"loss": 2.3, "accuracy": 0.1}, 0.1, "hash")
+
+    for objective, weighted, told in [("val_loss", {1: 5.0}, 1), ("val_loss", None, 0)]:
+        request = make_request_of(
+            run_dir=tmp_path, objective=objective, task=Task(class_weight=weighted)
+        )
+        progress, said = Progress(None), []
+        progress.say = said.append
+        _measured_untrained(request, Measures(), BASELINE, progress)
+        assert sum("`class_weight` weights the training alone" in line for line in said) == told
 
 
 def test_a_length_that_is_too_short_to_learn_is_not_chosen(tmp_path):

@@ -13,6 +13,7 @@ from tfbatch.answer.chance import read_chance_level
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.estimators.difference import Difference, Verdict, difference
+from tfbatch.estimators.error_budget import LOOKS
 from tfbatch.notebook import preformatted
 from tfbatch.run_folder.reader import read_settings
 from tfbatch.schema import Strict
@@ -412,7 +413,10 @@ def _goes_on(first: _Side, second: _Side) -> bool:
 
 
 def _command(seeds: int | None) -> str | None:
-    return None if seeds is None else f"the same tfbatch tune with --verification_seeds={seeds}"
+    if seeds is None:
+        return None
+    look = next((one for one in LOOKS if one >= seeds), seeds)  # between them it judges nothing
+    return f"the same tfbatch tune with --verification_seeds={look}"
 
 
 def _notes(side: _Side) -> list[str]:

@@ -382,8 +382,8 @@ def _with_slope(training: _Training, trials: Trials, to: int) -> _Training:
     notes = list(training.notes)
     if slope is None:
         notes.append(
-            f"The run has a bracketed best learning rate at {len(sizes)} batch sizes; a slope "
-            "needs 3. The rule is used instead."
+            f"A slope needs a bracketed best learning rate at 3 batch sizes; the run has "
+            f"{len(sizes)}. The rule is used instead."
         )
     else:
         notes += [f"About the slope: {doubt}." for doubt in slope.doubts]

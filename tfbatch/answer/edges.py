@@ -32,7 +32,8 @@ class Edges(Strict):
         """What a reader should know; nothing if no batch size is at an edge."""
         return [
             f"At batch size {', '.join(map(str, sizes))} the best learning rate lies at the {end} "
-            f"end of what was searched: {wider} `base_learning_rate` may do better."
+            f"end of what was searched: {wider} `base_learning_rate` may do better "
+            "(a search of your own, --search=FILE.yaml, sets its range)."
             for sizes, end, wider in (
                 (self.low, "lower", "a lower"),
                 (self.high, "upper", "a higher"),

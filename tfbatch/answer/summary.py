@@ -36,7 +36,10 @@ class Words:
 def words_of(answer: Answer) -> Words:
     """The sentences of an answer."""
     one = answer.recommended
-    lead = "Keep your baseline" if answer.keeps_baseline else "Recommended"
+    if answer.keeps_baseline:
+        lead = "Keep your baseline"
+    else:
+        lead = "Recommended" if answer.verified else "Best of the search, not verified"
     better, *reasons = _certainty(answer)
     undecided = (_open_line(open_one, answer) for open_one in answer.undecided)
     return Words(
@@ -91,7 +94,8 @@ def _certainty(answer: Answer) -> list[str]:
     if verification is None:
         lines = [
             "Not verified on fresh seeds: the figures are of the search itself, whose best "
-            "result is too good on average. More time or trials verify it."
+            "result is too good on average, so nothing is shown to be better than your baseline. "
+            "The same command verifies it, where the time and --verification_seeds allow it."
         ]
         return [*lines, f"The search so far: {answer.belief}."] if answer.belief else lines
     lines = [_better(answer, verification), _why(answer, verification)]
@@ -185,11 +189,23 @@ def _expected(answer: Answer, verification: Verification) -> list[str]:
         f"Expected {answer.objective.name}, freed of the choice: {expected.mean:.4f} "
         f"[{low:.4f}, {high:.4f}]"
     )
-    if answer.keeps_baseline or base is None or expected.gain is None:
+    if answer.keeps_baseline:
+        count = len(verification.comparisons)
+        kept = f" (the mean above, less what being kept among {count} adds to it)"
+        return [f"{line}{kept if count > 1 else ''}."]
+    if base is None or expected.gain is None:
         return [f"{line}."]
     gain = _signed(answer, expected.gain, expected.gain_half_width or 0.0)
-    speed = _speed(base.training_seconds.mean / answer.recommended.training_seconds.mean)
+    speed = _speed(_ratio(verification, base, answer.recommended))
     return [f"{line}. Against your baseline: {speed}, {gain}."]
+
+
+def _ratio(verification: Verification, slow: Contender, fast: Contender) -> float:
+    """How many times as long the first one takes, by the seconds that the race went by."""
+    compared = verification.of_key(slow.key), verification.of_key(fast.key)
+    if compared[0] is None or compared[1] is None:
+        return slow.training_seconds.mean / fast.training_seconds.mean
+    return compared[0].seconds / compared[1].seconds
 
 
 def _open_line(one: Open, answer: Answer) -> str:
@@ -200,7 +216,7 @@ def _open_line(one: Open, answer: Answer) -> str:
     if one.question == "better":
         what = f"whether {name} is better than your baseline"
     else:
-        ratio = baseline.training_seconds.mean / contender.training_seconds.mean
+        ratio = _ratio(answer.verification, baseline, contender)
         cheaper = (
             f"{_short(contender.batch_size / baseline.batch_size)} x the batch"
             if answer.goal == "memory"
@@ -289,8 +305,8 @@ def _duration(contender: Contender) -> str:
     steps, validation = contender.training_seconds, contender.validation_seconds
     if not steps.alone_on_the_device:
         return (
-            f"{contender.trial_seconds:.3g} s beside other trials, of which {steps.mean:.3g} s are "
-            "training steps"
+            f"{contender.trial_seconds:.3g} s as it was in the search, its start included; "
+            f"{steps.mean:.3g} s of it are training steps"
         )
     where = f"alone on {steps.device or 'the device'}"
     if validation.mean is None:

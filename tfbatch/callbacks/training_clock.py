@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -41,7 +42,7 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
         self._executions = 0
         self._measured_steps = self._last_steps = 0
         self._measured_seconds = self._last_seconds = 0.0
-        self._all_seconds = 0.0
+        self._all_seconds, self._fastest_step = 0.0, math.inf
         self._last = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -55,6 +56,7 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
         steps = self._before + batch + 1 - self.steps
         self.steps += steps
         self._all_seconds += now - self._last
+        self._fastest_step = min(self._fastest_step, (now - self._last) / max(steps, 1))
         self._executions += 1
         if self._executions > self._warmup_executions:
             self._last_steps, self._last_seconds = steps, now - self._last
@@ -64,11 +66,17 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def seconds(self) -> float:
-        """Seconds for all steps at the pace of those measured (of all, if there were so few)."""
+        """Seconds for all steps at the pace of those measured.
+
+        Of so few executions that all of them may have been traced or allocated for, it is the pace
+        of the fastest.
+        """
         steps, seconds = self._measured_steps, self._measured_seconds
         if self._leaves_out_last and steps > self._last_steps:
             steps, seconds = steps - self._last_steps, seconds - self._last_seconds
-        return seconds / steps * self.steps if steps else self._all_seconds
+        if steps:
+            return seconds / steps * self.steps
+        return self._fastest_step * self.steps if self._executions else 0.0
 
     @property
     def _leaves_out_last(self) -> bool:

@@ -150,6 +150,10 @@ class Result(_Trials):
         """The recommendation beside the baseline, in a few lines."""
         return summary(self.answer)
 
+    def __str__(self) -> str:
+        """The same, and where the rest is."""
+        return f"{self.summary()}\nEverything is in {self.run_dir}."
+
     def _repr_html_(self) -> str:
         """For a notebook: the answer in two sentences, every contender, and where the rest is."""
         words, answer = words_of(self.answer), self.answer

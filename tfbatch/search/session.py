@@ -20,12 +20,16 @@ from tfbatch.process.limits import usable_cores
 from tfbatch.request.execution import Execution
 from tfbatch.request.request import Request, check_for_length
 from tfbatch.request.search_config import SearchConfig
+from tfbatch.run_folder.files import JOURNAL
 from tfbatch.run_folder.fingerprint import record_gpu_utilization, record_load
 from tfbatch.run_folder.folder import RunFolder, RunLock
+from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
+from tfbatch.run_folder.wall_time import spent_seconds
 from tfbatch.schema import content_hash
 from tfbatch.search.answer_writer import report_at_the_end
+from tfbatch.search.clock import FINISHING_SECONDS
 from tfbatch.search.compiled_optimizer import fit_search
 from tfbatch.search.engine import Engine
 from tfbatch.search.memory_limit import limit_memory
@@ -82,6 +86,7 @@ def open_run(
     started = time.monotonic() if started is None else started
     stop_if(stop_requested)
     load_before = sample_load()
+    _say_if_time_is_over(request, progress)
     progress.doing("starting the first worker process")
     with (
         lock,
@@ -142,6 +147,21 @@ def open_run(
             )
 
 
+def _say_if_time_is_over(request: Request, progress: Progress) -> None:
+    """Before any process starts: a session that can begin no trial takes its time, too."""
+    if request.max_minutes is None or request.overwrite:
+        return
+    journal = request.run_dir / JOURNAL
+    rows = read_rows(journal) if journal.exists() else []
+    spent = spent_seconds(request.run_dir, rows) if rows else 0.0
+    if spent >= 60 * request.max_minutes - FINISHING_SECONDS:
+        progress.say(
+            f"The {request.max_minutes:g} min of --max_minutes are used up: the sessions on "
+            f"{request.run_dir} took {spent / 60:.1f}. No further trial begins without a larger "
+            "--max_minutes."
+        )
+
+
 def _advice(execution: Execution, logs: Path) -> str:
     """Where to look when a process has ended in a task: not everything can run without workers."""
     try:
@@ -198,6 +218,11 @@ def _measured_untrained(
     """
     progress.doing("evaluating the untrained model")
     untrained = engine.call(measure_untrained, baseline)
+    if request.subject.task.class_weight and request.objective.name == "val_loss":
+        progress.say(
+            "`class_weight` weights the training alone: val_loss, by which trials are compared, is "
+            "not weighted. A metric of your model, such as --objective=val_auc, may say more."
+        )
     for note in untrained.notes:
         progress.say(note)
     names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
