@@ -72,7 +72,7 @@ def run_dir(tmp_path_factory):
     return folder
 
 
-def tune(run_dir, monkeypatch, *, fails=None):
+def tune(run_dir, monkeypatch, *, fails=None, interrupted=False):
     def run_request(request, objects, *, progress, stop_requested, started):
         progress.say("a trial has ended")
         os.write(1, b"a library speaks\n")  # as C++ code does
@@ -82,7 +82,7 @@ def tune(run_dir, monkeypatch, *, fails=None):
         return Result(
             run_dir=run_dir,
             rows=[],
-            interrupted=False,
+            interrupted=interrupted,
             answer=answer,
             table=Table("the table"),
             snippet="the script",
@@ -243,6 +243,18 @@ def test_the_next_command_searches_further_and_speaks_to_people(run_dir, monkeyp
     assert "--seed=2" in command
     assert "--from" not in command
     assert "--json" not in command
+
+
+@pytest.mark.parametrize("more", [[], ["--search=trunks"], ["--max_minutes=3.0"]])
+def test_after_a_stop_the_same_command_is_offered_with_its_own_limits(
+    run_dir, monkeypatch, capfd, more
+):
+    main, arguments = tune(run_dir, monkeypatch, interrupted=True)
+    main([*arguments, *more])
+    said = " ".join(capfd.readouterr().out.split())
+    (command,) = re.findall(r"-m tfbatch\.tune (.*?) \(goes on\)", said)
+
+    assert sorted(shlex.split(command)) == sorted([f"--run_dir={run_dir}", *more])
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def main(arguments: list[str]) -> int:
         if chart := _chart(result):
             say(voices.people, f"{chart}\n")
         say(voices.people, result.summary())
-        say(voices.people, _next_steps(result.run_dir, request))
+        say(voices.people, _next_steps(result.run_dir, request, interrupted=result.interrupted))
         if result.failure:
             say(err, f"error: the run ended early: {result.failure}")
         ended = getattr(result.failure, "exit_code", 1 if result.failure else 0)
@@ -425,21 +425,29 @@ def _no_answer(
     voices.document("tune", found, exit_code=code)
 
 
-def _next_steps(run_dir: Path, request: Request) -> str:
-    left_out = ("overwrite", "from", "json", *_BUDGET)
+def _again(request: Request, *, interrupted: bool) -> list[str]:
+    """The flags of a further session: those of this one, with twice its limits if it has ended."""
+    left_out = ("overwrite", "from", "json", *(() if interrupted else _BUDGET))
     again = as_typed(FLAGS, [f for f in FLAGS if FLAGS[f].present and f not in left_out])
+    if interrupted:
+        return again
     again.append(f"--max_trials={2 * request.search.max_trials}")
     if request.max_minutes is not None:
         again.append(f"--max_minutes={2 * request.max_minutes:g}")
     if request.max_trainings is not None:
         again.append(f"--max_trainings={2 * request.max_trainings:g}")
+    return again
+
+
+def _next_steps(run_dir: Path, request: Request, *, interrupted: bool) -> str:
+    again = _again(request, interrupted=interrupted)
     python = sys.executable  # the environment need not be activated
     show = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir / TENSORBOARD}"])
     best = f"--config={run_dir / BEST_CONFIGURATION}"
-    further = f"\n  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    (searches further)"
-    if request.search.oracle.most_trainings() is not None and not any(
-        FLAGS[name].present for name in _BUDGET
-    ):
+    further = f"\n  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    "
+    further += "(goes on)" if interrupted else "(searches further)"
+    has_price = request.search.oracle.most_trainings() is not None
+    if has_price and not interrupted and not any(FLAGS[name].present for name in _BUDGET):
         further = ""  # it has ended at a price of its own
     return (
         "\nNext:\n  "

@@ -58,7 +58,7 @@ class Plan(Strict):
 
     def table(self) -> Table:
         """Stage by stage."""
-        table = Table(title="Planned (predicted from step times; nothing was trained)")
+        table = Table(title="Planned (predicted from step times; no trial was run)")
         for column in ("stage", "trials", "examples", "trainings", "minutes"):
             table.add_column(column, justify="left" if column == "stage" else "right")
         for one in [*self.stages, self._total()]:
