@@ -15,6 +15,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import logging
 from processes import run_warm, wait_until
 from sklearn.datasets import load_digits
 
@@ -782,3 +783,20 @@ def test_the_example_grows_its_batch_and_takes_fewer_updates(capsys):
     assert decay.loss < 1.5
     assert growth.loss < 1.5
     assert "116 updates" in capsys.readouterr().out
+
+
+def test_growth_with_an_optimizer_that_accumulates_goes_on_without_a_false_warning(monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *parts: told.append(text % parts))
+    scheduler = BatchSizeScheduler(SIZES)
+    rate = scheduler.learning_rate(
+        "cosine", learning_rate=0.1, total_examples=4 * len(ONES), examples_per_epoch=len(ONES)
+    )
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(rate, gradient_accumulation_steps=2), loss="mse")
+    dataset = scheduler.dataset(ONES, ONES)
+
+    fit(model, dataset, scheduler, epochs=2)
+    fit(model, dataset, scheduler, epochs=3, initial_epoch=2)
+
+    assert told == []

@@ -412,3 +412,15 @@ def test_arguments_out_of_range_are_refused(arguments):
 def test_a_dataset_is_refused_because_iterating_it_would_change_the_training_order():
     with pytest.raises(InputError, match="iterating a dataset that shuffles changes the order"):
         GradientNoiseScale(tf.data.Dataset.range(9))
+
+
+def test_an_interval_counts_the_steps_made_where_the_last_execution_is_short():
+    """Executions begin at 0, 4, 8, 10, 14, 18, 20, 24, 28: at 4, and 12 steps later at 18."""
+    x, y = regression(80)
+    model = linear()
+    model.compile(keras.optimizers.SGD(0.0), loss=model.loss, steps_per_execution=4)
+    noise = GradientNoiseScale(interval=12)
+
+    model.fit(x, y, batch_size=8, epochs=3, callbacks=[noise], verbose=0)
+
+    assert noise.measurements == 2

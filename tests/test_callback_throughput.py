@@ -213,3 +213,17 @@ def test_trap_24_a_dataset_of_unknown_length_trains_as_without_the_callback():
         ends.append((int(made.optimizer.iterations), made.get_weights()[0].tolist()))
 
     assert ends[0] == ends[1]
+
+
+def test_seconds_are_those_of_the_steps_made_where_the_last_execution_is_short(monkeypatch):
+    """By a clock on which an execution takes a second: three for ten steps, in a second epoch."""
+    clock = types.SimpleNamespace(seconds=0.0, perf_counter=lambda: clock.seconds)
+    monkeypatch.setattr(throughput_module, "time", clock)
+    throughput = Throughput()
+    takes = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: setattr(clock, "seconds", clock.seconds + 1)
+    )
+
+    fit(model(steps_per_execution=4), data(count=80), takes, throughput)
+
+    assert throughput.seconds_per_step == pytest.approx(0.3)

@@ -10,6 +10,7 @@ import types
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, TrainingClock
 from tfbatch.errors import InputError
@@ -284,3 +285,43 @@ def test_the_clock_counts_the_updates_of_a_real_training(execution):
 
     assert clock.steps == int(model.optimizer.iterations) == 24
     assert 0 < clock.seconds < time.perf_counter() - started
+
+
+def ten_batches(*, known):
+    data = tf.data.Dataset.from_tensors((np.ones((1, 1)), np.ones((1, 1)))).repeat(10)
+    return data if known else data.filter(lambda *_: True)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_steps_are_those_made_where_an_execution_is_cut_short_by_the_end_of_the_data(known):
+    model = linear_model(steps_per_execution=4)
+    stop, clock = StopAfterSteps(1000), TrainingClock()
+
+    model.fit(ten_batches(known=known), epochs=3, callbacks=[stop, clock], verbose=0, shuffle=False)
+
+    assert stop.seen == clock.steps == int(model.optimizer.iterations) == 30
+
+
+def test_training_of_epochs_that_executions_do_not_divide_stops_after_so_many_updates():
+    model, stop = linear_model(steps_per_execution=3), StopAfterSteps(50)
+
+    model.fit(ten_batches(known=True), epochs=9, callbacks=[stop], verbose=0, shuffle=False)
+
+    assert int(model.optimizer.iterations) == stop.seen == 50
+
+
+def test_steps_that_the_optimizer_skips_are_steps_of_an_epoch_of_known_length():
+    """Its loss is scaled to infinity, so that no update is made."""
+    model, stop = linear_model(steps_per_execution=4), StopAfterSteps(1000)
+    optimizer = keras.optimizers.SGD(0.01)
+    model.compile(
+        keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=3e38),
+        loss=lambda y, p: 1e30 * p,
+        steps_per_execution=4,
+    )
+
+    model.fit(ten_batches(known=True), epochs=2, callbacks=[stop], verbose=0, shuffle=False)
+
+    assert stop.seen == 20
+    assert int(optimizer.iterations) == 0

@@ -51,3 +51,24 @@ def test_whole_batches_and_an_announced_stop_are_no_reason():
     assert told(DivergenceGuard(), total_examples=100, batch_size=5) == []
     assert told(DivergenceGuard(), StopAfterSteps(17), total_examples=100) == []
     assert len(told(DivergenceGuard(), StopAfterSteps(19), total_examples=100)) == 1
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_the_steps_of_an_optimizer_that_accumulates_are_those_that_the_schedule_counts(
+    steps_before,
+):
+    """Two epochs of two steps, of which the schedule has three; one that goes on is not judged."""
+    schedule = tfbatch.schedules.LearningRateInExamples(
+        "linear", learning_rate=0.1, batch_size=6, total_examples=18
+    )
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(schedule, gradient_accumulation_steps=4), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer._iterations.assign(steps_before)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, X, batch_size=6, epochs=2, verbose=0, callbacks=[DivergenceGuard()])
+
+    found = [str(w.message) for w in caught if "ends after update 3 of 4" in str(w.message)]
+    assert len(found) == (0 if steps_before else 1)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import keras
 
+from tfbatch.callbacks._steps import schedule_step
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.schedules import LearningRateInExamples
 
@@ -46,7 +47,7 @@ def warn_of_early_end(model: keras.Model, params: Mapping[str, int | None] | Non
     stopped = _STOPPED.get(model)
     if not isinstance(schedule, LearningRateInExamples) or not epochs or not steps or not optimizer:
         return
-    if len(schedule.batch_sizes.pieces) > 1 or int(optimizer.iterations.value.numpy()):
+    if len(schedule.batch_sizes.pieces) > 1 or schedule_step(optimizer):
         return  # the batch size changes; or a training that is continued
     planned = min(epochs * steps, stopped or epochs * steps)
     reached = math.ceil(schedule.total_examples / schedule.batch_size)

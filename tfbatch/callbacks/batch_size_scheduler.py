@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-import keras
 import numpy as np
 import numpy.typing as npt
 from absl import logging
 from typing_extensions import Unpack
 
 from tfbatch.callbacks._batch_size_driver import BatchSizeDriver
+from tfbatch.callbacks._steps import schedule_step
 from tfbatch.errors import InputError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.scaling_rules import scaled
@@ -227,8 +227,7 @@ class BatchSizeScheduler(BatchSizeDriver):
         super().on_epoch_begin(epoch, logs)
         if self._is_first and self._counts_examples:
             here = self.batch_sizes().steps_before(epoch * self._driven.epoch_examples)
-            # As an array: under a strategy it is no number of Python's.
-            done = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+            done = schedule_step(self.model.optimizer)
             if done != here:
                 logging.warning(
                     "The optimizer has made %d updates, and epoch %d of the batch sizes begins "

@@ -9,13 +9,14 @@ import keras
 import numpy as np
 
 from tfbatch.callbacks._noise_meter import NoiseMeter
+from tfbatch.callbacks._steps import CountsSteps
 from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.gradients import SquaredNorms
 
 
-class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
+class GradientNoiseScale(CountsSteps, keras.callbacks.Callback):  # type: ignore[misc]
     """Publishes `noise_scale`, `noise_scale_low` and `noise_scale_high` at the end of each epoch.
 
     The simple noise scale tr(Sigma) / |G|^2 of McCandlish et al. 2018 (arXiv 1812.06162), in
@@ -134,6 +135,7 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes where the epoch starts."""
         self._steps_before = self._steps
+        self._begin_steps()
         if self._meter is not None:
             self._meter.begin_epoch()
 
@@ -143,8 +145,8 @@ class GradientNoiseScale(keras.callbacks.Callback):  # type: ignore[misc]
             self._meter.measure(self._drawn(), step=self._steps)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """`batch` is the index of the last update, also with `steps_per_execution` > 1."""
-        self._steps = self._steps_before + batch + 1
+        """Ends training where its batches cannot be measured."""
+        self._steps = self._steps_before + self._steps_of_epoch(batch)
         if self._meter is not None and self._meter.refused:
             self.refused = self._meter.refused
             if self._ends_training:

@@ -7,16 +7,17 @@ from typing import Any
 import keras
 
 from tfbatch.callbacks._schedule_end import announce_stop, forget_stop
+from tfbatch.callbacks._steps import CountsSteps
 from tfbatch.errors import InputError
 
 
-class StopAfterSteps(keras.callbacks.Callback):  # type: ignore[misc]
+class StopAfterSteps(CountsSteps, keras.callbacks.Callback):  # type: ignore[misc]
     """Stops `fit` after a number of updates.
 
     A budget in examples is rarely a whole number of epochs of equal steps. Letting the dataset run
     out instead makes Keras warn, and adds a phantom iteration to the optimizer. A model compiled
-    with `steps_per_execution=k` can only be stopped between executions: at the first multiple of k
-    that is not less than `steps`.
+    with `steps_per_execution=k` can only be stopped between executions: after the first one that
+    reaches `steps`.
 
     Example:
         ```python
@@ -51,10 +52,11 @@ class StopAfterSteps(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes where the epoch starts."""
         self._steps_before_epoch = self.seen
+        self._begin_steps()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """`batch` is the index of the last update, also with `steps_per_execution` > 1."""
-        self.seen = self._steps_before_epoch + batch + 1
+        """Ends training where the number is reached."""
+        self.seen = self._steps_before_epoch + self._steps_of_epoch(batch)
         if self.seen >= self.steps:
             self.model.stop_training = True
 

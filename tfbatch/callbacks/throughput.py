@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 
 from tfbatch.callbacks._schedule_end import warn_of_early_end
+from tfbatch.callbacks._steps import CountsSteps
 from tfbatch.callbacks._watched_input import WatchedInput
 
 
@@ -20,7 +21,7 @@ class _Reached(NamedTuple):
     totals: tuple[float, int] = (0.0, 0)
 
 
-class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
+class Throughput(CountsSteps, keras.callbacks.Callback):  # type: ignore[misc]
     """Publishes `examples_per_second` and `input_wait` of each epoch's training.
 
     `input_wait` is the share, 0 to 1, of the epoch's training time that was spent waiting for
@@ -81,6 +82,7 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
         """Notes where the epoch starts."""
         self._steps = self._steps_before = self._executions = 0
         self._extra_wait = 0.0
+        self._begin_steps()
         self._mark()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -89,10 +91,10 @@ class Throughput(keras.callbacks.Callback):  # type: ignore[misc]
             self._extra_wait = time.perf_counter() - self._started
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """`batch` is the index of the last update, also with `steps_per_execution` > 1."""
+        """Notes the execution."""
         self._executions += 1
-        self._steps = batch + 1
         self._ended = time.perf_counter()
+        self._steps = self._steps_of_epoch(batch)
         if self._leaves_out_last and self._watched is not None:
             self._reached_before = self._reached
             self._reached = _Reached(self._ended, self._steps, self._watched.totals())

@@ -8,8 +8,10 @@ from typing import Any
 
 import keras
 
+from tfbatch.callbacks._steps import CountsSteps
 
-class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
+
+class TrainingClock(CountsSteps, keras.callbacks.Callback):  # type: ignore[misc]
     """Measures the time of training steps.
 
     The first executions (tracing, allocation) and everything between epochs (validation,
@@ -49,11 +51,12 @@ class TrainingClock(keras.callbacks.Callback):  # type: ignore[misc]
         """Restarts after a validation."""
         self._last = time.perf_counter()
         self._before = self.steps
+        self._begin_steps()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Adds the time since the last batch."""
         now = time.perf_counter()
-        steps = self._before + batch + 1 - self.steps
+        steps = self._before + self._steps_of_epoch(batch) - self.steps
         self.steps += steps
         self._all_seconds += now - self._last
         self._fastest_step = min(self._fastest_step, (now - self._last) / max(steps, 1))
