@@ -785,6 +785,29 @@ def test_the_example_grows_its_batch_and_takes_fewer_updates(capsys):
     assert "116 updates" in capsys.readouterr().out
 
 
+def test_an_adaptive_fit_that_begins_anew_begins_at_the_learning_rate_it_found():
+    callback = adaptive(*[99] * 12, max_batch_size=16, patience=1, scaling_rule="linear")
+    model, dataset = gradient_minus_one(0.25), callback.dataset(ONES, ONES)
+    seen: list[tuple[float, int]] = []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append(
+            (float(model.optimizer.learning_rate), callback.switches[-1][2])
+        )
+    )
+
+    def trained(epochs, initial_epoch=0):
+        seen.clear()
+        fit(model, dataset, note, callback, epochs=epochs, initial_epoch=initial_epoch)
+        return list(seen)
+
+    assert trained(3) == [(0.25, 4), (0.5, 8), (1.0, 16)]
+    assert trained(2) == [(0.25, 4), (0.5, 8)]
+    assert trained(4, initial_epoch=2) == [(1.0, 16), (1.0, 16)]  # goes on
+    assert trained(1) == [(0.25, 4)]
+    model.optimizer.learning_rate = 2.0  # a learning rate of one's own is left alone
+    assert trained(2) == [(2.0, 4), (4.0, 8)]
+
+
 def test_growth_with_an_optimizer_that_accumulates_goes_on_without_a_false_warning(monkeypatch):
     told: list[str] = []
     monkeypatch.setattr(logging, "warning", lambda text, *parts: told.append(text % parts))

@@ -54,8 +54,9 @@ class AdaptiveBatchSize(BatchSizeDriver):
     refused. A learning rate set by epoch (keras.callbacks.LearningRateScheduler) goes by examples
     too, since epochs have the same examples to within one batch.
 
-    A `fit` whose `initial_epoch` is the epoch after the last one goes on with its batch size; any
-    other begins anew.
+    A `fit` whose `initial_epoch` is the epoch after the last one goes on with its batch size and
+    learning rate; any other begins anew with the first size, and takes back what a scaling rule has
+    multiplied the learning rate by, unless it was set to another since.
 
     Args:
         noise_scale: A function that returns the noise scale in examples (a number, or an object
@@ -120,6 +121,8 @@ class AdaptiveBatchSize(BatchSizeDriver):
         self.factor, self.ratio, self.patience = factor, ratio, patience
         self.scaling_rule, self.scaling_parameters = scaling_rule, scaling_parameters
         self._next = self._measurements = 0
+        self._scaled_by = 1.0
+        self._rate_left: float | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -162,6 +165,7 @@ class AdaptiveBatchSize(BatchSizeDriver):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Goes on, or begins anew at an epoch that does not follow the last one."""
         if epoch == 0 or epoch != self._next:
+            self._unscale()
             self._forget()
             self._position = epoch * self._driven.epoch_examples
         if not self.switches or self.switches[-1][2] != self.batch_size:
@@ -183,16 +187,31 @@ class AdaptiveBatchSize(BatchSizeDriver):
         ):
             self._grow(larger)
 
+    def on_train_end(self, logs: Any = None) -> None:
+        """Notes the learning rate, by which the next `fit` knows whether it is still its own."""
+        super().on_train_end(logs)
+        if self._scaled_by != 1.0:
+            self._rate_left = self._rate()
+
     def _grow(self, larger: int) -> None:
         factor = scaled(
             self.scaling_rule, 1.0, batch_size=larger, base_batch_size=self.batch_size,
             parameters=self.scaling_parameters,
         )  # fmt: skip
         if factor != 1.0:
-            optimizer = self._optimizer()
-            now = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-            optimizer.learning_rate = now * factor
+            self._scaled_by *= factor
+            self._optimizer().learning_rate = self._rate() * factor
+            self._rate_left = self._rate()  # an interrupted `fit` has no `on_train_end`
         self.batch_size, self._above = larger, 0
+
+    def _unscale(self) -> None:
+        """Takes the factors back from the learning rate that an earlier `fit` left."""
+        if self._scaled_by != 1.0 and self._rate() == self._rate_left:
+            self._optimizer().learning_rate = self._rate() / self._scaled_by
+        self._scaled_by = 1.0
+
+    def _rate(self) -> float:
+        return float(keras.ops.convert_to_numpy(self._optimizer().learning_rate))
 
     def _measured(self) -> float | None:
         """What the noise scale is at least; None if that is not known, or not anew."""
