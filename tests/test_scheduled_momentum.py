@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfbatch.callbacks import ScheduledMomentum
+from tfbatch.accumulation import accumulated
+from tfbatch.callbacks import GradientNoiseScale, ScheduledMomentum, Throughput
 from tfbatch.errors import InputError
 from tfbatch.schedules import (
     LearningRateInExamples,
@@ -275,3 +276,46 @@ def test_a_schedule_without_momentum_is_refused(rate, received):
 
     with pytest.raises(InputError, match=rf'such as "one_cycle"\. Received: {received}\.$'):
         train(model)
+
+
+def test_an_interrupted_fit_leaves_no_schedule_behind_in_a_with_statement():
+    model = with_gradient_minus_one(keras.optimizers.SGD(one_cycle(), momentum=0.5))
+
+    def interrupt(batch, logs):
+        raise KeyboardInterrupt
+
+    x = np.ones((BATCH * STEPS, 1), "float32")
+    stop = keras.callbacks.LambdaCallback(on_train_batch_end=interrupt)
+    with pytest.raises(KeyboardInterrupt), ScheduledMomentum() as momentum:
+        model.fit(x, x, batch_size=BATCH, verbose=0, callbacks=[momentum, stop])
+
+    assert type(model.optimizer.momentum) is float
+    assert model.optimizer.momentum == 0.5
+    assert model.train_function is None
+    ScheduledMomentum().restore()  # it was in no `fit`
+
+
+def test_callbacks_listed_before_that_watch_the_input_go_on_watching():
+    model = with_gradient_minus_one(keras.optimizers.SGD(one_cycle(), momentum=0.5))
+    model.compile(optimizer=model.optimizer, loss="mse")
+    throughput, noise = Throughput(), GradientNoiseScale(micro_batches=2, interval=1)
+    x = np.random.default_rng(0).normal(size=(BATCH * STEPS, 1)).astype("float32")
+
+    model.fit(x, x, batch_size=BATCH, verbose=0, callbacks=[throughput, noise, ScheduledMomentum()])
+
+    assert throughput.examples_per_second > 0
+    assert noise.measurements == STEPS - 1
+
+
+def test_an_accumulating_model_that_is_watched_still_measures_its_first_batch():
+    """Its train function, made anew, is one that takes the first batch before."""
+    rate = one_cycle()
+    model = with_gradient_minus_one(keras.optimizers.SGD(rate, momentum=0.5))
+    model = accumulated(model, micro_batch_size=2)
+    model.compile(optimizer=model.optimizer, loss=lambda y, p: keras.ops.sum(p))
+    x = np.ones((BATCH * STEPS, 1), "float32")
+
+    with pytest.raises(InputError, match="The loss of the first batch differs"):
+        model.fit(
+            x, x + 1, batch_size=BATCH, verbose=0, callbacks=[Throughput(), ScheduledMomentum()]
+        )

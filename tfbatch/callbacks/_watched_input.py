@@ -36,6 +36,21 @@ def check_single_device(model: keras.Model, *, caller: str) -> None:
         )
 
 
+def make_train_function_anew(model: keras.Model) -> None:
+    """Lets the next execution trace anew; what watches the model's input goes on watching.
+
+    Args:
+        model: A compiled model, in `on_train_begin`.
+    """
+    outer = last = model.train_function
+    model.make_train_function(force=True)
+    if not isinstance(outer, WatchedInput):
+        return
+    while isinstance(last.inner, WatchedInput):
+        last = last.inner
+    last.inner, model.train_function = model.train_function, outer
+
+
 class WatchedInput:
     """Stands in front of a model's `train_function` during one `fit`.
 

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 
 from tfbatch.callbacks._schedule_end import warn_of_early_end
+from tfbatch.callbacks._watched_input import make_train_function_anew
 from tfbatch.errors import InputError
 from tfbatch.loss_scaling import unwrapped
-from tfbatch.schedules import follow_momentum, momentum_attribute
+from tfbatch.schedules import MomentumInExamples, follow_momentum, momentum_attribute
 
 
 class ScheduledMomentum(keras.callbacks.Callback):  # type: ignore[misc]
@@ -34,31 +35,49 @@ class ScheduledMomentum(keras.callbacks.Callback):  # type: ignore[misc]
     `fit` is traced anew when it begins and once more in the next `fit` without the callback. In a
     search of tfbatch the momentum follows by itself.
 
+    If `fit` itself raises (an interrupt, memory that runs out), Keras tells no callback, and the
+    momentum goes on following the schedule. Use the callback in a `with` statement, which gives the
+    optimizer its own back then too, or call `restore`.
+
     Raises:
         InputError: At the beginning of `fit`: the optimizer's learning rate is no
             LearningRateInExamples of a family that sets the momentum, or the optimizer has none.
     """
 
+    def __enter__(self) -> ScheduledMomentum:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Restores what a `fit` that raised has left."""
+        self.restore()
+
+    def restore(self) -> None:
+        """Gives the optimizer its own momentum back after a `fit` that raised; else does nothing.
+
+        Not to be called while `fit` runs.
+        """
+        if self._model is None:  # it was in no `fit`
+            return
+        inner = unwrapped(self.model.optimizer)
+        name = momentum_attribute(inner) or "momentum"
+        number = getattr(inner, name, None)
+        if isinstance(number, MomentumInExamples):
+            setattr(inner, name, float(number))
+            self.model.train_function = None
+
     def on_train_begin(self, logs: Any = None) -> None:
         """Puts the schedule's momentum in place of the optimizer's."""
-        number = follow_momentum(self.model.optimizer)
-        if number is None:
-            rate = self._inner()._learning_rate
+        if follow_momentum(self.model.optimizer) is None:
+            rate = unwrapped(self.model.optimizer)._learning_rate
             raise InputError(
                 "ScheduledMomentum needs an optimizer whose learning rate is a "
                 'LearningRateInExamples of a family that sets the momentum, such as "one_cycle". '
                 f"Received: {getattr(rate, 'family', type(rate).__name__)}."
             )
         warn_of_early_end(self.model, self.params)
-        self._own = float(number)
-        self.model.make_train_function(force=True)
+        make_train_function_anew(self.model)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Gives the optimizer its own momentum back."""
-        inner = self._inner()
-        setattr(inner, momentum_attribute(inner) or "momentum", self._own)
-        self.model.train_function = None
-
-    def _inner(self) -> Any:
-        """The optimizer itself, where another wraps it to scale the loss."""
-        return unwrapped(self.model.optimizer)
+        self.restore()
