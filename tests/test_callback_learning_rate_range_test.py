@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfbatch.callbacks import LearningRateRangeTest
+from tfbatch.callbacks import LearningRateRangeTest, Throughput
 from tfbatch.errors import InputError
 
 rng = np.random.default_rng(0)
@@ -276,3 +276,126 @@ def test_too_few_losses_are_refused_before_anything_is_changed():
         fit(model, LearningRateRangeTest(), epochs=1)
 
     assert all(np.array_equal(a, b) for a, b in zip(before, state(model), strict=True))
+
+
+def falling(optimizer, **compiled):
+    """One weight, a loss that is four times it: each update lowers it by four times the rate."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(optimizer, loss=lambda y, p: p[:, 0], **compiled)
+    model.set_weights([np.array([[0.0]])])
+    return model
+
+
+class Used(keras.callbacks.Callback):
+    """Notes the sum of the rates of each execution, from the weight; listed before the test."""
+
+    def on_train_begin(self, logs=None):
+        self.sums, self.rates = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.before = float(self.model.weights[0][0, 0])
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.sums.append((self.before - float(self.model.weights[0][0, 0])) / 4)
+
+
+def fit_falling(model, *callbacks, count, epochs=1):
+    fours = np.full((count, 1), 4.0, "float32")
+    model.fit(
+        fours, fours, batch_size=1, epochs=epochs, shuffle=False, callbacks=list(callbacks),
+        verbose=0,
+    )  # fmt: skip
+
+
+def test_the_rates_are_those_of_the_updates_where_executions_do_not_divide_an_epoch():
+    """Ten updates an epoch, four at a time: 4, 4 and 2."""
+    test, used = LearningRateRangeTest(1e-3, 1.0), Used()
+
+    fit_falling(
+        falling(keras.optimizers.SGD(7.0), steps_per_execution=4), used, test, count=10, epochs=12
+    )
+
+    rates = np.geomspace(1e-3, 1.0, 120)
+    parts = [rates[10 * epoch + a : 10 * epoch + b] for epoch in range(12)
+             for a, b in ((0, 4), (4, 8), (8, 10))]  # fmt: skip
+    assert test.learning_rates == pytest.approx([np.exp(np.log(p).mean()) for p in parts])
+    assert used.sums == pytest.approx([p.sum() for p in parts], rel=1e-3, abs=1e-5)
+
+
+def test_an_optimizer_that_accumulates_and_was_trained_is_swept_from_the_lowest_rate():
+    model = falling(keras.optimizers.SGD(0.5, gradient_accumulation_steps=4))
+    fit_falling(model, count=40)
+    test, used = LearningRateRangeTest(1e-3, 1.0), Used()
+
+    fit_falling(model, used, test, count=30)
+
+    assert used.rates == pytest.approx(np.geomspace(1e-3, 1.0, 30), rel=1e-4)
+    assert test.learning_rates == pytest.approx(used.rates, rel=1e-4)
+
+
+def test_a_rate_that_loss_scaling_skips_is_tried_again_and_noted_once():
+    """Gradients of four times 3e38 and 1.5e38 are infinite: the first two updates are skipped."""
+    inner = keras.optimizers.SGD(7.0)
+    model = falling(keras.optimizers.LossScaleOptimizer(inner, initial_scale=3e38))
+    test, used = LearningRateRangeTest(1e-3, 1.0, steps=30), Used()
+
+    fit_falling(model, used, test, count=30)
+
+    rates = np.geomspace(1e-3, 1.0, 30)
+    assert test.learning_rates == pytest.approx(rates[:28])
+    assert used.sums == pytest.approx([0, 0, *rates[:28]], rel=1e-3, abs=1e-5)
+
+
+def test_a_model_that_is_not_built_is_refused_untouched_and_one_called_before_is_swept():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    test = LearningRateRangeTest(1e-5, 1e-3)
+
+    with pytest.raises(InputError, match=r"not built yet\. Give it a `keras\.Input`, or call it"):
+        fit(model, test, epochs=1)
+    assert not model.optimizer.built
+    fit(model, epochs=1)  # builds it
+
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    model(X[:1])
+    fit(model, test, epochs=1)
+    assert len(test.losses) == 100
+
+
+def test_a_sweep_is_planned_for_the_epochs_that_are_left():
+    model, test = build(), LearningRateRangeTest(1e-5, 1e-3)
+
+    model.fit(X, Y, batch_size=8, epochs=6, initial_epoch=5, callbacks=[test], verbose=0)
+
+    assert len(test.losses) == 100
+    assert test.learning_rates[-1] == pytest.approx(1e-3)
+    assert not any(doubt.startswith("fit ended") for doubt in test.doubts)
+
+
+def test_too_few_epochs_that_are_left_are_refused_and_the_model_is_as_before():
+    model = build()
+    model.optimizer.build(model.trainable_variables)
+    before = state(model)
+
+    with pytest.raises(InputError, match="needs at least 20 losses"):
+        model.fit(
+            *(X, Y), batch_size=80, epochs=6, initial_epoch=5, verbose=0,
+            callbacks=[LearningRateRangeTest()],
+        )  # fmt: skip
+
+    assert all(np.array_equal(a, b) for a, b in zip(before, state(model), strict=True))
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.005)
+    assert model.train_function is None
+
+
+def test_a_callback_listed_before_that_watches_the_input_goes_on_watching():
+    """Also where the fit before was interrupted, and this one restores first."""
+    model, test, throughput = build(), LearningRateRangeTest(1e-5, 1e-3), Throughput()
+    fit_that_raises(model, test, "interrupted")
+
+    fit(model, throughput, test, epochs=1)
+
+    assert throughput.examples_per_second > 0
+    assert len(test.losses) == 100

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfbatch.callbacks._steps import CountsSteps, schedule_step
 from tfbatch.callbacks._sweep import Sweep, SweptLosses
+from tfbatch.callbacks._watched_input import make_train_function_anew
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import (
     FEWEST_STEPS,
@@ -24,7 +26,7 @@ from tfbatch.estimators.range_test import (
 from tfbatch.loss_scaling import unwrapped
 
 
-class LearningRateRangeTest(SweptLosses):
+class LearningRateRangeTest(CountsSteps, SweptLosses):
     """Raises the learning rate from update to update, reads the losses, and restores everything.
 
     After Smith 2015 (arXiv 1506.01186). `fit` ends when the loss has diverged or the sweep is
@@ -72,7 +74,8 @@ class LearningRateRangeTest(SweptLosses):
 
     Raises:
         InputError: Rates out of order, fewer than 20 steps. At the beginning of `fit`: the number
-            of its steps is unknown, or too small.
+            of its steps is unknown, or too small; a model without weights, as one is that `fit`
+            itself would build.
     """
 
     def __init__(self, lowest: float = 1e-6, highest: float = 10.0, *, steps: int | None = None):
@@ -99,7 +102,7 @@ class LearningRateRangeTest(SweptLosses):
         self.diverged = False
         self._before: list[Any] = []
         self._own: Any = None
-        self._done = self._steps_before = self._begin_of_hold = 0
+        self._done = self._steps_before = self._begin_of_hold = self._at = 0
         self._is_over = False
         self._asked: int | None = None
         self._rates: ConstantRates | None = None
@@ -130,35 +133,50 @@ class LearningRateRangeTest(SweptLosses):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Notes everything and puts the sweep in place of the learning rate."""
+        watched = self.model.train_function
         self.restore()
         self._forget()
         steps = self._number_of_steps()
+        self._check_weights()
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         self._before = [_copied(variable) for variable in _variables(self.model)]
-        begin = int(_copied(optimizer.iterations))
+        begin = schedule_step(optimizer)
         self._sweep = Sweep(self.lowest, self.highest, steps=steps, begin=begin)
         inner = _inner(self.model)
         self._own = inner._learning_rate
         self._swept = self.model
         inner._learning_rate = self._sweep
-        self.model.make_train_function(force=True)
+        self.model.train_function = watched  # `restore` takes it from a model that was swept
+        make_train_function_anew(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Notes where the epoch starts."""
+        """Notes where the epoch starts; the first one tells how many are left."""
         self._steps_before = self._done
+        self._begin_steps()
+        if self._sweep is None or self._done or not epoch:
+            return
+        try:
+            self._sweep.steps = self._number_of_steps(initial_epoch=epoch)
+        except InputError:
+            self.restore()
+            raise
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Notes where the sweep is."""
+        super().on_train_batch_begin(batch, logs)
+        self._at = schedule_step(self.model.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes the loss; the rate of an execution is the geometric mean over its updates."""
         if self._sweep is None or self._is_over:
             return
-        first, self._done = self._done, self._steps_before + batch + 1
+        self._done = self._steps_before + self._steps_of_epoch(batch)
         if self._rates is not None:
             self._note_held(float((logs or {})["loss"]))
             return
-        self.learning_rates.append(self._sweep.rate((first + self._done - 1) / 2))
-        self.note(float((logs or {})["loss"]))
+        self._note_swept(self._sweep, float((logs or {})["loss"]))
         if self.diverged or self._done >= self._sweep.steps:
             self._read(self._sweep)
             self._hold_the_next_rate(self._sweep)
@@ -170,6 +188,14 @@ class LearningRateRangeTest(SweptLosses):
             self.restore()
             if self._rates is None:
                 self._read(sweep)
+
+    def _note_swept(self, sweep: Sweep, loss: float) -> None:
+        made = schedule_step(self.model.optimizer) - self._at
+        if not made and math.isfinite(loss):
+            return  # loss scaling has skipped the update: the rate is tried again
+        index = self._at - sweep.begin + (max(made, 1) - 1) / 2
+        self.learning_rates.append(sweep.rate(index))
+        self.note(loss)
 
     def _note_held(self, loss: float) -> None:
         """One more loss at a constant rate; the last of them decides about it."""
@@ -199,11 +225,22 @@ class LearningRateRangeTest(SweptLosses):
         self._begin_of_hold = self._done
         for variable, value in zip(_variables(self.model), self._before, strict=True):
             variable.assign(value)
+        self._begin_steps()
         sweep.hold(rate)
 
-    def _number_of_steps(self) -> int:
+    def _check_weights(self) -> None:
+        model = self.model
+        if not model.built or not model.trainable_variables:
+            raise InputError(
+                "LearningRateRangeTest notes the weights before `fit` changes them, so the model "
+                f"must have some. Received: {type(model).__name__} `{model.name}`, "
+                f"{'without trainable weights' if model.built else 'not built yet'}. Give it a "
+                "`keras.Input`, or call it on a batch before `fit`: `model(x[:1])`."
+            )
+
+    def _number_of_steps(self, *, initial_epoch: int = 0) -> int:
         an_epoch = self.params.get("steps")
-        asked = an_epoch * self.params["epochs"] if an_epoch else None
+        asked = an_epoch * (self.params["epochs"] - initial_epoch) if an_epoch else None
         steps, self._asked = self.steps or asked, asked
         if steps is None:
             raise InputError(
