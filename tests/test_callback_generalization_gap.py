@@ -66,6 +66,22 @@ def test_sample_weights_count_on_both_sides():
     assert gap.gap["loss"] == pytest.approx(0, abs=1e-6)
 
 
+def test_several_inputs_and_outputs_may_be_lists():
+    inputs = [keras.Input((6,)), keras.Input((6,))]
+    hidden = keras.layers.Concatenate()(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(1)(hidden) for _ in range(2)])
+    model.compile("sgd", ["mse", "mse"])
+    sides = [([x, -x], [y, 2 * y]) for x, y in (TRAINING, VALIDATION)]
+    gap = GeneralizationGap(*sides)
+
+    model.fit(*sides[0], callbacks=[gap], verbose=0)
+
+    training, held_out = (
+        model.evaluate(*side, verbose=0, return_dict=True)["loss"] for side in sides
+    )
+    assert gap.gap["loss"] == pytest.approx(held_out - training, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("training", "arguments", "message"),
     [

@@ -45,6 +45,15 @@ def test_every_fit_is_a_row_with_what_was_chosen_what_follows_and_the_final_metr
     assert metrics == pytest.approx({name: history[name][-1] for name in ("loss", "mae")})
 
 
+def test_a_metric_with_a_value_for_each_class_has_no_column(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, activation="softmax")])
+    model.compile("sgd", "mse", metrics=[keras.metrics.F1Score()])
+    model.fit(X, np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1]], callbacks=[HParams(tmp_path)], verbose=0)
+
+    (row,) = Backend.of(tmp_path).rows().values()
+    assert [metric["name"]["tag"] for metric in row["metricValues"]] == ["loss"]
+
+
 def scalars(folder):
     loaded = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     loaded.Reload()

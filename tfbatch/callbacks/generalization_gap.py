@@ -116,4 +116,7 @@ def _count(data: Any, name: str) -> int:
 
 def _sample(data: Any, count: int, random: np.random.Generator) -> Any:
     rows = np.sort(random.choice(_count(data, "data"), size=count, replace=False))
-    return keras.tree.map_structure(lambda leaf: np.asarray(leaf)[rows], data)
+    # tf.data makes one tensor of a list.
+    return keras.tree.lists_to_tuples(
+        keras.tree.map_structure(lambda leaf: np.asarray(leaf)[rows], data)
+    )

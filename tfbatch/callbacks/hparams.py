@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.curves_log import CurveWriter
@@ -45,7 +46,8 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
     the end of `fit`, with the curves whose end its metrics are, over the optimizer's updates: a
     training that raises or is killed has neither. Its status is "completed", or "diverged" where
     the loss or the validation loss is not finite: its curves are in a folder below its own then,
-    for they end in no final value.
+    for they end in no final value. A metric of several values, such as one for each class, is left
+    out.
 
     Example:
         ```python
@@ -109,7 +111,8 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Keeps the last epoch's metrics, those that callbacks before this one added too."""
-        self._last = {name: float(value) for name, value in (logs or {}).items()}
+        given = (logs or {}).items()
+        self._last = {name: float(value) for name, value in given if np.ndim(value) == 0}
         optimizer = self.model.optimizer
         updates = int(keras.ops.convert_to_numpy(optimizer.iterations)) if optimizer else 0
         if not updates:  # a model that trains in its own way, with another optimizer or none
