@@ -115,3 +115,36 @@ def test_where_nothing_fits_the_search_ends(tmp_path):
     for name in STOCK:
         tried = search(make(name, tmp_path / "none", bound=True, last=True), wall=8)
         assert tried[-1]["batch_size"] == 8 == min(values["batch_size"] for values in tried)
+
+
+def of_a_range(tmp_path, **declared):
+    """An oracle that knows that 64 does not fit, whose batch size is an `Int`."""
+    space = keras_tuner.HyperParameters()
+    space.Int("batch_size", 16, 256, **declared)
+    oracle = with_memory_bound(keras_tuner.oracles.RandomSearchOracle)(
+        objective=keras_tuner.Objective("score", "min"), hyperparameters=space, max_trials=60
+    )
+    oracle._set_project_dir(tmp_path, "range")
+    oracle.smallest_that_failed = 64
+    return oracle
+
+
+@pytest.mark.parametrize("declared", [{}, {"sampling": "log"}, {"step": 2, "sampling": "log"}])
+def test_a_size_of_a_range_is_moved_to_a_whole_one_of_at_most_half_the_bound(declared, tmp_path):
+    """A step from 256 to 63 would lack memory as well, then that to 62, and so on."""
+    moved = of_a_range(tmp_path, **declared)._moved({"batch_size": 256})["batch_size"]
+
+    assert (moved, type(moved)) == (32, int)
+
+
+def test_what_is_left_of_a_range_above_half_the_bound_comes_after_all_that_is_below(tmp_path):
+    oracle = of_a_range(tmp_path)
+    moved = []
+    for number in range(48):
+        moved.append(oracle._moved({"batch_size": 256})["batch_size"])
+        trial = keras_tuner.engine.trial.Trial(oracle.get_space(), str(number))
+        trial.hyperparameters.values = {"batch_size": moved[-1]}
+        oracle.trials[str(number)] = trial
+        oracle._record_values(trial)
+
+    assert moved == [*range(32, 15, -1), *range(33, 64)]

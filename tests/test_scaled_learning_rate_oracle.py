@@ -8,6 +8,7 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from tfbatch.errors import InputError
@@ -206,6 +207,26 @@ def test_diverged_trials_do_not_end_a_search_and_count_as_the_worst(tmp_path):
     scores = [bowl(*one) for one in tried if one[1] <= 0.002]
     assert sorted(set(values)) == sorted(set(scores))
     assert list(values).count(max(scores)) == sum(diverged) + 1
+
+
+def test_a_range_of_batch_sizes_is_searched_where_most_of_it_does_not_fit(tmp_path):
+    class Range(Bowl):
+        def build(self, hp):
+            hp.Int("batch_size", 16, 256)
+            hp.Float("learning_rate", 1e-3, 0.05, sampling="log")
+            return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+
+    def wall(size, rate):
+        if size >= 64:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return -size  # what is proposed is always too large
+
+    oracle = ScaledLearningRateOracle(LOSS, max_trials=8, num_initial_points=2, seed=4)
+    tried = search(tmp_path, oracle, Range(wall))
+
+    sizes = [size for size, _ in tried]
+    assert sum(size < 64 for size in sizes) >= 5, sizes
+    assert {type(size) for size in sizes} == {int}
 
 
 def test_three_errors_in_a_row_end_a_search(tmp_path):

@@ -159,19 +159,31 @@ class _MemoryBound:
         """The values with a batch size below the bound; None if there is none.
 
         That is the one tried least often, and the larger of two: the largest alone would get every
-        trial that lies above. What was tried already comes last.
+        trial that lies above. What was tried already comes last. In a range, sizes above half the
+        bound come after the others, smaller ones first: the next below would lack memory as well.
         """
-        name = self._hyperparameter
+        name, bound = self._hyperparameter, self.smallest_that_failed
+        assert bound is not None
         space = self.get_space().space  # type: ignore[attr-defined]
-        below = [
-            value
-            for hyperparameter in space
-            if hyperparameter.name == name
-            for value in hyperparameter.values
-            if value < self.smallest_that_failed
-        ]
+        declared = [parameter for parameter in space if parameter.name == name]
+        is_range = any(isinstance(parameter, _Int) for parameter in declared)
+        below = [v for parameter in declared for v in _values(parameter) if v < bound]
         trials = self.trials.values()  # type: ignore[attr-defined]
         tried = collections.Counter(trial.hyperparameters.values.get(name) for trial in trials)
-        moved = [{**values, name: v} for v in sorted(below, key=lambda v: (tried[v], -v))]
+
+        def order(value: Any) -> tuple[Any, ...]:
+            near = is_range and value > bound / 2
+            return near, tried[value], value if near else -value
+
+        moved = [{**values, name: value} for value in sorted(below, key=order)]
         untried = (other for other in moved if not self._duplicate(other))  # type: ignore[attr-defined]
         return next(untried, moved[0] if moved else None)
+
+
+_Int = keras_tuner.engine.hyperparameters.Int
+
+
+def _values(parameter: Any) -> list[Any]:
+    """KerasTuner lists an `Int` with logarithmic steps as floats, which `fit` refuses."""
+    whole = isinstance(parameter, _Int)
+    return [int(value) if whole else value for value in parameter.values]
