@@ -338,6 +338,41 @@ def masked():
     return keras.Model(inputs, keras.layers.Dense(1)(hidden))
 
 
+def test_a_mask_that_is_given_as_sample_weights_and_taken_off_the_model_trains_as_the_batch():
+    """What the refusal advises, and the same model without having followed it."""
+    words = RANDOM.integers(0, 5, (16, 4))
+    data = (words, RANDOM.normal(size=(16, 4, 1)), (words != 0).astype("float64"))
+
+    def build(mask_zero):
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((4,), dtype="int32")
+        hidden = keras.layers.Embedding(5, 2, mask_zero=mask_zero)(inputs)
+        hidden = keras.layers.LSTM(3, return_sequences=True)(hidden)
+        return keras.Model(inputs, keras.layers.Dense(1)(hidden))
+
+    def fit(micro, mask_zero=False):
+        optimizer, compiled = keras.optimizers.SGD(0.5), {"loss": "mse"}
+        return trained(build(mask_zero), optimizer, micro=micro, compiled=compiled, data=data)[0]
+
+    with pytest.raises(InputError, match="sample weights, and take it off the model: mask_zero=Fa"):
+        fit(3, mask_zero=True)
+    assert_equal(fit(None), fit(3))
+
+
+def test_without_trainable_weights_training_goes_on_as_keras_does():
+    model = network()
+    model.trainable = False
+    optimizer = keras.optimizers.SGD(0.5)
+    before = model.get_weights()
+
+    with pytest.warns(UserWarning, match="does not have any trainable weights"):
+        weights, history, _ = trained(model, optimizer, micro=3)
+
+    assert_equal(weights, before)
+    assert np.isfinite(history["loss"]).all()
+    assert int(optimizer.iterations) == 0
+
+
 def mean_of_weights():
     return {"loss": keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")}
 

@@ -204,6 +204,31 @@ def test_measuring_costs_no_further_trace_and_no_example(steps_per_execution):
     assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
 
 
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_batches_of_one_micro_batch_are_put_back_through_one_dataset(
+    steps_per_execution, monkeypatch
+):
+    """They cannot be measured, so that each step looks at its batch: building one is slow."""
+    made = []
+    build = tf.data.Dataset.from_generator
+    monkeypatch.setattr(
+        tf.data.Dataset,
+        "from_generator",
+        lambda *given, **named: made.append(1) or build(*given, **named),
+    )
+    weights = []
+    for micro in (None, 16):
+        model = network()
+        if micro:
+            tfbatch.accumulated(model, micro_batch_size=micro)
+        model.compile(keras.optimizers.SGD(1.0), "mse", steps_per_execution=steps_per_execution)
+        model.fit(X, ORDERED, batch_size=8, epochs=2, verbose=0, shuffle=False)
+        weights.append(np.concatenate([w.ravel() for w in model.get_weights()]))
+
+    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-5, atol=1e-6)
+    assert made == [1]
+
+
 def test_a_model_compiled_again_is_measured_again_and_undone_no_more():
     model = network()
     one_update(model, "mse", micro=16)

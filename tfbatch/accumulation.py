@@ -111,6 +111,7 @@ def checked(
     if getattr(step, "func", None) is not _train_step:
         return train_function
     micro_batch_size = step.args[1]
+    replay = _Replay()
     measured = False
 
     def check_first(iterator: Any) -> Any:
@@ -121,7 +122,10 @@ def checked(
         if not batches:
             raise StopIteration
         measured = any(_measure(model, micro_batch_size, batch) for batch in batches)
-        return train_function(_replayed(batches, iterator))
+        try:
+            return train_function(replay.of(batches, iterator))
+        finally:
+            replay.clear()
 
     return check_first
 
@@ -133,18 +137,35 @@ def _make_train_function(model: Any, force: bool = False) -> None:
         model.train_function = checked(model, model.train_function)
 
 
-def _replayed(batches: list[Any], iterator: Any) -> Iterator[Any]:
-    """An iterator over the batches that were taken from another, of the same type if it can be."""
-    leaves = tf.nest.flatten(getattr(iterator, "element_spec", None))
-    if not all(isinstance(leaf, tf.TensorSpec) for leaf in leaves):
-        return iter(batches)  # Keras's functions take any; it is one more trace
-    options = tf.data.Options()
-    options.autotune.enabled = False  # with it, an iterator's end waits for seconds
-    replayed = tf.data.Dataset.from_generator(
-        lambda: iter(batches), output_signature=iterator.element_spec
-    )
-    again: Iterator[Any] = iter(replayed.with_options(options))
-    return again
+class _Replay:
+    """Gives batches that were taken from an iterator through another of its type.
+
+    The dataset is built once for each element spec, since that takes longer than many a step.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[Any] = []
+        self._made: tuple[Any, Any] = (None, None)
+
+    def of(self, batches: list[Any], iterator: Any) -> Iterator[Any]:
+        """An iterator over the batches, of the same type as the other if it can be."""
+        spec = getattr(iterator, "element_spec", None)
+        if not all(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(spec)):
+            return iter(batches)  # Keras's functions take any; it is one more trace
+        self._batches[:] = batches
+        if self._made[0] != spec:
+            options = tf.data.Options()
+            options.autotune.enabled = False  # with it, an iterator's end waits for seconds
+            made = tf.data.Dataset.from_generator(
+                lambda: iter(self._batches), output_signature=spec
+            )
+            self._made = spec, made.with_options(options)
+        again: Iterator[Any] = iter(self._made[1])
+        return again
+
+    def clear(self) -> None:
+        """Lets go of the batches."""
+        self._batches.clear()
 
 
 def _warn_of_batch_normalization(model: Any, micro_batch_size: int) -> None:
@@ -176,7 +197,10 @@ def _train_step(model: Any, micro_batch_size: int, data: Any) -> Any:
     micro_batches = _MicroBatches(model, batch, size)
     loss, gradients = micro_batches.add_up(micro_batch_size)
     model._loss_tracker.update_state(loss, sample_weight=size)
-    model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+    if gradients:
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+    else:  # as Keras does
+        warnings.warn("The model does not have any trainable weights.", stacklevel=2)
     return model.get_metrics_result()
 
 
@@ -458,5 +482,6 @@ def _check_masks(y_pred: Any) -> None:
     if any(getattr(leaf, "_keras_mask", None) is not None for leaf in keras.tree.flatten(y_pred)):
         raise InputError(
             "The model's output is masked: Keras's loss is then a mean over what each micro-batch "
-            "leaves unmasked, which is not that of the batch. Give the mask as sample weights."
+            "leaves unmasked, which is not that of the batch. Give the mask as sample weights, and take "
+            "it off the model: mask_zero=False, no Masking layer."
         )
