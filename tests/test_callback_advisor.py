@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfbatch import device_memory
 from tfbatch.callbacks import Advisor, GradientNoiseScale
 from tfbatch.callbacks._advice import TrainingMeasurements, advise
 from tfbatch.callbacks._step_clock import TimedSteps, resized, time_steps
@@ -171,6 +173,108 @@ def test_a_model_with_its_own_train_step_gets_the_rest(capsys):
 
     assert "no noise scale: OwnStep has a train_step of its own" in capsys.readouterr().out
     assert advisor.advice.batch_size is None
+
+
+class TwoOptimizers(keras.Model):
+    """As a GAN: its step trains with an optimizer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.own = keras.layers.Dense(1), keras.optimizers.Adam()
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean((self(x) - y) ** 2)
+        weights = self.trainable_weights
+        self.own.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return {"loss": loss}
+
+
+def test_a_step_with_an_optimizer_of_its_own_is_as_without_the_advisor():
+    found = []
+    for callbacks in ([], [Advisor(verbose=0)]):
+        keras.utils.set_random_seed(1)
+        model = TwoOptimizers()
+        model.compile()
+        model.fit(*data(64), batch_size=16, epochs=2, callbacks=callbacks, verbose=0)
+        found.append([*model.get_weights(), *(v.numpy() for v in model.own.variables)])
+
+    assert int(model.own.iterations) == 8
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+    assert "not tried: TwoOptimizers has a train_step of its own" in str(callbacks[0].advice)
+
+
+def stateful():
+    layers = [keras.layers.LSTM(2, stateful=True), keras.layers.Dense(1)]
+    return keras.Sequential([keras.Input(batch_shape=(16, 8, 1)), *layers])
+
+
+def frozen():
+    model = keras.Sequential([keras.Input((8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.trainable = False
+    return model
+
+
+def frozen_and_built_by_the_first_batch():
+    return keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1, trainable=False)])
+
+
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (stateful, "a micro-batch of 2 examples cannot be measured"),
+        (frozen, "the model has no trainable weights"),
+        (frozen_and_built_by_the_first_batch, "the model has no trainable weights"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_and_the_training_goes_on(make, reason):
+    model, advisor = make(), Advisor(verbose=0)
+    model.compile("sgd", "mse")
+    x, y = data(64)
+
+    history = model.fit(x[..., None], y, batch_size=16, epochs=2, callbacks=[advisor], verbose=0)
+
+    assert len(history.history["loss"]) == 2
+    assert reason in advisor.advice.lines[1]
+    not_timed = "larger batches were not tried: the model does not take batches of [8, 16, 32, 64]"
+    assert (not_timed in str(advisor.advice)) == (make is stateful)
+
+
+def test_a_part_of_the_batches_may_be_none():
+    x, y = data(16)
+    advisor = Advisor(verbose=0)
+    batches = ((x, y, None) for _ in range(8))
+
+    build().fit(batches, steps_per_epoch=4, callbacks=[advisor], shuffle=False, verbose=0)
+
+    assert advisor.noise.refused == ""
+    assert list(advisor._steps.seconds) == [8, 16, 32, 64]
+
+
+def test_without_the_memory_of_the_device_no_largest_batch_is_estimated():
+    advice = advise(dataclasses.replace(MEASURED, budget_bytes=None), command=COMMAND)
+
+    assert advice.lines[2].startswith("memory: peak 900 MB; a step of B=256 ran")
+    assert advice.lines[2].endswith("no estimate beyond it: the device's memory is unknown")
+
+
+@pytest.mark.parametrize(
+    ("limit", "known", "budget"), [(None, (7, 9), 7), (3, (7,), 3 * 2**20), (None, (), None)]
+)
+def test_a_gpu_is_judged_by_its_own_memory(limit, known, budget, monkeypatch):
+    gpus = [SimpleNamespace(memory_bytes=size) for size in known]
+    part = SimpleNamespace(memory_limit=limit)
+    for name in ("list_physical_devices", "list_logical_devices"):
+        monkeypatch.setattr(tf.config, name, lambda kind: ["gpu"])
+    monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda gpu: [part])
+    monkeypatch.setattr(device_memory, "read_gpus", lambda: SimpleNamespace(gpus=gpus))
+
+    assert device_memory.device_budget() == budget
 
 
 @pytest.mark.slow

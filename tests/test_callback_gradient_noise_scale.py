@@ -58,6 +58,26 @@ def test_the_squared_norms_are_those_of_the_closed_form():
     assert found == pytest.approx(squares(x.astype("float64"), y, 4), rel=1e-5)
 
 
+def test_sample_weights_of_none_are_none():
+    batch = tuple(map(tf.constant, regression(64)))
+
+    for measure in (SquaredNorms, LayerNorms):
+        found, plain = (
+            np.ravel(measure(linear(), micro_batches=4)(each)) for each in ((*batch, None), batch)
+        )
+        assert found.tolist() == plain.tolist()
+
+
+def test_a_model_that_takes_no_micro_batch_is_refused_with_the_reason():
+    layers = [keras.layers.LSTM(2, stateful=True), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input(batch_shape=(16, 4, 1)), *layers])
+    model.compile("sgd", "mse")
+    x, y = regression(64)
+
+    with pytest.raises(InputError, match="a micro-batch of 2 examples cannot be measured"):
+        model.fit(x[..., None], y, batch_size=16, callbacks=[GradientNoiseScale()], verbose=0)
+
+
 def test_the_instrument_and_the_callback_measure_the_same_norms():
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(6, "tanh"), keras.layers.Dense(1)]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tfbatch.process.gpus import read_gpus
+from tfbatch.process.limits import usable_memory
 from tfbatch.process.memory import peak_resident, resident
 
 
@@ -40,6 +42,24 @@ def peak_bytes() -> int:
     """The peak alone; 0 where it is unknown."""
     found = memory_use()
     return 0 if found is None else found.peak
+
+
+def device_budget() -> float | None:
+    """Bytes of the smallest GPU, or of this machine without one; None where a GPU's are unknown.
+
+    A limit that the program has set for a GPU counts; its driver says how large others are.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus or not tf.config.list_logical_devices("GPU"):
+        return float(usable_memory())
+    limits = [
+        part.memory_limit
+        for gpu in gpus
+        for part in tf.config.get_logical_device_configuration(gpu) or []
+    ]
+    if limits and all(limits):
+        return min(limits) * 2.0**20
+    return min((float(gpu.memory_bytes) for gpu in read_gpus().gpus), default=None)
 
 
 def begin_peaks() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import psutil
-
 from tfbatch.callbacks._step_clock import TimedSteps
 from tfbatch.estimators.memory_line import predict_largest_batch_size
 from tfbatch.estimators.noise_scale import NoiseScale
@@ -35,7 +33,8 @@ class TrainingMeasurements:
         noise: The gradient noise scale; None if it was not measured.
         no_noise: Why not.
         steps: The timed steps; None if there are none.
-        budget_bytes: Memory of the device.
+        no_steps: Why not; empty where it was not tried.
+        budget_bytes: Memory of the device; None where it is unknown.
     """
 
     batch_size: int
@@ -45,9 +44,8 @@ class TrainingMeasurements:
     noise: NoiseScale | None
     no_noise: str
     steps: TimedSteps | None
-    budget_bytes: float = dataclasses.field(
-        default_factory=lambda: float(psutil.virtual_memory().total)
-    )
+    no_steps: str = ""
+    budget_bytes: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,20 +134,22 @@ def _predicted(measured: TrainingMeasurements, fit: StepTimeFit) -> PredictedSiz
 
 
 def _memory(measured: TrainingMeasurements) -> str:
-    said = f"memory: peak {measured.peak_memory_mb:,.0f} MB of {measured.budget_bytes / 1e6:,.0f}"
-    steps = measured.steps
+    budget, steps = measured.budget_bytes, measured.steps
+    said = f"memory: peak {measured.peak_memory_mb:,.0f} MB"
+    said += "" if budget is None else f" of {budget / 1e6:,.0f}"
     if steps is None or not steps.peak_bytes:
-        return f"{said}; larger batches were not tried"
+        why = f": {measured.no_steps}" if measured.no_steps else ""
+        return f"{said}; larger batches were not tried{why}"
     ran = max(steps.peak_bytes)
     said += f"; a step of B={ran} ran with a peak of {steps.peak_bytes[ran] / 1e6:,.0f} MB"
     if steps.failed is not None:
         return f"{said}; B={steps.failed} does not fit"
+    if budget is None:
+        return f"{said}; no estimate beyond it: the device's memory is unknown"
     rising = {s: p for s, p in steps.peak_bytes.items() if s >= measured.batch_size}
     if len(rising) < 2 or len(set(rising.values())) < len(rising):
         return f"{said}; no estimate beyond it: the peak did not rise"
-    line = predict_largest_batch_size(
-        list(rising), list(rising.values()), budget_bytes=measured.budget_bytes
-    )
+    line = predict_largest_batch_size(list(rising), list(rising.values()), budget_bytes=budget)
     if math.isinf(line.interval.high):
         return f"{said}; no estimate beyond it: the peak hardly rose"
     return f"{said}; estimate of the largest that fits, {line}, not verified"

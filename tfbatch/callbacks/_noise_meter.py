@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import tensorflow as tf
+
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
@@ -161,6 +163,12 @@ class NoiseMeter:
                 except InputError as error:
                     self.refused = str(error)
                     return
+                except (ValueError, tf.errors.InvalidArgumentError) as error:
+                    self.refused = (
+                        f"The gradient of a micro-batch of {size} examples cannot be measured: "
+                        f"{short(error)}. A model of a fixed batch size takes no others."
+                    )
+                    return
             if self._interval is not None or self.time.affords(self._costs[size]):
                 self._add(batch)
                 self.measurements += 1
@@ -206,3 +214,10 @@ class NoiseMeter:
         if self.stream is None or not self.stream.pairs:
             return None
         return self.stream.estimate(num_examples=self._num_examples)
+
+
+def short(error: Exception) -> str:
+    """What an error of Keras or TensorFlow says, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[0].rstrip(".:") if lines else type(error).__name__
+    return said if len(said) <= 160 else f"{said[:157]}..."

@@ -6,14 +6,17 @@ import shlex
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfbatch.callbacks._advice import Advice, TrainingMeasurements, advise
+from tfbatch.callbacks._noise_meter import short
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.callbacks._step_clock import TimedSteps, time_steps
 from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
 from tfbatch.callbacks.gradient_noise_scale import GradientNoiseScale
 from tfbatch.callbacks.peak_memory import PeakMemory
 from tfbatch.callbacks.throughput import Throughput
+from tfbatch.device_memory import device_budget
 from tfbatch.gradients import why_not
 
 _FACTORS = (0.5, 1, 2, 4)
@@ -34,7 +37,9 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     command that would verify it. After the first epoch it times real training steps at half,
     twice and four times the batch size on a batch of the training, outside the epoch's time, and
     puts everything back: the final weights are the same bits with and without it. Weights and
-    optimizer exist twice in memory meanwhile.
+    optimizer exist twice in memory meanwhile. A model with a `train_step` of its own is not timed:
+    what its step changes, such as other optimizers, is not all known. Where anything cannot be
+    measured, the training goes on, and the advice gives the reason.
 
     The prediction takes the noise scale for the critical batch size (McCandlish et al. 2018, arXiv
     1812.06162), which can be wrong several times over, and learning rates tuned at both sizes. It
@@ -85,7 +90,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         self._parts: list[Any] = []
         self._batch: Any = None
         self._steps: TimedSteps | None = None
-        self._no_noise = ""
+        self._no_noise = self._no_steps = ""
         self._rate = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -131,9 +136,8 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._batch is None:
             return
         size = int(keras.tree.flatten(self._batch)[0].shape[0])
-        if self.time_steps and self._steps is None:
-            sizes = sorted({max(1, int(factor * size)) for factor in _FACTORS})
-            self._steps = time_steps(self.model, self._batch, sizes)
+        if self.time_steps and self._steps is None and not self._no_steps:
+            self._time_steps(sorted({max(1, int(factor * size)) for factor in _FACTORS}))
         measured = TrainingMeasurements(
             batch_size=size,
             examples_per_second=self.throughput.examples_per_second,
@@ -142,6 +146,8 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
             noise=self.noise.estimate,
             no_noise=self.noise.refused or self._no_noise,
             steps=self._steps,
+            no_steps=self._no_steps,
+            budget_bytes=device_budget(),
         )
         self.advice = advise(measured, command=self._command(size))
         if self.verbose:
@@ -150,6 +156,18 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_end(self, logs: Any = None) -> None:
         """Stops watching."""
         self._stop_watching()
+
+    def _time_steps(self, sizes: list[int]) -> None:
+        """Times the sizes where the model takes them and all that a step changes is put back."""
+        kind = type(self.model)
+        if kind.train_step is not keras.Model.train_step:
+            self._no_steps = f"{kind.__name__} has a train_step of its own, which may change more "
+            self._no_steps += "than could be put back"
+            return
+        try:
+            self._steps = time_steps(self.model, self._batch, sizes)
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            self._no_steps = f"the model does not take batches of {sizes} ({short(error)})"
 
     def _command(self, batch_size: int) -> str:
         """The learning rate is the one at the beginning of `fit`."""

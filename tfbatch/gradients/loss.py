@@ -54,6 +54,8 @@ def why_not(model: keras.Model) -> str | None:
         )
     if model.dtype_policy.compute_dtype == "float16":
         return "gradients of float16 need the loss scaling of training: use mixed_bfloat16"
+    if model.built and not model.trainable_variables:
+        return "the model has no trainable weights: unfreeze a layer"
     return declared_sum(model)
 
 
@@ -88,7 +90,12 @@ class MeanLossCheck:
         """
         if self._is_checked:
             return
-        if reason := measured_sum(self._model, batch) or measured_coupling(self._model, batch):
+        reason = (
+            why_not(self._model)  # of a model that its first batch has built
+            or measured_sum(self._model, batch)
+            or measured_coupling(self._model, batch)
+        )
+        if reason:
             raise InputError(f"The model's gradients cannot be measured: {reason}.")
         self._is_checked = True
 
@@ -117,8 +124,10 @@ def measured_sum(model: keras.Model, batch: object) -> str | None:
     """
     with state_restored(model):
         try:
-            one = keras.tree.map_structure(lambda leaf: leaf[:_EXAMPLES], batch)
-            two = keras.tree.map_structure(lambda leaf: tf.concat([leaf, leaf], 0), one)
+            one = _first(batch, _EXAMPLES)
+            two = keras.tree.map_structure(
+                lambda leaf: None if leaf is None else tf.concat([leaf, leaf], 0), one
+            )
             once, again, twice = (
                 float(tf.reduce_sum(batch_loss(model, each, training=False)))
                 for each in (one, one, two)
@@ -151,9 +160,7 @@ def measured_coupling(model: keras.Model, batch: object) -> str | None:
         model: A built, compiled model; nothing of it is changed.
         batch: As `fit` takes it.
     """
-    x, y, _ = keras.utils.unpack_x_y_sample_weight(
-        keras.tree.map_structure(lambda leaf: leaf[:_COUPLED_EXAMPLES], batch)
-    )
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(_first(batch, _COUPLED_EXAMPLES))
     targets = [
         leaf for leaf in keras.tree.flatten(y) if leaf is not None and leaf.dtype != "string"
     ]
@@ -188,6 +195,11 @@ def measured_coupling(model: keras.Model, batch: object) -> str | None:
                 "depends on the others in its batch, as in Dice over the batch"
             )
     return None
+
+
+def _first(batch: object, count: int) -> object:
+    """The first examples of a batch; a part that is None stays None."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:count], batch)
 
 
 def _slopes(

@@ -31,7 +31,7 @@ class _MicroBatches:
     def _part(self, batch: object, index: int | tf.Tensor, size: int | tf.Tensor) -> object:
         """The micro-batch with this index, of `size` examples."""
         rows = slice(index * size, (index + 1) * size)
-        return keras.tree.map_structure(lambda leaf: leaf[rows], batch)
+        return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[rows], batch)
 
     def _gradients(self, batch: object) -> list[tf.Tensor]:
         return gradients_of(self._model, batch, training=self.training)
@@ -152,8 +152,6 @@ class LayerNorms(_MicroBatches):
 
     def __init__(self, model: keras.Model, *, micro_batches: int = 8, training: bool = False):
         super().__init__(model, micro_batches=micro_batches, training=training)
-        if not model.trainable_variables:
-            raise InputError("The model must have trainable weights: unfreeze a layer.")
         owners = [variable.path.rsplit("/", 1)[0] for variable in model.trainable_variables]
         self.layers = tuple(dict.fromkeys(owners))
         self._layer_of = [self.layers.index(owner) for owner in owners]
