@@ -482,6 +482,6 @@ def _check_masks(y_pred: Any) -> None:
     if any(getattr(leaf, "_keras_mask", None) is not None for leaf in keras.tree.flatten(y_pred)):
         raise InputError(
             "The model's output is masked: Keras's loss is then a mean over what each micro-batch "
-            "leaves unmasked, which is not that of the batch. Give the mask as sample weights, and take "
-            "it off the model: mask_zero=False, no Masking layer."
+            "leaves unmasked, which is not that of the batch. Give the mask as sample weights, and "
+            "take it off the model: mask_zero=False, no Masking layer."
         )

@@ -58,7 +58,7 @@ def device_budget() -> float | None:
         for part in tf.config.get_logical_device_configuration(gpu) or []
     ]
     if limits and all(limits):
-        return min(limits) * 2.0**20
+        return float(min(limits)) * 2**20
     return min((float(gpu.memory_bytes) for gpu in read_gpus().gpus), default=None)
 
 

@@ -54,13 +54,13 @@ def time_steps(model: keras.Model, batch: object, batch_sizes: list[int]) -> Tim
         lambda leaf: None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype),
         batch,
     )
-    step = tf.function(  # one trace for all sizes
-        model.train_step, input_signature=[any_size], jit_compile=model.jit_compile
-    )
+    traced = tf.function(model.train_step, jit_compile=model.jit_compile)
     visited: list[Paced] = []
     peaks: dict[int, int] = {}
     failed = None
     with state_restored(model, weights=True):
+        # One trace for all sizes; an `input_signature` could hold no None.
+        step = traced.get_concrete_function(any_size)
         for size in batch_sizes:
             if _too_large(size, peaks) or (found := _visited(step, batch, size)) is None:
                 failed = size
