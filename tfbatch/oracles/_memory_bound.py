@@ -7,6 +7,7 @@ search, and its Bayesian oracle leaves failed trials out and proposes the same r
 from __future__ import annotations
 
 import collections
+import math
 from typing import Any
 
 import keras_tuner
@@ -162,8 +163,7 @@ class _MemoryBound:
         trial that lies above. What was tried already comes last. In a range, sizes above half the
         bound come after the others, smaller ones first: the next below would lack memory as well.
         """
-        name, bound = self._hyperparameter, self.smallest_that_failed
-        assert bound is not None
+        name, bound = self._hyperparameter, self.smallest_that_failed or math.inf
         space = self.get_space().space  # type: ignore[attr-defined]
         declared = [parameter for parameter in space if parameter.name == name]
         is_range = any(isinstance(parameter, _Int) for parameter in declared)
