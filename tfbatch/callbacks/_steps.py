@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
 from tfbatch.loss_scaling import unwrapped
@@ -22,7 +20,7 @@ def schedule_step(optimizer: keras.optimizers.Optimizer) -> int:
     return int(keras.ops.convert_to_numpy(unwrapped(optimizer)._iterations))
 
 
-class CountsSteps:
+class CountsSteps(keras.callbacks.Callback):  # type: ignore[misc]
     """What a callback is too that counts the steps of an epoch.
 
     Keras tells the index of an execution's last step as if every execution had
@@ -31,8 +29,6 @@ class CountsSteps:
     indeed. Keras tells which only by the optimizer's count.
     """
 
-    model: Any
-    params: Any
     _updates = 0  # plain, as all that a callback keeps from one part of a training to the next
 
     def _begin_steps(self) -> None:

@@ -16,7 +16,7 @@ from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.gradients import SquaredNorms
 
 
-class GradientNoiseScale(CountsSteps, keras.callbacks.Callback):  # type: ignore[misc]
+class GradientNoiseScale(CountsSteps):
     """Publishes `noise_scale`, `noise_scale_low` and `noise_scale_high` at the end of each epoch.
 
     The simple noise scale tr(Sigma) / |G|^2 of McCandlish et al. 2018 (arXiv 1812.06162), in

@@ -11,7 +11,7 @@ from tfbatch.callbacks._steps import CountsSteps
 from tfbatch.errors import InputError
 
 
-class StopAfterSteps(CountsSteps, keras.callbacks.Callback):  # type: ignore[misc]
+class StopAfterSteps(CountsSteps):
     """Stops `fit` after a number of updates.
 
     A budget in examples is rarely a whole number of epochs of equal steps. Letting the dataset run

@@ -6,8 +6,6 @@ import math
 import time
 from typing import Any, NamedTuple
 
-import keras
-
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.callbacks._steps import CountsSteps
 from tfbatch.callbacks._watched_input import WatchedInput
@@ -21,7 +19,7 @@ class _Reached(NamedTuple):
     totals: tuple[float, int] = (0.0, 0)
 
 
-class Throughput(CountsSteps, keras.callbacks.Callback):  # type: ignore[misc]
+class Throughput(CountsSteps):
     """Publishes `examples_per_second` and `input_wait` of each epoch's training.
 
     `input_wait` is the share, 0 to 1, of the epoch's training time that was spent waiting for

@@ -6,12 +6,10 @@ import math
 import time
 from typing import Any
 
-import keras
-
 from tfbatch.callbacks._steps import CountsSteps
 
 
-class TrainingClock(CountsSteps, keras.callbacks.Callback):  # type: ignore[misc]
+class TrainingClock(CountsSteps):
     """Measures the time of training steps.
 
     The first executions (tracing, allocation) and everything between epochs (validation,
