@@ -127,9 +127,13 @@ def make_request_of(**changes):
 
 
 def make_runner(folder, trainer, **options):
+    return runner_of(folder, SerialEngine(trainer), **options)
+
+
+def runner_of(folder, engine, **options):
     return TrialRunner(
         folder,
-        engine=SerialEngine(trainer),
+        engine=engine,
         objective=LOSS,
         num_examples=NUM_EXAMPLES,
         total_examples=TOTAL_EXAMPLES,

@@ -16,7 +16,14 @@ import keras
 import pytest
 from processes import HANG_SECONDS, WarmProcess, wait_until
 from ray_clusters import add_node, ray_cluster
-from search_fixtures import BASELINE, LOSS, NUM_EXAMPLES, TOTAL_EXAMPLES, open_folder, outcome
+from search_fixtures import (
+    BASELINE,
+    NUM_EXAMPLES,
+    TOTAL_EXAMPLES,
+    open_folder,
+    outcome,
+    runner_of,
+)
 
 from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.finder import find_batch_size
@@ -27,8 +34,7 @@ from tfbatch.run_folder.files import CLUSTER
 from tfbatch.run_folder.fingerprint import software
 from tfbatch.search import cluster, trial_runner
 from tfbatch.search.cluster import ClusterProcesses
-from tfbatch.search.progress import Progress
-from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
+from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.worker_engine import WorkerEngine
 from tfbatch.training import node_check
 from tfbatch.training.context import Job, describe_devices
@@ -631,18 +637,6 @@ def test_who_waits_for_a_node_can_be_stopped(world, open_cluster, tmp_path):
         runner = runner_of(folder, engine, stop_requested=lambda: True)
         with pytest.raises(InterruptedTrialError, match="confirm-1"):
             list(runner.run_all(iter([spec_of("confirm-1", "confirmation")])))
-
-
-def runner_of(folder, engine, **options):
-    return TrialRunner(
-        folder,
-        engine=engine,
-        objective=LOSS,
-        num_examples=NUM_EXAMPLES,
-        total_examples=TOTAL_EXAMPLES,
-        progress=Progress(None),
-        **options,
-    )
 
 
 HOLDING = """

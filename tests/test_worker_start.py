@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from search_fixtures import (
     BASELINE,
-    LOSS,
     NUM_EXAMPLES,
-    TOTAL_EXAMPLES,
     make_config,
     open_folder,
     outcome,
+    runner_of,
 )
 
 from tfbatch.errors import SearchError, StoppedError
@@ -29,7 +28,6 @@ from tfbatch.search.loop import Search
 from tfbatch.search.progress import Progress
 from tfbatch.search.session import _advice
 from tfbatch.search.space import SearchSpace
-from tfbatch.search.trial_runner import TrialRunner
 from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
 from tfbatch.training.context import Job
 from tfbatch.training.devices import MOST_WORKERS, Devices
@@ -185,15 +183,7 @@ def running(tmp_path):
     slots = [EndableSlot() for _ in range(3)]
     engine = make_engine(*slots)
     with open_folder(tmp_path) as folder:
-        runner = TrialRunner(
-            folder,
-            engine=engine,
-            objective=LOSS,
-            num_examples=NUM_EXAMPLES,
-            total_examples=TOTAL_EXAMPLES,
-            progress=Progress(None),
-        )
-        yield slots, engine, runner
+        yield slots, engine, runner_of(folder, engine)
 
 
 def test_an_error_ends_the_trials_that_run_and_keeps_what_had_ended(running):

@@ -42,7 +42,7 @@ class TrainingClock(CountsSteps):
         self._executions = 0
         self._measured_steps = self._last_steps = 0
         self._measured_seconds = self._last_seconds = 0.0
-        self._all_seconds, self._fastest_step = 0.0, math.inf
+        self._fastest_step = math.inf
         self._last = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -56,7 +56,6 @@ class TrainingClock(CountsSteps):
         now = time.perf_counter()
         steps = self._before + self._steps_of_epoch(batch) - self.steps
         self.steps += steps
-        self._all_seconds += now - self._last
         self._fastest_step = min(self._fastest_step, (now - self._last) / max(steps, 1))
         self._executions += 1
         if self._executions > self._warmup_executions:

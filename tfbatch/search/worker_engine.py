@@ -428,10 +428,10 @@ def look_after(slot: TaskSlot, *, stop: bool) -> bool:
     if stop:
         slot.mailbox.request_stop()
     slot.watch()
-    return _is_over(slot)
+    return _has_ended(slot)
 
 
-def _is_over(slot: TaskSlot) -> bool:
+def _has_ended(slot: TaskSlot) -> bool:
     return slot.future is None or slot.future.done()
 
 
@@ -522,7 +522,7 @@ class WorkerEngine(Calls):
     def end_trials(self) -> list[Finished]:
         """See TrialEngine."""
         slots = self._processes.slots
-        while late := [n for n in self._running if not _is_over(slots[n])]:
+        while late := [n for n in self._running if not _has_ended(slots[n])]:
             self._stopped.update(late)
             for number in late:
                 slots[number].kill()  # again: a process that is only begun has no ID yet
