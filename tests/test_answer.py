@@ -431,17 +431,31 @@ def test_a_better_one_that_is_dearer_and_within_the_band_leaves_the_baseline_in_
     assert "nothing is shown" not in summary(answer)
 
 
-def test_where_no_number_of_seeds_is_expected_to_decide_a_tolerance_is_named(tmp_path):
+def test_where_seeds_are_not_expected_to_decide_probability_and_tolerance_are_named(tmp_path):
     run(tmp_path, noisy({16: 9.0, 32: 0.50, 64: 0.50}), rounds=3, chance=ChanceLevel(untrained=1.0))
     answer = answer_of(tmp_path)
     one = next(one for one in answer.undecided if one.question == "as good")
-    unknown = {"seeds": None, "minutes": None, "option": None}
+    none = {"seeds": None, "minutes": None, "option": None, "probability": None}
+    unlikely = {"seeds": 80, "probability": 0.314}
+    tolerance = "more than 0.032: with --tolerance=0.032 it is as good"
     for update, expected in (
-        ({"at_most": 0.0312}, "more than 0.032: with --tolerance=0.032 it is as good"),
-        ({"at_most": None}, "With so few fresh seeds no number of them can be named"),
+        (none | {"at_most": 0.0312}, ["80 seeds are not enough. ", tolerance]),
+        (none | {"at_most": None}, ["With so few fresh seeds no number of them can be named"]),
+        (
+            unlikely | {"at_most": 0.0312},
+            ["80 seeds decide with a probability of 31%", tolerance],
+        ),
+        (
+            {"probability": 0.5, "at_most": 0.0312},
+            ["seeds decide with a probability of 50%, about"],
+        ),
+        ({"probability": None}, ["seeds are expected to decide, about"]),
     ):
-        opened = one.model_copy(update=unknown | update)
-        assert expected in summary(answer.model_copy(update={"undecided": (opened,)}))
+        opened = one.model_copy(update=update)
+        said = summary(answer.model_copy(update={"undecided": (opened,)}))
+        for sentence in expected:
+            assert sentence in said
+        assert (tolerance in said) == (tolerance in expected)
 
 
 def test_a_damaged_answer_is_an_error_with_its_remedy(tmp_path):

@@ -13,7 +13,7 @@ from tfbatch.errors import InputError
 from tfbatch.estimators import error_budget
 from tfbatch.estimators.chosen_mean import chosen_mean
 from tfbatch.estimators.error_budget import AS_GOOD, BETTER, ERROR, bounds, simulated_bounds
-from tfbatch.estimators.race import Race
+from tfbatch.estimators.race import Race, likely_to_show
 from tfbatch.estimators.recommendation import Verified, choose
 from tfbatch.estimators.seed_noise import differences, seed_noise, widening
 
@@ -145,6 +145,41 @@ def test_how_far_a_faster_one_lies_behind_at_most_is_a_tolerance_that_takes_it()
 
     assert chosen(*several, tolerance=1.001 * one.at_most).recommended == "fast"
     assert chosen(*several, tolerance=0.999 * one.at_most).recommended == "baseline"
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "share", "bound", "probability"),
+    [
+        (0.0, 1.0, 0.5, 0.0, 0.5),
+        (1.0, 1.0, 0.0, 2.0, 0.8413),  # of so many seeds then that their mean is the truth
+        (0.0, 1.0, 0.25, 2.0, 0.1241),  # normal_cdf(-1 / sqrt(0.75))
+        (0.1, 0.0, 0.5, 3.0, 1.0),  # without any noise
+        (-0.1, 0.0, 0.5, 3.0, 0.0),
+        (9.0, 1.0, 0.5, math.inf, 0.0),  # a look that shows nothing
+        (2.5, 1.0, 1.0, 2.0, 1.0),  # a look at the seeds of now
+        (math.nan, 1.0, 0.5, 2.0, 0.0),
+    ],
+)
+def test_the_predictive_power_of_more_seeds(gap, error, share, bound, probability):
+    found = likely_to_show(*(np.array([[x]]) for x in (gap, error, share)), np.array([[bound]]))
+
+    assert found == pytest.approx(np.array([[probability]]), abs=1e-4)
+
+
+def test_where_no_look_is_as_likely_as_not_to_decide_the_last_is_named_with_its_probability():
+    """A deficit at the edge of the band after many seeds: nobody can say when it is decided."""
+    scores = at(0.80, seeds=10)
+    faster = verified("faster", [score - 0.01 for score in at(0.80, OTHER, seeds=10)], 0.5)
+    choice = chosen(verified("baseline", scores), faster, tolerance=0.01)
+    (one,) = choice.undecided
+
+    assert (one.key, one.question, one.seeds) == ("faster", "as good", 80)
+    assert 0 < one.probability < 0.5
+    after_three = chosen(
+        verified("baseline", at(0.80, seeds=3)), verified("faster", at(0.80, OTHER, seeds=3), 0.5)
+    )
+    assert after_three.undecided[0].seeds < 80
+    assert after_three.undecided[0].probability >= 0.5
 
 
 def test_a_slow_one_that_may_be_better_does_not_keep_a_fast_one_from_being_as_good():

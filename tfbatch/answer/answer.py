@@ -327,8 +327,10 @@ class Open(Strict):
         key: The contender's key.
         question: "as good", of one that is cheaper than the recommended one; or "better", of one
             whose mean is above the baseline's.
-        seeds: Fresh seeds for each configuration at which that is expected to be decided; None if
-            80 are not expected to be enough, or with one seed.
+        seeds: Fresh seeds for each configuration at which that is as likely as not to be decided;
+            80 where no fewer are. None after 80, or with one seed.
+        probability: That it is decided then, predicted from the scores so far; None like `seeds`,
+            and in answers of earlier versions.
         minutes: Minutes of training that the further seeds take, one after another; None like
             `seeds`.
         option: What to add to the same command, such as "--verification_seeds=10", with "and a
@@ -341,6 +343,7 @@ class Open(Strict):
     seeds: int | None
     minutes: float | None
     option: str | None
+    probability: float | None = None
     at_most: float | None = None
 
 

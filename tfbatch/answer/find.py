@@ -270,6 +270,7 @@ def _open(
         seeds=one.seeds,
         minutes=round(seconds / 60, 2),
         option=f"--verification_seeds={seeds}{more}",
+        probability=one.probability,
         at_most=at_most,
     )
 

@@ -7,7 +7,7 @@ import math
 
 from tfbatch.answer.answer import Answer, Compared, Contender, Open, Verification
 from tfbatch.estimators.error_budget import LOOKS
-from tfbatch.estimators.race import SAME_COST
+from tfbatch.estimators.race import EVEN, SAME_COST
 from tfbatch.schema import Named
 from tfbatch.trial.finished_trial import BASELINE
 
@@ -223,26 +223,34 @@ def _open_line(one: Open, answer: Answer) -> str:
             else _speed(ratio)
         )
         what = f"whether {name} ({cheaper}) is as good within {answer.verification.margin:.4f}"
-    if one.option is None:
-        return f"Not decided: {what}. {_no_look(one, answer.verification)}"
-    minutes = _short(one.minutes or 0.0)
-    return (
-        f"Not decided: {what}. {one.seeds} seeds are expected to decide, about {minutes} "
-        f"minutes of training: the same command with {one.option}."
-    )
+    return f"Not decided: {what}. {_what_decides(one)}{_enough_tolerance(one, answer.verification)}"
 
 
-def _no_look(one: Open, verification: Verification) -> str:
-    """Why no number of seeds is named, and what can be done."""
+def _what_decides(one: Open) -> str:
+    """How many seeds, at what price and with which probability."""
     if one.at_most is None:
         return "With so few fresh seeds no number of them can be named that would decide."
-    enough = f"{LOOKS[-1]} seeds are not expected to be enough"
-    if one.question == "better" or one.at_most <= verification.margin:
-        return f"{enough}."
+    if one.option is None:
+        return f"{LOOKS[-1]} seeds are not enough."
+    minutes = _short(one.minutes or 0.0)
+    command = f"about {minutes} minutes of training: the same command with {one.option}."
+    if one.probability is None:
+        return f"{one.seeds} seeds are expected to decide, {command}"
+    probability = f"{min(max(one.probability, 0.01), 0.99):.0%}"
+    return f"{one.seeds} seeds decide with a probability of {probability}, {command}"
+
+
+def _enough_tolerance(one: Open, verification: Verification) -> str:
+    """The tolerance that decides at once, where seeds are not expected to."""
+    likely = one.option is not None and (one.probability is None or one.probability >= EVEN)
+    if likely or one.question == "better" or one.at_most is None:
+        return ""
+    if one.at_most <= verification.margin:
+        return ""
     taken = _rounded_up(one.at_most)
     return (
-        f"{enough}. It is shown to lie behind by no more than {taken}: with --tolerance={taken} "
-        "it is as good."
+        f" It is shown to lie behind by no more than {taken}: with --tolerance={taken} it is as "
+        "good."
     )
 
 

@@ -7,9 +7,11 @@ tfbatch.estimators.seed_noise. The first configuration is the baseline.
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from tfbatch.estimators.error_budget import LOOKS, bounds
 from tfbatch.estimators.seed_noise import SeedNoise, differences, seed_noise
@@ -28,8 +30,24 @@ _BEHIND_BEST = 0.0
 """Standard errors by which one that is as good as the leader may seem farther than the band behind
 any other one."""
 
+EVEN = 0.5
+"""A look that decides with this probability or more is named, and none after it."""
+
 Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
+
+
+class Outlook(NamedTuple):
+    """When what is undecided will be decided, as far as the scores so far can tell.
+
+    Attributes:
+        seeds: The first look to come that decides with a probability of at least one half; else
+            the last of all, [R, m]. NaN before a first look, and where none is to come.
+        probability: That it does, likewise.
+    """
+
+    seeds: Array
+    probability: Array
 
 
 class Race:
@@ -229,42 +247,40 @@ class Race:
             return np.zeros(len(self._races), bool)
         return np.asarray(~(self.undecided() | self.may_be_better()).any(1))
 
-    def seeds_for_as_good(self) -> Array:
-        """The first look to come that is expected to decide who is as good, [R, m]; NaN if none.
+    def outlook_for_as_good(self) -> Outlook:
+        """Which look to come decides who is as good: shows it, or sends it out as too far behind.
 
-        A deficit is expected to be what is left of the measured one when it is shrunk towards 0 by
-        what chance adds to its square (James and Stein, 1961): of few seeds the measured one would
-        call every other equal configuration hopeless.
+        See `likely_to_show`.
         """
         leader = self.leader()
         errors = self.errors[self._races, :, leader]
-        gaps = self.band[:, None] + shrunken(self.apart[self._races, :, leader], errors)
+        above_edge = self.band[:, None] + self.apart[self._races, :, leader]
         of_look = [
             self._as_good_bounds(look, self._cheaper_than(leader))[:, None] for look in LOOKS
         ]
-        return self._first_look(errors, of_look, gaps, -gaps)
+        return self._outlook(errors, of_look, above_edge, -above_edge)
 
-    def seeds_for_better(self) -> Array:
-        """Likewise of who is better than the baseline, [R, m]."""
-        errors = self.errors[:, :, 0]
-        gains = shrunken(self.apart[:, :, 0], errors)
+    def outlook_for_better(self) -> Outlook:
+        """Likewise of who is better than the baseline."""
+        gains = self.apart[:, :, 0]
         known = bounds(len(self._own), max(LOOKS), again=self.again)
         of_look = [np.full((len(gains), 1), known[look].better) for look in LOOKS]
-        return self._first_look(errors, of_look, gains, self.band[:, None] - gains)
+        return self._outlook(self.errors[:, :, 0], of_look, gains, self.band[:, None] - gains)
 
-    def _first_look(
+    def _outlook(
         self, errors: Array, of_look: list[Array], shown: Array, refuted: Array
-    ) -> Array:
-        """The first look later than a configuration's seeds at which either gap is wide enough."""
+    ) -> Outlook:
+        """The first look to come that as likely as not shows either gap; else the last of all."""
         now = self.noise.counts.copy()
         now[:, 0] = now[:, 1:].max(1, initial=1)  # the baseline's second trainings are no rounds
-        found = np.full(now.shape, np.nan)
+        seeds, probability = np.full(now.shape, np.nan), np.full(now.shape, np.nan)
         for look, bound in reversed(list(zip(LOOKS, of_look, strict=True))):
-            then = errors * np.sqrt(now / look)
-            with np.errstate(invalid="ignore"):
-                enough = (bound * then <= shown) | (_LEAVES * then <= refuted)
-            found = np.where((look > now) & enough & (self.looked > 0), look, found)
-        return found
+            decides = likely_to_show(shown, errors, now / look, bound)
+            decides += likely_to_show(refuted, errors, now / look, _LEAVES)
+            told = (look > now) & (self.looked > 0) & ((look == LOOKS[-1]) | (decides >= EVEN))
+            seeds = np.where(told, look, seeds)
+            probability = np.where(told, decides, probability)
+        return Outlook(seeds, np.minimum(probability, 1.0))
 
     def _candidates(self) -> Flags:
         """Who is still in the race and is neither the baseline nor leads nor is recommended."""
@@ -313,11 +329,31 @@ def as_good(apart: Array, errors: Array, leader: Indices, bounds: Array, band: A
         return np.asarray((lower >= -band[:, None]) & (seems >= -band[:, None]))
 
 
-def shrunken(differences: Array, errors: Array) -> Array:
-    """Towards 0, by what chance adds to the square of each."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kept = np.maximum(1 - errors**2 / differences**2, 0.0)
-    return np.where(differences == 0, 0.0, np.nan_to_num(kept) * differences)
+def likely_to_show(gaps: Array, errors: Array, share: Array, bound: Array | float) -> Array:
+    """The probability that more seeds will show a gap to be more than 0: the predictive power.
+
+    Of gaps of which nothing is known but the scores (Spiegelhalter, Freedman and Blackburn, 1986,
+    doi:10.1016/0197-2456(86)90003-6):
+
+        error_then = error * sqrt(share)
+        spread = error * sqrt(1 - share)  # of the gap that will be measured then
+        probability = normal_cdf((gap - bound * error_then) / spread)
+
+    Were what is measured expected to stay, a gap at an edge would never be decided, and of few
+    seeds every other equal configuration would seem hopeless.
+
+    Args:
+        gaps: Measured.
+        errors: Their standard errors.
+        share: Of the seeds then, those that there are now.
+        bound: Standard errors that show it then.
+    """
+    share = np.minimum(share, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # without any noise, or a look's bound
+        beyond = gaps - np.where(np.isinf(bound), np.inf, bound * errors * np.sqrt(share))
+        scaled = beyond / (errors * np.sqrt(1 - share))
+    at_once = np.where(beyond >= 0, np.inf, -np.inf)
+    return np.asarray(special.ndtr(np.where(np.isnan(scaled), at_once, scaled)))
 
 
 def leading(means: Array, better: Flags, stands: Flags, *, has_baseline: bool) -> Indices:

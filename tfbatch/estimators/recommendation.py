@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from tfbatch.errors import InputError
 from tfbatch.estimators.chosen_mean import chosen_mean
-from tfbatch.estimators.race import Race
+from tfbatch.estimators.race import Flags, Outlook, Race
 from tfbatch.estimators.vectors import Array
 from tfbatch.metric_direction import Direction, Goal
 
@@ -100,14 +100,16 @@ class Undecided:
         key: What it is called.
         question: "as good", of one that is cheaper than the recommended one; or "better", of one
             whose mean is above the incumbent's.
-        seeds: At which number of seeds a look is expected to decide; None if at none of them, or
-            before the first look.
+        seeds: The number of seeds of the first look that decides as likely as not, or else of the
+            last of all; None if none is to come, or before the first look.
+        probability: That it decides then, predicted from the scores so far; None likewise.
         at_most: What its deficit to the leader is shown not to exceed; infinite before a look.
     """
 
     key: str
     question: Literal["as good", "better"]
     seeds: int | None
+    probability: float | None
     at_most: float
 
 
@@ -295,15 +297,21 @@ def _undecided(
     at_most = race.shown_widths[0, leader] - race.shown[0, :, leader]
     as_good, better = race.undecided()[0], race.may_be_better()[0] & (race.shown[0, :, 0] > 0)
     better &= has_baseline and leader == 0
+    questions: list[tuple[Literal["as good", "better"], Flags, Callable[[], Outlook]]] = [
+        ("as good", as_good, race.outlook_for_as_good),
+        ("better", better, race.outlook_for_better),
+    ]
     found = []
-    for row in map(int, np.flatnonzero(as_good)):
-        seeds = _look(race.seeds_for_as_good()[0, row])
-        found.append(Undecided(ordered[row].key, "as good", seeds, float(at_most[row])))
-    for row in map(int, np.flatnonzero(better)):
-        seeds = _look(race.seeds_for_better()[0, row])
-        found.append(Undecided(ordered[row].key, "better", seeds, float(at_most[row])))
+    for question, open_ones, outlook in questions:
+        for row in map(int, np.flatnonzero(open_ones)):
+            seeds, probability = (float(figure[0, row]) for figure in outlook())
+            found.append(
+                Undecided(
+                    ordered[row].key,
+                    question,
+                    None if math.isnan(seeds) else int(seeds),
+                    None if math.isnan(seeds) else probability,
+                    float(at_most[row]),
+                )
+            )
     return tuple(found)
-
-
-def _look(seeds: float) -> int | None:
-    return None if math.isnan(seeds) else int(seeds)
