@@ -19,7 +19,7 @@ from processes import run_warm
 
 import tfbatch
 from tfbatch.dataset_info.recipe import load_recipe
-from tfbatch.errors import InputError, NothingLearnedError, RunFolderError
+from tfbatch.errors import InputError, NothingLearnedError, RunFolderError, SearchError
 from tfbatch.pipeline import recipe_data
 from tfbatch.request.training_config import load_training_config
 from tfbatch.run_folder.journal import Journal
@@ -397,3 +397,20 @@ def test_random_labels_give_their_trials_and_no_answer(tmp_path, capsys):
             getattr(result, attribute)
     with pytest.raises(AttributeError, match="bach_size"):
         result.bach_size  # noqa: B018
+
+
+def test_where_nan_in_the_inputs_lets_no_trial_complete_the_error_says_so(tmp_path):
+    inputs, targets = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
+    damaged = np.where(np.arange(120).reshape(60, 2) % 6 == 1, np.nan, inputs)
+
+    with pytest.raises(SearchError, match=r"None of 2 trials completed.* 20 .*NaN or infinite"):
+        tfbatch.find_batch_size(
+            lambda: keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]),
+            {"train": (damaged, targets), "validation": (inputs, targets)},
+            search="quick",
+            batch_sizes=[32],
+            max_trials=1,
+            trial_length="1 epochs",
+            run_dir=tmp_path / "run",
+            workers=0,
+        )

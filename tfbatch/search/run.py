@@ -327,7 +327,20 @@ class Run:
         return value if math.isfinite(value) else None
 
     def _answer(self) -> Answer:
-        found = find_answer(
+        try:
+            found = self._found()
+        except SearchError as error:
+            if not self.data.notes:
+                raise
+            # Said at the start, far above: a NaN among the inputs may well be the reason.
+            told = f"{error} Of the data was said: {' '.join(self.data.notes)}"
+            raise type(error)(told) from error
+        if found.verified or self._belief is None:
+            return found
+        return found.model_copy(update={"belief": self._belief.sentence})
+
+    def _found(self) -> Answer:
+        return find_answer(
             self.trials,
             batch_sizes=self.request.search.confirmation.batch_sizes,
             step_seconds=self.step_seconds,
@@ -340,9 +353,6 @@ class Run:
             left=self._left(),
             too_short=self._too_short(),
         )
-        if found.verified or self._belief is None:
-            return found
-        return found.model_copy(update={"belief": self._belief.sentence})
 
     def _left(self) -> Left:
         """What is left for more verification."""
