@@ -207,6 +207,13 @@ def test_the_thresholds_are_their_closed_forms():
     assert changed_is_told(0.02, dropped=0, **read, overlapping=False)
 
 
+def test_a_second_pass_may_be_longer_than_the_first():
+    """A Dataset that filters at random, in batches of a fixed size."""
+    read = {"dropped": 31, "stored": 960, "checked": 1024, "overlapping": False}
+    assert changed_is_told(0.5, **read)
+    assert not changed_is_told(0.02, **read)
+
+
 def test_what_the_cut_leaves_out_by_chance_is_seldom_told():
     """The worst cut, N = n + b - 1, simulated: half of its draws are beyond the mean share."""
     shares = np.random.default_rng(0).hypergeometric(31, 32, 32, size=20_000) / 32

@@ -220,7 +220,8 @@ def changed_is_told(
 
         sqrt(f * (1 - f) * (N - m) / (N - 1) / m)
 
-    of which four are allowed. Where `shuffle` comes before `take` and `skip`, an example was in
+    of which four are allowed; a second pass that gives more than N examples has no error of this
+    kind. Where `shuffle` comes before `take` and `skip`, an example was in
     no split at the first reading with the probability prod(1 - f) over the splits' shares f: at
     most 1/4 for two splits, 8/27 for three.
 
@@ -233,7 +234,8 @@ def changed_is_told(
     """
     total = stored + dropped
     share = dropped / total
-    error = math.sqrt(share * (1 - share) * (total - checked) / max(1, total - 1) / checked)
+    unread = max(0, total - checked)
+    error = math.sqrt(share * (1 - share) * unread / max(1, total - 1) / checked)
     explained = max(_LEAST_SHARE, share + _STANDARD_ERRORS * error)
     return changed > (max(explained, 1 / 3) if overlapping else explained)
 
