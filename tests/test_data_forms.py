@@ -271,6 +271,50 @@ def test_a_py_dataset_is_stored_in_its_order(tmp_path, workers):
     assert "read once" in stored.describe().notes[0]
 
 
+class OneBatchTooMany(Batches):
+    """`n // batch_size + 1` batches, where the batch size divides n."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        part = slice(2 * index, 2 * index + 2)
+        return [FEATURES[part], FEATURES[part]], CLASSES[part]
+
+
+def without_class_1(x, y):
+    return tf.boolean_mask(x, y == 0), tf.boolean_mask(y, y == 0)
+
+
+def test_empty_batches_are_passed_over(tmp_path):
+    batches = tf.data.Dataset.from_tensor_slices((FEATURES, np.array([0, 0, 1, 1]))).batch(2)
+    data = {"train": batches.map(without_class_1), "validation": batches}
+    stored = StoredData(store_data(tmp_path / "dataset", data), name="mine")
+    ((x, _),) = stored.evaluation("train")
+    np.testing.assert_array_equal(x, FEATURES[:2])
+
+    data = {"train": OneBatchTooMany(), "validation": OneBatchTooMany()}
+    stored = StoredData(store_data(tmp_path / "py_dataset", data), name="mine")
+    assert stored.num_examples("train") == 4
+
+    nothing = batches.map(lambda x, y: (x[:0], y[:0]))
+    with pytest.raises(InputError, match="Your `train` data is empty"):
+        store_data(tmp_path / "nothing", nothing)
+
+
+def test_empty_batches_of_a_function_are_passed_over(tmp_path):
+    def make_dataset(split, batch_size, seed):
+        labels = np.array([0, 0, 1, 1, 0, 0])
+        numbers = np.arange(6, dtype=np.float32)[:, None]
+        return tf.data.Dataset.from_tensor_slices((numbers, labels)).batch(2).map(without_class_1)
+
+    data = counted(make_dataset, tmp_path)
+    assert data.num_examples("train") == 4
+    stream = data.training(batch_size=3, seed=1, num_examples=7)
+    batches = [x[:, 0].numpy().tolist() for x, _ in stream]
+    assert batches == [[0, 1, 4], [5, 0, 1], [4]]
+
+
 def test_series_with_a_target_at_each_step_are_stored_as_series(tmp_path):
     def series():
         for length in (2, 3, 1, 4, 2):

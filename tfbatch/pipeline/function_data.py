@@ -393,10 +393,12 @@ class _Pass:
             dataset = dataset.map(lambda *parts: packed(template, leaves_of(parts)))
             dataset = dataset.ragged_batch(_BATCH_SIZE)
         for element in dataset.with_options(fixed_options()):
-            yield [
+            chunk = [
                 rows_of(leaf, variable=None in shape)
                 for leaf, shape in zip(leaves_of(element), shapes, strict=True)
             ]
+            if len(chunk[0]):  # a `filter` may leave a batch empty
+                yield chunk
 
 
 def largest_divisor(number: int, *, at_most: int) -> int:

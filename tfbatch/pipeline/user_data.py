@@ -253,7 +253,8 @@ def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> 
                     f"{where} has a batch whose parts differ in their number of examples: "
                     f"{sizes}. If each element is one example, give batched=False."
                 )
-            yield chunk
+            if len(chunk[0]):  # a `filter` may leave a batch empty
+                yield chunk
 
     unknown = int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     return OwnSplit(form, chunks, length_unknown=unknown)
@@ -295,7 +296,8 @@ def _of_py_dataset(dataset: keras.utils.PyDataset, where: str) -> OwnSplit:
                 found, arrays = _batch_of(batch, where)
                 if found != template:
                     raise InputError(f"{where} gives batches of different structures.")
-                yield arrays
+                if len(arrays[0]):  # `n // batch_size + 1` batches may be one too many
+                    yield arrays
         finally:
             if adapter.enqueuer is not None and adapter.enqueuer.is_running():
                 adapter.enqueuer.stop()
