@@ -304,12 +304,28 @@ def test_a_functions_stream_is_continuous_and_exact(tmp_path, function):
     assert flat(numbers_of(data.evaluation("validation"))) == list(range(6))
 
 
-def test_a_functions_stream_can_begin_later(tmp_path):
-    data = opened(examples_of, tmp_path)
-    whole = flat(numbers_of(data.training(batch_size=4, seed=3, num_examples=50)))
-    tail = flat(numbers_of(data.training(batch_size=4, seed=3, num_examples=50, start=12)))
+def of_unequal_length(split, batch_size, seed):
+    """Padded batches whose rows begin with the example's number."""
 
-    assert tail == whole[12:]
+    def rows():
+        for number in range(SPLITS[split]):
+            yield np.full(1 + number % 3, number, np.float32), number % 2
+
+    spec = (tf.TensorSpec((None,), tf.float32), tf.TensorSpec((), tf.int32))
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=spec)
+    return dataset.shuffle(20, seed=seed).padded_batch(batch_size)
+
+
+@pytest.mark.parametrize("function", [examples_of, unbatched, of_unequal_length])
+@pytest.mark.parametrize("batch_size", [4, 8], ids=["at a batch", "within a batch"])
+def test_a_functions_stream_can_begin_later(tmp_path, function, batch_size):
+    data = opened(function, tmp_path)
+    whole = flat(numbers_of(data.training(batch_size=4, seed=3, num_examples=50)))
+    options = {"batch_size": batch_size, "seed": 3, "num_examples": 50, "start": 12}
+    tail = numbers_of(data.training(**options))
+
+    assert flat(tail) == whole[12:]
+    assert [len(batch) for batch in tail[:-1]] == [batch_size] * (len(tail) - 1)
 
 
 def test_a_function_may_have_no_test_split(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -163,10 +164,11 @@ class FunctionData:
         check_stream(self, batch_size=batch_size, seed=seed, num_examples=num_examples, start=start)
         made = self._made("train", batch_size, seed)
         steps = -((start - num_examples) // batch_size)
-        batches = _rebatched(made.repeat(), self._counted.batched["train"], batch_size)
-        batches = batches.skip(start // batch_size).take(steps)
-        if num_examples % batch_size:
-            batches = batches.enumerate().map(_cut_last(steps - 1, num_examples % batch_size))
+        batched = self._counted.batched["train"]
+        batches = _rebatched(made.repeat(), batched, batch_size, start=start).take(steps)
+        short = (num_examples - start) % batch_size
+        if short:
+            batches = batches.enumerate().map(_cut_last(steps - 1, short))
         batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
         return self._prefetched(batches, batch_size)
 
@@ -422,16 +424,20 @@ def _source(function: MakeDataset) -> str:
         return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def _rebatched(dataset: tf.data.Dataset, batched: bool, batch_size: int) -> tf.data.Dataset:
-    """Batches of exactly `batch_size` examples, but for the last."""
+def _rebatched(
+    dataset: tf.data.Dataset, batched: bool, batch_size: int, *, start: int = 0
+) -> tf.data.Dataset:
+    """Batches of exactly `batch_size` examples, but for the last, from example `start` on."""
     dataset = dataset.with_options(fixed_options())
     shapes = [spec.shape for spec in tf.nest.flatten(dataset.element_spec)]
     variable = any(None in shape.as_list()[batched:] for shape in shapes)
-    if not variable:
-        return dataset.rebatch(batch_size) if batched else dataset.batch(batch_size)
-    if batched:
-        dataset = dataset.unbatch()
-    return dataset.padded_batch(batch_size)
+    if batched and not variable:
+        # Smaller batches first, of which `start` is a whole number: it may lie within a batch.
+        size = math.gcd(start, batch_size)
+        dataset = dataset.rebatch(size).skip(start // size)
+        return dataset if size == batch_size else dataset.rebatch(batch_size)
+    dataset = (dataset.unbatch() if batched else dataset).skip(start)
+    return dataset.padded_batch(batch_size) if variable else dataset.batch(batch_size)
 
 
 def _cut_last(last: int, size: int) -> Callable[..., Any]:
