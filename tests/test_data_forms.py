@@ -17,7 +17,7 @@ from tfbatch.pipeline.classes import ClassReader, Expected
 from tfbatch.pipeline.elements import as_structure, form_of, leaf_names, leaf_order, template_of
 from tfbatch.pipeline.endless import EndWatch
 from tfbatch.pipeline.function_data import FunctionData, count_examples
-from tfbatch.pipeline.user_data import read_splits
+from tfbatch.pipeline.user_data import as_array, read_splits
 from tfbatch.schema import as_plain
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.expectation import expect
@@ -336,6 +336,14 @@ REFUSED = {
         (np.array(["a", "b", 7, "d"], object), CLASSES),
         r"`inputs` holds 7 \(int\) among texts, in example 2",
     ),
+    "NaN in a list of texts": (
+        (["a", "b", float("nan"), "d"], CLASSES),
+        r"`inputs` holds nan \(float\) among texts, in example 2",
+    ),
+    "a number in a list of texts": (
+        (["a", "b", 7, "d"], CLASSES),
+        r"`inputs` holds 7 \(int\) among texts, in example 2",
+    ),
     "NaN in a column": (
         ({"x": FEATURES, "text": np.array(["a", "b", "c", np.nan], object)}, CLASSES),
         r'`inputs\["text"\]` holds nan \(float\) among texts, in example 3.*fillna',
@@ -381,6 +389,12 @@ def test_data_of_another_form_is_refused_with_the_remedy(tmp_path, name):
     data, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
         store_data(tmp_path, data)
+
+
+def test_texts_in_a_list_keep_every_byte():
+    texts = [b"a\0", b"b", np.str_("c"), np.bytes_(b"d"), "e"]
+    array = as_array(texts, "`inputs`", where="Your `train` data")
+    assert array.tolist() == texts
 
 
 def test_numpys_own_strings_are_texts(tmp_path):

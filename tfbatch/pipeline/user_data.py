@@ -184,7 +184,7 @@ def as_array(leaf: object, name: str, *, where: str) -> npt.NDArray[Any] | tf.Te
         return [row.numpy() for row in leaf]
     _refuse_sparse(leaf, f"{where}: {name}")
     try:
-        array = np.asarray(leaf)
+        array = _as_numpy(leaf)
     except ValueError as error:
         raise InputError(
             f"{where}: {name} is a list of parts that differ in length. Give it as a "
@@ -214,6 +214,17 @@ def as_array(leaf: object, name: str, *, where: str) -> npt.NDArray[Any] | tf.Te
         raise InputError(f"{where} holds a single number instead of an array of examples ({name}).")
     # Files of other machines (IDX, FITS) are often big-endian; the same name is another order.
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _as_numpy(leaf: object) -> npt.NDArray[Any]:
+    """A leaf as NumPy takes it, but for a list of texts, which stays one of objects.
+
+    NumPy would make texts of the numbers and missing values among them too, drop zero bytes at
+    their ends, and take as much memory for each as for the longest.
+    """
+    if isinstance(leaf, list) and any(isinstance(value, str | bytes) for value in leaf):
+        return np.fromiter(leaf, dtype=object, count=len(leaf))
+    return np.asarray(leaf)
 
 
 def _refuse_sparse(leaf: Any, where: str) -> None:
