@@ -373,6 +373,14 @@ REFUSED = {
         r"masked array.*x\.filled",
     ),
     "structured": ((np.zeros(4, [("a", "f4"), ("b", "i4")]), CLASSES), "Give its fields as a dict"),
+    "bfloat16": (
+        (FEATURES.astype(tf.bfloat16.as_numpy_dtype), CLASSES),
+        r"`train` data holds bfloat16 \(`inputs`\), which cannot be stored.*--precision",
+    ),
+    "bfloat16 in a Dataset": (
+        slices().map(lambda x, y: (tf.cast(x, tf.bfloat16), y)),
+        r"`train` data holds bfloat16 \(`inputs`\), which cannot be stored.*--precision",
+    ),
     "rows in a list": ((list(FEATURES), CLASSES), r"numpy\.stack"),
     "windows": (slices().window(2), r"from `window`"),
     "hidden repeat": (slices().repeat().filter(lambda x, y: True), "never ends"),

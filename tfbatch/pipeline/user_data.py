@@ -31,6 +31,8 @@ from tfbatch.pipeline.elements import (
 _CHUNK_EXAMPLES = 256
 _WIDEST = {"f": 8, "c": 16}
 """Bytes of TensorFlow's widest types of a kind."""
+_OF_ANOTHER_LIBRARY = 2
+"""NumPy's `isbuiltin` of a type that is not its own, such as bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,26 +196,37 @@ def as_array(leaf: object, name: str, *, where: str) -> npt.NDArray[Any] | tf.Te
         array = array.astype(object)
     if array.dtype == object:
         check_texts(array, f"{where}: {name}")
-    if array.dtype.kind in "mM":
-        raise InputError(
-            f"{where} holds dates or durations ({name}: {array.dtype}), which TensorFlow has no "
-            "type for. Convert them to numbers, for example (dates - dates.min()) / "
-            'np.timedelta64(1, "D").'
-        )
-    if array.dtype.kind == "V":
-        raise InputError(
-            f"{where} holds a structured array ({name}: {array.dtype}). Give its fields as a dict, "
-            "{field: x[field] for field in x.dtype.names}."
-        )
-    if array.dtype.kind in "fc" and array.dtype.itemsize > _WIDEST[array.dtype.kind]:
-        raise InputError(
-            f"{where} holds numbers of a type that TensorFlow does not have ({name}: "
-            f'{array.dtype}). Convert them, such as x.astype("float32").'
-        )
+    _refuse_type(array.dtype, name, where=where)
     if array.ndim == 0:
         raise InputError(f"{where} holds a single number instead of an array of examples ({name}).")
     # Files of other machines (IDX, FITS) are often big-endian; the same name is another order.
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _refuse_type(dtype: np.dtype[Any], name: str, *, where: str) -> None:
+    """Refuses types that TensorFlow does not have, and those that files cannot hold."""
+    if dtype.kind in "mM":
+        raise InputError(
+            f"{where} holds dates or durations ({name}: {dtype}), which TensorFlow has no "
+            "type for. Convert them to numbers, for example (dates - dates.min()) / "
+            'np.timedelta64(1, "D").'
+        )
+    if dtype.names is not None:
+        raise InputError(
+            f"{where} holds a structured array ({name}: {dtype}). Give its fields as a dict, "
+            "{field: x[field] for field in x.dtype.names}."
+        )
+    if dtype.kind == "V" or dtype.isbuiltin == _OF_ANOTHER_LIBRARY:
+        raise InputError(
+            f"{where} holds {dtype.name} ({name}), which cannot be stored. Cast it to float16 or "
+            "float32; the precision of the model's computation is `precision` (--precision on the "
+            "command line)."
+        )
+    if dtype.kind in "fc" and dtype.itemsize > _WIDEST[dtype.kind]:
+        raise InputError(
+            f"{where} holds numbers of a type that TensorFlow does not have ({name}: "
+            f'{dtype}). Convert them, such as x.astype("float32").'
+        )
 
 
 def _as_numpy(leaf: object) -> npt.NDArray[Any]:
@@ -248,6 +261,9 @@ def _refuse_sparse(leaf: Any, where: str) -> None:
 
 def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> OwnSplit:
     form = form_of(check_dataset(dataset, where=where), where=where, declared=declared)
+    names = leaf_names(form.template)
+    for spec, name in zip(leaves_of(dataset.element_spec), names, strict=True):
+        _refuse_type(np.dtype(spec.dtype.as_numpy_dtype), name, where=where)
 
     def chunks(batched: bool) -> Iterator[Chunk]:
         source = dataset if batched else dataset.ragged_batch(_CHUNK_EXAMPLES)
