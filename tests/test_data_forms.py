@@ -331,6 +331,7 @@ def test_series_with_a_target_at_each_step_are_stored_as_series(tmp_path):
     assert any("targets differ in length" in note for note in stored.describe().notes)
 
 
+NESTED = tf.ragged.constant([[[1], [2, 3]], [[4]], [[5], []], [[6]]]), CLASSES
 REFUSED = {
     "a number among texts": (
         (np.array(["a", "b", 7, "d"], object), CLASSES),
@@ -380,6 +381,11 @@ REFUSED = {
     "bfloat16 in a Dataset": (
         slices().map(lambda x, y: (tf.cast(x, tf.bfloat16), y)),
         r"`train` data holds bfloat16 \(`inputs`\), which cannot be stored.*--precision",
+    ),
+    "ragged in two dimensions": (NESTED, "`inputs` has examples whose parts differ in length"),
+    "a Dataset that is ragged in two dimensions": (
+        tf.data.Dataset.from_tensor_slices(NESTED),
+        "`inputs` has examples whose parts differ in length",
     ),
     "rows in a list": ((list(FEATURES), CLASSES), r"numpy\.stack"),
     "windows": (slices().window(2), r"from `window`"),

@@ -25,6 +25,7 @@ from tfbatch.pipeline.elements import (
     check_dataset,
     fits,
     form_of,
+    leaf_names,
     leaf_order,
     leaves_of,
     packed,
@@ -390,14 +391,15 @@ class _Pass:
     def _chunks(self, dataset: tf.data.Dataset) -> Iterator[list[Any]]:
         """Some examples at a time: for each leaf an array, or a list of arrays that may differ."""
         shapes = self._form.example_shapes(batched=self.batched) or ()
+        names = leaf_names(self._form.template)
         if not self.batched:
             template = self._form.template
             dataset = dataset.map(lambda *parts: packed(template, leaves_of(parts)))
             dataset = dataset.ragged_batch(_BATCH_SIZE)
         for element in dataset.with_options(fixed_options()):
             chunk = [
-                rows_of(leaf, variable=None in shape)
-                for leaf, shape in zip(leaves_of(element), shapes, strict=True)
+                rows_of(leaf, f"{self._form.where}: {name}", variable=None in shape)
+                for leaf, name, shape in zip(leaves_of(element), names, shapes, strict=True)
             ]
             if len(chunk[0]):  # a `filter` may leave a batch empty
                 yield chunk

@@ -183,7 +183,7 @@ def as_array(leaf: object, name: str, *, where: str) -> npt.NDArray[Any] | tf.Te
             examples.
     """
     if isinstance(leaf, tf.RaggedTensor):
-        return [row.numpy() for row in leaf]
+        return _rows_of_ragged(leaf, f"{where}: {name}")
     _refuse_sparse(leaf, f"{where}: {name}")
     try:
         array = _as_numpy(leaf)
@@ -271,8 +271,8 @@ def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> 
         variable = [spec.shape.rank > 1 and spec.shape[1] is None for spec in specs]
         for element in source.prefetch(2):
             chunk = [
-                rows_of(leaf, variable=differs)
-                for leaf, differs in zip(leaves_of(element), variable, strict=True)
+                rows_of(leaf, f"{where}: {name}", variable=differs)
+                for leaf, name, differs in zip(leaves_of(element), names, variable, strict=True)
             ]
             if len({len(rows) for rows in chunk}) > 1:
                 sizes = " and ".join(str(len(rows)) for rows in chunk)
@@ -288,12 +288,27 @@ def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> 
 
 
 def rows_of(
-    leaf: tf.types.experimental.TensorLike, *, variable: bool
+    leaf: tf.types.experimental.TensorLike, where: str, *, variable: bool
 ) -> tf.types.experimental.TensorLike:
-    """A chunk of one leaf: an array, or a list of arrays that may differ in length."""
+    """A chunk of one leaf: an array, or a list of arrays that may differ in length.
+
+    Raises:
+        InputError: Examples that differ in length in a second dimension; `where` names the leaf.
+    """
     if isinstance(leaf, tf.RaggedTensor):
-        return [row.numpy() for row in leaf]
+        return _rows_of_ragged(leaf, where)
     return list(leaf.numpy()) if variable else leaf.numpy()
+
+
+def _rows_of_ragged(leaf: tf.RaggedTensor, where: str) -> list[npt.NDArray[Any]]:
+    rows = [row.numpy() for row in leaf]
+    if leaf.dtype != tf.string and any(row.dtype == object for row in rows):
+        raise InputError(
+            f"{where} has examples whose parts differ in length: only the first dimension of an "
+            "example may differ. Pad the inner ones, such as x.with_values(x.values.to_tensor()), "
+            "or all of them with x.to_tensor()."
+        )
+    return rows
 
 
 _READ_ONCE = (
