@@ -331,6 +331,14 @@ def test_series_with_a_target_at_each_step_are_stored_as_series(tmp_path):
     assert any("targets differ in length" in note for note in stored.describe().notes)
 
 
+WEIGHTS = np.array([1.0, 2.0, 0.5, 1.0])
+
+
+class WeightsWithoutTargets(Batches):
+    def __getitem__(self, index):
+        return FEATURES, None, WEIGHTS
+
+
 NESTED = tf.ragged.constant([[[1], [2, 3]], [[4]], [[5], []], [[6]]]), CLASSES
 REFUSED = {
     "a number among texts": (
@@ -387,6 +395,16 @@ REFUSED = {
         tf.data.Dataset.from_tensor_slices(NESTED),
         "`inputs` has examples whose parts differ in length",
     ),
+    "weights without targets": ((FEATURES, None, WEIGHTS), "Received: targets that are None"),
+    "weights without targets in a PyDataset": (
+        WeightsWithoutTargets(),
+        "Received: targets that are None",
+    ),
+    "weights without targets in a Dataset": (
+        slices().map(lambda x, y: (x, None, y)),
+        "gives None in place of a tensor.*Only the last parts",
+    ),
+    "no inputs": ((None, FEATURES, CLASSES), "Received: inputs that are None"),
     "rows in a list": ((list(FEATURES), CLASSES), r"numpy\.stack"),
     "windows": (slices().window(2), r"from `window`"),
     "hidden repeat": (slices().repeat().filter(lambda x, y: True), "never ends"),
@@ -403,6 +421,26 @@ def test_data_of_another_form_is_refused_with_the_remedy(tmp_path, name):
     data, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
         store_data(tmp_path, data)
+
+
+def test_a_sample_weight_of_none_is_none(tmp_path):
+    without = slices()
+    folder = store_data(tmp_path, without)
+
+    assert store_data(tmp_path, without.map(lambda x, y: (x, y, None))) == folder
+    assert store_data(tmp_path, (FEATURES, CLASSES, None)) == store_data(
+        tmp_path, (FEATURES, CLASSES)
+    )
+    batches = without.map(lambda x, y: (x, y, None)).batch(2)
+    stored = StoredData(store_data(tmp_path, batches), name="mine")
+    assert stored.num_examples("train") + stored.num_examples("validation") == 4
+
+    def make_dataset(split, batch_size, seed):
+        return without.batch(batch_size).map(lambda x, y: (x, y, None))
+
+    ((x, y),) = counted(make_dataset, tmp_path).evaluation("validation")
+    np.testing.assert_array_equal(x, FEATURES)
+    np.testing.assert_array_equal(y, CLASSES)
 
 
 def test_texts_in_a_list_keep_every_byte():

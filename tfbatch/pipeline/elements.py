@@ -27,7 +27,8 @@ InputShape = TypeAliasType(
 """Shape of one input; for several inputs, the same structure of shapes."""
 
 _PARTS: tuple[Part, ...] = ("inputs", "targets", "sample_weight")
-
+_NONE = type(tf.type_spec_from_value(None))
+"""What a Dataset says of a part that is None."""
 
 _BATCHES = (
     "_BatchDataset",
@@ -231,8 +232,16 @@ def check_element(element: Nest, *, where: str) -> None:
     """Refuses an element that Keras's `fit` could not take: `(x, y)` or `(x, y, sample_weight)`.
 
     Raises:
-        InputError: It is not a tuple of two or three parts.
+        InputError: It is not a tuple of two or three parts, or has no inputs or no targets.
     """
+    if isinstance(element, tuple) and len(element) > 1:
+        for part, name in zip(element, _PARTS[:2], strict=False):
+            if part is None:
+                raise InputError(
+                    f"{where} must give (inputs, targets) or (inputs, targets, sample_weight). "
+                    f"Received: {name} that are None. If the model computes its loss without "
+                    "targets, give the inputs as targets too."
+                )
     if not isinstance(element, tuple) or len(
         [part for part in element if part is not None]
     ) not in (
@@ -327,7 +336,8 @@ def _made_as(dataset: Any) -> bool | None:
 
 
 def _first_sizes(dataset: tf.data.Dataset) -> set[int | None]:
-    shapes = [spec.shape for spec in tf.nest.flatten(dataset.element_spec)]
+    specs = tf.nest.flatten(dataset.element_spec)
+    shapes = [spec.shape for spec in specs if not isinstance(spec, _NONE)]
     return {shape[0] if shape.rank else -1 for shape in shapes}
 
 
@@ -377,8 +387,12 @@ def check_dataset(dataset: Nest, *, where: str) -> tf.data.Dataset:
         dataset: What a user gave.
         where: What it is called in messages.
 
+    Returns:
+        The Dataset; without the last parts of an element that are None, as Keras takes them.
+
     Raises:
-        InputError: It is not a Dataset, it never ends, or it holds sparse tensors or Datasets.
+        InputError: It is not a Dataset, it never ends, or it holds sparse tensors, Datasets, or
+            None in place of anything but the last parts.
     """
     if not isinstance(dataset, tf.data.Dataset):
         raise InputError(
@@ -401,7 +415,23 @@ def check_dataset(dataset: Nest, *, where: str) -> tf.data.Dataset:
             f"{where} gives Datasets (from `window`), not tensors. Convert them to tensors, for "
             "example with .flat_map(lambda x, y: tf.data.Dataset.zip(x.batch(N), y.batch(N)))."
         )
-    return dataset
+    return _without_none(dataset, where=where)
+
+
+def _without_none(dataset: tf.data.Dataset, *, where: str) -> tf.data.Dataset:
+    spec = dataset.element_spec
+    if not any(isinstance(part, _NONE) for part in tf.nest.flatten(spec)):
+        return dataset
+    parts = list(spec) if isinstance(spec, tuple) else [spec]
+    while parts and isinstance(parts[-1], _NONE):
+        parts.pop()
+    if not parts or any(isinstance(part, _NONE) for part in tf.nest.flatten(tuple(parts))):
+        raise InputError(
+            f"{where} gives None in place of a tensor: its elements are {spec}. Only the last "
+            "parts of an element may be None. Leave the others out in a `map`; if the model "
+            "computes its loss without targets, give the inputs as targets too."
+        )
+    return dataset.map(lambda *given: given[: len(parts)])
 
 
 def _remedy(received: Any) -> str:

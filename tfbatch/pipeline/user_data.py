@@ -260,7 +260,8 @@ def _refuse_sparse(leaf: Any, where: str) -> None:
 
 
 def _of_dataset(dataset: tf.data.Dataset, where: str, declared: bool | None) -> OwnSplit:
-    form = form_of(check_dataset(dataset, where=where), where=where, declared=declared)
+    dataset = check_dataset(dataset, where=where)
+    form = form_of(dataset, where=where, declared=declared)
     names = leaf_names(form.template)
     for spec, name in zip(leaves_of(dataset.element_spec), names, strict=True):
         _refuse_type(np.dtype(spec.dtype.as_numpy_dtype), name, where=where)
