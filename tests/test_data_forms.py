@@ -315,6 +315,31 @@ def test_empty_batches_of_a_function_are_passed_over(tmp_path):
     assert batches == [[0, 1, 4], [5, 0, 1], [4]]
 
 
+class Padded(keras.utils.PyDataset):
+    """Batches of two rows of ones, each batch with a width of its own."""
+
+    def __init__(self, *widths):
+        super().__init__()
+        self.widths = widths
+
+    def __len__(self):
+        return len(self.widths)
+
+    def __getitem__(self, index):
+        return np.ones((2, self.widths[index]), np.int64), np.array([0, 1])
+
+
+@pytest.mark.parametrize("widths", [((5, 7), (6,)), ((6,), (5, 7))], ids=["train", "validation"])
+def test_one_splits_batches_may_all_be_padded_to_one_length(tmp_path, widths):
+    data = dict(zip(("train", "validation"), (Padded(*each) for each in widths), strict=True))
+    stored = StoredData(store_data(tmp_path, data), name="mine")
+
+    assert stored.input_shape == (None,)
+    for split, each in zip(stored.splits, widths, strict=True):
+        ((x, _),) = stored.evaluation(split)
+        assert (x.numpy() > 0).sum(axis=1).tolist() == np.repeat(each, 2).tolist()
+
+
 def test_series_with_a_target_at_each_step_are_stored_as_series(tmp_path):
     def series():
         for length in (2, 3, 1, 4, 2):

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tfbatch.dataset_info.class_balance import apportion
 from tfbatch.dataset_info.content import DataContent
 from tfbatch.dataset_info.own_data import STORED
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.pipeline.alike_splits import Written, make_alike
 from tfbatch.pipeline.array_files import (
     CONTENT,
     Leaf,
@@ -40,7 +41,6 @@ from tfbatch.pipeline.elements import (
     leaf_names,
     leaf_order,
     numbers_of,
-    packed,
 )
 from tfbatch.pipeline.endless import refuse_endless
 from tfbatch.pipeline.user_data import OwnSplit, read_splits
@@ -128,7 +128,7 @@ def _write(
     contents = Contents()
     again: dict[str, Callable[[], Iterator[Chunk]]] = {}
     train = splits["train"].form
-    written: dict[str, tuple[tuple[Leaf, ...], int]] = {}
+    written: Written = {}
     notes: list[str] = []
     for split, part in splits.items():
         batched = expected.batched
@@ -147,15 +147,9 @@ def _write(
         if not count:
             raise InputError(f"{part.form.where} is empty.")
         written[split] = (leaves, count)
+    written, converted = make_alike(partial, written, train.template)
+    notes += converted
     leaves, _ = written["train"]
-    for split, (other, count) in written.items():
-        notes += _cast_integers(partial, split, other, leaves, count, leaf_names(train.template))
-        if [_without_width(leaf) for leaf in other] != [_without_width(leaf) for leaf in leaves]:
-            raise InputError(
-                f"Your `{split}` data differs in structure from `train`: "
-                f"{_form(train.template, other)} and {_form(train.template, leaves)}. Give all "
-                "splits the same structure."
-            )
     if any(leaves[number].variable for number in numbers_of(train.template[1])):
         notes.append(_PADDED_TARGETS)
     stored = Stored(
@@ -171,52 +165,6 @@ def _write(
         stored = carve_validation(partial, stored, None if found is None else found.indices)
         content = in_carved_splits(content, partial, stored)
     return _with_classes(partial, stored, expected), content
-
-
-def _without_width(leaf: Leaf) -> Leaf:
-    """The same leaf with one name for every integer type."""
-    return leaf.model_copy(update={"dtype": "integer"}) if _is_integer(leaf) else leaf
-
-
-def _is_integer(leaf: Leaf) -> bool:
-    return leaf.dtype != "string" and np.dtype(leaf.dtype).kind in "iu"
-
-
-def _cast_integers(
-    folder: Path,
-    split: str,
-    leaves: Sequence[Leaf],
-    train: Sequence[Leaf],
-    count: int,
-    names: Sequence[str],
-) -> Iterator[str]:
-    """Rewrites integers of another type than the training split's; a sentence for each leaf.
-
-    Raises:
-        InputError: A value that the training split's type cannot hold.
-    """
-    if len(leaves) != len(train):
-        return
-    for number, (leaf, like) in enumerate(zip(leaves, train, strict=True)):
-        if leaf.dtype == like.dtype or _without_width(leaf) != _without_width(like):
-            continue
-        found = read_leaf(folder, split, number, leaf, count)
-        values = found[0] if isinstance(found, tuple) else found
-        limits = np.iinfo(like.dtype)
-        if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
-            raise InputError(
-                f"Your `{split}` data: {names[number]} is {leaf.dtype} from {values.min()} to "
-                f"{values.max()}, and in `train` it is {like.dtype}, which holds {limits.min} to "
-                f"{limits.max}. Give all splits the same type."
-            )
-        path, _ = leaf_files(folder, split, number)
-        cast = values.astype(like.dtype)
-        del found, values  # the file is mapped
-        path.write_bytes(cast.data)
-        yield (
-            f"{names[number]} is {leaf.dtype} in your `{split}` data and {like.dtype} in `train`: "
-            f"it was converted to {like.dtype}."
-        )
 
 
 def _most_dropped(part: OwnSplit, batched: bool) -> int:
@@ -243,13 +191,6 @@ def _in_order_of(part: OwnSplit, train: Any, batched: bool) -> Iterator[Chunk]:
         )
     for chunk in part.chunks(batched):
         yield [chunk[number] for number in order]
-
-
-def _form(template: Any, leaves: Sequence[Leaf]) -> str:
-    shown = [
-        f"{leaf.dtype} {['...', *leaf.shape] if leaf.variable else leaf.shape}" for leaf in leaves
-    ]
-    return str(packed(template, shown)).replace("'", "")
 
 
 def _with_classes(folder: Path, stored: Stored, expected: Expected) -> Stored:
