@@ -87,6 +87,28 @@ def test_batches_that_leave_out_other_examples_in_each_order_are_no_alarm(tmp_pa
     assert notes_of(tmp_path, data) == ""
 
 
+def test_examples_that_a_batch_of_a_fixed_size_may_have_left_out_are_told(tmp_path):
+    whole = SLICES((X[:50], Y[:50]))
+    data = {"train": whole.batch(32, drop_remainder=True), "validation": whole.batch(32)}
+
+    (note,) = [n for n in stored(tmp_path, data).describe().notes if "drop_remainder" in n]
+    assert note.startswith("Your `train` data gives batches of a fixed size")
+    assert "up to 31 of its examples are missing" in note
+
+
+def test_a_functions_batches_of_a_size_of_their_own_are_told(tmp_path):
+    def asked(split, batch_size, seed):
+        return SLICES((X[:64], Y[:64])).batch(batch_size, drop_remainder=True)
+
+    def its_own(split, batch_size, seed):
+        return SLICES((X[:70], Y[:70])).batch(20, drop_remainder=split == "train")
+
+    assert "missing" not in " ".join(of_function(tmp_path, asked).describe().notes)
+    (note,) = [n for n in of_function(tmp_path, its_own).describe().notes if "missing" in n]
+    assert "'train' gives batches of a fixed size" in note
+    assert "up to 19 of its examples" in note
+
+
 def test_padding_that_depends_on_the_batch_is_no_alarm(tmp_path):
     def texts():
         for number in range(1, 61):

@@ -291,6 +291,15 @@ def copies_note(repeats: float) -> str:
     )
 
 
+def may_drop_note(where: str, *, most: int) -> str:
+    """Reports that a short last batch may have been left out, and with it some examples."""
+    return (
+        f"{where} gives batches of a fixed size: if it drops a short last one "
+        f"(drop_remainder=True), up to {most:,} of its examples are missing. Leave drop_remainder "
+        "out: batches are cut anew."
+    )
+
+
 def scale_hints(scales: Sequence[InputScale]) -> tuple[str, ...]:
     """A hint for each array of inputs whose values are far from 1."""
     return tuple(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfbatch.dataset_info.class_balance import apportion
-from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.content import DataContent, may_drop_note
 from tfbatch.dataset_info.own_data import STORED
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.pipeline.alike_splits import Written, make_alike
@@ -134,14 +134,16 @@ def _write(
         batched = expected.batched
         if split != "train":
             batched = _batched(part, train, expected)
+        dropped = _most_dropped(part, batched)
         notes += part.notes or ((_TAKEN_APART,) if batched else ())
+        notes += [may_drop_note(part.form.where, most=dropped)] if dropped else []
         names = leaf_names(train.template)
         chunks = _in_order_of(part, train, batched)
         if not part.fixed:
             again[split] = functools.partial(_in_order_of, part, train, batched)
         if part.length_unknown:
             chunks = refuse_endless(chunks, where=part.form.where)
-        scan = contents.begin(split, train.template, dropped=_most_dropped(part, batched))
+        scan = contents.begin(split, train.template, dropped=dropped)
         chunks = scan.watch(chunks)
         leaves, count = append_all(partial, split, chunks, heartbeat, names=names)
         if not count:

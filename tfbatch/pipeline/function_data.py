@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import tensorflow as tf
 
-from tfbatch.dataset_info.content import DataContent
+from tfbatch.dataset_info.content import DataContent, may_drop_note
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.dataset_info.recipe import SPLITS
 from tfbatch.errors import DataError, InputError, RunFolderError
@@ -67,6 +67,7 @@ class Counted(Strict):
         one_hot: Whether targets are one-hot rows of those classes.
         batched: Whether the elements of each split are batches.
         drops_remainder: Splits whose last batch is left out where it is short.
+        may_drop: Notes on splits whose batches have a size of their own, and may be among these.
         content: The findings of a look at the examples.
     """
 
@@ -78,6 +79,7 @@ class Counted(Strict):
     one_hot: bool
     batched: dict[str, bool]
     drops_remainder: tuple[str, ...]
+    may_drop: tuple[str, ...] = ()
     content: DataContent = DataContent()
 
 
@@ -140,6 +142,7 @@ class FunctionData:
             notes.append(_REBATCHED.format(name=self.name))
         if self._counted.drops_remainder:
             notes.append(_DROPPED.format(name=self.name))
+        notes += self._counted.may_drop
         return DataDescription(
             identity=self._counted.identity,
             splits=dict(self._counted.splits),
@@ -289,6 +292,11 @@ def count_examples(
     content["one_hot"] = found is not None and found.one_hot
     content["batched"] = {split: counted.batched for split, counted in passes.items()}
     content["drops_remainder"] = [split for split, counted in passes.items() if counted.drops]
+    content["may_drop"] = [
+        may_drop_note(forms[split].where, most=counted.most_dropped)
+        for split, counted in passes.items()
+        if counted.most_dropped
+    ]
     folder = root / identity
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -340,6 +348,7 @@ class _Pass:
         examples: Number of examples.
         batched: Whether its elements are batches.
         drops: Whether a short last batch is left out.
+        most_dropped: Examples that may be missing where batches have a size of the function's own.
     """
 
     def __init__(
@@ -363,6 +372,7 @@ class _Pass:
             self._reader = None if reader is None else reader.anew()
             again = self._count(1)
             self.drops, self.examples = again != self.examples, again
+        self.most_dropped = self._most_dropped()
 
     def classes(self) -> ClassIndices | None:
         """The classes of the examples, or None if targets are not classes."""
@@ -372,6 +382,15 @@ class _Pass:
         """A second pass: of the training data with another seed, since trials have several."""
         seed = SEED + (self._split == "train")
         return self._chunks(make_split(self._make_dataset, self._split, _BATCH_SIZE, seed))
+
+    def _most_dropped(self) -> int:
+        sizes = [shape[0] or 1 for shape in self._form.shapes if self.batched and shape[0]]
+        if not sizes or len(sizes) < len(self._form.shapes):
+            return 0
+        made = make_split(self._make_dataset, self._split, 1)
+        again = form_of(made, where=self._form.where).shapes
+        has_its_own = [shape[0] for shape in again] == sizes
+        return max(sizes) - 1 if has_its_own else 0
 
     def _count(self, batch_size: int) -> int:
         dataset = make_split(self._make_dataset, self._split, batch_size)
