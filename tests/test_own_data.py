@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 
+import filelock
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -87,6 +88,26 @@ def test_the_same_arrays_are_stored_once_and_others_beside_them(tmp_path):
     assert store_data(tmp_path, changed) != first
     assert {path.name for path in tmp_path.iterdir()} > {first.name}
     assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_storing_removes_what_a_killed_run_left_and_not_what_another_is_writing(tmp_path):
+    left, written = tmp_path / ".partial-left", tmp_path / ".partial-written"
+    for partial in (left, written):
+        partial.mkdir()
+        (partial / "train-0.bin").write_bytes(b"half")
+    with filelock.FileLock(f"{written}.lock"):
+        store_data(tmp_path, in_splits(numbered))
+
+    assert not left.exists()
+    assert (written / "train-0.bin").read_bytes() == b"half"
+
+
+def test_data_without_a_description_is_stored_anew(tmp_path):
+    folder = store_data(tmp_path, in_splits(numbered))
+    (folder / "stored.json").unlink()
+
+    assert store_data(tmp_path, in_splits(numbered)) == folder
+    assert (folder / "stored.json").exists()
 
 
 def test_dicts_weights_text_and_lengths_travel(tmp_path):

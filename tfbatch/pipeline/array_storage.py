@@ -6,10 +6,8 @@ Where no validation split is given, one is taken out of the training examples.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -44,6 +42,7 @@ from tfbatch.pipeline.elements import (
 )
 from tfbatch.pipeline.endless import refuse_endless
 from tfbatch.pipeline.user_data import OwnSplit, read_splits
+from tfbatch.records.partial_folder import scratch_folder
 from tfbatch.run_folder.durable import FREE_SPACE
 
 VALIDATION_FRACTION = 0.2
@@ -95,28 +94,32 @@ def store_splits(
         InputError: The data cannot be used.
         RunFolderError: The folder cannot be written.
     """
-    partial = root / f".partial-{secrets.token_hex(4)}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for leftover in root.glob(".partial-*"):  # of a killed process
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir()
-        stored, content = _write(partial, splits, expected, heartbeat or (lambda _: None))
-        (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
-        folder = root / _hash(partial)
-        # Not in the hash: the same data is the same, however much of it a check has read.
-        (partial / CONTENT).write_text(content.model_dump_json(indent=1), encoding="utf-8")
-        if (folder / STORED).exists():
-            (partial / CONTENT).replace(folder / CONTENT)
+        with scratch_folder(root) as partial:
+            stored, content = _write(partial, splits, expected, heartbeat or (lambda _: None))
+            (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
+            folder = root / _hash(partial)
+            # Not in the hash: the same data is the same, however much of it a check has read.
+            (partial / CONTENT).write_text(content.model_dump_json(indent=1), encoding="utf-8")
+            _into_place(partial, folder)
             return folder
-        with contextlib.suppress(FileNotFoundError):  # one without a description is no data
-            shutil.rmtree(folder)
-        partial.rename(folder)
-        return folder
     except OSError as error:
         raise RunFolderError(f"{root} cannot be written: {error}. {FREE_SPACE}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _into_place(partial: Path, folder: Path) -> None:
+    """Gives a whole folder its name; of one that has it already only the findings are renewed."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        if (folder / STORED).exists():  # stored before, perhaps by another process just now
+            (partial / CONTENT).replace(folder / CONTENT)
+            return
+        shutil.rmtree(folder)  # one without a description is no data
+        partial.rename(folder)
 
 
 def _write(

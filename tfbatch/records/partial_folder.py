@@ -52,6 +52,22 @@ def partial_folder(
                 _remove(partial)
 
 
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent`, for what has no name before it is whole, to be renamed.
+
+    What killed runs have left there is removed, but not what another process is building. What
+    is not renamed is removed at the end of the block.
+    """
+    _remove_unlocked(parent.glob(f"{_PREFIX}*"))
+    with contextlib.ExitStack() as held:
+        partial = _new(parent / "unnamed", held)
+        try:
+            yield partial
+        finally:
+            _remove(partial)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed runs of `folder` have left: those whose lock nobody holds."""
     _remove_unlocked(folder.parent.glob(f"{_PREFIX}{folder.name}-*"))
