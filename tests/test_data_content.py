@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import keras
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from tfbatch.errors import InputError
 from tfbatch.pipeline import content_scan
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
+from tfbatch.pipeline.classes import Expected
 from tfbatch.pipeline.content_scan import Contents
+from tfbatch.pipeline.examples_digest import ExamplesDigest
 from tfbatch.pipeline.function_data import FunctionData, count_examples
 from tfbatch.request.task import Task
 from tfbatch.training.class_weights import check_class_weight, every_class_weight
@@ -214,6 +218,52 @@ def test_the_same_data_keeps_its_folder_whatever_a_check_has_seen(tmp_path):
     assert StoredData(folder, name="mine").content == DataContent()  # of an earlier version
     assert store_data(tmp_path, (X, Y)) == folder
     assert StoredData(folder, name="mine").content.targets
+
+
+@pytest.mark.parametrize("validation", [False, True], ids=["carved", "given"])
+def test_the_same_examples_in_another_order_are_the_same_data(tmp_path, validation):
+    def data(seed, x=X):
+        train = SLICES((x, Y)).shuffle(200, seed=seed).batch(7)
+        return {"train": train, "validation": (X + 1, Y)} if validation else train
+
+    folder = store_data(tmp_path, data(1))
+    values = (folder / "train-0.bin").read_bytes()
+
+    assert store_data(tmp_path, data(2)) == folder
+    assert (folder / "train-0.bin").read_bytes() == values
+    assert not list(tmp_path.glob(".partial-*"))
+    changed = X.copy()
+    changed[3, 1] += 1
+    assert store_data(tmp_path, data(2, changed)) != folder
+
+
+def test_the_same_examples_read_as_something_else_are_other_data(tmp_path):
+    def stored_as(seed, classes):
+        data = SLICES((X, Y)).shuffle(200, seed=seed)
+        return store_data(tmp_path, data, expect=lambda _: Expected(False, classes))
+
+    assert stored_as(1, True) != stored_as(2, False)
+    assert stored_as(3, False) == stored_as(2, False)
+
+
+def test_examples_are_hashed_alike_in_every_order_and_cut():
+    def digest(*chunks):
+        found = ExamplesDigest()
+        for chunk in chunks:
+            found.add(chunk)
+        return found.hexdigest()
+
+    texts = np.array(["a", b"bc", ""], object)
+    rows = [np.arange(1), np.arange(3), np.arange(0)]
+    one = [1, 2, 0]
+    whole = digest([texts, rows, X[:3]])
+
+    assert whole == digest([texts[1:], rows[1:], X[1:3]], [texts[:1], rows[:1], X[:1]])
+    assert whole == digest([texts[one], [rows[i] for i in one], X[one]])
+    assert whole != digest([texts[one], rows, X[:3]])
+    assert whole != digest([texts, rows, X[:3]], [texts, rows, X[:3]])
+    one_row = hashlib.blake2b((12).to_bytes(8, "little") + X[:1].tobytes(), digest_size=16)
+    assert digest([X[:1]]) == one_row.digest()[::-1].hex()
 
 
 def test_the_thresholds_are_their_closed_forms():

@@ -2,6 +2,7 @@
 
 FOLDER/stored.json             what is where: a `Stored`
 FOLDER/content.json            what a look at the examples has shown: a `DataContent`
+FOLDER/examples.txt            a hash of the data that is the same in any order of the examples
 FOLDER/SPLIT-LEAF.bin          the values of one leaf, one example after the other
 FOLDER/SPLIT-LEAF-lengths.bin  int64 [examples]: lengths, where examples differ in length
 """
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 CONTENT = "content.json"
+EXAMPLES = "examples.txt"
 _CHUNK_EXAMPLES = 65_536
 
 

@@ -1,11 +1,14 @@
 """Stores a user's arrays or Datasets in a folder that every worker process maps into memory.
 
 The folder's name is the hash of what it holds; tfbatch.pipeline.array_files says what that is.
+Data that was stored before in another order of its examples is not stored again: a Dataset that is
+shuffled without a seed is the same data each time a program makes it.
 Where no validation split is given, one is taken out of the training examples.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import shutil
@@ -23,6 +26,7 @@ from tfbatch.errors import InputError, RunFolderError
 from tfbatch.pipeline.alike_splits import Written, make_alike
 from tfbatch.pipeline.array_files import (
     CONTENT,
+    EXAMPLES,
     Leaf,
     Stored,
     append_all,
@@ -41,9 +45,11 @@ from tfbatch.pipeline.elements import (
     numbers_of,
 )
 from tfbatch.pipeline.endless import refuse_endless
+from tfbatch.pipeline.examples_digest import ExamplesDigest
 from tfbatch.pipeline.user_data import OwnSplit, read_splits
 from tfbatch.records.partial_folder import scratch_folder
 from tfbatch.run_folder.durable import FREE_SPACE
+from tfbatch.schema import content_hash
 
 VALIDATION_FRACTION = 0.2
 _SPLIT_SEED = 20181206
@@ -97,15 +103,30 @@ def store_splits(
     try:
         root.mkdir(parents=True, exist_ok=True)
         with scratch_folder(root) as partial:
-            stored, content = _write(partial, splits, expected, heartbeat or (lambda _: None))
+            whole = _write(partial, splits, expected, heartbeat or (lambda _: None))
+            before = _in_another_order(root, whole.examples) if whole.examples else None
+            if before is not None:
+                return before
+            stored, content = _divided(partial, whole, expected)
             (partial / STORED).write_text(stored.model_dump_json(indent=1), encoding="utf-8")
             folder = root / _hash(partial)
             # Not in the hash: the same data is the same, however much of it a check has read.
             (partial / CONTENT).write_text(content.model_dump_json(indent=1), encoding="utf-8")
+            if whole.examples:
+                (partial / EXAMPLES).write_text(whole.examples, encoding="utf-8")
             _into_place(partial, folder)
             return folder
     except OSError as error:
         raise RunFolderError(f"{root} cannot be written: {error}. {FREE_SPACE}") from error
+
+
+def _in_another_order(root: Path, examples: str) -> Path | None:
+    """The folder that holds the same examples, if there is one."""
+    for path in sorted(root.glob(f"*/{EXAMPLES}")):
+        whole = not path.parent.name.startswith(".") and (path.parent / STORED).exists()
+        if whole and path.read_text(encoding="utf-8") == examples:
+            return path.parent
+    return None
 
 
 def _into_place(partial: Path, folder: Path) -> None:
@@ -116,10 +137,30 @@ def _into_place(partial: Path, folder: Path) -> None:
         if not folder.exists():
             raise
         if (folder / STORED).exists():  # stored before, perhaps by another process just now
-            (partial / CONTENT).replace(folder / CONTENT)
+            for name in (CONTENT, EXAMPLES):
+                if (partial / name).exists():
+                    (partial / name).replace(folder / name)
             return
         shutil.rmtree(folder)  # one without a description is no data
         partial.rename(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """A user's splits as they were given, on disk.
+
+    Attributes:
+        stored: Their description.
+        contents: The look at them.
+        again: Begins a second pass over a split, where it may differ from the first.
+        examples: A hash of all that the folder is made of but the order of the examples; "" where
+            every pass gives the same.
+    """
+
+    stored: Stored
+    contents: Contents
+    again: dict[str, Callable[[], Iterator[Chunk]]]
+    examples: str
 
 
 def _write(
@@ -127,9 +168,11 @@ def _write(
     splits: Mapping[str, OwnSplit],
     expected: Expected,
     heartbeat: Callable[[int], None],
-) -> tuple[Stored, DataContent]:
+) -> _Whole:
     contents = Contents()
     again: dict[str, Callable[[], Iterator[Chunk]]] = {}
+    digests: dict[str, ExamplesDigest] = {}
+    ordered = all(part.fixed for part in splits.values())
     train = splits["train"].form
     written: Written = {}
     notes: list[str] = []
@@ -148,6 +191,9 @@ def _write(
             chunks = refuse_endless(chunks, where=part.form.where)
         scan = contents.begin(split, train.template, dropped=dropped)
         chunks = scan.watch(chunks)
+        if not ordered:
+            digests[split] = ExamplesDigest()
+            chunks = digests[split].watch(chunks)
         leaves, count = append_all(partial, split, chunks, heartbeat, names=names)
         if not count:
             raise InputError(f"{part.form.where} is empty.")
@@ -163,8 +209,23 @@ def _write(
         splits={split: count for split, (_, count) in written.items()},
         notes=tuple(dict.fromkeys(notes)),
     )
+    return _Whole(stored, contents, again, _hash_of_examples(stored, expected, digests))
+
+
+def _hash_of_examples(
+    stored: Stored, expected: Expected, digests: Mapping[str, ExamplesDigest]
+) -> str:
+    if not digests:
+        return ""
+    found = {split: digest.hexdigest() for split, digest in digests.items()}
+    return content_hash([stored.model_dump(mode="json"), dataclasses.asdict(expected), found])
+
+
+def _divided(partial: Path, whole: _Whole, expected: Expected) -> tuple[Stored, DataContent]:
+    """The data with a validation split and its classes, and the findings of the look at it."""
+    stored = whole.stored
     carved = "validation" not in stored.splits
-    content = contents.found(again, carved=carved)
+    content = whole.contents.found(whole.again, carved=carved)
     if carved:
         found = read_classes(partial, stored, "train", expected)
         stored = carve_validation(partial, stored, None if found is None else found.indices)

@@ -36,6 +36,7 @@ from tfbatch.errors import InputError
 from tfbatch.pipeline.array_files import Stored, read_leaf
 from tfbatch.pipeline.classes import MOST_CLASSES
 from tfbatch.pipeline.elements import Chunk, Template, leaf_paths
+from tfbatch.pipeline.examples_digest import rows_as_bytes
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -460,15 +461,8 @@ class _Leaf:
                 ends = collections.Counter(row[-1:].tobytes() for row in arrays)
                 self._paddings[self._number] = ends.most_common(1)[0][0]
             found: Iterator[bytes] = (self._unpadded(row).tobytes() for row in arrays)
-        elif rows.dtype.kind in "OSU":
-            found = (
-                v.encode(errors="surrogatepass") if isinstance(v, str) else bytes(v)
-                for v in rows.reshape(-1)
-            )
         else:
-            data = _as_stored(rows).tobytes()
-            size = len(data) // max(len(rows), 1)
-            found = (data[size * row : size * (row + 1)] for row in range(len(rows)))
+            found = rows_as_bytes(_as_stored(rows))
         return np.fromiter(map(hash, found), np.int64, len(rows)).view(np.uint64)
 
     def _unpadded(self, row: npt.NDArray[Any]) -> npt.NDArray[Any]:
