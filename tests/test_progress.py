@@ -18,7 +18,13 @@ from tfbatch.process.limits import usable_cores
 from tfbatch.run_folder.fingerprint import record_load, write_fingerprint
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.search.engine import Running
-from tfbatch.search.progress import FIRST_SILENCE, LATER_SILENCE, LiveProgress, Progress
+from tfbatch.search.progress import (
+    FIRST_SILENCE,
+    LATER_SILENCE,
+    MEASURING_SECONDS,
+    LiveProgress,
+    Progress,
+)
 from tfbatch.training.trial import Heartbeat
 from tfbatch.trial.finished_trial import make_row, read_row
 from tfbatch.trial.outcome import Outcome, TrialSpec
@@ -173,6 +179,31 @@ def test_the_display_shows_what_goes_on_before_there_are_trials():
     assert "preparing train" in capture.get()
     assert "1,000 of 4,000 examples" in capture.get()
     assert "building the model" in later.get()
+
+
+def test_without_a_terminal_data_of_unknown_size_is_told_every_few_seconds(told):
+    progress, file, clock = told
+    for done in (256, 20_000, 20_256):
+        clock.seconds += MEASURING_SECONDS - 1
+        progress.preparing("records", done, 0)
+    clock.seconds += MEASURING_SECONDS
+    progress.preparing("records", 0, 0)  # the task has ended
+
+    assert file.getvalue().splitlines() == ["reading your data: 20,000 examples so far"]
+
+
+def test_the_display_shows_data_of_unknown_size_without_a_bar():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    progress = LiveProgress(console, now=Clock())
+    progress.preparing("records", 1000, 4000)
+    progress.preparing("records", 20_000, 0)
+    with console.capture() as capture:
+        console.print(progress.render())
+    progress.end()
+
+    assert "reading your data: 20,000 examples so far" in capture.get()
+    assert "of 0" not in capture.get()
+    assert "preparing" not in capture.get()
 
 
 def test_a_heartbeat_carries_how_far_a_training_is(tmp_path):

@@ -96,7 +96,14 @@ class Progress:
             self._print(text)
 
     def preparing(self, split: str, done: int, total: int) -> None:
-        """Records are being written; told every 1,000 examples."""
+        """Records are being written, told every 1,000 examples; or a user's data is being read.
+
+        How many examples that has, and thus `total`, is not known before: 0.
+        """
+        if not total:
+            if done:
+                self.measuring(_reading(done))
+            return
         text = f"preparing records: {split} {done:,} of {total:,} examples"
         if (done == total or done % 10_000 == 0) and text != self._doing:
             self.say(text)
@@ -215,6 +222,8 @@ class LiveProgress(Progress):
 
     def preparing(self, split: str, done: int, total: int) -> None:
         """See Progress."""
+        if done and not total:
+            self.measuring(_reading(done))
         self._prepared = (f"preparing {split}", done, total) if done < total else ("", 0, 0)
 
     def end(self) -> None:
@@ -248,6 +257,10 @@ class LiveProgress(Progress):
 
     def _start(self) -> None:
         """The display refreshes itself."""
+
+
+def _reading(done: int) -> str:
+    return f"reading your data: {done:,} examples so far"
 
 
 def _row(running: Running) -> tuple[str, float, str]:
