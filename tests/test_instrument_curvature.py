@@ -148,6 +148,20 @@ def test_a_large_sample_is_measured_in_whole_batches(digits):
     assert found.examples == 2 * 128
 
 
+def test_each_update_before_the_measurement_is_a_sign_of_life(digits):
+    """Without any for some minutes the process would be ended as one that hangs."""
+    import tiny_model
+
+    signs = []
+    measure_curvature_of(
+        context_of(ProgramCache(Workload(digits, tiny_model.build)), lambda: signs.append(1)),
+        Configuration(batch_size=32, base_learning_rate=0.001),
+        Weights(trained_steps=40),
+        CurvatureSettings(examples=64, seconds=0.0),  # 12 products
+    )
+    assert len(signs) >= 40
+
+
 def test_nothing_to_measure_is_refused():
     with pytest.raises(InputError, match="at least one batch"):
         HessianProduct(two_linear(), [])

@@ -274,7 +274,7 @@ def measure_curvature_of(
         settings: How to measure.
     """
     programs = task.programs
-    model = model_at(programs, configuration, weights)
+    model = model_at(programs, configuration, weights, heartbeat=task.heartbeat)
     task.heartbeat()
     wanted = min(settings.examples, programs.workload.data.num_examples("train"))
     size = min(_AT_ONCE, wanted)

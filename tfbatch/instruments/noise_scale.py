@@ -457,7 +457,7 @@ def measure_noise_scale(
             f"`micro_batches` must be at most the number of training examples, {examples}. "
             f"Received: {k}."
         )
-    model = model_at(programs, configuration, weights)
+    model = model_at(programs, configuration, weights, heartbeat=task.heartbeat)
     task.heartbeat()
     normalized = any(
         isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()

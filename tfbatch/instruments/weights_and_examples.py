@@ -7,6 +7,7 @@ import dataclasses
 import io
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -20,6 +21,7 @@ from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.trainable_data import Data
 from tfbatch.training.class_weights import with_class_weight
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.trial import Heartbeat
 from tfbatch.training.workload import Workload
 
 _BATCH_SIZE = 128
@@ -62,11 +64,23 @@ class Weights:
         return f"after {self.trained_steps} updates" if self.trained_steps else "at initial weights"
 
 
-def model_at(programs: ProgramCache, configuration: Configuration, weights: Weights) -> keras.Model:
+def model_at(
+    programs: ProgramCache,
+    configuration: Configuration,
+    weights: Weights,
+    *,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> keras.Model:
     """A compiled model on one device in float32 with these weights, and its optimizer's slots.
 
     Whatever the precision of the training: squared norms of gradients are subtracted from each
     other, which 16 bits would drown in rounding.
+
+    Args:
+        programs: Data and model.
+        configuration: What the weights are trained with.
+        weights: Which weights.
+        heartbeat: Called after each update: many of them take longer than a hang may.
 
     Raises:
         InputError: Weights of another model.
@@ -87,7 +101,10 @@ def model_at(programs: ProgramCache, configuration: Configuration, weights: Weig
             ),
             steps_per_epoch=steps,
             class_weight=workload.class_weight,
-            callbacks=[StopAfterSteps(steps)],
+            callbacks=[
+                StopAfterSteps(steps),
+                Heartbeat(lambda done, total, within: heartbeat()),
+            ],
             shuffle=False,
             verbose=0,
         )
