@@ -295,6 +295,29 @@ def test_work_of_this_process_and_its_children_is_not_others(monkeypatch):
             },
             4.0,
         ),
+        (  # in a container the path is the host's, and the files are at the mount
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/docker/x\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            2.0,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+                "sys/fs/cgroup/a/cpu.max": "150000 100000\n",
+            },
+            1.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/b\n0::/a\n",
+                "sys/fs/cgroup/unified/a/cpu.max": "250000 100000\n",
+            },
+            2.5,
+        ),
     ],
 )
 def test_usable_cores_are_bounded_by_the_control_groups_quota(tmp_path, monkeypatch, files, cores):

@@ -38,7 +38,7 @@ def affinity() -> list[int]:
 
 
 def usable_cores(root: Path = Path("/")) -> float:
-    """Cores that this process may use: its affinity's, or the control group's quota if it is less.
+    """Cores that this process may use: its affinity's, or a control group's quota if it is less.
 
     Args:
         root: Where /proc and /sys are.
@@ -64,19 +64,22 @@ def usable_memory(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Cores that the control groups of this process allow, of either version."""
+    """Cores that this process's control group and all above it allow, versions 1 and 2."""
     mounts = root / CGROUPS
     for controllers, group in control_groups(root):
-        with contextlib.suppress(OSError, ValueError):
-            if not controllers:
-                quota, period = (mounts / group / "cpu.max").read_text(encoding="utf-8").split()
-                yield float(quota) / float(period)  # ValueError for "max"
-            elif "cpu" in controllers:
-                folder = mounts / "cpu" / group
-                quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
-                period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
-                if float(quota) > 0:
-                    yield float(quota) / float(period)
+        if not controllers:
+            for mount in (mounts, mounts / "unified"):
+                for folder in _with_those_above(mount, group):
+                    with contextlib.suppress(OSError, ValueError):  # ValueError for "max"
+                        quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+                        yield float(quota) / float(period)
+        elif "cpu" in controllers:
+            for folder in _with_those_above(mounts / "cpu", group):
+                with contextlib.suppress(OSError, ValueError):
+                    quota = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
+                    period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
+                    if float(quota) > 0:
+                        yield float(quota) / float(period)
 
 
 def _own_limits() -> Iterator[int]:
@@ -99,11 +102,16 @@ def _group_limits(root: Path) -> Iterator[int]:
 
 
 def _limits(mount: Path, group: Path, file_name: str) -> Iterator[int]:
-    # In a container the group's path is often the host's, which is not there: its parents are.
-    for place in (group, *group.parents):
+    for folder in _with_those_above(mount, group):
         try:
-            text = (mount / place / file_name).read_text(encoding="utf-8").strip()
+            text = (folder / file_name).read_text(encoding="utf-8").strip()
         except OSError:
             continue
         if text.isdecimal():  # not "max"
             yield int(text)
+
+
+def _with_those_above(mount: Path, group: Path) -> Iterator[Path]:
+    # In a container the group's path is often the host's, which is not there: its parents are.
+    for place in (group, *group.parents):
+        yield mount / place
