@@ -163,6 +163,28 @@ def test_one_bad_batch_at_the_beginning_does_not_hide_a_divergence():
     assert read_range_test(RATES, losses[None]).diverges_at == expected
 
 
+@pytest.mark.parametrize(
+    "first",
+    [[9.0, 8.0], [1.0, 9.0, 8.0], [1.0, 1.0, 9.0, 8.0]],
+    ids=["fast fall", "noise", "more noise"],
+)
+def test_losses_that_set_the_bar_are_no_divergence(first):
+    """A first loss that falls by far within a few steps, or two bad batches among the first."""
+    losses = np.array([*first, *[1.0] * (100 - len(first))])
+    found = read_range_test(np.geomspace(1e-6, 10, 100), losses[None])
+
+    assert found.diverges_at is None
+    assert len(found.smoothed) == 100
+
+
+def test_a_first_loss_that_falls_fast_does_not_hide_a_divergence():
+    losses = curve()
+    expected = read_range_test(RATES, losses[None]).diverges_at
+    losses[:2] = 20.0, 15.0
+
+    assert read_range_test(RATES, losses[None]).diverges_at == expected
+
+
 def test_a_curve_that_never_diverges_has_no_such_rate():
     assert read_range_test(RATES, curve(blows_up_at=1e9)[None]).diverges_at is None
 

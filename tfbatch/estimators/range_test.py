@@ -231,9 +231,11 @@ def _smoothed(losses: Array) -> tuple[Array, int]:
     finite = np.isfinite(losses)
     end = len(losses) if finite.all() else int(finite.argmin())
     half = max(1, round(_SMOOTHING * len(losses) / 2))
-    bar = DIVERGED * float(np.median(losses[: 2 * half + 1][finite[: 2 * half + 1]]))
+    first = 2 * half + 1
+    bar = DIVERGED * float(np.median(losses[:first][finite[:first]]))
     above = losses[:end] > bar if bar > 0 else np.zeros(end, dtype=bool)
     lasting = above[:-1] & above[1:]  # one bad batch is not a divergence
+    lasting[:first] = False  # nor are losses that set the bar: they may be noisy, or fall fast
     if lasting.any():
         end = int(lasting.argmax())
     sums = np.concatenate([[0.0], np.cumsum(losses[:end])])
