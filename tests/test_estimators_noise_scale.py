@@ -321,6 +321,14 @@ def test_a_stream_forgets():
     assert found.count == pytest.approx(1.95 / 0.05, rel=1e-3)
 
 
+def test_a_stream_without_memory_has_the_last_pair_and_an_interval_without_end():
+    found = stream_of([[1 + 20 / 4, 1 + 8 / 4], [1 + 20 / 32, 1 + 8 / 32]], 0.0).estimate()
+
+    assert found.noise_scale == pytest.approx(8)
+    assert found.interval == Interval(0, math.inf)
+    assert found.count == 1
+
+
 def test_the_interval_of_a_stream_covers_too():
     random = np.random.default_rng(11)
     covered = 0

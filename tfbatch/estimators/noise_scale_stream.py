@@ -35,7 +35,8 @@ class NoiseScaleStream:
     less: that long after a growth the interval is too wide, after a decrease too narrow.
 
     Attributes:
-        decay: Factor by which a pair's weight falls with each new one, >= 0 and < 1.
+        decay: Factor by which a pair's weight falls with each new one, >= 0 and < 1. With 0 only
+            the last pair counts, and the interval has no upper end.
         small_batch_size: b.
         large_batch_size: B.
         pairs: Number of pairs seen.
@@ -128,7 +129,8 @@ class NoiseScaleStream:
         # Variance of a weighted mean: the unbiased weighted variance times sum(weight^2).
         alike = 0.0 if num_examples is None else self.large_batch_size / num_examples
         shares = max(concentration, alike)
-        factor = shares / (1 - concentration) if self.pairs > 1 else math.nan
+        # One pair, or one that outweighs all others (a decay of 0), shows no spread.
+        factor = shares / (1 - concentration) if concentration < 1 else math.nan
         moments = Moments(
             numerator=noise,
             denominator=gradient,
