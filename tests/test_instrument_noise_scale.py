@@ -175,13 +175,14 @@ def test_a_workload_is_measured_layer_by_layer(programs, steps):
 def test_each_update_before_the_measurement_is_a_sign_of_life(programs):
     """Without any for some minutes the process would be ended as one that hangs."""
     signs = []
-    measure_noise_scale(
+    reading = measure_noise_scale(
         context_of(programs, lambda: signs.append(1)),
         Configuration(batch_size=32, base_learning_rate=0.001, optimizer=Named(name="sgd")),
         Weights(trained_steps=30),
         NoiseScaleSettings(small_batch_size=4, most_pairs=2),
     )
     assert len(signs) >= 30
+    assert "was asked for" not in reading.conclusion()
 
 
 def test_the_model_is_left_as_it_was():

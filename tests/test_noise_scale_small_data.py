@@ -106,11 +106,12 @@ def test_a_reading_says_what_its_interval_is_of(digits):
         context_of(programs),
         Configuration(batch_size=32, base_learning_rate=0.01),
         Weights(),
-        NoiseScaleSettings(small_batch_size=10**6, most_pairs=9),
+        NoiseScaleSettings(small_batch_size=640, most_pairs=9),
     )
 
     count = digits.num_examples("train")
     assert reading.large_batch_size <= count // 4, "a pass holds several pairs"
+    assert f"pairs of {reading.small_batch_size}, where 640 was asked for" in str(reading)
     assert f"the population that the {count:,} training examples come from" in str(reading)
     assert "95% interval" in str(reading)
 

@@ -99,7 +99,8 @@ def gradient_noise_scale(
         trained_steps: Updates to make first; 0 for the initial weights.
         weights_file: Kept weights (`Model.save_weights`) instead.
         batch_size: Batch size of these updates. Default: 128, or all examples.
-        small_batch_size: Examples in a micro-batch.
+        small_batch_size: Examples in a micro-batch. It is made smaller, and the conclusion says so,
+            where a pass over the training examples would hold fewer than 4 batches.
         micro_batches: Micro-batches in a batch.
         mode: "inference": no dropout, BatchNormalization by its moving statistics. "micro-batch":
             the training mode, each micro-batch normalized by itself. Default: "micro-batch" for a
@@ -202,6 +203,7 @@ class NoiseScaleReading:
         seconds: What it took.
         num_examples: Number of examples that the batches were drawn from; None if infinite. The
             intervals are of the value for the population that these examples come from.
+        small_batch_size_asked: The b that was asked for, where it was made smaller; else None.
     """
 
     estimate: NoiseScale
@@ -216,6 +218,7 @@ class NoiseScaleReading:
     where: str
     seconds: float
     num_examples: int | None = None
+    small_batch_size_asked: int | None = None
 
     def columns(self) -> tuple[str, ...]:
         """See tfbatch.instruments.Reading."""
@@ -256,12 +259,18 @@ class NoiseScaleReading:
         )
         doubts = f" Weak: {'; '.join(found.doubts)}." if found.doubts else ""
         examples = f"the {self.num_examples:,} training" if self.num_examples else "the"
+        smaller = (
+            f", where {self.small_batch_size_asked} was asked for: a pass over the data would hold "
+            f"fewer than {_PAIRS_PER_PASS} pairs,"
+            if self.small_batch_size_asked
+            else ""
+        )
         return (
             f"The gradient noise scale {self.where} is {found.noise_scale:.4g} {found.interval} "
             f"examples ({found.interval.level:.0%} interval of the value for the population that "
-            f"{examples} examples come from; {found.count:.0f} pairs of {self.small_batch_size} "
-            f"and {self.large_batch_size}, {self.mode} mode){adaptive}; it grows during training, "
-            f"and as a critical batch size it is a prediction.{doubts}"
+            f"{examples} examples come from; {found.count:.0f} pairs of {self.small_batch_size}"
+            f"{smaller} and {self.large_batch_size}, {self.mode} mode){adaptive}; it grows during "
+            f"training, and as a critical batch size it is a prediction.{doubts}"
         )
 
     def charts(self) -> tuple[Chart, ...]:
@@ -464,9 +473,9 @@ def measure_noise_scale(
     )
     default: Mode = "micro-batch" if normalized and weights.untrained else "inference"
     mode = settings.mode or default
-    size = _small_size(settings, examples, mode)
+    asked, size = settings.small_batch_size, _small_size(settings, examples, mode)
     settings = dataclasses.replace(settings, small_batch_size=size)
-    return noise_scale_of(
+    found = noise_scale_of(
         model,
         _passes(programs.workload, settings, examples),
         settings=settings,
@@ -476,6 +485,7 @@ def measure_noise_scale(
         where=f"{weights}{'' if settings.augmented else ', without augmentation,'}",
         heartbeat=task.heartbeat,
     )
+    return dataclasses.replace(found, small_batch_size_asked=asked if size < asked else None)
 
 
 def _small_size(settings: NoiseScaleSettings, examples: int, mode: Mode) -> int:
