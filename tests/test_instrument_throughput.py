@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import types
 from typing import Any
 
 import pytest
@@ -11,18 +13,21 @@ from contexts import context_of
 
 import tfbatch
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.predicted_batch_size import predict_batch_size
 from tfbatch.instruments import throughput
+from tfbatch.instruments.input_bound import measure_input_bound
 from tfbatch.instruments.throughput import (
     alignment_of,
     sizes_of_interest,
     throughput_from,
     with_odd_sizes,
 )
+from tfbatch.training.precision_comparison import compare_precision
 from tfbatch.training.step_times import StepTime, StepTimes
+from tfbatch.training.xla_comparison import compare_xla
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 
@@ -253,6 +258,52 @@ def test_sizes_without_time_or_memory_are_named(monkeypatch):
     assert "not measured for want of time, between others: 16" in said
     assert "too slow to measure in the time, steps alone: 64" in said
     assert "too large for the memory: 128" in said
+
+
+def failing_bench(error, *failing):
+    """Its process knows the step times, and dies of whatever else it is asked for."""
+
+    def measure(function, *arguments):
+        if function in failing:
+            raise error
+        return throughput_from(affine())
+
+    return types.SimpleNamespace(
+        baseline=types.SimpleNamespace(batch_size=8),
+        configuration=lambda size: Configuration(batch_size=size, base_learning_rate=0.1),
+        data=types.SimpleNamespace(splits={"train": 1000}),
+        devices=types.SimpleNamespace(replicas=1, kind="CPU"),
+        measure=measure,
+    )
+
+
+def test_a_comparison_whose_process_dies_costs_no_step_time():
+    bench: Any = failing_bench(SearchError("It died."), compare_xla, compare_precision)
+    configurations = [bench.configuration(size) for size in SIZES]
+    found = throughput._measured(bench, configurations, 60.0, xla=True, mixed_precision=True)
+
+    assert found.step_times == tuple(affine())
+    assert (found.xla, found.precision) == (None, None)
+    said = found.conclusion()
+    assert "Steps with XLA and without were not compared: It died." in said
+    assert "Mixed precision was not compared: It died." in said
+
+
+def test_a_stop_in_a_comparison_is_one():
+    bench: Any = failing_bench(StoppedError("stop"), compare_xla)
+    configurations = [bench.configuration(size) for size in SIZES]
+    with pytest.raises(StoppedError):
+        throughput._measured(bench, configurations, 60.0, xla=True)
+
+
+def test_step_times_outlive_a_process_that_dies_of_the_input_alone(monkeypatch):
+    bench = failing_bench(SearchError("It died."), measure_input_bound, compare_precision)
+    monkeypatch.setattr(throughput, "open_bench", lambda *_, **__: contextlib.nullcontext(bench))
+    report = tfbatch.measure_throughput("any", "any", batch_sizes=SIZES, verbose=0)
+
+    assert report.throughput.step_times == tuple(affine())
+    assert report.input_bound is None
+    assert str(report).endswith("Pipeline and model were not timed apart: It died.")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import keras
 from typing_extensions import Unpack
@@ -15,7 +16,7 @@ from typing_extensions import Unpack
 from tfbatch.bench import Bench
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, SearchError
 from tfbatch.estimators.knee import NEAR_THE_BEST, Knee, find_knee
 from tfbatch.estimators.step_time import FEWEST_SIZES, StepTimeFit, fit_step_time
 from tfbatch.instruments.input_bound import InputBoundReading, measure_input_bound
@@ -28,6 +29,7 @@ from tfbatch.training.precision_comparison import PrecisionComparison, compare_p
 from tfbatch.training.step_times import ROUNDS, StepTime, measure_step_times
 from tfbatch.training.xla_comparison import XlaComparison, compare_xla
 
+Compared = TypeVar("Compared")
 HEADING = "Step time and the knee of the throughput"
 ORDER = 20
 SHARE = 3.0
@@ -130,12 +132,17 @@ def measure_throughput(
         timed = [bench.configuration(size) for size in more if size <= examples]
         share = 0.5 if input_bound else 1.0
         throughput = _measured(bench, timed, share * max_seconds, xla, mixed_precision)
-        bound = None
+        bound: InputBoundReading | None = None
+        failures: list[str] = []
         if input_bound:
             configurations = [bench.configuration(size) for size in sizes]
             fitting = [c for c in configurations if c.batch_size not in throughput.too_large]
-            bound = bench.measure(measure_input_bound, fitting, share * max_seconds)
-    report = ThroughputReport(throughput, bound)
+            bound = _or_failure(
+                lambda: bench.measure(measure_input_bound, fitting, share * max_seconds),
+                "Pipeline and model were not timed apart",
+                failures,
+            )
+    report = ThroughputReport(throughput, bound, "".join(failures))
     progress.say(str(report))
     return report
 
@@ -164,18 +171,38 @@ def _measured(
     found = bench.measure(measure_throughput_of, configurations, left, wanted)
     by_size = {one.batch_size: one for one in configurations}
     knee = found.knee.batch_size
+    failures: list[str] = []
     if xla:
-        compared = bench.measure(compare_xla, by_size[knee], of_xla)
+        compared = _or_failure(
+            lambda: bench.measure(compare_xla, by_size[knee], of_xla),
+            "Steps with XLA and without were not compared",
+            failures,
+        )
         found = dataclasses.replace(found, xla=compared)
     if mixed_precision:
-        precision = bench.measure(
-            compare_precision,
-            [by_size[size] for size in sorted({knee, found.batch_sizes[-1]})],
-            {time.batch_size: time.seconds for time in found.step_times},
-            of_precision,
+        precision = _or_failure(
+            lambda: bench.measure(
+                compare_precision,
+                [by_size[size] for size in sorted({knee, found.batch_sizes[-1]})],
+                {time.batch_size: time.seconds for time in found.step_times},
+                of_precision,
+            ),
+            "Mixed precision was not compared",
+            failures,
         )
         found = dataclasses.replace(found, precision=precision)
-    return found
+    return dataclasses.replace(found, failures=tuple(failures))
+
+
+def _or_failure(
+    measure: Callable[[], Compared], undone: str, failures: list[str]
+) -> Compared | None:
+    """What comes after the step times: where its process dies of it, these must not be lost."""
+    try:
+        return measure()
+    except SearchError as error:
+        failures.append(f"{undone}: {error}")
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +211,13 @@ class ThroughputReport:
 
     Attributes:
         throughput: Seconds of a step by batch size, the fitted line, the knee.
-        input_bound: Pipeline and model apart; None if it was not asked for.
+        input_bound: Pipeline and model apart; None if it was not asked for, or failed.
+        failure: Why it failed, a sentence; empty where it did not.
     """
 
     throughput: ThroughputReading
     input_bound: InputBoundReading | None
+    failure: str = ""
 
     @property
     def knee(self) -> int:
@@ -200,8 +229,8 @@ class ThroughputReport:
 
     def __str__(self) -> str:
         """The conclusions."""
-        bound = [self.input_bound.conclusion()] if self.input_bound else []
-        return "\n".join([self.throughput.conclusion(), *bound])
+        bound = self.input_bound.conclusion() if self.input_bound else self.failure
+        return "\n".join([self.throughput.conclusion(), *filter(None, [bound])])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,9 +244,10 @@ class ThroughputReading:
         knee: Smallest measured batch size with 90 % of the best throughput.
         left_out: Batch sizes that the time did not allow for.
         too_large: Batch sizes that ran out of memory, or are larger than one that did.
-        xla: Steps with XLA and without at the knee; None if that was not asked for.
+        xla: Steps with XLA and without at the knee; None if that was not asked for, or failed.
         precision: Steps with a mixed policy and with float32 at the knee and at the largest
-            measured size; None if that was not asked for.
+            measured size; None if that was not asked for, or failed.
+        failures: Why a comparison failed as a whole, a sentence for each that did.
     """
 
     step_times: tuple[StepTime, ...]
@@ -227,6 +257,7 @@ class ThroughputReading:
     too_large: tuple[int, ...] = ()
     xla: XlaComparison | None = None
     precision: PrecisionComparison | None = None
+    failures: tuple[str, ...] = ()
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -292,7 +323,7 @@ class ThroughputReading:
         missing = f"; too large for the memory: {_listed(self.too_large)}" if self.too_large else ""
         compared = [one.conclusion() for one in (self.xla, self.precision) if one]
         steps = f"{self._throughput()}; {self._formula()}{missing}{self._left_out()}."
-        return " ".join([steps, *compared])
+        return " ".join([steps, *compared, *self.failures])
 
     @property
     def has_knee(self) -> bool:
