@@ -210,7 +210,8 @@ def test_each_size_is_timed_in_three_ways_and_those_without_time_or_memory_are_n
     configurations = [
         Configuration(batch_size=size, base_learning_rate=0.1) for size in (64, 8, 16, 32)
     ]
-    on_the_host = types.SimpleNamespace(workload=types.SimpleNamespace(held=None))
+    held = types.SimpleNamespace(held=None)
+    on_the_host = types.SimpleNamespace(workload=held, clear=lambda: None)
     found = measure_input_bound(context_of(on_the_host), configurations)
 
     assert [

@@ -92,11 +92,15 @@ def test_rounds_are_shortened_to_half_of_the_time_for_all_of_them(monkeypatch):
 class Device:
     """Steps of a clock that only they move: traced once, compiled for each size, room for some.
 
-    Flat up to `room` examples, then in proportion; no memory beyond `memory`.
+    Flat up to `room` examples, then in proportion; no memory beyond `memory`, and none beyond
+    `memory_at_once` for several steps in one execution.
     """
 
-    def __init__(self, *, flat=0.005, room=512, compilation=0.0, memory=1 << 20):
+    def __init__(
+        self, *, flat=0.005, room=512, compilation=0.0, memory=1 << 20, memory_at_once=1 << 20
+    ):
         self.now = 0.0
+        self._memory_at_once = memory_at_once
         self.compiled: list[int] = []
         self._flat, self._room, self._compilation, self._memory = flat, room, compilation, memory
 
@@ -111,7 +115,7 @@ class Device:
 
     def _steps_of(self, size):
         def steps(*, executions, warmup, at_once):
-            if size > self._memory:
+            if size > self._memory or (at_once > 1 and size > self._memory_at_once):
                 raise MemoryError("no room")
             if size not in self.compiled:
                 self.compiled.append(size)
@@ -191,6 +195,25 @@ def test_a_size_without_room_in_memory_ends_the_measurement_there(memory, monkey
     assert found.left_out == ()
     if memory > 100:
         assert knee_of(found).batch_size == 64
+
+
+def test_a_size_that_runs_out_of_memory_only_in_a_round_costs_no_smaller_one(monkeypatch):
+    """A first visit has one step at once, a round several: 128 and 256 fit one by one alone."""
+    device = Device(memory_at_once=100, memory=300)
+    dropped = []
+    sizes = [8, 16, 32, 64, 128, 256, 512]
+    found = device.measured(sizes, monkeypatch, refused=lambda: dropped.append(1))
+
+    assert [kinds[0].batch_size for kinds in found.visited] == [8, 16, 32, 64]
+    assert {len(kinds[0].rounds) for kinds in found.visited} == {5}
+    assert found.too_large == (128, 256, 512)
+    assert found.left_out == ()
+    assert dropped == [1]
+
+
+def test_the_smallest_size_that_runs_out_of_memory_in_a_round_is_told(monkeypatch):
+    with pytest.raises(MemoryError, match="no room"):
+        Device(memory_at_once=4).measured([8, 16], monkeypatch)
 
 
 def test_without_room_for_the_smallest_size_the_failure_is_told(monkeypatch):

@@ -123,6 +123,7 @@ def measure_in_rounds(
     seconds: float = math.inf,
     wanted: Sequence[int] = (),
     measured: Callable[[Paced], None] = lambda paced: None,
+    refused: Callable[[], None] = lambda: None,
 ) -> InRounds:
     """Visits each batch size once, then measures all kinds of all sizes round after round.
 
@@ -137,24 +138,25 @@ def measure_in_rounds(
             take more than half of it. After three rounds no further one is begun when it is over.
         wanted: Sizes that are measured as the ends are.
         measured: Called with each measurement as soon as it is made.
+        refused: Called where a visited size runs out of memory in a round, which has more steps at
+            once than a visit: that size and all larger ones are then too large, and no program
+            whose training has ended so is to be trusted.
 
     Raises:
         Exception: Not even the smallest size fits into memory.
     """
     look = _FirstLook(batch_sizes, visit, rounds=rounds, heartbeat=heartbeat, seconds=seconds)
     look.visit_all(wanted)
-    visited = look.in_order()
     for number in range(rounds):
         if number >= FEWEST_ROUNDS and look.left() < 0:
             break
-        for kinds in visited:
-            measure_round(kinds, look.round_seconds, heartbeat=heartbeat, measured=measured)
+        look.measure_round(measured, refused)
     missing = [size for size in batch_sizes if size not in look.visited]
-    refused = look.too_large
+    limit = math.inf if look.too_large is None else look.too_large
     return InRounds(
-        visited,
-        tuple(size for size in missing if refused is None or size < refused),
-        tuple(size for size in missing if refused is not None and size >= refused),
+        look.in_order(),
+        tuple(size for size in missing if size < limit),
+        tuple(size for size in missing if size >= limit),
     )
 
 
@@ -204,6 +206,21 @@ class _FirstLook:
                 return
             self._look_at(size)
 
+    def measure_round(self, measured: Callable[[Paced], None], refused: Callable[[], None]) -> None:
+        """Measures every visited size once, but those that memory is now seen not to allow for."""
+        for kinds in self.in_order():
+            size = kinds[0].batch_size
+            if size not in self.visited:  # larger than one that ran out of memory in this round
+                continue
+            try:
+                measure_round(
+                    kinds, self.round_seconds, heartbeat=self._heartbeat, measured=measured
+                )
+            except Exception as error:
+                if not self._is_too_large(size, error):
+                    raise
+                refused()
+
     def left(self) -> float:
         """Seconds that are left for steps."""
         return self._seconds - (time.perf_counter() - self._began - self._not_counted)
@@ -217,9 +234,8 @@ class _FirstLook:
         try:
             kinds = self._visit(self._batch_sizes.index(size))
         except Exception as error:
-            if not is_out_of_memory(error) or size == min(self._batch_sizes):
+            if not self._is_too_large(size, error):
                 raise
-            self.too_large = size
             return
         first = not self.visited
         self.visited[size] = kinds
@@ -230,6 +246,14 @@ class _FirstLook:
             around = min(paced.around, self._around)
             paced.compilation, paced.around = paced.around - around, around
             self._not_counted += paced.compilation
+
+    def _is_too_large(self, size: int, error: Exception) -> bool:
+        """Whether a size ran out of memory, which then drops it and all larger ones."""
+        if not is_out_of_memory(error) or size == min(self._batch_sizes):
+            return False
+        self.too_large = size
+        self.visited = {one: kinds for one, kinds in self.visited.items() if one < size}
+        return True
 
     def _look_again(self, kinds: Sequence[Paced]) -> None:
         each = self._seconds / (2 * self._all_rounds * len(self._batch_sizes) * len(kinds))

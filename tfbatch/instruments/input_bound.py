@@ -235,6 +235,7 @@ def measure_input_bound(
         rounds=FEWEST_ROUNDS,
         heartbeat=task.heartbeat,
         seconds=seconds,
+        refused=programs.clear,
     )
     shares = tuple(
         InputShare(kinds[0].batch_size, *_three([step_time_of(paced) for paced in kinds]))

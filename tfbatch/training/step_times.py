@@ -107,6 +107,7 @@ def measure_step_times(
         seconds=seconds,
         wanted=wanted,
         measured=lambda paced: measured(paced.batch_size, paced.rounds),
+        refused=programs.clear,
     )
     times = tuple(step_time_of(paced) for (paced,) in found.visited)
     return StepTimes(times, found.left_out, found.too_large)
