@@ -22,7 +22,7 @@ import tfbatch
 import tfbatch.probe
 from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
 from tfbatch.command_line.running import parse_flags
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.instruments import largest_batch, run_all
 from tfbatch.instruments.largest_batch import TIME, LargestBatchReading
 from tfbatch.largest_batch import fresh_process, measurement, search
@@ -375,13 +375,16 @@ def bench_of(*, seconds=None, xla=False, examples=400, clock=None, kind="CPU"):
 
 @pytest.fixture
 def stages(monkeypatch):
-    """Of each process that was begun, what it measured; a process takes 10 s."""
+    """Of each process that was begun, what it measured; a process takes 10 s, or fails."""
     begun: list[str] = []
+    failing: dict[str, Exception] = {}
     clock = Clock()
 
     class Noting(Simulated):
         def run(self, sizes):
             begun.append(self.climb)
+            if error := failing.get(self.climb):
+                raise error
             return super().run(sizes)
 
     @contextlib.contextmanager
@@ -399,7 +402,7 @@ def stages(monkeypatch):
     def measure(bench, **options):
         return measure_memory(bench, budget_bytes=BUDGET, margin=0.0, now=clock, **options)
 
-    return types.SimpleNamespace(begun=begun, measure=measure)
+    return types.SimpleNamespace(begun=begun, failing=failing, measure=measure)
 
 
 def test_training_is_measured_before_evaluation_and_prediction(stages):
@@ -434,6 +437,60 @@ def test_micro_batches_without_time_are_told_where_the_largest_batch_is_known(st
 
     assert (report.training.cut_short, report.accumulation, report.cut_short) == (False, None, True)
     assert "Micro-batches for a batch of 2000 were not measured." in report.conclusion()
+
+
+@pytest.mark.parametrize("error", [InputError("No metric."), SearchError("No room.")], ids=str)
+def test_an_evaluation_that_fails_costs_nothing_of_what_was_found_of_the_training(stages, error):
+    stages.failing["measure_evaluation"] = error
+    report = stages.measure(bench_of(seconds=1000.0), prediction=True)
+
+    assert (report.batch_size, report.evaluation, report.cut_short) == (400, None, False)
+    assert report.prediction.batch_size == 60
+    conclusion = report.conclusion()
+    assert "The largest training batch that fits is 400" in conclusion
+    assert f"The largest evaluation batch was not found: {error}" in conclusion
+
+
+def test_a_training_that_fails_and_a_stop_in_an_evaluation_are_told_at_once(stages):
+    stages.failing["measure_evaluation"] = StoppedError("stop")
+    with pytest.raises(StoppedError):
+        stages.measure(bench_of(seconds=1000.0))
+    stages.failing["measure_training"] = InputError("not for lack of memory")
+    with pytest.raises(InputError, match="not for lack of memory"):
+        stages.measure(bench_of(seconds=1000.0))
+
+
+def test_fewer_validation_examples_than_replicas_cost_the_evaluation_alone(stages):
+    bench = bench_of(seconds=1000.0)
+    bench.measure = lambda function: UsableMemory("CPU", BUDGET, 2)
+    bench.data.splits["validation"] = 1
+    report = stages.measure(bench)
+
+    assert (report.batch_size, report.evaluation) == (400, None)
+    assert "an example for each of the 2 replicas. Received: 1." in report.conclusion()
+    assert stages.begun == ["measure_training"] * 2
+
+
+def test_micro_batches_without_room_for_any_cost_nothing_of_what_was_found(stages):
+    bench = bench_of(seconds=1000.0, examples=3000)
+    error = SearchError("memory is exhausted even without a batch.")
+
+    def task(function, *arguments):  # only the plan for micro-batches has several steps
+        name: str = function.__name__
+        return f"{name} in steps" if arguments[1:] and arguments[1] > 1 else name
+
+    bench.task = task
+    stages.failing["measure_training in steps"] = error
+    report = stages.measure(bench, evaluation=False, target_batch_size=2000)
+
+    assert report.batch_size > 900
+    assert report.accumulation.refused == str(error)
+
+
+def test_without_linuxs_proc_no_process_is_begun(monkeypatch):
+    monkeypatch.setattr(measurement, "peak_resident", lambda: None)
+    with pytest.raises(InputError, match="must be read from Linux's /proc"):
+        measure_memory(bench_of(), budget_bytes=BUDGET, margin=0.0)
 
 
 def test_a_measurement_that_came_to_its_end_says_nothing_of_time(stages):

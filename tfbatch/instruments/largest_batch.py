@@ -95,8 +95,9 @@ def find_max_batch_size(
             nothing was seen to fit in the time (`training.cut_short`).
 
     Raises:
-        InputError: Something asked for cannot be used; or the model fails for a reason other than
-            memory, shown with its traceback.
+        InputError: Something asked for cannot be used; a CPU without Linux's /proc; or the model
+            fails in training for a reason other than memory, shown with its traceback. Where
+            evaluation or prediction fails, the report says why (`failures`).
         DataError: Data absent or damaged.
     """
     budget = bytes_of(memory_budget)

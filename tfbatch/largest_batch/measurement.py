@@ -14,7 +14,7 @@ from typing import TypedDict
 import psutil
 
 from tfbatch.bench import Bench
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, SearchError
 from tfbatch.largest_batch.deadline import (
     NO_DEADLINE,
     Deadline,
@@ -36,10 +36,12 @@ from tfbatch.largest_batch.training_load import (
     measure_training,
 )
 from tfbatch.process.gpus import NOTICEABLE, read_gpus
+from tfbatch.process.memory import peak_resident
 
 _LIMIT = 2.0  # a process is measured up to this many times the budget, then ended
 _GROWTH_ON_A_GPU = 4
 _FREE = 0.9  # but never past this share of what is free
+_EVALUATION, _PREDICTION = "evaluation batch", "batch of `predict`"
 
 
 class MemoryRow(TypedDict):
@@ -64,13 +66,14 @@ class MemoryReport:
         replicas: Devices that share every batch equally.
         cap: Largest batch that was allowed, and why, in words.
         training: The largest training batch; validation's own batch fits beside it.
-        evaluation: The largest evaluation batch; None if it was not asked for.
+        evaluation: The largest evaluation batch; None if it was not asked for, or failed.
         accumulation: How to make the target batch where it does not fit; else None.
-        prediction: The largest batch of `predict`; None if it was not asked for.
+        prediction: The largest batch of `predict`; None if it was not asked for, or failed.
         held_by_others: Bytes of the fullest GPU that other processes held when it began.
         allowed_seconds: What all processes together were allowed to take; infinite for no limit.
         more_seconds: What to allow them if that was too little.
         unplanned_target: A batch for which there was no time to find micro-batches, or None.
+        failures: Why evaluation or prediction failed, a sentence for each that did.
     """
 
     budget_bytes: float
@@ -86,6 +89,7 @@ class MemoryReport:
     allowed_seconds: float = math.inf
     more_seconds: float = math.inf
     unplanned_target: int | None = None
+    failures: tuple[str, ...] = ()
 
     @property
     def cut_short(self) -> bool:
@@ -144,13 +148,14 @@ class MemoryReport:
                 f"The largest training batch that fits is {self.batch_size}{self._of_training()}."
             )
         for kind, found in (
-            ("evaluation batch", self.evaluation),
-            ("batch of `predict`", self.prediction),
+            (_EVALUATION, self.evaluation),
+            (_PREDICTION, self.prediction),
         ):
-            if found and found.cut_short:
+            if found and not found.settled:
                 yield _so_far(kind, found)
             elif found:
                 yield f"The largest {kind} that fits is {found.batch_size}."
+        yield from self.failures
         yield from self._of_others()
         if self.unplanned_target:
             yield f"Micro-batches for a batch of {self.unplanned_target} were not measured."
@@ -241,19 +246,24 @@ def measure_memory(
                 largest=trained.batch_size,
                 replicas=replicas,
             )
-        examples = bench.data.splits["validation"]
+        failures: list[str] = []
 
-        def alone(measure: Callable[..., Ended]) -> LargestSize:
-            return search_largest(
-                dataclasses.replace(prober, climb=bench.task(measure, one)),
-                cap=examples - examples % replicas,
-                replicas=replicas,
-                growth=growth,
-            )
+        def alone(kind: str, measure: Callable[..., Ended]) -> LargestSize | None:
+            """Where it fails, what was found of the training must not be lost."""
+            try:
+                return search_largest(
+                    dataclasses.replace(prober, climb=bench.task(measure, one)),
+                    cap=_validation_cap(bench, replicas),
+                    replicas=replicas,
+                    growth=growth,
+                )
+            except (InputError, SearchError) as error:
+                failures.append(f"The largest {kind} was not found: {error}")
+                return None
 
         some = trained.batch_size or trained.cut_short  # where nothing fits, nothing follows
-        evaluated = alone(measure_evaluation) if evaluation and some else None
-        predicted = alone(measure_prediction) if prediction and some else None
+        evaluated = alone(_EVALUATION, measure_evaluation) if evaluation and some else None
+        predicted = alone(_PREDICTION, measure_prediction) if prediction and some else None
     of = "stated" if budget_bytes else f"that can be used ({usable.device})"
     stated = f"{(budget_bytes or usable.size_bytes) / 1e6:,.0f} MB {of}"
     return MemoryReport(
@@ -270,6 +280,7 @@ def measure_memory(
         allowed_seconds=deadline.seconds,
         more_seconds=max(2 * deadline.seconds, default_seconds(xla=bench.model.jit_compile)),
         unplanned_target=target_batch_size if wanted and some and accumulation is None else None,
+        failures=tuple(failures),
     )
 
 
@@ -290,8 +301,17 @@ def open_prober(
         usable: What a process may use at all.
         budget_bytes: Bytes that it is to use.
         deadline: When no further process is begun.
+
+    Raises:
+        InputError: On a CPU without Linux's /proc.
     """
     on_cpu = usable.device == "CPU"  # the process's own memory counts
+    if on_cpu and peak_resident() is None:
+        raise InputError(
+            "The memory that a training takes on a CPU must be read from Linux's "
+            "/proc/self/status. Received: a system that does not have it. Measure on Linux, in a "
+            "container for instance; `tune` needs it for --memory_budget alone."
+        )
     with tempfile.TemporaryDirectory(prefix="tfbatch-") as folder:
         yield Prober(
             bench.own_process(Path(folder) / "probes.log"),
@@ -312,6 +332,21 @@ def _cap(bench: Bench, largest: int | None, replicas: int) -> tuple[int, str]:
     if largest is not None and largest < examples:
         cap, why = largest, "as asked"
     return cap - cap % replicas if cap > replicas else cap, why
+
+
+def _validation_cap(bench: Bench, replicas: int) -> int:
+    """The same of evaluation and prediction.
+
+    Raises:
+        InputError: Fewer validation examples than replicas.
+    """
+    examples = bench.data.splits["validation"]
+    if examples < replicas:
+        raise InputError(
+            f"The validation split must have an example for each of the {replicas} replicas. "
+            f"Received: {examples}. Use more validation examples, or fewer devices."
+        )
+    return examples - examples % replicas
 
 
 def _limit(budget: float, usable: int) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, SearchError
 from tfbatch.estimators.memory_line import MemoryPrediction, predict_largest_batch_size
 from tfbatch.estimators.memory_search import LargestBatch, Probe, cut_short, next_probe
 from tfbatch.largest_batch.fresh_process import CUT_SHORT, Prober, ProcessRun
@@ -43,6 +43,14 @@ class LargestSize:
     def cut_short(self) -> bool:
         """Whether the time was over first: larger sizes may fit."""
         return self.answer.verdict == "cut short"
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was known where the limit lies before the time or the processes were used up.
+
+        Else larger sizes may fit.
+        """
+        return self.answer.verdict not in ("cut short", "stopped")
 
     @property
     def smallest_that_failed(self) -> int | None:
@@ -261,7 +269,7 @@ def verify_accumulation(
         prober = prober_of(steps)
         try:
             run = prober.run([micro])
-        except InputError as error:  # a loss that no cut keeps, several replicas
+        except (InputError, SearchError) as error:  # a loss that no cut keeps, several replicas
             return Accumulation(target, micro, steps, None, refused=str(error))
         if run.outcome == CUT_SHORT:
             return None
