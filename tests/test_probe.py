@@ -25,7 +25,7 @@ from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.instruments import INSTRUMENTS, run_all
-from tfbatch.instruments.input_bound import InputBoundReading
+from tfbatch.instruments.input_bound import InputBoundReading, InputShare
 from tfbatch.instruments.largest_batch import LargestBatchReading
 from tfbatch.instruments.noise_scale import NoiseScaleReading
 from tfbatch.instruments.open_bench import open_bench
@@ -100,6 +100,10 @@ def test_the_conclusion_is_of_hardware_and_of_gradient_and_says_predicted(probed
         assert "no batch size is predicted" in gradient
 
 
+VERIFIED: Any = types.SimpleNamespace(training=types.SimpleNamespace(verified=True))
+"""As much of a memory report as the sentence on the hardware asks for."""
+
+
 def joined(limited_by, largest, **readings):
     """A line of 16 ms and 0.5 ms an example, and a noise scale of 128: 64 is the fastest."""
     times = [
@@ -113,7 +117,7 @@ def joined(limited_by, largest, **readings):
             noise, (), (), None, None, 1.0, 16, 128, "inference", "at initial weights", 1.0
         ),
         "throughput": throughput_from(times),
-        "largest_batch": LargestBatchReading(largest, limited_by, None, report=None),
+        "largest_batch": LargestBatchReading(largest, limited_by, None, VERIFIED),
         **readings,
     }
     sections = tuple(Section(name, name, found[name], "", 1.0) for name in found)
@@ -179,19 +183,49 @@ def test_no_command_is_offered_that_leaves_out_what_was_not_measured(monkeypatch
     assert then.endswith("--batch_sizes=8,16,32,64,128,256,512,1024")
 
 
-def test_what_bounds_the_training_is_said_of_the_knee_and_else_of_the_baseline():
-    class Bound(InputBoundReading):
-        def verdict_at(self, batch_size):
-            return f"bound by {batch_size}"
+def bound_at(*sizes):
+    """The pipeline holds the training up at batch size 8, the model at any other."""
+    shares = []
+    for size in sizes:
+        times = (StepTime(size, t, (t, t, t)) for t in (2.0 if size == 8 else 0.5, 1.0, 2.0))
+        shares.append(InputShare(size, *times))
+    return InputBoundReading(tuple(shares))
 
-    bound = Bound(())
+
+def test_what_bounds_the_training_is_said_of_the_knee_and_else_of_the_baseline():
+    bound = bound_at(8, 128, 256)
     found = joined("memory", 40, input_bound=bound)
     without = joined("memory", 40, input_bound=bound, throughput=None)
 
-    knee = found.reading(ThroughputReading).knee.batch_size
-    assert knee > 8
-    assert found.hardware().endswith(f"training at batch size {knee} is bound by {knee}.")
-    assert without.hardware().endswith("training at batch size 8 is bound by 8.")
+    assert found.reading(ThroughputReading).knee.batch_size == 128
+    assert found.hardware().endswith("training at batch size 128 is compute-bound.")
+    assert without.hardware().endswith("training at batch size 8 is input-bound.")
+
+
+def test_what_bounds_the_training_is_said_of_the_size_that_was_measured():
+    """At most four sizes are: the knee need not be among them."""
+    hardware = joined("memory", 40, input_bound=bound_at(8, 64, 256)).hardware()
+
+    assert hardware.endswith(
+        "training at batch size 64, the nearest to 128 that was measured for it, is compute-bound."
+    )
+
+
+@pytest.mark.parametrize(
+    ("memory", "examples", "limited_by"),
+    [
+        (40, 1000, "memory"),
+        (None, 40, "the number of training examples"),
+        (400, 40, "the number of training examples"),
+    ],
+    ids=["memory", "examples", "examples before memory"],
+)
+def test_what_limits_a_predicted_size_is_memory_only_where_it_is(memory, examples, limited_by):
+    bench: Any = types.SimpleNamespace(data=types.SimpleNamespace(splits={"train": examples}))
+    made = run_all._predict(bench, joined("memory", memory))
+
+    assert (made.batch_size, made.limited_by) == (40, limited_by)
+    assert f"limited by {limited_by})" in made.conclusion()
 
 
 def test_what_is_written_is_json_without_numbers_that_are_none(probed):

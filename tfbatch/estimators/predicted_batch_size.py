@@ -83,9 +83,10 @@ class BatchSizePrediction:
         baseline: The baseline's batch size.
         largest: Largest size allowed.
         limited_by: What holds the size where it is: "noise" (larger ones waste examples), "memory"
-            (the largest allowed size would be passed) or "one example"; "measured sizes" where the
-            largest timed size would be passed, or no line fits the step times and the fastest of
-            the measured sizes is named.
+            (the largest allowed size would be passed; the probe says "the number of training
+            examples" where it is theirs) or "one example"; "measured sizes" where the largest timed
+            size would be passed, or no line fits the step times and the fastest of the measured
+            sizes is named.
         sizes: What is predicted of each measured size, ascending.
         doubts: Why not to rely on it, beside that it is a prediction.
     """

@@ -33,8 +33,8 @@ class TimePrediction:
         steps: Predicted steps.
         examples: Predicted examples.
         limited_by: What holds the size where it is: "noise" (larger ones waste examples), "memory"
-            (the largest allowed size would be passed), "measured sizes" (the largest timed one
-            would be passed) or "one example".
+            (the largest allowed size would be passed, whatever allows no larger one), "measured
+            sizes" (the largest timed one would be passed) or "one example".
         as_fast_from: Smallest size predicted to take at most 5 % longer.
         as_fast_to: Largest such size that is allowed and not larger than any that was timed.
     """

@@ -95,7 +95,11 @@ class InputBoundReading:
 
     def verdict_at(self, batch_size: int) -> Verdict:
         """The verdict of the measured size that is nearest, by ratio."""
-        return self._nearest(batch_size).verdict
+        return self.nearest(batch_size).verdict
+
+    def nearest(self, batch_size: int) -> InputShare:
+        """What was measured at the size that is nearest, by ratio."""
+        return min(self.shares, key=lambda s: abs(math.log(s.batch_size / batch_size)))
 
     def at(self, batch_size: int) -> InputShare:
         """What was measured at a batch size.
@@ -194,9 +198,6 @@ class InputBoundReading:
 
     def _input(self) -> str:
         return "made on the device" if self.on_device else "pipeline alone"
-
-    def _nearest(self, batch_size: int) -> InputShare:
-        return min(self.shares, key=lambda s: abs(math.log(s.batch_size / batch_size)))
 
     def _sizes(self, verdict: Verdict) -> str:
         return ", ".join(str(s.batch_size) for s in self.shares if s.verdict == verdict)

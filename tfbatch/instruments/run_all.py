@@ -108,8 +108,7 @@ class ProbeReport:
         if bound := self.reading(InputBoundReading):
             throughput = self.reading(ThroughputReading)
             knee = throughput.knee if throughput and throughput.has_knee else None
-            at = knee.batch_size if knee else self.baseline
-            parts.append(f"training at batch size {at} is {bound.verdict_at(at)}")
+            parts.append(_of_input(bound, knee.batch_size if knee else self.baseline))
         if not parts:
             return "Of the hardware nothing is known."
         return f"On {self.device}: {_joined(parts)}."
@@ -305,15 +304,31 @@ def _predict(bench: Bench, probed: ProbeReport) -> BatchSizePrediction:
     largest = bench.data.splits["train"]
     memory = probed.reading(LargestBatchReading)
     if memory:
-        largest = max(int(min(largest, memory.largest_possible)), 1)
+        if memory.largest_possible < 1:
+            raise InputError("No batch was measured to fit into the memory.")
+        largest = int(min(largest, memory.largest_possible))
     if throughput.too_large:
         largest = min(largest, min(throughput.too_large) - 1)
-    return predict_batch_size(
+    made = predict_batch_size(
         noise.estimate,
         {time.batch_size: time.seconds for time in throughput.step_times},
         fit=throughput.fit,
         baseline=probed.baseline,
         largest=largest,
+    )
+    if made.limited_by == "memory" and largest == bench.data.splits["train"]:
+        return dataclasses.replace(made, limited_by="the number of training examples")
+    return made
+
+
+def _of_input(bound: InputBoundReading, batch_size: int) -> str:
+    """What holds a training up, with the size at which that was measured."""
+    share = bound.nearest(batch_size)
+    if share.batch_size == batch_size:
+        return f"training at batch size {batch_size} is {share.verdict}"
+    return (
+        f"training at batch size {share.batch_size}, the nearest to {batch_size} that was measured "
+        f"for it, is {share.verdict}"
     )
 
 
