@@ -16,15 +16,17 @@ from typing import Any
 import memory_load
 import pytest
 from processes import HANG_SECONDS, run_warm
-from test_probe import joined
+from test_probe import VERIFIED, joined
 
 import tfbatch
 import tfbatch.probe
 from tfbatch.answer.memory_limits import MemoryLimit, read_memory_limit
 from tfbatch.command_line.running import parse_flags
 from tfbatch.errors import InputError, SearchError, StoppedError
+from tfbatch.estimators.memory_line import predict_largest_batch_size
+from tfbatch.estimators.memory_search import LargestBatch
 from tfbatch.instruments import largest_batch, run_all
-from tfbatch.instruments.largest_batch import TIME, LargestBatchReading
+from tfbatch.instruments.largest_batch import PROCESSES, TIME, LargestBatchReading
 from tfbatch.largest_batch import fresh_process, measurement, search
 from tfbatch.largest_batch.deadline import Deadline, allowed_seconds
 from tfbatch.largest_batch.fresh_process import CUT_SHORT, Peak, Prober, ProcessRun, Written
@@ -181,6 +183,18 @@ def test_a_last_process_that_is_ended_is_no_answer_either(monkeypatch):
 
     assert limits_of(found_in(15.0)) == (True, 512, None, 2)
     assert found_in(1000.0, breaks_at=600).answer.verdict == "stopped"
+
+
+def test_a_limit_that_is_not_known_when_the_processes_are_used_up_is_not_named(monkeypatch):
+    monkeypatch.setattr(search, "MOST_RUNS", 2)
+    found = found_in(1000.0, breaks_at=600)
+
+    assert limits_of(found) == (False, 512, 1024, 2)
+    assert not found.settled
+    conclusion = report_of(found).conclusion()
+    assert "The largest training batch that was measured to fit is 512" in conclusion
+    assert "not to fit is 1024: the true limit may lie between them" in conclusion
+    assert "memory_seconds" not in conclusion
 
 
 def test_a_climb_that_is_ended_keeps_what_it_had_measured():
@@ -590,6 +604,21 @@ def test_tune_leaves_out_what_failed_and_keeps_what_lies_between(tuned):
     assert any(text.startswith("Kept, though not measured to fit: 550.") for text in tuned.told)
 
 
+def test_tune_keeps_what_lies_between_where_the_processes_were_used_up(
+    tuned, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(search, "MOST_RUNS", 2)
+    found = found_in(1000.0, breaks_at=600)
+
+    assert tuned(found, sizes=(64, 512, 550, 1024)) == 1023
+    assert "Left out, as too large: 1024." in tuned.told
+    assert any(text.startswith("Kept, though not measured to fit: 550.") for text in tuned.told)
+    kept = read_memory_limit(tmp_path)
+    assert (kept.processes_used_up, kept.cut_short_after, kept.settled) == (True, None, False)
+    tuned(found, sizes=(64, 512, 550, 1024))
+    assert len(tuned.calls) == 1, "the same would be found again"
+
+
 def test_tune_refuses_only_what_was_measured_not_to_fit(tuned):
     failed_at_8 = found_in(10.0, breaks_at=8)
     with pytest.raises(InputError, match="No batch size of the search fits"):
@@ -627,7 +656,7 @@ def test_what_an_earlier_version_wrote_is_complete(tmp_path):
         largest_asked=128,
         largest_batch_size=64,
         conclusion="measured",
-    ).model_dump(exclude={"cut_short_after", "smallest_that_failed"})
+    ).model_dump(exclude={"cut_short_after", "smallest_that_failed", "processes_used_up"})
     (tmp_path / MEMORY_LIMIT).write_text(json.dumps(old), encoding="utf-8")
 
     kept = read_memory_limit(tmp_path)
@@ -660,12 +689,63 @@ def test_the_probe_goes_past_what_fits_and_not_to_what_failed(largest, failed, f
     assert ("one of" in hardware) == (failed is not None)
 
 
-def test_the_probes_reading_of_a_search_that_was_cut_short(monkeypatch):
-    def reading_of(found: LargestSize):
+def test_where_nothing_fits_no_size_is_possible():
+    reading = LargestBatchReading(None, "memory", None, VERIFIED, 1)
+    probed = joined("", None, largest_batch=reading)
+    bench: Any = types.SimpleNamespace(data=types.SimpleNamespace(splits={"train": 1000}))
+
+    assert reading.largest_possible == 0
+    assert probed.fitting == (8,)
+    assert "nothing fits into memory" in probed.hardware()
+    with pytest.raises(InputError, match="No batch was measured to fit into the memory"):
+        run_all._predict(bench, probed)
+
+
+@pytest.fixture
+def reading_of(monkeypatch):
+    """The probe's reading of what a search has found, with 512 as the largest of interest."""
+
+    def reading(found: LargestSize, largest: int = 512):
         monkeypatch.setattr(largest_batch, "measure_memory", lambda bench, **o: report_of(found))
         bench: Any = bench_of()
-        return largest_batch.probe(bench, batch_sizes=(8, 512), seconds=math.inf)
+        return largest_batch.probe(bench, batch_sizes=(8, largest), seconds=math.inf)
 
+    return reading
+
+
+def test_the_probes_reading_of_a_search_whose_processes_were_used_up(reading_of, monkeypatch):
+    monkeypatch.setattr(search, "MOST_RUNS", 2)
+    reading = reading_of(found_in(1000.0, breaks_at=600), largest=2000)
+
+    assert (reading.largest_batch_size, reading.limited_by) == (512, PROCESSES)
+    assert reading.largest_possible == 1023
+    assert reading.charts()[0].marks[0].label == "largest measured to fit 512"
+    hardware = reading.of_hardware()
+    assert hardware.startswith("a batch of 512 fits, one of 1024 does not (its processes were used")
+    assert "verified" not in hardware
+
+
+def test_only_what_ran_by_itself_is_called_verified(reading_of):
+    found = found_in(1000.0)
+    climb = dataclasses.replace(found, runs=found.runs[:1])
+    answer = LargestBatch(512, 514, "found", "514 does not fit", 7)
+    reading = reading_of(dataclasses.replace(climb, answer=answer), largest=2000)
+
+    assert "is 512 (not verified by itself; limited by memory)" in reading.of_hardware()
+    assert reading.charts()[0].marks[0].label == "largest measured to fit 512"
+    assert "(verified; limited by" in reading_of(found, largest=2000).of_hardware()
+
+
+def test_nothing_is_predicted_of_memory_that_was_not_shown_to_grow(reading_of):
+    line = predict_largest_batch_size([8, 16, 32], [7e8] * 3, budget_bytes=1e10)
+    assert not line.interval.bounded
+    reading = reading_of(dataclasses.replace(found_in(1000.0), predicted=line))
+
+    assert reading.predicted_batch_size is None
+    assert "predicts" not in reading.conclusion()
+
+
+def test_the_probes_reading_of_a_search_that_was_cut_short(reading_of):
     reading = reading_of(found_in(20.0, breaks_at=600))
     assert (reading.largest_batch_size, reading.limited_by) == (512, TIME)
     assert reading.largest_possible == reading.smallest_that_failed - 1

@@ -57,7 +57,9 @@ def measured(monkeypatch):
         return types.SimpleNamespace(
             batch_size=min(100, options["largest"]),
             device="CPU",
-            training=types.SimpleNamespace(cut_short=False, smallest_that_failed=None),
+            training=types.SimpleNamespace(
+                cut_short=False, settled=True, smallest_that_failed=None
+            ),
             conclusion=lambda: "100 fits.",
             rows=lambda: [
                 {"kind": kind, "outcome": outcome, "batch_size": size, "peak_megabytes": peak}

@@ -55,8 +55,8 @@ class MemoryPeak(Strict):
 class MemoryLimit(Strict):
     """The largest batch that fits, measured before the first trial of a run with a budget.
 
-    Where the time was over before the search had ended (`cut_short_after`), it is what had been
-    measured: sizes between what fits and what does not are neither.
+    Where the time was over before the search had ended (`cut_short_after`), or its processes were
+    used up, it is what had been measured: sizes between what fits and what does not are neither.
 
     Attributes:
         memory_budget: As asked, such as "8 GB" or "auto".
@@ -64,12 +64,13 @@ class MemoryLimit(Strict):
         device: "CPU", or the GPU's name.
         largest_asked: The largest size that was of interest.
         largest_batch_size: The largest up to it that a training fits with; 0 for none. Where it
-            was cut short: the largest that was measured to fit.
+            is not `settled`: the largest that was measured to fit.
         conclusion: The measurement in words.
         peaks: What each size took that was run and fitted; an earlier version kept none.
         cut_short_after: Seconds after which the search was cut short; None if it was not.
         smallest_that_failed: The smallest size that was measured not to fit; None if none was, or
             if an earlier version wrote it.
+        processes_used_up: Whether the search had no process left before it knew of a limit.
     """
 
     memory_budget: str
@@ -81,11 +82,17 @@ class MemoryLimit(Strict):
     peaks: tuple[MemoryPeak, ...] = ()
     cut_short_after: float | None = None
     smallest_that_failed: int | None = None
+    processes_used_up: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether the limit was known before the time or the processes of its search were over."""
+        return self.cut_short_after is None and not self.processes_used_up
 
     @property
     def largest_possible(self) -> float:
         """No larger size fits, as far as was measured; infinite where none was seen to fail."""
-        if self.cut_short_after is None:
+        if self.settled:
             return self.largest_batch_size
         return math.inf if self.smallest_that_failed is None else self.smallest_that_failed - 1
 
@@ -101,13 +108,13 @@ class MemoryLimit(Strict):
         same = (memory_budget, workers) == (self.memory_budget, self.workers)
         if self.cut_short_after is not None:
             return same and largest <= self.largest_asked and seconds <= self.cut_short_after
-        bounded = self.largest_batch_size < self.largest_asked
+        bounded = self.settled and self.largest_batch_size < self.largest_asked
         return same and (bounded or largest <= self.largest_asked)
 
     def check(self, *, batch_sizes: Sequence[int], baseline: int) -> None:
         """Refuses a search of which nothing, or not the baseline, fits.
 
-        What was not measured, because the time was over, is not refused.
+        What was not measured, because time or processes were over, is not refused.
 
         Raises:
             InputError: The smallest batch size of the search, or the baseline's, does not fit.

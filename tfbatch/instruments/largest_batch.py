@@ -23,6 +23,8 @@ ORDER = 10
 SHARE = 0.0
 TIME = "the time of its search"
 """What limits an answer that was cut short."""
+PROCESSES = "the number of its processes"
+"""What limits an answer whose search had used them up before it knew of a limit."""
 MARGIN = 0.2
 """Part of the usable memory that is left free where no budget is stated."""
 
@@ -144,17 +146,24 @@ def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> Larges
     )
     line = report.training.predicted
     predicted = None
-    if line is not None and math.isfinite(line.batch_size):
-        predicted = int(line.batch_size)
-    reached = report.batch_size >= largest - largest % report.replicas
-    limited_by = "the largest size of interest" if reached else "memory"
+    if line is not None and line.interval.bounded:  # else memory was not shown to grow
+        predicted = line.batch_size
     return LargestBatchReading(
         report.batch_size or None,
-        TIME if report.training.cut_short else limited_by,
+        _limited_by(report, largest),
         predicted,
         report,
         report.training.smallest_that_failed,
     )
+
+
+def _limited_by(report: MemoryReport, largest: int) -> str:
+    if report.training.cut_short:
+        return TIME
+    if not report.training.settled:
+        return PROCESSES
+    reached = report.batch_size >= largest - largest % report.replicas
+    return "the largest size of interest" if reached else "memory"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,11 +171,12 @@ class LargestBatchReading:
     """The largest of the sizes of interest that fits, verified, and the line beyond it.
 
     Attributes:
-        largest_batch_size: The largest verified one; None where nothing fits. Where `limited_by` is
-            `TIME`: the largest that was measured to fit, or None.
-        limited_by: What a larger one fails on, in words; `TIME` where larger ones may fit.
+        largest_batch_size: The largest one that fits; None where nothing does. Where `limited_by`
+            is `TIME` or `PROCESSES`: the largest that was measured to fit, or None.
+        limited_by: What a larger one fails on, in words; `TIME` or `PROCESSES` where larger ones
+            may fit.
         predicted_batch_size: Where the line through the peaks is PREDICTED to meet the budget;
-            None where there is no line.
+            None where there is no line, or memory was not shown to grow.
         report: Everything that was run.
         smallest_that_failed: The smallest that was run and does not fit, or None.
     """
@@ -180,23 +190,27 @@ class LargestBatchReading:
     @property
     def largest_possible(self) -> float:
         """No larger size fits, as far as was measured; infinite where that is not known."""
-        if self.limited_by == TIME:
-            failed = self.smallest_that_failed
-            return math.inf if failed is None else failed - 1
         if self.limited_by == "memory" and self.largest_batch_size:
             return self.largest_batch_size
-        return math.inf
+        return math.inf if self.smallest_that_failed is None else self.smallest_that_failed - 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether the search knew where the limit lies before its time or processes were over."""
+        return self.limited_by not in (TIME, PROCESSES)
 
     def of_hardware(self) -> str:
         """A part of a sentence on the hardware."""
         largest, failed = self.largest_batch_size, self.smallest_that_failed
-        if self.limited_by == TIME:
+        if not self.settled:
             fits = f"a batch of {largest} fits" if largest else "no batch was measured to fit"
             fails = f", one of {failed} does not" if failed else ""
-            return f"{fits}{fails} (the time was over: the largest that fits is not known)"
+            over = "the time was over" if self.limited_by == TIME else "its processes were used up"
+            return f"{fits}{fails} ({over}: the largest that fits is not known)"
         if not largest:
             return "nothing fits into memory"
-        return f"the largest batch that fits is {largest} (verified; limited by {self.limited_by})"
+        how = "verified" if self.report.training.verified else "not verified by itself"
+        return f"the largest batch that fits is {largest} ({how}; limited by {self.limited_by})"
 
     def columns(self) -> tuple[str, ...]:
         """See tfbatch.instruments.Reading."""
@@ -218,7 +232,7 @@ class LargestBatchReading:
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
         found = self.report.conclusion()
-        if self.predicted_batch_size is None or self.limited_by in ("memory", TIME):
+        if self.predicted_batch_size is None or self.limited_by == "memory" or not self.settled:
             return found
         return (
             f"{found} Larger ones were not run; the line through the peaks predicts that "
@@ -245,7 +259,8 @@ class LargestBatchReading:
             series.append(Series("budget", ends, (budget, budget), kind="dashed"))
         marks: tuple[Mark, ...] = ()
         if self.largest_batch_size:
-            seen = "measured to fit" if self.limited_by == TIME else "verified"
+            verified = self.settled and self.report.training.verified
+            seen = "verified" if verified else "measured to fit"
             label = f"largest {seen} {self.largest_batch_size}"
             marks = (Mark(self.largest_batch_size, label),)
         return (

@@ -57,7 +57,7 @@ class MemoryRow(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class MemoryReport:
-    """The largest batches under a budget, each verified by running it.
+    """The largest batches under a budget, each verified by running it where it is `settled`.
 
     Attributes:
         budget_bytes: Bytes that a process was allowed, the margin already taken off.
@@ -138,7 +138,7 @@ class MemoryReport:
         return " ".join(self._sentences())
 
     def _sentences(self) -> Iterator[str]:
-        if self.training.cut_short:
+        if not self.training.settled:
             yield _so_far("training batch", self.training, self._of_training())
         elif not self.batch_size:
             yield _nothing_fits(self.training, self.budget_bytes)
@@ -370,7 +370,7 @@ def _rows(kind: str, process: int, run: ProcessRun) -> Iterator[MemoryRow]:
 
 
 def _so_far(kind: str, found: LargestSize, more: str = "") -> str:
-    """What was measured before the time was over, and where the limit may lie."""
+    """What was measured before time or processes were used up, and where the limit may lie."""
     fits, fails = found.batch_size, found.smallest_that_failed
     if not fits and fails is None:
         return f"No {kind} was measured: nothing is known of the largest that fits."

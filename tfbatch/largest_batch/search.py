@@ -2,7 +2,7 @@
 
 The first process climbs through small sizes; the line through its peaks says where to look next.
 Every answer has been run in a process of its own, and stayed within the budget there, unless the
-time was over before: then the answer is what had been measured, and says so.
+time or the processes were used up before: then the answer is what had been measured, and says so.
 """
 
 from __future__ import annotations

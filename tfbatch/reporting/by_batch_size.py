@@ -68,7 +68,7 @@ def notes(run: RecordedRun) -> list[str]:
             "Memory by batch size was not measured; --memory_budget=auto measures it before the "
             "search."
         )
-    elif run.memory_limit.cut_short_after is not None:
+    elif not run.memory_limit.settled:
         found.append(run.memory_limit.conclusion)
     found += _metric_notes(run)
     at_one_rate = at_the_baselines_rate(run)
@@ -164,10 +164,10 @@ def wall_marks(run: RecordedRun) -> list[Mark]:
 def _limit_marks(run: RecordedRun) -> list[Mark]:
     """The largest batch that was measured to fit, unless it is all that was asked for.
 
-    Where the measurement was cut short: what does not fit, for larger ones may fit.
+    Where the measurement was not settled: what does not fit, for larger ones may fit.
     """
     limit = run.memory_limit
-    if limit is not None and limit.cut_short_after is not None:
+    if limit is not None and not limit.settled:
         failed = limit.smallest_that_failed
         return [] if failed is None else [Mark(float(failed), f"does not fit: {failed}", "failed")]
     if limit is None or not 0 < limit.largest_batch_size < limit.largest_asked:

@@ -296,7 +296,7 @@ def _where_memory_ends(answer: Answer, sizes: list[int]) -> str:
     step = sizes[-1] / sizes[-2] if len(sizes) > 1 else 2.0
     if limit is None or not limit.largest_possible < min(limit.largest_asked, size * step):
         return ""
-    if limit.cut_short_after is None:
+    if limit.settled:
         return f"{limit.largest_batch_size} is the largest that fits into the memory"
     return f"{limit.smallest_that_failed} was measured not to fit into the memory"
 

@@ -23,8 +23,9 @@ def limit_memory(
 ) -> int | None:
     """The largest size to try: the largest that fits each worker's part of the budget.
 
-    Where the time was over before that was known, it is the one below the smallest that was
-    measured not to fit, or None: what was not measured is left to the trials, as without a budget.
+    Where the time or the processes were over before that was known, it is the one below the
+    smallest that was measured not to fit, or None: what was not measured is left to the trials, as
+    without a budget.
 
     By the same measurement as `tfbatch.find_max_batch_size`: full training steps in fresh
     processes, the answer run. What an earlier session of the run has measured counts.
@@ -66,6 +67,7 @@ def limit_memory(
             peaks=_peaks(report),
             cut_short_after=report.allowed_seconds if report.training.cut_short else None,
             smallest_that_failed=report.training.smallest_that_failed,
+            processes_used_up=not (report.training.settled or report.training.cut_short),
         )
         write_whole(folder / MEMORY_LIMIT, found.model_dump_json(indent=1) + "\n")
     found.check(batch_sizes=sizes, baseline=baseline)
