@@ -120,6 +120,13 @@ def test_every_optimizer_is_translated_and_every_line_has_a_rule_and_a_source(op
         ({"optimizer": "adan"}, "Did you mean `adam`"),
         ({"optimizer_arguments": {"beta": 0.9}}, "has no parameter `beta`"),
         ({"optimizer_arguments": {"beta_2_half_life": 9.0}}, "is a timescale"),
+        ({"optimizer_arguments": {"beta_2": 1.5}}, "`beta_2` of adam must be in [0, 1)"),
+        ({"optimizer_arguments": {"beta_1": 1}}, "`beta_1` of adam must be in [0, 1)"),
+        ({"optimizer_arguments": {"beta_2": "0.95"}}, "in [0, 1). Received: '0.95'"),
+        ({"optimizer_arguments": {"beta_2": True}}, "in [0, 1). Received: True"),
+        ({"optimizer_arguments": {"epsilon": math.inf}}, "must be >= 0 and finite. Received: inf"),
+        ({"optimizer_arguments": {"weight_decay": -0.1}}, "must be >= 0 and finite"),
+        ({"optimizer_arguments": {"amsgrad": 1}}, "must be true or false. Received: 1"),
         ({"batch_size": None}, "Add --batch_size=256"),
         ({"batch_normalization_momentum": 1.0}, "must be in [0, 1)"),
     ],
@@ -235,3 +242,54 @@ def test_what_is_given_beside_a_run_is_not_called_the_runs(run_dir):
     assert given.notes[0].startswith("The values before that are not given are those of")
     assert given.learning_rate.before == 0.5
     assert "measured slope is used, and `critical_batch_size` is not" in given.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "beta_2", "sizes", "formula", "shown", "why"),
+    [
+        ("adamw", 0.95, (256, 4096), "0.4401267", 0.5, "0.5 is the end of that range"),
+        ("adam", 0.999, (1024, 8), "0.9999922", 0.99999, "0.99999 is the end of that range"),
+        ("adam", 0.3, (32, 64), "0.09", 0.3, "it stays as it is"),
+    ],
+)
+def test_a_decay_that_its_formula_does_not_give_is_told(
+    optimizer, beta_2, sizes, formula, shown, why
+):
+    found = translate(*sizes, optimizer=optimizer, optimizer_arguments={"beta_2": beta_2})
+
+    assert found.find("beta_2").after == shown
+    (note,) = (note for note in found.notes if note.startswith("`beta_2`: the formula gives"))
+    assert f"gives {formula} at this batch size" in note
+    assert why in note
+
+
+def test_a_decay_beyond_its_range_stays_where_the_batch_size_does():
+    found = translate(
+        32, 32, to_accumulation=4, optimizer="rmsprop", optimizer_arguments={"rho": 0.3}
+    )
+
+    assert found.find("rho").factor == 1
+    assert not any("the formula gives" in note for note in found.notes)
+    assert not any("the formula gives" in note for note in translate(8, 32).notes)
+
+
+def test_a_weight_decay_that_would_leave_nothing_is_refused_by_its_own_name():
+    """It named `weight_decay_epochs`, which is what it is computed by."""
+    with pytest.raises(InputError) as caught:
+        translate(
+            *(8, 8192),
+            optimizer="adamw",
+            learning_rate=0.01,
+            optimizer_arguments={"weight_decay": 0.1},
+        )
+
+    message = str(caught.value)
+    assert "`weight_decay` must be < 1 / (ratio * learning_rate) = 0.09766" in message
+    assert "Received: 0.1, with a learning rate of 0.01 at batch size 8." in message
+    assert "weight_decay_epochs" not in message
+
+
+def test_what_may_be_off_may_be_given_as_none():
+    found = translate(32, 64, optimizer="adam", optimizer_arguments={"weight_decay": None})
+
+    assert found.find("weight_decay") is None

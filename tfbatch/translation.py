@@ -21,7 +21,7 @@ from tfbatch.estimators.learning_rate_exponent import LearningRateCurve, Learnin
 from tfbatch.notebook import preformatted
 from tfbatch.optimizers import OPTIMIZERS, parameters_of, roles_of
 from tfbatch.scaling_rules import SCALING_RULES, scaled
-from tfbatch.schema import Named, Strict
+from tfbatch.schema import Named, Strict, as_plain
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.optimizer_numbers import OptimizerNumbers, find_option, numbers_at
 from tfbatch.trial.trials import Trials
@@ -35,6 +35,7 @@ _LINEAR = (
     "1706.02677). Tuned rates of two small networks on two data sets lay nearer to the square "
     "root, up to 32 times the batch size."
 )
+_DECAYS = ("momentum", "first_moment", "second_moment", "weight_average")
 _EXAMPLES = 1_000_000_000
 """Stands for the size of a training split, which cancels."""
 
@@ -239,6 +240,7 @@ def translate_batch_size(
     rate = _learning_rate(training, before, after, critical_batch_size)
     held = _by_sde(training, before, after).held
     notes = [*training.notes, *_notes(before, after), *map(_note_of_held, held)]
+    notes += _notes_of_limits(training, before, after)
     if rate.rule == _PREDICTS and OPTIMIZERS.load(training.optimizer).SCALING_RULE == "linear":
         notes.append(_LINEAR)
     if critical_batch_size and rate.rule == "measured":
@@ -324,12 +326,14 @@ def _training(
         )
     name = OPTIMIZERS.check(optimizer or own or "sgd")
     numbers = dict(parameters_of(name))
-    for key in arguments:
+    arguments = as_plain(dict(arguments))
+    for key, value in arguments.items():
         if find_option(name, key).form != "number":
             raise InputError(
                 f"`{key}` is a timescale, which does not change with the batch size. Give the "
                 "numbers of the present batch size only."
             )
+        _check_number(name, key, value)
     notes = []
     if trial:
         numbers |= _numbers_of(trial)
@@ -345,6 +349,24 @@ def _training(
         trial.learning_rate if trial else OPTIMIZERS.load(name).DEFAULT_LEARNING_RATE
     )
     return _Training(name, rate, {**numbers, **arguments}, notes=tuple(notes))
+
+
+def _check_number(optimizer: str, parameter: str, value: object) -> None:
+    """Refuses what the optimizer cannot be trained with.
+
+    Raises:
+        InputError: A decay outside of [0, 1), or another value of the wrong kind.
+    """
+    default = parameters_of(optimizer)[parameter]
+    if default is None and value is None:
+        return
+    decays = roles_of(optimizer).get(parameter) in _DECAYS
+    rule, end = ("in [0, 1)", 1.0) if decays else (">= 0 and finite", math.inf)
+    holds = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < end
+    if isinstance(default, bool):
+        rule, holds = "true or false", isinstance(value, bool)
+    if not holds:
+        raise InputError(f"`{parameter}` of {optimizer} must be {rule}. Received: {value!r}.")
 
 
 def _trial_at(batch_size: int, trials: Trials) -> FinishedTrial:
@@ -493,7 +515,7 @@ def _least_warmup(training: _Training, before: Devices, after: Devices) -> list[
         _change(
             "least_warmup_steps",
             _updates(decay),
-            _updates(float(then[parameter] or 0.0)),
+            _updates(float(then.values[parameter] or 0.0)),
             rule="untuned warm-up",
             formula=f"2 / (1 - {parameter})",
             source="Ma & Yarats 2019, arXiv 1910.04209",
@@ -510,11 +532,11 @@ def _updates(decay: float) -> int:
 def _numbers(training: _Training, rate: Change, before: Devices, after: Devices) -> list[Change]:
     """The optimizer's numbers: kept in examples, with the other rule's as the range's other end."""
     found = []
-    then = _by_timescales(training, rate.after or training.learning_rate, before, after)
+    then = _by_timescales(training, rate.after or training.learning_rate, before, after).values
     of_sde = _by_sde(training, before, after)
     by_sde = {name: value for name, value in of_sde.values.items() if name not in of_sde.held}
     slow, fast = (
-        _by_timescales(training, end or training.learning_rate, before, after)
+        _by_timescales(training, end or training.learning_rate, before, after).values
         for end in (rate.low, rate.high)
     )
     for parameter, role in roles_of(training.optimizer).items():
@@ -577,8 +599,12 @@ _TIMESCALE = {
 
 def _by_timescales(
     training: _Training, rate_after: float, before: Devices, after: Devices
-) -> dict[str, float | bool | None]:
-    """The numbers after, where those before are written as timescales in examples."""
+) -> OptimizerNumbers:
+    """The numbers after, where those before are written as timescales in examples.
+
+    Raises:
+        InputError: One step takes away the whole weights.
+    """
     roles = roles_of(training.optimizer)
     written: dict[str, float | bool | None] = {}
     for parameter, value in training.numbers.items():
@@ -589,11 +615,48 @@ def _by_timescales(
             share = 1 if role == "second_moment" else 1 / _EXAMPLES
             written[_TIMESCALE[role].format(parameter)] = half_life * share
         elif role == "weight_decay" and value:
+            _check_decay(training, parameter, before, after)
             taken = training.learning_rate * value * _EXAMPLES
             written[_TIMESCALE[role].format(parameter)] = before.batch_size / taken
         elif role != "weight_average":
             written[parameter] = value
-    return _numbers_at(training, "none", rate_after, after, written, base=after).values
+    found = _numbers_at(training, "none", rate_after, after, written, base=after)
+    exact = {name: _exact(training, name, before, after) for name in found.held}
+    ends = {name: _end(training, name, found, exact[name]) for name in found.held}
+    return dataclasses.replace(
+        found,
+        values={**found.values, **ends},
+        held=tuple(name for name in found.held if ends[name] != exact[name]),
+    )
+
+
+def _exact(training: _Training, decay: str, before: Devices, after: Devices) -> float:
+    """What the formula of a half-life gives, also where nothing is trained with it."""
+    return float(training.numbers[decay] or 0.0) ** (after.batch_size / before.batch_size)
+
+
+def _end(training: _Training, decay: str, found: OptimizerNumbers, exact: float) -> float:
+    """The end of a decay's range that is next to it, in a range that holds the one before too."""
+    before, end = float(training.numbers[decay] or 0.0), float(found.values[decay] or 0.0)
+    return max(exact, min(end, before)) if exact < end else min(exact, max(end, before))
+
+
+def _check_decay(training: _Training, parameter: str, before: Devices, after: Devices) -> None:
+    """Refuses a weight decay that would leave nothing of the weights.
+
+    Raises:
+        InputError: One step at the batch size after takes away the whole weights.
+    """
+    value, ratio = float(training.numbers[parameter] or 0.0), after.batch_size / before.batch_size
+    below = 1 / (training.learning_rate * ratio)
+    if value >= below:
+        raise InputError(
+            f"`{parameter}` must be < 1 / (ratio * learning_rate) = {below:.4g}, or one step at "
+            f"batch size {after.batch_size} takes away the whole weights. Received: {value:g}, "
+            f"with a learning rate of {training.learning_rate:.4g} at batch size "
+            f"{before.batch_size}. Give a smaller one (--optimizer_arguments={parameter}=...), or "
+            "a smaller batch size."
+        )
 
 
 def _by_sde(training: _Training, before: Devices, after: Devices) -> OptimizerNumbers:
@@ -630,6 +693,20 @@ def _note_of_held(parameter: str) -> str:
         f"What adam_sde gives for `{parameter}` at this batch size is out of the range that an "
         "optimizer trains with, so it is no end of the range here."
     )
+
+
+def _notes_of_limits(training: _Training, before: Devices, after: Devices) -> list[str]:
+    found = _by_timescales(training, training.learning_rate, before, after)
+    notes = []
+    for name in found.held:
+        exact, value = _exact(training, name, before, after), found.values[name]
+        stays = value == training.numbers[name]
+        notes.append(
+            f"`{name}`: the formula gives {exact:.7g} at this batch size, outside of the range "
+            "that a search trains with; "
+            + ("it stays as it is." if stays else f"{value:.7g} is the end of that range.")
+        )
+    return notes
 
 
 def _normalization(momentum: float, before: Devices, after: Devices) -> Change:
