@@ -22,22 +22,34 @@ import tfbatch.finder
 import tfbatch.probe
 import tfbatch.report
 import tfbatch.train
+import tfbatch.training.single
 import tfbatch.translate
 import tfbatch.tune
 from tfbatch.answer.find import find_answer
 from tfbatch.command_line.machine_output import SCHEMA_VERSION, Document
 from tfbatch.command_line.results import RESULTS
+from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, NothingLearnedError
 from tfbatch.finder import plan_request
 from tfbatch.instruments.run_all import ProbeReport, Section
+from tfbatch.quantities import TrainingLength
+from tfbatch.request.training_config import Reported, TrainingConfig
 from tfbatch.run_folder.files import RECOMMENDATION
+from tfbatch.schema import Named, write_yaml
 from tfbatch.search.progress import Progress
 from tfbatch.search.result import Result
 
-CONFIGURATION = (
-    "dataset: digits\nmodel: tiny_model:build\ntrial_length: 1 epochs\nseed: 1\n"
-    "configuration: {batch_size: 256, base_learning_rate: 0.1, schedule: {name: linear}}\n"
+BEST = TrainingConfig(
+    dataset="digits",
+    model="tiny_model:build",
+    trial_length=TrainingLength.parse("1 epochs"),
+    seed=1,
+    configuration=Configuration(
+        batch_size=256, base_learning_rate=0.1, schedule=Named(name="linear")
+    ),
+    reported=Reported(metric="val_loss", mean=1.798, deviation=0.1587, seeds=3),
 )
+"""What `tune` writes as best.yaml."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +113,8 @@ def probe(run_dir, monkeypatch):
 
 
 def train(run_dir, monkeypatch):
-    config = run_dir.parent / "c.yaml"
-    config.write_text(CONFIGURATION)
+    config = run_dir.parent / "best.yaml"
+    config.write_text(write_yaml(BEST.model_dump(mode="json"), comment="the best training"))
     return tfbatch.train.main, [f"--config={config}"]
 
 
@@ -141,6 +153,15 @@ def test_a_command_prints_one_document_of_its_schema(name, run_dir, monkeypatch,
     again = json.loads(document.model_dump_json())
     assert again == json.loads(printed.out)
     assert SPOKEN.get(name, "The difference") not in printed.err
+
+
+def test_a_training_repeats_what_the_search_reported_of_it(run_dir, monkeypatch, capfd):
+    monkeypatch.setattr(tfbatch.training.single, "train_once", lambda *_, **__: {})
+    main, arguments = train(run_dir, monkeypatch)
+    main([*arguments, "--json"])
+
+    reported = json.loads(capfd.readouterr().out)["result"]["reported"]
+    assert reported == "val_loss 1.7980 ± 0.1587 (n=3)"
 
 
 def test_without_quiet_people_read_the_standard_error(run_dir, monkeypatch, capfd):

@@ -99,7 +99,9 @@ def main(arguments: list[str]) -> int:
         from tfbatch.command_line.results import TrainResult  # imports SciPy
 
         found = TrainResult(
-            metrics=metrics, output=str(output) if output else None, reported=config.reported
+            metrics=metrics,
+            output=str(output) if output else None,
+            reported=None if config.reported is None else str(config.reported),
         )
         print(json_text("train", found), end="")
         return 0
