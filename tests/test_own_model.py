@@ -427,6 +427,19 @@ def test_what_is_replaced_is_named_once(regression):
         assert sum(part in note for note in notes) == 1, part
 
 
+@pytest.mark.parametrize(("trainable", "momentum"), [(False, 0.99), (True, 1.0), (True, 0.9)])
+def test_normalization_that_no_batch_size_changes_gets_no_advice(regression, trainable, momentum):
+    """A frozen layer keeps its statistics, and so does one with a momentum of 1."""
+
+    def build():
+        normalization = keras.layers.BatchNormalization(momentum=momentum, trainable=trainable)
+        return keras.Sequential([keras.Input((4,)), normalization, keras.layers.Dense(1)])
+
+    notes = description_of(Workload(regression, build, compilation=Compilation("mse"))).notes
+
+    assert not any("counts updates" in note for note in notes)
+
+
 def test_a_model_that_runs_eagerly_does(regression):
     seen = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -218,9 +219,9 @@ def _normalization_notes(model: Any) -> Iterator[str]:
     momenta = {
         float(layer.momentum)
         for layer in model._flatten_layers(include_self=False, recursive=True)
-        if isinstance(layer, keras.layers.BatchNormalization)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
     }
-    slow = sorted(m for m in momenta if m > _SLOW_MOMENTUM)
+    slow = sorted(m for m in momenta if _SLOW_MOMENTUM < m < 1)
     if slow:
         updates = _updates_until_forgotten(slow[-1])
         yield (
@@ -247,7 +248,4 @@ _SLOW_MOMENTUM = 0.95
 
 
 def _updates_until_forgotten(momentum: float) -> int:
-    updates, left = 0, 1.0
-    while left > 0.1:
-        updates, left = updates + 1, left * momentum
-    return updates
+    return math.ceil(math.log(0.1) / math.log(momentum))
