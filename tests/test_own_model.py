@@ -102,6 +102,11 @@ def build_positional(shape, classes):
     return layers()
 
 
+def build_positional_with_more(shape, classes, *more, **options):
+    assert (shape, classes, more, options) == ((4,), None, (), {})
+    return layers()
+
+
 def build_with_options(input_shape, width=3):
     return keras.Sequential(
         [keras.Input(input_shape), keras.layers.Dense(width), keras.layers.Dense(1)]
@@ -112,6 +117,7 @@ def build_with_options(input_shape, width=3):
     "build",
     [
         build_positional,
+        build_positional_with_more,
         *(
             pytest.param(build, marks=pytest.mark.slow)
             for build in (layers, build_with_shape, build_with_options)

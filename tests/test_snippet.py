@@ -228,8 +228,8 @@ def build_with_hp(hp, num_classes):
     raise NotImplementedError(hp, num_classes)
 
 
-def build_otherwise(shape, classes, width=3):
-    raise NotImplementedError(shape, classes, width)
+def build_otherwise(shape, classes, width=3, depth=2, **options):
+    raise NotImplementedError(shape, classes, width, depth, options)
 
 
 @pytest.mark.parametrize(

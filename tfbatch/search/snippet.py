@@ -16,6 +16,7 @@ from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.request.task import IN_PYTHON, Task
 from tfbatch.schedules import make_family
 from tfbatch.training.class_weights import every_class_weight
+from tfbatch.training.model_builder import required_parameters
 from tfbatch.trial.derived import Derived
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _model(
         lines += f"model = {function}({', '.join([*given, 'hp=hp'])})"
         return ["import keras_tuner", imported], lines
     given = [f"{name}=data.{name}" for name in asked if name in _OF_THE_DATA]
-    if not given and len(asked) - len(extra) == 2:  # (shape, classes) under other names
+    if not given and len(required_parameters(build_model)) == 2:  # (shape, classes)
         given = [f"data.{name}" for name in _OF_THE_DATA]
     return [imported], f"model = {function}({', '.join([*given, *extra])})"
 

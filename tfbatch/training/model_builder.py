@@ -55,12 +55,7 @@ def check_builder(builder: BuildModel) -> None:
             "a new one. Received: a keras.Model. Give a function, such as "
             "lambda: keras.models.clone_model(model) for one that is not compiled."
         )
-    parameters = _parameters(builder)
-    required = [
-        name
-        for name, p in parameters.items()
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
+    required = required_parameters(builder)
     unknown = [name for name in required if name not in _OFFERED]
     if unknown and not (len(required) == len(unknown) == 2):  # (shape, classes), in this order
         raise InputError(
@@ -103,8 +98,7 @@ def call_builder(
     if num_classes is None and "num_classes" in parameters:  # it has a default
         del offered["num_classes"]
     if not parameters or not any(name in parameters for name in _OFFERED):
-        positional = [p for p in parameters.values() if p.default is p.empty]
-        values = list(offered.values()) if len(positional) == 2 else []
+        values = list(offered.values()) if len(required_parameters(builder)) == 2 else []
         return builder(*values, **arguments)
     given = {name: value for name, value in offered.items() if name in parameters}
     if "hp" in parameters:
@@ -141,6 +135,15 @@ def _parameters(builder: BuildModel) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(builder).parameters
     except ValueError:  # some built-in callables do not tell
         return {}
+
+
+def required_parameters(builder: BuildModel) -> list[str]:
+    """The parameters that a call must give; `*args` and `**kwargs` may stay empty."""
+    return [
+        name
+        for name, p in _parameters(builder).items()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
 
 
 def _application(name: str) -> BuildModel:
