@@ -11,6 +11,9 @@ import tiny_model
 from processes import run_warm
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
+from tfbatch.search.preparation import check_replicas
+from tfbatch.training.workload import shared_batch_size
 from tfbatch.trial.derived import derive
 
 FOLDER = str(Path(tiny_model.__file__).parent)
@@ -96,6 +99,28 @@ def test_replicas_get_no_short_batch_and_rules_see_the_global_one():
     assert (derived.total_examples, derived.steps) == (960, 15)
     assert derived.learning_rate == pytest.approx(0.2)
     assert derived.steps_per_execution == 1
+
+
+@pytest.mark.parametrize(("examples", "size"), [(512, 512), (600, 512), (7, 4), (11, 8), (2, 2)])
+def test_every_replica_gets_examples_of_every_batch_of_an_evaluation(examples, size):
+    assert shared_batch_size("test", examples, 2) == size
+    assert examples % size != 1
+
+
+@pytest.mark.parametrize(("examples", "replicas", "enough"), [(5, 2, 6), (1, 2, 2), (9, 4, 12)])
+def test_a_split_that_the_replicas_cannot_share_is_refused_before_any_trial(
+    examples, replicas, enough
+):
+    splits = {"train": 5, "validation": 512, "test": examples}
+    message = (
+        rf"The test split must give each of the {replicas} replicas examples of every batch\. "
+        rf"Received: {examples} examples.* Make it {enough} examples, or train without `strategy`"
+    )
+
+    with pytest.raises(InputError, match=message):
+        check_replicas([64], replicas, splits)
+    check_replicas([64], replicas, {**splits, "test": enough})
+    check_replicas([64], 1, splits)
 
 
 @pytest.mark.slow

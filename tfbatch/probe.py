@@ -303,7 +303,7 @@ def _sizes_of_interest(subject: ModelAndData, bench: Bench) -> list[int]:
         else sizes_of_interest(examples, on_gpu=bench.devices.kind != "CPU")
     )
     check_baseline(subject, examples)
-    check_replicas([*sizes, subject.baseline.batch_size], bench.devices.replicas)
+    check_replicas([*sizes, subject.baseline.batch_size], bench.devices.replicas, bench.data.splits)
     return sorted({*sizes, subject.baseline.batch_size})
 
 

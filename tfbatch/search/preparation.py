@@ -36,6 +36,7 @@ from tfbatch.training.data_tasks import describe_data, expect_form, prepare_data
 from tfbatch.training.description import ModelDescription, describe_model
 from tfbatch.training.devices import MOST_ON_A_GPU, Place, cuda_build, gpu_settings
 from tfbatch.training.evaluation import Untrained
+from tfbatch.training.workload import shared_batch_size
 from tfbatch.trial.objective import Objective
 from tfbatch.workers import Slot
 
@@ -330,11 +331,17 @@ def check_comparable(objective: Objective, untrained: Untrained, progress: Progr
         )
 
 
-def check_replicas(batch_sizes: Sequence[int], replicas: int) -> None:
-    """Refuses global batch sizes that the replicas cannot share equally.
+def check_replicas(batch_sizes: Sequence[int], replicas: int, splits: Mapping[str, int]) -> None:
+    """Refuses global batch sizes that the replicas cannot share equally, and splits.
+
+    Args:
+        batch_sizes: Of the trainings.
+        replicas: Devices that share every batch.
+        splits: The number of examples of each.
 
     Raises:
-        InputError: A batch size is not a multiple of the number of replicas.
+        InputError: A batch size is not a multiple of the number of replicas, or a split that is
+            evaluated is too small for them.
     """
     wrong = [b for b in batch_sizes if b % replicas]
     if wrong:
@@ -343,6 +350,9 @@ def check_replicas(batch_sizes: Sequence[int], replicas: int) -> None:
             f"multiple of {replicas}. Received: {', '.join(map(str, wrong))}. Give others with "
             "--batch_sizes and --baseline."
         )
+    evaluated = {name: examples for name, examples in splits.items() if name != "train"}
+    for name, examples in evaluated.items() if replicas > 1 else ():
+        shared_batch_size(name, examples, replicas)
 
 
 def _sendable(code: UserCode) -> bytes:

@@ -200,7 +200,7 @@ def _checked_space(request: Request, ready: Prepared, progress: Progress) -> Sea
     check_baseline(subject, num_examples)
     sizes = [*space.batch_sizes, subject.baseline.batch_size]
     check_length(request.trial_length, sizes, num_examples)
-    check_replicas(sizes, engine.devices.replicas)
+    check_replicas(sizes, engine.devices.replicas, ready.data.splits)
     _say_replicas(engine, space, progress)
     if request.search.oracle.in_parts and model.begin_anew:
         progress.say(callbacks_in_parts(model.begin_anew))

@@ -101,6 +101,9 @@ def train_once(
         strategy=strategy,
         held=placement.held,
     )
+    evaluated = [split for split in data.splits if split != "train"]
+    for split in evaluated if strategy else ():  # not only at the end: replicas may not share it
+        workload.evaluation(split)
     total_examples = config.trial_length.examples(data.num_examples("train"))
     callbacks: list[keras.callbacks.Callback] = []
     before, file = Position(), None
@@ -143,8 +146,7 @@ def train_once(
         say(f"The training diverged: {guard.reason}.")
     if output:
         _save(model, workload, config, total_examples, output)
-    splits = [split for split in data.splits if split != "train"]
-    metrics = {split: evaluate(model, workload, split) for split in splits}
+    metrics = {split: evaluate(model, workload, split) for split in evaluated}
     if file:
         file.remove()
     return metrics

@@ -118,13 +118,14 @@ class Workload:
 
         Keras adds up the replicas' parts of the first batch, which must be of equal size, and a
         replica without an example in the last one would make the loss no number.
+
+        Raises:
+            InputError: The replicas cannot share a split.
         """
         if self.replicas == 1:
             return self.data.evaluation(split)
-        examples, share = self.data.num_examples(split), self.replicas
-        sizes = range(EVALUATION_BATCH_SIZE // share * share, 0, -share)
-        fitting = (b for b in sizes if b <= examples and examples % b not in range(1, share))
-        return self.data.evaluation(split, batch_size=next(fitting))
+        size = shared_batch_size(split, self.data.num_examples(split), self.replicas)
+        return self.data.evaluation(split, batch_size=size)
 
     def build(
         self,
@@ -252,6 +253,22 @@ class Workload:
         optimizer = self.optimizer(configuration, derived, model)
         self.compile(model, optimizer, steps_per_execution=derived.steps_per_execution)
         return model
+
+
+def shared_batch_size(split: str, examples: int, replicas: int) -> int:
+    """The largest batch size that gives every replica examples of every batch of an evaluation.
+
+    Raises:
+        InputError: There is none: the split is too small.
+    """
+    for size in range(EVALUATION_BATCH_SIZE // replicas * replicas, 0, -replicas):
+        if size <= examples and examples % size not in range(1, replicas):
+            return size
+    raise InputError(
+        f"The {split} split must give each of the {replicas} replicas examples of every batch. "
+        f"Received: {examples} examples, which no batch size divides so. Make it "
+        f"{-(-examples // replicas) * replicas} examples, or train without `strategy`."
+    )
 
 
 def build_before_data(
