@@ -286,11 +286,21 @@ def test_damaged_records_are_no_outcome(digits, tmp_path):
 
 
 def test_an_interrupted_trial_keeps_no_weights(workload, tmp_path):
-    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
+    file = tmp_path / "a.weights.h5"
+    spec = dataclasses.replace(SPEC, weights_file=file, total_examples=10 * 1085)
     stopped = run_trial(ProgramCache(workload), spec, stop_requested=lambda: True)
 
     assert (stopped.status, stopped.steps) == ("interrupted", 17)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_during_the_last_update_leaves_the_trial_completed(workload, result, tmp_path):
+    """All 17 updates of this one are one execution."""
+    spec = dataclasses.replace(SPEC, weights_file=tmp_path / "a.weights.h5")
+    found = run_trial(ProgramCache(workload), spec, stop_requested=lambda: True)
+
+    assert (found.status, found.steps, found.metrics) == ("completed", 17, result.metrics)
+    assert spec.weights_file.exists()
 
 
 def test_the_untrained_model_guesses(workload):

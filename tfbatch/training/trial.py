@@ -233,7 +233,7 @@ class _Trial:
             verbose=verbose,
         )
         status: Status = "completed"
-        if self._stop.stopped:
+        if self._stop.stopped and self._steps < spec.steps:
             status = "interrupted"
         elif guard.diverged:
             status = "diverged"
