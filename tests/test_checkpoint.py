@@ -21,12 +21,16 @@ import pytest
 from processes import WarmProcess
 from search_fixtures import BASELINE, Trainer, make_runner, open_folder
 
+import tfbatch.train
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.configuration import Configuration
-from tfbatch.errors import RunFolderError
+from tfbatch.errors import InputError, RunFolderError
 from tfbatch.models import resnet
+from tfbatch.quantities import TrainingLength
+from tfbatch.request.training_config import TrainingConfig
 from tfbatch.run_folder.files import partial_file
 from tfbatch.schema import Named
+from tfbatch.training import single
 from tfbatch.training.checkpoint import CheckpointFile, Position, WriteCheckpoint, state
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
@@ -343,6 +347,100 @@ def test_what_was_written_is_read(tmp_path):
     assert len(expected) == 2 + 1 + 2 + 2  # weights, Dropout's generator, optimizer, slots
     for variable, value in zip(state(model), expected, strict=True):
         np.testing.assert_array_equal(variable, value)
+
+
+def test_a_training_removes_no_other_ones_checkpoint(tmp_path):
+    file, _ = small_checkpoint(tmp_path / "a.npz")
+    CheckpointFile(file.path, identity="another seed", shared=True).remove()
+    assert file.read_position().epochs == 2
+
+    file.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_removes_what_killed_processes_have_left_of_its_checkpoint(tmp_path):
+    file, _ = small_checkpoint(tmp_path / "a [1].npz")
+    mine = CheckpointFile(file.path, identity="abc-1-2", shared=True)
+    running, ended = os.getppid(), 1 << 23  # beyond the largest number of a process
+    for process in (running, ended):
+        (tmp_path / f"partial-{process}-a [1].npz").touch()
+    mine.remove()
+
+    assert [p.name for p in tmp_path.iterdir()] == [f"partial-{running}-a [1].npz"]
+
+
+def test_two_processes_write_one_checkpoint_side_by_side(tmp_path, monkeypatch):
+    """The second begins and ends while the first is writing: both come to their ends."""
+    file, model = small_checkpoint(tmp_path / "a.npz")
+    first = CheckpointFile(file.path, identity="first", shared=True)
+    monkeypatch.setattr(os, "getpid", lambda: 1 << 23)
+    second = CheckpointFile(file.path, identity="second", shared=True)
+    write, others = np.savez, [second]
+
+    def meanwhile(file, **arrays):
+        write(file, **arrays)
+        if others:
+            others.pop().write(model, Position(epochs=5))
+
+    monkeypatch.setattr(np, "savez", meanwhile)
+    first.write(model, Position(epochs=7))
+
+    assert first.read_position().epochs == 7
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_each_training_of_a_configuration_has_its_own_checkpoint_by_default(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(single, "train_once", lambda *_, **more: given.append(more) or {})
+    config = tmp_path / "best.yaml"
+    config.write_text(
+        "dataset: digits\nmodel: small_cnn\ntrial_length: 1 epochs\nseed: 1\n"
+        "configuration: {batch_size: 32, base_learning_rate: 0.1}\n"
+    )
+    tfbatch.train.main([f"--config={config}"])
+    tfbatch.train.main([f"--config={config}", f"--checkpoint={tmp_path / 'mine.npz'}"])
+
+    beside = given[0]["checkpoint"]
+    assert beside("0123456789abcdef") == tmp_path / "best-checkpoint-01234567.npz"
+    assert given[1]["checkpoint"] == tmp_path / "mine.npz"
+
+
+def test_a_training_of_a_changed_model_or_another_seed_is_another_one(digits):
+    def builder(activation):
+        def build(input_shape, num_classes):
+            inputs = keras.Input(input_shape)
+            hidden = keras.layers.Flatten()(inputs)
+            return keras.Model(
+                inputs, keras.layers.Dense(num_classes, activation=activation)(hidden)
+            )
+
+        return Workload(digits, build)
+
+    config = TrainingConfig(
+        dataset="digits",
+        model="mine:build",
+        trial_length=TrainingLength.parse("1 epochs"),
+        seed=1,
+        configuration=SPEC.configuration,
+    )
+    first = single._identity(config, builder("relu"))
+
+    assert single._identity(config, builder("relu")) == first
+    assert single._identity(config, builder("tanh")) != first
+    assert single._identity(config.model_copy(update={"seed": 2}), builder("relu")) != first
+
+
+def test_a_state_of_another_shape_is_refused_and_the_model_is_left_as_it_was(tmp_path):
+    file, model = small_checkpoint(tmp_path / "a.npz")
+    wider = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3), keras.layers.Dropout(0.5)])
+    wider.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    before = [v.numpy() for v in wider.variables]
+
+    with pytest.raises(InputError, match=r"a\.npz must have .*\[3, 3\]\. Received: .*\[3, 2\]"):
+        file.restore(wider)
+    for variable, value in zip(wider.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    file.restore(model)
 
 
 @pytest.mark.slow

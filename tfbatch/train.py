@@ -8,6 +8,7 @@ The metrics of the validation split are shown after each epoch, those of the tes
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ flags.DEFINE_string(
     "checkpoint",
     None,
     "File (.npz) for the last epoch of a running training; the same command continues from it. "
-    "Default: beside the configuration.",
+    "Default: one for each training, beside the configuration.",
     flag_values=FLAGS,
 )
 define_common_flags(
@@ -76,11 +77,10 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"`--output`: the folder {output.parent} is absent or not writable.")
     source = path_of(FLAGS.config) or Path()
     config = _with_flags(load_training_config(source))
-    checkpoint = path_of(FLAGS.checkpoint) or source.with_name(f"{source.stem}-checkpoint.npz")
-    if not os.access(checkpoint.parent, os.W_OK):
-        raise InputError(
-            f"`--checkpoint`: the folder {checkpoint.parent} is absent or not writable."
-        )
+    checkpoint = path_of(FLAGS.checkpoint)
+    folder = (checkpoint or source).parent
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"`--checkpoint`: the folder {folder} is absent or not writable.")
     threads = threads_of(FLAGS.threads)
     from tfbatch.training.single import train_once
 
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> int:
             config,
             records_dir=records_dir,
             output=output,
-            checkpoint=checkpoint,
+            checkpoint=checkpoint or functools.partial(_checkpoint_beside, source),
             checkpoint_seconds=FLAGS.checkpoint_seconds,
             threads=threads,
             verbose=0 if FLAGS.quiet else 2,
@@ -110,6 +110,11 @@ def main(arguments: list[str]) -> int:
     if config.reported:
         print(f"reported by the search: {config.reported}")
     return 0
+
+
+def _checkpoint_beside(config: Path, identity: str) -> Path:
+    """One for each training: those of other seeds or lengths have the same configuration."""
+    return config.with_name(f"{config.stem}-checkpoint-{identity[:8]}.npz")
 
 
 def _with_flags(config: TrainingConfig) -> TrainingConfig:

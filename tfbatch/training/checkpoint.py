@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import os
 import time
@@ -17,7 +18,7 @@ import numpy as np
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder.durable import FREE_SPACE
-from tfbatch.run_folder.files import partial_file
+from tfbatch.run_folder.files import PARTIAL, partial_file
 from tfbatch.schema import JsonObject
 from tfbatch.training.callback_state import CarryOn
 from tfbatch.training.program import weights_of
@@ -58,14 +59,23 @@ class CheckpointFile:
 
     Args:
         path: The file (.npz).
-        identity: What the training is; a checkpoint of another one is left alone and not used.
+        identity: What the training is; a checkpoint of another one is not used.
         course: `course(steps)` says what the training is in its first updates: a checkpoint of one
             that is the same so far is used too. None: of no other one.
+        shared: Whether other processes may write a checkpoint in its place at the same time.
     """
 
-    def __init__(self, path: Path, *, identity: str, course: Callable[[int], str] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        identity: str,
+        course: Callable[[int], str] | None = None,
+        shared: bool = False,
+    ):
         self.path = path
         self._identity, self._course = identity, course
+        self._partial = _partial_of(path, os.getpid()) if shared else partial_file(path)
 
     def read_position(self) -> Position:
         """How far the kept training is; the beginning where there is none."""
@@ -107,12 +117,22 @@ class CheckpointFile:
         """
         course = {"course": self._course(position.steps)} if self._course else {}
         kept = {"identity": self._identity, **course, **dataclasses.asdict(position)}
-        write_state(self.path, model, kept, partial=partial_file(self.path), callbacks=callbacks)
+        write_state(self.path, model, kept, partial=self._partial, callbacks=callbacks)
 
     def remove(self) -> None:
-        """What came of the training is on disk."""
-        self.path.unlink(missing_ok=True)
-        partial_file(self.path).unlink(missing_ok=True)  # of a process that was killed
+        """Removes what this training has left: what came of it is on disk.
+
+        A checkpoint that another training has written in its place stays, as does what a process
+        that still runs is writing.
+        """
+        kept = read_state(self.path)
+        if kept and kept.get("identity") == self._identity:
+            self.path.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
+        for file in self.path.parent.glob(f"{PARTIAL}*-{glob.escape(self.path.name)}"):
+            process = file.name.split("-")[1]
+            if process.isdecimal() and not _is_running(int(process)):
+                file.unlink(missing_ok=True)
 
     def _is_the_same_so_far(self, course: str | None, position: Position) -> bool:
         if self._course is None or course is None:  # of train, or written before there was one
@@ -243,7 +263,8 @@ def restore_state(path: Path, model: keras.Model) -> None:
     """Gives a compiled model the values of a file that `read_state` has found whole.
 
     Raises:
-        InputError: They are those of a model or an optimizer with other variables.
+        InputError: They are those of a model or an optimizer with other variables; the model is as
+            it was.
     """
     if not model.optimizer.built:  # one that scales the loss would make new variables
         model.optimizer.build(model.trainable_variables)
@@ -256,10 +277,48 @@ def restore_state(path: Path, model: keras.Model) -> None:
                 "momentum above 0, must have them in both."
             )
         for number, variable in enumerate(variables):
+            _check_alike(path, variable, archive[_variable(number)])
+        for number, variable in enumerate(variables):
             value = archive[_variable(number)]
             if value.dtype.kind == "V":  # bfloat16 is not among the types of NumPy's files
                 value = value.view(variable.numpy().dtype)
             variable.assign(value)
+
+
+def _check_alike(path: Path, variable: keras.Variable, value: np.ndarray) -> None:
+    """Refuses a kept value that is another variable's.
+
+    Raises:
+        InputError: It has another shape or type.
+    """
+    now = variable.numpy()
+    same_type = now.dtype == value.dtype or (
+        value.dtype.kind == "V" and value.dtype.itemsize == now.dtype.itemsize
+    )
+    if now.shape == value.shape and same_type:
+        return
+    raise InputError(
+        f"The state in {path.name} must have the variables of the model and its optimizer: "
+        f"{variable.path} is {now.dtype} {list(now.shape)}. Received: {value.dtype} "
+        f"{list(value.shape)}. The model was another one then: build that one again, or remove "
+        f"{path} to begin anew."
+    )
+
+
+def _partial_of(path: Path, process: int) -> Path:
+    """Where one of several processes writes a checkpoint before it is renamed."""
+    return path.with_name(f"{PARTIAL}{process}-{path.name}")
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process of this machine still runs."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _variable(number: int) -> str:

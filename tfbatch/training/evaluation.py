@@ -89,7 +89,7 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
     return Untrained(
         metrics,
         seconds,
-        _model_hash(model),
+        hash_of_model(model),
         batch_dependent=dependent,
         directions=directions,
         training_loss=training_loss,
@@ -120,7 +120,7 @@ _SAME = 1e-3
 """Values within this share of each other are the same: float32 sums differ in their order."""
 
 
-def _model_hash(model: Any) -> str:
+def hash_of_model(model: keras.Model) -> str:
     """Layers, their plain settings and the weights' shapes; not names, which Keras counts up."""
     layers = []
     for layer in model.layers:

@@ -26,7 +26,7 @@ from tfbatch.training.checkpoint import (
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.data_place import place_data
 from tfbatch.training.devices import make_strategy, use_threads
-from tfbatch.training.evaluation import evaluate, plain_model
+from tfbatch.training.evaluation import evaluate, hash_of_model, plain_model
 from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.program import held_by
@@ -42,7 +42,7 @@ def train_once(
     *,
     records_dir: Path | None = None,
     output: Path | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | Callable[[str], Path] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     threads: int | None = None,
     say: Callable[[str], None] = print,
@@ -57,7 +57,8 @@ def train_once(
         config: The training.
         records_dir: Folder for records, or None.
         output: Where to save the model, or None.
-        checkpoint: File for the last epoch of a running training, removed at its end; or None.
+        checkpoint: File for the last epoch of a running training, removed at its end; or a function
+            that names one by what identifies the training, so that each has its own; or None.
         checkpoint_seconds: The least time between two checkpoints.
         threads: Threads on a CPU; 0 for one per core; None for the configuration's, with which it
             comes to the trial's result, to the last bit.
@@ -108,7 +109,7 @@ def train_once(
     callbacks: list[keras.callbacks.Callback] = []
     before, file = Position(), None
     if checkpoint:
-        file = CheckpointFile(checkpoint, identity=_identity(config, data.describe().identity))
+        file = _checkpoint_of(config, workload, checkpoint)
         before = file.read_position()
     model = _begin(workload, config, total_examples, first_step=before.steps)
     derived = workload.derive(config.configuration, total_examples)
@@ -208,6 +209,20 @@ def _data_of(config: TrainingConfig) -> Recipe | OwnData:
     return found
 
 
-def _identity(config: TrainingConfig, records: str) -> str:
-    """Equal for trainings that are the same from beginning to end."""
-    return content_hash([config.model_dump(mode="json", exclude={"reported", "data_dir"}), records])
+def _checkpoint_of(
+    config: TrainingConfig, workload: Workload, checkpoint: Path | Callable[[str], Path]
+) -> CheckpointFile:
+    """The training's checkpoint; another one's may be beside it."""
+    identity = _identity(config, workload)
+    path = checkpoint if isinstance(checkpoint, Path) else checkpoint(identity)
+    return CheckpointFile(path, identity=identity, shared=True)
+
+
+def _identity(config: TrainingConfig, workload: Workload) -> str:
+    """Equal for trainings that are the same from beginning to end.
+
+    The configuration has the name of the model's builder alone, whose code may have changed.
+    """
+    model = workload.build(config.seed, arguments=config.configuration.model)
+    written = config.model_dump(mode="json", exclude={"reported", "data_dir"})
+    return content_hash([written, workload.data.describe().identity, hash_of_model(model)])
