@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_model
+from contexts import context_of
 from search_fixtures import make_request_of
 
 import tfbatch
@@ -19,9 +20,10 @@ from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
 from tfbatch.schema import Named
 from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
+from tfbatch.search.space import SearchSpace
 from tfbatch.training.callbacks import as_factory, check_callbacks
 from tfbatch.training.compilation import Compilation
-from tfbatch.training.description import description_of
+from tfbatch.training.description import check_optimizers, description_of
 from tfbatch.training.model_builder import (
     check_arguments,
     check_builder,
@@ -338,8 +340,87 @@ def test_a_compiled_models_momentum_gives_way_to_one_that_is_searched(regression
 
     fitted = fit_search(make_request_of().search, described)
     assert fitted.space.optimizer.arguments["momentum"] == 0.7
-    searched = fit_search(make_request_of(search="bayesian").search, described).space.optimizer
-    assert searched.arguments["momentum"] == [0.8, 0.9, 0.95]
+    asked = make_request_of(search="bayesian")
+    adapted = dataclasses.replace(
+        asked,
+        subject=fit_baseline(asked.subject, described),
+        search=fit_search(asked.search, described),
+    )
+    assert adapted.search.space.optimizer.arguments["momentum"] == [0.8, 0.9, 0.95]
+    # What the user trains with now has the compiled one: no value of the search, nor its default.
+    baseline = adapted.baseline_configuration("none")
+    assert baseline.optimizer.arguments["momentum"] == 0.7
+
+
+@pytest.mark.parametrize(
+    ("search", "optimizer", "kept"),
+    [
+        ("thorough", keras.optimizers.SGD, {"nesterov": False}),
+        ("adamw", keras.optimizers.AdamW, {"beta_1": 0.9, "epsilon": 1e-7, "amsgrad": False}),
+    ],
+)
+def test_a_number_that_is_searched_as_a_timescale_replaces_the_compiled_one(
+    regression, search, optimizer, kept
+):
+    """A space that had both would be refused: a number is written once."""
+
+    def build():
+        model = layers()
+        model.compile(optimizer=optimizer(0.01, weight_decay=0.05), loss="mse")
+        return model
+
+    asked = make_request_of(search=search).search
+    fitted = fit_search(asked, description_of(Workload(regression, build))).space
+
+    assert fitted.optimizer.arguments == {**kept, **asked.space.optimizer.arguments}
+    assert SearchSpace(fitted, num_examples=2048).optimizer_options()
+
+
+SWITCHED_OFF = {
+    "weight_decay": (keras.optimizers.Adam, {"weight_decay": 0.05}),
+    "global_clipnorm": (keras.optimizers.SGD, {"global_clipnorm": 0.5}),
+}
+
+
+@pytest.mark.parametrize("setting", SWITCHED_OFF)
+def test_a_searched_zero_turns_a_compiled_setting_off(regression, setting):
+    kind, compiled = SWITCHED_OFF[setting]
+
+    def build():
+        model = layers()
+        model.compile(optimizer=kind(0.01, **compiled), loss="mse")
+        return model
+
+    workload = Workload(regression, build)
+
+    def made(**numbers):
+        optimizer = Named(name=kind.__name__.lower(), **numbers)
+        configuration = ADAM.model_copy(update={"optimizer": optimizer})
+        derived = workload.derive(configuration, 96)
+        return getattr(workload.optimizer(configuration, derived, workload.build(1)), setting)
+
+    assert made(**{setting: 0.0}) is None
+    assert made(**{setting: 0.25}) == 0.25
+    assert made() == compiled[setting]
+
+
+def test_a_number_that_a_compiled_optimizer_refuses_is_refused_before_any_trial(regression):
+    """Keras takes one way of clipping, and the compiled one is kept."""
+
+    def build():
+        model = layers()
+        model.compile(optimizer=keras.optimizers.SGD(0.01, clipnorm=1.0), loss="mse")
+        return model
+
+    task = context_of(ProgramCache(Workload(regression, build)))
+    off, on = (
+        ADAM.model_copy(update={"optimizer": Named(name="sgd", global_clipnorm=norm)})
+        for norm in (0.0, 1.0)
+    )
+
+    check_optimizers(task, [off])
+    with pytest.raises(InputError, match=r"SGD cannot be made .*global_clipnorm=1.0.*[Oo]nly one"):
+        check_optimizers(task, [off, on])
 
 
 # What is refused, and what is named

@@ -224,6 +224,19 @@ def test_the_script_of_a_compiled_model_replaces_its_optimizer_alone(digits, mon
     assert measured["loss"] == pytest.approx(result.metrics["val_loss"], rel=1e-5)
 
 
+def test_the_script_turns_off_what_the_configuration_turns_off_of_a_compiled_model():
+    def changed(**numbers):
+        configuration = Configuration(
+            batch_size=8, base_learning_rate=0.1, optimizer=Named(name="adam", **numbers)
+        )
+        return script(configuration, build_model=compiled_builder, compiled=True)[0]
+
+    off = changed(weight_decay=0.0, global_clipnorm=0.0)
+    assert "'weight_decay': None" in off
+    assert "'global_clipnorm': None" in off
+    assert "'weight_decay'" not in changed()
+
+
 def build_with_hp(hp, num_classes):
     raise NotImplementedError(hp, num_classes)
 

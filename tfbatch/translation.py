@@ -632,7 +632,7 @@ def _by_timescales(
 
 def _exact(training: _Training, decay: str, before: Devices, after: Devices) -> float:
     """What the formula of a half-life gives, also where nothing is trained with it."""
-    return float(training.numbers[decay] or 0.0) ** (after.batch_size / before.batch_size)
+    return math.pow(training.numbers[decay] or 0.0, after.batch_size / before.batch_size)
 
 
 def _end(training: _Training, decay: str, found: OptimizerNumbers, exact: float) -> float:

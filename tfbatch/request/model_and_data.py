@@ -34,6 +34,7 @@ class ModelAndData:
         model: The model's name, or `package.module:function`.
         baseline: The user's own batch size and learning rate.
         optimizer: The optimizer, if it was asked for by name.
+        compiled: The optimizer that the model is compiled with, if it is and that is known by now.
         model_arguments: Arguments of the model's builder, the same for all trials.
         task: Loss, metrics and class weights, for people and for files.
         data_dir: The source's data folder, or None.
@@ -45,6 +46,7 @@ class ModelAndData:
     model: str
     baseline: Baseline
     optimizer: str | None = None
+    compiled: Named | None = None
     model_arguments: Mapping[str, object] = dataclasses.field(default_factory=dict)
     task: Task = dataclasses.field(default_factory=Task)
     data_dir: Path | None = None
@@ -165,9 +167,11 @@ def baseline_configuration(
 
     Args:
         subject: The model, with its baseline.
-        optimizer: The optimizer; of its arguments those that have one value.
+        optimizer: The search's; of its arguments those that have one value. A compiled model's own
+            takes its place: what the user trains with now has no number of a search.
         scaling_rule: How the learning rate follows the batch size.
     """
+    optimizer = subject.compiled or optimizer
     fixed = {k: v for k, v in optimizer.arguments.items() if not isinstance(v, list | dict)}
     own = OPTIMIZERS.load(optimizer.name).DEFAULT_LEARNING_RATE
     return Configuration(

@@ -18,6 +18,7 @@ from tfbatch.schedules import make_family
 from tfbatch.training.class_weights import every_class_weight
 from tfbatch.training.model_builder import required_parameters
 from tfbatch.trial.derived import Derived
+from tfbatch.trial.optimizer_numbers import settings_beside
 
 if TYPE_CHECKING:
     import keras
@@ -170,8 +171,8 @@ model.compile(
 
 def _replace_optimizer(configuration: Configuration, derived: Derived, execution: Execution) -> str:
     """A compiled model keeps everything but its optimizer's learning rate and numbers."""
-    numbers = keras_arguments(configuration.optimizer.name, derived.optimizer)
-    changes = "".join(f", {k!r}: {v!r}" for k, v in numbers.items() if v is not None)
+    numbers = settings_beside(configuration.optimizer, derived.optimizer)
+    changes = "".join(f", {k!r}: {v!r}" for k, v in numbers.items())
     scaled = execution.precision == "mixed_float16"
     old = "model.optimizer.inner_optimizer" if scaled else "model.optimizer"
     new = "type(optimizer).from_config(settings)"

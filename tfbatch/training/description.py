@@ -15,7 +15,6 @@ from tfbatch.errors import InputError, TfbatchError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import OWN
 from tfbatch.run_folder.files import BEST_MODEL
-from tfbatch.schedules import LearningRateInExamples, follow_momentum
 from tfbatch.schema import JsonObject, Named
 from tfbatch.training.by_value import lost_in_configuration
 from tfbatch.training.callback_state import begin_anew
@@ -26,7 +25,7 @@ from tfbatch.training.context import TaskContext
 from tfbatch.training.model_builder import check_arguments
 from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like
 from tfbatch.training.structure import unknown_variables
-from tfbatch.training.workload import Workload, make_optimizer
+from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import derive
 
 _REPLACED = ("batch_size", "learning_rate", "lr")
@@ -87,25 +86,21 @@ def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescript
 
 
 def check_optimizers(task: TaskContext, configurations: Sequence[Configuration]) -> None:
-    """Makes each optimizer: a typing error must not wait for the trials.
+    """Makes each optimizer as a trial does: a typing error must not wait for the trials.
+
+    Args:
+        task: Model and data; a compiled model's optimizer may refuse a value beside its settings.
+        configurations: Of the space, one for each value to try.
 
     Raises:
         InputError: An optimizer refuses a value, or has no momentum for a schedule to set.
     """
-    del task
+    workload = task.programs.workload
+    model = workload.build(seed=1, arguments={})
     for configuration in configurations:
-        if configuration.optimizer.name == OWN:  # made with every build
-            continue
         length = 1000 * configuration.batch_size  # any: Keras judges numbers, not their sizes
         derived = derive(configuration, num_examples=length, total_examples=length)
-        schedule = LearningRateInExamples(
-            configuration.schedule.name,
-            learning_rate=1.0,
-            batch_size=1,
-            total_examples=1,
-            parameters=configuration.schedule.arguments,
-        )
-        follow_momentum(make_optimizer(configuration, schedule, derived))
+        workload.optimizer(configuration, derived, model)
 
 
 def description_of(workload: Workload) -> ModelDescription:

@@ -81,21 +81,22 @@ def optimizer_like(
 
     Args:
         compiled: The compiled optimizer; it is not changed.
-        numbers: What differs, by name; None leaves a setting as it is.
+        numbers: What differs, by name, such as `settings_beside` says; None turns a setting off.
         learning_rate: A number or a schedule.
 
     Raises:
-        InputError: The class refuses the numbers, or cannot be made from its own configuration.
+        InputError: The class refuses the numbers beside its settings, or cannot be made from its
+            own configuration.
     """
     inner = unwrapped(compiled)
-    given = {key: value for key, value in numbers.items() if value is not None}
-    config = {**_settings(inner), **given, "learning_rate": learning_rate}
+    config = {**_settings(inner), **numbers, "learning_rate": learning_rate}
     try:
         return type(inner).from_config(config)
     except (TypeError, ValueError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in numbers.items())
         raise InputError(
             f"{type(inner).__name__} cannot be made from its own `get_config()` with another "
-            f"learning rate: {error}"
+            f"learning rate{given and ' and '}{given}: {error}"
         ) from error
 
 

@@ -17,7 +17,7 @@ from keras.src.utils.naming import reset_uids  # no public name does this alone
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.optimizers import build_optimizer, keras_arguments, parameters_of
+from tfbatch.optimizers import build_optimizer, parameters_of
 from tfbatch.pipeline.device_data import HeldData
 from tfbatch.pipeline.elements import InputShape
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
@@ -35,6 +35,7 @@ from tfbatch.training.content_checks import check_real, check_targets
 from tfbatch.training.model_builder import BuildModel, asks_for_classes, call_builder
 from tfbatch.training.own_optimizer import optimizer_like
 from tfbatch.trial.derived import Derived, derive
+from tfbatch.trial.optimizer_numbers import settings_beside
 
 
 class Workload:
@@ -216,7 +217,7 @@ class Workload:
         )
         with self.scope():
             if model.compiled:
-                numbers = keras_arguments(configuration.optimizer.name, derived.optimizer)
+                numbers = settings_beside(configuration.optimizer, derived.optimizer)
                 optimizer = optimizer_like(model.optimizer, numbers, schedule)
             else:
                 optimizer = make_optimizer(configuration, schedule, derived)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, did_you_mean
-from tfbatch.optimizers import parameters_of, roles_of
+from tfbatch.optimizers import keras_arguments, parameters_of, roles_of
 from tfbatch.scaling_rules import check_rule, scaled_number
+from tfbatch.schema import Named
 
 Form = Literal["number", "one_minus", "half_life", "epochs", "fraction"]
 
@@ -154,6 +156,25 @@ def numbers_at(
         derived=tuple(dict.fromkeys([*complements, *found])),
         held=tuple(p for p, value in exact.items() if value != found[p]),
     )
+
+
+def settings_beside(optimizer: Named, numbers: Mapping[str, object]) -> dict[str, object]:
+    """What a trial's optimizer has that may differ from the one that its model is compiled with.
+
+    What the configuration says is off, such as a `weight_decay` of 0, is None: it is turned off.
+    What it does not name and is off by default is left out, and stays as it was compiled.
+
+    Args:
+        optimizer: As the configuration names it.
+        numbers: All of its numbers at a batch size; see `numbers_at`.
+
+    Raises:
+        InputError: An unknown optimizer or key.
+    """
+    settings = keras_arguments(optimizer.name, numbers)
+    named = {find_option(optimizer.name, key).parameter for key in optimizer.arguments}
+    off: dict[str, object] = {"global_clipnorm": None} if "global_clipnorm" in named else {}
+    return {**off, **{k: v for k, v in settings.items() if v is not None or k in named}}
 
 
 def _scaled(configuration: Configuration, role: str, value: float) -> float:
