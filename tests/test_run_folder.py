@@ -14,7 +14,7 @@ import pytest
 from tfbatch.dataset_info.own_data import OwnData
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.request.request import data_identity
-from tfbatch.run_folder import durable, files
+from tfbatch.run_folder import durable, files, folder
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import LIBRARY_LOG as LOG
 from tfbatch.run_folder.fingerprint import hardware, software
@@ -162,6 +162,34 @@ def test_overwriting_begins_anew(tmp_path):
         assert list(tree(tmp_path)) == [".lock", "config.json", LOG, "trials.jsonl", "weights"]
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings["identity"] == {"seed": 2}
+
+
+RESTARTS = {"changed settings": {"identity": {"seed": 2}}, "overwrite": {"overwrite": True}}
+
+
+@pytest.mark.parametrize("changes", RESTARTS.values(), ids=RESTARTS)
+def test_starting_anew_leaves_what_no_run_has_written(tmp_path, changes):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    with run_folder(tmp_path, overwrite="overwrite" in changes) as run:  # ended before any trial
+        (tmp_path / "notes.md").write_text("mine")
+        (run.weights / "baseline.weights.h5").touch()
+        (tmp_path / ".recommendation.json.partial").touch()
+        (tmp_path / ".partial-best.keras").touch()
+
+    with run_folder(tmp_path, **changes):
+        pass
+
+    assert (tmp_path / ".git" / "HEAD").read_text() == "ref: refs/heads/main"
+    assert (tmp_path / "notes.md").read_text() == "mine"
+    assert list((tmp_path / "weights").iterdir()) == []
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_every_file_of_a_run_is_kept_or_removed_when_it_starts_anew():
+    named = set(FILES.values()) - {files.SET_ASIDE, files.PARTIAL}  # these lie deeper
+    assert named == {*folder._KEPT, *folder._WRITTEN}
+    assert not {*folder._KEPT} & {*folder._WRITTEN}
 
 
 def test_overwriting_does_not_follow_links(tmp_path):

@@ -146,7 +146,7 @@ def find_batch_size(
         data_dir: The source's data folder; for TensorFlow Datasets also TFDS_DATA_DIR.
         image_size: Height and width of the images of a data set without a recipe, in pixels.
         records_dir: Folder for records; also TFBATCH_RECORDS_DIR. Default: the user's cache.
-        overwrite: Remove what is in the run folder and start anew.
+        overwrite: Remove what a run has written into the run folder and start anew.
         workers: Worker processes. Default: one per GPU, or on a CPU one per core up to eight. 0
             runs everything in this process. With one worker (or a random search) a run is
             repeated exactly by the same seed.

@@ -195,7 +195,10 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_boolean(
-    "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
+    "overwrite",
+    False,
+    "Remove what a run has written into the run folder and start anew.",
+    flag_values=FLAGS,
 )
 define_output_flags(FLAGS)
 

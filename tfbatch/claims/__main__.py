@@ -37,7 +37,7 @@ from tfbatch.command_line.workload_flags import (
 from tfbatch.errors import InputError, StoppedError
 from tfbatch.python_objects import PythonObjects
 from tfbatch.request.execution import Execution
-from tfbatch.run_folder.files import LIBRARY_LOG
+from tfbatch.run_folder.files import LIBRARY_LOG, VERDICTS, VERDICTS_PAGE
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.progress import LiveProgress, Progress
 
@@ -95,7 +95,10 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 flags.DEFINE_boolean(
-    "overwrite", False, "Remove what is in the run folder and start anew.", flag_values=FLAGS
+    "overwrite",
+    False,
+    "Remove what a run has written into the run folder and start anew.",
+    flag_values=FLAGS,
 )
 
 
@@ -228,11 +231,10 @@ def outline(request: CourtRequest) -> str:
 
 
 def _show(out: Console, found: Verdicts, run_dir: Path) -> None:
-    from tfbatch.claims._verdicts import PAGE_FILE, VERDICTS_FILE
 
     out.print(found.table())
     say(out, found.summary())
-    say(out, f"\nWritten: {VERDICTS_FILE}, {PAGE_FILE} in {run_dir}")
+    say(out, f"\nWritten: {VERDICTS}, {VERDICTS_PAGE} in {run_dir}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tfbatch.claims._page import verdict_page
 from tfbatch.claims._request import CourtRequest, make_court_request
-from tfbatch.claims._verdicts import PAGE_FILE, VERDICTS_FILE, Verdicts
+from tfbatch.claims._verdicts import Verdicts
 from tfbatch.process.stop_signal import python_interrupt
 from tfbatch.python_objects import (
     Callbacks,
@@ -24,6 +24,7 @@ from tfbatch.python_objects import (
 )
 from tfbatch.request.execution import AUTOMATIC, Execution, JitCompile
 from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.files import VERDICTS, VERDICTS_PAGE
 from tfbatch.run_folder.folder import check_run_dir
 from tfbatch.search.first_worker import locked_with_worker
 from tfbatch.search.progress import Progress, progress_lines
@@ -94,7 +95,7 @@ def try_claims(
         data_dir: The source's data folder.
         image_size: Size of the images of a data set without a recipe, in pixels.
         records_dir: Folder for records.
-        overwrite: Remove what is in the run folder and start anew.
+        overwrite: Remove what a run has written into the run folder and start anew.
         workers: Worker processes; 0 runs everything in this process.
         precision: Keras's dtype policy.
         jit_compile: Whether XLA compiles the model; "auto" chooses as Keras does: with a GPU, where
@@ -174,8 +175,8 @@ def run_court(
     """
 
     def keep(verdicts: Verdicts) -> None:
-        write_whole(verdicts.run_dir / VERDICTS_FILE, verdicts.to_json())
-        write_whole(verdicts.run_dir / PAGE_FILE, verdict_page(verdicts))
+        write_whole(verdicts.run_dir / VERDICTS, verdicts.to_json())
+        write_whole(verdicts.run_dir / VERDICTS_PAGE, verdict_page(verdicts))
 
     with locked_with_worker(request.run_dir, request.execution, progress) as (lock, warm):
         from tfbatch.claims._session import hold_court

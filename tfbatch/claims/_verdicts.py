@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rich.console import JustifyMethod
     from rich.table import Table
 
-VERDICTS_FILE = "verdicts.json"
-PAGE_FILE = "verdicts.html"
 SYMBOLS = {
     "HOLDS": "✓",
     "DOES NOT HOLD": "✗",

@@ -20,6 +20,17 @@ from tfbatch.run_folder.journal import Journal
 WORKER_SECONDS = 15.0
 """Workers end within a second of their parent; they are waited for this long."""
 _KEPT = (files.LOCK, files.WORKERS_LOCK, files.LIBRARY_LOG, files.WORKER_LOGS, files.OWN_DATA)
+_WRITTEN = (
+    *(files.FINGERPRINT, files.JOURNAL, files.OPEN_TRIALS, files.TRIALS_CSV, files.REPORT),
+    *(files.RECOMMENDATION, files.BEST_CONFIGURATION, files.BEST_MODEL, files.CHANCE_LEVEL),
+    *(files.STEP_TIMES, files.PRICES, files.GPU_SHARING, files.MEMORY_LIMIT, files.REUSED),
+    *(files.CLUSTER, files.WALL_TIME, files.EVIDENCE, files.MEASUREMENTS, files.VERDICTS),
+    *(files.VERDICTS_PAGE, files.TENSORBOARD, files.APPENDIX, files.WEIGHTS),
+    *(files.CHECKPOINTS, files.STATES, files.SETTINGS),
+)
+"""What a run that starts anew removes; whatever else lies in the folder is the user's."""
+_PARTIAL = (*(f".{name}.partial" for name in _WRITTEN), f".partial-{files.BEST_MODEL}")
+"""What a killed process has left of these."""
 
 
 class RunLock:
@@ -98,7 +109,7 @@ class RunFolder:
         identity: Everything that makes two runs comparable. A folder that was begun with another
             identity is refused, with the difference, as soon as a trial is in its journal.
         budget: What may change from one run to the next (limits of trials and time).
-        overwrite: Remove what is in the folder and start anew.
+        overwrite: Remove what a run has written into the folder and start anew.
         lock: The folder's lock, where it is held already.
 
     Raises:
@@ -167,7 +178,7 @@ class RunFolder:
     def _clear(self) -> None:
         # The settings go last: a run that is killed here must still know the folder as its own.
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry.name == files.SETTINGS):
-            if entry.name in _KEPT:
+            if entry.name not in (*_WRITTEN, *_PARTIAL):
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
