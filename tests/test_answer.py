@@ -13,16 +13,16 @@ import sys
 
 import pytest
 from rich.console import Console
-from search_fixtures import BASELINE, Trainer, make_config, make_runner, trials_of
+from search_fixtures import BASELINE, Trainer, finished, make_config, make_runner, trials_of
 
 from tfbatch import tune
-from tfbatch.answer.answer import Answer, Measured
+from tfbatch.answer.answer import Answer, Contender, Measured
 from tfbatch.answer.candidates import again_name, choose_candidates, trial_name
 from tfbatch.answer.chance import read_chance_level, write_chance_level
 from tfbatch.answer.find import Left, find_answer
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.answer.stored import answer_of, read_answer
-from tfbatch.answer.summary import summary
+from tfbatch.answer.summary import _duration, summary
 from tfbatch.answer.table import table_by_batch_size
 from tfbatch.configuration import Configuration
 from tfbatch.errors import NothingLearnedError, RunFolderError, SearchError
@@ -441,6 +441,7 @@ def test_where_seeds_are_not_expected_to_decide_probability_and_tolerance_are_na
     for update, expected in (
         (none | {"at_most": 0.0312}, ["80 seeds are not enough. ", tolerance]),
         (none | {"at_most": None}, ["With so few fresh seeds no number of them can be named"]),
+        ({"at_most": None, "probability": 0.9}, [f"{one.seeds} seeds decide with a probability"]),
         (
             unlikely | {"at_most": 0.0312},
             ["80 seeds decide with a probability of 31%", tolerance],
@@ -472,6 +473,20 @@ def test_an_answer_names_one_of_its_contenders(tmp_path):
 
     with pytest.raises(ValueError, match="search-0009 is no contender"):
         Answer.model_validate(content | {"recommended_trial": "search-0009"})
+
+
+def test_seconds_and_validations_are_those_of_a_training_that_completed():
+    """One that failed has made fewer steps, also where it was the first."""
+    failed = finished("first", at(32), phase="confirmation", status="diverged")
+    done = finished("second", at(32), phase="confirmation", seed=2)
+    trials = [
+        dataclasses.replace(one, steps=steps, steps_per_epoch=10)
+        for one, steps in ((failed, 2), (done, 100))
+    ]
+    found = Contender.of("search-0001", trials, StepSeconds(rounds={32: (0.1,)}, validation=1.0))
+
+    assert found.training_seconds.mean == pytest.approx(10.0)
+    assert (found.validation_seconds.evaluations, found.validation_seconds.mean) == (10, 10.0)
 
 
 def test_the_level_without_learning_is_kept_also_where_it_is_not_finite(tmp_path):
@@ -507,3 +522,21 @@ def test_a_session_that_adds_nothing_names_the_answer_of_the_earlier_ones(tmp_pa
     text = tune._answer_before(tmp_path)
     assert f"stands: batch size {answer.recommended.batch_size}, learning rate 0." in text
     assert str(tmp_path / "recommendation.json") in text
+
+
+def test_a_measured_value_keeps_its_digits_however_small_it_is():
+    assert str(Measured.of([3e-5, 3.1e-5])) == "3.05e-05 ± 7.07e-07 (n=2)"
+    assert str(Measured.of([0.81234, 0.8145])) == "0.8134 ± 0.0015 (n=2)"
+    assert str(Measured.of([0.0021])) == "0.0021 (n=1)"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_ordinary_seconds_are_written_without_an_exponent(alone):
+    done = dataclasses.replace(
+        finished("search-0001", at(32)), steps=1234, seconds=2345.0, training_seconds=1234.0
+    )
+    times = StepSeconds(device="CPU", rounds={32: (1.0,)}, validation=600.0)
+    shown = _duration(Contender.of("search-0001", [done], times if alone else StepSeconds()))
+
+    assert "1,234 s" in shown
+    assert "e+" not in shown

@@ -167,14 +167,14 @@ LARGE = Configuration(batch_size=64, base_learning_rate=0.1)
 LOSSES = ((BASELINE, (1.00, 1.02, 0.98)), (SMALL, (0.50, 0.51, 0.49)))
 
 
-def write(path, **identity):
+def write(path, *, scale=1.0, **identity):
     """A run whose baseline and one other configuration were verified on three shared seeds."""
     same = {"dataset": {"name": "digits"}, "objective": "val_loss:min", "seed": 1}
     with RunFolder(path, identity=same | identity, budget={}) as folder:
         rows = [
-            finished("baseline", BASELINE, phase="baseline", loss=1.0),
-            finished("search-0001", SMALL, loss=0.4),
-            finished("search-0002", LARGE, loss=0.45),
+            finished("baseline", BASELINE, phase="baseline", loss=scale),
+            finished("search-0001", SMALL, loss=0.4 * scale),
+            finished("search-0002", LARGE, loss=0.45 * scale),
             finished("search-0003", LARGE.model_copy(update={"batch_size": 8}), status="oom"),
         ]
         for configuration, losses in LOSSES:
@@ -182,7 +182,7 @@ def write(path, **identity):
                 finished(
                     trial_name(configuration, number),
                     configuration,
-                    loss=loss,
+                    loss=loss * scale,
                     seed=100 + number,
                     phase="confirmation",
                 )
@@ -333,3 +333,21 @@ def test_the_command_prints_the_comparison_or_one_json_document(run_dir, capsys)
         tfbatch.compare.main([])
     with pytest.raises(InputError, match="Unexpected argument `c`"):
         tfbatch.compare.main(["a", "b", "c"])
+
+
+def test_small_losses_are_told_apart_in_every_sentence(tmp_path):
+    found = tfbatch.compare_runs(
+        write(tmp_path / "run", scale=1e-5), rows=["search-0001", "baseline"]
+    )
+
+    assert "0.0000" not in str(found)
+    assert "5e-06 ± 1e-07" in str(found)
+    assert "A is better by 5e-06 (95% interval +4" in str(found)
+
+
+def test_a_folder_that_is_named_in_two_ways_tells_of_its_noise_once(run_dir, tmp_path):
+    (tmp_path / "link").symlink_to(run_dir)
+    rows = ["search-0001", "search-0002"]
+    found = tfbatch.compare_runs(run_dir, tmp_path / "link", rows=rows)
+
+    assert found == tfbatch.compare_runs(run_dir, rows=rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tfbatch.errors import ConfigurationError, InputError
-from tfbatch.quantities import TrainingLength, TrainingLengthText
+from tfbatch.quantities import TrainingLength, TrainingLengthText, four_decimals, plain_digits
 from tfbatch.schema import Strict, validate
 
 
@@ -113,3 +113,30 @@ def test_a_length_without_a_unit_is_refused_with_examples_of_the_right_form(valu
 def test_a_length_made_in_python_must_be_positive():
     with pytest.raises(ConfigurationError, match="amount: Input should be greater than 0"):
         validate(TrainingLength, {"amount": -1, "unit": "epochs"}, where="x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "texts"),
+    [
+        ((0.8123, 0.00004), ("0.8123", "0.0000")),
+        ((0.0021,), ("0.0021",)),
+        ((0.0,), ("0.0000",)),
+        ((float("nan"), 0.5), ("nan", "0.5000")),
+        ((-3.05e-5, 7.1e-7), ("-3.05e-05", "7.1e-07")),
+        ((0.0005, -0.0002, 0.0012), ("0.0005", "-0.0002", "0.0012")),
+    ],
+)
+def test_a_number_has_four_decimals_unless_it_and_its_neighbours_are_too_small(numbers, texts):
+    assert tuple(four_decimals(n, *numbers) for n in numbers) == texts
+    assert four_decimals(0.5, sign="+") == "+0.5000"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        *((0.0123, 3, "0.0123"), (99.6, 3, "99.6"), (999.4, 3, "999"), (999.6, 3, "1,000")),
+        *((1234.0, 3, "1,234"), (0.83, 2, "0.83"), (99.7, 2, "100"), (1.26, 2, "1.3")),
+    ],
+)
+def test_an_ordinary_number_has_no_exponent(value, digits, text):
+    assert plain_digits(value, digits) == text

@@ -15,6 +15,7 @@ from tfbatch.errors import InputError, did_you_mean
 from tfbatch.estimators.difference import Difference, Verdict, difference
 from tfbatch.estimators.error_budget import LOOKS
 from tfbatch.notebook import preformatted
+from tfbatch.quantities import four_decimals
 from tfbatch.run_folder.reader import read_settings
 from tfbatch.schema import Strict
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
@@ -103,31 +104,31 @@ class RunComparison(Strict):
         """For a terminal, at most 80 columns but for paths and commands."""
         lines = [f"{self.objective}: is the difference noise?", ""]
         for letter, row in (("A", self.first), ("B", self.second)):
-            spread = "" if row.deviation is None else f" ± {row.deviation:.4f}"
+            means = [row.mean] if row.deviation is None else [row.mean, row.deviation]
+            measured = " ± ".join(four_decimals(value, *means) for value in means)
             fresh = "fresh seeds" if row.on_fresh_seeds else "the search's own seed"
             lines.append(
                 f"{letter}  {row.trial}: batch size {row.batch_size}, learning rate "
                 f"{row.learning_rate:.4g}, {row.schedule}"
             )
-            lines.append(f"   {row.mean:.4f}{spread} (n={row.seeds}, {fresh})")
+            lines.append(f"   {measured} (n={row.seeds}, {fresh})")
         lines += ["", *_wrapped(self.sentence())]
         lines += [line for note in self.notes for line in _wrapped(note)]
         return "\n".join(lines)
 
     def sentence(self) -> str:
         """The verdict in a sentence or two."""
+        ends: tuple[float, ...] = ()
         if self.low is None or self.high is None:
             interval = "nothing is known of the noise"
         else:  # of what the sentence says: B's lead, where B is better
-            low, high = (self.low, self.high) if self.gain >= 0 else (-self.high, -self.low)
-            interval = f"{self.level:.0%} interval {low:+.4f} to {high:+.4f}"
+            ends = (self.low, self.high) if self.gain >= 0 else (-self.high, -self.low)
+            low, high = (four_decimals(end, self.gain, *ends, sign="+") for end in ends)
+            interval = f"{self.level:.0%} interval {low} to {high}"
         how = f", {self.pairs} seeds in pairs" if self.pairs else ", not paired"
-        gain = (
-            f"A is better by {self.gain:.4f}"
-            if self.gain >= 0
-            else (f"B is better by {-self.gain:.4f}")
-        )
-        found = f"{gain} ({interval}{how}; differences up to {self.band:.4g} do not matter)."
+        gain = four_decimals(abs(self.gain), *ends)
+        better = f"{'A' if self.gain >= 0 else 'B'} is better by {gain}"
+        found = f"{better} ({interval}{how}; differences up to {self.band:.4g} do not matter)."
         if self.verdict == "as good":
             return f"The difference does not matter. {found}"
         if self.verdict != "undecided":
@@ -195,6 +196,8 @@ def compare_runs(
     first_dir = Path(run).expanduser()
     second_dir = first_dir if other is None else Path(other).expanduser()
     one_run = first_dir.resolve() == second_dir.resolve()
+    if one_run:  # by one name: what it tells of the noise is counted once
+        second_dir = first_dir
     if rows and len(rows) != 2:
         raise InputError(
             "`rows` must name two trials, such as --rows=baseline,search-0024. Received: "

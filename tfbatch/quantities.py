@@ -1,4 +1,4 @@
-"""Amounts as people write them: lengths of training and bytes of memory.
+"""Amounts as people write them: lengths of training, bytes of memory, and measured numbers.
 
 Nothing in a configuration is counted in steps, which change with the batch size: a length is a
 number of epochs or of examples.
@@ -70,6 +70,24 @@ TrainingLengthText = Annotated[
     TrainingLength, BeforeValidator(_read), PlainSerializer(str, return_type=str)
 ]
 """The pydantic field type: a string in YAML and JSON, a `TrainingLength` in Python."""
+
+
+def four_decimals(value: float, *beside: float, sign: str = "") -> str:
+    """Such as "0.8123"; three significant digits where four decimals would show next to nothing.
+
+    Args:
+        value: The number.
+        beside: Others of the same sentence, such as a deviation or the ends of an interval: each of
+            them is written as its largest needs it.
+        sign: "+" to have it also before a positive number.
+    """
+    largest = max((abs(v) for v in (value, *beside) if math.isfinite(v)), default=0.0)
+    return f"{value:{sign}.3g}" if 0 < largest < 0.001 else f"{value:{sign}.4f}"
+
+
+def plain_digits(value: float, digits: int = 3) -> str:
+    """So many digits, or all before the point, without an exponent: "0.83", "12.5", "1,234"."""
+    return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
 
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -19,7 +19,7 @@ from tfbatch.command_line.common_flags import define_common_flags, threads_of
 from tfbatch.command_line.machine_output import define_output_flags, json_text
 from tfbatch.command_line.running import parse_flags, path_of, run_command
 from tfbatch.errors import InputError
-from tfbatch.quantities import TrainingLength
+from tfbatch.quantities import TrainingLength, four_decimals
 from tfbatch.request.training_config import TrainingConfig, load_training_config
 from tfbatch.run_folder.files import BEST_CONFIGURATION
 
@@ -106,7 +106,8 @@ def main(arguments: list[str]) -> int:
         print(json_text("train", found), end="")
         return 0
     for split, values in metrics.items():
-        print(f"{split}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+        shown = (f"{name} {four_decimals(value)}" for name, value in values.items())
+        print(f"{split}: " + ", ".join(shown))
     if config.reported:
         print(f"reported by the search: {config.reported}")
     return 0

@@ -19,6 +19,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.estimators.interval import mean_and_deviation
 from tfbatch.estimators.recommendation import Choice
 from tfbatch.metric_direction import Goal
+from tfbatch.quantities import four_decimals
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import RECOMMENDATION
 from tfbatch.schema import JsonObject, Named, Strict
@@ -57,8 +58,11 @@ class Measured(Strict):
 
     def __str__(self) -> str:
         """Such as "0.6812 ± 0.0034 (n=3)"."""
-        spread = "" if self.standard_deviation is None else f" ± {self.standard_deviation:.4f}"
-        return f"{self.mean:.4f}{spread} (n={self.seeds})"
+        deviation = self.standard_deviation
+        if deviation is None:
+            return f"{four_decimals(self.mean)} (n={self.seeds})"
+        mean, spread = (four_decimals(v, self.mean, deviation) for v in (self.mean, deviation))
+        return f"{mean} ± {spread} (n={self.seeds})"
 
 
 def measured_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, Measured]:
@@ -177,10 +181,11 @@ class Contender(Strict):
                 of one batch size they differ by what else ran. Default: its own.
         """
         completed = [t for t in trials if t.score is not None] or list(trials)
-        first, alone = completed[0], times.of(trials[0])
+        first = completed[0]  # one that failed has not made all steps
+        alone = times.of(first)
         pooled = (beside or {}).get(first.configuration.batch_size)
         seconds = Measured.of(alone or pooled or [t.training_seconds for t in completed])
-        evaluations = math.ceil(trials[0].steps / trials[0].steps_per_epoch)
+        evaluations = math.ceil(first.steps / first.steps_per_epoch)
         validation = [
             {k.removeprefix("val_"): v for k, v in t.metrics.items() if k.startswith("val_")}
             for t in trials

@@ -8,6 +8,7 @@ import math
 from tfbatch.answer.answer import Answer, Compared, Contender, Open, Verification
 from tfbatch.estimators.error_budget import LOOKS
 from tfbatch.estimators.race import EVEN, SAME_COST
+from tfbatch.quantities import four_decimals, plain_digits
 from tfbatch.schema import Named
 from tfbatch.trial.finished_trial import BASELINE
 
@@ -116,7 +117,7 @@ def _better(answer: Answer, verification: Verification) -> str:
     if base is not None and base.gain is None and base.seeds is not None:
         return (
             f"Your baseline has learned nothing on fresh seeds ({answer.objective.name} "
-            f"{base.mean:.4f}): the best mean leads."
+            f"{four_decimals(base.mean)}): the best mean leads."
         )
     if best.seeds is None:
         return "An earlier version has verified this; the same command judges it anew."
@@ -152,8 +153,9 @@ def _worse_than_what_completed(answer: Answer, verification: Verification) -> st
     if not base.on_fresh_seeds or (mean > best.mean) != (direction == "max"):
         return ""
     return (
-        f" Where it completed your baseline was better: {answer.objective.name} {mean:.4f}, and "
-        f"{best.mean:.4f} of batch size {answer.find(best.key).batch_size}."  # type: ignore[union-attr]
+        f" Where it completed your baseline was better: {answer.objective.name} "
+        f"{four_decimals(mean, best.mean)}, and {four_decimals(best.mean, mean)} of batch size "
+        f"{answer.find(best.key).batch_size}."  # type: ignore[union-attr]
     )
 
 
@@ -161,7 +163,7 @@ def _why(answer: Answer, verification: Verification) -> str:
     """What the recommendation rests on."""
     key, margin = answer.recommended_trial, verification.margin
     one = verification.of_key(key)
-    band = f"{answer.objective.name} by no more than {margin:.4f}"
+    band = f"{answer.objective.name} by no more than {four_decimals(margin)}"
     if answer.keeps_baseline:
         if verification.better_than_baseline and one is not None and one.tied:
             return f"It is kept as the cheaper one: behind in {band}."
@@ -185,10 +187,10 @@ def _expected(answer: Answer, verification: Verification) -> list[str]:
     if expected is None or expected.half_width is None:
         return []
     low, high = expected.mean - expected.half_width, expected.mean + expected.half_width
-    line = (
-        f"Expected {answer.objective.name}, freed of the choice: {expected.mean:.4f} "
-        f"[{low:.4f}, {high:.4f}]"
+    mean, low_end, high_end = (
+        four_decimals(value, expected.mean, low, high) for value in (expected.mean, low, high)
     )
+    line = f"Expected {answer.objective.name}, freed of the choice: {mean} [{low_end}, {high_end}]"
     if answer.keeps_baseline:
         count = len(verification.comparisons)
         kept = f" (the mean above, less what being kept among {count} adds to it)"
@@ -218,21 +220,22 @@ def _open_line(one: Open, answer: Answer) -> str:
     else:
         ratio = _ratio(answer.verification, baseline, contender)
         cheaper = (
-            f"{_short(contender.batch_size / baseline.batch_size)} x the batch"
+            f"{plain_digits(contender.batch_size / baseline.batch_size, 2)} x the batch"
             if answer.goal == "memory"
             else _speed(ratio)
         )
-        what = f"whether {name} ({cheaper}) is as good within {answer.verification.margin:.4f}"
+        margin = four_decimals(answer.verification.margin)
+        what = f"whether {name} ({cheaper}) is as good within {margin}"
     return f"Not decided: {what}. {_what_decides(one)}{_enough_tolerance(one, answer.verification)}"
 
 
 def _what_decides(one: Open) -> str:
     """How many seeds, at what price and with which probability."""
-    if one.at_most is None:
-        return "With so few fresh seeds no number of them can be named that would decide."
     if one.option is None:
+        if one.at_most is None:
+            return "With so few fresh seeds no number of them can be named that would decide."
         return f"{LOOKS[-1]} seeds are not enough."
-    minutes = _short(one.minutes or 0.0)
+    minutes = plain_digits(one.minutes or 0.0, 2)
     command = f"about {minutes} minutes of training: the same command with {one.option}."
     if one.probability is None:
         return f"{one.seeds} seeds are expected to decide, {command}"
@@ -265,18 +268,16 @@ def _signed(answer: Answer, gain: float, half_width: float) -> str:
     up = (gain >= 0) == (answer.objective.direction == "max")
     low, high = abs(gain) - half_width, abs(gain) + half_width
     name, side = answer.objective.name, "higher" if up else "lower"
-    return f"{name} {abs(gain):.4f} {side} [{low:.4f}, {high:.4f}]"
+    shown, *ends = (four_decimals(value, gain, low, high) for value in (abs(gain), low, high))
+    return f"{name} {shown} {side} [{ends[0]}, {ends[1]}]"
 
 
 def _speed(ratio: float) -> str:
     if 1 / (1 + SAME_COST) <= ratio <= 1 + SAME_COST:
         return "as fast"
-    return f"{_short(ratio)} x faster" if ratio > 1 else f"{_short(1 / ratio)} x slower"
-
-
-def _short(number: float) -> str:
-    """Two digits, or all before the point: "0.83", "1.5", "130"."""
-    return f"{number:,.0f}" if number >= 9.95 else f"{number:.2g}"
+    if ratio > 1:
+        return f"{plain_digits(ratio, 2)} x faster"
+    return f"{plain_digits(1 / ratio, 2)} x slower"
 
 
 def _seeds(compared: Compared) -> str:
@@ -311,16 +312,17 @@ def _figures(contender: Contender) -> str:
 def _duration(contender: Contender) -> str:
     """What a training takes, and what that holds."""
     steps, validation = contender.training_seconds, contender.validation_seconds
+    training = plain_digits(steps.mean)
     if not steps.alone_on_the_device:
         return (
-            f"{contender.trial_seconds:.3g} s as it was in the search, its start included; "
-            f"{steps.mean:.3g} s of it are training steps"
+            f"{plain_digits(contender.trial_seconds)} s as it was in the search, its start "
+            f"included; {training} s of it are training steps"
         )
     where = f"alone on {steps.device or 'the device'}"
     if validation.mean is None:
-        return f"{steps.mean:.3g} s of training steps {where}, validation not included"
+        return f"{training} s of training steps {where}, validation not included"
     count = validation.evaluations
     return (
-        f"{steps.mean + validation.mean:.3g} s {where}: {steps.mean:.3g} s of training steps, "
-        f"{validation.mean:.3g} s of {count} validation{'' if count == 1 else 's'}"
+        f"{plain_digits(steps.mean + validation.mean)} s {where}: {training} s of training steps, "
+        f"{plain_digits(validation.mean)} s of {count} validation{'' if count == 1 else 's'}"
     )

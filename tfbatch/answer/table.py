@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from tfbatch.answer.answer import Answer
+from tfbatch.quantities import four_decimals, plain_digits
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.trials import Trials
@@ -45,18 +46,18 @@ def _row(name: str, group: Trials, answer: Answer) -> list[str]:
         return [name, str(len(group)), f"none ({ends})", "", "", "", "", ""]
     best = next((t for t in scored if answer.find(t.trial)), scored[0])
     contender = answer.find(best.trial)
-    fresh, seconds = "", f"{best.training_seconds:.3g}{_AS_IN_TRIAL}"
+    fresh, seconds = "", f"{plain_digits(best.training_seconds)}{_AS_IN_TRIAL}"
     if contender and contender.on_fresh_seeds:
         parts = [contender.failures] if contender.failures else []
         if not parts or (answer.verification and answer.verification.of_key(best.trial)):
             parts.insert(0, str(contender.objective()))
         fresh = "; ".join(parts)
         mark = "" if contender.training_seconds.alone_on_the_device else _AS_IN_TRIAL
-        seconds = f"{contender.training_seconds.mean:.3g}{mark}"
+        seconds = f"{plain_digits(contender.training_seconds.mean)}{mark}"
     return [
         name,
         str(len(group)),
-        f"{best.score:.4f}",
+        four_decimals(best.score),  # type: ignore[arg-type]
         f"{best.learning_rate:.3g}",
         describe_schedule(best),
         fresh,
@@ -86,7 +87,7 @@ def _mark(key: str, answer: Answer) -> str:
         elif compared and compared.tied:
             marks.append("as good")
         elif compared and key != answer.verification.best:
-            marks.append(f"behind by {compared.deficit:.4f}")
+            marks.append(f"behind by {four_decimals(compared.deficit)}")
         if any(one.key == key for one in answer.undecided):
             marks.append("undecided")
     return ", ".join(marks)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tfbatch.answer.answer import Contender, Measured
 from tfbatch.answer.summary import words_of
 from tfbatch.charts.page import PageSection
+from tfbatch.quantities import plain_digits
 from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.trial.finished_trial import BASELINE
 
@@ -72,7 +73,7 @@ def duration(seconds: float) -> str:
     """Such as "42 s", "12.5 min", "3.4 h"."""
     if seconds < 100:
         return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{plain_digits(seconds / 3600)} h"
 
 
 def two_sentences(run: RecordedRun) -> list[str]:
@@ -200,8 +201,8 @@ def _seconds(one: Contender) -> str:
     seconds = one.training_seconds
     where = "alone" if seconds.alone_on_the_device else "beside others"
     spread = seconds.standard_deviation
-    noise = "" if spread is None else f" ± {spread:.2g}"
-    return f"{seconds.mean:.3g}{noise} ({where}, n={seconds.measurements})"
+    noise = "" if spread is None else f" ± {plain_digits(spread, 2)}"
+    return f"{plain_digits(seconds.mean)}{noise} ({where}, n={seconds.measurements})"
 
 
 def overview(runs: Sequence[RecordedRun]) -> PageSection:

@@ -16,6 +16,7 @@ from tfbatch.answer.step_seconds import StepSeconds, read_step_seconds
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.errors import ConfigurationError, NothingLearnedError, SearchError, TfbatchError
 from tfbatch.process.gpu_utilization import GpuUtilization
+from tfbatch.quantities import plain_digits
 from tfbatch.reporting.checks import Check, checks_of
 from tfbatch.request.search_config import Space
 from tfbatch.run_folder.cluster_nodes import read_nodes, read_verified_on
@@ -195,7 +196,7 @@ def _hardware(content: JsonObject) -> str:
     if cores := content.get("usable_cores") or content.get("cores"):
         parts.append(f"{cores:g} core{'' if cores == 1 else 's'}")
     if memory := content.get("memory_bytes"):
-        parts.append(f"{memory / 2**30:.3g} GiB of memory")
+        parts.append(f"{plain_digits(memory / 2**30)} GiB of memory")
     gpus = content.get("gpus")
     parts += [_gpu(one) for one in gpus or () if isinstance(one, dict)]
     parts += [str(one) for one in content.get("accelerators") or () if not gpus]
@@ -204,7 +205,7 @@ def _hardware(content: JsonObject) -> str:
 
 def _gpu(content: JsonObject) -> str:
     memory = content.get("memory_bytes")
-    of_memory = f", {memory / 1e9:.3g} GB" if isinstance(memory, int | float) else ""
+    of_memory = f", {plain_digits(memory / 1e9)} GB" if isinstance(memory, int | float) else ""
     capability = content.get("compute_capability", "unknown")
     return f"{content.get('name', 'GPU')} (compute capability {capability}{of_memory})"
 
@@ -267,7 +268,8 @@ def _load(content: JsonObject) -> str:
     for when, words in (("at_start", "at the start"), ("during_run", "during the run")):
         one = content.get(when)
         if isinstance(one, dict):
-            parts.append(f"{one['used_by_others']:.2g} of {one['cores']:g} cores {words}")
+            used = plain_digits(one["used_by_others"], 2)
+            parts.append(f"{used} of {one['cores']:g} cores {words}")
     return f"Other processes took {' and '.join(parts)}." if parts else ""
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from tfbatch.configuration import Configuration
-from tfbatch.quantities import TrainingLengthText
+from tfbatch.quantities import TrainingLengthText, four_decimals
 from tfbatch.schema import Strict, load
 
 
@@ -22,8 +22,9 @@ class Reported(Strict):
 
     def __str__(self) -> str:
         """Such as "val_accuracy 0.6812 ± 0.0034 (n=3)"."""
-        deviation = "" if self.deviation is None else f" ± {self.deviation:.4f}"
-        return f"{self.metric} {self.mean:.4f}{deviation} (n={self.seeds})"
+        values = [self.mean] if self.deviation is None else [self.mean, self.deviation]
+        shown = " ± ".join(four_decimals(value, *values) for value in values)
+        return f"{self.metric} {shown} (n={self.seeds})"
 
 
 class TrainingConfig(Strict):

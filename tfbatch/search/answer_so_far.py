@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tfbatch.oracles import BATCH_SIZE, Belief, Stage
+from tfbatch.quantities import four_decimals
 from tfbatch.search.progress import Progress
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.trials import Trials
@@ -91,7 +92,7 @@ def _sentence(trials: Trials, best: FinishedTrial | None, margin: float) -> str:
         if near
         else "each batch size was tried with few learning rates and one seed"
     )
-    score = f"{trials.objective.name} {best.score:.4f}"
+    score = f"{trials.objective.name} {four_decimals(best.score)}"  # type: ignore[arg-type]
     return f"now batch size {_size(best)} ({best.trial}, {score}); {told}"
 
 

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tfbatch.quantities import four_decimals
 from tfbatch.trial.finished_trial import FinishedTrial
 
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ class Progress:
         if trial.phase == "search":
             self._done += another
         self._best = best
-        result = trial.status if trial.score is None else f"{trial.score:.4f}"
+        result = trial.status if trial.score is None else four_decimals(trial.score)
         count = f" {self._done}/{self._total}" if trial.phase == "search" else ""
-        best_text = f"; best so far {best.score:.4f} ({best.trial})" if best else ""
+        best_text = f"; best so far {four_decimals(best.score)} ({best.trial})" if best else ""  # type: ignore[arg-type]
         c = trial.configuration
         part = "" if trial.is_whole and not trial.parent else f" up to example {trial.length:,}"
         self._print(
@@ -249,7 +250,7 @@ class LiveProgress(Progress):
         if self._left() < float("inf"):
             parts.append(f"{_minutes(max(self._left(), 0))} left")
         if self._best is not None:
-            parts.append(f"best {self._best.score:.4f} ({self._best.trial})")
+            parts.append(f"best {four_decimals(self._best.score)} ({self._best.trial})")  # type: ignore[arg-type]
         if not self._total:
             return "starting", None, ", ".join(parts)
         count = f"{self._done} of {self._total} trials"
