@@ -17,8 +17,11 @@ from tfbatch.training.compilation import Compilation
 from tfbatch.training.description import description_of
 from tfbatch.training.evaluation import Untrained, evaluate, measure_untrained
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.single_values import single_values
+from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
 from tfbatch.trial.objective import Objective
+from tfbatch.trial.outcome import TrialSpec
 
 CONFIGURATION = Configuration(batch_size=8, base_learning_rate=0.01)
 
@@ -110,3 +113,34 @@ def stateful():
 def test_a_model_for_one_batch_size_alone_is_refused(lines, build, size):
     with pytest.raises(InputError, match=f"built for batches of {size} examples alone"):
         Workload(lines, build, compilation=Compilation("mse")).build(1)
+
+
+def test_a_metric_of_several_values_is_left_out_and_named(tmp_path):
+    x = np.random.default_rng(0).normal(size=(72, 3)).astype(np.float32)
+    both = (x, np.eye(2, dtype=np.float32)[(x.sum(axis=1) > 0).astype(int)])
+    folder = store_data(tmp_path / "data", {"train": both, "validation": both})
+
+    def build():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, "sigmoid")])
+        of_each = keras.metrics.F1Score(name="of_each")
+        model.compile(optimizer="sgd", loss="mse", metrics=["mae", of_each])
+        return model
+
+    programs = ProgramCache(Workload(StoredData(folder, name="both"), build))
+    found = measure_untrained(context_of(programs), CONFIGURATION)
+
+    assert list(found.metrics) == ["loss", "mae"]
+    assert found.several == ("of_each",)
+    assert any("`of_each` has several values, and is left out" in note for note in found.notes)
+    with pytest.raises(InputError, match=r"must be a metric of one value.*val_of_each, which has"):
+        Objective.parse("val_of_each:max").check(found.metrics, several=found.several)
+    curves = tmp_path / "curves"
+    trained = run_trial(
+        programs, TrialSpec("search-0001", "search", 1, CONFIGURATION, 144, 72, log_dir=curves)
+    )
+    assert (trained.status, trained.message) == ("completed", "")
+    assert sorted(trained.metrics) == ["loss", "mae", "val_loss", "val_mae"]
+
+
+def test_a_metric_of_one_value_in_a_list_is_one():
+    assert single_values({"a": np.float32([0.5]), "b": 1.5, "c": [1, 2]}) == {"a": 0.5, "b": 1.5}

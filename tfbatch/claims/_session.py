@@ -465,7 +465,7 @@ def open_subject(
     progress.doing("evaluating the untrained model")
     untrained = ready.engine.call(measure_untrained, baseline)
     names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
-    request.objective.check(names, untrained.directions)
+    request.objective.check(names, untrained.directions, several=untrained.several)
     check_comparable(request.objective, untrained, progress)
     return workload_of(request, baseline, untrained, ready), untrained
 

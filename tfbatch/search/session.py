@@ -226,7 +226,7 @@ def _measured_untrained(
     for note in untrained.notes:
         progress.say(note)
     names = [*untrained.metrics, *(f"val_{name}" for name in untrained.metrics)]
-    request.objective.check(names, untrained.directions)
+    request.objective.check(names, untrained.directions, several=untrained.several)
     check_comparable(request.objective, untrained, progress)
     return untrained
 

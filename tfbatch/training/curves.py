@@ -8,10 +8,11 @@ from typing import Any
 import keras
 
 from tfbatch.curves_log import CurveWriter
+from tfbatch.training.single_values import single_values
 
 
 class WriteCurves(keras.callbacks.Callback):  # type: ignore[misc]
-    """Writes every metric and the learning rate by the examples trained on.
+    """Writes every metric of one value and the learning rate by the examples trained on.
 
     Args:
         log_dir: The training's folder.
@@ -51,8 +52,7 @@ class WriteCurves(keras.callbacks.Callback):  # type: ignore[misc]
         steps = epochs * self._steps_per_epoch + self._steps
         examples = min(self._begin + steps * self._batch_size, self._end)
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        values = {name: float(value) for name, value in (logs or {}).items()}
-        self._writer.write(examples, {**values, "learning_rate": rate})
+        self._writer.write(examples, {**single_values(logs or {}), "learning_rate": rate})
 
     def on_train_end(self, logs: Any = None) -> None:
         """Ends the file."""

@@ -22,6 +22,7 @@ from tfbatch.training.content_checks import check_finite_loss
 from tfbatch.training.context import TaskContext
 from tfbatch.training.data_place import evaluation_stream
 from tfbatch.training.misfit import refusal
+from tfbatch.training.single_values import several_values, single_values
 from tfbatch.training.training_loss import measure_training_loss
 from tfbatch.training.workload import Workload
 from tfbatch.trial.outcome import TrainingLoss
@@ -35,7 +36,8 @@ class Untrained:
     """An untrained model, measured before a search.
 
     Attributes:
-        metrics: Every metric on the validation split: the names that there are, and a floor.
+        metrics: Every metric of one value on the validation split: the names that there are, and a
+            floor.
         seconds: What building and evaluating takes once the device is open and all is traced.
         model_hash: Changes when the model that is built changes.
         batch_dependent: Metrics whose value depends on the batch that it is computed on, such as a
@@ -44,7 +46,8 @@ class Untrained:
             not finite.
         directions: Whether a good value of each metric is small or large, where that is known.
         chance: The value of each metric without learning.
-        notes: A sentence for the user on each value that could not be computed.
+        several: Names of metrics of several values, such as an F1 score of each class.
+        notes: A sentence for the user on each value that could not be computed or is left out.
     """
 
     metrics: dict[str, float]
@@ -54,6 +57,7 @@ class Untrained:
     directions: dict[str, Direction | None] = dataclasses.field(default_factory=dict)
     training_loss: TrainingLoss | None = None
     chance: dict[str, ChanceLevel] = dataclasses.field(default_factory=dict)
+    several: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -75,8 +79,9 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
         check_finite_loss(evaluate(model, workload, "validation", batches=1), workload.data)
         start = time.perf_counter()
         model = programs.begin(configuration, total_examples=1, seed=1)
-        metrics = evaluate(model, workload, "validation")
+        measured = _evaluated(model, workload, "validation")
         seconds = time.perf_counter() - start
+        metrics, several = single_values(measured), several_values(measured)
         check_finite_loss(metrics, workload.data)
         dependent = _batch_dependent(model, workload)
         training_loss = measure_training_loss(model, workload)
@@ -94,7 +99,15 @@ def measure_untrained(task: TaskContext, configuration: Configuration) -> Untrai
         directions=directions,
         training_loss=training_loss,
         chance=chance,
-        notes=tuple(notes),
+        several=several,
+        notes=(*notes, *map(_left_out, several)),
+    )
+
+
+def _left_out(name: str) -> str:
+    return (
+        f"`{name}` has several values, and is left out: trials are compared by one number. Give it "
+        'one, such as keras.metrics.F1Score(average="macro").'
     )
 
 
@@ -108,9 +121,9 @@ def _batch_dependent(model: Any, workload: Workload) -> dict[str, tuple[float, f
     values = []
     for size, batches in ((large, 1), (large // 8, 8)):
         dataset = workload.data.evaluation("validation", batch_size=size).take(batches)
-        values.append(model.evaluate(dataset, verbose=0, return_dict=True))
+        values.append(single_values(model.evaluate(dataset, verbose=0, return_dict=True)))
     return {
-        name: (float(value), float(values[1][name]))
+        name: (value, values[1][name])
         for name, value in values[0].items()
         if abs(value - values[1][name]) > _SAME * max(abs(value), _SAME)
     }
@@ -197,20 +210,26 @@ def drop_unsavable_compilation(model: keras.Model) -> None:
 def evaluate(
     model: keras.Model, workload: Workload, split: str, *, batches: int | None = None
 ) -> dict[str, float]:
-    """Every metric of a compiled model on a whole split, or on its first batches.
+    """Every metric of one value of a compiled model on a whole split, or on its first batches.
 
     Raises:
         RecordError: The split's records are damaged.
     """
+    return single_values(_evaluated(model, workload, split, batches=batches))
+
+
+def _evaluated(
+    model: keras.Model, workload: Workload, split: str, *, batches: int | None = None
+) -> dict[str, Any]:
     examples = evaluation_stream(model, workload, split)
     if batches is not None:
         examples = examples.take(batches)
     try:
-        measured = model.evaluate(examples, verbose=0, return_dict=True)
+        measured: dict[str, Any] = model.evaluate(examples, verbose=0, return_dict=True)
     except tf.errors.OpError:
         workload.data.raise_damage(split)
         raise
-    return {name: float(value) for name, value in measured.items()}
+    return measured
 
 
 def _load_weights(model: Any, weights: Path) -> None:

@@ -41,6 +41,7 @@ from tfbatch.training.end_state import (
 )
 from tfbatch.training.program import held_by
 from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.single_values import single_values
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import Derived
 from tfbatch.trial.outcome import Outcome, TrialSpec
@@ -241,7 +242,7 @@ class _Trial:
             return self.outcome("error", metrics={}, message=self._cut_short())
         return self.outcome(
             status,
-            metrics={name: float(values[-1]) for name, values in history.history.items()},
+            metrics=single_values({n: values[-1] for n, values in history.history.items()}),
             message=guard.reason,
         )
 

@@ -52,17 +52,26 @@ class Objective:
         self,
         available: Collection[str],
         directions: Mapping[str, Direction | None] | None = None,
+        *,
+        several: Collection[str] = (),
     ) -> None:
         """Refuses a metric that the model does not have, or whose direction is in doubt.
 
         Args:
             available: Names in the model's logs.
             directions: What is known of their directions from the model's own metrics.
+            several: Metrics of the model that have several values.
 
         Raises:
-            InputError: The model does not log the name; or the direction was taken from the name
-                and the model's own metric says the opposite.
+            InputError: The model does not log the name, or several values with it; or the direction
+                was taken from the name and the model's own metric says the opposite.
         """
+        if self.name.removeprefix("val_") in several:
+            raise InputError(
+                f"`--objective` must be a metric of one value. Received: {self.name}, which has "
+                'several. Give it one, such as keras.metrics.F1Score(average="macro"), or choose '
+                f"another of: {', '.join(sorted(available))}."
+            )
         if self.name not in available:
             raise InputError(
                 f"The model has no metric `{self.name}`.{did_you_mean(self.name, available)} "
