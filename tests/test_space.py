@@ -8,10 +8,11 @@ from typing import Any
 import keras_tuner
 import pytest
 from schedule_parameters import numeric_parameters
-from search_fixtures import make_space, small_derive
+from search_fixtures import BASELINE, LOSS, NUM_EXAMPLES, make_config, make_space, small_derive
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.hparams_log import declared
 from tfbatch.instruments.open_bench import DEFAULT_OPTIMIZER
 from tfbatch.optimizers import OPTIMIZERS, parameters_of
 from tfbatch.request.search_config import (
@@ -24,6 +25,7 @@ from tfbatch.request.search_config import (
 )
 from tfbatch.schedules import SCHEDULES, make_family
 from tfbatch.schema import Named, read_yaml, write_yaml
+from tfbatch.search.columns import declare_columns
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.workload import make_optimizer
 from tfbatch.trial.derived import derive
@@ -597,3 +599,38 @@ def test_what_is_measured_by_default_is_what_the_default_search_trains():
     assert space.optimizer == DEFAULT_OPTIMIZER
     assert space.scaling_rule is None  # the optimizer's own, as a bench takes it
     assert space.batch_size == BatchSizeGrid()
+
+
+def columns_of(space, folder):
+    declare_columns(
+        folder, space=space, objective=LOSS, metrics={"val_loss": "min"}, baseline=BASELINE
+    )
+    return {column.name: column for column in declared(folder)[0]}
+
+
+def test_a_column_of_choices_has_values_of_the_type_that_a_row_has(tmp_path):
+    """TensorBoard filters by equality: "True" is never True."""
+    hp = keras_tuner.HyperParameters()
+    hp.Boolean("residual")
+    hp.Choice("activation", ["relu", "gelu"])
+    space = SearchSpace(
+        make_config().space,
+        num_examples=NUM_EXAMPLES,
+        model_hyperparameters=hp.get_config()["space"],
+    )
+    columns = columns_of(space, tmp_path)
+    configuration = space.configuration(*sampled(space, 1))
+
+    for name, kind in (("residual", bool), ("activation", str)):
+        choices = columns[f"model_{name}"].domain
+        assert {type(value) for value in choices} == {kind}
+        assert configuration.model[name] in choices
+
+
+def test_a_column_says_what_its_number_belongs_to(tmp_path):
+    optimizer = {"name": "sgd", "momentum": {"min": 0.5, "max": 0.99}}
+    columns = columns_of(make_space(optimizer=optimizer, model={"units": [8, 16]}), tmp_path)
+
+    assert columns["schedule_cooldown"].description == "Only with some schedules."
+    assert columns["optimizer_momentum"].description == "Of the optimizer."
+    assert columns["model_units"].description == "Argument of the model's builder."

@@ -64,11 +64,11 @@ def declare_columns(
         Column("warmup_steps", "warm-up steps", "Updates (derived).", RealInterval()),
     ]
     columns += [
-        Column(name, name.replace("_", " "), "Only with some schedules.", RealInterval())
+        Column(name, name.replace("_", " "), _of_what(name), RealInterval())
         for name in space.parameter_names()
     ]
     columns += [
-        Column(name, name.replace("_", " "), "Argument of the model's builder.", choices)
+        Column(name, name.replace("_", " "), _of_what(name), choices)
         for name, choices in space.model_choices().items()
     ]
     columns += [
@@ -95,6 +95,18 @@ def _charts(objective: Objective, metrics: Mapping[str, Direction | None]) -> di
         trained = name.removeprefix("val_")
         charts[trained] = list(dict.fromkeys([trained, name]))
     return {**charts, "learning rate": ["learning_rate"]}
+
+
+_PARTS = {
+    "schedule_": "Only with some schedules.",
+    "scaling_rule_": "Of the scaling rule.",
+    "optimizer_": "Of the optimizer.",
+    "model_": "Argument of the model's builder.",
+}
+
+
+def _of_what(name: str) -> str:
+    return next((words for part, words in _PARTS.items() if name.startswith(part)), "")
 
 
 def _number(space: SearchSpace, name: str, shown: str, description: str) -> Column:

@@ -198,10 +198,13 @@ class SearchSpace:
         ]
         return list(dict.fromkeys([*names, *searched, *numbers]))
 
-    def model_choices(self) -> dict[str, tuple[str, ...]]:
-        """Searched arguments of the model's builder that are no numbers, with their values."""
+    def model_choices(self) -> dict[str, tuple[str, ...] | tuple[bool, ...]]:
+        """Searched arguments of the model's builder that are no numbers, with their values.
+
+        They are of the type that a trial's row has: a filter by another finds none.
+        """
         return {
-            hyperparameter.name: tuple(map(str, hyperparameter.values))
+            hyperparameter.name: tuple(hyperparameter.values)
             for hyperparameter in self._model.space
             if isinstance(hyperparameter.default, str | bool)
         }
