@@ -41,7 +41,7 @@ from tfbatch.reporting import checks
 from tfbatch.reporting.all_trials import parallel, table
 from tfbatch.reporting.by_batch_size import by_batch_size, memory_chart, notes, wall_marks
 from tfbatch.reporting.checks import checks_of
-from tfbatch.reporting.finalists import forest, paired_differences
+from tfbatch.reporting.finalists import forest, paired_differences, reference_of
 from tfbatch.reporting.fixed_rate import at_the_baselines_rate
 from tfbatch.reporting.headline import cost_of, failed_checks, two_sentences
 from tfbatch.reporting.importance import importance_of, importance_sentence
@@ -599,6 +599,16 @@ def test_a_test_split_that_was_read_too_often_or_for_others_is_found(run):
     assert f"read more often than trained: {one.key}" in evidence
     evidence = checks.test_split_read_once(stranger, run.trials).evidence
     assert "not verified, and read: search-0001" in evidence
+
+
+def test_an_output_that_is_called_test_is_no_test_split(run):
+    of_output = {"metric_test_out_loss": 0.5, "metric_val_test_out_loss": 0.6}
+    trials = trials_of(*(read_row(t.row | of_output) for t in run.trials))
+    early = trials_of(*(read_row(t.row | {"metric_test_loss": 0.5}) for t in run.trials))
+
+    assert checks.test_split_read_once(run.answer, trials).verdict == "NOT APPLICABLE"
+    evidence = only_failure(checks.test_split_read_once, run.answer, early)
+    assert "read by a trial, before the answer: baseline" in evidence
 
 
 def test_an_optimum_at_an_edge_is_found(run):
@@ -1184,6 +1194,19 @@ def test_the_forests_bar_is_recomputed_with_the_baselines_second_trainings(tmp_p
     assert (bar.low[0] + bar.high[0]) / 2 == pytest.approx(middle)
     page = said(report_page([run]).html())
     assert "The baseline has 6 seeds in the bar, 3 of the dots and 3 second trainings" in page
+
+
+def test_where_the_baseline_failed_on_a_seed_the_forest_is_of_the_best_mean(tmp_path):
+    best, second = configuration(64, 0.14), configuration(16, 0.07)
+    rows = [row_of("baseline", "baseline", 1, BASELINE)]
+    rows += [row_of(f"search-000{n}", "search", n, one) for n, one in ((1, best), (2, second))]
+    lost = row_of(trial_name(BASELINE, 1), "confirmation", 1001, BASELINE, status="diverged")
+    rows += [lost if row["trial"] == lost["trial"] else row for row in verified([best, second])]
+    run = read_recorded(write_run(tmp_path / "run", rows))
+
+    assert run.answer.baseline.completed
+    assert reference_of(run).key == run.answer.verification.best
+    assert any(series.low for series in forest(run).series)
 
 
 def test_an_answer_that_does_not_rest_on_all_trials_says_so(tmp_path):

@@ -31,12 +31,13 @@ class Differences:
 
 
 def reference_of(run: RecordedRun) -> Contender | None:
-    """What the finalists are compared with: the baseline, or the best mean without one."""
+    """What the finalists were compared with: the baseline, or the best mean where it failed."""
     answer = run.answer
     if answer is None or answer.verification is None:
         return None
     base = answer.baseline
-    if base is not None and base.on_fresh_seeds and base.completed:
+    # One that failed on a seed was compared with nothing: there is no interval against it.
+    if base is not None and answer.verification.of_key(BASELINE) is not None:
         return base
     return answer.find(answer.verification.best)
 
