@@ -91,6 +91,17 @@ def test_what_was_delivered_is_not_repeated_elsewhere():
     assert instead.getvalue() == "two\n"
 
 
+def test_what_the_encoding_lacks_is_written_as_an_escape():
+    raw, lost = io.BytesIO(), []
+    stream = SteadyStream(io.TextIOWrapper(raw, encoding="ascii"), lost=lambda: lost.append(1))
+    stream.write("0.5 ± 0.1\n")
+    stream.write("more\n")
+    stream.flush()
+
+    assert raw.getvalue() == b"0.5 \\xb1 0.1\nmore\n"
+    assert lost == []
+
+
 NOISY = """
 import sys
 from pathlib import Path

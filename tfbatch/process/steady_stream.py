@@ -54,13 +54,21 @@ class SteadyStream(io.TextIOBase):
         if self._stream is not None:
             self._unflushed.append(text)
             try:
-                self._stream.write(text)
+                self._stream.write(self._encodable(text))
                 return len(text)
             except (OSError, ValueError):
                 self._give_up()
         else:
             self._write_instead(text)
         return len(text)
+
+    def _encodable(self, text: str) -> str:
+        """With escapes for what the stream's encoding lacks: that is no reason to give it up."""
+        try:
+            text.encode(self.encoding, getattr(self._stream, "errors", None) or "strict")
+        except UnicodeEncodeError:
+            return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        return text
 
     def flush(self) -> None:
         """Flushes; never fails."""
