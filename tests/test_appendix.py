@@ -12,6 +12,7 @@ from test_answer import RUNS
 
 import tfbatch.report
 from tfbatch.charts import Chart, Series
+from tfbatch.errors import RunFolderError
 from tfbatch.reporting.appendix import (
     Table,
     _bounds,
@@ -154,6 +155,13 @@ def test_the_command_writes_text_figures_and_numbers_and_again_the_same(run, cap
     assert all(part.startswith(b"%PDF") for name, part in before.items() if name.endswith(".pdf"))
     write_appendix(run)
     assert {name: (folder / name).read_bytes() for name in names} == before
+
+
+def test_an_appendix_that_cannot_be_written_is_one_sentence(run, tmp_path):
+    (tmp_path / "appendix").write_text("a file")
+
+    with pytest.raises(RunFolderError, match=r"appendix cannot be written: .*Make it a folder"):
+        write_appendix(run, tmp_path / "appendix")
 
 
 @pytest.mark.slow

@@ -384,3 +384,10 @@ def test_the_fingerprint_names_hardware_and_software():
     assert machine["accelerators"] == ["/physical_device:GPU:0"]
     assert machine["processor"]
     json.dumps([versions, machine], allow_nan=False)
+
+
+def test_what_utf_8_cannot_hold_is_written_as_an_escape(tmp_path):
+    """A folder's name of another encoding stands in the report of its run."""
+    write_whole(tmp_path / "report.html", "a\udce9")
+
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == r"a\udce9"

@@ -16,6 +16,7 @@ from typing import Any
 
 from tfbatch.charts import Chart, Picture, Stack
 from tfbatch.charts.matplotlib_figure import write_figure
+from tfbatch.errors import RunFolderError
 from tfbatch.reporting.by_batch_size import by_batch_size
 from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.finalists import forest
@@ -24,7 +25,7 @@ from tfbatch.reporting.landscape import landscape, slope_note
 from tfbatch.reporting.learning_curves import learning_curves
 from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.reporting.to_target import to_target_chart, to_target_sentence
-from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full, write_whole
 from tfbatch.run_folder.files import APPENDIX, TRIALS_CSV
 from tfbatch.run_folder.reader import read_budget, read_settings
 from tfbatch.scaling_rules import SCALING_RULES
@@ -231,9 +232,16 @@ def write_appendix(run: RecordedRun, folder: Path | None = None) -> list[Path]:
         RunFolderError: A file cannot be written.
     """
     folder = run.path / APPENDIX if folder is None else folder
-    figures = folder / "figures"
+    try:
+        return _written(appendix_of(run), folder)
+    except OSError as error:
+        remedy = FREE_SPACE if is_disk_full(error) else "Make it a folder that can be written."
+        raise RunFolderError(f"{folder} cannot be written: {error}. {remedy}") from error
+
+
+def _written(made: Appendix, folder: Path) -> list[Path]:
+    figures, files = folder / "figures", []
     figures.mkdir(parents=True, exist_ok=True)
-    made, files = appendix_of(run), []
     for figure in made.figures:
         files += write_figure(figure.picture, figures / figure.name)
         numbers = figures / f"{figure.name}.csv"

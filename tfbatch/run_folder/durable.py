@@ -21,12 +21,14 @@ def is_disk_full(error: BaseException) -> bool:
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file beside its place, flushes it to disk and renames it into place.
 
+    What UTF-8 cannot hold, such as the bytes of a folder's name of another encoding, is escaped.
+
     Raises:
         RunFolderError: It cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
