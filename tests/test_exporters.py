@@ -481,6 +481,21 @@ def test_a_package_that_is_not_installed_is_one_sentence_with_the_command(
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_a_database_without_its_driver_is_one_sentence_with_the_remedy(run_dir):
+    pytest.importorskip("optuna")
+    if importlib.util.find_spec("psycopg2"):
+        pytest.skip("psycopg2 is installed")
+    with pytest.raises(InputError, match=r"needs a driver that is not installed.*psycopg2"):
+        export_run(run_dir, to="optuna", destination="postgresql://localhost/study")
+
+
+@pytest.mark.parametrize("name", ["csv", "optuna", "wandb"])
+def test_the_home_of_a_user_that_there_is_not_is_refused(name, run_dir):
+    pytest.importorskip("pandas" if name == "csv" else name)
+    with pytest.raises(InputError, match=r"`destination` must be a path: .*~nobody-here/x"):
+        export_run(run_dir, to=name, destination="~nobody-here/x")
+
+
 def test_what_is_no_run_folder_is_refused(run_dir, tmp_path):
     with pytest.raises(InputError, match=r"Unknown exporter `mlflo`. Did you mean `mlflow`\?"):
         export_run(run_dir, to="mlflo")
@@ -506,8 +521,9 @@ def test_what_is_no_run_folder_is_refused(run_dir, tmp_path):
         (["--run_dir=RUN"], 2, "Add --to="),
         (["--to=excel", "--run_dir=RUN"], 2, "Unknown exporter `excel`"),
         (["--to=csv", "--run_dir=."], 2, "must be a run folder of tfbatch"),
+        (["--to=csv", "--run_dir=RUN", "--destination=~nobody-here/x"], 2, "must be a path"),
     ],
-    ids=["csv", "no folder", "no exporter", "unknown exporter", "another folder"],
+    ids=["csv", "no folder", "no exporter", "unknown exporter", "another folder", "no home"],
 )
 def test_the_command_says_what_it_did(arguments, code, message, run_dir):
     done = subprocess.run(

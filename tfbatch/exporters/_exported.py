@@ -1,4 +1,4 @@
-"""What an exporter returns, and how it asks for its package."""
+"""What an exporter returns, where it writes, and how it asks for its package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from tfbatch.errors import InputError
 
@@ -32,6 +33,20 @@ class Exported:
         there = f" ({self.present} were there already)" if self.present else ""
         following = f"\nNext:\n  {self.next_step}" if self.next_step else ""
         return f"{trials} written to {self.destination}{there}.{following}"
+
+
+def path_of(destination: str) -> Path:
+    """A destination as a path, absolute, with `~` as the home directory.
+
+    Raises:
+        InputError: The home directory of a user that there is not.
+    """
+    try:
+        return Path(destination).expanduser().resolve()
+    except RuntimeError as error:
+        raise InputError(
+            f"`destination` must be a path: {error} Received: {destination}. Write the folder out."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tfbatch.errors import InputError
-from tfbatch.exporters._exported import Exported
+from tfbatch.exporters._exported import Exported, path_of
 from tfbatch.run_folder.files import TRIALS_CSV
 from tfbatch.run_folder.reader import RecordedRun
 from tfbatch.run_folder.trials_table import write_csv
@@ -22,7 +20,7 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
         InputError: The folder of the file does not exist.
         RunFolderError: The file cannot be written.
     """
-    path = Path(destination).expanduser().resolve() if destination else run.path / TRIALS_CSV
+    path = path_of(destination) if destination else run.path / TRIALS_CSV
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(
             f"`destination` must be a file in a folder that exists. Received: {destination}."

@@ -12,12 +12,11 @@ import contextlib
 import datetime
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.exporters._exported import Exported, needs
+from tfbatch.exporters._exported import Exported, needs, path_of
 from tfbatch.exporters._trial import (
     TrialRecord,
     answer_metrics,
@@ -62,6 +61,12 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
             written = sum(_write(storage, run, rows, name) for name, rows in _studies(run))
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             raise InputError(f"Optuna cannot write to {url}: {error}") from error
+        except ImportError as error:  # the driver of a database server
+            raise InputError(
+                f"Optuna cannot write to {url}: its database needs a driver that is not installed. "
+                "Install one that SQLAlchemy names for it, such as psycopg2-binary for PostgreSQL, "
+                f"or give a file: --destination=optuna.db. ({error.__cause__ or error})"
+            ) from error
     return Exported(url, written, len(run.rows) - written, f"optuna-dashboard {url}")
 
 
@@ -70,7 +75,7 @@ def _url(destination: str | None) -> str:
         return DEFAULT
     if "://" in destination:
         return destination
-    path = Path(destination).expanduser().resolve()
+    path = path_of(destination)
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(
             "`destination` must be a file in a folder that exists, or the URL of a storage. "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import InputError
-from tfbatch.exporters._exported import Exported, needs
+from tfbatch.exporters._exported import Exported, needs, path_of
 from tfbatch.exporters._trial import (
     Point,
     answer_metrics,
@@ -44,7 +44,7 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     with needs("wandb"):
         import wandb  # noqa: F401
-    folder = Path(destination or os.environ.get("WANDB_DIR") or ".").expanduser().resolve()
+    folder = path_of(destination or os.environ.get("WANDB_DIR") or ".")
     target = folder / "wandb"
     try:
         target.mkdir(parents=True, exist_ok=True)
