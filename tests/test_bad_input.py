@@ -32,6 +32,14 @@ FLAGS_AND_MESSAGES = {
     "batch size zero": (["--batch_sizes=0,32"], "every batch size must be >= 1"),
     "batch size in words": (["--batch_sizes=small"], "whole numbers"),
     "baseline in another form": (["--baseline=32"], "batch_size=128,learning_rate=0.05"),
+    "baseline with a name twice": (
+        ["--baseline=learning_rate=0.1,batch_size=32,learning_rate=0.2"],
+        "names `learning_rate` twice",
+    ),
+    "a class twice": (["--class_weight=0=1,0=5"], "names `0` twice"),
+    "a class in two forms": (["--class_weight=0=1,00=5"], "must name each class once"),
+    "a class weight that is none": (["--class_weight=0=true"], '"0=1,1=5"'),
+    "a model's argument twice": (["--model_arguments=a=1,a=2"], "names `a` twice"),
     "negative baseline": (["--baseline=learning_rate=-1"], "learning_rate"),
     "stray argument": (["digits"], "flags begin with --"),
 }

@@ -93,13 +93,18 @@ def parse_arguments(text: str, *, flag: str) -> dict[str, bool | int | float | s
     """Reads "name=value,name=value"; a value is a number, true, false, or else text.
 
     Raises:
-        InputError: Another form.
+        InputError: Another form, or a name that is there twice.
     """
     found: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not key:
             raise InputError(f"`{flag}` must be written as NAME=VALUE,... Received: {text!r}.")
+        if key in found:
+            raise InputError(
+                f"`{flag}` must name each once: it names `{key}` twice. Received: {text!r}. Leave "
+                "out one of them."
+            )
         found[key] = _value(value)
     return found
 

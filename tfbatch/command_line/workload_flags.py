@@ -128,11 +128,23 @@ def as_typed(values: flags.FlagValues, names: list[str]) -> list[str]:
 def _class_weight(text: str) -> dict[int, float] | None:
     found = parse_arguments(text, flag="--class_weight")
     try:
-        return {int(key): float(value) for key, value in found.items()} or None
+        weights = {int(key): _weight(value) for key, value in found.items()}
     except ValueError as error:
         raise InputError(
             f'`--class_weight` must be written as "0=1,1=5". Received: {text!r}.'
         ) from error
+    if len(weights) < len(found):  # "1" and "01" are one class
+        raise InputError(
+            f"`--class_weight` must name each class once. Received: {text!r}. Leave out one of "
+            "those that are the same."
+        )
+    return weights or None
+
+
+def _weight(value: bool | float | str) -> float:
+    if isinstance(value, bool):
+        raise ValueError(f"no number: {value}")
+    return float(value)
 
 
 def _integers(texts: list[str]) -> list[int]:

@@ -146,9 +146,10 @@ def parse_baseline(text: str, default: Baseline) -> Baseline:
     """Reads "batch_size=128,learning_rate=0.05"; what is left out keeps its default.
 
     Raises:
-        InputError: Another form, or a value out of range.
+        InputError: Another form, a name that is there twice, or a value out of range.
     """
     data: dict[str, Any] = default.model_dump()
+    given: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         key, equals, value = part.partition("=")
         if not equals or key.strip() not in data:
@@ -156,8 +157,13 @@ def parse_baseline(text: str, default: Baseline) -> Baseline:
                 '`--baseline` must be written as "batch_size=128,learning_rate=0.05". '
                 f"Received: {text!r}."
             )
-        data[key.strip()] = value.strip()
-    return validate(Baseline, data, where="--baseline")
+        if key.strip() in given:
+            raise InputError(
+                f"`--baseline` must name each once: it names `{key.strip()}` twice. Received: "
+                f"{text!r}. Leave out one of them."
+            )
+        given[key.strip()] = value.strip()
+    return validate(Baseline, data | given, where="--baseline")
 
 
 def baseline_configuration(
