@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from tests import court_fixtures
 from tests.court_fixtures import SimulatedCourt, judged, noise_of
 from tfbatch.claims import annealing
 from tfbatch.claims._batch_size_study import Rate
@@ -285,3 +286,65 @@ def test_a_branch_that_runs_out_of_memory_costs_its_own_part():
         "end",
         "growth",
     }
+
+
+def diverging_above(rate, *, seeds=None):
+    """Trainings whose loss is no number above a rate; of some seeds, or of all."""
+
+    def level(legs):
+        size, at = legs[-1]
+        return -0.1 - 0.05 * abs(np.log2(at / (0.05 * size / 32)))
+
+    levels = Levels(level)
+
+    def curve(training, examples):
+        found = levels(training, examples)
+        for start, _, size, at in legs_of(training):
+            if size == 32 and at > rate and (seeds is None or training.seed in seeds):
+                found[examples > start] = np.nan
+        return found
+
+    return curve
+
+
+def test_a_rate_at_which_runs_diverge_is_no_plateau_whose_noise_is_excessive():
+    """All of its branches are worth the untrained model, and were called alike."""
+    court = court_of(diverging_above(1.5 * 0.05), examples=20_000)
+    court._asked = ("noisy-so-raise-or-decay",)
+    found = judged(annealing_without_measurements(), court)
+
+    assert {verdict.word for verdict in found.values()} == {"NOT TESTABLE HERE"}
+    with pytest.raises(UntestableError, match="2 of 2 runs diverge"):
+        annealing._Branches(court).rest(32, 0.2, 20_000, premise="")
+
+
+def test_verdict_runs_that_diverge_before_the_branches_begin_forbid_a_decision():
+    seeds = court_of(None).seeds("verdict", 10)[:4]
+    court = court_of(diverging_above(1.5 * 0.05, seeds=seeds), examples=20_000)
+    court._asked = ("noisy-so-raise-or-decay",)
+    found = judged(annealing_without_measurements(), court)
+
+    assert {verdict.word for verdict in found.values()} == {"INCONCLUSIVE"}
+    for verdict in found.values():
+        assert "4 of 10 runs diverge before the branches begin" in verdict.reason
+
+
+def test_early_arms_end_where_they_are_compared(monkeypatch):
+    """One that is read between two evaluations of a longer training looks worse than it is."""
+    monkeypatch.setattr(court_fixtures, "EVALUATIONS", 8)
+    court = court_of(lambda training, x: -np.exp(-np.asarray(x) / 4000), examples=20_000)
+    found = annealing._early(court, annealing._Branches(court))
+
+    assert found.effects == (0.0,) * 10
+    assert found.rivals == ((0.0,) * 10,)
+
+
+def test_a_size_that_is_not_evaluated_by_then_is_not_called_stuck_or_not():
+    court = court_of(Levels(lambda legs: -0.1), examples=20_000)
+    court._asked = ("large-stays-at-bad-optima",)
+    court.measure_each = lambda function, cases, seconds: [(-0.1, 1.0)] * len(cases)
+    (found,) = annealing.collect(court)
+
+    assert court.study.read_at("updates") == (32, 128, 512)
+    assert "batch size 512 less 32" in found.finding
+    assert found.doubts == ()

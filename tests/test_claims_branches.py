@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
+
+import pytest
 
 from tests.court_fixtures import make_workload
 from tfbatch.claims import _session
@@ -10,6 +13,7 @@ from tfbatch.claims._court import Training
 from tfbatch.claims._preset import PRESETS
 from tfbatch.claims._session import LiveCourt
 from tfbatch.configuration import Configuration
+from tfbatch.errors import RunFolderError, TfbatchError
 from tfbatch.search.progress import Progress
 from tfbatch.trial.outcome import TrialSpec
 
@@ -22,8 +26,8 @@ BRANCH = Training(QUARTER, 960, 3, parent=TRUNK)
 class Runner:
     """Builds the specifications that the real one builds, and ends each at once."""
 
-    def __init__(self, *, diverges=()):
-        self.specs, self.diverges = {}, diverges
+    def __init__(self, *, diverges=(), killed=()):
+        self.specs, self.diverges, self.killed = {}, diverges, killed
 
     def spec(self, trial, phase, seed, configuration, part):
         parent = self.specs[part.parent] if part.parent else None
@@ -45,7 +49,15 @@ class Runner:
         for spec in specs:
             self.specs[spec.trial] = spec
             status = "diverged" if spec.trial in self.diverges else "completed"
-            yield types.SimpleNamespace(trial=spec.trial, status=status, row=spec)
+            status = "killed" if spec.trial in self.killed else status
+            yield types.SimpleNamespace(
+                trial=spec.trial,
+                status=status,
+                row=spec,
+                examples=spec.end_examples,
+                curves=spec.trial,
+                message="by a signal",
+            )
 
 
 def court_with(runner, monkeypatch):
@@ -63,7 +75,7 @@ def court_with(runner, monkeypatch):
         runner=runner,
         engine=None,
         measurements=None,
-        tensorboard=None,
+        tensorboard=Path("tensorboard"),
         objective=types.SimpleNamespace(name="val_loss", direction="min"),
         progress=Progress(None),
     )
@@ -102,3 +114,43 @@ def test_what_branches_from_a_training_that_diverged_has_diverged(monkeypatch):
     assert list(runner.specs) == [TRUNK.name]
     assert [run.diverged for run in found] == [True, True]
     assert [run.score_at(run.training.examples) for run in found] == [-1.0, -1.0]
+
+
+def test_a_training_that_was_killed_is_run_once_more_and_what_branches_goes_on_from_that(
+    monkeypatch,
+):
+    """Its row stays in the journal, and ended every later session too."""
+    runner = Runner(killed={TRUNK.name})
+    (run,) = court_with(runner, monkeypatch).train([BRANCH])
+
+    again = f"{TRUNK.name}-again"
+    assert list(runner.specs) == [TRUNK.name, again, BRANCH.name]
+    assert runner.specs[BRANCH.name].parent.trial == again
+    assert run.training == BRANCH
+    assert run.examples == (0.0, 160.0, 640.0, 800.0, 960.0)
+
+
+def test_what_fails_is_run_again_before_the_next_so_that_a_bug_fails_once(monkeypatch):
+    other = Training(CONFIGURATION, 640, 4)
+    both = {TRUNK.name, f"{TRUNK.name}-again"}
+    runner = Runner(killed=both)
+    with pytest.raises(TfbatchError, match="failed twice"):
+        court_with(runner, monkeypatch).train([TRUNK, other])
+    assert set(runner.specs) == both
+
+
+def test_a_training_that_fails_twice_says_how_it_is_run_again(monkeypatch):
+    runner = Runner(killed={TRUNK.name, f"{TRUNK.name}-again"})
+    with pytest.raises(TfbatchError, match=r"failed twice.*by a signal.*trials\.jsonl"):
+        court_with(runner, monkeypatch).train([TRUNK])
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_training_whose_curve_is_gone_is_not_taken_for_an_untrained_model(left, monkeypatch):
+    runner = Runner()
+    court = court_with(runner, monkeypatch)
+    whole = _session.read_curves
+    monkeypatch.setattr(_session, "read_curves", lambda *arguments: whole(*arguments)[:left])
+
+    with pytest.raises(RunFolderError, match=r"must reach its end, 640 examples.*Put the folder"):
+        court.train([TRUNK])

@@ -181,10 +181,16 @@ def test_methods_for_large_batches_train_for_the_epochs_and_a_compiled_model_has
 class Descending(SimulatedCourt):
     """Tells how many updates descend, and keeps what was asked for."""
 
+    slower = 1
+
     def measure_each(self, function, cases, *, seconds):
-        assert function is extremes.shares_of_descent
+        assert function is extremes.descents_after_training
         (self.seen, *_) = cases
-        return [(1.0, 0.6 + 0.01 * (case["seed"] % 7)) for case in cases]
+        rate = self.seen["configuration"].base_learning_rate
+        return [
+            extremes.Descents(1.0, 0.6 + 0.01 * (case["seed"] % 7), rate=rate / self.slower)
+            for case in cases
+        ]
 
 
 def test_descent_is_counted_after_a_training_at_the_rate_that_the_momentum_makes_of_it():
@@ -198,6 +204,16 @@ def test_descent_is_counted_after_a_training_at_the_rate_that_the_momentum_makes
     assert configuration.base_learning_rate == pytest.approx(10 * tuned, rel=1e-3)
     assert simulated.seen["trained_steps"] == 20_000 // 32
     assert found.word == "HOLDS"
+
+
+def test_a_rate_that_plain_descent_does_not_bear_is_named_with_the_one_that_it_does():
+    simulated = Descending(NoisyQuadratic())
+    simulated._asked, simulated.slower = {"sgd-has-no-guarantee"}, 8
+    (found,) = extremes.collect(simulated)
+
+    asked = simulated.seen["configuration"].base_learning_rate
+    assert "10 of 10 trainings diverge" in found.finding
+    assert f"down to {asked / 8:.3g}" in found.finding
 
 
 def test_descent_at_the_rate_of_an_adaptive_optimizer_tells_nothing():

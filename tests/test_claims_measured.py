@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tiny_model
 from contexts import context_of
 
 import tfbatch
+from tfbatch.claims._flat_weights import FlatLoss, joined
 from tfbatch.claims._session import time_steps
 from tfbatch.claims.accumulated_batches import train_both_ways
 from tfbatch.claims.alignment import time_addresses
 from tfbatch.claims.error_surface import error_of_an_update, residual_of_a_neuron
-from tfbatch.claims.extremes import full_against_parts, shares_of_descent
-from tfbatch.claims.gradient_noise import SHARES, gradient_noise_during
+from tfbatch.claims.extremes import (
+    descents_after_training,
+    full_against_parts,
+    model_and_examples,
+)
+from tfbatch.claims.gradient_noise import SHARES, _measure, gradient_noise_during
 from tfbatch.claims.redundancy import cost_of_copies
 from tfbatch.claims.same_budget import operations_per_example
 from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
@@ -66,14 +74,23 @@ def test_accumulation_trains_as_the_large_batch(task):
 
 @pytest.mark.slow
 def test_small_steps_of_the_full_batch_always_descend(task):
-    full, sgd = shares_of_descent(
+    found = descents_after_training(
         task,
         PLAIN.model_copy(update={"batch_size": 2, "base_learning_rate": 0.05}),
         trained_steps=5,
         seed=1,
     )
-    assert full == 1.0
-    assert sgd < 1.0
+    assert (found.full, found.rate) == (1.0, 0.05)
+    assert found.sgd < 1.0
+
+
+def test_descent_that_diverges_is_tried_at_a_lower_rate(task):
+    """No update lowers a loss that is no number, with all examples or with few."""
+    far = PLAIN.model_copy(update={"base_learning_rate": 1e6})
+    found = descents_after_training(task, far, trained_steps=5, seed=1)
+
+    assert found.rate < 1e3
+    assert 0 < found.full <= 1
 
 
 def test_the_surface_of_a_neuron_is_a_paraboloid_and_a_network_is_one_nearby(task):
@@ -122,3 +139,46 @@ def test_claims_are_tried_from_python(tmp_path):
     assert [claim["number"] for claim in written["claims"]] == ["C8", "C46"]
     assert "verdicts.html" in {path.name for path in tmp_path.iterdir()}
     assert written["fingerprint"]["hardware"]["cores"] >= 1
+
+
+def summed(input_shape, num_classes):
+    model = tiny_model.build(input_shape, num_classes)
+    own = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=None)
+    model.compile("sgd", loss=lambda y, logits: keras.ops.sum(own(y, logits)))
+    return model
+
+
+def test_the_gradient_of_a_loss_that_is_no_mean_is_not_compared_with_that_of_its_parts(digits):
+    task = context_of(ProgramCache(Workload(digits, summed)))
+    model = task.programs.workload.compiled(PLAIN, total_examples=32, seed=1)
+    for measure in (
+        lambda: full_against_parts(task, PLAIN),
+        lambda: _measure(task, model, (8,), 1, 8),
+    ):
+        with pytest.raises(InputError, match="duplicating each example"):
+            measure()
+
+
+def test_a_mean_loss_is_the_same_however_many_examples_are_in_memory_together(task):
+    model, examples = model_and_examples(task, PLAIN, seed=1, most=100)
+    start = joined([variable.numpy() for variable in model.trainable_variables])
+    whole, parts = (FlatLoss(model, examples, at_once=n)(start) for n in (100, 30))
+
+    assert parts[0] == pytest.approx(whole[0], rel=1e-5)
+    assert parts[1] == pytest.approx(whole[1], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("whole", [1.0, 0.0])
+def test_a_batch_without_a_gradient_is_aligned_with_nothing(task, whole, monkeypatch):
+    """As with the hinge loss, where no example of a batch is on the wrong side of its margin."""
+    model = task.programs.workload.compiled(PLAIN, total_examples=32, seed=1)
+
+    def gradients(model, batch, *, training):
+        return [tf.fill([3], 0.0 if len(batch[-1]) == 8 else whole)]
+
+    monkeypatch.setattr("tfbatch.gradients.loss.gradients_of", gradients)
+    if whole:
+        assert _measure(task, model, (8,), 1, 8).alignments == (0.0,)
+    else:
+        with pytest.raises(InputError, match="the gradient of all examples is 0"):
+            _measure(task, model, (8,), 1, 8)

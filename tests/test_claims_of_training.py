@@ -243,6 +243,8 @@ def test_oscillation_is_around_the_line():
     assert zigzag.oscillation(0, 40) == pytest.approx(math.sqrt(1.2 / 3))
     assert straight.oscillation(0, 40) == pytest.approx(0.0, abs=1e-12)
     assert zigzag.oscillation(20, 40) is None
+    constant = run_of((-1.0, *(-0.3 + 1e-8 * (-1) ** n for n in range(4))))
+    assert constant.oscillation(10, 40) == 0.0  # the metric is a number of 32 bits
 
 
 class WithGradients(SimulatedCourt):

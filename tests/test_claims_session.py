@@ -41,7 +41,7 @@ from tfbatch.claims._preset import PRESETS
 from tfbatch.claims._request import make_court_request
 from tfbatch.claims._session import LiveCourt, Session, no_memory, time_steps
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, RunFolderError, StoppedError
+from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.progress import Progress
 from tfbatch.training.step_times import StepTime
@@ -266,7 +266,7 @@ def test_what_cards_measure_says_what_it_returns():
         time_steps,
         alignment.time_addresses,
         extremes.full_against_parts,
-        extremes.shares_of_descent,
+        extremes.descents_after_training,
         gradient_noise.gradient_noise_during,
         same_budget.operations_per_example,
         error_surface.error_of_an_update,
@@ -550,3 +550,92 @@ def test_a_trial_that_ran_out_of_memory_is_a_size_that_is_too_large_and_no_failu
     with pytest.raises(UntestableError, match="batch size 32 does not fit"):
         live.train([training, other])
     assert live.too_large == {32}
+    assert "another --run_dir" in no_memory(32)  # this one recalls that it did not fit
+
+
+def without_memory(*_):
+    raise SearchError("Memory was exhausted in `a function`")
+
+
+def test_a_measurement_that_lacks_memory_costs_its_own_part_alone(tmp_path):
+    engine = types.SimpleNamespace(call_alone=without_memory, call_each=without_memory)
+    live = LiveCourt(
+        make_workload(),
+        PRESETS["tiny"],
+        1,
+        runner=None,
+        engine=engine,
+        measurements=Measurements(tmp_path, "CPU"),
+        tensorboard=tmp_path,
+        objective=None,
+        progress=Progress(None),
+    )
+    for measure in (
+        lambda: live.measure(extremes.full_against_parts),
+        lambda: live.measure_each(number_of, [{"number": 1}], seconds=1.0),
+    ):
+        with pytest.raises(UntestableError, match="Memory was exhausted"):
+            measure()
+    assert live.failures == {"Memory was exhausted in `a function`"}
+
+
+class CourtOfNoMeasurement(SimulatedCourt):
+    """A court that lacks the memory for what is measured."""
+
+    def measure(self, function, *arguments, **options):
+        self.failures.add("no memory")
+        raise UntestableError("no memory")
+
+
+def test_a_card_tells_the_rest_where_a_measurement_lacks_memory():
+    simulated = CourtOfNoMeasurement(NoisyQuadratic(), step=lambda size: 1e-3 * (64 + size))
+    told = {one.claim: one for one in extremes.collect(simulated)}
+
+    assert told["full-batch-is-a-mini-batch"].untestable == "no memory"
+    assert told["sgd-has-no-guarantee"].untestable == "no memory"
+    for claim in ("one-example-hardly-converges", "only-64-and-1", "full-batch-unsuited"):
+        assert told[claim].effects
+    for card in (error_surface, gradient_noise, injected_noise, annealing):
+        assert list(card.collect(simulated))
+
+
+def test_what_lacked_memory_is_told_and_measured_again_in_the_next_session(tmp_path):
+    class Lacks(Card):
+        lacking = True
+
+        def collect(self, simulated):
+            for one in super().collect(simulated):
+                if self.lacking and one.claim == "one":
+                    simulated.failures.add("no memory")
+                    one = dataclasses.replace(one, effects=(), untestable="not known: no memory")
+                yield one
+
+    card = Lacks("A", (ONE, OTHER))
+    found, _ = hold(tmp_path, [card], (ONE, OTHER))
+    assert found["one"].verdict.word == "NOT TESTABLE HERE"
+    assert found["other"].verdict.word == "HOLDS"
+
+    card.lacking = False
+    assert hold(tmp_path, [card], (ONE, OTHER))[0]["one"].verdict.word == "HOLDS"
+
+
+def test_evidence_that_the_rule_refuses_costs_its_own_part(tmp_path):
+    exact = Claim("E", "exact", "It is so.", (Criterion("A", "a value", "exact"),))
+
+    class Refused(Card):
+        def collect(self, simulated):
+            for one in super().collect(simulated):
+                changes = {"effects": (math.nan,), "margin": 0.0} if one.claim == "exact" else {}
+                yield dataclasses.replace(one, **(changes or {"margin": 0.0}))
+
+    found, _ = hold(tmp_path, [Refused("A", (exact, ONE))], (exact, ONE))
+    assert found["exact"].verdict.word == found["one"].verdict.word == "INCONCLUSIVE"
+    assert "1 of 1 effects are not finite" in found["exact"].verdict.reason
+    assert "margin of a claim of difference must be > 0" in found["one"].verdict.reason
+
+
+def test_an_objective_of_the_training_split_is_refused_with_that_of_the_validation_split(tmp_path):
+    """What experiments read themselves is of the validation split: one table had both."""
+    subject = {"dataset": "digits", "model": "small_cnn", "run_dir": tmp_path}
+    with pytest.raises(InputError, match=r"Received: accuracy:max. Give val_accuracy:max"):
+        make_court_request(**subject, objective="accuracy")

@@ -56,12 +56,18 @@ def test_the_rule_in_known_cases(mean, low, kind, margin, word, label):
 def test_what_is_exact_is_judged_by_its_sign():
     assert judge([0.0], kind="exact", margin=0.0).word == "HOLDS"
     assert judge([-1e-9], kind="exact", margin=0.0).word == "DOES NOT HOLD"
+    none = judge([], kind="exact", margin=0.0, doubts=["it is no number"])
+    assert (none.word, none.reason) == ("INCONCLUSIVE", "it is no number")
+    with pytest.raises(InputError, match="needs one value"):
+        judge([], kind="exact", margin=0.0)
 
 
 def test_few_pairs_censoring_and_doubts_forbid_a_decision():
     clear = effects_with(5.0, 4.0)
 
-    assert "at least 3" in judge(clear[:2], kind="difference", margin=1.0).reason
+    few = judge(clear[:2], kind="difference", margin=1.0, doubts=["the others diverged"])
+    assert "at least 3" in few.reason
+    assert "the others diverged" in few.reason
     assert judge(clear, kind="difference", margin=1.0, censored=2).word == "HOLDS"
     assert "only bounds" in judge(clear, kind="difference", margin=1.0, censored=3).reason
     doubted = judge(clear, kind="difference", margin=1.0, doubts=["the rate is not bracketed"])

@@ -44,6 +44,8 @@ _RELIABLE = 0.8
 """Share of B0's pilot runs that must reach the target."""
 _MOST_OF_DATA = 0.5
 """The largest batch size, as a share of the training split."""
+_LEAST_MARGIN = 1e-6
+"""Where nothing tells how large a difference of the metric is: the rule needs one above 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,13 +147,20 @@ class BatchSizeStudy:
         Raises:
             UntestableError: There are none.
         """
-        if len(self.sizes) < 3:
-            listed = " and ".join(map(str, self.sizes))
+        return self.between(self.sizes)
+
+    def between(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Some sizes but the first and the last.
+
+        Raises:
+            UntestableError: There are none.
+        """
+        if len(sizes) < 3:
             raise UntestableError(
-                f"of batch sizes {listed} none is between the extremes: "
+                f"of batch sizes {' and '.join(map(str, sizes))} none is between the extremes: "
                 f"{self._num_examples} training examples are too few"
             )
-        return self.sizes[1:-1]
+        return tuple(sizes[1:-1])
 
     def length(self, size: int) -> int:
         """Examples in a training: as many as B0's, or as many updates where that is more."""
@@ -168,6 +177,27 @@ class BatchSizeStudy:
             longest = min(large / self.base, self._court.preset.longest)
             return examples * longest * min(size / large, 1.0)  # the full batch: no longer
         return float(self.length(size))
+
+    def first_evaluation(self, size: int) -> int:
+        """Examples before the first evaluation of a training: what is earlier is not measured.
+
+        Between it and the untrained model a run is read as a straight line, which makes a curve
+        that falls fast at first look too bad.
+        """
+        share = self._change.share if self._change else 1.0
+        every = self._court.workload.evaluated_every
+        asked = self._num_examples if every is None else max(1, round(share * every))
+        return min(math.ceil(asked / size) * size, self.length(size))
+
+    def read_at(self, budget: Budget) -> tuple[int, ...]:
+        """The sizes that are evaluated by where a budget reads them, ascending.
+
+        Where the updates are the same a small batch has seen so few examples that it may not be.
+        """
+        return tuple(size for size in self.sizes if not self._is_unread(size, budget))
+
+    def _is_unread(self, size: int, budget: Budget) -> bool:
+        return math.ceil(self.examples_of(size, budget)) < self.first_evaluation(size)
 
     def log_seconds(self, size: int, purpose: Purpose = "verdict") -> list[float]:
         """Log seconds of a step of a size, one value for each seed.
@@ -231,9 +261,9 @@ class BatchSizeStudy:
         self._search_together()
         rates = {
             (size, self.rate(size, policy, budget).value)
-            for size in self.sizes
-            for policy in policies
             for budget in budgets
+            for size in self.read_at(budget)
+            for policy in policies
         }
         seeds = self._court.seeds("verdict", self._court.preset.seeds)
         self._court.train(
@@ -300,19 +330,41 @@ class BatchSizeStudy:
         rates = [self.rate(size, policy, budget) for size in sizes]
         target = self._target_doubts if budget == "target" else ()
         short = () if of_success else (rate.falls_short for rate in rates if rate.falls_short)
-        return tuple(dict.fromkeys([*target, *(d for rate in rates for d in rate.doubts), *short]))
+        unread = (
+            f"batch size {size} is read after {self.examples_of(size, budget):.0f} examples, and "
+            f"first evaluated after {self.first_evaluation(size)}: give a longer --trial_length"
+            for size in sizes
+            if self._is_unread(size, budget)
+        )
+        of_rates = (doubt for rate in rates for doubt in rate.doubts)
+        return tuple(dict.fromkeys([*target, *of_rates, *short, *unread, *self.margin_doubts]))
 
     @functools.cached_property
     def margin(self) -> float:
         """The smallest difference of the objective that matters, from pilot seeds.
 
         The deviation between seeds, or half a point of an accuracy or 2 % of a loss without
-        learning where that is larger.
+        learning where that is larger. Above 0 where none of them is; see `margin_doubts`.
         """
         workload = self._court.workload
-        scores = [run.score_at(self._examples) for run in self._pilot]
-        deviation = mean_and_deviation(scores)[1]
-        return max(deviation, workload.smallest_margin, 1e-6 * abs(workload.untrained))
+        known = max(workload.smallest_margin, _LEAST_MARGIN * abs(workload.untrained))
+        return max(self._pilot_deviation, known) or _LEAST_MARGIN
+
+    @property
+    def margin_doubts(self) -> tuple[str, ...]:
+        """Why no difference can be said to matter; empty where one can."""
+        workload = self._court.workload
+        if workload.smallest_margin or workload.untrained or self._pilot_deviation:
+            return ()
+        return (
+            f"no two pilot runs of batch size {self.base} differ in {workload.metric}, so that "
+            "nothing tells which difference of it matters: give another --objective or a longer "
+            "--trial_length",
+        )
+
+    @functools.cached_property
+    def _pilot_deviation(self) -> float:
+        return mean_and_deviation([run.score_at(self._examples) for run in self._pilot])[1]
 
     @functools.cached_property
     def target(self) -> float:

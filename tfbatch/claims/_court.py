@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 EVALUATIONS = 8
 """Of a training at least: a target that is reached at 60 % of it and kept takes five of them, and
 an oscillation four in its second half, at batch sizes that do not divide the distance too."""
+_CONSTANT = 1e-6
+"""A deviation below this share of the metric is rounding: curves are kept in 32 bits."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -140,17 +142,21 @@ class Run:
 
         A run that had diverged by then is worth as much as the untrained model.
         """
-        shown = [(x, y) for x, y in zip(self.examples, self.scores, strict=True) if x <= examples]
-        if not all(math.isfinite(y) for _, y in shown):
-            return self.scores[0]
-        if self.diverged and examples > self.examples[-1]:
+        if self.is_lost_at(examples):
             return self.scores[0]
         return float(np.interp(examples, self.examples, self._finite()))
+
+    def is_lost_at(self, examples: float) -> bool:
+        """Whether it had diverged after so many examples."""
+        shown = [y for x, y in zip(self.examples, self.scores, strict=True) if x <= examples]
+        ended = self.diverged and examples > self.examples[-1]
+        return ended or not all(map(math.isfinite, shown))
 
     def oscillation(self, first: float, last: float) -> float | None:
         """Standard deviation of the objective around its line between two numbers of examples.
 
-        None where fewer than four evaluations lie there, or it had diverged.
+        0 where it is on the line but for rounding. None where fewer than four evaluations lie
+        there, or it had diverged.
         """
         points = [
             (x, y) for x, y in zip(self.examples, self.scores, strict=True) if first <= x <= last
@@ -159,7 +165,8 @@ class Run:
             return None
         x, y = (np.array(part) for part in zip(*points, strict=True))
         line = np.polynomial.Polynomial.fit(x, y, 1)
-        return float(math.sqrt(((y - line(x)) ** 2).sum() / (len(points) - 2)))
+        deviation = float(math.sqrt(((y - line(x)) ** 2).sum() / (len(points) - 2)))
+        return deviation if deviation > _CONSTANT * np.abs(y).max() else 0.0
 
     def _finite(self) -> list[float]:
         """A value that is no number counts as that of the untrained model."""
@@ -182,6 +189,8 @@ class Court(abc.ABC):
 
     Attributes:
         too_large: Batch sizes that have run out of memory, as far as is known.
+        failures: Why measurements have failed for a lack of memory or a process that ended: what
+            is not testable for that alone may be testable in another session.
     """
 
     def __init__(
@@ -197,6 +206,7 @@ class Court(abc.ABC):
         self.preset = preset
         self._seed = seed
         self.too_large: set[int] = set()
+        self.failures: set[str] = set()
 
     @functools.cached_property
     def study(self) -> BatchSizeStudy:
@@ -256,6 +266,9 @@ class Court(abc.ABC):
         It is kept in the run folder, and a session that is resumed measures it not again. So the
         function says what it returns: numbers, tuples and dataclasses of them. Arguments are plain
         data and configurations.
+
+        Raises:
+            UntestableError: It lacks memory, or its process has ended.
         """
 
     @abc.abstractmethod
@@ -277,4 +290,7 @@ class Court(abc.ABC):
             seconds: About what one of them takes beside the training that `examples` or
                 `trained_steps` among its arguments ask for: a prediction, for `--dry_run`.
             examples: About how many examples one of them looks at besides, gradients included.
+
+        Raises:
+            UntestableError: One lacks memory, or its process has ended.
         """

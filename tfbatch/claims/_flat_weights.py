@@ -24,6 +24,7 @@ class FlatLoss:
         model: A built, compiled model. It has the weights that were asked for last.
         examples: The data, each part a tensor of the same length.
         heartbeat: Called before each evaluation.
+        at_once: How many examples are in memory together.
 
     Attributes:
         start: The model's weights when this was made.
@@ -36,6 +37,7 @@ class FlatLoss:
         examples: tuple[tf.Tensor, ...],
         *,
         heartbeat: Callable[[], None] = lambda: None,
+        at_once: int = _AT_ONCE,
     ):
         import tensorflow as tf
 
@@ -54,9 +56,9 @@ class FlatLoss:
         self._shapes = [tuple(variable.shape) for variable in self._variables]
         self._ends = np.cumsum([math.prod(shape) for shape in self._shapes])[:-1]
         self._examples = examples
-        self._heartbeat = heartbeat
+        self._heartbeat, self._at_once = heartbeat, at_once
         self.count = len(examples[-1])
-        self.start = _joined([variable.numpy() for variable in self._variables])
+        self.start = joined([variable.numpy() for variable in self._variables])
 
     def __call__(self, weights: Vector, chosen: Indices | None = None) -> tuple[float, Vector]:
         """Loss and gradient at some weights; of all examples, or of those with these indices."""
@@ -66,12 +68,12 @@ class FlatLoss:
         self._put(weights)
         everything = np.arange(self.count) if chosen is None else chosen
         loss, gradient = 0.0, np.zeros_like(self.start)
-        for first in range(0, len(everything), _AT_ONCE):
-            part = everything[first : first + _AT_ONCE]
+        for first in range(0, len(everything), self._at_once):
+            part = everything[first : first + self._at_once]
             value, slopes = self._of_batch(taken(self._examples, part))
             share = len(part) / len(everything)
             loss += share * float(value)
-            gradient += share * _joined([slope.numpy() for slope in slopes])
+            gradient += share * joined([slope.numpy() for slope in slopes])
         return loss, gradient
 
     def _put(self, weights: Vector) -> None:
@@ -80,5 +82,6 @@ class FlatLoss:
             variable.assign(part.reshape(shape))
 
 
-def _joined(parts: list[npt.NDArray[np.float32]]) -> Vector:
+def joined(parts: list[npt.NDArray[np.float32]]) -> Vector:
+    """One vector of all weights, or of their slopes."""
     return np.concatenate([part.astype(np.float64).ravel() for part in parts])

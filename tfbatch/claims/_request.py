@@ -96,7 +96,7 @@ def make_court_request(
         claim: Names or numbers of claims. Default: all that can be tried.
         card: Short names of cards: all claims that need one of them, with whatever else these need.
         preset: "tiny", "small" or "full".
-        objective: METRIC, METRIC:min or METRIC:max. Default: the data's.
+        objective: METRIC, METRIC:min or METRIC:max, of the validation split. Default: the data's.
         trial_length: Length of a training. Default: the preset's multiple of the data's.
         max_minutes: Time limit, earlier sessions included.
         seed: Everything random derives from it.
@@ -117,6 +117,8 @@ def make_court_request(
     needed = {name for one in chosen for name in one.cards}
     execution = execution or Execution()
     resolved = resolve_model_and_data(apart=execution.workers != 0, **subject)
+    judged = Objective.parse(objective or resolved.data.objective)
+    _check_validated(judged)
     length = resolved.data.trial_length
     if trial_length:
         length = TrainingLength.parse(trial_length)
@@ -126,7 +128,7 @@ def make_court_request(
         subject=resolved,
         claims=chosen,
         cards=tuple(one for one in cards() if one.CARD in needed),
-        objective=Objective.parse(objective or resolved.data.objective),
+        objective=judged,
         trial_length=length,
         preset=size,
         seed=seed,
@@ -135,6 +137,19 @@ def make_court_request(
         run_dir=run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-claims-{size.name}",
         overwrite=overwrite,
     )
+
+
+def _check_validated(objective: Objective) -> None:
+    """Refuses what is not of the validation split, of which every card reads its metric.
+
+    Raises:
+        InputError: It is of the training split.
+    """
+    if not objective.name.startswith("val_"):
+        raise InputError(
+            "The objective of claims must be of the validation split, which all experiments are "
+            f"judged by. Received: {objective}. Give val_{objective} (--objective=val_{objective})."
+        )
 
 
 def chosen_claims(claim: Sequence[str], card: Sequence[str]) -> tuple[Claim, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -9,7 +10,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate
 
@@ -24,7 +25,7 @@ from tfbatch.claims._request import CourtRequest
 from tfbatch.claims._verdicts import Verdicts, fingerprint_of
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.recipe import Recipe
-from tfbatch.errors import StoppedError, TfbatchError
+from tfbatch.errors import RunFolderError, SearchError, StoppedError, TfbatchError
 from tfbatch.exporters._trial import read_curves
 from tfbatch.instruments.open_bench import DEFAULT_OPTIMIZER
 from tfbatch.interleaved_rounds import first_visit, measure_round
@@ -36,7 +37,7 @@ from tfbatch.process.limits import usable_cores
 from tfbatch.process.out_of_memory import is_out_of_memory
 from tfbatch.request.model_and_data import baseline_configuration
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.files import EVIDENCE
+from tfbatch.run_folder.files import EVIDENCE, JOURNAL
 from tfbatch.run_folder.fingerprint import hardware, record_load, write_fingerprint
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import load_between, sample_load
@@ -66,9 +67,10 @@ from tfbatch.trial.objective import Objective
 if TYPE_CHECKING:
     from tfbatch.search.engine import Engine
     from tfbatch.training.devices import Devices
+    from tfbatch.trial.outcome import TrialSpec
     from tfbatch.workers import Slot
 
-_EVIDENCE_VERSION = 10
+_EVIDENCE_VERSION = 11
 """Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
 
 1: sizes were chosen by the seeds that judge; files had no version. 2: they named no machine.
@@ -79,12 +81,17 @@ counted as values, C28 took the smallest good batch of each seed, networks that 
 size showed in X10 that a larger one helps, and X6 compared losses of unequal training losses.
 7: in X7N what has no noise had three rates, and what has noise one. 8: X6 judged at one of several
 rates that tuning does not tell apart. 9: there was no knee where the largest size was the fastest
-by ever so little.
+by ever so little. 10: what was read before the first evaluation was a line from the untrained
+model, runs that diverged were at rest, a metric that does not change oscillated by its rounding,
+and plain descent that diverged counted as descent that never lowers the loss.
 """
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
 _NO_WHOLE_RUN = 1
 """The runner keeps the weights of trials of the run's length: here of none."""
+_FAILED = ("killed", "timeout", "error")
+"""Endings that say nothing of the training itself: it is run once more."""
+_AGAIN = "-again"
 
 
 class LiveCourt(Court):
@@ -123,6 +130,7 @@ class LiveCourt(Court):
         self._tensorboard, self._objective = tensorboard, objective
         self._progress = progress
         self._runs: dict[str, Run] = {}
+        self._trials: dict[str, str] = {}  # of each training; its name, or that of its second run
         self._times: dict[tuple[tuple[int, ...], DataChange | None], tuple[StepTime, ...]] = {}
 
     def train(self, trainings: Sequence[Training]) -> list[Run]:
@@ -130,6 +138,8 @@ class LiveCourt(Court):
 
         Raises:
             InterruptedTrialError: A stop was requested, or the time is over.
+            RunFolderError: The curve of a training is gone.
+            TfbatchError: A training failed twice.
             UntestableError: A batch size runs out of memory, or the data cannot be changed so.
         """
         names = {training.name: training for training in trainings}
@@ -142,22 +152,48 @@ class LiveCourt(Court):
             if parent and parent.diverged:
                 self._runs[name] = dataclasses.replace(parent, training=one)
                 del missing[name]
-        specs = (
-            self._runner.spec(name, "claims", one.seed, one.configuration, part_of(one))
-            for name, one in missing.items()
-            if one.change is None
-        )
-        for finished in self._runner.run_all(specs):
-            if finished.status == "oom":
-                self.too_large.add(finished.configuration.batch_size)
-            else:
-                self._runs[finished.trial] = self._run(missing[finished.trial], finished)
+        self._run_trials({name: one for name, one in missing.items() if one.change is None})
         if changed := [one for one in missing.values() if one.change is not None]:
             self._train_changed(changed)
         for training in trainings:
             if training.name not in self._runs:
                 raise UntestableError(no_memory(training.configuration.batch_size))
         return [self._runs[training.name] for training in trainings]
+
+    def _run_trials(self, trials: Mapping[str, Training]) -> None:
+        """Runs trainings under these names, those that fail once more under another one.
+
+        Raises:
+            TfbatchError: One has failed twice.
+        """
+        asked, waiting = dict(trials), trials
+        while waiting:
+            again: dict[str, Training] = {}
+            for finished in self._runner.run_all(self._specs(waiting, again)):
+                training = asked[finished.trial]
+                if finished.status == "oom":
+                    self.too_large.add(training.configuration.batch_size)
+                elif finished.status in _FAILED and finished.trial == training.name:
+                    name = f"{training.name}{_AGAIN}"
+                    asked[name] = again[name] = training
+                else:
+                    self._trials[training.name] = finished.trial
+                    self._runs[training.name] = self._run(training, finished)
+            waiting = again
+
+    def _specs(
+        self, trials: Mapping[str, Training], again: dict[str, Training]
+    ) -> Iterator[TrialSpec]:
+        """Of each; what is to be run again comes first, so that a bug does not fail all of them."""
+        for name, training in trials.items():
+            while again:
+                yield self._spec(*again.popitem())
+            yield self._spec(name, training)
+
+    def _spec(self, name: str, training: Training) -> TrialSpec:
+        parent = training.parent.name if training.parent else ""
+        part = part_of(training, self._trials.get(parent, parent))
+        return self._runner.spec(name, "claims", training.seed, training.configuration, part)
 
     def _train_changed(self, trainings: Sequence[Training]) -> None:
         """Trainings on changed data are measurements: they are no trials of the user's.
@@ -207,11 +243,15 @@ class LiveCourt(Court):
         """A finished trial with its curve.
 
         Raises:
+            RunFolderError: The curve is gone, in whole or in part.
             TfbatchError: It failed for a reason that says nothing of the batch size.
         """
         if finished.status not in ("completed", "diverged"):
             raise TfbatchError(
-                f"The training {finished.trial} ended as {finished.status!r}: {finished.message}"
+                f"The training {training.name} failed twice; the second time it ended as "
+                f"{finished.status!r}: {finished.message}. When what ended it is mended, remove "
+                f"the lines of {finished.trial} from {JOURNAL} in the run folder: the same command "
+                "runs it again."
             )
         sign = 1.0 if self._objective.direction == "max" else -1.0
         points = [
@@ -219,6 +259,14 @@ class LiveCourt(Court):
             for point in read_curves(self._tensorboard, finished.row)
             if self._objective.name in point.values
         ]
+        # A run without its curve would be read as the untrained model.
+        if finished.status == "completed" and (not points or points[-1][0] < finished.examples):
+            folder = self._tensorboard / finished.curves
+            raise RunFolderError(
+                f"The curves of {finished.trial} must reach its end, {finished.examples} examples. "
+                f"Received: {len(points)} evaluations of {self._objective.name} in {folder}. "
+                "Put the folder back, or begin anew with --overwrite."
+            )
         before = self._runs[training.parent.name] if training.parent else None
         return Run(
             training,
@@ -258,7 +306,8 @@ class LiveCourt(Court):
     ) -> R:
         """See Court."""
         call = functools.partial(self._engine.call_alone, function, *arguments, **options)
-        return self._measurements.recall(function, arguments, options, call)
+        with self._failures_told():
+            return self._measurements.recall(function, arguments, options, call)
 
     def measure_each(
         self,
@@ -271,20 +320,38 @@ class LiveCourt(Court):
         """See Court."""
         del seconds, examples
         call = functools.partial(self._engine.call_each, function)
-        return self._measurements.recall_each(function, cases, call)
+        with self._failures_told():
+            return self._measurements.recall_each(function, cases, call)
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """What a measurement failed by costs what it was for, and no card.
+
+        Raises:
+            UntestableError: It lacked memory, or its process has ended.
+        """
+        try:
+            yield
+        except SearchError as error:
+            self.failures.add(str(error))
+            raise UntestableError(str(error)) from error
 
 
-def part_of(training: Training) -> Part:
+def part_of(training: Training, parent: str) -> Part:
     """What a training is to the runner.
 
     All of them have a constant rate, so that it matters nothing how far beyond its end the schedule
     of a trunk would lead; that it leads beyond keeps its state.
+
+    Args:
+        training: The training.
+        parent: The trial of what it branches from; empty where it begins anew.
     """
     beyond = training.configuration.batch_size if training.is_trunk else 0
     return Part(
         to_examples=training.examples if training.is_trunk else None,
         total_examples=training.examples + beyond,
-        parent=training.parent.name if training.parent else None,
+        parent=parent or None,
         schedule=training.configuration.schedule if training.parent else None,
     )
 
@@ -562,7 +629,8 @@ class Session:
 
         Each piece is on disk before the next, so that a card that fails or is stopped later keeps
         what it has yielded. Where a batch size has run out of memory the card begins again without
-        it: what has ended is not trained again.
+        it: what has ended is not trained again. What failed for a lack of memory is told and not
+        kept: the next session measures it again.
         """
         found = {(one.claim, one.part): one for one in known}
         try:
@@ -572,7 +640,7 @@ class Session:
                 try:
                     for one in card.collect(self._court):
                         found[one.claim, one.part] = _with_finite_effects(one)
-                        self._write(card, list(found.values()))
+                        self._write(card, [kept for kept in found.values() if self._is_final(kept)])
                     break
                 except UntestableError:
                     if too_large == len(self._court.too_large):
@@ -583,6 +651,9 @@ class Session:
             self._missing[card.CARD] = f"it failed: {type(error).__name__}: {error}"
             self._progress.say(f"Card {card.CARD} failed: {type(error).__name__}: {error}")
         return list(found.values())
+
+    def _is_final(self, evidence: Evidence) -> bool:
+        return not any(failure in evidence.untestable for failure in self._court.failures)
 
     def _write(self, card: Card, evidence: Sequence[Evidence]) -> None:
         content = {
@@ -629,8 +700,9 @@ def _with_finite_effects(evidence: Evidence) -> Evidence:
 def no_memory(batch_size: int) -> str:
     """Why a batch size is not tried, and what lets it be tried."""
     return (
-        f"batch size {batch_size} does not fit into the memory of this device; take fewer "
-        "--workers, a device with more memory, or a smaller --baseline=batch_size"
+        f"batch size {batch_size} does not fit into the memory of this device; take a device with "
+        "more memory, a smaller --baseline=batch_size, or fewer --workers and another --run_dir: "
+        "this one keeps what does not fit"
     )
 
 

@@ -115,7 +115,7 @@ class Verdicts:
     def _judge(self, claim: Claim, part: Criterion) -> JudgedPart:
         for one in self.evidence:
             if (one.claim, one.part) == (claim.name, part.name):
-                return JudgedPart(part, one, one.verdict(part.kind))
+                return JudgedPart(part, one, _word_on(one, part))
         why = dict(self.missing).get(part.card, f"card {part.card} has not told of it yet")
         return JudgedPart(part, None, Verdict("NOT TRIED YET", reason=why))
 
@@ -182,6 +182,14 @@ def fingerprint_of(run_dir: Path) -> JsonObject:
     except FileNotFoundError:
         return {}
     return found
+
+
+def _word_on(evidence: Evidence, part: Criterion) -> Verdict:
+    """The rule's word. Evidence that the rule refuses costs its own part, not the session."""
+    try:
+        return evidence.verdict(part.kind)
+    except InputError as error:
+        return Verdict("INCONCLUSIVE", reason=f"the rule cannot judge what was found: {error}")
 
 
 def _cells(one: JudgedClaim, part: JudgedPart) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ multiplied by it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import statistics
@@ -124,13 +125,18 @@ class _Branches:
             premise: What is said of a training that rests where B0 does not.
 
         Raises:
-            UntestableError: Its metric still changes at the end of the longest, or B0's best
-                constant rate ends no better.
+            UntestableError: A run diverges, its metric still changes at the end of the longest, or
+                B0's best constant rate ends no better.
         """
         base, margin = self.study.base, self.study.margin
         best = statistics.fmean(self.study.scores(base, "tuned", "epochs", "tuning"))
         for times in _LENGTHS:
             runs = self.runs((Leg(times * length, size, rate),), "tuning")
+            if lost := sum(run.is_lost_at(times * length) for run in runs):
+                raise UntestableError(
+                    f"at batch size {size} and the rate {rate:.3g} {lost} of {len(runs)} runs "
+                    "diverge, and one that diverged is not at rest"
+                )
             if abs(statistics.fmean(map(self.gain_at_the_end, runs))) < margin:
                 break
         else:
@@ -289,7 +295,8 @@ def _early(court: Court, branches: _Branches) -> Evidence:
     )
 
     def find() -> Contest:
-        noisy = [run.score_at(until) for run in branches.runs(branches.constant(size, rate))]
+        # A training that ends there, as the others do: it is evaluated there too.
+        noisy = branches.scores((Leg(until, size, rate),))
         low = branches.scores((Leg(until, size, rate / FACTOR),))
         large = branches.scores((Leg(until, _within(court, FACTOR * size), rate),))
         return Contest(size, size, differences(noisy, low), rivals=(differences(noisy, large),))
@@ -318,7 +325,7 @@ def _noisy_plateau(court: Court, branches: _Branches) -> Iterator[Evidence]:
     size = study.base
 
     @functools.cache
-    def arms() -> tuple[float, dict[str, list[float]]]:
+    def arms() -> tuple[float, int, dict[str, list[float]]]:
         larger = _within(court, _NOISE * size)
         rate = _noisy_rate(court, branches)
         until = branches.rest(
@@ -331,7 +338,8 @@ def _noisy_plateau(court: Court, branches: _Branches) -> Iterator[Evidence]:
             "rate": Leg(end, size, rate / _NOISE),
             "nothing": Leg(end, size, rate),
         }
-        return rate, {name: branches.scores((trunk, leg)) for name, leg in ends.items()}
+        lost = sum(run.is_lost_at(until) for run in branches.runs((trunk, ends["nothing"])))
+        return rate, lost, {name: branches.scores((trunk, leg)) for name, leg in ends.items()}
 
     for part, one, other, says in (
         ("batch", "batch", "nothing", f"with {_NOISE} times the batch less without a change"),
@@ -340,26 +348,36 @@ def _noisy_plateau(court: Court, branches: _Branches) -> Iterator[Evidence]:
     ):
 
         def find(one: str = one, other: str = other) -> Contest:
-            _, scores = arms()
+            *_, scores = arms()
             return Contest(size, size, differences(scores[one], scores[other]))
 
-        try:
-            where = f"at the rate {arms()[0]:.3g}"
-        except UntestableError:
-            where = ""
+        where, doubts = "", []
+        with contextlib.suppress(UntestableError):  # `told` says why
+            rate, lost, _ = arms()
+            where = f"at the rate {rate:.3g}"
+            if lost:  # all of its branches are worth the untrained model, and alike
+                doubts = [f"{lost} of {court.preset.seeds} runs diverge before the branches begin"]
         finding = f"from a plateau at batch size {size} {where}, the metric {says}"
-        yield told(_evidence(court, "noisy-so-raise-or-decay", part, finding, (size,)), find)
+        blank = _evidence(court, "noisy-so-raise-or-decay", part, finding, (size,), doubts=doubts)
+        yield told(blank, find)
 
 
 def _noisy_rate(court: Court, branches: _Branches) -> float:
-    """The highest rate of those above the best constant one at which every tuning run learns."""
+    """The highest rate of those above the best constant one at which every tuning run learns.
+
+    Raises:
+        UntestableError: There is none.
+    """
     size = court.study.base
     best = court.study.rate(size, "tuned", "epochs").value
-    for factor in _NOISY[:-1]:
+    for factor in _NOISY:
         runs = branches.runs(branches.constant(size, factor * best), "tuning")
         if all(run.score_at(branches.examples) > run.scores[0] for run in runs):
             return factor * best
-    return _NOISY[-1] * best
+    raise UntestableError(
+        f"at batch size {size} not every run learns at {_NOISY[-1]} times the best constant rate "
+        f"{best:.3g}: there is no rate whose noise is excessive and that still trains"
+    )
 
 
 def _plateau_of_a_large_batch(court: Court, branches: _Branches) -> Evidence:
@@ -429,9 +447,12 @@ def _orders(court: Court, branches: _Branches) -> Evidence:
 
 
 def _stuck(court: Court, branches: _Branches) -> Evidence:
-    """Share of runs that have come to rest below the target: the largest size less the smallest."""
+    """Share of runs that have come to rest below the target: the largest size less the smallest.
+
+    The smallest that is evaluated by then: what is earlier is a straight line, which never rests.
+    """
     study = court.study
-    ends = (study.small, study.large)
+    ends = (study.read_at("updates")[0], study.large)
     rates = {size: study.rate(size, "tuned", "updates").value for size in ends}
     blank = dataclasses.replace(
         _evidence(court, "large-stays-at-bad-optima", "training", "", ()),
@@ -473,11 +494,11 @@ def _stuck(court: Court, branches: _Branches) -> Evidence:
     ]
     finding = (
         f"share of runs at rest below the target {study.target:.3g} after the same updates, batch "
-        f"size {large} less {study.small}"
+        f"size {large} less {ends[0]}"
     )
     try:
         spectra = court.measure_each(ends_of_the_spectrum, cases, seconds=_SECONDS)
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         return dataclasses.replace(found, finding=f"{finding}; the Hessian is not known: {error}")
     smallest, ratio = _typical(spectra)
     return dataclasses.replace(

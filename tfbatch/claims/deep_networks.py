@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
 from tfbatch.claims._pairs import differences
 from tfbatch.claims.steps_to_target import SUCCESS_MARGIN
 from tfbatch.errors import InputError
@@ -96,7 +96,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     why, tables = "", {purpose: _empty() for purpose in purposes}
     try:
         found = court.measure_each(starts_of, cases, seconds=_SECONDS * updates / 100)
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         why = str(error)
     else:
         for (purpose, network, _), starts in zip(cells, found, strict=True):

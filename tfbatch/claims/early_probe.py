@@ -1,8 +1,9 @@
 """X12: does the beginning of a training tell which batch size and rate end best?
 
 The candidates are the batch sizes of the study with their fixed, scaled and tuned rates. Each is
-judged by its objective after a tenth of the training, and by the one at the end of the epochs, on
-the same seed: nothing is trained for it. What an early choice loses is measured at the end of the
+judged by its objective after a tenth of the training (where one of them is first evaluated later,
+after that share), and by the one at the end of the epochs, on the same seed: nothing is trained for
+it. What an early choice loses is measured at the end of the
 training that it would go on with, against a candidate that the tuning seeds chose.
 """
 
@@ -22,6 +23,8 @@ TITLE = "whether the first tenth of a training tells which batch size is best"
 ORDER = 80.0
 CLAIMS: tuple[Claim, ...] = ()
 SHARE = 0.1
+_LATEST = 0.25
+"""What is later is no beginning."""
 _CORRELATION_MARGIN = 0.3
 _POLICIES: tuple[Policy, ...] = ("fixed", "scaled", "tuned")
 
@@ -31,6 +34,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     study = court.study
     try:
         study.apart(study.small, study.large)
+        share = share_of(court)
     except UntestableError as error:
         yield from _untestable(str(error), study.margin)
         return
@@ -44,7 +48,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     )
     end = float(court.workload.examples)
     runs = [study.runs(size, rate) for size, rate in candidates]
-    early = [[run.score_at(SHARE * end) for run in cell] for cell in runs]
+    early = [[run.score_at(share * end) for run in cell] for cell in runs]
     final = [[run.score_at(end) for run in cell] for cell in runs]
     tuned = {
         candidates.index((size, study.rate(size, "tuned", "epochs").value)): study.scores(
@@ -54,7 +58,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     }
     loss = regret(early, final, tuned, margin=study.margin)
     reference = "batch size {}, learning rate {:.3g}".format(*candidates[loss.other])
-    text = f"{len(candidates)} candidates, after {SHARE:.0%} of the epochs and at their end"
+    text = f"{len(candidates)} candidates, after {share:.0%} of the epochs and at their end"
     taus = [
         rank_correlation(a, b)
         for a, b in zip(zip(*early, strict=True), zip(*final, strict=True), strict=True)
@@ -84,6 +88,23 @@ def collect(court: Court) -> Iterator[Evidence]:
         f"{text}; the margin {study.margin:.3g} less what the early choice loses to {reference}, "
         "the best by other seeds",
     )
+
+
+def share_of(court: Court) -> float:
+    """Where candidates are judged early: not before the first evaluation of any, which is a line.
+
+    Raises:
+        UntestableError: That is no beginning any more.
+    """
+    study = court.study
+    first = {study.first_evaluation(size): size for size in study.sizes}
+    share = max(SHARE, max(first) / court.workload.examples)
+    if share > _LATEST:
+        raise UntestableError(
+            f"batch size {first[max(first)]} is first evaluated after {share:.0%} of the epochs, "
+            "which is no beginning of a training: give a longer --trial_length"
+        )
+    return share
 
 
 def _untestable(why: str, margin: float) -> Iterator[Evidence]:

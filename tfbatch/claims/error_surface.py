@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.claims._claim import Claim, Evidence
-from tfbatch.claims.extremes import model_and_examples
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
+from tfbatch.claims._flat_weights import FlatLoss, joined
+from tfbatch.claims.extremes import AT_ONCE, model_and_examples, stand_ins
 from tfbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _network(court: Court) -> Evidence:
             for seed in court.seeds("verdict", court.preset.seeds)
         ]
         errors = court.measure_each(error_of_an_update, cases, seconds=_SECONDS)
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         why = str(error)
     return Evidence(
         _CLAIM,
@@ -83,7 +84,7 @@ def _linear(court: Court) -> Evidence:
     why, residual = "", math.nan
     try:
         residual = court.measure(residual_of_a_neuron, court.workload.baseline, seed=1)
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         why = str(error)
     return Evidence(
         _CLAIM,
@@ -134,7 +135,8 @@ def residual_of_a_neuron(task: TaskContext, configuration: Configuration, *, see
     Raises:
         InputError: There are several inputs.
     """
-    _, examples = model_and_examples(task, configuration, seed=seed)
+    del configuration  # the data alone
+    examples = stand_ins(task)
     inputs, targets = (np.asarray(part, np.float64).reshape(len(part), -1) for part in examples[:2])
     inputs = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
     wanted = targets.mean(axis=1)
@@ -157,34 +159,22 @@ def error_of_an_update(
         InputError: The gradient cannot be measured.
     """
     from tfbatch.callbacks import StopAfterSteps
-    from tfbatch.gradients.loss import batch_loss, gradients_of
     from tfbatch.instruments.weights_and_examples import Weights, model_at
 
     _, examples = model_and_examples(task, configuration, seed=seed)
     task.heartbeat_or_stop()
     weights = Weights(trained_steps=trained_steps, seed=seed)
     model = model_at(task.programs, configuration, weights)
-    start = [variable.numpy() for variable in model.trainable_variables]
     size = configuration.batch_size
+    flat = FlatLoss(model, examples, heartbeat=task.heartbeat_or_stop, at_once=max(AT_ONCE, size))
     stream = task.programs.workload.data.training(batch_size=size, seed=seed + 1, num_examples=size)
     model.fit(stream, steps_per_epoch=1, callbacks=[StopAfterSteps(1)], shuffle=False, verbose=0)
-    update = [v.numpy() - w for v, w in zip(model.trainable_variables, start, strict=True)]
-
-    def go(share: float) -> None:
-        task.heartbeat_or_stop()
-        for variable, w, d in zip(model.trainable_variables, start, update, strict=True):
-            variable.assign(w + share * d)
+    update = joined([variable.numpy() for variable in model.trainable_variables]) - flat.start
 
     def loss(share: float) -> float:
-        go(share)
-        return float(batch_loss(model, examples, training=False))
+        return flat(flat.start + share * update)[0]
 
     def slope(share: float) -> float:
-        go(share)
-        gradients = gradients_of(model, examples, training=False)
-        products = [
-            (g.numpy().astype(np.float64) * d).sum() for g, d in zip(gradients, update, strict=True)
-        ]
-        return float(sum(products))
+        return float(flat(flat.start + share * update)[1] @ update)
 
     return error_of_the_expansion(loss, slope)

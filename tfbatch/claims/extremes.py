@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.claims._claim import Claim, Evidence, UntestableError
+from tfbatch.claims._flat_weights import FlatLoss, Vector
 from tfbatch.claims._pairs import Contest, contest, fell_short, successes, told
 from tfbatch.claims.steps_to_target import SUCCESS_MARGIN, negative, seconds_to_target
 from tfbatch.errors import InputError
@@ -32,6 +32,11 @@ _SAME = 1e-4
 """Two gradients are equal up to rounding in 32 bits."""
 _MOST_EXAMPLES = 1024
 """Examples that stand for the whole data where every update looks at all of them."""
+_MOST_IN_A_BATCH = 256
+"""The same where all of them are one batch: its memory is that of a training's with as many."""
+AT_ONCE = 128
+"""Examples of a mean gradient or loss that are in memory together, if B0 is no more than that."""
+_MOST_HALVINGS = 30
 _SECONDS = 2.0
 _UPDATES = 30
 _USUAL = 64
@@ -148,7 +153,7 @@ def _special_case(court: Court) -> Evidence:
     untestable, difference = "", math.nan
     try:
         difference = court.measure(full_against_parts, court.workload.baseline)
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         untestable = str(error)
     return Evidence(
         "full-batch-is-a-mini-batch",
@@ -165,7 +170,8 @@ def _special_case(court: Court) -> Evidence:
 
 def _monotone(court: Court) -> Evidence:
     study, optimizer = court.study, court.workload.baseline.optimizer
-    untestable, pairs = "", []
+    untestable, descents = "", []
+    descend = "plain descent"
     try:
         if optimizer.name != "sgd":
             raise InputError(
@@ -180,33 +186,48 @@ def _monotone(court: Court) -> Evidence:
         }
         seeds = court.seeds("verdict", court.preset.seeds)
         cases = [{**case, "seed": seed} for seed in seeds]
-        pairs = court.measure_each(shares_of_descent, cases, seconds=_SECONDS)
-    except InputError as error:
+        descents = court.measure_each(descents_after_training, cases, seconds=_SECONDS)
+        descend = _at_rates([one.rate for one in descents], plain)
+    except (InputError, UntestableError) as error:
         untestable = str(error)
     return Evidence(
         "sgd-has-no-guarantee",
-        effects=() if untestable else tuple(full - sgd for full, sgd in pairs),
+        effects=() if untestable else tuple(one.full - one.sgd for one in descents),
         margin=_MONOTONE_MARGIN,
         unit="share",
         axis="updates",
         policy="fixed",
-        finding=f"share of {_UPDATES} updates of plain descent that lower the loss of all examples "
+        finding=f"share of {_UPDATES} updates of {descend} that lower the loss of all examples "
         f"after a training with batch size {study.base}, the full batch less that size",
         untestable=untestable,
+    )
+
+
+def _at_rates(rates: Sequence[float], asked: float) -> str:
+    """What descends, and where it had to be slower than was asked for."""
+    lower = [rate for rate in rates if rate < 0.9 * asked]  # rounded where it was asked for
+    if not lower:
+        return f"plain descent at the rate {asked:.3g}"
+    return (
+        f"plain descent at the rate {asked:.3g} ({len(lower)} of {len(rates)} trainings diverge at "
+        f"it: there at half of it and less, down to {min(lower):.3g})"
     )
 
 
 def full_against_parts(task: TaskContext, configuration: Configuration) -> float:
     """Inside the process that trains: how far the gradient of all is from the mean of its parts.
 
+    All of them are one batch: that is the claim.
+
     Raises:
-        InputError: The gradient cannot be measured.
+        InputError: The gradient cannot be measured, or is 0.
     """
     import numpy as np
 
     from tfbatch.gradients.loss import gradients_of
 
-    model, examples = model_and_examples(task, configuration, seed=1)
+    most = max(_MOST_IN_A_BATCH, 2 * configuration.batch_size)
+    model, examples = model_and_examples(task, configuration, seed=1, most=most)
     whole = [g.numpy().astype(np.float64) for g in gradients_of(model, examples, training=False)]
     count = len(examples[-1])
     order = np.random.default_rng(1).permutation(count)
@@ -218,12 +239,31 @@ def full_against_parts(task: TaskContext, configuration: Configuration) -> float
         for total, g in zip(parts, gradients_of(model, batch, training=False), strict=True):
             total += len(chosen) / count * g.numpy().astype(np.float64)
     squares = sum(((a - b) ** 2).sum() for a, b in zip(whole, parts, strict=True))
-    return float(math.sqrt(squares / sum((g**2).sum() for g in whole)))
+    length = sum((g**2).sum() for g in whole)
+    if length == 0:
+        raise InputError("the gradient of all examples is 0: there is nothing to compare")
+    return float(math.sqrt(squares / length))
 
 
-def shares_of_descent(
+@dataclasses.dataclass(frozen=True)
+class Descents:
+    """How many updates of plain descent lower the loss of all examples.
+
+    Attributes:
+        full: Share of those with all examples in a batch; NaN where no training before it ends.
+        sgd: Share of those with the mini-batch.
+        rate: What both descend with: that of the configuration, halved until the training before
+            does not diverge.
+    """
+
+    full: float
+    sgd: float
+    rate: float
+
+
+def descents_after_training(
     task: TaskContext, configuration: Configuration, *, trained_steps: int, seed: int
-) -> tuple[float, float]:
+) -> Descents:
     """Inside the process that trains: how many updates lower the loss, full batch and mini-batch.
 
     Both begin where a training with the mini-batch ends: in the first updates the gradient is so
@@ -239,37 +279,54 @@ def shares_of_descent(
         InputError: The gradient cannot be measured.
     """
     import numpy as np
-    import tensorflow as tf
-
-    from tfbatch.gradients.loss import batch_loss, gradients_of
 
     model, examples = model_and_examples(task, configuration, seed=seed)
-    count = len(examples[-1])
-    generator = np.random.default_rng(seed)
+    size, rate = configuration.batch_size, configuration.base_learning_rate
+    loss = FlatLoss(model, examples, heartbeat=task.heartbeat_or_stop, at_once=max(AT_ONCE, size))
+    for _ in range(_MOST_HALVINGS + 1):
+        generator = np.random.default_rng(seed)
+        start = _trained(loss, size, rate, trained_steps, generator)
+        if start is not None:
+            full, sgd = (
+                _share_of_falls(loss, start, count, rate, generator) for count in (loss.count, size)
+            )
+            return Descents(full, sgd, rate)
+        rate /= 2
+    return Descents(math.nan, math.nan, rate)
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def update(chosen: tf.Tensor) -> None:
-        gradients = gradients_of(model, taken(examples, chosen), training=False)
-        for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
-            variable.assign_sub(configuration.base_learning_rate * gradient)
 
-    def descend(size: int) -> None:
-        task.heartbeat_or_stop()
-        update(tf.constant(generator.permutation(count)[:size]))
+def _trained(
+    loss: FlatLoss, size: int, rate: float, steps: int, generator: np.random.Generator
+) -> Vector | None:
+    """The weights after so many updates of plain descent; None where it diverges.
 
-    for _ in range(trained_steps):
-        descend(configuration.batch_size)
-    start = model.get_weights()
-    shares = []
-    for size in (count, configuration.batch_size):
-        model.set_weights(start)
-        losses = [float(batch_loss(model, examples, training=False))]
-        for _ in range(_UPDATES):
-            descend(size)
-            losses.append(float(batch_loss(model, examples, training=False)))
-        falls = [b < a for a, b in itertools.pairwise(losses)]
-        shares.append(sum(falls) / len(falls))
-    return shares[0], shares[1]
+    That is, where the loss ends twice as high as it began, or as no number.
+    """
+    before, _ = loss(loss.start)
+    weights = loss.start
+    for _ in range(steps):
+        value, gradient = loss(weights, generator.permutation(loss.count)[:size])
+        if not math.isfinite(value):
+            return None
+        weights = weights - rate * gradient
+    return weights if loss(weights)[0] - before <= abs(before) else None
+
+
+def _share_of_falls(
+    loss: FlatLoss, weights: Vector, size: int, rate: float, generator: np.random.Generator
+) -> float:
+    """The share of some updates that lower the loss of all examples; NaN where it has no value."""
+    whole, gradient = loss(weights)
+    falls = 0
+    for _ in range(_UPDATES):
+        if size < loss.count:
+            _, gradient = loss(weights, generator.permutation(loss.count)[:size])
+        weights = weights - rate * gradient
+        before, (whole, gradient) = whole, loss(weights)
+        if not math.isfinite(whole):
+            return math.nan
+        falls += whole < before
+    return falls / _UPDATES
 
 
 def model_and_examples(
@@ -278,23 +335,36 @@ def model_and_examples(
     """A fresh model, and the examples that stand for the data: at most so many, always the same.
 
     Raises:
-        InputError: The gradient cannot be measured from outside `fit`, or there are several inputs.
+        InputError: The gradient cannot be measured from outside `fit`, or is not that of a mean
+            over the examples; or there are several inputs.
+    """
+    from tfbatch.gradients.loss import MeanLossCheck
+
+    examples = stand_ins(task, most)
+    workload = task.programs.workload
+    model = workload.compiled(configuration, total_examples=len(examples[-1]), seed=seed)
+    MeanLossCheck(model)(examples)
+    return model, examples
+
+
+def stand_ins(task: TaskContext, most: int = _MOST_EXAMPLES) -> tuple[tf.Tensor, ...]:
+    """The examples that stand for the data: at most so many, always the same.
+
+    Raises:
+        InputError: There are several inputs.
     """
     import tensorflow as tf
 
-    from tfbatch.gradients.loss import why_not
     from tfbatch.instruments.weights_and_examples import without_augmentation
 
-    workload = task.programs.workload
-    data = without_augmentation(workload.data)
+    data = without_augmentation(task.programs.workload.data)
     count = min(most, data.num_examples("train"))
-    model = workload.compiled(configuration, total_examples=count, seed=seed)
-    if reason := why_not(model):
-        raise InputError(f"the model's gradients cannot be measured: {reason}")
-    examples = next(iter(data.training(batch_size=count, seed=1, num_examples=count)))
+    examples: tuple[tf.Tensor, ...] = next(
+        iter(data.training(batch_size=count, seed=1, num_examples=count))
+    )
     if any(tf.nest.is_nested(part) for part in examples):
         raise InputError("this experiment needs one input and one target")
-    return model, examples
+    return examples
 
 
 def taken(examples: Sequence[tf.Tensor], chosen: np.ndarray) -> tuple[tf.Tensor, ...]:

@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
 from tfbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def collect(court: Court) -> Iterator[Evidence]:
             seconds=_SECONDS,
             examples=looked_at(sizes, examples),
         )
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         yield from _untestable(str(error))
         return
     middle = [states[_MIDDLE] for states in seeds]
@@ -240,12 +240,13 @@ def _measure(
     """The gradients at the model's weights.
 
     Raises:
-        InputError: Class weights, which make the gradient of a batch no mean over its examples.
+        InputError: The gradient of a batch is no mean over its examples, by class weights or by
+            the loss; or that of all examples is 0.
     """
     import numpy as np
     import tensorflow as tf
 
-    from tfbatch.gradients.loss import gradients_of
+    from tfbatch.gradients.loss import MeanLossCheck, gradients_of
     from tfbatch.instruments.weights_and_examples import without_augmentation
 
     workload = task.programs.workload
@@ -253,6 +254,7 @@ def _measure(
         raise InputError("class weights make the gradient of a batch no mean over its examples")
     data = without_augmentation(workload.data)
     total = data.num_examples("train")
+    check_mean = MeanLossCheck(model)  # of the first batch alone
 
     # Eagerly: each state has a model of its own, and a trace costs more than all its draws.
     def gradient(batch: tuple[tf.Tensor, ...]) -> tf.Tensor:
@@ -263,19 +265,22 @@ def _measure(
         stream = data.training(batch_size=size, seed=seed + number, num_examples=examples)
         for batch in stream:
             task.heartbeat_or_stop()
+            check_mean(batch)
             count = len(tf.nest.flatten(batch[0])[0])
             yield count, gradient(batch).numpy().astype(np.float64)
 
     # One pass holds every example once.
     whole = (count * value for count, value in gradients(min(_CHUNK, total), total, 0))
     full = functools.reduce(operator.add, whole) / total
+    if not full.any():
+        raise InputError("the gradient of all examples is 0: no batch has a direction to compare")
     distances, alignments = [], []
     for number, size in enumerate(batch_sizes):
         squares, cosines = [], []
         for _, draw in gradients(size, draws_of(size, total, most) * size, number + 1):
             squares.append(float(((draw - full) ** 2).sum()))
             length = float(np.linalg.norm(draw) * np.linalg.norm(full))
-            cosines.append(float(draw @ full) / length)
+            cosines.append(float(draw @ full) / length if length else 0.0)
         distances.append(statistics.fmean(squares))
         alignments.append(statistics.fmean(cosines))
     return GradientNoise(

@@ -199,7 +199,7 @@ class _Measured:
             found = court.measure_each(
                 losses_at_the_end, cases, seconds=_CASE_SECONDS, examples=examples
             )
-        except InputError as error:
+        except (InputError, UntestableError) as error:
             raise UntestableError(str(error)) from error
         shares = [[log_share(loss, ends[0]) for loss in ends[1:]] for ends in found]
         return [list(values) for values in zip(*shares, strict=True)]

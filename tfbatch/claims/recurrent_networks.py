@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
 from tfbatch.claims._pairs import contest, told
 from tfbatch.claims._tuned_rates import Cell, tuned_rates
 from tfbatch.errors import InputError
@@ -74,7 +74,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     chance = 0.0
     try:
         found = tuned_rates(court, accuracies_of, cells, seconds=_SECONDS)
-    except InputError as error:  # rehearsed, or not a sequence
+    except (InputError, UntestableError) as error:  # rehearsed, or not a sequence
         why = str(error)
     else:
         rates = [rate.value for rate in found]
@@ -91,7 +91,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     try:
         scores = court.measure_each(accuracies_of, cases, seconds=_SECONDS)
         chance = court.measure(share_of_the_largest_class, most_examples=_MOST_EXAMPLES[name])
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         why = str(error)
     else:
         for (purpose, cell, _, _), (score,) in zip(asked, scores, strict=True):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
 from tfbatch.claims._flat_weights import FlatLoss, Indices, Vector
 from tfbatch.claims._pairs import Contest, fell_short, told
 from tfbatch.claims.extremes import model_and_examples, taken
@@ -112,7 +112,7 @@ def _copies(court: Court) -> Evidence:
     why, pairs = "", []
     try:
         costs = court.measure_each(cost_of_copies, cases, seconds=_SECONDS)
-    except InputError as error:
+    except (InputError, UntestableError) as error:
         why = str(error)
     else:
         pairs = list(zip(costs[::2], costs[1::2], strict=True))

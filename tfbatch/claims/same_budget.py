@@ -2,7 +2,8 @@
 
 Each cell has a learning rate of its own: B0's best one for all ("fixed"), that by the optimizer's
 rule ("scaled"), or the best one at that size and budget ("tuned", on tuning seeds). The metric is
-that of the validation split at the end, never the best epoch, on fresh seeds.
+that of the validation split at the end, never the best epoch, on fresh seeds. A size that is not
+evaluated by then is left out: before the first evaluation nothing is known but a straight line.
 """
 
 from __future__ import annotations
@@ -148,9 +149,12 @@ def _octaves(number: int, size: int) -> float:
 
 
 def _over_all_sizes(study: BatchSizeStudy, budget: Budget, axis: Axis) -> Iterator[Evidence]:
-    table = {size: study.scores(size, "tuned", budget) for size in study.sizes}
-    choosing = {size: study.scores(size, "tuned", budget, "tuning") for size in study.sizes}
-    doubts = study.doubts("tuned", budget, study.sizes)
+    sizes = study.read_at(budget)
+    table = {size: study.scores(size, "tuned", budget) for size in sizes}
+    choosing = {size: study.scores(size, "tuned", budget, "tuning") for size in sizes}
+    doubts = study.doubts("tuned", budget, sizes)
+    unread = [str(size) for size in study.sizes if size not in sizes]
+    without = f"; left out, for it is not evaluated so early: {', '.join(unread)}" if unread else ""
 
     def evidence(claim: str, find: Callable[[], Contest], finding: str, part: str) -> Evidence:
         blank = Evidence(
@@ -160,14 +164,14 @@ def _over_all_sizes(study: BatchSizeStudy, budget: Budget, axis: Axis) -> Iterat
             unit="of the metric",
             axis=axis,
             policy="tuned",
-            finding=finding,
+            finding=f"{finding}{without}",
             part=part,
             doubts=doubts,
         )
         return told(blank, find)
 
     def fall() -> Contest:
-        return Contest(*study.apart(study.small, study.large), falls(table))
+        return Contest(*study.apart(sizes[0], sizes[-1]), falls(table))
 
     def spread() -> Contest:
         study.apart(study.small, study.large)
@@ -175,7 +179,7 @@ def _over_all_sizes(study: BatchSizeStudy, budget: Budget, axis: Axis) -> Iterat
 
     yield evidence(
         "some-size-best-in-metric",
-        lambda: contest(table, choosing, study.within, (study.small, study.large)),
+        lambda: contest(table, choosing, study.between(sizes), (sizes[0], sizes[-1])),
         "metric at batch size {one}, the best within, less that at {other}, the better end; both "
         "chosen by other seeds",
         budget,
@@ -205,12 +209,18 @@ def _oscillation(court: Court, claim: str, one: int, other: int) -> Evidence:
         [run.oscillation(_LATE * last, last) for run in study.runs(size, rate.value)]
         for size in (one, other)
     ]
-    pairs = [(a, b) for a, b in zip(*cells, strict=True) if a and b]
+    seen = [(a, b) for a, b in zip(*cells, strict=True) if a is not None and b is not None]
+    pairs = [(a, b) for a, b in seen if a and b]
     doubts = list(rate.doubts)
-    if missing := len(cells[0]) - len(pairs):  # those that are left oscillate least
+    if missing := len(cells[0]) - len(seen):  # those that are left oscillate least
         doubts.append(
             f"{missing} of {len(cells[0])} pairs diverged or have fewer than four evaluations in "
             "the second half: take a lower --baseline=learning_rate or a longer --trial_length"
+        )
+    if still := len(seen) - len(pairs):  # of nothing there is no logarithm
+        doubts.append(
+            f"in {still} of {len(cells[0])} pairs the metric of one does not oscillate at all in "
+            "the second half: take another --objective"
         )
     blank = Evidence(
         claim,
@@ -249,25 +259,30 @@ def _casual(court: Court) -> Evidence:
         policy="fixed",
         finding="metric at batch size {one} less that at {other}",
         part="metric",
-        doubts=rate.doubts,
+        doubts=(*rate.doubts, *study.margin_doubts),
     )
     return told(blank, find)
 
 
 def _operations(court: Court) -> Evidence:
     study = court.study
-    counted = court.measure(operations_per_example, court.workload.baseline, study.sizes)
-    base = counted[study.sizes.index(study.base)]
-    worst = max((abs(count / base - 1) for count in counted), default=0.0)
+    untestable, worst = "", math.nan
+    try:
+        counted = court.measure(operations_per_example, court.workload.baseline, study.sizes)
+        base = counted[study.sizes.index(study.base)]
+        worst = max((abs(count / base - 1) for count in counted), default=0.0)
+    except UntestableError as error:
+        untestable = str(error)
     return Evidence(
         _OF_OPERATIONS,
-        effects=(0.02 - worst,),
+        effects=() if untestable else (0.02 - worst,),
         margin=0.0,
         unit="share",
         axis="epochs",
         policy="no",
         finding=f"operations of the gradient per example differ by at most {worst:.2%} between "
         "batch sizes; those of the optimizer, which grow with the number of updates, not counted",
+        untestable=untestable,
     )
 
 

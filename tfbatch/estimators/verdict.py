@@ -103,7 +103,8 @@ def judge(
     """Judges one experiment.
 
     Args:
-        effects: Finite, positive where the claim is right; one value for "exact".
+        effects: Finite, positive where the claim is right; one value for "exact", or none where
+            there are doubts.
         kind: Which rule; see the module.
         margin: The smallest effect that matters, in the unit of the effects: > 0 for a difference
             and an equivalence, 0 for the others.
@@ -113,14 +114,17 @@ def judge(
 
     Raises:
         InputError: A margin that the rule does not take, effects that are not finite, or none for
-            "exact".
+            "exact" without doubts.
     """
+    if kind == "exact" and doubts and not effects:
+        return Verdict("INCONCLUSIVE", reason="; ".join(doubts))
     _check(effects, kind, margin)
     if kind == "exact":
         return _exact(effects, doubts)
     count = len(effects)
     if count < FEWEST:
-        reason = f"{count} valid pairs, and at least {FEWEST} are needed"
+        few = f"{count} valid pairs, and at least {FEWEST} are needed"
+        reason = "; ".join((*doubts, few))
         return Verdict("INCONCLUSIVE", pairs=count, margin=margin, reason=reason)
     mean, deviation = mean_and_deviation(effects)
     error = deviation / math.sqrt(count)
