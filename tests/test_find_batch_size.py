@@ -11,6 +11,7 @@ from typing import Any
 
 import filelock
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import tiny_model
@@ -343,6 +344,12 @@ def test_a_kept_baseline_is_not_measured_on_test_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"objective": keras_tuner.Objective("val_mae", "min")},
+            r'such as "val_mae:min".*Objective',
+        ),
+        ({"baseline": {"batch_size": 64}}, r'"batch_size=128,learning_rate=0.05".*dict'),
+        ({"workers": "2"}, r"whole number from 0 .* Received: '2'"),
         ({"objective": "val_acuracy:max"}, r"no metric `val_acuracy`\. Did you mean `val_accurac"),
         ({"batch_sizes": [32, 2000]}, r"must not exceed the 1085 training .*Received: 2000"),
         ({"baseline": "batch_size=1086"}, r"baseline's batch size must not exceed the 1085"),
@@ -391,6 +398,9 @@ def test_random_labels_give_their_trials_and_no_answer(tmp_path, capsys):
     assert len(result.to_dataframe()) == 2
     assert not result.interrupted
     assert "--trial_length" in result.summary()
+    assert str(result) == f"{result.summary()}\nEverything is in {tmp_path / 'run'}."
+    assert "steps_per_epoch" in result.rows[0]
+    assert "steps_per_epoch" not in repr(result)
     assert result.summary() in " ".join(capsys.readouterr().out.split())
     for attribute in ("batch_size", "learning_rate", "recommendation", "answer"):
         with pytest.raises(NothingLearnedError, match="Nothing was learned"):

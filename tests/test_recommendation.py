@@ -214,6 +214,16 @@ def test_equal_scores_have_the_noise_of_the_step_in_which_they_are_counted():
     assert choice.recommended == "baseline"
 
 
+@pytest.mark.parametrize("others", [1, 2, 4])
+def test_where_nothing_else_can_be_chosen_the_choice_adds_nothing(others):
+    hopeless = [verified(f"other {n}", at(0.10, OTHER), 9.0) for n in range(others)]
+    choice = chosen(verified("baseline", at(0.80), again=at(0.80, THIRD)), *hopeless)
+
+    both = [*at(0.80), *at(0.80, THIRD)]
+    assert choice.recommended == "baseline"
+    assert choice.estimate.mean == pytest.approx(np.mean(both), abs=1e-12)
+
+
 def test_before_the_first_look_the_two_scores_of_the_baseline_claim_nothing():
     choice = chosen(verified("baseline", [0.90], again=[0.91]), verified("other", [0.95], 0.5))
 

@@ -192,9 +192,11 @@ def _expected(answer: Answer, verification: Verification) -> list[str]:
     )
     line = f"Expected {answer.objective.name}, freed of the choice: {mean} [{low_end}, {high_end}]"
     if answer.keeps_baseline:
+        measured = answer.recommended.objective().mean
+        moved = four_decimals(measured, expected.mean, low, high) != mean
         count = len(verification.comparisons)
         kept = f" (the mean above, less what being kept among {count} adds to it)"
-        return [f"{line}{kept if count > 1 else ''}."]
+        return [f"{line}{kept if moved else ''}."]
     if base is None or expected.gain is None:
         return [f"{line}."]
     gain = _signed(answer, expected.gain, expected.gain_half_width or 0.0)

@@ -164,7 +164,7 @@ def error_of_an_update(
     _, examples = model_and_examples(task, configuration, seed=seed)
     task.heartbeat_or_stop()
     weights = Weights(trained_steps=trained_steps, seed=seed)
-    model = model_at(task.programs, configuration, weights)
+    model = model_at(task.programs, configuration, weights, heartbeat=task.heartbeat)
     size = configuration.batch_size
     flat = FlatLoss(model, examples, heartbeat=task.heartbeat_or_stop, at_once=max(AT_ONCE, size))
     stream = task.programs.workload.data.training(batch_size=size, seed=seed + 1, num_examples=size)

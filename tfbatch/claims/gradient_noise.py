@@ -226,7 +226,8 @@ def gradient_noise_during(
     for share in SHARES:
         task.heartbeat_or_stop()
         steps = max(1, round(share * examples / configuration.batch_size))
-        model = model_at(task.programs, configuration, Weights(trained_steps=steps, seed=seed))
+        weights = Weights(trained_steps=steps, seed=seed)
+        model = model_at(task.programs, configuration, weights, heartbeat=task.heartbeat)
         if reason := why_not(model):
             raise InputError(f"the model's gradients cannot be measured: {reason}")
         most = _MOST_DRAWS if share == SHARES[_MIDDLE] else _MOST_ELSEWHERE

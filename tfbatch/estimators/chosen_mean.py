@@ -53,7 +53,8 @@ def chosen_mean(race: Race, *, has_baseline: bool = True) -> ChosenMean:
     )
     spread = np.where(looked[:, None], spread, 0.0)  # nothing was chosen yet
     centers = _shrunk(noise.means, spread, first=1 if has_baseline else 0)
-    samples = np.random.default_rng(0).normal(size=(_SAMPLES, 1, noise.means.shape[1]))
+    half = np.random.default_rng(0).normal(size=(_SAMPLES // 2, 1, noise.means.shape[1]))
+    samples = np.concatenate([half, -half])  # else their own mean is added where nothing is chosen
     added = np.zeros(len(races))
     for part in np.array_split(samples, max(1, _SAMPLES * len(races) // _AT_ONCE)):
         errors = (part * spread).reshape(-1, noise.means.shape[1])

@@ -74,10 +74,11 @@ class Execution:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, as_plain(getattr(self, field.name)))
-        if self.workers is not None and not 0 <= self.workers <= _MOST_WORKERS:
+        workers = self.workers
+        if workers is not None and not (isinstance(workers, int) and 0 <= workers <= _MOST_WORKERS):
             raise InputError(
-                f"`workers` must be from 0 (run in this process) to {_MOST_WORKERS}. "
-                f"Received: {self.workers}."
+                f"`workers` must be a whole number from 0 (run in this process) to "
+                f"{_MOST_WORKERS}. Received: {workers!r}."
             )
         if self.precision not in PRECISIONS:
             raise InputError(

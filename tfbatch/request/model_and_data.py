@@ -148,6 +148,11 @@ def parse_baseline(text: str, default: Baseline) -> Baseline:
     Raises:
         InputError: Another form, a name that is there twice, or a value out of range.
     """
+    if not isinstance(text, str):
+        raise InputError(
+            '`baseline` must be a text, written as "batch_size=128,learning_rate=0.05". Received: '
+            f"{type(text).__name__}."
+        )
     data: dict[str, Any] = default.model_dump()
     given: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):

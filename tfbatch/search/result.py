@@ -33,7 +33,7 @@ class _Trials:
     """
 
     run_dir: Path
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]] = dataclasses.field(repr=False)
     interrupted: bool
     failure: Exception | None = None
 
@@ -96,6 +96,10 @@ class NothingLearned(_Trials):
     def summary(self) -> str:
         """What was measured, and what to change."""
         return str(self.reason)
+
+    def __str__(self) -> str:
+        """The same, and where the rest is."""
+        return f"{self.summary()}\nEverything is in {self.run_dir}."
 
     def _repr_html_(self) -> str:
         """For a notebook."""

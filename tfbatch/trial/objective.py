@@ -32,8 +32,13 @@ class Objective:
         tfbatch.metric_direction.
 
         Raises:
-            InputError: A direction that is neither min nor max, or that has to be given.
+            InputError: No text, or a direction that is neither min nor max, or has to be given.
         """
+        if not isinstance(text, str):
+            raise InputError(
+                f'`objective` must be a text, such as "{_as_text(text)}". Received: '
+                f"{type(text).__name__}."
+            )
         name, colon, direction = text.partition(":")
         if not name or (colon and direction not in ("min", "max")):
             raise InputError(
@@ -111,3 +116,9 @@ class Objective:
     def __str__(self) -> str:
         """The form that `parse` reads."""
         return f"{self.name}:{self.direction}"
+
+
+def _as_text(given: object) -> str:
+    """What was meant by an object with a name and a direction, as KerasTuner's Objective."""
+    parts = (getattr(given, "name", None), getattr(given, "direction", None))
+    return ":".join(map(str, filter(None, parts))) or "val_loss:min"
