@@ -52,6 +52,7 @@ class DataDescription:
         soft_labels: Whether targets are a probability for each class, not a class index.
         weighted_classes: Classes that `class_weight` tells apart, if other than `num_classes`.
         notes: What a user should know, a sentence each.
+        findings: Those of them that tell of the examples themselves, such as NaN among them.
         data_on: Where batches are made of the examples while a model trains: "host" or "device".
     """
 
@@ -63,6 +64,7 @@ class DataDescription:
     soft_labels: bool = False
     weighted_classes: int | None = None
     notes: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
     data_on: str = "host"
 
 

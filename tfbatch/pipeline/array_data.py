@@ -100,6 +100,7 @@ class StoredData:
             soft_labels=self.soft_labels,
             weighted_classes=self.content.weighted_classes(self.num_classes),
             notes=(*self._stored.notes, *self._content.sentences()),
+            findings=self._content.sentences(),
         )
 
     def num_examples(self, split: str = "train") -> int:

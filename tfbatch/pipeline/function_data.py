@@ -152,6 +152,7 @@ class FunctionData:
             soft_labels=self.soft_labels,
             weighted_classes=self.content.weighted_classes(self.num_classes),
             notes=tuple(notes),
+            findings=self._counted.content.sentences(),
         )
 
     def num_examples(self, split: str = "train") -> int:

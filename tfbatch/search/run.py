@@ -330,10 +330,10 @@ class Run:
         try:
             found = self._found()
         except SearchError as error:
-            if not self.data.notes:
+            if not self.data.findings:
                 raise
             # Said at the start, far above: a NaN among the inputs may well be the reason.
-            told = f"{error} Of the data was said: {' '.join(self.data.notes)}"
+            told = f"{error} Of the data was said: {' '.join(self.data.findings)}"
             raise type(error)(told) from error
         if found.verified or self._belief is None:
             return found
