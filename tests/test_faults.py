@@ -174,7 +174,7 @@ def test_a_function_that_refers_to_a_dataset_is_told_to_make_it_itself(tmp_path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"workers": -1}, r"`workers` must be from 0 .* Received: -1"),
+        ({"workers": -1}, r"`workers` must be a whole number from 0 .* Received: -1"),
         ({"precision": "float16"}, r"`precision` must be one of .* Received: 'float16'"),
         ({"stall_minutes": 0}, r"`stall_minutes` must be > 0\. Received: 0"),
         ({"checkpoint_seconds": -1.0}, r"`checkpoint_seconds` must be >= 0\. Received: -1"),
