@@ -225,10 +225,10 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(digits, spec, case, 
 @pytest.mark.slow
 def test_it_can_be_interrupted_again_and_again(programs, spec):
     undisturbed = run(programs, dataclasses.replace(spec, checkpoint_file=None))
-    positions = [interrupt(programs, spec, epochs=1.5) for _ in range(3)]
+    positions = [interrupt(programs, spec, epochs=1.5) for _ in range(2)]
     continued = run(programs, spec)
 
-    assert [position.epochs for position in positions] == [1, 2, 3]
+    assert [position.epochs for position in positions] == [1, 2]
     assert_same(continued, undisturbed)
     assert continued.outcome.training_seconds > positions[-1].training_seconds
     assert continued.outcome.seconds > positions[-1].seconds > positions[0].seconds

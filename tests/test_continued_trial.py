@@ -167,7 +167,7 @@ def test_updates_that_float16_skips_do_not_shift_the_schedule(digits, tmp_path, 
     )
     programs = ProgramCache(Workload(digits, linear, precision="mixed_float16"))
     cosine = {"schedule": Named(name="cosine"), "optimizer": Named(name="sgd", momentum=0.9)}
-    whole = spec_of(tmp_path, configuration=cosine, total_examples=1500)
+    whole = spec_of(tmp_path, configuration=cosine, total_examples=2600)
     outcome, expected, _ = trained(programs, whole)
     first, second = parts_of(whole, tmp_path, (1100,))
     trained(programs, first)
