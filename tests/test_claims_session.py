@@ -194,10 +194,9 @@ def doubled(task, value: Configuration, *, plus: float) -> tuple[StepTime, ...]:
     return (StepTime(value.batch_size, 2.0 * value.batch_size + plus, (math.nan, 1.0)),)
 
 
-def measure_all(folder, *, left):
-    task = types.SimpleNamespace(folder=folder, left=left)
-    engine = types.SimpleNamespace(call_alone=lambda f, *a, **o: f(task, *a, **o))
-    live = LiveCourt(
+def measuring_court(engine, folder):
+    """One that measures with an engine and trains nothing."""
+    return LiveCourt(
         make_workload(),
         PRESETS["tiny"],
         1,
@@ -208,6 +207,12 @@ def measure_all(folder, *, left):
         objective=None,
         progress=Progress(None),
     )
+
+
+def measure_all(folder, *, left):
+    task = types.SimpleNamespace(folder=folder, left=left)
+    engine = types.SimpleNamespace(call_alone=lambda f, *a, **o: f(task, *a, **o))
+    live = measuring_court(engine, folder)
     sizes = [Configuration(batch_size=n, base_learning_rate=1.0) for n in range(1, 6)]
     return [live.measure(doubled, size, plus=0.5) for size in sizes]
 
@@ -559,17 +564,7 @@ def without_memory(*_):
 
 def test_a_measurement_that_lacks_memory_costs_its_own_part_alone(tmp_path):
     engine = types.SimpleNamespace(call_alone=without_memory, call_each=without_memory)
-    live = LiveCourt(
-        make_workload(),
-        PRESETS["tiny"],
-        1,
-        runner=None,
-        engine=engine,
-        measurements=Measurements(tmp_path, "CPU"),
-        tensorboard=tmp_path,
-        objective=None,
-        progress=Progress(None),
-    )
+    live = measuring_court(engine, tmp_path)
     for measure in (
         lambda: live.measure(extremes.full_against_parts),
         lambda: live.measure_each(number_of, [{"number": 1}], seconds=1.0),

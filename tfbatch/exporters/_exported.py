@@ -39,7 +39,7 @@ def path_of(destination: str) -> Path:
     """A destination as a path, absolute, with `~` as the home directory.
 
     Raises:
-        InputError: The home directory of a user that there is not.
+        InputError: It begins with `~NAME`, and there is no user of that name.
     """
     try:
         return Path(destination).expanduser().resolve()
