@@ -16,8 +16,9 @@ import tensorflow as tf
 
 from tfbatch.configuration import Configuration
 from tfbatch.models import resnet, small_cnn
+from tfbatch.training.description import description_of
 from tfbatch.training.program_cache import ProgramCache
-from tfbatch.training.structure import reusable, structure_key
+from tfbatch.training.structure import cause_of_retracing, reusable, structure_key
 from tfbatch.training.trial import fit
 from tfbatch.training.workload import Workload
 
@@ -550,3 +551,44 @@ def test_a_trial_with_the_users_own_parts_is_traced_anew(digits):
 
     assert programs.traced == 2
     assert models[0] is not models[1]
+
+
+def _without_a_cause():
+    keras.utils.clear_session(free_memory=False)
+    return sequential(SHAPE, 10)
+
+
+@pytest.mark.parametrize(
+    ("build", "cause"),
+    [
+        (_without_a_cause, ""),
+        (lambda: with_layer(lambda: NotDeclared())(SHAPE, 10), "`NotDeclared` is a class"),
+        (
+            lambda: with_layer(lambda: keras.layers.Lambda(own_function))(SHAPE, 10),
+            "What the layer `lambda` computes is in no configuration",
+        ),
+        (
+            lambda: with_layer(lambda: keras.layers.Dense(5, own_function))(SHAPE, 10),
+            "`own_function` is a function",
+        ),
+        (lambda: compiled(loss=OwnLoss())(SHAPE, 10), "`OwnLoss` is a class"),
+        (lambda: compiled(loss=own_function)(SHAPE, 10), "`own_function` is a function"),
+    ],
+)
+def test_what_a_model_is_traced_anew_for_is_named(build, cause):
+    assert cause_of_retracing(build()).startswith(cause)
+    assert bool(cause) == bool(cause_of_retracing(build()))
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_tracing_in_each_trial_is_told_before_the_search(digits, declared):
+    """Nothing else on the screen shows what takes longer than many a trial."""
+
+    def build():
+        layer = Declared() if declared else NotDeclared()
+        return with_layer(lambda: layer)(SHAPE, 10)
+
+    notes = " ".join(description_of(Workload(digits, build)).notes)
+
+    assert ("`NotDeclared` is a class of your own, so that each trial traces" in notes) != declared
+    assert ("@tfbatch.reusable" in notes) != declared

@@ -24,7 +24,7 @@ from tfbatch.training.content_checks import content_notes
 from tfbatch.training.context import TaskContext
 from tfbatch.training.model_builder import check_arguments
 from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like
-from tfbatch.training.structure import unknown_variables
+from tfbatch.training.structure import cause_of_retracing, is_of_the_user, unknown_variables
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import derive
 
@@ -113,7 +113,7 @@ def description_of(workload: Workload) -> ModelDescription:
     hyperparameters, notes = _hyperparameters(workload)
     loss = loss_of(model, workload.data, workload.compilation)
     notes += content_notes(model, workload.data, loss)
-    notes += [*_normalization_notes(model), *_sum_notes(model, workload)]
+    notes += [*_normalization_notes(model), *_sum_notes(model, workload), *_retracing_notes(model)]
     jit_compile = uses_xla(model, workload.jit_compile)
     unknown = unknown_variables(model)
     whole_only = f"{', '.join(unknown)} are variables that Keras does not know" if unknown else ""
@@ -237,6 +237,20 @@ def _sum_notes(model: Any, workload: Workload) -> Iterator[str]:
                 "batch sizes are not comparable. Use the mean, or a search with scaling_rule: none."
             )
             return
+
+
+def _retracing_notes(model: Any) -> Iterator[str]:
+    """Tracing takes longer than many a trial, and nothing else on the screen shows it."""
+    cause = cause_of_retracing(model)
+    if not cause and model.compiled and is_of_the_user(own := unwrapped(model.optimizer)):
+        cause = f"`{type(own).__name__}` is a class of your own"
+    if cause:
+        yield (
+            f"{cause}, so that each trial traces the model anew. All trials share one traced "
+            "program if every class of your own, also of a loss or a metric, is declared with "
+            "@tfbatch.reusable: what it does must follow from its configuration, its weights and "
+            "plain attributes. A function is kept in such a class."
+        )
 
 
 _SLOW_MOMENTUM = 0.95

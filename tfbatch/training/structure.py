@@ -65,13 +65,7 @@ def structure_key(model: keras.Model, build_model: object) -> str | None:
     """
     layers = list(model._flatten_layers(include_self=True, recursive=True))
     compilation = _compilation(model)
-    if any(_is_foreign(value) for value in _parts_of_objects(compilation)):
-        return None
-    if any(_is_foreign(layer) or _differs_by_instance(layer) for layer in layers):
-        return None
-    parts = [_attributes(layer) for layer in layers] + list(_operations(layers))
-    # A second optimizer's slots would go on from trial to trial.
-    if any(_is_foreign(v) or isinstance(v, keras.optimizers.Optimizer) for v in _parts(parts)):
+    if cause_of_retracing(model):
         return None
     try:
         config = keras.saving.serialize_keras_object(model)
@@ -83,6 +77,41 @@ def structure_key(model: keras.Model, build_model: object) -> str | None:
     compiled = [[_value(part), _plain(_vars(part))] for part in _parts(compilation)]
     compiled.append(_value(compilation))  # which output each belongs to
     return _digest([_builder(build_model), config, variables, attributes, compiled])
+
+
+def cause_of_retracing(model: keras.Model) -> str:
+    """What cannot be seen into, for which a model is traced anew in each trial.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        Such as "`Scale` is a class of your own", or an empty text where there is nothing such.
+    """
+    layers = list(model._flatten_layers(include_self=True, recursive=True))
+    for layer in layers:
+        if _is_foreign(layer):
+            return _of_your_own(layer)
+        if _differs_by_instance(layer):
+            return f"What the layer `{layer.name}` computes is in no configuration"
+    parts = [_attributes(layer) for layer in layers] + list(_operations(layers))
+    for part in (*_parts_of_objects(_compilation(model)), *_parts(parts)):
+        if _is_foreign(part):
+            return _of_your_own(part)
+    # A second optimizer's slots would go on from trial to trial.
+    if any(isinstance(part, keras.optimizers.Optimizer) for part in _parts(parts)):
+        return "The model holds an optimizer beside its own"
+    return ""
+
+
+def _of_your_own(value: Any) -> str:
+    """The sentence of a class or a function of the user's."""
+    if inspect.isroutine(value):
+        return f"`{getattr(value, '__name__', value)}` is a function of your own"
+    kind = value if isinstance(value, type) else type(value)
+    if _module(kind).split(".")[0] in _TRUSTED:  # it wraps one
+        return f"A {kind.__name__} holds a function of your own"
+    return f"`{kind.__name__}` is a class of your own"
 
 
 def is_of_the_user(optimizer: keras.optimizers.Optimizer) -> bool:
