@@ -150,6 +150,16 @@ def test_a_claim_of_several_parts_holds_only_if_all_do():
     assert all_of([holds, Verdict("NOT TRIED YET")]).word == "NOT TRIED YET"
 
 
+def test_an_exact_part_that_fails_has_no_p_value_and_is_not_counted():
+    holds = judge(effects_with(2.0, 1.0), kind="difference", margin=1.0)
+    fails = judge(effects_with(0.3, 0.1), kind="difference", margin=1.0)
+    exact = judge([-1.0], kind="exact", margin=0.0)
+
+    for parts in ([exact, holds], [fails, exact]):
+        assert all_of(parts) is exact
+    assert holm([0.01, all_of([exact, holds]).p_value])[0] == 0.01
+
+
 @pytest.mark.parametrize(
     ("effects", "kind", "margin", "message"),
     [

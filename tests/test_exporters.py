@@ -481,12 +481,22 @@ def test_a_package_that_is_not_installed_is_one_sentence_with_the_command(
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_a_database_without_its_driver_is_one_sentence_with_the_remedy(run_dir):
-    pytest.importorskip("optuna")
+@pytest.mark.parametrize("name", ["mlflow", "optuna"])
+def test_a_database_without_its_driver_is_one_sentence_with_the_remedy(name, run_dir):
+    pytest.importorskip(name)
     if importlib.util.find_spec("psycopg2"):
         pytest.skip("psycopg2 is installed")
     with pytest.raises(InputError, match=r"needs a driver that is not installed.*psycopg2"):
-        export_run(run_dir, to="optuna", destination="postgresql://localhost/study")
+        export_run(run_dir, to=name, destination="postgresql://localhost/study")
+
+
+def test_a_file_that_mlflow_cannot_write_is_refused_at_once(run_dir, tmp_path):
+    """MLflow tries ten times, for 100 seconds, and raises what is not its own."""
+    pytest.importorskip("mlflow")
+    with pytest.raises(InputError, match=r"must be a file that can be written.*/mlflow\.db"):
+        export_run(run_dir, to="mlflow", destination=f"sqlite:///{tmp_path}")
+    with pytest.raises(InputError, match=r"MLflow cannot write to sqlite:////proc/nope/m\.db"):
+        export_run(run_dir, to="mlflow", destination="sqlite:////proc/nope/m.db")
 
 
 @pytest.mark.parametrize("name", ["csv", "optuna", "wandb"])

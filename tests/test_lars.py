@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tfbatch
 from tfbatch.errors import InputError
@@ -47,6 +48,20 @@ def test_without_momentum_and_decay_a_step_is_a_fixed_share_of_the_norm():
 
     assert np.linalg.norm(moved) == pytest.approx(2.0 * 0.01 * 5, rel=1e-5)
     assert moved == pytest.approx(-0.1 * G / 10, rel=1e-5)
+
+
+def test_the_gradient_of_an_embedding_counts_a_word_that_is_repeated_as_one():
+    dense = np.array([[2.0, 2.0], [0.0, 0.0], [0.0, 0.0]], "float32")
+    slices = tf.IndexedSlices(tf.ones((2, 2)), tf.constant([0, 0]), tf.constant([3, 2]))
+    moved = []
+    for gradient in (tf.constant(dense), slices):
+        variable = keras.Variable(np.full((3, 2), 2.0, "float32"))
+        optimizer = LARS(2.0, trust_coefficient=0.01, weight_decay=0.1)
+        optimizer.build([variable])
+        optimizer.apply([gradient])
+        moved.append(keras.ops.convert_to_numpy(variable))
+
+    assert moved[1] == pytest.approx(moved[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 7.0, 1e4])

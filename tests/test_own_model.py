@@ -33,6 +33,7 @@ from tfbatch.training.own_optimizer import named_like, optimizer_like
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import run_trial
 from tfbatch.training.workload import Workload
+from tfbatch.trial.optimizer_numbers import numbers_at, settings_beside
 from tfbatch.trial.outcome import TrialSpec
 
 ADAM = Configuration(
@@ -301,14 +302,30 @@ def test_an_optimizer_of_another_class_is_kept_with_its_learning_rate_alone(regr
         (keras.optimizers.SGD(0.1, momentum=0.8), "sgd", {"momentum": 0.8}),
         (keras.optimizers.Adam(0.1, beta_1=0.7), "adam", {"beta_1": 0.7}),
         (keras.optimizers.AdamW(0.1), "adamw", {"weight_decay": 0.004}),
+        (
+            keras.optimizers.Muon(0.1, weight_decay=None, adam_weight_decay=None),
+            "muon",
+            {"weight_decay": 0.0, "adam_weight_decay": 0.0},
+        ),
     ],
-    ids=["sgd", "adam", "adamw"],
+    ids=["sgd", "adam", "adamw", "muon"],
 )
 def test_a_compiled_optimizer_is_told_by_its_plug_in(optimizer, name, numbers):
     found = named_like(optimizer)
 
     assert found.name == name
     assert numbers.items() <= found.arguments.items()
+
+
+def test_a_weight_decay_that_was_compiled_away_stays_away():
+    """Muon has one by default, which a search put in its place."""
+    compiled = keras.optimizers.Muon(0.1, weight_decay=None, adam_weight_decay=None)
+    own = Configuration(batch_size=32, base_learning_rate=0.1, optimizer=named_like(compiled))
+    numbers = numbers_at(own, learning_rate=0.1, num_examples=1000, total_examples=1000).values
+    made = optimizer_like(compiled, settings_beside(own.optimizer, numbers), 0.1)
+
+    assert not made.weight_decay
+    assert not made.adam_weight_decay
 
 
 def test_a_search_takes_a_compiled_models_optimizer(regression):

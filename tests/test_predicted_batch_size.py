@@ -50,6 +50,15 @@ def test_a_narrow_interval_is_said_to_be_that_of_the_measurement_alone():
     assert min(tried) <= 56 <= max(tried)
 
 
+def test_a_size_that_was_timed_is_as_fast_as_its_own_row():
+    """The line misses each of these times by some percent."""
+    seconds = {8: 0.018, 16: 0.026, 32: 0.042, 64: 0.080}
+    found = predicted(1e5, seconds=seconds, baseline=64, largest=64)
+
+    assert (found.batch_size, found.speed_up) == (64, pytest.approx(1.0, abs=1e-12))
+    assert found.sizes[-1].speed_up == pytest.approx(1.0, abs=1e-12)
+
+
 def test_no_size_is_predicted_beyond_the_largest_timed_one():
     found = predicted(10_000.0)
 

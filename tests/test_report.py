@@ -754,6 +754,25 @@ def test_steps_to_a_target_are_read_from_the_ends_of_decays(tmp_path):
     assert seconds.series[0].y[-1] == pytest.approx(125 * run.step_seconds.median(128))
 
 
+def test_a_target_that_the_shortest_training_reached_is_a_bound(tmp_path):
+    """The usual case of small sizes: the target is the worst of the best."""
+    ends = {8: (0.3, 0.2, 0.1), 32: (0.5, 0.3, 0.2), 128: (0.9, 0.6, 0.4)}
+    rows = []
+    for size, scores in ends.items():
+        for part, (length, score) in enumerate(zip((1000, 4000, 16000), scores, strict=True)):
+            row = row_of(f"s-{size}-{part}", "search", 1, configuration(size, 0.1))
+            rows.append(row | {"total_examples": length, "examples": length, "score": score})
+    run = read_recorded(write_run(tmp_path / "run", rows, answer=False, chance=False))
+    found = steps_to_target(run)
+
+    assert [one.at_first for one in found.steps] == [True, False, False]
+    assert found.fit is None
+    assert "batch size 8 reached the target in the shortest training" in to_target_sentence(run)
+    known, bound = to_target_chart(run).charts[0].series
+    assert (known.x, bound.x) == ((32.0, 128.0), (8.0,))
+    assert "at most" in bound.name
+
+
 def no_success(path):
     rows = [row_of("baseline", "baseline", 1, BASELINE, status="diverged")]
     rows.append(row_of("search-0001", "search", 2, configuration(8, 0.1), status="error"))

@@ -46,15 +46,20 @@ def test_adamw_at_four_times_the_batch():
     assert not found.measured
 
 
-def test_sgd_follows_the_square_root_and_its_linear_rule_is_the_upper_end():
+def test_sgd_follows_the_square_root_and_its_linear_rule_is_the_far_end():
     found = translate(32, 128, optimizer="sgd", learning_rate=0.1)
 
     rate = found.learning_rate
     assert rate.rule == "square_root"
     assert (rate.after, rate.low, rate.high) == pytest.approx((0.2, 0.1, 0.4))
     assert any("linear rule (Goyal" in note for note in found.notes)
-    down = translate(128, 32, optimizer="sgd", learning_rate=0.2).learning_rate
+    assert any("The upper end" in note for note in found.notes)
+    smaller = translate(128, 32, optimizer="sgd", learning_rate=0.2)
+    down = smaller.learning_rate
     assert (down.after, down.low, down.high) == pytest.approx((0.1, 0.05, 0.2))
+    assert any("The lower end" in note for note in smaller.notes)
+    same = translate(256, 256, to_gpus=4, optimizer="sgd", learning_rate=0.2)
+    assert not any("linear rule" in note for note in same.notes)
     adam = translate(32, 128, optimizer="adam", learning_rate=0.1)
     assert not any("linear rule" in note for note in adam.notes)
 

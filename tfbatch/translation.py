@@ -31,7 +31,7 @@ _PREDICTS = "square_root"
 _ENDS = {"linear": ("none", "linear"), "square_root": ("none", "square_root")}
 """The range, by the rule of an optimizer."""
 _LINEAR = (
-    "The upper end of the learning rate is SGD's linear rule (Goyal et al. 2017, arXiv "
+    "The {} end of the learning rate is SGD's linear rule (Goyal et al. 2017, arXiv "
     "1706.02677). Tuned rates of two small networks on two data sets lay nearer to the square "
     "root, up to 32 times the batch size."
 )
@@ -241,8 +241,9 @@ def translate_batch_size(
     held = _by_sde(training, before, after).held
     notes = [*training.notes, *_notes(before, after), *map(_note_of_held, held)]
     notes += _notes_of_limits(training, before, after)
-    if rate.rule == _PREDICTS and OPTIMIZERS.load(training.optimizer).SCALING_RULE == "linear":
-        notes.append(_LINEAR)
+    linear = OPTIMIZERS.load(training.optimizer).SCALING_RULE == "linear"
+    if rate.rule == _PREDICTS and linear and rate.low is not None:
+        notes.append(_LINEAR.format("upper" if after.batch_size > before.batch_size else "lower"))
     if critical_batch_size and rate.rule == "measured":
         notes.append("The run's measured slope is used, and `critical_batch_size` is not.")
     changes = (

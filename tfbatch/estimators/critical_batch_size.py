@@ -96,6 +96,9 @@ def fit_critical_batch_size(
 ) -> CriticalBatchSize:
     """Fits log(steps) by maximum likelihood; a run that fell short counts as "above its steps".
 
+    One that reached the target by its first evaluation counts as if it had taken the steps to it;
+    where these are many, the fit is doubted.
+
     Errors are taken as normal in log(steps), of one deviation, and independent: pairs of seeds
     across batch sizes are not used. The interval holds every critical batch size whose profile
     likelihood is within n log(1 + t^2 / (n - 2)) of the best, which is the exact t interval's
@@ -131,7 +134,7 @@ def fit_critical_batch_size(
         deviation=deviation,
         runs=len(runs),
         censored=censored,
-        doubts=tuple(_doubts(interval, censored / len(runs))),
+        doubts=tuple(_doubts(interval, runs)),
     )
 
 
@@ -236,7 +239,9 @@ def _ends(profile: _Profile, grid: Array, bar: float, best: float, level: float)
     return Interval(low, high, level)
 
 
-def _doubts(interval: Interval, censored_share: float) -> list[str]:
+def _doubts(interval: Interval, runs: Sequence[StepsToTarget]) -> list[str]:
+    censored_share = sum(not run.reached for run in runs) / len(runs)
+    bounds = sum(run.at_first for run in runs) / len(runs)
     doubts = []
     if not math.isfinite(interval.high):
         doubts.append("the steps are not shown to level off: measure larger batch sizes")
@@ -246,4 +251,6 @@ def _doubts(interval: Interval, censored_share: float) -> list[str]:
         doubts.append(f"the ends of the interval differ by more than {WIDEST_RATIO:g} times")
     if censored_share > LARGEST_CENSORED_SHARE:
         doubts.append(f"{censored_share:.0%} of the runs fell short of the target")
+    if bounds > LARGEST_CENSORED_SHARE:
+        doubts.append(f"{bounds:.0%} of the runs reached it by their first evaluation or before")
     return doubts

@@ -196,11 +196,10 @@ def predict_batch_size(
     ends = [noise_scale.interval.low, noise_scale.interval.high]
     from_ends = [_fastest_at_an_end(end, allowed, fit, largest) for end in ends]
     reference = _relative_seconds(noise, baseline, step_seconds[baseline])
-    seconds = (
-        fit.seconds(found.batch_size)
-        if fit is not None and fit.fits
-        else step_seconds[found.batch_size]
-    )
+    if fit is None or found.batch_size in step_seconds:  # the row of the table says the same
+        seconds = step_seconds[found.batch_size]
+    else:
+        seconds = fit.seconds(found.batch_size)
     doubts = list(noise_scale.doubts)
     if found.limited_by == "measured sizes" and fit is not None and fit.fits:
         doubts.append(f"sizes larger than {max(step_seconds)} were not timed and may be faster")

@@ -217,7 +217,7 @@ def all_of(verdicts: Sequence[Verdict]) -> Verdict:
 
     Its figures are those of the part that decides: the one that failed most clearly, the one that
     is not decided, or the one that holds least clearly. Its p-value is that of the least clear part
-    where all hold; where one fails it is Bonferroni's.
+    where all hold; where one fails it is Bonferroni's, and none where an exact part does.
 
     Raises:
         InputError: No part.
@@ -228,7 +228,9 @@ def all_of(verdicts: Sequence[Verdict]) -> Verdict:
         return verdicts[0]
     failed = [one for one in verdicts if one.word == "DOES NOT HOLD"]
     if failed:
-        worst = min(failed, key=lambda one: _or(one.p_value, 1.0))
+        worst = min(failed, key=lambda one: _or(one.p_value, 0.0))
+        if math.isnan(worst.p_value):  # of an exact part, which is certain
+            return worst
         p_value = min(1.0, len(verdicts) * worst.p_value)
         return dataclasses.replace(worst, p_value=p_value)
     for word in ("NOT TESTABLE HERE", "NOT TRIED YET", "INCONCLUSIVE"):

@@ -66,3 +66,25 @@ def needs(*packages: str) -> Iterator[None]:
             f"This export needs the module `{error.name}`, which is not installed. Install it: "
             f"{sys.executable} -m pip install {' '.join(packages)}"
         ) from error
+
+
+@contextlib.contextmanager
+def missing_driver(name: str, url: str) -> Iterator[None]:
+    """Turns a database driver that is not installed into a sentence that says so.
+
+    Args:
+        name: Who writes, for the sentence.
+        url: The database.
+
+    Raises:
+        InputError: A module is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"{name} cannot write to {url}: its database needs a driver that is not installed. "
+            "Install one that SQLAlchemy names for it, such as psycopg2-binary for PostgreSQL, "
+            f"or give a file: --destination=sqlite:///{name.lower()}.db. "
+            f"({error.__cause__ or error})"
+        ) from error

@@ -12,10 +12,11 @@ import os
 import re
 from collections.abc import Iterable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import InputError
-from tfbatch.exporters._exported import Exported, needs
+from tfbatch.exporters._exported import Exported, missing_driver, needs
 from tfbatch.exporters._trial import (
     Point,
     TrialRecord,
@@ -56,13 +57,33 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
     with needs("mlflow-skinny", "sqlalchemy", "alembic"):
         import mlflow
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
-        uri = destination or mlflow.get_tracking_uri()
-        try:
-            writer = _Writer(mlflow.MlflowClient(tracking_uri=uri), run)
-            return writer.write(uri)
-        except MlflowException as error:
-            raise InputError(f"MLflow cannot write to {uri}: {error}") from error
+    uri = destination or mlflow.get_tracking_uri()
+    _check_file(uri)
+    try:
+        with needs("mlflow-skinny", "sqlalchemy", "alembic"), missing_driver("MLflow", uri):
+            return _Writer(mlflow.MlflowClient(tracking_uri=uri), run).write(uri)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise InputError(f"MLflow cannot write to {uri}: {error}") from error
+
+
+def _check_file(uri: str) -> None:
+    """Refuses at once what MLflow would try ten times, for 100 seconds.
+
+    Raises:
+        InputError: A folder, or a file that cannot be written.
+    """
+    scheme, separator, rest = uri.partition(":///")
+    path = Path(rest)
+    if scheme != "sqlite" or not separator or not rest or rest.startswith(":"):
+        return
+    nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if path.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(
+            "MLflow's `destination` must be a file that can be written, or in a folder where one "
+            f"can. Received: {uri}. Give another: --destination=sqlite:////FOLDER/mlflow.db."
+        )
 
 
 class _Writer:

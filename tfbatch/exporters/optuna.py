@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.exporters._exported import Exported, needs, path_of
+from tfbatch.exporters._exported import Exported, missing_driver, needs, path_of
 from tfbatch.exporters._trial import (
     TrialRecord,
     answer_metrics,
@@ -57,16 +57,11 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
     url = _url(destination)
     with _quiet():
         try:
-            storage = optuna.storages.RDBStorage(url)
-            written = sum(_write(storage, run, rows, name) for name, rows in _studies(run))
+            with missing_driver("Optuna", url):
+                storage = optuna.storages.RDBStorage(url)
+                written = sum(_write(storage, run, rows, name) for name, rows in _studies(run))
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             raise InputError(f"Optuna cannot write to {url}: {error}") from error
-        except ImportError as error:  # the driver of a database server
-            raise InputError(
-                f"Optuna cannot write to {url}: its database needs a driver that is not installed. "
-                "Install one that SQLAlchemy names for it, such as psycopg2-binary for PostgreSQL, "
-                f"or give a file: --destination=optuna.db. ({error.__cause__ or error})"
-            ) from error
     return Exported(url, written, len(run.rows) - written, f"optuna-dashboard {url}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tfbatch.errors import InputError
@@ -121,6 +122,8 @@ class LARS(keras.optimizers.Optimizer):  # type: ignore[misc]
         """Updates one weight tensor and its velocity."""
         dtype = variable.dtype
         learning_rate = ops.cast(learning_rate, dtype)
+        if isinstance(gradient, tf.IndexedSlices):  # of an embedding: a row for each occurrence
+            gradient = tf.convert_to_tensor(gradient)
         gradient = ops.cast(gradient, dtype)
         velocity = self._velocities[self._get_variable_index(variable)]
         if not (self.exclude_vectors and len(variable.shape) < 2):

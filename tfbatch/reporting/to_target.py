@@ -72,7 +72,10 @@ def ends_by_size(run: RecordedRun) -> list[Ends]:
 
 
 def steps_to_target(run: RecordedRun) -> ToTarget | None:
-    """Steps to the best score that all batch sizes have reached; None where it is not known."""
+    """Steps to the best score that all batch sizes have reached; None where it is not known.
+
+    A batch size that was there in its shortest training may have needed fewer: no curve is fitted.
+    """
     ends = [e for e in ends_by_size(run) if len(e.examples) >= FEWEST_LENGTHS]
     if len(ends) < 2:
         return None
@@ -80,6 +83,9 @@ def steps_to_target(run: RecordedRun) -> ToTarget | None:
     worse = min if run.trials.objective.direction == "max" else max
     target = worse(better(e.scores) for e in ends)
     steps = tuple(_steps(run, e, target) for e in ends)
+    if bounds := ", ".join(str(one.batch_size) for one in steps if one.at_first):
+        why = f"batch size {bounds} reached the target in the shortest training, and may be faster"
+        return ToTarget(target, steps, None, f"No curve is fitted: {why}.")
     try:
         fit = fit_critical_batch_size(steps)
     except InputError as error:
@@ -109,7 +115,7 @@ def _steps(run: RecordedRun, ends: Ends, target: float) -> StepsToTarget:
             if before is not None and score != before[1]:
                 share = _share(before[1], target, score, run.trials.objective.direction)
                 length = math.exp((1 - share) * math.log(before[0]) + share * math.log(examples))
-            return StepsToTarget(size, length / size, reached=True)
+            return StepsToTarget(size, length / size, reached=True, at_first=before is None)
         before = examples, score
     return StepsToTarget(size, ends.examples[-1] / size, reached=False)
 
@@ -177,7 +183,16 @@ def _panel(
     curve: Callable[[float], float] | None,
 ) -> Chart:
     sizes = tuple(float(one.batch_size) for one in reached)
-    series = [Series("to the target", sizes, tuple(values), role="candidate")]
+    found = list(zip(reached, sizes, values, strict=True))
+    known = [(size, value) for one, size, value in found if not one.at_first]
+    bounds = [(size, value) for one, size, value in found if one.at_first]
+    series = []
+    if known:
+        x, y = zip(*known, strict=True)
+        series.append(Series("to the target", x, y, role="candidate"))
+    if bounds:
+        x, y = zip(*bounds, strict=True)
+        series.append(Series("at most: the shortest training", x, y, kind="points"))
     if curve is not None:
         fitted = tuple(curve(size) for size in sizes)
         series.append(Series("predicted (fitted)", sizes, fitted, kind="dashed", role="predicted"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -25,11 +25,15 @@ def named_like(optimizer: keras.optimizers.Optimizer) -> Named:
     for name in OPTIMIZERS.names():
         if type(inner) is class_of(name):
             return Named(name=name, **_numbers(config, OPTIMIZERS.load(name).PARAMETERS))
-    return Named(name=OWN, **_numbers(config, ()))
+    return Named(name=OWN, **_numbers(config, {}))
 
 
-def _numbers(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    found = {key: config.get(key) for key in (*names, "global_clipnorm")}
+def _numbers(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: config.get(key) for key in (*parameters, "global_clipnorm")}
+    # A decay of None is none, and no search may put the plug-in's own in its place.
+    for key, default in parameters.items():
+        if default is not None and key in config and config[key] is None:
+            found[key] = 0.0
     found["ema_momentum"] = config.get("ema_momentum") if config.get("use_ema") else None
     return {key: value for key, value in found.items() if value is not None}
 
