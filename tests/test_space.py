@@ -627,6 +627,95 @@ def test_a_column_of_choices_has_values_of_the_type_that_a_row_has(tmp_path):
         assert configuration.model[name] in choices
 
 
+def conditional_questions():
+    """A builder's, where `kind` opens `units`, and `units` opens `dropout`."""
+    hp = keras_tuner.HyperParameters()
+    hp.Choice("kind", ["flat", "deep", "wide"])
+    with hp.conditional_scope("kind", ["deep", "wide"]):
+        hp.Int("units", 32, 128, step=32)
+        with hp.conditional_scope("units", [64, 128]):
+            hp.Boolean("dropout")
+    return hp.get_config()["space"]
+
+
+def model_space(arguments=None, *, asked=None, **model):
+    """The space of a builder that asks questions, with arguments of a user's."""
+    return SearchSpace(
+        make_config(model=model).space,
+        num_examples=NUM_EXAMPLES,
+        model_arguments=arguments,
+        model_hyperparameters=conditional_questions() if asked is None else asked,
+    )
+
+
+def models_of(space):
+    """Each combination of the model's arguments that is drawn, as sorted pairs."""
+    configurations = [space.configuration(values) for values in sampled(space, 200)]
+    assert all(space.configuration(space.values(c)) == c for c in configurations)
+    return {tuple(sorted(c.model.items())) for c in configurations}
+
+
+def asked_units():
+    hp = keras_tuner.HyperParameters()
+    hp.Choice("units", [32, 128])
+    return hp.get_config()["space"]
+
+
+def test_a_value_of_the_users_is_not_searched_though_the_builder_asks_for_it():
+    for space in (
+        model_space({"units": 64}, asked=asked_units()),
+        model_space(asked=asked_units(), units=64),
+        model_space({"units": 64}, asked=asked_units(), units=[16, 32]),
+    ):
+        names = [parameter.name for parameter in space.hyperparameters().space]
+        assert "model_units" not in names
+        assert models_of(space) == {(("units", 64),)}
+        assert {c.model["units"] for c in space.optimizer_options()} == {64}
+
+
+def test_values_that_the_user_lists_take_the_place_of_the_builders():
+    space = model_space(asked=asked_units(), units=[64, 256])
+
+    assert [p.name for p in space.hyperparameters().space].count("model_units") == 1
+    assert models_of(space) == {(("units", 64),), (("units", 256),)}
+
+
+def test_a_range_of_the_users_is_whole_numbers_where_the_builder_asks_for_these():
+    space = model_space({"kind": "wide"}, units={"min": 3, "max": 6})
+
+    units = {dict(model)["units"] for model in models_of(space)}
+    assert units == {3, 4, 5, 6}
+    assert {type(number) for number in units} == {int}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "listed", "wanted"),
+    [
+        ({"kind": "flat"}, {}, {("flat",)}),
+        ({"kind": "deep", "units": 32}, {}, {("deep", 32)}),
+        ({"kind": "deep", "units": 64}, {}, {("deep", 64, True), ("deep", 64, False)}),
+        (
+            {"units": 64},
+            {"kind": ["flat", "wide"]},
+            {("flat", 64), ("wide", 64, True), ("wide", 64, False)},
+        ),
+        ({}, {"kind": ["flat"], "units": [64]}, {("flat",)}),
+        (
+            {},
+            {"kind": ["deep"], "units": [32, 128]},
+            {("deep", 32), ("deep", 128, True), ("deep", 128, False)},
+        ),
+    ],
+)
+def test_what_depends_on_a_value_of_the_users_is_searched_where_it_is_asked(
+    arguments, listed, wanted
+):
+    space = model_space(arguments, **listed)
+    models = [dict(model) for model in models_of(space)]
+
+    assert {tuple(m[n] for n in ("kind", "units", "dropout") if n in m) for m in models} == wanted
+
+
 def test_a_column_says_what_its_number_belongs_to(tmp_path):
     optimizer = {"name": "sgd", "momentum": {"min": 0.5, "max": 0.99}}
     columns = columns_of(make_space(optimizer=optimizer, model={"units": [8, 16]}), tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -27,9 +26,8 @@ from tfbatch.search.hyperparameters import (
     is_fixed,
     is_number,
 )
+from tfbatch.search.model_hyperparameters import MODEL, of_the_model
 from tfbatch.trial.derived import Derived, derive
-
-_MODEL = "model_"
 
 
 class SearchSpace:
@@ -40,6 +38,7 @@ class SearchSpace:
         num_examples: Size of the training split.
         model_arguments: Arguments of the model's builder, the same for all trials.
         model_hyperparameters: What the builder asks of `hp`, as KerasTuner's own configurations.
+            What the user gives under the same name takes its place.
 
     Raises:
         InputError: A batch size that is larger than the training split, an empty grid, or a number
@@ -56,7 +55,7 @@ class SearchSpace:
         *,
         num_examples: int,
         model_arguments: Mapping[str, object] | None = None,
-        model_hyperparameters: Sequence[Mapping[str, object]] = (),
+        model_hyperparameters: Sequence[JsonObject] = (),
     ):
         self.batch_sizes = batch_sizes_of(space.batch_size, num_examples)
         self.scaling_rule = first_of_each(space.rule)
@@ -69,9 +68,7 @@ class SearchSpace:
         self._with_warmup = [s.name for s in space.schedules if not has_own_warmup(s.name)]
         given = {**{k: as_given(v) for k, v in space.model.items()}, **(model_arguments or {})}
         self._model_arguments = {k: v for k, v in given.items() if is_fixed(v)}
-        self._model = _of_the_model(model_hyperparameters)
-        for name, searched in given.items():
-            declare(self._model, _MODEL + name, searched)
+        self._model = of_the_model(model_hyperparameters, given)
         self._num_examples = num_examples
         self._plug_ins = {
             f"{role}_{key}": as_searched(value)
@@ -135,9 +132,9 @@ class SearchSpace:
             optimizer=plug_in("optimizer", self._space.optimizer),
             model=self._model_arguments
             | {
-                name.removeprefix(_MODEL): value
+                name.removeprefix(MODEL): value
                 for name, value in values.items()
-                if name.startswith(_MODEL) and name in self._model_names
+                if name.startswith(MODEL) and name in self._model_names
             },
             **{
                 name: value_of(name, searched)
@@ -161,8 +158,8 @@ class SearchSpace:
         for key, _ in self._schedule_parameters(schedule):
             values[f"schedule_{schedule.name}_{key}"] = configuration.schedule.arguments[key]
         for name in self._model_names:
-            if name.removeprefix(_MODEL) in configuration.model:
-                values[name] = configuration.model[name.removeprefix(_MODEL)]
+            if name.removeprefix(MODEL) in configuration.model:
+                values[name] = configuration.model[name.removeprefix(MODEL)]
         return values
 
     def learning_rate(self, configuration: Configuration) -> float:
@@ -241,6 +238,7 @@ class SearchSpace:
             scaling_rule=first_of_each(self._space.rule),
             schedule=self._setting_the_momentum(),
             optimizer=first_of_each(self._space.optimizer),
+            model=self._model_arguments,
         )
         yield first
         for role, named in (
@@ -276,14 +274,3 @@ class SearchSpace:
             searched = as_searched(value)
             if not is_fixed(searched):
                 yield key, cast(Searched, searched)
-
-
-def _of_the_model(found: Sequence[Mapping[str, Any]]) -> keras_tuner.HyperParameters:
-    """The builder's own hyperparameters, each under a name that none of ours has."""
-    renamed = []
-    for entry in copy.deepcopy(list(found)):
-        entry["config"]["name"] = _MODEL + entry["config"]["name"]
-        for condition in entry["config"]["conditions"]:
-            condition["config"]["name"] = _MODEL + condition["config"]["name"]
-        renamed.append(entry)
-    return keras_tuner.HyperParameters.from_config({"space": renamed, "values": {}})
