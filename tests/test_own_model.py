@@ -21,6 +21,7 @@ from tfbatch.pipeline.array_storage import store_data
 from tfbatch.schema import Named
 from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
 from tfbatch.search.space import SearchSpace
+from tfbatch.training.asked import MOST_BUILDS
 from tfbatch.training.callbacks import as_factory, check_callbacks
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.description import check_optimizers, description_of
@@ -176,11 +177,215 @@ def build_with_hp(hp):
     return model
 
 
+def conditions_of(described):
+    """The values of others with which each hyperparameter is searched, by its name."""
+    return {
+        entry["config"]["name"]: {
+            condition["config"]["name"]: condition["config"]["values"]
+            for condition in entry["config"]["conditions"]
+        }
+        for entry in described.hyperparameters
+    }
+
+
+def model_with(*units):
+    hidden = [keras.layers.Dense(number) for number in units]
+    model = keras.Sequential([keras.Input((4,)), *hidden, keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse")
+    return model
+
+
+def build_by_kind(hp):
+    """Asks for most of it with some values alone, as plain code does."""
+    kind = hp.Choice("kind", ["flat", "deep", "wide"])
+    hp.Choice("activation", ["relu", "tanh"])
+    if kind == "deep":
+        return model_with(*(hp.Int(f"units_{k}", 2, 9) for k in range(hp.Int("layers", 1, 3))))
+    return model_with(hp.Int("width", 10, 200)) if kind == "wide" else model_with()
+
+
+def test_what_is_asked_with_some_values_alone_is_searched_with_these(regression):
+    described = description_of(Workload(regression, build_by_kind))
+
+    assert conditions_of(described) == {
+        "kind": {},
+        "activation": {},
+        "layers": {"kind": ["deep"]},
+        "width": {"kind": ["wide"]},
+        "units_0": {"kind": ["deep"]},
+        "units_1": {"layers": [2, 3]},
+        "units_2": {"layers": [3]},
+    }
+    assert not [note for note in described.notes if "hp" in note]
+    space = SearchSpace(
+        make_request_of().search.space,
+        num_examples=96,
+        model_hyperparameters=described.hyperparameters,
+    )
+    hp = space.hyperparameters()
+    for values, wanted in (
+        ({"kind": "flat"}, ["activation", "kind"]),
+        ({"kind": "deep", "layers": 2}, ["activation", "kind", "layers", "units_0", "units_1"]),
+    ):
+        hp.values = {f"model_{name}": value for name, value in values.items()}
+        hp.ensure_active_values()
+        model = space.configuration(hp.values).model
+        assert sorted(model) == wanted
+        assert model.items() >= values.items()
+
+
+def test_what_a_wide_range_opens_is_searched_wherever_the_range_is(regression):
+    """Not each of its values is tried, so that nobody knows with which it is asked."""
+
+    def build(hp):
+        if hp.Boolean("deep"):
+            return model_with(*(hp.Int(f"units_{k}", 2, 5) for k in range(hp.Int("layers", 1, 10))))
+        return model_with()
+
+    found = conditions_of(description_of(Workload(regression, build)))
+
+    assert set(found) == {"deep", "layers", *(f"units_{k}" for k in range(10))}
+    assert found["units_0"] == found["units_9"] == found["layers"] == {"deep": [True]}
+
+
+def test_a_scope_within_a_wide_range_is_opened(regression):
+    def build(hp):
+        layers = hp.Int("layers", 1, 20)
+        with hp.conditional_scope("layers", [5, 6]):
+            if layers in (5, 6):
+                return model_with(hp.Int("units", 2, 50))
+        return model_with()
+
+    found = conditions_of(description_of(Workload(regression, build)))
+
+    assert found == {"layers": {}, "units": {"layers": [5, 6]}}
+
+
+def test_what_is_asked_in_several_cases_is_searched_in_all_of_them(regression):
+    def build(hp):
+        if hp.Boolean("first") or hp.Boolean("second"):
+            return model_with(hp.Int("units", 2, 50))
+        return model_with()
+
+    found = conditions_of(description_of(Workload(regression, build)))
+
+    assert found == {"first": {}, "second": {"first": [False]}, "units": {}}
+
+
+def test_values_that_the_user_gives_are_those_that_are_built_with(regression):
+    built = []
+
+    def build(hp):
+        built.append(hp.Choice("kind", ["flat", "deep"]))
+        if built[-1] == "other":
+            return model_with(hp.Int("units", 2, 50))
+        if built[-1] == "deep":
+            return model_with(hp.Int("layers", 1, 50))
+        return model_with()
+
+    workload = Workload(regression, build)
+    fixed = description_of(workload, given={"kind": ("other",)})
+    assert set(built) == {"other"}
+    assert conditions_of(fixed) == {"kind": {}, "units": {}}
+    listed = description_of(workload, given={"kind": ("flat", "other")})
+    assert set(built) == {"flat", "other"}
+    assert conditions_of(listed)["units"] == {"kind": ["other"]}
+
+
+def test_a_model_is_described_as_the_users_values_make_it(regression):
+    def build(hp, clip=None):
+        model = layers()
+        kind = hp.Choice("optimizer", ["SGD", "Adam"])
+        optimizer = getattr(keras.optimizers, kind)(0.1, global_clipnorm=clip)
+        model.compile(optimizer=optimizer, loss="mse")
+        return model
+
+    given = {"optimizer": ("Adam",), "clip": (0.5,)}
+    described = description_of(Workload(regression, build), given=given)
+
+    assert described.optimizer.name == "adam"
+    assert described.optimizer.arguments["global_clipnorm"] == 0.5
+
+
+def test_what_a_parameter_opens_is_searched_with_its_values(regression):
+    def build(hp, kind="flat"):
+        return model_with(hp.Int("units", 2, 50)) if kind == "deep" else model_with()
+
+    described = description_of(Workload(regression, build), given={"kind": ("flat", "deep")})
+
+    assert conditions_of(described) == {"units": {"kind": ["deep"]}}
+
+
+def test_a_value_that_cannot_be_built_is_told_and_left_to_the_trials(regression):
+    def build(hp):
+        if hp.Choice("kind", ["flat", "cubic", "deep"]) == "cubic":
+            raise ValueError("no such kind\n(yet)")
+        return model_with(*([hp.Int("units", 2, 50)] if hp.get("kind") == "deep" else []))
+
+    described = description_of(Workload(regression, build))
+
+    assert conditions_of(described) == {"kind": {}, "units": {"kind": ["deep"]}}
+    (note,) = [note for note in described.notes if "cannot be built" in note]
+    assert note == (
+        "The model cannot be built with kind='cubic', and trials with that will fail: "
+        "ValueError: no such kind"
+    )
+
+
+def test_a_builder_that_asks_for_more_than_can_be_tried_is_told(regression):
+    built = []
+
+    def build(hp):
+        built.append(hp.Choice("first", list(range(30))))
+        hp.Choice("second", list(range(30)))
+        return model_with()
+
+    described = description_of(Workload(regression, build))
+
+    assert len(built) == 1 + MOST_BUILDS
+    (note,) = [note for note in described.notes if "could not try it all" in note]
+    assert "only with other values of `second` is not searched" in note
+    assert conditions_of(described) == {"first": {}, "second": {}}
+
+
+def build_with_both(hp, width=3):
+    return model_with(width, hp.Choice("units", [32, 128]))
+
+
+def test_a_builder_gets_its_parameters_beside_hp_and_the_users_values(regression):
+    """The trial, not only the build: what the journal says is what is trained."""
+    changes = {"model": {"width": 7, "units": 64}, "optimizer": Named(name="sgd")}
+    outcome, programs = train(regression, build_with_both, ADAM.model_copy(update=changes))
+
+    assert outcome.status == "completed", outcome.message
+    assert [layer.units for layer in last_model(programs).layers] == [7, 64, 1]
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_an_argument_that_a_builder_with_hp_never_asks_for_is_refused(regression, searched):
+    workload = Workload(regression, build_with_both)
+    message = (
+        r"must be one that it asks `hp` for, or a parameter.*Received: `unit`\. "
+        r"Did you mean `units`\? It asks for: units; its parameters: width\."
+    )
+    with pytest.raises(InputError, match=message):
+        description_of(workload, given={"unit": (64,)}, searched=searched)
+    fine = {"units": (64,), "width": (7,)}
+    assert not description_of(workload, given=fine, searched=False).hyperparameters
+
+
+def test_an_argument_that_is_asked_for_with_another_value_is_accepted(regression):
+    workload = Workload(regression, build_with_hp)
+
+    for searched in (True, False):
+        description_of(workload, given={"units": (6,)}, searched=searched)
+
+
 def test_the_builders_own_hyperparameters_are_described_and_used(regression):
     workload = Workload(regression, build_with_hp)
     described = description_of(workload)
 
-    assert [h["config"]["name"] for h in described.hyperparameters] == ["deep"]
+    assert conditions_of(described) == {"deep": {}, "units": {"deep": [True]}}
     assert "`learning_rate` stays at its default" in " ".join(described.notes)
     deep = workload.build(1, arguments={"deep": True, "units": 6})
     assert [layer.units for layer in deep.layers] == [6, 1]

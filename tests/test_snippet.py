@@ -6,6 +6,7 @@ import ast
 import contextlib
 import dataclasses
 import io
+import types
 from typing import Any
 
 import keras
@@ -182,6 +183,25 @@ def test_a_function_that_cannot_be_imported_is_left_to_the_reader(model):
     assert "# build_model is your own" in text
     assert "model = build_model(input_shape=data.input_shape, num_classes=data.num_classes)" in text
     assert "__main__" not in ast.unparse(tree)
+
+
+def build_with_both(hp, input_shape, width=3):
+    hidden = keras.layers.Dense(width + hp.Int("units", 1, 4))
+    return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), hidden])
+
+
+def test_the_script_gives_a_builder_its_parameters_and_its_hyperparameters(monkeypatch):
+    monkeypatch.setattr(tiny_model, "with_both", build_with_both, raising=False)
+    configuration = CONFIGURATIONS["less than an epoch"][0].model_copy(
+        update={"model": {"width": 7, "units": 2}}
+    )
+    text, _ = script(configuration, model="tiny_model:with_both", build_model=build_with_both)
+
+    assert "model = with_both(input_shape=data.input_shape, width=7, hp=hp)" in text
+    called = text[text.index("hp = keras_tuner") : text.index("learning_rate = ")]
+    namespace: dict[str, Any] = {"data": types.SimpleNamespace(input_shape=(8, 8, 1))}
+    exec("import keras_tuner\nfrom tiny_model import with_both\n" + called, namespace)
+    assert namespace["model"].layers[-1].units == 9
 
 
 def test_the_script_reads_the_same_data(tmp_path):

@@ -149,6 +149,7 @@ def prepared(
     warm: Slot | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     advice: str = "",
+    searched: Mapping[str, object] | None = None,
 ) -> Iterator[Prepared]:
     """Prepares data and model, whatever is to be trained then; ends the processes at the end.
 
@@ -162,6 +163,7 @@ def prepared(
         warm: A slot whose process has imported TensorFlow, or None.
         stop_requested: When true, what runs is ended.
         advice: A sentence for users whose task has ended with its process.
+        searched: What a search says of the builder's arguments; None where nothing is searched.
 
     Raises:
         InputError: The data, the code or the model cannot be used.
@@ -184,7 +186,12 @@ def prepared(
             subject, engine, progress, own_dir=lock.data, splits=splits
         )
         progress.doing("building the model")
-        model = engine.call(describe_model, list(subject.model_arguments))
+        given = {**(searched or {}), **subject.model_arguments}
+        model = engine.call(
+            describe_model,
+            {name: _options(value) for name, value in given.items()},
+            searched=searched is not None,
+        )
         for note in model.notes:
             progress.say(note)
         settings = gpu_settings(gpus, jit_compile=model.jit_compile)
@@ -193,6 +200,13 @@ def prepared(
             if engine.devices.kind == "CPU" and settings.build.cuda:
                 progress.note(NOT_SEEN)
         yield Prepared(fit_baseline(subject, model), data, model, engine, settings)
+
+
+def _options(value: object) -> tuple[object, ...]:
+    """The values that a user gives for an argument of the builder; none where it is a range."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if isinstance(value, dict) else (value,)
 
 
 def checked_gpus(progress: Progress) -> GpuMachine:

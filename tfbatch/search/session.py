@@ -100,6 +100,7 @@ def open_run(
             warm=warm,
             stop_requested=stop_requested,
             advice=_advice(request.execution, lock.logs),
+            searched=request.search.space.model,
         ) as ready,
     ):
         engine = ready.engine

@@ -16,7 +16,7 @@ from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.request.task import IN_PYTHON, Task
 from tfbatch.schedules import make_family
 from tfbatch.training.class_weights import every_class_weight
-from tfbatch.training.model_builder import required_parameters
+from tfbatch.training.model_builder import named_arguments, required_parameters
 from tfbatch.trial.derived import Derived
 from tfbatch.trial.optimizer_numbers import settings_beside
 
@@ -133,6 +133,8 @@ def _model(
     if "hp" in asked:
         lines = f"hp = keras_tuner.HyperParameters()\nhp.values.update({dict(arguments)!r})\n"
         given = [f"{name}=data.{name}" for name in asked if name in _OF_THE_DATA]
+        named = named_arguments(build_model, arguments)
+        given += [f"{name}={value!r}" for name, value in named.items()]
         lines += f"model = {function}({', '.join([*given, 'hp=hp'])})"
         return ["import keras_tuner", imported], lines
     given = [f"{name}=data.{name}" for name in asked if name in _OF_THE_DATA]

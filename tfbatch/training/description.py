@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -16,20 +17,23 @@ from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import OWN
 from tfbatch.run_folder.files import BEST_MODEL
 from tfbatch.schema import JsonObject, Named
+from tfbatch.training.asked import REPLACED, Given, ask, first_values
 from tfbatch.training.by_value import lost_in_configuration
 from tfbatch.training.callback_state import begin_anew
 from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.compilation import loss_of, uses_xla
 from tfbatch.training.content_checks import content_notes
 from tfbatch.training.context import TaskContext
-from tfbatch.training.model_builder import check_arguments
+from tfbatch.training.model_builder import (
+    asks_hyperparameters,
+    check_arguments,
+    check_asked,
+    own_parameters,
+)
 from tfbatch.training.own_optimizer import check_kept, learning_rate_of, named_like
 from tfbatch.training.structure import cause_of_retracing, is_of_the_user, unknown_variables
 from tfbatch.training.workload import Workload
 from tfbatch.trial.derived import derive
-
-_REPLACED = ("batch_size", "learning_rate", "lr")
-"""Hyperparameters of a user's builder that stand for what tfbatch itself searches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +59,27 @@ class ModelDescription:
     whole_only: str = ""
 
 
-def describe_model(task: TaskContext, arguments: Sequence[str]) -> ModelDescription:
+def describe_model(task: TaskContext, given: Given, *, searched: bool) -> ModelDescription:
     """What the model is; refuses arguments that its builder does not take.
 
     Args:
         task: Model and data.
-        arguments: Names of the builder's further arguments.
+        given: The builder's further arguments, each with the values that the user gives.
+        searched: Whether what it asks of `hp` is searched.
 
     Raises:
         InputError: The model, an argument or a callback cannot be used.
     """
-    check_arguments(task.code.build_model, dict.fromkeys(arguments))
+    check_arguments(task.code.build_model, given)
     try:
         callbacks = (task.code.callbacks or list)()
         notes = check_callbacks(callbacks)
-        found = description_of(task.programs.workload)
+        found = description_of(
+            task.programs.workload,
+            given=given,
+            searched=searched,
+            heartbeat=task.heartbeat_or_stop,
+        )
     except TfbatchError:
         raise
     except Exception as error:  # of the user's own code: shown whole, before any trial
@@ -96,21 +106,35 @@ def check_optimizers(task: TaskContext, configurations: Sequence[Configuration])
         InputError: An optimizer refuses a value, or has no momentum for a schedule to set.
     """
     workload = task.programs.workload
-    model = workload.build(seed=1, arguments={})
+    model = workload.build(seed=1, arguments=configurations[0].model)
     for configuration in configurations:
         length = 1000 * configuration.batch_size  # any: Keras judges numbers, not their sizes
         derived = derive(configuration, num_examples=length, total_examples=length)
         workload.optimizer(configuration, derived, model)
 
 
-def description_of(workload: Workload) -> ModelDescription:
-    """Builds the model once, with the defaults of its hyperparameters, and describes it.
+def description_of(
+    workload: Workload,
+    *,
+    given: Given = MappingProxyType({}),
+    searched: bool = True,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> ModelDescription:
+    """Builds the model with what the user gives and the defaults of all else, and describes it.
+
+    A builder with `hp` is called again, with other values of what it asks for.
+
+    Args:
+        workload: Model and data.
+        given: Arguments of the builder, each with the values that the user gives.
+        searched: Whether what it asks of `hp` is searched.
+        heartbeat: Called before each further build.
 
     Raises:
-        InputError: The model cannot be used.
+        InputError: The model cannot be used, or does not ask for an argument that is given.
     """
-    model = workload.build(seed=1, arguments={})
-    hyperparameters, notes = _hyperparameters(workload)
+    model = workload.build(seed=1, arguments=first_values(given))
+    hyperparameters, notes = _hyperparameters(workload, given, searched, heartbeat)
     loss = loss_of(model, workload.data, workload.compilation)
     notes += content_notes(model, workload.data, loss)
     notes += [*_normalization_notes(model), *_sum_notes(model, workload), *_retracing_notes(model)]
@@ -136,22 +160,37 @@ def description_of(workload: Workload) -> ModelDescription:
     )
 
 
-def _hyperparameters(workload: Workload) -> tuple[tuple[dict[str, Any], ...], list[str]]:
-    asked = workload.last_hyperparameters
-    if asked is None:
+def _hyperparameters(
+    workload: Workload, given: Given, searched: bool, heartbeat: Callable[[], None]
+) -> tuple[tuple[JsonObject, ...], list[str]]:
+    """What the builder asks of `hp` that is not replaced, and what a user should know of it."""
+    first, builder = workload.last_hyperparameters, workload.build_model
+    if first is None or not asks_hyperparameters(builder):
         return (), []
-    found, replaced = [], []
-    for entry in asked.get_config()["space"]:
-        if entry["config"]["name"] in _REPLACED:
-            replaced.append(entry["config"]["name"])
-        else:
-            found.append(entry)
-    notes = [
-        f"The builder's own hyperparameter `{name}` stays at its default: tfbatch searches the "
-        "batch size and the learning rate itself."
-        for name in dict.fromkeys(replaced)
+
+    def build(values: Mapping[str, object]) -> Any:
+        workload.build(seed=1, arguments={**first_values(given), **values})
+        return workload.last_hyperparameters
+
+    taken = own_parameters(builder)
+    known = {*taken, *(parameter.name for parameter in first.space)}
+    if not searched and known.issuperset(given):
+        return (), []
+    asked = ask(first, build, given=given, taken=taken, heartbeat=heartbeat)
+    if not asked.untried:
+        check_asked(builder, given, asked.names)
+    if not searched:
+        return (), []
+    found = [entry for entry in asked.entries if entry["config"]["name"] not in REPLACED]
+    return tuple(found), [
+        *asked.notes,
+        *(
+            f"The builder's own hyperparameter `{name}` stays at its default: tfbatch searches the "
+            "batch size and the learning rate itself."
+            for name in asked.names
+            if name in REPLACED and name not in given
+        ),
     ]
-    return tuple(found), notes
 
 
 def _compiled_notes(model: Any, workload: Workload) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
@@ -79,7 +79,8 @@ def call_builder(
         builder: A builder that `check_builder` accepts.
         input_shape: Shape of one input.
         num_classes: Number of classes, or None.
-        arguments: Further arguments by name, for those parameters that it has.
+        arguments: Further arguments by name. One that has `hp` gets those that it names as
+            parameters, and the others by asking.
         hp: Makes KerasTuner hyperparameters with the arguments as values; called if it asks.
 
     Raises:
@@ -102,8 +103,26 @@ def call_builder(
         return builder(*values, **arguments)
     given = {name: value for name, value in offered.items() if name in parameters}
     if "hp" in parameters:
-        return builder(**given, hp=hp())
+        return builder(**given, **named_arguments(builder, arguments), hp=hp())
     return builder(**given, **arguments)
+
+
+def named_arguments(builder: BuildModel, arguments: Mapping[str, object]) -> dict[str, object]:
+    """Those arguments that a builder with `hp` is called with; it asks `hp` for the others.
+
+    Of its `**options` nothing is known before it has asked: they get none.
+    """
+    free = own_parameters(builder)
+    return {name: value for name, value in arguments.items() if name in free}
+
+
+def own_parameters(builder: BuildModel) -> list[str]:
+    """The names of a builder's parameters beside those that every builder may have."""
+    return [
+        name
+        for name, p in _parameters(builder).items()
+        if name not in _OFFERED and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
 
 
 def asks_for_classes(builder: BuildModel) -> bool:
@@ -112,8 +131,13 @@ def asks_for_classes(builder: BuildModel) -> bool:
     return asked is not None and asked.default is asked.empty
 
 
-def check_arguments(builder: BuildModel, arguments: Mapping[str, object]) -> None:
-    """Refuses arguments that a builder does not take.
+def asks_hyperparameters(builder: BuildModel) -> bool:
+    """Whether a builder asks for KerasTuner's hyperparameters."""
+    return "hp" in _parameters(builder)
+
+
+def check_arguments(builder: BuildModel, arguments: Iterable[str]) -> None:
+    """Refuses arguments that a builder does not take; what it asks `hp` for is not known yet.
 
     Raises:
         InputError: The builder has no parameter of an argument's name.
@@ -121,12 +145,35 @@ def check_arguments(builder: BuildModel, arguments: Mapping[str, object]) -> Non
     parameters = _parameters(builder)
     if "hp" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    free = [name for name in parameters if name not in _OFFERED]
+    free = own_parameters(builder)
     for name in arguments:
         if name not in free:
             raise InputError(
                 f"The model builder takes no argument `{name}`.{did_you_mean(name, free)} "
                 f"It takes: {', '.join(free) or 'none'}."
+            )
+
+
+def check_asked(builder: BuildModel, arguments: Iterable[str], asked: Sequence[str]) -> None:
+    """Refuses arguments that a builder with `hp` neither takes nor asks for.
+
+    Args:
+        builder: The builder.
+        arguments: Names of what is given.
+        asked: Names of all that it asks `hp` for.
+
+    Raises:
+        InputError: It would train without an argument, and nobody would know.
+    """
+    free = own_parameters(builder)
+    for name in arguments:
+        if name not in [*free, *asked]:
+            raise InputError(
+                "An argument of a model builder with `hp` must be one that it asks `hp` for, or a "
+                f"parameter that it names. Received: `{name}`."
+                f"{did_you_mean(name, [*free, *asked])} It asks for: "
+                f"{', '.join(asked) or 'nothing'}; its parameters: {', '.join(free) or 'none'}. "
+                "If it asks for it only with certain other values, give these, too."
             )
 
 
