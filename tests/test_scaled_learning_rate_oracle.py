@@ -236,6 +236,47 @@ def test_three_errors_in_a_row_end_a_search(tmp_path):
         search(tmp_path, oracle, Bowl(lambda size, rate: 1 / 0))
 
 
+def through_the_service(oracle, *, ends):
+    """As many trials as there are ends, each ended as KerasTuner's chief hears of it from a worker.
+
+    An end is a score, or None for an error.
+    """
+    over_the_wire = keras_tuner.engine.trial.Trial
+    for score in ends:
+        trial = over_the_wire.from_proto(oracle.create_trial("worker").to_proto())
+        assert trial.status == "RUNNING"
+        if score is None:
+            trial.status, trial.message = "INVALID", "Traceback: ZeroDivisionError"
+        else:
+            oracle.update_trial(trial.trial_id, {"default_objective": score})
+            trial.status = "COMPLETED"
+        oracle.end_trial(over_the_wire.from_proto(trial.to_proto()))
+
+
+@pytest.fixture
+def chief(tmp_path):
+    space = keras_tuner.HyperParameters()
+    space.Choice("batch_size", SIZES, ordered=True)
+    space.Float("learning_rate", 1e-3, 0.05, sampling="log")
+    oracle = ScaledLearningRateOracle(LOSS, max_trials=9, hyperparameters=space)
+    oracle.verbose = 0
+    oracle._set_project_dir(tmp_path, "chief")
+    return oracle
+
+
+def test_between_a_chief_and_its_workers_three_errors_in_a_row_end_a_search(chief):
+    """The service hands on no error's message."""
+    with pytest.raises(RuntimeError, match="consecutive failures"):
+        through_the_service(chief, ends=[None, None, None])
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN axis encountered")
+def test_between_a_chief_and_its_workers_scores_that_are_no_numbers_do_not_end_a_search(chief):
+    through_the_service(chief, ends=[math.nan] * 4 + [None, 1.0, math.inf, math.nan])
+
+    assert [trial.status for trial in chief.trials.values()].count("FAILED") == 6
+
+
 def test_a_batch_size_that_only_fit_asks_for_is_searched_from_the_second_trial_on(tmp_path):
     class InFit(Bowl):
         def build(self, hp):

@@ -29,6 +29,10 @@ def with_memory_bound(
     then on (the same model, precision and device are assumed for all trials). The bound is saved
     with the oracle.
 
+    Between KerasTuner's chief and its workers (`KERASTUNER_ORACLE_IP`) no bound is learned: an
+    error's message does not reach the chief, where a lack of memory is a failure like any other.
+    Give such a search batch sizes that fit, or more `max_consecutive_failed_trials`.
+
     Example:
         ```python
         Oracle = tfbatch.oracles.with_memory_bound(keras_tuner.oracles.BayesianOptimizationOracle)

@@ -35,7 +35,7 @@ class ScaledLearningRateOracle(_MemoryBound, SpreadBayesianOracle):
     (KerasTuner's) proposes, never the same values twice. A trial whose score is not finite, or that
     failed, counts as the worst so far, so that the search stays away; a score that is not finite
     does not count towards `max_consecutive_failed_trials`. Lack of memory bounds the batch size as
-    `with_memory_bound` says. Random numbers are saved: a search that is reloaded goes on as if it
+    `with_memory_bound` says, except between a chief and its workers. Random numbers are saved: a search that is reloaded goes on as if it
     had never stopped.
 
     What `tfbatch tune` does beyond that needs more than an oracle: trials of equal length in
@@ -205,8 +205,12 @@ class ScaledLearningRateOracle(_MemoryBound, SpreadBayesianOracle):
         return bool(super()._duplicate(self._trained(values)))
 
     def _is_result(self, trial: Any) -> bool:
-        """KerasTuner fails a trial whose score is no number, without an error's message."""
-        return trial.message is None or super()._is_result(trial)
+        """KerasTuner fails a trial whose score is no number; what ended by an error has none.
+
+        An error's message is no sign of it: between a chief and its workers it is lost.
+        """
+        diverged = trial.score is not None and not math.isfinite(trial.score)
+        return diverged or super()._is_result(trial)
 
     def _vectorize_trials(
         self,
