@@ -340,6 +340,25 @@ def test_a_search_replayed_from_its_journal_goes_on_as_if_it_had_not_been_stoppe
         end(again, whole[number])
 
 
+@pytest.mark.quick_cases("bayesian", "grid", "random", "sobol")
+@EACH
+def test_a_search_of_two_workers_replayed_goes_on_as_if_it_had_not_been_stopped(name):
+    """Each proposal from the second on is made while another trial runs."""
+    space = make_space(**ONE_NUMBER | {"batch_size": [16, 32, 64, 128]})
+
+    def session(known):
+        asked, found = Asked(name, space), []
+        for number in range(7):
+            found.append(asked.propose(known=known[number] if number < len(known) else None))
+            if number:
+                ended = next(iter(asked.open.values()))
+                asked.tell(100 * loss_of(space.configuration(dict(ended.values))))
+        return found
+
+    whole = session([])
+    assert session(whole[:6]) == whole
+
+
 @EACH
 def test_what_an_earlier_session_ran_counts_whatever_this_version_would_propose(name):
     space = make_space(**SMALL)

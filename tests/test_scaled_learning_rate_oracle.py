@@ -236,6 +236,39 @@ def test_three_errors_in_a_row_end_a_search(tmp_path):
         search(tmp_path, oracle, Bowl(lambda size, rate: 1 / 0))
 
 
+@pytest.fixture
+def reported(chief):
+    """An oracle with four losses of about 100, and a trial that runs."""
+    for loss in (100.0, 101.0, 103.0, 102.0):
+        trial = chief.create_trial("worker")
+        chief.update_trial(trial.trial_id, {"default_objective": loss})
+        trial.status = "COMPLETED"
+        chief.end_trial(trial)
+    chief.create_trial("another worker")
+    return chief
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_running_trial_counts_as_what_the_ended_ones_let_expect(reported):
+    """Before the session's first Gaussian process too."""
+    points, values = reported._vectorize_trials()
+
+    assert points.shape == (5, 2)
+    assert values[:4].tolist() == [100.0, 101.0, 103.0, 102.0]
+    assert 100.0 < values[4] < 105.0
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_running_trial_counts_alike_in_a_search_that_is_reloaded(reported):
+    before = reported._vectorize_trials()
+    reported.gpr.fit([[0.0, 0.0], [1.0, 1.0]], [5.0, 6.0])  # of an earlier proposal
+    reported._places.clear()
+
+    assert [part.tolist() for part in reported._vectorize_trials()] == [
+        part.tolist() for part in before
+    ]
+
+
 def through_the_service(oracle, *, ends):
     """As many trials as there are ends, each ended as KerasTuner's chief hears of it from a worker.
 

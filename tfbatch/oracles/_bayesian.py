@@ -9,7 +9,7 @@ import keras_tuner
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from tfbatch.oracles._many_points import MOST_POINTS, Points, lowest_bound
+from tfbatch.oracles._many_points import MOST_POINTS, Array, Points, lowest_bound
 from tfbatch.oracles._spread import spread_points
 
 _RESTARTS = 50
@@ -105,29 +105,47 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
 
     def _next_of_many(self) -> np.ndarray:
         """The next point where there are too many for KerasTuner's way; see `lowest_bound`."""
-        names = [parameter.name for parameter in self.hyperparameters.space]
-        if names != self._placed_over:
-            self._places, self._placed_over = {}, names
-        running = {trial.trial_id for trial in self.ongoing_trials.values()}
-        places, values, open_places = [], [], []
-        for trial_id, trial in self.trials.items():
-            if trial_id in running:
-                open_places.append(self._place(trial))
-            elif (value := self._value(trial)) is not None:
-                places.append(self._place(trial))
-                values.append(value)
+        ended, running = self._ended_and_running()
         bounds = self._get_hp_bounds()
         # As KerasTuner draws the starts of its optimizations, so that a resumed search, which
         # repeats the draws alone, goes on with the same random numbers.
         starts = self._random_state.uniform(size=(_RESTARTS, len(bounds)))
-        return lowest_bound(
-            Points(np.array(places), np.array(values)),
-            np.array(open_places).reshape(-1, len(bounds)),
-            starts,
-            alpha=self.alpha,
-            beta=self.beta,
-            seed=(self.seed, len(self.trials)),
-        )
+        seed = (self.seed, len(self.trials))
+        return lowest_bound(ended, running, starts, alpha=self.alpha, beta=self.beta, seed=seed)
+
+    def _vectorize_trials(self) -> tuple[Array, Array]:
+        """Points of [0, 1]^d and what they came to, where small is good; running trials come last.
+
+        Those count as a deviation worse than is expected of them, so that they are not proposed
+        again. KerasTuner asks the process of its last proposal what that is; a session that has
+        only begun has none, and would propose something else than one that was not interrupted.
+        """
+        ended, running = self._ended_and_running()
+        finite = ended.values[np.isfinite(ended.values)]
+        worst = finite.max() if len(finite) else 0.0
+        values = np.where(np.isfinite(ended.values), ended.values, worst)
+        if not len(running) or not len(values):
+            return ended.places, values
+        self.gpr.fit(ended.places, values)
+        mean, deviation = self.gpr.predict(running, return_std=True)
+        return np.vstack([ended.places, running]), np.concatenate([values, mean + deviation])
+
+    def _ended_and_running(self) -> tuple[Points, Array]:
+        """Trials that came to something, and the places of those that run."""
+        names = [parameter.name for parameter in self.hyperparameters.space]
+        if names != self._placed_over:
+            self._places, self._placed_over = {}, names
+        ongoing = {trial.trial_id for trial in self.ongoing_trials.values()}
+        places, values, running = [], [], []
+        for trial_id, trial in self.trials.items():
+            if trial_id in ongoing:
+                running.append(self._place(trial))
+            elif (value := self._value(trial)) is not None:
+                places.append(self._place(trial))
+                values.append(value)
+        dimensions = len(self._nonfixed_space())
+        ended = Points(np.array(places).reshape(len(places), dimensions), np.array(values))
+        return ended, np.array(running).reshape(len(running), dimensions)
 
     def _place(self, trial: Any) -> list[float]:
         """`_point`, kept for a trial that runs, and anew for one that has ended."""

@@ -6,8 +6,6 @@ import math
 from typing import Any
 
 import keras_tuner
-import numpy as np
-import numpy.typing as npt
 import threadpoolctl
 
 from tfbatch.errors import InputError, did_you_mean
@@ -211,30 +209,6 @@ class ScaledLearningRateOracle(_MemoryBound, SpreadBayesianOracle):
         """
         diverged = trial.score is not None and not math.isfinite(trial.score)
         return diverged or super()._is_result(trial)
-
-    def _vectorize_trials(
-        self,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Points of [0, 1]^d and what they came to, where small is good."""
-        sign = 1.0 if self.objective.direction == "min" else -1.0
-        ongoing = {trial.trial_id for trial in self.ongoing_trials.values()}
-        finite = [sign * t.score for t in self.trials.values() if _has_score(t)]
-        points, values = [], []
-        for trial in self.trials.values():
-            point = self._point(trial)
-            if trial.trial_id in ongoing:
-                # As KerasTuner does: a pessimistic value, so that it is not proposed again.
-                mean, deviation = self.gpr.predict(np.array([point]), return_std=True)
-                value = float(mean[0] + deviation[0])
-            elif _has_score(trial):
-                value = sign * trial.score
-            elif trial.status in ("COMPLETED", "FAILED") and not self._lacked_memory(trial):
-                value = max(finite, default=0.0)
-            else:  # nothing is known of it, or it bounds the batch size
-                continue
-            points.append(point)
-            values.append(value)
-        return np.array(points), np.array(values)
 
     def _value(self, trial: Any) -> float | None:
         """A score that is not finite, and a failure, count as the worst of all."""
