@@ -12,7 +12,8 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from tfbatch.errors import InputError
-from tfbatch.oracles import ScaledLearningRateOracle, Told, make_settings
+from tfbatch.oracles import ScaledLearningRateOracle, Told, _bayesian, make_settings
+from tfbatch.oracles._spread import spread_points
 from tfbatch.request.search_config import load_search
 from tfbatch.schema import Named
 from tfbatch.search.space import SearchSpace
@@ -329,6 +330,30 @@ def test_a_batch_size_that_only_fit_asks_for_is_searched_from_the_second_trial_o
     points, _ = oracle._vectorize_trials()
     place = math.log(tried[0][1] * 4 / 1e-3) / math.log(50)
     assert points[0][0] == pytest.approx(place)
+
+
+@pytest.mark.parametrize(("first_trials", "come"), [(6, 2), (4, 1)])
+def test_what_is_found_late_is_spread_over_the_first_trials_that_are_left(
+    tmp_path, monkeypatch, first_trials, come
+):
+    class Late(Bowl):
+        def fit(self, hp, model, **arguments):
+            if len(self.tried) >= 3:
+                hp.Float("momentum", 0.0, 0.9)
+            return super().fit(hp, model, **arguments)
+
+    counts = []
+
+    def spread(*arguments, count, **others):
+        counts.append(count)
+        return spread_points(*arguments, count=count, **others)
+
+    monkeypatch.setattr(_bayesian, "spread_points", spread)
+    oracle = ScaledLearningRateOracle(LOSS, max_trials=6, num_initial_points=first_trials)
+    search(tmp_path, oracle, Late())
+
+    assert counts == [first_trials, come]
+    assert oracle.get_state()["first_points"] == [], "the last trials are no first points"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,10 @@ _RESTARTS = 50
 
 
 class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
-    """Where the space grows, as KerasTuner finds it, its first trials are spread over it anew.
+    """Its first trials are spread over the space, and no two are alike.
+
+    Where the space grows, as KerasTuner finds it during trials, those of the first trials that are
+    still to come are spread over it anew; where none is, one more is, in all that is new.
 
     Args:
         num_initial_points: Trials before the first Gaussian process.
@@ -75,7 +78,9 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         """A Gaussian process knows nothing before its first points: they are spread, not drawn."""
         names = [hyperparameter.name for hyperparameter in self.hyperparameters.space]
         if names != self._spread_over:
-            count = self.num_initial_points
+            # Trials that failed are none of the first ones: KerasTuner counts those that completed.
+            tried = sum(trial.status in ("COMPLETED", "RUNNING") for trial in self.trials.values())
+            count = max(self.num_initial_points - tried, 1)
             self._first = spread_points(self.get_space(), count=count, seed=self.seed)
             self._spread_over = names
         return self._first
