@@ -400,8 +400,9 @@ def test_a_step_of_ones_own_and_a_size_below_one_are_refused():
 
     with pytest.raises(InputError, match="`train_step` of its own"):
         tfbatch.accumulated(Own(), micro_batch_size=2)
-    with pytest.raises(InputError, match="`micro_batch_size` must be >= 1"):
-        tfbatch.accumulated(network(), micro_batch_size=0)
+    for size in (0, 32.0, 2.5, "8"):
+        with pytest.raises(InputError, match="`micro_batch_size` must be a whole number >= 1"):
+            tfbatch.accumulated(network(), micro_batch_size=size)
 
 
 @pytest.mark.slow

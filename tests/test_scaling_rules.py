@@ -170,12 +170,22 @@ def test_the_saturating_rule_is_linear_below_and_constant_above_its_batch_size()
 
 
 @pytest.mark.parametrize(
-    "change", [{"learning_rate": 0}, {"batch_size": 0}, {"base_batch_size": -1}], ids=str
+    "change",
+    [
+        {"learning_rate": 0},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"batch_size": 0},
+        {"batch_size": math.nan},
+        {"base_batch_size": -1},
+        {"base_batch_size": math.inf},
+    ],
+    ids=str,
 )
-def test_an_argument_that_is_not_positive_is_refused(change):
+def test_an_argument_that_is_not_positive_and_finite_is_refused(change):
     good = {"learning_rate": 0.1, "batch_size": 8, "base_batch_size": 8}
 
-    with pytest.raises(InputError, match=r"must be > 0\. Received: "):
+    with pytest.raises(InputError, match=r"must be finite and > 0\. Received: "):
         scaled("linear", **{**good, **change})
 
 

@@ -374,12 +374,26 @@ def test_fit_uses_the_learning_rate_of_each_update(name):
         ({"learning_rate": 0}, "`learning_rate` must be > 0. Received: learning_rate=0."),
         ({"learning_rate": math.nan}, "`learning_rate` must be > 0. Received: learning_rate=nan."),
         ({"batch_size": 0}, "`batch_size` must be >= 1. Received: batch_size=0."),
+        (
+            {"batch_size": 12.8},
+            "A batch size, and the example from which on it holds, must be whole numbers: round "
+            "them. Received: 12.8.",
+        ),
+        ({"batch_size": [(0, 8), (64, 12.5)]}, "A batch size, and the example from"),
+        ({"batch_size": [(0, 8), (64.5, 12)]}, "A batch size, and the example from"),
         ({"total_examples": 0}, "`total_examples` must be >= 1. Received: total_examples=0."),
         (
             {"warmup_examples": 6401},
             "`0 <= warmup_examples <= total_examples` must hold. Received: "
             "warmup_examples=6401, total_examples=6400.",
         ),
+        (
+            {"warmup_examples": 0.05},
+            "`warmup_examples` is a number of examples and must be whole; for a share of the "
+            "training, give round(share * total_examples). Received: warmup_examples=0.05.",
+        ),
+        ({"total_examples": 6400.5}, "`total_examples` is a number of examples and must be whole"),
+        ({"total_examples": math.inf}, "`total_examples` is a number of examples and must be"),
         ({"warmup_examples": -1}, "`0 <= warmup_examples <= total_examples` must hold."),
         ({"warmup_start": 1.5}, "`warmup_start` must be in [0, 1]. Received: warmup_start=1.5."),
         ({"family": "cosin"}, "Unknown schedule `cosin`. Did you mean `cosine`? Available: "),
@@ -393,6 +407,18 @@ def test_an_argument_out_of_range_is_refused(change, message):
         LearningRateInExamples(**{**good, **change})
 
     assert str(caught.value).startswith(message)
+
+
+def test_whole_numbers_of_examples_may_be_written_as_floats():
+    schedule = LearningRateInExamples(
+        "cosine", learning_rate=0.1, batch_size=32.0, total_examples=6.4e3, warmup_examples=64.0
+    )
+
+    assert (schedule.batch_size, schedule.total_examples, schedule.warmup_examples) == (
+        32,
+        6400,
+        64,
+    )
 
 
 def test_an_unknown_parameter_of_a_family_is_refused_with_the_closest_one():

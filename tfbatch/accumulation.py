@@ -73,8 +73,12 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
             measured to be no mean over examples, such as Dice over the batch or a function that
             returns a sum.
     """
-    if micro_batch_size is not None and micro_batch_size < 1:
-        raise InputError(f"`micro_batch_size` must be >= 1 or None. Received: {micro_batch_size=}.")
+    whole = isinstance(micro_batch_size, int | np.integer)
+    if micro_batch_size is not None and not (whole and micro_batch_size >= 1):
+        raise InputError(
+            "`micro_batch_size` must be a whole number >= 1, such as 32 and not 32.0, or None. "
+            f"Received: {micro_batch_size=}."
+        )
     if not isinstance(model, keras.Model):
         raise InputError(f"`model` must be a keras.Model. Received: {model!r}.")
     if type(model).train_step is not keras.Model.train_step:

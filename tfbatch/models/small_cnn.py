@@ -18,7 +18,7 @@ _WIDTHS = (16, 32, 32)
 def build(
     input_shape: tuple[int, int, int], num_classes: int, *, normalization: str = "none"
 ) -> keras.Model:
-    """Convolution and pooling until the image is 4 x 4 or smaller, at most three times.
+    """Convolution and pooling until a side has 2 pixels or fewer, at most three times.
 
     Args:
         input_shape: (height, width, channels).

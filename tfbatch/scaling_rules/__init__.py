@@ -46,11 +46,11 @@ def scaled(
 
     Raises:
         InputError: An unknown rule, a parameter that it lacks or does not have, or an argument
-            that is not positive.
+            that is not positive and finite.
     """
-    if min(learning_rate, batch_size, base_batch_size) <= 0:
+    if not all(0 < number < math.inf for number in (learning_rate, batch_size, base_batch_size)):
         raise InputError(
-            "`learning_rate`, `batch_size` and `base_batch_size` must be > 0. Received: "
+            "`learning_rate`, `batch_size` and `base_batch_size` must be finite and > 0. Received: "
             f"{learning_rate=}, {batch_size=}, {base_batch_size=}."
         )
     module = SCALING_RULES.load(rule)

@@ -49,12 +49,16 @@ class BatchSizes:
 
     @classmethod
     def of(cls, given: int | BatchSizes | Iterable[Iterable[int]]) -> BatchSizes:
-        """From one size, or from pairs such as JSON has them."""
+        """From one size, or from pairs such as JSON has them.
+
+        Raises:
+            InputError: As for the class, or a number that is not whole.
+        """
         if isinstance(given, BatchSizes):
             return given
         if not isinstance(given, Iterable):
-            return cls(((0, int(given)),))
-        return cls(tuple((int(start), int(size)) for start, size in given))
+            return cls(((0, _whole(given)),))
+        return cls(tuple((_whole(start), _whole(size)) for start, size in given))
 
     @functools.cached_property
     def joints(self) -> tuple[tuple[int, int, int], ...]:
@@ -107,3 +111,12 @@ class BatchSizes:
         """The last joint that is not after `value`."""
         place = bisect.bisect_right(self.joints, value, key=lambda joint: joint[column])
         return self.joints[max(place - 1, 0)]
+
+
+def _whole(number: float) -> int:
+    if not float(number).is_integer():
+        raise InputError(
+            "A batch size, and the example from which on it holds, must be whole numbers: round "
+            f"them. Received: {number!r}."
+        )
+    return int(number)

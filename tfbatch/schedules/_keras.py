@@ -100,6 +100,16 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         _require(
             0 <= warmup_start <= 1, "`warmup_start` must be in [0, 1]", warmup_start=warmup_start
         )
+        for key, number in (
+            ("total_examples", total_examples),
+            ("warmup_examples", warmup_examples),
+        ):
+            _require(
+                float(number).is_integer(),
+                f"`{key}` is a number of examples and must be whole; for a share of the training, "
+                "give round(share * total_examples)",
+                **{key: number},
+            )
         super().__init__()
         self.family = family
         self.learning_rate = float(learning_rate)
