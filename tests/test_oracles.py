@@ -386,6 +386,27 @@ def test_a_forgotten_trial_is_not_asked_for_again_and_ends_nothing(name):
     assert len({str(values) for values in found}) == 5
 
 
+@pytest.mark.quick_cases("tpe", "grid", "random", "sobol")
+@EACH
+def test_a_name_may_be_declared_under_two_conditions(name):
+    """KerasTuner allows it; each declaration has values of its own."""
+    hp = keras_tuner.HyperParameters()
+    hp.Choice("kind", ["cnn", "mlp"])
+    hp.Int("scale", 1, 3)
+    with hp.conditional_scope("kind", ["cnn"]):
+        hp.Choice("units", [16, 32])
+    with hp.conditional_scope("kind", ["mlp"]):
+        hp.Choice("units", [1000, 2000, 3000])
+    oracle = make_settings(name, **(FEW if name in MODELS else {})).make(
+        hp, direction="min", seed=1, total_examples=9
+    )
+    for number in range(8):
+        proposal = oracle.propose(str(number), known=None, bound=math.inf)
+        values = dict(proposal.values)
+        assert values["units"] in ([16, 32] if values["kind"] == "cnn" else [1000, 2000, 3000])
+        oracle.tell(str(number), proposal, Told(values["units"] / 1000 + values["scale"]))
+
+
 def test_a_grid_of_a_builders_own_hyperparameters_has_values_of_their_kind():
     hp = keras_tuner.HyperParameters()
     hp.Int("units", 16, 64, step=16)

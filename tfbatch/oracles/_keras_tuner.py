@@ -27,6 +27,18 @@ class _Replayed:
             return proposal
         return {**proposal, "status": "RUNNING", "values": dict(self.known)}
 
+    def _record_values(self, trial: Any) -> None:
+        """Remembers what was tried, as KerasTuner does, and leaves the values as they are.
+
+        KerasTuner takes the value of a name away, or draws another one, where the name is declared
+        again under a condition that does not hold.
+        """
+        now = self._compute_values_hash(trial.hyperparameters.values)  # type: ignore[attr-defined]
+        before = self._id_to_hash[trial.trial_id]  # type: ignore[attr-defined]
+        self._id_to_hash[trial.trial_id] = now  # type: ignore[attr-defined]
+        self._tried_so_far.discard(before)  # type: ignore[attr-defined]
+        self._tried_so_far.add(now)  # type: ignore[attr-defined]
+
     def _check_consecutive_failures(self) -> None:
         """Three killed workers must not end a search; all trials would be counted after each."""
 

@@ -34,7 +34,8 @@ def spread_points(
     for row in unit:
         values: dict[str, Any] = {}
         for hyperparameter, place in zip(space, row, strict=True):
-            if all(c.is_active(values) for c in hyperparameter.conditions):
+            known = hyperparameter.name in values  # declared under another condition that holds too
+            if not known and all(c.is_active(values) for c in hyperparameter.conditions):
                 values[hyperparameter.name] = hyperparameter.prob_to_value(float(place))
         points.setdefault(tuple(values.items()), values)  # a space of a few choices has fewer
     return list(points.values())

@@ -117,7 +117,8 @@ def _combinations(
         yield dict(chosen)
         return
     first, *others = parameters
-    if not all(condition.is_active(chosen) for condition in first.conditions):
+    known = first.name in chosen  # declared under another condition that holds too
+    if known or not all(condition.is_active(chosen) for condition in first.conditions):
         yield from _combinations(others, values_of_range, chosen)
         return
     for value in _values(first, values_of_range):

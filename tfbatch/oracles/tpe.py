@@ -91,7 +91,7 @@ class _Tpe:
     ):
         from tfbatch.oracles._spread import spread_points
 
-        self._coordinates = [_Coordinate(parameter) for parameter in hyperparameters.space]
+        self._coordinates = _coordinates(hyperparameters)
         self._direction, self._seed, self._initial_trials = direction, seed, initial_trials
         self._first: list[dict[str, Any]] = spread_points(
             hyperparameters, count=initial_trials, seed=seed
@@ -142,7 +142,7 @@ class _Tpe:
             asked = study.ask()
             values: dict[str, Any] = {}
             for coordinate in self._coordinates:
-                if coordinate.is_active(values):
+                if coordinate.name not in values and coordinate.is_active(values):
                     values[coordinate.name] = coordinate.ask(asked)
             # It stays open in this study, so that the next draw keeps away from a refused one. In a
             # space of choices the estimator would draw what it likes best again and again.
@@ -159,16 +159,24 @@ class _Tpe:
         for tried in self._trials.values():
             if tried.forgotten:
                 continue
-            active = [one for one in self._coordinates if one.name in tried.values]
+            active = self._active(tried.values)
             study.add_trial(
                 optuna.trial.create_trial(
                     state=running if tried.score is None else ended,
                     value=tried.score,
-                    params={one.name: one.place(tried.values[one.name]) for one in active},
-                    distributions={one.name: one.distribution for one in active},
+                    params={one.key: one.place(tried.values[one.name]) for one in active},
+                    distributions={one.key: one.distribution for one in active},
                 )
             )
         return study
+
+    def _active(self, values: Values) -> list[_Coordinate]:
+        """The coordinate of each value: of those of its name the first whose conditions hold."""
+        active: dict[str, _Coordinate] = {}
+        for one in self._coordinates:
+            if one.name in values and one.is_active(values):
+                active.setdefault(one.name, one)
+        return list(active.values())
 
     def _blind(self, number: int) -> Iterator[Values]:
         """Independent draws."""
@@ -176,7 +184,7 @@ class _Tpe:
         for _ in range(_BLIND_DRAWS):
             values: dict[str, Any] = {}
             for coordinate in self._coordinates:
-                if coordinate.is_active(values):
+                if coordinate.name not in values and coordinate.is_active(values):
                     values[coordinate.name] = coordinate.at(float(rng.random()))
             yield values
 
@@ -186,13 +194,18 @@ class _Coordinate:
 
     A range is a number in [0, 1], on its own scale; a choice is the place of the value, among
     numbers in ascending order and among anything else without one.
+
+    Args:
+        parameter: KerasTuner's.
+        key: Its name in Optuna, which has one distribution for each.
     """
 
-    def __init__(self, parameter: Any):
+    def __init__(self, parameter: Any, key: str):
         from keras_tuner.engine import hyperparameters as kinds
         from optuna import distributions
 
         self.name: str = parameter.name
+        self.key = key
         self.distribution: distributions.BaseDistribution
         self._parameter = parameter
         self._values: list[Any] = []
@@ -215,10 +228,10 @@ class _Coordinate:
         """The value that Optuna chooses."""
         places = range(len(self._values))
         if not places:
-            return self.at(trial.suggest_float(self.name, 0.0, 1.0))
+            return self.at(trial.suggest_float(self.key, 0.0, 1.0))
         if getattr(self._parameter, "ordered", False):
-            return self._values[trial.suggest_int(self.name, 0, places[-1])]
-        return self._values[trial.suggest_categorical(self.name, tuple(places))]
+            return self._values[trial.suggest_int(self.key, 0, places[-1])]
+        return self._values[trial.suggest_categorical(self.key, tuple(places))]
 
     def at(self, share: float) -> Any:
         """The value at a share in [0, 1] of all."""
@@ -229,6 +242,16 @@ class _Coordinate:
         if self._values:
             return self._values.index(value)
         return float(min(max(self._parameter.value_to_prob(value), 0.0), 1.0))
+
+
+def _coordinates(hyperparameters: keras_tuner.HyperParameters) -> list[_Coordinate]:
+    """One for each declaration: a name may be declared again under other conditions."""
+    found: list[_Coordinate] = []
+    for parameter in hyperparameters.space:
+        before = sum(one.name == parameter.name for one in found)
+        key = f"{parameter.name} ({before + 1})" if before else parameter.name
+        found.append(_Coordinate(parameter, key))
+    return found
 
 
 def _key(values: Values) -> frozenset[tuple[str, Any]]:
