@@ -120,6 +120,25 @@ def test_trap_stock_keras_tuner_ends_a_search_after_three_sizes_that_lack_memory
     assert tried[-1] == min(tried) == WALL  # nothing fits: the search ends, and says no more
 
 
+@pytest.mark.parametrize(
+    "oracle",
+    [with_memory_bound(keras_tuner.oracles.RandomSearchOracle), ScaledLearningRateOracle],
+    ids=["with_memory_bound", "scaled"],
+)
+def test_batch_sizes_that_are_texts_are_refused(tmp_path, oracle):
+    """Compared as texts, 128 would be less than 64."""
+    space = keras_tuner.HyperParameters()
+    space.Choice("batch_size", ["64", "128"])
+    space.Float("learning_rate", 1e-3, 0.05, sampling="log")
+
+    with pytest.raises(InputError, match=r"must be numbers: declare .*\[32, 64\].* Received: "):
+        search(
+            tmp_path,
+            oracle(objective=objective(), max_trials=8, hyperparameters=space),
+            OneUpdate(),
+        )
+
+
 def test_another_error_is_a_failure_as_before(tmp_path):
     oracle = with_memory_bound(keras_tuner.oracles.RandomSearchOracle)(
         objective=objective(), max_trials=8, seed=1

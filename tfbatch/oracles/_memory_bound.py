@@ -49,7 +49,7 @@ def with_memory_bound(
         The subclass; the class itself where it has such a bound already.
 
     Raises:
-        InputError: The class is no oracle.
+        InputError: The class is no oracle; later, at a proposal, batch sizes that are no numbers.
     """
     if not (isinstance(oracle, type) and issubclass(oracle, keras_tuner.Oracle)):
         raise InputError(
@@ -73,7 +73,11 @@ class _MemoryBound:
 
         The oracle is asked once for each trial: Hyperband counts every answer as a place in its
         bracket. "IDLE" and "STOPPED" come without values.
+
+        Raises:
+            InputError: The batch sizes are declared as something else than numbers.
         """
+        self._check_numbers()
         proposal = super().populate_space(trial_id)  # type: ignore[misc]
         values = proposal.get("values")
         if not self._is_too_large(values):
@@ -84,6 +88,17 @@ class _MemoryBound:
         if moved is None:
             return {"status": "STOPPED", "values": None}
         return {**proposal, "values": moved}
+
+    def _check_numbers(self) -> None:
+        """Refuses texts, of which "128" is less than "64"."""
+        name = self._hyperparameter
+        for parameter in self.hyperparameters.space:  # type: ignore[attr-defined]
+            # The values of a choice are of one type.
+            if parameter.name == name and isinstance(parameter.default, str | bool):
+                raise InputError(
+                    "The batch sizes of a search must be numbers: declare them as "
+                    f'hp.Choice("{name}", [32, 64], ordered=True). Received: {parameter!r}.'
+                )
 
     def accepts(self, values: dict[str, Any]) -> bool:
         """Called by `SobolOracle` for each of its points."""

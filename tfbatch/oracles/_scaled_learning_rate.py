@@ -33,8 +33,8 @@ class ScaledLearningRateOracle(_MemoryBound, SpreadBayesianOracle):
     (KerasTuner's) proposes, never the same values twice. A trial whose score is not finite, or that
     failed, counts as the worst so far, so that the search stays away; a score that is not finite
     does not count towards `max_consecutive_failed_trials`. Lack of memory bounds the batch size as
-    `with_memory_bound` says, except between a chief and its workers. Random numbers are saved: a search that is reloaded goes on as if it
-    had never stopped.
+    `with_memory_bound` says, except between a chief and its workers. Random numbers are saved: a
+    search that is reloaded goes on as if it had never stopped.
 
     What `tfbatch tune` does beyond that needs more than an oracle: trials of equal length in
     examples, schedules and momenta that follow the batch size, a baseline, fresh seeds for the
@@ -74,7 +74,8 @@ class ScaledLearningRateOracle(_MemoryBound, SpreadBayesianOracle):
 
     Raises:
         InputError: A number that is out of range; later, at the first proposal, a learning rate
-            that is no `hp.Float`; at the second, a space without one of the two.
+            that is no `hp.Float`, or batch sizes that are no numbers; at the second, a space
+            without one of the two.
     """
 
     def __init__(
