@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import threading
 import time
 import types
@@ -18,7 +19,7 @@ from search_fixtures import (
     runner_of,
 )
 
-from tfbatch.errors import SearchError, StoppedError
+from tfbatch.errors import RunFolderError, SearchError, StoppedError
 from tfbatch.process.memory import worker_bytes
 from tfbatch.request.execution import Execution
 from tfbatch.search import worker_engine
@@ -200,6 +201,51 @@ def test_an_error_ends_the_trials_that_run_and_keeps_what_had_ended(running):
     assert [slot.killed for slot in slots] == [0, 1, 0]
     assert [trial.trial for trial in runner.trials] == ["search-0001"]
     assert engine.running() == []
+
+
+@pytest.mark.parametrize("raising", [0, 1, 2])
+def test_an_error_of_one_trials_process_loses_no_other_that_has_ended(raising):
+    slots = [EndableSlot() for _ in range(3)]
+    engine = make_engine(*slots)
+    for number, slot in enumerate(slots):
+        engine.start(dataclasses.replace(SPEC, trial=f"search-{number}"))
+        if number == raising:
+            slot.future.set_exception(RunFolderError("its curves cannot be written"))
+        else:
+            slot.future.set_result(DONE)
+
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        engine.wait()
+    ended = engine.end_trials()
+    others = [f"search-{number}" for number in range(3) if number != raising]
+    assert [(spec.trial, outcome) for spec, outcome in ended] == [(name, DONE) for name in others]
+    assert engine.end_trials() == []
+
+
+def both_end(runner, slots, second):
+    """A plan of two trials that end before anybody looks."""
+    specs = [runner.spec(f"search-000{number}", "search", number, BASELINE) for number in (1, 2)]
+    yield from specs
+    slots[0].future.set_result(outcome(specs[0]))
+    if second is None:
+        slots[1].future.set_result(outcome(specs[1]))
+    else:
+        slots[1].future.set_exception(second)
+
+
+def test_an_error_of_one_trials_process_leaves_the_other_in_the_journal(running):
+    slots, _, runner = running
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        list(runner.run_all(both_end(runner, slots, RunFolderError("it cannot be written"))))
+    assert [trial.trial for trial in runner.trials] == ["search-0001"]
+
+
+def test_who_ends_after_the_first_of_two_trials_that_end_at_once_loses_none(running):
+    slots, _, runner = running
+    ended = runner.run_all(both_end(runner, slots, None))
+    assert next(ended).trial == "search-0001"
+    ended.close()
+    assert [trial.trial for trial in runner.trials] == ["search-0001", "search-0002"]
 
 
 def test_who_ends_with_an_error_between_two_trials_leaves_none_running(running):

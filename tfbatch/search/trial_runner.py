@@ -29,7 +29,7 @@ from tfbatch.run_folder.files import (
     weights_file,
 )
 from tfbatch.run_folder.folder import RunFolder
-from tfbatch.search.engine import TrialEngine
+from tfbatch.search.engine import Finished, TrialEngine
 from tfbatch.search.kept_states import KeptStates
 from tfbatch.search.progress import Progress
 from tfbatch.trial.derived import Derived
@@ -98,6 +98,7 @@ class TrialRunner:
         self._stop_requested = stop_requested
         self._interrupted: list[str] = []
         self._running: dict[str, TrialSpec] = {}
+        self._ended: list[Finished] = []
         self._states = KeptStates(folder.path, most_bytes=int(max_state_gb * 1e9))
         self._max_state_gb, self._told_of_states = max_state_gb, False
         self._objective = objective
@@ -289,9 +290,10 @@ class TrialRunner:
                     raise InterruptedTrialError(held.trial)
             # Where nothing runs and nothing can be started, the node for it may still come.
             seconds = math.inf if self._running else _ASK_SECONDS
-            for spec, outcome in self._engine.wait(
-                seconds=seconds, stop_requested=self._stop_requested
-            ):
+            # Kept until each is in the journal: whoever gets the first one may end with an error.
+            self._ended = self._engine.wait(seconds=seconds, stop_requested=self._stop_requested)
+            while self._ended:
+                spec, outcome = self._ended.pop(0)
                 del self._running[spec.trial]
                 if outcome.status == "interrupted":
                     self._drop(spec)
@@ -303,7 +305,8 @@ class TrialRunner:
 
     def _end_running(self) -> None:
         """Ends what runs; a trial that has ended meanwhile is kept."""
-        for spec, outcome in self._engine.end_trials():
+        ended, self._ended = self._ended, []
+        for spec, outcome in [*ended, *self._engine.end_trials()]:
             if outcome.status == "interrupted":
                 self._remove_half_curves(spec)
             elif spec.trial in self._running:

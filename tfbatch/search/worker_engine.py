@@ -466,6 +466,7 @@ class WorkerEngine(Calls):
         self._running: dict[int, tuple[TrialSpec, float]] = {}
         self._stop_seen: float | None = None
         self._stopped: set[int] = set()
+        self._unclaimed: list[Finished] = []
         self._starts: collections.Counter[str] = collections.Counter()
         self._failed_starts: collections.Counter[int] = collections.Counter()
 
@@ -528,7 +529,7 @@ class WorkerEngine(Calls):
                 slots[number].kill()  # again: a process that is only begun has no ID yet
             futures = [f for n in late if (f := slots[n].future)]
             concurrent.futures.wait(futures, timeout=_POLL_SECONDS)
-        found: list[Finished] = []
+        found, self._unclaimed = self._unclaimed, []
         for number in list(self._running):
             with contextlib.suppress(Exception):  # of one costs no other
                 end = self._finished(number, lambda: True)
@@ -546,8 +547,7 @@ class WorkerEngine(Calls):
         while True:
             ended = [n for n in self._running if self._look_after(slots[n], asked)]
             self._end_what_does_not_stop()
-            ends = [self._finished(n, asked) for n in ended]
-            found = [end for end in ends if end]
+            found = self._ends_of(ended, asked)
             if found or time.monotonic() > deadline or len(self._idle(SEARCHED)) > idle:
                 return found
             if not self._running:
@@ -635,6 +635,20 @@ class WorkerEngine(Calls):
         for number in set(self._running) - self._stopped:
             self._stopped.add(number)
             self._processes.slots[number].kill()
+
+    def _ends_of(
+        self, numbers: Sequence[int], stop_requested: Callable[[], bool]
+    ) -> list[Finished]:
+        """How trials ended; where one raises, those before it are kept for `end_trials`."""
+        found: list[Finished] = []
+        for number in numbers:
+            try:
+                end = self._finished(number, stop_requested)
+            except BaseException:
+                self._unclaimed += found
+                raise
+            found += [end] if end else []
+        return found
 
     def _finished(self, number: int, stop_requested: Callable[[], bool]) -> Finished | None:
         """How a trial ended; None if its process could not start and is started once more."""
