@@ -321,6 +321,12 @@ def test_the_dataset_without_its_callback_fails_instead_of_training_at_one_size(
         (lambda: BatchSizeScheduler({}), "begin at 0"),
         (lambda: BatchSizeScheduler({0: 4, 3: 8, 2: 9}), "rising"),
         (lambda: BatchSizeScheduler({0: 0}), "must be >= 1"),
+        (lambda: BatchSizeScheduler({0: 32.7}), "whole number. Received: 32.7"),
+        (lambda: BatchSizeScheduler.ramp(4.5, 9, until=3), "whole number. Received: 4.5"),
+        (
+            lambda: BatchSizeScheduler.instead_of_decay(4.5, boundaries=[1], gamma=0.5),
+            "`batch_size` must be a whole number. Received: 4.5",
+        ),
         (lambda: BatchSizeScheduler({0: 4, 0.5: 8}, unit="examples"), "must be whole"),
         (lambda: BatchSizeScheduler({0: 4}, unit="steps"), "`unit`"),  # type: ignore[arg-type]
         (lambda: BatchSizeScheduler({0: 51}).dataset(X, X), "more examples than an epoch"),
@@ -577,6 +583,14 @@ def test_the_ratio_and_the_factor_are_used():
     assert history["batch_size"] == [4, 16, 16]  # 13 > 3 * 4, and 13 < 3 * 16
 
 
+def test_whole_sizes_and_factors_may_be_written_as_floats():
+    callback, (model, _) = adaptive(9, 9, 9, patience=1, batch_size=4.0, factor=2.0), recording()
+    history = fit(model, callback.dataset(X, X), callback, epochs=3).history
+    assert history["batch_size"] == [4, 8, 16]
+    assert [type(size) for _, _, size in callback.switches] == [int] * 3
+    assert BatchSizeScheduler({0: 32.0})._possible_sizes(99) == [32]
+
+
 def test_the_adaptive_one_begins_anew_or_goes_on_where_it_ended():
     callback, (model, seen) = adaptive(*[99] * 20, patience=1), recording()
     dataset = callback.dataset(X, X)
@@ -694,6 +708,9 @@ def test_the_noise_is_measured_after_each_switch_too():
     [
         ({"max_batch_size": 2}, "batch_size <= max_batch_size"),
         ({"factor": 1}, "`factor`"),
+        ({"factor": 2.5}, "`factor` must be a whole number. Received: 2.5"),
+        ({"factor": float("inf")}, "`factor` must be a whole number"),
+        ({"batch_size": 4.5}, "`batch_size` must be a whole number. Received: 4.5"),
         ({"ratio": 0}, "`ratio`"),
         ({"patience": 0}, "`patience`"),
         ({"scaling_rule": "lineer"}, "Did you mean `linear`"),

@@ -24,6 +24,17 @@ class _EndOfEpoch:
 _END_OF_EPOCH = _EndOfEpoch()
 
 
+def whole_number(value: float, *, what: str) -> int:
+    """A batch size, or what one is multiplied by, as an int: also of 32.0, which no array takes.
+
+    Raises:
+        InputError: It is not whole.
+    """
+    if not float(value).is_integer():
+        raise InputError(f"{what} must be a whole number. Received: {value!r}. Round it.")
+    return int(value)
+
+
 class BatchSizeDriver(keras.callbacks.Callback):  # type: ignore[misc]
     """Tells its dataset every epoch's batches, and Keras when they have been.
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.callbacks._batch_size_driver import BatchSizeDriver
+from tfbatch.callbacks._batch_size_driver import BatchSizeDriver, whole_number
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.loss_scaling import unwrapped
@@ -110,15 +110,16 @@ class AdaptiveBatchSize(BatchSizeDriver):
                 "`1 <= batch_size <= max_batch_size` must hold. "
                 f"Received: {batch_size=}, {max_batch_size=}."
             )
-        if not (factor >= 2 and factor == int(factor) and ratio > 0 and patience >= 1):
+        if not (factor >= 2 and ratio > 0 and patience >= 1):
             raise InputError(
-                "`factor` must be a whole number >= 2, `ratio` > 0 and `patience` >= 1. "
+                "`factor` must be >= 2, `ratio` > 0 and `patience` >= 1. "
                 f"Received: {factor=}, {ratio=}, {patience=}."
             )
         scaled(scaling_rule, 1.0, batch_size=1, base_batch_size=1, parameters=scaling_parameters)
         self.noise_scale = noise_scale
-        self.first_batch_size, self.max_batch_size = batch_size, max_batch_size
-        self.factor, self.ratio, self.patience = factor, ratio, patience
+        self.first_batch_size = whole_number(batch_size, what="`batch_size`")
+        self.factor = whole_number(factor, what="`factor`")
+        self.max_batch_size, self.ratio, self.patience = max_batch_size, ratio, patience
         self.scaling_rule, self.scaling_parameters = scaling_rule, scaling_parameters
         self._next = self._measurements = 0
         self._scaled_by = 1.0

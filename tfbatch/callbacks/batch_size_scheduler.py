@@ -10,7 +10,7 @@ import numpy.typing as npt
 from absl import logging
 from typing_extensions import Unpack
 
-from tfbatch.callbacks._batch_size_driver import BatchSizeDriver
+from tfbatch.callbacks._batch_size_driver import BatchSizeDriver, whole_number
 from tfbatch.callbacks._steps import schedule_step
 from tfbatch.errors import InputError
 from tfbatch.loss_scaling import unwrapped
@@ -63,8 +63,8 @@ class BatchSizeScheduler(BatchSizeDriver):
         seed: Of the order of the examples.
 
     Raises:
-        InputError: Positions that do not begin at 0 or do not rise, a size below 1. At the
-            beginning of `fit`: another dataset, or a learning rate that does not fit.
+        InputError: Positions that do not begin at 0 or do not rise, a size below 1 or not whole. At
+            the beginning of `fit`: another dataset, or a learning rate that does not fit.
     """
 
     def __init__(self, batch_sizes: Mapping[float, int], *, unit: Unit = "epochs", seed: int = 0):
@@ -73,11 +73,12 @@ class BatchSizeScheduler(BatchSizeDriver):
             raise InputError(f'`unit` must be "epochs" or "examples". Received: {unit=}.')
         if unit == "examples" and any(position != int(position) for position in batch_sizes):
             raise InputError(f"Positions in examples must be whole. Received: {batch_sizes}.")
+        given = {at: whole_number(size, what="A batch size") for at, size in batch_sizes.items()}
         # Refuses now what cannot be at any length; in millionths of an epoch.
         scale = 1_000_000 if unit == "epochs" else 1
-        BatchSizes.of((round(at * scale), size) for at, size in batch_sizes.items())
+        BatchSizes.of((round(at * scale), size) for at, size in given.items())
         self.unit = unit
-        self._given = dict(batch_sizes)
+        self._given = given
 
     @classmethod
     def ramp(
@@ -106,6 +107,7 @@ class BatchSizeScheduler(BatchSizeDriver):
                 "`factor` must be > 1, `until` > 0, and `first` and `last` different and >= 1. "
                 f"Received: {first=}, {last=}, {until=}, {factor=}."
             )
+        first, last = (whole_number(size, what="`first` and `last`") for size in (first, last))
         step = factor if last > first else 1 / factor
         switches = int(np.ceil(np.log(last / first) / np.log(step) - 1e-9))
         places = [until * i / switches for i in range(switches + 1)]
@@ -132,12 +134,14 @@ class BatchSizeScheduler(BatchSizeDriver):
             seed: Of the order of the examples.
 
         Raises:
-            InputError: `gamma` is not in (0, 1), or boundaries that do not rise.
+            InputError: `gamma` is not in (0, 1), boundaries that do not rise, or a `batch_size`
+                that is not whole.
         """
         if not 0 < gamma < 1:
             raise InputError(f"`gamma` must be > 0 and < 1. Received: {gamma=}.")
         if sorted(set(boundaries)) != list(boundaries):
             raise InputError(f"`boundaries` must rise. Received: {boundaries=}.")
+        batch_size = whole_number(batch_size, what="`batch_size`")
         places = [0, *boundaries]
         sizes = [round(batch_size / gamma**drops) for drops in range(len(places))]
         return cls(dict(zip(places, sizes, strict=True)), unit=unit, seed=seed)
