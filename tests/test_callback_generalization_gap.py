@@ -88,9 +88,10 @@ def test_several_inputs_and_outputs_may_be_lists():
         (X, {}, r"`training` must be a tuple \(x, y\)"),
         ((X, Y[:5]), {}, r"the same number of examples.* Received: \[5, 200\]"),
         ((X[:0], Y[:0]), {}, "at least 1"),
+        ((X, Y, None), {}, "`training` must be arrays .* Received: NoneType"),
         (TRAINING, {"num_examples": 0}, "must be >= 1"),
     ],
-    ids=["array", "lengths", "empty", "none"],
+    ids=["array", "lengths", "empty", "no weights", "none"],
 )
 def test_data_that_cannot_be_compared_are_refused(training, arguments, message):
     with pytest.raises(InputError, match=message):

@@ -6,7 +6,9 @@ import time
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 import tensorflow as tf
 
 from tfbatch.callbacks import BatchSizeScheduler, GradientNoiseScale
@@ -218,6 +220,61 @@ def test_batches_drawn_from_given_arrays_give_it_too():
 
     assert noise.measurements == 99
     assert true_noise_scale() in noise.estimate.interval
+
+
+ORDER = np.random.default_rng(3).permutation(400)
+KINDS = {
+    "a shuffled Series of targets": lambda x, y: (x, pd.Series(y[:, 0], index=ORDER)),
+    "a Series of a part": lambda x, y: (x, pd.Series(y[:, 0], index=ORDER + 1_000)),
+    "a DataFrame": lambda x, y: (pd.DataFrame(x, index=ORDER), y),
+    "tensors": lambda x, y: (tf.constant(x), tf.constant(y)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_examples_of_given_data_are_picked_by_their_position(kind):
+    x, y = regression(400)
+    given = KINDS[kind](x, y)
+    noise, reference = (
+        GradientNoiseScale(*data, batch_size=64, interval=1) for data in (given, (x, y))
+    )
+
+    linear().fit(x, y, batch_size=50, callbacks=[noise, reference], verbose=0)
+
+    assert noise.measurements == reference.measurements == 7
+    assert noise.estimate.noise_scale == pytest.approx(reference.estimate.noise_scale, rel=1e-5)
+
+
+def test_inputs_alone_and_structures_of_arrays_are_drawn_from_alike():
+    x, y = regression(40)
+    alone = GradientNoiseScale(tf.constant(x), batch_size=16)
+    alone._random = np.random.default_rng(0)
+    parts = GradientNoiseScale({"a": x, "b": pd.DataFrame(x)}, [y], batch_size=16)
+    parts._random = np.random.default_rng(0)
+
+    (drawn,) = alone._drawn()
+    inputs, (targets,) = parts._drawn()
+
+    np.testing.assert_array_equal(drawn, inputs["a"])
+    np.testing.assert_array_equal(drawn, inputs["b"])
+    assert targets.shape == (16, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros((9, 4)), np.zeros(8), r"same number of examples.* Received: \[8, 9\]"),
+        (np.zeros((0, 4)), None, "at least 1"),
+        (scipy.sparse.eye_array(9, format="csr"), None, "Received: csr_array. .*toarray"),
+        ([[1.0, 2.0], [3.0, 4.0]], None, "Received: float. Give `np.asarray"),
+        (pd.DataFrame({"a": [True], "b": [1.0]}), None, "Received: DataFrame. .*numbers for the"),
+        (np.zeros((9, 4)), pd.Series(["a", None] * 9), "Received: Series"),
+    ],
+    ids=["lengths", "empty", "sparse", "list", "objects", "missing text"],
+)
+def test_given_data_that_are_no_arrays_are_refused_before_training(x, y, message):
+    with pytest.raises(InputError, match=message):
+        GradientNoiseScale(x, y)
 
 
 class Machine:

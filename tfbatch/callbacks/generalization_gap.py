@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfbatch.callbacks._given_arrays import as_arrays
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.errors import InputError
 
@@ -59,14 +60,14 @@ class GeneralizationGap(keras.callbacks.Callback):  # type: ignore[misc]
                 "`num_examples` and `batch_size` must be >= 1. "
                 f"Received: {num_examples=}, {batch_size=}."
             )
-        count = min(num_examples, _count(training, "training"), _count(validation, "validation"))
+        sides = _arrays(training, "training"), _arrays(validation, "validation")
+        count = min(num_examples, *map(_count, sides))
         random = np.random.default_rng(seed)
         self.num_examples = count
         self.batch_size = batch_size
         self.gap: dict[str, float] = {}
         self._sides: list[tf.data.Dataset] = []
-        self._training = _sample(training, count, random)
-        self._validation = _sample(validation, count, random)
+        self._training, self._validation = (_sample(side, count, random) for side in sides)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
@@ -99,24 +100,20 @@ def _batches(sample: Any, size: int) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(sample).batch(size).with_options(options)
 
 
-def _count(data: Any, name: str) -> int:
+def _arrays(data: Any, name: str) -> Any:
     if not isinstance(data, tuple) or not 2 <= len(data) <= 3:
         raise InputError(
             f"`{name}` must be a tuple (x, y) or (x, y, sample_weight) of arrays. "
             f"Received: {type(data).__name__}."
         )
-    lengths = {len(leaf) for leaf in keras.tree.flatten(data)}
-    if len(lengths) != 1 or lengths == {0}:
-        raise InputError(
-            f"The arrays of `{name}` must have the same number of examples, at least 1. "
-            f"Received: {sorted(lengths)}."
-        )
-    return int(lengths.pop())
+    return as_arrays(data, what=f"`{name}`")
 
 
-def _sample(data: Any, count: int, random: np.random.Generator) -> Any:
-    rows = np.sort(random.choice(_count(data, "data"), size=count, replace=False))
+def _count(arrays: Any) -> int:
+    return len(keras.tree.flatten(arrays)[0])
+
+
+def _sample(arrays: Any, count: int, random: np.random.Generator) -> Any:
+    rows = np.sort(random.choice(_count(arrays), size=count, replace=False))
     # tf.data makes one tensor of a list.
-    return keras.tree.lists_to_tuples(
-        keras.tree.map_structure(lambda leaf: np.asarray(leaf)[rows], data)
-    )
+    return keras.tree.lists_to_tuples(keras.tree.map_structure(lambda array: array[rows], arrays))

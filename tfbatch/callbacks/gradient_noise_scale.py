@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfbatch.callbacks._given_arrays import as_arrays
 from tfbatch.callbacks._noise_meter import NoiseMeter
 from tfbatch.callbacks._steps import CountsSteps
 from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
@@ -40,8 +41,8 @@ class GradientNoiseScale(CountsSteps):
         ```
 
     Args:
-        x: Inputs to draw batches from, one or a structure of arrays with the examples in the first
-            dimension; None for the batches of the training.
+        x: Inputs to draw batches from, one or a structure of arrays (of NumPy, TensorFlow or
+            pandas) with the examples in the first dimension; None for the batches of the training.
         y: Targets, likewise.
         batch_size: Examples in one measurement drawn from `x`.
         micro_batches: Parts of a batch, at least 2.
@@ -65,9 +66,10 @@ class GradientNoiseScale(CountsSteps):
         refused: Why the training's batches cannot be measured; empty where they can.
 
     Raises:
-        InputError: An argument out of its range. At the beginning of `fit`: a `tf.distribute`
-            strategy, a train_step of the model's own, a loss that is summed, float16. At the first
-            measured batch: a loss that is not a mean over its examples.
+        InputError: An argument out of its range; what are no arrays, or arrays of unequal lengths.
+            At the beginning of `fit`: a `tf.distribute` strategy, a train_step of the model's own,
+            a loss that is summed, float16. At the first measured batch: a loss that is not a mean
+            over its examples.
     """
 
     only_looks = True
@@ -94,6 +96,9 @@ class GradientNoiseScale(CountsSteps):
         super().__init__()
         self._check(x, batch_size, micro_batches, interval, max_share, decay)
         self.x, self.y = x, y
+        if x is not None:
+            packed = as_arrays((x,) if y is None else (x, y), what="`x` and `y`")
+            self.x, self.y = packed if len(packed) == 2 else (*packed, None)
         self.batch_size, self.micro_batches = batch_size, micro_batches
         self.interval, self.max_share, self.decay = interval, max_share, decay
         self.training, self.seed = training, seed
@@ -173,11 +178,10 @@ class GradientNoiseScale(CountsSteps):
         self._meter.measure(batch, step=self._steps, waited=self._watched.waited_for_look)
 
     def _drawn(self) -> Any:
-        given = self.x if self.y is None else (self.x, self.y)
+        given = (self.x,) if self.y is None else (self.x, self.y)
         count = len(keras.tree.flatten(given)[0])
         rows = self._random.choice(count, size=min(self.batch_size, count), replace=False)
-        batch = keras.tree.map_structure(lambda a: keras.ops.convert_to_tensor(a[rows]), given)
-        return (batch,) if self.y is None else batch
+        return keras.tree.map_structure(lambda a: keras.ops.convert_to_tensor(a[rows]), given)
 
     def _publish(self, meter: NoiseMeter) -> None:
         self.estimate = meter.estimate()
