@@ -390,6 +390,24 @@ def test_too_few_epochs_that_are_left_are_refused_and_the_model_is_as_before():
     assert model.train_function is None
 
 
+class LogsNoLoss(keras.Sequential):
+    """Trains as others do, and calls its loss by another name."""
+
+    def train_step(self, data):
+        return {"d_loss": super().train_step(data)["loss"], "g_loss": 0.0}
+
+
+def test_a_train_step_that_logs_no_loss_is_refused_and_the_model_is_as_before():
+    model = LogsNoLoss([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.005, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)
+    before = state(model)
+    with pytest.raises(InputError, match="logs `d_loss`, `g_loss`"):
+        fit(model, LearningRateRangeTest(1e-3, 1.0))
+    assert all(np.array_equal(a, b) for a, b in zip(before, state(model), strict=True))
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.005)
+
+
 def test_a_callback_listed_before_that_watches_the_input_goes_on_watching():
     """Also where the fit before was interrupted, and this one restores first."""
     model, test, throughput = build(), LearningRateRangeTest(1e-5, 1e-3), Throughput()

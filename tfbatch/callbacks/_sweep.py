@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import has_diverged
 
 
@@ -51,6 +53,23 @@ class Sweep(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[mi
         }
 
 
+def loss_in(logs: Mapping[str, float] | None) -> float:
+    """The loss that a training step has logged.
+
+    Raises:
+        InputError: It has logged none, as a `train_step` of a model's own may.
+    """
+    logs = logs or {}
+    if "loss" not in logs:
+        names = ", ".join(f"`{name}`" for name in logs) or "nothing"
+        raise InputError(
+            "A range test judges a learning rate by the `loss` that the training step logs. "
+            f"Received: a `train_step` that logs {names}. Let it return the value that the swept "
+            'optimizer minimizes as "loss" too.'
+        )
+    return float(logs["loss"])
+
+
 class SweptLosses(keras.callbacks.Callback):  # type: ignore[misc]
     """Notes the loss of each execution alone, and ends `fit` when it has diverged.
 
@@ -72,7 +91,7 @@ class SweptLosses(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes the loss."""
-        self.note(float((logs or {})["loss"]))
+        self.note(loss_in(logs))
         if self.diverged:
             self.model.stop_training = True
 

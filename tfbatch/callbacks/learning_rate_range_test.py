@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfbatch.callbacks._steps import CountsSteps, schedule_step
-from tfbatch.callbacks._sweep import Sweep, SweptLosses
+from tfbatch.callbacks._sweep import Sweep, SweptLosses, loss_in
 from tfbatch.callbacks._watched_input import make_train_function_anew
 from tfbatch.errors import InputError
 from tfbatch.estimators.range_test import (
@@ -75,7 +75,7 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
     Raises:
         InputError: Rates out of order, fewer than 20 steps. At the beginning of `fit`: the number
             of its steps is unknown, or too small; a model without weights, as one is that `fit`
-            itself would build.
+            itself would build. After the first execution: a `train_step` that logs no `loss`.
     """
 
     def __init__(self, lowest: float = 1e-6, highest: float = 10.0, *, steps: int | None = None):
@@ -172,11 +172,16 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
         """Notes the loss; the rate of an execution is the geometric mean over its updates."""
         if self._sweep is None or self._is_over:
             return
+        try:
+            loss = loss_in(logs)
+        except InputError:
+            self.restore()
+            raise
         self._done = self._steps_before + self._steps_of_epoch(batch)
         if self._rates is not None:
-            self._note_held(float((logs or {})["loss"]))
+            self._note_held(loss)
             return
-        self._note_swept(self._sweep, float((logs or {})["loss"]))
+        self._note_swept(self._sweep, loss)
         if self.diverged or self._done >= self._sweep.steps:
             self._read(self._sweep)
             self._hold_the_next_rate(self._sweep)
