@@ -245,6 +245,36 @@ def test_what_cannot_be_measured_is_said_and_the_training_goes_on(make, reason):
     assert (not_timed in str(advisor.advice)) == (make is stateful)
 
 
+class MeanOfRows(keras.Layer):
+    """The mean of each row, of rows of any length."""
+
+    def call(self, rows):
+        return tf.reduce_mean(rows, axis=1)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("SparseTensor", "the batches hold a sparse tensor"), ("RaggedTensor", "")],
+)
+def test_a_training_on_sparse_or_ragged_batches_goes_on_and_the_reason_is_said(kind, said):
+    x, y = np.eye(4, dtype="float32")[np.arange(32) % 4], np.ones((32, 1), "float32")
+    layers = [keras.Input((4,), sparse=True)], [MeanOfRows()]
+    given = tf.sparse.from_dense(x), tf.RaggedTensor.from_row_lengths(x.ravel(), [2, 6] * 16)
+    is_ragged = kind == "RaggedTensor"
+    model = keras.Sequential([*layers[is_ragged], keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    batches = tf.data.Dataset.from_tensor_slices((given[is_ragged], y)).batch(8)
+    advisor = Advisor(verbose=0)
+
+    history = model.fit(batches, epochs=2, callbacks=[advisor], shuffle=False, verbose=0)
+
+    assert len(history.history["loss"]) == 2
+    assert said in advisor.noise.refused
+    assert bool(advisor.noise.refused) == bool(said)
+    assert f"the batches hold a {kind}, whose examples are not repeated" in str(advisor.advice)
+    assert advisor.throughput.examples_per_second > 0
+
+
 def test_a_part_of_the_batches_may_be_none():
     x, y = data(16)
     advisor = Advisor(verbose=0)

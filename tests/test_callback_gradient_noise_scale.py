@@ -470,6 +470,14 @@ def test_a_summed_loss_is_refused():
         model.fit(*regression(64), callbacks=[GradientNoiseScale()], verbose=0)
 
 
+def test_sparse_batches_are_refused_with_what_mends_them():
+    model = keras.Sequential([keras.Input((4,), sparse=True), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = regression(64)
+    with pytest.raises(InputError, match=r"hold a sparse tensor.* Make it dense"):
+        model.fit(tf.sparse.from_dense(x), y, callbacks=[GradientNoiseScale()], verbose=0)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

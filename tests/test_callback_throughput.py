@@ -9,6 +9,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 from processes import with_long_enough_pauses
 
@@ -160,6 +161,55 @@ def test_every_example_is_counted_once(steps_per_execution):
     assert counts.found == [118, 236, 354]  # the smaller last batch too
     assert set(counts.shown) <= {8, 6}
     assert len(counts.shown) >= 6
+
+
+FEW = (1 - np.eye(4, dtype="float32"))[np.arange(36) % 4]  # three in each row
+LENGTHS = tf.RaggedTensor.from_row_lengths(np.ones(108, "float32"), [2, 4] * 18)
+
+
+class MeanOfRows(keras.Layer):
+    """The mean of each row, of rows of any length."""
+
+    def call(self, rows):
+        return tf.reduce_mean(rows, axis=1)[:, None]
+
+
+def sparse_model():
+    made = keras.Sequential([keras.Input((4,), sparse=True), keras.layers.Dense(1)])
+    made.compile("sgd", "mse")
+    return made
+
+
+def ragged_model():
+    made = keras.Sequential([MeanOfRows(), keras.layers.Dense(1)])
+    made.compile("sgd", "mse")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (sparse_model, tf.sparse.from_dense(FEW)),
+        (sparse_model, scipy.sparse.csr_matrix(FEW)),
+        (ragged_model, LENGTHS),
+    ],
+    ids=["sparse", "SciPy", "ragged"],
+)
+def test_examples_are_counted_and_not_what_a_sparse_or_ragged_tensor_holds(make, x):
+    class Counts(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.watched = WatchedInput(self.model, caller="Counts")
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.found = self.watched.totals()[1]
+
+    counts = Counts()
+    batches = {"x": x, "y": FEW[:, :1], "batch_size": 8}
+    if make is ragged_model:
+        batches = {"x": tf.data.Dataset.from_tensor_slices((x, FEW[:, :1])).batch(8)}
+    make().fit(**batches, callbacks=[counts], shuffle=False, verbose=0)
+
+    assert counts.found == 36
 
 
 def test_who_counts_nothing_leaves_the_iterator_alone_but_where_it_looks():

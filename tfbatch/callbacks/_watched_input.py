@@ -182,10 +182,7 @@ class WatchedInput:
 
         def count(batch: Any) -> Any:
             value = batch.get_value()
-            first = tf.nest.flatten(value, expand_composites=True)[0]
-            # Of data in a device's memory: numbers of examples, a row for each stream.
-            axis = 1 if isinstance(value, Chosen) else 0
-            self._examples.assign_add(tf.shape(first, out_type=tf.int64)[axis])
+            self._examples.assign_add(_examples_in(value))
             return value
 
         # No optimization may run ahead of the requests.
@@ -195,6 +192,18 @@ class WatchedInput:
         requests = tf.data.Dataset.counter().map(request)
         batches = requests.take_while(lambda batch: batch.has_value()).map(count)
         return batches.with_options(options)
+
+
+def _examples_in(batch: Any) -> tf.Tensor:
+    """How many, int64; the parts that a sparse or ragged tensor is made of have other lengths."""
+    if isinstance(batch, Chosen):  # numbers of examples, a row for each stream
+        return tf.shape(tf.nest.flatten(batch, expand_composites=True)[0], out_type=tf.int64)[1]
+    first = tf.nest.flatten(batch)[0]
+    if isinstance(first, tf.SparseTensor):
+        return tf.cast(first.dense_shape[0], tf.int64)
+    if isinstance(first, tf.RaggedTensor):
+        return first.nrows(out_type=tf.int64)
+    return tf.shape(first, out_type=tf.int64)[0]
 
 
 def _put_back(returned: Any, element_spec: Any) -> Any:

@@ -164,6 +164,11 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
             self._no_steps = f"{kind.__name__} has a train_step of its own, which may change more "
             self._no_steps += "than could be put back"
             return
+        for leaf in keras.tree.flatten(self._batch):
+            if isinstance(leaf, tf.SparseTensor | tf.RaggedTensor):
+                self._no_steps = f"the batches hold a {type(leaf).__name__}, whose examples are "
+                self._no_steps += "not repeated or left out"
+                return
         try:
             self._steps = time_steps(self.model, self._batch, sizes)
         except (ValueError, tf.errors.InvalidArgumentError) as error:

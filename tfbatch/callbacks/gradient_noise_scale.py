@@ -69,7 +69,7 @@ class GradientNoiseScale(CountsSteps):
         InputError: An argument out of its range; what are no arrays, or arrays of unequal lengths.
             At the beginning of `fit`: a `tf.distribute` strategy, a train_step of the model's own,
             a loss that is summed, float16. At the first measured batch: a loss that is not a mean
-            over its examples.
+            over its examples, a sparse tensor.
     """
 
     only_looks = True

@@ -86,18 +86,29 @@ class MeanLossCheck:
         """Looks at the first batch alone.
 
         Raises:
-            InputError: Its loss is no mean over its examples.
+            InputError: Its loss is no mean over its examples, or a part of it cannot be cut.
         """
         if self._is_checked:
             return
         reason = (
             why_not(self._model)  # of a model that its first batch has built
+            or uncut(batch)
             or measured_sum(self._model, batch)
             or measured_coupling(self._model, batch)
         )
         if reason:
             raise InputError(f"The model's gradients cannot be measured: {reason}.")
         self._is_checked = True
+
+
+def uncut(batch: object) -> str | None:
+    """Why a batch cannot be cut into smaller ones; None if it can."""
+    if any(isinstance(leaf, tf.SparseTensor) for leaf in keras.tree.flatten(batch)):
+        return (
+            "the batches hold a sparse tensor, which cannot be cut into micro-batches. Make it "
+            "dense: by `tf.sparse.to_dense` in the data, or `.toarray()` of a SciPy matrix"
+        )
+    return None
 
 
 def declared_sum(model: keras.Model) -> str | None:
@@ -162,7 +173,11 @@ def measured_coupling(model: keras.Model, batch: object) -> str | None:
     """
     x, y, _ = keras.utils.unpack_x_y_sample_weight(_first(batch, _COUPLED_EXAMPLES))
     targets = [
-        leaf for leaf in keras.tree.flatten(y) if leaf is not None and leaf.dtype != "string"
+        leaf
+        for leaf in keras.tree.flatten(y)
+        if leaf is not None
+        and leaf.dtype != "string"
+        and not isinstance(leaf, tf.RaggedTensor)  # of which there is no mean by example
     ]
     if not targets or len(targets[0]) < 4:
         return None
