@@ -393,9 +393,12 @@ def test_labels_outside_of_the_models_range_are_refused(tmp_path, labels, model,
         check(model(), stored(tmp_path, (X, labels)))
 
 
+TEXTS = np.array(["cat", "dog"])[Y]
 ONE_HOT = np.eye(2, dtype=np.float32)[Y]
 FORMS = {
-    "texts": (np.array(["cat", "dog"])[Y], "sparse_categorical_crossentropy", "takes numbers"),
+    "texts": (TEXTS, "sparse_categorical_crossentropy", "takes numbers.*return_inverse"),
+    "texts for amounts": (TEXTS, "mse", "loss mse takes numbers.*no numbers.*astype"),
+    "texts for a function": (TEXTS, keras.losses.mean_absolute_error, "takes numbers"),
     "rows": (ONE_HOT, "sparse_categorical_crossentropy", r"class indices.*np\.argmax"),
     "indices": (Y, "categorical_crossentropy", r"one-hot.*to_categorical\(targets, 2\)"),
     "a column": (Y[:, None], "categorical_focal_crossentropy", "one-hot.*for each example in your"),
@@ -407,6 +410,19 @@ def test_targets_in_another_form_than_the_loss_takes_are_refused(tmp_path, form)
     labels, loss, message = FORMS[form]
     with pytest.raises(InputError, match=message):
         check(functional(2, loss), stored(tmp_path, (X, labels)))
+
+
+def test_texts_without_a_loss_are_told_to_be_numbered_and_not_to_be_given_one(tmp_path):
+    with pytest.raises(InputError, match=r"must be classes\. .*no numbers.*return_inverse") as said:
+        check(functional(2), stored(tmp_path, (X, TEXTS)))
+    assert "mse" not in str(said.value)
+
+
+def test_texts_are_accepted_by_a_loss_of_ones_own(tmp_path):
+    def own(y_true, y_pred):
+        return keras.ops.mean(y_pred**2, axis=-1)
+
+    check(functional(2, own), stored(tmp_path, (X, TEXTS)))
 
 
 def test_targets_in_the_form_that_the_loss_takes_are_accepted(tmp_path):

@@ -14,6 +14,7 @@ from tfbatch.request.execution import AUTOMATIC, JitCompile
 from tfbatch.schema import JsonObject
 from tfbatch.training.by_value import copied
 from tfbatch.training.class_weights import check_class_weight
+from tfbatch.training.content_checks import text_targets
 
 _ALIASES = ("accuracy", "acc", "crossentropy", "ce")
 """Metrics that `Model.compile` resolves by the loss."""
@@ -197,6 +198,8 @@ def _check_names(argument: str, where: str, names: Iterable[Any]) -> None:
 
 def _check_classifier(model: Any, data: Data) -> None:
     if data.num_classes is None:
+        if text := text_targets(data):
+            raise InputError(f"Without a loss, the targets of {data.name} must be classes. {text}")
         raise InputError(
             f"The targets of {data.name} are not classes (neither whole numbers from 0 nor "
             "one-hot rows), so the loss must be given: compile the model in its builder, or give "

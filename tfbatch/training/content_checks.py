@@ -30,6 +30,23 @@ _RESCALING = (
 _OPERATIONS = ("TrueDivide", "Divide", "Multiply", "Subtract", "Normalize", "Lambda")
 
 
+def text_targets(data: Data) -> str | None:
+    """What is received where targets are text, and what mends it; None where all are numbers."""
+    for split, targets in data.content.targets.items():
+        for target in targets:
+            if target.minimum is None:
+                return _no_numbers(target, split)
+    return None
+
+
+def _no_numbers(target: TargetContent, split: str) -> str:
+    return (
+        f"Received: {target.name} that are no numbers in your `{split}` data. Number classes from "
+        "0, such as by np.unique(labels, return_inverse=True)[1]; of text that holds amounts give "
+        "the numbers, such as by np.asarray(texts).astype(float)."
+    )
+
+
 def check_targets(model: keras.Model, data: Data, loss: object, *, outputs: object) -> None:
     """Refuses targets that the model's loss is not defined for.
 
@@ -46,7 +63,7 @@ def check_targets(model: keras.Model, data: Data, loss: object, *, outputs: obje
     Raises:
         InputError: A label outside the range of the model's outputs or of a binary loss; a target
             that is NaN or infinite under a loss of Keras; one-hot rows for a loss that takes
-            indices, indices for one that takes rows, and text.
+            indices, indices for one that takes rows; text under any loss of Keras.
     """
     losses = keras.tree.flatten(loss)
     if losses and all(map(_is_of_keras, losses)) and _trains_as_keras_does(model):
@@ -106,18 +123,15 @@ def _declared_inputs(model: Any) -> list[Any]:
 def _check_form(
     target: TargetContent, loss: Any, shape: tuple[int | None, ...] | None, split: str
 ) -> None:
-    """Refuses targets that are written in another way than a loss of classes takes them."""
+    """Refuses text, and targets in another form than a loss of classes takes them."""
     name = _name(loss)
+    if target.minimum is None:
+        given = loss if isinstance(loss, str) else name
+        raise InputError(f"The loss {given} takes numbers. {_no_numbers(target, split)}")
     if name not in (*_SPARSE, *_ONE_HOT, *_BINARY):
         return
     found = f"Received: {target.name} of shape {list(target.shape)} for each example in your "
     found += f"`{split}` data."
-    if target.minimum is None:
-        raise InputError(
-            f"The loss {name} takes numbers. Received: {target.name} that are no numbers in your "
-            f"`{split}` data. Number the classes from 0, such as by "
-            "np.unique(labels, return_inverse=True)[1]."
-        )
     units = shape[-1] if shape and len(shape) > 1 else None
     if units is None or units < 2 or getattr(loss, "axis", -1) != -1:
         return
