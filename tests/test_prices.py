@@ -1,6 +1,5 @@
 """What training costs is measured before a search that proposes by it, once."""
 
-import dataclasses
 import json
 
 import pytest
@@ -132,31 +131,22 @@ def prices(folder, engine, sizes=(8, 64, 512), minutes=None):
 
 
 def test_a_run_that_is_resumed_has_the_same_prices(tmp_path):
-    """Also with other workers, and after step times of its own were added."""
+    """Also after step times of its own were added."""
     first = prices(tmp_path, Engine(), minutes=2.0)
     engine = Engine()
-    engine.devices = dataclasses.replace(Engine.devices, workers=1)
     (tmp_path / STEP_TIMES).unlink()
 
     assert prices(tmp_path, engine) == first == read_prices(tmp_path)
     assert engine.called == []
-    assert first.workers == 3
     assert first.prices(1000).cost(512, 5120) == pytest.approx(10 * 0.0512)
 
 
-def test_workers_may_be_settled_before_the_search_proposes_by_their_number(tmp_path):
-    engine, told = Engine(), []
-
-    def settled(sizes):
-        told.append(sorted(sizes))
-        engine.devices = dataclasses.replace(Engine.devices, workers=6)
-
-    for _ in range(2):  # a run that is resumed measures nothing
-        found = prices_of(
-            engine, BASELINE, (8, 64), tmp_path, Progress(None), max_minutes=None, settled=settled
-        )
-        assert found.workers == read_prices(tmp_path).workers == 6
-    assert told == [[8, 32, 64]]
+def test_prices_of_an_earlier_version_which_kept_the_number_of_workers_are_read(tmp_path):
+    found = prices(tmp_path, Engine())
+    kept = json.loads((tmp_path / PRICES).read_text())
+    assert "workers" not in kept
+    (tmp_path / PRICES).write_text(json.dumps({**kept, "workers": 3}))
+    assert read_prices(tmp_path) == found
 
 
 def test_the_time_for_it_is_a_share_of_the_limit(tmp_path):

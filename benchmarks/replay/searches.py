@@ -130,7 +130,6 @@ class Task:
             evaluation_seconds=slower * float(evaluation) if isinstance(evaluation, float) else 0.0,
             epoch_examples=table.plan.epoch_examples,
             start_seconds=self.engine.start_up_seconds,
-            workers=self.engine.workers,
         )
 
 

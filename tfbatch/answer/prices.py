@@ -24,7 +24,6 @@ class MeasuredPrices(Strict):
         missing: Why, by the batch size of those.
         evaluation_seconds: Seconds of one evaluation on the validation split.
         start_seconds: Seconds of a trial that are neither updates nor evaluations.
-        workers: Trials that ran side by side in the run's first session.
     """
 
     device: str
@@ -32,7 +31,6 @@ class MeasuredPrices(Strict):
     missing: dict[int, str] = {}
     evaluation_seconds: float = 0.0
     start_seconds: float = 0.0
-    workers: int = 1
 
     def prices(self, epoch_examples: int) -> Prices:
         """The same for an oracle, and an evaluation after each `epoch_examples`."""
@@ -41,7 +39,6 @@ class MeasuredPrices(Strict):
             evaluation_seconds=self.evaluation_seconds,
             epoch_examples=epoch_examples,
             start_seconds=self.start_seconds,
-            workers=self.workers,
         )
 
     def write(self, folder: Path) -> None:
@@ -57,9 +54,10 @@ def read_prices(folder: Path) -> MeasuredPrices | None:
     """
     path = folder / PRICES
     try:
-        return validate(
-            MeasuredPrices, json.loads(path.read_text(encoding="utf-8")), where=str(path)
-        )
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            content.pop("workers", None)  # which earlier versions kept, and nobody read
+        return validate(MeasuredPrices, content, where=str(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ConfigurationError) as error:

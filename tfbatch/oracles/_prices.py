@@ -31,14 +31,12 @@ class Prices:
         epoch_examples: Size of the training split: a training is evaluated at the end of each epoch
             and at its own end; 0 for at its own end alone.
         start_seconds: Of a trial, before its first update.
-        workers: Trials that run side by side.
     """
 
     step_seconds: Mapping[int, float] = dataclasses.field(default_factory=dict)
     evaluation_seconds: float = 0.0
     epoch_examples: int = 0
     start_seconds: float = 0.0
-    workers: int = 1
 
     @property
     def unit(self) -> Literal["seconds", "examples"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tfbatch.answer.prices import MeasuredPrices, read_prices
@@ -28,7 +28,6 @@ def prices_of(
     progress: Progress,
     *,
     max_minutes: float | None,
-    settled: Callable[[Collection[int]], None] = lambda sizes: None,
 ) -> MeasuredPrices:
     """The prices of a run: measured, kept and reported once, by its first session.
 
@@ -41,8 +40,6 @@ def prices_of(
         folder: The run folder.
         progress: Receives the progress.
         max_minutes: The run's time limit.
-        settled: Told of the sizes that have a price: it may still change the number of workers,
-            with which the search then proposes.
 
     Raises:
         RunFolderError: What was kept is damaged, or cannot be written.
@@ -57,8 +54,6 @@ def prices_of(
     if max_minutes is not None:
         seconds = min(seconds, _SHARE * max_minutes * 60)
     found = _measured(engine, baseline, order, folder, seconds)
-    settled(found.step_seconds)
-    found = found.model_copy(update={"workers": engine.devices.workers})
     found.write(folder)
     progress.say(in_words(found))
     return found

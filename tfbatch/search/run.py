@@ -256,9 +256,8 @@ class Run:
             self.folder.path,
             self.progress,
             max_minutes=self.request.max_minutes,
-            settled=self._share_gpus,
         )
-        self._share_gpus(priced.step_seconds)  # of a run that is resumed
+        self._share_gpus(priced.step_seconds)
         self.prices = priced.prices(self.num_examples)
         self.step_seconds = read_step_seconds(self.folder.path)
 
