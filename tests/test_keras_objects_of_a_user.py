@@ -12,11 +12,14 @@ import pytest
 from tfbatch.errors import InputError
 from tfbatch.python_objects import PythonObjects, task_of
 from tfbatch.request.task import IN_PYTHON
+from tfbatch.run_folder.folder import RunFolder
 from tfbatch.training.by_value import copied, dumps
 from tfbatch.training.callbacks import as_factory
-from tfbatch.training.compilation import Compilation
+from tfbatch.training.compilation import Compilation, compiled_parts
+from tfbatch.training.context import UserCode
 from tfbatch.training.description import unmoved_metrics
 from tfbatch.training.evaluation import drop_unsavable_compilation
+from tfbatch.training.given_objects import code_identity, hash_of
 from tfbatch.training.own_optimizer import (
     check_kept,
     learning_rate_of,
@@ -319,3 +322,114 @@ def test_an_attribute_that_is_drawn_anew_is_no_lost_argument():
     assert copied(Numbered(factor=3.0)).factor == 3.0
     with pytest.raises(InputError, match=r"factor=2\.0\. Received: factor=3\.0"):
         copied(NumberedForgetful(factor=3.0))
+
+
+def builder():
+    raise NotImplementedError
+
+
+def identity(callbacks=None, **compilation):
+    """What a run keeps of code that is given."""
+    return code_identity(
+        UserCode(builder, as_factory(callbacks), compilation=Compilation(**compilation))
+    )
+
+
+def given(*, callbacks=None, **compilation):
+    return identity(callbacks, **compilation)["given"]
+
+
+def scaled_error(factor):
+    def error(y_true, y_pred):
+        return factor * keras.losses.mse(y_true, y_pred)
+
+    return error
+
+
+def patient():
+    return [keras.callbacks.EarlyStopping(patience=2)]
+
+
+STOPPING = keras.callbacks.EarlyStopping
+MADE = {
+    "loss of Keras": lambda n: {"loss": keras.losses.Huber(n)},
+    "loss of the user": lambda n: {"loss": Scaled(n)},
+    "loss with a counted name": lambda n: {"loss": Unmakeable(n, [1.0])},
+    "function that a function makes": lambda n: {"loss": scaled_error(n)},
+    "partial": lambda n: {"loss": functools.partial(keras.losses.huber, delta=n)},
+    "losses by output": lambda n: {"loss": {"a": "mse", "b": keras.losses.Huber(n)}},
+    "metric": lambda n: {"metrics": ["mae", Largest(n)]},
+    "metric of Keras": lambda n: {"metrics": [keras.metrics.TopKCategoricalAccuracy(int(n))]},
+    "callback": lambda n: {"callbacks": [STOPPING(patience=int(n))]},
+    "array": lambda n: {"callbacks": [Watch(np.full((4, 2), n), None)]},
+    "function that makes callbacks": lambda n: {
+        "callbacks": functools.partial(lambda patience: [STOPPING(patience=patience)], int(n))
+    },
+}
+
+
+@pytest.mark.parametrize("made", MADE.values(), ids=MADE)
+def test_other_objects_are_another_identity_and_the_same_made_again_are_the_same(made):
+    assert given(**made(2.0)) == given(**made(2.0))
+    assert given(**made(2.0)) != given(**made(5.0))
+
+
+def test_what_has_a_name_or_writes_elsewhere_changes_no_identity(tmp_path):
+    logs = [keras.callbacks.TensorBoard(log_dir=str(tmp_path / name)) for name in "ab"]
+
+    assert given() == given(loss="mse", metrics=["mae"]) == {}
+    assert given(callbacks=[logs[0]]) == given(callbacks=[logs[1]])
+    assert given(callbacks=patient) != given()
+    assert given(callbacks=[STOPPING(verbose=1)]) == given(callbacks=[STOPPING()])
+    looped: list[object] = []
+    looped.append(looped)
+    assert hash_of(looped) == hash_of(looped)
+
+
+def test_a_lambda_counts_without_the_call_that_it_stands_in():
+    first = dict(loss=lambda y, p: keras.losses.huber(y, p, delta=2.0), metrics=[])  # noqa: C408
+    again = dict(loss=lambda y, p: keras.losses.huber(y, p, delta=2.0))  # noqa: C408
+    other = dict(loss=lambda y, p: keras.losses.huber(y, p, delta=3.0))  # noqa: C408
+
+    found = [hash_of(one["loss"]) for one in (first, again, other)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_what_a_builder_compiles_is_part_of_the_identity():
+    def compiled(delta):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", keras.losses.Huber(delta), metrics=[Largest(2.0)])
+        return hash_of(compiled_parts(model), sources=False)
+
+    assert compiled(1.0) == compiled(1.0) != compiled(5.0)
+    assert code_identity(UserCode(builder), "1f")["given"] == {"compiled_with": "1f"}
+
+
+@pytest.mark.parametrize(
+    ("name", "begun", "other"),
+    [
+        ("loss", {"loss": keras.losses.Huber(1.0)}, {"loss": keras.losses.Huber(5.0)}),
+        ("callbacks", {}, {"callbacks": [STOPPING(patience=2)]}),
+    ],
+)
+def test_a_run_goes_on_with_the_same_objects_alone(tmp_path, name, begun, other):
+    with RunFolder(tmp_path, identity=identity(**begun), budget={}) as run:
+        run.journal.append({"trial": "baseline"})
+
+    with RunFolder(tmp_path, identity=identity(**begun), budget={}) as run:
+        assert run.journal.rows
+    with (
+        pytest.raises(InputError, match=rf"begun with other settings:\n  given\.{name}: "),
+        RunFolder(tmp_path, identity=identity(**other), budget={}),
+    ):
+        pass
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_what_it_did_not_keep(tmp_path):
+    now = identity(loss=keras.losses.Huber(1.0))
+    before = {key: value for key, value in now.items() if key != "given"}
+    with RunFolder(tmp_path, identity=before, budget={}) as run:
+        run.journal.append({"trial": "baseline"})
+
+    with RunFolder(tmp_path, identity=now, budget={}) as run:
+        assert run.journal.rows

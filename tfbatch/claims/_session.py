@@ -42,7 +42,7 @@ from tfbatch.run_folder.fingerprint import hardware, record_load, write_fingerpr
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import load_between, sample_load
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
-from tfbatch.schema import Named, content_hash
+from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.preparation import (
     Prepared,
@@ -55,6 +55,7 @@ from tfbatch.search.progress import Progress
 from tfbatch.search.trial_runner import InterruptedTrialError, TrialRunner
 from tfbatch.training.context import TaskContext, UserCode
 from tfbatch.training.evaluation import Untrained, measure_untrained
+from tfbatch.training.given_objects import code_identity
 from tfbatch.training.step_times import (
     StepTime,
     step_time_of,
@@ -458,7 +459,7 @@ def hold_court(
             request.run_dir,
             identity=request.identity(
                 records=ready.data.identity,
-                model_source=_source_hash(code.build_model),
+                **code_identity(code, ready.model.compiled_with),
                 model_built=untrained.model_hash,
                 trial_examples=workload.examples,
                 # Not in the files of sessions before there was a choice.
@@ -749,13 +750,6 @@ def _normalizations(model: str) -> tuple[str, ...]:
 
 def _optimizer(name: str | None) -> Named:
     return DEFAULT_OPTIMIZER if name in (None, DEFAULT_OPTIMIZER.name) else Named(name=str(name))
-
-
-def _source_hash(build_model: Callable[..., Any]) -> str:
-    try:
-        return content_hash(inspect.getsource(build_model))
-    except (OSError, TypeError):  # typed at a prompt, or not a function
-        return "unknown"
 
 
 def _tuples(value: Any) -> Any:

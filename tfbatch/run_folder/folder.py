@@ -19,6 +19,8 @@ from tfbatch.run_folder.journal import Journal
 
 WORKER_SECONDS = 15.0
 """Workers end within a second of their parent; they are waited for this long."""
+GIVEN = "given"
+"""In an identity: hashes of the loss, metrics and callbacks that a user gives as objects."""
 _KEPT = (files.LOCK, files.WORKERS_LOCK, files.LIBRARY_LOG, files.WORKER_LOGS, files.OWN_DATA)
 _WRITTEN = (
     *(files.FINGERPRINT, files.JOURNAL, files.OPEN_TRIALS, files.TRIALS_CSV, files.REPORT),
@@ -193,7 +195,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{settings} is damaged: {error}. Start anew with --overwrite."
             ) from error
-        changes = differences(_without_place(before), self._identity)
+        changes = differences(_without_place(before), _as_far_as_known(self._identity, before))
         journal = self.path / files.JOURNAL
         trained = journal.exists() and b"\n" in journal.read_bytes()
         if changes and not trained and not (self.path / files.MEASUREMENTS).exists():
@@ -256,6 +258,13 @@ def _without_place(identity: Any) -> Any:
     if not isinstance(data, dict) or data.get("kind") != "stored":
         return identity
     return {**identity, "dataset": {k: v for k, v in data.items() if k != "where"}}
+
+
+def _as_far_as_known(identity: Any, before: Any) -> Any:
+    """Without what the settings of earlier versions do not say: what was given as objects."""
+    if not isinstance(before, dict) or GIVEN in before:
+        return identity
+    return {key: value for key, value in identity.items() if key != GIVEN}
 
 
 def differences(before: object, now: object, key: str = "") -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder import files
+from tfbatch.run_folder.folder import GIVEN
 from tfbatch.run_folder.journal import Row, encode_row, read_rows
 from tfbatch.schema import JsonObject, content_hash
 
@@ -42,7 +43,9 @@ class RecordedRun:
         They follow from the settings and the first finished trial, which never change: a second
         run with equal settings has another key, for its first trial ended at another time.
         """
-        return content_hash([self.settings, encode_row(self.rows[0])])
+        # A run that an earlier version began gains this one when it is continued.
+        settings = {name: value for name, value in self.settings.items() if name != GIVEN}
+        return content_hash([settings, encode_row(self.rows[0])])
 
     @property
     def tensorboard(self) -> Path:

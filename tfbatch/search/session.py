@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tfbatch.bench import Bench
 from tfbatch.configuration import Configuration
@@ -27,7 +25,6 @@ from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
 from tfbatch.run_folder.wall_time import spent_seconds
-from tfbatch.schema import content_hash
 from tfbatch.search.answer_writer import report_at_the_end
 from tfbatch.search.clock import FINISHING_SECONDS
 from tfbatch.search.compiled_optimizer import fit_search
@@ -49,6 +46,7 @@ from tfbatch.search.trial_length import settle_length
 from tfbatch.training.context import UserCode
 from tfbatch.training.description import ModelDescription, check_optimizers
 from tfbatch.training.evaluation import Untrained, measure_untrained
+from tfbatch.training.given_objects import code_identity
 from tfbatch.training.node_check import NodeCheck
 from tfbatch.workers import Slot
 
@@ -241,7 +239,7 @@ def _folder_of(
         request.run_dir,
         identity=request.identity(
             records=data.identity,
-            model_source=_source_hash(code.build_model),
+            **code_identity(code, ready.model.compiled_with),
             model_built=untrained.model_hash,
             trial_examples=request.trial_length.examples(data.splits["train"]),
             # Not in the files of runs before there was a choice.
@@ -365,11 +363,3 @@ def _say_replicas(engine: Engine, space: SearchSpace, progress: Progress) -> Non
             f"{replicas} replicas share every batch. Global batch sizes, of which learning-rate "
             f"rules and schedules speak = replicas x batch size of each: {sizes}."
         )
-
-
-def _source_hash(build_model: Callable[..., Any]) -> str:
-    """Changes when the builder's text changes: its old trials are another model's."""
-    try:
-        return content_hash(inspect.getsource(build_model))
-    except (OSError, TypeError):  # typed at a prompt, or not a function
-        return "unknown"

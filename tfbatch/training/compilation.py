@@ -156,6 +156,16 @@ def loss_of(model: keras.Model, data: Data, compilation: Compilation) -> object:
     return model.loss if model.compiled else compilation.arguments(data)["loss"]
 
 
+def compiled_parts(model: keras.Model) -> dict[str, object]:
+    """The loss, its weights and the metrics that a model's builder compiled, as it gave them."""
+    kept = getattr(model, "_compile_loss", None)
+    return {
+        "loss": model.loss,
+        "loss_weights": getattr(kept, "_user_loss_weights", None),
+        "metrics": _compiled_metrics(model),
+    }
+
+
 def _compiled_metrics(model: Any) -> list[Any]:
     """The metrics that a model's builder compiled, as it gave them; Keras has no public name."""
     kept = getattr(model, "_compile_metrics", None)

@@ -21,9 +21,10 @@ from tfbatch.training.asked import REPLACED, Given, ask, first_values
 from tfbatch.training.by_value import lost_in_configuration
 from tfbatch.training.callback_state import begin_anew
 from tfbatch.training.callbacks import check_callbacks
-from tfbatch.training.compilation import loss_of, uses_xla
+from tfbatch.training.compilation import compiled_parts, loss_of, uses_xla
 from tfbatch.training.content_checks import content_notes
 from tfbatch.training.context import TaskContext
+from tfbatch.training.given_objects import hash_of
 from tfbatch.training.model_builder import (
     asks_hyperparameters,
     check_arguments,
@@ -48,6 +49,7 @@ class ModelDescription:
         jit_compile: Whether XLA compiles it here, where that was left to Keras.
         begin_anew: What of the user's callbacks is not carried from part to part of a training.
         whole_only: Why its trainings cannot be continued in parts; empty if they can.
+        compiled_with: A hash of the loss and metrics that its builder compiles; empty for none.
     """
 
     optimizer: Named | None = None
@@ -57,6 +59,7 @@ class ModelDescription:
     jit_compile: bool = False
     begin_anew: tuple[str, ...] = ()
     whole_only: str = ""
+    compiled_with: str = ""
 
 
 def describe_model(task: TaskContext, given: Given, *, searched: bool) -> ModelDescription:
@@ -157,6 +160,7 @@ def description_of(
         tuple(notes),
         jit_compile,
         whole_only=whole_only,
+        compiled_with=hash_of(compiled_parts(model), sources=False),
     )
 
 
