@@ -15,12 +15,14 @@ from pathlib import Path
 import pydantic
 import pytest
 
+import tfbatch
 from tests.court_fixtures import NoisyQuadratic, SimulatedCourt, make_workload
 from tfbatch import claims as court
 from tfbatch.claims import (
     __main__ as command,
 )
 from tfbatch.claims import (
+    _try_claims,
     accumulated_batches,
     alignment,
     annealing,
@@ -92,7 +94,7 @@ ONE, OTHER = claim_of("one", "A"), claim_of("other", "A")
 FAILING = claim_of("failing", "B")
 
 
-def hold(folder, cards, claims, *, stops=False, machine="CPU"):
+def hold(folder, cards, claims, *, stops=False, machine="CPU", begins=lambda: None):
     request = types.SimpleNamespace(
         claims=claims,
         cards=cards,
@@ -103,8 +105,10 @@ def hold(folder, cards, claims, *, stops=False, machine="CPU"):
     simulated = SimulatedCourt()
     simulated._asked = {claim.name for claim in claims}
     seen = []
+    progress = Progress(None)
+    progress.on_begin = begins
     session = Session(
-        request, simulated, folder, Progress(None), lambda: stops, seen.append, machine=machine
+        request, simulated, folder, progress, lambda: stops, seen.append, machine=machine
     )
     return session.run(), seen
 
@@ -301,6 +305,48 @@ def test_a_session_that_is_stopped_says_which_cards_are_missing(tmp_path):
 
     assert found["one"].verdict.word == "NOT TRIED YET"
     assert "Card A is missing: the session ended before it." in found.summary()
+
+
+def test_a_session_says_when_it_has_something_to_keep(tmp_path):
+    card, before = Card("A", (ONE,)), []
+    hold(tmp_path, [card], (ONE,), begins=lambda: before.append(card.collected))
+    assert before == [0]
+
+
+def test_ctrl_c_in_python_asks_the_session_to_end_once_cards_run(tmp_path, monkeypatch):
+    def interrupted(request, objects, *, progress, stop_requested):
+        if opened:
+            progress.on_begin()
+        signal.raise_signal(signal.SIGINT)
+        return stop_requested()
+
+    monkeypatch.setattr(_try_claims, "run_court", interrupted)
+    ask = functools.partial(tfbatch.try_claims, "small_cnn", "digits", run_dir=tmp_path / "run")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        opened = True
+        assert ask(verbose=0) is True
+        opened = False
+        with pytest.raises(KeyboardInterrupt):
+            ask(verbose=0)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_the_first_card_ends_the_command_as_it_says(
+    tmp_path, monkeypatch, capfd, number, code
+):
+    def stopped(request, objects, *, progress, stop_requested):
+        signal.raise_signal(number)
+        assert stop_requested()
+        raise StoppedError("Stopped before the first trial ended.")
+
+    monkeypatch.setattr(_try_claims, "run_court", stopped)
+    assert command.main([f"--run_dir={tmp_path / 'run'}"]) == code
+    said = capfd.readouterr().err
+    assert "Stopped before the first trial ended." in said
+    assert "error:" not in said
 
 
 def test_the_page_has_a_row_of_the_forest_for_every_test(tmp_path):

@@ -193,8 +193,8 @@ def find_batch_size(
         RunFolderError: The run folder is in use, or full.
         SearchError: No trial completed.
         StoppedError: Ctrl-C before the first trial ended. Later it ends the run with the
-            answer so far, which is returned (`result.interrupted`); a second one raises
-            KeyboardInterrupt.
+            answer so far, which is returned (`result.interrupted`).
+        KeyboardInterrupt: Ctrl-C while data and model are opened, or a second one.
     """
     started = time.monotonic()
     options, objects = options_and_objects(

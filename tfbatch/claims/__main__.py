@@ -155,6 +155,9 @@ def main(arguments: list[str]) -> int:
             from tfbatch.claims._try_claims import run_court
 
             found = run_court(request, PythonObjects(), progress=progress, stop_requested=stop)
+        except StoppedError as error:  # before the first card
+            say(err, str(error))
+            return stop.exit_code
         finally:
             progress.end()
         _show(out, found, run_dir)

@@ -590,6 +590,7 @@ class Session:
     def run(self) -> Verdicts:
         """Judges; a card that fails costs its own claims."""
         self._folder.mkdir(exist_ok=True)
+        self._progress.on_begin()
         evidence: list[Evidence] = []
         for card in self._request.cards:
             known = self._read(card)

@@ -112,12 +112,14 @@ def try_claims(
 
     Returns:
         A verdict on each claim with its evidence; verdicts.json and verdicts.html in the run folder
-        hold the same.
+        hold the same. Ctrl-C while cards run ends them with the verdicts so far.
 
     Raises:
         InputError: Something asked for cannot be used; nothing was trained.
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
+        KeyboardInterrupt: Ctrl-C before the first card, while model and data are opened, or a
+            second one.
     """
     options, objects = options_and_objects(
         build_model,
@@ -154,8 +156,10 @@ def try_claims(
         ),
     )
     check_run_dir(request.run_dir)
+    progress = progress_lines(verbose)
     with python_interrupt(_announce) as stop:
-        return run_court(request, objects, progress=progress_lines(verbose), stop_requested=stop)
+        progress.on_begin = stop.keep
+        return run_court(request, objects, progress=progress, stop_requested=stop)
 
 
 def run_court(

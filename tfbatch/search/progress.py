@@ -42,7 +42,7 @@ class Progress:
     def __init__(self, console: Console | None, *, now: Callable[[], float] = time.monotonic):
         self._console = console
         self._now = now
-        self.on_begin: Callable[[], None] = lambda: None
+        self.on_begin: Callable[[], None] = lambda: None  # from then on there is what to keep
         self._left: Callable[[], float] = lambda: float("inf")
         self._trainings_left: Callable[[], float] = lambda: float("inf")
         self._running: Callable[[], list[Running]] = list
