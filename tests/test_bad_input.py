@@ -40,6 +40,7 @@ FLAGS_AND_MESSAGES = {
     "a class in two forms": (["--class_weight=0=1,00=5"], "must name each class once"),
     "a class weight that is none": (["--class_weight=0=true"], '"0=1,1=5"'),
     "a model's argument twice": (["--model_arguments=a=1,a=2"], "names `a` twice"),
+    "a model's argument None": (["--model_arguments=a=1,b=None"], "Leave `b` out"),
     "negative baseline": (["--baseline=learning_rate=-1"], "learning_rate"),
     "stray argument": (["digits"], "flags begin with --"),
 }

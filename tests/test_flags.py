@@ -9,6 +9,7 @@ import pytest
 
 from tfbatch.__main__ import command_module
 from tfbatch.command_line.common_flags import threads_of
+from tfbatch.command_line.running import parse_arguments
 from tfbatch.errors import InputError
 
 COMMANDS = ("compare", "export", "prepare", "probe", "report", "train", "translate", "tune")
@@ -69,3 +70,9 @@ def test_threads_are_a_number_or_all():
     for text in ("0", "-1", "two", "1.5", ""):
         with pytest.raises(InputError, match="`--threads` must be a number >= 1 or"):
             threads_of(text)
+
+
+def test_true_and_false_are_read_in_any_case():
+    found = parse_arguments("a=true,b=False,c=TRUE,d=none,e=1,f=0.5", flag="--model_arguments")
+    assert found == {"a": True, "b": False, "c": True, "d": "none", "e": 1, "f": 0.5}
+    assert [type(value) for value in found.values()] == [bool, bool, bool, str, int, float]

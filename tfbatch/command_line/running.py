@@ -90,10 +90,10 @@ def path_of(text: str | None) -> Path | None:
 
 
 def parse_arguments(text: str, *, flag: str) -> dict[str, bool | int | float | str]:
-    """Reads "name=value,name=value"; a value is a number, true, false, or else text.
+    """Reads "name=value,name=value"; a value is a number, true or false (in any case), or text.
 
     Raises:
-        InputError: Another form, or a name that is there twice.
+        InputError: Another form, a name that is there twice, or Python's None.
     """
     found: dict[str, Any] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
@@ -105,13 +105,18 @@ def parse_arguments(text: str, *, flag: str) -> dict[str, bool | int | float | s
                 f"`{flag}` must name each once: it names `{key}` twice. Received: {text!r}. Leave "
                 "out one of them."
             )
+        if value == "None":  # would be the text; "none" may be one that a model knows
+            raise InputError(
+                f"`{flag}` must give numbers, true, false or texts. Received: {part!r}. Leave "
+                f"`{key}` out: its default is used."
+            )
         found[key] = _value(value)
     return found
 
 
 def _value(text: str) -> bool | int | float | str:
-    if text in ("true", "false"):
-        return text == "true"
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(text)
