@@ -1,15 +1,20 @@
 """Bad input is refused before any work: one message that says what mends it, and exit code 2."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from processes import HANG_SECONDS
 
 import tfbatch.train
 import tfbatch.tune
+from tfbatch.claims._request import make_court_request
 from tfbatch.command_line.running import EXIT_CODES
+from tfbatch.dataset_info.recipe import RECIPES
 from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.request.request import make_request
 
 FLAGS_AND_MESSAGES = {
     "unknown data set": (["--dataset=cifar1"], "Did you mean `cifar10`"),
@@ -122,3 +127,21 @@ def test_help_and_bad_input_need_no_tensorflow(arguments, code, stream, message)
     assert "Traceback" not in done.stderr
     if code == 0:
         assert EXIT_CODES in done.stdout
+
+
+def test_the_home_folder_is_found_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(RECIPES.find("digits"), tmp_path / "mine.yaml")
+    recipe = {"dataset": "~/mine.yaml", "model": "small_cnn"}
+    run = {"run_dir": Path("~/run"), "records_dir": Path("~/records"), "data_dir": Path("~/data")}
+
+    for request in (
+        make_request(search="joint", **recipe, **run),
+        make_court_request(**recipe, **run),
+    ):
+        assert request.run_dir == tmp_path / "run"
+        assert request.subject.records_dir == tmp_path / "records"
+        assert request.subject.data_dir == tmp_path / "data"
+        assert request.subject.dataset == str(tmp_path / "mine.yaml")
+    with pytest.raises(InputError, match=rf"`weights_file` must be a file. Received: {tmp_path}"):
+        tfbatch.measure_curvature("small_cnn", "digits", weights_file="~/absent.weights.h5")

@@ -205,6 +205,11 @@ def test_the_slope_of_a_run_replaces_the_rule(run_dir):
     assert any("best learning rate is 0.005278" in note for note in measured.notes)
 
 
+def test_a_run_is_found_in_the_home_folder(run_dir, monkeypatch):
+    monkeypatch.setenv("HOME", str(run_dir.parent))
+    assert translate(16, 128, run_dir=f"~/{run_dir.name}") == translate(16, 128, run_dir=run_dir)
+
+
 def test_a_run_that_has_no_trial_there_or_another_optimizer_is_refused(run_dir):
     with pytest.raises(InputError, match=r"no completed trial at batch size 48. It has: 16, 32, 6"):
         translate(48, 64, run_dir=run_dir)

@@ -101,9 +101,10 @@ class YamlFolder:
             ConfigurationError: There is no such file; lists the names and the folders searched.
         """
         if name.endswith((".yaml", ".yml")):
-            if not _is_file(Path(name)):
+            path = Path(name).expanduser()
+            if not _is_file(path):
                 raise ConfigurationError(f"No {self.kind} file `{name}`.")
-            return Path(name)
+            return path
         for folder in self.folders(extra):
             if _is_file(folder / f"{name}.yaml"):
                 return folder / f"{name}.yaml"

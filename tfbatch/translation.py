@@ -214,9 +214,10 @@ def translate_batch_size(
             its devices, or the run has no trial at `batch_size`.
         RunFolderError: A file of the run folder is damaged.
     """
-    trials = None if run_dir is None else Trials.read(Path(run_dir))
+    folder = None if run_dir is None else Path(run_dir).expanduser()
+    trials = None if folder is None else Trials.read(folder)
     if batch_size is None:
-        batch_size = _recommended_size(run_dir)
+        batch_size = _recommended_size(folder)
     before, after = _divided(
         Devices(batch_size=batch_size, gpus=gpus, accumulation=accumulation),
         to=to,
@@ -264,8 +265,8 @@ def translate_batch_size(
     )
 
 
-def _recommended_size(run_dir: str | Path | None) -> int:
-    answer = None if run_dir is None else read_answer(Path(run_dir))
+def _recommended_size(run_dir: Path | None) -> int:
+    answer = None if run_dir is None else read_answer(run_dir)
     if answer is None:
         raise InputError(
             "`batch_size` must be given where no run has an answer. Add --batch_size=256."

@@ -124,6 +124,7 @@ def make_court_request(
         length = TrainingLength.parse(trial_length)
     else:
         length = length.model_copy(update={"amount": length.amount * size.length})
+    folder = run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-claims-{size.name}"
     return CourtRequest(
         subject=resolved,
         claims=chosen,
@@ -134,7 +135,7 @@ def make_court_request(
         seed=seed,
         max_minutes=max_minutes,
         execution=execution,
-        run_dir=run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-claims-{size.name}",
+        run_dir=folder.expanduser(),
         overwrite=overwrite,
     )
 

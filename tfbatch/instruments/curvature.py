@@ -81,7 +81,8 @@ def measure_curvature(
         InputError: Something asked for cannot be used; a Hessian that is not finite.
         DataError: Data absent or damaged.
     """
-    weights = Weights(trained_steps, Path(weights_file) if weights_file else None, seed)
+    file = Path(weights_file).expanduser() if weights_file else None
+    weights = Weights(trained_steps, file, seed)
     settings = CurvatureSettings(examples, most_products, trace_products, seconds)
     progress = progress_lines(verbose)
     with open_bench(build_model, data, progress=progress, **options) as bench:

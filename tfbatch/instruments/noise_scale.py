@@ -119,7 +119,8 @@ def gradient_noise_scale(
         InputError: Something asked for cannot be used; a model whose gradient cannot be measured.
         DataError: Data absent or damaged.
     """
-    weights = Weights(trained_steps, Path(weights_file) if weights_file else None, seed)
+    file = Path(weights_file).expanduser() if weights_file else None
+    weights = Weights(trained_steps, file, seed)
     settings = NoiseScaleSettings(
         small_batch_size=small_batch_size,
         micro_batches=micro_batches,

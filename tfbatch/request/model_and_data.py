@@ -229,7 +229,7 @@ def _dataset_text(
     if isinstance(dataset, Recipe):
         return dataset.name
     if dataset.endswith((".yaml", ".yml")):
-        return str(Path(dataset).resolve())
+        return str(Path(dataset).expanduser().resolve())
     size = "" if image_size is None else f"@{image_size}"
     return f"{_from_anywhere(dataset, data_dir)}{size}"
 

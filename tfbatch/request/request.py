@@ -270,6 +270,7 @@ def make_request(
     length = TrainingLength.parse(trial_length) if trial_length else resolved.data.trial_length
     longer = TrainingLength.parse(for_length) if for_length else None
     folder = run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-{Path(search).stem}"
+    folder = folder.expanduser()
     # A limit of time may shorten the default length, or has in an earlier session.
     if trial_length or (max_minutes is None and not folder.exists()):
         check_for_length(longer, length)
