@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import HANG_SECONDS
 
@@ -12,7 +13,7 @@ import tfbatch.train
 import tfbatch.tune
 from tfbatch.claims._request import make_court_request
 from tfbatch.command_line.running import EXIT_CODES
-from tfbatch.dataset_info.recipe import RECIPES
+from tfbatch.dataset_info.recipe import RECIPES, load_recipe
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.request.request import make_request
 
@@ -145,3 +146,24 @@ def test_the_home_folder_is_found_in_every_path(tmp_path, monkeypatch):
         assert request.subject.dataset == str(tmp_path / "mine.yaml")
     with pytest.raises(InputError, match=rf"`weights_file` must be a file. Received: {tmp_path}"):
         tfbatch.measure_curvature("small_cnn", "digits", weights_file="~/absent.weights.h5")
+
+
+IMAGES = np.zeros((8, 4, 4, 1), "float32"), np.zeros(8, "int64")
+
+
+def make_dataset(split, batch_size, seed):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("data", [IMAGES, make_dataset, load_recipe("digits")], ids=type)
+def test_a_size_of_images_is_refused_for_data_given_in_python(tmp_path, data):
+    with pytest.raises(InputError, match=r"Received: image_size=96 with .*\. (Resize|Set)"):
+        tfbatch.find_batch_size("small_cnn", data, image_size=96, run_dir=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["batched", "classes"])
+def test_named_data_states_its_own_form(form):
+    for data in ("digits", load_recipe("digits")):
+        with pytest.raises(InputError, match=rf"`{form}` is for your own .* Leave it out\."):
+            tfbatch.load_data(data, **{form: True})

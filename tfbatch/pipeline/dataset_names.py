@@ -56,6 +56,43 @@ def find_dataset(
     return own_data_of(text) or load_recipe(text)
 
 
+def check_no_size(data: Recipe | OwnData, image_size: int | None) -> None:
+    """Refuses a size of images for data that is given itself, and has one.
+
+    Raises:
+        InputError: There is one.
+    """
+    if image_size is None:
+        return
+    if isinstance(data, Recipe):
+        raise InputError(
+            "`image_size` is for a data set without a recipe. Received: "
+            f"image_size={image_size} with a recipe. Set `features.image.shape` in the recipe."
+        )
+    raise InputError(
+        "`image_size` is for a data set without a recipe, such as tfds:NAME. Received: "
+        f"image_size={image_size} with data of your own. Resize the images where they are made."
+    )
+
+
+def check_own(data: Recipe | OwnData, **forms: bool | None) -> None:
+    """Refuses what is said of the form of data that has a name.
+
+    Args:
+        data: The data.
+        **forms: `batched` and what else is for a user's own data; None where it is not said.
+
+    Raises:
+        InputError: One is said of a recipe's data.
+    """
+    for name, value in forms.items():
+        if value is not None and not isinstance(data, OwnData):
+            raise InputError(
+                f"`{name}` is for your own Datasets only: named data states its own form. "
+                f"Received: {name}={value} for {data.name}. Leave it out."
+            )
+
+
 def is_derived(text: str) -> bool:
     """Whether a data set's name is `SOURCE:...`, or a source's name alone that no recipe has."""
     source, colon, _ = _SIZE.sub("", text).partition(":")

@@ -9,11 +9,10 @@ from typing import Any
 
 from tfbatch.dataset_info.own_data import STORED, OwnData
 from tfbatch.dataset_info.recipe import Recipe
-from tfbatch.errors import InputError
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
 from tfbatch.pipeline.classes import Expect, expect_without_model
-from tfbatch.pipeline.dataset_names import find_dataset
+from tfbatch.pipeline.dataset_names import check_no_size, check_own, find_dataset
 from tfbatch.pipeline.function_data import FunctionData, MakeDataset, count_examples, takes_a_split
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.recipe_records import Progress, default_records_root, prepare_records
@@ -51,14 +50,11 @@ def load_data(
     """
     where = Path(data_dir) if data_dir else None
     if isinstance(dataset, Recipe):
-        if image_size is not None:
-            raise InputError(
-                "`image_size` is for a data set without a recipe. Received: "
-                f"image_size={image_size} with a recipe. Set `features.image.shape` in the recipe."
-            )
+        check_no_size(dataset, image_size)
         spec: Recipe | OwnData = dataset
     else:
         spec = find_dataset(dataset, data_dir=where, image_size=image_size)
+    check_own(spec, batched=batched, classes=classes)
     if isinstance(spec, OwnData) and batched is not None:
         spec = spec.model_copy(update={"batched": batched})
     return prepare_data(

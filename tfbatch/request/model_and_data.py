@@ -14,7 +14,13 @@ from tfbatch.dataset_info.recipe import Baseline, Recipe
 from tfbatch.errors import DataError, InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.pipeline.dataset_names import derive_recipe, find_dataset, is_derived
+from tfbatch.pipeline.dataset_names import (
+    check_no_size,
+    check_own,
+    derive_recipe,
+    find_dataset,
+    is_derived,
+)
 from tfbatch.request.backend import check_backend
 from tfbatch.request.task import Task
 from tfbatch.schema import Named, as_plain, validate
@@ -122,12 +128,8 @@ def resolve_model_and_data(
         OPTIMIZERS.check(optimizer)
     folder = data_dir.expanduser().resolve() if data_dir else None
     data = _found(dataset, data_dir=folder, image_size=image_size, apart=apart)
+    check_own(data, batched=batched)
     if batched is not None:
-        if not isinstance(data, OwnData):
-            raise InputError(
-                "`batched` is for your own Datasets only: named data states its own form. "
-                f"Received: {batched=} for {data.name}."
-            )
         data = data.model_copy(update={"batched": batched})
     return ModelAndData(
         data=data,
@@ -200,6 +202,7 @@ def _found(
     dataset: str | Recipe | OwnData, *, data_dir: Path | None, image_size: int | None, apart: bool
 ) -> Recipe | OwnData:
     if not isinstance(dataset, str):
+        check_no_size(dataset, image_size)
         return dataset
     if apart and is_derived(dataset):
         return derive_apart(dataset, data_dir=data_dir, image_size=image_size)
