@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
 import os
 import pickle
 import re
+import shlex
 import types
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import tfbatch.probe
 from tfbatch.charts import Chart, Mark, Series
 from tfbatch.charts.page import PageSection, page
 from tfbatch.charts.plotly_figure import figure
+from tfbatch.command_line.running import parse_flags
 from tfbatch.errors import InputError, SearchError, StoppedError
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
@@ -181,6 +184,16 @@ def test_no_command_is_offered_that_leaves_out_what_was_not_measured(monkeypatch
     assert predicted.prediction.batch_size == 64
     assert first.endswith("--batch_sizes=8,16,32,64,128,256,512,1024,2048")
     assert then.endswith("--batch_sizes=8,16,32,64,128,256,512,1024")
+
+
+def test_the_command_that_is_offered_speaks_to_people(monkeypatch):
+    monkeypatch.setattr(tfbatch.probe, "FLAGS", copy.deepcopy(tfbatch.probe.FLAGS))
+    given = ["--json", "--quiet", "--optimizer=adam", "--max_minutes=1"]
+    parse_flags(tfbatch.probe.FLAGS, given, usage="")
+
+    offered = shlex.split(tfbatch.probe._verifying(probed_on_a_gpu()))
+    assert offered[2:4] == ["tfbatch.tune", "--optimizer=adam"]
+    assert len(offered) == 5
 
 
 def bound_at(*sizes):

@@ -67,6 +67,7 @@ _LAST_SECONDS = 7.0
 """The time from a signal to the end, where something cannot be interrupted."""
 _MOST_ROWS = 12
 _OWN = ("run_dir", "skip", "max_minutes", "memory_seconds", "batch_sizes", "logical_cpus")
+_OF_OUTPUT = ("json", "quiet")
 
 
 define_workload_flags(
@@ -406,7 +407,7 @@ def _verifying(probed: ProbeReport) -> str:
     """The search that compares what is predicted with what is around it, and what is not known."""
     from tfbatch.estimators.predicted_batch_size import sizes_to_verify  # imports SciPy
 
-    given = [name for name in FLAGS if FLAGS[name].present and name not in _OWN]
+    given = [name for name in FLAGS if FLAGS[name].present and name not in (*_OWN, *_OF_OUTPUT)]
     flags_given = as_typed(FLAGS, given)
     sizes = {probed.baseline, *probed.fitting}
     if made := probed.prediction:
