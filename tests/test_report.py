@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -1027,6 +1028,16 @@ def test_the_command_draws_runs_and_refuses_what_is_none(run_dir, tmp_path, monk
         tfbatch.report.main([])
     with pytest.raises(InputError, match="must be a run folder"):
         tfbatch.report.main([str(tmp_path)])
+
+
+def test_a_folder_that_cannot_be_written_may_have_its_page_elsewhere(run_dir, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "report.html").unlink(missing_ok=True)
+    (copy / "report.html").mkdir()  # as nobody can write, the superuser included
+
+    with pytest.raises(RunFolderError, match=r"cannot be written: .* elsewhere with --page=FILE\."):
+        tfbatch.report.main([str(copy)])
 
 
 @pytest.mark.parametrize("page", ["absent/page.html", "."])

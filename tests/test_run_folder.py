@@ -369,9 +369,20 @@ def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(durable.os, "fsync", full)
-    with pytest.raises(RunFolderError, match=r"answer\.json cannot be written: .*No space left"):
+    with pytest.raises(RunFolderError, match=r"json cannot be written: .*No space .* Free some"):
         write_whole(path, "second")
     assert path.read_text() == "first"
+
+
+def test_the_remedy_for_what_cannot_be_written_follows_from_its_cause(tmp_path, monkeypatch):
+    def read_only(descriptor):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(durable.os, "fsync", read_only)
+    with pytest.raises(RunFolderError, match=r"denied\. Make its folder writable and run"):
+        write_whole(tmp_path / "answer.json", "first")
+    with pytest.raises(RunFolderError, match=r"denied\. Take another\.$"):
+        write_whole(tmp_path / "answer.json", "first", otherwise="Take another.")
 
 
 def test_the_fingerprint_names_hardware_and_software():

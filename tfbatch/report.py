@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tfbatch.reporting.recorded import RecordedRun
 
 FLAGS = flags.FlagValues()
+_ELSEWHERE = "Make its folder writable, or write the page elsewhere with --page=FILE."
 flags.DEFINE_string(
     "page",
     None,
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
     runs = [read_recorded(folder) for folder in folders]
     default = folders[0] / REPORT if len(folders) == 1 else Path(REPORT)
     output = page or default
-    write_whole(output, report_page(runs).html())
+    write_whole(output, report_page(runs).html(), otherwise=_ELSEWHERE)
     appendix: list[Path] = []
     if FLAGS.appendix:
         from tfbatch.reporting.appendix import write_appendix

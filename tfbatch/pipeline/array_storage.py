@@ -22,7 +22,7 @@ import numpy.typing as npt
 from tfbatch.dataset_info.class_balance import apportion
 from tfbatch.dataset_info.content import DataContent, may_drop_note
 from tfbatch.dataset_info.own_data import STORED
-from tfbatch.errors import InputError, RunFolderError
+from tfbatch.errors import InputError
 from tfbatch.pipeline.alike_splits import Written, make_alike
 from tfbatch.pipeline.array_files import (
     CONTENT,
@@ -48,7 +48,7 @@ from tfbatch.pipeline.endless import refuse_endless
 from tfbatch.pipeline.examples_digest import ExamplesDigest
 from tfbatch.pipeline.user_data import OwnSplit, read_splits
 from tfbatch.records.partial_folder import scratch_folder
-from tfbatch.run_folder.durable import FREE_SPACE
+from tfbatch.run_folder.durable import cannot_be_written
 from tfbatch.schema import content_hash
 
 VALIDATION_FRACTION = 0.2
@@ -117,7 +117,7 @@ def store_splits(
             _into_place(partial, folder)
             return folder
     except OSError as error:
-        raise RunFolderError(f"{root} cannot be written: {error}. {FREE_SPACE}") from error
+        raise cannot_be_written(root, error) from error
 
 
 def _in_another_order(root: Path, examples: str) -> Path | None:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfbatch.dataset_info.content import DataContent, may_drop_note
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.dataset_info.recipe import SPLITS
-from tfbatch.errors import DataError, InputError, RunFolderError
+from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline.classes import ClassIndices, ClassReader, Expect, expect_without_model
 from tfbatch.pipeline.content_scan import Contents, Scan
 from tfbatch.pipeline.elements import (
@@ -35,7 +35,7 @@ from tfbatch.pipeline.endless import READ_BYTES, EndWatch
 from tfbatch.pipeline.streams import fixed_options, prefetched
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, check_stream
 from tfbatch.pipeline.user_data import rows_of
-from tfbatch.run_folder.durable import FREE_SPACE, write_whole
+from tfbatch.run_folder.durable import cannot_be_written, write_whole
 from tfbatch.schema import JsonObject, Strict, content_hash
 
 MakeDataset: TypeAlias = "Callable[..., Nest]"
@@ -304,7 +304,7 @@ def count_examples(
         counted = Counted(identity=identity, **content, content=found_content)
         write_whole(folder / FILE_NAME, counted.model_dump_json(indent=1))
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be written: {error}. {FREE_SPACE}") from error
+        raise cannot_be_written(folder, error) from error
     return folder, True
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from tfbatch.charts import Chart, Picture, Stack
 from tfbatch.charts.matplotlib_figure import write_figure
-from tfbatch.errors import RunFolderError
 from tfbatch.reporting.by_batch_size import by_batch_size
 from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.finalists import forest
@@ -25,7 +24,7 @@ from tfbatch.reporting.landscape import landscape, slope_note
 from tfbatch.reporting.learning_curves import learning_curves
 from tfbatch.reporting.recorded import RecordedRun
 from tfbatch.reporting.to_target import to_target_chart, to_target_sentence
-from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full, write_whole
+from tfbatch.run_folder.durable import cannot_be_written, write_whole
 from tfbatch.run_folder.files import APPENDIX, TRIALS_CSV
 from tfbatch.run_folder.reader import read_budget, read_settings
 from tfbatch.scaling_rules import SCALING_RULES
@@ -235,8 +234,8 @@ def write_appendix(run: RecordedRun, folder: Path | None = None) -> list[Path]:
     try:
         return _written(appendix_of(run), folder)
     except OSError as error:
-        remedy = FREE_SPACE if is_disk_full(error) else "Make it a folder that can be written."
-        raise RunFolderError(f"{folder} cannot be written: {error}. {remedy}") from error
+        remedy = "Make it a folder that can be written."
+        raise cannot_be_written(folder, error, otherwise=remedy) from error
 
 
 def _written(made: Appendix, folder: Path) -> list[Path]:

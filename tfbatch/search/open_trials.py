@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pydantic
 
-from tfbatch.errors import RunFolderError, SearchError
+from tfbatch.errors import SearchError
 from tfbatch.oracles import Proposal
-from tfbatch.run_folder.durable import FREE_SPACE
+from tfbatch.run_folder.durable import cannot_be_written
 from tfbatch.run_folder.files import OPEN_TRIALS
 from tfbatch.schema import as_plain
 
@@ -67,6 +67,4 @@ class OpenTrials:
             partial.write_bytes(content)
             partial.replace(self._path)
         except OSError as error:
-            raise RunFolderError(
-                f"{self._path} cannot be written: {error}. {FREE_SPACE}"
-            ) from error
+            raise cannot_be_written(self._path, error) from error

@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 from tfbatch.callbacks import DivergenceGuard, TrainingClock
-from tfbatch.errors import InputError, RunFolderError
-from tfbatch.run_folder.durable import FREE_SPACE
+from tfbatch.errors import InputError
+from tfbatch.run_folder.durable import cannot_be_written
 from tfbatch.run_folder.files import PARTIAL, partial_file
 from tfbatch.schema import JsonObject
 from tfbatch.training.callback_state import CarryOn
@@ -230,7 +230,7 @@ def write_state(
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error}. {FREE_SPACE}") from error
+        raise cannot_be_written(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 

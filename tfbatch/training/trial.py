@@ -18,7 +18,7 @@ from tfbatch.callbacks import DivergenceGuard, StopAfterSteps, StopOnRequest, Tr
 from tfbatch.errors import RecordError, RunFolderError, SearchError
 from tfbatch.process.out_of_memory import is_out_of_memory, memory_message
 from tfbatch.process.tracebacks import short_traceback
-from tfbatch.run_folder.durable import FREE_SPACE, is_disk_full
+from tfbatch.run_folder.durable import FREE_SPACE, cannot_be_written, is_disk_full
 from tfbatch.training.callback_state import CarryOn
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
@@ -155,7 +155,7 @@ def save_weights(model: keras.Model, path: Path) -> None:
             shutil.copyfile(Path(folder) / path.name, partial)
         partial.replace(path)
     except OSError as error:
-        raise RunFolderError(f"{path} cannot be written: {error}. {FREE_SPACE}") from error
+        raise cannot_be_written(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 
