@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from processes import HANG_SECONDS
@@ -16,6 +17,7 @@ from tfbatch.command_line.running import EXIT_CODES
 from tfbatch.dataset_info.recipe import RECIPES, load_recipe
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.request.request import make_request
+from tfbatch.request.search_config import SEARCHES
 
 FLAGS_AND_MESSAGES = {
     "unknown data set": (["--dataset=cifar1"], "Did you mean `cifar10`"),
@@ -167,3 +169,48 @@ def test_named_data_states_its_own_form(form):
     for data in ("digits", load_recipe("digits")):
         with pytest.raises(InputError, match=rf"`{form}` is for your own .* Leave it out\."):
             tfbatch.load_data(data, **{form: True})
+
+
+ARGUMENTS = {
+    "max_minutes": "15",
+    "max_trainings": "3",
+    "seed": "1",
+    "stall_minutes": "10",
+    "memory_seconds": "60",
+    "checkpoint_seconds": None,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), ARGUMENTS.items(), ids=ARGUMENTS)
+def test_what_is_no_number_is_refused_by_its_name(tmp_path, name, value):
+    remedy = "Leave it out" if value is None else "Write it without quotation marks"
+    with pytest.raises(InputError, match=rf"`{name}` must be a number\. Received: .* {remedy}"):
+        tfbatch.find_batch_size("small_cnn", "digits", run_dir=tmp_path / "run", **{name: value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_claims_and_a_translation_refuse_the_same(tmp_path):
+    for name in ("max_minutes", "seed"):
+        with pytest.raises(InputError, match=rf"`{name}` must be a number"):
+            tfbatch.try_claims("small_cnn", "digits", run_dir=tmp_path / "run", **{name: "1"})
+    for name in ("to", "learning_rate"):
+        with pytest.raises(InputError, match=rf"`{name}` must be a number"):
+            tfbatch.translate_batch_size(**{"batch_size": 256, "to": 512, name: "1"})
+
+
+@pytest.mark.parametrize("made", [lambda: "accuracy", keras.metrics.AUC], ids=["name", "object"])
+def test_one_metric_is_to_be_given_in_a_list(tmp_path, made):
+    with pytest.raises(InputError, match=r"must be a list .* Write metrics=\[('acc|AUC\()"):
+        tfbatch.find_batch_size(
+            "small_cnn", "digits", loss="mse", metrics=made(), run_dir=tmp_path / "run"
+        )
+
+
+def test_a_path_may_be_a_path_of_pathlib(tmp_path):
+    shutil.copy(SEARCHES.find("joint"), tmp_path / "mine.yaml")
+    shutil.copy(RECIPES.find("digits"), tmp_path / "digits.yaml")
+    request = make_request(search=tmp_path / "mine.yaml", dataset="digits", model="small_cnn")
+
+    assert request.run_dir.name == "digits-small_cnn-mine"
+    data = tfbatch.load_data(tmp_path / "digits.yaml", records_dir=tmp_path / "records")
+    assert data.num_examples("train") > 1000

@@ -50,7 +50,7 @@ def find_batch_size(
     data: object,
     *,
     batched: bool | None = None,
-    search: str = "joint",
+    search: str | Path = "joint",
     objective: str | None = None,
     trial_length: str | None = None,
     for_length: str | None = None,

@@ -167,7 +167,18 @@ def task_of(
     metrics: Metrics | None,
     class_weight: dict[int, float] | None,
 ) -> Task:
-    """The task as files name it: a loss or a metric that has no name is "given in Python"."""
+    """The task as files name it: a loss or a metric that has no name is "given in Python".
+
+    Raises:
+        InputError: Metrics are one metric, in no list, or class weights cannot be used.
+    """
+    if isinstance(metrics, str) or not isinstance(metrics, Sequence | Mapping | None):
+        one = repr(metrics) if isinstance(metrics, str) else type(metrics).__name__
+        example = one if isinstance(metrics, str) else f"{one}(...)"
+        raise InputError(
+            "`metrics` must be a list of metrics, or a dict of such lists by the model's outputs. "
+            f"Received: {one}. Write metrics=[{example}]."
+        )
 
     def name(part: object) -> str:
         return part if isinstance(part, str) else IN_PYTHON

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import numbers
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -39,6 +40,23 @@ def _plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(_plain, value))
     return value
+
+
+def check_numbers(**values: object) -> None:
+    """Refuses what is no number, before it is compared with one.
+
+    Args:
+        **values: Of arguments, by their names.
+
+    Raises:
+        InputError: One is a text, None or anything else.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            remedy = "Leave it out: its default is used."
+            if isinstance(value, str):
+                remedy = "Write it without quotation marks."
+            raise InputError(f"`{name}` must be a number. Received: {value!r}. {remedy}")
 
 
 class Strict(pydantic.BaseModel):

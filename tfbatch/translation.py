@@ -21,7 +21,7 @@ from tfbatch.estimators.learning_rate_exponent import LearningRateCurve, Learnin
 from tfbatch.notebook import preformatted
 from tfbatch.optimizers import OPTIMIZERS, parameters_of, roles_of
 from tfbatch.scaling_rules import SCALING_RULES, scaled
-from tfbatch.schema import Named, Strict, as_plain
+from tfbatch.schema import Named, Strict, as_plain, check_numbers
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.optimizer_numbers import OptimizerNumbers, find_option, numbers_at
 from tfbatch.trial.trials import Trials
@@ -285,6 +285,7 @@ def _divided(
         ("accumulation", before.accumulation),
         ("to_accumulation", accumulation),
     ):
+        check_numbers(**{name: value})
         if value < 1:
             raise InputError(f"`{name}` must be >= 1. Received: {value}.")
     if to is None:
@@ -309,6 +310,8 @@ def _divided(
 
 def _check_positive(**values: float | None) -> None:
     for name, value in values.items():
+        if value is not None:
+            check_numbers(**{name: value})
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(f"`{name}` must be > 0. Received: {value}.")
 

@@ -20,7 +20,7 @@ from tfbatch.request.model_and_data import (
     resolve_model_and_data,
 )
 from tfbatch.request.request import DEFAULT_RUNS, data_identity
-from tfbatch.schema import as_plain
+from tfbatch.schema import as_plain, check_numbers
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
 
@@ -109,6 +109,9 @@ def make_court_request(
         InputError: The first thing that cannot be used.
     """
     max_minutes, seed = as_plain((max_minutes, seed))
+    check_numbers(seed=seed)
+    if max_minutes is not None:
+        check_numbers(max_minutes=max_minutes)
     if max_minutes is not None and not (max_minutes > 0 and math.isfinite(max_minutes)):
         raise InputError(f"`max_minutes` must be > 0. Received: {max_minutes}.")
     derive_seed(seed)

@@ -21,7 +21,7 @@ from tfbatch.plug_ins import find_function
 
 
 def load_data(
-    dataset: str | Recipe,
+    dataset: str | Path | Recipe,
     *,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
@@ -53,7 +53,7 @@ def load_data(
         check_no_size(dataset, image_size)
         spec: Recipe | OwnData = dataset
     else:
-        spec = find_dataset(dataset, data_dir=where, image_size=image_size)
+        spec = find_dataset(str(dataset), data_dir=where, image_size=image_size)
     check_own(spec, batched=batched, classes=classes)
     if isinstance(spec, OwnData) and batched is not None:
         spec = spec.model_copy(update={"batched": batched})

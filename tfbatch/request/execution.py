@@ -9,7 +9,7 @@ from typing import Literal
 
 from tfbatch.errors import InputError, did_you_mean
 from tfbatch.quantities import bytes_of
-from tfbatch.schema import as_plain
+from tfbatch.schema import as_plain, check_numbers
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 AUTOMATIC: Literal["auto"] = "auto"
@@ -18,6 +18,7 @@ DATA_ON = (AUTOMATIC, "device", "host")
 MAX_STATE_GB = 4.0
 """Gigabytes that end states of trials may take on disk, by default."""
 _MOST_WORKERS = 256
+_NUMBERS = ("stall_minutes", "checkpoint_seconds", "max_state_gb", "logical_cpus")
 
 JitCompile = bool | Literal["auto"]
 """Whether XLA compiles the model; "auto" for what Keras chooses, see `Execution`."""
@@ -74,6 +75,9 @@ class Execution:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, as_plain(getattr(self, field.name)))
+        check_numbers(**{name: getattr(self, name) for name in _NUMBERS})
+        if self.memory_seconds is not None:
+            check_numbers(memory_seconds=self.memory_seconds)
         workers = self.workers
         if workers is not None and not (isinstance(workers, int) and 0 <= workers <= _MOST_WORKERS):
             raise InputError(

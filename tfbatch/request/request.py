@@ -21,7 +21,7 @@ from tfbatch.request.model_and_data import (
     resolve_model_and_data,
 )
 from tfbatch.request.search_config import SearchConfig, Space, VerificationConfig, load_search
-from tfbatch.schema import JsonObject, Named, as_plain, validate
+from tfbatch.schema import JsonObject, Named, as_plain, check_numbers, validate
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
 
@@ -84,6 +84,9 @@ class Request:
     for_length: TrainingLength | None = None
 
     def __post_init__(self) -> None:
+        limits = {"max_minutes": self.max_minutes, "max_trainings": self.max_trainings}
+        given = {name: value for name, value in limits.items() if value is not None}
+        check_numbers(**given, seed=self.seed)
         if self.max_minutes is not None and not (
             self.max_minutes > 0 and math.isfinite(self.max_minutes)
         ):
@@ -213,7 +216,7 @@ def resolve_search(
 
 def make_request(
     *,
-    search: str,
+    search: str | Path,
     objective: str | None = None,
     trial_length: str | None = None,
     for_length: str | None = None,
@@ -253,6 +256,7 @@ def make_request(
     Raises:
         InputError: The first thing that cannot be used.
     """
+    search = str(search)
     batch_sizes, max_trials = as_plain((batch_sizes, max_trials))
     max_minutes, max_trainings, seed = as_plain((max_minutes, max_trainings, seed))
     verification_seeds, tolerance = as_plain((verification_seeds, tolerance))
