@@ -144,6 +144,48 @@ def test_a_metric_travels_with_its_class_and_values_and_shares_no_variable():
     assert copied(auc).get_config() == auc.get_config()
 
 
+@pytest.mark.parametrize(
+    "metric",
+    [
+        keras.metrics.BinaryAccuracy(threshold=0.25),
+        keras.metrics.SparseTopKCategoricalAccuracy(k=2),
+        keras.metrics.MeanIoU(num_classes=3),
+        keras.metrics.Precision(thresholds=[0.1, 0.2]),
+        keras.metrics.CategoricalCrossentropy(),
+    ],
+    ids=lambda metric: metric.name,
+)
+def test_a_metric_of_keras_travels_with_the_lists_and_dicts_that_it_keeps(metric):
+    copy = copied([metric])[0]
+    assert copy.get_config() == metric.get_config()
+    assert len(copy.variables) == len(metric.variables)
+
+
+class Pair(keras.metrics.Metric):
+    """Keeps metrics in a list."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [keras.metrics.Mean(), keras.metrics.Mean()]
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        for part in self.parts:
+            part.update_state(y_pred)
+
+    def result(self):
+        return self.parts[0].result() + self.parts[1].result()
+
+
+def test_the_metrics_that_a_metric_keeps_in_a_list_travel_too():
+    pair = Pair()
+    pair.update_state(ZERO, ONE)
+    copy = copied(pair)
+    assert float(copy.result()) == 2.0
+    copy.reset_state()
+    assert float(copy.result()) == 0.0
+    assert float(pair.result()) == 2.0
+
+
 def test_layers_and_models_keep_their_values_though_their_classes_are_not_registered():
     normalization = keras.layers.Normalization()
     normalization.adapt(np.array([[1.0], [3.0]]))
@@ -379,7 +421,7 @@ def test_what_has_a_name_or_writes_elsewhere_changes_no_identity(tmp_path):
 
     assert given() == given(loss="mse", metrics=["mae"]) == {}
     assert given(callbacks=[logs[0]]) == given(callbacks=[logs[1]])
-    assert given(callbacks=patient) != given()
+    assert given(callbacks=patient) != given() == given(callbacks=[])
     assert given(callbacks=[STOPPING(verbose=1)]) == given(callbacks=[STOPPING()])
     looped: list[object] = []
     looped.append(looped)

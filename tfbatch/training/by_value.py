@@ -7,6 +7,7 @@ is not found again.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copyreg
 import io
@@ -30,6 +31,10 @@ _AS_THEY_ARE = (
     keras.optimizers.schedules.LearningRateSchedule,
 )
 """Plain objects: their attributes are all of them."""
+_TRACKING = "keras.src.utils.tracking"
+"""Where Keras's own lists and dicts are, which metrics keep: filled by pickle before they have the
+attributes that filling needs."""
+_COLLECTIONS = (collections.OrderedDict, dict, list, set)
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _REMEDY = (
     "Let `get_config` return every argument of the class, as Keras's saving needs it; or make the "
@@ -136,6 +141,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Bypasses Keras's reduction, where it is not the user's own."""
         if isinstance(value, keras.Variable):
             return _variable, (*_description(value),), None
+        if type(value).__module__ == _TRACKING and isinstance(value, _COLLECTIONS):
+            kind = next(kind for kind in _COLLECTIONS if isinstance(value, kind))
+            return type(value), (kind(value),), dict(vars(value))
         if isinstance(value, type) or not _keras_reduces(value):
             return super().reducer_override(value)
         if isinstance(value, _AS_THEY_ARE):

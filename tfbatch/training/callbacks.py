@@ -63,6 +63,8 @@ def as_factory(
 ) -> Callable[[], list[keras.callbacks.Callback]] | None:
     """A function that makes a trial's callbacks; those given by value are copied for each trial.
 
+    None, or no callback, is none.
+
     Raises:
         InputError: They are neither a function nor a sequence.
     """
@@ -73,7 +75,7 @@ def as_factory(
             "`callbacks` must be a list of Keras callbacks, or a function that makes one. "
             f"Received: {type(callbacks).__name__}."
         )
-    return _Copies(list(callbacks))
+    return _Copies(list(callbacks)) if callbacks else None
 
 
 class _Copies:
