@@ -28,7 +28,17 @@ class Rounds:
         ends: Where each completed trial has stopped, in examples.
     """
 
-    def __init__(self, *, rates=None, sizes=SIZES, total=TOTAL, direction="min", seed=3, **given):
+    def __init__(
+        self,
+        *,
+        rates=None,
+        sizes=SIZES,
+        total=TOTAL,
+        direction="min",
+        seed=3,
+        most=None,
+        **given,
+    ):
         hp = keras_tuner.HyperParameters()
         if sizes:
             hp.Choice("batch_size", list(sizes), ordered=True)
@@ -37,7 +47,11 @@ class Rounds:
         else:
             hp.Float("rate", 0.001, 1.0, sampling="log")
         self.oracle = make_settings("hyperband", **given).make(
-            hp, direction=direction, seed=seed, total_examples=total, premises=Premises()
+            hp,
+            direction=direction,
+            seed=seed,
+            total_examples=total,
+            premises=Premises(max_trials=most),
         )
         self.total, self.sign = total, 1.0 if direction == "min" else -1.0
         self.journal, self.ends = {}, {}
@@ -327,6 +341,79 @@ def test_several_workers_train_nothing_twice_and_wait_for_no_one(workers):
     made = [str((p.values, p.part and p.part.to_examples)) for p in asked.journal.values()]
     assert len(made) == len(set(made))
     assert asked.lengths().count((True, None)) >= 3
+
+
+def slow_best():
+    """Of a bracket of nine the best ends when the next two have been continued."""
+    asked = Rounds()
+    names = [asked.propose() for _ in range(9)]
+    best, *others = sorted(names, key=lambda name: asked.journal[name].values["rate"])
+    for name in names:
+        if name != best:
+            asked.train(name)
+    continued = [asked.propose(), asked.propose()]
+    assert [asked.journal[name].part.parent for name in continued] == others[:2]
+    asked.train(best)
+    return asked, best, continued
+
+
+def test_a_search_of_several_workers_continues_once_more_what_it_had_not_continued():
+    """Replayed in the order of names, the best has ended before the others are continued."""
+    before, best, continued = slow_best()
+    again = Rounds()
+    for name, proposal in before.journal.items():
+        assert again.propose(known=proposal) == name
+        if name not in continued:  # they were running when the search was stopped
+            again.train(name)
+
+    for asked in (before, again):
+        following = asked.journal[asked.propose()]
+        assert following.part == Part(to_examples=3000, parent=best)
+        for name in (*continued, list(asked.journal)[-1]):
+            asked.train(name)
+        asked.run(20)
+        made = [str((p.values, p.part and p.part.to_examples)) for p in asked.journal.values()]
+        assert len(made) == len(set(made))
+    assert list(again.journal.values()) == list(before.journal.values())
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_a_search_of_several_workers_that_goes_on_trains_nothing_twice(workers):
+    """Whatever ran when it was stopped."""
+    rng, running, asked = np.random.default_rng(workers), [], Rounds()
+    for stop in (11, 23, 40, 70):
+        again = Rounds()
+        for name, proposal in asked.journal.items():
+            assert again.propose(known=proposal) == name
+            if name in asked.ends:
+                again.train(name)
+        asked = again
+        while len(asked.journal) < stop:
+            while len(running) < workers:
+                running.append(asked.propose())
+            asked.train(running.pop(int(rng.integers(workers))))
+
+    made = [str((p.values, p.part and p.part.to_examples)) for p in asked.journal.values()]
+    assert len(made) == len(set(made))
+    assert asked.lengths().count((True, None)) >= 2
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 9])
+def test_a_search_that_has_begun_all_it_may_waits_for_what_can_still_be_continued(workers):
+    """KerasTuner begins another bracket, of which nothing may be tried: it would end the search."""
+    asked, running = Rounds(most=9), []
+    while True:
+        while len(running) < workers and (name := asked.propose()):
+            if len([p for p in asked.journal.values() if not (p.part and p.part.parent)]) > 9:
+                break
+            running.append(name)
+        if not running:
+            break
+        asked.train(running.pop(0))
+
+    *lengths, further = asked.lengths()
+    assert sorted(lengths, key=str) == [(False, 1000)] * 9 + [(True, 3000)] * 3 + [(True, None)]
+    assert further == (False, 3000), "proposed where nothing runs, for a larger limit"
 
 
 def test_a_search_by_hyperband_that_was_stopped_anywhere_has_the_same_journal(tmp_path):

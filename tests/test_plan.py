@@ -234,6 +234,15 @@ def test_a_rehearsal_names_the_stages_of_an_oracle_that_has_some():
     assert sum(one.trainings for one in found) <= 20.0
 
 
+def test_a_search_that_has_begun_all_it_may_still_ends_with_a_whole_training():
+    """The second of two workers finds nothing to continue while the first still trains."""
+    config = load_search("hyperband").model_copy(update={"max_trials": 9})
+    found = [one.trial for one in rehearsal(config).run() if one.trial.phase == "search"]
+    assert sum(trial.parent is None for trial in found) == 9
+    assert sum(trial.parent is not None for trial in found) == 4
+    assert any(trial.is_whole for trial in found)
+
+
 @pytest.mark.parametrize("objective", [LOSS, ACCURACY])
 def test_the_plan_has_what_follows_where_the_baseline_is_poor(objective):
     """A run may end before it; the time and the disk must do for all of it."""

@@ -68,4 +68,5 @@ class Settings(OracleSettings):
             units=self.factor**rounds,
             factor=self.factor,
             batch_size_of=batch_size_of,
+            max_trials=premises.max_trials,
         )
