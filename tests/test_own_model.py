@@ -18,8 +18,11 @@ from tfbatch.errors import InputError
 from tfbatch.models import keras_applications
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
+from tfbatch.request.search_config import load_search
 from tfbatch.schema import Named
 from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
+from tfbatch.search.progress import Progress
+from tfbatch.search.session import _trainable
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.asked import MOST_BUILDS
 from tfbatch.training.callbacks import as_factory, check_callbacks
@@ -499,6 +502,35 @@ def test_an_optimizer_of_another_class_is_kept_with_its_learning_rate_alone(regr
     assert "Frobenius" in described.notes[0]
     made = optimizer_like(build().optimizer, {}, 0.5)
     assert (type(made), made.momentum, float(made.learning_rate)) == (Frobenius, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.Adamax, Frobenius])
+def test_trunks_whose_cool_downs_cannot_branch_off_are_not_begun(regression, optimizer):
+    """What an optimizer without a file keeps cannot be carried over to another learning rate."""
+
+    def build():
+        model = layers()
+        model.compile(optimizer=optimizer(0.02), loss="mse")
+        return model
+
+    described = description_of(Workload(regression, build))
+    said = []
+    progress = Progress(None)
+    progress.say = said.append
+
+    assert described.optimizer.name == "own"
+    assert optimizer.__name__ in described.whole_only
+    first = _trainable(load_search("trunks_first"), described, progress)
+    assert (first.oracle.name, first.oracle.in_parts) == ("bayesian", False)
+    assert f"what {optimizer.__name__} keeps between updates" in said[0]
+    for name in ("hyperband", "joint"):  # nothing branches off in them
+        assert _trainable(load_search(name), described, progress).oracle.name != "trunks"
+    with pytest.raises(InputError, match=rf"adam, .*sgd.* Received: .*{optimizer.__name__}"):
+        _trainable(load_search("trunks"), described, progress)
+    search = load_search("trunks")
+    linear = search.space.model_copy(update={"schedules": (Named(name="linear"),)})
+    search = search.model_copy(update={"space": linear})
+    assert _trainable(search, described, progress) is search, "it has no cool-downs"
 
 
 @pytest.mark.parametrize(

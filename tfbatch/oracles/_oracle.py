@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -268,6 +268,15 @@ class OracleSettings(Strict):
         """
         del max_trials
         return self.most_trainings()
+
+    def branches(self, schedules: Collection[str]) -> bool:
+        """Whether it lets a training go on with another schedule than the one it began with.
+
+        Args:
+            schedules: Names of the space's.
+        """
+        del schedules
+        return False
 
     def in_whole_trainings(self) -> OracleSettings | None:
         """What searches in its place where no training can go on in parts; None for nothing."""

@@ -107,6 +107,10 @@ class Settings(OracleSettings):
         del max_trials
         return self.trainings
 
+    def branches(self, schedules: Collection[str]) -> bool:
+        """See OracleSettings: the cool-downs do."""
+        return any(name in schedules for name in STABLE)
+
     def make(
         self,
         hyperparameters: keras_tuner.HyperParameters,

@@ -12,6 +12,7 @@ from pathlib import Path
 from tfbatch.bench import Bench
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.optimizers import OPTIMIZERS, OWN
 from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.gpu_utilization import GpuSampler
 from tfbatch.process.limits import usable_cores
@@ -290,8 +291,21 @@ def _largest_batch_size(
 
 
 def _trainable(search: SearchConfig, model: ModelDescription, progress: Progress) -> SearchConfig:
-    """The search, by whole trainings alone where it has a way to do without parts and must."""
+    """The search, by whole trainings alone where it has a way to do without parts and must.
+
+    Raises:
+        InputError: It has none, and needs what the compiled optimizer cannot do.
+    """
     whole = search.oracle.in_whole_trainings()
+    schedules = [schedule.name for schedule in search.space.schedules]
+    is_own = model.optimizer is not None and model.optimizer.name == OWN
+    if whole is None and is_own and search.oracle.branches(schedules):
+        raise InputError(
+            f"The oracle {search.oracle.name} lets trainings go on with another schedule, so the "
+            f"model must be compiled with one of the optimizers {', '.join(OPTIMIZERS.names())}. "
+            f"Received: another one ({model.whole_only}). Give --search=joint, which makes whole "
+            "trainings, or compile the model with one of them."
+        )
     if not model.whole_only or whole is None or whole is search.oracle:
         return search
     most = min(search.max_trials, math.ceil(search.oracle.most_trainings() or search.max_trials))

@@ -153,8 +153,12 @@ def description_of(
         )
     check_kept(model.optimizer)
     notes += list(_compiled_notes(model, workload))
+    named = named_like(model.optimizer)
+    if named.name == OWN and not whole_only:
+        kind = type(unwrapped(model.optimizer)).__name__
+        whole_only = f"what {kind} keeps between updates fits no other schedule"
     return ModelDescription(
-        named_like(model.optimizer),
+        named,
         learning_rate_of(model.optimizer),
         hyperparameters,
         tuple(notes),

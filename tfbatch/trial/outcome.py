@@ -13,7 +13,7 @@ import numpy as np
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.metric_direction import Direction
-from tfbatch.optimizers import OWN, roles_of
+from tfbatch.optimizers import OPTIMIZERS, OWN, roles_of
 from tfbatch.schedules import make_family
 from tfbatch.schedules._family import value
 from tfbatch.schema import content_hash
@@ -262,7 +262,8 @@ class TrialSpec:
             raise InputError(
                 f"{self.trial} cannot branch off: what the optimizer of the compiled model keeps "
                 "between updates is not known, so that it cannot be carried over to another "
-                "learning rate. Compile the model with one of keras.optimizers."
+                "learning rate. Compile the model with an optimizer that tfbatch has a file for: "
+                f"{', '.join(OPTIMIZERS.names())}."
             )
         self._check_slots(self.parent)
         if not branched and self.course(self.first_step) != self.parent.course(self.first_step):
