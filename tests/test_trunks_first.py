@@ -259,10 +259,11 @@ def test_the_second_one_knows_the_values_of_a_list_to_the_last_bit(then):
     assert len(wholes) == len(set(wholes)) >= 5
 
 
-def test_the_answer_of_a_cooled_trunk_stays_until_a_better_whole_training():
+@pytest.mark.parametrize("schedules", [("wsd", "cosine"), ("constant", "cosine")], ids=str)
+def test_the_answer_of_the_first_one_stays_until_a_better_whole_training(schedules):
     world = Both()
-    hp = hyperparameters(schedules=("constant", "cosine"))
-    premises_ = premises(schedules=("constant", "cosine"))
+    hp = hyperparameters(schedules=schedules)
+    premises_ = premises(schedules=schedules)
     settings = make_settings("trunks_first", then=GRID, whole_trainings=2)
     oracle = settings.make(hp, direction="max", seed=1, total_examples=TOTAL, premises=premises_)
     world.known = premises_

@@ -14,8 +14,12 @@ from tfbatch.schema import Named
 
 Kind = Literal["trunk", "cooled", "whole", "short"]
 COOL_DOWN = Named(name="linear")
-STABLE = ("wsd", "constant")
-"""Schedules with a stable phase that shorter trainings branch off from, the better one first."""
+STABLE = ("wsd",)
+"""Schedules with a stable phase that shorter trainings branch off from.
+
+Not `constant`: its trunk and cool-down would be no whole training of a schedule of the space, and
+only such a training can be recommended.
+"""
 _NEARLY = 0.7
 """A length that costs so much of the whole is none: its parts are started and evaluated, too."""
 
@@ -48,7 +52,7 @@ class Lengths:
         setting: What a proposal with the trunk's schedule means; None where that is not known.
         trunk: Name of the schedule with a stable phase; None for shorter trainings of `schedule`.
         schedule: Name of the space's first schedule.
-        cool_down: Share of a length that cools down, for a trunk that never does.
+        cool_down: Share of a length that cools down, where the trunk's schedule does not say.
         fewest_updates: A shorter training of fewer updates judges nothing.
         prices: What training costs.
     """
@@ -71,10 +75,9 @@ class Lengths:
         self._lengths = tuple(round(share * total) for share in shares)
         self._fewest, self._prices = fewest_updates, prices
         self._judged: dict[int, tuple[int, ...]] = {}
-        self._ends_itself = trunk == "wsd"
         self._warmup = math.ceil(total * setting.warmup_fraction) if setting else 0
         share = cool_down
-        if setting and self._ends_itself:
+        if setting and trunk:
             given = setting.schedule.arguments.get("cooldown", share)
             share = float(str(given)) * (1.0 - setting.warmup_fraction)
         self._share = share
@@ -100,10 +103,7 @@ class Lengths:
             if length // batch_size >= self._fewest
             and (self.trunk is None or length in self._trunks(batch_size))
         ]
-        at_the_end = self.trunk is None or self._ends_itself
-        if at_the_end or self.total in self._trunks(batch_size):
-            found.append(self.total)
-        return tuple(found)
+        return (*found, self.total)
 
     def missing(self, cell: Cell, length: int, *, trunks: Sequence[int]) -> tuple[Training, ...]:
         """The trainings that it takes to judge a cell at a length, in their order.
@@ -116,7 +116,7 @@ class Lengths:
         if self.trunk is None:
             kind: Kind = "whole" if length == self.total else "short"
             return (Training(cell, kind, length, self.schedule),)
-        if length == self.total and self._ends_itself:
+        if length == self.total:
             return (Training(cell, "whole", length, self.schedule),)
         cooled = Training(cell, "cooled", length, self.schedule)
         if length in trunks:
@@ -128,7 +128,7 @@ class Lengths:
         if training.kind == "cooled":
             return training.length
         if training.kind == "trunk" or (
-            training.kind == "whole" and self._ends_itself and training.schedule == self.trunk
+            training.kind == "whole" and training.schedule == self.trunk
         ):
             return max((one for one in trunks if one < training.length), default=None)
         return None
@@ -199,7 +199,7 @@ class Lengths:
         found, last = [], self._warmup
         for length in self._lengths:
             end = self._end(batch_size, length)
-            if last < end < length and (length < self.total or not self._ends_itself):
+            if last < end < length < self.total:
                 found.append(length)
                 last = end
         return tuple(found)

@@ -21,7 +21,7 @@ from tfbatch.estimators.rate_surface import SurfacePrior
 from tfbatch.metric_direction import Direction
 from tfbatch.oracles._cell_ranking import OCTAVE, CellRanking, RankingRules
 from tfbatch.oracles._cells import Cell, Cells
-from tfbatch.oracles._lengths import COOL_DOWN, STABLE, Lengths, Training
+from tfbatch.oracles._lengths import STABLE, Lengths, Training
 from tfbatch.oracles._made_trainings import MadeTrainings
 from tfbatch.oracles._oracle import (
     NOTHING_KNOWN,
@@ -55,7 +55,7 @@ class Settings(OracleSettings):
 
     Attributes:
         shares: The lengths at which a cell is judged, as shares of the run's; the last one is 1.
-        cool_down: Share of a length that cools down where the space has no `wsd`.
+        cool_down: Share of a length that cools down, where the space's `wsd` does not say.
         fewest_updates: A training of fewer judges nothing, unless it is of the run's length.
         trainings: What the search may cost, in whole trainings of the baseline's batch size, or of
             the median one if that costs more; with none whole by then, the favorite's comes on top.
@@ -568,10 +568,9 @@ class Trunks:
             schedule = self._best_schedule(favorite)
             sizes = self._ranking.not_told_from(favorite)
         values = self._cells.values(favorite, schedule)
-        own = schedule == self._lengths.trunk == "constant"
         between = f"; not yet told from {_listed(sizes)}" if sizes else ""
         sentence = f"now batch size {favorite.batch_size}{between}"
-        return Belief(values, sentence, COOL_DOWN if own else None)
+        return Belief(values, sentence)
 
     def _best_schedule(self, cell: Cell) -> str | None:
         """That of the best whole run at a cell, the trunk's where there is none."""
@@ -581,7 +580,7 @@ class Trunks:
             (sign * made.told.score, made.training.schedule != self._lengths.schedule, k)
             for k, made in enumerate(self._made.of(cell))
             if made.told and made.told.completed
-            if made.training.length == total and made.training.kind in ("whole", "cooled")
+            if made.training.length == total and made.training.kind == "whole"
         ]
         if not whole or all(other for _, other, _ in whole):
             return self._lengths.schedule
