@@ -183,6 +183,10 @@ def regret(chosen):
     return math.log(quiet.error(chosen, TOTAL, 1) / best)
 
 
+def answered_rate(oracle):
+    return oracle.belief().values["learning_rate_octaves"]
+
+
 def answered(oracle):
     values = oracle.belief().values
     return Cell(values["batch_size"], values["learning_rate_octaves"])
@@ -245,6 +249,30 @@ def test_a_rate_is_not_raised_far_above_what_has_trained():
     assert len(failed) <= 3
     assert max(rates.values()) <= 0.08 + 1e-9
     assert world.known.setting(oracle.belief().values).learning_rate < 0.05
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rates_of_a_list_that_stand_far_apart_are_all_within_reach(workers):
+    """Twice the highest that has trained lies below the next one."""
+
+    class Higher(World):
+        def error(self, cell, length, seed, schedule="wsd"):
+            return super().error(cell, length, seed, schedule) * 2.0 ** (-0.3 * cell.rate)
+
+    world = Higher(octaves=(-3.3, 0.0, 3.3), sizes=(64,), diverges=math.inf)
+    oracle = world.make()
+    world.search_beside(oracle, workers)
+    assert 3.3 in {one.cell.rate for one in world.trained.values()}
+    assert answered_rate(oracle) == 3.3
+
+
+def test_the_next_but_one_of_rates_that_stand_far_apart_waits_for_the_next():
+    """By itself it could be tried eight octaves above all that has trained."""
+    world = World(octaves=(-4.0, 0.0, 4.0), sizes=(64,), start=(64, -4.0), diverges=math.inf)
+    oracle = world.make()
+    world.search(oracle, most=2)
+    assert {one.cell.rate for one in world.trained.values()} == {-4.0}
+    assert {cell.rate for cell in oracle._ranking.allowed} == {-4.0, 0.0}
 
 
 def test_batch_sizes_that_do_not_fit_are_never_proposed():

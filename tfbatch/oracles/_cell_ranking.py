@@ -30,7 +30,8 @@ class RankingRules:
         direction: Whether a good score is small ("min") or large ("max").
         prior: What is expected of the surface before anything was judged.
         caution: The best is that at its mean and so many of its deviations.
-        bounded: Whether the rate is held at twice the highest that has trained.
+        bounded: Whether the rate is held at twice the highest that has trained, or at the next one
+            above it where those of the space stand further apart.
     """
 
     direction: Direction
@@ -76,15 +77,19 @@ class CellRanking:
         diverged = self._made.failed(diverged=True)
         survived = {training.cell for training, _ in self._made.judged()}
         begun = self._made.begun() if self._is_full else None
-        rates = self._cells.rates(step=OCTAVE)
         return [
             cell
             for size in self._cells.sizes
             if size < self._bound and self._lengths.judged(size)
-            for rate in rates
+            for rate in self._rates
             if (cell := Cell(size, rate)) not in left_out and (begun is None or cell in begun)
             if self._is_in_reach(cell, diverged, survived)
         ]
+
+    @functools.cached_property
+    def _rates(self) -> tuple[float, ...]:
+        """All rates, ascending."""
+        return self._cells.rates(step=OCTAVE)
 
     def of_size(self, batch_size: int) -> list[Cell]:
         """The allowed ones of a batch size."""
@@ -101,8 +106,13 @@ class CellRanking:
             if other.batch_size > cell.batch_size and (self._rate_of(other) or math.inf) <= rate:
                 return False
         trained = [self._rate_of(one) or 0.0 for one in survived]
-        highest = max(trained, default=math.inf)
-        return rate <= 2.0 * highest * (1 + 1e-9)
+        highest = max(trained, default=math.inf) * (1 + 1e-9)
+        if rate <= 2.0 * highest:
+            return True
+        # The values of a list may stand further apart: the next one would never be in reach.
+        lower = max((one for one in self._rates if one < cell.rate), default=None)
+        below = None if lower is None else self._rate_of(Cell(cell.batch_size, lower))
+        return below is not None and below <= highest
 
     def _rate_of(self, cell: Cell) -> float | None:
         return self._cells.learning_rate(cell, self._lengths.schedule)

@@ -69,7 +69,8 @@ class Settings(OracleSettings):
             by this share of the deviation between seeds.
         bracket: Whether the rate is bracketed first.
         ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
-        bounded: Whether the rate is held at twice the highest that has trained.
+        bounded: Whether the rate is held at twice the highest that has trained, or at the next one
+            above it where those of the space stand further apart.
         schedules: Whether the other schedules of the space compete in whole runs at the end.
         faster: Whether a faster batch size that may be as good as the favorite is trained whole,
             on top of the price; it costs less than a training of the favorite.
