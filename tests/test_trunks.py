@@ -523,7 +523,7 @@ def test_its_plan_and_its_answer_are_known_at_any_time():
         "batch sizes and learning rates",
         "schedules",
     ]
-    assert before[0].planned == 8
+    assert [stage.planned for stage in before] == [8, 17, 0], "two for each length, and a whole one"
     assert sum(stage.cost for stage in before) == pytest.approx(2.51 * TOTAL)
     world.search(oracle, most=4)
     assert oracle.stages()[0].done == 4
@@ -532,6 +532,30 @@ def test_its_plan_and_its_answer_are_known_at_any_time():
     left = [(stage.name, stage.planned - stage.done) for stage in oracle.stages()]
     assert left[-1] == ("schedules", 0), "it cannot be paid any more"
     assert sum(stage.cost for stage in oracle.stages()) <= 0.51 * TOTAL
+
+
+@pytest.mark.parametrize("price", [2.5, 3.5, 5.0])
+@pytest.mark.parametrize("first", ["wsd", "linear"])
+def test_its_stages_come_one_after_another(price, first):
+    """Schedules compete with a whole training: nothing is planned of them before there is one."""
+    schedules = tuple(dict.fromkeys((first, "linear", "cosine")))
+    world = World(schedules=schedules)
+    oracle = world.make(trainings=price)
+    current = []
+    for number in range(1, 200):
+        name = f"search-{number:04d}"
+        stages = oracle.stages()
+        left = [k for k, stage in enumerate(stages) if stage.done < stage.planned]
+        current.append(left[0] if left else len(stages))
+        assert sum(stage.done for stage in stages) == number - 1
+        proposal = oracle.propose(name, known=None, bound=math.inf)
+        if isinstance(proposal, Stop):
+            break
+        whole = any(one.at == TOTAL for one in world.trained.values())
+        assert whole or not stages[2].planned
+        oracle.tell(name, proposal, world.train(name, proposal))
+    assert current == sorted(current)
+    assert {0, 1} <= set(current)
 
 
 @pytest.mark.parametrize("start", [0.0, 2.0, 20.0])
@@ -780,6 +804,23 @@ def test_the_plan_has_the_faster_size_until_it_is_made():
     world.search(oracle)
     assert (oracle.stages()[-1].done, oracle.stages()[-1].planned) == (1, 1)
     assert "a faster batch size" not in [stage.name for stage in World().make().stages()]
+
+
+def test_a_faster_size_is_counted_once_and_when_it_has_ended():
+    """A rehearsal takes the first stage whose count has risen."""
+    world = faster_world()
+    oracle = world.make()
+    while not isinstance(
+        proposal := oracle.propose(name := f"{len(world.journal)}", known=None, bound=math.inf),
+        Stop,
+    ):
+        before = {stage.name: stage.done for stage in oracle.stages()}
+        for_speed = oracle._begun_for_its_speed() is not None
+        oracle.tell(name, proposal, world.train(name, proposal))
+        risen = [stage.name for stage in oracle.stages() if stage.done > before[stage.name]]
+        assert len(risen) == 1
+        assert (risen == ["a faster batch size"]) == for_speed
+    assert oracle.stages()[-1].done == 1
 
 
 def test_where_all_sizes_cost_the_same_none_is_faster():

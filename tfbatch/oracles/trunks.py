@@ -517,28 +517,46 @@ class Trunks:
         if size is None:
             return ()
         first, total = self._lengths.judged(size)[0], self._lengths.total
+        judgement, whole = (self._prices.cost(size, length) for length in (first, total))
+        last = self._last_stage(whole)
         done = dict.fromkeys(_STAGES, 0)
         for made in self._made:
-            done[self._stage_of(made.training, size, first)] += made.told is not None
+            if not (last and made.for_speed):
+                done[self._stage_of(made.training, size, first)] += made.told is not None
         start = Cell(size, self._cells.start)
         trials = len(self._lengths.missing(start, first, trunks=()))
         wanted = min(_USUAL_BRACKET, len(self._rates)) if self._settings.bracket else 0
         later = any(done[name] for name in _STAGES[1:])
         rates = 0 if later else max(wanted - done[_STAGES[0]] // trials, 0)
-        rates_cost = rates * self._prices.cost(size, first)
-        whole_runs = [made.training for made in self._made if made.training.kind == "whole"]
-        missing = set(self._other_schedules()) - {training.schedule for training in whole_runs}
-        whole = self._prices.cost(size, total)
-        wholes = min(len(missing), int(max(self._left(), 0.0) / whole))
-        between = max(self._left() - rates_cost - wholes * whole, 0.0)
-        judgements = round(between / self._prices.cost(size, first))
+        with threadpoolctl.threadpool_limits(1):
+            answer = self._answer()
+        is_whole = answer is not None and self._made.longest(answer) == total
+        wholes = self._schedules_left(whole) if is_whole else 0  # they compete with a whole one
+        between = max(self._left() - rates * judgement - wholes * whole, 0.0)
+        if self._begun_schedules():
+            between = 0.0
+        ends = 0 if is_whole else 1
+        judgements = max(round((between - ends * whole) / judgement), 0)
         left = {
-            _STAGES[0]: (rates * trials, rates * first, rates_cost),
-            _STAGES[1]: (judgements * trials, round(between / whole * total), between),
+            _STAGES[0]: (rates * trials, rates * first, rates * judgement),
+            _STAGES[1]: (judgements * trials + ends, round(between / whole * total), between),
             _STAGES[2]: (wholes, wholes * total, wholes * whole),
         }
         found = [Stage(name, done[name], done[name] + n, e, c) for name, (n, e, c) in left.items()]
-        return [*found, *self._last_stage(whole)]
+        return [*found, *last]
+
+    def _begun_schedules(self) -> set[str | None]:
+        """The other schedules of which a whole training was begun."""
+        return {made.training.schedule for made in self._made} - {self._lengths.schedule}
+
+    def _schedules_left(self, whole: float) -> int:
+        """How many others of the space may still compete; the search may end before.
+
+        Args:
+            whole: The cost of a whole training.
+        """
+        missing = set(self._other_schedules()) - self._begun_schedules()
+        return min(len(missing), int(max(self._left(), 0.0) / whole))
 
     def _last_stage(self, whole: float) -> list[Stage]:
         """The faster batch size, where one of them is; what it may take.
@@ -550,9 +568,11 @@ class Trunks:
         costs = [self._prices.cost(size, total) for size in self._cells.sizes if size < self._bound]
         if not self._settings.faster or not any(_FASTER * cost <= whole for cost in costs):
             return []
-        done = int(self._begun_for_its_speed() is not None)
-        left = 1 - done
-        return [Stage(_LAST_STAGE, done, 1, left * total, left * min(whole, self._one_training))]
+        own = [made for made in self._made if made.for_speed]
+        done, planned = sum(made.told is not None for made in own), max(len(own), 1)
+        left = planned - done
+        cost = left * min(whole, self._one_training)
+        return [Stage(_LAST_STAGE, done, planned, left * total, cost)]
 
     def _stage_of(self, training: Training, reference: int, first: int) -> str:
         if training.schedule != self._lengths.schedule:
