@@ -443,6 +443,21 @@ def test_with_few_trials_the_last_one_is_used_for_a_whole_training(most, options
     assert oracle.belief() is not None
 
 
+@pytest.mark.parametrize(("most", "diverges"), [(2, 0.0), (2, 0.3), (4, 0.3)])
+def test_a_search_that_its_number_of_trials_ends_says_so(most, diverges):
+    """Other cells were not tried: it does not say that they cannot be, or are worth nothing."""
+    world = World(diverges=diverges)
+    world.known = dataclasses.replace(world.known, max_trials=most)
+    reason = world.search(world.make(trainings=9))
+    assert f"The {most} configurations of --max_trials are begun" in reason
+
+
+def test_a_search_that_has_begun_its_whole_space_does_not_ask_for_more_trials():
+    world = World(sizes=(64,), octaves=(0.0, 1.0), schedules=("wsd",))
+    world.known = dataclasses.replace(world.known, max_trials=2)
+    assert "max_trials" not in world.search(world.make(trainings=9))
+
+
 def test_what_runs_is_paid_once():
     """What a training takes that runs is not kept for it a second time."""
     oracle = World().make()

@@ -258,7 +258,7 @@ class Trunks:
 
     def _next(self) -> Training | Stop | None:
         if not self._ranking.allowed:
-            return None if self._made.open() else Stop("No cell of the space can be trained.")
+            return None if self._made.open() else Stop(self._why_none())
         stages = (self._bracket, self._ladder, self._explore, self._finish, self._faster)
         for stage in (self._last,) if self._is_last() else stages:
             found = stage(self._ranking)
@@ -268,11 +268,25 @@ class Trunks:
                 return None
         return None if self._made.open() else Stop(self._why())
 
+    def _why_none(self) -> str:
+        """Why no cell may be tried."""
+        return self._why_full() or "No cell of the space can be trained."
+
+    def _why_full(self) -> str:
+        """That no other cell may be begun, where there are others; else ""."""
+        cells = len(self._cells.sizes) * len(self._rates)
+        if not self._is_full() or len(self._made.begun()) >= cells:
+            return ""
+        return (
+            f"The {self._most_trials:g} configurations of --max_trials are begun and trained as "
+            "far as they are worth it; a larger one goes on."
+        )
+
     def _why(self) -> str:
         spent = self._made.spent() / self._one_training
         if self._left() < self._prices.cost(self._cells.reference, self._lengths.total):
             return f"The search has cost {spent:.1f} whole trainings, and ends."
-        return (
+        return self._why_full() or (
             f"After {spent:.1f} whole trainings nothing that could still be tried is expected to "
             "gain what it would cost: the search ends."
         )
