@@ -445,6 +445,16 @@ def test_trainings_that_cannot_go_on_in_parts_are_made_whole(tmp_path, capsys):
     assert [t.parent for t in trials] == [None, None]
 
 
+def test_whole_trainings_to_come_are_those_that_the_trunks_have_left_room_for():
+    world = Both()
+    world.known = dataclasses.replace(world.known, max_trials=12)
+    oracle = world.make(whole_trainings=12)
+    world.search(oracle, most=len(_of_the_first()))
+    begun = sum(p.part is None or p.part.parent is None for p in world.journal.values())
+    assert 0 < begun < 12
+    assert oracle.stages()[-1].planned == 12 - begun
+
+
 def test_whole_trainings_in_its_place_cost_no_more_than_the_search_would():
     search = load_search("trunks_first")
     asked = dataclasses.replace(ModelDescription(), whole_only="of a test")

@@ -166,6 +166,7 @@ class _TrunksFirst:
         self._firsts: dict[str, tuple[Proposal, Told]] = {}
         self._thens: dict[str, tuple[Proposal, Told | None]] = {}
         self._best_of_first = math.inf
+        self._begun_by_first = 0
         most = premises.max_trials
         self._has_stopped = most is not None and most < settings.fewest_trials
         self._goes_on = self._has_stopped
@@ -181,6 +182,7 @@ class _TrunksFirst:
         if is_of_first or (known is None and not self._has_stopped):
             proposal = self._first.propose(trial, known=known, bound=bound)
             if not isinstance(proposal, Stop):
+                self._begun_by_first += proposal is not None and _begins(proposal)
                 return proposal
         if not self._has_stopped:
             self._has_stopped = True
@@ -257,8 +259,9 @@ class _TrunksFirst:
     def stages(self) -> Sequence[Stage]:
         """See StagedOracle."""
         done = sum(told is not None for _, told in self._thens.values())
-        most = self._premises.max_trials or self._whole_trainings
-        left = max(min(self._whole_trainings, most) - done, 0)
+        most = self._premises.max_trials
+        room = math.inf if most is None else most - self._begun_by_first
+        left = max(int(min(self._whole_trainings, room)) - done, 0)
         if self._has_ended:
             left = 0
         last = Stage(_STAGE, done, done + left, left * self._one.examples, left * self._one.cost)
@@ -293,6 +296,10 @@ def _is_whole(proposal: Proposal) -> bool:
     """Whether it is, to its end, what its values say; a cool-down that branched off is not."""
     part = proposal.part
     return _is_of_full_length(proposal) and (part is None or part.schedule is None)
+
+
+def _begins(proposal: Proposal) -> bool:
+    return proposal.part is None or proposal.part.parent is None
 
 
 def _is_whole_of_its_own(proposal: Proposal) -> bool:
