@@ -1,10 +1,10 @@
-"""Batch size and rate from stable trunks with cool-downs, then the schedules in whole runs.
+"""Batch size and rate from stable trunks with cool-downs.
 
 A trunk is a training at a constant rate. At several lengths it is judged by a cool-down that
 branches off from it, never by its own loss, which hides noise that a decay removes, unequally over
 batch size and rate. A surface of few numbers (`estimators/rate_surface.py`) says what every cell
 would come to at the full length, and the next training is the one of most expected gain for its
-cost.
+cost. Other schedules compete in whole runs where the price leaves room for them.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Settings(OracleSettings):
         ladder: Whether each batch size of a ladder of two octaves is judged before any is left.
         bounded: Whether the rate is held at twice the highest that has trained, or at the next one
             above it where those of the space stand further apart.
-        schedules: Whether the other schedules of the space compete in whole runs at the end.
+        schedules: Whether the other schedules of the space compete in whole runs at the end, as far
+            as the price leaves room for them.
         faster: Whether a faster batch size that may be as good as the favorite is trained whole,
             on top of the price; it costs less than a training of the favorite.
     """
