@@ -1,6 +1,7 @@
 """KerasTuner's Hyperband on parts of trainings: what goes on from what, and what never does."""
 
 import collections
+import dataclasses
 import math
 
 import keras_tuner
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_model
 from search_fixtures import TOTAL_EXAMPLES
+from test_budget import BUDGET
 from test_oracle_in_parts import PartTrainer, config_of, content, search
 
 import tfbatch
@@ -148,6 +150,42 @@ def test_rounds_are_as_many_as_the_smallest_share_allows(given, ends):
     asked.run(bracket)
     found = dict.fromkeys(end for _, end in asked.lengths())
     assert list(found)[: len(ends)] == ends
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"factor": 2, "smallest_share": 0.25}, {"factor": 5, "smallest_share": 1 / 125}],
+    ids=str,
+)
+def test_what_a_search_needs_is_its_first_pass_through_all_brackets(given):
+    """Up to the trial that begins the first bracket once more; of few trials what they come to."""
+    asked = Rounds(sizes=None, **given)
+    settings = make_settings("hyperband", **given)
+    shortest, spent, begun, is_back = None, 0.0, 0, False
+    longest = 0
+    while not is_back:
+        name = asked.propose()
+        part = asked.journal[name].part or Part()
+        start = asked.ends[part.parent] if part.parent else 0
+        end = part.to_examples or TOTAL
+        shortest = shortest or end
+        is_back = longest == TOTAL and not part.parent and end == shortest
+        if not part.parent and not is_back:
+            longest = max(longest, end)
+            begun += 1
+        spent += 0 if is_back else end - start
+        asked.train(name)
+    assert settings.needed_trainings(begun) == pytest.approx(spent / TOTAL, rel=0.01)
+    assert settings.needed_trainings(10 * begun) == settings.needed_trainings(begun)
+    assert settings.needed_trainings(1) == pytest.approx(shortest / TOTAL, rel=0.01)
+
+
+def test_a_time_limit_is_compared_with_what_the_rounds_of_a_search_cost():
+    settings = make_settings("hyperband")
+    assert settings.needed_trainings(34) == pytest.approx(25 / 3)
+    assert settings.needed_trainings(9) == pytest.approx(7 / 3)
+    budget = dataclasses.replace(BUDGET, needed_trainings=settings.needed_trainings(34))
+    assert "needs 8.33 of them" in budget.shortage
 
 
 @pytest.mark.parametrize("given", [{"factor": 1}, {"smallest_share": 0}, {"smallest_share": 1}])

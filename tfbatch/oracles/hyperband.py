@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -42,6 +44,26 @@ class Settings(OracleSettings):
     factor: int = Field(default=3, ge=2)
     smallest_share: float = Field(default=0.1, gt=0, lt=1)
 
+    def needed_trainings(self, max_trials: int) -> float:
+        """See OracleSettings: the first pass through all brackets, as far as the trials allow."""
+        factor, rounds, total = self.factor, self._rounds(), 0.0
+        ends = math.ceil(1 + math.log(factor**rounds, factor))  # as KerasTuner rounds it
+        for last in range(rounds, -1, -1):
+            sizes = [math.ceil(ends / (last + 1) * factor**k) for k in range(last, -1, -1)]
+            shares = [0.0, *(factor**-k for k in range(last, -1, -1))]
+            own = [high - low for low, high in itertools.pairwise(shares)]
+            begun = min(sizes[0], max_trials)
+            if begun < sizes[0]:  # of a bracket that is not full none is continued
+                return total + begun * own[0]
+            total += math.fsum(map(operator.mul, sizes, own))
+            max_trials -= begun
+        return total
+
+    def _rounds(self) -> int:
+        """Rounds after the first one in the bracket that begins with the shortest trainings."""
+        # The logarithm of 243 to the base of 3 is 4.999999999999999.
+        return math.floor(-math.log(self.smallest_share, self.factor) + _ROUNDING)
+
     def make(
         self,
         hyperparameters: keras_tuner.HyperParameters,
@@ -58,14 +80,12 @@ class Settings(OracleSettings):
             setting = premises.setting(values)
             return setting.batch_size if setting else int(values.get(BATCH_SIZE, 1))
 
-        # The logarithm of 243 to the base of 3 is 4.999999999999999.
-        rounds = math.floor(-math.log(self.smallest_share, self.factor) + _ROUNDING)
         return HyperbandInParts(
             hyperparameters,
             direction=direction,
             seed=seed,
             total_examples=total_examples,
-            units=self.factor**rounds,
+            units=self.factor ** self._rounds(),
             factor=self.factor,
             batch_size_of=batch_size_of,
             max_trials=premises.max_trials,

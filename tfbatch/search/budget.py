@@ -64,7 +64,7 @@ class Budget:
         also += " and one round of verification" if self.to_verify else ""
         if self.needed_trainings is None:
             return f"about {self.fitting()} of {self.max_trials} trials fit in the time, {also}"
-        return f"a search that needs {self.needed_trainings:g} of them does not fit, {also}"
+        return f"a search that needs {self.needed_trainings:.3g} of them does not fit, {also}"
 
     def check(self) -> None:
         """Refuses a limit in which not even one trial can end.
