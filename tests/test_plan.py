@@ -68,7 +68,7 @@ def rehearsal(config, *, objective=LOSS, seconds=lambda spec: 10.0, **changes):
 
 @pytest.mark.parametrize("objective", [LOSS, ACCURACY])
 def test_a_rehearsal_has_the_trials_of_the_search_and_of_a_race(objective):
-    found = rehearsal(make_config(max_trials=8), objective=objective).run()
+    found = rehearsal(make_config(max_trials=8), objective=objective).run().trials
     counts = {one.name: one.trials for one in planned_stages(found)}
 
     assert (counts["baseline"], counts["search"]) == (1, 8)
@@ -80,11 +80,13 @@ def test_a_rehearsal_has_the_trials_of_the_search_and_of_a_race(objective):
 
 
 def test_a_rehearsal_keeps_the_limits():
-    trials = rehearsal(make_config(max_trials=99), max_trainings=14.0).run()
+    trials = rehearsal(make_config(max_trials=99), max_trainings=14.0).run().trials
     assert math.fsum(one.trainings for one in trials) <= 14.0
     assert any(one.stage == "verification" for one in trials)
 
-    minutes = rehearsal(make_config(max_trials=99), max_minutes=2.0, spent_seconds=20.0).run()
+    minutes = (
+        rehearsal(make_config(max_trials=99), max_minutes=2.0, spent_seconds=20.0).run().trials
+    )
     assert minutes[-1].ended <= 100.0
     assert any(one.stage == "verification" for one in minutes)
 
@@ -224,7 +226,7 @@ def test_the_disk_that_weights_and_states_take():
 
 
 def test_a_rehearsal_names_the_stages_of_an_oracle_that_has_some():
-    found = rehearsal(load_search("trunks"), max_trainings=20.0).run()
+    found = rehearsal(load_search("trunks"), max_trainings=20.0).run().trials
     stages = {one.name: one for one in planned_stages(found)}
 
     assert {"baseline", "learning rates", "verification"} <= stages.keys()
@@ -237,17 +239,41 @@ def test_a_rehearsal_names_the_stages_of_an_oracle_that_has_some():
 def test_a_search_that_has_begun_all_it_may_still_ends_with_a_whole_training():
     """The second of two workers finds nothing to continue while the first still trains."""
     config = load_search("hyperband").model_copy(update={"max_trials": 9})
-    found = [one.trial for one in rehearsal(config).run() if one.trial.phase == "search"]
+    found = [one.trial for one in rehearsal(config).run().trials if one.trial.phase == "search"]
     assert sum(trial.parent is None for trial in found) == 9
     assert sum(trial.parent is not None for trial in found) == 4
     assert any(trial.is_whole for trial in found)
+
+
+def test_a_plan_says_what_ends_a_search_in_parts_before_it_is_whole():
+    """Two trainings pay for the baseline and some parts, and the run recommends the baseline."""
+    cut = rehearsal(load_search("trunks"), max_trainings=2.0).run()
+    assert (cut.is_cut, cut.has_whole) == (True, False)
+    enough = rehearsal(load_search("trunks"), max_trainings=20.0).run()
+    assert (enough.is_cut, enough.has_whole) == (False, True)
+    few = rehearsal(load_search("hyperband").model_copy(update={"max_trials": 3})).run()
+    assert (few.is_cut, few.has_whole) == (False, False), "no limit of time or trainings"
+
+    text = PLAN.model_copy(update={"limit": "--max_trainings=2", "has_whole": False}).lines()[0]
+    assert "--max_trainings=2 ends it early. No training of the search comes to its full" in text
+
+
+@pytest.mark.parametrize(
+    ("most", "limits"), [(8, {}), (99, {"max_trainings": 14.0}), (99, {"max_minutes": 2.0})]
+)
+def test_a_plan_names_the_limits_of_a_search_that_would_go_on(most, limits):
+    config = make_config(max_trials=most)
+    assert rehearsal(config, **limits).run().is_cut == bool(limits)
+    planner = SimpleNamespace(request=make_request_of(**limits))
+    named = " or ".join(f"--{name}={value:g}" for name, value in limits.items())
+    assert Planner._limits(planner) == named
 
 
 @pytest.mark.parametrize("objective", [LOSS, ACCURACY])
 def test_the_plan_has_what_follows_where_the_baseline_is_poor(objective):
     """A run may end before it; the time and the disk must do for all of it."""
     asked = rehearsal(load_search("trunks_first"), objective=objective)
-    found = dataclasses.replace(asked, seed=2).run()  # with some seeds chance makes it so
+    found = dataclasses.replace(asked, seed=2).run().trials  # with some seeds chance makes it so
     stages = [one.stage for one in found if one.trial.phase == "search"]
     assert stages.count("whole trainings, where trunks gain") == 12, "whatever ended early before"
 

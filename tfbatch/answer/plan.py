@@ -41,6 +41,7 @@ class Plan(Strict):
         baseline: The user's batch size.
         disk_bytes: What weights and end states take at most.
         limit: What ends the search early, such as "--max_minutes=10"; "" if nothing does.
+        has_whole: Whether a training of the search comes to its full length.
     """
 
     stages: tuple[PlannedStage, ...]
@@ -50,6 +51,7 @@ class Plan(Strict):
     baseline: int
     disk_bytes: int
     limit: str = ""
+    has_whole: bool = True
 
     @property
     def seconds(self) -> float:
@@ -86,6 +88,11 @@ class Plan(Strict):
         """What a training takes, whether tuning can pay for itself, and the disk."""
         at_once = f", {self.workers} side by side" if self.workers > 1 else ""
         ended = f" {self.limit} ends it early." if self.limit else ""
+        if not self.has_whole:
+            ended += (
+                " No training of the search comes to its full length: only the baseline could be "
+                "recommended."
+            )
         return [
             f"Trials of {self.length}{at_once}; a training counts as one at the baseline's batch "
             f"size, {self.baseline}.{ended}",

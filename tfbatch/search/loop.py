@@ -103,6 +103,7 @@ class Search:
         self._scores: list[float] = []
         self._next = 0  # the baseline
         self._tried, self._ended = 0, False
+        self._is_cut = False
         self._walls: dict[str, int | None] = {}
         self._seed_numbers = {_numbered_seed(seed, k): k for k in range(MOST_SEEDS, 0, -1)}
         self._running: dict[str, TrialSpec] = {}
@@ -186,6 +187,11 @@ class Search:
         """The oracle's stages; none where it does not say."""
         return self._oracle.stages() if isinstance(self._oracle, StagedOracle) else ()
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether time or trainings ran out before the oracle had ended it, or its trials had."""
+        return self._is_cut
+
     def _plan(self, stop_requested: Callable[[], bool]) -> Iterator[TrialSpec | None]:
         """Yields trial after trial, each when a place for it is free; None for none now."""
         if not self._next:
@@ -193,10 +199,12 @@ class Search:
             seed = derive_seed(self._seed, BASELINE)
             yield self._runner.spec(BASELINE, "baseline", seed, self._baseline)
         most, in_parts = self._config.max_trials, self._config.oracle.in_parts
+        self._is_cut = False
         while not self._ended and (in_parts or self._tried < most):
             name = f"search-{self._next:04d}"
             known = self._trials.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
+                self._is_cut = True
                 return
             begun = None if known else self._open_trials.begun.get(name)
             proposal = self._held or self._proposed(name, known, begun)
@@ -211,6 +219,7 @@ class Search:
             over = spec.tries_another and self._tried == most
             self._held = proposal if over or (known is None and not self._fits(spec)) else None
             if self._held:  # a larger limit proposes it
+                self._is_cut = not over
                 return
             self._next += 1
             self._tried += spec.tries_another

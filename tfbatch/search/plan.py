@@ -79,7 +79,7 @@ class Planner:
         self.progress.say("Rehearsing the search with invented scores.")
         before = self.begun_seconds + (pricing if request.search.oracle.prices else 0.0)
         finishing = FINISHING_SECONDS + expected_test_seconds(request, self.splits, self.untrained)
-        rehearsed = Rehearsal(
+        rehearsal = Rehearsal(
             request.search,
             space,
             baseline,
@@ -97,6 +97,7 @@ class Planner:
             finishing_seconds=finishing,
             largest_batch_size=self.largest_batch_size,
         ).run()
+        rehearsed = rehearsal.trials
         return Plan(
             stages=tuple(self._stages(rehearsed, pace, pricing)),
             length=str(request.trial_length),
@@ -112,7 +113,8 @@ class Planner:
                 most_state_bytes=int(request.execution.max_state_gb * 1e9),
                 in_parts=request.search.oracle.in_parts,
             ),
-            limit=self._limit(rehearsed),
+            limit=self._limits() if rehearsal.is_cut else "",
+            has_whole=rehearsal.has_whole,
         )
 
     def _stages(
@@ -140,13 +142,9 @@ class Planner:
         share = self.splits.get("test", 0) / self.splits["validation"]
         return models * self.untrained.seconds * share
 
-    def _limit(self, rehearsed: Sequence[Rehearsed]) -> str:
-        """Which of the limits ends the search before its trials do."""
+    def _limits(self) -> str:
+        """The limits that may end the search before it ends itself."""
         request = self.request
-        searched = [one.trial for one in rehearsed if one.trial.phase == "search"]
-        tried = sum(trial.parent is None for trial in searched)
-        if request.search.oracle.in_parts or tried >= request.search.max_trials:
-            return ""
         limits = {"max_minutes": request.max_minutes, "max_trainings": request.max_trainings}
         given = [f"--{name}={value:g}" for name, value in limits.items() if value is not None]
         return " or ".join(given)

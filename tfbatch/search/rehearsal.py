@@ -74,6 +74,22 @@ class Rehearsed:
     ended: float
 
 
+@dataclasses.dataclass(frozen=True)
+class RehearsedSearch:
+    """A search that was rehearsed, with its verification.
+
+    Attributes:
+        trials: In the order of their ends.
+        is_cut: Whether time or trainings ran out before the search had ended itself.
+        has_whole: Whether a training of the search has come to its full length, and can be the
+            answer.
+    """
+
+    trials: tuple[Rehearsed, ...]
+    is_cut: bool
+    has_whole: bool
+
+
 class RehearsedEngine:
     """Trials that take no time but on a clock of their own; see TrialEngine.
 
@@ -252,8 +268,8 @@ class Rehearsal:
     finishing_seconds: float = 0.0
     largest_batch_size: int | None = None
 
-    def run(self) -> list[Rehearsed]:
-        """The trials of search and verification, in the order of their ends."""
+    def run(self) -> RehearsedSearch:
+        """The trials of search and verification, and what ended them."""
         engine = RehearsedEngine(self.devices, self.seconds, self._outcome)
         with (
             tempfile.TemporaryDirectory(prefix="tfbatch-rehearsal-") as path,
@@ -261,7 +277,7 @@ class Rehearsal:
         ):
             return self._run(engine, folder)
 
-    def _run(self, engine: RehearsedEngine, folder: RunFolder) -> list[Rehearsed]:
+    def _run(self, engine: RehearsedEngine, folder: RunFolder) -> RehearsedSearch:
         found: list[Rehearsed] = []
         done = dict[str, int]()
         trainings = Trainings(self.prices, self.baseline, self.total_examples, self.max_trainings)
@@ -313,7 +329,10 @@ class Rehearsal:
                 candidates, self.config.confirmation, runner, self.seed, trainings=trainings
             ).run(clock, stop_requested=lambda: False)
             note()
-        return found
+        whole = any(
+            one.phase == "search" and one.score is not None for one in runner.trials.searched()
+        )
+        return RehearsedSearch(tuple(found), search.is_cut, whole)
 
     def _timed(self, oracle: Oracle, passed: Callable[[float], None]) -> Oracle:
         if isinstance(oracle, StagedOracle):
