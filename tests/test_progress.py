@@ -136,6 +136,18 @@ def test_the_line_of_a_part_of_a_training_says_where_it_ends(told):
     assert "constant up to example 1,250: 0.5000 in 3.0 s" in file.getvalue()
 
 
+def test_the_line_of_a_training_that_is_shorter_than_the_runs_says_where_it_ends(told):
+    """Its score may be the best so far, and is not compared with the others."""
+    progress, file, _ = told
+    trial = finished("completed", "")
+    progress.trial_finished(trial, None, total_examples=trial.total_examples)
+    progress.trial_finished(trial, None, total_examples=8 * trial.total_examples)
+
+    whole, short = file.getvalue().splitlines()
+    assert "up to example" not in whole
+    assert f"constant up to example {trial.length:,}: 0.5000" in short
+
+
 def test_the_display_shows_every_running_trial_with_its_epochs_and_the_time():
     file, clock = io.StringIO(), Clock()
     console = Console(file=file, width=120, force_terminal=True, color_system=None)

@@ -110,7 +110,12 @@ class Progress:
             self.say(text)
 
     def trial_finished(
-        self, trial: FinishedTrial, best: FinishedTrial | None, *, another: bool = True
+        self,
+        trial: FinishedTrial,
+        best: FinishedTrial | None,
+        *,
+        another: bool = True,
+        total_examples: int | None = None,
     ) -> None:
         """A trial is in the journal.
 
@@ -118,6 +123,7 @@ class Progress:
             trial: The trial.
             best: The best so far.
             another: Whether it tries another configuration than its parent.
+            total_examples: The length of the run's trials, if it may be of another.
         """
         if trial.phase == "search":
             self._done += another
@@ -126,7 +132,9 @@ class Progress:
         count = f" {self._done}/{self._total}" if trial.phase == "search" else ""
         best_text = f"; best so far {four_decimals(best.score)} ({best.trial})" if best else ""  # type: ignore[arg-type]
         c = trial.configuration
-        part = "" if trial.is_whole and not trial.parent else f" up to example {trial.length:,}"
+        is_short = total_examples is not None and trial.total_examples != total_examples
+        is_part = is_short or not trial.is_whole or trial.parent
+        part = f" up to example {trial.length:,}" if is_part else ""
         self._print(
             f"{trial.trial}{count}: batch size {c.batch_size}, learning rate "
             f"{trial.learning_rate:.3g}, {c.schedule.name}{part}: {result} "

@@ -396,7 +396,10 @@ class TrialRunner:
                 "trains it again first."
             )
         self._progress.trial_finished(
-            finished, self.trials.searched().best(), another=spec.tries_another
+            finished,
+            self.trials.searched().best(),
+            another=spec.tries_another,
+            total_examples=self._total_examples,
         )
         return finished
 
