@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 from search_fixtures import (
@@ -14,6 +15,7 @@ from search_fixtures import (
     TOTAL_EXAMPLES,
     Trainer,
     finished,
+    make_request_of,
     make_runner,
     open_folder,
     outcome,
@@ -35,9 +37,11 @@ from tfbatch.configuration import Configuration
 from tfbatch.request.search_config import VerificationConfig
 from tfbatch.search import verification
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
+from tfbatch.search.run import Run
 from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.verification import Verification, verification_seed
 from tfbatch.seeds import derive_seed
+from tfbatch.trial.finished_trial import read_row
 
 
 def configuration(batch_size, rate=0.1):
@@ -221,6 +225,25 @@ def test_a_baseline_alone_is_trained_once_in_a_round(tmp_path):
         verify(runner)
 
     assert len(verifications(trainer)) == 3
+
+
+def test_a_baseline_that_is_compared_with_nothing_is_told_why():
+    """What was only trained in part cannot be compared with it."""
+    baseline = finished("baseline", BASELINE, phase="baseline")
+    whole = finished("search-0001", configuration(16))
+    part = read_row(whole.row | {"to_examples": 100})
+    failed = finished("search-0001", configuration(16), status="diverged")
+
+    def said(*trials):
+        found = trials_of(baseline, *trials)
+        run = SimpleNamespace(trials=found, request=make_request_of())
+        return Run._announced(run, to_verify(found, batch_sizes=3))
+
+    for nothing in (part, failed):
+        assert "Verifying the baseline on up to 5 fresh seeds" in said(nothing)
+        assert "compared with nothing: no whole training of the search" in said(nothing)
+    assert "2 configurations, the baseline among them," in said(whole)
+    assert "nothing" not in said(whole)
 
 
 def test_no_candidate_is_always_first(tmp_path):

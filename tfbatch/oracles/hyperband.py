@@ -46,11 +46,11 @@ class Settings(OracleSettings):
 
     def needed_trainings(self, max_trials: int) -> float:
         """See OracleSettings: the first pass through all brackets, as far as the trials allow."""
-        factor, rounds, total = self.factor, self._rounds(), 0.0
+        factor, rounds, total = float(self.factor), self._rounds(), 0.0
         ends = math.ceil(1 + math.log(factor**rounds, factor))  # as KerasTuner rounds it
         for last in range(rounds, -1, -1):
             sizes = [math.ceil(ends / (last + 1) * factor**k) for k in range(last, -1, -1)]
-            shares = [0.0, *(factor**-k for k in range(last, -1, -1))]
+            shares: list[float] = [0.0, *(factor**-k for k in range(last, -1, -1))]
             own = [high - low for low, high in itertools.pairwise(shares)]
             begun = min(sizes[0], max_trials)
             if begun < sizes[0]:  # of a bracket that is not full none is continued

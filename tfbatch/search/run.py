@@ -483,7 +483,11 @@ class Run:
             several = f"{len(candidates)} configurations{among}"
         earlier = "; what is decided earlier ends earlier" if seeds > FIRST_EXIT else ""
         count = f"up to {seeds} fresh seeds" if seeds > 1 else "one fresh seed"
-        return f"Verifying {several} on {count}{earlier}."
+        found = self.trials.of_phase("search").searched()
+        is_alone = with_baseline and all(trial.score is None for trial in found)
+        why = "no whole training of the search has completed"
+        alone = f" It is compared with nothing: {why}." if is_alone else ""
+        return f"Verifying {several} on {count}{earlier}.{alone}"
 
     def _measure_step_times(
         self, configurations: Sequence[Configuration], reserve: float = 0.0
