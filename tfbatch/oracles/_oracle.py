@@ -186,13 +186,10 @@ class Belief:
     Attributes:
         values: What it would train with; see Proposal.
         sentence: For the user, such as "now batch size 64; not yet told from 32 to 256".
-        schedule: In place of the one that the values name, where none of the space's whole
-            trainings was made (see Part); None for that one.
     """
 
     values: Values
     sentence: str
-    schedule: Named | None = None
 
 
 class Oracle(Protocol):
