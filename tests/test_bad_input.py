@@ -1,5 +1,6 @@
 """Bad input is refused before any work: one message that says what mends it, and exit code 2."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -198,12 +199,49 @@ def test_the_claims_and_a_translation_refuse_the_same(tmp_path):
             tfbatch.translate_batch_size(**{"batch_size": 256, "to": 512, name: "1"})
 
 
-@pytest.mark.parametrize("made", [lambda: "accuracy", keras.metrics.AUC], ids=["name", "object"])
-def test_one_metric_is_to_be_given_in_a_list(tmp_path, made):
-    with pytest.raises(InputError, match=r"must be a list .* Write metrics=\[('acc|AUC\()"):
+def _own_metric(y_true, y_pred):
+    return y_pred - y_true
+
+
+@pytest.mark.parametrize(
+    ("made", "written"),
+    [
+        (lambda: "accuracy", "'accuracy'"),
+        (keras.metrics.AUC, "AUC(...)"),
+        (lambda: keras.metrics.AUC, "AUC()"),
+        (lambda: _own_metric, "_own_metric"),
+        (lambda: {"accuracy"}, "..."),
+    ],
+    ids=["name", "object", "class", "function", "set"],
+)
+def test_one_metric_is_to_be_given_in_a_list(tmp_path, made, written):
+    expected = re.escape(f"Write metrics=[{written}].")
+    with pytest.raises(InputError, match=f"must be a list .* {expected}"):
         tfbatch.find_batch_size(
             "small_cnn", "digits", loss="mse", metrics=made(), run_dir=tmp_path / "run"
         )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda: make_request(search="~nobody-here/s.yaml", dataset="digits", model="small_cnn"),
+        lambda: make_request(search="joint", dataset="~nobody-here/d.yaml", model="small_cnn"),
+        lambda: tfbatch.translate_batch_size(256, 512, run_dir="~nobody-here/run"),
+        lambda: tfbatch.measure_curvature("mlp", "digits", weights_file="~nobody-here/w.h5"),
+    ],
+    ids=["search", "recipe", "run", "weights"],
+)
+def test_the_home_of_a_user_that_there_is_not_is_told_in_every_path(asked):
+    with pytest.raises(InputError, match=r"Received: '~nobody-here/.*Write the folder out"):
+        asked()
+
+
+def test_a_file_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SEARCHES.find("joint"), "~draft.yaml")
+
+    assert SEARCHES.find("~draft.yaml") == Path("~draft.yaml")
 
 
 def test_a_path_may_be_a_path_of_pathlib(tmp_path):

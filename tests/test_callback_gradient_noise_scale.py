@@ -249,7 +249,8 @@ def test_inputs_alone_and_structures_of_arrays_are_drawn_from_alike():
     x, y = regression(40)
     alone = GradientNoiseScale(tf.constant(x), batch_size=16)
     alone._random = np.random.default_rng(0)
-    parts = GradientNoiseScale({"a": x, "b": pd.DataFrame(x)}, [y], batch_size=16)
+    column = pd.Series(y[:, 0])  # which `fit` makes a column of, too
+    parts = GradientNoiseScale({"a": x, "b": pd.DataFrame(x)}, [column], batch_size=16)
     parts._random = np.random.default_rng(0)
 
     (drawn,) = alone._drawn()

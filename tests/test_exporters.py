@@ -495,8 +495,22 @@ def test_a_file_that_mlflow_cannot_write_is_refused_at_once(run_dir, tmp_path):
     pytest.importorskip("mlflow")
     with pytest.raises(InputError, match=r"must be a file that can be written.*/mlflow\.db"):
         export_run(run_dir, to="mlflow", destination=f"sqlite:///{tmp_path}")
-    with pytest.raises(InputError, match=r"MLflow cannot write to sqlite:////proc/nope/m\.db"):
+    with pytest.raises(InputError, match=r"MLflow cannot write to|file that can be written"):
         export_run(run_dir, to="mlflow", destination="sqlite:////proc/nope/m.db")
+    with pytest.raises(InputError, match="MLflow cannot write to"):
+        export_run(run_dir, to="mlflow", destination=f"sqlite:///{tmp_path}/{'m' * 300}.db")
+
+
+def test_a_package_that_mlflow_imports_late_is_named(run_dir, tmp_path, monkeypatch):
+    """It is not the driver of a database."""
+    pytest.importorskip("mlflow")
+
+    def write(self, uri):
+        raise ModuleNotFoundError("No module named 'alembic'", name="alembic")
+
+    monkeypatch.setattr("tfbatch.exporters.mlflow._Writer.write", write)
+    with pytest.raises(InputError, match="needs the module `alembic`"):
+        export_run(run_dir, to="mlflow", destination=f"sqlite:///{tmp_path}/m.db")
 
 
 @pytest.mark.parametrize("name", ["csv", "optuna", "wandb"])

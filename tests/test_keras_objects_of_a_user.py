@@ -8,6 +8,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfbatch.errors import InputError
 from tfbatch.python_objects import PythonObjects, task_of
@@ -404,6 +405,9 @@ MADE = {
     "metric of Keras": lambda n: {"metrics": [keras.metrics.TopKCategoricalAccuracy(int(n))]},
     "callback": lambda n: {"callbacks": [STOPPING(patience=int(n))]},
     "array": lambda n: {"callbacks": [Watch(np.full((4, 2), n), None)]},
+    "tensor": lambda n: {"loss": scaled_error(tf.constant(n))},
+    "variable": lambda n: {"loss": scaled_error(tf.Variable(n))},
+    "layer": lambda n: {"loss": Scaled(keras.layers.Dense(int(n), name="projection"))},
     "function that makes callbacks": lambda n: {
         "callbacks": functools.partial(lambda patience: [STOPPING(patience=patience)], int(n))
     },
@@ -426,6 +430,29 @@ def test_what_has_a_name_or_writes_elsewhere_changes_no_identity(tmp_path):
     looped: list[object] = []
     looped.append(looped)
     assert hash_of(looped) == hash_of(looped)
+
+
+def test_the_seed_that_keras_draws_for_an_initializer_is_no_difference():
+    """Another one in each process, so that the same call could never go on."""
+    own, other = (keras.layers.Dense(8, name="same") for _ in range(2))
+    seeded = keras.layers.Dense(
+        8, name="same", kernel_initializer=keras.initializers.GlorotUniform(3)
+    )
+
+    assert own.kernel_initializer.seed != other.kernel_initializer.seed
+    assert hash_of(own) == hash_of(other) != hash_of(seeded)
+
+
+def test_a_callback_that_has_been_in_a_fit_of_the_users_is_the_same():
+    """Keras turns the sign of `min_delta` there."""
+    used = STOPPING("loss", min_delta=0.01)
+    before = hash_of(used)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.zeros((4, 1)), np.zeros((4, 1)), callbacks=[used], verbose=0)
+
+    assert used.min_delta < 0
+    assert hash_of(used) == before
 
 
 def test_a_lambda_counts_without_the_call_that_it_stands_in():

@@ -389,8 +389,8 @@ def test_fit_uses_the_learning_rate_of_each_update(name):
         ),
         (
             {"warmup_examples": 0.05},
-            "`warmup_examples` is a number of examples and must be whole; for a share of the "
-            "training, give round(share * total_examples). Received: warmup_examples=0.05.",
+            "`warmup_examples` is a number of examples and must be whole: give round(share * "
+            "total_examples). Received: warmup_examples=0.05.",
         ),
         ({"total_examples": 6400.5}, "`total_examples` is a number of examples and must be whole"),
         ({"total_examples": math.inf}, "`total_examples` is a number of examples and must be"),

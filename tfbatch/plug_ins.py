@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from tfbatch.errors import ConfigurationError, InputError, did_you_mean
+from tfbatch.schema import expanded
 
 
 class Registry:
@@ -101,7 +102,9 @@ class YamlFolder:
             ConfigurationError: There is no such file; lists the names and the folders searched.
         """
         if name.endswith((".yaml", ".yml")):
-            path = Path(name).expanduser()
+            path = Path(name)
+            if not _is_file(path):
+                path = expanded(path)
             if not _is_file(path):
                 raise ConfigurationError(f"No {self.kind} file `{name}`.")
             return path

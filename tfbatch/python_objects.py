@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -162,6 +163,18 @@ def _as_dataset(
     return OwnData(name="data", kind="stored", where=""), None, data
 
 
+def _in_a_list(metric: object) -> tuple[str, str]:
+    """What one metric is, in words, and how it stands in a list."""
+    name = getattr(metric, "__name__", type(metric).__name__)
+    if isinstance(metric, str):
+        return repr(metric), repr(metric)
+    if isinstance(metric, type):
+        return f"the class {name}", f"{name}()"
+    if isinstance(metric, set | frozenset):
+        return "a set", "..."
+    return name, name if inspect.isroutine(metric) else f"{name}(...)"
+
+
 def task_of(
     loss: object,
     metrics: Metrics | None,
@@ -173,8 +186,7 @@ def task_of(
         InputError: Metrics are one metric, in no list, or class weights cannot be used.
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence | Mapping | None):
-        one = repr(metrics) if isinstance(metrics, str) else type(metrics).__name__
-        example = one if isinstance(metrics, str) else f"{one}(...)"
+        one, example = _in_a_list(metrics)
         raise InputError(
             "`metrics` must be a list of metrics, or a dict of such lists by the model's outputs. "
             f"Received: {one}. Write metrics=[{example}]."

@@ -59,6 +59,18 @@ def check_numbers(**values: object) -> None:
             raise InputError(f"`{name}` must be a number. Received: {value!r}. {remedy}")
 
 
+def expanded(path: str | Path) -> Path:
+    """A path that a user names, with `~` as the home directory.
+
+    Raises:
+        InputError: The home directory of an unknown user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{error} Received: {str(path)!r}. Write the folder out.") from error
+
+
 class Strict(pydantic.BaseModel):
     """Base of all values that travel between modules: frozen, no unknown keys, finite numbers."""
 

@@ -21,7 +21,7 @@ from tfbatch.estimators.learning_rate_exponent import LearningRateCurve, Learnin
 from tfbatch.notebook import preformatted
 from tfbatch.optimizers import OPTIMIZERS, parameters_of, roles_of
 from tfbatch.scaling_rules import SCALING_RULES, scaled
-from tfbatch.schema import Named, Strict, as_plain, check_numbers
+from tfbatch.schema import Named, Strict, as_plain, check_numbers, expanded
 from tfbatch.trial.finished_trial import FinishedTrial
 from tfbatch.trial.optimizer_numbers import OptimizerNumbers, find_option, numbers_at
 from tfbatch.trial.trials import Trials
@@ -214,7 +214,7 @@ def translate_batch_size(
             its devices, or the run has no trial at `batch_size`.
         RunFolderError: A file of the run folder is damaged.
     """
-    folder = None if run_dir is None else Path(run_dir).expanduser()
+    folder = None if run_dir is None else expanded(run_dir)
     trials = None if folder is None else Trials.read(folder)
     if batch_size is None:
         batch_size = _recommended_size(folder)

@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from tfbatch.errors import InputError
 
+_AT_ONCE = 4096
+"""Examples that are looked at together: a copy of all of them would double the memory."""
+
 
 def as_arrays(given: tuple[object, ...], *, what: str) -> tuple[object, ...]:
     """The same structure of NumPy arrays: pandas picks by labels, a tensor takes no list of rows.
@@ -36,12 +39,16 @@ def as_arrays(given: tuple[object, ...], *, what: str) -> tuple[object, ...]:
 def _as_array(leaf: object, what: str) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = np.asarray(leaf)
-        # Of objects each one may be another; what has one type is known by its first example.
-        tf.convert_to_tensor(array if array.dtype == object else array[:1])
+        tf.convert_to_tensor(array[:1])
+        if array.dtype == object:  # each one may be another
+            for start in range(1, len(array), _AT_ONCE):
+                tf.convert_to_tensor(array[start : start + _AT_ONCE])
     except (TypeError, ValueError, IndexError) as error:
         raise InputError(
             f"{what} must be arrays of numbers or text, with the examples in the first dimension. "
             f"Received: {type(leaf).__name__}. Give `np.asarray(...)` of a list of numbers, "
             "`.toarray()` of a sparse matrix, and numbers for the columns of a DataFrame."
         ) from error
-    return array
+    # A Series of pandas is a column, as it is in `fit`; a vector of NumPy is none.
+    is_column = array.ndim == 1 and type(leaf).__module__.split(".")[0] == "pandas"
+    return array[:, None] if is_column else array

@@ -20,7 +20,7 @@ from tfbatch.request.model_and_data import (
     resolve_model_and_data,
 )
 from tfbatch.request.request import DEFAULT_RUNS, data_identity
-from tfbatch.schema import as_plain, check_numbers
+from tfbatch.schema import as_plain, check_numbers, expanded
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
 
@@ -138,7 +138,7 @@ def make_court_request(
         seed=seed,
         max_minutes=max_minutes,
         execution=execution,
-        run_dir=folder.expanduser(),
+        run_dir=expanded(folder),
         overwrite=overwrite,
     )
 

@@ -77,11 +77,14 @@ def missing_driver(name: str, url: str) -> Iterator[None]:
         url: The database.
 
     Raises:
-        InputError: A module is not installed.
+        InputError: A driver is not installed.
+        ImportError: What every database needs is not installed.
     """
     try:
         yield
     except ImportError as error:
+        if error.name in ("alembic", "sqlalchemy"):  # of `name` itself, see `needs`
+            raise
         raise InputError(
             f"{name} cannot write to {url}: its database needs a driver that is not installed. "
             "Install one that SQLAlchemy names for it, such as psycopg2-binary for PostgreSQL, "

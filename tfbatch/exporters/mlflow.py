@@ -8,6 +8,7 @@ metrics, and its curves as the metrics `epoch/...`, whose step is the epoch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -57,14 +58,17 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
     with needs("mlflow-skinny", "sqlalchemy", "alembic"):
         import mlflow
         from mlflow.exceptions import MlflowException
+    errors: list[type[Exception]] = [MlflowException, OSError]
+    with contextlib.suppress(ModuleNotFoundError):  # a tracking server needs none
         from sqlalchemy.exc import SQLAlchemyError
 
+        errors.append(SQLAlchemyError)
     uri = destination or mlflow.get_tracking_uri()
-    _check_file(uri)
     try:
+        _check_file(uri)
         with needs("mlflow-skinny", "sqlalchemy", "alembic"), missing_driver("MLflow", uri):
             return _Writer(mlflow.MlflowClient(tracking_uri=uri), run).write(uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except tuple(errors) as error:
         raise InputError(f"MLflow cannot write to {uri}: {error}") from error
 
 
@@ -76,7 +80,7 @@ def _check_file(uri: str) -> None:
     """
     scheme, separator, rest = uri.partition(":///")
     path = Path(rest)
-    if scheme != "sqlite" or not separator or not rest or rest.startswith(":"):
+    if scheme != "sqlite" or not separator or not rest or rest.startswith((":", "file:")):
         return
     nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
     if path.is_dir() or not os.access(nearest, os.W_OK):

@@ -57,7 +57,7 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
     url = _url(destination)
     with _quiet():
         try:
-            with missing_driver("Optuna", url):
+            with needs("optuna"), missing_driver("Optuna", url):
                 storage = optuna.storages.RDBStorage(url)
                 written = sum(_write(storage, run, rows, name) for name, rows in _studies(run))
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:

@@ -27,6 +27,7 @@ from tfbatch.instruments.weights_and_examples import (
     training_batches,
 )
 from tfbatch.layers import recalibrate_batch_normalization
+from tfbatch.schema import expanded
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 
@@ -81,7 +82,7 @@ def measure_curvature(
         InputError: Something asked for cannot be used; a Hessian that is not finite.
         DataError: Data absent or damaged.
     """
-    file = Path(weights_file).expanduser() if weights_file else None
+    file = expanded(weights_file) if weights_file else None
     weights = Weights(trained_steps, file, seed)
     settings = CurvatureSettings(examples, most_products, trace_products, seconds)
     progress = progress_lines(verbose)

@@ -36,6 +36,7 @@ from tfbatch.instruments.weights_and_examples import (
     training_batches,
 )
 from tfbatch.loss_scaling import unwrapped
+from tfbatch.schema import expanded
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
 from tfbatch.training.workload import Workload
@@ -119,7 +120,7 @@ def gradient_noise_scale(
         InputError: Something asked for cannot be used; a model whose gradient cannot be measured.
         DataError: Data absent or damaged.
     """
-    file = Path(weights_file).expanduser() if weights_file else None
+    file = expanded(weights_file) if weights_file else None
     weights = Weights(trained_steps, file, seed)
     settings = NoiseScaleSettings(
         small_batch_size=small_batch_size,

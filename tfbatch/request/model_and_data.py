@@ -10,7 +10,7 @@ from typing import Any, Required, TypedDict
 
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import OwnData
-from tfbatch.dataset_info.recipe import Baseline, Recipe
+from tfbatch.dataset_info.recipe import RECIPES, Baseline, Recipe
 from tfbatch.errors import DataError, InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
@@ -23,7 +23,7 @@ from tfbatch.pipeline.dataset_names import (
 )
 from tfbatch.request.backend import check_backend
 from tfbatch.request.task import Task
-from tfbatch.schema import Named, as_plain, validate
+from tfbatch.schema import Named, as_plain, expanded, validate
 from tfbatch.workers import ProcessEndedError, warm_slot
 
 _OF_PATHS = ("images", "npz")
@@ -126,7 +126,7 @@ def resolve_model_and_data(
         check_model_name(model)
     if optimizer is not None:
         OPTIMIZERS.check(optimizer)
-    folder = data_dir.expanduser().resolve() if data_dir else None
+    folder = expanded(data_dir).resolve() if data_dir else None
     data = _found(dataset, data_dir=folder, image_size=image_size, apart=apart)
     check_own(data, batched=batched)
     if batched is not None:
@@ -211,7 +211,7 @@ def _found(
 
 def _writable(folder: Path) -> Path:
     """Makes a folder for records, and refuses it before any work if that fails."""
-    folder = folder.expanduser().resolve()
+    folder = expanded(folder).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -232,7 +232,7 @@ def _dataset_text(
     if isinstance(dataset, Recipe):
         return dataset.name
     if dataset.endswith((".yaml", ".yml")):
-        return str(Path(dataset).expanduser().resolve())
+        return str(RECIPES.find(dataset).resolve())
     size = "" if image_size is None else f"@{image_size}"
     return f"{_from_anywhere(dataset, data_dir)}{size}"
 

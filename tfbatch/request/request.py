@@ -21,7 +21,7 @@ from tfbatch.request.model_and_data import (
     resolve_model_and_data,
 )
 from tfbatch.request.search_config import SearchConfig, Space, VerificationConfig, load_search
-from tfbatch.schema import JsonObject, Named, as_plain, check_numbers, validate
+from tfbatch.schema import JsonObject, Named, as_plain, check_numbers, expanded, validate
 from tfbatch.seeds import derive_seed
 from tfbatch.trial.objective import Objective
 
@@ -274,7 +274,7 @@ def make_request(
     length = TrainingLength.parse(trial_length) if trial_length else resolved.data.trial_length
     longer = TrainingLength.parse(for_length) if for_length else None
     folder = run_dir or Path(DEFAULT_RUNS) / f"{resolved.name}-{Path(search).stem}"
-    folder = folder.expanduser()
+    folder = expanded(folder)
     # A limit of time may shorten the default length, or has in an earlier session.
     if trial_length or (max_minutes is None and not folder.exists()):
         check_for_length(longer, length)

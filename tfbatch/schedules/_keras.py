@@ -100,14 +100,13 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
         _require(
             0 <= warmup_start <= 1, "`warmup_start` must be in [0, 1]", warmup_start=warmup_start
         )
-        for key, number in (
-            ("total_examples", total_examples),
-            ("warmup_examples", warmup_examples),
+        for key, number, remedy in (
+            ("total_examples", total_examples, "epochs * examples_in_an_epoch"),
+            ("warmup_examples", warmup_examples, "share * total_examples"),
         ):
             _require(
                 float(number).is_integer(),
-                f"`{key}` is a number of examples and must be whole; for a share of the training, "
-                "give round(share * total_examples)",
+                f"`{key}` is a number of examples and must be whole: give round({remedy})",
                 **{key: number},
             )
         super().__init__()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfbatch.run_folder.folder import GIVEN
 from tfbatch.schema import content_hash
@@ -116,6 +117,9 @@ class _Described:
             self._within.pop()
 
     def _collection(self, value: Any) -> object:
+        variable = isinstance(value, tf.Variable | keras.Variable)
+        if variable or (tf.is_tensor(value) and hasattr(value, "numpy")):
+            value = np.asarray(value)
         if isinstance(value, Mapping):
             pairs = [[str(key), self.of(part)] for key, part in value.items()]
             return sorted(pairs, key=lambda pair: str(pair[0]))
@@ -166,7 +170,18 @@ class _Described:
         own = getattr(value, "__dict__", {})
         found = {name: own[name] for name in [*names, *(f"_{n}" for n in names)] if name in own}
         kept = {**_configuration(value), **found}
+        if "seed" in kept and _draws_its_seed(value):
+            del kept["seed"]
+        if "min_delta" in kept and isinstance(value, keras.callbacks.Callback):
+            kept["min_delta"] = abs(kept["min_delta"])  # Keras turns its sign in `fit`
         return self.of({k: v for k, v in kept.items() if k.lstrip("_") not in _NO_MATTER})
+
+
+def _draws_its_seed(value: object) -> bool:
+    """Whether Keras drew the seed of an initializer or a layer: another one in each process."""
+    if isinstance(value, keras.initializers.Initializer):
+        return getattr(value, "_init_seed", None) is None
+    return isinstance(value, keras.layers.Layer)
 
 
 def _text(value: str | bytes) -> str:
