@@ -372,11 +372,22 @@ def test_trained_weights_that_no_trial_improves_on_are_not_called_nothing_learne
 
 
 def test_what_learned_by_luck_on_one_seed_is_no_answer_either(tmp_path):
+    kept = []
+
     def train(spec):
+        if spec.phase == "confirmation":
+            kept.append((tmp_path / "best.yaml").exists())
+            (tmp_path / "best.keras").write_text("of an earlier session")
         return outcome(spec, loss=3.5 if spec.trial == "search-0002" else math.log(50))
 
     with pytest.raises(NothingLearnedError, match="On fresh seeds"):
         complete(tmp_path, train, untrained=FIFTY)
+
+    assert kept
+    assert all(kept)
+    left = {file.name for file in tmp_path.iterdir()}
+    assert "trials.jsonl" in left
+    assert not left & {"recommendation.json", "best.yaml", "best.keras"}
 
 
 def test_the_first_trial_is_never_stopped_for_the_end(tmp_path):

@@ -20,7 +20,13 @@ from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchErr
 from tfbatch.request.request import Request
 from tfbatch.request.training_config import Reported, TrainingConfig
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.files import BEST_CONFIGURATION, BEST_MODEL, JOURNAL, REPORT
+from tfbatch.run_folder.files import (
+    BEST_CONFIGURATION,
+    BEST_MODEL,
+    JOURNAL,
+    RECOMMENDATION,
+    REPORT,
+)
 from tfbatch.run_folder.fingerprint import software
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.schema import write_yaml
@@ -77,6 +83,12 @@ class AnswerWriter:
         """
         if self._earlier(answer) is None:
             self._write(self._as_of_now(answer, interrupted=True))
+
+    def withdraw(self) -> None:
+        """Removes the files of an answer that turned out to be none; a failure is told."""
+        with told(self.progress, "The files of the earlier answer could not be removed"):
+            for name in (RECOMMENDATION, BEST_CONFIGURATION, BEST_MODEL):
+                (self.folder.path / name).unlink(missing_ok=True)
 
     def finish(self, answer: Answer, *, failure: Exception | None = None) -> Result:
         """Writes the answer, then reads test and saves the model: their failure loses nothing.

@@ -140,16 +140,23 @@ class Run:
         """
         with self.wall_time:
             self._write_settings()
-            if self.request.only_times:
-                return self._decide_by_times_of_here()
-            failure = self._search_and_verify()
-            # From here on the end of the time stops nothing: time was kept for what is left.
-            if self.trials.searched().best() is None:
-                stop_if(self.stop_requested)
-            answer = self._answer()
-            if answer.verified:
-                self._measure_step_times([one.configuration for one in answer.contenders])
-            return self._writer().finish(self._answer(), failure=failure)
+            try:
+                return self._complete()
+            except NothingLearnedError:  # what was kept meanwhile, or by a session before, is none
+                self._writer().withdraw()
+                raise
+
+    def _complete(self) -> Result:
+        if self.request.only_times:
+            return self._decide_by_times_of_here()
+        failure = self._search_and_verify()
+        # From here on the end of the time stops nothing: time was kept for what is left.
+        if self.trials.searched().best() is None:
+            stop_if(self.stop_requested)
+        answer = self._answer()
+        if answer.verified:
+            self._measure_step_times([one.configuration for one in answer.contenders])
+        return self._writer().finish(self._answer(), failure=failure)
 
     def _decide_by_times_of_here(self) -> Result:
         """The answer to trials of other hardware; seconds of that hardware never decide.
