@@ -498,6 +498,35 @@ def test_seconds_and_validations_are_those_of_a_training_that_completed():
     assert (found.validation_seconds.evaluations, found.validation_seconds.mean) == (10, 10.0)
 
 
+def of_one_size():
+    """Two trials of one batch size were verified, a third one was found later."""
+    both = [at(64), at(64).model_copy(update={"base_learning_rate": 0.2})]
+    late = at(64).model_copy(update={"base_learning_rate": 0.3})
+    trials = [finished("baseline", BASELINE, loss=3.0, phase="baseline")]
+    for number, (one, loss) in enumerate(zip(both, (0.56, 0.54), strict=True), start=1):
+        trials.append(finished(f"search-{number:04d}", one, loss=loss))
+    for seed in (1, 2, 3):
+        for one, loss in zip([BASELINE, *both], (3.0, 0.5, 0.6), strict=True):
+            name = trial_name(one, seed)
+            loss += 0.001 * seed
+            trials.append(finished(name, one, loss=loss, seed=seed, phase="confirmation"))
+    return trials_of(*trials, finished("search-0003", late, loss=0.3))
+
+
+def test_the_table_has_the_recommended_trial_and_the_best_of_the_search_of_its_batch_size():
+    trials = of_one_size()
+    answer = find_answer(trials, batch_sizes=2, chance=ChanceLevel(untrained=5.0))
+    table = table_by_batch_size(trials, answer)
+    columns = {column.header: list(column.cells) for column in table.columns}
+
+    assert answer.recommended_trial == "search-0001"
+    assert columns["batch size"] == ["32 (baseline)", "64", "64", "64"]
+    assert columns["trials"] == ["1", "3", "", ""]
+    assert columns["best of search"] == ["3.0000", "0.3000", "0.5400", "0.5600"]
+    assert [bool(cell) for cell in columns["fresh seeds"]] == [True, False, True, True]
+    assert ["recommended" in cell for cell in columns[""]] == [False, False, False, True]
+
+
 def test_the_level_without_learning_is_kept_also_where_it_is_not_finite(tmp_path):
     assert read_chance_level(tmp_path) is None
     write_chance_level(tmp_path, ChanceLevel(math.inf, None, 0.1))

@@ -1,4 +1,4 @@
-"""The table that a run ends with: one row for each batch size."""
+"""The table that a run ends with: by batch size, what was found and what was verified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tfbatch.trial.trials import Trials
 
 
 def table_by_batch_size(trials: Trials, answer: Answer) -> Table:
-    """One row for each batch size, and the baseline's."""
+    """A row for each batch size, for each further trial of it that was verified, the baseline's."""
     objective = trials.objective
     table = Table(title=f"By batch size ({objective.name}, {_better(objective)})")
     for column in ("batch size", "trials", "best of search", "learning rate", "schedule"):
@@ -23,7 +23,7 @@ def table_by_batch_size(trials: Trials, answer: Answer) -> Table:
     first, searched = trials.of_phase("baseline"), trials.searched().of_phase("search")
     groups = [(f"{t.configuration.batch_size} (baseline)", first) for t in first]
     groups += [(str(b), searched.of_batch_size(b)) for b in searched.batch_sizes()]
-    rows = [_row(name, group, answer) for name, group in groups]
+    rows = [row for name, group in groups for row in _rows(name, group, answer)]
     for row in rows:
         table.add_row(*row)
     if any(row[_SECONDS].endswith(_AS_IN_TRIAL) for row in rows):
@@ -39,30 +39,39 @@ _AS_IN_TRIAL = " *"
 """Marks seconds that other trials slowed down."""
 
 
-def _row(name: str, group: Trials, answer: Answer) -> list[str]:
+def _rows(name: str, group: Trials, answer: Answer) -> list[list[str]]:
+    """The best trial of a batch size, then those that were verified though they were not it.
+
+    A longer search finds a better one after another was verified, which may stay the recommended.
+    """
     scored = group.ranked()
     if not scored:
         ends = ", ".join(sorted({t.status for t in group}))
-        return [name, str(len(group)), f"none ({ends})", "", "", "", "", ""]
-    best = next((t for t in scored if answer.find(t.trial)), scored[0])
-    contender = answer.find(best.trial)
-    fresh, seconds = "", f"{plain_digits(best.training_seconds)}{_AS_IN_TRIAL}"
+        return [[name, str(len(group)), f"none ({ends})", "", "", "", "", ""]]
+    best, *others = scored
+    verified = [_row(name, "", other, answer) for other in others if answer.find(other.trial)]
+    return [_row(name, str(len(group)), best, answer), *verified]
+
+
+def _row(name: str, count: str, trial: FinishedTrial, answer: Answer) -> list[str]:
+    contender = answer.find(trial.trial)
+    fresh, seconds = "", f"{plain_digits(trial.training_seconds)}{_AS_IN_TRIAL}"
     if contender and contender.on_fresh_seeds:
         parts = [contender.failures] if contender.failures else []
-        if not parts or (answer.verification and answer.verification.of_key(best.trial)):
+        if not parts or (answer.verification and answer.verification.of_key(trial.trial)):
             parts.insert(0, str(contender.objective()))
         fresh = "; ".join(parts)
         mark = "" if contender.training_seconds.alone_on_the_device else _AS_IN_TRIAL
         seconds = f"{plain_digits(contender.training_seconds.mean)}{mark}"
     return [
         name,
-        str(len(group)),
-        four_decimals(best.score),  # type: ignore[arg-type]
-        f"{best.learning_rate:.3g}",
-        describe_schedule(best),
+        count,
+        four_decimals(trial.score),  # type: ignore[arg-type]
+        f"{trial.learning_rate:.3g}",
+        describe_schedule(trial),
         fresh,
         seconds,
-        _mark(best.trial, answer),
+        _mark(trial.trial, answer),
     ]
 
 
