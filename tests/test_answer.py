@@ -498,6 +498,28 @@ def test_seconds_and_validations_are_those_of_a_training_that_completed():
     assert (found.validation_seconds.evaluations, found.validation_seconds.mean) == (10, 10.0)
 
 
+def test_where_a_callback_stops_trainings_the_figures_are_means_and_the_schedule_is_whole():
+    """Early stopping: the first of three seeds made 5 of 20 epochs, and spoke for all of them."""
+    stopped = [
+        dataclasses.replace(
+            finished(f"seed-{seed}", at(50), phase="confirmation", seed=seed),
+            steps=10 * epochs,
+            steps_per_epoch=10,
+            examples=500 * epochs,
+            total_examples=10_000,
+        )
+        for seed, epochs in enumerate((5, 20, 20), start=1)
+    ]
+    found = Contender.of("search-0001", stopped, StepSeconds(rounds={50: (0.1,)}, validation=2.0))
+
+    assert found.training_seconds.mean == pytest.approx(15.0)
+    assert (found.validation_seconds.evaluations, found.validation_seconds.mean) == (15, 30.0)
+    assert found.total_examples == 10_000
+    # Several devices leave out the short last batch, and the schedule ends before it.
+    short = dataclasses.replace(stopped[-1], total_examples=10_049)
+    assert Contender.of("search-0001", [short], StepSeconds()).total_examples == 10_000
+
+
 def of_one_size():
     """Two trials of one batch size were verified, a third one was found later."""
     both = [at(64), at(64).model_copy(update={"base_learning_rate": 0.2})]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ class ValidationSeconds(Strict):
 
     Attributes:
         mean: Alone on the device; None where they were not measured.
-        evaluations: Their number.
+        evaluations: Their number; the mean where callbacks stop seeds at different epochs.
     """
 
     mean: Number | None
@@ -140,7 +141,8 @@ class Contender(Strict):
         key: The trial of the search that it comes from.
         configuration: The configuration.
         learning_rate: Peak learning rate at its batch size.
-        total_examples: Length of the training.
+        total_examples: Length of the training that its schedule is made for; callbacks may stop it
+            before.
         warmup_examples: Length of the warm-up.
         derived_numbers: The optimizer's numbers that follow from the batch size.
         trials: Its verification trials, or, if there are none, its trial of the search.
@@ -182,10 +184,12 @@ class Contender(Strict):
         """
         completed = [t for t in trials if t.score is not None] or list(trials)
         first = completed[0]  # one that failed has not made all steps
-        alone = times.of(first)
-        pooled = (beside or {}).get(first.configuration.batch_size)
+        batch_size = first.configuration.batch_size
+        # Each seed may be stopped elsewhere by a callback.
+        alone = times.of_steps(statistics.fmean(t.steps for t in completed), batch_size)
+        pooled = (beside or {}).get(batch_size)
         seconds = Measured.of(alone or pooled or [t.training_seconds for t in completed])
-        evaluations = math.ceil(first.steps / first.steps_per_epoch)
+        evaluations = statistics.fmean(math.ceil(t.steps / t.steps_per_epoch) for t in completed)
         validation = [
             {k.removeprefix("val_"): v for k, v in t.metrics.items() if k.startswith("val_")}
             for t in trials
@@ -195,7 +199,7 @@ class Contender(Strict):
             key=key,
             configuration=first.configuration,
             learning_rate=first.learning_rate,
-            total_examples=first.examples if first.score is not None else first.total_examples,
+            total_examples=_end_of_schedule(first),
             warmup_examples=first.warmup_examples,
             derived_numbers=first.derived_numbers,
             trials=tuple(
@@ -219,7 +223,7 @@ class Contender(Strict):
             ),
             validation_seconds=ValidationSeconds(
                 mean=None if times.validation is None else evaluations * times.validation,
-                evaluations=evaluations,
+                evaluations=round(evaluations),
             ),
             trial_seconds=mean_and_deviation([t.seconds for t in completed])[0],
         )
@@ -580,6 +584,15 @@ class Answer(Strict):
             RunFolderError: It cannot be written.
         """
         write_whole(run_dir / RECOMMENDATION, json.dumps(self.content(), indent=1) + "\n")
+
+
+def _end_of_schedule(trial: FinishedTrial) -> int:
+    """Where its schedule ended: several devices leave out the short last batch.
+
+    A training that a callback stopped has seen fewer examples, and its schedule was as long.
+    """
+    left_out = abs(trial.total_examples - trial.examples) < trial.configuration.batch_size
+    return trial.examples if left_out and trial.score is not None else trial.total_examples
 
 
 def _finite(value: float) -> float | None:

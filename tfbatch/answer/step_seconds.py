@@ -33,7 +33,11 @@ class StepSeconds(Strict):
         Trials that share a machine slow each other down, so that their own seconds are a cost and
         no property of the batch size.
         """
-        return [t * trial.steps for t in self.rounds.get(trial.configuration.batch_size, ())]
+        return self.of_steps(trial.steps, trial.configuration.batch_size)
+
+    def of_steps(self, steps: float, batch_size: int) -> list[float]:
+        """Seconds of so many steps, alone: one value a round."""
+        return [t * steps for t in self.rounds.get(batch_size, ())]
 
     def where_all_have_some(self, trials: Iterable[FinishedTrial]) -> StepSeconds:
         """These where every one of the trials has some; else none.
