@@ -20,6 +20,7 @@ from tfbatch.answer.answer import Answer, Contender, Measured
 from tfbatch.answer.candidates import again_name, choose_candidates, trial_name
 from tfbatch.answer.chance import read_chance_level, write_chance_level
 from tfbatch.answer.find import Left, find_answer
+from tfbatch.answer.memory_limits import memory_used_up
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.answer.stored import answer_of, read_answer
 from tfbatch.answer.summary import _duration, summary
@@ -547,6 +548,15 @@ def test_the_table_has_the_recommended_trial_and_the_best_of_the_search_of_its_b
     assert columns["best of search"] == ["3.0000", "0.3000", "0.5400", "0.5600"]
     assert [bool(cell) for cell in columns["fresh seeds"]] == [True, False, True, True]
     assert ["recommended" in cell for cell in columns[""]] == [False, False, False, True]
+
+
+def test_the_largest_that_was_trained_is_that_of_the_device_whose_memory_was_used_up():
+    other = dataclasses.replace(finished("search-0001", at(512)), device="NVIDIA A100")
+    here = [finished("search-0002", at(64)), finished("search-0003", at(256), status="oom")]
+    trials = trials_of(other, *here)
+
+    assert memory_used_up(trials, "CPU").largest_that_fits == 64
+    assert memory_used_up(trials_of(other, here[1]), "CPU").largest_that_fits is None
 
 
 def test_the_level_without_learning_is_kept_also_where_it_is_not_finite(tmp_path):

@@ -20,7 +20,7 @@ class MemoryUsedUp(Strict):
     Attributes:
         device: Kind of device, such as "CPU".
         smallest_that_failed: The smallest batch size at which memory was used up.
-        largest_that_fits: The largest that was trained; None if none was.
+        largest_that_fits: The largest that was trained on that kind; None if none was.
     """
 
     device: str
@@ -36,7 +36,10 @@ def memory_used_up(trials: Trials, device: str) -> MemoryUsedUp | None:
     return MemoryUsedUp(
         device=device,
         smallest_that_failed=wall,
-        largest_that_fits=max(trials.completed().batch_sizes(), default=None),
+        largest_that_fits=max(
+            (t.configuration.batch_size for t in trials.completed() if t.device == device),
+            default=None,
+        ),
     )
 
 
