@@ -550,6 +550,18 @@ def test_the_table_has_the_recommended_trial_and_the_best_of_the_search_of_its_b
     assert ["recommended" in cell for cell in columns[""]] == [False, False, False, True]
 
 
+def test_what_failed_on_fresh_seeds_is_named_and_no_verification_is_promised(tmp_path):
+    broken = {trial_name(one, 1): "error" for one in (BASELINE, at(16), at(64))}
+    run(tmp_path, Trainer(broken), sizes=(16, 64, 64, 128), rounds=1)
+    answer = answer_of(tmp_path)
+
+    assert not answer.verified
+    lines = summary(answer)
+    assert "What was verified failed: your baseline error on 1 of" in lines
+    assert "; batch size 64 error on 1 of 1 fresh seeds" in lines
+    assert "The same command verifies" not in lines
+
+
 def test_the_largest_that_was_trained_is_that_of_the_device_whose_memory_was_used_up():
     other = dataclasses.replace(finished("search-0001", at(512)), device="NVIDIA A100")
     here = [finished("search-0002", at(64)), finished("search-0003", at(256), status="oom")]

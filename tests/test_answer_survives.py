@@ -390,6 +390,27 @@ def test_what_learned_by_luck_on_one_seed_is_no_answer_either(tmp_path):
     assert not left & {"recommendation.json", "best.yaml", "best.keras"}
 
 
+def test_no_model_of_another_answer_stays_beside_one_whose_weights_are_gone(tmp_path):
+    """All that was verified fails, and of the search only the best trial's weights are kept."""
+
+    class Broken(Trainer):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            if spec.phase != "confirmation":
+                return done
+            (tmp_path / "best.keras").write_text("of an earlier session")
+            return dataclasses.replace(done, status="error")
+
+    result, lines, _ = complete(tmp_path, Broken(), max_trials=20)
+
+    assert not result.answer.verified
+    assert "What was verified failed: " in result.summary()
+    assert not (tmp_path / "best.keras").exists()
+    told = one_line(lines, "best.keras is not there")
+    assert f"the weights of {result.answer.recommended_trial} were not kept" in told
+    assert f"`tfbatch train --config={tmp_path / 'best.yaml'}`" in told
+
+
 def test_the_first_trial_is_never_stopped_for_the_end(tmp_path):
     """An end of 60 s is reserved of 54 s: the reserve may not eat the only trial."""
     untrained = dataclasses.replace(UNTRAINED, seconds=10.0)

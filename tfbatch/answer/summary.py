@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 from tfbatch.answer.answer import Answer, Compared, Contender, Open, Verification
 from tfbatch.estimators.error_budget import LOOKS
@@ -93,14 +94,38 @@ def _baseline_lines(base: Contender | None) -> list[str]:
 def _certainty(answer: Answer) -> list[str]:
     verification = answer.verification
     if verification is None:
-        lines = [
-            "Not verified on fresh seeds: the figures are of the search itself, whose best "
-            "result is too good on average, so nothing is shown to be better than your baseline. "
-            "The same command verifies it, where the time and --verification_seeds allow it."
-        ]
+        lines = [_not_verified(answer)]
         return [*lines, f"The search so far: {answer.belief}."] if answer.belief else lines
     lines = [_better(answer, verification), _why(answer, verification)]
     return [*lines, *_expected(answer, verification)]
+
+
+def _not_verified(answer: Answer) -> str:
+    """Why there are no fresh seeds, and whether the same command trains some."""
+    figures = (
+        "the figures are of the search itself, whose best result is too good on average, so "
+        "nothing is shown to be better than your baseline."
+    )
+    failed = _failures(one for one in answer.contenders if one.on_fresh_seeds)
+    if failed:
+        return (
+            f"Not verified on fresh seeds: {figures} What was verified failed: {failed}. "
+            "trials.jsonl of the run folder has the messages."
+        )
+    return (
+        f"Not verified on fresh seeds: {figures} The same command verifies it, where the time and "
+        "--verification_seeds allow it."
+    )
+
+
+def _failures(contenders: Iterable[Contender]) -> str:
+    """Such as "batch size 64 diverged on 1 of 3 fresh seeds; ..."."""
+    return "; ".join(
+        f"{'your baseline' if one.key == BASELINE else f'batch size {one.batch_size}'} "
+        f"{one.failures}"
+        for one in contenders
+        if one.failures
+    )
 
 
 def _better(answer: Answer, verification: Verification) -> str:
@@ -134,14 +159,10 @@ def _better(answer: Answer, verification: Verification) -> str:
 
 def _none_to_compare(answer: Answer) -> str:
     """Why the baseline is compared with nothing."""
-    failed = [
-        f"batch size {one.batch_size} {one.failures}"
-        for one in answer.contenders
-        if one.key != BASELINE and one.failures
-    ]
+    failed = _failures(one for one in answer.contenders if one.key != BASELINE)
     if not failed:
         return "Nothing else was verified: no other whole training of the search came near it."
-    return f"Nothing else completed on every fresh seed: {'; '.join(failed)}."
+    return f"Nothing else completed on every fresh seed: {failed}."
 
 
 def _worse_than_what_completed(answer: Answer, verification: Verification) -> str:

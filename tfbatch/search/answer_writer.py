@@ -239,19 +239,23 @@ class AnswerWriter:
 
     def _save_best(self, recommended: Contender) -> None:
         """Saves the model of the first verification seed: not the luckiest one."""
-        first = self.runner.trials.find(recommended.trials[0].trial)
-        if first is None:
-            return
-        weights = self.runner.weights_file(first.trial)
-        if weights.exists():
-            self.engine.call(
-                save_model,
-                first.configuration,
-                weights,
-                seed=first.seed,
-                total_examples=first.total_examples,
-                path=self.folder.path / BEST_MODEL,
+        name, file = recommended.trials[0].trial, self.folder.path / BEST_MODEL
+        first, weights = self.runner.trials.find(name), self.runner.weights_file(name)
+        if first is None or not weights.exists():
+            file.unlink(missing_ok=True)  # that of an earlier answer, if there is one
+            self.progress.say(
+                f"{BEST_MODEL} is not there: the weights of {name} were not kept. `tfbatch train "
+                f"--config={self.folder.path / BEST_CONFIGURATION}` trains the model again."
             )
+            return
+        self.engine.call(
+            save_model,
+            first.configuration,
+            weights,
+            seed=first.seed,
+            total_examples=first.total_examples,
+            path=file,
+        )
 
 
 def best_yaml(answer: Answer, *, request: Request, threads: int | None, data_on: str) -> str:
