@@ -108,6 +108,7 @@ def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **t
             time.monotonic(),
             untrained,
             build_model=build,
+            has_callbacks=True,
             largest_batch_size=None,
         )
         return run.complete(), told.lines, engine
@@ -166,6 +167,7 @@ def test_a_stage_after_verification_fails_alone(tmp_path, task, sentence, error)
     assert result.failure is None, "the answer is whole: exit code 0"
     assert engine.called[-1] == "save_model", "the stages after it are tried"
     assert "model.fit(" in result.snippet
+    assert "callbacks=[*your_callbacks, " in result.snippet
 
 
 def test_step_times_are_measured_before_anybody_can_leave_for_its_cost(tmp_path):

@@ -18,7 +18,7 @@ import tfbatch
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.optimizers import OPTIMIZERS
-from tfbatch.request.task import Task
+from tfbatch.request.task import IN_PYTHON, Task
 from tfbatch.schema import Named
 from tfbatch.search.snippet import keras_snippet, optimizer_call
 from tfbatch.training.program_cache import ProgramCache
@@ -77,12 +77,14 @@ CONFIGURATIONS = {
 
 
 QUICK = "an average of the weights"
-DIGITS = DataDescription("digits", {"train": 1085, "validation": 357, "test": 355}, "")
+SPLITS = {"train": 1085, "validation": 357, "test": 355}
+DIGITS = DataDescription("digits", SPLITS, "", num_classes=10)
 
 
 def script(configuration, *, total_examples=542, **changes):
     derived = derive(configuration, num_examples=1085, total_examples=total_examples)
     given = {"data": DIGITS, "build_model": tiny_model.build, "compiled": False}
+    given |= {"has_callbacks": False}
     given |= {key: changes.pop(key) for key in given if key in changes}
     asked = make_request_of()
     execution = changes.pop("execution", asked.execution)
@@ -278,6 +280,65 @@ def test_a_builder_is_called_with_what_it_asks_for(build_model, call):
 
     assert f"model = {call}\n" in text
     assert ("hp.values.update({'width': 5})" in text) == ("hp=hp" in call)
+
+
+def build_with_a_default(input_shape, num_classes=1):
+    raise NotImplementedError(input_shape, num_classes)
+
+
+def build_with_hp_and_a_default(hp, num_classes=1):
+    raise NotImplementedError(hp, num_classes)
+
+
+@pytest.mark.parametrize(
+    ("build_model", "call"),
+    [
+        (build_with_a_default, "build_model(input_shape=data.input_shape)"),
+        (build_with_hp_and_a_default, "build_model(hp=hp)"),
+    ],
+)
+def test_without_classes_a_builder_keeps_its_default_as_in_the_trials(build_model, call):
+    configuration = Configuration(batch_size=8, base_learning_rate=0.1)
+    numbers = DataDescription("mine", {"train": 100, "validation": 20}, "")
+    text, _ = script(configuration, model="x:<lambda>", build_model=build_model, data=numbers)
+
+    assert f"model = {call}\n" in text
+
+
+def test_the_script_has_a_place_for_the_callbacks_of_the_trials():
+    configuration = Configuration(batch_size=8, base_learning_rate=0.1)
+    text, _ = script(configuration, has_callbacks=True)
+
+    assert "# your_callbacks is your own list of callbacks, as in the trials\n" in text
+    assert "callbacks=[*your_callbacks, tfbatch.callbacks.StopAfterSteps(" in text
+    assert "your_callbacks" not in script(configuration)[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "own"),
+    [
+        (
+            Task(IN_PYTHON, ("mae",)),
+            "    loss=loss,\n    metrics=['mae'],\n",
+            "# loss is your own\n",
+        ),
+        (
+            Task("mse", (IN_PYTHON,)),
+            "    loss='mse',\n    metrics=metrics,\n",
+            "# metrics are your own",
+        ),
+        (Task(IN_PYTHON), "    loss=loss,\n    metrics=[],\n", "# loss is your own\n"),
+    ],
+)
+def test_the_script_says_which_of_loss_and_metrics_only_the_reader_has(task, given, own):
+    configuration = Configuration(batch_size=8, base_learning_rate=0.1)
+    text, _ = script(configuration, task=task)
+
+    assert given in text
+    assert own in text
+    assert text.count("your own") == 1
+    # A builder that compiles has both.
+    assert "your own" not in script(configuration, task=task, compiled=True)[0]
 
 
 def test_the_script_knows_the_task():

@@ -59,6 +59,7 @@ class AnswerWriter:
         stop_requested: Whether the user has asked to stop.
         build_model: The model's builder, for the snippet.
         compiled: Whether it compiles the model.
+        has_callbacks: Whether the trials ran with callbacks of the user's own.
     """
 
     request: Request
@@ -72,6 +73,7 @@ class AnswerWriter:
     stop_requested: Callable[[], bool]
     build_model: Callable[..., keras.Model]
     compiled: bool
+    has_callbacks: bool
 
     def keep(self, answer: Answer) -> None:
         """Writes the answer so far, unless the files hold one that rests on the same trials.
@@ -145,6 +147,7 @@ class AnswerWriter:
             data=self.data,
             build_model=self.build_model,
             compiled=self.compiled,
+            has_callbacks=self.has_callbacks,
             seed=recommended.trials[0].seed,
             threads=self._threads,
         )

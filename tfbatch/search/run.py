@@ -73,10 +73,11 @@ class Run:
         untrained: Untrained,
         *,
         build_model: Callable[..., keras.Model],
+        has_callbacks: bool,
         largest_batch_size: int | None,
         trial_seconds: float | None = None,
     ):
-        self._build_model = build_model
+        self._build_model, self._has_callbacks = build_model, has_callbacks
         self._compiled = ready.model.optimizer is not None
         self._largest_batch_size = largest_batch_size
         self._budget: Budget | None = None
@@ -388,6 +389,7 @@ class Run:
             stop_requested=self.stop_requested,
             build_model=self._build_model,
             compiled=self._compiled,
+            has_callbacks=self._has_callbacks,
         )
 
     def _check_budget(self) -> None:

@@ -33,6 +33,7 @@ def keras_snippet(
     data: DataDescription,
     build_model: Callable[..., keras.Model],
     compiled: bool,
+    has_callbacks: bool,
     seed: int,
     threads: int | None = None,
 ) -> str:
@@ -46,11 +47,12 @@ def keras_snippet(
         data: What the data holds.
         build_model: The model's builder, for the arguments that it asks for.
         compiled: Whether the builder compiles the model.
+        has_callbacks: Whether the trials ran with callbacks of the user's own.
         seed: Seed of weights, order and augmentation.
         threads: Threads of the trials on a CPU, which the script takes too; None: all there are.
     """
     batch_size = configuration.batch_size
-    imports, model = _model(subject.model, build_model, configuration.model)
+    imports, model = _model(subject.model, build_model, configuration.model, data.num_classes)
     where = f", data_dir={str(subject.data_dir)!r}" if subject.data_dir else ""
     if isinstance(subject.data, OwnData) and subject.data.kind == "function":
         where += "" if subject.batched is None else f", batched={subject.batched}"
@@ -77,9 +79,11 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     if threads is not None:
         imports = list(dict.fromkeys([*imports, "import tensorflow as tf"]))
         few = _THREADS.format(threads=threads)
+    imports += _own(subject.task, compiled=compiled, has_callbacks=has_callbacks)
     policy = ""
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
+    own = ["*your_callbacks"] if has_callbacks else []
     weights = every_class_weight(
         subject.task.class_weight, data.weighted_classes or data.num_classes
     )
@@ -98,7 +102,7 @@ import tfbatch
     epochs={derived.epochs},
     steps_per_epoch={derived.steps_per_epoch},
     validation_data=data.evaluation("validation"),
-    callbacks=[{", ".join(_callbacks(configuration, derived))}],
+    callbacks=[{", ".join([*own, *_callbacks(configuration, derived)])}],
 {f"    class_weight={weights!r},{chr(10)}" if weights else ""}\
     shuffle=False,  # the stream is shuffled already
 )
@@ -112,8 +116,23 @@ tf.config.threading.set_inter_op_parallelism_threads({threads})
 """
 
 
+def _own(task: Task, *, compiled: bool, has_callbacks: bool) -> list[str]:
+    """Comments on names that the script uses and only the reader can define."""
+    found = []
+    if not compiled and task.loss == IN_PYTHON:
+        found.append("# loss is your own")
+    if not compiled and IN_PYTHON in (task.metrics or ()):
+        found.append("# metrics are your own")
+    if has_callbacks:
+        found.append("# your_callbacks is your own list of callbacks, as in the trials")
+    return found
+
+
 def _model(
-    model: str, build_model: Callable[..., Any], arguments: Mapping[str, Any]
+    model: str,
+    build_model: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    num_classes: int | None,
 ) -> tuple[list[str], str]:
     """The lines that import a builder, and the lines that call it."""
     extra = [f"{name}={value!r}" for name, value in arguments.items()]
@@ -130,14 +149,15 @@ def _model(
     if module == "__main__" or not function.isidentifier():
         imported, function = f"# build_model is your own {function}", "build_model"
     asked = list(inspect.signature(build_model).parameters)
+    # Without classes the builder's own default stands, as in the trials.
+    offered = [name for name in _OF_THE_DATA if num_classes is not None or name != "num_classes"]
+    given = [f"{name}=data.{name}" for name in asked if name in offered]
     if "hp" in asked:
         lines = f"hp = keras_tuner.HyperParameters()\nhp.values.update({dict(arguments)!r})\n"
-        given = [f"{name}=data.{name}" for name in asked if name in _OF_THE_DATA]
         named = named_arguments(build_model, arguments)
         given += [f"{name}={value!r}" for name, value in named.items()]
         lines += f"model = {function}({', '.join([*given, 'hp=hp'])})"
         return ["import keras_tuner", imported], lines
-    given = [f"{name}=data.{name}" for name in asked if name in _OF_THE_DATA]
     if not given and len(required_parameters(build_model)) == 2:  # (shape, classes)
         given = [f"data.{name}" for name in _OF_THE_DATA]
     return [imported], f"model = {function}({', '.join([*given, *extra])})"
@@ -158,8 +178,10 @@ def _compile(
     metrics = '["accuracy"]' if task.metrics is None else repr(list(task.metrics))
     if task.loss is not None:
         loss, metrics = repr(task.loss), repr(list(task.metrics or ()))
-    if IN_PYTHON in (task.loss, *(task.metrics or ())):
-        loss, metrics = "loss", "metrics"  # yours
+    if task.loss == IN_PYTHON:
+        loss = "loss"
+    if IN_PYTHON in (task.metrics or ()):
+        metrics = "metrics"
     return f"""\
 model.compile(
     optimizer={optimizer_call(configuration, derived)},
