@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import functools
 import io
 import types
 from typing import Any
@@ -17,7 +18,10 @@ from search_fixtures import make_request_of
 import tfbatch
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription
+from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.plug_ins import check_reference
+from tfbatch.python_objects import options_and_objects
 from tfbatch.request.task import IN_PYTHON, Task
 from tfbatch.schema import Named
 from tfbatch.search.snippet import keras_snippet, optimizer_call
@@ -303,6 +307,30 @@ def test_without_classes_a_builder_keeps_its_default_as_in_the_trials(build_mode
     text, _ = script(configuration, model="x:<lambda>", build_model=build_model, data=numbers)
 
     assert f"model = {call}\n" in text
+
+
+class Builder:
+    def __call__(self, input_shape, num_classes):
+        raise NotImplementedError(input_shape, num_classes)
+
+
+@pytest.mark.parametrize(
+    ("builder", "name"),
+    [
+        (functools.partial(tiny_model.build), "functools:<partial>"),
+        (Builder(), f"{__name__}:<Builder>"),
+    ],
+)
+def test_a_builder_that_has_no_name_of_its_own_is_left_to_the_reader(builder, name):
+    options, _ = options_and_objects(builder, "digits")
+    assert options["model"] == name
+    text, tree = script(Configuration(batch_size=8, base_learning_rate=0.1), model=name)
+
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not imported
+    assert f"# build_model is your own {name.split(':')[1]}\n" in text
+    with pytest.raises(InputError, match=r"`--model` must be package\.module:function"):
+        check_reference(name, flag="--model")
 
 
 def test_the_script_has_a_place_for_the_callbacks_of_the_trials():

@@ -205,6 +205,10 @@ def task_of(
 
 
 def _reference(function: object) -> str:
-    """`package.module:function` of a function, as `--model` and `--data` take it."""
-    name = getattr(function, "__qualname__", type(function).__qualname__)
+    """`package.module:function` of a function, as `--model` and `--data` take it.
+
+    A functools.partial and a callable object have no name that they could be imported by: theirs is
+    that of their class in angle brackets, as Python has it of a lambda.
+    """
+    name = getattr(function, "__qualname__", f"<{type(function).__qualname__}>")
     return f"{getattr(function, '__module__', '__main__')}:{name}"
