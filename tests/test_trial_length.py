@@ -3,7 +3,7 @@
 import pytest
 from search_fixtures import BASELINE, finished, make_request_of
 
-from tfbatch.errors import SearchError
+from tfbatch.errors import InputError, SearchError
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.task import Task
 from tfbatch.run_folder.files import WALL_TIME
@@ -94,6 +94,25 @@ def test_a_resumed_run_keeps_the_length_whatever_the_time_is_now(tmp_path):
         pass  # it is the same run
     anew, _ = settle(Engine(1.0), tmp_path, overwrite=True)
     assert str(anew.trial_length) == "20 epochs"
+
+
+def test_naming_the_length_that_was_chosen_leaves_the_command_without_it_usable(tmp_path):
+    chosen, _ = settle(Engine(90.0), tmp_path)
+    begun(tmp_path, chosen)
+    named, seconds = settle(Engine(1.0), tmp_path, trial_length=str(chosen.trial_length))
+    assert (named.budget()["trial_length_chosen"], seconds) == (True, None)
+    with RunFolder(tmp_path, identity=named.identity(), budget=named.budget()):
+        pass
+    again, _ = settle(Engine(1.0), tmp_path)
+    assert again.trial_length == chosen.trial_length
+
+    other, _ = settle(Engine(1.0), tmp_path, trial_length="12 epochs")
+    assert "trial_length_chosen" not in other.budget()
+    with pytest.raises(InputError, match="begun with other settings"):
+        RunFolder(tmp_path, identity=other.identity(), budget=other.budget()).__enter__()
+    (tmp_path / "trials.jsonl").unlink()
+    alone, _ = settle(Engine(1.0), tmp_path, trial_length=str(chosen.trial_length))
+    assert "trial_length_chosen" not in alone.budget()
 
 
 def test_a_run_that_began_with_the_recipes_length_goes_on_with_it(tmp_path):

@@ -111,9 +111,12 @@ def settle_length(
         RunFolderError: A file of the run folder is damaged.
         StoppedError: The user requested a stop.
     """
-    if not request.has_default_length:
-        return request, None
     found = _length_of_folder(request)
+    if not request.has_default_length:
+        # Named once, the length that was chosen stays the one of the command without it.
+        if found is not None and found == dataclasses.replace(request, has_chosen_length=True):
+            return found, None
+        return request, None
     if found is not None:
         return found, None
     if request.max_minutes is None:
@@ -156,7 +159,8 @@ def _length_of_folder(request: Request) -> Request | None:
         settings, budget = read_settings(request.run_dir), read_budget(request.run_dir)
     except InputError:  # no run folder yet
         return None
-    if not read_rows(request.run_dir / JOURNAL):
+    journal = request.run_dir / JOURNAL
+    if not journal.exists() or not read_rows(journal):  # a kill may have left the settings alone
         return None
     if not budget.get(CHOSEN_LENGTH):
         return request
